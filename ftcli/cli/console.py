@@ -1,0 +1,28 @@
+"""Printing for people (rich) or for programs (JSON): the two faces of every reading verb."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@cache
+def console(stderr: bool = False) -> Console:
+    """The process's rich console; rich itself honours NO_COLOR and plain pipes."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def emit(data: Any, as_json: bool, render: Callable[[], None]) -> None:
+    """Print `data` as JSON when asked to, otherwise let `render` draw it."""
+    if as_json:
+        sys.stdout.write(json.dumps(data, indent=2, default=str, ensure_ascii=False) + "\n")
+    else:
+        render()
