@@ -1,0 +1,113 @@
+"""Text from a causal model: where an answer ends, batches of answers, and the mode to do it in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+CONTENT = "x0x0x"  # stands for an answer when a chat template is asked how it ends one
+
+
+@contextmanager
+def judging(run: Any) -> Iterator[Any]:
+    """The run's model in eval mode, without gradients and in the run's precision.
+
+    The mode the model was in comes back at the end. `no_grad` rather than `inference_mode`: a
+    rotary table cached in here must still be usable by the next training step.
+    """
+    model = run.model
+    training = model.training
+    model.eval()
+    autocast = run.autocast() if hasattr(run, "autocast") else nullcontext()
+    try:
+        with torch.no_grad(), autocast:
+            yield model
+    finally:
+        model.train(training)
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, model: Any = None) -> list[int]:
+    """Tokens that end an answer: the model's and the tokenizer's eos, and the template's end of turn."""
+    stops = {tokenizer.eos_token_id}
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    stops |= set(configured) if isinstance(configured, list | tuple) else {configured}
+    stops.add(_end_of_turn(tokenizer))
+    return sorted(stop for stop in stops if stop is not None)
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that the chat template puts right behind an answer, if it puts one."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": CONTENT}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    behind = str(text).rpartition(CONTENT)[2].lstrip()
+    ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    return ids[0] if ids and ids[0] in special else None
+
+
+def settings(
+    tokenizer: PreTrainedTokenizerBase, model: Any, max_new_tokens: int, **options: Any
+) -> GenerationConfig:
+    """How `generate` is to decode; whatever sampling defaults the model ships with do not apply."""
+    from transformers import GenerationConfig
+
+    stops = stop_ids(tokenizer, model)
+    pad = tokenizer.pad_token_id
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=stops,
+        pad_token_id=stops[0] if pad is None else pad,
+        use_cache=True,
+        **{"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50} | options,
+    )
+
+
+def answer(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int = 64,
+    num_beams: int = 1,
+) -> list[str]:
+    """One greedy (or beam-searched) answer a prompt, in the order of the prompts.
+
+    Prompts are taken longest first, so that a batch holds hardly any padding and the largest
+    batch, the one that may not fit, is the first. Decoding is the library's: a loop of our own that
+    dropped finished rows from the cache was measured at 1.1 times its speed (630 prompts of E2E,
+    answers of 41 tokens, CPU), too little to keep.
+    """
+    config = settings(tokenizer, model, max_new_tokens, num_beams=num_beams)
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    answers = [""] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        ids, mask = left_padded([prompts[i] for i in chosen], config.pad_token_id, model.device)
+        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        for index, row in zip(chosen, output[:, ids.shape[1] :].tolist(), strict=True):
+            answers[index] = read(row, config.eos_token_id, tokenizer)
+    return answers
+
+
+def left_padded(
+    prompts: Sequence[Sequence[int]], pad: int, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask [B, L], every prompt ending in the last column."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    return ids, mask
+
+
+def read(ids: Sequence[int], stops: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of an answer, up to the first token that ends it."""
+    end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
+    return tokenizer.decode(ids[:end], skip_special_tokens=True).strip()

@@ -1,0 +1,86 @@
+"""Scores of the text a model writes when it is given the prompts of a split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftcli.errors import UserError
+from ftcli.evaluation import metrics as known
+from ftcli.evaluation.decoding import answer, judging
+
+
+@dataclass
+class Generation:
+    """Lets the model answer every prompt of a split and compares with the references.
+
+    Prompts, answers and references are kept as `samples/<step>-<name>.jsonl` of the run directory.
+    """
+
+    split: str = "test"  # which rows: test, validation or train
+    metrics: list[str] = field(default_factory=lambda: ["bleu", "chrf", "rougeL"])  # see docs
+    max_new_tokens: int = 128  # an answer that is longer is cut here
+    batch_size: int = 64  # prompts decoded together
+    num_beams: int = 1  # 1 is greedy
+    limit: int | None = None  # only this many prompts, spread evenly over the split
+    name: str = "generation"  # name of the file of samples
+
+    def __post_init__(self) -> None:
+        self._metrics = [known.find(name) for name in self.metrics]
+
+    def __call__(self, run: Any) -> dict[str, float]:
+        prompts = spread(run.data.prompts(self.split, run.tokenizer), self.limit)
+        if not prompts:
+            raise UserError(
+                f"the split '{self.split}' has no prompt to answer.",
+                where="eval",
+                fix="set data.test to a file or split with references, or eval=loss",
+            )
+        with judging(run) as model:
+            predictions = answer(
+                model,
+                run.tokenizer,
+                [prompt.input_ids for prompt in prompts],
+                self.max_new_tokens,
+                self.batch_size,
+                self.num_beams,
+            )
+        self._keep(run, prompts, predictions)
+        return self._score(predictions, prompts)
+
+    def _score(self, predictions: Sequence[str], prompts: Sequence[Any]) -> dict[str, float]:
+        references = [list(prompt.references) for prompt in prompts]
+        rows = [prompt.row for prompt in prompts]
+        scores: dict[str, float] = {}
+        for metric in self._metrics:
+            scores |= metric(predictions, references, rows)
+        return scores
+
+    def _keep(self, run: Any, prompts: Sequence[Any], predictions: Sequence[str]) -> None:
+        folder = getattr(run, "dir", None)
+        if folder is None:
+            return
+        from ftcli.run.atomic import write_text
+
+        samples = [
+            {
+                "prompt": run.tokenizer.decode(prompt.input_ids, skip_special_tokens=True),
+                "prediction": prediction,
+                "references": list(prompt.references),
+            }
+            for prompt, prediction in zip(prompts, predictions, strict=True)
+        ]
+        path = Path(folder.path) / "samples" / f"{getattr(run, 'step', 0)}-{self.name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
+
+
+def spread(rows: Sequence[Any], limit: int | None) -> list[Any]:
+    """`limit` rows at even distances, since files are often sorted; all of them without a limit."""
+    rows = list(rows)
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[i * len(rows) // limit] for i in range(limit)]

@@ -1,0 +1,24 @@
+"""BLEU of a whole set against any number of references a row (Papineni et al. 2002)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any
+
+from ftcli.evaluation.metrics import References, Rows, answered
+
+
+def bleu(predictions: Sequence[str], references: References, rows: Rows) -> dict[str, float]:
+    """Corpus BLEU-4 by sacrebleu (13a tokens, exponential smoothing), all references at once."""
+    import sacrebleu
+
+    texts, answers = answered(predictions, references)
+    if not texts:
+        return {}
+    return {"bleu": sacrebleu.corpus_bleu(texts, streams(answers)).score}
+
+
+def streams(references: Sequence[Sequence[str]]) -> list[list[Any]]:
+    """References turned into sacrebleu's form: k-th reference of every row; None where there is none."""
+    return [list(stream) for stream in zip_longest(*references)]

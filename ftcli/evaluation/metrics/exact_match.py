@@ -1,0 +1,23 @@
+"""Exact match: the share of predictions that are one of their references, word for word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ftcli.evaluation.metrics import References, Rows, answered
+
+
+def exact_match(predictions: Sequence[str], references: References, rows: Rows) -> dict[str, float]:
+    """Percent of rows whose prediction equals a reference; case and runs of blanks do not matter."""
+    texts, answers = answered(predictions, references)
+    if not texts:
+        return {}
+    hits = [
+        _plain(text) in {_plain(choice) for choice in choices}
+        for text, choices in zip(texts, answers, strict=True)
+    ]
+    return {"exact_match": 100 * sum(hits) / len(hits)}
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()

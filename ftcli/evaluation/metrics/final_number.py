@@ -1,0 +1,40 @@
+"""Final number: does a worked answer end in the right figure, as GSM8K is scored?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+
+from ftcli.evaluation.metrics import References, Rows, answered
+
+MARKED = re.compile(r"####\s*\$?\s*(-?[\d,]*\.?\d+)")
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
+
+
+def final_number(
+    predictions: Sequence[str], references: References, rows: Rows
+) -> dict[str, float]:
+    """Percent of predictions whose final number equals a reference's (Cobbe et al. 2021).
+
+    The final number follows `####`; a text without that mark is judged by its last number. Rows
+    whose references hold no number are left out.
+    """
+    wanted = [
+        (text, {n for n in map(read, choices) if n is not None})
+        for text, choices in zip(*answered(predictions, references), strict=True)
+    ]
+    judged = [read(text) in numbers for text, numbers in wanted if numbers]
+    return {"final_number": 100 * sum(judged) / len(judged)} if judged else {}
+
+
+def read(text: str) -> Decimal | None:
+    """The number behind the first `####`, else the last number of the text, else None."""
+    marked = MARKED.search(text)
+    found = [marked.group(1)] if marked else NUMBER.findall(text)
+    if not found:
+        return None
+    try:
+        return Decimal(found[-1].replace(",", ""))
+    except InvalidOperation:
+        return None
