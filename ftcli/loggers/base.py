@@ -1,0 +1,90 @@
+"""What every tracker has in common: it gets numbers with a step, from rank 0, and is closed once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ftcli.trainer.participant import Participant
+
+NOT_CURVES = {"step", "time", "row"}
+
+
+class Logger(Participant):
+    """Forwards logs and scores to one tracker; a subclass says how to open, write and close it.
+
+    Every figure is in metrics.jsonl too, so a tracker is a view of the run and never its record.
+    """
+
+    active = False
+
+    def open(self, run: Any) -> None:
+        """Start the tracker's run; raises UserError where its package is missing."""
+        raise NotImplementedError
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """Hand over the figures of one step."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Flush and end the tracker's run."""
+        raise NotImplementedError
+
+    def setup(self, run: Any) -> None:
+        """Open the tracker on the first rank."""
+        if os.environ.get("RANK", "0") == "0":
+            self.open(run)
+            self.active = True
+
+    def on_log(self, state: Any, metrics: Mapping[str, Any]) -> None:
+        """Write the figures of one log."""
+        self._forward(state, metrics)
+
+    def on_evaluate(self, state: Any, metrics: Mapping[str, Any]) -> None:
+        """Write the scores of one evaluation."""
+        self._forward(state, metrics)
+
+    def on_train_end(self, state: Any) -> None:
+        """Close the tracker."""
+        if self.active:
+            self.active = False
+            self.close()
+
+    def _forward(self, state: Any, metrics: Mapping[str, Any]) -> None:
+        if self.active:
+            self.write(int(metrics.get("step", getattr(state, "step", 0))), curves(metrics))
+
+
+def curves(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers worth a curve: `loss` as `train/loss`, `eval.bleu` as `eval/bleu`."""
+    return {
+        name.replace(".", "/") if "." in name else f"train/{name}": float(value)
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and name not in NOT_CURVES
+    }
+
+
+def settings(run: Any) -> dict[str, Any]:
+    """The run's resolved config as flat dotted keys."""
+    from omegaconf import OmegaConf
+
+    config = run.config
+    plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    return dict(_flat(plain, ""))
+
+
+def run_name(run: Any) -> str:
+    """`<name>/<time>-<hex>`: the last two parts of the run directory."""
+    folder = getattr(getattr(run, "dir", None), "path", None)
+    return "/".join(str(folder).rstrip("/").split("/")[-2:]) if folder else "ftcli"
+
+
+def _flat(node: Any, prefix: str) -> list[tuple[str, Any]]:
+    if not isinstance(node, Mapping):
+        return [(prefix, node)]
+    return [
+        pair
+        for key, value in node.items()
+        for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    ]

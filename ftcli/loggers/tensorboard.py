@@ -1,0 +1,38 @@
+"""Event files for TensorBoard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftcli.errors import missing_package
+from ftcli.loggers.base import Logger, settings
+
+
+@dataclass
+class Tensorboard(Logger):
+    """Writes the curves to RUN/tensorboard and the config as text beside them."""
+
+    folder: str | None = None  # where the event files go; null is RUN/tensorboard
+    flush_seconds: int = 30  # how often they reach the disk
+
+    def open(self, run: Any) -> None:
+        """Open the event file."""
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError as error:
+            raise missing_package("tensorboard", "tensorboard", "logger=tensorboard") from error
+        target = self.folder or Path(run.dir.path) / "tensorboard"
+        self._writer = SummaryWriter(str(target), flush_secs=self.flush_seconds)
+        table = "".join(f"| {key} | {value} |\n" for key, value in settings(run).items())
+        self._writer.add_text("config", f"| key | value |\n|---|---|\n{table}")
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """One scalar a figure."""
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self._writer.close()

@@ -1,0 +1,39 @@
+"""Trackio, a local-first tracker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ftcli.errors import missing_package
+from ftcli.loggers.base import Logger, run_name, settings
+
+
+@dataclass
+class Trackio(Logger):
+    """Keeps the curves in Trackio's database on this machine, or in a Space of the Hub."""
+
+    project: str = "ftcli"  # project the run appears in
+    space_id: str | None = None  # user/space to send the figures to; null stays on this machine
+
+    def open(self, run: Any) -> None:
+        """Start the run."""
+        try:
+            import trackio
+        except ImportError as error:
+            raise missing_package("trackio", "trackio", "logger=trackio") from error
+        self._run = trackio.init(
+            project=self.project,
+            name=run_name(run),
+            space_id=self.space_id,
+            config=settings(run),
+            embed=False,
+        )
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """The figures of one step."""
+        self._run.log(figures, step=step)
+
+    def close(self) -> None:
+        """Wait until everything is stored."""
+        self._run.finish()

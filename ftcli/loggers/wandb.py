@@ -1,0 +1,44 @@
+"""Weights & Biases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ftcli.errors import missing_package
+from ftcli.loggers.base import Logger, run_name, settings
+
+
+@dataclass
+class Wandb(Logger):
+    """Sends the curves and the config to a project of Weights & Biases."""
+
+    project: str = "ftcli"  # project the run appears in
+    entity: str | None = None  # team or user; null is the account's default
+    mode: Literal["online", "offline", "disabled"] = "online"  # offline: `wandb sync` later
+    tags: list[str] = field(default_factory=list)  # labels of the run
+
+    def open(self, run: Any) -> None:
+        """Start the run; the account comes from `wandb login` or WANDB_API_KEY."""
+        try:
+            import wandb
+        except ImportError as error:
+            raise missing_package("wandb", "wandb", "logger=wandb") from error
+        folder = getattr(run, "dir", None)
+        self._run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            mode=self.mode,
+            tags=self.tags,
+            name=run_name(run),
+            config=settings(run),
+            dir=str(folder.path) if folder else None,
+        )
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """The figures of one step, to be completed by later calls with the same step."""
+        self._run.log(figures, step=step)
+
+    def close(self) -> None:
+        """Wait until everything is sent."""
+        self._run.finish()

@@ -1,0 +1,138 @@
+"""What a person sees while a run trains: one live bar on a terminal, one plain line a log elsewhere.
+
+Nothing is shown by ranks other than 0 nor under `--quiet`. Colour follows NO_COLOR.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftcli.trainer.participant import Participant
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+
+class Progress(Participant):
+    """Shows step, smoothed loss, learning rate, real tokens/s, peak memory, ETA, checkpoint age."""
+
+    def __init__(self, live: bool | None = None, smoothing: float = 0.9) -> None:
+        """`live`: draw a bar; None asks the terminal. `smoothing`: weight of the past in the loss."""
+        self.shown = os.environ.get("RANK", "0") == "0" and not os.environ.get("FTCLI_QUIET")
+        self.live = (
+            (sys.stdout.isatty() and os.environ.get("TERM") != "dumb") if live is None else live
+        )
+        self.smoothing = smoothing
+        self.loss: float | None = None
+        self.bar: Bar | None = None
+        self.task: TaskID | None = None
+        self.began: tuple[float, int] | None = None
+        self.checkpoints: Path | None = None
+
+    def setup(self, run: Any) -> None:
+        """Remember where checkpoints will appear."""
+        folder = getattr(getattr(run, "dir", None), "path", None)
+        self.checkpoints = Path(folder) / "checkpoints" if folder else None
+
+    def before_step(self, state: Any) -> None:
+        """Start the clock of the ETA at this process's first step, which after a resume is not 0."""
+        if self.began is None:
+            self.began = (time.monotonic(), state.step)
+
+    def on_log(self, state: Any, metrics: Mapping[str, Any]) -> None:
+        """Show the figures of one log."""
+        if "loss" in metrics:
+            past, new = self.loss, float(metrics["loss"])
+            self.loss = new if past is None else self.smoothing * past + (1 - self.smoothing) * new
+        if not self.shown:
+            return
+        total = getattr(state, "max_steps", None)
+        text = " · ".join(self._figures(metrics))
+        if self.live:
+            self._draw(metrics["step"], total, text, self._remaining(metrics["step"], total))
+        else:
+            left = self._remaining(metrics["step"], total)
+            print(f"step {metrics['step']}{f'/{total}' if total else ''}  {text}{left}", flush=True)
+
+    def on_evaluate(self, state: Any, metrics: Mapping[str, Any]) -> None:
+        """Show scores above the bar, where they stay."""
+        scores = "  ".join(
+            f"{name.removeprefix('eval.')} {value:.4g}"
+            for name, value in metrics.items()
+            if name.startswith("eval.") and isinstance(value, int | float)
+        )
+        if not self.shown or not scores:
+            return
+        line = f"eval at step {metrics.get('step', getattr(state, 'step', '?'))}  {scores}"
+        if self.bar is not None:
+            self.bar.console.print(line)
+        else:
+            print(line, flush=True)
+
+    def on_train_end(self, state: Any) -> None:
+        """Leave the terminal as it was found."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _figures(self, metrics: Mapping[str, Any]) -> list[str]:
+        """The figures that were measured, in the order people read them."""
+        shown = [f"loss {self.loss:.4f}"] if self.loss is not None else []
+        forms = {"lr": "lr {:.2e}", "tok_s": "{:,.0f} tok/s", "mem_gb": "{:.2f} GB"}
+        shown += [
+            form.format(metrics[key]) for key, form in forms.items() if metrics.get(key) is not None
+        ]
+        age = self._checkpoint_age()
+        return shown + ([f"saved {brief(age)} ago"] if age is not None else [])
+
+    def _checkpoint_age(self) -> float | None:
+        """Seconds since the last finished checkpoint; None before the first."""
+        if self.checkpoints is None:
+            return None
+        times = [done.stat().st_mtime for done in self.checkpoints.glob("step-*/DONE")]
+        return max(0.0, time.time() - max(times)) if times else None
+
+    def _remaining(self, step: int, total: int | None) -> str:
+        if not total or self.began is None or step <= self.began[1]:
+            return ""
+        pace = (time.monotonic() - self.began[0]) / (step - self.began[1])
+        return f" · {brief(pace * (total - step))} left"
+
+    def _draw(self, step: int, total: int | None, text: str, left: str) -> None:
+        if self.bar is None:
+            self.bar, self.task = _bar(total)
+        assert self.task is not None
+        self.bar.update(self.task, completed=step, total=total, text=text + left)
+
+
+def brief(seconds: float) -> str:
+    """A duration as people say it: 45s, 3m05s, 2h10m."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def _bar(total: int | None) -> tuple[Bar, TaskID]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    from ftcli.cli.console import console
+
+    bar = Bar(
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[text]}"),
+        console=console(),
+    )
+    bar.start()
+    return bar, bar.add_task("train", total=total, text="")
