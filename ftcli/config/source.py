@@ -1,0 +1,209 @@
+"""Find classes in Python packages by reading their files: nothing is imported, nothing is run.
+
+`locate("peft.LoraConfig")` follows packages, re-exports and star imports to the file that defines the
+class. Importing torch or transformers only to know the names of their arguments would cost seconds.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+
+@dataclass(eq=False)
+class Module:
+    """One parsed file: its module-level names, and the modules it star-imports."""
+
+    name: str
+    file: Path
+    text: str
+    names: dict[str, ast.stmt | tuple[str, str | None]] = field(default_factory=dict)
+    stars: list[str] = field(default_factory=list)
+
+    @property
+    def package(self) -> str:
+        """The package that relative imports of this file start from."""
+        if self.file.name == "__init__.py":
+            return self.name
+        return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Definition:
+    """Where a name ends up: a statement in a module, or (node None) the module itself."""
+
+    module: Module
+    node: ast.stmt | None
+
+    @property
+    def dotted(self) -> str:
+        """The full name of what is defined."""
+        name = getattr(self.node, "name", None)
+        return f"{self.module.name}.{name}" if name else self.module.name
+
+    @property
+    def line(self) -> int:
+        """The line of the definition."""
+        return self.node.lineno if self.node is not None else 1
+
+
+def locate(dotted: str) -> Definition | None:
+    """The definition that a dotted name leads to, or None where a part of it does not exist."""
+    top, *rest = dotted.split(".")
+    module = load(top)
+    found = Definition(module, None) if module else None
+    for part in rest:
+        if found is None:
+            return None
+        found = member(found, part)
+    return found
+
+
+def member(owner: Definition, name: str) -> Definition | None:
+    """`owner.name`, where the owner is a module or a class."""
+    if owner.node is None:
+        return resolve(owner.module, name)
+    if isinstance(owner.node, ast.ClassDef):
+        for node in owner.node.body:
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                return Definition(owner.module, node)
+    return None
+
+
+def resolve(
+    module: Module, name: str, seen: frozenset[tuple[str, str]] = frozenset()
+) -> Definition | None:
+    """What `name` means inside `module`; imports are followed, circles end in None."""
+    if (module.name, name) in seen:
+        return None
+    seen = seen | {(module.name, name)}
+    bound = module.names.get(name)
+    if isinstance(bound, ast.stmt):
+        return Definition(module, bound)
+    if bound is not None:
+        return _imported(bound, seen)
+    below = load(f"{module.name}.{name}") if module.file.name == "__init__.py" else None
+    if below:
+        return Definition(below, None)
+    for star in module.stars:
+        source = load(star)
+        found = resolve(source, name, seen) if source else None
+        if found:
+            return found
+    return None
+
+
+def resolve_expr(module: Module, expr: ast.expr) -> Definition | None:
+    """What a name or a dotted attribute means inside `module`."""
+    if isinstance(expr, ast.Name):
+        return resolve(module, expr.id)
+    if isinstance(expr, ast.Attribute):
+        owner = resolve_expr(module, expr.value)
+        return member(owner, expr.attr) if owner else None
+    return None
+
+
+def public_names(module: Module) -> list[str]:
+    """Names a user could mean in this module (for suggestions)."""
+    return [name for name in module.names if not name.startswith("_")]
+
+
+def load(name: str) -> Module | None:
+    """The parsed module of a dotted name, or None where there is no such Python file."""
+    file = _file(name)
+    return _parse(name, file) if file else None
+
+
+def installed(package: str) -> bool:
+    """Whether a top-level package can be found."""
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _file(name: str) -> Path | None:
+    top, *rest = name.split(".")
+    try:
+        spec = find_spec(top)  # of a top-level name only: this imports nothing
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    for folder in spec.submodule_search_locations or ():
+        path = Path(folder, *rest)
+        for file in (path / "__init__.py", path.parent / f"{path.name}.py"):
+            if file.is_file():
+                return file
+    return None
+
+
+@cache
+def _parse(name: str, file: Path) -> Module:
+    text = file.read_text(encoding="utf-8")
+    module = Module(name, file, text)
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return module
+    for node in _statements(tree.body):
+        _bind(module, node)
+    return module
+
+
+def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """Module-level statements, also those inside `if TYPE_CHECKING:`, `try:` and `with`."""
+    for node in body:
+        if isinstance(node, (ast.If, ast.Try, ast.With)):
+            for part in ("body", "handlers", "orelse", "finalbody"):
+                for child in getattr(node, part, []):
+                    yield from _statements(child.body if part == "handlers" else [child])
+        else:
+            yield node
+
+
+def _bind(module: Module, node: ast.stmt) -> None:
+    """Note what a statement names; the first binding wins (`try:` before its `except:`)."""
+    if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+        module.names.setdefault(node.name, node)
+    elif isinstance(node, ast.Assign):
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                module.names.setdefault(target.id, node)
+    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        module.names.setdefault(node.target.id, node)
+    elif isinstance(node, ast.Import):
+        for alias in node.names:
+            target = alias.name if alias.asname else alias.name.split(".")[0]
+            module.names.setdefault(alias.asname or target, (target, None))
+    elif isinstance(node, ast.ImportFrom):
+        _bind_from(module, node)
+
+
+def _bind_from(module: Module, node: ast.ImportFrom) -> None:
+    source = node.module or ""
+    if node.level:
+        parts = module.package.split(".")
+        parts = parts[: len(parts) - (node.level - 1)]
+        source = ".".join([*parts, source]) if source else ".".join(parts)
+    for alias in node.names:
+        if alias.name == "*":
+            module.stars.append(source)
+        else:
+            module.names.setdefault(alias.asname or alias.name, (source, alias.name))
+
+
+def _imported(
+    bound: tuple[str, str | None], seen: frozenset[tuple[str, str]]
+) -> Definition | None:
+    source, name = bound
+    module = load(source)
+    if module is None:
+        return None
+    return Definition(module, None) if name is None else resolve(module, name, seen)

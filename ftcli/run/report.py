@@ -1,0 +1,195 @@
+"""report.md: what was run, what it gave, with pictures and samples, from the files of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftcli.run.atomic import write_text
+
+if TYPE_CHECKING:
+    from ftcli.run.rundir import RunDir
+
+SAMPLES_SHOWN = 6
+CELL = 400  # characters of a sample shown in a table
+CAPTIONS = {
+    "loss": "Loss of training and of held-out rows",
+    "learning_rate": "Learning rate",
+    "throughput": "Tokens a second, padding not counted",
+    "before_after": "Scores before and after training",
+}
+
+
+def write_report(run_dir: RunDir) -> Path:
+    """Write report.md, card.md and plots/*.png of a run; returns the report's path.
+
+    Only the run's own files are read, so it can be called again at any time; a part whose figures
+    do not exist is left out.
+    """
+    from ftcli.run.card import write_card
+    from ftcli.run.plots import draw_all
+
+    folder = Path(run_dir.path)
+    result = run_dir.result()
+    plots = draw_all(run_dir.metrics(), result, folder / "plots")
+    parts = [
+        f"# {title(folder)}",
+        _what(folder),
+        _section("Scores", scores_table(result)),
+        _section("Figures", figures_table(result)),
+        _section("Pictures", "\n\n".join(_picture(path) for path in plots)),
+        _section("Samples", "\n\n".join(_samples(folder))),
+        _section("How to repeat it", repeat(folder)),
+    ]
+    path = folder / "report.md"
+    write_text(path, "\n\n".join(part for part in parts if part) + "\n")
+    write_card(run_dir)
+    return path
+
+
+def title(folder: Path) -> str:
+    """`<name> <time>` of a run directory."""
+    return " ".join(folder.resolve().parts[-2:])
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The run's resolved config as plain dicts; empty when there is none."""
+    from omegaconf import OmegaConf
+
+    path = folder / "config.yaml"
+    loaded = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
+    return {str(key): value for key, value in loaded.items()} if isinstance(loaded, dict) else {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file's object; empty when there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def scores_table(result: Mapping[str, Any]) -> str:
+    """Scores before and after training as a table; empty without scores."""
+    before, after = result.get("metrics_before") or {}, result.get("metrics") or {}
+    names = [name for name in {**before, **after} if name.startswith("eval.")]
+    rows = [
+        (name.removeprefix("eval."), _number(before.get(name)), _number(after.get(name)))
+        for name in names
+    ]
+    return table(("score", "before", "after"), rows)
+
+
+def figures_table(result: Mapping[str, Any]) -> str:
+    """What the run cost and produced."""
+    trainable, total = result.get("trainable_parameters"), result.get("total_parameters")
+    share = f"{trainable:,} of {total:,} ({trainable / total:.2%})" if trainable and total else None
+    rows = [
+        ("status", result.get("status")),
+        ("optimizer steps", _whole(result.get("step"))),
+        ("tokens", _whole(result.get("tokens"))),
+        ("training time", _with(result.get("seconds"), "{:,.0f} s")),
+        ("speed", _with(result.get("tok_s"), "{:,.0f} tokens/s, padding not counted")),
+        ("peak memory", _with(result.get("peak_memory_gb"), "{:.2f} GB")),
+        ("trainable parameters", share),
+        ("size of what was trained", _megabytes(result.get("adapter_bytes"))),
+    ]
+    return table(("figure", "value"), [(name, value) for name, value in rows if value is not None])
+
+
+def repeat(folder: Path) -> str:
+    """The command as it was typed, and the one that repeats the run from its folder alone."""
+    command = folder / "command.txt"
+    typed = command.read_text(encoding="utf-8").strip() if command.exists() else ""
+    own = f"ftcli train {folder}/config.yaml"
+    return f"```\n{typed}\n```\n\nor, from this folder alone:\n\n```\n{own}\n```" if typed else own
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; empty without rows."""
+    if not rows:
+        return ""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _what(folder: Path) -> str:
+    config = read_config(folder)
+    chosen = [
+        ("base model", config.get("model", {}).get("path")),
+        ("weights stored as", _storage(config.get("model", {}))),
+        ("data", config.get("data", {}).get("path")),
+        ("method", _class(config.get("method", {}), "config_class")),
+        ("objective", _class(config.get("objective", {}))),
+        ("optimizer", _class(config.get("optimizer", {}), "optimizer_class")),
+        ("learning rate", config.get("optimizer", {}).get("lr")),
+        ("seed", config.get("seed")),
+    ]
+    return table(("choice", "value"), [(k, v) for k, v in chosen if v is not None])
+
+
+def _storage(model: Mapping[str, Any]) -> str | None:
+    kind = model.get("quantization")
+    return kind if kind and kind != "none" else model.get("dtype")
+
+
+def _class(node: Mapping[str, Any], key: str = "_target_") -> str | None:
+    path = node.get(key) or node.get("_target_")
+    return str(path).rpartition(".")[2] if path else None
+
+
+def _section(heading: str, body: str) -> str:
+    return f"## {heading}\n\n{body}" if body else ""
+
+
+def _picture(path: Path) -> str:
+    return f"![{CAPTIONS[path.stem]}](plots/{path.name})"
+
+
+def _samples(folder: Path) -> list[str]:
+    """A table a task: some prompts with the answers before and after training."""
+    steps: dict[str, list[int]] = {}
+    for path in (folder / "samples").glob("*-*.jsonl"):
+        step, _, task = path.stem.partition("-")
+        if step.isdigit():
+            steps.setdefault(task, []).append(int(step))
+    return [_side_by_side(folder, task, sorted(found)) for task, found in sorted(steps.items())]
+
+
+def _side_by_side(folder: Path, task: str, steps: Sequence[int]) -> str:
+    files = [_read_samples(folder / "samples" / f"{step}-{task}.jsonl") for step in steps]
+    last = files[-1]
+    shown = {i * len(last) // SAMPLES_SHOWN for i in range(SAMPLES_SHOWN)} if last else set()
+    rows = []
+    for index in sorted(shown):
+        sample = last[index]
+        first = next((s for s in files[0] if s["prompt"] == sample["prompt"]), None)
+        before = [first["prediction"] if first else ""] if len(steps) > 1 else []
+        reference = (sample["references"] or [""])[0]
+        rows.append([_cell(t) for t in (sample["prompt"], *before, sample["prediction"], reference)])
+    middle = [f"step {step}" for step in dict.fromkeys((steps[0], steps[-1]))]
+    return table(["prompt", *middle, "a reference"], rows)
+
+
+def _read_samples(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def _cell(text: str) -> str:
+    flat = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return flat if len(flat) <= CELL else flat[:CELL] + " …"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "–"
+
+
+def _whole(value: int | None) -> str | None:
+    return None if value is None else f"{value:,}"
+
+
+def _with(value: float | None, form: str) -> str | None:
+    return None if value is None else form.format(value)
+
+
+def _megabytes(size: int | None) -> str | None:
+    return None if size is None else f"{size / 1e6:.2f} MB"
