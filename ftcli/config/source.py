@@ -84,8 +84,10 @@ def resolve(
     bound = module.names.get(name)
     if isinstance(bound, ast.stmt):
         return Definition(module, bound)
-    if bound is not None:
-        return _imported(bound, seen)
+    imported = _imported(bound, seen) if bound is not None else None
+    if imported:
+        return imported
+    # also where the package names its own submodule: `from torch import optim` inside torch
     below = load(f"{module.name}.{name}") if module.file.name == "__init__.py" else None
     if below:
         return Definition(below, None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.errors import UserError
+from ftcli.loggers.base import flat
 
 COSTS = (
     "status",
@@ -80,18 +81,7 @@ def _config(folder: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    flat = dict(_flat(plain))
-    return {key: value for key, value in flat.items() if key not in NOT_CHOICES}
-
-
-def _flat(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(node, Mapping):
-        return [(prefix, node)]
-    return [
-        pair
-        for key, value in node.items()
-        for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    ]
+    return {key: value for key, value in flat(plain) if key not in NOT_CHOICES}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def settings(run: Any) -> dict[str, Any]:
 
     config = run.config
     plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
-    return dict(_flat(plain, ""))
+    return dict(flat(plain))
 
 
 def run_name(run: Any) -> str:
@@ -80,11 +80,12 @@ def run_name(run: Any) -> str:
     return "/".join(str(folder).rstrip("/").split("/")[-2:]) if folder else "ftcli"
 
 
-def _flat(node: Any, prefix: str) -> list[tuple[str, Any]]:
+def flat(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Leaves of nested mappings with their dotted keys; lists are leaves."""
     if not isinstance(node, Mapping):
         return [(prefix, node)]
     return [
         pair
         for key, value in node.items()
-        for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        for pair in flat(value, f"{prefix}.{key}" if prefix else str(key))
     ]

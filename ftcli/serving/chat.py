@@ -1,0 +1,119 @@
+"""Talk to a trained model with the prompt it was trained on, word for word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TextStreamer
+
+from ftcli.errors import UserError
+from ftcli.evaluation.decoding import judging, read, settings
+
+Write = Callable[[str], None]
+STAND_IN = "x"  # an answer to come, where rendering needs one
+
+
+class Chat:
+    """A conversation with the model of a run.
+
+    Prompts are rendered by the run's own data, as in training. Where it was trained on
+    conversations the history is part of the prompt; otherwise each line stands alone.
+
+    Args:
+        run: a `Run` with trained weights.
+        max_new_tokens: an answer that is longer is cut here.
+        temperature: 0 takes the likeliest token each time; above 0 samples.
+    """
+
+    def __init__(self, run: Any, max_new_tokens: int = 256, temperature: float = 0.0) -> None:
+        self.run = run
+        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {}
+        self.settings = settings(run.tokenizer, run.model, max_new_tokens, **sampling)
+        self.kind = _kind(run.data)
+        self.history: list[dict[str, str]] = []
+
+    @classmethod
+    def open(cls, path: str | Path, checkpoint: str = "last", **options: Any) -> Chat:
+        """Load a run directory's trained model; options as in the class."""
+        from ftcli.run.run import Run
+
+        return cls(Run.from_dir(path, checkpoint=checkpoint), **options)
+
+    def say(self, text: str, write: Write | None = None) -> str:
+        """The answer to `text`; `write` gets its pieces as they come.
+
+        Raises:
+            UserError: the prompt leaves no room for an answer in the model's context.
+        """
+        import torch
+
+        ids = self.prompt(text)
+        tokenizer = self.run.tokenizer
+        with judging(self.run) as model:
+            prompt = torch.tensor([ids], device=model.device)
+            output = model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                generation_config=self.settings,
+                streamer=_Pieces(tokenizer, write) if write else None,
+            )
+        answer = read(output[0, len(ids) :].tolist(), self.settings.eos_token_id, tokenizer)
+        if self.kind == "messages":
+            self.history += [_turn("user", text), _turn("assistant", answer)]
+        return answer
+
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of the prompt for `text`; the oldest turns go when the context is full."""
+        while True:
+            ids = self._render(text)
+            room = _context(self.run.model) - len(ids)
+            if room >= min(self.settings.max_new_tokens, 16):
+                return ids
+            if not self.history:
+                raise UserError(
+                    f"the prompt has {len(ids)} tokens, which fill the model's context.",
+                    fix="say it in fewer words",
+                )
+            del self.history[:2]
+
+    def reset(self) -> None:
+        """Forget the conversation so far."""
+        self.history.clear()
+
+    def _render(self, text: str) -> list[int]:
+        if self.kind == "text":
+            return list(self.run.tokenizer(text)["input_ids"])
+        return self.run.data.prompt_ids(self._example(text), self.run.tokenizer)
+
+    def _example(self, text: str) -> dict[str, Any]:
+        if self.kind == "messages":
+            turns = [*self.history, _turn("user", text), _turn("assistant", STAND_IN)]
+            return {"messages": turns}
+        return {"prompt": text, "completion": STAND_IN}
+
+
+class _Pieces(TextStreamer):
+    """Hands each finished piece of text to a function."""
+
+    def __init__(self, tokenizer: Any, write: Write) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._write = write
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._write(text)
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _context(model: Any) -> int:
+    return getattr(model.config, "max_position_embeddings", None) or 1 << 30
+
+
+def _kind(data: Any) -> str:
+    """messages, prompt or text: which canonical form the training rows have."""
+    example = next(iter(data.examples("train")), {})
+    return next((kind for kind in ("messages", "prompt") if kind in example), "text")
