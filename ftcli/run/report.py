@@ -165,7 +165,9 @@ def _side_by_side(folder: Path, task: str, steps: Sequence[int]) -> str:
         first = next((s for s in files[0] if s["prompt"] == sample["prompt"]), None)
         before = [first["prediction"] if first else ""] if len(steps) > 1 else []
         reference = (sample["references"] or [""])[0]
-        rows.append([_cell(t) for t in (sample["prompt"], *before, sample["prediction"], reference)])
+        rows.append(
+            [_cell(t) for t in (sample["prompt"], *before, sample["prediction"], reference)]
+        )
     middle = [f"step {step}" for step in dict.fromkeys((steps[0], steps[-1]))]
     return table(["prompt", *middle, "a reference"], rows)
 

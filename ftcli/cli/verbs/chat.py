@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ftcli.serving.chat import Chat
 
 GROUP = "After training"
 
@@ -19,37 +22,36 @@ def chat(
 ) -> None:
     """Talk to it with the prompt it was trained on. /reset forgets, /exit leaves.
 
-    Lines piped to stdin are answered one by one.
+    Text piped to stdin is one prompt.
     """
     from ftcli.serving.chat import Chat
 
     bot = Chat.open(
         run, checkpoint=checkpoint, max_new_tokens=max_new_tokens, temperature=temperature
     )
+    if prompt is None and not sys.stdin.isatty():
+        prompt = sys.stdin.read().strip()
     if prompt is not None:
         _answer(bot, prompt)
-        return
-    asking = sys.stdin.isatty()
-    for line in _lines(asking):
+    else:
+        _converse(bot)
+
+
+def _converse(bot: Chat) -> None:
+    while True:
+        try:
+            line = input("› ").strip()
+        except EOFError:
+            return
         if line == "/exit":
-            break
+            return
         if line == "/reset":
             bot.reset()
         elif line:
             _answer(bot, line)
-            if not asking:
-                bot.reset()
 
 
-def _lines(asking: bool):  # type: ignore[no-untyped-def]
-    while True:
-        try:
-            yield input("› " if asking else "").strip()
-        except EOFError:
-            return
-
-
-def _answer(bot, text: str) -> None:  # type: ignore[no-untyped-def]
+def _answer(bot: Chat, text: str) -> None:
     def write(piece: str) -> None:
         sys.stdout.write(piece)
         sys.stdout.flush()

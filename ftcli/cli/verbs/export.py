@@ -12,13 +12,15 @@ GROUP = "After training"
 def export(
     run: Annotated[str, typer.Argument(help="A run directory.")],
     to: Annotated[str, typer.Option(help="hf (safetensors for transformers, vLLM, ...) or gguf.")],
-    output: Annotated[str | None, typer.Option(help="Where; RUN/export/<format> if absent.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Where; RUN/export/<format> if absent.")
+    ] = None,
     checkpoint: Annotated[str, typer.Option(help="last, best or step-000400.")] = "last",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Merge, check, and write the model for other programs."""
     from ftcli.cli.console import console, emit
-    from ftcli.deltas.export import export_run
+    from ftcli.serving.export import export_run
 
     report = export_run(run, to, output, checkpoint=checkpoint)
     emit(report.as_dict(), as_json, lambda: console().print(report.sentence()))

@@ -1,0 +1,152 @@
+"""Merge what a run trained into its base, prove that nothing changed, and save one plain model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ftcli.errors import UserError
+
+ROWS, LONGEST = 8, 256
+# Share of the largest logit that rounding may move: weights are added once in the model's dtype.
+ROUNDING = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What was written, and how far the merged model's logits are from the trained one's."""
+
+    folder: str
+    bytes: int
+    rows: int
+    max_difference: float
+    tolerance: float
+    same_choice: float  # share of positions with the same likeliest token
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data, for --json."""
+        return asdict(self)
+
+    def sentence(self) -> str:
+        """One line for people."""
+        return (
+            f"merged into {self.folder} ({self.bytes / 1e6:.1f} MB): logits of {self.rows} rows "
+            f"differ by at most {self.max_difference:.2e} (allowed {self.tolerance:.2e}), same "
+            f"likeliest token at {self.same_choice:.2%} of positions"
+        )
+
+
+def merge_run(
+    path: str | Path,
+    to: str | Path,
+    checkpoint: str = "last",
+    tolerance: float | None = None,
+) -> MergeReport:
+    """Write the run's model as one plain `transformers` folder with tokenizer.
+
+    A quantised base is dequantised first, so that the result is the model that was trained on and
+    not the original one, and the adapter is not rounded to 4 bits with it.
+
+    Args:
+        tolerance: largest allowed difference of a logit; by default a share of the largest logit
+            that depends on the dtype.
+
+    Raises:
+        UserError: `to` exists and is not empty, or merged and trained model differ too much.
+    """
+    from ftcli.run.run import Run
+
+    target = Path(to)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists already.", where="--to", fix="name a new folder")
+    run = Run.from_dir(path, checkpoint=checkpoint)
+    rows = _rows(run)
+    trained = logits(run.model, rows)
+    merged = plain_model(run)
+    report = _check(trained, logits(merged, rows), merged.dtype, tolerance, target)
+    size = _save(merged, run.tokenizer, target)
+    return MergeReport(**{**report.as_dict(), "bytes": size})
+
+
+def plain_model(run: Any) -> Any:
+    """The trained model without adapters and without quantised weights."""
+    if not is_quantised(run.model):
+        return run.method.merge(run.model)
+    base = run.model_source.load()
+    model = run.method.prepare(base.dequantize(dtype=base.dtype))
+    _copy_floats(run.model, model)
+    return run.method.merge(model.eval())
+
+
+def is_quantised(model: Any) -> bool:
+    """Whether weights are stored in a quantised form."""
+    return getattr(model.config, "quantization_config", None) is not None
+
+
+@torch.no_grad()
+def logits(model: Any, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """Float32 logits [T, V] of each row on its own, without padding or autocast."""
+    model.eval()
+    return [
+        model(input_ids=torch.tensor([list(row)], device=model.device)).logits[0].float().cpu()
+        for row in rows
+    ]
+
+
+def _rows(run: Any) -> list[list[int]]:
+    """Some rows of the run's own data, held-out ones where there are any."""
+    for split in ("validation", "train"):
+        tokens = run.data.prepare(split, run.tokenizer)
+        if len(tokens):
+            chosen = {i * len(tokens) // ROWS for i in range(ROWS)}
+            return [list(tokens.row(i)["input_ids"][:LONGEST]) for i in sorted(chosen)]
+    raise UserError("the run's data has no rows to check the merged model on.", where="data")
+
+
+def _copy_floats(source: Any, target: Any) -> None:
+    """Copy every tensor that exists in both models in the same shape and is not quantised."""
+    wanted = target.state_dict()
+    found = {
+        name: tensor
+        for name, tensor in source.state_dict().items()
+        if name in wanted and tensor.is_floating_point() and tensor.shape == wanted[name].shape
+    }
+    target.load_state_dict(found, strict=False)
+
+
+def _check(
+    before: Sequence[torch.Tensor],
+    after: Sequence[torch.Tensor],
+    dtype: torch.dtype,
+    tolerance: float | None,
+    target: Path,
+) -> MergeReport:
+    pairs = list(zip(before, after, strict=True))
+    difference = max((b - a).abs().max().item() for b, a in pairs)
+    largest = max(b.abs().max().item() for b in before)
+    allowed = ROUNDING.get(dtype, ROUNDING[torch.bfloat16]) * largest
+    allowed = allowed if tolerance is None else tolerance
+    agree = torch.cat([b.argmax(-1) == a.argmax(-1) for b, a in pairs]).float().mean().item()
+    if not difference <= allowed:
+        raise UserError(
+            f"the merged model is not the trained one: a logit differs by {difference:.3g}, "
+            f"{allowed:.3g} is allowed; the likeliest token is the same at {agree:.1%} of "
+            "positions. Nothing was written.",
+            fix="--tolerance states what you accept; the adapter itself serves without merging",
+        )
+    return MergeReport(str(target), 0, len(pairs), difference, allowed, agree)
+
+
+def _save(model: Any, tokenizer: Any, target: Path) -> int:
+    """Write model, generation config and tokenizer at once; returns the bytes."""
+    from ftcli.run.atomic import folder
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with folder(target) as unfinished:
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+    return sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
