@@ -1,0 +1,267 @@
+"""Where things are in a model: embeddings, ordered blocks, norms, head, linears, ties, fused layers.
+
+Everything is found from structure (repeated blocks in a ModuleList, transformers' embedding
+accessors, shapes), never from a table of model names, so that a model nobody has seen yet works too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+ATTENTION_MARKS = ("head_dim", "num_heads", "num_attention_heads", "n_heads", "attention_head_size")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One linear layer with its true shape, whatever way its weight is stored.
+
+    `kind` is "linear", "conv1d" (GPT-2: weight stored input first), "4bit" or "8bit".
+    `parts` gives the output sizes of what is fused in it: (query, key, value) or (gate, up);
+    `fused` says which of the two, and is empty for an ordinary layer.
+    """
+
+    name: str
+    module: nn.Module
+    in_features: int
+    out_features: int
+    kind: str = "linear"
+    fused: str = ""
+    parts: tuple[int, ...] = ()
+
+    @property
+    def weights(self) -> int:
+        """Entries of the weight matrix, without the bias."""
+        return self.in_features * self.out_features
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One run of repeated blocks: the ModuleList at `name`, and whether it encodes or decodes."""
+
+    name: str
+    role: str
+    blocks: tuple[tuple[str, nn.Module], ...]
+
+
+class Anatomy:
+    """The parts of a torch model, addressed by their dotted names.
+
+    Works on plain transformers models, on models quantised by bitsandbytes, under PEFT wrappers
+    (the wrapped layers are reported, not the adapters), and on the meta device.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """Every module of the base model; adapter wrappers stand for what they wrap."""
+        return dict(_walk(self.model, ""))
+
+    @cached_property
+    def linears(self) -> tuple[Linear, ...]:
+        """All linear layers in the order of the model, the head included."""
+        found = [_linear(name, module) for name, module in self.modules.items()]
+        return tuple(self._mark_fused([item for item in found if item is not None]))
+
+    @cached_property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The outermost runs of repeated blocks, in the order of the model."""
+        stacks: list[Stack] = []
+        for name, module in self.modules.items():
+            inside = any(_within(name, stack.name) for stack in stacks)
+            if not inside and isinstance(module, nn.ModuleList) and self._are_blocks(name, module):
+                blocks = tuple((f"{name}.{i}", child) for i, child in enumerate(module))
+                stacks.append(Stack(name, self._role(module), blocks))
+        return tuple(stacks)
+
+    @property
+    def blocks(self) -> tuple[tuple[str, nn.Module], ...]:
+        """All blocks with their names, first to last (an encoder before its decoder)."""
+        return tuple(block for stack in self.stacks for block in stack.blocks)
+
+    @property
+    def block_linears(self) -> tuple[Linear, ...]:
+        """The linears inside blocks: what adapters and quantisation usually mean by "all linears"."""
+        return tuple(linear for linear in self.linears if self._in_blocks(linear.name))
+
+    def linears_of(self, block: str) -> tuple[Linear, ...]:
+        """The linears of one block, given by its name."""
+        return tuple(linear for linear in self.linears if _within(linear.name, block))
+
+    @cached_property
+    def embeddings(self) -> tuple[tuple[str, nn.Module], ...]:
+        """Embedding tables outside blocks, the token table first."""
+        tables = [
+            (name, module)
+            for name, module in self.modules.items()
+            if hasattr(module, "num_embeddings") and not self._in_blocks(name)
+        ]
+        token = _accessor(self.model, "get_input_embeddings")
+        tables.sort(key=lambda item: item[1] is not token)
+        if token is not None and not any(module is token for _, module in tables):
+            tables[:0] = [(name, m) for name, m in self.modules.items() if m is token]
+        return tuple(tables)
+
+    @cached_property
+    def norms(self) -> tuple[tuple[str, nn.Module], ...]:
+        """Normalisation layers: leaves whose weight is a vector."""
+        return tuple((n, m) for n, m in self.modules.items() if _is_norm(m))
+
+    @cached_property
+    def head(self) -> tuple[str, nn.Module] | None:
+        """The output layer: what transformers calls it, else the last linear after the blocks."""
+        output = _accessor(self.model, "get_output_embeddings")
+        if output is not None:
+            return next((n, m) for n, m in self.modules.items() if m is output)
+        core = getattr(self.model, getattr(self.model, "base_model_prefix", "") or "-", None)
+        inner = {id(m) for m in core.modules()} if isinstance(core, nn.Module) else set()
+        outer = [li for li in self.linears if id(li.module) not in inner
+                 and not self._in_blocks(li.name)]
+        return (outer[-1].name, outer[-1].module) if outer else None
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head shares its weight with the token table."""
+        if self.head is None or not self.embeddings:
+            return False
+        head = getattr(self.head[1], "weight", None)
+        return head is not None and head is getattr(self.embeddings[0][1], "weight", None)
+
+    def parameters(self) -> int:
+        """True number of parameters of the base model; tied ones once, packed ones unpacked."""
+        return count_parameters(self.model)
+
+    def _in_blocks(self, name: str) -> bool:
+        return any(_within(name, stack.name) for stack in self.stacks)
+
+    def _are_blocks(self, name: str, modules: nn.ModuleList) -> bool:
+        """Repeated blocks hold linears below them; a list of linears or of experts' heads is not one."""
+        if len(modules) == 0 or any(_linear("", child) for child in modules):
+            return False
+        return all(
+            any(_linear("", module) for _, module in _walk(child, f"{name}.{i}"))
+            for i, child in enumerate(modules)
+        )
+
+    def _role(self, blocks: nn.ModuleList) -> str:
+        config = getattr(self.model, "config", None)
+        if getattr(config, "is_encoder_decoder", False):
+            for role in ("decoder", "encoder"):
+                part = _accessor(self.model, f"get_{role}")
+                if part is not None and any(module is blocks for module in part.modules()):
+                    return role
+        causal = any(getattr(module, "is_causal", False) for module in blocks.modules())
+        return "decoder" if causal else "encoder"
+
+    def _mark_fused(self, linears: list[Linear]) -> Iterator[Linear]:
+        """A fused layer puts out more than its only sibling, the closing projection, takes in."""
+        siblings: dict[str, list[Linear]] = {}
+        for linear in linears:
+            siblings.setdefault(linear.name.rpartition(".")[0], []).append(linear)
+        for linear in linears:
+            parent = linear.name.rpartition(".")[0]
+            group = siblings[parent]
+            attention = any(hasattr(self.modules.get(parent), mark) for mark in ATTENTION_MARKS)
+            fused, parts = "", ()
+            if len(group) == 2 and linear is group[0]:
+                fused, parts = _fusion(linear.out_features, group[1].in_features, attention)
+            yield Linear(linear.name, linear.module, linear.in_features, linear.out_features,
+                         linear.kind, fused, parts)
+
+
+def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
+    """Parameters by true shape: a tensor shared by two layers counts once, packed weights unpacked.
+
+    Args:
+        trainable_only: count only tensors that require a gradient.
+    """
+    seen: set[int] = set()
+    total = 0
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen or (trainable_only and not parameter.requires_grad):
+                continue
+            seen.add(id(parameter))
+            total += true_numel(module, name, parameter)
+    return total
+
+
+def true_numel(module: nn.Module, name: str, parameter: nn.Parameter) -> int:
+    """Number of values `parameter` stands for: a 4-bit weight holds two of them in each byte."""
+    shape = _shape(module)
+    packed = not parameter.dtype.is_floating_point
+    return shape[0] * shape[1] if name == "weight" and shape and packed else parameter.numel()
+
+
+def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    """Names and modules depth first; an adapter layer is replaced by the layer it wraps."""
+    base = getattr(module, "base_layer", None)
+    if isinstance(base, nn.Module):
+        yield from _walk(base, name)
+        return
+    yield name, module
+    for child_name, child in module.named_children():
+        yield from _walk(child, f"{name}.{child_name}" if name else child_name)
+
+
+def _within(name: str, ancestor: str) -> bool:
+    return name == ancestor or name.startswith(f"{ancestor}.")
+
+
+def _accessor(model: nn.Module, name: str) -> nn.Module | None:
+    """What a transformers accessor returns; models without that part raise, or have none."""
+    method = getattr(model, name, None)
+    if method is None:
+        return None
+    try:
+        found = method()
+    except (AttributeError, NotImplementedError):
+        return None
+    return getattr(found, "base_layer", found) if found is not model else None
+
+
+def _shape(module: nn.Module) -> tuple[int, int] | None:
+    """(out, in) of a linear, whichever of the three conventions its class follows."""
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return int(module.out_features), int(module.in_features)
+    if hasattr(module, "nf") and hasattr(module, "nx"):
+        return int(module.nf), int(module.nx)
+    if hasattr(module, "num_embeddings") and hasattr(module, "embedding_dim"):
+        return int(module.num_embeddings), int(module.embedding_dim)
+    return None
+
+
+def _linear(name: str, module: nn.Module) -> Linear | None:
+    shape = _shape(module)
+    weight: Any = getattr(module, "weight", None)
+    if shape is None or weight is None or hasattr(module, "num_embeddings"):
+        return None
+    kind = "conv1d" if hasattr(module, "nf") else "linear"
+    if not weight.dtype.is_floating_point or hasattr(weight, "quant_type"):
+        kind = "4bit" if hasattr(weight, "quant_type") else "8bit"
+    elif type(weight).__name__ == "Int8Params":
+        kind = "8bit"
+    return Linear(name, module, shape[1], shape[0], kind)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    parameters = dict(module.named_parameters(recurse=False))
+    leaf = next(module.children(), None) is None
+    weight = parameters.get("weight")
+    return leaf and weight is not None and all(p.dim() == 1 for p in parameters.values())
+
+
+def _fusion(out: int, taken: int, attention: bool) -> tuple[str, tuple[int, ...]]:
+    """What a layer of width `out` before a projection that takes `taken` is made of."""
+    extra = out - taken
+    if attention and extra > 0 and extra % 2 == 0:
+        return "qkv", (taken, extra // 2, extra // 2)
+    if not attention and out == 2 * taken:
+        return "gate_up", (taken, taken)
+    return "", ()
