@@ -1,0 +1,31 @@
+"""The shipped architectures have the published number of parameters (meta device, no weights)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import ftcli
+
+FOLDER = Path(ftcli.__file__).parent / "assets" / "architectures"
+PUBLISHED = {
+    "llama3_8b": 8_030_261_248,
+    "llama3_2_1b": 1_235_814_400,
+    "llama2_7b": 6_738_415_616,
+    "qwen2_5_0_5b": 494_032_768,
+    "qwen2_5_7b": 7_615_616_512,
+    "qwen3_0_6b": 596_049_920,
+    "qwen3_8b": 8_190_735_360,
+    "mistral_7b": 7_248_023_552,
+    "gemma2_2b": 2_614_341_888,
+    "tinyllama": 1_100_048_384,
+    "phi4_mini": 3_836_021_760,
+}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_parameter_count_is_the_published_one(name):
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(FOLDER / name))
+    assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
