@@ -11,6 +11,18 @@ import torch
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+# What a model ships as its own defaults fills every setting left open, so none is left open.
+NEUTRAL: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "length_penalty": 1.0,
+    "min_length": 0,
+}
 CONTENT = "x0x0x"  # stands for an answer when a chat template is asked how it ends one
 
 
@@ -56,7 +68,7 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def settings(
     tokenizer: PreTrainedTokenizerBase, model: Any, max_new_tokens: int, **options: Any
 ) -> GenerationConfig:
-    """How `generate` is to decode; whatever sampling defaults the model ships with do not apply."""
+    """How `generate` is to decode; whatever defaults the model ships with do not apply."""
     from transformers import GenerationConfig
 
     stops = stop_ids(tokenizer, model)
@@ -66,7 +78,7 @@ def settings(
         eos_token_id=stops,
         pad_token_id=stops[0] if pad is None else pad,
         use_cache=True,
-        **{"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50} | options,
+        **NEUTRAL | options,
     )
 
 
@@ -110,4 +122,4 @@ def left_padded(
 def read(ids: Sequence[int], stops: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
     """The text of an answer, up to the first token that ends it."""
     end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
-    return tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+    return str(tokenizer.decode(list(ids[:end]), skip_special_tokens=True)).strip()

@@ -78,7 +78,7 @@ REFUSAL = re.compile(
     r"|(child(ren)?|kids?|family)[ -]free\b|un(kid|family|child)"
 )
 NEXT_TO = re.compile(
-    r"\b(?:near(?:by)?|close to|next to|beside|opposite|behind) (?:to )?(?:the |The )?[A-Z]\w+"
+    r"\b(?:near(?:by)?|close to|next to|beside|opposite|behind) (?:to )?(?:the |The )?(?!River|Thames|City)[A-Z]\w+"
 )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 BLUE, ORANGE, GREY, INK = "#2563a8", "#d9722b", "#b8bec7", "#30363d"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",

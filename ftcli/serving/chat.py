@@ -115,5 +115,5 @@ def _context(model: Any) -> int:
 
 def _kind(data: Any) -> str:
     """messages, prompt or text: which canonical form the training rows have."""
-    example = next(iter(data.examples("train")), {})
+    example: dict[str, Any] = next(iter(data.examples("train")), {})
     return next((kind for kind in ("messages", "prompt") if kind in example), "text")

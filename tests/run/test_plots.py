@@ -1,0 +1,38 @@
+"""Pictures come from the figures that exist, and from no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ftcli.run.plots import draw_all, smooth
+
+ROWS = [{"step": 0, "eval.loss": 3.0}] + [
+    {"step": s, "loss": 3 / s, "lr": 1e-3, "tok_s": 900.0 + s} for s in range(1, 40)
+]
+RESULT = {
+    "metrics_before": {"eval.loss": 3.0, "eval.bleu": 0.2},
+    "metrics": {"eval.loss": 1.0, "eval.bleu": 40.0, "eval.new": 1.0},
+}
+
+
+def test_every_picture_is_a_readable_png(tmp_path: Path):
+    names = [path.stem for path in draw_all(ROWS, RESULT, tmp_path)]
+    assert names == ["loss", "learning_rate", "throughput", "before_after"]
+    for name in names:
+        image = Image.open(tmp_path / f"{name}.png")
+        assert min(image.size) > 300 and len(image.convert("RGB").getcolors(1 << 20)) > 3
+
+
+def test_without_figures_there_is_no_picture(tmp_path: Path):
+    assert draw_all([], {}, tmp_path) == []
+    only_loss = draw_all([{"step": 1, "loss": 2.0}], {"metrics": {"eval.loss": 1.0}}, tmp_path)
+    assert [path.stem for path in only_loss] == ["loss"]
+
+
+def test_smoothing_keeps_a_constant_and_follows_a_change():
+    assert smooth([2.0] * 200) == pytest.approx([2.0] * 200)
+    step = smooth([1.0] * 100 + [0.0] * 100)
+    assert step[99] == pytest.approx(1) and 0 < step[105] < 1 and step[-1] < 0.01
