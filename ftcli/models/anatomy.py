@@ -6,14 +6,15 @@ accessors, shapes), never from a table of model names, so that a model nobody ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from torch import nn
 
-ATTENTION_MARKS = ("head_dim", "num_heads", "num_attention_heads", "n_heads", "attention_head_size")
+ATTENTION_MARKS = ("head_dim", "num_heads", "num_attention_heads", "n_heads", "attention_head_size",
+                   "head_size")
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ class Anatomy:
     """The parts of a torch model, addressed by their dotted names.
 
     Works on plain transformers models, on models quantised by bitsandbytes, under PEFT wrappers
-    (the wrapped layers are reported, not the adapters), and on the meta device.
+    (names and layers are the base model's, adapters are left out), and on the meta device.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
+        unwrap = getattr(model, "get_base_model", None)
+        self.model: nn.Module = unwrap() if callable(unwrap) else model
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
@@ -135,7 +137,7 @@ class Anatomy:
 
     def parameters(self) -> int:
         """True number of parameters of the base model; tied ones once, packed ones unpacked."""
-        return count_parameters(self.model)
+        return _count(self.modules.values(), trainable_only=False)
 
     def _in_blocks(self, name: str) -> bool:
         return any(_within(name, stack.name) for stack in self.stacks)
@@ -169,8 +171,9 @@ class Anatomy:
             group = siblings[parent]
             attention = any(hasattr(self.modules.get(parent), mark) for mark in ATTENTION_MARKS)
             fused, parts = "", ()
-            if len(group) == 2 and linear is group[0]:
-                fused, parts = _fusion(linear.out_features, group[1].in_features, attention)
+            if len(group) == 2:
+                other = group[1] if linear is group[0] else group[0]
+                fused, parts = _fusion(linear.out_features, other.in_features, attention)
             yield Linear(linear.name, linear.module, linear.in_features, linear.out_features,
                          linear.kind, fused, parts)
 
@@ -181,9 +184,13 @@ def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
     Args:
         trainable_only: count only tensors that require a gradient.
     """
+    return _count(model.modules(), trainable_only)
+
+
+def _count(modules: Iterable[nn.Module], trainable_only: bool) -> int:
     seen: set[int] = set()
     total = 0
-    for module in model.modules():
+    for module in modules:
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen or (trainable_only and not parameter.requires_grad):
                 continue
@@ -201,7 +208,7 @@ def true_numel(module: nn.Module, name: str, parameter: nn.Parameter) -> int:
 
 def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
     """Names and modules depth first; an adapter layer is replaced by the layer it wraps."""
-    base = getattr(module, "base_layer", None)
+    base = getattr(module, "base_layer", getattr(module, "original_module", None))
     if isinstance(base, nn.Module):
         yield from _walk(base, name)
         return
@@ -243,9 +250,9 @@ def _linear(name: str, module: nn.Module) -> Linear | None:
     if shape is None or weight is None or hasattr(module, "num_embeddings"):
         return None
     kind = "conv1d" if hasattr(module, "nf") else "linear"
-    if not weight.dtype.is_floating_point or hasattr(weight, "quant_type"):
-        kind = "4bit" if hasattr(weight, "quant_type") else "8bit"
-    elif type(weight).__name__ == "Int8Params":
+    if hasattr(weight, "quant_type"):  # bitsandbytes' Params4bit, packed already or still to be
+        kind = "4bit"
+    elif hasattr(weight, "SCB"):  # its Int8Params
         kind = "8bit"
     return Linear(name, module, shape[1], shape[0], kind)
 

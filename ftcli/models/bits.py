@@ -1,0 +1,107 @@
+"""Bytes and bits a stored weight takes under each quantisation, by formula and by measurement.
+
+The formula answers `ftcli plan` before anything is loaded; the measurement proves it on a real layer.
+QLoRA (arXiv 2305.14314, section 3): 4 + 32/64 = 4.5 bits a parameter for one fp32 scale a block of
+64; double quantisation stores the scales in 8 bits, with one fp32 a 256 of them: 4.127 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+from torch import Tensor, nn
+
+BLOCK = 64  # weights that share a scale in nf4 and fp4
+SCALE_BLOCK = 256  # scales that share a second scale under double quantisation
+FOUR_BIT, EIGHT_BIT = ("nf4", "fp4"), ("int8",)
+FP32 = 4
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Bytes of one stored matrix: the codes, their scales, and tables of constant size."""
+
+    codes: int
+    scales: int
+    tables: int
+
+    @property
+    def total(self) -> int:
+        return self.codes + self.scales + self.tables
+
+
+def bits_per_weight(quantization: str, double_quant: bool = True) -> float:
+    """Bits a weight of a large matrix, scales counted, constant-size tables left out.
+
+    int8 adds one fp32 a row, which vanishes in a wide matrix: 8 is returned.
+
+    Raises:
+        ValueError: the quantisation is not one of nf4, fp4, int8.
+    """
+    if quantization in EIGHT_BIT:
+        return 8.0
+    if quantization not in FOUR_BIT:
+        raise ValueError(f"no quantisation called {quantization!r}; there are nf4, fp4, int8")
+    if not double_quant:
+        return 4 + 8 * FP32 / BLOCK
+    return 4 + 8 / BLOCK + 8 * FP32 / (BLOCK * SCALE_BLOCK)
+
+
+def stored_bytes(rows: int, columns: int, quantization: str, double_quant: bool = True) -> Stored:
+    """Exact bytes of a `rows` x `columns` weight as bitsandbytes keeps it."""
+    weights = rows * columns
+    if quantization in EIGHT_BIT:
+        return Stored(weights, FP32 * rows, 0)
+    if quantization not in FOUR_BIT:
+        raise ValueError(f"no quantisation called {quantization!r}; there are nf4, fp4, int8")
+    codes, blocks = ceil(weights / 2), ceil(weights / BLOCK)
+    code_table = 16 * FP32
+    if not double_quant:
+        return Stored(codes, FP32 * blocks, code_table)
+    # one 8-bit number a block, one fp32 a 256 blocks, the mean scale; then the 8-bit code's table
+    scales = blocks + FP32 * ceil(blocks / SCALE_BLOCK) + FP32
+    return Stored(codes, scales, code_table + 256 * FP32)
+
+
+def measured_bytes(module: nn.Module) -> Stored:
+    """Bytes a quantised bitsandbytes layer really holds for its weight.
+
+    Raises:
+        ValueError: the layer's weight is not quantised (yet).
+    """
+    weight: Any = module.weight
+    state = getattr(weight, "quant_state", None)
+    if state is not None:
+        nested = state.state2
+        scales = [state.absmax] + ([nested.absmax, state.offset] if nested else [])
+        tables = [state.code] + ([nested.code] if nested else [])
+        return Stored(_bytes(weight), sum(map(_bytes, scales)), sum(map(_bytes, tables)))
+    scale = getattr(weight, "SCB", None)
+    scale = getattr(getattr(module, "state", None), "SCB", None) if scale is None else scale
+    if scale is None:
+        raise ValueError(f"{type(module).__name__} holds no quantised weight")
+    return Stored(_bytes(weight), _bytes(scale), 0)
+
+
+def measured_bits(module: nn.Module) -> float:
+    """Bits a weight of a real quantised layer, all of its state counted."""
+    true_weights = int(prod((module.in_features, module.out_features)))  # type: ignore[arg-type]
+    return 8 * measured_bytes(module).total / true_weights
+
+
+def model_bits(model: nn.Module) -> float | None:
+    """Bits a weight over all quantised layers of a loaded model; None where none is quantised."""
+    held = weights = 0
+    for module in model.modules():
+        try:
+            held += measured_bytes(module).total
+        except (ValueError, AttributeError):
+            continue
+        weights += int(prod((module.in_features, module.out_features)))  # type: ignore[arg-type]
+    return 8 * held / weights if weights else None
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
