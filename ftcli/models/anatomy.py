@@ -13,8 +13,14 @@ from typing import Any
 
 from torch import nn
 
-ATTENTION_MARKS = ("head_dim", "num_heads", "num_attention_heads", "n_heads", "attention_head_size",
-                   "head_size")
+ATTENTION_MARKS = (
+    "head_dim",
+    "num_heads",
+    "num_attention_heads",
+    "n_heads",
+    "attention_head_size",
+    "head_size",
+)
 
 
 @dataclass(frozen=True)
@@ -123,8 +129,9 @@ class Anatomy:
             return next((n, m) for n, m in self.modules.items() if m is output)
         core = getattr(self.model, getattr(self.model, "base_model_prefix", "") or "-", None)
         inner = {id(m) for m in core.modules()} if isinstance(core, nn.Module) else set()
-        outer = [li for li in self.linears if id(li.module) not in inner
-                 and not self._in_blocks(li.name)]
+        outer = [
+            li for li in self.linears if id(li.module) not in inner and not self._in_blocks(li.name)
+        ]
         return (outer[-1].name, outer[-1].module) if outer else None
 
     @property
@@ -170,12 +177,20 @@ class Anatomy:
             parent = linear.name.rpartition(".")[0]
             group = siblings[parent]
             attention = any(hasattr(self.modules.get(parent), mark) for mark in ATTENTION_MARKS)
-            fused, parts = "", ()
+            fused: str = ""
+            parts: tuple[int, ...] = ()
             if len(group) == 2:
                 other = group[1] if linear is group[0] else group[0]
                 fused, parts = _fusion(linear.out_features, other.in_features, attention)
-            yield Linear(linear.name, linear.module, linear.in_features, linear.out_features,
-                         linear.kind, fused, parts)
+            yield Linear(
+                linear.name,
+                linear.module,
+                linear.in_features,
+                linear.out_features,
+                linear.kind,
+                fused,
+                parts,
+            )
 
 
 def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
@@ -233,7 +248,7 @@ def _accessor(model: nn.Module, name: str) -> nn.Module | None:
     return getattr(found, "base_layer", found) if found is not model else None
 
 
-def _shape(module: nn.Module) -> tuple[int, int] | None:
+def _shape(module: Any) -> tuple[int, int] | None:
     """(out, in) of a linear, whichever of the three conventions its class follows."""
     if hasattr(module, "in_features") and hasattr(module, "out_features"):
         return int(module.out_features), int(module.in_features)

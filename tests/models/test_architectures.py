@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import ftcli
@@ -13,6 +14,10 @@ PUBLISHED = {
     "llama3_8b": 8_030_261_248,
     "llama3_2_1b": 1_235_814_400,
     "llama2_7b": 6_738_415_616,
+    "llama1_7b": 6_738_415_616,
+    "llama1_13b": 13_015_864_320,
+    "llama1_33b": 32_528_943_616,
+    "llama1_65b": 65_285_660_672,
     "qwen2_5_0_5b": 494_032_768,
     "qwen2_5_7b": 7_615_616_512,
     "qwen3_0_6b": 596_049_920,
@@ -29,3 +34,10 @@ def test_parameter_count_is_the_published_one(name):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(FOLDER / name))
     assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
+
+
+def test_every_architecture_has_a_model_config_that_names_it():
+    for folder in FOLDER.iterdir():
+        node = OmegaConf.load(FOLDER.parents[2] / "configs" / "model" / f"{folder.name}.yaml")
+        assert node.architecture == folder.name and node.dtype == "bfloat16"
+        assert folder.name in PUBLISHED
