@@ -33,7 +33,7 @@ def write_card(run_dir: RunDir) -> Path:
         f"# {title(folder)}",
         _sources(config, data),
         f"## Scores\n\n{scores_table(result)}" if scores_table(result) else "",
-        f"## Training\n\n{figures_table(result)}",
+        f"## Training\n\n{figures_table(result)}" if figures_table(result) else "",
         f"## Command\n\nWith ftcli {__version__}:\n\n{repeat(folder)}",
     ]
     path = folder / "card.md"

@@ -100,8 +100,8 @@ def repeat(folder: Path) -> str:
     """The command as it was typed, and the one that repeats the run from its folder alone."""
     command = folder / "command.txt"
     typed = command.read_text(encoding="utf-8").strip() if command.exists() else ""
-    own = f"ftcli train {folder}/config.yaml"
-    return f"```\n{typed}\n```\n\nor, from this folder alone:\n\n```\n{own}\n```" if typed else own
+    own = "From this folder alone:\n\n```\nftcli train config.yaml\n```"
+    return f"```\n{typed}\n```\n\n{own}" if typed else own
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -1,0 +1,59 @@
+"""Readers of data files: one module a file type, found by the suffixes it declares.
+
+A reader module has `SUFFIXES` and `read(path, unit)`, which yields rows one at a time in constant
+memory. `.gz` after a suffix is understood everywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+from ftcli.data.rows import Item
+from ftcli.errors import UserError
+
+Reader = Callable[[Path, str], Iterator[Item]]
+
+
+@cache
+def readers() -> dict[str, Reader]:
+    """Suffix -> reader, of every module of this package."""
+    found: dict[str, Reader] = {}
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        found |= {suffix: module.read for suffix in getattr(module, "SUFFIXES", ())}
+    return found
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that names the file type: of `rows.jsonl.gz` it is `.jsonl`."""
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+def can_read(path: Path) -> bool:
+    """Whether some reader knows files of this name."""
+    return suffix_of(path) in readers()
+
+
+def read(path: Path, unit: str = "file") -> Iterator[Item]:
+    """The rows of one file in order.
+
+    Args:
+        path: the file; its suffix chooses the reader.
+        unit: for text files, what is one row: file, paragraph or line.
+
+    Raises:
+        UserError: no reader knows the suffix.
+    """
+    reader = readers().get(suffix_of(path))
+    if reader is None:
+        raise UserError(
+            f"files named '*{suffix_of(path)}' are not understood.",
+            where=str(path),
+            fix=f"convert it to one of {', '.join(sorted(readers()))} (each also with .gz)",
+        )
+    return reader(path, unit)

@@ -1,0 +1,32 @@
+"""JSON lines: one object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ftcli.data.readers.lines import Line, lines
+from ftcli.data.rows import Item, Row, bad
+
+SUFFIXES = (".jsonl", ".ndjson")
+
+
+def read(path: Path, unit: str = "file") -> Iterator[Item]:
+    """One row a line; blank lines are passed over."""
+    for line in lines(path):
+        if line.error or line.text.strip():
+            yield parse(line, f"{path}:{line.number}")
+
+
+def parse(line: Line, origin: str) -> Item:
+    """The object on one line, or what is wrong with it."""
+    if line.error:
+        return bad(line.error, origin)
+    try:
+        value = json.loads(line.text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        return bad(f"is not valid JSON: {error}.", origin)
+    if not isinstance(value, dict):
+        return bad(f"holds a {type(value).__name__}, expected an object with columns.", origin)
+    return Row(value, origin)

@@ -1,0 +1,86 @@
+"""report.md and card.md say what the run's files say, and leave out what they do not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ftcli.run.report import write_report
+from ftcli.run.rundir import RunDir
+
+CONFIG = """
+seed: 7
+model: {path: asset:llama_mini, dtype: float32, quantization: nf4}
+data: {path: e2e}
+method: {_target_: ftcli.methods.peft.Peft, config_class: peft.LoraConfig, r: 16}
+optimizer: {_target_: ftcli.optimizers.library.LibraryOptimizer, lr: 0.002}
+"""
+RESULT = {
+    "status": "finished", "step": 300, "seconds": 200.4, "tokens": 1234567, "tok_s": 5300.2,
+    "peak_memory_gb": 1.5, "trainable_parameters": 1000, "total_parameters": 100000,
+    "adapter_bytes": 2_000_000,
+    "metrics_before": {"eval.loss": 3.7, "eval.bleu": 0.3},
+    "metrics": {"eval.loss": 0.95, "eval.bleu": 41.234, "eval.chrf": 60.0},
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "demo" / "2026-01-02_03-04-05-abcd"
+    (folder / "samples").mkdir(parents=True)
+    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "command.txt").write_text("ftcli train configs/qlora_llama.yaml seed=7\n")
+    return folder
+
+
+def finish(folder: Path) -> None:
+    (folder / "result.json").write_text(json.dumps(RESULT))
+    (folder / "data.json").write_text(
+        json.dumps({"licence": "CC BY-SA 4.0", "fingerprint": "3fa1"})
+    )
+    rows = [{"step": 0, "eval.loss": 3.7}, {"step": 10, "loss": 2.0, "lr": 1e-3, "tok_s": 5e3}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for step, text in ((0, "mumble | mumble"), (300, "The Mill is a pub.")):
+        samples = [
+            {"prompt": f"name[{i}]", "prediction": text, "references": ["A pub, The Mill."]}
+            for i in range(20)
+        ]
+        path = folder / "samples" / f"{step}-generation.jsonl"
+        path.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+
+
+def test_a_finished_run_has_scores_figures_pictures_and_samples_side_by_side(folder):
+    finish(folder)
+    text = write_report(RunDir(folder)).read_text()
+    assert "| bleu | 0.3 | 41.23 |" in text and "| chrf | – | 60 |" in text
+    assert "| trainable parameters | 1,000 of 100,000 (1.00%) |" in text
+    assert "| method | LoraConfig |" in text and "| weights stored as | nf4 |" in text
+    assert "| prompt | step 0 | step 300 | a reference |" in text
+    assert "| name[0] | mumble \\| mumble | The Mill is a pub. | A pub, The Mill. |" in text
+    assert text.count("The Mill is a pub.") == 6
+    assert "ftcli train configs/qlora_llama.yaml seed=7" in text
+    for name in ("loss", "learning_rate", "throughput", "before_after"):
+        assert f"(plots/{name}.png)" in text and (folder / "plots" / f"{name}.png").exists()
+
+
+def test_a_run_that_never_logged_still_gets_a_report_without_invented_parts(folder):
+    text = write_report(RunDir(folder)).read_text()
+    assert "base model" in text
+    assert "Scores" not in text and "Pictures" not in text and "Samples" not in text
+
+
+def test_the_card_names_command_base_and_licence(folder):
+    finish(folder)
+    write_report(RunDir(folder))
+    card = (folder / "card.md").read_text()
+    assert card.startswith("---\nlibrary_name: peft\ntags: [ftcli]\n---\n")
+    assert "| licence of the data | CC BY-SA 4.0 |" in card and "asset:llama_mini" in card
+    assert "ftcli train configs/qlora_llama.yaml seed=7" in card
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("asset:llama_mini", "org/Model-7B"))
+    (folder / "data.json").unlink()
+    write_report(RunDir(folder))
+    card = (folder / "card.md").read_text()
+    assert "base_model: org/Model-7B" in card and "not recorded" in card
