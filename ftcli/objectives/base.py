@@ -1,0 +1,70 @@
+"""What an objective gives the loop: losses one by one, and how they become the loss of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ftcli.trainer.participant import Participant
+
+Reduction = Literal["token", "sequence", "target", "constant"]
+
+
+@dataclass
+class Losses:
+    """Losses of one micro-batch.
+
+    Attributes:
+        values: [n] float32, one a supervised token (or example), in the order of the batch.
+        sequence: [n] int64, the sequence each value belongs to, counted within the batch.
+        metrics: further figures to log; means over the batch.
+    """
+
+    values: Tensor
+    sequence: Tensor
+    metrics: dict[str, Tensor]
+
+
+@dataclass
+class Objective(Participant):
+    """Base of what is minimised.
+
+    The loss of a step is one numerator over all its micro-batches and ranks, divided once by one
+    denominator that is counted before the first forward pass, so that accumulating equals training
+    on the large batch:
+
+        token      sum of all values / number of values
+        sequence   sum over sequences of their mean / number of sequences
+        target     sum of all values / number of sequences
+        constant   sum of all values / `constant`
+    """
+
+    reduction: Reduction = "token"  # what the loss is a mean over
+    constant: float = 1.0  # divisor of reduction=constant
+
+    def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
+        """Losses of a micro-batch as the loader gives it (CPU tensors)."""
+        raise NotImplementedError(f"{type(self).__name__} computes no loss")  # pragma: no cover
+
+    def denominator(self, batches: Sequence[dict[str, Any]]) -> float:
+        """What one rank's micro-batches of a step add to the denominator."""
+        if self.reduction == "constant":
+            return self.constant
+        sizes = [self.sizes(batch) for batch in batches]
+        values, sequences = sum(size[0] for size in sizes), sum(size[1] for size in sizes)
+        return float(values if self.reduction == "token" else sequences)
+
+    def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
+        """How many values and how many sequences the losses of a micro-batch will have."""
+        raise NotImplementedError(f"{type(self).__name__} counts nothing")  # pragma: no cover
+
+    def numerator(self, losses: Losses) -> Tensor:
+        """The scalar that one micro-batch adds to the numerator."""
+        if self.reduction != "sequence":
+            return losses.values.sum()
+        sizes = torch.bincount(losses.sequence)
+        return (losses.values / sizes[losses.sequence]).sum()

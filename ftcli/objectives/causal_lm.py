@@ -1,0 +1,125 @@
+"""Next-token prediction, with logits only where there is a label and never all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from ftcli.objectives.base import Losses, Objective
+
+
+@dataclass
+class CausalLM(Objective):
+    """Cross-entropy of the labelled tokens given what stands before them in their document."""
+
+    chunk_size: int = 1024  # tokens whose logits exist at the same time
+
+    def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
+        """Losses [n], one a label; labels are as in transformers: not shifted, -100 is none."""
+        where, labels, sequence = supervised(batch)
+        device = next(model.parameters()).device
+        hidden, head = final_hidden(model, batch, device)
+        hidden = hidden.flatten(0, 1)[where.to(device, non_blocking=True)]
+        labels = labels.to(device, non_blocking=True)
+        values = self.token_losses(hidden, labels, head)
+        return Losses(values, sequence.to(device, non_blocking=True), {})
+
+    def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
+        """Labelled tokens, and documents that have any."""
+        where, _, sequence = supervised(batch)
+        return len(where), len(sequence.unique_consecutive())
+
+    def token_losses(
+        self, hidden: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Losses [n] of hidden states [n, d] and labels [n].
+
+        With more than one chunk the logits of each are computed again in backward, so that at most
+        `chunk_size` x vocabulary of them are ever held.
+        """
+
+        def of_chunk(h: Tensor, y: Tensor) -> Tensor:
+            return cross_entropy(head(h).float(), y, reduction="none")
+
+        pieces = list(zip(hidden.split(self.chunk_size), labels.split(self.chunk_size), strict=True))
+        if len(pieces) < 2 or not torch.is_grad_enabled():
+            return torch.cat([of_chunk(h, y) for h, y in pieces])
+        return torch.cat([checkpoint(of_chunk, h, y, use_reentrant=False) for h, y in pieces])
+
+
+def supervised(batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a label is predicted, from the batch on the CPU (on a device it would wait for it).
+
+    Returns:
+        Flat indices [n] of the positions that predict, the labels [n], and the number [n] of the
+        sequence each belongs to.
+    """
+    labels = batch["labels"]
+    following = torch.full_like(labels, -100)
+    following[:, :-1] = labels[:, 1:]
+    where = (following != -100).flatten().nonzero().squeeze(1)
+    if "lengths" in batch:
+        owner = torch.repeat_interleave(batch["lengths"].long())[where]
+    else:
+        owner = where // labels.shape[1]
+    return where, following.flatten()[where].long(), owner
+
+
+def final_hidden(
+    model: nn.Module, batch: dict[str, Any], device: torch.device
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Hidden states [B, T, d] before the output layer, and the function that gives their logits.
+
+    A hook takes the output layer's input and hands an empty one on, so that this works for every
+    model and wrapper without knowing its parts.
+    """
+    caught: list[Tensor] = []
+
+    def take(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        caught.append(args[0])
+        return (args[0][:, :0], *args[1:])
+
+    bare: Any = getattr(model, "module", model)  # without the wrapper of data parallelism
+    head = bare.get_output_embeddings()
+    hook = head.register_forward_pre_hook(take)
+    try:
+        model(**model_inputs(batch, device), use_cache=False)
+    finally:
+        hook.remove()
+    rescale = _rescaling(bare.config)
+    length = batch["input_ids"].shape[1]  # soft prompts stand before it
+    return caught[0][:, -length:], lambda hidden: rescale(head(hidden))
+
+
+def model_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Arguments of the model's forward for a packed or a padded batch, on the device."""
+    inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
+    if "lengths" in batch:
+        from ftcli.models.attention import packed_inputs
+
+        inputs |= packed_inputs(batch)
+    else:
+        inputs["attention_mask"] = batch["attention_mask"]
+    return {
+        k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v
+        for k, v in inputs.items()
+    }
+
+
+def _rescaling(config: Any) -> Callable[[Tensor], Tensor]:
+    """What some models do to logits behind the output layer (Gemma: tanh cap; Cohere, Granite: scale)."""
+    cap = getattr(config, "final_logit_softcapping", None)
+    factor = getattr(config, "logit_scale", None) or 1.0
+    factor /= getattr(config, "logits_scaling", None) or 1.0
+
+    def rescale(logits: Tensor) -> Tensor:
+        logits = logits if factor == 1.0 else logits * factor
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    return rescale

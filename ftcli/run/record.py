@@ -1,0 +1,101 @@
+"""What a run directory says about where the run came from: config, command, machine, packages."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ftcli.run.atomic import write_json, write_text
+from ftcli.run.rundir import RunDir
+
+PACKAGES = (
+    "ftcli", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets",
+    "hydra-core", "omegaconf", "safetensors", "numpy", "sacrebleu", "rouge-score",
+)  # fmt: skip
+VARIABLES = (
+    "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE", "HF_HOME",
+    "PYTORCH_CUDA_ALLOC_CONF", "FTCLI_CONFIGS", "FTCLI_CACHE", "WORLD_SIZE",
+)  # fmt: skip
+
+
+def write_record(run_dir: RunDir, composed: Any) -> None:
+    """Write config.yaml, overrides.yaml, sources.yaml, command.txt and env.json.
+
+    Nothing secret is kept: of the environment only variables named above are read.
+    """
+    write_config(run_dir, composed.config)
+    write_text(run_dir.path / "overrides.yaml", _yaml(list(composed.overrides)))
+    sources = {key: str(origin) for key, origin in composed.origins.items()}
+    write_text(run_dir.path / "sources.yaml", _yaml(sources))
+    write_text(run_dir.path / "command.txt", _command())
+    write_json(run_dir.path / "env.json", environment())
+
+
+def write_config(run_dir: RunDir, config: dict[str, Any]) -> None:
+    """The resolved config, which alone repeats the run."""
+    write_text(run_dir.path / "config.yaml", _yaml(config))
+
+
+def environment() -> dict[str, Any]:
+    """Packages, machine, GPU and the state of the source code."""
+    import torch
+
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda,
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "git": _git(),
+    }
+
+
+def _yaml(value: Any) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(value))
+
+
+def _command() -> str:
+    """A shell line that can be pasted, with the folder and variables it depends on as comments."""
+    typed = shlex.join(["ftcli", *sys.argv[1:]])
+    lines = [typed, f"# in {Path.cwd()}"]
+    lines += [f"# {name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
+    return "\n".join(lines) + "\n"
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, str] | None:
+    """Commit and uncommitted changes of the working folder; None outside a repository."""
+
+    def ask(*words: str) -> str:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=20)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = ask("rev-parse", "HEAD")
+        return {"commit": commit, "diff": ask("diff", "HEAD")[:100_000]} if commit else None
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,95 @@
+"""The folder a run leaves behind: its own recipe, its record and its results."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftcli.errors import UserError
+from ftcli.run import atomic
+
+
+class RunDir:
+    """Files of one run, named as in docs/run_directory.md. Lines are flushed one by one."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, root: str | Path, name: str) -> RunDir:
+        """A new folder `<root>/<name>/<time>-<4 hex>`, and the link `latest` beside it."""
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise UserError(f"run.name={name!r} is not a plain folder name.", fix="run.name=my_run")
+        stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(2)}"
+        path = Path(root) / name / stamp
+        path.mkdir(parents=True)
+        (path / "checkpoints").mkdir()
+        atomic.link(path.parent / "latest", stamp)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """An existing run.
+
+        Raises:
+            UserError: the folder has no config.yaml.
+        """
+        if not (Path(path) / "config.yaml").is_file():
+            raise UserError(f"{path} is not a run: it has no config.yaml.", fix="ftcli ls runs")
+        return cls(Path(path).resolve())
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie."""
+        return self.path / "checkpoints"
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        self._append("metrics.jsonl", metrics)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Add a line to events.jsonl."""
+        self._append("events.jsonl", {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind} | fields)
+
+    def note(self, line: str) -> None:
+        """Add a line to train.log."""
+        with open(self.path / "train.log", "a", encoding="utf-8") as stream:
+            stream.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All whole lines of metrics.jsonl; the last one may have been cut by a crash."""
+        path = self.path / "metrics.jsonl"
+        rows = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return rows
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after `step`: those steps are about to be done again."""
+        kept = [row for row in self.metrics() if row["step"] <= step]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        atomic.write_text(self.path / "metrics.jsonl", text)
+
+    def result(self) -> dict[str, Any]:
+        """result.json; empty before the run has ended."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def asked(self, word: str) -> bool:
+        """Whether somebody has made the file SAVE or STOP; asking takes it away."""
+        path = self.path / word
+        if not path.exists():
+            return False
+        path.unlink(missing_ok=True)
+        return True
+
+    def _append(self, name: str, value: Mapping[str, Any]) -> None:
+        with open(self.path / name, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(dict(value), ensure_ascii=False, default=str) + "\n")
