@@ -71,10 +71,9 @@ class RunDir:
                 continue
         return rows
 
-    def rewind(self, step: int) -> None:
-        """Drop what was logged after `step`: those steps are about to be done again."""
-        kept = [row for row in self.metrics() if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
+    def rewind(self, lines: int) -> None:
+        """Keep the first lines of metrics.jsonl only: what came after is about to be done again."""
+        text = "".join(json.dumps(row) + "\n" for row in self.metrics()[:lines])
         atomic.write_text(self.path / "metrics.jsonl", text)
 
     def result(self) -> dict[str, Any]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
+SAMPLE = 240  # characters of the first row that are shown
+
+
 class Progress(Participant):
     """Shows step, smoothed loss, learning rate, real tokens/s, peak memory, ETA, checkpoint age."""
 
@@ -36,9 +39,11 @@ class Progress(Participant):
         self.checkpoints: Path | None = None
 
     def setup(self, run: Any) -> None:
-        """Remember where checkpoints will appear."""
+        """Say what is about to be trained, and remember where checkpoints will appear."""
         folder = getattr(getattr(run, "dir", None), "path", None)
         self.checkpoints = Path(folder) / "checkpoints" if folder else None
+        if self.shown and folder:
+            print(header(run), flush=True)
 
     def before_step(self, state: Any) -> None:
         """Start the clock of the ETA at this process's first step, which after a resume is not 0."""
@@ -109,6 +114,25 @@ class Progress(Participant):
             self.bar, self.task = _bar(total)
         assert self.task is not None
         self.bar.update(self.task, completed=step, total=total, text=text + left)
+
+
+def header(run: Any) -> str:
+    """What is trained on what, and the first row as the model will see it."""
+    from ftcli.models.anatomy import count_parameters
+
+    tokens = run.data.prepare("train", run.tokenizer)
+    trained, total = count_parameters(run.model, trainable_only=True), count_parameters(run.model)
+    skipped = f", {tokens.skipped:,} skipped" if tokens.skipped else ""
+    first = run.tokenizer.decode(tokens.row(0)["input_ids"])
+    sample = first if len(first) <= SAMPLE else f"{first[:SAMPLE]} ..."
+    return (
+        f"run     {run.dir.path}\n"
+        f"model   {run.model_source.path}: {total:,} parameters, {trained:,} trained "
+        f"({trained / total:.2%})\n"
+        f"data    {run.data.path}: {len(tokens):,} rows, {int(tokens.lengths.sum()):,} tokens"
+        f"{skipped}\n"
+        f"sample  {sample!r}"
+    )
 
 
 def brief(seconds: float) -> str:

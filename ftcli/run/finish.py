@@ -1,0 +1,72 @@
+"""What a run writes when it ends: the trained artefact, result.json, the report with its plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftcli.run.atomic import folder, write_json
+from ftcli.run.report import write_report
+
+if TYPE_CHECKING:
+    from ftcli.run.run import Run
+    from ftcli.run.rundir import RunDir
+    from ftcli.trainer.trainer import Outcome
+
+
+def finish(run: Run, outcome: Outcome) -> dict[str, Any]:
+    """Write adapter/ (or model/), result.json and report.md of a run that has ended."""
+    assert run.dir is not None
+    size = 0
+    if outcome.status == "finished":
+        with run.evaluating():
+            size = save_artefact(run, run.dir.path / run.method.artefact)
+    result = summary(run, outcome, size)
+    write_json(run.dir.path / "result.json", result)
+    write_report(run.dir)
+    run.dir.event(outcome.status, step=outcome.state.step)
+    return result
+
+
+def save_artefact(run: Run, target: Path) -> int:
+    """Save what was trained with its tokenizer in the library's own layout; returns its bytes."""
+    with folder(target) as unfinished:
+        run.method.save(run.model, unfinished)
+        run.tokenizer.save_pretrained(unfinished)
+    return sum(file.stat().st_size for file in target.glob("*.safetensors"))
+
+
+def summary(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
+    """The record of a run in figures; what was not measured is absent."""
+    from ftcli.models.anatomy import count_parameters
+    from ftcli.models.bits import model_bits
+    from ftcli.trainer.meter import peak_memory_gb
+
+    meter, state = outcome.loop.meter, outcome.state
+    result: dict[str, Any] = {
+        "status": outcome.status,
+        "run": str(run.dir.path) if run.dir else "",
+        "step": state.step,
+        "max_steps": state.max_steps,
+        "tokens": state.tokens,
+        "supervised_tokens": state.supervised,
+        "seconds": meter.total_busy,
+        "peak_memory_gb": peak_memory_gb(),
+        "trainable_parameters": sum(p.numel() for p in outcome.loop.parameters),
+        "total_parameters": count_parameters(run.model),
+        "seed": run.seed,
+        "metrics_before": before(run.dir),
+        "metrics": outcome.after,
+    }
+    if meter.total_busy > 0:
+        result["tok_s"] = meter.total_tokens / meter.total_busy
+    if size:
+        result["adapter_bytes"] = size
+    bits = model_bits(run.model)
+    return result | ({"bits_per_parameter": bits} if bits else {})
+
+
+def before(run_dir: RunDir | None) -> dict[str, float]:
+    """The scores at step 0, from the run's own record."""
+    rows = run_dir.metrics() if run_dir is not None else []
+    return {k: v for row in rows if row["step"] == 0 for k, v in row.items() if k.startswith("eval.")}

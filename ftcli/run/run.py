@@ -1,0 +1,143 @@
+"""The run object: the parts a configuration names, built once and joined."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftcli.config import build, load
+from ftcli.errors import UserError
+from ftcli.run.rundir import RunDir
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from ftcli.data.loader import Loader
+    from ftcli.trainer.participant import Participant
+
+
+class Run:
+    """Everything one configuration stands for. Heavy parts (model, tokens) are loaded when asked for.
+
+    Args:
+        config: the resolved configuration as plain dicts.
+        dir: where the run writes; None for a run that leaves nothing behind.
+    """
+
+    def __init__(self, config: dict[str, Any], dir: RunDir | None = None) -> None:
+        self.config, self.dir = config, dir
+        self.seed = int(config.get("seed", 0))
+        self.step = 0
+        self.started = time.time()
+        self.model_source = build(config["model"])
+        self.data = build(config["data"])
+        self.method = build(config["method"])
+        self.objective = build(config["objective"])
+        self.optimizer = build(config["optimizer"])
+        self.scheduler = build(config["scheduler"])
+        self.trainer = build(config["trainer"])
+        self.evaluators = {name: build(node) for name, node in (config.get("eval") or {}).items()}
+        self.loggers = {name: build(node) for name, node in (config.get("logger") or {}).items()}
+
+    @classmethod
+    def create(cls, composed: Any) -> Run:
+        """A run with a new directory that already holds its record."""
+        from ftcli.run.record import write_record
+
+        options = composed.config.get("run") or {}
+        name = options.get("name") or composed.job.stem
+        run_dir = RunDir.create(options.get("dir", "runs"), name)
+        write_record(run_dir, composed)
+        return cls(composed.config, run_dir)
+
+    @classmethod
+    def from_dir(cls, path: str | Path, checkpoint: str = "last") -> Run:
+        """A run with what it trained: its final artefact's weights, or those of a checkpoint.
+
+        Raises:
+            UserError: the folder is not a run, or has no such checkpoint.
+        """
+        from ftcli.trainer.checkpoint import Checkpoints, load_weights
+
+        run_dir = RunDir.open(path)
+        run = cls(load(run_dir.path / "config.yaml").config, run_dir)
+        folder = Checkpoints(run_dir.checkpoints).find(checkpoint)
+        load_weights(folder, run)
+        run.step = int(folder.name.removeprefix("step-"))
+        run.model.eval()
+        return run
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        """Devices and ranks. Precision is ours (`autocast`), so that evaluation shares it."""
+        from accelerate import Accelerator
+
+        return Accelerator(mixed_precision="no")
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.model_source.load_tokenizer()
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, rewritten by the method and on its device. Seeded, so that it is repeatable."""
+        from accelerate.utils import set_seed
+
+        set_seed(self.seed)
+        base = self.model_source.load()
+        if not getattr(base, "is_quantized", False):
+            base = base.to(self.accelerator.device)
+        return self.method.prepare(base)
+
+    def loader(self, rank: int = 0, world: int = 1) -> Loader:
+        """The training batches in the order of this run's seed."""
+        return self.data.loader(
+            "train", self.tokenizer, batch_size=self.trainer.batch_size, seed=self.seed,
+            shuffle=True, rank=rank, world=world,
+        )  # fmt: skip
+
+    def participants(self) -> dict[str, Participant]:
+        """Everything configured that takes part in the loop, in the order it is called."""
+        parts = {"method": self.method, "objective": self.objective, "optimizer": self.optimizer}
+        return parts | {f"logger.{name}": logger for name, logger in self.loggers.items()}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What the method has trained, by name."""
+        return self.method.state(self.model)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The run's precision for forward passes."""
+        import torch
+
+        if self.trainer.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Weights as the optimizer wants them judged (averaged ones, for some), then as they were.
+
+        Random generators come back too: how often one looks must not change what is trained.
+        """
+        from ftcli.trainer.checkpoint import random_state, set_random_state
+
+        before = random_state()
+        self.optimizer.eval_mode()
+        try:
+            yield
+        finally:
+            self.optimizer.train_mode()
+            set_random_state(before)
+
+    def where(self, row: int) -> str:
+        """File and line of a training row."""
+        try:
+            return str(self.data.prepare("train", self.tokenizer).origin(row))
+        except (UserError, IndexError):
+            return f"row {row}"

@@ -1,0 +1,121 @@
+"""Start a run, or go on with one, and end it whatever happens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ftcli.errors import FAILED, OUT_OF_MEMORY, Problems, UserError
+from ftcli.run.finish import finish
+from ftcli.run.run import Run
+
+
+def train(composed: Any) -> dict[str, Any]:
+    """Train what a checked configuration says; returns result.json's content.
+
+    Raises:
+        UserError: what the user can mend; code 3 when memory ran out, 1 when the loss was not
+            finite.
+    """
+    run = Run.create(composed)
+    return _fit(run, None)
+
+
+def resume(path: str | Path, allow: Sequence[str] = (), checkpoint: str = "last") -> dict[str, Any]:
+    """Go on with a run at the exact batch where its checkpoint was written.
+
+    Args:
+        allow: configuration keys that may differ from the checkpoint's, and `data`.
+
+    Raises:
+        UserError: the run is finished, has no checkpoint, or its config or data have changed.
+    """
+    from ftcli.config import load
+    from ftcli.run.rundir import RunDir
+    from ftcli.trainer.checkpoint import Checkpoints
+
+    run_dir = RunDir.open(path)
+    if run_dir.result().get("status") == "finished":
+        raise UserError(
+            f"{path} is finished, at step {run_dir.result()['step']}.", fix=f"ftcli eval {path}"
+        )
+    folder = Checkpoints(run_dir.checkpoints).find(checkpoint)
+    run = Run(load(run_dir.path / "config.yaml").config, run_dir)
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    _same_config(state["config"], run.config, allow, path)
+    _same_data(folder, run, allow, path)
+    run_dir.rewind(state["lines"])
+    run_dir.event("resume", checkpoint=folder.name)
+    return _fit(run, folder)
+
+
+def _fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
+    from torch import OutOfMemoryError
+
+    from ftcli.run.atomic import write_json
+    from ftcli.trainer.meter import NonFinite
+
+    assert run.dir is not None
+    write_json(run.dir.path / "data.json", run.data.describe(run.tokenizer))
+    try:
+        outcome = run.trainer.fit(run, resume=checkpoint)
+    except NonFinite as error:
+        run.dir.event("non_finite", step=error.step, rows=error.rows)
+        raise _non_finite(run, error) from error
+    except OutOfMemoryError as error:
+        run.dir.event("out_of_memory")
+        raise UserError(
+            f"memory ran out: {str(error).splitlines()[0]}",
+            where=str(run.dir.path),
+            fix=f"ftcli plan {run.dir.path}/config.yaml shows what fits; try a smaller "
+            "trainer.batch_size, or trainer.gradient_checkpointing=true",
+            code=OUT_OF_MEMORY,
+        ) from error
+    return finish(run, outcome)
+
+
+def _non_finite(run: Run, error: Any) -> UserError:
+    places = [run.where(row) for row in error.rows[:8]]
+    more = f" and {len(error.rows) - 8} more" if len(error.rows) > 8 else ""
+    return UserError(
+        f"the loss was {error.loss} at step {error.step}, on rows {', '.join(places)}{more}. "
+        "The run stopped; its last checkpoint is from before.",
+        where=str(run.dir.path if run.dir else ""),
+        fix="look at these rows (ftcli preview), lower optimizer.lr, or set trainer.max_grad_norm",
+        code=FAILED,
+    )
+
+
+def _same_config(then: dict[str, Any], now: dict[str, Any], allow: Sequence[str], path: Any) -> None:
+    from ftcli.loggers.base import flat
+
+    old, new = dict(flat(then)), dict(flat(now))
+    changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    Problems.raise_if_any(
+        [
+            UserError(
+                f"was {old.get(key)!r} when the checkpoint was written, now it is {new.get(key)!r}.",
+                where=f"{path}/config.yaml  {key}",
+                fix=f"put it back, or: ftcli resume {path} --allow {key}",
+            )
+            for key in changed
+            if not any(key == a or key.startswith(f"{a}.") for a in allow)
+        ]
+    )
+
+
+def _same_data(folder: Path, run: Run, allow: Sequence[str], path: Any) -> None:
+    position = json.loads((folder / "loader.json").read_text(encoding="utf-8"))
+    tokens = run.data.prepare("train", run.tokenizer)
+    if tokens.fingerprint == position["fingerprint"] or "data" in allow:
+        return
+    raise UserError(
+        f"{path} was at epoch {position['epoch']}, batch {position['batch']} of data "
+        f"{position['fingerprint'][:8]}; the data now is {tokens.fingerprint[:8]} "
+        f"({len(tokens):,} rows). The position cannot be restored.",
+        where=f"data.path={run.config['data'].get('path')}",
+        fix=f"restore the data, or: ftcli resume {path} --allow data (the batches to come are "
+        "drawn from the new rows)",
+    )

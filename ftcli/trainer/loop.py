@@ -1,0 +1,122 @@
+"""What the loop holds while it turns: the live objects of one run on this process's device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ftcli.trainer.meter import Meter
+from ftcli.trainer.participant import Participant, State
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from ftcli.run.run import Run
+
+Batch = dict[str, Any]
+
+
+@dataclass
+class Loop:
+    """The run, its optimizer and its participants.
+
+    Attributes:
+        model: what forward passes go through: the run's model, wrapped where there are many ranks.
+        parameters: the tensors that are trained.
+        fingerprint: content hash of the training data.
+    """
+
+    run: Run
+    model: nn.Module
+    accelerator: Accelerator
+    optimizer: torch.optim.Optimizer
+    participants: dict[str, Participant]
+    parameters: list[nn.Parameter]
+    state: State
+    fingerprint: str
+    meter: Meter = field(default_factory=Meter)
+
+    def call(self, moment: str, *args: Any) -> None:
+        """Call one moment on every participant, in order."""
+        for participant in self.participants.values():
+            getattr(participant, moment)(self.state, *args)
+
+    def backward(self, batches: Sequence[Batch]) -> Tensor:
+        """Gradients of one step over all its micro-batches; returns the step's loss, detached.
+
+        The denominator is known before the first forward pass and shared by all ranks, so the
+        result does not depend on how the batch was cut.
+        """
+        run, ranks = self.run, self.accelerator.num_processes
+        denominator = self._over_ranks(run.objective.denominator(batches))
+        total = torch.zeros((), device=self.accelerator.device)
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            with self._sync_only(last):
+                with run.autocast():
+                    losses = run.objective(self.model, batch)
+                    loss = run.objective.numerator(losses) / denominator
+                # data parallelism averages gradients over ranks; the sum is wanted
+                (loss * ranks if ranks > 1 else loss).backward()
+            total += loss.detach()
+        return self.accelerator.reduce(total) if ranks > 1 else total
+
+    def update(self, lr: float, max_norm: float | None) -> Tensor | None:
+        """Clip, set the learning rate, take the optimizer's step; returns the gradient norm.
+
+        Args:
+            lr: factor on every group's initial learning rate.
+        """
+        norm = None
+        if max_norm is not None:
+            norm = self.accelerator.clip_grad_norm_(self.parameters, max_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def evaluate(self, periodic: bool = False) -> dict[str, float]:
+        """Scores of the evaluators, under `eval.<score>`, logged and shown to all participants.
+
+        Args:
+            periodic: only the evaluators cheap enough to run during training.
+        """
+        self.meter.pause()
+        run, scores = self.run, {}
+        run.step = self.state.step
+        chosen = {n: e for n, e in run.evaluators.items() if e.periodic or not periodic}
+        if self.accelerator.is_main_process and chosen:
+            with run.evaluating():
+                for name, evaluator in chosen.items():
+                    for key, value in evaluator(run).items():
+                        free = f"eval.{key}" not in scores
+                        scores[f"eval.{key}" if free else f"eval.{name}.{key}"] = value
+            self.log({"step": self.state.step} | scores)
+            self.call("on_evaluate", {"step": self.state.step} | scores)
+        self.accelerator.wait_for_everyone()
+        self.meter.begin()
+        return scores
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        if self.accelerator.is_main_process and self.run.dir is not None:
+            self.run.dir.log(metrics | {"time": round(time.time() - self.run.started, 3)})
+
+    def _over_ranks(self, value: float) -> float:
+        if self.accelerator.num_processes == 1:
+            return value
+        tensor = torch.tensor(value, device=self.accelerator.device, dtype=torch.float64)
+        return float(self.accelerator.reduce(tensor))
+
+    def _sync_only(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients travel between ranks with the last micro-batch of a step only."""
+        if last or self.accelerator.num_processes == 1:
+            return nullcontext()
+        return self.accelerator.no_sync(self.model)

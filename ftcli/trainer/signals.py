@@ -1,0 +1,57 @@
+"""Requests to stop or save from outside: signals, and the files STOP and SAVE in the run directory."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from ftcli.run.rundir import RunDir
+
+STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1")  # Slurm warns by SIGUSR1 or SIGTERM
+
+
+class Requests:
+    """While active, a signal is remembered instead of ending the process; the loop asks.
+
+    A second signal of the same kind does what it did before, for those in a hurry.
+    """
+
+    def __init__(self, run_dir: RunDir | None) -> None:
+        self.run_dir = run_dir
+        self.caught: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Requests:
+        if threading.current_thread() is threading.main_thread():
+            for name in STOPPING:
+                number = getattr(signal, name, None)
+                if number is not None:
+                    self._before[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        self.caught = signal.Signals(number).name
+        signal.signal(number, self._before[number])
+
+    @property
+    def stop(self) -> str | None:
+        """What asked the run to end: a signal's name, or `STOP`; None as long as nothing did."""
+        if self.caught is None and self.run_dir is not None and self.run_dir.asked("STOP"):
+            self.caught = "STOP"
+        return self.caught
+
+    @property
+    def save(self) -> bool:
+        """Whether somebody wants a checkpoint now."""
+        return self.run_dir is not None and self.run_dir.asked("SAVE")

@@ -1,0 +1,193 @@
+"""The one loop. It knows no method, no model and no paper; they take part as participants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+from ftcli.trainer import checkpoint
+from ftcli.trainer.checkpoint import Checkpoints
+from ftcli.trainer.loop import Batch, Loop
+from ftcli.trainer.participant import Participant, State
+from ftcli.trainer.progress import Progress
+from ftcli.trainer.signals import Requests
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from ftcli.run.run import Run
+
+
+@dataclass
+class Outcome:
+    """How a fit ended: `finished`, or what interrupted it; with the scores before and after."""
+
+    status: str
+    state: State
+    before: dict[str, float]
+    after: dict[str, float]
+    loop: Loop
+
+
+@dataclass
+class Trainer:
+    """Trains a run: accumulate, clip, step; log, evaluate and save when it is time."""
+
+    max_steps: int | None = None  # optimizer steps; null: as many as `epochs` take
+    epochs: float | None = 1.0  # passes over the training data, when max_steps is null
+    batch_size: int = 16  # rows (bins, where data.packing=bins) a device and forward pass
+    gradient_accumulation_steps: int = 1  # forward passes an optimizer step
+    max_grad_norm: float | None = 1.0  # longer gradients are shortened to this; null: never
+    precision: Literal["fp32", "bf16"] = "fp32"  # of activations; weights: model.dtype
+    gradient_checkpointing: bool = False  # recompute blocks in backward: less memory, more time
+    compile: bool = False  # torch.compile every block
+    log_every: int = 10  # steps between lines of metrics.jsonl
+    eval_every: int | None = None  # steps between evaluations on the way
+    eval_first: bool = True  # evaluate before the first step, so that there is a before
+    save_every: int | None = 200  # steps between checkpoints; the end always saves one
+    keep_last: int = 2  # newest checkpoints that stay, besides the best
+
+    def fit(self, run: Run, resume: Path | None = None) -> Outcome:
+        """Train `run` to the end, or until it is asked to stop.
+
+        Args:
+            resume: the checkpoint to go on from.
+
+        Raises:
+            NonFinite: a loss was infinite or not a number.
+        """
+        loop = self._start(run)
+        state, checkpoints = loop.state, None
+        if run.dir is not None:
+            checkpoints = Checkpoints(run.dir.checkpoints, self.keep_last)
+        before: dict[str, float] = {}
+        if resume is not None:
+            checkpoint.restore(resume, loop)
+        elif self.eval_first:
+            before = loop.evaluate()
+        loop.meter.begin()
+        with Requests(run.dir) as requests:
+            for batches in self._steps(loop):
+                self._step(loop, batches)
+                done = state.step >= state.max_steps
+                if state.step % self.log_every == 0 or done:
+                    self._log(loop)
+                if _due(state.step, self.eval_every) and not done:
+                    self._evaluate(loop, checkpoints)
+                if done or requests.save or requests.stop or _due(state.step, self.save_every):
+                    self._save(loop, checkpoints)
+                if requests.stop and not done:
+                    loop.call("on_train_end")
+                    return Outcome(f"stopped by {requests.stop}", state, before, {}, loop)
+        after = loop.evaluate()
+        loop.call("on_train_end")
+        return Outcome("finished", state, before, after, loop)
+
+    def _step(self, loop: Loop, batches: list[Batch]) -> None:
+        state = loop.state
+        loop.call("before_step")
+        loss = loop.backward(batches)
+        loop.call("after_backward")
+        factor = loop.run.scheduler.factor(state.step, state.max_steps)
+        norm = loop.update(factor, self.max_grad_norm)
+        tokens = sum(real_tokens(batch) for batch in batches) * loop.accelerator.num_processes
+        state.step += 1
+        state.batch += len(batches)
+        state.tokens += tokens
+        state.supervised += sum(batch["count"] for batch in batches)
+        rows = [row for batch in batches for row in batch["rows"]]
+        loop.meter.step(state.step, loss, norm, rows, tokens)
+        loop.call("after_step")
+
+    def _steps(self, loop: Loop) -> Iterator[list[Batch]]:
+        """The micro-batches of each step, from the position in the data that the state names."""
+        state, width = loop.state, self.gradient_accumulation_steps
+        loader = loop.run.loader(loop.accelerator.process_index, loop.accelerator.num_processes)
+        while state.step < state.max_steps:
+            plan = loader.batches(state.epoch)
+            for start in range(state.batch, len(plan), width):
+                yield [loader.batch(rows) for rows in plan[start : start + width]]
+                if state.step >= state.max_steps:
+                    return
+            state.epoch, state.batch = state.epoch + 1, 0
+
+    def _start(self, run: Run) -> Loop:
+        """Everything in place for the first step."""
+        accelerator = run.accelerator
+        model = self._prepare(run.model, accelerator)
+        named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
+        optimizer = run.optimizer.build(named, accelerator.device)
+        state = State(run, run.model, self.steps(run))
+        participants: dict[str, Participant] = run.participants() | {"progress": Progress()}
+        tokens = run.data.prepare("train", run.tokenizer)
+        loop = Loop(
+            run, model, accelerator, optimizer, participants, [p for _, p in named], state,
+            tokens.fingerprint,
+        )  # fmt: skip
+        for participant in participants.values():
+            participant.setup(run)
+        run.model.train()
+        return loop
+
+    def steps(self, run: Run) -> int:
+        """Optimizer steps of the whole run."""
+        if self.max_steps is not None:
+            return self.max_steps
+        loader = run.loader(run.accelerator.process_index, run.accelerator.num_processes)
+        batches = len(loader.batches(0))
+        return math.ceil((self.epochs or 1.0) * batches / self.gradient_accumulation_steps)
+
+    def _prepare(self, model: Any, accelerator: Accelerator) -> nn.Module:
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.compile:
+            from ftcli.models.anatomy import Anatomy
+
+            for _, block in Anatomy(model).blocks:  # block by block: one graph serves them all
+                block.compile(dynamic=True)
+        return accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
+
+    def _log(self, loop: Loop) -> None:
+        state = loop.state
+        figures = loop.meter.read()
+        loader = loop.run.loader(loop.accelerator.process_index, loop.accelerator.num_processes)
+        lr = loop.optimizer.param_groups[0]["lr"]
+        epoch = round(state.epoch + state.batch / len(loader), 4)
+        metrics = {"step": state.step, "epoch": epoch, "batch": state.batch, "lr": lr}
+        metrics |= {"tokens": state.tokens} | figures
+        loop.log(metrics)
+        loop.call("on_log", metrics)
+
+    def _evaluate(self, loop: Loop, checkpoints: Checkpoints | None) -> None:
+        """Scores on the way; the best checkpoint so far is kept."""
+        loss = loop.evaluate(periodic=True).get("eval.loss")
+        if loss is not None and (loop.state.best is None or loss < loop.state.best):
+            loop.state.best = loss
+            if checkpoints is not None and loop.accelerator.is_main_process:
+                checkpoints.mark_best(self._save(loop, checkpoints))
+
+    def _save(self, loop: Loop, checkpoints: Checkpoints | None) -> Any:
+        loop.meter.pause()
+        path = None
+        if checkpoints is not None and loop.accelerator.is_main_process:
+            path = checkpoints.save(loop)
+            loop.run.dir.event("checkpoint", step=loop.state.step, path=path.name)
+        loop.accelerator.wait_for_everyone()
+        loop.meter.begin()
+        return path
+
+
+def real_tokens(batch: Batch) -> int:
+    """Tokens of a micro-batch, padding not counted."""
+    if "attention_mask" in batch:
+        return int(batch["attention_mask"].sum())
+    return batch["input_ids"].numel()
+
+
+def _due(step: int, every: int | None) -> bool:
+    return bool(every) and step % every == 0
