@@ -1,0 +1,89 @@
+"""A method: which weights exist to be trained, and what of them is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from ftcli.errors import UserError
+from ftcli.trainer.participant import Participant
+
+
+class Method(Participant):
+    """Base of all methods. What is trained is what requires a gradient after `prepare`.
+
+    Class attributes are promises, read from the source by configuration checks and held by tests:
+
+        mergeable    `merge` gives a plain model that computes the same
+        quantisable  the base may be quantised
+        packable     documents may share one row; soft prompts stand before a row, not a document
+        artefact     what `save` writes: "adapter" (PEFT layout) or "model" (transformers layout)
+        formula      number of trainable parameters, in words or symbols
+    """
+
+    mergeable: ClassVar[bool] = True
+    quantisable: ClassVar[bool] = True
+    packable: ClassVar[bool] = True
+    artefact: ClassVar[Literal["adapter", "model"]] = "adapter"
+    formula: ClassVar[str] = ""
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """Freeze or wrap the loaded model, in place where that is possible.
+
+        Raises:
+            UserError: the method does not fit this model.
+        """
+        raise NotImplementedError(f"{type(self).__name__} prepares nothing")  # pragma: no cover
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """The trained model without anything the method added."""
+        return model
+
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """The tensors of a checkpoint, under stable names."""
+        raise NotImplementedError(f"{type(self).__name__} keeps nothing")  # pragma: no cover
+
+    def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+        """Take back what `state` gave, on a model prepared by the same method.
+
+        Raises:
+            UserError: the tensors are those of another method or model.
+        """
+        raise NotImplementedError(f"{type(self).__name__} loads nothing")  # pragma: no cover
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data beside a checkpoint that says what its tensors are."""
+        return {}
+
+    def save(self, model: nn.Module, folder: str | Path) -> None:
+        """Write the final artefact, readable without ftcli."""
+        raise NotImplementedError(f"{type(self).__name__} saves nothing")  # pragma: no cover
+
+
+def model_name(model: nn.Module) -> str:
+    """What messages call a model: the last part of where it was loaded from."""
+    name = getattr(model, "name_or_path", "") or type(model).__name__
+    return str(name).rstrip("/").rpartition("/")[2]
+
+
+def quantisation_of(model: nn.Module) -> str | None:
+    """How the weights are stored ("bitsandbytes"), None where they are plain."""
+    config = getattr(getattr(model, "config", None), "quantization_config", None)
+    return None if config is None else str(getattr(config, "quant_method", "quantised"))
+
+
+def refuse_names(missing: list[str], unexpected: list[str]) -> None:
+    """Raise when a checkpoint's tensors are not those of the model.
+
+    Raises:
+        UserError: there are missing or unexpected names.
+    """
+    for what, names in (("lacks", missing), ("has the unknown tensor", unexpected)):
+        if names:
+            raise UserError(
+                f"the checkpoint {what} {names[0]!r} ({len(names)} such); it was written with "
+                "another method or model.",
+                where="method",
+            )

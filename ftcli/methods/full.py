@@ -1,0 +1,82 @@
+"""Train the model's own weights: all of them, or those whose names match patterns."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from ftcli.errors import Problems, UserError
+from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
+
+
+class Full(Method):
+    """Finetune without adapters.
+
+    Args:
+        train: patterns of parameter names (`*.bias`, `model.layers.3.*`); null trains everything.
+    """
+
+    quantisable: ClassVar[bool] = False
+    artefact: ClassVar[Literal["adapter", "model"]] = "model"
+    formula: ClassVar[str] = "all parameters, or those that `train` names"
+
+    def __init__(self, train: list[str] | None = None) -> None:
+        self.train = train
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """Require a gradient of exactly the parameters to be trained.
+
+        Raises:
+            UserError: the base is quantised, or a pattern matches nothing.
+        """
+        self._refuse_quantised(model)
+        names = [name for name, _ in model.named_parameters()]
+        patterns = ["*"] if self.train is None else self.train
+        unmatched = [p for p in patterns if not any(fnmatchcase(name, p) for name in names)]
+        Problems.raise_if_any([_no_match(pattern, names, model) for pattern in unmatched])
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(any(fnmatchcase(name, p) for p in patterns))
+        return model
+
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Every trained tensor under its name in the model; tied ones once."""
+        return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+    def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+        """Put the tensors into the model's own, in place.
+
+        Raises:
+            UserError: names differ from those that are trained here.
+        """
+        own = self.state(model)
+        refuse_names(sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys()))
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+    def describe(self) -> dict[str, Any]:
+        """The patterns."""
+        return {"method": "full", "train": self.train}
+
+    def save(self, model: Any, folder: str | Path) -> None:
+        """Write a transformers folder."""
+        model.save_pretrained(folder)
+
+    def _refuse_quantised(self, model: nn.Module) -> None:
+        if quantisation_of(model) is not None:
+            raise UserError(
+                "method=full trains the model's own weights, and quantised weights have no "
+                "gradient.",
+                where="model.quantization",
+                fix="model.quantization=none, or method=lora",
+            )
+
+
+def _no_match(pattern: str, names: list[str], model: nn.Module) -> UserError:
+    return UserError(
+        f"'{pattern}' matches 0 of {len(names)} parameters of {model_name(model)} "
+        f"(they are called like {names[len(names) // 2]!r}).",
+        where="method.train",
+    )

@@ -1,0 +1,65 @@
+"""The strict target report: every name that is meant to match modules must match at least one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from typing import Any
+
+from torch import nn
+
+from ftcli.errors import UserError
+from ftcli.methods.base import model_name
+from ftcli.models.anatomy import Anatomy
+
+ALL_LINEAR = "all-linear"
+#: Options of PEFT configurations that name modules; a name that matches nothing is ignored by PEFT.
+LISTS = ("target_modules", "feedforward_modules", "modules_to_save", "exclude_modules")
+PATTERNS = ("rank_pattern", "alpha_pattern")
+
+
+def unmatched(config: Any, model: nn.Module) -> list[UserError]:
+    """One problem for each name of a PEFT configuration that matches no module of the model."""
+    names = [name for name, _ in model.named_modules() if name]
+    problems = []
+    for key in LISTS:
+        wanted = getattr(config, key, None)
+        if isinstance(wanted, str):
+            if wanted != ALL_LINEAR and not any(re.fullmatch(wanted, name) for name in names):
+                problems.append(_report(key, wanted, model))
+            continue
+        missing = [w for w in sorted(wanted or ()) if not any(_ends(name, w) for name in names)]
+        problems += [_report(key, name, model) for name in missing]
+    for key in PATTERNS:
+        missing = [p for p in getattr(config, key, None) or () if not _any_pattern(names, p)]
+        problems += [_report(key, pattern, model) for pattern in missing]
+    return problems
+
+
+def _ends(name: str, wanted: str) -> bool:
+    return name == wanted or name.endswith(f".{wanted}")
+
+
+def _any_pattern(names: list[str], pattern: str) -> bool:
+    """PEFT's rule for the keys of rank_pattern and alpha_pattern."""
+    return any(re.match(rf"(.*\.)?({pattern})$", name) for name in names)
+
+
+def _report(key: str, wanted: str, model: nn.Module) -> UserError:
+    """`'q_porj' matches 0 of 226 linear layers of Llama-3.2-1B ('q_proj' would match 16).`"""
+    anatomy = Anatomy(model)
+    linears = Counter(linear.name.rpartition(".")[2] for linear in anatomy.block_linears)
+    others = Counter(name.rpartition(".")[2] for name in anatomy.modules if name)
+    near = difflib.get_close_matches(wanted, linears, 1, 0.5)
+    near = near or difflib.get_close_matches(wanted, others, 1, 0.5)
+    if near:
+        hint = f"'{near[0]}' would match {linears[near[0]] or others[near[0]]}"
+    else:
+        hint = f"there are {', '.join(linears)}"
+    return UserError(
+        f"'{wanted}' matches 0 of {sum(linears.values())} linear layers of {model_name(model)} "
+        f"({hint}).",
+        where=f"method.{key}",
+        fix=f"method.{key}=[{near[0]}]" if near else f"method.{key}={ALL_LINEAR}",
+    )

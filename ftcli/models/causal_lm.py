@@ -1,0 +1,187 @@
+"""A causal language model of transformers: where it comes from, how its weights are stored."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ftcli.errors import UserError
+from ftcli.models import hub
+from ftcli.models.quantization import (
+    Quantization,
+    bitsandbytes_config,
+    keep_trainable_on_cpu,
+    quiet_bitsandbytes,
+)
+from ftcli.models.tokenizer import check_vocabulary, complete
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
+
+
+@dataclass
+class CausalLM:
+    """Any causal language model that transformers can load."""
+
+    path: str  # hub id, folder, or asset:NAME for one that ships
+    architecture: str | None = None  # shipped config that stands in where the hub is out of reach
+    dtype: Dtype = "float32"  # of the weights that are not quantised
+    quantization: Quantization = "none"  # of the linears of the blocks
+    double_quant: bool = True  # nf4, fp4: the scales of the blocks are quantised too
+    compute_dtype: Dtype | None = None  # nf4, fp4: of the matrix products; null: dtype
+    attention: Attention = "auto"  # auto: restarts at each document of a packed row
+    rope_scaling: dict | None = None  # e.g. {rope_type: linear, factor: 2}
+    revision: str | None = None  # branch, tag or commit on the hub
+    tokenizer: str | None = None  # hub id or folder; null: path
+    chat_template: str | None = None  # a Jinja template or a file that holds one; null: its own
+
+    def load(self, device: str | None = None) -> PreTrainedModel:
+        """The model with its weights, in eval mode.
+
+        Args:
+            device: null: the accelerator of this process, else the CPU.
+
+        Raises:
+            UserError: the model is missing, gated, unreadable, or rope_scaling does not fit it.
+        """
+        quiet_bitsandbytes()
+        path, config = hub.resolve(self.path), self.hf_config()
+        compute = getattr(torch, self.compute_dtype or self.dtype)
+
+        def load(local: bool) -> PreTrainedModel:
+            return AutoModelForCausalLM.from_pretrained(
+                path,
+                config=config,
+                revision=self.revision or "main",
+                dtype=getattr(torch, self.dtype),
+                quantization_config=bitsandbytes_config(
+                    self.quantization, self.double_quant, compute
+                ),
+                attn_implementation=self._attention(),
+                device_map={"": device or _device()},
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=local,
+            )
+
+        model = hub.first(path, self.revision, load)
+        keep_trainable_on_cpu(model)
+        return model.eval()
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer with a padding token and the chat template of the configuration.
+
+        Raises:
+            UserError: it is missing, or has tokens that the model has no embedding for.
+        """
+        key = "model.tokenizer" if self.tokenizer else "model.path"
+        path = hub.resolve(self.tokenizer or self.path, key)
+        revision = None if self.tokenizer else self.revision
+        tokenizer = hub.first(
+            path,
+            revision,
+            lambda local: AutoTokenizer.from_pretrained(
+                path,
+                revision=revision or "main",
+                trust_remote_code=False,
+                local_files_only=local,
+            ),
+        )
+        check_vocabulary(tokenizer, self.hf_config(), self.name)
+        return complete(tokenizer, self.chat_template)
+
+    def hf_config(self) -> PreTrainedConfig:
+        """The model's configuration; the shipped `architecture` where hub and cache do not have it."""
+        path = hub.resolve(self.path)
+        return self._scaled(self._config(path))
+
+    def meta(self) -> PreTrainedModel:
+        """The model on the meta device: every shape, no memory, never quantised."""
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                self.hf_config(), dtype=getattr(torch, self.dtype), trust_remote_code=False
+            )
+
+    @property
+    def name(self) -> str:
+        """What messages call the model."""
+        return Path(self.path.removeprefix("asset:")).name
+
+    def _config(self, path: str) -> PreTrainedConfig:
+        def load(local: bool) -> PreTrainedConfig:
+            return AutoConfig.from_pretrained(
+                path,
+                revision=self.revision or "main",
+                trust_remote_code=False,
+                local_files_only=local,
+            )
+
+        if self.architecture is None or hub.is_local(path):
+            return hub.first(path, self.revision, load)
+        try:
+            return load(True)
+        except (OSError, ValueError):
+            return AutoConfig.from_pretrained(self._architecture())
+
+    def _architecture(self) -> Path:
+        folder = hub.ASSETS / "architectures" / str(self.architecture)
+        if not folder.is_dir():
+            shipped = ", ".join(sorted(f.name for f in folder.parent.iterdir()))
+            raise UserError(
+                f"no architecture {self.architecture!r} ships with ftcli.",
+                where="model.architecture",
+                fix=f"one of {shipped}, or null",
+            )
+        return folder
+
+    def _scaled(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        """The configuration with `rope_scaling` laid over its own rotary parameters."""
+        if self.rope_scaling is None:
+            return config
+        text: Any = config.get_text_config()
+        own = getattr(text, "rope_parameters", None)
+        if not own:
+            raise UserError(
+                f"{self.name} has no rotary position embedding to scale.",
+                where="model.rope_scaling",
+                fix="model.rope_scaling=null",
+            )
+        nested = all(isinstance(value, dict) for value in own.values())
+        changed = self.rope_scaling
+        text.rope_parameters = (
+            {layer: {**values, **changed} for layer, values in own.items()}
+            if nested
+            else {**own, **changed}
+        )
+        try:
+            text.standardize_rope_params()
+            text.validate_rope()
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{error}", where="model.rope_scaling") from error
+        return config
+
+    def _attention(self) -> str:
+        if self.attention != "auto":
+            return self.attention
+        from ftcli.models.attention import NAME
+
+        return NAME
+
+
+def _device() -> str:
+    """The accelerator of this process (LOCAL_RANK of a launcher), else the CPU."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"

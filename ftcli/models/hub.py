@@ -1,0 +1,145 @@
+"""Files of a model: a folder, what ships with ftcli, the local cache of the hub, then the network.
+
+The cache comes first, so that a machine without network loses no time and a run that has started
+once starts again. Before the network is used its answer is asked for once, without the library's
+retries; a missing, gated or unreachable model becomes one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ftcli.errors import UserError
+
+ASSETS = Path(__file__).parent.parent / "assets"
+SECONDS = 5  # to wait for the hub's first answer
+
+T = TypeVar("T")
+
+
+def resolve(path: str, key: str = "model.path") -> str:
+    """The folder of `asset:NAME` or of a local path, else the hub id as it is.
+
+    Raises:
+        UserError: there is no such asset or folder.
+    """
+    if path.startswith("asset:"):
+        folder = ASSETS / "models" / path.removeprefix("asset:")
+        if not folder.is_dir():
+            shipped = ", ".join(f"asset:{f.name}" for f in sorted((ASSETS / "models").iterdir()))
+            raise UserError(f"{path}: no such model ships with ftcli.", where=key, fix=shipped)
+        return str(folder)
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if path.startswith(("/", ".", "~")) or path.count("/") != 1:
+        raise UserError(
+            f"{path} is neither a folder nor a hub id (owner/name).",
+            where=key,
+            fix=f"{key}=FOLDER, or model=llama_mini, which ships with ftcli",
+        )
+    return path
+
+
+def is_local(path: str) -> bool:
+    """Whether a resolved path is a folder."""
+    return Path(path).is_dir()
+
+
+def first(path: str, revision: str | None, load: Callable[[bool], T]) -> T:
+    """What `load(local_files_only)` gives from folder or cache, else from the hub.
+
+    Raises:
+        UserError: the folder is not a model, or the hub does not give it.
+    """
+    if is_local(path):
+        try:
+            return load(True)
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
+    try:
+        return load(True)
+    except (OSError, ValueError):
+        ask(path, revision)
+    try:
+        return load(False)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def ask(path: str, revision: str | None = None) -> None:
+    """Ask the hub once for the model's config.json.
+
+    Raises:
+        UserError: the hub cannot be reached, or has no such model for us.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import errors as hub
+
+    if constants.HF_HUB_OFFLINE:
+        raise _unreachable(path, "HF_HUB_OFFLINE is set")
+    try:
+        get_hf_file_metadata(
+            hf_hub_url(path, "config.json", revision=revision, endpoint=constants.ENDPOINT),
+            timeout=SECONDS,
+        )
+    except hub.GatedRepoError as error:
+        raise _gated(path, error) from error
+    except hub.RepositoryNotFoundError as error:
+        raise _missing(path, error) from error
+    except hub.RevisionNotFoundError as error:
+        raise UserError(
+            f"{path} has no revision {revision!r}.",
+            where="model.revision",
+            fix="model.revision=main",
+        ) from error
+    except hub.EntryNotFoundError:
+        return  # a model without config.json is for the loader to refuse
+    except Exception as error:  # the HTTP library's own classes: no name, no route, no answer
+        raise _unreachable(path, str(error).strip() or type(error).__name__) from error
+
+
+def _gated(path: str, error: Exception) -> UserError:
+    from huggingface_hub import get_token
+
+    token = "the token has no access to it" if get_token() else "no token is set"
+    return UserError(
+        f"{path} is gated ({_status(error)}) and {token}.",
+        where="model.path",
+        fix=f"hf auth login, and accept the licence on the page of {path}; or model=llama_mini, "
+        "which ships with ftcli. Offline? model.path=FOLDER with its files",
+    )
+
+
+def _missing(path: str, error: Exception) -> UserError:
+    from huggingface_hub import get_token
+
+    private = "" if get_token() else " (or it is private: hf auth login)"
+    return UserError(
+        f"the hub has no model {path} ({_status(error)}){private}.",
+        where="model.path",
+        fix="mend the id; `ftcli ls models` lists those with a config; model=llama_mini ships",
+    )
+
+
+def _unreachable(path: str, why: str) -> UserError:
+    return UserError(
+        f"{path} is not in the local cache and the hub cannot be reached ({why}).",
+        where="model.path",
+        fix="model.path=FOLDER with its files, or model=llama_mini, which ships with ftcli",
+    )
+
+
+def _unreadable(path: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()
+    return UserError(
+        f"{path} cannot be loaded: {reason[0] if reason else type(error).__name__}",
+        where="model.path",
+        fix="a model is a folder or hub id with config.json, *.safetensors and tokenizer files",
+    )
+
+
+def _status(error: Exception) -> int | str:
+    return getattr(getattr(error, "response", None), "status_code", "refused")

@@ -1,0 +1,66 @@
+"""What a tokenizer must have before training: a padding token, a chat template, known token ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from ftcli.errors import UserError
+
+
+def complete(
+    tokenizer: PreTrainedTokenizerBase, chat_template: str | None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer with a padding token among the tokens it has, and the template that is asked for.
+
+    No token is ever added: the embeddings would have to grow with it. Labels are marked by position
+    and never by token id, so an end of text that doubles as padding is still learned.
+    """
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = _padding(tokenizer)
+    if chat_template is not None:
+        tokenizer.chat_template = _template(chat_template)
+    return tokenizer
+
+
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, name: str
+) -> None:
+    """Refuse a tokenizer whose ids reach beyond the embedding table.
+
+    Raises:
+        UserError: some tokens have no embedding.
+    """
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if rows is not None and highest >= rows:
+        raise UserError(
+            f"the tokenizer has token ids up to {highest}, {name} has {rows} embeddings; the table "
+            "is never resized silently.",
+            where="model.tokenizer",
+            fix="use the tokenizer the model was trained with (model.tokenizer=null)",
+        )
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A token reserved for padding, else the unknown token, else the end of text."""
+    reserved = [token for token in tokenizer.get_added_vocab() if "pad" in token.lower()]
+    token = next(iter(reserved), None) or tokenizer.unk_token or tokenizer.eos_token
+    if token is None:
+        raise UserError(
+            "the tokenizer has no padding, unknown or end token.", where="model.tokenizer"
+        )
+    return str(token)
+
+
+def _template(text: str) -> str:
+    """The Jinja text itself, or what the file of that name holds."""
+    if "{" in text:
+        return text
+    file = Path(text).expanduser()
+    if not file.is_file():
+        raise UserError(
+            f"{text} is neither a Jinja template nor a file.", where="model.chat_template"
+        )
+    return file.read_text(encoding="utf-8")

@@ -1,0 +1,113 @@
+"""An optimizer of torch or another library, with groups, a fallback and a schedule-ready rate."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ftcli.config.classpath import ClassPath
+from ftcli.errors import UserError, missing_package
+from ftcli.trainer.participant import Participant
+
+#: Packages that an optimizer may come from -> the extra of ftcli that installs it.
+EXTRAS = {"schedulefree": "schedulefree"}
+
+
+class LibraryOptimizer(Participant):
+    """Any optimizer class by its dotted name; further keys are arguments of that class.
+
+    Args:
+        optimizer_class: such as torch.optim.AdamW or bitsandbytes.optim.PagedAdamW32bit.
+        lr: learning rate that the scheduler's factor is multiplied with.
+        weight_decay: for matrices; vectors (biases, norms) get none.
+        fallback: class used instead on devices other than CUDA, with the same options.
+    """
+
+    def __init__(
+        self,
+        optimizer_class: ClassPath = "torch.optim.AdamW",
+        lr: float = 2e-4,
+        weight_decay: float = 0.0,
+        fallback: ClassPath | None = None,
+        **options: Any,
+    ) -> None:
+        self.optimizer_class, self.fallback = optimizer_class, fallback
+        self.lr, self.weight_decay, self.options = lr, weight_decay, options
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    def build(
+        self, named_parameters: Iterable[tuple[str, nn.Parameter]], device: torch.device | str
+    ) -> torch.optim.Optimizer:
+        """The optimizer over these parameters; each group keeps its base rate as `initial_lr`.
+
+        Raises:
+            UserError: nothing to train, no such class, or an option it does not take.
+        """
+        groups = self.groups(list(named_parameters))
+        self.optimizer = self._make(groups, torch.device(device))
+        for group in self.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.train_mode()
+        return self.optimizer
+
+    def groups(self, named: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+        """Matrices with weight decay, vectors without; an empty group is left out."""
+        if not named:
+            raise UserError(
+                "nothing is trainable, so there is nothing to optimise.", where="method"
+            )
+        matrices = [p for _, p in named if p.dim() >= 2]
+        vectors = [p for _, p in named if p.dim() < 2]
+        groups = [
+            {"params": matrices, "weight_decay": self.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def train_mode(self) -> None:
+        """Before steps: some optimizers hold other weights for training than for evaluation."""
+        self._switch("train")
+
+    def eval_mode(self) -> None:
+        """Before evaluating or saving weights."""
+        self._switch("eval")
+
+    def _switch(self, mode: str) -> None:
+        switch = getattr(self.optimizer, mode, None)
+        if callable(switch):
+            switch()
+
+    def _make(self, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+        path = self.optimizer_class
+        if self.fallback and device.type != "cuda":
+            warnings.warn(
+                f"optimizer: {path} is for CUDA; on {device.type} {self.fallback} takes its place",
+                stacklevel=3,
+            )
+            path = self.fallback
+        options = dict(self.options)
+        if path == "torch.optim.AdamW" and device.type in ("cuda", "cpu"):
+            options.setdefault("fused", True)
+        try:
+            return _class(path)(groups, lr=self.lr, **options)
+        except TypeError as error:
+            raise UserError(f"{path}: {error}", where="optimizer") from error
+
+
+def _class(path: str) -> Any:
+    """The class of a dotted name."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        package = module.split(".")[0]
+        if error.name == package and package in EXTRAS:
+            raise missing_package(package, EXTRAS[package], path) from error
+        raise UserError(f"there is no {path}.", where="optimizer.optimizer_class") from error
+    except AttributeError as error:
+        raise UserError(f"there is no {path}.", where="optimizer.optimizer_class") from error

@@ -1,0 +1,51 @@
+"""A schedule: the factor on the learning rate, a pure function of the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ftcli.errors import UserError
+
+
+@dataclass
+class Scheduler:
+    """Base of all schedules: a linear warmup, then what the subclass says.
+
+    Steps count from 0: `factor(0, n)` is for the first update and `factor(n - 1, n)` for the last.
+    Warmup over w steps gives (step + 1) / w, so that no update has factor 0.
+    """
+
+    warmup_ratio: float = 0.0  # warmup as a share of all steps
+    warmup_steps: int | None = None  # warmup in steps; wins over the ratio
+    min_ratio: float = 0.0  # factor that the decay ends at
+
+    def __post_init__(self) -> None:
+        for key in ("warmup_ratio", "min_ratio"):
+            value = getattr(self, key)
+            if not 0 <= value <= 1:
+                raise UserError(
+                    f"{value} is not a share between 0 and 1.",
+                    where=f"scheduler.{key}",
+                    fix=f"scheduler.{key}=0.03",
+                )
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """What the base learning rate is multiplied with at `step` (from 0) of `max_steps`."""
+        warmup = self.warmup(max_steps)
+        if step < warmup:
+            return (step + 1) / warmup
+        return self.after(step - warmup, max(1, max_steps - warmup))
+
+    def warmup(self, max_steps: int) -> int:
+        """Number of warmup steps."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return round(self.warmup_ratio * max_steps)
+
+    def after(self, step: int, steps: int) -> float:
+        """The factor at `step` (from 0) of the `steps` that follow the warmup."""
+        raise NotImplementedError(f"{type(self).__name__} has no shape")  # pragma: no cover
+
+    def towards_minimum(self, share: float) -> float:
+        """1 at share 1, `min_ratio` at share 0, a line between them."""
+        return self.min_ratio + (1 - self.min_ratio) * min(1.0, max(0.0, share))

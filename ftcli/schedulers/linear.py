@@ -1,0 +1,16 @@
+"""Warmup, then a line to the minimum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ftcli.schedulers.base import Scheduler
+
+
+@dataclass
+class Linear(Scheduler):
+    """Factor 1 at the first step after the warmup, `min_ratio` one step after the last."""
+
+    def after(self, step: int, steps: int) -> float:
+        """The line: 1 - step / steps."""
+        return self.towards_minimum(1 - step / steps)
