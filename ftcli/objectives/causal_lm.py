@@ -47,7 +47,9 @@ class CausalLM(Objective):
         def of_chunk(h: Tensor, y: Tensor) -> Tensor:
             return cross_entropy(head(h).float(), y, reduction="none")
 
-        pieces = list(zip(hidden.split(self.chunk_size), labels.split(self.chunk_size), strict=True))
+        pieces = list(
+            zip(hidden.split(self.chunk_size), labels.split(self.chunk_size), strict=True)
+        )
         if len(pieces) < 2 or not torch.is_grad_enabled():
             return torch.cat([of_chunk(h, y) for h, y in pieces])
         return torch.cat([checkpoint(of_chunk, h, y, use_reentrant=False) for h, y in pieces])

@@ -69,4 +69,6 @@ def summary(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
 def before(run_dir: RunDir | None) -> dict[str, float]:
     """The scores at step 0, from the run's own record."""
     rows = run_dir.metrics() if run_dir is not None else []
-    return {k: v for row in rows if row["step"] == 0 for k, v in row.items() if k.startswith("eval.")}
+    return {
+        k: v for row in rows if row["step"] == 0 for k, v in row.items() if k.startswith("eval.")
+    }

@@ -53,7 +53,9 @@ class RunDir:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Add a line to events.jsonl."""
-        self._append("events.jsonl", {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind} | fields)
+        self._append(
+            "events.jsonl", {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind} | fields
+        )
 
     def note(self, line: str) -> None:
         """Add a line to train.log."""

@@ -88,7 +88,9 @@ def _non_finite(run: Run, error: Any) -> UserError:
     )
 
 
-def _same_config(then: dict[str, Any], now: dict[str, Any], allow: Sequence[str], path: Any) -> None:
+def _same_config(
+    then: dict[str, Any], now: dict[str, Any], allow: Sequence[str], path: Any
+) -> None:
     from ftcli.loggers.base import flat
 
     old, new = dict(flat(then)), dict(flat(now))

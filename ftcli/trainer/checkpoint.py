@@ -134,7 +134,13 @@ def random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": (kind, torch.from_numpy(np.array(keys).astype(np.int64)), position, has_gauss, gauss),
+        "numpy": (
+            kind,
+            torch.from_numpy(np.array(keys).astype(np.int64)),
+            position,
+            has_gauss,
+            gauss,
+        ),
         "python": random.getstate(),
     }
 

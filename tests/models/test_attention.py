@@ -1,0 +1,95 @@
+"""A packed row gives every document the states it has alone, on models of different make."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as tf
+
+from ftcli.models import attention
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64}
+GROUPED = SMALL | {"intermediate_size": 48, "num_key_value_heads": 2, "pad_token_id": 0}
+MODELS = {
+    "llama": lambda: tf.LlamaConfig(**GROUPED),
+    "qwen3": lambda: tf.Qwen3Config(**GROUPED, head_dim=8),
+    "mistral_window": lambda: tf.MistralConfig(**GROUPED, sliding_window=4, head_dim=8),
+    "phi3_fused_qkv": lambda: tf.Phi3Config(**GROUPED),
+    "gemma2_softcap_window": lambda: tf.Gemma2Config(
+        **GROUPED, head_dim=8, sliding_window=4, query_pre_attn_scalar=8
+    ),
+    "gpt2": lambda: tf.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=64, n_positions=64),
+}
+LENGTHS = (5, 9, 9, 1, 12)
+
+
+@pytest.fixture(params=MODELS, ids=str)
+def model(request):
+    torch.manual_seed(0)
+    config = MODELS[request.param]()
+    config._attn_implementation = attention.NAME
+    return tf.AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.fixture
+def documents():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(1, 64, (1, n), generator=generator) for n in LENGTHS]
+
+
+def pack(documents):
+    return {
+        "input_ids": torch.cat(documents, dim=1),
+        "position_ids": torch.cat([torch.arange(n) for n in LENGTHS])[None],
+        "use_cache": False,
+    } | attention.packed_inputs({"lengths": torch.tensor(LENGTHS)})
+
+
+@torch.no_grad()
+def test_packed_equals_alone(model, documents):
+    packed = model(**pack(documents)).logits
+    model.set_attn_implementation("eager")
+    alone = torch.cat([model(input_ids=d).logits for d in documents], dim=1)
+    assert (packed - alone).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_packing_is_not_a_matter_of_course(model, documents):
+    """Without the lengths the second document would see the first: the test above can fail."""
+    inputs = pack(documents)
+    packed = model(**inputs).logits
+    joined = model(input_ids=inputs["input_ids"], position_ids=None, use_cache=False).logits
+    assert (packed - joined)[:, LENGTHS[0] :].abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_padded_batches_go_the_library_way(model, documents):
+    """Generation and padded evaluation use ordinary masks under the same attention name."""
+    ids = torch.zeros(2, 12, dtype=torch.long)
+    mask = torch.zeros(2, 12, dtype=torch.long)
+    for row, document in enumerate((documents[1], documents[4])):
+        ids[row, -document.shape[1] :], mask[row, -document.shape[1] :] = document[0], 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    ours = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+    model.set_attn_implementation("eager")
+    alone = model(input_ids=documents[1]).logits
+    assert (ours[0, -9:] - alone[0]).abs().max() < 1e-5
+
+
+def test_gradients_are_those_of_the_documents_alone(model, documents):
+    weight = model.get_input_embeddings().weight
+
+    def gradient(loss):
+        return torch.autograd.grad(loss, weight)[0]
+
+    packed = gradient(model(**pack(documents)).logits.square().sum())
+    model.set_attn_implementation("eager")
+    alone = sum(gradient(model(input_ids=d).logits.square().sum()) for d in documents)
+    assert (packed - alone).abs().max() < 1e-4 * alone.abs().max()
+
+
+def test_a_model_that_loses_the_lengths_is_refused():
+    x = torch.zeros(1, 2, 6, 8)
+    dummy = attention.packed_inputs({"lengths": torch.tensor([3, 3])})["attention_mask"]
+    with pytest.raises(RuntimeError, match="packing=none"):
+        attention.documents_attention(torch.nn.Module(), x, x, x, dummy)
