@@ -15,7 +15,7 @@ import tokenize
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ftcli.config import annotations, source
+from ftcli.config import hints, source
 from ftcli.config.source import Definition, Module
 
 
@@ -140,7 +140,7 @@ def _constructor(found: Definition) -> tuple[dict[str, Parameter], bool]:
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             return _arguments(item, found, skip=1)
-    if annotations.is_dataclass(node):
+    if hints.is_dataclass(node):
         return _fields(found), False
     for base in _bases(found):
         if isinstance(base.node, ast.ClassDef):
@@ -159,7 +159,7 @@ def _fields(found: Definition) -> dict[str, Parameter]:
     for base in reversed(_bases(found)):
         if "dataclass" in base.module.text:
             fields.update(_fields(base))
-    if not annotations.is_dataclass(found.node):
+    if not hints.is_dataclass(found.node):
         return fields
     assert isinstance(found.node, ast.ClassDef)
     docs = _documented(ast.get_docstring(found.node) or "")
@@ -243,13 +243,13 @@ def _arguments(
 def _parameter(
     name: str, annotation: ast.expr | None, default: Any, text: str, found: Definition
 ) -> Parameter:
-    kind = annotations.evaluate(annotation, found.module)
+    kind = hints.evaluate(annotation, found.module)
     if annotation is None:
         kind = _guess(default)
-    nested = annotations.names_class(annotation, found.module)
+    nested = hints.names_class(annotation, found.module)
     return Parameter(
         name, kind, ast.unparse(annotation) if annotation else "", default, text, found.dotted,
-        nested.dotted if nested else None, annotations.is_class_path(annotation),
+        nested.dotted if nested else None, hints.is_class_path(annotation),
     )  # fmt: skip
 
 
@@ -272,7 +272,7 @@ def _value(expr: ast.expr, module: Module) -> Any:
     except (ValueError, TypeError):
         pass
     if isinstance(expr, ast.Attribute):
-        members = annotations.enum_values(source.resolve_expr(module, expr.value)) or {}
+        members = hints.enum_values(source.resolve_expr(module, expr.value)) or {}
         if expr.attr in members:
             return members[expr.attr]
     found = source.resolve_expr(module, expr)
@@ -308,7 +308,7 @@ def _comment(node: ast.stmt | ast.arg, module: Module) -> str:
         comments = [t.string for t in _tokens(block) if t.type == tokenize.COMMENT]
         if comments:
             return comments[-1].lstrip("#: ").strip()
-    above = []
+    above: list[str] = []
     for line in reversed(lines[: node.lineno - 1]):
         if not line.strip().startswith("#:"):
             break

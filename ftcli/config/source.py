@@ -182,8 +182,8 @@ def _bind(module: Module, node: ast.stmt) -> None:
         module.names.setdefault(node.target.id, node)
     elif isinstance(node, ast.Import):
         for alias in node.names:
-            target = alias.name if alias.asname else alias.name.split(".")[0]
-            module.names.setdefault(alias.asname or target, (target, None))
+            imported = alias.name if alias.asname else alias.name.split(".")[0]
+            module.names.setdefault(alias.asname or imported, (imported, None))
     elif isinstance(node, ast.ImportFrom):
         _bind_from(module, node)
 
@@ -201,9 +201,7 @@ def _bind_from(module: Module, node: ast.ImportFrom) -> None:
             module.names.setdefault(alias.asname or alias.name, (source, alias.name))
 
 
-def _imported(
-    bound: tuple[str, str | None], seen: frozenset[tuple[str, str]]
-) -> Definition | None:
+def _imported(bound: tuple[str, str | None], seen: frozenset[tuple[str, str]]) -> Definition | None:
     source, name = bound
     module = load(source)
     if module is None:

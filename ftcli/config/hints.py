@@ -135,7 +135,7 @@ def _generic(origin: Any, args: list[ast.expr], module: Module, depth: int) -> A
     inner = [_evaluate(a, module, depth + 1) for a in args if not _is_ellipsis(a)]
     inner = [Any if t is _UNKNOWN else t for t in inner]
     if origin is dict:
-        return dict[str, inner[1]] if len(inner) == 2 else dict
+        return dict[str, inner[1]] if len(inner) == 2 else dict  # type: ignore[valid-type]
     if origin is not list:
         return _UNKNOWN
     if len(inner) == 1:

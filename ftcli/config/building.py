@@ -1,0 +1,95 @@
+"""Make the objects that a configuration names."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+from ftcli.config import classpath
+from ftcli.config.composed import Composed
+from ftcli.config.job import REQUIRES
+from ftcli.config.keys import TARGET
+from ftcli.config.packages import missing
+from ftcli.errors import UserError
+
+
+def build(
+    node: dict[str, Any],
+    key: str = "",
+    composed: Composed | None = None,
+    trust: Iterable[str] = (),
+) -> Any:
+    """Import what `_target_` names and call it with the other keys; inner nodes are built first.
+
+    Args:
+        node: a mapping with `_target_`.
+        key: where it stands in the job (`method`), for messages.
+        composed: the job, so that a message can name file and line.
+        trust: further packages that `_target_` may stand in.
+
+    Raises:
+        UserError: the class refuses its settings, is not allowed, or its package is missing.
+    """
+    trust = tuple(trust)
+    target = node[TARGET]
+    where = composed.where(key) if composed else None
+    if not classpath.allowed(target, (*classpath.COMPONENTS, *trust)):
+        raise UserError(f"{target} stands outside ftcli.", where, f"--trust {target.split('.')[0]}")
+    options = {
+        name: _inner(value, f"{key}.{name}".lstrip("."), composed, trust)
+        for name, value in node.items()
+        if name not in (TARGET, REQUIRES)
+    }
+    made = _import(target, key, where)
+    try:
+        return made(**options)
+    except UserError as error:
+        raise located(error, composed, key) from error
+    except ModuleNotFoundError as error:
+        raise _absent(error, target, key, where) from error
+    except ValueError as error:
+        raise UserError(f"{key or target}: {error}", where, f"see: ftcli schema {key}") from error
+
+
+def located(error: UserError, composed: Composed | None, key: str = "") -> UserError:
+    """The same error, its `where` a file:line where it was a key of the job or nothing.
+
+    A component knows only the name of its key (`data.path`); the job knows who set it.
+    """
+    if composed is None:
+        return error
+    named = error.where or key
+    known = named in composed.origins or named in composed.sections
+    if known and named:
+        error.where = composed.where(named)
+        if named not in error.what and named != key:
+            error.what = f"{named}: {error.what}"
+    return error
+
+
+def _inner(value: Any, key: str, composed: Composed | None, trust: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        if TARGET in value:
+            return build(value, key, composed, trust)
+        return {name: _inner(v, f"{key}.{name}", composed, trust) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_inner(v, f"{key}.{index}", composed, trust) for index, v in enumerate(value)]
+    return value
+
+
+def _import(target: str, key: str, where: str | None) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise _absent(error, target, key, where) from error
+    except AttributeError as error:
+        raise UserError(f"{key}.{TARGET}={target}: there is no such class.", where) from error
+
+
+def _absent(error: ModuleNotFoundError, target: str, key: str, where: str | None) -> UserError:
+    package = (error.name or "").split(".")[0]
+    if package == target.split(".")[0]:
+        return UserError(f"{key}.{TARGET}={target}: there is no such class.", where)
+    return missing(package, f"{key or 'config'}={target}", where)

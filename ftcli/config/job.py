@@ -1,0 +1,31 @@
+"""What stands at the top of a job beside its groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class RunSettings:
+    """Where a run leaves its files: `dir/name/<time>/`."""
+
+    name: str | None = None  # name of the run; null is the name of the job's file
+    dir: str = "runs"  # folder that holds the runs
+
+
+@dataclass
+class Job:
+    """Keys of a job that belong to no group."""
+
+    seed: int = 0  # of the data order, the weights' initial values and dropout
+    run: RunSettings = field(default_factory=RunSettings)  # where the run leaves its files
+
+
+TARGET = "ftcli.config.job.Job"
+#: Key -> values it must have for this job or option to make sense; kept in the configuration,
+#: seen by no class. See `ftcli.config.requirements`.
+REQUIRES = "requires"
+#: Groups whose node is one object; a job cannot run without them.
+OBJECTS = ("model", "data", "method", "objective", "optimizer", "scheduler", "trainer")
+#: Groups whose node is a mapping of a name to an object.
+COLLECTIONS = ("eval", "logger")

@@ -1,0 +1,96 @@
+"""The words after the job on the command line: Hydra's grammar, made ready for Hydra."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from ftcli.errors import Problems, UserError
+
+
+@dataclass(frozen=True)
+class Word:
+    """One override as typed, with what it asks for.
+
+    Attributes:
+        text: as typed.
+        key: dotted key or group (`method.r`, `method`).
+        value: as Hydra reads it.
+        picks: whether it picks an option of a group (`method=lora`).
+        kind: "set", "add" or "delete".
+    """
+
+    text: str
+    key: str
+    value: Any
+    picks: bool
+    kind: str
+
+    @property
+    def is_hydra(self) -> bool:
+        """Whether it speaks to Hydra itself (`hydra.sweep.dir=...`)."""
+        return self.key.startswith(("hydra.", "hydra/"))
+
+    def for_hydra(self) -> str:
+        """As Hydra wants it: a key that no YAML holds is set all the same, validation judges it."""
+        plain = self.kind == "set" and not self.picks and not self.is_hydra
+        return self.text if not plain or self.text.startswith("++") else f"++{self.text}"
+
+
+def read(texts: Sequence[str], folders: Sequence[Path]) -> list[Word]:
+    """Parse overrides; `folders` tell which words are groups.
+
+    Raises:
+        UserError: not in the grammar, or several values where one is wanted; all of them together.
+    """
+    parser, words, problems = OverridesParser.create(), [], []
+    for text in texts:
+        try:
+            words.append(_word(parser.parse_override(text), text, folders))
+        except HydraException as error:
+            problems.append(_unreadable(text, error))
+        except UserError as error:
+            problems.append(error)
+    Problems.raise_if_any(problems)
+    return words
+
+
+def _word(parsed: Override, text: str, folders: Sequence[Path]) -> Word:
+    if parsed.is_sweep_override():
+        raise UserError(
+            f"'{text}' gives several values where one is wanted.",
+            where="command line",
+            fix=f"a list is {parsed.key_or_group}=[a,b]; to try each: ftcli sweep JOB {text}",
+        )
+    value, key = parsed.value(), parsed.key_or_group
+    group = any((folder / key).is_dir() for folder in folders)
+    picks = group and not isinstance(value, dict)
+    if picks and not parsed.is_delete() and not isinstance(value, (str, list)):
+        raise UserError(
+            f"'{text}': {key} wants the name of an option.",
+            where="command line",
+            fix=f"{key}=NAME with a name of `ftcli ls {key}`, or ~{key} to leave it out",
+        )
+    kind = "delete" if parsed.is_delete() else "add" if parsed.is_add() else "set"
+    return Word(text, key, value, picks, kind)
+
+
+def _unreadable(text: str, error: HydraException) -> UserError:
+    if "=" not in text and not text.startswith("~"):
+        fix = "settings are written key=value, such as optimizer.lr=1e-4"
+    else:
+        fix = f"quote a value with spaces or any of ,[]{{}}: {_quoted(text)}"
+    reason = str(error).splitlines()[0].split(". See")[0]
+    return UserError(f"'{text}' cannot be read: {reason}.", where="command line", fix=fix)
+
+
+def _quoted(text: str) -> str:
+    key, _, value = text.partition("=")
+    escaped = value.strip("'\"").replace("'", "\\'")
+    return f"\"{key}='{escaped}'\""

@@ -1,0 +1,117 @@
+"""Where configurations are looked for: the job's folder, the user's, the working folder's, ftcli's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ftcli.config.nearest import nearest
+from ftcli.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: Groups whose plural, as `ftcli ls` takes it, is not the name and an s.
+_PLURALS = {"data": "data"}
+
+
+def configs_dir() -> Path:
+    """The packaged configs: `configs/` of the repository, or its copy in an installed wheel."""
+    return _packaged("configs")
+
+
+def recipes_dir() -> Path:
+    """The packaged recipes, found as `configs_dir` is."""
+    return _packaged("recipes")
+
+
+def _packaged(name: str) -> Path:
+    in_wheel = _PACKAGE / f"_{name}"
+    return in_wheel if in_wheel.is_dir() else _PACKAGE.parent / name
+
+
+def user_dir() -> Path:
+    """The user's own configs: $FTCLI_CONFIGS, or ~/.config/ftcli/configs."""
+    given = os.environ.get("FTCLI_CONFIGS")
+    return Path(given).expanduser() if given else Path.home() / ".config" / "ftcli" / "configs"
+
+
+def search_path(job_folder: Path | None = None) -> list[Path]:
+    """Existing folders that hold groups, in the order in which they are asked."""
+    asked = [job_folder, user_dir(), Path("configs"), configs_dir()]
+    found = [folder.resolve() for folder in asked if folder is not None and folder.is_dir()]
+    return list(dict.fromkeys(found))
+
+
+def groups() -> list[str]:
+    """Names of the packaged groups: the folders of `configs/`."""
+    return sorted(p.name for p in configs_dir().iterdir() if p.is_dir() and p.name[0] not in "._")
+
+
+def group_of(word: str) -> str | None:
+    """The group that a word of the command line means: `methods` and `method` are the same."""
+    for group in groups():
+        if word in (group, plural(group)):
+            return group
+    return None
+
+
+def plural(group: str) -> str:
+    """The group as `ftcli ls` takes it: `method` is `methods`."""
+    return _PLURALS.get(group, f"{group}s")
+
+
+def options(group: str, folders: list[Path] | None = None) -> dict[str, Path]:
+    """Option -> file of a group (`lora` -> `configs/method/lora.yaml`); the first folder wins."""
+    found: dict[str, Path] = {}
+    for folder in search_path() if folders is None else folders:
+        root = folder / group
+        for file in sorted(root.rglob("*.yaml")):
+            found.setdefault(file.relative_to(root).with_suffix("").as_posix(), file)
+    return dict(sorted(found.items()))
+
+
+def jobs(root: Path) -> dict[str, Path]:
+    """Name -> file of the jobs that stand in a folder of configs, groups left out."""
+    return {file.stem: file for file in sorted(root.glob("*.yaml"))}
+
+
+def recipes() -> dict[str, Path]:
+    """Name -> file of the packaged recipes: `bases/llama_mini`."""
+    root = recipes_dir()
+    found = sorted(root.rglob("*.yaml"))
+    return {file.relative_to(root).with_suffix("").as_posix(): file for file in found}
+
+
+def find_job(job: str | Path) -> Path:
+    """The YAML that a word means: a path, a run directory, or the name of a packaged job or recipe.
+
+    Raises:
+        UserError: there is no such file; names the nearest ones.
+    """
+    path = Path(job).expanduser()
+    if path.is_dir() and (path / "config.yaml").is_file():
+        return path / "config.yaml"
+    if path.is_file():
+        return path
+    known = {**recipes(), **jobs(configs_dir()), **jobs(user_dir())}
+    name = path.with_suffix("").as_posix() if path.suffix in (".yaml", ".yml") else path.as_posix()
+    for prefix in ("", "configs/", "recipes/"):
+        if name.startswith(prefix) and name.removeprefix(prefix) in known:
+            return known[name.removeprefix(prefix)]
+    if path.is_dir():
+        raise UserError(f"{job} is a folder without a config.yaml.", fix="give a YAML file")
+    raise UserError(f"{job}: no such file or job.{_closest(path, known)}", fix="ftcli ls jobs")
+
+
+def _closest(path: Path, known: dict[str, Path]) -> str:
+    beside = {str(p): p for p in path.parent.glob("*.yaml")} if path.parent.is_dir() else {}
+    found = nearest(str(path), [*beside]) or nearest(path.stem, [*known])
+    return f" Closest: {', '.join(found)}." if found else ""
+
+
+def shown(path: Path) -> str:
+    """A path as a person writes it: relative to the working folder, or `configs/...` if packaged."""
+    full = path.resolve()
+    for root, prefix in ((Path.cwd(), ""), (configs_dir(), "configs"), (recipes_dir(), "recipes")):
+        if full.is_relative_to(root.resolve()):
+            return (Path(prefix) / full.relative_to(root.resolve())).as_posix()
+    return str(path)

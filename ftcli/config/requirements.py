@@ -1,0 +1,52 @@
+"""`requires:` in a job or an option: what other keys must be for it to make sense.
+
+    requires:
+      model.quantization: {one_of: [nf4, fp4, int8], because: QLoRA needs a quantised base, or: method=lora}
+
+or only the list of values. It is kept in the configuration and handed to no class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ftcli.config.composed import Composed
+from ftcli.config.job import REQUIRES
+from ftcli.errors import UserError
+
+
+def problems(composed: Composed) -> list[UserError]:
+    """Every requirement of the job or of a chosen option that is not met."""
+    found = []
+    for owner, key, rule in _rules(composed.config):
+        rule = rule if isinstance(rule, Mapping) else {"one_of": rule}
+        allowed = rule.get("one_of")
+        allowed = allowed if isinstance(allowed, list) else [allowed]
+        if composed.get(key) not in allowed:
+            found.append(_unmet(composed, owner, key, allowed, rule))
+    return found
+
+
+def _rules(node: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Group that asks ('' for the job itself), key it asks about, values."""
+    for name, value in node.items():
+        if not isinstance(value, Mapping):
+            continue
+        if name == REQUIRES:
+            yield from ((owner, str(key), rule) for key, rule in value.items())
+        elif not owner:
+            yield from _rules(value, name)
+
+
+def _unmet(
+    composed: Composed, owner: str, key: str, allowed: list[Any], rule: Mapping[str, Any]
+) -> UserError:
+    from ftcli.config.paths import shown
+
+    asker = composed.named(owner) if owner else shown(composed.job)
+    because = rule.get("because") or f"it works only with {', '.join(map(str, allowed))}"
+    what = f"{asker} with {key}={composed.get(key)} ({composed.where(key)}): {because}."
+    ways = [f"{key}={allowed[0]}"] + ([str(rule["or"])] if rule.get("or") else [])
+    either = f"either {' or '.join(ways)}" if len(ways) > 1 else ways[0]
+    return UserError(what, fix=either)

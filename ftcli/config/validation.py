@@ -1,0 +1,258 @@
+"""Check a composed job against the signatures of what it names; nothing of it is imported."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ftcli.config import checks, classpath, job, paths, requirements, signature
+from ftcli.config.composed import Composed
+from ftcli.config.keys import TARGET, Keys, keys_of
+from ftcli.config.nearest import nearest, nearest_key
+from ftcli.config.packages import missing
+from ftcli.config.signature import NoSuchClass, Parameter
+from ftcli.config.values import WrongType, normalised
+from ftcli.errors import Problems, UserError
+
+log = logging.getLogger("ftcli.config")
+
+
+def validate(composed: Composed, trust: Iterable[str] = ()) -> None:
+    """Check every node of a job, and bring its values to the types that are wanted, in place.
+
+    Args:
+        composed: what `compose` or `load` gave.
+        trust: further packages that `_target_` and class names may stand in.
+
+    Raises:
+        UserError: the only problem, or Problems: all of them, each with file:line and a way out.
+    """
+    checker = _Checker(composed, tuple(trust))
+    checker.job()
+    if not checker.problems:  # what the values mean together is judged once each is sound
+        checker.problems += checks.problems(composed)
+    else:
+        checker.problems += requirements.problems(composed)
+    Problems.raise_if_any(checker.problems)
+
+
+class _Checker:
+    def __init__(self, composed: Composed, trust: tuple[str, ...]) -> None:
+        self.composed, self.trust = composed, trust
+        self.problems: list[UserError] = []
+        self._nodes: dict[str, Keys] = {}
+
+    def job(self) -> None:
+        """The top of the job, then each group."""
+        top = signature.read(job.TARGET).parameters
+        config = self.composed.config
+        known = {*top, *paths.groups(), *self.composed.choices, job.REQUIRES}
+        for key in list(config):
+            if key in top:
+                self._key(config, key, key, top[key])
+            elif key in job.COLLECTIONS:
+                self._collection(key)
+            elif key in known - {job.REQUIRES}:
+                self._group(key)
+            elif key != job.REQUIRES:
+                self._unknown_top(key, known)
+        for group in job.OBJECTS:
+            if group not in config:
+                self._absent(group)
+
+    def _group(self, group: str) -> None:
+        node = self.composed.config[group]
+        if not isinstance(node, Mapping) or TARGET not in node:
+            self._say(
+                group,
+                f"{group} does not say what it is.",
+                f"pick one: {group}=NAME with a name of `ftcli ls {paths.plural(group)}`",
+            )
+        else:
+            self.node(node, group)
+
+    def _absent(self, group: str) -> None:
+        names = list(paths.options(group))
+        self.problems.append(
+            UserError(
+                f"no {group} is chosen.",
+                where=paths.shown(self.composed.job),
+                fix=f"add `- {group}: {names[0] if names else 'NAME'}` to its defaults "
+                f"(choices: ftcli ls {paths.plural(group)})",
+            )
+        )
+
+    def _collection(self, group: str) -> None:
+        """`eval` and `logger`: a name for each object."""
+        nodes = self.composed.config[group] or {}
+        if not isinstance(nodes, dict):
+            return self._say(group, f"{group} wants a mapping of names to settings.", None)
+        for name in list(nodes):
+            key = f"{group}.{name}"
+            node = nodes[name]
+            if name == job.REQUIRES or node is None:
+                continue
+            if isinstance(node, Mapping) and TARGET in node:
+                self.node(node, key)
+            elif self._left_over(key):
+                nodes.pop(name)
+            else:
+                known = ", ".join(
+                    n for n, v in nodes.items() if isinstance(v, dict) and TARGET in v
+                )
+                self._say(
+                    key,
+                    f"{self.composed.named(group)} has no '{name}'"
+                    + (f" (it has {known})." if known else "."),
+                    f"give it a _target_, or pick another: ftcli ls {paths.plural(group)}",
+                )
+
+    def node(self, node: Any, key: str) -> None:
+        """One node with `_target_`, and what it holds."""
+        target = node[TARGET]
+        if not self._may(target, classpath.COMPONENTS, f"{key}.{TARGET}"):
+            return
+        try:
+            keys = keys_of(node)
+        except NoSuchClass as error:
+            self.problems.append(self._no_class(error, f"{key}.{TARGET}"))
+            return
+        self._nodes[key] = keys
+        if keys.library and not self._library(keys, key):
+            return
+        self._mapping(node, key, keys.parameters, keys.open, {TARGET, job.REQUIRES})
+
+    def _library(self, keys: Keys, key: str) -> bool:
+        """Whether the library class that a node names may be used and exists."""
+        parameter = keys.owner.class_path
+        assert parameter is not None
+        named = f"{key}.{parameter.name}"
+        if not self._may(keys.library, classpath.LIBRARIES, named):
+            return False
+        if keys.lost:
+            self.problems.append(self._no_class(keys.lost[1], named))
+        return not keys.lost
+
+    def _mapping(
+        self,
+        node: dict[str, Any],
+        prefix: str,
+        parameters: Mapping[str, Parameter],
+        is_open: bool,
+        ignored: set[str],
+    ) -> None:
+        for name in [n for n in node if n not in ignored]:
+            key = f"{prefix}.{name}"
+            if name in parameters:
+                self._key(node, name, key, parameters[name])
+            elif is_open:
+                self._inside(node[name], key)
+            elif self._left_over(key):
+                node.pop(name)
+            else:
+                self._unknown(key, name, parameters)
+        for name, parameter in parameters.items():
+            if parameter.required and name not in node:
+                self._say(prefix, f"{prefix}.{name} is not given.", f"{prefix}.{name}=VALUE")
+
+    def _key(self, node: dict[str, Any], name: str, key: str, parameter: Parameter) -> None:
+        """One key that exists: given, of the right type; a mapping is looked into."""
+        value = node[name]
+        if value == "???":
+            help_ = f" ({parameter.help})" if parameter.help else ""
+            self._say(key, f"{key} is not given{help_}.", f"{key}=VALUE")
+        elif isinstance(value, dict) and TARGET in value:
+            self.node(value, key)
+        elif isinstance(value, dict) and parameter.nested:
+            inner = signature.read(parameter.nested)
+            self._mapping(value, key, inner.parameters, inner.open, set())
+        else:
+            try:
+                node[name] = normalised(value, parameter.type)
+            except WrongType as wrong:
+                self._wrong(key, value, str(wrong))
+            else:
+                self._inside(node[name], key)
+
+    def _inside(self, value: Any, key: str) -> None:
+        """Nodes deeper down, in mappings and lists that no signature describes."""
+        if isinstance(value, dict) and TARGET in value:
+            self.node(value, key)
+        elif isinstance(value, (dict, list)):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for name, inner in items:
+                self._inside(inner, f"{key}.{name}")
+
+    def _may(self, target: Any, packages: tuple[str, ...], key: str) -> bool:
+        if isinstance(target, str) and classpath.allowed(target, (*packages, *self.trust)):
+            return True
+        top = str(target).split(".")[0]
+        allowed = ", ".join(packages)
+        self._say(
+            key,
+            f"{key}={target}: only classes of {allowed} may be named here.",
+            f"--trust {top}, if you trust that package with your machine",
+        )
+        return False
+
+    def _no_class(self, error: NoSuchClass, key: str) -> UserError:
+        if error.missing:
+            return missing(error.missing, f"{key}={error.target}", self.composed.where(key))
+        hint = f" Did you mean {error.nearest[0]}?" if error.nearest else ""
+        what = f"{key}={error.target}: there is no such class.{hint}"
+        return UserError(what, where=self.composed.where(key), fix=f"ftcli schema {_group(key)}")
+
+    def _wrong(self, key: str, value: Any, expected: str) -> None:
+        where: str | None = self.composed.where(key)
+        what = f"{key}={value!r}"
+        if where == "command line":
+            what, where = f"{what} at command line", None
+        self.problems.append(UserError(f"{what}: {expected}", where, f"see: ftcli schema {key}"))
+
+    def _unknown(self, key: str, name: str, parameters: Mapping[str, Parameter]) -> None:
+        prefix = key.rpartition(".")[0]
+        keys = self._nodes.get(prefix)
+        owner = self.composed.named(prefix) if "." not in prefix else prefix
+        if keys and "." in prefix:
+            owner = f"{prefix} ({keys.owner.target.rpartition('.')[2]})"
+        meant = nearest_key(name, parameters)
+        hint = f"{prefix}.{meant}" if meant else self._elsewhere(name)
+        what = f"{key} is not a key of {owner}." + (f" Did you mean {hint}?" if hint else "")
+        self._say(key, what, f"see: ftcli schema {_group(key)}")
+
+    def _unknown_top(self, key: str, known: set[str]) -> None:
+        hint = self._elsewhere(key) or next(iter(nearest(key, known, 1)), None)
+        what = f"{key} is not a key of a job." + (f" Did you mean {hint}?" if hint else "")
+        self._say(key, what, "see: ftcli schema")
+
+    def _elsewhere(self, name: str) -> str | None:
+        """The key of another group that is called exactly so (`lr` -> `optimizer.lr`)."""
+        for group in job.OBJECTS:
+            node = self.composed.config.get(group)
+            try:
+                keys = keys_of(node) if isinstance(node, dict) and TARGET in node else None
+            except NoSuchClass:
+                keys = None
+            if keys and name in keys.parameters:
+                return f"{group}.{name}"
+        return None
+
+    def _left_over(self, key: str) -> bool:
+        """Whether the job set this key for the option that the command line has since replaced."""
+        group = _group(key)
+        origin = self.composed.origin(key)
+        if group not in self.composed.repicked or origin.file != self.composed.job:
+            return False
+        log.warning(
+            "%s: %s is left out, %s has no such key", origin, key, self.composed.named(group)
+        )
+        self.composed.forget(key)
+        return True
+
+    def _say(self, key: str, what: str, fix: str | None) -> None:
+        self.problems.append(UserError(what, self.composed.where(key), fix))
+
+
+def _group(key: str) -> str:
+    return key.split(".")[0]
