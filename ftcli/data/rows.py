@@ -20,6 +20,10 @@ class Row(NamedTuple):
 Item: TypeAlias = Row | UserError
 
 
+class Unusable(ValueError):
+    """Why a row cannot be an example, in words that follow its place."""
+
+
 def bad(what: str, origin: str) -> UserError:
     """The error of one row that cannot be used."""
     return UserError(what, where=origin, fix=SKIP)

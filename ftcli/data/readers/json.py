@@ -54,7 +54,9 @@ def _held(path: Path) -> Iterator[Item]:
             whole = json.loads(stream.read().decode("utf-8-sig"))
     except ValueError as error:
         raise UserError(f"is not valid JSON: {error}.", where=str(path)) from error
-    key = next((k for k in HOLDERS if isinstance(whole, dict) and isinstance(whole.get(k), list)), None)
+    key = next(
+        (k for k in HOLDERS if isinstance(whole, dict) and isinstance(whole.get(k), list)), None
+    )
     if key is None:
         raise UserError(
             "holds no rows.",

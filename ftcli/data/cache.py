@@ -1,0 +1,168 @@
+"""Token arrays on disk: content-addressed, written in chunks, resumed after a kill, memory-mapped.
+
+A folder of the cache is named by the hash of everything that decides its content. While it is being
+written it is called `<key>.partial`; its manifest says how far each file is valid, so that a
+preparation that was killed goes on at its last chunk. One process writes, others wait for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ftcli.data.render import Document
+from ftcli.data.tokens import ARRAYS, Tokens
+from ftcli.run.atomic import write_text
+
+MANIFEST, META, DONE = "manifest.json", "meta.json", "DONE"
+
+
+def folder(cache_dir: str | None = None) -> Path:
+    """Where token arrays are kept: the given folder, else $FTCLI_CACHE/tokens, else ~/.cache/ftcli."""
+    if cache_dir:
+        return Path(cache_dir).expanduser()
+    root = os.environ.get("FTCLI_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "ftcli") / "tokens"
+
+
+def key_of(settings: dict[str, Any]) -> str:
+    """The name of the cache folder for these settings."""
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def load_or_write(root: Path, key: str, fill: Callable[[Writer], dict[str, Any]]) -> Tokens:
+    """The tokens of a key, written first where the cache does not have them.
+
+    Args:
+        root: the cache folder.
+        key: see `key_of`.
+        fill: appends to the writer from where it stands and returns what `meta.json` is to hold.
+    """
+    done = root / key
+    if not (done / DONE).exists():
+        root.mkdir(parents=True, exist_ok=True)
+        with _lock(root / f"{key}.lock"):
+            if not (done / DONE).exists():
+                shutil.rmtree(done, ignore_errors=True)
+                writer = Writer(root / f"{key}.partial")
+                writer.finish(fill(writer), done)
+            # Whoever still waits for the lock, or opens it anew, finds the folder done.
+            (root / f"{key}.lock").unlink(missing_ok=True)
+    return Tokens(done)
+
+
+class Writer:
+    """Appends documents; everything up to the last `commit` survives a kill.
+
+    Attributes:
+        state: what the caller wants back when it resumes, as of the last commit.
+    """
+
+    def __init__(self, partial: Path) -> None:
+        partial.mkdir(parents=True, exist_ok=True)
+        self.partial = partial
+        manifest = self._manifest()
+        self.state: dict[str, Any] = manifest["state"]
+        self.chain = bytes.fromhex(manifest["chain"])
+        self.tokens, self.documents = manifest["tokens"], manifest["documents"]
+        self.origin_bytes = manifest["origin_bytes"]
+        self._files = {name: self._open(name, manifest["sizes"].get(name, 0)) for name in ARRAYS}
+        if not self.documents:
+            self._start()
+
+    def append(self, document: Document, origin: str) -> None:
+        """Add a document and the place it came from."""
+        ids = np.ascontiguousarray(document.ids, dtype=np.int32).tobytes()
+        learned = np.ascontiguousarray(document.learned, dtype=np.uint8).tobytes()
+        place = origin.encode("utf-8", "surrogateescape")
+        self.tokens += len(document.ids)
+        self.origin_bytes += len(place)
+        self.documents += 1
+        self._files["ids"].write(ids)
+        self._files["learned"].write(learned)
+        self._files["origins"].write(place)
+        self._files["offsets"].write(self.tokens.to_bytes(8, sys.byteorder))
+        self._files["origin_offsets"].write(self.origin_bytes.to_bytes(8, sys.byteorder))
+        digest = hashlib.blake2b(self.chain, digest_size=16)
+        digest.update(ids)
+        digest.update(learned)
+        self.chain = digest.digest()
+
+    def commit(self, state: dict[str, Any]) -> None:
+        """Make everything so far durable."""
+        self.state = state
+        sizes = {}
+        for name, file in self._files.items():
+            file.flush()
+            os.fsync(file.fileno())
+            sizes[name] = file.tell()
+        manifest = {
+            "state": state,
+            "sizes": sizes,
+            "chain": self.chain.hex(),
+            "tokens": self.tokens,
+            "documents": self.documents,
+            "origin_bytes": self.origin_bytes,
+        }
+        write_text(self.partial / MANIFEST, json.dumps(manifest))
+
+    def finish(self, meta: dict[str, Any], target: Path) -> None:
+        """Write `meta.json`, rename the folder to its final name and mark it done."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        whole = {
+            **meta,
+            "documents": self.documents,
+            "tokens": self.tokens,
+            "fingerprint": self.chain.hex(),
+        }
+        write_text(self.partial / META, json.dumps(whole, indent=2, ensure_ascii=False))
+        (self.partial / MANIFEST).unlink(missing_ok=True)
+        write_text(self.partial / DONE, "")
+        os.rename(self.partial, target)
+
+    def _manifest(self) -> dict[str, Any]:
+        """How far a killed preparation came; the beginning where there was none."""
+        try:
+            return dict(json.loads((self.partial / MANIFEST).read_text()))
+        except (OSError, ValueError):
+            return {
+                "state": {}, "sizes": {}, "chain": "", "tokens": 0, "documents": 0,
+                "origin_bytes": 0,
+            }  # fmt: skip
+
+    def _open(self, name: str, size: int) -> Any:
+        """The file, cut to what its manifest vouches for."""
+        path = self.partial / f"{name}.bin"
+        path.touch()
+        os.truncate(path, size)
+        return open(path, "ab")
+
+    def _start(self) -> None:
+        for name in ("offsets", "origin_offsets"):
+            os.truncate(self.partial / f"{name}.bin", 0)
+            self._files[name].write(bytes(8))
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held by the one process that writes; the kernel frees it when that process dies."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)

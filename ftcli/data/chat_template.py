@@ -1,0 +1,143 @@
+"""A chat template, and which characters of a rendered conversation the assistant wrote.
+
+Templates with `{% generation %}` markers say so themselves. For all others the conversation is
+rendered up to each answer and through it; the difference is what the assistant wrote. A template
+that renders a turn differently once others follow (Qwen3 drops earlier thinking, some strip
+whitespace) has no such prefix; there each answer is found by rendering a stand-in in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ftcli.data.pieces import Piece
+from ftcli.data.rows import Unusable
+from ftcli.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
+STAND_IN = "q9stand0in9q"
+Messages = list[dict[str, Any]]
+
+
+class ChatTemplate:
+    """The template of a tokenizer.
+
+    Raises:
+        UserError: the tokenizer has none.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise UserError(
+                "the tokenizer has no chat template, and the data are conversations.",
+                where="model.chat_template",
+                fix="set model.chat_template to a template (text or file), or use an instruct model's",
+            )
+        self.tokenizer = tokenizer
+        self.text = tokenizer.get_chat_template()
+        self.marked = bool(MARKER.search(self.text))
+        specials = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+        self._specials = tuple(token for token in specials if token.strip())
+
+    def prompt(self, messages: Messages, tools: Any = None) -> str:
+        """The conversation so far and the beginning of the answer to come."""
+        return self._render(messages, tools, add_generation_prompt=True)
+
+    def pieces(self, messages: Messages, tools: Any = None) -> list[Piece]:
+        """The whole conversation, with all that the assistant wrote as its learned spans.
+
+        Raises:
+            Unusable: no assistant turn, or the template refuses the conversation.
+        """
+        if not any(m["role"] == "assistant" for m in messages):
+            raise Unusable("has no assistant turn: nothing to learn.")
+        if self.marked:
+            text, spans = self._by_markers(messages, tools)
+        else:
+            text = self._render(messages, tools)
+            answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+            spans = [self._span(messages, i, text, tools) for i in answers]
+        return [Piece(text, _merged(spans))]
+
+    def _render(self, messages: Messages, tools: Any, **options: Any) -> str:
+        from jinja2.exceptions import TemplateError
+
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, tools=tools, tokenize=False, **options
+            )
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            raise Unusable(f"is refused by the chat template: {error}") from error
+        return str(rendered)
+
+    def _by_markers(self, messages: Messages, tools: Any) -> tuple[str, Sequence[tuple[int, int]]]:
+        from jinja2.exceptions import TemplateError
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            texts, spans = render_jinja_template(
+                conversations=[messages],
+                tools=tools,
+                chat_template=self.text,
+                return_assistant_tokens_mask=True,
+                **self.tokenizer.special_tokens_map,
+            )
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            raise Unusable(f"is refused by the chat template: {error}") from error
+        return texts[0], spans[0]
+
+    def _span(self, messages: Messages, turn: int, text: str, tools: Any) -> tuple[int, int]:
+        """Where in `text` the assistant's turn stands, with the token that ends it."""
+        before = self._partial(messages[:turn], tools, add_generation_prompt=True)
+        last = turn == len(messages) - 1
+        through = text if last else self._partial(messages[: turn + 1], tools)
+        stable = before and through and text.startswith(through) and through.startswith(before)
+        if stable:
+            assert before is not None and through is not None
+            start, end = len(before), len(through)
+        else:
+            start, end = self._located(messages, turn, text, tools)
+            if before and text.startswith(before) and len(before) <= end:
+                start = len(before)
+        return start, self._trimmed(text, start, end)
+
+    def _partial(self, messages: Messages, tools: Any, **options: Any) -> str | None:
+        """Part of a conversation; None when the template refuses it, as some do without a user."""
+        if not messages:
+            return None
+        try:
+            return self._render(messages, tools, **options)
+        except Unusable:
+            return None
+
+    def _located(self, messages: Messages, turn: int, text: str, tools: Any) -> tuple[int, int]:
+        """The turn's content, found by what does not change when a stand-in takes its place."""
+        stood_in = [*messages]
+        stood_in[turn] = {**messages[turn], "content": STAND_IN}
+        head, found, tail = self._render(stood_in, tools).partition(STAND_IN)
+        if not found:
+            return 0, 0
+        start = len(os.path.commonprefix([head, text]))
+        end = len(text) - len(_common_suffix(tail, text[start:]))
+        ending = self._partial(stood_in[: turn + 1], tools) or ""
+        ending = ending.rpartition(STAND_IN)[2]
+        return start, end + len(os.path.commonprefix([ending, text[end:]]))
+
+    def _trimmed(self, text: str, start: int, end: int) -> int:
+        """Without the line break that many templates put behind the end-of-turn token."""
+        turn = text[start:end].rstrip()
+        return start + len(turn) if turn.endswith(self._specials) else end
+
+
+def _merged(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((start, end) for start, end in spans if start < end)
+
+
+def _common_suffix(left: str, right: str) -> str:
+    return os.path.commonprefix([left[::-1], right[::-1]])[::-1]

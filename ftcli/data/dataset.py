@@ -1,0 +1,291 @@
+"""The `data` group: what a run learns from, and how its rows are written, split and packed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from ftcli.data import cache, splits
+from ftcli.data.columns import Columns
+from ftcli.data.figures import statistics, warnings
+from ftcli.data.loader import Loader
+from ftcli.data.preparation import Entry, Preparation
+from ftcli.data.render import Renderer, Rendering
+from ftcli.data.rows import Row, Unusable, bad
+from ftcli.data.sources import Source, find, is_path
+from ftcli.data.tokenizers import tokenizer_hash
+from ftcli.data.tokens import Tokens
+from ftcli.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VERSION = 1  # of what preparation makes of the same rows; part of every cache key
+SPLITS = ("train", "validation", "test")
+log = logging.getLogger("ftcli.data")
+
+
+class Prompt(NamedTuple):
+    """What the model is asked, and what it is compared with."""
+
+    input_ids: list[int]
+    references: list[str]
+    row: dict[str, Any]
+
+
+@dataclass
+class Data:
+    """Rows of a source, written for a tokenizer and served in batches."""
+
+    path: str  # asset:e2e, a file, folder or glob, or a hub id
+    name: str | None = None  # configuration of a hub data set
+    split: str = "train"  # which split of the source is trained on
+    revision: str | None = None  # branch, tag or commit of a hub data set
+    format: Literal["auto", "chat", "instruction", "preference", "prompt", "text"] = "auto"
+    columns: dict[str, str] = field(default_factory=dict)  # field of the format -> column
+    validation: float | str | None = None  # share held out by prompt, or a path or split
+    test: str | None = None  # path or split that is judged at the end
+    max_length: int = 1024  # tokens a document, and a bin of packing=bins
+    overlong: Literal["truncate", "drop", "error"] = "truncate"  # documents above max_length
+    packing: Literal["flat", "bins", "none"] = "flat"  # end to end, in full bins, or padded
+    mask: Literal["assistant", "all"] = "assistant"  # which tokens are learned
+    template: Literal["plain", "chat"] = "plain"  # how prompt and instruction rows are written
+    prompt_template: str | None = None  # plain rows: "{prompt}\n" when left out
+    system: str | None = None  # system message for conversations that have none
+    on_error: Literal["stop", "skip"] = "stop"  # rows that cannot be used
+    limit: int | None = None  # read only the first rows of the training source
+    text_unit: Literal["file", "paragraph", "line"] = "file"  # one row of a text file
+    cache_dir: str | None = None  # of the token cache; ~/.cache/ftcli/tokens when left out
+
+    def __post_init__(self) -> None:
+        if isinstance(self.validation, float | int) and not 0 < self.validation < 1:
+            raise UserError(
+                f"a share of {self.validation} of the rows cannot be held out.",
+                where="data.validation",
+                fix="give a number between 0 and 1, a path or split, or null",
+            )
+        self._rendering = Rendering(
+            self.max_length, self.mask, self.template, self.prompt_template, self.system
+        )
+        self._prepared: dict[str, Tokens] = {}
+        self._sources: dict[str, Source] = {}
+        self._fitted: dict[str, Columns] = {}
+        self._contents: dict[str, str] = {}
+
+    def examples(self, split: str = "train") -> Iterator[dict[str, Any]]:
+        """The canonical examples of a split, each with `references`, `row` and `origin`.
+
+        Raises:
+            UserError: a row cannot be used and `on_error` is stop.
+        """
+        for entry in self._entries(split):
+            if isinstance(entry, UserError):
+                if self.on_error == "stop":
+                    raise entry
+            elif entry is not None:
+                yield entry
+
+    def prepare(self, split: str, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+        """The tokens of a split, from the cache or written to it now.
+
+        Raises:
+            UserError: there is no such split, a row cannot be used, or nothing would be learned.
+        """
+        settings = self._settings(split, tokenizer)
+        key = cache.key_of(settings)
+        known = self._prepared.get(key)
+        if known is None:
+            work = Preparation(Renderer(self._rendering, tokenizer), self.on_error, self.overlong)
+            known = cache.load_or_write(
+                cache.folder(self.cache_dir),
+                key,
+                lambda writer: work.fill(writer, self._entries(split)),
+            )
+            self._prepared[key] = known
+            for warning in warnings(known.meta, split):
+                log.warning(warning)
+        if not len(known):
+            raise _empty(split, self.path, known.skipped)
+        return known
+
+    def loader(
+        self,
+        split: str,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
+    ) -> Loader:
+        """Batches of a split; see `Loader`."""
+        pad = tokenizer.pad_token_id
+        return Loader(
+            self.prepare(split, tokenizer),
+            batch_size,
+            self.packing,
+            self.max_length,
+            pad=0 if pad is None else pad,
+            seed=seed,
+            shuffle=shuffle,
+            rank=rank,
+            world=world,
+        )
+
+    def prompts(self, split: str, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
+        """Every different prompt of a split, with the references of all rows that ask it."""
+        renderer = Renderer(self._rendering, tokenizer)
+        found: dict[tuple[int, ...], Prompt] = {}
+        for example in self.examples(split):
+            ids = renderer.prompt(example)
+            if not ids:
+                continue
+            prompt = found.setdefault(tuple(ids), Prompt(ids, [], example["row"]))
+            prompt.references.extend(
+                text for text in example["references"] if text not in prompt.references
+            )
+        return list(found.values())
+
+    def prompt_ids(self, example: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """Token ids of all that stands before the answer of an example, as in training."""
+        return Renderer(self._rendering, tokenizer).prompt(example)
+
+    def describe(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """What `data.json` keeps: sources, counts, hashes, token statistics."""
+        first = next(self.examples("train"), None)
+        renderer = Renderer(self._rendering, tokenizer)
+        present = [s for s in SPLITS if s == "train" or getattr(self, s) is not None]
+        figures = {s: statistics(self.prepare(s, tokenizer)) for s in present}
+        return {
+            **self._source("train").describe(),
+            "fingerprint": figures["train"]["fingerprint"],
+            "format": self._columns("train").name,
+            "packing": self.packing,
+            "max_length": self.max_length,
+            "template": renderer.fingerprint(first) if first else None,
+            "splits": figures,
+        }
+
+    def _entries(self, split: str) -> Iterator[Entry]:
+        """One entry a source row, in order: what `Preparation` counts and resumes by."""
+        held_out = self._held_out if split != "test" and self._shares else None
+        for item in self._items(split):
+            if isinstance(item, UserError):
+                yield item if held_out is None or split == "train" else None
+                continue
+            try:
+                example = self._columns(split).example(item.values)
+            except Unusable as error:
+                unusable = bad(str(error), item.origin)
+                yield unusable if held_out is None or split == "train" else None
+                continue
+            if held_out is not None:
+                asked = self._columns(split).format.prompt_of(example)
+                if (splits.position(asked) < held_out) != (split == "validation"):
+                    yield None
+                    continue
+            yield {**example, "row": item.values, "origin": item.origin}
+
+    def _items(self, split: str) -> Iterator[Row | UserError]:
+        trained_on = split == "train" or (split == "validation" and self._shares)
+        return islice(self._source(split).rows(), self.limit if trained_on else None)
+
+    @cached_property
+    def _shares(self) -> bool:
+        """Whether validation is a share of the training source."""
+        return isinstance(self.validation, float | int)
+
+    @cached_property
+    def _held_out(self) -> int:
+        """Positions of prompts below this are validation; see `splits.threshold`."""
+        assert isinstance(self.validation, float | int)
+        return splits.threshold(self.validation, self._asked())
+
+    def _asked(self) -> Iterator[str]:
+        """What every usable row of the training source asks."""
+        columns = self._columns("train")
+        for item in self._items("train"):
+            if isinstance(item, UserError):
+                continue
+            try:
+                yield columns.format.prompt_of(columns.example(item.values))
+            except Unusable:
+                continue
+
+    def _source(self, split: str) -> Source:
+        """Where the rows of a split come from."""
+        if split not in self._sources:
+            self._sources[split] = self._find(split)
+        return self._sources[split]
+
+    def _find(self, split: str) -> Source:
+        if split == "train":
+            return self._open(self.path, self.split)
+        where = {"validation": self.validation, "test": self.test}.get(split)
+        if where is None:
+            raise UserError(
+                f"the data have no split '{split}'.",
+                where=f"data.{split}",
+                fix=f"set data.{split} to "
+                + (
+                    "a share such as 0.05, a path or a split" if split == "validation" else "a path"
+                ),
+            )
+        if isinstance(where, float | int):
+            return self._source("train")
+        if is_path(where):
+            return self._open(where, "train")
+        return self._source("train").other(where)
+
+    def _open(self, path: str, split: str) -> Source:
+        return find(path, split, self.name, self.revision, self.text_unit)
+
+    def _columns(self, split: str) -> Columns:
+        """Format and columns, judged by the first good row of the split's source."""
+        if split not in self._fitted:
+            first = next((i for i in self._items(split) if not isinstance(i, UserError)), None)
+            if first is None:
+                raise self._unreadable(split)
+            name = self.format if split == "train" or self.format != "auto" else ""
+            name = name or self._columns("train").name
+            self._fitted[split] = Columns(name, self.columns, first.values, f"data ({split})")
+        return self._fitted[split]
+
+    def _unreadable(self, split: str) -> UserError:
+        """The first bad row of a source that has no good one, or that it is empty."""
+        error = next((i for i in self._items(split) if isinstance(i, UserError)), None)
+        return error or _empty(split, self.path, 0)
+
+    def _settings(self, split: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """Everything that decides the tokens of a split."""
+        source, columns = self._source(split), self._columns(split)
+        if split not in self._contents:
+            self._contents[split] = source.content()
+        as_chat = columns.name == "chat" or self.template == "chat" or columns.name == "preference"
+        return {
+            "version": VERSION,
+            "content": self._contents[split],
+            "place": source.describe(),
+            "share": [split, self._held_out] if split != "test" and self._shares else None,
+            "columns": [columns.name, self.columns],
+            "rendering": asdict(self._rendering),
+            "overlong": self.overlong,
+            "on_error": self.on_error,
+            "limit": self.limit if source is self._source("train") else None,
+            "text_unit": self.text_unit,
+            "tokenizer": tokenizer_hash(tokenizer),
+            "chat_template": getattr(tokenizer, "chat_template", None) if as_chat else None,
+        }
+
+
+def _empty(split: str, path: str, skipped: int) -> UserError:
+    why = f"all {skipped:,} rows were skipped" if skipped else "no row was found"
+    return UserError(
+        f"the split '{split}' of {path} is empty: {why}.",
+        where="data",
+        fix="check the file; for a held-out share, raise data.validation or set it to null",
+    )

@@ -1,0 +1,50 @@
+"""Figures of a prepared split, and what the user should be told about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftcli.data.tokens import Tokens
+
+
+def statistics(tokens: Tokens) -> dict[str, Any]:
+    """Counts of rows and tokens, lengths, and the fingerprint."""
+    lengths = tokens.lengths
+    meta = tokens.meta
+    return {
+        "rows": meta["rows"],
+        "documents": len(tokens),
+        **{k: meta[k] for k in ("skipped", "overlong", "dropped", "unlearned")},
+        "tokens": meta["tokens"],
+        "supervised": meta["supervised"],
+        "mean_length": round(float(lengths.mean()), 2) if len(lengths) else 0,
+        "max_length": int(lengths.max(initial=0)),
+        "longest_row": meta["longest_row"],
+        "fingerprint": tokens.fingerprint,
+    }
+
+
+def warnings(meta: dict[str, Any], split: str) -> list[str]:
+    """One line for everything that was left out, cut or may surprise."""
+    found = []
+    if meta["skipped"]:
+        shown = "; ".join(meta["skipped_rows"])
+        found.append(f"{split}: {meta['skipped']:,} rows skipped. First: {shown}")
+    if meta["dropped"]:
+        found.append(f"{split}: {meta['dropped']:,} documents above data.max_length left out.")
+    elif meta["overlong"]:
+        found.append(
+            f"{split}: {meta['overlong']:,} documents cut at data.max_length; the longest has "
+            f"{meta['longest']:,} tokens ({meta['longest_row']})."
+        )
+    if meta["unlearned"]:
+        found.append(
+            f"{split}: {meta['unlearned']:,} documents left out: nothing in them is learned "
+            "(their answers begin behind data.max_length, or the template hides them)."
+        )
+    if meta["unended"]:
+        found.append(
+            f"{split}: in {meta['unended']:,} of {meta['documents']:,} documents the end-of-turn "
+            "token is not learned, so the model may never stop. See: ftcli preview"
+        )
+    return found

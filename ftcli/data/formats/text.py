@@ -1,0 +1,20 @@
+"""Plain text: every token is learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftcli.data import formats
+
+FIELDS = {"text": True}
+SYNONYMS = {"text": ("content", "document", "body", "article", "sentence")}
+
+
+def example(fields: dict[str, Any]) -> dict[str, Any]:
+    """{"text"}."""
+    return {"text": formats.text(fields.get("text"), "text")}
+
+
+def prompt_of(example: dict[str, Any]) -> str:
+    """The text, so that copies of it stay together."""
+    return str(example["text"])

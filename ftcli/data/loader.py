@@ -1,0 +1,78 @@
+"""Batches of a split, in an order that is a pure function of lengths, seed and epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+from ftcli.data import packing as ways
+from ftcli.data.tokens import Tokens
+from ftcli.errors import UserError
+
+Packing = Literal["flat", "bins", "none"]
+
+
+class Loader:
+    """Batches of one split for one process.
+
+    Args:
+        tokens: the prepared split.
+        batch_size: documents (flat, none) or bins of `max_length` tokens (bins) a batch.
+        packing: flat lays documents end to end; bins fills bins of `max_length` tokens first;
+            none pads rows of similar length.
+        max_length: capacity of a bin in tokens.
+        pad: id that fills padded batches.
+        seed: of the order; with the epoch it decides everything.
+        shuffle: off keeps the rows in their order.
+        rank: this process, of `world`. Every process gets equally many batches; the last incomplete
+            group is left out.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        batch_size: int,
+        packing: Packing = "flat",
+        max_length: int = 1024,
+        pad: int = 0,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.tokens, self.batch_size, self.packing = tokens, batch_size, packing
+        self.max_length, self.pad = max_length, pad
+        self.seed, self.shuffle, self.rank, self.world = seed, shuffle, rank, world
+        self._all = lru_cache(maxsize=2)(self._of_epoch)
+        if world > 1 and not len(self):
+            raise UserError(
+                f"{len(self._all(0))} batches are not enough for {world} processes.",
+                where="trainer.batch_size",
+                fix="lower trainer.batch_size or use fewer processes",
+            )
+
+    def __len__(self) -> int:
+        """Batches of an epoch for this process; the same in every epoch."""
+        return len(self._all(0)) // self.world
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self.batch(rows) for rows in self.batches(0))
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Row numbers of each batch of an epoch."""
+        return ways.share(self._all(epoch), self.rank, self.world)
+
+    def batch(self, rows: Sequence[int]) -> dict[str, Any]:
+        """The tensors of these rows; see `ftcli.data.collate`."""
+        from ftcli.data import collate
+
+        if self.packing == "none":
+            return collate.padded(self.tokens, rows, self.pad)
+        return collate.packed(self.tokens, rows)
+
+    def _of_epoch(self, epoch: int) -> ways.Batches:
+        args = (self.tokens.lengths, self.batch_size, self.seed, epoch, self.shuffle)
+        if self.packing == "bins":
+            return ways.bins(*args, capacity=self.max_length)
+        return ways.flat(*args) if self.packing == "flat" else ways.bucketed(*args)

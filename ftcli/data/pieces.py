@@ -1,0 +1,141 @@
+"""Pieces of text and their tokens: what is learned is given in characters and comes out in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: A span that reaches over any piece.
+ALL = ((0, 1 << 62),)
+
+
+class Piece(NamedTuple):
+    """Text that is tokenised by itself, or token ids as they are.
+
+    `spans` are the character ranges [start, end) that are learned, in order; of ids all or none.
+    """
+
+    content: str | list[int]
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+def encode(
+    rows: Sequence[Sequence[Piece]], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(ids int32 [n], learned uint8 [n]) of each row; one call of the tokenizer for all of them.
+
+    A token belongs to a span when it begins inside it. Where a token reaches across the beginning
+    of a span the text is cut there and tokenised again, because a model that has been given the
+    text before the span can never produce such a token.
+    """
+    if not tokenizer.is_fast:
+        rows = [_cut_at_every_span(row) for row in rows]
+        return [_join([_slow(piece, tokenizer) for piece in row]) for row in rows]
+    texts = [p.content for row in rows for p in row if isinstance(p.content, str)]
+    encoded = iter(_tokenise(texts, tokenizer))
+    found = []
+    for row in rows:
+        parts = []
+        for piece in row:
+            if isinstance(piece.content, str):
+                ids, starts, ends = next(encoded)
+                parts.append(_masked(piece, ids, starts, ends, tokenizer))
+            else:
+                parts.append(_given(piece))
+        found.append(_join(parts))
+    return found
+
+
+def _tokenise(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """ids, first and last character of each token, for each text."""
+    if not texts:
+        return []
+    batch = tokenizer(
+        texts,
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+    found = []
+    for ids, offsets in zip(batch["input_ids"], batch["offset_mapping"], strict=True):
+        spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+        found.append((np.asarray(ids, dtype=np.int32), spans[:, 0], spans[:, 1]))
+    return found
+
+
+def _masked(
+    piece: Piece,
+    ids: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[np.ndarray, np.ndarray]:
+    if piece.spans in ((), ALL):
+        return ids, np.full(len(ids), bool(piece.spans), dtype=np.uint8)
+    for start, _ in piece.spans:
+        if np.any((starts < start) & (ends > start) & (start > 0)):
+            return _join(encode_cut(piece, start, tokenizer))
+    learned = np.zeros(len(ids), dtype=np.uint8)
+    for start, end in piece.spans:
+        learned |= ((starts >= start) & (starts < end) & (ends > starts)).astype(np.uint8)
+    return ids, learned
+
+
+def encode_cut(
+    piece: Piece, at: int, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The tokens of both sides of a cut, tokenised apart."""
+    assert isinstance(piece.content, str)
+    sides = [
+        Piece(piece.content[:at], _within(piece.spans, 0, at)),
+        Piece(piece.content[at:], _within(piece.spans, at, len(piece.content))),
+    ]
+    return encode([[side] for side in sides], tokenizer)
+
+
+def _within(spans: Sequence[tuple[int, int]], low: int, high: int) -> tuple[tuple[int, int], ...]:
+    """The parts of spans inside [low, high), counted from `low`."""
+    clipped = [(max(start, low) - low, min(end, high) - low) for start, end in spans]
+    return tuple((start, end) for start, end in clipped if start < end)
+
+
+def _cut_at_every_span(row: Sequence[Piece]) -> list[Piece]:
+    """For tokenizers that do not tell where their tokens stand."""
+    cut: list[Piece] = []
+    for piece in row:
+        if isinstance(piece.content, list) or piece.spans in ((), ALL):
+            cut.append(piece)
+            continue
+        at = 0
+        for start, end in piece.spans:
+            cut += [Piece(piece.content[at:start]), Piece(piece.content[start:end], ALL)]
+            at = end
+        cut.append(Piece(piece.content[at:]))
+    return [piece for piece in cut if piece.content]
+
+
+def _slow(piece: Piece, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(piece.content, list):
+        return _given(piece)
+    ids = np.asarray(tokenizer.encode(piece.content, add_special_tokens=False), dtype=np.int32)
+    return ids, np.full(len(ids), bool(piece.spans), dtype=np.uint8)
+
+
+def _given(piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.asarray(piece.content, dtype=np.int32)
+    return ids, np.full(len(ids), bool(piece.spans), dtype=np.uint8)
+
+
+def _join(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])

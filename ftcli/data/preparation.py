@@ -1,0 +1,151 @@
+"""Tokenise a stream of examples into the cache: chunk by chunk, counting what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from ftcli.data.cache import Writer
+from ftcli.data.render import Document, Renderer
+from ftcli.data.rows import Unusable, bad
+from ftcli.errors import UserError
+
+CHUNK = 2000  # source rows between two commits
+SHOWN = 5  # skipped rows that are named
+T = TypeVar("T")
+
+#: What a stream holds for each source row: an example of this split, why the row cannot be used, or
+#: nothing when it belongs to another split.
+Entry = dict[str, Any] | UserError | None
+
+
+@dataclass
+class Counts:
+    """What became of the rows; kept in `meta.json`."""
+
+    entries: int = 0  # source rows read, of every split
+    rows: int = 0  # rows of this split that could be used
+    skipped: int = 0  # rows that could not, left out
+    skipped_rows: list[str] = field(default_factory=list)  # the first of them, and why
+    overlong: int = 0  # documents longer than max_length
+    dropped: int = 0  # of these, left out
+    unlearned: int = 0  # documents left out because nothing in them is learned
+    unended: int = 0  # documents whose last learned token does not end the turn
+    supervised: int = 0  # learned tokens
+    longest: int = 0  # tokens of the longest document, before it was cut
+    longest_row: str = ""  # where it came from
+
+
+class Preparation:
+    """Fills a writer from a stream of entries.
+
+    Args:
+        renderer: makes documents of examples.
+        on_error: stop at the first row that cannot be used, or skip and count such rows.
+        overlong: what happens to documents above the renderer's `max_length`.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        on_error: Literal["stop", "skip"],
+        overlong: Literal["truncate", "drop", "error"],
+    ) -> None:
+        self.renderer, self.on_error, self.overlong = renderer, on_error, overlong
+        self.limit = renderer.rendering.max_length
+        tokenizer = renderer.tokenizer
+        self._ends = {*tokenizer.get_added_vocab().values(), *tokenizer.all_special_ids}
+
+    def fill(self, writer: Writer, entries: Iterable[Entry]) -> dict[str, Any]:
+        """Append the documents of all entries; returns the counts as `meta.json` holds them.
+
+        Raises:
+            UserError: a row cannot be used and `on_error` is stop, or nothing would be learned.
+        """
+        self.counts = Counts(**writer.state)
+        self.writer = writer
+        for chunk in _chunks(islice(iter(entries), self.counts.entries, None), CHUNK):
+            self._chunk(chunk)
+            self.counts.entries += len(chunk)
+            if self.counts.rows and not self.counts.supervised:
+                raise self._nothing_to_learn()
+            writer.commit(asdict(self.counts))
+        return asdict(self.counts)
+
+    def _chunk(self, chunk: Sequence[Entry]) -> None:
+        for entry in chunk:
+            if isinstance(entry, UserError):
+                self._leave_out(entry)
+        examples = [entry for entry in chunk if isinstance(entry, dict)]
+        rendered = self.renderer.documents(examples)
+        for example, documents in zip(examples, rendered, strict=True):
+            if isinstance(documents, Unusable):
+                self._leave_out(bad(str(documents), example["origin"]))
+                continue
+            self.counts.rows += 1
+            for document in documents:
+                self._add(document, example)
+
+    def _add(self, document: Document, example: dict[str, Any]) -> None:
+        counts, length = self.counts, len(document.ids)
+        if length > counts.longest:
+            counts.longest, counts.longest_row = length, example["origin"]
+        if length > self.limit:
+            counts.overlong += 1
+            if self.overlong == "error":
+                raise _too_long(length, self.limit, example["origin"])
+            if self.overlong == "drop":
+                counts.dropped += 1
+                return
+            document = Document(document.ids[: self.limit], document.learned[: self.limit])
+        learned = np.flatnonzero(document.learned)
+        if not len(learned):
+            counts.unlearned += 1
+            return
+        if "text" not in example and length <= self.limit:
+            counts.unended += int(document.ids[learned[-1]]) not in self._ends
+        counts.supervised += len(learned)
+        self.writer.append(document, example["origin"])
+
+    def _leave_out(self, error: UserError) -> None:
+        if self.on_error == "stop":
+            raise error
+        self.counts.skipped += 1
+        if len(self.counts.skipped_rows) < SHOWN:
+            self.counts.skipped_rows.append(f"{error.where}  {error.what}")
+
+    def _nothing_to_learn(self) -> UserError:
+        counts = self.counts
+        if counts.overlong >= counts.unlearned + counts.dropped:
+            why = f"their answers begin after data.max_length={self.limit} tokens"
+            fix = f"raise data.max_length (the longest row has {counts.longest:,} tokens)"
+        elif self.renderer.uses_markers:
+            why = "the chat template's {% generation %} markers enclose no answer"
+            fix = "mend the markers in model.chat_template, or remove them: answers are then found "
+            fix += "by prefix differencing"
+        else:
+            why = "the chat template shows nothing that the assistant wrote"
+            fix = "set another model.chat_template, or data.mask=all"
+        rows = f"{counts.unlearned + counts.dropped:,} of {counts.rows:,}"
+        return UserError(
+            f"after masking, 100% of tokens in {rows} sampled rows are ignored: {why}.",
+            where="data",
+            fix=f"{fix}; see: ftcli preview",
+        )
+
+
+def _too_long(length: int, limit: int, origin: str) -> UserError:
+    return UserError(
+        f"has {length:,} tokens, data.max_length is {limit:,}.",
+        where=origin,
+        fix="raise data.max_length, or set data.overlong=truncate or data.overlong=drop",
+    )
+
+
+def _chunks(stream: Iterator[T], size: int) -> Iterator[list[T]]:
+    while chunk := list(islice(stream, size)):
+        yield chunk

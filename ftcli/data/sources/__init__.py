@@ -1,0 +1,55 @@
+"""Where rows come from: a shipped set, local files, or a hub. Each kind is one module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from ftcli.data.rows import Item
+
+
+class Source(Protocol):
+    """Rows in a fixed order, and a hash that changes when they do."""
+
+    def rows(self) -> Iterator[Item]:
+        """Every row, one at a time, in constant memory."""
+
+    def content(self) -> str:
+        """Hash of the content (not of names or times), in hexadecimal."""
+
+    def other(self, split: str) -> Source:
+        """Another split of the same data set; UserError when it has none of that name."""
+
+    def describe(self) -> dict[str, Any]:
+        """What `data.json` keeps: files or id, revision, licence."""
+
+
+def find(
+    path: str,
+    split: str = "train",
+    name: str | None = None,
+    revision: str | None = None,
+    text_unit: str = "file",
+) -> Source:
+    """The source that a `data.path` names: `asset:<set>`, a file, folder or glob, or a hub id.
+
+    Raises:
+        UserError: there is no such file, folder, shipped set or hub id.
+    """
+    from ftcli.data.sources import asset, files, hub
+
+    if path.startswith(asset.PREFIX):
+        return asset.find(path, split)
+    if hub.is_id(path) and not files.exists(path):
+        return hub.Hub(path, split, name, revision)
+    return files.find(path, split, text_unit)
+
+
+def is_path(text: str) -> bool:
+    """Whether `data.validation` or `data.test` names a place of its own rather than a split."""
+    from ftcli.data.readers import can_read
+    from ftcli.data.sources import asset, files
+
+    local = Path(text)
+    return text.startswith(asset.PREFIX) or can_read(local) or files.exists(text) or "/" in text

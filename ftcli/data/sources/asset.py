@@ -1,0 +1,36 @@
+"""Data sets that ship with ftcli: `asset:e2e`, `asset:gsm8k`."""
+
+from __future__ import annotations
+
+from importlib.resources import files as packaged
+from pathlib import Path
+
+from ftcli.data.sources.files import Files
+from ftcli.errors import UserError
+
+PREFIX = "asset:"
+
+
+def root() -> Path:
+    """The folder that holds one folder a shipped set."""
+    return Path(str(packaged("ftcli"))) / "assets" / "data"
+
+
+def names() -> list[str]:
+    """The shipped sets."""
+    return sorted(folder.name for folder in root().iterdir() if folder.is_dir())
+
+
+def find(path: str, split: str) -> Files:
+    """The split of a shipped set, from `asset:<set>` or `asset:<set>:<split>`."""
+    name, _, named = path.removeprefix(PREFIX).partition(":")
+    folder = root() / name
+    if name not in names():
+        raise UserError(
+            f"no data set '{name}' ships with ftcli.",
+            where="data.path",
+            fix=f"use one of {', '.join(PREFIX + known for known in names())}",
+        )
+    from ftcli.data.sources.files import find as find_files
+
+    return find_files(str(folder), named or split, title=PREFIX + name)

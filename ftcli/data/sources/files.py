@@ -1,0 +1,123 @@
+"""Local files: one file, a folder, or a glob pattern."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ftcli.data.readers import can_read, read, readers
+from ftcli.data.rows import Item
+from ftcli.errors import UserError
+
+WELL_KNOWN = ("train", "validation", "valid", "val", "dev", "test")
+BLOCK = 1 << 20
+
+
+class Files:
+    """Rows of one or more files, file after file.
+
+    Args:
+        paths: the files, in order.
+        path: what the user typed.
+        unit: what one row of a text file is.
+        title: how `data.json` names it; the path when left out.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], path: str, unit: str = "file", title: str | None = None
+    ) -> None:
+        self.paths, self.path, self.unit, self.title = list(paths), path, unit, title or path
+
+    def rows(self) -> Iterator[Item]:
+        for path in self.paths:
+            yield from read(path, self.unit)
+
+    def content(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for path in self.paths:
+            digest.update("".join(path.suffixes).encode())
+            with open(path, "rb") as stream:
+                while block := stream.read(BLOCK):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def other(self, split: str) -> Files:
+        return find(self.path, split, self.unit, self.title)
+
+    def describe(self) -> dict[str, Any]:
+        licence = self.paths[0].parent / "LICENSE.md"
+        return {
+            "path": self.title,
+            "files": [path.name for path in self.paths],
+            "licence": licence.read_text(encoding="utf-8") if licence.is_file() else None,
+        }
+
+
+def exists(path: str) -> bool:
+    """Whether something local answers to this path."""
+    return Path(path).expanduser().exists() or bool(glob.glob(path, recursive=True))
+
+
+def find(path: str, split: str = "train", unit: str = "file", title: str | None = None) -> Files:
+    """The files a path stands for; in a folder with `train.*` and `test.*` those of the split.
+
+    Raises:
+        UserError: nothing there, or nothing that a reader understands.
+    """
+    local = Path(path).expanduser()
+    if local.is_file():
+        if split != "train":
+            raise UserError(
+                f"{path} is one file, it has no split '{split}'.",
+                where="data",
+                fix="give the path of the other file instead",
+            )
+        return Files([local], path, unit, title)
+    pattern = str(local / "**" / "*") if local.is_dir() else str(local)
+    found = sorted(Path(p) for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
+    if not found:
+        raise _missing(path, local)
+    known = [p for p in found if can_read(p)]
+    if not known:
+        raise UserError(
+            f"{path} holds no file that is understood.",
+            where="data.path",
+            fix=f"expected names that end in {', '.join(sorted(readers()))} (each also with .gz)",
+        )
+    chosen = known if not local.is_dir() else _of_split(known, split, path)
+    return Files(chosen, path, unit, title)
+
+
+def _of_split(found: list[Path], split: str, path: str) -> list[Path]:
+    """Files named after the split; for train, failing that, all that are not another split's."""
+    mine = [p for p in found if _named(p, split)]
+    if not mine and split == "train":
+        mine = [p for p in found if not any(_named(p, other) for other in WELL_KNOWN)]
+    if not mine:
+        there = sorted({p.name for p in found})[:8]
+        raise UserError(
+            f"{path} has no split '{split}': no file is named '{split}.*'. It holds {', '.join(there)}.",
+            where="data",
+            fix="name one of those files as the path",
+        )
+    return mine
+
+
+def _named(path: Path, split: str) -> bool:
+    return re.match(rf"{re.escape(split)}([._-]|$)", path.name) is not None
+
+
+def _missing(path: str, local: Path) -> UserError:
+    folder = local.parent if local.parent.is_dir() else Path(".")
+    near = get_close_matches(local.name, [p.name for p in folder.iterdir()], 1)
+    hint = f"did you mean {folder / near[0]}?" if near else "check the path"
+    return UserError(
+        f"{path}: no such file or folder.",
+        where="data.path",
+        fix=f"{hint} (relative paths start at {Path.cwd()})",
+    )

@@ -1,0 +1,79 @@
+"""Prepared documents, memory-mapped."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+#: Files of a cache folder and the type of their elements.
+ARRAYS = {
+    "ids": np.int32,
+    "learned": np.uint8,
+    "offsets": np.int64,
+    "origins": np.uint8,
+    "origin_offsets": np.int64,
+}
+IGNORED = -100
+
+
+class Row(TypedDict):
+    """One document: input_ids int32 [n]; labels int64 [n], -100 where nothing is learned."""
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+
+
+class Tokens:
+    """The documents of one split.
+
+    Args:
+        folder: a finished folder of the token cache.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        self.ids = _map(folder, "ids")
+        self.learned = _map(folder, "learned")
+        self.offsets = np.asarray(_map(folder, "offsets"))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each document, int64 [documents]."""
+        return np.diff(self.offsets)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all ids and masks in order; equal exactly when the model would see the same."""
+        return str(self.meta["fingerprint"])
+
+    @property
+    def skipped(self) -> int:
+        """Rows left out because they could not be used."""
+        return int(self.meta["skipped"])
+
+    def row(self, index: int) -> Row:
+        """One document."""
+        here = slice(self.offsets[index], self.offsets[index + 1])
+        ids = np.asarray(self.ids[here])
+        return {"input_ids": ids, "labels": np.where(self.learned[here], ids, np.int64(IGNORED))}
+
+    def origin(self, index: int) -> str:
+        """The place a document came from, "file:line"."""
+        bounds = _map(self.folder, "origin_offsets")
+        text = _map(self.folder, "origins")[bounds[index] : bounds[index + 1]]
+        return bytes(text).decode("utf-8", "surrogateescape")
+
+
+def _map(folder: Path, name: str) -> np.ndarray:
+    path = folder / f"{name}.bin"
+    if not path.stat().st_size:  # an empty file cannot be mapped
+        return np.zeros(0, dtype=ARRAYS[name])
+    return np.memmap(path, dtype=ARRAYS[name], mode="r")
