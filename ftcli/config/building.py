@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
 from typing import Any
 
 from ftcli.config import classpath
@@ -14,30 +13,23 @@ from ftcli.config.packages import missing
 from ftcli.errors import UserError
 
 
-def build(
-    node: dict[str, Any],
-    key: str = "",
-    composed: Composed | None = None,
-    trust: Iterable[str] = (),
-) -> Any:
+def build(node: dict[str, Any], key: str = "", composed: Composed | None = None) -> Any:
     """Import what `_target_` names and call it with the other keys; inner nodes are built first.
 
     Args:
         node: a mapping with `_target_`.
         key: where it stands in the job (`method`), for messages.
         composed: the job, so that a message can name file and line.
-        trust: further packages that `_target_` may stand in.
 
     Raises:
         UserError: the class refuses its settings, is not allowed, or its package is missing.
     """
-    trust = tuple(trust)
     target = node[TARGET]
     where = composed.where(key) if composed else None
-    if not classpath.allowed(target, (*classpath.COMPONENTS, *trust)):
+    if not classpath.allowed(target, classpath.COMPONENTS):
         raise UserError(f"{target} stands outside ftcli.", where, f"--trust {target.split('.')[0]}")
     options = {
-        name: _inner(value, f"{key}.{name}".lstrip("."), composed, trust)
+        name: _inner(value, f"{key}.{name}".lstrip("."), composed)
         for name, value in node.items()
         if name not in (TARGET, REQUIRES)
     }
@@ -68,13 +60,13 @@ def located(error: UserError, composed: Composed | None, key: str = "") -> UserE
     return error
 
 
-def _inner(value: Any, key: str, composed: Composed | None, trust: tuple[str, ...]) -> Any:
+def _inner(value: Any, key: str, composed: Composed | None) -> Any:
     if isinstance(value, dict):
         if TARGET in value:
-            return build(value, key, composed, trust)
-        return {name: _inner(v, f"{key}.{name}", composed, trust) for name, v in value.items()}
+            return build(value, key, composed)
+        return {name: _inner(v, f"{key}.{name}", composed) for name, v in value.items()}
     if isinstance(value, list):
-        return [_inner(v, f"{key}.{index}", composed, trust) for index, v in enumerate(value)]
+        return [_inner(v, f"{key}.{index}", composed) for index, v in enumerate(value)]
     return value
 
 

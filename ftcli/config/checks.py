@@ -1,20 +1,156 @@
-"""What keys of different groups mean together: small functions, each naming one contradiction."""
+"""What keys mean together: small functions over plain data, each for one contradiction.
+
+They run once every single value is sound, before torch is imported or anything is downloaded.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ftcli.config import requirements
-from ftcli.config.composed import Composed
+from ftcli.config.composed import COMMAND_LINE, Composed
+from ftcli.config.effective import promise, value
 from ftcli.errors import UserError
 
-Check = Callable[[Composed], Iterator[UserError]]
-CHECKS: list[Check] = []
+log = logging.getLogger("ftcli.config")
+
+#: Key -> the least it may be, and whether it must be more than that.
+LEAST: dict[str, tuple[float, bool]] = {
+    "trainer.batch_size": (1, False),
+    "trainer.gradient_accumulation_steps": (1, False),
+    "trainer.max_steps": (1, False),
+    "trainer.epochs": (0, True),
+    "trainer.max_grad_norm": (0, True),
+    "trainer.log_every": (1, False),
+    "trainer.eval_every": (1, False),
+    "trainer.save_every": (1, False),
+    "trainer.keep_last": (1, False),
+    "data.max_length": (2, False),
+    "optimizer.lr": (0, True),
+    "optimizer.weight_decay": (0, False),
+    "scheduler.warmup_steps": (0, False),
+    "seed": (0, False),
+}
 
 
 def problems(composed: Composed) -> list[UserError]:
-    """All contradictions of a job whose single values are sound."""
-    found = requirements.problems(composed)
-    for check in CHECKS:
-        found += check(composed)
-    return found
+    """All contradictions of a job."""
+    return requirements.problems(composed) + [e for check in CHECKS for e in check(composed)]
+
+
+def out_of_range(job: Composed) -> Iterator[UserError]:
+    """Counts and rates that are too small to mean anything; evaluators' batches too."""
+    keys = dict(LEAST)
+    keys |= {f"eval.{name}.batch_size": (1, False) for name in job.config.get("eval") or {}}
+    for key, (least, open_) in keys.items():
+        given = job.get(key)
+        if isinstance(given, (int, float)) and (given <= least if open_ else given < least):
+            wanted = f"more than {least:g}" if open_ else f"at least {least:g}"
+            yield _said(job, key, f"{key}={given} must be {wanted}.", f"see: ftcli schema {key}")
+
+
+def no_end(job: Composed) -> Iterator[UserError]:
+    """Neither steps nor epochs."""
+    keys = ("trainer.max_steps", "trainer.epochs")
+    if "trainer" in job.config and all(value(job, key) is None for key in keys):
+        what = "trainer.max_steps and trainer.epochs are both null: training would have no end."
+        yield _said(job, "trainer.epochs", what, "trainer.epochs=1")
+
+
+def quantised_base(job: Composed) -> Iterator[UserError]:
+    """A method that moves the base's own weights cannot have them quantised."""
+    stored = value(job, "model.quantization")
+    if stored not in (None, "none") and promise(job, "method", "quantisable") is False:
+        what = f"{job.named('method')} with {_at(job, 'model.quantization', stored)}: "
+        what += "this method trains the weights themselves, which quantised weights cannot be."
+        yield UserError(what, fix="either model.quantization=none or a method on top, method=lora")
+
+
+def half_weights(job: Composed) -> Iterator[UserError]:
+    """float16 has no room for small gradients; bf16 activations do not meet float16 weights."""
+    if value(job, "model.dtype") != "float16":
+        return
+    at = _at(job, "model.dtype", "float16")
+    if promise(job, "method", "artefact") == "model":
+        what = f"{job.named('method')} with {at}: small updates vanish in float16 weights."
+        yield UserError(what, fix="model.dtype=bfloat16 or model.dtype=float32")
+    if value(job, "trainer.precision") == "bf16":
+        what = f"{_at(job, 'trainer.precision', 'bf16')} with {at}: two half precisions meet."
+        yield UserError(what, fix="model.dtype=bfloat16")
+
+
+def packed_attention(job: Composed) -> Iterator[UserError]:
+    """Only our attention keeps the documents of a packed row apart."""
+    packing, attention = value(job, "data.packing"), value(job, "model.attention")
+    if packing in (None, "none") or attention in (None, "auto"):
+        return
+    what = f"{_at(job, 'data.packing', packing)} with {_at(job, 'model.attention', attention)}: "
+    what += "documents that share a row would attend to each other."
+    yield UserError(what, fix="either model.attention=auto or data.packing=none")
+
+
+def packed_prompts(job: Composed) -> Iterator[UserError]:
+    """A method that stands before a row cannot stand before each document in it."""
+    packing = value(job, "data.packing")
+    if packing not in (None, "none") and promise(job, "method", "packable") is False:
+        what = f"{job.named('method')} with {_at(job, 'data.packing', packing)}: "
+        what += "it adds to each row, and a packed row holds several documents."
+        yield UserError(what, fix="data.packing=none")
+
+
+def two_warmups(job: Composed) -> Iterator[UserError]:
+    """Both ways to say how long the warmup is, by the same hand; otherwise the command line wins."""
+    keys = ("scheduler.warmup_ratio", "scheduler.warmup_steps")
+    ratio, steps = (job.get(key) for key in keys)
+    if not ratio or steps is None:
+        return
+    typed = [job.origin(key) == COMMAND_LINE for key in keys]
+    if typed[0] == typed[1] or typed[0]:
+        what = f"scheduler.warmup_ratio={ratio} and scheduler.warmup_steps={steps} are both given."
+        fix = "keep one: scheduler.warmup_ratio=0 or scheduler.warmup_steps=null"
+        yield _said(job, keys[1], what, fix)
+    else:
+        log.warning(
+            "%s is ignored: scheduler.warmup_steps=%s is given", _at(job, keys[0], ratio), steps
+        )
+
+
+def never_reached(job: Composed) -> Iterator[UserError]:
+    """Intervals longer than the run are no mistake (a short trial of a long job): only said."""
+    steps = job.get("trainer.max_steps")
+    every = job.get("trainer.eval_every")
+    if isinstance(steps, int) and isinstance(every, int) and every > steps:
+        log.warning(
+            "%s: the run has %d steps, so it is judged only before and after",
+            _at(job, "trainer.eval_every", every), steps,
+        )  # fmt: skip
+    return iter(())
+
+
+def idle_compute_dtype(job: Composed) -> Iterator[UserError]:
+    """Only 4-bit weights are computed in a dtype of their own."""
+    given, stored = job.get("model.compute_dtype"), value(job, "model.quantization")
+    if given and stored in ("none", "int8"):
+        log.warning(
+            "%s is ignored: model.quantization=%s", _at(job, "model.compute_dtype", given), stored
+        )
+    return iter(())
+
+
+Check = Callable[[Composed], Iterator[UserError]]
+CHECKS: tuple[Check, ...] = (
+    out_of_range, no_end, quantised_base, half_weights, packed_attention, packed_prompts,
+    two_warmups, never_reached, idle_compute_dtype,
+)  # fmt: skip
+
+
+def _at(job: Composed, key: str, given: Any) -> str:
+    """`model.quantization=nf4 (configs/my.yaml:9)`; a default has no place."""
+    place = f" ({job.where(key)})" if job.get(key) is not None else " (its default)"
+    return f"{key}={given}{place}"
+
+
+def _said(job: Composed, key: str, what: str, fix: str) -> UserError:
+    return UserError(what, where=job.where(key), fix=fix)

@@ -200,6 +200,7 @@ def _origins(
             found.update(kept)
         elif file := _file(name, folders):
             prefix = f"{default.package}." if default.package else ""
+            found[default.package] = Origin(file)
             found.update({prefix + key: origin for key, origin in marks.marks(file).items()})
     for word in words:
         if not word.picks and word.kind != "delete":

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ftcli.config.composed import Composed
+from ftcli.config.effective import value
 from ftcli.config.job import REQUIRES
+from ftcli.config.paths import shown
 from ftcli.errors import UserError
 
 
@@ -23,30 +25,28 @@ def problems(composed: Composed) -> list[UserError]:
         rule = rule if isinstance(rule, Mapping) else {"one_of": rule}
         allowed = rule.get("one_of")
         allowed = allowed if isinstance(allowed, list) else [allowed]
-        if composed.get(key) not in allowed:
+        if value(composed, key) not in allowed:
             found.append(_unmet(composed, owner, key, allowed, rule))
     return found
 
 
 def _rules(node: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str, str, Any]]:
     """Group that asks ('' for the job itself), key it asks about, values."""
-    for name, value in node.items():
-        if not isinstance(value, Mapping):
+    for name, inner in node.items():
+        if not isinstance(inner, Mapping):
             continue
         if name == REQUIRES:
-            yield from ((owner, str(key), rule) for key, rule in value.items())
+            yield from ((owner, str(key), rule) for key, rule in inner.items())
         elif not owner:
-            yield from _rules(value, name)
+            yield from _rules(inner, name)
 
 
 def _unmet(
     composed: Composed, owner: str, key: str, allowed: list[Any], rule: Mapping[str, Any]
 ) -> UserError:
-    from ftcli.config.paths import shown
-
     asker = composed.named(owner) if owner else shown(composed.job)
-    because = rule.get("because") or f"it works only with {', '.join(map(str, allowed))}"
-    what = f"{asker} with {key}={composed.get(key)} ({composed.where(key)}): {because}."
-    ways = [f"{key}={allowed[0]}"] + ([str(rule["or"])] if rule.get("or") else [])
-    either = f"either {' or '.join(ways)}" if len(ways) > 1 else ways[0]
-    return UserError(what, fix=either)
+    because = rule.get("because") or f"it is made for {', '.join(map(str, allowed))}"
+    what = f"{asker} with {key}={value(composed, key)} ({composed.where(key)}): {because}."
+    instead = rule.get("or") or ("" if owner else "~requires to do without")
+    ways = [f"{key}={allowed[0]}", *([str(instead)] if instead else [])]
+    return UserError(what, fix=f"either {' or '.join(ways)}" if instead else ways[0])

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ftcli.config import checks, classpath, job, paths, requirements, signature
+from ftcli.config import checks, classpath, job, paths, signature
 from ftcli.config.composed import Composed
 from ftcli.config.keys import TARGET, Keys, keys_of
-from ftcli.config.nearest import nearest, nearest_key
+from ftcli.config.nearest import OTHER_NAMES, nearest, nearest_key
 from ftcli.config.packages import missing
 from ftcli.config.signature import NoSuchClass, Parameter
 from ftcli.config.values import WrongType, normalised
@@ -23,23 +23,23 @@ def validate(composed: Composed, trust: Iterable[str] = ()) -> None:
 
     Args:
         composed: what `compose` or `load` gave.
-        trust: further packages that `_target_` and class names may stand in.
+        trust: further packages that `_target_` and class names may stand in, in this process and
+            those it starts.
 
     Raises:
         UserError: the only problem, or Problems: all of them, each with file:line and a way out.
     """
-    checker = _Checker(composed, tuple(trust))
+    classpath.trust(trust)
+    checker = _Checker(composed)
     checker.job()
     if not checker.problems:  # what the values mean together is judged once each is sound
         checker.problems += checks.problems(composed)
-    else:
-        checker.problems += requirements.problems(composed)
     Problems.raise_if_any(checker.problems)
 
 
 class _Checker:
-    def __init__(self, composed: Composed, trust: tuple[str, ...]) -> None:
-        self.composed, self.trust = composed, trust
+    def __init__(self, composed: Composed) -> None:
+        self.composed = composed
         self.problems: list[UserError] = []
         self._nodes: dict[str, Keys] = {}
 
@@ -185,7 +185,7 @@ class _Checker:
                 self._inside(inner, f"{key}.{name}")
 
     def _may(self, target: Any, packages: tuple[str, ...], key: str) -> bool:
-        if isinstance(target, str) and classpath.allowed(target, (*packages, *self.trust)):
+        if isinstance(target, str) and classpath.allowed(target, packages):
             return True
         top = str(target).split(".")[0]
         allowed = ", ".join(packages)
@@ -227,15 +227,16 @@ class _Checker:
         self._say(key, what, "see: ftcli schema")
 
     def _elsewhere(self, name: str) -> str | None:
-        """The key of another group that is called exactly so (`lr` -> `optimizer.lr`)."""
+        """The key of another group that is called so, here or elsewhere (`lr` -> `optimizer.lr`)."""
         for group in job.OBJECTS:
             node = self.composed.config.get(group)
             try:
                 keys = keys_of(node) if isinstance(node, dict) and TARGET in node else None
             except NoSuchClass:
                 keys = None
-            if keys and name in keys.parameters:
-                return f"{group}.{name}"
+            for known in (name, OTHER_NAMES.get(name, name)):
+                if keys and known in keys.parameters:
+                    return f"{group}.{known}"
         return None
 
     def _left_over(self, key: str) -> bool:
