@@ -1,0 +1,183 @@
+"""What a forward pass leaves in memory for its backward pass, found by running it on the meta device.
+
+A meta tensor has a shape and no memory, so the real code of model, method and attention runs in
+milliseconds for a model of any size, and autograd's saved-tensor hooks say what it keeps. No table
+of model families is needed, and adapters, dropout masks and casts are counted as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from ftcli.models.anatomy import Anatomy
+from ftcli.planning.emulation import DeviceArithmetic
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that autograd keeps of one micro-batch, for two ways of training.
+
+    Let S_i be what block i keeps, x_i its input, and E what is kept outside of blocks. Then
+
+        kept as they are        E + sum_i S_i
+        gradient checkpointing  E + sum_i x_i, and max_i S_i while a block is run again
+
+    Attributes:
+        outside: E.
+        blocks: S_i, each storage counted for the first block that keeps it.
+        inputs: x_i.
+        largest: the largest single storage, by which transient gradients are sized.
+    """
+
+    outside: int
+    blocks: tuple[int, ...]
+    inputs: tuple[int, ...]
+    largest: int
+
+    def kept(self, checkpointing: bool = False) -> int:
+        """What is there when the backward pass begins."""
+        return self.outside + sum(self.inputs if checkpointing else self.blocks)
+
+    @property
+    def block(self) -> int:
+        """What running one block again adds."""
+        return max(self.blocks, default=0)
+
+
+@dataclass
+class _Ledger:
+    """Storages seen by the hooks, by the block that was running."""
+
+    own: set[int]  # parameters and buffers: there with or without a forward pass
+    block: int | None = None
+    kept: dict[int, tuple[int | None, int]] = field(default_factory=dict)
+    inputs: dict[int, int] = field(default_factory=dict)
+    alive: list[Any] = field(default_factory=list)  # an address must not be used twice
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.own and storage._cdata not in self.kept:
+            self.kept[storage._cdata] = (self.block, storage.nbytes())
+            self.alive.append(storage)
+        return tensor
+
+
+def trace(
+    model: nn.Module,
+    rows: int,
+    length: int,
+    autocast: torch.dtype | None = None,
+    device: str = "cpu",
+    quantised: Collection[int] = (),
+) -> Activations:
+    """What training keeps of `rows` sequences of `length` tokens, up to the input of the head.
+
+    Args:
+        model: prepared by its method; on the meta device, or real.
+        autocast: the type that matrix products run in, None for the weights' own.
+        device: the kind of device the training will run on; CPUs attend in float32.
+        quantised: ids of the weights that will be stored quantised.
+    """
+    model.train()
+    tensors = [*model.parameters(), *model.buffers()]
+    ledger = _Ledger({tensor.untyped_storage()._cdata for tensor in tensors})
+    blocks = [module for _, module in Anatomy(model).blocks]
+    with ExitStack() as stack:
+        stack.enter_context(saved_tensors_hooks(ledger.keep, lambda tensor: tensor))
+        stack.enter_context(_watched(blocks, ledger))
+        if tensors[0].device.type == "meta":
+            stack.enter_context(DeviceArithmetic(autocast, device, quantised))
+        forward(model, rows, length)
+    return _summed(ledger, len(blocks))
+
+
+def forward(model: nn.Module, rows: int, length: int) -> Tensor:
+    """Hidden states before the head, of full rows.
+
+    Fused attention keeps the same for packed and for padded rows; eager attention keeps `length` x
+    `length` probabilities of each row and head.
+    """
+    from ftcli.objectives.causal_lm import final_hidden
+
+    batch = _packed(rows, length) if _packs(model) else _padded(model, rows, length)
+    return final_hidden(model, batch, next(model.parameters()).device)[0]
+
+
+def _packs(model: Any) -> bool:
+    """Whether documents may share a row: not with eager attention, not behind soft prompts."""
+    return not _eager(model) and not _soft_prompts(model)
+
+
+def _eager(model: Any) -> bool:
+    return getattr(getattr(model, "config", None), "_attn_implementation", None) == "eager"
+
+
+def _soft_prompts(model: Any) -> bool:
+    configs = getattr(model, "peft_config", {}).values()
+    return any(config.is_prompt_learning for config in configs)
+
+
+def _packed(rows: int, length: int) -> dict[str, Any]:
+    """`rows` documents in one row [1, rows * length], as the loader gives them."""
+    return {
+        "input_ids": torch.zeros(1, rows * length, dtype=torch.long),
+        "position_ids": torch.arange(length).repeat(rows)[None],
+        "lengths": torch.full((rows,), length, dtype=torch.int32),
+    }
+
+
+def _padded(model: nn.Module, rows: int, length: int) -> dict[str, Any]:
+    """Full rows [rows, length]. A mask of two dimensions would be read, which meta tensors refuse."""
+    ids = torch.zeros(rows, length, dtype=torch.long)
+    mask = None if _soft_prompts(model) else torch.zeros(1, 1, length, length)
+    return {"input_ids": ids, "position_ids": None, "attention_mask": mask}
+
+
+@contextmanager
+def _watched(blocks: list[nn.Module], ledger: _Ledger) -> Iterator[None]:
+    """While this lasts the ledger knows which block runs, and the size of each block's input."""
+
+    def enter(index: int) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+            ledger.block = index
+            if hidden is not None:
+                ledger.inputs[index] = hidden.numel() * hidden.element_size()
+
+        return hook
+
+    def leave(*_: Any) -> None:
+        ledger.block = None
+
+    with ExitStack() as stack:
+        for index, block in enumerate(blocks):
+            handles = (
+                block.register_forward_pre_hook(enter(index), with_kwargs=True),
+                block.register_forward_hook(leave),
+            )
+            for handle in handles:
+                stack.callback(handle.remove)
+        yield
+
+
+def _summed(ledger: _Ledger, blocks: int) -> Activations:
+    kept = [0] * blocks
+    outside = 0
+    for block, size in ledger.kept.values():
+        if block is None:
+            outside += size
+        else:
+            kept[block] += size
+    return Activations(
+        outside,
+        tuple(kept),
+        tuple(ledger.inputs.get(index, 0) for index in range(blocks)),
+        max((size for _, size in ledger.kept.values()), default=0),
+    )

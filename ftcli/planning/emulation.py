@@ -1,0 +1,110 @@
+"""How a device computes, shown on meta tensors: fused attention, mixed precision, quantised products.
+
+All three are decided by a device's dispatcher or by packed weights, which meta tensors never meet.
+They change what autograd keeps, so the few functions concerned are taken over here, at the level of
+torch functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+#: Functions that autocast runs in the lower type (torch's list for CPU and CUDA, what models use of it).
+LOWERED = {
+    functional.linear, functional.conv1d, functional.conv2d, functional.scaled_dot_product_attention,
+    torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm,
+    torch.bmm, torch.Tensor.bmm, torch.addmm, torch.baddbmm, torch.einsum,
+}  # fmt: skip
+
+
+class DeviceArithmetic(TorchFunctionMode):
+    """While entered, functions of meta tensors keep what they would keep on `device`.
+
+    Args:
+        autocast: the type that `LOWERED` run in; None leaves tensors as they are.
+        device: CPUs attend in float32 (ftcli.models.attention), unless autocast lowers it again.
+        quantised: ids of the weights that will be stored quantised.
+    """
+
+    def __init__(
+        self,
+        autocast: torch.dtype | None = None,
+        device: str = "cpu",
+        quantised: Collection[int] = (),
+    ) -> None:
+        super().__init__()
+        self.autocast, self.device, self.quantised = autocast, device, quantised
+        self.casts: dict[int, Tensor] = {}  # trained weights are cast once a forward pass
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Lower what autocast lowers, attend as a fused kernel does, multiply as bitsandbytes does."""
+        kwargs = kwargs or {}
+        if func is functional.linear and id(args[1]) in self.quantised:
+            return _Quantised.apply(args[0], args[1])
+        if self.autocast is not None and func in LOWERED:
+            args = tuple(self._lower(value) for value in args)
+            kwargs = {name: self._lower(value) for name, value in kwargs.items()}
+        if func is functional.scaled_dot_product_attention:
+            return self._attend(*args[:3])
+        return func(*args, **kwargs)
+
+    def _lower(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return value
+        if not (value.is_leaf and value.requires_grad):
+            return value.to(self.autocast)
+        if id(value) not in self.casts:
+            self.casts[id(value)] = value.to(self.autocast)
+        return self.casts[id(value)]
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if self.device == "cpu" and self.autocast is None:
+            query, key, value = query.float(), key.float(), value.float()
+        return _Fused.apply(query, key, value)  # type: ignore[no-any-return]
+
+
+class _Fused(torch.autograd.Function):
+    """What flash attention keeps (arXiv 2205.14135): its inputs, its output, a number a row of scores.
+
+    query [B, H, T, D], key and value [B, H, T, D] -> [B, H, T, D]; linear in T.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        batch, heads, length, _ = query.shape
+        shape = (batch, length, heads, value.shape[-1])
+        out = torch.empty(shape, dtype=query.dtype, device=query.device).transpose(1, 2)
+        sums = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
+        ctx.save_for_backward(query, key, value, out, sums)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError("a plan computes no gradients")
+
+
+class _Quantised(torch.autograd.Function):
+    """A product with a frozen packed weight [out, in]: keeps nothing, gives its input's type.
+
+    Autocast does not reach it: bitsandbytes casts to its own compute type and back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor) -> Tensor:
+        return inputs.new_empty(*inputs.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError("a plan computes no gradients")

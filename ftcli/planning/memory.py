@@ -1,0 +1,126 @@
+"""Memory of a training step, part by part, as a function of the micro-batch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ftcli.planning.activations import Activations
+from ftcli.planning.optimizer_state import OptimizerState
+from ftcli.planning.weights import Weights
+
+GB = 1e9  # the same unit everywhere: 10^9 bytes
+FLOAT32 = 4
+LOGIT_COPIES = 3  # log-softmax, its gradient, and the gradient of the logits
+MOST_ROWS = 2**16
+TRANSIENT = 2  # gradients as large as the largest activation that live at the same time
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by part at one micro-batch size.
+
+    Logits and the block that is being computed again are never there together; gradients and all
+    activations meet only while gradients are accumulated. The total is the higher of the moments:
+
+        loss      standing + held gradients + activations + logits
+        backward  standing + held gradients + activations + transient
+        step      standing + all gradients + transient
+
+    where standing = weights + adapter + optimizer + runtime.
+    """
+
+    weights: int
+    adapter: int
+    optimizer: int
+    gradients: int
+    activations: int
+    logits: int
+    transient: int  # a block computed again, gradients on their way, one weight unpacked
+    runtime: int  # libraries, and on a GPU its context
+    pageable: int  # share of `optimizer` that may leave the GPU
+    accumulates: bool
+
+    @property
+    def standing(self) -> int:
+        """What is there all the time."""
+        return self.weights + self.adapter + self.optimizer + self.runtime
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        held = self.gradients if self.accumulates else 0
+        forward = held + self.activations + max(self.logits, self.transient)
+        return self.standing + max(forward, self.gradients + self.transient)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All parts and the total, in bytes."""
+        return asdict(self) | {"total": self.total}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is needed to know the memory of any micro-batch.
+
+    Attributes:
+        one, two: activations of one and of two rows; more rows follow the straight line.
+        row_tokens: tokens of a full row.
+        hidden: width of the hidden states.
+        chunk: tokens whose logits exist at the same time.
+    """
+
+    weights: Weights
+    optimizer: OptimizerState
+    one: Activations
+    two: Activations
+    row_tokens: int
+    vocabulary: int
+    hidden: int
+    chunk: int
+    checkpointing: bool
+    accumulates: bool
+    runtime: int
+
+    def memory(self, rows: int, checkpointing: bool | None = None) -> Memory:
+        """The parts for micro-batches of `rows` full rows.
+
+        Every token of a row is taken as supervised, which is the most that can be.
+        """
+        again = self.checkpointing if checkpointing is None else checkpointing
+        kept = _line(self.one.kept(again), self.two.kept(again), rows)
+        block = _line(self.one.block, self.two.block, rows) if again else 0
+        largest = _line(self.one.largest, self.two.largest, rows)
+        tokens = rows * self.row_tokens
+        return Memory(
+            weights=self.weights.base,
+            adapter=self.weights.adapter,
+            optimizer=self.optimizer.bytes,
+            gradients=self.weights.gradients,
+            activations=kept,
+            logits=self.logits(tokens),
+            transient=block + TRANSIENT * largest + self.weights.dequantised,
+            runtime=self.runtime,
+            pageable=self.optimizer.pageable,
+            accumulates=self.accumulates,
+        )
+
+    def logits(self, tokens: int) -> int:
+        """chunk x vocabulary x 4 bytes x 3, and hidden states of all supervised tokens, twice."""
+        held = min(tokens, self.chunk) * self.vocabulary * FLOAT32 * LOGIT_COPIES
+        return held + 2 * tokens * self.hidden * FLOAT32
+
+    def largest_rows(self, budget: float, checkpointing: bool | None = None) -> int:
+        """The most full rows a micro-batch may have within `budget` bytes; 0 when not even one fits."""
+        low, high = 0, 1
+        while self.memory(high, checkpointing).total <= budget and high < MOST_ROWS:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = self.memory(middle, checkpointing).total <= budget
+            low, high = (middle, high) if fits else (low, middle)
+        return low
+
+
+def _line(one: int, two: int, rows: int) -> int:
+    """The straight line through the values at one and two rows, at `rows`."""
+    return one + (rows - 1) * (two - one)
