@@ -1,23 +1,23 @@
 """The `ftcli` command: finds its verbs, runs one, and turns errors into one message.
 
 A verb is a module `ftcli/cli/verbs/<verb>.py` with a function of the same name (an underscore after
-it where the name is a Python word) and a `GROUP` for the help page. Nothing lists the verbs.
+it where the name is a Python word) and a `GROUP` for the help page. Nothing lists the verbs; the
+help page reads their files, and only the verb that runs is imported.
 """
 
 from __future__ import annotations
 
-import importlib
+import logging
 import os
-import pkgutil
 import sys
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import typer
 
 from ftcli import __version__, errors
-from ftcli.cli import verbs
-
-PANELS = ("Train", "Inspect", "After training", "Environment")
+from ftcli.cli.messages import show_error
+from ftcli.cli.verbs_found import Verbs
 
 
 def _version(value: bool) -> None:
@@ -29,7 +29,9 @@ def _version(value: bool) -> None:
 def _options(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and results."),
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
 ) -> None:
     """Finetune any torch model by any published method, from one YAML file."""
     if debug:
@@ -38,82 +40,92 @@ def _options(
         os.environ["FTCLI_QUIET"] = "1"
 
 
-def build_app() -> typer.Typer:
-    """A Typer app with every verb found in `ftcli.cli.verbs`, in the order of the help panels."""
-    app = typer.Typer(
-        no_args_is_help=True,
-        rich_markup_mode="rich",
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.callback()(_options)
-    modules = [
-        (info.name, importlib.import_module(f"ftcli.cli.verbs.{info.name}"))
-        for info in pkgutil.iter_modules(verbs.__path__)
-    ]
-    modules.sort(key=lambda item: PANELS.index(item[1].GROUP))
-    for name, module in modules:
-        verb = name.rstrip("_")
-        app.command(verb, rich_help_panel=module.GROUP)(getattr(module, name))
-    return app
-
-
-app = build_app()
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.callback()(_options)
 
 
 def main() -> NoReturn:
-    """Entry point: run a verb; a user's mistake ends in one panel and its exit status."""
+    """Entry point of the process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; a mistake ends in one message and its exit status.
+
+    Raises:
+        Exception: whatever went wrong, when --debug (or FTCLI_DEBUG) asks for the traceback.
+    """
+    _warnings_to_stderr()
     try:
-        status = app(standalone_mode=False)
-    except errors.UserError as error:
-        if os.environ.get("FTCLI_DEBUG"):
-            raise
-        show_error(error)
-        sys.exit(error.code)
-    except typer.Abort:
-        sys.exit(errors.INTERRUPTED)
-    except KeyboardInterrupt:
-        sys.exit(errors.INTERRUPTED)
+        status = app(args=_debug_anywhere(arguments), prog_name="ftcli", standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        return errors.INTERRUPTED
+    except BrokenPipeError:  # `ftcli show job | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - nothing is left to write to
+        return errors.OK
     except Exception as error:
-        if os.environ.get("FTCLI_DEBUG"):
+        usage = _usage(error)
+        if os.environ.get("FTCLI_DEBUG") and usage is None:
             raise
-        _show_unexpected(error)
-    sys.exit(status if isinstance(status, int) else errors.OK)
+        shown = usage or explained(error)
+        show_error(shown)
+        return shown.code
+    return status if isinstance(status, int) else errors.OK
 
 
-def show_error(error: errors.UserError) -> None:
-    """Print one panel: what is wrong, where, and what to do."""
-    from rich.panel import Panel
-    from rich.text import Text
-
-    from ftcli.cli.console import console
-
-    problems = error.problems if isinstance(error, errors.Problems) else [error]
-    text = Text()
-    for index, problem in enumerate(problems):
-        text.append("\n\n" if index else "")
-        if problem.where:
-            text.append(f"{problem.where}  ", style="bold")
-        text.append(problem.what)
-        if problem.fix:
-            text.append(f"\n→ {problem.fix}", style="green")
-    title = "error" if len(problems) == 1 else f"{len(problems)} errors"
-    out = console(stderr=True)
-    out.print(Panel(text, title=title, title_align="left", border_style="red")
-              if out.is_terminal else text)
+def explained(error: Exception) -> errors.UserError:
+    """Any exception as one message; what is no mistake of the user keeps its type's name."""
+    if isinstance(error, errors.UserError):
+        return error
+    text = str(error).strip().splitlines()
+    what = f"{type(error).__name__}: {text[0] if text else 'no message'}"
+    if any(kind.__name__ in ("OutOfMemoryError", "MemoryError") for kind in type(error).__mro__):
+        fix = "ftcli plan JOB shows what fits; try a smaller trainer.batch_size"
+        return errors.UserError(what, fix=fix, code=errors.OUT_OF_MEMORY)
+    fix = "the same command with --debug shows where; please report it"
+    return errors.UserError(what, fix=fix, code=errors.FAILED)
 
 
-def _show_unexpected(error: Exception) -> NoReturn:
-    """Our own mistakes: usage errors of the parser, or a bug with the way to report it."""
-    from click import ClickException
+def _usage(error: Exception) -> errors.UserError | None:
+    """A mistake in the command line itself, as the parser (click, or typer's own copy) says it."""
+    message = getattr(error, "format_message", None)
+    if message is None or not hasattr(error, "exit_code"):
+        return None
+    context: Any = getattr(error, "ctx", None)
+    command = context.command_path if context else "ftcli"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(message())
+        sys.exit(errors.OK)
+    return errors.UserError(message(), fix=f"{command} --help")
 
-    if isinstance(error, ClickException):
-        error.show()
-        sys.exit(error.exit_code)
-    show_error(
-        errors.UserError(
-            f"{type(error).__name__}: {error}",
-            fix="run the same command with --debug after 'ftcli' to see the traceback",
-        )
-    )
-    sys.exit(errors.FAILED)
+
+def _debug_anywhere(arguments: Sequence[str]) -> list[str]:
+    """`--debug` is understood after the verb too, where people put it on second thoughts."""
+    words = list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    head = [word for word in words[:end] if word != "--debug"]
+    return ["--debug"] * (len(head) < end) + head + words[end:]
+
+
+def _warnings_to_stderr() -> None:
+    logger = logging.getLogger("ftcli")
+    if not any(isinstance(h, _Warnings) for h in logger.handlers):
+        logger.addHandler(_Warnings())
+
+
+class _Warnings(logging.Handler):
+    """Settings that are ignored and the like: one line each, on whatever stderr is now."""
+
+    level = logging.WARNING
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record."""
+        from ftcli.cli.console import console
+
+        console(stderr=True).print(f"note: {record.getMessage()}", style="yellow", markup=False)

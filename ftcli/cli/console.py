@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 @cache
 def console(stderr: bool = False) -> Console:
-    """The process's rich console; rich itself honours NO_COLOR and plain pipes."""
+    """The process's rich console; rich itself honours NO_COLOR and plain pipes.
+
+    Where no terminal reads, lines are never wrapped: a log or a pipe wants them whole.
+    """
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
 
 
 def emit(data: Any, as_json: bool, render: Callable[[], None]) -> None:

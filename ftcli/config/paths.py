@@ -115,3 +115,11 @@ def shown(path: Path) -> str:
         if full.is_relative_to(root.resolve()):
             return (Path(prefix) / full.relative_to(root.resolve())).as_posix()
     return str(path)
+
+
+def found(name: str) -> Path | None:
+    """The file that `shown` wrote so."""
+    packaged = {"configs": configs_dir(), "recipes": recipes_dir()}
+    top, _, rest = name.partition("/")
+    tries = [Path(name)] + ([packaged[top] / rest] if top in packaged else [])
+    return next((file for file in tries if file.is_file()), None)

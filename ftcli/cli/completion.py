@@ -1,0 +1,103 @@
+"""What the shell may complete: jobs, group options, keys and their values, run directories."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+
+from ftcli.errors import UserError
+
+
+def jobs(incomplete: str) -> list[str]:
+    """Packaged jobs and recipes by name, and YAML files and folders by path."""
+    from ftcli.config import paths
+
+    names = [*paths.jobs(paths.configs_dir()), *paths.jobs(paths.user_dir()), *paths.recipes()]
+    return _starting([*names, *_files(incomplete, ".yaml")], incomplete)
+
+
+def runs(incomplete: str) -> list[str]:
+    """Run directories under `runs/`, or whatever folder is being typed."""
+    found = [str(file.parent) for file in Path("runs").glob("*/*/config.yaml")]
+    return _starting([*sorted(found, reverse=True), *_files(incomplete, None)], incomplete)
+
+
+def overrides(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
+    """`method=lora`, `method.r=`, and the words a key takes; quiet where nothing can be known."""
+    incomplete, typed = _joined(args, incomplete)
+    try:
+        words = list(_overrides(ctx.params.get("job"), incomplete))
+    except (UserError, OSError, ValueError):
+        words = []
+    return [word[typed:] for word in _starting(words, incomplete)]
+
+
+def _joined(args: list[str], incomplete: str) -> tuple[str, int]:
+    """The word being typed. bash splits `method=lo` into three words; it wants only the last back."""
+    if incomplete == "=" and args:
+        return f"{args[-1]}=", len(args[-1]) + 1
+    if len(args) >= 2 and args[-1] == "=":
+        return f"{args[-2]}={incomplete}", len(args[-2]) + 1
+    return incomplete, 0
+
+
+def _overrides(job: str | None, incomplete: str) -> Iterator[str]:
+    from ftcli.config import paths
+
+    key, given, _ = incomplete.partition("=")
+    if given and key in paths.groups():
+        yield from (f"{key}={option}" for option in paths.options(key))
+    elif given:
+        kind = dict(_keys(job, key)).get(key, Any)
+        yield from (f"{key}={value}" for value in _values(kind))
+    else:
+        yield from (f"{group}=" for group in paths.groups())
+        yield from (f"{name}=" for name, _ in _keys(job, incomplete))
+
+
+def _keys(job: str | None, incomplete: str) -> Iterator[tuple[str, Any]]:
+    """Every key of the job's nodes with its type, the group that is being typed first of all."""
+    from ftcli.config import compose
+    from ftcli.config.keys import TARGET, keys_of
+
+    yield "seed", int
+    if job is None:
+        return
+    group = incomplete.split(".")[0]
+    for name, node in compose(job).config.items():
+        if name.startswith(group) and isinstance(node, dict) and TARGET in node:
+            yield from ((f"{name}.{k}", p.type) for k, p in keys_of(node).parameters.items())
+
+
+def _values(kind: Any) -> Iterable[str]:
+    """The words that a type allows."""
+    if kind is bool:
+        return ["true", "false"]
+    if typing.get_origin(kind) is Literal:
+        return [str(value) for value in typing.get_args(kind)]
+    return [value for member in typing.get_args(kind) for value in _values(member)]
+
+
+def _files(incomplete: str, suffix: str | None) -> list[str]:
+    """Folders, and files with the suffix, that the typed path may go on to."""
+    folder = Path(incomplete or ".") if incomplete.endswith("/") else Path(incomplete).parent
+    if not folder.is_dir():
+        return []
+    found = [f"{p}/" for p in folder.iterdir() if p.is_dir() and p.name[0] != "."]
+    if suffix:
+        found += [str(p) for p in folder.iterdir() if p.suffix == suffix]
+    return sorted(found)
+
+
+def _starting(words: Iterable[str], incomplete: str) -> list[str]:
+    return [word for word in dict.fromkeys(words) if word.startswith(incomplete)]
+
+
+#: Name of a verb's argument -> what completes it.
+COMPLETERS: dict[str, Callable[..., Any]] = {
+    "job": jobs, "config": jobs, "overrides": overrides, "run": runs, "runs": runs, "path": runs,
+}  # fmt: skip

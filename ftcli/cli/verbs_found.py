@@ -1,0 +1,97 @@
+"""The verbs, found by their files; each is imported when it runs, not to be listed."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import typing
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.models import ParameterInfo
+
+PANELS = ("Train", "Inspect", "After training", "Environment")
+_FOLDER = Path(__file__).parent / "verbs"
+
+
+class Verbs(TyperGroup):
+    """A click group whose commands are the modules of `ftcli.cli.verbs`."""
+
+    _listing = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the verbs, by help panel and alphabet."""
+        stubs = [_stub(name) for name in _names()]
+        stubs.sort(key=lambda s: (PANELS.index(str(s.rich_help_panel)), str(s.name)))
+        return [str(stub.name) for stub in stubs]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The verb itself; while the help page is drawn, only what that needs."""
+        if cmd_name not in _names():
+            return None
+        return _stub(cmd_name) if self._listing else load(cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Draw the help page without importing a verb."""
+        self._listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Completion of the verbs' names, without importing them."""
+        self._listing = True
+        try:
+            return super().shell_complete(ctx, incomplete)
+        finally:
+            self._listing = False
+
+
+@cache
+def _names() -> dict[str, Path]:
+    """Verb -> its file."""
+    files = sorted(_FOLDER.glob("*.py"))
+    return {file.stem.rstrip("_"): file for file in files if not file.stem.startswith("_")}
+
+
+@cache
+def _stub(name: str) -> TyperCommand:
+    """Name, panel and first sentences of a verb, read from its file."""
+    tree = ast.parse(_names()[name].read_text(encoding="utf-8"))
+    panel, doc = PANELS[-1], ""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "GROUP":
+            panel = ast.literal_eval(node.value)
+        elif isinstance(node, ast.FunctionDef) and node.name.rstrip("_") == name:
+            doc = ast.get_docstring(node) or ""
+    return TyperCommand(name, help=doc, rich_help_panel=panel)
+
+
+@cache
+def load(name: str) -> Any:
+    """The click command of a verb."""
+    module = importlib.import_module(f"ftcli.cli.verbs.{_names()[name].stem}")
+    function = getattr(module, _names()[name].stem)
+    alone = typer.Typer(
+        add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False
+    )
+    alone.command(name)(_with_completion(function))
+    return typer.main.get_command(alone)
+
+
+def _with_completion(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give jobs, overrides and runs their completion by the names of the arguments."""
+    from ftcli.cli.completion import COMPLETERS
+
+    hints = typing.get_type_hints(function, include_extras=True)
+    for name, hint in hints.items():
+        for extra in getattr(hint, "__metadata__", ()):
+            if isinstance(extra, ParameterInfo) and extra.autocompletion is None:
+                extra.autocompletion = COMPLETERS.get(name)
+    function.__annotations__ = hints
+    return function
