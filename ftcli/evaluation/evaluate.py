@@ -21,7 +21,7 @@ def evaluate_path(
     """Scores of a run directory or of a model folder, by task.
 
     A run is judged by its own data and evaluators, and each task's scores are kept as
-    `eval/<task>.json` of the run. A bare model needs `job`, a YAML that names data and evaluators.
+    `eval/<task>.json` of the run (`eval/<task>-<split>.json` for a split the config does not name). A bare model needs `job`, a YAML that names data and evaluators.
 
     Args:
         tasks: names of the evaluators to run; all of them when empty.
@@ -34,12 +34,14 @@ def evaluate_path(
     folder = Path(path)
     run = _open(folder, job, checkpoint)
     scores = {}
-    for name, evaluator in _chosen(run.evaluators, tasks).items():
-        if split:
-            evaluator = replace(evaluator, split=split)
-        scores[name] = evaluator(run)
-        if (folder / "config.yaml").exists():
-            _keep(folder, name, evaluator.split, checkpoint, scores[name])
+    with run.evaluating():
+        for task, evaluator in _chosen(run.evaluators, tasks).items():
+            name = task
+            if split and split != evaluator.split:
+                name, evaluator = f"{task}-{split}", _on(evaluator, split)
+            scores[name] = evaluator(run)
+            if run.dir is not None:
+                _keep(run, name, evaluator.split, checkpoint, scores[name])
     return scores
 
 
@@ -62,7 +64,13 @@ def _open(folder: Path, job: str | None, checkpoint: str) -> Any:
 
     composed = compose(job, [f"model.path={folder}"])
     validate(composed)
-    return Run(composed.config, composed)
+    return Run(composed.config)
+
+
+def _on(evaluator: Any, split: str) -> Any:
+    """The evaluator for another split; its samples get a file of their own."""
+    named = {"name": f"{evaluator.name}-{split}"} if hasattr(evaluator, "name") else {}
+    return replace(evaluator, split=split, **named)
 
 
 def _chosen(evaluators: dict[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
@@ -76,16 +84,18 @@ def _chosen(evaluators: dict[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
     return {name: evaluators[name] for name in tasks or evaluators}
 
 
-def _keep(folder: Path, task: str, split: str, checkpoint: str, scores: dict[str, float]) -> None:
+def _keep(run: Any, task: str, split: str, checkpoint: str, scores: dict[str, float]) -> None:
     from ftcli.run.atomic import write_json
 
-    (folder / "eval").mkdir(exist_ok=True)
+    folder = run.dir.path / "eval"
+    folder.mkdir(exist_ok=True)
     write_json(
-        folder / "eval" / f"{task}.json",
+        folder / f"{task}.json",
         {
             "task": task,
             "split": split,
             "checkpoint": checkpoint,
+            "step": run.step,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "scores": scores,
         },

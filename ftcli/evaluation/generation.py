@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ftcli.errors import UserError
@@ -25,13 +24,20 @@ class Generation:
     max_new_tokens: int = 128  # an answer that is longer is cut here
     batch_size: int = 64  # prompts decoded together
     num_beams: int = 1  # 1 is greedy
+    length_penalty: float = 1.0  # of beams: a score is divided by length to this power
     limit: int | None = None  # only this many prompts, spread evenly over the split
     name: str = "generation"  # name of the file of samples
+    periodic: bool = False  # also at trainer.eval_every, not only before and after training
 
     def __post_init__(self) -> None:
         self._metrics = [known.find(name) for name in self.metrics]
 
     def __call__(self, run: Any) -> dict[str, float]:
+        """The scores of all metrics; one that cannot be computed is absent.
+
+        Raises:
+            UserError: the split does not exist or has no prompt.
+        """
         prompts = spread(run.data.prompts(self.split, run.tokenizer), self.limit)
         if not prompts:
             raise UserError(
@@ -46,7 +52,8 @@ class Generation:
                 [prompt.input_ids for prompt in prompts],
                 self.max_new_tokens,
                 self.batch_size,
-                self.num_beams,
+                num_beams=self.num_beams,
+                length_penalty=self.length_penalty,
             )
         self._keep(run, prompts, predictions)
         return self._score(predictions, prompts)
@@ -60,8 +67,7 @@ class Generation:
         return scores
 
     def _keep(self, run: Any, prompts: Sequence[Any], predictions: Sequence[str]) -> None:
-        folder = getattr(run, "dir", None)
-        if folder is None:
+        if run.dir is None:
             return
         from ftcli.run.atomic import write_text
 
@@ -73,7 +79,7 @@ class Generation:
             }
             for prompt, prediction in zip(prompts, predictions, strict=True)
         ]
-        path = Path(folder.path) / "samples" / f"{getattr(run, 'step', 0)}-{self.name}.jsonl"
+        path = run.dir.path / "samples" / f"{run.step}-{self.name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
 

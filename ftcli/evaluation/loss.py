@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ftcli.errors import UserError
 from ftcli.evaluation.decoding import judging
+
+WIDER = 4  # a forward pass without backward keeps one layer's activations, not all of them
 
 
 @dataclass
@@ -21,18 +21,22 @@ class Loss:
     """
 
     split: str = "validation"  # which rows: validation, test or train
-    batch_size: int = 16  # rows (or packed bins) a forward pass
+    batch_size: int | None = None  # rows (or packed bins) a forward pass; null: 4x the trainer's
     limit: int | None = None  # stop after this many rows; null reads all
+    periodic: bool = True  # also at trainer.eval_every, not only before and after training
 
     def __call__(self, run: Any) -> dict[str, float]:
-        loader = run.data.loader(
-            self.split, run.tokenizer, batch_size=self.batch_size, seed=0, shuffle=False
-        )
+        """`loss` in nats a trained token, and `perplexity`.
+
+        Raises:
+            UserError: the split does not exist or holds nothing to learn.
+        """
+        size = self.batch_size or WIDER * run.trainer.batch_size
+        loader = run.data.loader(self.split, run.tokenizer, batch_size=size, seed=0, shuffle=False)
         total, count, rows = 0.0, 0, 0
         with judging(run) as model:
-            device = next(model.parameters()).device
             for batch in loader:
-                losses = run.objective(model, on_device(batch, device))
+                losses = run.objective(model, batch)
                 total += losses.values.double().sum().item()
                 count += losses.values.numel()
                 rows += len(batch["rows"])
@@ -45,9 +49,5 @@ class Loss:
                 fix="give data.validation a share, or set eval=none",
             )
         mean = total / count
-        return {"loss": mean, "perplexity": math.exp(mean) if mean < 700 else math.inf}
-
-
-def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The batch with its tensors on the device; the rest as it is."""
-    return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        scores = {"loss": mean, "perplexity": math.exp(min(mean, 700))}
+        return scores if mean < 700 else {"loss": mean}
