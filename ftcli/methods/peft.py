@@ -1,4 +1,4 @@
-"""Every adapter of the PEFT library, by YAML alone."""
+"""Every adapter of the PEFT library that changes layers, by YAML alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath
@@ -21,11 +22,12 @@ class Peft(Method):
     """One PEFT configuration; further keys are that configuration's own.
 
     Two defaults differ from PEFT's: `target_modules` is all linear layers of the blocks, and
-    `task_type` is CAUSAL_LM. An explicit null gives PEFT's choice for the model family.
+    `task_type` is CAUSAL_LM. An explicit null gives PEFT's own choice for the model family.
 
     Args:
         config_class: a configuration class of PEFT, such as peft.LoraConfig.
         targets_strict: refuse names of modules that match nothing in the model.
+        autocast_adapter_dtype: adapter weights in float32 also where the base has half precision.
     """
 
     formula = "LoRA: r * sum(in + out) over the targets"
@@ -34,55 +36,77 @@ class Peft(Method):
         self,
         config_class: ClassPath = "peft.LoraConfig",
         targets_strict: bool = True,
+        autocast_adapter_dtype: bool = True,
         **options: Any,
     ) -> None:
         self.config_class, self.targets_strict, self.options = config_class, targets_strict, options
+        self.autocast_adapter_dtype = autocast_adapter_dtype
         self._applied: dict[str, Any] = {}
 
     def prepare(self, model: Any) -> nn.Module:
-        """Freeze the model and add the adapter, with fp32 weights whatever the base has.
+        """Freeze the model and add the adapter.
 
         Raises:
-            UserError: an option is wrong, or (targets_strict) a name matches no module.
+            UserError: an option is wrong, a name matches no module (targets_strict), or the
+                adapter cannot stand on quantised weights.
         """
         from peft import get_peft_model
 
         config = self.config()
         if self.targets_strict:
             Problems.raise_if_any(unmatched(config, model))
-        self._refuse_quantised(config, model)
+        quantised = quantised_weights(model)
         try:
-            wrapped = get_peft_model(model, config, adapter_name=ADAPTER)
-        except (ValueError, TypeError, NotImplementedError) as error:
+            wrapped = get_peft_model(
+                model,
+                config,
+                adapter_name=ADAPTER,
+                autocast_adapter_dtype=self.autocast_adapter_dtype,
+            )
+        except (ValueError, TypeError, NotImplementedError, ImportError) as error:
             raise self._refused(error) from error
+        except RuntimeError as error:  # shapes or dtypes of packed bytes
+            if not quantised:
+                raise
+            raise self._not_on_quantised("it has no layer for them") from error
+        if quantised:
+            self._refuse_changed(quantised, wrapped)
+            self._refuse_unfit(wrapped)
         self._applied = plain(wrapped.peft_config[ADAPTER].to_dict())
         return wrapped
 
     def config(self) -> Any:
-        """The PEFT configuration with our defaults."""
+        """The PEFT configuration with our defaults.
+
+        Raises:
+            UserError: there is no such class, or it refuses an option.
+        """
         cls = self._class()
-        known = {field.name for field in fields(cls)}
         options = {"task_type": "CAUSAL_LM", **self.options}
-        if "target_modules" in known:
+        if any(field.name == "target_modules" for field in fields(cls)):
             options.setdefault("target_modules", ALL_LINEAR)
         try:
-            return cls(**options)
+            config = cls(**options)
         except (ValueError, TypeError) as error:
             raise self._refused(error) from error
+        return self._checked(config)
 
     def merge(self, model: Any) -> nn.Module:
         """The base model with the adapter added to its weights.
 
         Raises:
-            UserError: this adapter is no change of weights.
+            UserError: the base is quantised, or this adapter is no change of weights.
         """
-        unload = getattr(model, "merge_and_unload", None)
-        if unload is None or model.peft_config[ADAPTER].is_prompt_learning:
-            raise UserError(f"{self.config_class} cannot be merged into the weights.", "method")
+        if quantisation_of(model) is not None:
+            raise UserError(
+                "merging into quantised weights would round the adapter away.",
+                where="model.quantization",
+                fix="ftcli merge RUN --to FOLDER dequantises the base first",
+            )
         try:
-            return unload(safe_merge=True)
-        except (NotImplementedError, AttributeError) as error:
-            raise UserError(f"{self.config_class} cannot be merged: {error}", "method") from error
+            return model.merge_and_unload(safe_merge=True)
+        except (NotImplementedError, AttributeError, ValueError) as error:
+            raise UserError(f"{self.config_class} cannot be merged. {error}", "method") from error
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
         """The adapter's tensors under PEFT's names, modules_to_save included."""
@@ -92,7 +116,7 @@ class Peft(Method):
         return {name: tensor.detach() for name, tensor in found.items()}
 
     def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-        """Put the tensors into the adapter.
+        """Put the tensors into the adapter, in place.
 
         Raises:
             UserError: names differ from those of this adapter.
@@ -120,13 +144,53 @@ class Peft(Method):
                 f"there is no {self.config_class}.", where="method.config_class"
             ) from error
 
-    def _refuse_quantised(self, config: Any, model: nn.Module) -> None:
-        if quantisation_of(model) is None or self.quantisable:
-            return
-        raise UserError("the base is quantised.", where="model.quantization")
+    def _checked(self, config: Any) -> Any:
+        if config.is_prompt_learning:
+            raise UserError(
+                f"{self.config_class} adds soft prompts and no layers.",
+                where="method.config_class",
+                fix="method._target_=ftcli.methods.prompt.PromptLearning",
+            )
+        return config
 
     def _refused(self, error: Exception) -> UserError:
-        return UserError(f"{self.config_class}: {error}", where="method")
+        return UserError(f"{self.config_class}: {str(error).strip()}", where="method")
+
+    def _refuse_changed(self, before: dict[str, nn.Parameter], model: nn.Module) -> None:
+        """Initialisations that take a part out of the base would round what is left."""
+        kept = {id(parameter) for parameter in quantised_weights(model).values()}
+        if any(id(parameter) not in kept for parameter in before.values()):
+            raise self._not_on_quantised("its initialisation changes the base's weights")
+
+    def _refuse_unfit(self, model: nn.Module) -> None:
+        """Ask one adapted layer of each kind; layers without a quantised form fail on packed bytes."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        kinds = {type(m): m for m in model.modules() if isinstance(m, BaseTunerLayer)}
+        for layer in kinds.values():
+            base: Any = layer.get_base_layer()
+            if hasattr(base, "in_features"):
+                device = next(base.parameters()).device
+                try:
+                    with torch.no_grad():
+                        layer(torch.zeros(1, 1, base.in_features, device=device))
+                except RuntimeError as error:
+                    raise self._not_on_quantised("it has no layer for them") from error
+
+    def _not_on_quantised(self, why: str) -> UserError:
+        return UserError(
+            f"{self.config_class} does not work on quantised weights: {why}.",
+            where="model.quantization",
+            fix="model.quantization=none, or method=lora",
+        )
+
+
+def quantised_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The packed weights of a quantised model; none where it is plain."""
+    if quantisation_of(model) is None:
+        return {}
+    named = model.named_parameters()
+    return {name: p for name, p in named if not p.dtype.is_floating_point}
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,68 @@
+"""Soft prompts of the PEFT library: vectors in front of the input, the model itself untouched."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ftcli.config.classpath import ClassPath
+from ftcli.errors import UserError
+from ftcli.methods.base import refuse_names
+from ftcli.methods.peft import ADAPTER, Peft
+
+
+class PromptLearning(Peft):
+    """Prompt tuning, prefix tuning, P-tuning; further keys are those of the configuration class.
+
+    The prompt stands once before a row, so rows that hold several documents are refused.
+
+    Args:
+        config_class: a prompt learning configuration, such as peft.PromptTuningConfig.
+        autocast_adapter_dtype: prompts in float32 also where the base has half precision.
+    """
+
+    mergeable: ClassVar[bool] = False
+    packable: ClassVar[bool] = False
+    formula: ClassVar[str] = "num_virtual_tokens * hidden; prefix: * 2 * layers * kv heads * head"
+
+    def __init__(
+        self,
+        config_class: ClassPath = "peft.PromptTuningConfig",
+        autocast_adapter_dtype: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(config_class, True, autocast_adapter_dtype, **options)
+
+    def merge(self, model: Any) -> nn.Module:
+        """Refused: a prompt is no change of weights.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"{self.config_class} cannot be merged into the weights.", where="method")
+
+    def state(self, model: Any) -> dict[str, Tensor]:
+        """The prompt and what computes it, which PEFT leaves out of what it saves."""
+        encoder = model.prompt_encoder[ADAPTER].state_dict()
+        return {f"prompt_encoder.{name}": tensor.detach() for name, tensor in encoder.items()}
+
+    def load_state(self, model: Any, tensors: dict[str, Tensor]) -> None:
+        """Put the tensors into the prompt encoder, in place.
+
+        Raises:
+            UserError: names differ from those of this prompt.
+        """
+        own = self.state(model)
+        refuse_names(sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys()))
+        named = {name.removeprefix("prompt_encoder."): t for name, t in tensors.items()}
+        model.prompt_encoder[ADAPTER].load_state_dict(named)
+
+    def _checked(self, config: Any) -> Any:
+        if not config.is_prompt_learning:
+            raise UserError(
+                f"{self.config_class} is no prompt learning.",
+                where="method.config_class",
+                fix="method._target_=ftcli.methods.peft.Peft",
+            )
+        return config
