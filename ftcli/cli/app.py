@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -17,7 +18,7 @@ import typer
 
 from ftcli import __version__, errors
 from ftcli.cli.messages import show_error
-from ftcli.cli.verbs_found import Verbs
+from ftcli.cli.verbs_found import Verbs, names
 
 
 def _version(value: bool) -> None:
@@ -102,7 +103,15 @@ def _usage(error: Exception) -> errors.UserError | None:
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(message())
         sys.exit(errors.OK)
-    return errors.UserError(message(), fix=f"{command} --help")
+    return errors.UserError(message() + _nearest_verb(message()), fix=f"{command} --help")
+
+
+def _nearest_verb(message: str) -> str:
+    from ftcli.config.nearest import nearest
+
+    wrong = re.match(r"No such command '([^']+)'", message)
+    found = nearest(wrong[1], names()) if wrong else []
+    return f" Closest: {', '.join(found)}." if found else ""
 
 
 def _debug_anywhere(arguments: Sequence[str]) -> list[str]:

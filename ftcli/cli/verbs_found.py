@@ -25,13 +25,13 @@ class Verbs(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the verbs, by help panel and alphabet."""
-        stubs = [_stub(name) for name in _names()]
+        stubs = [_stub(name) for name in names()]
         stubs.sort(key=lambda s: (PANELS.index(str(s.rich_help_panel)), str(s.name)))
         return [str(stub.name) for stub in stubs]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The verb itself; while the help page is drawn, only what that needs."""
-        if cmd_name not in _names():
+        if cmd_name not in names():
             return None
         return _stub(cmd_name) if self._listing else load(cmd_name)
 
@@ -53,7 +53,7 @@ class Verbs(TyperGroup):
 
 
 @cache
-def _names() -> dict[str, Path]:
+def names() -> dict[str, Path]:
     """Verb -> its file."""
     files = sorted(_FOLDER.glob("*.py"))
     return {file.stem.rstrip("_"): file for file in files if not file.stem.startswith("_")}
@@ -62,7 +62,7 @@ def _names() -> dict[str, Path]:
 @cache
 def _stub(name: str) -> TyperCommand:
     """Name, panel and first sentences of a verb, read from its file."""
-    tree = ast.parse(_names()[name].read_text(encoding="utf-8"))
+    tree = ast.parse(names()[name].read_text(encoding="utf-8"))
     panel, doc = PANELS[-1], ""
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "GROUP":
@@ -75,8 +75,8 @@ def _stub(name: str) -> TyperCommand:
 @cache
 def load(name: str) -> Any:
     """The click command of a verb."""
-    module = importlib.import_module(f"ftcli.cli.verbs.{_names()[name].stem}")
-    function = getattr(module, _names()[name].stem)
+    module = importlib.import_module(f"ftcli.cli.verbs.{names()[name].stem}")
+    function = getattr(module, names()[name].stem)
     alone = typer.Typer(
         add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False
     )

@@ -49,5 +49,6 @@ def keys_of(node: Mapping[str, Any]) -> Keys:
     except NoSuchClass as error:
         return Keys(own.parameters, True, own, named, (parameter.name, error))
     # `params` of an optimizer is handed over by ftcli, never written in YAML
-    options = {k: p for k, p in library.parameters.items() if k != "params"}
-    return Keys({**options, **own.parameters}, library.open, own, named)
+    taken = {"params", *own.parameters}
+    options = {k: p for k, p in library.parameters.items() if k not in taken}
+    return Keys({**own.parameters, **options}, library.open, own, named)

@@ -1,0 +1,43 @@
+"""`ftcli init`: a first job."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+GROUP = "Train"
+
+
+def init(
+    model: Annotated[
+        str | None, typer.Option(help="Of `ftcli ls models`, a hub id or a folder.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Of `ftcli ls data`, a file, folder or hub id.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Of `ftcli ls methods`.")] = None,
+    output: Annotated[str, typer.Option(help="The file to write.")] = "job.yaml",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a commented job with settings that fit this machine; asks what is not given."""
+    from ftcli.cli.console import console, emit
+    from ftcli.config import starter
+
+    ask = sys.stdin.isatty() and not as_json
+    answers = {"model": model, "data": data, "method": method}
+    usual = {"model": "llama_mini", "data": "e2e", "method": "lora"}
+    for name, answer in answers.items():
+        if answer is None:
+            answers[name] = typer.prompt(name, default=usual[name]) if ask else usual[name]
+    machine = starter.this_machine()
+    path = starter.write(**answers, output=output, machine=machine, force=force)  # type: ignore[arg-type]
+    emit(
+        {"file": str(path), "machine": machine.__dict__, **answers},
+        as_json,
+        lambda: console().print(
+            f"{path} for {machine.name}; next: ftcli check {path}", markup=False
+        ),
+    )

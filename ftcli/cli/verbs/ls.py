@@ -1,0 +1,39 @@
+"""`ftcli ls`: what there is to choose from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+GROUP = "Inspect"
+
+
+def ls(
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="jobs, recipes, runs, or a group: methods, models, data ..."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Jobs, recipes, options of a group, or runs, with a line about each."""
+    from ftcli.cli.console import console, emit
+    from ftcli.config import listing
+
+    if kind is None:
+        counts = {name: len(listing.entries(name)) for name in sorted(listing.kinds())}
+        rows = [(name, f"{count}", f"ftcli ls {name}") for name, count in counts.items()]
+    else:
+        found = listing.entries(kind)
+        rows = [(entry.name, entry.about) for entry in found]  # type: ignore[misc]
+
+    def render() -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for row in rows:
+            table.add_row(*[Text(cell) for cell in row])
+        console().print(table if rows else "none yet")
+
+    emit(counts if kind is None else [entry.as_dict() for entry in found], as_json, render)

@@ -1,0 +1,47 @@
+"""`ftcli schema`: what keys there are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+GROUP = "Inspect"
+
+
+def schema(
+    key: Annotated[
+        str | None, typer.Argument(help="A key (optimizer.lr), a group (method), method=vera.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """JSON schema of a job for editors; or a key's type, default, meaning and who uses it.
+
+    In VS Code: ftcli schema > job.schema.json, then `# yaml-language-server: $schema=...`
+    """
+    import json
+
+    from ftcli.cli.console import console, emit
+    from ftcli.config.explain import meanings
+    from ftcli.config.schema import job_schema
+
+    if key is None:
+        typer.echo(json.dumps(job_schema(), indent=2, default=str, ensure_ascii=False))
+        return
+    found = meanings(key)
+
+    def render() -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        if len(found) == 1:
+            one = found[0]
+            used = f"\nused by  {', '.join(one.options)}" if one.options else ""
+            return typer.echo(f"{one.key}\ntype     {one.type}\ndefault  {one.default}\n"
+                              f"meaning  {one.help or '–'}{used}")  # fmt: skip
+        table = Table("key", "type", "default", "meaning", box=None, pad_edge=False)
+        for one in found:
+            table.add_row(*[Text(cell) for cell in (one.key, one.type, one.default, one.help)])
+        console().print(table)
+
+    emit([one.as_dict() for one in found], as_json, render)
