@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ftcli.data.pieces import Piece
 from ftcli.data.rows import Unusable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 STAND_IN = "q9stand0in9q"
+COMPARED = 8  # characters by which the end of a generation prompt is recognised
 Messages = list[dict[str, Any]]
 
 
@@ -43,7 +44,8 @@ class ChatTemplate:
         self.text = tokenizer.get_chat_template()
         self.marked = bool(MARKER.search(self.text))
         specials = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-        self._specials = tuple(token for token in specials if token.strip())
+        self._specials = tuple(sorted(token for token in specials if token.strip()))
+        self._special = re.compile("|".join(map(re.escape, self._specials)) or r"(?!)")
 
     def prompt(self, messages: Messages, tools: Any = None) -> str:
         """The conversation so far and the beginning of the answer to come."""
@@ -81,7 +83,7 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            texts, spans = render_jinja_template(
+            texts, spans = cast(Any, render_jinja_template)(
                 conversations=[messages],
                 tools=tools,
                 chat_template=self.text,
@@ -102,9 +104,7 @@ class ChatTemplate:
             assert before is not None and through is not None
             start, end = len(before), len(through)
         else:
-            start, end = self._located(messages, turn, text, tools)
-            if before and text.startswith(before) and len(before) <= end:
-                start = len(before)
+            start, end = self._located(messages, turn, text, before, tools)
         return start, self._trimmed(text, start, end)
 
     def _partial(self, messages: Messages, tools: Any, **options: Any) -> str | None:
@@ -116,7 +116,9 @@ class ChatTemplate:
         except Unusable:
             return None
 
-    def _located(self, messages: Messages, turn: int, text: str, tools: Any) -> tuple[int, int]:
+    def _located(
+        self, messages: Messages, turn: int, text: str, before: str | None, tools: Any
+    ) -> tuple[int, int]:
         """The turn's content, found by what does not change when a stand-in takes its place."""
         stood_in = [*messages]
         stood_in[turn] = {**messages[turn], "content": STAND_IN}
@@ -125,9 +127,18 @@ class ChatTemplate:
             return 0, 0
         start = len(os.path.commonprefix([head, text]))
         end = len(text) - len(_common_suffix(tail, text[start:]))
+        if before and text.startswith(before) and len(before) <= end:
+            start = len(before)
+        elif before and start == len(head):
+            start = _opening(head, before)
         ending = self._partial(stood_in[: turn + 1], tools) or ""
-        ending = ending.rpartition(STAND_IN)[2]
-        return start, end + len(os.path.commonprefix([ending, text[end:]]))
+        return start, end + self._ending(ending.rpartition(STAND_IN)[2], text[end:])
+
+    def _ending(self, expected: str, behind: str) -> int:
+        """How much of what stands behind an answer belongs to it: whole special tokens only."""
+        common = os.path.commonprefix([expected, behind])
+        ends = [m.end() for m in self._special.finditer(behind) if m.end() <= len(common)]
+        return max(ends, default=len(common))
 
     def _trimmed(self, text: str, start: int, end: int) -> int:
         """Without the line break that many templates put behind the end-of-turn token."""
@@ -137,6 +148,14 @@ class ChatTemplate:
 
 def _merged(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple((start, end) for start, end in spans if start < end)
+
+
+def _opening(head: str, before: str) -> int:
+    """Where the generation prompt ends in `head`: some templates put a blank before the answer."""
+    for end in range(len(head), len(head.rstrip()) - 1, -1):
+        if before.endswith(head[max(0, end - COMPARED) : end]):
+            return end
+    return len(head)
 
 
 def _common_suffix(left: str, right: str) -> str:

@@ -141,7 +141,12 @@ class Data:
         renderer = Renderer(self._rendering, tokenizer)
         found: dict[tuple[int, ...], Prompt] = {}
         for example in self.examples(split):
-            ids = renderer.prompt(example)
+            try:
+                ids = renderer.prompt(example)
+            except Unusable as error:
+                if self.on_error == "stop":
+                    raise bad(str(error), example["origin"]) from error
+                continue
             if not ids:
                 continue
             prompt = found.setdefault(tuple(ids), Prompt(ids, [], example["row"]))
@@ -151,8 +156,15 @@ class Data:
         return list(found.values())
 
     def prompt_ids(self, example: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """Token ids of all that stands before the answer of an example, as in training."""
-        return Renderer(self._rendering, tokenizer).prompt(example)
+        """Token ids of all that stands before the answer of an example, as in training.
+
+        Raises:
+            UserError: the chat template refuses the conversation.
+        """
+        try:
+            return Renderer(self._rendering, tokenizer).prompt(example)
+        except Unusable as error:
+            raise UserError(f"the conversation {error}", where="data") from error
 
     def describe(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """What `data.json` keeps: sources, counts, hashes, token statistics."""
@@ -250,8 +262,9 @@ class Data:
             first = next((i for i in self._items(split) if not isinstance(i, UserError)), None)
             if first is None:
                 raise self._unreadable(split)
-            name = self.format if split == "train" or self.format != "auto" else ""
-            name = name or self._columns("train").name
+            name: str = self.format
+            if name == "auto" and split != "train":
+                name = self._columns("train").name
             self._fitted[split] = Columns(name, self.columns, first.values, f"data ({split})")
         return self._fitted[split]
 

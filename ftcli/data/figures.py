@@ -42,6 +42,12 @@ def warnings(meta: dict[str, Any], split: str) -> list[str]:
             f"{split}: {meta['unlearned']:,} documents left out: nothing in them is learned "
             "(their answers begin behind data.max_length, or the template hides them)."
         )
+    if meta["unlike"]:
+        found.append(
+            f"{split}: in {meta['unlike']:,} of the first rows the chat template begins an answer "
+            "otherwise when it is asked for one (add_generation_prompt) than it shows here. "
+            "See: ftcli preview"
+        )
     if meta["unended"]:
         found.append(
             f"{split}: in {meta['unended']:,} of {meta['documents']:,} documents the end-of-turn "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 #: A span that reaches over any piece.
@@ -43,51 +44,40 @@ def encode(
         parts = []
         for piece in row:
             if isinstance(piece.content, str):
-                ids, starts, ends = next(encoded)
-                parts.append(_masked(piece, ids, starts, ends, tokenizer))
+                parts.append(_masked(piece, next(encoded), tokenizer))
             else:
                 parts.append(_given(piece))
         found.append(_join(parts))
     return found
 
 
-def _tokenise(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """ids, first and last character of each token, for each text."""
-    if not texts:
-        return []
-    batch = tokenizer(
-        texts,
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-    found = []
-    for ids, offsets in zip(batch["input_ids"], batch["offset_mapping"], strict=True):
-        spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
-        found.append((np.asarray(ids, dtype=np.int32), spans[:, 0], spans[:, 1]))
-    return found
+def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[Encoding]:
+    """Encodings without special tokens, padding or truncation.
+
+    The backend is called directly: the wrapper's lists of attention masks and the like take as
+    long again as the tokenising.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    return list(backend.encode_batch(texts, add_special_tokens=False))
 
 
 def _masked(
-    piece: Piece,
-    ids: np.ndarray,
-    starts: np.ndarray,
-    ends: np.ndarray,
-    tokenizer: PreTrainedTokenizerBase,
+    piece: Piece, encoding: Encoding, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.array(encoding.ids, dtype=np.int32)
     if piece.spans in ((), ALL):
         return ids, np.full(len(ids), bool(piece.spans), dtype=np.uint8)
+    starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
     for start, _ in piece.spans:
-        if np.any((starts < start) & (ends > start) & (start > 0)):
+        if start > 0 and np.any((starts < start) & (ends > start)):
             return _join(encode_cut(piece, start, tokenizer))
-    learned = np.zeros(len(ids), dtype=np.uint8)
+    learned = np.zeros(len(ids), dtype=bool)
     for start, end in piece.spans:
-        learned |= ((starts >= start) & (starts < end) & (ends > starts)).astype(np.uint8)
-    return ids, learned
+        learned |= (starts >= start) & (starts < end) & (ends > starts)
+    return ids, learned.astype(np.uint8)
 
 
 def encode_cut(

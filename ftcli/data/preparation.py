@@ -15,6 +15,7 @@ from ftcli.data.rows import Unusable, bad
 from ftcli.errors import UserError
 
 CHUNK = 2000  # source rows between two commits
+COMPARED = 32  # rows whose generation prompt is compared with what training shows
 SHOWN = 5  # skipped rows that are named
 T = TypeVar("T")
 
@@ -34,6 +35,7 @@ class Counts:
     overlong: int = 0  # documents longer than max_length
     dropped: int = 0  # of these, left out
     unlearned: int = 0  # documents left out because nothing in them is learned
+    unlike: int = 0  # of the first documents, those whose generation prompt is another
     unended: int = 0  # documents whose last learned token does not end the turn
     supervised: int = 0  # learned tokens
     longest: int = 0  # tokens of the longest document, before it was cut
@@ -87,6 +89,8 @@ class Preparation:
                 self._leave_out(bad(str(documents), example["origin"]))
                 continue
             self.counts.rows += 1
+            if self.counts.rows <= COMPARED:
+                self.counts.unlike += self._unlike(example, documents)
             for document in documents:
                 self._add(document, example)
 
@@ -110,6 +114,19 @@ class Preparation:
             counts.unended += int(document.ids[learned[-1]]) not in self._ends
         counts.supervised += len(learned)
         self.writer.append(document, example["origin"])
+
+    def _unlike(self, example: dict[str, Any], documents: Sequence[Document]) -> bool:
+        """Whether generation would begin otherwise than training shows, as some templates do."""
+        if (
+            not documents
+            or example.get("messages", [{}])[-1].get("role", "assistant") != "assistant"
+        ):
+            return False
+        try:
+            prompt = self.renderer.prompt(example)
+        except Unusable:
+            return True
+        return documents[0].ids[: len(prompt)].tolist() != prompt
 
     def _leave_out(self, error: UserError) -> None:
         if self.on_error == "stop":

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from ftcli.data.formats import text
-from ftcli.data.rows import Unusable
 from ftcli.data.formats.chat import message
+from ftcli.data.rows import Unusable
 
 FIELDS = {"prompt": False, "chosen": True, "rejected": True}
 SYNONYMS = {

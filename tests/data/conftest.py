@@ -1,0 +1,51 @@
+"""The shipped tokenizer, and a token cache that no test shares with the user."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+import ftcli
+from tests.data import templates
+
+FOLDER = Path(ftcli.__file__).parent / "assets" / "models" / "llama_mini"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(FOLDER)
+
+
+@pytest.fixture
+def with_template(tokenizer):
+    """name -> a tokenizer with that template and its special tokens."""
+
+    def make(name):
+        own = copy.deepcopy(tokenizer)
+        own.chat_template = templates.ALL[name]
+        own.add_tokens(templates.SPECIALS.get(name, []), special_tokens=True)
+        return own
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def write_rows(tmp_path):
+    """(name, rows) -> path of a JSONL file."""
+
+    def write(rows, name="rows.jsonl"):
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
