@@ -9,7 +9,6 @@ from ftcli.planning.activations import Activations
 from ftcli.planning.optimizer_state import OptimizerState
 from ftcli.planning.weights import Weights
 
-GB = 1e9  # the same unit everywhere: 10^9 bytes
 FLOAT32 = 4
 LOGIT_COPIES = 3  # log-softmax, its gradient, and the gradient of the logits
 MOST_ROWS = 2**16
@@ -81,7 +80,7 @@ class Estimate:
     accumulates: bool
     runtime: int
 
-    def memory(self, rows: int, checkpointing: bool | None = None) -> Memory:
+    def memory(self, rows: float, checkpointing: bool | None = None) -> Memory:
         """The parts for micro-batches of `rows` full rows.
 
         Every token of a row is taken as supervised, which is the most that can be.
@@ -104,10 +103,10 @@ class Estimate:
             accumulates=self.accumulates,
         )
 
-    def logits(self, tokens: int) -> int:
+    def logits(self, tokens: float) -> int:
         """chunk x vocabulary x 4 bytes x 3, and hidden states of all supervised tokens, twice."""
         held = min(tokens, self.chunk) * self.vocabulary * FLOAT32 * LOGIT_COPIES
-        return held + 2 * tokens * self.hidden * FLOAT32
+        return round(held + 2 * tokens * self.hidden * FLOAT32)
 
     def largest_rows(self, budget: float, checkpointing: bool | None = None) -> int:
         """The most full rows a micro-batch may have within `budget` bytes; 0 when not even one fits."""
@@ -121,6 +120,6 @@ class Estimate:
         return low
 
 
-def _line(one: int, two: int, rows: int) -> int:
+def _line(one: int, two: int, rows: float) -> int:
     """The straight line through the values at one and two rows, at `rows`."""
-    return one + (rows - 1) * (two - one)
+    return round(one + (rows - 1) * (two - one))

@@ -1,0 +1,184 @@
+"""The plan of a job: what it holds, how long it runs, what it leaves on disk, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ftcli.errors import UserError
+from ftcli.planning.draft import Draft
+from ftcli.planning.machine import Machine, target
+from ftcli.planning.schedule import Schedule, schedule
+
+if TYPE_CHECKING:
+    from ftcli.config import Composed
+    from ftcli.planning.memory import Estimate, Memory
+
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds of training, by the measured speed of `runs` earlier runs."""
+
+    seconds: float
+    tokens_per_second: float
+    runs: int
+
+
+class Plan:
+    """Everything about a run that is known before it starts. No weights, no network, no GPU.
+
+    Args:
+        composed: a checked job.
+        gpu: GB of the GPU to plan for; None takes this machine as it is.
+    """
+
+    def __init__(self, composed: Composed, gpu: float | None = None) -> None:
+        self.draft = Draft(composed)
+        self.gpu = gpu
+
+    @cached_property
+    def machine(self) -> Machine:
+        """What it is measured against."""
+        return target(self.gpu)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Steps, epochs, tokens."""
+        return schedule(self.draft)
+
+    @cached_property
+    def row_tokens(self) -> int:
+        """Tokens of a full row: the longest document, or a whole bin, or `data.max_length`."""
+        data = self.draft.data
+        known = None if data.packing == "bins" else self.schedule.longest
+        return known or int(data.max_length)
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """Memory as a function of the micro-batch.
+
+        Raises:
+            UserError: model, method or optimizer cannot be built.
+        """
+        return estimate(self.draft, self.row_tokens, self.machine)
+
+    @property
+    def rows(self) -> float:
+        """Full rows that weigh as much as the fullest micro-batch."""
+        fullest = self.schedule.fullest
+        return fullest / self.row_tokens if fullest else self.draft.trainer.batch_size
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Memory of the fullest micro-batch, part by part."""
+        return self.estimate.memory(self.rows)
+
+    @property
+    def fits(self) -> bool:
+        """Whether it fits where it is planned for."""
+        return self.memory.total <= self.machine.memory
+
+    @cached_property
+    def largest(self) -> dict[str, int]:
+        """Rows of the largest micro-batch that fits, with and without gradient checkpointing."""
+        return {
+            name: self.estimate.largest_rows(self.machine.memory, again)
+            for name, again in (("plain", False), ("gradient_checkpointing", True))
+        }
+
+    @property
+    def checkpoint(self) -> int:
+        """Bytes of one checkpoint: the trained weights and the optimizer's state."""
+        return self.estimate.weights.gradients + self.estimate.optimizer.bytes
+
+    @property
+    def disk(self) -> int:
+        """Bytes that a run keeps: its newest checkpoints, the best one, and the final artefact."""
+        trainer = self.draft.trainer
+        kept = trainer.keep_last + (1 if trainer.eval_every else 0)
+        steps, every = self.schedule.steps, trainer.save_every
+        if steps is not None:
+            kept = min(kept, -(-steps // every) if every else 1)
+        weights = self.estimate.weights
+        final = weights.adapter if self.draft.method.artefact == "adapter" else weights.base
+        return kept * self.checkpoint + final
+
+    @cached_property
+    def time(self) -> Time | None:
+        """How long training takes, where such runs were measured here; else None."""
+        from ftcli.planning.throughput import measured
+
+        config = self.draft.composed.config
+        total = self.schedule.total_tokens
+        if total is None or self.machine.assumed:
+            return None
+        found = measured(config, (config.get("run") or {}).get("dir", "runs"))
+        return Time(total / found[0], *found) if found else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole plan as plain data; sizes in bytes."""
+        weights = asdict(self.estimate.weights)
+        del weights["shapes"]
+        return {
+            "job": str(self.draft.composed.job),
+            "model": self.draft.source.path,
+            "parameters": weights.pop("parameters"),
+            "trainable": weights.pop("trainable"),
+            "bits_per_quantised_weight": self.estimate.weights.bits,
+            "weights": weights,
+            "machine": asdict(self.machine),
+            "row_tokens": self.row_tokens,
+            "memory": self.memory.as_dict(),
+            "fits": self.fits,
+            "largest_micro_batch": self.largest,
+            "schedule": asdict(self.schedule) | {"total_tokens": self.schedule.total_tokens},
+            "disk": {"checkpoint": self.checkpoint, "run": self.disk},
+            "time": asdict(self.time) if self.time else None,
+        }
+
+
+def estimate(draft: Draft, row_tokens: int, machine: Machine) -> Estimate:
+    """Memory of a job by the micro-batch, rows being `row_tokens` long."""
+    from ftcli.planning.activations import trace
+    from ftcli.planning.memory import Estimate
+    from ftcli.planning.optimizer_state import state_of
+    from ftcli.planning.weights import quantised_weights, weigh
+
+    model, how = draft.model, draft.quantization
+    weights = weigh(model, how, getattr(draft.source, "double_quant", True))
+    if not weights.trainable:
+        raise UserError("nothing is trainable.", where=draft.composed.where("method"))
+    packed = quantised_weights(model, how)
+    one, two = (
+        trace(model, rows, row_tokens, draft.autocast, machine.kind, packed) for rows in (1, 2)
+    )
+    config = model.config.get_text_config()
+    trainer = draft.trainer
+    return Estimate(
+        weights=weights,
+        optimizer=state_of(draft.optimizer, weights.shapes, machine.kind),
+        one=one,
+        two=two,
+        row_tokens=row_tokens,
+        vocabulary=config.vocab_size,
+        hidden=config.hidden_size,
+        chunk=getattr(draft.objective, "chunk_size", row_tokens),
+        checkpointing=trainer.gradient_checkpointing,
+        accumulates=trainer.gradient_accumulation_steps > 1,
+        runtime=machine.runtime,
+    )
+
+
+def make(job: str, overrides: Sequence[str] = (), gpu: float | None = None) -> Plan:
+    """Compose, check and plan a job.
+
+    Raises:
+        UserError: the job is not sound.
+    """
+    from ftcli.config import compose, validate
+
+    composed = compose(job, overrides)
+    validate(composed)
+    return Plan(composed, gpu)
