@@ -73,7 +73,8 @@ def _scores(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     }
     for path in sorted((folder / "eval").glob("*.json")):
         later = _json(path)
-        scores |= {f"{later['split']}.{name}": v for name, v in later["scores"].items()}
+        at = "" if later["checkpoint"] == "last" else f" @ {later['checkpoint']}"
+        scores |= {f"{later['split']}.{name}{at}": v for name, v in later["scores"].items()}
     return scores
 
 

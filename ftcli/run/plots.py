@@ -29,6 +29,7 @@ STYLE: dict[Any, Any] = {
 }
 LOWER_IS_BETTER = {"loss", "perplexity", "slot_error", "slots_missed", "slots_invented"}
 MOST_PANELS = 8
+SPARSE = 12  # with fewer points than this each gets a marker
 
 
 def draw_all(rows: Sequence[Row], result: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -46,11 +47,18 @@ def draw_all(rows: Sequence[Row], result: Mapping[str, Any], folder: Path) -> li
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """Exponential moving average over about a fifteenth of the points.
+    """Exponential moving average over about a thirtieth of the points to either side.
 
-    Bias towards the start is corrected as in Adam (Kingma and Ba 2015, section 3).
+    Looking both ways keeps the curve from lagging behind where the loss falls fast.
     """
-    weight = min(0.98, max(0.0, 1 - 15 / max(1, len(values))))
+    weight = min(0.98, max(0.0, 1 - 30 / max(1, len(values))))
+    forward = _averages(values, weight)
+    backward = _averages(values[::-1], weight)[::-1]
+    return [(f + b) / 2 for f, b in zip(forward, backward, strict=True)]
+
+
+def _averages(values: Sequence[float], weight: float) -> list[float]:
+    """Bias towards the start is corrected as in Adam (Kingma and Ba 2015, section 3)."""
     past, averages = 0.0, []
     for count, value in enumerate(values, start=1):
         past = weight * past + (1 - weight) * value
@@ -83,9 +91,13 @@ def _canvas(title: str, ylabel: str, steps: Sequence[int]) -> tuple[Figure, Axes
     axes = figure.subplots()
     axes.set(title=title, xlabel="optimizer step", ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(steps) > 1:
-        axes.set_xlim(min(0, steps[0]), steps[-1] * 1.01)
+    axes.set_xlim(0, max(1, *steps) * 1.01)
     return figure, axes
+
+
+def _line(axes: Axes, steps: Sequence[int], values: Sequence[float], **style: Any) -> None:
+    marker = "o" if len(steps) < SPARSE else ""
+    axes.plot(steps, values, marker=marker, clip_on=False, **style)
 
 
 def _loss(rows: Sequence[Row]) -> Figure | None:
@@ -95,17 +107,20 @@ def _loss(rows: Sequence[Row]) -> Figure | None:
         return None
     from matplotlib.patheffects import withStroke
 
-    figure, axes = _canvas("Loss", "loss (nats per trained token)", steps or held_steps)
-    if steps:
+    figure, axes = _canvas("Loss", "loss (nats per trained token)", steps + held_steps)
+    axes.margins(y=0.08)
+    if len(steps) > SPARSE:
         axes.plot(steps, losses, color=GREY, linewidth=1, label="training, each log")
         axes.plot(steps, smooth(losses), color=BLUE, linewidth=2, label="training, smoothed")
+    elif steps:
+        _line(axes, steps, losses, color=BLUE, linewidth=2, label="training")
     if held_steps:
-        axes.plot(held_steps, held, "o-", color=ORANGE, linewidth=1.5, label="validation")
+        _line(axes, held_steps, held, color=ORANGE, linewidth=1.5, label="validation")
         for step, value in {held_steps[0]: held[0], held_steps[-1]: held[-1]}.items():
             axes.annotate(
                 f"{value:.3f}",
                 (step, value),
-                xytext=(6 if step == held_steps[0] else -6, 6),
+                xytext=(8 if step == held_steps[0] else 0, 8),
                 textcoords="offset points",
                 ha="left" if step == held_steps[0] else "right",
                 color=ORANGE,
@@ -120,7 +135,7 @@ def _curve(rows: Sequence[Row], key: str, title: str, ylabel: str) -> Figure | N
     if not steps:
         return None
     figure, axes = _canvas(title, ylabel, steps)
-    axes.plot(steps, values, color=BLUE, linewidth=2)
+    _line(axes, steps, values, color=BLUE, linewidth=2)
     if key == "lr":
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     if max(values) > 0:

@@ -12,6 +12,7 @@ from ftcli.run.atomic import write_text
 if TYPE_CHECKING:
     from ftcli.run.rundir import RunDir
 
+CHOICES = ("method", "objective", "optimizer", "scheduler", "trainer")
 SAMPLES_SHOWN = 6
 CELL = 400  # characters of a sample shown in a table
 CAPTIONS = {
@@ -91,6 +92,7 @@ def figures_table(result: Mapping[str, Any]) -> str:
         ("speed", _with(result.get("tok_s"), "{:,.0f} tokens/s, padding not counted")),
         ("peak memory", _with(result.get("peak_memory_gb"), "{:.2f} GB")),
         ("trainable parameters", share),
+        ("bits a quantised weight", _with(result.get("bits_per_parameter"), "{:.3f}")),
         ("size of what was trained", _megabytes(result.get("adapter_bytes"))),
     ]
     return table(("figure", "value"), [(name, value) for name, value in rows if value is not None])
@@ -118,10 +120,7 @@ def _what(folder: Path) -> str:
         ("base model", config.get("model", {}).get("path")),
         ("weights stored as", _storage(config.get("model", {}))),
         ("data", config.get("data", {}).get("path")),
-        ("method", _class(config.get("method", {}), "config_class")),
-        ("objective", _class(config.get("objective", {}))),
-        ("optimizer", _class(config.get("optimizer", {}), "optimizer_class")),
-        ("learning rate", config.get("optimizer", {}).get("lr")),
+        *((part, _choice(config.get(part, {}))) for part in CHOICES),
         ("seed", config.get("seed")),
     ]
     return table(("choice", "value"), [(k, v) for k, v in chosen if v is not None])
@@ -132,9 +131,21 @@ def _storage(model: Mapping[str, Any]) -> str | None:
     return kind if kind and kind != "none" else model.get("dtype")
 
 
-def _class(node: Mapping[str, Any], key: str = "_target_") -> str | None:
-    path = node.get(key) or node.get("_target_")
-    return str(path).rpartition(".")[2] if path else None
+def _choice(node: Mapping[str, Any]) -> str | None:
+    """`LoraConfig (r=16, lora_alpha=32)`: the class that does the work, and what was set of it."""
+    from ftcli.config.signature import NoSuchClass, read
+
+    target = node.get("_target_")
+    if target is None:
+        return None
+    try:
+        chooser = read(target).class_path
+    except NoSuchClass:
+        chooser = None
+    key = chooser.name if chooser else "_target_"
+    name = str(node.get(key, chooser.default if chooser else target)).rpartition(".")[2]
+    options = [f"{k}={v}" for k, v in node.items() if k not in ("_target_", key) and v is not None]
+    return f"{name} ({', '.join(options)})" if options else name
 
 
 def _section(heading: str, body: str) -> str:
