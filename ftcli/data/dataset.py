@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -13,8 +13,8 @@ from ftcli.data import cache, splits
 from ftcli.data.columns import Columns
 from ftcli.data.figures import statistics, warnings
 from ftcli.data.loader import Loader
-from ftcli.data.preparation import Entry, Preparation
-from ftcli.data.render import Renderer, Rendering
+from ftcli.data.preparation import Counts, Entry, Preparation
+from ftcli.data.render import Document, Renderer, Rendering
 from ftcli.data.rows import Row, Unusable, bad
 from ftcli.data.sources import Source, find, is_path
 from ftcli.data.tokenizers import tokenizer_hash
@@ -89,8 +89,18 @@ class Data:
             elif entry is not None:
                 yield entry
 
-    def prepare(self, split: str, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    def prepare(
+        self,
+        split: str,
+        tokenizer: PreTrainedTokenizerBase,
+        progress: Callable[[Counts], None] | None = None,
+    ) -> Tokens:
         """The tokens of a split, from the cache or written to it now.
+
+        Args:
+            split: train, validation or test.
+            tokenizer: of the model that is to be trained.
+            progress: called with the counts so far after every chunk that is written.
 
         Raises:
             UserError: there is no such split, a row cannot be used, or nothing would be learned.
@@ -99,7 +109,9 @@ class Data:
         key = cache.key_of(settings)
         known = self._prepared.get(key)
         if known is None:
-            work = Preparation(Renderer(self._rendering, tokenizer), self.on_error, self.overlong)
+            work = Preparation(
+                Renderer(self._rendering, tokenizer), self.on_error, self.overlong, progress
+            )
             known = cache.load_or_write(
                 cache.folder(self.cache_dir),
                 key,
@@ -111,6 +123,26 @@ class Data:
         if not len(known):
             raise _empty(split, self.path, known.skipped)
         return known
+
+    def sample(
+        self, split: str, tokenizer: PreTrainedTokenizerBase, count: int
+    ) -> list[tuple[dict[str, Any], list[Document]]]:
+        """The first examples of a split and their documents, without preparing the whole.
+
+        Documents above `max_length` are cut, whatever `overlong` says.
+        """
+        renderer = Renderer(self._rendering, tokenizer)
+        found: list[tuple[dict[str, Any], list[Document]]] = []
+        for example in self.examples(split):
+            if len(found) == count:
+                break
+            (documents,) = renderer.documents([example])
+            if isinstance(documents, Unusable):
+                if self.on_error == "stop":
+                    raise bad(str(documents), example["origin"])
+                continue
+            found.append((example, [d.cut(self.max_length) for d in documents]))
+        return found
 
     def loader(
         self,
@@ -166,12 +198,16 @@ class Data:
         except Unusable as error:
             raise UserError(f"the conversation {error}", where="data") from error
 
+    @property
+    def splits(self) -> list[str]:
+        """The splits that are configured."""
+        return [s for s in SPLITS if s == "train" or getattr(self, s) is not None]
+
     def describe(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """What `data.json` keeps: sources, counts, hashes, token statistics."""
         first = next(self.examples("train"), None)
         renderer = Renderer(self._rendering, tokenizer)
-        present = [s for s in SPLITS if s == "train" or getattr(self, s) is not None]
-        figures = {s: statistics(self.prepare(s, tokenizer)) for s in present}
+        figures = {s: statistics(self.prepare(s, tokenizer)) for s in self.splits}
         return {
             **self._source("train").describe(),
             "fingerprint": figures["train"]["fingerprint"],
@@ -265,7 +301,8 @@ class Data:
             name: str = self.format
             if name == "auto" and split != "train":
                 name = self._columns("train").name
-            self._fitted[split] = Columns(name, self.columns, first.values, f"data ({split})")
+            where = "data.path" if split == "train" or self._shares else f"data.{split}"
+            self._fitted[split] = Columns(name, self.columns, first.values, where)
         return self._fitted[split]
 
     def _unreadable(self, split: str) -> UserError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, Literal, TypeVar
@@ -49,6 +49,7 @@ class Preparation:
         renderer: makes documents of examples.
         on_error: stop at the first row that cannot be used, or skip and count such rows.
         overlong: what happens to documents above the renderer's `max_length`.
+        progress: called with the counts after every chunk.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class Preparation:
         renderer: Renderer,
         on_error: Literal["stop", "skip"],
         overlong: Literal["truncate", "drop", "error"],
+        progress: Callable[[Counts], None] | None = None,
     ) -> None:
         self.renderer, self.on_error, self.overlong = renderer, on_error, overlong
+        self.progress = progress
         self.limit = renderer.rendering.max_length
         tokenizer = renderer.tokenizer
         self._ends = {*tokenizer.get_added_vocab().values(), *tokenizer.all_special_ids}
@@ -76,6 +79,8 @@ class Preparation:
             if self.counts.rows and not self.counts.supervised:
                 raise self._nothing_to_learn()
             writer.commit(asdict(self.counts))
+            if self.progress:
+                self.progress(self.counts)
         return asdict(self.counts)
 
     def _chunk(self, chunk: Sequence[Entry]) -> None:
@@ -105,7 +110,7 @@ class Preparation:
             if self.overlong == "drop":
                 counts.dropped += 1
                 return
-            document = Document(document.ids[: self.limit], document.learned[: self.limit])
+            document = document.cut(self.limit)
         learned = np.flatnonzero(document.learned)
         if not len(learned):
             counts.unlearned += 1

@@ -32,6 +32,10 @@ class Document(NamedTuple):
     ids: np.ndarray
     learned: np.ndarray
 
+    def cut(self, length: int) -> Document:
+        """Its first `length` tokens."""
+        return Document(self.ids[:length], self.learned[:length])
+
 
 @dataclass(frozen=True)
 class Rendering:

@@ -1,0 +1,48 @@
+"""`ftcli prepare`: tokenise now, train later."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+GROUP = "Train"
+COLUMNS = ("rows", "skipped", "documents", "tokens", "supervised", "mean_length", "max_length")
+
+
+def prepare(
+    job: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged job.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, group=option, +new=1, ~drop ...")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tokenise every split into the cache; a preparation that was killed goes on where it was."""
+    from ftcli.cli.console import console, emit
+    from ftcli.cli.with_data import data_of
+    from ftcli.data.figures import statistics
+
+    found = {}
+    with data_of(job, overrides or []) as (data, tokenizer):
+        with console(stderr=True).status("reading") as status:
+            for split in data.splits:
+                tokens = data.prepare(
+                    split,
+                    tokenizer,
+                    lambda counts, split=split: status.update(  # type: ignore[misc]
+                        f"{split}: {counts.rows:,} rows, {counts.supervised:,} learned tokens"
+                    ),
+                )
+                found[split] = {"folder": str(tokens.folder), **statistics(tokens)}
+
+    def render() -> None:
+        from rich.table import Table
+
+        table = Table("split", *[name.replace("_", " ") for name in COLUMNS], box=None)
+        for split, figures in found.items():
+            table.add_row(split, *[f"{figures[name]:,}" for name in COLUMNS])
+        console().print(table)
+        for split, figures in found.items():
+            console().print(f"{split}: {figures['folder']}", style="dim")
+
+    emit(found, as_json, render)

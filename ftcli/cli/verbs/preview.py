@@ -1,0 +1,82 @@
+"""`ftcli preview`: rows as the model will see them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from ftcli.data.preview import Sample
+
+GROUP = "Inspect"
+LEARNED, MASKED, SPECIAL, WRONG = "green", "dim", "bold", "bold red"
+OPEN, CLOSE = "⟦", "⟧"  # around what is learned, where there are no colours
+
+
+def preview(
+    job: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged job.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, group=option, +new=1, ~drop ...")
+    ] = None,
+    count: Annotated[int, typer.Option("-n", help="How many rows.", min=1)] = 3,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Rendered rows: what is learned, what is only context, where documents meet."""
+    from ftcli.cli.console import console, emit
+    from ftcli.cli.with_data import data_of
+    from ftcli.data.preview import samples
+
+    with data_of(job, overrides or []) as (data, tokenizer):
+        found = samples(data, tokenizer, count, split)
+
+    def render() -> None:
+        out = console()
+        coloured = out.color_system is not None and not out.no_color
+        out.print(_legend(coloured), "\n")
+        for number, sample in enumerate(found):
+            if number:
+                out.print(_boundary(data.packing), style="cyan")
+            out.print(_drawn(sample, coloured), "\n")
+
+    emit([sample.as_dict() for sample in found], as_json, render)
+
+
+def _legend(coloured: bool) -> Text:
+    from rich.text import Text
+
+    if not coloured:
+        return Text(f"{OPEN}learned{CLOSE}  context (not learned)  <|special token|>")
+    return Text.assemble(
+        ("learned", LEARNED), "  ", ("context (not learned)", MASKED), "  ",
+        ("<|special token|>", SPECIAL),
+    )  # fmt: skip
+
+
+def _boundary(packing: str) -> str:
+    if packing == "none":
+        return "──── next row (rows are padded on the right to the longest of their batch)"
+    return "──── next document: positions and attention begin anew, though both lie in one row"
+
+
+def _drawn(sample: Sample, coloured: bool) -> Text:
+    from rich.text import Text
+
+    text = Text()
+    text.append(f"{sample.origin}  {sample.tokens:,} tokens, {sample.learned:,} learned\n", "bold")
+    open_ = False
+    for stretch in sample.stretches:
+        if not coloured and stretch.learned != open_:
+            text.append(CLOSE if open_ else OPEN)
+            open_ = stretch.learned
+        style = LEARNED if stretch.learned else MASKED
+        text.append(stretch.text, f"{style} {SPECIAL}" if stretch.special else style)
+    text.append(CLOSE if open_ else "")
+    if not sample.learned:
+        text.append("\nnothing in this row is learned", WRONG)
+    elif not sample.ends:
+        text.append("\nthe last learned token ends no turn: the model may not learn to stop", WRONG)
+    return text

@@ -1,0 +1,29 @@
+"""A job's data and tokenizer, for the verbs that look at data alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ftcli.data.dataset import Data
+
+
+@contextmanager
+def data_of(job: str, overrides: Sequence[str]) -> Iterator[tuple[Data, PreTrainedTokenizerBase]]:
+    """Data and tokenizer of a job; errors inside the block name the file and line of their key."""
+    from ftcli.config import build, compose, validate
+    from ftcli.config.building import located
+    from ftcli.errors import UserError
+
+    composed = compose(job, overrides)
+    validate(composed)
+    data = build(composed.config["data"], "data", composed)
+    source = build(composed.config["model"], "model", composed)
+    try:
+        yield data, source.load_tokenizer()
+    except UserError as error:
+        raise located(error, composed) from error

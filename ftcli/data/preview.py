@@ -1,0 +1,74 @@
+"""Samples as the model will see them, and what of them is learned."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ftcli.data.dataset import Data
+    from ftcli.data.render import Document
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Text without a break in whether it is learned; `special` is one special token."""
+
+    text: str
+    learned: bool
+    special: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One document.
+
+    Attributes:
+        origin: file and line.
+        stretches: the document from its first to its last token.
+        tokens: how many it has.
+        learned: how many of them are learned.
+        ends: whether the last learned token is a special one, which ends the turn.
+    """
+
+    origin: str
+    stretches: list[Stretch]
+    tokens: int
+    learned: int
+    ends: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def samples(
+    data: Data, tokenizer: PreTrainedTokenizerBase, count: int, split: str = "train"
+) -> list[Sample]:
+    """The documents of the first `count` rows of a split."""
+    return [
+        _sample(document, example["origin"], tokenizer)
+        for example, documents in data.sample(split, tokenizer, count)
+        for document in documents
+    ]
+
+
+def _sample(document: Document, origin: str, tokenizer: PreTrainedTokenizerBase) -> Sample:
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    ids = document.ids.tolist()
+    marks = [token in special for token in ids]
+    learned = np.flatnonzero(document.learned)
+    stretches = []
+    start = 0
+    for end in range(1, len(ids) + 1):
+        alone = marks[start] or (end < len(ids) and marks[end])
+        if end == len(ids) or alone or document.learned[end] != document.learned[start]:
+            text = str(tokenizer.decode(ids[start:end]))
+            stretches.append(Stretch(text, bool(document.learned[start]), marks[start]))
+            start = end
+    ends = bool(len(learned)) and marks[int(learned[-1])]
+    return Sample(origin, stretches, len(ids), len(learned), ends)
