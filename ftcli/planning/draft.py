@@ -75,7 +75,9 @@ class Draft:
             UserError: the method does not fit the model, or needs the weights themselves.
         """
         from ftcli.models.attention import NAME
+        from ftcli.models.quantization import quiet_bitsandbytes
 
+        quiet_bitsandbytes()
         bare = self.source.meta()
         bare.name_or_path = self.source.path  # what messages call it
         with _lean():

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 from ftcli.planning.activations import Activations
 from ftcli.planning.optimizer_state import OptimizerState
@@ -41,20 +40,32 @@ class Memory:
     accumulates: bool
 
     @property
-    def standing(self) -> int:
-        """What is there all the time."""
-        return self.weights + self.adapter + self.optimizer + self.runtime
-
-    @property
     def total(self) -> int:
         """The peak."""
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, int]:
+        """What is in memory at the moment that needs most; the values add up to the total."""
         held = self.gradients if self.accumulates else 0
         forward = held + self.activations + max(self.logits, self.transient)
-        return self.standing + max(forward, self.gradients + self.transient)
+        at_step = self.gradients + self.transient > forward
+        logits = self.logits > self.transient and not at_step
+        return {
+            "weights": self.weights,
+            "adapter": self.adapter,
+            "optimizer": self.optimizer,
+            "gradients": self.gradients if at_step else held,
+            "activations": 0 if at_step else self.activations,
+            "logits": self.logits if logits else 0,
+            "transient": 0 if logits else self.transient,
+            "runtime": self.runtime,
+        }
 
-    def as_dict(self) -> dict[str, Any]:
-        """All parts and the total, in bytes."""
-        return asdict(self) | {"total": self.total}
+    def as_dict(self) -> dict[str, int]:
+        """The largest that each part gets, and the peak, in bytes."""
+        sizes = asdict(self)
+        del sizes["accumulates"]
+        return sizes | {"total": self.total}
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,10 @@ class Estimate:
             pageable=self.optimizer.pageable,
             accumulates=self.accumulates,
         )
+
+    def accumulating(self) -> Estimate:
+        """The same job with gradients kept from one micro-batch to the next."""
+        return replace(self, accumulates=True)
 
     def logits(self, tokens: float) -> int:
         """chunk x vocabulary x 4 bytes x 3, and hidden states of all supervised tokens, twice."""

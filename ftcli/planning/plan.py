@@ -32,11 +32,14 @@ class Plan:
     Args:
         composed: a checked job.
         gpu: GB of the GPU to plan for; None takes this machine as it is.
+        schedule: of a job with the same data, where it is known already.
     """
 
-    def __init__(self, composed: Composed, gpu: float | None = None) -> None:
+    def __init__(
+        self, composed: Composed, gpu: float | None = None, schedule: Schedule | None = None
+    ) -> None:
         self.draft = Draft(composed)
-        self.gpu = gpu
+        self.gpu, self._schedule = gpu, schedule
 
     @cached_property
     def machine(self) -> Machine:
@@ -46,7 +49,7 @@ class Plan:
     @cached_property
     def schedule(self) -> Schedule:
         """Steps, epochs, tokens."""
-        return schedule(self.draft)
+        return self._schedule or schedule(self.draft)
 
     @cached_property
     def row_tokens(self) -> int:

@@ -1,0 +1,114 @@
+"""A plan as lines for people: name, figure, remark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ftcli.planning.machine import GB, free_disk
+from ftcli.planning.plan import Plan
+
+Line = tuple[str, str, str]
+Section = tuple[str, list[Line]]
+
+
+def sections(plan: Plan) -> Iterator[Section]:
+    """The parts of a plan in the order in which they are read."""
+    yield "parameters", list(_parameters(plan))
+    yield f"memory, {_micro_batch(plan)}", list(_memory(plan))
+    yield "largest micro-batch", list(_largest(plan))
+    yield "run", list(_run(plan))
+
+
+def gigabytes(size: float) -> str:
+    """`5.70 GB`, small sizes as `16.7 MB`; 10^9 and 10^6 bytes."""
+    return f"{size / GB:,.2f} GB" if size >= 0.1 * GB else f"{size / 1e6:,.1f} MB"
+
+
+def duration(seconds: float) -> str:
+    """`3 h 20 min`, `12 min`, `40 s`."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
+
+
+def _parameters(plan: Plan) -> Iterator[Line]:
+    weights, source = plan.estimate.weights, plan.draft.source
+    yield "model", f"{weights.parameters:,}", f"{source.path} ({source.dtype})"
+    share = 100 * weights.trainable / (weights.parameters + weights.adapter_parameters)
+    yield "trainable", f"{weights.trainable:,}", f"{share:.3g} % of all"
+    if weights.bits is not None:
+        double = ", double quantisation" if getattr(source, "double_quant", False) else ""
+        how = f"{plan.draft.quantization}{double}: {weights.bits:.3f} bits each"
+        yield "quantised", f"{weights.quantised_parameters:,}", how
+
+
+def _micro_batch(plan: Plan) -> str:
+    schedule, rows = plan.schedule, plan.draft.trainer.batch_size
+    if schedule.fullest:
+        return f"fullest micro-batch: {schedule.fullest:,} tokens in {rows} rows"
+    return f"micro-batch of {rows} rows of {plan.row_tokens:,} tokens"
+
+
+def _memory(plan: Plan) -> Iterator[Line]:
+    memory, weights = plan.memory, plan.estimate.weights
+    counted = memory.parts()
+    remarks = {
+        "weights": f"{gigabytes(weights.quantised)} quantised + {gigabytes(weights.rest)} others"
+        if weights.quantised
+        else "",
+        "optimizer": f"{gigabytes(memory.pageable)} may leave the GPU" if memory.pageable else "",
+        "activations": "kept for the backward pass, with gradient checkpointing"
+        if plan.estimate.checkpointing
+        else "kept for the backward pass",
+        "logits": f"{min(plan.estimate.chunk, round(plan.rows * plan.row_tokens)):,} tokens at a time",
+        "backward": "gradients on their way, what is computed again",
+        "runtime": "libraries",
+    }
+    for name, size in memory.as_dict().items():
+        if name in ("pageable", "total") or not size:
+            continue
+        label = "backward" if name == "transient" else name
+        apart = "" if counted[name] else "not there at the peak"
+        yield label, gigabytes(size), ", ".join(filter(None, (remarks.get(label, ""), apart)))
+    machine = plan.machine
+    free = "" if machine.assumed else f", {gigabytes(machine.memory)} free"
+    fits = "fits" if plan.fits else "DOES NOT FIT"
+    yield "peak", gigabytes(memory.total), f"{fits} {machine.name}{free}"
+
+
+def _largest(plan: Plan) -> Iterator[Line]:
+    """Rows of `row_tokens` tokens each."""
+    length = f"of {plan.row_tokens:,} tokens"
+    again = plan.estimate.checkpointing
+    names = {"plain": "as it is", "gradient_checkpointing": "trainer.gradient_checkpointing=true"}
+    for name, rows in plan.largest.items():
+        if again and name == "plain":
+            continue
+        yield f"{rows:,} rows", length, "" if again else names[name]
+
+
+def _run(plan: Plan) -> Iterator[Line]:
+    known = plan.schedule
+    epochs = f"{known.epochs:g} epochs" if known.epochs is not None else ""
+    of = f"of {known.rows:,} rows" if known.rows is not None else ""
+    yield "steps", _or_unknown(known.steps), " ".join(filter(None, (epochs, of)))
+    if known.total_tokens is not None and known.tokens and known.rows:
+        learned = (
+            f", {100 * known.supervised / known.tokens:.0f} % learned" if known.supervised else ""
+        )
+        mean = f"{known.tokens / known.rows:.0f} a row, longest {known.longest}{learned}"
+        yield "tokens", f"{known.total_tokens:,}", mean
+    disk = f"{gigabytes(plan.checkpoint)} a checkpoint, {gigabytes(free_disk('.'))} free"
+    yield "disk", gigabytes(plan.disk), disk
+    if plan.time:
+        speed = f"{plan.time.tokens_per_second:,.0f} tokens/s, measured in {plan.time.runs} earlier runs"
+        yield "time", duration(plan.time.seconds), speed
+    else:
+        yield "time", "unknown", "no earlier run of this kind on this machine was measured"
+    for note in known.notes:
+        yield "note", "", note
+
+
+def _or_unknown(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
