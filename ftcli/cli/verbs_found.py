@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import typing
 from collections.abc import Callable
 from functools import cache
@@ -38,6 +39,11 @@ class Verbs(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Draw the help page without importing a verb."""
         self._listing = True
+        for option in self.params:  # one line each: the page must fit a screen
+            if option.name == "show_completion":
+                option.hidden = True  # type: ignore[attr-defined]
+            elif option.name == "install_completion":
+                option.help = "Install completion for this shell."  # type: ignore[attr-defined]
         try:
             super().format_help(ctx, formatter)
         finally:
@@ -69,7 +75,15 @@ def _stub(name: str) -> TyperCommand:
             panel = ast.literal_eval(node.value)
         elif isinstance(node, ast.FunctionDef) and node.name.rstrip("_") == name:
             doc = ast.get_docstring(node) or ""
-    return TyperCommand(name, help=doc, rich_help_panel=panel)
+    return TyperCommand(name, help=_clipped(doc), rich_help_panel=panel)
+
+
+def _clipped(doc: str) -> str:
+    """The first sentence, or as much of it as fits a line of the help page."""
+    sentence = re.split(r"[.;:] |\.$", doc.split("\n\n")[0].replace("\n", " "))[0]
+    while len(sentence) > 64 and "," in sentence:
+        sentence = sentence.rpartition(",")[0]
+    return f"{sentence}." if sentence else ""
 
 
 @cache

@@ -12,7 +12,6 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -40,7 +39,7 @@ def compose(job: str | Path, overrides: Sequence[str] = ()) -> Composed:
     folders = paths.search_path(path.resolve().parent)
     words = _words(overrides, folders)
     source = _Source(path)
-    with _hydra(path.resolve().parent, folders, source):
+    with _hydra(path.resolve().parent):
         config, defaults = _compose(source, words, folders)
     return _composed(config, defaults, source, words, folders, list(overrides))
 
@@ -108,17 +107,16 @@ class _Source:
 
 
 @contextmanager
-def _hydra(folder: Path, folders: list[Path], source: _Source) -> Iterator[None]:
+def _hydra(folder: Path) -> Iterator[None]:
     """Hydra ready for one composition; whatever state the process had is put back."""
-    state = Singleton.get_state()
+    others = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    store = ConfigStore.instance()
     try:
         with initialize_config_dir(str(folder), job_name="ftcli", version_base=None):
             yield
     finally:
-        store.repo.pop(f"{PRIMARY}.yaml", None)
-        Singleton.set_state(state)
+        ConfigStore.instance().repo.pop(f"{PRIMARY}.yaml", None)
+        GlobalHydra.instance().hydra = others
 
 
 def _compose(

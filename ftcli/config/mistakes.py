@@ -19,6 +19,7 @@ from ftcli.config.overrides import Word
 from ftcli.errors import Problems, UserError
 
 _ABSENT = re.compile(r"Could not (?:override|delete) '(?P<key>[\w/]+)(?:=.*)?'\.\s*No match")
+_OPEN = re.compile(r"You must specify '(?P<group>[\w/]+)'")
 _PARENT = re.compile(r"In '(?P<parent>[^']+)'")
 
 
@@ -38,6 +39,14 @@ def explained(
         return _missing(error, error.missing_cfg_file, job, words, folders)
     if isinstance(error, yaml.YAMLError):
         return marks.syntax_error(error)
+    open_ = _OPEN.search(str(error))
+    if open_:
+        group = open_["group"]
+        return UserError(
+            f"{group} is left open (???).",
+            where=_where(error, job, group, folders),
+            fix=f"{group}=NAME, with a name of: ftcli ls {paths.plural(group)}",
+        )
     cause = error.__cause__ if not str(error) and error.__cause__ else error
     text = _first_sentence(str(cause))
     return UserError(text, where=_blamed(text, job, words, folders), fix="ftcli show JOB")
