@@ -105,7 +105,7 @@ def model_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     if "lengths" in batch:
         from ftcli.models.attention import packed_inputs
 
-        inputs |= packed_inputs(batch)
+        inputs |= packed_inputs(batch, device)
     else:
         inputs["attention_mask"] = batch["attention_mask"]
     return {
