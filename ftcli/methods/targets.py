@@ -57,9 +57,12 @@ def _report(key: str, wanted: str, model: nn.Module) -> UserError:
         hint = f"'{near[0]}' would match {linears[near[0]] or others[near[0]]}"
     else:
         hint = f"there are {', '.join(linears)}"
+    fixes = [f"method.{key}=[{near[0]}]"] if near else []
+    if key == "target_modules" and not near:
+        fixes = [f"method.{key}={ALL_LINEAR}"]
     return UserError(
         f"'{wanted}' matches 0 of {sum(linears.values())} linear layers of {model_name(model)} "
         f"({hint}).",
         where=f"method.{key}",
-        fix=f"method.{key}=[{near[0]}]" if near else f"method.{key}={ALL_LINEAR}",
+        fix="; ".join([*fixes, "method.targets_strict=false allows it"]),
     )
