@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ftcli.data import cache, splits
-from ftcli.data.columns import Columns
+from ftcli.data import cache
 from ftcli.data.figures import statistics, warnings
 from ftcli.data.loader import Loader
-from ftcli.data.preparation import Counts, Entry, Preparation
+from ftcli.data.preparation import Counts, Preparation
 from ftcli.data.render import Document, Renderer, Rendering
-from ftcli.data.rows import Row, Unusable, bad
+from ftcli.data.rows import Unusable, bad
 from ftcli.data.sources import Source, find, is_path
+from ftcli.data.split import Split
 from ftcli.data.tokenizers import tokenizer_hash
 from ftcli.data.tokens import Tokens
 from ftcli.errors import UserError
@@ -72,9 +70,7 @@ class Data:
             self.max_length, self.mask, self.template, self.prompt_template, self.system
         )
         self._prepared: dict[str, Tokens] = {}
-        self._sources: dict[str, Source] = {}
-        self._fitted: dict[str, Columns] = {}
-        self._contents: dict[str, str] = {}
+        self._splits: dict[str, Split] = {}
 
     def examples(self, split: str = "train") -> Iterator[dict[str, Any]]:
         """The canonical examples of a split, each with `references`, `row` and `origin`.
@@ -82,7 +78,7 @@ class Data:
         Raises:
             UserError: a row cannot be used and `on_error` is stop.
         """
-        for entry in self._entries(split):
+        for entry in self._split(split).entries():
             if isinstance(entry, UserError):
                 if self.on_error == "stop":
                     raise entry
@@ -105,8 +101,8 @@ class Data:
         Raises:
             UserError: there is no such split, a row cannot be used, or nothing would be learned.
         """
-        settings = self._settings(split, tokenizer)
-        key = cache.key_of(settings)
+        rows = self._split(split)
+        key = cache.key_of(self._settings(rows, tokenizer))
         known = self._prepared.get(key)
         if known is None:
             work = Preparation(
@@ -115,13 +111,13 @@ class Data:
             known = cache.load_or_write(
                 cache.folder(self.cache_dir),
                 key,
-                lambda writer: work.fill(writer, self._entries(split)),
+                lambda writer: work.fill(writer, rows.entries()),
             )
             self._prepared[key] = known
             for warning in warnings(known.meta, split):
                 log.warning(warning)
         if not len(known):
-            raise _empty(split, self.path, known.skipped)
+            raise _empty(split, self.path, known)
         return known
 
     def sample(
@@ -209,133 +205,78 @@ class Data:
         renderer = Renderer(self._rendering, tokenizer)
         figures = {s: statistics(self.prepare(s, tokenizer)) for s in self.splits}
         return {
-            **self._source("train").describe(),
+            **self._split("train").source.describe(),
             "fingerprint": figures["train"]["fingerprint"],
-            "format": self._columns("train").name,
+            "format": self._split("train").columns.name,
             "packing": self.packing,
             "max_length": self.max_length,
             "template": renderer.fingerprint(first) if first else None,
             "splits": figures,
         }
 
-    def _entries(self, split: str) -> Iterator[Entry]:
-        """One entry a source row, in order: what `Preparation` counts and resumes by."""
-        held_out = self._held_out if split != "test" and self._shares else None
-        for item in self._items(split):
-            if isinstance(item, UserError):
-                yield item if held_out is None or split == "train" else None
-                continue
-            try:
-                example = self._columns(split).example(item.values)
-            except Unusable as error:
-                unusable = bad(str(error), item.origin)
-                yield unusable if held_out is None or split == "train" else None
-                continue
-            if held_out is not None:
-                asked = self._columns(split).format.prompt_of(example)
-                if (splits.position(asked) < held_out) != (split == "validation"):
-                    yield None
-                    continue
-            yield {**example, "row": item.values, "origin": item.origin}
+    def _split(self, name: str) -> Split:
+        """The rows of a split; made once.
 
-    def _items(self, split: str) -> Iterator[Row | UserError]:
-        trained_on = split == "train" or (split == "validation" and self._shares)
-        return islice(self._source(split).rows(), self.limit if trained_on else None)
+        Raises:
+            UserError: the split is not configured, or its source is not there.
+        """
+        if name not in self._splits:
+            self._splits[name] = self._find(name)
+        return self._splits[name]
 
-    @cached_property
-    def _shares(self) -> bool:
-        """Whether validation is a share of the training source."""
-        return isinstance(self.validation, float | int)
-
-    @cached_property
-    def _held_out(self) -> int:
-        """Positions of prompts below this are validation; see `splits.threshold`."""
-        assert isinstance(self.validation, float | int)
-        return splits.threshold(self.validation, self._asked())
-
-    def _asked(self) -> Iterator[str]:
-        """What every usable row of the training source asks."""
-        columns = self._columns("train")
-        for item in self._items("train"):
-            if isinstance(item, UserError):
-                continue
-            try:
-                yield columns.format.prompt_of(columns.example(item.values))
-            except Unusable:
-                continue
-
-    def _source(self, split: str) -> Source:
-        """Where the rows of a split come from."""
-        if split not in self._sources:
-            self._sources[split] = self._find(split)
-        return self._sources[split]
-
-    def _find(self, split: str) -> Source:
-        if split == "train":
-            return self._open(self.path, self.split)
-        where = {"validation": self.validation, "test": self.test}.get(split)
-        if where is None:
-            raise UserError(
-                f"the data have no split '{split}'.",
-                where=f"data.{split}",
-                fix=f"set data.{split} to "
-                + (
-                    "a share such as 0.05, a path or a split" if split == "validation" else "a path"
-                ),
+    def _find(self, name: str) -> Split:
+        share = self.validation if isinstance(self.validation, float | int) else None
+        if name == "train":
+            source = self._open(self.path, self.split)
+            return Split(source, self.format, self.columns, "data.path", self.limit, share)
+        train = self._split("train")
+        if name == "validation" and share is not None:
+            return Split(
+                train.source, self.format, self.columns, "data.path", self.limit, share, True
             )
-        if isinstance(where, float | int):
-            return self._source("train")
-        if is_path(where):
-            return self._open(where, "train")
-        return self._source("train").other(where)
+        place = {"validation": self.validation, "test": self.test}.get(name)
+        if place is None:
+            raise _not_configured(name)
+        place = str(place)
+        source = self._open(place, "train") if is_path(place) else train.source.other(place)
+        format = train.columns.name if self.format == "auto" else self.format
+        return Split(source, format, self.columns, f"data.{name}")
 
     def _open(self, path: str, split: str) -> Source:
         return find(path, split, self.name, self.revision, self.text_unit)
 
-    def _columns(self, split: str) -> Columns:
-        """Format and columns, judged by the first good row of the split's source."""
-        if split not in self._fitted:
-            first = next((i for i in self._items(split) if not isinstance(i, UserError)), None)
-            if first is None:
-                raise self._unreadable(split)
-            name: str = self.format
-            if name == "auto" and split != "train":
-                name = self._columns("train").name
-            where = "data.path" if split == "train" or self._shares else f"data.{split}"
-            self._fitted[split] = Columns(name, self.columns, first.values, where)
-        return self._fitted[split]
-
-    def _unreadable(self, split: str) -> UserError:
-        """The first bad row of a source that has no good one, or that it is empty."""
-        error = next((i for i in self._items(split) if isinstance(i, UserError)), None)
-        return error or _empty(split, self.path, 0)
-
-    def _settings(self, split: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    def _settings(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """Everything that decides the tokens of a split."""
-        source, columns = self._source(split), self._columns(split)
-        if split not in self._contents:
-            self._contents[split] = source.content()
-        as_chat = columns.name == "chat" or self.template == "chat" or columns.name == "preference"
+        template = getattr(tokenizer, "chat_template", None)
+        may_be_chat = self.template == "chat" or split.columns.name in ("chat", "preference")
         return {
             "version": VERSION,
-            "content": self._contents[split],
-            "place": source.describe(),
-            "share": [split, self._held_out] if split != "test" and self._shares else None,
-            "columns": [columns.name, self.columns],
+            "rows": split.key(),
             "rendering": asdict(self._rendering),
             "overlong": self.overlong,
             "on_error": self.on_error,
-            "limit": self.limit if source is self._source("train") else None,
             "text_unit": self.text_unit,
             "tokenizer": tokenizer_hash(tokenizer),
-            "chat_template": getattr(tokenizer, "chat_template", None) if as_chat else None,
+            "chat_template": template if may_be_chat else None,
         }
 
 
-def _empty(split: str, path: str, skipped: int) -> UserError:
-    why = f"all {skipped:,} rows were skipped" if skipped else "no row was found"
+def _not_configured(split: str) -> UserError:
+    choices = "a share such as 0.05, a path or a split" if split == "validation" else "a path"
+    return UserError(
+        f"the data have no split '{split}'.",
+        where=f"data.{split}",
+        fix=f"set data.{split} to {choices}",
+    )
+
+
+def _empty(split: str, path: str, tokens: Tokens) -> UserError:
+    why = f"all {tokens.skipped:,} rows were skipped" if tokens.skipped else "no row was found"
+    if tokens.meta["rows"]:
+        why = f"nothing of its {tokens.meta['rows']:,} rows was left"
     return UserError(
         f"the split '{split}' of {path} is empty: {why}.",
-        where="data",
-        fix="check the file; for a held-out share, raise data.validation or set it to null",
+        where="data.validation" if split == "validation" else "data.path",
+        fix="check the file, data.limit and data.max_length; a share of a small file needs at least "
+        "two different prompts, otherwise set data.validation=null",
     )

@@ -12,16 +12,13 @@ import numpy as np
 from ftcli.data.cache import Writer
 from ftcli.data.render import Document, Renderer
 from ftcli.data.rows import Unusable, bad
+from ftcli.data.split import Entry
 from ftcli.errors import UserError
 
 CHUNK = 2000  # source rows between two commits
 COMPARED = 32  # rows whose generation prompt is compared with what training shows
 SHOWN = 5  # skipped rows that are named
 T = TypeVar("T")
-
-#: What a stream holds for each source row: an example of this split, why the row cannot be used, or
-#: nothing when it belongs to another split.
-Entry = dict[str, Any] | UserError | None
 
 
 @dataclass

@@ -15,6 +15,7 @@ class Source(Protocol):
     def rows(self) -> Iterator[Item]:
         """Every row, one at a time, in constant memory."""
 
+    @property
     def content(self) -> str:
         """Hash of the content (not of names or times), in hexadecimal."""
 

@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Files:
         for path in self.paths:
             yield from read(path, self.unit)
 
+    @cached_property
     def content(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for path in self.paths:
@@ -50,12 +52,20 @@ class Files:
         return find(self.path, split, self.unit, self.title)
 
     def describe(self) -> dict[str, Any]:
-        licence = self.paths[0].parent / "LICENSE.md"
         return {
             "path": self.title,
             "files": [path.name for path in self.paths],
-            "licence": licence.read_text(encoding="utf-8") if licence.is_file() else None,
+            "licence": _licence(self.paths[0].parent),
         }
+
+
+def _licence(folder: Path) -> str | None:
+    """What a `Licence:` line of LICENSE.md beside the files says, as in the shipped sets."""
+    note = folder / "LICENSE.md"
+    if not note.is_file():
+        return None
+    line = re.search(r"^Licence: (.+)$", note.read_text(encoding="utf-8"), re.MULTILINE)
+    return line[1].rstrip(" ,") if line else None
 
 
 def exists(path: str) -> bool:

@@ -50,6 +50,7 @@ class Hub:
         for number, values in enumerate(self.dataset):
             yield Row(dict(values), f"{self.path}/{self.split}[{number}]")
 
+    @cached_property
     def content(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         files = [file["filename"] for file in self.dataset.cache_files]

@@ -1,0 +1,109 @@
+"""The rows of one split, as a stream of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from ftcli.data import holdout
+from ftcli.data.columns import Columns
+from ftcli.data.rows import Item, Unusable, bad
+from ftcli.data.sources import Source
+from ftcli.errors import UserError
+
+#: What a stream holds for each source row: an example of this split, why the row cannot be used, or
+#: nothing when it belongs to another split.
+Entry = dict[str, Any] | UserError | None
+
+
+class Split:
+    """The rows of a source, or of one side of it.
+
+    Args:
+        source: where rows come from.
+        format: of the rows, or auto.
+        columns: field of the format -> column.
+        where: the key to name in messages.
+        limit: read only so many rows of the source.
+        share: how much of the source is held out; None when all of it belongs to this split.
+        held_out: whether this split is the held-out side of the share.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        format: str,
+        columns: Mapping[str, str],
+        where: str,
+        limit: int | None = None,
+        share: float | None = None,
+        held_out: bool = False,
+    ) -> None:
+        self.source, self.format, self.mapping, self.where = source, format, columns, where
+        self.limit, self.share, self.held_out = limit, share, held_out
+
+    @cached_property
+    def columns(self) -> Columns:
+        """Format and columns, judged by the first good row.
+
+        Raises:
+            UserError: they do not fit, or there is no good row.
+        """
+        first = next((item for item in self._items() if not isinstance(item, UserError)), None)
+        if first is not None:
+            return Columns(self.format, self.mapping, first.values, self.where)
+        error = next((item for item in self._items() if isinstance(item, UserError)), None)
+        raise error or UserError("there is no row.", where=self.where, fix="check the file")
+
+    def entries(self) -> Iterator[Entry]:
+        """One entry a source row, in order.
+
+        A bad row asks nothing and so lies on no side of a share; it is reported with the side that
+        is trained on.
+        """
+        for item in self._items():
+            entry = self._entry(item)
+            if isinstance(entry, UserError):
+                yield None if self.held_out else entry
+            else:
+                yield entry if entry is None or self._is_mine(entry) else None
+
+    def key(self) -> dict[str, Any]:
+        """What decides the rows of this split, for the key of the token cache."""
+        return {
+            "content": self.source.content,
+            "source": self.source.describe(),
+            "limit": self.limit,
+            "format": self.columns.name,
+            "columns": dict(self.mapping),
+            "below": None if self.share is None else self._below,
+            "held_out": self.held_out,
+        }
+
+    def _items(self) -> Iterator[Item]:
+        return islice(self.source.rows(), self.limit)
+
+    def _entry(self, item: Item) -> Entry:
+        if isinstance(item, UserError):
+            return item
+        try:
+            example = self.columns.example(item.values)
+        except Unusable as error:
+            return bad(str(error), item.origin)
+        return {**example, "row": item.values, "origin": item.origin}
+
+    def _is_mine(self, example: dict[str, Any]) -> bool:
+        if self.share is None:
+            return True
+        position = holdout.position(self.columns.format.prompt_of(example))
+        return (position < self._below) == self.held_out
+
+    @cached_property
+    def _below(self) -> int:
+        """Prompts at positions below this are held out."""
+        assert self.share is not None
+        entries = (self._entry(item) for item in self._items())
+        ask = self.columns.format.prompt_of
+        return holdout.threshold(self.share, (ask(e) for e in entries if isinstance(e, dict)))
