@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import torch
 from ftcli.errors import UserError
 
 ROWS, LONGEST = 8, 256
-# Share of the largest logit that rounding may move: weights are added once in the model's dtype.
-ROUNDING = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+# Share of the largest logit that rounding may move, by the coarsest type that takes part.
+ROUNDING = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2, torch.int8: 4e-2}
 
 
 @dataclass(frozen=True)
@@ -64,27 +64,47 @@ def merge_run(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists already.", where="--to", fix="name a new folder")
     run = Run.from_dir(path, checkpoint=checkpoint)
-    rows = _rows(run)
-    trained = logits(run.model, rows)
-    merged = plain_model(run)
-    report = _check(trained, logits(merged, rows), merged.dtype, tolerance, target)
-    size = _save(merged, run.tokenizer, target)
-    return MergeReport(**{**report.as_dict(), "bytes": size})
+    if not run.method.mergeable:
+        raise UserError(
+            "this method adds no change of weights, so there is nothing to merge.",
+            where="method",
+            fix=f"serve the adapter as it is: ftcli chat {path}",
+        )
+    with run.evaluating():
+        rows = _rows(run)
+        share = rounding(run.model)
+        trained = logits(run.model, rows)
+        merged = plain_model(run)
+        report = _check(trained, logits(merged, rows), share, tolerance, target)
+        size = _save(merged, run.tokenizer, target)
+    return replace(report, bytes=size)
 
 
 def plain_model(run: Any) -> Any:
     """The trained model without adapters and without quantised weights."""
     if not is_quantised(run.model):
         return run.method.merge(run.model)
+    from accelerate.utils import set_seed
+
+    set_seed(run.seed)  # as when the run began: some adapters hold random parts that never move
     base = run.model_source.load()
     model = run.method.prepare(base.dequantize(dtype=base.dtype))
-    _copy_floats(run.model, model)
+    run.method.load_state(model, run.method.state(run.model))
     return run.method.merge(model.eval())
 
 
 def is_quantised(model: Any) -> bool:
     """Whether weights are stored in a quantised form."""
     return getattr(model.config, "quantization_config", None) is not None
+
+
+def rounding(model: Any) -> float:
+    """Share of the largest logit by which the merged model may differ from this trained one."""
+    quantised = getattr(model.config, "quantization_config", None)
+    if getattr(quantised, "load_in_8bit", False):
+        return ROUNDING[torch.int8]  # the layers round activations too
+    compute = getattr(quantised, "bnb_4bit_compute_dtype", model.dtype)
+    return max(ROUNDING.get(dtype, max(ROUNDING.values())) for dtype in (model.dtype, compute))
 
 
 @torch.no_grad()
@@ -98,38 +118,28 @@ def logits(model: Any, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
 
 
 def _rows(run: Any) -> list[list[int]]:
-    """Some rows of the run's own data, held-out ones where there are any."""
-    for split in ("validation", "train"):
-        tokens = run.data.prepare(split, run.tokenizer)
-        if len(tokens):
-            chosen = {i * len(tokens) // ROWS for i in range(ROWS)}
-            return [list(tokens.row(i)["input_ids"][:LONGEST]) for i in sorted(chosen)]
-    raise UserError("the run's data has no rows to check the merged model on.", where="data")
-
-
-def _copy_floats(source: Any, target: Any) -> None:
-    """Copy every tensor that exists in both models in the same shape and is not quantised."""
-    wanted = target.state_dict()
-    found = {
-        name: tensor
-        for name, tensor in source.state_dict().items()
-        if name in wanted and tensor.is_floating_point() and tensor.shape == wanted[name].shape
-    }
-    target.load_state_dict(found, strict=False)
+    """Some rows the run was trained on; random tokens where its data are out of reach."""
+    try:
+        tokens = run.data.prepare("train", run.tokenizer)
+    except UserError:
+        generator = torch.Generator().manual_seed(0)
+        shape = (ROWS, LONGEST // 4)
+        return torch.randint(len(run.tokenizer), shape, generator=generator).tolist()
+    chosen = {i * len(tokens) // ROWS for i in range(ROWS)}
+    return [[int(t) for t in tokens.row(i)["input_ids"][:LONGEST]] for i in sorted(chosen)]
 
 
 def _check(
     before: Sequence[torch.Tensor],
     after: Sequence[torch.Tensor],
-    dtype: torch.dtype,
+    share: float,
     tolerance: float | None,
     target: Path,
 ) -> MergeReport:
     pairs = list(zip(before, after, strict=True))
     difference = max((b - a).abs().max().item() for b, a in pairs)
     largest = max(b.abs().max().item() for b in before)
-    allowed = ROUNDING.get(dtype, ROUNDING[torch.bfloat16]) * largest
-    allowed = allowed if tolerance is None else tolerance
+    allowed = share * largest if tolerance is None else tolerance
     agree = torch.cat([b.argmax(-1) == a.argmax(-1) for b, a in pairs]).float().mean().item()
     if not difference <= allowed:
         raise UserError(

@@ -10,8 +10,10 @@ from transformers import TextStreamer
 
 from ftcli.errors import UserError
 from ftcli.evaluation.decoding import judging, read, settings
+from ftcli.run.report import read_json
 
 Write = Callable[[str], None]
+KINDS = {"chat": "messages", "instruction": "prompt", "prompt": "prompt", "text": "text"}
 STAND_IN = "x"  # an answer to come, where rendering needs one
 
 
@@ -31,7 +33,7 @@ class Chat:
         self.run = run
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {}
         self.settings = settings(run.tokenizer, run.model, max_new_tokens, **sampling)
-        self.kind = _kind(run.data)
+        self.kind = _kind(run)
         self.history: list[dict[str, str]] = []
 
     @classmethod
@@ -113,7 +115,15 @@ def _context(model: Any) -> int:
     return getattr(model.config, "max_position_embeddings", None) or 1 << 30
 
 
-def _kind(data: Any) -> str:
-    """messages, prompt or text: which canonical form the training rows have."""
-    example: dict[str, Any] = next(iter(data.examples("train")), {})
-    return next((kind for kind in ("messages", "prompt") if kind in example), "text")
+def _kind(run: Any) -> str:
+    """messages, prompt or text: which canonical form the training rows have.
+
+    The run's record says it, so that the data need not be at hand; otherwise its first row does.
+    """
+    record = read_json(run.dir.path / "data.json") if run.dir else {}
+    if record.get("format") in KINDS:
+        return KINDS[record["format"]]
+    example: dict[str, Any] = next(iter(run.data.examples("train")), {})
+    if "messages" in example or isinstance(example.get("prompt"), list):
+        return "messages"
+    return "prompt" if "prompt" in example else "text"

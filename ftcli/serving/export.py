@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 from ftcli.deltas.merge import MergeReport, merge_run
@@ -27,6 +28,8 @@ def export_run(
             f"{form}: no such format.", where="--to", fix=f"one of {', '.join(FORMATS)}"
         )
     target = Path(output) if output else Path(path) / "export" / form
+    if form == "gguf":
+        target = target.with_suffix("")
     if form != "gguf":
         return merge_run(path, target, checkpoint)
     converter = shutil.which(CONVERTER)
@@ -45,4 +48,5 @@ def export_run(
             where=f"{target}-hf",
             code=FAILED,
         )
-    return report
+    file = Path(f"{target}.gguf")
+    return replace(report, folder=str(file), bytes=file.stat().st_size)

@@ -1,0 +1,40 @@
+"""Real runs that several tests look at, trained once a session in seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("FTCLI_QUIET", "1")
+
+TINY = (
+    "data.limit=64", "data.validation=0.1", "optimizer.lr=1e-3",
+    "trainer.max_steps=3", "trainer.batch_size=8", "trainer.log_every=1",
+)  # fmt: skip
+JUDGED = ("eval.generation.limit=4", "eval.generation.max_new_tokens=8")
+
+
+@pytest.fixture(scope="session")
+def train_tiny(tmp_path_factory) -> Callable[..., Path]:
+    """Train the packaged job for three steps on 64 rows, with further overrides; the run's folder."""
+    from ftcli.config import compose, validate
+    from ftcli.run.train import train
+
+    root = tmp_path_factory.mktemp("runs")
+
+    def run(*overrides: str) -> Path:
+        places = (f"run.dir={root / 'runs'}", f"data.cache_dir={root / 'tokens'}")
+        composed = compose("qlora_llama", [*TINY, *places, *overrides])
+        validate(composed)
+        return Path(train(composed)["run"])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained_run(train_tiny) -> Path:
+    """A finished run: LoRA of rank 4 on the shipped Llama in nf4, judged before and after."""
+    return train_tiny("run.name=tiny", "method.r=4", *JUDGED)

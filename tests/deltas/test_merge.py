@@ -1,0 +1,121 @@
+"""A merged model computes what was trained, is plain, and is written whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ftcli.deltas.merge import merge_run, rounding
+from ftcli.errors import UserError
+from ftcli.evaluation.decoding import answer, judging
+from ftcli.run.run import Run
+
+TEXT = "name[The Mill], eatType[pub], food[French]\n"
+
+
+@pytest.fixture(scope="module")
+def nf4(trained_run, tmp_path_factory):
+    target = tmp_path_factory.mktemp("merged") / "nf4"
+    return merge_run(trained_run, target), Path(target)
+
+
+@pytest.fixture(scope="module")
+def plain_run(train_tiny):
+    """Plain float32 weights; eval is none, so that this takes no time."""
+    return train_tiny("run.name=plain", "model.quantization=none", "~requires", "eval=none")
+
+
+def compare(run: Run, folder: Path) -> tuple[float, float]:
+    """Largest difference of a logit between the run's model and the folder's, and largest logit."""
+    merged = AutoModelForCausalLM.from_pretrained(folder)
+    ids = run.tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    with judging(run) as model:
+        ours, theirs = model(input_ids=ids).logits, merged(input_ids=ids).logits
+    return (ours - theirs).abs().max().item(), ours.abs().max().item()
+
+
+def test_a_dequantised_merge_computes_what_was_trained_on_the_quantised_base(nf4, trained_run):
+    report, folder = nf4
+    run = Run.from_dir(trained_run)
+    difference, largest = compare(run, folder)
+    assert difference <= 1e-4 * largest
+    assert report.same_choice == 1 and report.max_difference <= report.tolerance
+    names = load_file(folder / "model.safetensors").keys()
+    assert not [name for name in names if "lora" in name or "quant" in name or "absmax" in name]
+
+
+def test_plain_transformers_writes_the_same_text_from_the_folder(nf4, trained_run):
+    run = Run.from_dir(trained_run)
+    tokenizer = AutoTokenizer.from_pretrained(nf4[1])
+    merged = AutoModelForCausalLM.from_pretrained(nf4[1])
+    ids = tokenizer(TEXT)["input_ids"]
+    with torch.no_grad():
+        theirs = answer(merged, tokenizer, [ids], max_new_tokens=16)
+    with judging(run) as model:
+        assert answer(model, run.tokenizer, [ids], max_new_tokens=16) == theirs and theirs[0]
+
+
+def test_the_merge_is_not_the_base(nf4):
+    base = load_file("ftcli/assets/models/llama_mini/model.safetensors")
+    merged = load_file(nf4[1] / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.allclose(base[name].float(), merged[name], atol=1e-3)
+
+
+def test_a_plain_base_merges_within_rounding(plain_run, tmp_path):
+    merge_run(plain_run, tmp_path / "plain")
+    difference, largest = compare(Run.from_dir(plain_run), tmp_path / "plain")
+    assert difference <= 1e-4 * largest
+
+
+def test_a_fully_finetuned_model_is_written_as_it_was_trained(train_tiny, tmp_path):
+    path = train_tiny(
+        "run.name=full", "model.quantization=none", "~requires", "eval=none",
+        "method=full",
+    )  # fmt: skip
+    report = merge_run(path, tmp_path / "full")
+    assert report.max_difference == 0
+    assert compare(Run.from_dir(path), tmp_path / "full")[0] == 0
+    assert (path / "model" / "model.safetensors").exists()
+
+
+def test_a_folder_with_content_is_left_alone(trained_run, tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(UserError, match="exists already"):
+        merge_run(trained_run, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_merge_that_differs_too_much_writes_nothing(plain_run, tmp_path):
+    with pytest.raises(UserError, match="is not the trained one"):
+        merge_run(plain_run, tmp_path / "merged", tolerance=0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_out_of_reach_are_no_obstacle(plain_run, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(plain_run, moved, symlinks=True)
+    config = moved / "config.yaml"
+    config.write_text(config.read_text().replace("asset:e2e", "gone.jsonl"))
+    assert merge_run(moved, tmp_path / "merged").rows == 8
+
+
+def test_a_soft_prompt_is_no_change_of_weights(train_tiny, tmp_path):
+    path = train_tiny(
+        "run.name=prompt", "method=prompt_tuning", "eval=none",
+        "data.packing=none",
+    )  # fmt: skip
+    with pytest.raises(UserError, match="no change of weights"):
+        merge_run(path, tmp_path / "merged")
+
+
+def test_coarser_types_are_allowed_more_rounding(trained_run):
+    model = Run.from_dir(trained_run).model
+    fine = rounding(model)
+    model.config.quantization_config.bnb_4bit_compute_dtype = torch.bfloat16
+    assert fine == 1e-4 < rounding(model)
