@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ftcli.models.anatomy import Anatomy
-from ftcli.planning.emulation import DeviceArithmetic
+from ftcli.planning.emulation import DeviceArithmetic, attention_of
 
 
 @dataclass(frozen=True)
@@ -80,64 +80,41 @@ def trace(
     """What training keeps of `rows` sequences of `length` tokens, up to the input of the head.
 
     Args:
-        model: prepared by its method; on the meta device, or real.
+        model: on the meta device, prepared by its method.
         autocast: the type that matrix products run in, None for the weights' own.
-        device: the kind of device the training will run on; CPUs attend in float32.
+        device: the kind of device the training will run on, "cpu" or "cuda".
         quantised: ids of the weights that will be stored quantised.
     """
     model.train()
     tensors = [*model.parameters(), *model.buffers()]
     ledger = _Ledger({tensor.untyped_storage()._cdata for tensor in tensors})
     blocks = [module for _, module in Anatomy(model).blocks]
-    with ExitStack() as stack:
-        stack.enter_context(saved_tensors_hooks(ledger.keep, lambda tensor: tensor))
-        stack.enter_context(_watched(blocks, ledger))
-        if tensors[0].device.type == "meta":
-            stack.enter_context(DeviceArithmetic(autocast, device, quantised))
-        forward(model, rows, length)
+    with (
+        saved_tensors_hooks(ledger.keep, lambda tensor: tensor),
+        _watched(blocks, ledger),
+        DeviceArithmetic(autocast, quantised),
+    ):
+        forward(model, rows, length, device)
     return _summed(ledger, len(blocks))
 
 
-def forward(model: nn.Module, rows: int, length: int) -> Tensor:
-    """Hidden states before the head, of full rows.
+def forward(model: nn.Module, rows: int, length: int, device: str) -> Tensor:
+    """Hidden states [rows, length, d] before the head.
 
-    Fused attention keeps the same for packed and for padded rows; eager attention keeps `length` x
-    `length` probabilities of each row and head.
+    Fused attention keeps the same for packed and for padded rows. Eager attention, where the model
+    asks for it, keeps `length` x `length` probabilities of each row and head.
     """
     from ftcli.objectives.causal_lm import final_hidden
 
-    batch = _packed(rows, length) if _packs(model) else _padded(model, rows, length)
-    return final_hidden(model, batch, next(model.parameters()).device)[0]
-
-
-def _packs(model: Any) -> bool:
-    """Whether documents may share a row: not with eager attention, not behind soft prompts."""
-    return not _eager(model) and not _soft_prompts(model)
-
-
-def _eager(model: Any) -> bool:
-    return getattr(getattr(model, "config", None), "_attn_implementation", None) == "eager"
-
-
-def _soft_prompts(model: Any) -> bool:
-    configs = getattr(model, "peft_config", {}).values()
-    return any(config.is_prompt_learning for config in configs)
-
-
-def _packed(rows: int, length: int) -> dict[str, Any]:
-    """`rows` documents in one row [1, rows * length], as the loader gives them."""
-    return {
-        "input_ids": torch.zeros(1, rows * length, dtype=torch.long),
-        "position_ids": torch.arange(length).repeat(rows)[None],
-        "lengths": torch.full((rows,), length, dtype=torch.int32),
-    }
-
-
-def _padded(model: nn.Module, rows: int, length: int) -> dict[str, Any]:
-    """Full rows [rows, length]. A mask of two dimensions would be read, which meta tensors refuse."""
+    config: Any = model.config
+    mask = None
+    if config._attn_implementation == "eager":  # a mask of two dimensions would be read
+        mask = torch.zeros(1, 1, length, length)
+    else:
+        config._attn_implementation = attention_of(device)
     ids = torch.zeros(rows, length, dtype=torch.long)
-    mask = None if _soft_prompts(model) else torch.zeros(1, 1, length, length)
-    return {"input_ids": ids, "position_ids": None, "attention_mask": mask}
+    batch = {"input_ids": ids, "position_ids": None, "attention_mask": mask}
+    return final_hidden(model, batch, torch.device("meta"))[0]
 
 
 @contextmanager

@@ -74,7 +74,6 @@ class Draft:
         Raises:
             UserError: the method does not fit the model, or needs the weights themselves.
         """
-        from ftcli.models.attention import NAME
         from ftcli.models.quantization import quiet_bitsandbytes
 
         quiet_bitsandbytes()
@@ -88,8 +87,8 @@ class Draft:
                     f"{self.composed.named('method')} cannot be prepared without the weights: {error}",
                     where=self.composed.where("method"),
                 ) from error
-        eager = getattr(self.source, "attention", None) == "eager"
-        model.config._attn_implementation = "eager" if eager else NAME
+        if getattr(self.source, "attention", None) == "eager":
+            model.config._attn_implementation = "eager"
         return model
 
     @property
@@ -112,6 +111,8 @@ def _lean() -> Iterator[None]:
 
     from transformers.initialization import no_init_weights
 
-    with warnings.catch_warnings(), no_init_weights():
+    from ftcli.planning.lean import without_quantiser
+
+    with warnings.catch_warnings(), without_quantiser(), no_init_weights():
         warnings.simplefilter("ignore")
         yield

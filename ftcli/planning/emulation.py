@@ -1,45 +1,44 @@
 """How a device computes, shown on meta tensors: fused attention, mixed precision, quantised products.
 
 All three are decided by a device's dispatcher or by packed weights, which meta tensors never meet.
-They change what autograd keeps, so the few functions concerned are taken over here, at the level of
-torch functions.
+They change what autograd keeps, so they are taken over here: attention through transformers'
+registry, the rest at the level of torch functions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import repeat_kv
+
+from ftcli.models.attention import documents_attention
 
 #: Functions that autocast runs in the lower type (torch's list for CPU and CUDA, what models use of it).
 LOWERED = {
-    functional.linear, functional.conv1d, functional.conv2d, functional.scaled_dot_product_attention,
-    torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm,
-    torch.bmm, torch.Tensor.bmm, torch.addmm, torch.baddbmm, torch.einsum,
+    functional.linear, functional.conv1d, functional.conv2d, torch.matmul, torch.Tensor.matmul,
+    torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm, torch.bmm, torch.Tensor.bmm, torch.addmm,
+    torch.baddbmm, torch.einsum,
 }  # fmt: skip
 
 
 class DeviceArithmetic(TorchFunctionMode):
-    """While entered, functions of meta tensors keep what they would keep on `device`.
+    """While entered, products of meta tensors keep what they would keep with real ones.
 
     Args:
         autocast: the type that `LOWERED` run in; None leaves tensors as they are.
-        device: CPUs attend in float32 (ftcli.models.attention), unless autocast lowers it again.
         quantised: ids of the weights that will be stored quantised.
     """
 
-    def __init__(
-        self,
-        autocast: torch.dtype | None = None,
-        device: str = "cpu",
-        quantised: Collection[int] = (),
-    ) -> None:
+    def __init__(self, autocast: torch.dtype | None, quantised: Collection[int]) -> None:
         super().__init__()
-        self.autocast, self.device, self.quantised = autocast, device, quantised
+        self.autocast, self.quantised = autocast, quantised
         self.casts: dict[int, Tensor] = {}  # trained weights are cast once a forward pass
 
     def __torch_function__(
@@ -49,15 +48,13 @@ class DeviceArithmetic(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Lower what autocast lowers, attend as a fused kernel does, multiply as bitsandbytes does."""
+        """Multiply with packed weights as bitsandbytes does, lower what autocast lowers."""
         kwargs = kwargs or {}
         if func is functional.linear and id(args[1]) in self.quantised:
             return _Quantised.apply(args[0], args[1])
         if self.autocast is not None and func in LOWERED:
             args = tuple(self._lower(value) for value in args)
             kwargs = {name: self._lower(value) for name, value in kwargs.items()}
-        if func is functional.scaled_dot_product_attention:
-            return self._attend(*args[:3])
         return func(*args, **kwargs)
 
     def _lower(self, value: Any) -> Any:
@@ -69,10 +66,40 @@ class DeviceArithmetic(TorchFunctionMode):
             self.casts[id(value)] = value.to(self.autocast)
         return self.casts[id(value)]
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        if self.device == "cpu" and self.autocast is None:
-            query, key, value = query.float(), key.float(), value.float()
-        return _Fused.apply(query, key, value)  # type: ignore[no-any-return]
+
+def attention_of(device: str) -> str:
+    """The name under which transformers finds attention as it is on "cpu" or "cuda"."""
+    return f"planned_on_{device}"
+
+
+def _attention(
+    device: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What `ftcli.models.attention` keeps of full rows: query [B, H, T, D] -> [B, T, H, D].
+
+    CPUs attend in float32. Scores with a cap have no fused kernel and are kept whole.
+    """
+    if softcap is not None:
+        return documents_attention(module, query, key, value, None, 0.0, scaling, softcap=softcap)
+    heads = query.shape[1] // key.shape[1]
+    states = [query, repeat_kv(key, heads), repeat_kv(value, heads)]
+    if device == "cpu":
+        states = [x.float() for x in states]
+    out = _Fused.apply(*states)
+    return torch.cat([out.transpose(1, 2)]).to(query.dtype), None
+
+
+for _device in ("cpu", "cuda"):
+    AttentionInterface.register(attention_of(_device), partial(_attention, _device))
 
 
 class _Fused(torch.autograd.Function):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+QUANTISER = "bitsandbytes"
 
 
 @contextmanager
 def lean() -> Iterator[None]:
-    """While this lasts nothing is collected, downloaded by `datasets`, or said about kernels.
+    """While this lasts nothing is collected, and no data set is downloaded.
 
     Importing torch, transformers and peft makes millions of objects that all stay: garbage
     collection spent a fifth of the time on them. Data sets of the hub are taken from the cache
-    only, for a plan must not download gigabytes.
+    only, for a plan must not fetch gigabytes.
     """
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     collecting = gc.isenabled()
@@ -24,3 +27,28 @@ def lean() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+@contextmanager
+def without_quantiser() -> Iterator[None]:
+    """While this lasts peft finds no bitsandbytes, whose import takes a second (it loads inductor).
+
+    On the meta device nothing is quantised, so peft's answer is the same. What it has noted about
+    the package is forgotten afterwards. Nothing is done where the package is imported already.
+    """
+    if QUANTISER in sys.modules:
+        yield
+        return
+    from transformers.utils import is_bitsandbytes_available
+
+    is_bitsandbytes_available()  # transformers notes its answer for good: let it be the true one
+    sys.modules[QUANTISER] = None  # type: ignore[assignment]  # what import takes for "absent"
+    try:
+        yield
+    finally:
+        del sys.modules[QUANTISER]
+        noted = sys.modules.get("peft.import_utils")
+        for name in ("is_bnb_available", "is_bnb_4bit_available"):
+            forget = getattr(getattr(noted, name, None), "cache_clear", None)
+            if forget is not None:
+                forget()
