@@ -208,6 +208,10 @@ def _origins(
 
 def _set(found: dict[str, Origin], key: str, value: Any) -> None:
     found[key] = COMMAND_LINE
+    parent = key.rpartition(".")[0]
+    while parent and parent not in found:  # a mapping that no file opened
+        found[parent] = COMMAND_LINE
+        parent = parent.rpartition(".")[0]
     if isinstance(value, dict):
         found.update({inner: COMMAND_LINE for inner, _ in leaves({key: value})})
 

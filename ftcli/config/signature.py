@@ -13,6 +13,7 @@ import re
 import textwrap
 import tokenize
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from ftcli.config import hints, source
@@ -94,6 +95,7 @@ class NoSuchClass(LookupError):
         self.target, self.nearest, self.missing = target, nearest, missing
 
 
+@cache
 def read(target: str) -> Signature:
     """The signature of the class or function that a dotted name leads to.
 

@@ -28,11 +28,13 @@ def test_a_packaged_job_is_found_by_name_and_by_its_path_in_the_repository(write
 def test_every_leaf_of_the_main_job_names_the_line_that_sets_it(write):
     job = compose("qlora_llama", ["optimizer.lr=1e-4"])
     assert set(job.origins) == {key for key, _ in leaves(job.config)}
-    lines = [(k, o) for k, o in job.origins.items() if o.line is not None]
-    assert len(lines) > 20
-    for key, origin in lines:
-        text = origin.file.read_text().splitlines()[origin.line - 1]
-        assert key.rpartition(".")[2] in text, (key, str(origin))
+    in_files = 0
+    for key, origin in job.origins.items():
+        if origin.file and origin.line:
+            text = origin.file.read_text().splitlines()[origin.line - 1]
+            assert key.rpartition(".")[2] in text, (key, str(origin))
+            in_files += 1
+    assert in_files > 20
     assert job.where("optimizer.lr") == "command line"
     assert job.config["optimizer"]["lr"] == 1e-4
 
@@ -203,7 +205,7 @@ def test_an_unreadable_group_file_is_named_itself(write):
     write("eval/bad.yaml", "loss:\n  split: 'open\n")
     with pytest.raises(UserError) as caught:
         compose(write("job.yaml", "defaults: [{eval: bad}]\n"))
-    assert caught.value.where.startswith("eval/bad.yaml:")
+    assert str(caught.value.where).startswith("eval/bad.yaml:")
 
 
 def test_bad_overrides_are_told_together(write):

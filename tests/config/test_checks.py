@@ -1,0 +1,104 @@
+"""Contradictions between groups, each told with the place of both sides and a way out."""
+
+from __future__ import annotations
+
+import pytest
+
+from ftcli.config import compose, validate
+from ftcli.errors import Problems, UserError
+
+PLAIN = ["~requires", "model.quantization=none"]
+
+
+def complaints(*overrides: str, job: str = "qlora_llama") -> list[UserError]:
+    try:
+        validate(compose(job, list(overrides)))
+    except UserError as error:
+        return error.problems if isinstance(error, Problems) else [error]
+    return []
+
+
+CONTRADICTIONS = {
+    "a batch of nothing": (["trainer.batch_size=0"], "trainer.batch_size=0 must be at least 1."),
+    "an evaluator's batch": (["eval.loss.batch_size=0"], "eval.loss.batch_size=0 must be at least 1."),
+    "no epoch": (["trainer.epochs=0"], "trainer.epochs=0.0 must be more than 0."),
+    "no rate": (["optimizer.lr=0"], "must be more than 0."),
+    "no end": (["trainer.epochs=null", "trainer.max_steps=null"], "training would have no end"),
+    "full on nf4": (["method=full"], "method=full with model.quantization=nf4 (configs/qlora_llama.yaml:"),
+    "full in float16": ([*PLAIN, "method=full", "model.dtype=float16"], "small updates vanish"),
+    "float16 under bf16": ([*PLAIN, "model.dtype=float16", "trainer.precision=bf16"], "two half precisions"),
+    "packed, eager": (["model.attention=eager"], "data.packing=flat (its default) with model.attention=eager (command line)"),
+    "two warmups": (["scheduler.warmup_ratio=0.1", "scheduler.warmup_steps=5"], "are both given"),
+    "qlora without q": (["model.quantization=none"], "model.quantization=none (command line)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_a_contradiction_is_one_message_with_a_way_out(write, name):
+    overrides, says = CONTRADICTIONS[name]
+    (problem,) = complaints(*overrides)
+    assert says in problem.what and problem.fix
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.attention=eager", "data.packing=none"],
+        [*PLAIN, "method=full"],
+        [*PLAIN, "model.dtype=float16"],
+        ["model.dtype=bfloat16", "trainer.precision=bf16"],
+        ["trainer.epochs=null", "trainer.max_steps=3"],
+        ["model.quantization=int8"],
+        ["model=llama3_8b"],
+    ],
+)
+def test_what_does_not_contradict_composes(write, overrides):
+    assert complaints(*overrides) == []
+
+
+def test_contradictions_come_together(write):
+    found = complaints("method=full", "model.attention=sdpa", "trainer.batch_size=0")
+    assert len(found) == 3
+
+
+def test_the_command_line_wins_over_the_jobs_warmup_and_says_so(write, caplog):
+    assert complaints("scheduler.warmup_steps=5") == []
+    assert "scheduler.warmup_ratio=0.03 (configs/qlora_llama.yaml:" in caplog.text
+
+
+def test_settings_without_effect_are_said(write, caplog):
+    assert complaints("trainer.max_steps=2", "trainer.eval_every=5") == []
+    assert "judged only before and after" in caplog.text
+    assert complaints("model.quantization=int8", "model.compute_dtype=bfloat16") == []
+    assert "model.compute_dtype=bfloat16 (command line) is ignored" in caplog.text
+
+
+RULE = "{one_of: [nf4, int8], because: QLoRA needs a quantised base, or: method=lora}"
+
+
+@pytest.fixture
+def qlora(write):
+    write("method/qlora.yaml", f"defaults: [lora]\nrequires:\n  model.quantization: {RULE}\n")
+    write(
+        "my.yaml",
+        "defaults: [qlora_llama, {override method: qlora}, _self_]\n"
+        "requires: null\nmodel:\n  quantization: none\n",
+    )
+
+
+def test_an_option_may_require_values_of_other_keys(qlora):
+    (problem,) = complaints(job="my.yaml")
+    assert problem.what == (
+        "method=qlora with model.quantization=none (my.yaml:4): QLoRA needs a quantised base."
+    )
+    assert problem.fix == "either model.quantization=nf4 or method=lora"
+
+
+def test_a_requirement_that_is_met_or_belongs_to_another_option_is_silent(qlora):
+    assert complaints("model.quantization=int8", job="my.yaml") == []
+    assert complaints("method=lora", job="my.yaml") == []
+
+
+def test_a_default_meets_a_requirement_too(write):
+    write("my.yaml", "defaults: [qlora_llama, _self_]\nrequires: {model.double_quant: [true]}\n")
+    assert complaints("~model.double_quant", job="my.yaml") == []

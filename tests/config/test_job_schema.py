@@ -1,0 +1,88 @@
+"""The JSON schema for editors accepts every packaged job and refuses what validation refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from ftcli.config import compose, configs_dir, paths
+from ftcli.config.explain import meanings
+from ftcli.config.schema import job_schema
+from ftcli.errors import UserError
+
+jsonschema = pytest.importorskip("jsonschema")
+
+
+@pytest.fixture(scope="module")
+def validator():
+    schema = json.loads(json.dumps(job_schema()))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+@pytest.mark.parametrize("name", paths.jobs(configs_dir()))
+def test_packaged_jobs_satisfy_it_as_written_and_as_resolved(validator, name):
+    written = OmegaConf.to_container(OmegaConf.load(configs_dir() / f"{name}.yaml"), resolve=False)
+    validator.validate(written)
+    validator.validate(compose(name).config)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "defaults: [{method: lroa}]",
+        "method: {lora_rnk: 3}",
+        "optimizer: {lr: fast}",
+        "trainer: {precision: fp8}",
+        "modle: {}",
+        "seed: x",
+        "eval: {loss: {limt: 3}}",
+        "run: {nmae: x}",
+    ],
+)
+def test_it_refuses_mistakes(validator, text):
+    assert not validator.is_valid(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("text", ["optimizer: {lr: '${lr}'}", "model: {path: '???'}", "seed: 3"])
+def test_interpolations_and_open_values_may_stand_anywhere(validator, text):
+    validator.validate(yaml.safe_load(text))
+
+
+def test_keys_carry_their_meaning_and_groups_their_options():
+    schema = job_schema()["properties"]
+    batch = schema["trainer"]["properties"]["batch_size"]
+    assert batch["default"] == 16 and "rows" in batch["description"]
+    entry = schema["defaults"]["items"]["anyOf"][1]["properties"]["method"]
+    assert "lora" in entry["anyOf"][0]["enum"]
+    targets = schema["optimizer"]["properties"]["_target_"]["enum"]
+    assert "ftcli.optimizers.library.LibraryOptimizer" in targets
+
+
+def test_one_key_a_group_and_an_option_can_be_asked_for():
+    (lr,) = meanings("optimizer.lr")
+    assert (lr.type, lr.default) == ("a number", "0.0002") and "adamw" in lr.options
+    assert {m.key for m in meanings("run")} == {"run.name", "run.dir"}
+    keys = {m.key for m in meanings("method=lora")}
+    assert {"method.r", "method.use_dora"} <= keys and "method.vera_dropout" not in keys
+    assert [m.key for m in meanings("eval.loss.limit")] == ["eval.*.limit"]
+    assert meanings("model.path")[0].default == "required"
+    assert meanings("methods") == meanings("method")
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("optimizer.learning_rate", "Did you mean optimizer.lr?"),
+        ("methd", "Did you mean method?"),
+        ("run.nam", "Did you mean run.name?"),
+        ("method=nothing", "there is no method=nothing"),
+    ],
+)
+def test_a_key_that_is_not_there_names_the_nearest(key, says):
+    with pytest.raises(UserError) as caught:
+        meanings(key)
+    assert says in caught.value.what

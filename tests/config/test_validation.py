@@ -1,0 +1,191 @@
+"""Every node against its signature: all problems at once, values brought to their types."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ftcli.config import compose, paths, validate
+from ftcli.errors import Problems, UserError
+
+
+def checked(*overrides: str, job: str = "qlora_llama"):
+    composed = compose(job, list(overrides))
+    validate(composed)
+    return composed
+
+
+def complaints(*overrides: str, job: str = "qlora_llama") -> list[UserError]:
+    with pytest.raises(UserError) as caught:
+        checked(*overrides, job=job)
+    error = caught.value
+    return error.problems if isinstance(error, Problems) else [error]
+
+
+def test_the_main_job_is_sound(write):
+    assert checked().config["model"]["quantization"] == "nf4"
+
+
+OPTIONS = [
+    (group, option)
+    for group in paths.groups()
+    if group not in ("run",)
+    for option in paths.options(group, [paths.configs_dir()])
+]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_packaged_option_fits_the_main_job(write, group, option):
+    composed = compose("qlora_llama", [f"{group}={option}", "~requires", "model.quantization=none"])
+    try:
+        validate(composed)
+    except UserError as error:
+        problems = error.problems if isinstance(error, Problems) else [error]
+        for problem in problems:  # what an option leaves open, and what it cannot be combined with
+            assert "is not given" in problem.what or "data.packing" in problem.what, str(problem)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("optimizer.lr='1e-4'", "optimizer.lr", 1e-4),
+        ("optimizer.lr=1", "optimizer.lr", 1.0),
+        ("trainer.epochs=2", "trainer.epochs", 2.0),
+        ("trainer.batch_size='8'", "trainer.batch_size", 8),
+        ("trainer.batch_size=8.0", "trainer.batch_size", 8),
+        ("trainer.compile='true'", "trainer.compile", True),
+        ("data.validation='0.1'", "data.validation", 0.1),
+        ("data.validation=held.jsonl", "data.validation", "held.jsonl"),
+        ("model.revision=1234567", "model.revision", "1234567"),
+        ("method.target_modules=[q_proj,v_proj]", "method.target_modules", ["q_proj", "v_proj"]),
+        ("optimizer.betas=[0.9,1]", "optimizer.betas", [0.9, 1.0]),
+    ],
+)
+def test_values_become_what_their_keys_want(write, override, key, value):
+    found = checked(override).get(key)
+    assert found == value and type(found) is type(value)
+
+
+def test_null_means_none_where_a_key_knows_that_word(write):
+    assert checked("~requires", "model.quantization=null").get("model.quantization") == "none"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("optimizer.lr=1e-4x", "optimizer.lr='1e-4x' at command line: expected a number."),
+        ("trainer.batch_size=1.5", "trainer.batch_size=1.5 at command line: expected a whole number."),
+        ("trainer.batch_size=true", "expected a whole number."),
+        ("trainer.compile=maybe", "expected true or false."),
+        ("trainer.precision=fp8", "expected one of fp32, bf16."),
+        ("model.quantization=nf5", "expected one of none, nf4, fp4, int8"),
+        ("eval.generation.metrics=bleu", "expected a list, each text (write [bleu])."),
+        ("optimizer.betas=[0.9]", "expected 2 values, each a number."),
+        ("data.path=null", "expected text."),
+        ("seed=abc", "seed='abc' at command line: expected a whole number."),
+        ("run.dir=[1]", "expected text."),
+    ],
+)  # fmt: skip
+def test_a_wrong_type_says_what_is_wanted(write, override, says):
+    (problem,) = complaints(override)
+    assert says in problem.what and problem.where is None
+    assert problem.fix == f"see: ftcli schema {override.partition('=')[0]}"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("method.lora_rnk=8", "method.lora_rnk is not a key of method=lora. Did you mean method.r?"),
+        ("method.lora_alhpa=8", "Did you mean method.lora_alpha?"),
+        ("optimizer.learning_rate=1", "Did you mean optimizer.lr?"),
+        ("optimizer.beta=[1,2]", "Did you mean optimizer.betas?"),
+        ("optimizer.batch_size=1", "Did you mean trainer.batch_size?"),
+        ("trainer.learning_rate=1", "Did you mean optimizer.lr?"),
+        ("lr=1e-4", "lr is not a key of a job. Did you mean optimizer.lr?"),
+        ("modle.path=x", "modle is not a key of a job. Did you mean model?"),
+        ("run.nmae=x", "Did you mean run.name?"),
+        ("eval.loss.limt=1", "eval.loss.limt is not a key of eval.loss (Loss). Did you mean eval.loss.limit?"),
+        ("eval.los.limit=1", "has no 'los' (it has loss, generation)."),
+        ("method.eva_config.rhoo=2", "Did you mean method.eva_config.rho?"),
+        ("method.config_class=peft.LoraConfgi", "Did you mean peft.LoraConfig?"),
+        ("optimizer.optimizer_class=os.system", "only classes of peft, torch.optim"),
+        ("model._target_=ftcli.models.causal_lm.CausalML", "there is no such class. Did you mean"),
+        ("model._target_=os.system", "only classes of ftcli may be named here."),
+    ],
+)  # fmt: skip
+def test_an_unknown_name_is_told_with_the_nearest(write, override, says):
+    (problem,) = complaints(override)
+    assert says in problem.what and problem.where == "command line"
+
+
+def test_all_problems_come_together_each_with_its_place(write):
+    write(
+        "job.yaml",
+        "defaults: [qlora_llama, _self_]\nmethod:\n  lora_rnk: 8\noptimizer: {lr: fast}\n",
+    )
+    found = complaints("trainer.epoch=1", "data.path=???", job="job.yaml")
+    assert {p.where for p in found} == {"job.yaml:3", "job.yaml:4", "command line"}
+    assert len(found) == 4
+
+
+def test_a_job_without_a_group_is_told_which_one_to_add(write):
+    write("job.yaml", "defaults: [{model: llama_mini}]\noptimizer: {lr: 0.1}\n")
+    found = {p.what for p in complaints(job="job.yaml")}
+    assert "no trainer is chosen." in found
+    assert "optimizer does not say what it is." in found
+
+
+def test_a_value_left_open_is_asked_for(write):
+    write("job.yaml", "defaults: [qlora_llama, {override model: causal_lm}, _self_]\n")
+    (problem,) = complaints(job="job.yaml")
+    assert problem.what.startswith("model.path is not given")
+    assert problem.where == "configs/model/causal_lm.yaml:3"
+
+
+def test_keys_of_the_option_that_was_replaced_are_left_out_and_said(write, caplog):
+    composed = checked("method=full", "model.quantization=none", "~requires")
+    assert composed.config["method"] == {"_target_": "ftcli.methods.full.Full"}
+    assert "method.r" not in composed.origins
+    assert "method.r is left out, method=full has no such key" in caplog.text
+
+
+def test_a_key_typed_for_the_new_option_is_not_left_out(write):
+    (problem,) = complaints("method=full", "method.r=8", "model.quantization=none", "~requires")
+    assert problem.what.startswith("method.r is not a key of method=full")
+
+
+def test_a_trusted_module_of_the_working_folder_may_be_named(write, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    write("my_steps.py", "class Flat:\n    def __init__(self, level: float = 1.0): ...\n")
+    override = ["scheduler._target_=my_steps.Flat", "scheduler.level=2", "~scheduler.warmup_ratio"]
+    monkeypatch.setenv("FTCLI_TRUST", "")
+    composed = compose("qlora_llama", override)
+    with pytest.raises(UserError, match="only classes of ftcli") as caught:
+        validate(composed)
+    assert "--trust my_steps" in caught.value.fix
+    validate(composed, trust=["my_steps"])
+    assert composed.get("scheduler.level") == 2.0
+
+
+def test_a_missing_package_names_its_extra(write, monkeypatch):
+    from ftcli.config import source
+
+    monkeypatch.setattr(source, "installed", lambda package: package != "schedulefree")
+    monkeypatch.setattr(source, "load", lambda name: None)
+    from ftcli.config.packages import missing
+
+    error = missing("schedulefree", "optimizer.optimizer_class=schedulefree.X", "my.yaml:3")
+    assert error.fix == "pip install 'ftcli[schedulefree]'" and error.where == "my.yaml:3"
+    assert missing("mlflow", "x").fix == "pip install 'ftcli[mlflow]'"
+    assert missing("some_thing", "x").fix == "pip install some-thing"
+
+
+def test_nothing_heavy_is_imported(write):
+    code = (
+        "import sys; from ftcli.config import compose, validate; validate(compose('qlora_llama')); "
+        "print([m for m in ('torch', 'transformers', 'peft', 'datasets') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
