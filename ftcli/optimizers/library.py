@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath
 from ftcli.errors import UserError, missing_package
@@ -38,7 +38,9 @@ class LibraryOptimizer(Participant):
     ) -> None:
         self.optimizer_class, self.fallback = optimizer_class, fallback
         self.lr, self.weight_decay, self.options = lr, weight_decay, options
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.optimizer: Any = None
+        self.replaced: str | None = None  # what was said when the fallback took over
+        self._training: list[Tensor] = []
 
     def build(
         self, named_parameters: Iterable[tuple[str, nn.Parameter]], device: torch.device | str
@@ -50,52 +52,78 @@ class LibraryOptimizer(Participant):
         """
         groups = self.groups(list(named_parameters))
         self.optimizer = self._make(groups, torch.device(device))
+        self._training = []
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.train_mode()
         return self.optimizer
 
     def groups(self, named: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
-        """Matrices with weight decay, vectors without; an empty group is left out."""
+        """Named matrices with weight decay, vectors without; an empty group is left out."""
         if not named:
             raise UserError(
                 "nothing is trainable, so there is nothing to optimise.", where="method"
             )
-        matrices = [p for _, p in named if p.dim() >= 2]
-        vectors = [p for _, p in named if p.dim() < 2]
-        groups = [
+        matrices = [(name, p) for name, p in named if p.dim() >= 2]
+        vectors = [(name, p) for name, p in named if p.dim() < 2]
+        groups: list[dict[str, Any]] = [
             {"params": matrices, "weight_decay": self.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
         return [group for group in groups if group["params"]]
 
-    def train_mode(self) -> None:
-        """Before steps: some optimizers hold other weights for training than for evaluation."""
-        self._switch("train")
+    def setup(self, run: Any) -> None:
+        """Put the use of the fallback on record."""
+        if self.replaced and run.dir is not None:
+            run.dir.event("warning", text=self.replaced)
 
     def eval_mode(self) -> None:
-        """Before evaluating or saving weights."""
-        self._switch("eval")
+        """Before evaluating or saving: some optimizers judge other weights than they train."""
+        if self._switches() and not self._training:
+            self._training = [p.detach().clone() for p in self._parameters()]
+            self.optimizer.eval()
 
-    def _switch(self, mode: str) -> None:
-        switch = getattr(self.optimizer, mode, None)
-        if callable(switch):
-            switch()
+    def train_mode(self) -> None:
+        """Before steps: the trained weights again, to the bit, however often one has looked."""
+        if self._switches():
+            self.optimizer.train()
+            for parameter, value in zip(self._parameters(), self._training, strict=False):
+                parameter.data.copy_(value)
+            self._training = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights in training where a checkpoint holds others; torch keeps the rest itself."""
+        if not self._switches():
+            return {}
+        values = self._training or [p.detach() for p in self._parameters()]
+        return {"training": list(values)}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on from the weights that were in training."""
+        for parameter, value in zip(self._parameters(), saved["training"], strict=True):
+            parameter.data.copy_(value)
+
+    def _switches(self) -> bool:
+        return callable(getattr(self.optimizer, "eval", None))
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def _make(self, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
         path = self.optimizer_class
         if self.fallback and device.type != "cuda":
-            warnings.warn(
-                f"optimizer: {path} is for CUDA; on {device.type} {self.fallback} takes its place",
-                stacklevel=3,
-            )
+            self.replaced = f"{path} is for CUDA; on {device.type} {self.fallback} takes its place"
+            warnings.warn(self.replaced, stacklevel=3)
             path = self.fallback
         options = dict(self.options)
         if path == "torch.optim.AdamW" and device.type in ("cuda", "cpu"):
             options.setdefault("fused", True)
+        kind = _class(path)
+        if not getattr(kind, "takes_names", False):
+            groups = [{**group, "params": [p for _, p in group["params"]]} for group in groups]
         try:
-            return _class(path)(groups, lr=self.lr, **options)
-        except TypeError as error:
+            return kind(groups, lr=self.lr, **options)
+        except (TypeError, ValueError) as error:
             raise UserError(f"{path}: {error}", where="optimizer") from error
 
 
