@@ -74,7 +74,7 @@ class Split:
         """What decides the rows of this split, for the key of the token cache."""
         return {
             "content": self.source.content,
-            "source": self.source.describe(),
+            "place": self.source.place,
             "limit": self.limit,
             "format": self.columns.name,
             "columns": dict(self.mapping),

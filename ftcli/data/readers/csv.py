@@ -26,7 +26,7 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
 
     delimiter = "\t" if ".tsv" in path.name.lower() else ","
     records = csv.reader(text(), delimiter=delimiter, strict=True)
-    header = _header(records, path)
+    header = _header(records, path, undecoded)
     while True:
         start = records.line_num + 1
         try:
@@ -41,11 +41,23 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
         undecoded.clear()
 
 
-def _header(records: Iterator[list[str]], path: Path) -> list[str]:
-    header = next(records, None)
+def _header(records: Iterator[list[str]], path: Path, undecoded: dict[int, str]) -> list[str]:
+    try:
+        header = [name.strip() for name in next(records, [])]
+    except csv.Error as error:
+        raise UserError(f"the header is not valid CSV: {error}.", where=f"{path}:1") from error
+    if undecoded:
+        raise UserError(f"the header {next(iter(undecoded.values()))}", where=f"{path}:1")
     if not header:
         raise UserError("the file is empty; expected a header line.", where=str(path))
-    return [name.strip() for name in header]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"the header names '{twice[0]}' more than once.",
+            where=f"{path}:1",
+            fix="give every column its own name",
+        )
+    return header
 
 
 def _row(header: list[str], record: list[str], origin: str, undecoded: list[str]) -> Item:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from ftcli.errors import UserError
+
+
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 class Line(NamedTuple):
@@ -19,11 +23,19 @@ class Line(NamedTuple):
     error: str | None
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked when its name ends in .gz."""
-    if path.name.lower().endswith(".gz"):
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    return open(path, "rb")
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, unpacked when its name ends in .gz.
+
+    Raises:
+        UserError: reading inside the block met damage.
+    """
+    packed = path.name.lower().endswith(".gz")
+    with gzip.open(path, "rb") if packed else open(path, "rb") as stream:
+        try:
+            yield cast(IO[bytes], stream)
+        except DAMAGE as error:
+            raise _damaged(str(path), error) from error
 
 
 def lines(path: Path) -> Iterator[Line]:
@@ -39,12 +51,14 @@ def lines(path: Path) -> Iterator[Line]:
                 number += 1
                 raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
                 yield _decode(number, raw)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(
-                f"the file is damaged or cut off: {error}.",
-                where=f"{path}:{number + 1}",
-                fix="fetch or pack the file again",
-            ) from error
+        except DAMAGE as error:
+            raise _damaged(f"{path}:{number + 1}", error) from error
+
+
+def _damaged(where: str, error: Exception) -> UserError:
+    return UserError(
+        f"the file is damaged or cut off: {error}.", where=where, fix="fetch or pack the file again"
+    )
 
 
 def _decode(number: int, raw: bytes) -> Line:

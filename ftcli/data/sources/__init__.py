@@ -12,6 +12,9 @@ from ftcli.data.rows import Item
 class Source(Protocol):
     """Rows in a fixed order, and a hash that changes when they do."""
 
+    #: How the origins of its rows begin.
+    place: str
+
     def rows(self) -> Iterator[Item]:
         """Every row, one at a time, in constant memory."""
 

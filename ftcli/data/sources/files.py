@@ -33,6 +33,7 @@ class Files:
         self, paths: Sequence[Path], path: str, unit: str = "file", title: str | None = None
     ) -> None:
         self.paths, self.path, self.unit, self.title = list(paths), path, unit, title or path
+        self.place = "\n".join(map(str, self.paths))
 
     def rows(self) -> Iterator[Item]:
         for path in self.paths:

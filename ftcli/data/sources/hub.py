@@ -1,4 +1,4 @@
-"""A data set of the hub, by its id; taken from the local cache when the network is away."""
+"""A data set of the hub by its id; from the local cache when the hub cannot be reached."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 BLOCK = 1 << 20
+SECONDS = 5  # to wait for the hub's first answer
 
 
 def is_id(path: str) -> bool:
@@ -33,22 +35,58 @@ class Hub:
         self, path: str, split: str = "train", name: str | None = None, revision: str | None = None
     ) -> None:
         self.path, self.split, self.name, self.revision = path, split, name, revision
+        self.place = f"{path}/{split}"
+
+    @cached_property
+    def commit(self) -> str | None:
+        """What the revision stands for on the hub; None when the hub cannot be reached.
+
+        Asked for once, without the library's retries, so that a machine without network loses no
+        time before it falls back on its cache.
+        """
+        from huggingface_hub import HfApi, constants, errors
+
+        if constants.HF_HUB_OFFLINE:
+            return None
+        try:
+            found = HfApi().dataset_info(self.path, revision=self.revision, timeout=SECONDS)
+        except errors.RepositoryNotFoundError as error:
+            raise UserError(
+                f"{self.path} is neither a local file nor a data set of the hub (or it is private).",
+                where="data.path",
+                fix="check the id, or `hf auth login`; data=e2e ships with ftcli",
+            ) from error
+        except errors.RevisionNotFoundError as error:
+            raise UserError(
+                f"{self.path} has no revision {self.revision!r}.",
+                where="data.revision",
+                fix="data.revision=main",
+            ) from error
+        except Exception:  # the HTTP library's own classes: no name, no route, no answer
+            return None
+        return found.sha
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The split, memory-mapped by the library."""
+        """The split, memory-mapped by the library.
+
+        Raises:
+            UserError: it cannot be had, or has no such configuration or split.
+        """
         from datasets import load_dataset
 
+        revision = self.revision or self.commit
         try:
-            return load_dataset(
-                self.path, self.name, split=self.split, revision=self.revision, streaming=False
-            )
+            with _without_network(self.commit is None):
+                return load_dataset(
+                    self.path, self.name, split=self.split, revision=revision, streaming=False
+                )
         except Exception as error:  # the library lets through whatever its transport raises
             raise self._explain(error) from error
 
     def rows(self) -> Iterator[Item]:
         for number, values in enumerate(self.dataset):
-            yield Row(dict(values), f"{self.path}/{self.split}[{number}]")
+            yield Row(dict(values), f"{self.place}[{number}]")
 
     @cached_property
     def content(self) -> str:
@@ -67,35 +105,42 @@ class Hub:
         return Hub(self.path, split, self.name, self.revision)
 
     def describe(self) -> dict[str, Any]:
-        info = self.dataset.info
         return {
             "path": self.path,
             "name": self.name,
             "split": self.split,
             "revision": self.revision,
-            "version": str(info.version) if info.version else None,
-            "licence": info.license or None,
+            "commit": self.commit,
+            "licence": self.dataset.info.license or None,
         }
 
     def _explain(self, error: Exception) -> UserError:
         text = str(error).strip().split("\n")[0]
-        kind = type(error).__name__
-        if "gated" in text.lower() or "401" in text or "403" in text:
+        if "gated" in text.lower():
             return UserError(
-                f"{self.path} is gated and no token of yours opens it: {text}",
+                f"{self.path} is gated, and no token of yours opens it.",
                 where="data.path",
-                fix="run `hf auth login`, accept the terms on its page, or put the files under data.path",
+                fix="hf auth login, and accept the terms on its page; or put its files under data.path",
             )
-        if "config" in text.lower() and "name" in text.lower() or "split" in text.lower():
+        if self.commit is None:
             return UserError(
-                f"{self.path}: {text}",
-                where="data",
-                fix="set data.name or data.split to one it has",
+                f"{self.path} is neither a local file nor in the local cache, and the hub cannot be "
+                "reached.",
+                where="data.path",
+                fix="put its files under data.path, or use data=e2e, which ships with ftcli",
             )
-        return UserError(
-            f"{self.path} is neither a local file nor can it be had from the hub "
-            f"(offline, or no such id): {kind}: {text}",
-            where="data.path",
-            fix="check the id and the network, or put the files under data.path; "
-            "shipped and always there: data=e2e",
-        )
+        key = "data.split" if "split" in text.lower() else "data.name"
+        return UserError(f"{self.path}: {text}", where=key, fix=f"set {key} to one it has")
+
+
+@contextmanager
+def _without_network(active: bool) -> Iterator[None]:
+    """Make the library use its cache at once instead of trying the network first."""
+    from datasets import config
+
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = before or active
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before
