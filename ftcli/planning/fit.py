@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ftcli.config import compose, validate
 from ftcli.errors import UserError
+from ftcli.planning.draft import Draft
 from ftcli.planning.machine import GB
 from ftcli.planning.plan import Plan
 
@@ -81,7 +82,7 @@ def _with(plan: Plan, overrides: tuple[str, ...]) -> Plan | None:
     try:
         composed = compose(draft.composed.job, [*draft.composed.overrides, *overrides])
         validate(composed)
-        other = Plan(composed, plan.gpu, plan.schedule)  # the data stay the same
+        other = Plan(Draft(composed), plan.gpu, plan.schedule)  # the data stay the same
         _ = other.estimate
     except UserError:
         return None

@@ -13,7 +13,6 @@ from ftcli.planning.machine import Machine, target
 from ftcli.planning.schedule import Schedule, schedule
 
 if TYPE_CHECKING:
-    from ftcli.config import Composed
     from ftcli.planning.memory import Estimate, Memory
 
 
@@ -30,16 +29,15 @@ class Plan:
     """Everything about a run that is known before it starts. No weights, no network, no GPU.
 
     Args:
-        composed: a checked job.
+        draft: a checked job's parts.
         gpu: GB of the GPU to plan for; None takes this machine as it is.
         schedule: of a job with the same data, where it is known already.
     """
 
     def __init__(
-        self, composed: Composed, gpu: float | None = None, schedule: Schedule | None = None
+        self, draft: Draft, gpu: float | None = None, schedule: Schedule | None = None
     ) -> None:
-        self.draft = Draft(composed)
-        self.gpu, self._schedule = gpu, schedule
+        self.draft, self.gpu, self._schedule = draft, gpu, schedule
 
     @cached_property
     def machine(self) -> Machine:
@@ -184,4 +182,4 @@ def make(job: str, overrides: Sequence[str] = (), gpu: float | None = None) -> P
 
     composed = compose(job, overrides)
     validate(composed)
-    return Plan(composed, gpu)
+    return Plan(Draft(composed), gpu)

@@ -1,0 +1,74 @@
+"""`ftcli check`: whether a job would run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ftcli.planning.findings import Finding
+
+GROUP = "Inspect"
+WIDTH = 30  # characters of the longest bar
+MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
+
+
+def check(
+    job: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged job.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, group=option, +new=1, ~drop ...")
+    ] = None,
+    gpu: Annotated[
+        float | None, typer.Option(help="GB of the GPU to check for; else what is here.", min=0.1)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Config, model, target modules, data, mask, lengths, memory, disk: in seconds.
+
+    Loads no weights and needs no network. Exit status 2 when training could not start.
+    """
+    from ftcli import errors
+    from ftcli.cli.console import emit
+    from ftcli.planning.lean import lean
+
+    with lean():
+        from ftcli.planning.check import check as checked
+
+        job_check = checked(job, overrides or [], gpu)
+        found = []
+        for finding in job_check.findings():
+            found.append(finding)
+            if not as_json:
+                _print(finding)
+    bad = any(finding.status == "fail" for finding in found)
+    sample = job_check.sample
+    lengths = sample.histogram() if sample else None
+    data = {"ok": not bad, "checks": [f.as_dict() for f in found], "lengths": lengths}
+    emit(data, as_json, lambda: _histogram(lengths or []))
+    return errors.USER if bad else errors.OK
+
+
+def _print(finding: Finding) -> None:
+    from rich.text import Text
+
+    from ftcli.cli.console import console
+
+    mark, style = MARKS[finding.status]
+    line = Text(f"{mark} ", style=style).append(f"{finding.name:<10}", style="bold")
+    console().print(line.append(finding.text, style="default"))
+    if finding.fix:
+        console().print(Text(f"{' ' * 12}→ {finding.fix}", style="green"))
+
+
+def _histogram(bars: list[dict[str, int]]) -> None:
+    """Lengths of the sampled documents, a bar a range of tokens."""
+    from rich.text import Text
+
+    from ftcli.cli.console import console
+
+    most = max((bar["documents"] for bar in bars), default=0)
+    for bar in bars:
+        width = round(WIDTH * bar["documents"] / most)
+        where = f"{bar['from']:>7,} - {bar['to']:<6,}"
+        console().print(Text(f"{' ' * 12}{where} {'█' * width} {bar['documents']:,}"))

@@ -1,0 +1,184 @@
+"""Everything about a job that can be known in seconds, before anything is loaded or trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+from ftcli.errors import UserError
+from ftcli.planning.draft import Draft
+from ftcli.planning.findings import Finding, failed, ok, unknown, warn
+from ftcli.planning.fit import alternatives, verdict
+from ftcli.planning.machine import free_disk
+from ftcli.planning.plan import Plan
+from ftcli.planning.sample import Sample, findings, sampled
+from ftcli.planning.schedule import Schedule
+
+
+class Check:
+    """The checks of one job, in the order in which a user wants to read them.
+
+    Args:
+        composed: a job that was composed and validated.
+        gpu: GB of the GPU to check against; None takes this machine.
+    """
+
+    def __init__(self, composed: Any, gpu: float | None = None) -> None:
+        self.composed, self.gpu = composed, gpu
+        self.draft = Draft(composed)
+        self.sample: Sample | None = None
+
+    def findings(self) -> Iterator[Finding]:
+        """One finding after the other, as each is known."""
+        logging.getLogger("ftcli.data").setLevel(logging.ERROR)  # said here, in findings
+        keys = sum(1 for _ in self.composed.origins)
+        yield ok("config", f"{self.composed.job}: {keys} values, all known and consistent")
+        for name, check in self._checks().items():
+            try:
+                yield from check()
+            except UserError as error:
+                yield failed(name, self._located(error, name))
+
+    def _checks(self) -> dict[str, Callable[[], Iterator[Finding]]]:
+        return {
+            "model": self._model,
+            "targets": self._targets,
+            "data": self._data,
+            "memory": self._memory,
+            "disk": self._disk,
+        }
+
+    def _located(self, error: UserError, name: str) -> UserError:
+        """The error with file:line where a component only knew its key."""
+        from ftcli.config.building import located
+
+        group = "method" if name == "targets" else name
+        return located(error, self.composed, group if group in self.composed.config else "")
+
+    def _model(self) -> Iterator[Finding]:
+        from ftcli.planning.files import weights_finding
+
+        yield weights_finding(self.draft.source)
+
+    def _targets(self) -> Iterator[Finding]:
+        from ftcli.planning.trained import layers
+        from ftcli.planning.weights import weigh
+
+        model = self.draft.model
+        weights = weigh(model)
+        share = 100 * weights.trainable / (weights.parameters + weights.adapter_parameters)
+        text = f"{weights.trainable:,} of {weights.parameters:,} parameters trained ({share:.3g} %)"
+        yield ok("targets", f"{text}: {layers(model)}")
+
+    def _data(self) -> Iterator[Finding]:
+        from ftcli.data.figures import warnings
+
+        data = self.draft.data
+        try:
+            first = next(iter(data.examples("train")), None)
+        except UserError as error:
+            yield (unknown if _remote(data, error) else failed)(
+                "data", self._located(error, "data")
+            )
+            return
+        if first is None:
+            yield failed("data", UserError("no row can be used.", self.composed.where("data.path")))
+            return
+        columns = ", ".join(first["row"])
+        yield ok("data", f"{data.path}: columns {columns}; splits {', '.join(data.splits)}")
+        try:
+            tokenizer = self.draft.tokenizer
+        except UserError as error:
+            yield unknown("tokens", error)
+            return
+        with sampled(data, tokenizer) as sample:
+            self.sample = sample
+        yield from findings(sample, data.max_length)
+        for line in warnings(sample.meta, "sample"):
+            yield warn("data", line.removeprefix("sample: "), "ftcli preview shows such rows")
+        yield from self._splits()
+
+    def _splits(self) -> Iterator[Finding]:
+        """Every split that will be judged has a row."""
+        data = self.draft.data
+        for split in data.splits:
+            if next(iter(data.examples(split)), None) is None:
+                yield warn("data", f"the split '{split}' is empty.", f"data.{split}=null")
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan for full micro-batches; rows as long as the longest where all were seen."""
+        longest = int(self.sample.lengths.max()) if self.sample and self.sample.whole else None
+        return Plan(self.draft, self.gpu, Schedule(longest=longest))
+
+    def _memory(self) -> Iterator[Finding]:
+        from ftcli.planning.display import gigabytes
+
+        plan = self.plan
+        rows, length = self.draft.trainer.batch_size, plan.row_tokens
+        text = f"{gigabytes(plan.memory.total)} of {gigabytes(plan.machine.memory)} "
+        text += f"on {plan.machine.name}, micro-batch of {rows} rows of {length} tokens"
+        ways = [] if plan.fits else alternatives(plan)
+        error = verdict(plan, ways)
+        if error is None:
+            yield ok("memory", text)
+        elif self._sample_fits():
+            yield warn(
+                "memory", f"rows like the sampled ones fit, full ones not: {error.what}", error.fix
+            )
+        else:
+            yield failed("memory", error)
+        yield from self._fallback()
+
+    def _sample_fits(self) -> bool:
+        """Whether a micro-batch of the sampled lengths fits, though one of full rows does not."""
+        if self.sample is None or self.draft.data.packing == "bins":
+            return False
+        rows = self.draft.trainer.batch_size * self.sample.lengths.max() / self.plan.row_tokens
+        return self.plan.estimate.memory(rows).total <= self.plan.machine.memory
+
+    def _fallback(self) -> Iterator[Finding]:
+        """An optimizer that is for CUDA only has a stand-in."""
+        optimizer = self.draft.optimizer
+        fallback = getattr(optimizer, "fallback", None)
+        if fallback and self.plan.machine.kind != "cuda":
+            text = f"without CUDA {fallback} takes the place of {optimizer.optimizer_class}"
+            yield warn("optimizer", text)
+
+    def _disk(self) -> Iterator[Finding]:
+        from ftcli.planning.display import gigabytes
+
+        root = (self.composed.config.get("run") or {}).get("dir", "runs")
+        need, free = self.plan.disk, free_disk(root)
+        text = f"a run keeps {gigabytes(need)} in {root}, {gigabytes(free)} are free"
+        if need > free:
+            yield failed(
+                "disk",
+                UserError(text, fix="run.dir=FOLDER on another disk, or trainer.keep_last=1"),
+            )
+        else:
+            yield ok("disk", text)
+
+
+def check(job: str, overrides: Sequence[str] = (), gpu: float | None = None) -> Check:
+    """Compose and validate a job, ready to be checked.
+
+    Raises:
+        UserError: the configuration is not sound.
+    """
+    from ftcli.config import compose, validate
+
+    composed = compose(job, overrides)
+    validate(composed)
+    return Check(composed, gpu)
+
+
+def _remote(data: Any, error: UserError) -> bool:
+    """Whether the data are those of a hub, which may be out of reach here."""
+    from ftcli.data.sources import files, hub
+
+    return (
+        hub.is_id(data.path) and not files.exists(data.path) and error.where in ("data.path", None)
+    )

@@ -1,0 +1,96 @@
+"""The first rows of the training data, tokenised as training would, without touching its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from ftcli.planning.findings import Finding, ok, warn
+
+ROWS = 256  # source rows that are read
+BARS = 8
+SHORT = 60  # characters of a text that are shown
+MANY = 0.05  # share of cut documents that is worth a warning
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Figures of the sampled documents.
+
+    Attributes:
+        lengths: tokens of each document, int64 [documents], cut at `data.max_length`.
+        meta: what preparation counted.
+        whole: the source has no further rows.
+        shown: prompt and learned part of the first document, as text.
+    """
+
+    lengths: np.ndarray
+    meta: dict[str, Any]
+    whole: bool
+    shown: tuple[str, str]
+
+    @property
+    def learned(self) -> float:
+        """Share of tokens that have a label."""
+        return float(self.meta["supervised"] / max(1, int(self.lengths.sum())))
+
+    @property
+    def cut(self) -> float:
+        """Share of documents longer than `data.max_length`."""
+        return float(self.meta["overlong"] / max(1, len(self.lengths) + self.meta["dropped"]))
+
+    def histogram(self) -> list[dict[str, int]]:
+        """Documents by length, in equal steps from the shortest to the longest."""
+        counts, edges = np.histogram(self.lengths, bins=BARS)
+        return [
+            {"from": int(low), "to": int(high), "documents": int(count)}
+            for count, low, high in zip(counts, edges, edges[1:], strict=False)
+        ]
+
+
+@contextmanager
+def sampled(data: Any, tokenizer: Any, rows: int = ROWS) -> Iterator[Sample]:
+    """A sample of the training split, prepared in a temporary folder.
+
+    Raises:
+        UserError: a row cannot be used, or nothing would be learned.
+    """
+    most = rows if data.limit is None else min(rows, data.limit)
+    with TemporaryDirectory() as folder:
+        tokens = replace(data, limit=most, cache_dir=folder).prepare("train", tokenizer)
+        whole = tokens.meta["entries"] < most
+        yield Sample(np.array(tokens.lengths), dict(tokens.meta), whole, _text(tokens, tokenizer))
+
+
+def _text(tokens: Any, tokenizer: Any) -> tuple[str, str]:
+    row = tokens.row(0)
+    learned = row["labels"] >= 0
+    first = int(np.argmax(learned))
+    decode = tokenizer.decode
+    return decode(row["input_ids"][:first].tolist()), decode(row["input_ids"][learned].tolist())
+
+
+def findings(sample: Sample, limit: int) -> Iterator[Finding]:
+    """Mask and lengths; `limit` is data.max_length."""
+    prompt, learned = (repr(_short(text)) for text in sample.shown)
+    share = f"{100 * sample.learned:.0f} % of the tokens are learned"
+    yield ok("mask", f"{share}; first: {prompt} -> {learned}")
+    median, high = np.percentile(sample.lengths, (50, 95))
+    longest = sample.meta["longest"]
+    text = f"{len(sample.lengths)} sampled documents: median {median:.0f} tokens, 95 % below "
+    text += (
+        f"{high:.0f}, longest {longest:,}; {100 * sample.cut:.1f} % above data.max_length={limit}"
+    )
+    if sample.cut > MANY:
+        yield warn("lengths", text, f"data.max_length={longest}")
+    else:
+        yield ok("lengths", text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
