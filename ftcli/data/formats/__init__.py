@@ -48,7 +48,7 @@ def required(module: ModuleType) -> list[str]:
     return [field for field, needed in module.FIELDS.items() if needed]
 
 
-def text(value: Any, field: str, empty: bool = False) -> str:
+def as_text(value: Any, field: str, empty: bool = False) -> str:
     """A field's value as text; numbers and booleans are written out."""
     if isinstance(value, bool | int | float):
         value = str(value)

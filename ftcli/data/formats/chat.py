@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ftcli.data.formats import text
+from ftcli.data.formats import as_text
 from ftcli.data.rows import Unusable
 
 FIELDS = {"messages": True, "tools": False}
@@ -65,7 +65,7 @@ def _content(content: Any, number: int) -> str:
         if not all(isinstance(part, dict) and "text" in part for part in content):
             raise Unusable(f"turn {number} holds parts that are not text.")
         content = "".join(str(part["text"]) for part in content)
-    return text(content, f"content of turn {number}", empty=True)
+    return as_text(content, f"content of turn {number}", empty=True)
 
 
 def _parsed(value: Any, field: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftcli.data.formats import text
+from ftcli.data.formats import as_text
 
 FIELDS = {"instruction": True, "input": False, "output": True}
 SYNONYMS = {
@@ -16,12 +16,12 @@ SYNONYMS = {
 
 def example(fields: dict[str, Any]) -> dict[str, Any]:
     """{"prompt", "completion"}; an input follows its instruction after a blank line."""
-    instruction = text(fields.get("instruction"), "instruction")
+    instruction = as_text(fields.get("instruction"), "instruction")
     given = fields.get("input")
-    given = "" if given is None else text(given, "input", empty=True)
+    given = "" if given is None else as_text(given, "input", empty=True)
     return {
         "prompt": f"{instruction}\n\n{given}" if given.strip() else instruction,
-        "completion": text(fields.get("output"), "output"),
+        "completion": as_text(fields.get("output"), "output"),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ftcli.data.formats import text
+from ftcli.data.formats import as_text
 from ftcli.data.formats.chat import message
 from ftcli.data.rows import Unusable
 
@@ -26,9 +26,9 @@ def example(fields: dict[str, Any]) -> dict[str, Any]:
     if isinstance(chosen, list) and isinstance(rejected, list):
         return _conversations(prompt, chosen, rejected)
     return {
-        "prompt": text(prompt, "prompt"),
-        "chosen": text(chosen, "chosen"),
-        "rejected": text(rejected, "rejected"),
+        "prompt": as_text(prompt, "prompt"),
+        "chosen": as_text(chosen, "chosen"),
+        "rejected": as_text(rejected, "rejected"),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftcli.data.formats import text
+from ftcli.data.formats import as_text
 
 FIELDS = {"prompt": True, "completion": True}
 SYNONYMS = {
@@ -16,8 +16,8 @@ SYNONYMS = {
 def example(fields: dict[str, Any]) -> dict[str, Any]:
     """{"prompt", "completion"}."""
     return {
-        "prompt": text(fields.get("prompt"), "prompt", empty=True),
-        "completion": text(fields.get("completion"), "completion"),
+        "prompt": as_text(fields.get("prompt"), "prompt", empty=True),
+        "completion": as_text(fields.get("completion"), "completion"),
     }
 
 

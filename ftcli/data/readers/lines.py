@@ -11,7 +11,6 @@ from typing import IO, NamedTuple, cast
 
 from ftcli.errors import UserError
 
-
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
