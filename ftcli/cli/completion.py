@@ -26,9 +26,9 @@ def runs(incomplete: str) -> list[str]:
     return _starting([*sorted(found, reverse=True), *_files(incomplete, None)], incomplete)
 
 
-def overrides(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
+def overrides(ctx: typer.Context, incomplete: str) -> list[str]:
     """`method=lora`, `method.r=`, and the words a key takes; quiet where nothing can be known."""
-    incomplete, typed = _joined(args, incomplete)
+    incomplete, typed = _joined(list(ctx.params.get("overrides") or []), incomplete)
     try:
         words = list(_overrides(ctx.params.get("job"), incomplete))
     except (UserError, OSError, ValueError):
@@ -36,12 +36,12 @@ def overrides(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]
     return [word[typed:] for word in _starting(words, incomplete)]
 
 
-def _joined(args: list[str], incomplete: str) -> tuple[str, int]:
+def _joined(before: list[str], incomplete: str) -> tuple[str, int]:
     """The word being typed. bash splits `method=lo` into three words; it wants only the last back."""
-    if incomplete == "=" and args:
-        return f"{args[-1]}=", len(args[-1]) + 1
-    if len(args) >= 2 and args[-1] == "=":
-        return f"{args[-2]}={incomplete}", len(args[-2]) + 1
+    if incomplete == "=" and before:
+        return f"{before[-1]}=", len(before[-1]) + 1
+    if len(before) >= 2 and before[-1] == "=":
+        return f"{before[-2]}={incomplete}", len(before[-2]) + 1
     return incomplete, 0
 
 

@@ -26,7 +26,7 @@ class Verbs(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the verbs, by help panel and alphabet."""
-        stubs = [_stub(name) for name in names()]
+        stubs = [stub(name) for name in names()]
         stubs.sort(key=lambda s: (PANELS.index(str(s.rich_help_panel)), str(s.name)))
         return [str(stub.name) for stub in stubs]
 
@@ -34,7 +34,7 @@ class Verbs(TyperGroup):
         """The verb itself; while the help page is drawn, only what that needs."""
         if cmd_name not in names():
             return None
-        return _stub(cmd_name) if self._listing else load(cmd_name)
+        return stub(cmd_name) if self._listing else load(cmd_name)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Draw the help page without importing a verb."""
@@ -66,7 +66,7 @@ def names() -> dict[str, Path]:
 
 
 @cache
-def _stub(name: str) -> TyperCommand:
+def stub(name: str) -> TyperCommand:
     """Name, panel and first sentences of a verb, read from its file."""
     tree = ast.parse(names()[name].read_text(encoding="utf-8"))
     panel, doc = PANELS[-1], ""
