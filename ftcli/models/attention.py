@@ -29,8 +29,7 @@ class Group:
     `real` holds the places [t] of their tokens in the padded [n * length]; None where all are full.
     """
 
-    start: int
-    stop: int
+    tokens: int
     documents: int
     length: int
     real: Tensor | None
@@ -49,14 +48,12 @@ def layout(lengths: Sequence[int]) -> tuple[Group, ...]:
             runs[-1].append(length)
         else:
             runs.append([length])
-    groups, start = [], 0
+    groups = []
     for run in runs:
-        stop, longest = start + sum(run), max(run)
-        real = None
+        longest, real = max(run), None
         if min(run) < longest:
             real = torch.cat([torch.arange(n) + i * longest for i, n in enumerate(run)])
-        groups.append(Group(start, stop, len(run), longest, real))
-        start = stop
+        groups.append(Group(sum(run), len(run), longest, real))
     return tuple(groups)
 
 
@@ -109,8 +106,10 @@ def documents_attention(
         states = [x.float() for x in states]
     pieces = []
     with torch.autocast(query.device.type, enabled=False):
-        for group in documents:
-            q, k, v = (_unpack(x[group.start : group.stop], group) for x in states)
+        # `split`: the backward of slices would fill and add a full row of zeros for each of them
+        parts = zip(*(x.split([group.tokens for group in documents]) for x in states), strict=True)
+        for group, part in zip(documents, parts, strict=True):
+            q, k, v = (_unpack(x, group) for x in part)
             mask = _window(group.length, sliding_window, q.device) if causal else None
             if not causal and group.real is not None:
                 mask = _keys(group, q.device)

@@ -1,0 +1,155 @@
+"""kill -9 at a random step, resume: weights and metrics as if nothing had happened, to the last bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ftcli.config import compose, validate
+from ftcli.errors import UserError
+from ftcli.run.run import Run
+from ftcli.run.rundir import RunDir
+from ftcli.run.train import resume, train
+
+CLOCK = {"time", "tok_s", "mem_gb"}
+SHORT = [
+    "run.dir=RUNS", "data.limit=48", "trainer.epochs=null", "trainer.max_steps=8",
+    "trainer.batch_size=2", "trainer.save_every=2", "trainer.log_every=3", "trainer.eval_every=4",
+    "~eval.generation", "method.r=4",
+]  # fmt: skip
+CASES = {
+    "nf4_flat_accumulation": ["trainer.gradient_accumulation_steps=4", "method.lora_dropout=0.1"],
+    "bins": ["model.quantization=none", "~requires", "data.packing=bins", "data.max_length=192"],
+    "padded_bf16": ["data.packing=none", "trainer.precision=bf16", "model.dtype=bfloat16"],
+    "full_muon": ["model.quantization=none", "~requires", "method=full", "optimizer=muon"],
+}
+FAST = {"nf4_flat_accumulation", "bins"}
+
+
+def arguments(case: str, runs: Path) -> list[str]:
+    own = [o for o in CASES[case] if not o.startswith("method=full")]
+    shared = [o.replace("RUNS", str(runs)) for o in SHORT]
+    if "method=full" in CASES[case]:
+        shared = [o for o in shared if not o.startswith("method.")]
+        own = ["method=full", "~method.r", "~method.lora_alpha", *own]
+    return [*shared, *own]
+
+
+def start(case: str, runs: Path) -> Path:
+    composed = compose("qlora_llama", arguments(case, runs))
+    validate(composed)
+    return Path(train(composed)["run"])
+
+
+def same(one: Path, other: Path) -> None:
+    """Final weights bit by bit, and every logged figure that is not a clock's."""
+    a, b = (load_file(p / "checkpoints/last/adapter.safetensors") for p in (one, other))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    rows = [
+        [{k: v for k, v in row.items() if k not in CLOCK} for row in RunDir(p).metrics()]
+        for p in (one, other)
+    ]
+    assert rows[0] == rows[1]
+    assert RunDir(one).result()["metrics"] == RunDir(other).result()["metrics"]
+
+
+def kill_after(case: str, runs: Path, step: int) -> Path:
+    """Start the run as a process of its own and kill it once it has logged or saved `step`."""
+    command = [sys.executable, "-m", "ftcli", "train", "qlora_llama", *arguments(case, runs)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if list(runs.glob(f"*/*/checkpoints/step-{step:06d}/DONE")):
+            time.sleep(random.uniform(0, 0.1))
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.02)
+    process.wait()
+    found = [path for path in (runs / "qlora_llama").iterdir() if not path.is_symlink()]
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[] if c in FAST else [pytest.mark.slow]) for c in CASES]
+)
+def test_killed_and_resumed_equals_uninterrupted(case, tmp_path):
+    whole = start(case, tmp_path / "whole")
+    killed = kill_after(case, tmp_path / "killed", random.choice([2, 4]))
+    assert RunDir(killed).result() == {}, "the run was over before it could be killed"
+    resume(killed)
+    same(whole, killed)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that was asked to stop after its first steps."""
+    runs = tmp_path_factory.mktemp("stopped")
+    composed = compose("qlora_llama", arguments("bins", runs))
+    validate(composed)
+    run = Run.create(composed)
+
+    class Stop:
+        """Asks for a stop as a person would, by making the file STOP."""
+
+        def __getattr__(self, moment):
+            return lambda *args: None
+
+        def state_dict(self):
+            return {}
+
+        def after_step(self, state):
+            if state.step == 3:
+                (run.dir.path / "STOP").touch()
+
+    run.loggers["stop"] = Stop()
+    outcome = run.trainer.fit(run)
+    assert outcome.status == "stopped by STOP" and outcome.state.step == 3
+    return run.dir.path
+
+
+def test_a_stopped_run_has_saved_and_goes_on(stopped, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(stopped, copy, symlinks=True)
+    assert resume(copy)["status"] == "finished"
+    same(start("bins", tmp_path / "whole"), copy)
+    with pytest.raises(UserError, match="is finished"):
+        resume(copy)
+
+
+def test_a_changed_config_is_refused_and_named(stopped, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(stopped, copy, symlinks=True)
+    path = copy / "config.yaml"
+    path.write_text(path.read_text().replace("lr: 0.003", "lr: 0.001"))
+    with pytest.raises(UserError, match="optimizer.lr") as caught:
+        resume(copy)
+    assert "0.003" in str(caught.value) and "--allow optimizer.lr" in str(caught.value)
+
+
+def test_changed_data_is_refused_and_named(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    lines = [f'{{"prompt": "say {i}", "completion": "number {i} it is"}}\n' for i in range(40)]
+    rows.write_text("".join(lines))
+    options = [
+        "data=prompt", f"data.path={rows}", "~eval", "trainer.batch_size=2", "trainer.epochs=null",
+        "trainer.max_steps=4", "trainer.save_every=2", f"run.dir={tmp_path}/runs", "method.r=4",
+    ]  # fmt: skip
+    composed = compose("qlora_llama", options)
+    validate(composed)
+    path = Path(train(composed)["run"])
+    (path / "result.json").unlink()
+    rows.write_text("".join(lines[1:]))
+    with pytest.raises(UserError, match="position cannot be restored") as caught:
+        resume(path)
+    assert "--allow data" in str(caught.value)

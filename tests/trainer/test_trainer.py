@@ -1,0 +1,213 @@
+"""The loop's promises as numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import ftcli.trainer
+from ftcli.config import compose, validate
+from ftcli.errors import FAILED, UserError
+from ftcli.run.run import Run
+from ftcli.run.rundir import RunDir
+from ftcli.run.train import train
+from ftcli.trainer.checkpoint import Checkpoints
+
+COMMON = [
+    "data.limit=40", "trainer.epochs=null", "~eval.generation", "method.r=4", "trainer.log_every=1",
+]  # fmt: skip
+
+
+def composed(*overrides: str):
+    found = compose("qlora_llama", [*COMMON, *overrides])
+    validate(found)
+    return found
+
+
+def run(*overrides: str) -> Run:
+    """A run without a directory."""
+    return Run(composed(*overrides).config)
+
+
+def fitted(*overrides: str) -> Run:
+    made = run(*overrides, "trainer.eval_first=false", "~eval.loss", "trainer.save_every=null")
+    made.trainer.fit(made)
+    return made
+
+
+def furthest(one: Run, other: Run) -> float:
+    pairs = zip(one.trained_state().values(), other.trained_state().values(), strict=True)
+    return max((a - b).abs().max().item() for a, b in pairs)
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence", "target"])
+def test_accumulation_equals_the_large_batch(reduction):
+    """4 x 2 rows give the weights of 1 x 8 rows after one plain gradient step, to 1e-6."""
+    shared = [
+        "trainer.max_steps=1", "model.quantization=none", "~requires", "optimizer.optimizer_class=torch.optim.SGD",
+        "optimizer.lr=0.1", "scheduler=constant", f"objective.reduction={reduction}", "seed=3",
+    ]  # fmt: skip
+    large = fitted(*shared, "trainer.batch_size=8")
+    small = fitted(*shared, "trainer.batch_size=2", "trainer.gradient_accumulation_steps=4")
+    untouched = run(*shared)
+    assert furthest(large, untouched) > 1e-4, "nothing was learned, so nothing was compared"
+    assert furthest(large, small) < 1e-6
+
+
+def test_the_step_loss_is_the_mean_over_all_tokens_of_the_accumulated_batch():
+    made = run("trainer.max_steps=1", "trainer.batch_size=2", "method.lora_dropout=0.0")
+    plan = made.loader().batches(0)[:4]
+    batches = [made.loader().batch(rows) for rows in plan]
+    with torch.no_grad():
+        values = torch.cat([made.objective(made.model, batch).values for batch in batches])
+    total = sum(made.objective.numerator(made.objective(made.model, b)) for b in batches)
+    assert float(total / made.objective.denominator(batches)) == pytest.approx(
+        float(values.mean()), rel=1e-6
+    )
+
+
+def test_packed_rows_train_like_padded_ones():
+    """One step on the same eight rows, laid end to end or padded, ends in the same weights."""
+    shared = [
+        "trainer.max_steps=1", "trainer.batch_size=40", "model.quantization=none", "~requires",
+        "optimizer.optimizer_class=torch.optim.SGD", "optimizer.lr=0.1", "scheduler=constant",
+    ]  # fmt: skip
+    packed = fitted(*shared, "data.packing=flat")
+    assert furthest(packed, fitted(*shared, "data.packing=none")) < 1e-5
+
+
+def test_training_leaves_the_bytes_of_a_quantised_base_alone():
+    def digest(made: Run) -> str:
+        found = hashlib.sha256()
+        for name, parameter in made.model.named_parameters():
+            if not parameter.requires_grad:
+                found.update(name.encode())
+                found.update(parameter.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
+
+    made = run("trainer.max_steps=3", "trainer.batch_size=4", "trainer.save_every=null")
+    before, untrained = digest(made), {n: t.clone() for n, t in made.trained_state().items()}
+    made.trainer.fit(made)
+    assert digest(made) == before
+    assert any(not torch.equal(t, untrained[n]) for n, t in made.trained_state().items())
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path):
+    poisoned = composed("trainer.max_steps=4", "trainer.batch_size=2", f"run.dir={tmp_path}")
+    made = Run.create(poisoned)
+    from ftcli.run.train import _fit
+
+    class Poison:
+        """Breaks the weights after the second step."""
+
+        def __getattr__(self, moment):
+            return lambda *args: None
+
+        def state_dict(self):
+            return {}
+
+        def after_step(self, state):
+            if state.step == 2:
+                next(p for p in made.model.parameters() if p.requires_grad).data.fill_(torch.nan)
+
+    made.loggers["poison"] = Poison()
+    with pytest.raises(UserError, match=r"the loss was nan at step 3, on rows .*:\d+") as caught:
+        _fit(made, None)
+    assert caught.value.code == FAILED
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another():
+    first, again = fitted("trainer.max_steps=2"), fitted("trainer.max_steps=2")
+    assert furthest(first, again) == 0.0
+    assert furthest(first, fitted("trainer.max_steps=2", "seed=1")) > 0.0
+
+
+def test_evaluating_more_often_does_not_change_what_is_trained(tmp_path):
+    """Dropout draws random numbers; looking at the model must not use them up."""
+    options = ["trainer.max_steps=4", "method.lora_dropout=0.2", "trainer.batch_size=2"]
+    often = run(*options, "trainer.eval_every=1", "trainer.save_every=null")
+    often.trainer.fit(often)
+    assert furthest(often, fitted(*options)) == 0.0
+
+
+@pytest.mark.parametrize(
+    "options", [["trainer.gradient_checkpointing=true"], ["objective.chunk_size=16"]]
+)
+def test_saving_memory_changes_nothing(options):
+    plain = fitted("trainer.max_steps=2", "trainer.batch_size=4")
+    assert furthest(plain, fitted("trainer.max_steps=2", "trainer.batch_size=4", *options)) < 1e-5
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_the_same():
+    options = [
+        "trainer.max_steps=2",
+        "trainer.batch_size=2",
+        "model.quantization=none",
+        "~requires",
+    ]
+    assert furthest(fitted(*options), fitted(*options, "trainer.compile=true")) < 1e-4
+
+
+def test_old_checkpoints_go_and_remains_of_crashes_are_ignored(tmp_path):
+    result = train(
+        composed(
+            "trainer.max_steps=6", "trainer.save_every=1", "trainer.keep_last=2",
+            "trainer.batch_size=1", f"run.dir={tmp_path}",
+        )
+    )  # fmt: skip
+    checkpoints = Checkpoints(Path(result["run"]) / "checkpoints")
+    assert [path.name for path in checkpoints.finished()] == ["step-000005", "step-000006"]
+    assert (checkpoints.folder / "last").resolve().name == "step-000006"
+    (checkpoints.folder / "step-000006" / "DONE").unlink()
+    assert checkpoints.find("last").name == "step-000005"
+    with pytest.raises(UserError, match="there is: step-000005"):
+        checkpoints.find("step-000006")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_130(number, tmp_path):
+    arguments = [*COMMON, "trainer.max_steps=500", "~eval.loss", f"run.dir={tmp_path}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ftcli", "train", "qlora_llama", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "FTCLI_QUIET": ""},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    path = next(p for p in (tmp_path / "qlora_llama").iterdir() if not p.is_symlink())
+    assert f"ftcli resume {path}" in " ".join(output.split())
+    result = RunDir(path).result()
+    assert result["status"] == f"stopped by {signal.Signals(number).name}"
+    assert Checkpoints(path / "checkpoints").find("last").name == f"step-{result['step']:06d}"
+
+
+def test_the_loop_knows_no_method_by_name():
+    """Nothing in ftcli/trainer names a method, an objective, an optimizer or a model family."""
+    root = Path(__file__).parents[2]
+    names = {
+        path.stem for group in ("method", "objective", "optimizer", "model")
+        for path in (root / "configs" / group).glob("*.yaml")
+    } - {"full", "prompt", "causal_lm"}  # fmt: skip
+    assert {"lora", "adamw", "llama_mini"} <= names
+    words = re.compile(rf"\b({'|'.join(sorted(names))}|peft|causal_lm)\b", re.IGNORECASE)
+    for path in Path(ftcli.trainer.__file__).parent.glob("*.py"):
+        assert not words.findall(path.read_text(encoding="utf-8")), path
+
+
+def test_the_loop_fits_on_a_few_screens():
+    source = Path(ftcli.trainer.__file__).parent / "trainer.py"
+    assert len(source.read_text(encoding="utf-8").splitlines()) < 200
