@@ -1,0 +1,154 @@
+"""The token cache: what a kill leaves behind is finished, never trusted blindly, never done twice."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ftcli.data import cache, preparation
+from ftcli.data.dataset import Data
+from ftcli.data.render import Document
+from ftcli.errors import UserError
+
+
+@pytest.fixture
+def chunked(monkeypatch):
+    """Many small chunks; the tokenizer in one thread, so that it may be forked."""
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setattr(preparation, "CHUNK", 200)
+
+
+def source(write_rows, count):
+    path = write_rows(
+        [{"prompt": f"ask {i}", "completion": "say " * (i % 9 + 1)} for i in range(count)]
+    )
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("not json\n")
+    return path
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in folder.iterdir() if f.suffix == ".bin"}
+
+
+def start(path, tokenizer):
+    """Another process that prepares the same; forked, as importing the libraries takes seconds."""
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: Data(str(path), on_error="skip").prepare("train", tokenizer)
+    )
+    process.start()
+    return process
+
+
+def test_a_preparation_that_is_killed_goes_on_where_it_was(tokenizer, write_rows, chunked):
+    path = source(write_rows, 8_000)
+    root = cache.folder()
+    process = start(path, tokenizer)
+    manifest = None
+    while manifest is None and process.is_alive():
+        manifest = next(iter(root.glob("*.partial/manifest.json")), None)
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    assert manifest is not None and not list(root.glob("*/DONE"))
+    before = json.loads(manifest.read_text())["state"]["entries"]
+    assert 0 < before < 8_000
+
+    rows_seen = []
+    resumed = Data(str(path), on_error="skip").prepare(
+        "train", tokenizer, lambda counts: rows_seen.append(counts.entries)
+    )
+    assert rows_seen[0] == before + 200
+    assert (len(resumed), resumed.skipped) == (8_000, 1)
+    whole = Data(str(path), on_error="skip", cache_dir=str(root / "again")).prepare(
+        "train", tokenizer
+    )
+    assert files(resumed.folder) == files(whole.folder)
+    assert resumed.meta == whole.meta
+    assert not list(root.glob("*.partial")) and not list(root.glob("*.lock"))
+
+
+def test_what_was_written_after_the_last_commit_is_cut_off(tokenizer, write_rows, chunked):
+    path = source(write_rows, 900)
+    whole = Data(str(path), on_error="skip").prepare("train", tokenizer)
+    data = Data(str(path), on_error="skip", cache_dir=str(path.parent / "other"))
+
+    def stop_at_600(counts):
+        if counts.entries == 600:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare("train", tokenizer, stop_at_600)
+    (partial,) = (path.parent / "other").glob("*.partial")
+    for name in ("ids", "offsets", "origins"):
+        with open(partial / f"{name}.bin", "ab") as file:
+            file.write(b"torn")
+    again = data.prepare("train", tokenizer)
+    assert files(again.folder) == files(whole.folder)
+
+
+def test_two_processes_prepare_once(tokenizer, write_rows, chunked):
+    path = source(write_rows, 4_000)
+    processes = [start(path, tokenizer) for _ in range(2)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    (only,) = cache.folder().iterdir()
+    assert len(Data(str(path), on_error="skip").prepare("train", tokenizer)) == 4_000
+    assert [f.name for f in cache.folder().iterdir()] == [only.name]
+
+
+def test_a_second_time_nothing_is_tokenised(tokenizer, write_rows, monkeypatch):
+    path = source(write_rows, 50)
+    first = Data(str(path), on_error="skip").prepare("train", tokenizer)
+    monkeypatch.setattr("ftcli.data.render.encode", lambda *_: pytest.fail("tokenised again"))
+    assert Data(str(path), on_error="skip").prepare("train", tokenizer).folder == first.folder
+
+
+def test_every_setting_that_matters_has_its_own_tokens(tokenizer, write_rows):
+    path = str(source(write_rows, 50))
+    variants = [{}, {"max_length": 8}, {"mask": "all"}, {"template": "chat"}, {"limit": 10},
+                {"prompt_template": "Q: {prompt}\n"}, {"validation": 0.1},
+                {"template": "chat", "system": "Be brief."}]  # fmt: skip
+    folders = {
+        Data(path, on_error="skip", **settings).prepare("train", tokenizer).folder
+        for settings in variants
+    }
+    assert len(folders) == len(variants)
+
+
+def test_packing_and_the_calls_made_before_do_not_matter(tokenizer, write_rows):
+    path = str(source(write_rows, 50))
+    one = Data(path, on_error="skip").prepare("train", tokenizer)
+    tokenizer(["a", "a b c"], padding=True, truncation=True, max_length=2)
+    two = Data(path, on_error="skip", packing="bins").prepare("train", tokenizer)
+    assert one.folder == two.folder
+
+
+def test_an_error_leaves_nothing_that_counts_as_done(tokenizer, write_rows):
+    path = source(write_rows, 50)
+    with pytest.raises(UserError, match="not valid JSON"):
+        Data(str(path)).prepare("train", tokenizer)
+    assert not list(cache.folder().glob("*/DONE"))
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path):
+    """The writer holds no more after many documents than after few."""
+    writer = cache.Writer(tmp_path / "x.partial")
+    document = Document(np.arange(1000, dtype=np.int32), np.ones(1000, dtype=np.uint8))
+    import tracemalloc
+
+    tracemalloc.start()
+    sizes = []
+    for _ in range(2):
+        for _ in range(2000):
+            writer.append(document, "file:1")
+        writer.commit({})
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert sizes[1] - sizes[0] < 100_000  # 2,000 documents are 10 MB
