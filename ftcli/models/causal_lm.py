@@ -158,6 +158,7 @@ class CausalLM:
                 where="model.rope_scaling",
                 fix="model.rope_scaling=null",
             )
+        _refuse_unknown_rope(self.rope_scaling)
         nested = all(isinstance(value, dict) for value in own.values())
         changed = self.rope_scaling
         text.rope_parameters = (
@@ -178,6 +179,19 @@ class CausalLM:
         from ftcli.models.attention import NAME
 
         return NAME
+
+
+def _refuse_unknown_rope(scaling: dict[str, Any]) -> None:
+    """transformers only warns of a type it does not know, and fails later."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    kind = scaling.get("rope_type")
+    if kind not in ROPE_INIT_FUNCTIONS:
+        raise UserError(
+            f"rope_type={kind} is no kind of rotary scaling.",
+            where="model.rope_scaling",
+            fix=f"one of {', '.join(sorted(ROPE_INIT_FUNCTIONS))}",
+        )
 
 
 def _device() -> str:

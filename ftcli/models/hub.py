@@ -82,7 +82,7 @@ def ask(path: str, revision: str | None = None) -> None:
         raise _unreachable(path, "HF_HUB_OFFLINE is set")
     try:
         get_hf_file_metadata(
-            hf_hub_url(path, "config.json", revision=revision, endpoint=constants.ENDPOINT),
+            hf_hub_url(path, "config.json", revision=revision),
             timeout=SECONDS,
         )
     except hub.GatedRepoError as error:
