@@ -28,8 +28,9 @@ def warnings(meta: dict[str, Any], split: str) -> list[str]:
     """One line for everything that was left out, cut or may surprise."""
     found = []
     if meta["skipped"]:
+        count = meta["skipped"]
         shown = "; ".join(meta["skipped_rows"])
-        found.append(f"{split}: {meta['skipped']:,} rows skipped. First: {shown}")
+        found.append(f"{split}: {count:,} row{'s' * (count > 1)} skipped. First: {shown}")
     if meta["dropped"]:
         found.append(f"{split}: {meta['dropped']:,} documents above data.max_length left out.")
     elif meta["overlong"]:

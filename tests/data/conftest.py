@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import ftcli
-from tests.data import templates
+
+from . import templates
 
 FOLDER = Path(ftcli.__file__).parent / "assets" / "models" / "llama_mini"
 

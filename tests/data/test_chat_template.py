@@ -7,7 +7,8 @@ import pytest
 from ftcli.data.render import Renderer, Rendering
 from ftcli.data.rows import Unusable
 from ftcli.errors import UserError
-from tests.data import templates
+
+from . import templates
 
 
 def user(text):

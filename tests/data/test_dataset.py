@@ -113,7 +113,7 @@ def test_a_malformed_row_is_skipped_counted_and_shown(ten_thousand, tokenizer, c
     with caplog.at_level(logging.WARNING):
         tokens = Data(str(ten_thousand), on_error="skip").prepare("train", tokenizer)
     assert (len(tokens), tokens.skipped) == (9_999, 1)
-    assert "1 rows skipped" in caplog.text and f"{ten_thousand}:{MALFORMED}" in caplog.text
+    assert "1 row skipped" in caplog.text and f"{ten_thousand}:{MALFORMED}" in caplog.text
     origins = [tokens.origin(i) for i in (0, MALFORMED - 2, MALFORMED - 1, 9_998)]
     assert origins == [f"{ten_thousand}:{n}" for n in (1, MALFORMED - 1, MALFORMED + 1, 10_000)]
 
