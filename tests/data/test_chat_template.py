@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ftcli.data.render import Renderer, Rendering
 from ftcli.data.rows import Unusable
@@ -173,3 +175,39 @@ def test_without_a_template_there_is_one_message(tokenizer):
 def test_mask_all_learns_everything_but_the_first_token(with_template):
     document = render(with_template("llama3"), TALK, mask="all")
     assert document.learned.tolist() == [0] + [1] * (len(document.ids) - 1)
+
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="<>|\x00"), max_size=20)
+TURNS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(TURNS, st.sampled_from(["chatml", "chatml_marked", "zephyr", "gemma", "vicuna"]))
+def test_whatever_is_said_exactly_the_answers_are_learned(with_template, turns, name):
+    tokenizer = with_template(name)
+    talk = [m for asked, said in turns for m in (user(asked), assistant(said))]
+    document = render(tokenizer, talk)
+    end = {"chatml": "<|im_end|>", "chatml_marked": "<|im_end|>", "gemma": "<end_of_turn>"}
+    begin = " " if name == "vicuna" else ""
+    said = [text.strip() if name == "gemma" else text for _, text in turns]
+    assert learned_texts(tokenizer, document) == [
+        begin + text + end.get(name, "<|eos|>") for text in said
+    ]
+    prompt = Renderer(Rendering(), tokenizer).prompt({"messages": talk[:2]})
+    assert document.ids[: len(prompt)].tolist() == prompt
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(WORDS, WORDS.filter(str.strip), st.sampled_from([None, "Q: {prompt} A:", "{prompt}"]))
+def test_plain_rows_learn_exactly_the_completion(tokenizer, asked, said, template):
+    renderer = Renderer(Rendering(prompt_template=template), tokenizer)
+    example = {"prompt": asked, "completion": said}
+    ((document,),) = renderer.documents([example])
+    assert learned_texts(tokenizer, document) == [said + "<|eos|>"]
+    prompt = renderer.prompt(example)
+    assert document.ids[: len(prompt)].tolist() == prompt
+    assert not document.learned[: len(prompt)].any()
