@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("FTCLI_QUIET", "1")
+# Tiny tensors gain nothing from threads, and threads of several workers wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY = (
     "data.limit=64", "data.validation=0.1", "optimizer.lr=1e-3",

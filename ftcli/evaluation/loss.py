@@ -9,7 +9,9 @@ from typing import Any
 from ftcli.errors import UserError
 from ftcli.evaluation.decoding import judging
 
-WIDER = 4  # a forward pass without backward keeps one layer's activations, not all of them
+# Without a backward pass one layer's activations are held, not all of them: an accelerator has room
+# for more rows. A CPU gains nothing (llama_mini, 176 rows: 4.7 s in 16s, 6.0 s in 64s).
+WIDER = 4
 
 
 @dataclass
@@ -21,7 +23,9 @@ class Loss:
     """
 
     split: str = "validation"  # which rows: validation, test or train
-    batch_size: int | None = None  # rows (or packed bins) a forward pass; null: 4x the trainer's
+    batch_size: int | None = (
+        None  # rows (or packed bins) a forward pass; null: the trainer's, 4x that on a GPU
+    )
     limit: int | None = None  # stop after this many rows; null reads all
     periodic: bool = True  # also at trainer.eval_every, not only before and after training
 
@@ -31,7 +35,8 @@ class Loss:
         Raises:
             UserError: the split does not exist or holds nothing to learn.
         """
-        size = self.batch_size or WIDER * run.trainer.batch_size
+        wider = 1 if run.accelerator.device.type == "cpu" else WIDER
+        size = self.batch_size or wider * run.trainer.batch_size
         loader = run.data.loader(self.split, run.tokenizer, batch_size=size, seed=0, shuffle=False)
         total, count, rows = 0.0, 0, 0
         with judging(run) as model:

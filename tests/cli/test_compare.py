@@ -40,6 +40,7 @@ def test_the_verb_prints_a_table_or_json(tmp_path):
     runs = [str(make(tmp_path / name, lr, 40.0)) for name, lr in (("a", 1e-3), ("b", 2e-3))]
     printed = CliRunner().invoke(app, ["compare", *runs])
     assert printed.exit_code == 0 and "optimizer.lr" in printed.output
+    assert printed.output.splitlines()[0].split() == ["a", "b"]
     as_json = CliRunner().invoke(app, ["compare", *runs, "--json"])
     assert json.loads(as_json.output)["config"] == {"optimizer.lr": [1e-3, 2e-3]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from types import SimpleNamespace
 
@@ -78,6 +79,25 @@ def test_tensorboard_files_hold_the_curves(run):
     events = EventAccumulator(str(run.dir.path / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(5, 2.5)]
     assert [(e.step, e.value) for e in events.Scalars("eval/bleu")] == [(10, 40.5)]
+
+
+def test_a_real_run_appears_in_tensorboard(train_tiny):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = train_tiny("run.name=board", "logger=tensorboard", "eval=loss")
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for name, key in (
+        ("train/loss", "loss"),
+        ("train/grad_norm", "grad_norm"),
+        ("eval/loss", "eval.loss"),
+    ):
+        wanted = [(row["step"], row[key]) for row in rows if key in row]
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in found] == [step for step, _ in wanted] != []
+        assert [v for _, v in found] == pytest.approx([v for _, v in wanted], rel=1e-6)
+    assert "config/text_summary" in events.Tags()["tensors"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow is an extra")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -32,7 +33,14 @@ def test_without_figures_there_is_no_picture(tmp_path: Path):
     assert [path.stem for path in only_loss] == ["loss"]
 
 
-def test_smoothing_keeps_a_constant_and_follows_a_change():
+def test_smoothing_keeps_a_constant_and_does_not_lag_behind_a_change():
     assert smooth([2.0] * 200) == pytest.approx([2.0] * 200)
     step = smooth([1.0] * 100 + [0.0] * 100)
-    assert step[99] == pytest.approx(1) and 0 < step[105] < 1 and step[-1] < 0.01
+    assert step[50] > 0.99 and step[150] < 0.01
+    assert step[99] > 0.5 > step[100] and step[99] + step[100] == pytest.approx(1, abs=1e-3)
+
+
+def test_one_point_is_seen(tmp_path: Path):
+    draw_all([{"step": 3, "tok_s": 5.0}], {}, tmp_path)
+    pixels = np.asarray(Image.open(tmp_path / "throughput.png").convert("RGB"))
+    assert (pixels == (37, 99, 168)).all(-1).sum() > 20

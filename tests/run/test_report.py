@@ -55,8 +55,9 @@ def test_a_finished_run_has_scores_figures_pictures_and_samples_side_by_side(fol
     finish(folder)
     text = write_report(RunDir(folder)).read_text()
     assert "| bleu | 0.3 | 41.23 |" in text and "| chrf | – | 60 |" in text
+    assert "| optimizer | AdamW (lr=0.002) |" in text
     assert "| trainable parameters | 1,000 of 100,000 (1.00%) |" in text
-    assert "| method | LoraConfig |" in text and "| weights stored as | nf4 |" in text
+    assert "| method | LoraConfig (r=16) |" in text and "| weights stored as | nf4 |" in text
     assert "| prompt | step 0 | step 300 | a reference |" in text
     assert "| name[0] | mumble \\| mumble | The Mill is a pub. | A pub, The Mill. |" in text
     assert text.count("The Mill is a pub.") == 6
@@ -76,7 +77,7 @@ def test_the_card_names_command_base_and_licence(folder):
     write_report(RunDir(folder))
     card = (folder / "card.md").read_text()
     assert card.startswith("---\nlibrary_name: peft\ntags: [ftcli]\n---\n")
-    assert "| licence of the data | CC BY-SA 4.0 |" in card and "asset:llama_mini" in card
+    assert "## Licence of the data\n\nCC BY-SA 4.0" in card and "asset:llama_mini" in card
     assert "ftcli train configs/qlora_llama.yaml seed=7" in card
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("asset:llama_mini", "org/Model-7B"))
@@ -84,3 +85,18 @@ def test_the_card_names_command_base_and_licence(folder):
     write_report(RunDir(folder))
     card = (folder / "card.md").read_text()
     assert "base_model: org/Model-7B" in card and "not recorded" in card
+
+
+def test_a_real_run_has_every_part_and_its_card_stands_beside_the_weights(trained_run):
+    text = (trained_run / "report.md").read_text()
+    for heading in ("Scores", "Figures", "Pictures", "Samples", "How to repeat it"):
+        assert f"## {heading}" in text
+    assert "| method | LoraConfig (r=4, lora_alpha=32) |" in text
+    assert "| trainable parameters | 149,504 of 7,100,672 (2.11%) |" in text
+    assert "| bits a quantised weight | 4.2" in text
+    assert {path.stem for path in (trained_run / "plots").iterdir()} == {
+        "loss", "learning_rate", "throughput", "before_after",
+    }  # fmt: skip
+    card = (trained_run / "card.md").read_text()
+    assert "CC BY-SA 4.0" in card and "library_name: peft" in card
+    assert (trained_run / "adapter" / "README.md").read_text() == card

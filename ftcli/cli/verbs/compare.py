@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +23,7 @@ def compare(
     def render() -> None:
         from rich.table import Table
 
-        table = Table("", *result.runs, box=None, pad_edge=False)
+        table = Table("", *_short(result.runs), box=None, pad_edge=False)
         for part in (result.scores, result.costs, result.config):
             for name, values in part.items():
                 table.add_row(name, *map(_cell, values))
@@ -30,6 +31,12 @@ def compare(
         console().print(table)
 
     emit(result.as_dict(), as_json, render)
+
+
+def _short(runs: list[str]) -> list[str]:
+    """The paths without the folders that all of them share."""
+    shared = os.path.commonpath([os.path.dirname(os.path.abspath(run)) for run in runs])
+    return [os.path.relpath(run, shared) for run in runs]
 
 
 def _cell(value: Any) -> str:
