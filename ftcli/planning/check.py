@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+from ftcli.config.paths import shown
 from ftcli.errors import UserError
 from ftcli.planning.draft import Draft
 from ftcli.planning.findings import Finding, failed, ok, unknown, warn
@@ -33,8 +34,8 @@ class Check:
     def findings(self) -> Iterator[Finding]:
         """One finding after the other, as each is known."""
         logging.getLogger("ftcli.data").setLevel(logging.ERROR)  # said here, in findings
-        keys = sum(1 for _ in self.composed.origins)
-        yield ok("config", f"{self.composed.job}: {keys} values, all known and consistent")
+        name = shown(self.composed.job)
+        yield ok("config", f"{name}: {len(self.composed.origins)} values, known and consistent")
         for name, check in self._checks().items():
             try:
                 yield from check()
@@ -79,9 +80,8 @@ class Check:
         try:
             first = next(iter(data.examples("train")), None)
         except UserError as error:
-            yield (unknown if _remote(data, error) else failed)(
-                "data", self._located(error, "data")
-            )
+            remote = self.draft.remote and error.where == "data.path"
+            yield (unknown if remote else failed)("data", self._located(error, "data"))
             return
         if first is None:
             yield failed("data", UserError("no row can be used.", self.composed.where("data.path")))
@@ -173,12 +173,3 @@ def check(job: str, overrides: Sequence[str] = (), gpu: float | None = None) -> 
     composed = compose(job, overrides)
     validate(composed)
     return Check(composed, gpu)
-
-
-def _remote(data: Any, error: UserError) -> bool:
-    """Whether the data are those of a hub, which may be out of reach here."""
-    from ftcli.data.sources import files, hub
-
-    return (
-        hub.is_id(data.path) and not files.exists(data.path) and error.where in ("data.path", None)
-    )

@@ -58,6 +58,13 @@ class Draft:
         """What is learned from."""
         return self._build("data")
 
+    @property
+    def remote(self) -> bool:
+        """Whether the data are a hub's, which may be out of reach."""
+        from ftcli.data.sources import files, hub
+
+        return hub.is_id(self.data.path) and not files.exists(self.data.path)
+
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer.

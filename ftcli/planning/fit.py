@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ftcli.config import compose, validate
+from ftcli.config.paths import shown
 from ftcli.errors import UserError
 from ftcli.planning.draft import Draft
 from ftcli.planning.machine import GB
@@ -121,4 +122,4 @@ def verdict(plan: Plan, ways: Sequence[Alternative]) -> UserError | None:
 def command(plan: Plan, way: Alternative) -> str:
     """The line that trains with an alternative."""
     composed = plan.draft.composed
-    return shlex.join(["ftcli", "train", str(composed.job), *composed.overrides, *way.overrides])
+    return shlex.join(["ftcli", "train", shown(composed.job), *composed.overrides, *way.overrides])

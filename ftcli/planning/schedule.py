@@ -46,23 +46,37 @@ class Schedule:
 
 
 def schedule(draft: Draft) -> Schedule:
-    """The length of a job's run."""
+    """The length of a job's run.
+
+    Raises:
+        UserError: the data are here and cannot be used.
+    """
     trainer = draft.trainer
     try:
         rows, whole = _rows(draft)
     except UserError as error:
-        why = f"the data is not on this machine or cannot be read: {error.what}"
-        return Schedule(steps=trainer.max_steps, notes=(why,))
-    if not whole:
-        why = f"more than {MOST_ROWS:,} rows: lengths are those of the first {rows:,}"
-        return replace(_measured(draft, limit=rows), steps=trainer.max_steps, epochs=None,
-                       rows=None, batches=None, notes=(why,))  # fmt: skip
+        if not draft.remote:
+            raise
+        return Schedule(steps=trainer.max_steps, notes=(f"the data are unknown: {error.what}",))
+    known = Schedule(rows=rows, batches=_batches(draft, rows))
     try:
-        known = _measured(draft)
+        _ = draft.tokenizer
     except UserError as error:
-        why = f"token lengths are unknown: {error.what}"
-        known = Schedule(rows=rows, batches=_batches(draft, rows), notes=(why,))
-    return _with_steps(known, trainer)
+        known = replace(known, notes=(f"token lengths are unknown: {error.what}",))
+    else:
+        known = _measured(draft, None if whole else rows)
+    return _with_steps(known, trainer) if whole else _of_beginning(known, trainer, rows)
+
+
+def _of_beginning(known: Schedule, trainer: Any, rows: int) -> Schedule:
+    """What the first rows of a large source say: lengths, but not how many rows there are."""
+    note = f"more than {rows:,} rows: lengths are those of the first {rows:,}"
+    return Schedule(
+        steps=trainer.max_steps,
+        longest=known.longest,
+        fullest=known.fullest,
+        notes=(*known.notes, note),
+    )
 
 
 def _rows(draft: Draft) -> tuple[int, bool]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from ftcli.planning.findings import Finding
-
 GROUP = "Inspect"
 WIDTH = 30  # characters of the longest bar
-MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
 
 
 def check(
@@ -30,6 +26,7 @@ def check(
     """
     from ftcli import errors
     from ftcli.cli.console import emit
+    from ftcli.cli.findings import show
     from ftcli.planning.lean import lean
 
     with lean():
@@ -40,25 +37,13 @@ def check(
         for finding in job_check.findings():
             found.append(finding)
             if not as_json:
-                _print(finding)
+                show(finding)
     bad = any(finding.status == "fail" for finding in found)
     sample = job_check.sample
     lengths = sample.histogram() if sample else None
     data = {"ok": not bad, "checks": [f.as_dict() for f in found], "lengths": lengths}
     emit(data, as_json, lambda: _histogram(lengths or []))
     return errors.USER if bad else errors.OK
-
-
-def _print(finding: Finding) -> None:
-    from rich.text import Text
-
-    from ftcli.cli.console import console
-
-    mark, style = MARKS[finding.status]
-    line = Text(f"{mark} ", style=style).append(f"{finding.name:<10}", style="bold")
-    console().print(line.append(finding.text, style="default"))
-    if finding.fix:
-        console().print(Text(f"{' ' * 12}→ {finding.fix}", style="green"))
 
 
 def _histogram(bars: list[dict[str, int]]) -> None:

@@ -1,0 +1,25 @@
+"""Findings of `ftcli check` and `ftcli doctor`, a marked line each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ftcli.planning.findings import Finding
+
+MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
+INDENT = 12
+
+
+def show(finding: Finding) -> None:
+    """Print one finding and, below it, the way out."""
+    from rich.text import Text
+
+    from ftcli.cli.console import console
+
+    mark, style = MARKS[finding.status]
+    line = Text(f"{mark} ", style=style).append(f"{finding.name:<10}", style="bold")
+    console().print(line.append(finding.text, style="default"))
+    for index, fix in enumerate((finding.fix or "").splitlines()):
+        arrow = " " if index else "→"
+        console().print(Text(f"{' ' * INDENT}{arrow} {fix.strip()}", style="green"))

@@ -1,0 +1,34 @@
+"""`ftcli doctor`: whether this machine can train."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+GROUP = "Environment"
+
+
+def doctor(
+    train: Annotated[bool, typer.Option(help="Train, cut off and resume a few real steps.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Versions, GPU, bf16, kernels, hub token, disk, and a real train, save and resume.
+
+    Exit status 1 when something does not work.
+    """
+    from ftcli import errors
+    from ftcli.cli.console import emit
+    from ftcli.cli.findings import show
+    from ftcli.planning.doctor import findings
+    from ftcli.planning.trial import trial
+
+    found = []
+    for part in (findings, trial) if train else (findings,):
+        for finding in part():
+            found.append(finding)
+            if not as_json:
+                show(finding)
+    bad = any(finding.status == "fail" for finding in found)
+    emit({"ok": not bad, "checks": [f.as_dict() for f in found]}, as_json, lambda: None)
+    return errors.FAILED if bad else errors.OK
