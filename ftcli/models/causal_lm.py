@@ -37,7 +37,7 @@ class CausalLM:
 
     path: str  # hub id, folder, or asset:NAME for one that ships
     architecture: str | None = None  # shipped config that stands in where the hub is out of reach
-    dtype: Dtype = "float32"  # of the weights that are not quantised
+    dtype: Dtype | Literal["auto"] = "float32"  # of weights not quantised; auto: the precision's
     quantization: Quantization = "none"  # of the linears of the blocks
     double_quant: bool = True  # nf4, fp4: the scales of the blocks are quantised too
     compute_dtype: Dtype | None = None  # nf4, fp4: of the matrix products; null: dtype
@@ -76,7 +76,8 @@ class CausalLM:
                 local_files_only=local,
             )
 
-        model = hub.first(path, self.revision, load)
+        with hub.progress_for_people():
+            model = hub.first(path, self.revision, load)
         keep_trainable_on_cpu(model)
         return model.eval()
 

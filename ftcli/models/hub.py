@@ -7,7 +7,9 @@ retries; a missing, gated or unreachable model becomes one message.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,6 +69,21 @@ def first(path: str, revision: str | None, load: Callable[[bool], T]) -> T:
         return load(False)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
+
+
+@contextmanager
+def progress_for_people() -> Iterator[None]:
+    """No bars of the library where nobody watches them: log files, pipes."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def ask(path: str, revision: str | None = None) -> None:

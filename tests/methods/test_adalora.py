@@ -10,7 +10,8 @@ import torch
 from ftcli.errors import UserError
 from ftcli.methods.adalora import AdaLora, orthogonality
 from ftcli.trainer.participant import State
-from tests.methods.tiny import load, logits, loss_of, trainable, write_llama
+
+from .tiny import load, logits, loss_of, trainable, write_llama
 
 STEPS = 12
 OPTIONS = {"init_r": 4, "target_r": 2, "tinit": 2, "tfinal": 4, "deltaT": 1, "lora_alpha": 8}

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ftcli.errors import UserError
-from tests.methods.tiny import load, logits, loss_of, method, names, train, trainable, write_llama
+
+from .tiny import load, logits, loss_of, method, names, train, trainable, write_llama
 
 #: Methods whose model starts elsewhere than the base: random spectra, bank vectors, prompts.
 ELSEWHERE = {"fourierft", "vblora", "c3a", "prompt_tuning", "prefix_tuning", "p_tuning"}

@@ -5,7 +5,8 @@ import torch
 
 from ftcli.errors import Problems, UserError
 from ftcli.methods.full import Full
-from tests.methods.tiny import load, trainable, write_llama
+
+from .tiny import load, trainable, write_llama
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from ftcli.methods.peft import Peft, plain
 from ftcli.methods.prompt import PromptLearning
 from ftcli.models.anatomy import Anatomy, count_parameters
 from ftcli.models.causal_lm import CausalLM
-from tests.methods.tiny import load, logits, train, trainable, write_llama
+
+from .tiny import load, logits, train, trainable, write_llama
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 100}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}

@@ -5,7 +5,8 @@ import pytest
 from ftcli.errors import Problems, UserError
 from ftcli.methods.peft import Peft
 from ftcli.models.causal_lm import CausalLM
-from tests.methods.tiny import load, trainable, write_llama
+
+from .tiny import load, trainable, write_llama
 
 
 @pytest.fixture(scope="module")

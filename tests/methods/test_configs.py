@@ -1,0 +1,23 @@
+"""Every configuration of the model, method, optimizer and scheduler groups makes a valid job."""
+
+import pytest
+
+from ftcli.config import compose, configs_dir, validate
+
+GIVEN = {
+    "trainable_tokens": ["method.token_indices=[3,4]"],
+    "causal_lm": ["model.path=asset:llama_mini"],
+}
+CHOICES = [
+    (group, file.stem)
+    for group in ("model", "method", "optimizer", "scheduler")
+    for file in sorted((configs_dir() / group).glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_it_composes_and_validates(group, name):
+    plain = ["~requires", "model.quantization=none", "data.packing=none"]
+    validate(compose("qlora_llama", [f"{group}={name}", *plain, *GIVEN.get(name, [])]))
+    first = (configs_dir() / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ") and len(first) < 110
