@@ -17,7 +17,7 @@ from ftcli.data.sources import Source, find, is_path
 from ftcli.data.split import Split
 from ftcli.data.tokenizers import tokenizer_hash
 from ftcli.data.tokens import Tokens
-from ftcli.errors import UserError
+from ftcli.errors import Problems, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,17 +60,40 @@ class Data:
     cache_dir: str | None = None  # of the token cache; ~/.cache/ftcli/tokens when left out
 
     def __post_init__(self) -> None:
-        if isinstance(self.validation, float | int) and not 0 < self.validation < 1:
-            raise UserError(
-                f"a share of {self.validation} of the rows cannot be held out.",
-                where="data.validation",
-                fix="give a number between 0 and 1, a path or split, or null",
-            )
+        Problems.raise_if_any(list(self._contradictions()))
         self._rendering = Rendering(
             self.max_length, self.mask, self.template, self.prompt_template, self.system
         )
         self._prepared: dict[str, Tokens] = {}
         self._splits: dict[str, Split] = {}
+
+    def _contradictions(self) -> Iterator[UserError]:
+        """What can be seen to be wrong before a row is read."""
+        if isinstance(self.validation, float | int) and not 0 < self.validation < 1:
+            yield UserError(
+                f"a share of {self.validation} of the rows cannot be held out.",
+                where="data.validation",
+                fix="give a number between 0 and 1, a path or split, or null",
+            )
+        for key, least in (("max_length", 2), ("limit", 1)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                yield UserError(
+                    f"{value} is too small.", f"data.{key}", f"data.{key}={least} is the least"
+                )
+        plain = self.template == "plain" and self.format in ("prompt", "instruction", "text")
+        if self.system is not None and plain:
+            yield UserError(
+                f"a system message has no place in plain rows of format={self.format}.",
+                where="data.system",
+                fix="set data.template=chat, or write it into data.prompt_template",
+            )
+        if self.prompt_template is not None and self.template == "chat":
+            yield UserError(
+                "the chat template writes the prompt, so that this one would not be used.",
+                where="data.prompt_template",
+                fix="set data.template=plain or data.prompt_template=null",
+            )
 
     def examples(self, split: str = "train") -> Iterator[dict[str, Any]]:
         """The canonical examples of a split, each with `references`, `row` and `origin`.

@@ -149,6 +149,18 @@ def test_an_impossible_share_is_refused(share):
         Data("x.jsonl", validation=share)
 
 
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [({"max_length": 1}, "data.max_length"), ({"limit": 0}, "data.limit"),
+     ({"format": "prompt", "system": "Be brief."}, "data.system"),
+     ({"template": "chat", "prompt_template": "{prompt}"}, "data.prompt_template")],
+)  # fmt: skip
+def test_settings_that_would_be_ignored_or_break_are_refused(settings, key):
+    with pytest.raises(UserError) as caught:
+        Data("x.jsonl", **settings)
+    assert caught.value.where == key and caught.value.fix
+
+
 def test_validation_and_test_by_path_and_by_split(tokenizer, write_rows, tmp_path):
     for name in ("train", "validation", "test"):
         write_rows([{"prompt": name, "completion": name}], f"{name}.jsonl")
