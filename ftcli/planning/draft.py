@@ -26,7 +26,13 @@ class Draft:
     def _build(self, group: str) -> Any:
         from ftcli.config import build
 
-        return build(self.composed.config[group], group, self.composed)
+        return build(self._config[group], group, self.composed)
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        from ftcli.run.precision import settle
+
+        return settle(self.composed.config)
 
     @cached_property
     def source(self) -> Any:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.config import build, load
 from ftcli.errors import UserError
+from ftcli.run.precision import settle
 from ftcli.run.rundir import RunDir
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
+    from ftcli.config import Composed
     from ftcli.data.loader import Loader
     from ftcli.trainer.participant import Participant
 
@@ -27,33 +29,36 @@ class Run:
     Args:
         config: the resolved configuration as plain dicts.
         dir: where the run writes; None for a run that leaves nothing behind.
+        composed: where the configuration came from, for messages.
     """
 
-    def __init__(self, config: dict[str, Any], dir: RunDir | None = None) -> None:
-        self.config, self.dir = config, dir
+    def __init__(
+        self, config: dict[str, Any], dir: RunDir | None = None, composed: Composed | None = None
+    ) -> None:
+        self.config, self.dir, self.composed = settle(config), dir, composed
         self.seed = int(config.get("seed", 0))
         self.step = 0
         self.started = time.time()
-        self.model_source = build(config["model"])
-        self.data = build(config["data"])
-        self.method = build(config["method"])
-        self.objective = build(config["objective"])
-        self.optimizer = build(config["optimizer"])
-        self.scheduler = build(config["scheduler"])
-        self.trainer = build(config["trainer"])
-        self.evaluators = {name: build(node) for name, node in (config.get("eval") or {}).items()}
-        self.loggers = {name: build(node) for name, node in (config.get("logger") or {}).items()}
+        self.model_source = self._build("model")
+        self.data = self._build("data")
+        self.method = self._build("method")
+        self.objective = self._build("objective")
+        self.optimizer = self._build("optimizer")
+        self.scheduler = self._build("scheduler")
+        self.trainer = self._build("trainer")
+        self.evaluators = {n: self._build(f"eval.{n}") for n in config.get("eval") or {}}
+        self.loggers = {n: self._build(f"logger.{n}") for n in config.get("logger") or {}}
+
+    def _build(self, key: str) -> Any:
+        group, _, name = key.partition(".")
+        node = self.config[group]
+        return build(node[name] if name else node, key, self.composed)
 
     @classmethod
     def create(cls, composed: Any) -> Run:
         """A run with a new directory that already holds its record."""
-        from ftcli.run.record import write_record
-
-        options = composed.config.get("run") or {}
-        name = options.get("name") or composed.job.stem
-        run_dir = RunDir.create(options.get("dir", "runs"), name)
-        write_record(run_dir, composed)
-        return cls(composed.config, run_dir)
+        run_dir = new_directory(composed)
+        return cls(composed.config, run_dir, composed)
 
     @classmethod
     def from_dir(cls, path: str | Path, checkpoint: str = "last") -> Run:
@@ -75,9 +80,10 @@ class Run:
     @cached_property
     def accelerator(self) -> Accelerator:
         """Devices and ranks. Precision is ours (`autocast`), so that evaluation shares it."""
+        import torch
         from accelerate import Accelerator
 
-        return Accelerator(mixed_precision="no")
+        return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -141,3 +147,15 @@ class Run:
             return str(self.data.prepare("train", self.tokenizer).origin(row))
         except (UserError, IndexError):
             return f"row {row}"
+
+
+def new_directory(composed: Any) -> RunDir:
+    """A run directory with the record of where the run comes from."""
+    from ftcli.run.record import write_record
+
+    options = composed.config.get("run") or {}
+    name = options.get("name") or composed.job.stem
+    run_dir = RunDir.create(options.get("dir", "runs"), name)
+    composed.config = settle(composed.config)
+    write_record(run_dir, composed)
+    return run_dir

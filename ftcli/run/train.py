@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,7 @@ def train(composed: Any) -> dict[str, Any]:
         UserError: what the user can mend; code 3 when memory ran out, 1 when the loss was not
             finite.
     """
-    run = Run.create(composed)
-    return _fit(run, None)
+    return fit(Run.create(composed), None)
 
 
 def resume(path: str | Path, allow: Sequence[str] = (), checkpoint: str = "last") -> dict[str, Any]:
@@ -48,7 +48,22 @@ def resume(path: str | Path, allow: Sequence[str] = (), checkpoint: str = "last"
     _same_data(folder, run, allow, path)
     run_dir.rewind(state["lines"])
     run_dir.event("resume", checkpoint=folder.name)
-    return _fit(run, folder)
+    return fit(run, folder)
+
+
+def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
+    """Train a run that has a directory, and write what it leaves; errors become messages."""
+    from ftcli.config.building import located
+
+    try:
+        return _fit(run, checkpoint)
+    except Exception as error:
+        if run.dir is not None:
+            run.dir.event("failed", error=str(error))
+            run.dir.note(traceback.format_exc())
+        if isinstance(error, UserError):
+            raise located(error, run.composed) from error
+        raise
 
 
 def _fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
@@ -58,7 +73,10 @@ def _fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
     from ftcli.trainer.meter import NonFinite
 
     assert run.dir is not None
-    write_json(run.dir.path / "data.json", run.data.describe(run.tokenizer))
+    with run.accelerator.main_process_first():  # one rank tokenises, the others find it done
+        described = run.data.describe(run.tokenizer)
+    if run.accelerator.is_main_process:
+        write_json(run.dir.path / "data.json", described)
     try:
         outcome = run.trainer.fit(run, resume=checkpoint)
     except NonFinite as error:
@@ -73,7 +91,7 @@ def _fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
             "trainer.batch_size, or trainer.gradient_checkpointing=true",
             code=OUT_OF_MEMORY,
         ) from error
-    return finish(run, outcome)
+    return finish(run, outcome) if run.accelerator.is_main_process else {}
 
 
 def _non_finite(run: Run, error: Any) -> UserError:

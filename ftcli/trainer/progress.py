@@ -27,7 +27,9 @@ class Progress(Participant):
 
     def __init__(self, live: bool | None = None, smoothing: float = 0.9) -> None:
         """`live`: draw a bar; None asks the terminal. `smoothing`: weight of the past in the loss."""
-        self.shown = os.environ.get("RANK", "0") == "0" and not os.environ.get("FTCLI_QUIET")
+        self.first_rank = os.environ.get("RANK", "0") == "0"
+        self.shown = self.first_rank and not os.environ.get("FTCLI_QUIET")
+        self.dir: Any = None
         self.live = (
             (sys.stdout.isatty() and os.environ.get("TERM") != "dumb") if live is None else live
         )
@@ -42,8 +44,9 @@ class Progress(Participant):
         """Say what is about to be trained, and remember where checkpoints will appear."""
         folder = getattr(getattr(run, "dir", None), "path", None)
         self.checkpoints = Path(folder) / "checkpoints" if folder else None
-        if self.shown and folder:
-            print(header(run), flush=True)
+        self.dir = getattr(run, "dir", None)
+        if self.first_rank and folder:
+            self._line(header(run))
 
     def before_step(self, state: Any) -> None:
         """Start the clock of the ETA at this process's first step, which after a resume is not 0."""
@@ -55,15 +58,11 @@ class Progress(Participant):
         if "loss" in metrics:
             past, new = self.loss, float(metrics["loss"])
             self.loss = new if past is None else self.smoothing * past + (1 - self.smoothing) * new
-        if not self.shown:
-            return
         total = getattr(state, "max_steps", None)
-        text = " · ".join(self._figures(metrics))
-        if self.live:
-            self._draw(metrics["step"], total, text, self._remaining(metrics["step"], total))
-        else:
-            left = self._remaining(metrics["step"], total)
-            print(f"step {metrics['step']}{f'/{total}' if total else ''}  {text}{left}", flush=True)
+        text, left = " · ".join(self._figures(metrics)), self._remaining(metrics["step"], total)
+        self._line(f"step {metrics['step']}{f'/{total}' if total else ''}  {text}{left}", bar=True)
+        if self.live and self.shown:
+            self._draw(metrics["step"], total, text, left)
 
     def on_evaluate(self, state: Any, metrics: Mapping[str, Any]) -> None:
         """Show scores above the bar, where they stay."""
@@ -72,19 +71,25 @@ class Progress(Participant):
             for name, value in metrics.items()
             if name.startswith("eval.") and isinstance(value, int | float)
         )
-        if not self.shown or not scores:
-            return
-        line = f"eval at step {metrics.get('step', getattr(state, 'step', '?'))}  {scores}"
-        if self.bar is not None:
-            self.bar.console.print(line)
-        else:
-            print(line, flush=True)
+        if scores:
+            self._line(f"eval at step {metrics.get('step', getattr(state, 'step', '?'))}  {scores}")
 
     def on_train_end(self, state: Any) -> None:
         """Leave the terminal as it was found."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+    def _line(self, text: str, bar: bool = False) -> None:
+        """A line for train.log and for whoever watches; `bar`: a live bar shows it already."""
+        if self.first_rank and self.dir is not None:
+            self.dir.note(text)
+        if not self.shown or (bar and self.live):
+            return
+        if self.bar is not None:
+            self.bar.console.print(text)
+        else:
+            print(text, flush=True)
 
     def _figures(self, metrics: Mapping[str, Any]) -> list[str]:
         """The figures that were measured, in the order people read them."""

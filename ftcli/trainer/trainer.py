@@ -43,7 +43,7 @@ class Trainer:
     batch_size: int = 16  # rows (bins, where data.packing=bins) a device and forward pass
     gradient_accumulation_steps: int = 1  # forward passes an optimizer step
     max_grad_norm: float | None = 1.0  # longer gradients are shortened to this; null: never
-    precision: Literal["fp32", "bf16"] = "fp32"  # of activations; weights: model.dtype
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of activations; weights: model.dtype
     gradient_checkpointing: bool = False  # recompute blocks in backward: less memory, more time
     compile: bool = False  # torch.compile every block
     log_every: int = 10  # steps between lines of metrics.jsonl

@@ -47,7 +47,7 @@ def test_the_age_of_the_last_finished_checkpoint_is_shown(tmp_path, capsys):
     for name in ("step-000010", "step-000020"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     shown = Progress(live=False)
-    shown.setup(SimpleNamespace(dir=SimpleNamespace(path=tmp_path)))
+    shown.checkpoints = tmp_path / "checkpoints"
     shown.on_log(STATE, LOG)
     assert "saved" not in capsys.readouterr().out
     (tmp_path / "checkpoints" / "step-000010" / "DONE").touch()
@@ -83,3 +83,8 @@ def test_on_a_terminal_there_is_a_bar_that_ends_with_training(monkeypatch):
 
 def test_durations_read_well():
     assert [brief(s) for s in (9.9, 185, 7800)] == ["9s", "3m05s", "2h10m"]
+
+
+def test_train_log_has_every_line_also_of_a_quiet_run(trained_run):
+    text = (trained_run / "train.log").read_text()
+    assert "eval at step 0" in text and "step 3/3" in text and "sample" in text

@@ -24,6 +24,7 @@ from ftcli.trainer.checkpoint import Checkpoints
 
 COMMON = [
     "data.limit=40", "trainer.epochs=null", "~eval.generation", "method.r=4", "trainer.log_every=1",
+    "trainer.precision=fp32", "model.dtype=float32",
 ]  # fmt: skip
 
 
@@ -104,7 +105,7 @@ def test_training_leaves_the_bytes_of_a_quantised_base_alone():
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path):
     poisoned = composed("trainer.max_steps=4", "trainer.batch_size=2", f"run.dir={tmp_path}")
     made = Run.create(poisoned)
-    from ftcli.run.train import _fit
+    from ftcli.run.train import fit
 
     class Poison:
         """Breaks the weights after the second step."""
@@ -121,7 +122,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path):
 
     made.loggers["poison"] = Poison()
     with pytest.raises(UserError, match=r"the loss was nan at step 3, on rows .*:\d+") as caught:
-        _fit(made, None)
+        fit(made, None)
     assert caught.value.code == FAILED
 
 

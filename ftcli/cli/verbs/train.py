@@ -17,12 +17,16 @@ def train(
     trust: Annotated[
         list[str] | None, typer.Option(help="Let _target_ name classes of this module too.")
     ] = None,
+    processes: Annotated[
+        int, typer.Option("--processes", "-p", help="Ranks on this machine, one a GPU.", min=1)
+    ] = 1,
 ) -> int:
     """Compose, check, train, and leave a run directory."""
     from ftcli.cli.outcome import show
     from ftcli.config import compose, validate
+    from ftcli.run.launch import launch
     from ftcli.run.train import train as start
 
     composed = compose(job, overrides or [])
     validate(composed, trust=tuple(trust or ()))
-    return show(start(composed))
+    return show(launch(composed, processes) if processes > 1 else start(composed))

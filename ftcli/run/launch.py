@@ -1,0 +1,60 @@
+"""Several processes for one run: the parent composes once, the ranks get the resolved file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+from ftcli.errors import FAILED, INTERRUPTED, OUT_OF_MEMORY, USER, UserError
+from ftcli.run.rundir import RunDir
+
+
+def launch(composed: Any, processes: int) -> dict[str, Any]:
+    """Train in `processes` ranks on this machine, through torchrun; returns result.json's content.
+
+    Raises:
+        UserError: a rank failed; its own message has been printed by then.
+    """
+    from ftcli.run.run import new_directory
+
+    run_dir = new_directory(composed)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", "-m", "ftcli.run.launch", str(run_dir.path)]
+    # torchrun would print a warning and set one thread; a CPU is better shared evenly
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    done = subprocess.run(command, env={"OMP_NUM_THREADS": threads} | os.environ, check=False)
+    result = run_dir.result()
+    if not result:
+        code = done.returncode if done.returncode in (USER, OUT_OF_MEMORY) else FAILED
+        code = INTERRUPTED if done.returncode < 0 else code
+        raise UserError(
+            f"a process ended with status {done.returncode}.",
+            where=str(run_dir.path),
+            fix=f"see {run_dir.path}/train.log",
+            code=code,
+        )
+    return result
+
+
+def _rank(path: str) -> None:
+    """What each rank does."""
+    from ftcli.config import load
+    from ftcli.run.run import Run
+    from ftcli.run.train import fit
+
+    run_dir = RunDir.open(path)
+    run = Run(load(run_dir.path / "config.yaml").config, run_dir)
+    try:
+        fit(run, None)
+    except UserError as error:
+        from ftcli.cli.app import show_error
+
+        if run.accelerator.is_main_process:
+            show_error(error)
+        sys.exit(error.code)
+
+
+if __name__ == "__main__":
+    _rank(sys.argv[1])

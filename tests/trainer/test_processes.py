@@ -1,0 +1,43 @@
+"""Two processes train what one process trains with twice the accumulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from ftcli.config import compose, validate
+from ftcli.errors import UserError
+from ftcli.run.launch import launch
+from ftcli.run.train import train
+
+JOB = [
+    "data.limit=40", "trainer.epochs=null", "trainer.max_steps=3", "trainer.batch_size=2",
+    "trainer.save_every=null", "~eval.generation", "method.r=4", "model.quantization=none",
+    "~requires", "trainer.precision=fp32", "model.dtype=float32",
+]  # fmt: skip
+
+
+def job(tmp_path, *overrides):
+    composed = compose("qlora_llama", [*JOB, f"run.dir={tmp_path}", *overrides])
+    validate(composed)
+    return composed
+
+
+def weights(result):
+    return load_file(Path(result["run"]) / "checkpoints/last/adapter.safetensors")
+
+
+def test_two_ranks_equal_accumulation_over_two(tmp_path):
+    apart = launch(job(tmp_path), 2)
+    alone = train(job(tmp_path, "trainer.gradient_accumulation_steps=2"))
+    assert apart["step"] == alone["step"] == 3
+    a, b = weights(apart), weights(alone)
+    assert max((a[name] - b[name]).abs().max().item() for name in b) < 1e-5
+    assert apart["metrics"]["eval.loss"] == pytest.approx(alone["metrics"]["eval.loss"], abs=1e-5)
+
+
+def test_a_failing_rank_ends_in_one_message(tmp_path):
+    with pytest.raises(UserError, match="ended with status"):
+        launch(job(tmp_path, "trainer.batch_size=64"), 2)
