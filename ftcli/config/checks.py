@@ -6,6 +6,7 @@ They run once every single value is sound, before torch is imported or anything 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,7 +47,9 @@ def out_of_range(job: Composed) -> Iterator[UserError]:
     keys |= {f"eval.{name}.batch_size": (1, False) for name in job.config.get("eval") or {}}
     for key, (least, open_) in keys.items():
         given = job.get(key)
-        if isinstance(given, (int, float)) and (given <= least if open_ else given < least):
+        if not isinstance(given, (int, float)):
+            continue
+        if not (math.isfinite(given) and (given > least if open_ else given >= least)):
             wanted = f"more than {least:g}" if open_ else f"at least {least:g}"
             yield _said(job, key, f"{key}={given} must be {wanted}.", f"see: ftcli schema {key}")
 

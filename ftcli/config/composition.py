@@ -229,11 +229,15 @@ def _nearest_origin(found: dict[str, Origin], key: str, job: Path) -> str:
 
 def _split(plain: dict[str, Any], found: dict[str, Origin], job: Path) -> Composed:
     """Keep the origins of what is in the configuration, leaves and mappings apart."""
-    keys = [key for key, _ in leaves(plain)]
-    sections = {key: origin for key, origin in found.items() if key not in set(keys)}
+    keys = {key for key, _ in leaves(plain)}
+    sections = {key: origin for key, origin in found.items() if key not in keys}
     composed = Composed(plain, {}, job, sections=sections)
-    for key in keys:
-        composed.origins[key] = found.get(key) or composed.origin(key)
+    items = {k.rpartition(".")[0] for k, o in found.items() if o == COMMAND_LINE}
+    for key, value in leaves(plain):
+        if isinstance(value, list) and key in items:  # `metrics.0=bleu`
+            composed.origins[key] = COMMAND_LINE
+        else:
+            composed.origins[key] = found.get(key) or composed.origin(key)
     return composed
 
 

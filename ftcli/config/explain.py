@@ -10,6 +10,7 @@ from ftcli.config import hints, job, paths, schema, signature
 from ftcli.config.display import scalar
 from ftcli.config.keys import TARGET, Keys, keys_of
 from ftcli.config.nearest import nearest_key
+from ftcli.config.option import content
 from ftcli.config.signature import Computed, NoSuchClass, Parameter
 from ftcli.errors import UserError
 
@@ -103,9 +104,9 @@ def _classes(group: str) -> list[tuple[str, str, Keys]]:
     """Option, dotted place and keys of every class that the options of a group name."""
     found = []
     for option, file in paths.options(group).items():
-        content = schema.content(file)
-        alone = TARGET in content
-        for node in [content] if alone else content.values():
+        written = content(file)
+        alone = TARGET in written
+        for node in [written] if alone else written.values():
             if isinstance(node, Mapping) and TARGET in node:
                 try:
                     found.append((option, group if alone else f"{group}.*", keys_of(node)))

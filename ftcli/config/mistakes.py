@@ -69,11 +69,14 @@ def _missing(
             fix="ftcli ls jobs",
         )
     known = list(paths.options(group, list(folders)))
-    typed = any(w.picks and w.key == group for w in words)
+    typed = any(w.key == group for w in words)
+    fix = f"{len(known)} available: ftcli ls {paths.plural(group)}"
+    if group.startswith("hydra/"):
+        fix = f"install the plugin that brings it: pip install hydra-{option}-{group[6:]}"
     return UserError(
         f"{group}={option}: no such {group}.{_closest(option, known)}",
         where="command line" if typed else _where(error, job, group, folders),
-        fix=f"{len(known)} available: ftcli ls {paths.plural(group)}",
+        fix=fix,
     )
 
 
@@ -100,7 +103,8 @@ def _parent(text: str, job: Path, folders: Sequence[Path]) -> Path:
 
 
 def _blamed(text: str, job: Path, words: Sequence[Word], folders: Sequence[Path]) -> str:
-    if any(w.text in text or f"'{w.key}'" in text for w in words):
+    typed = [w.text.partition("=")[0].lstrip("+~") for w in words]
+    if any(w.text in text for w in words) or any(f"'{name}'" in text for name in typed):
         return "command line"
     return paths.shown(_parent(text, job, folders))
 
@@ -116,7 +120,7 @@ def _first_sentence(text: str) -> str:
         )
     ]
     sentence = " ".join(kept[:3]).replace("_ftcli_job_", "the job").split(" Config search path")[0]
-    return sentence.rstrip(".") + "."
+    return sentence if sentence.endswith("?") else sentence.rstrip(".") + "."
 
 
 def resolved(config: DictConfig, where: Callable[[str], str], job: Path) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from hydra.errors import HydraException
 
 from ftcli.errors import Problems, UserError
 
+_WRITTEN = "settings are written key=value, such as optimizer.lr=1e-4"
+
 
 @dataclass(frozen=True)
 class Word:
@@ -69,6 +71,8 @@ def _word(parsed: Override, text: str, folders: Sequence[Path]) -> Word:
             fix=f"a list is {parsed.key_or_group}=[a,b]; to try each: ftcli sweep JOB {text}",
         )
     value, key = parsed.value(), parsed.key_or_group
+    if not key:
+        raise UserError(f"'{text}' names no key.", "command line", _WRITTEN)
     group = any((folder / key).is_dir() for folder in folders)
     picks = group and not isinstance(value, dict)
     if picks and not parsed.is_delete() and not isinstance(value, (str, list)):
@@ -83,7 +87,7 @@ def _word(parsed: Override, text: str, folders: Sequence[Path]) -> Word:
 
 def _unreadable(text: str, error: HydraException) -> UserError:
     if "=" not in text and not text.startswith("~"):
-        fix = "settings are written key=value, such as optimizer.lr=1e-4"
+        fix = _WRITTEN
     else:
         fix = f"quote a value with spaces or any of ,[]{{}}: {_quoted(text)}"
     reason = str(error).splitlines()[0].split(". See")[0]

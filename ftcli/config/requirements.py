@@ -22,12 +22,20 @@ def problems(composed: Composed) -> list[UserError]:
     """Every requirement of the job or of a chosen option that is not met."""
     found = []
     for owner, key, rule in _rules(composed.config):
-        rule = rule if isinstance(rule, Mapping) else {"one_of": rule}
-        allowed = rule.get("one_of")
-        allowed = allowed if isinstance(allowed, list) else [allowed]
-        if value(composed, key) not in allowed:
-            found.append(_unmet(composed, owner, key, allowed, rule))
+        if value(composed, key) not in _values(rule):
+            words = rule if isinstance(rule, Mapping) else {}
+            found.append(_unmet(composed, owner, key, _values(rule), words))
     return found
+
+
+def allowed(node: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Key -> values, of the requirements that one option states."""
+    return {str(key): _values(rule) for key, rule in (node.get(REQUIRES) or {}).items()}
+
+
+def _values(rule: Any) -> list[Any]:
+    found = rule.get("one_of") if isinstance(rule, Mapping) else rule
+    return found if isinstance(found, list) else [found]
 
 
 def _rules(node: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -42,11 +50,11 @@ def _rules(node: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str, str,
 
 
 def _unmet(
-    composed: Composed, owner: str, key: str, allowed: list[Any], rule: Mapping[str, Any]
+    composed: Composed, owner: str, key: str, values: list[Any], rule: Mapping[str, Any]
 ) -> UserError:
     asker = composed.named(owner) if owner else shown(composed.job)
-    because = rule.get("because") or f"it is made for {', '.join(map(str, allowed))}"
+    because = rule.get("because") or f"it is made for {', '.join(map(str, values))}"
     what = f"{asker} with {key}={value(composed, key)} ({composed.where(key)}): {because}."
     instead = rule.get("or") or ("" if owner else "~requires to do without")
-    ways = [f"{key}={allowed[0]}", *([str(instead)] if instead else [])]
+    ways = [f"{key}={values[0]}", *([str(instead)] if instead else [])]
     return UserError(what, fix=f"either {' or '.join(ways)}" if instead else ways[0])

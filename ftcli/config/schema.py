@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
-from ftcli.config import job, marks, paths, signature
+from ftcli.config import job, paths, signature
 from ftcli.config.keys import TARGET, keys_of
+from ftcli.config.option import content
 from ftcli.config.signature import NoSuchClass, Parameter
 
 #: What may stand in the place of any value: an interpolation, or `???` for "to be given".
@@ -56,14 +56,6 @@ def _defaults() -> dict[str, Any]:
 def _nodes(group: str) -> list[dict[str, Any]]:
     """The content of every option of a group."""
     return [content(file) for file in paths.options(group).values()]
-
-
-def content(file: Path) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    found = OmegaConf.to_container(marks.read(file), resolve=False)
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
 
 
 def _node(nodes: Iterable[Mapping[str, Any]], what: str) -> dict[str, Any]:

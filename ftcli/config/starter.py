@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftcli.config import composition, paths, schema, signature, validation
+from ftcli.config import composition, paths, requirements, signature, validation
 from ftcli.config.display import scalar
 from ftcli.config.keys import TARGET
 from ftcli.config.nearest import nearest
+from ftcli.config.option import content
 from ftcli.errors import UserError
 
 
@@ -77,10 +78,12 @@ def choose(group: str, answer: str) -> Choice:
     known = paths.options(group)
     if answer in known:
         return Choice(answer)
-    is_path = "/" in answer or Path(answer).suffix or Path(answer).exists()
-    open_ = [o for o, file in known.items() if schema.content(file).get("path") == "???"]
-    if is_path and open_:
-        return Choice(open_[0], answer)
+    if "/" in answer or Path(answer).suffix or Path(answer).exists():
+        open_ = {o: c for o, file in known.items() if (c := content(file)).get("path") == "???"}
+        plain = Path(answer).suffix in (".txt", ".md")
+        fitting = [o for o, c in open_.items() if (c.get("format") == "text") == plain]
+        if fitting:
+            return Choice(fitting[0], answer)
     near = nearest(answer, known)
     hint = f" Closest: {', '.join(near)}." if near else ""
     raise UserError(
@@ -90,10 +93,9 @@ def choose(group: str, answer: str) -> Choice:
 
 def starter(model: Choice, data: Choice, method: Choice, machine: Machine) -> str:
     """The YAML of a job."""
-    content = schema.content(paths.options("method")[method.option])
-    promises = signature.read(content[TARGET]).attributes
-    whole = promises.get("artefact") == "model"
-    settings = _settings(whole, promises.get("quantisable") is not False, machine)
+    chosen = content(paths.options("method")[method.option])
+    settings = _settings(signature.read(chosen[TARGET]).attributes, machine)
+    _meet(settings, chosen)
     judged = data.option if data.option in paths.options("eval") else "loss"
     picks = {
         "model": model.option, "data": data.option, "method": method.option,
@@ -108,8 +110,7 @@ def starter(model: Choice, data: Choice, method: Choice, machine: Machine) -> st
     lines += [f"  - {group}: {option}  # {_others(group)}" for group, option in picks.items()]
     lines += ["  - _self_  # what follows goes over all that", "", "seed: 0"]
     lines += _body("model", {"path": (model.path, "")}, settings["model"])
-    own = {"path": (data.path, ""), "validation": (0.05, "share held out to judge the model")}
-    lines += _body("data", own if data.path else {}, settings["data"])
+    lines += _body("data", _own_data(data), settings["data"])
     for group in ("optimizer", "scheduler", "trainer"):
         lines += _body(group, {}, settings[group])
     return "\n".join(lines) + "\n"
@@ -127,14 +128,41 @@ def _body(group: str, *parts: dict[str, tuple[Any, str]]) -> list[str]:
     return [f"{group}:", *lines] if lines else []
 
 
-def _settings(whole: bool, quantisable: bool, machine: Machine) -> dict[str, dict[str, Any]]:
-    """Values by group, with the reason of each."""
-    gpu = machine.memory_gb
+def _own_data(data: Choice) -> dict[str, tuple[Any, str]]:
+    if data.path is None:
+        return {}
+    text = content(paths.options("data")[data.option]).get("format") == "text"
+    return {
+        "path": (data.path, ""),
+        "format": (
+            None if text else "auto",
+            "told from its columns; see: ftcli schema data.format",
+        ),
+        "validation": (0.05, "share held out to judge the model"),
+    }
+
+
+def _meet(settings: dict[str, dict[str, Any]], method: dict[str, Any]) -> None:
+    """Change what the method's own `requires` does not allow."""
+    for key, allowed in requirements.allowed(method).items():
+        group, _, name = key.partition(".")
+        given = settings.get(group, {}).get(name)
+        if given is None or given[0] not in allowed:
+            settings.setdefault(group, {})[name] = (allowed[0], "the method asks for it")
+
+
+def _settings(promises: dict[str, Any], machine: Machine) -> dict[str, dict[str, Any]]:
+    """Values by group, with the reason of each, from what the method's class promises."""
+    gpu, whole = machine.memory_gb, promises.get("artefact") == "model"
     small = gpu is not None and gpu < 40
-    stored = "nf4" if small and quantisable else "none"
+    stored = "nf4" if small and promises.get("quantisable") is not False else "none"
+    packed = promises.get("packable") is not False
     return {
         "model": {"quantization": (stored, "none, nf4, fp4 or int8: how the frozen weights lie")},
-        "data": {"max_length": (512 if gpu is None else 1024, "tokens of the longest document")},
+        "data": {
+            "max_length": (512 if gpu is None else 1024, "tokens of the longest document"),
+            "packing": (None if packed else "none", "the method adds to each row"),
+        },
         "optimizer": {
             "lr": (
                 2e-5 if whole else 2e-4,
@@ -144,7 +172,7 @@ def _settings(whole: bool, quantisable: bool, machine: Machine) -> dict[str, dic
         "scheduler": {"warmup_ratio": (0.03, "share of the steps")},
         "trainer": {
             "epochs": (1.0, "passes over the data; or max_steps"),
-            "batch_size": (16 if gpu is None or not small else 4, "rows a forward pass"),
+            "batch_size": (4 if small else 16, "rows a forward pass"),
             "gradient_accumulation_steps": (4 if small else 1, "forward passes a step"),
             "precision": ("bf16" if machine.bf16 else "fp32", "fp32 or bf16"),
             "gradient_checkpointing": (True if small else None, "less memory, more time"),

@@ -183,8 +183,8 @@ def test_completion_of_verbs_jobs_groups_options_keys_and_values(work, monkeypat
     job = "ftcli show qlora_llama "
     assert "method=lora" in completed(monkeypatch, f"{job}method=l")
     assert completed(monkeypatch, f"{job}optimizer.weight_d") == ["optimizer.weight_decay="]
-    assert completed(monkeypatch, f"{job}trainer.precision=") == [
-        "trainer.precision=fp32", "trainer.precision=bf16",
-    ]  # fmt: skip
+    masks = completed(monkeypatch, f"{job}data.mask=")
+    assert masks == ["data.mask=assistant", "data.mask=all"]
+    assert completed(monkeypatch, f"{job}trainer.compile=t") == ["trainer.compile=true"]
     split = ["ftcli", "show", "qlora_llama", "method", "=", "lor"]  # as bash splits it
     assert completed(monkeypatch, "", words=split) == ["lora"]

@@ -23,6 +23,7 @@ CONTRADICTIONS = {
     "an evaluator's batch": (["eval.loss.batch_size=0"], "eval.loss.batch_size=0 must be at least 1."),
     "no epoch": (["trainer.epochs=0"], "trainer.epochs=0.0 must be more than 0."),
     "no rate": (["optimizer.lr=0"], "must be more than 0."),
+    "a rate that is no number": (["optimizer.lr=nan"], "must be more than 0."),
     "no end": (["trainer.epochs=null", "trainer.max_steps=null"], "training would have no end"),
     "full on nf4": (["method=full"], "method=full with model.quantization=nf4 (configs/qlora_llama.yaml:"),
     "full in float16": ([*PLAIN, "method=full", "model.dtype=float16"], "small updates vanish"),

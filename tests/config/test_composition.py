@@ -141,6 +141,12 @@ def test_numbers_are_read_as_people_write_them(write):
     assert (found["a"], found["b"], found["c"]) == (1e-4, 1e-4, "1e-4")
 
 
+def test_one_item_of_a_list_may_be_set(write):
+    job = write("job.yaml", "a: {b: [1, 2]}\n")
+    found = compose(job, ["a.b.0=5"])
+    assert found.get("a.b") == [5, 2] and found.where("a.b") == "command line"
+
+
 def test_merge_keys_of_yaml_are_followed(write):
     job = write("job.yaml", "base: &b\n  x: 1\n  y: 2\nown:\n  <<: *b\n  y: 3\n")
     found = compose(job)
@@ -177,6 +183,10 @@ MISTAKES = {
     "option typed": ("seed: 1\n", None, ["model=llama3_9b"], "Closest: llama3_8b", "command line"),
     "base job": ("defaults: [qlora_lama]\n", None, [], "Closest: qlora_llama", "job.yaml:1"),
     "grammar": ("seed: 1\n", None, ["a=[1,2"], "cannot be read", "command line"),
+    "no key": ("seed: 1\n", None, ["=3"], "names no key", "command line"),
+    "another package": (
+        "defaults: [{eval: loss}]\n", None, ["eval@x=none"], "Did you mean to override eval?", "command line",
+    ),
     "no value": ("seed: 1\n", None, ["seed"], "cannot be read", "command line"),
     "several values": ("seed: 1\n", None, ["seed=1,2"], "several values", "command line"),
     "group with a number": ("seed: 1\n", None, ["model=7"], "wants the name", "command line"),
