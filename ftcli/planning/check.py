@@ -137,7 +137,7 @@ class Check:
         if self.sample is None or self.draft.data.packing == "bins":
             return False
         rows = self.draft.trainer.batch_size * self.sample.lengths.max() / self.plan.row_tokens
-        return self.plan.estimate.memory(rows).total <= self.plan.machine.memory
+        return self.plan.estimate.memory(rows).least <= self.plan.machine.memory
 
     def _fallback(self) -> Iterator[Finding]:
         """An optimizer that is for CUDA only has a stand-in."""

@@ -74,6 +74,8 @@ def _memory(plan: Plan) -> Iterator[Line]:
     machine = plan.machine
     free = "" if machine.assumed else f", {gigabytes(machine.memory)} free"
     fits = "fits" if plan.fits else "DOES NOT FIT"
+    if plan.fits and memory.total > machine.memory:
+        fits = "fits, with part of the optimizer paged out,"
     yield "peak", gigabytes(memory.total), f"{fits} {machine.name}{free}"
 
 

@@ -56,7 +56,7 @@ def _ways(plan: Plan) -> Iterator[Alternative]:
         if other is None:
             continue
         if other.fits:
-            yield Alternative(saving, other.memory.total)
+            yield Alternative(saving, other.memory.least)
         elif not smaller and (reduced := _smaller(other, saving)):
             yield reduced
 
@@ -69,7 +69,7 @@ def _smaller(plan: Plan, already: tuple[str, ...]) -> Alternative | None:
     for rows in sorted((n for n in sizes if n <= most), reverse=True):
         steps = trainer.gradient_accumulation_steps * trainer.batch_size // rows
         words = (f"trainer.batch_size={rows}", f"trainer.gradient_accumulation_steps={steps}")
-        total = plan.estimate.accumulating().memory(rows).total
+        total = plan.estimate.accumulating().memory(rows).least
         if total <= plan.machine.memory:
             return Alternative((*already, *words), total)
     return None
@@ -109,9 +109,11 @@ def verdict(plan: Plan, ways: Sequence[Alternative]) -> UserError | None:
     if plan.fits:
         return None
     memory, machine = plan.memory, plan.machine
-    parts = sorted(memory.parts().items(), key=lambda item: -item[1])
+    sizes = memory.parts()
+    sizes["optimizer"] -= memory.pageable
+    parts = sorted(sizes.items(), key=lambda item: -item[1])
     shown = ", ".join(f"{name} {size / GB:.1f}" for name, size in parts if size >= 0.05 * GB)
-    what = f"needs about {memory.total / GB:.1f} GB, {machine.name} has "
+    what = f"needs about {memory.least / GB:.1f} GB, {machine.name} has "
     what += f"{machine.memory / GB:.1f}{'' if machine.assumed else ' free'} ({shown})."
     fix = "choose a smaller model, or lower data.max_length: nothing else makes it fit"
     if ways:

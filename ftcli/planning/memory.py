@@ -44,6 +44,11 @@ class Memory:
         """The peak."""
         return sum(self.parts().values())
 
+    @property
+    def least(self) -> int:
+        """The peak once a paged optimizer's state has left the GPU: what must fit."""
+        return self.total - self.pageable
+
     def parts(self) -> dict[str, int]:
         """What is in memory at the moment that needs most; the values add up to the total."""
         held = self.gradients if self.accumulates else 0
@@ -126,11 +131,11 @@ class Estimate:
     def largest_rows(self, budget: float, checkpointing: bool | None = None) -> int:
         """The most full rows a micro-batch may have within `budget` bytes; 0 when not even one fits."""
         low, high = 0, 1
-        while self.memory(high, checkpointing).total <= budget and high < MOST_ROWS:
+        while self.memory(high, checkpointing).least <= budget and high < MOST_ROWS:
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            fits = self.memory(middle, checkpointing).total <= budget
+            fits = self.memory(middle, checkpointing).least <= budget
             low, high = (middle, high) if fits else (low, middle)
         return low
 

@@ -78,8 +78,8 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether it fits where it is planned for."""
-        return self.memory.total <= self.machine.memory
+        """Whether it fits where it is planned for, a paged optimizer's state being elsewhere."""
+        return self.memory.least <= self.machine.memory
 
     @cached_property
     def largest(self) -> dict[str, int]:

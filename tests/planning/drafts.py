@@ -1,0 +1,37 @@
+"""Jobs of the shipped model, drafted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftcli.config import compose, validate
+from ftcli.planning.draft import Draft
+from ftcli.planning.machine import RUNTIME, Machine
+from ftcli.planning.plan import Plan
+
+PLAIN = ("model.quantization=none", "~requires")
+
+
+def draft(*overrides: str, job: str = "qlora_llama") -> Draft:
+    """A composed and validated job without weights."""
+    composed = compose(job, overrides)
+    validate(composed)
+    return Draft(composed)
+
+
+def machine(memory: float, kind: str = "cuda") -> Machine:
+    """A machine with as many bytes."""
+    return Machine("a machine", kind, int(memory), assumed=True)
+
+
+def plan(*overrides: str, gpu: float | None = None) -> Plan:
+    """A plan for a GPU of as many GB."""
+    return Plan(draft(*overrides), gpu)
+
+
+def parts(made: Any) -> dict[str, int]:
+    """The parts that are there at the peak."""
+    return {name: size for name, size in made.memory.parts().items() if size}
+
+
+__all__ = ["PLAIN", "RUNTIME", "draft", "machine", "parts", "plan"]

@@ -1,0 +1,125 @@
+"""What the meta device says is kept, against what autograd really keeps on the CPU."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from ftcli.methods.full import Full
+from ftcli.methods.peft import Peft
+from ftcli.models.anatomy import Anatomy
+from ftcli.models.causal_lm import CausalLM
+from ftcli.objectives.causal_lm import final_hidden
+from ftcli.planning.activations import trace
+from ftcli.planning.weights import quantised_weights
+
+METHODS = {
+    "full": Full,
+    "lora": lambda: Peft(r=16, lora_dropout=0.05),
+    "dora": lambda: Peft(r=8, use_dora=True),
+    "ia3": lambda: Peft("peft.IA3Config", feedforward_modules=["down_proj"],
+                        target_modules=["k_proj", "v_proj", "down_proj"]),
+}  # fmt: skip
+LENGTHS = ((2, 48), (4, 96))  # rows, tokens of each
+
+
+def prepared(method, device, quantization="none", dtype="float32", attention="auto"):
+    source = CausalLM("asset:llama_mini", quantization=quantization, dtype=dtype)
+    source.attention = attention
+    model = METHODS[method]().prepare(source.load("cpu") if device == "cpu" else source.meta())
+    return model.train()
+
+
+def packed(rows, length):
+    return {
+        "input_ids": torch.zeros(1, rows * length, dtype=torch.long),
+        "position_ids": torch.arange(length).repeat(rows)[None],
+        "lengths": torch.full((rows,), length, dtype=torch.int32),
+    }
+
+
+def measured(model, batch, autocast=False):
+    """Bytes of all storages that autograd keeps, parameters and buffers left out."""
+    tensors = [*model.parameters(), *model.buffers()]
+    own = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    lower = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
+    with saved_tensors_hooks(keep, lambda tensor: tensor), lower:
+        hidden, _ = final_hidden(model, batch, torch.device("cpu"))
+    assert hidden.requires_grad
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("rows, length", LENGTHS)
+@pytest.mark.parametrize("method", METHODS)
+def test_estimate_is_within_5_percent_of_what_is_kept(method, rows, length):
+    estimate = trace(prepared(method, "meta"), rows, length).kept()
+    real = measured(prepared(method, "cpu"), packed(rows, length))
+    assert estimate == pytest.approx(real, rel=0.05)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_mixed_precision_is_counted(method, dtype):
+    meta = prepared(method, "meta", dtype=dtype)
+    estimate = trace(meta, 2, 64, autocast=torch.bfloat16).kept()
+    real = measured(prepared(method, "cpu", dtype=dtype), packed(2, 64), autocast=True)
+    assert estimate == pytest.approx(real, rel=0.05)
+    assert trace(meta, 2, 64, autocast=torch.bfloat16, device="cuda").kept() < estimate
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_products_with_quantised_weights_are_counted(autocast, quantization):
+    meta = prepared("lora", "meta")
+    lower = torch.bfloat16 if autocast else None
+    packed_ids = quantised_weights(meta, quantization)
+    estimate = trace(meta, 2, 64, lower, quantised=packed_ids).kept()
+    real = measured(prepared("lora", "cpu", quantization), packed(2, 64), autocast)
+    assert estimate == pytest.approx(real, rel=0.05)
+
+
+def test_eager_attention_keeps_the_square_of_the_length():
+    model = prepared("lora", "meta")
+    fused = [trace(model, 1, length).kept() for length in (64, 128, 256)]
+    model.config._attn_implementation = "eager"
+    eager = [trace(model, 1, length).kept() for length in (64, 128, 256)]
+    assert fused[2] - 2 * fused[1] == fused[1] - 2 * fused[0]  # a straight line
+    probabilities = 4 * 8 * 8  # bytes, heads, layers
+    curve = (eager[2] - 2 * eager[1]) - (eager[1] - 2 * eager[0])
+    assert curve % (probabilities * 64**2) == 0 and curve > 0
+
+
+def test_with_checkpointing_block_inputs_and_one_block_are_left():
+    model = prepared("lora", "meta")
+    found = trace(model, 2, 64)
+    blocks = len(Anatomy(model).blocks)
+    assert len(found.blocks) == blocks == 8
+    assert found.inputs == (2 * 64 * 256 * 4,) * blocks
+    assert found.kept(checkpointing=True) == found.outside + sum(found.inputs)
+    assert found.block == max(found.blocks)
+    assert found.kept(checkpointing=True) + found.block < found.kept() / 3
+
+
+def test_frozen_layers_below_the_first_trained_one_keep_nothing():
+    top = prepared("full", "meta")
+    for name, parameter in top.named_parameters():
+        parameter.requires_grad_(name.startswith("model.layers.7."))
+    found = trace(top, 1, 64)
+    assert found.blocks[:7] == (0,) * 7 and found.blocks[7] > 0
+
+
+def test_a_model_of_capped_scores_is_traced():
+    from ftcli.planning.plan import estimate
+    from tests.planning.drafts import draft, machine
+
+    job = draft("model=gemma2_2b")
+    assert estimate(job, 64, machine(24e9)).one.kept() > 0

@@ -1,0 +1,149 @@
+"""Memory by part: known cases, and the peak of a real training step."""
+
+import weakref
+from contextlib import nullcontext
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from ftcli.models.bits import measured_bytes
+from ftcli.objectives.causal_lm import CausalLM as NextToken
+from ftcli.planning.memory import Memory
+from ftcli.planning.plan import estimate
+from ftcli.planning.weights import weigh
+from tests.planning.drafts import PLAIN, draft, machine
+
+FULL = ("method=full", *PLAIN)
+
+
+class Peak(TorchDispatchMode):
+    """Highest sum of bytes alive at once among what is made while it is entered."""
+
+    def __init__(self, own):
+        super().__init__()
+        self.own, self.alive, self.now, self.peak = own, {}, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(out):
+            if isinstance(tensor, torch.Tensor):
+                self.note(tensor.untyped_storage())
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def note(self, storage):
+        key = storage._cdata
+        if key not in self.own and key not in self.alive:
+            self.alive[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self.free, key)
+
+    def free(self, key):
+        self.now -= self.alive.pop(key, 0)
+
+
+def batch(rows, length):
+    labels = torch.zeros(1, rows * length, dtype=torch.long)
+    labels[0, ::length] = -100
+    return {
+        "input_ids": torch.zeros(1, rows * length, dtype=torch.long),
+        "position_ids": torch.arange(length).repeat(rows)[None],
+        "lengths": torch.full((rows,), length, dtype=torch.int32),
+        "labels": labels,
+    }
+
+
+def real_peak(job, rows, length, autocast):
+    """Bytes above weights and optimizer state at the peak of one forward and backward pass."""
+    model = job.method.prepare(job.source.load("cpu")).train()
+    if job.trainer.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
+    objective, lower = NextToken(), nullcontext()
+    if autocast:
+        lower = torch.autocast("cpu", torch.bfloat16)
+    with Peak(own) as peak:
+        with lower:
+            loss = objective.numerator(objective(model, batch(rows, length)))
+        loss.backward()
+    return peak.peak
+
+
+@pytest.mark.parametrize("rows, length", [(2, 96), (6, 192)])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("overrides", [FULL, PLAIN, ()], ids=["full", "lora", "qlora"])
+def test_estimate_is_within_15_percent_of_a_real_step(
+    overrides, autocast, checkpointing, rows, length
+):
+    again = f"trainer.gradient_checkpointing={str(checkpointing).lower()}"
+    precision = f"trainer.precision={'bf16' if autocast else 'fp32'}"
+    job = draft(*overrides, again, precision)
+    memory = estimate(job, length, machine(24e9, "cpu")).memory(rows)
+    standing = memory.weights + memory.adapter + memory.optimizer + memory.runtime
+    assert memory.total - standing == pytest.approx(
+        real_peak(draft(*overrides, again, precision), rows, length, autocast), rel=0.15
+    )
+
+
+def test_bytes_of_a_quantised_base_are_those_of_the_loaded_model():
+    job = draft()
+    weights = weigh(job.model, "nf4")
+    loaded = job.source.load("cpu")
+    layers = [module for module in loaded.modules() if isinstance(module, Linear4bit)]
+    held = sum(measured_bytes(layer).total for layer in layers)
+    packed = {id(layer.weight) for layer in layers}
+    rest = {id(p): p.numel() * p.element_size() for p in loaded.parameters() if id(p) not in packed}
+    assert weights.quantised == held
+    assert weights.rest == sum(rest.values())
+
+
+def memory(accumulates=False, **parts):
+    sizes = dict.fromkeys(
+        ("weights", "adapter", "optimizer", "gradients", "activations", "logits", "transient",
+         "runtime", "pageable"), 0,
+    )  # fmt: skip
+    return Memory(**sizes | parts, accumulates=accumulates)
+
+
+def test_logits_and_what_is_computed_again_never_meet():
+    assert memory(activations=10, logits=7, transient=5).total == 17
+    assert memory(activations=10, logits=3, transient=5).total == 15
+
+
+def test_gradients_meet_activations_only_while_they_accumulate():
+    alone = memory(activations=10, gradients=8, logits=1)
+    assert alone.total == 11
+    assert memory(activations=10, gradients=80, logits=1).total == 80
+    assert memory(accumulates=True, activations=10, gradients=8, logits=1).total == 19
+
+
+def test_parts_add_up_to_the_total():
+    for sizes in ({"logits": 9}, {"transient": 9}, {"gradients": 90}):
+        made = memory(weights=1, adapter=2, optimizer=3, activations=4, runtime=5, **sizes)
+        assert sum(made.parts().values()) == made.total
+
+
+def test_a_paged_optimizer_needs_to_fit_without_its_state():
+    assert memory(weights=10, optimizer=6, pageable=6).least == 10
+
+
+def test_logits_are_limited_by_the_chunk():
+    made = estimate(draft("objective.chunk_size=128", *PLAIN), 64, machine(24e9))
+    hidden = 256 * 4 * 2
+    assert made.logits(64) == 64 * (4096 * 12 + hidden)
+    assert made.logits(1000) == 128 * 4096 * 12 + 1000 * hidden
+
+
+def test_the_largest_micro_batch_fits_and_one_more_row_does_not():
+    made = estimate(draft(*PLAIN), 128, machine(24e9))
+    budget = 2e9
+    for checkpointing in (False, True):
+        rows = made.largest_rows(budget, checkpointing)
+        assert made.memory(rows, checkpointing).least <= budget
+        assert made.memory(rows + 1, checkpointing).least > budget
+    assert made.largest_rows(budget, True) > made.largest_rows(budget, False)
+    assert made.largest_rows(1e6) == 0
