@@ -12,7 +12,9 @@ os.environ.setdefault("FTCLI_QUIET", "1")
 # Tiny tensors gain nothing from threads, and threads of several workers wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# float32 on every machine: left alone, precision is what the machine is fast at
 TINY = (
+    "model.dtype=float32", "trainer.precision=fp32",
     "data.limit=64", "data.validation=0.1", "optimizer.lr=1e-3",
     "trainer.max_steps=3", "trainer.batch_size=8", "trainer.log_every=1",
 )  # fmt: skip
