@@ -6,11 +6,9 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ftcli.config import checks, classpath, job, paths, signature
+from ftcli.config import checks, classpath, job, paths, signature, unknown
 from ftcli.config.composed import Composed
 from ftcli.config.keys import TARGET, Keys, keys_of
-from ftcli.config.nearest import OTHER_NAMES, nearest, nearest_key
-from ftcli.config.packages import missing
 from ftcli.config.signature import NoSuchClass, Parameter
 from ftcli.config.values import WrongType, normalised
 from ftcli.errors import Problems, UserError
@@ -56,7 +54,7 @@ class _Checker:
             elif key in known - {job.REQUIRES}:
                 self._group(key)
             elif key != job.REQUIRES:
-                self._unknown_top(key, known)
+                self.problems.append(unknown.of_job(self.composed, key, known))
         for group in job.OBJECTS:
             if group not in config:
                 self._absent(group)
@@ -116,7 +114,7 @@ class _Checker:
         try:
             keys = keys_of(node)
         except NoSuchClass as error:
-            self.problems.append(self._no_class(error, f"{key}.{TARGET}"))
+            self.problems.append(unknown.of_class(self.composed, error, f"{key}.{TARGET}"))
             return
         self._nodes[key] = keys
         if keys.library and not self._library(keys, key):
@@ -131,7 +129,7 @@ class _Checker:
         if not self._may(keys.library, classpath.LIBRARIES, named):
             return False
         if keys.lost:
-            self.problems.append(self._no_class(keys.lost[1], named))
+            self.problems.append(unknown.of_class(self.composed, keys.lost[1], named))
         return not keys.lost
 
     def _mapping(
@@ -151,7 +149,8 @@ class _Checker:
             elif self._left_over(key):
                 node.pop(name)
             else:
-                self._unknown(key, name, parameters)
+                owner = self._owner(prefix)
+                self.problems.append(unknown.of_node(self.composed, key, owner, parameters))
         for name, parameter in parameters.items():
             if parameter.required and name not in node:
                 self._say(prefix, f"{prefix}.{name} is not given.", f"{prefix}.{name}=VALUE")
@@ -196,13 +195,6 @@ class _Checker:
         )
         return False
 
-    def _no_class(self, error: NoSuchClass, key: str) -> UserError:
-        if error.missing:
-            return missing(error.missing, f"{key}={error.target}", self.composed.where(key))
-        hint = f" Did you mean {error.nearest[0]}?" if error.nearest else ""
-        what = f"{key}={error.target}: there is no such class.{hint}"
-        return UserError(what, where=self.composed.where(key), fix=f"ftcli schema {_group(key)}")
-
     def _wrong(self, key: str, value: Any, expected: str) -> None:
         where: str | None = self.composed.where(key)
         what = f"{key}={value!r}"
@@ -210,34 +202,12 @@ class _Checker:
             what, where = f"{what} at command line", None
         self.problems.append(UserError(f"{what}: {expected}", where, f"see: ftcli schema {key}"))
 
-    def _unknown(self, key: str, name: str, parameters: Mapping[str, Parameter]) -> None:
-        prefix = key.rpartition(".")[0]
+    def _owner(self, prefix: str) -> str:
+        """What a node is called: `method=lora`, `eval.loss (Loss)`."""
+        if "." not in prefix:
+            return self.composed.named(prefix)
         keys = self._nodes.get(prefix)
-        owner = self.composed.named(prefix) if "." not in prefix else prefix
-        if keys and "." in prefix:
-            owner = f"{prefix} ({keys.owner.target.rpartition('.')[2]})"
-        meant = nearest_key(name, parameters)
-        hint = f"{prefix}.{meant}" if meant else self._elsewhere(name)
-        what = f"{key} is not a key of {owner}." + (f" Did you mean {hint}?" if hint else "")
-        self._say(key, what, f"see: ftcli schema {_group(key)}")
-
-    def _unknown_top(self, key: str, known: set[str]) -> None:
-        hint = self._elsewhere(key) or next(iter(nearest(key, known, 1)), None)
-        what = f"{key} is not a key of a job." + (f" Did you mean {hint}?" if hint else "")
-        self._say(key, what, "see: ftcli schema")
-
-    def _elsewhere(self, name: str) -> str | None:
-        """The key of another group that is called so, here or elsewhere (`lr` -> `optimizer.lr`)."""
-        for group in job.OBJECTS:
-            node = self.composed.config.get(group)
-            try:
-                keys = keys_of(node) if isinstance(node, dict) and TARGET in node else None
-            except NoSuchClass:
-                keys = None
-            for known in (name, OTHER_NAMES.get(name, name)):
-                if keys and known in keys.parameters:
-                    return f"{group}.{known}"
-        return None
+        return f"{prefix} ({keys.owner.target.rpartition('.')[2]})" if keys else prefix
 
     def _left_over(self, key: str) -> bool:
         """Whether the job set this key for the option that the command line has since replaced."""

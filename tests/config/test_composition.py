@@ -176,6 +176,7 @@ MISTAKES = {
     "not yaml": ("a: [1\nb: 2\n", None, [], "not valid YAML", "job.yaml:2"),
     "key twice": ("a: 1\na: 2\n", None, [], "duplicate key", "job.yaml:2"),
     "a list": ("- a\n", None, [], "a mapping", "job.yaml:1"),
+    "defaults as a mapping": ("seed: 1\ndefaults: {model: llama_mini}\n", None, [], "must be a list", "job.yaml:2"),
     "option in the defaults": (
         "seed: 1\ndefaults:\n  - model: llama_mini\n  - method: lroa\n",
         None, [], "method=lroa: no such method. Closest: lora", "job.yaml:4",
@@ -216,6 +217,21 @@ def test_an_unreadable_group_file_is_named_itself(write):
     with pytest.raises(UserError) as caught:
         compose(write("job.yaml", "defaults: [{eval: bad}]\n"))
     assert str(caught.value.where).startswith("eval/bad.yaml:")
+
+
+def test_a_resolved_file_may_be_broken_too(write):
+    with pytest.raises(UserError) as caught:
+        load(write("config.yaml", "seed: 1\na: ${sed}\n"))
+    assert caught.value.where == "config.yaml:2"
+
+
+def test_a_job_may_add_to_the_search_path(write, tmp_path):
+    (tmp_path / "more it's" / "eval").mkdir(parents=True)
+    (tmp_path / "more it's" / "eval" / "far.yaml").write_text("loss: {split: far}\n")
+    more = f"file://{tmp_path}/more it's"
+    job = write("job.yaml", f'defaults: [{{eval: far}}]\nhydra: {{searchpath: ["{more}"]}}\n')
+    found = compose(job)
+    assert found.config == {"eval": {"loss": {"split": "far"}}, "run": {"name": "job"}}
 
 
 def test_bad_overrides_are_told_together(write):

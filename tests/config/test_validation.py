@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from ftcli.config import compose, paths, validate
+from ftcli.config.packages import missing
 from ftcli.errors import Problems, UserError
 
 
@@ -169,15 +170,28 @@ def test_a_trusted_module_of_the_working_folder_may_be_named(write, monkeypatch)
     assert composed.get("scheduler.level") == 2.0
 
 
-def test_a_missing_package_names_its_extra(write, monkeypatch):
-    from ftcli.config import source
+@pytest.fixture
+def without_schedulefree(monkeypatch):
+    """As if the package were not installed."""
+    from ftcli.config import signature, source
 
-    monkeypatch.setattr(source, "installed", lambda package: package != "schedulefree")
-    monkeypatch.setattr(source, "load", lambda name: None)
-    from ftcli.config.packages import missing
+    found = source.find_spec
+    monkeypatch.setattr(source, "find_spec", lambda n: None if n == "schedulefree" else found(n))
+    signature.read.cache_clear()
+    yield
+    signature.read.cache_clear()
 
-    error = missing("schedulefree", "optimizer.optimizer_class=schedulefree.X", "my.yaml:3")
-    assert error.fix == "pip install 'ftcli[schedulefree]'" and error.where == "my.yaml:3"
+
+def test_a_missing_package_names_its_extra_the_key_and_its_place(write, without_schedulefree):
+    (problem,) = complaints("optimizer.optimizer_class=schedulefree.AdamWScheduleFree")
+    assert problem.what == (
+        "optimizer.optimizer_class=schedulefree.AdamWScheduleFree needs the package "
+        "'schedulefree', which is not installed."
+    )
+    assert problem.fix == "pip install 'ftcli[schedulefree]'" and problem.where == "command line"
+
+
+def test_the_extra_of_a_package_is_read_from_the_distributions_own_metadata():
     assert missing("mlflow", "x").fix == "pip install 'ftcli[mlflow]'"
     assert missing("some_thing", "x").fix == "pip install some-thing"
 
