@@ -14,12 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "documents"
+#: Rows are a multiple of this many tokens long. Kernels are made (and kept) for each new shape: in
+#: bf16 on a CPU, free lengths were measured to cost 10 % of the time and, in 60 steps, 500 MB.
+ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,16 @@ def packed_inputs(batch: dict[str, Any], device: torch.device | str = "cpu") -> 
     """The model inputs by which a packed batch stays uncontaminated.
 
     A mask with four dimensions is passed through by transformers as it is; this one is a token of
-    one element, which tells the layers that the documents' layout must be there.
+    one element, which tells the layers that the documents' layout must be there. The row is filled
+    up to a multiple of `ALIGNMENT` by a last document without labels.
     """
-    groups = layout(batch["lengths"].tolist())
+    lengths = batch["lengths"].tolist()
+    spare = -sum(lengths) % ALIGNMENT
+    groups = layout([*lengths, spare] if spare else lengths)
     moved = [g if g.real is None else replace(g, real=g.real.to(device)) for g in groups]
     return {
+        "input_ids": pad(batch["input_ids"], (0, spare)),
+        "position_ids": pad(batch["position_ids"], (0, spare)),
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
         "documents": tuple(moved),
     }

@@ -89,25 +89,26 @@ def final_hidden(
 
     bare: Any = getattr(model, "module", model)  # without the wrapper of data parallelism
     head = bare.get_output_embeddings()
+    inputs = model_inputs(batch, device)
     hook = head.register_forward_pre_hook(take)
     try:
-        model(**model_inputs(batch, device), use_cache=False)
+        model(**inputs, use_cache=False)
     finally:
         hook.remove()
     rescale = _rescaling(bare.config)
-    length = batch["input_ids"].shape[1]  # soft prompts stand before it
-    return caught[0][:, -length:], lambda hidden: rescale(head(hidden))
+    given, length = inputs["input_ids"].shape[1], batch["input_ids"].shape[1]
+    states = caught[0][:, -given:]  # soft prompts stand before what was given
+    return states[:, :length], lambda hidden: rescale(head(hidden))
 
 
 def model_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Arguments of the model's forward for a packed or a padded batch, on the device."""
-    inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
     if "lengths" in batch:
         from ftcli.models.attention import packed_inputs
 
-        inputs |= packed_inputs(batch, device)
+        inputs = packed_inputs(batch, device)
     else:
-        inputs["attention_mask"] = batch["attention_mask"]
+        inputs = {k: batch[k] for k in ("input_ids", "position_ids", "attention_mask")}
     return {
         k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v
         for k, v in inputs.items()

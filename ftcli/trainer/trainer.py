@@ -184,9 +184,7 @@ class Trainer:
 
 def real_tokens(batch: Batch) -> int:
     """Tokens of a micro-batch, padding not counted."""
-    if "attention_mask" in batch:
-        return int(batch["attention_mask"].sum())
-    return batch["input_ids"].numel()
+    return int(batch["lengths" if "lengths" in batch else "attention_mask"].sum())
 
 
 def _due(step: int, every: int | None) -> bool:
