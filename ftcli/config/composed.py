@@ -37,7 +37,9 @@ class Composed:
         overrides: what followed it on the command line, as typed.
         choices: group -> option that was composed (`method` -> `lora`); empty for a resolved file.
         sections: dotted key of every mapping -> the place that opened it last.
-        repicked: groups whose option the command line chose.
+        repicked: groups whose option was chosen over a job's own choice -> whether by the command
+            line (True) or by the given job over the one it starts from (False).
+        jobs: files that were merged as jobs: the given one and those it starts from.
     """
 
     config: dict[str, Any]
@@ -46,7 +48,8 @@ class Composed:
     overrides: list[str] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)
     sections: dict[str, Origin] = field(default_factory=dict)
-    repicked: frozenset[str] = frozenset()
+    repicked: dict[str, bool] = field(default_factory=dict)
+    jobs: frozenset[Path] = frozenset()
 
     def origin(self, key: str) -> Origin:
         """Who set a key; for one that nobody set, who opened the mapping it would stand in."""

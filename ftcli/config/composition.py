@@ -41,8 +41,11 @@ def compose(job: str | Path, overrides: Sequence[str] = ()) -> Composed:
     with _hydra(path.resolve().parent):
         config, defaults = _compose(source, words, folders)
     found = origins.find(defaults, source, words, folders)
-    composed = _composed(config, found, path, words)
+    composed = _composed(config, found, path)
     composed.overrides = list(overrides)
+    composed.jobs = origins.jobs(defaults, path, folders)
+    composed.repicked = dict.fromkeys(source.overridden(), False)
+    composed.repicked |= {w.key: True for w in words if w.picks and w.kind == "set"}
     return composed
 
 
@@ -95,9 +98,7 @@ def _compose(
     raise AssertionError("every group was added, none is left to add")
 
 
-def _composed(
-    config: DictConfig, found: dict[str, Origin], job: Path, words: list[Word]
-) -> Composed:
+def _composed(config: DictConfig, found: dict[str, Origin], job: Path) -> Composed:
     known: dict[Any, Any] = dict(config.hydra.runtime.choices)
     OmegaConf.set_struct(config, False)
     config.pop("hydra")
@@ -108,7 +109,6 @@ def _composed(
         for group, option in known.items()
         if isinstance(option, str) and not str(group).startswith("hydra/")
     }
-    composed.repicked = frozenset(w.key for w in words if w.picks and w.kind == "set")
     return _with_name(composed)
 
 

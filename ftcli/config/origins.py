@@ -38,6 +38,12 @@ def find(
     return found
 
 
+def jobs(defaults: Iterable[Any], job: Path, folders: list[Path]) -> frozenset[Path]:
+    """The job's file and those of the jobs it starts from: what is merged into no group."""
+    files = [_file(d.config_path, folders) for d in defaults if not d.package]
+    return frozenset([job, *(file for file in files if file)])
+
+
 def _set(found: dict[str, Origin], key: str, value: Any) -> None:
     found[key] = COMMAND_LINE
     parent = key.rpartition(".")[0]

@@ -42,6 +42,12 @@ class Primary:
             self.drop(word.key)
         self._insert({word.key: word.value}, self._position("_self_"))
 
+    def overridden(self) -> list[str]:
+        """Groups for which it chooses another option than the job it starts from."""
+        entries: list[Any] = OmegaConf.to_container(self.node.defaults)  # type: ignore[assignment]
+        keys = [str(k) for entry in entries if isinstance(entry, dict) for k in entry]
+        return [key.removeprefix("override ") for key in keys if key.startswith("override ")]
+
     def drop(self, group: str) -> None:
         """Leave out the job's own keys of a group."""
         if group in self.node:

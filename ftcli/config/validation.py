@@ -210,10 +210,12 @@ class _Checker:
         return f"{prefix} ({keys.owner.target.rpartition('.')[2]})" if keys else prefix
 
     def _left_over(self, key: str) -> bool:
-        """Whether the job set this key for the option that the command line has since replaced."""
-        group = _group(key)
-        origin = self.composed.origin(key)
-        if group not in self.composed.repicked or origin.file != self.composed.job:
+        """Whether a job set this key for an option that has been replaced since."""
+        group, origin = _group(key), self.composed.origin(key)
+        by_command_line = self.composed.repicked.get(group)
+        if by_command_line is None or origin.file not in self.composed.jobs:
+            return False
+        if not by_command_line and origin.file == self.composed.job:
             return False
         log.warning(
             "%s: %s is left out, %s has no such key", origin, key, self.composed.named(group)

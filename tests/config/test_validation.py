@@ -152,6 +152,16 @@ def test_keys_of_the_option_that_was_replaced_are_left_out_and_said(write, caplo
     assert "method.r is left out, method=full has no such key" in caplog.text
 
 
+def test_keys_of_the_job_one_starts_from_are_left_out_with_its_option_but_not_ones_own(write):
+    base = "defaults: [qlora_llama, {override method: full}, _self_]\nrequires: null\n"
+    write("job.yaml", base + "model: {quantization: none}\n")
+    composed = checked(job="job.yaml")
+    assert composed.config["method"] == {"_target_": "ftcli.methods.full.Full"}
+    write("own.yaml", base + "model: {quantization: none}\nmethod:\n  r: 4\n")
+    (problem,) = complaints(job="own.yaml")
+    assert problem.where == "own.yaml:5" and "method=full" in problem.what
+
+
 def test_a_key_typed_for_the_new_option_is_not_left_out(write):
     (problem,) = complaints("method=full", "method.r=8", "model.quantization=none", "~requires")
     assert problem.what.startswith("method.r is not a key of method=full")
