@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,14 @@ class Peft(Method):
             Problems.raise_if_any(unmatched(config, model))
         quantised = quantised_weights(model)
         try:
-            wrapped = get_peft_model(
-                model,
-                config,
-                adapter_name=ADAPTER,
-                autocast_adapter_dtype=self.autocast_adapter_dtype,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of transformers, at PEFT
+                wrapped = get_peft_model(
+                    model,
+                    config,
+                    adapter_name=ADAPTER,
+                    autocast_adapter_dtype=self.autocast_adapter_dtype,
+                )
         except (ValueError, TypeError, NotImplementedError, ImportError) as error:
             raise self._refused(error) from error
         except RuntimeError as error:  # shapes or dtypes of packed bytes
@@ -109,11 +112,20 @@ class Peft(Method):
             raise UserError(f"{self.config_class} cannot be merged. {error}", "method") from error
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """The adapter's tensors under PEFT's names, modules_to_save included."""
+        """The adapter's tensors under PEFT's names, modules_to_save included.
+
+        Names that share a tensor (tied layers) each get one: safetensors refuses shared memory.
+        """
         from peft import get_peft_model_state_dict
 
         found = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
-        return {name: tensor.detach() for name, tensor in found.items()}
+        tensors: dict[str, Tensor] = {}
+        places: set[int] = set()
+        for name, tensor in found.items():
+            shared = tensor.data_ptr() in places
+            places.add(tensor.data_ptr())
+            tensors[name] = tensor.detach().clone() if shared else tensor.detach()
+        return tensors
 
     def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
         """Put the tensors into the adapter, in place.
@@ -162,20 +174,23 @@ class Peft(Method):
         if any(id(parameter) not in kept for parameter in before.values()):
             raise self._not_on_quantised("its initialisation changes the base's weights")
 
-    def _refuse_unfit(self, model: nn.Module) -> None:
+    def _refuse_unfit(self, model: Any) -> None:
         """Ask one adapted layer of each kind; layers without a quantised form fail on packed bytes."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        kinds = {type(m): m for m in model.modules() if isinstance(m, BaseTunerLayer)}
+        layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+        kinds: dict[type, Any] = {type(layer): layer for layer in layers}
+        dtype = model.get_input_embeddings().weight.dtype
         for layer in kinds.values():
             base: Any = layer.get_base_layer()
-            if hasattr(base, "in_features"):
-                device = next(base.parameters()).device
-                try:
-                    with torch.no_grad():
-                        layer(torch.zeros(1, 1, base.in_features, device=device))
-                except RuntimeError as error:
-                    raise self._not_on_quantised("it has no layer for them") from error
+            weight = getattr(base, "weight", None)
+            if weight is None or weight.dtype.is_floating_point or weight.device.type == "meta":
+                continue
+            try:
+                with torch.no_grad():
+                    layer(torch.zeros(1, 1, base.in_features, dtype=dtype, device=weight.device))
+            except RuntimeError as error:
+                raise self._not_on_quantised("it has no layer for them") from error
 
     def _not_on_quantised(self, why: str) -> UserError:
         return UserError(

@@ -37,7 +37,7 @@ class CausalLM:
 
     path: str  # hub id, folder, or asset:NAME for one that ships
     architecture: str | None = None  # shipped config that stands in where the hub is out of reach
-    dtype: Dtype | Literal["auto"] = "float32"  # of weights not quantised; auto: the precision's
+    dtype: Dtype | Literal["auto"] = "float32"  # of plain weights; auto: the precision's
     quantization: Quantization = "none"  # of the linears of the blocks
     double_quant: bool = True  # nf4, fp4: the scales of the blocks are quantised too
     compute_dtype: Dtype | None = None  # nf4, fp4: of the matrix products; null: dtype
@@ -58,14 +58,15 @@ class CausalLM:
         """
         quiet_bitsandbytes()
         path, config = hub.resolve(self.path), self.hf_config()
-        compute = getattr(torch, self.compute_dtype or self.dtype)
+        dtype = self._dtype(config)
+        compute = getattr(torch, self.compute_dtype) if self.compute_dtype else dtype
 
         def load(local: bool) -> PreTrainedModel:
             return AutoModelForCausalLM.from_pretrained(
                 path,
                 config=config,
                 revision=self.revision or "main",
-                dtype=getattr(torch, self.dtype),
+                dtype=dtype,
                 quantization_config=bitsandbytes_config(
                     self.quantization, self.double_quant, compute
                 ),
@@ -110,9 +111,10 @@ class CausalLM:
 
     def meta(self) -> PreTrainedModel:
         """The model on the meta device: every shape, no memory, never quantised."""
+        config = self.hf_config()
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(
-                self.hf_config(), dtype=getattr(torch, self.dtype), trust_remote_code=False
+                config, dtype=self._dtype(config), trust_remote_code=False
             )
 
     @property
@@ -173,6 +175,12 @@ class CausalLM:
         except (KeyError, ValueError) as error:
             raise UserError(f"{error}", where="model.rope_scaling") from error
         return config
+
+    def _dtype(self, config: PreTrainedConfig) -> torch.dtype:
+        """The weights' dtype; a run decides `auto` before, elsewhere it is that of the files."""
+        if self.dtype == "auto":
+            return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+        return getattr(torch, self.dtype)
 
     def _attention(self) -> str:
         if self.attention != "auto":

@@ -3,6 +3,7 @@
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -96,6 +97,27 @@ def test_modules_to_save_are_trained_kept_and_saved(folder, tmp_path):
     method.save(model, tmp_path)
     assert torch.equal(logits(peft.PeftModel.from_pretrained(load(folder), tmp_path)), after)
     assert (logits(method.merge(model)) - after).abs().max() < 1e-5
+
+
+def test_the_state_of_tied_layers_can_be_written(tmp_path):
+    source = CausalLM("asset:llama_mini")
+    method = Peft("peft.TrainableTokensConfig", target_modules=None, token_indices=[3, 4])
+    model = method.prepare(source.load("cpu"))
+    train(model)
+    save_file(method.state(model), tmp_path / "adapter.safetensors")
+    other = method.prepare(source.load("cpu"))
+    method.load_state(other, load_file(tmp_path / "adapter.safetensors"))
+    assert torch.equal(logits(other), logits(model))
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "shira", "boft", "miss"])
+def test_a_half_precision_quantised_base_is_no_obstacle(folder, name):
+    from .tiny import method as of
+
+    model = of(name).prepare(load(folder, "nf4", dtype="bfloat16"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        train(model, steps=1)
+    assert trainable(model)
 
 
 def test_merging_into_quantised_weights_is_refused(folder):

@@ -91,6 +91,11 @@ def test_dtype_is_that_of_the_weights(dtype):
     assert not model.training
 
 
+def test_auto_dtype_without_a_run_is_as_stored():
+    assert CausalLM(MINI, dtype="auto").load("cpu").dtype == torch.bfloat16
+    assert CausalLM(MINI, dtype="auto").meta().dtype == torch.bfloat16
+
+
 def test_auto_attention_is_the_packed_one_and_others_are_as_named(plain):
     assert plain.config._attn_implementation == NAME
     eager = CausalLM(MINI, attention="eager").load("cpu")
