@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint
+.PHONY: train test slow lint bench
 
+# The environment: torch first, by itself, so that its CPU build is taken where there is no GPU.
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
@@ -10,8 +11,22 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $@
 
+# The main job: QLoRA of the shipped Llama on E2E, with scores before and after.
+train: .venv/installed
+	$(BIN)/ftcli train configs/qlora_llama.yaml
+
 test: .venv/installed
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2
+
+slow: .venv/installed
+	$(BIN)/pytest -q -m slow
 
 lint: .venv/installed
-	$(BIN)/ruff check ftcli tests
+	$(BIN)/ruff check ftcli tests benchmarks
+	$(BIN)/ruff format --check ftcli tests benchmarks
+	$(BIN)/mypy ftcli
+
+# Speed and memory against a plain transformers + peft loop, as ratios.
+bench: .venv/installed
+	$(BIN)/python benchmarks/sft.py --precision fp32
+	$(BIN)/python benchmarks/sft.py --precision bf16

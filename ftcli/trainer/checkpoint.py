@@ -45,6 +45,8 @@ class Checkpoints:
             (unfinished / "DONE").touch()
         atomic.link(self.folder / "last", name)
         self._retain()
+        if loop.run.dir is not None:
+            loop.run.dir.event("checkpoint", step=loop.state.step, path=name)
         return target
 
     def mark_best(self, path: Path) -> None:

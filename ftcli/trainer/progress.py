@@ -25,8 +25,8 @@ SAMPLE = 240  # characters of the first row that are shown
 class Progress(Participant):
     """Shows step, smoothed loss, learning rate, real tokens/s, peak memory, ETA, checkpoint age."""
 
-    def __init__(self, live: bool | None = None, smoothing: float = 0.9) -> None:
-        """`live`: draw a bar; None asks the terminal. `smoothing`: weight of the past in the loss."""
+    def __init__(self, live: bool | None = None, smoothing: float = 0.95) -> None:
+        """`live`: draw a bar; None asks the terminal. `smoothing`: how much of the past a step leaves."""
         self.first_rank = os.environ.get("RANK", "0") == "0"
         self.shown = self.first_rank and not os.environ.get("FTCLI_QUIET")
         self.dir: Any = None
@@ -35,6 +35,7 @@ class Progress(Participant):
         )
         self.smoothing = smoothing
         self.loss: float | None = None
+        self.logged = 0
         self.bar: Bar | None = None
         self.task: TaskID | None = None
         self.began: tuple[float, int] | None = None
@@ -56,8 +57,7 @@ class Progress(Participant):
     def on_log(self, state: Any, metrics: Mapping[str, Any]) -> None:
         """Show the figures of one log."""
         if "loss" in metrics:
-            past, new = self.loss, float(metrics["loss"])
-            self.loss = new if past is None else self.smoothing * past + (1 - self.smoothing) * new
+            self._smooth(float(metrics["loss"]), int(metrics["step"]))
         total = getattr(state, "max_steps", None)
         text, left = " · ".join(self._figures(metrics)), self._remaining(metrics["step"], total)
         self._line(f"step {metrics['step']}{f'/{total}' if total else ''}  {text}{left}", bar=True)
@@ -79,6 +79,12 @@ class Progress(Participant):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+    def _smooth(self, loss: float, step: int) -> None:
+        """A log stands for all steps since the one before, so the past fades with each of them."""
+        past = self.smoothing ** max(1, step - self.logged)
+        self.loss = loss if self.loss is None else past * self.loss + (1 - past) * loss
+        self.logged = step
 
     def _line(self, text: str, bar: bool = False) -> None:
         """A line for train.log and for whoever watches; `bar`: a live bar shows it already."""

@@ -176,7 +176,6 @@ class Trainer:
         path = None
         if checkpoints is not None and loop.accelerator.is_main_process:
             path = checkpoints.save(loop)
-            loop.run.dir.event("checkpoint", step=loop.state.step, path=path.name)
         loop.accelerator.wait_for_everyone()
         loop.meter.begin()
         return path
@@ -188,4 +187,4 @@ def real_tokens(batch: Batch) -> int:
 
 
 def _due(step: int, every: int | None) -> bool:
-    return bool(every) and step % every == 0
+    return every is not None and every > 0 and step % every == 0
