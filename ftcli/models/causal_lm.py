@@ -46,6 +46,7 @@ class CausalLM:
     revision: str | None = None  # branch, tag or commit on the hub
     tokenizer: str | None = None  # hub id or folder; null: path
     chat_template: str | None = None  # a Jinja template or a file that holds one; null: its own
+    weights: Literal["pretrained", "random"] = "pretrained"  # random: new ones, for pretraining
 
     def load(self, device: str | None = None) -> PreTrainedModel:
         """The model with its weights, in eval mode.
@@ -59,6 +60,8 @@ class CausalLM:
         quiet_bitsandbytes()
         path, config = hub.resolve(self.path), self.hf_config()
         dtype = self._dtype(config)
+        if self.weights == "random":
+            return self._new(config, dtype)
         compute = getattr(torch, self.compute_dtype) if self.compute_dtype else dtype
 
         def load(local: bool) -> PreTrainedModel:
@@ -181,6 +184,19 @@ class CausalLM:
         if self.dtype == "auto":
             return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
         return getattr(torch, self.dtype)
+
+    def _new(self, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+        """The architecture with weights drawn from torch's generator."""
+        if self.quantization != "none":
+            raise UserError(
+                "new weights cannot be quantised: there is nothing in them yet to keep.",
+                where="model.weights",
+                fix="model.quantization=none",
+            )
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=self._attention(), trust_remote_code=False
+        )
+        return model.eval()
 
     def _attention(self) -> str:
         if self.attention != "auto":
