@@ -90,7 +90,8 @@ def _measure(
     optimizer: Any, wanted: list[tuple[Shape, torch.dtype]], device: str
 ) -> tuple[dict[tuple[Shape, torch.dtype], int], bool]:
     """Bytes of the state of each stand-in after one step, and whether the optimizer is paged."""
-    parameters = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape, dtype in wanted]
+    twice = [*wanted, *wanted]  # what two tensors share (code tables) is no state of either
+    parameters = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape, dtype in twice]
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     named = [(f"stand_in.{index}", parameter) for index, parameter in enumerate(parameters)]
@@ -99,10 +100,10 @@ def _measure(
         built = copy.deepcopy(optimizer).build(named, torch.device(device))
         built.step()
     tensors = [list(_tensors(built.state.get(p, {}))) for p in parameters]
-    shared = Counter(t.data_ptr() for own in tensors for t in own)  # code tables of 8-bit states
+    shared = Counter(t.data_ptr() for own in tensors for t in own)
     sizes = [
         sum(t.numel() * t.element_size() for t in own if t.data_ptr() and shared[t.data_ptr()] == 1)
-        for own in tensors
+        for own in tensors[: len(wanted)]
     ]
     return dict(zip(wanted, sizes, strict=True)), bool(getattr(built, "is_paged", False))
 

@@ -108,8 +108,12 @@ def _measured(draft: Draft, limit: int | None = None) -> Schedule:
 
 
 def _width(lengths: list[int], data: Any) -> int:
-    """Tokens that a micro-batch of documents takes: end to end, or padded to the longest."""
-    return len(lengths) * max(lengths) if data.packing == "none" else sum(lengths)
+    """Tokens that a micro-batch of documents takes: padded to the longest, or laid end to end."""
+    if data.packing == "none":
+        return len(lengths) * max(lengths)
+    from ftcli.models.attention import ALIGNMENT
+
+    return math.ceil(sum(lengths) / ALIGNMENT) * ALIGNMENT
 
 
 def _with_steps(known: Schedule, trainer: Any) -> Schedule:

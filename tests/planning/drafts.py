@@ -9,7 +9,7 @@ from ftcli.planning.draft import Draft
 from ftcli.planning.machine import RUNTIME, Machine
 from ftcli.planning.plan import Plan
 
-PLAIN = ("model.quantization=none", "~requires")
+PLAIN = ("model.quantization=none", "method=lora")
 
 
 def draft(*overrides: str, job: str = "qlora_llama") -> Draft:

@@ -72,13 +72,11 @@ def real_peak(job, rows, length, autocast):
     return peak.peak
 
 
-@pytest.mark.parametrize("rows, length", [(2, 96), (6, 192)])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("overrides", [FULL, PLAIN, ()], ids=["full", "lora", "qlora"])
-def test_estimate_is_within_15_percent_of_a_real_step(
-    overrides, autocast, checkpointing, rows, length
-):
+def test_estimate_is_within_15_percent_of_a_real_step(overrides, autocast, checkpointing):
+    rows, length = 4, 128
     again = f"trainer.gradient_checkpointing={str(checkpointing).lower()}"
     precision = f"trainer.precision={'bf16' if autocast else 'fp32'}"
     job = draft(*overrides, again, precision)

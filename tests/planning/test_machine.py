@@ -1,0 +1,21 @@
+"""What there is to fit into."""
+
+import pytest
+
+from ftcli.planning.machine import free_disk, free_memory, target
+
+
+def test_a_gpu_that_is_named_is_taken_at_its_word():
+    found = target(24)
+    assert (found.kind, found.memory, found.assumed) == ("cuda", 24_000_000_000, True)
+
+
+def test_free_memory_is_between_what_this_process_could_see():
+    import os
+
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < free_memory() <= whole
+
+
+def test_disk_of_a_folder_that_is_not_there_yet(tmp_path):
+    assert free_disk(tmp_path / "a" / "b") == pytest.approx(free_disk(tmp_path), rel=0.01)
