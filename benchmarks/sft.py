@@ -155,7 +155,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     dtype = "bfloat16" if options.precision == "bf16" else "float32"
     overrides = [
         "data=prompt", f"data.path={folder}/rows.jsonl", "data.max_length=512",
-        f"data.cache_dir={folder}", "model.quantization=none", "~requires", f"model.dtype={dtype}",
+        f"data.cache_dir={folder}", "model.quantization=none", "method=lora", f"model.dtype={dtype}",
         f"trainer.precision={options.precision}", f"trainer.batch_size={options.batch_size}",
         f"trainer.max_steps={options.steps}", "trainer.eval_first=false", "eval=none",
         "scheduler=constant", "trainer.log_every=1000",

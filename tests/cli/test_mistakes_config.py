@@ -32,7 +32,7 @@ def test_1_a_misspelt_key(ftcli, mine):
     ended = ftcli("train", mine("  lora_rnk: 4\n"))
     assert ended.status == 2
     assert ended.err == (
-        "configs/my.yaml:11  method.lora_rnk is not a key of method=lora. Did you mean method.r?\n"
+        "configs/my.yaml:11  method.lora_rnk is not a key of method=qlora. Did you mean method.r?\n"
         "    lora_rnk: 4\n"
         "→ see: ftcli schema method\n"
     )

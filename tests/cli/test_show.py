@@ -34,7 +34,7 @@ def test_each_value_has_its_origin_in_one_column(ftcli, work):
 def test_as_json(ftcli):
     shown = json.loads(ftcli("show", "qlora_llama", "seed=5", "--json").out)
     assert shown["config"]["seed"] == 5 and shown["origins"]["seed"] == "command line"
-    assert shown["choices"]["method"] == "lora"
+    assert shown["choices"]["method"] == "qlora"
 
 
 def test_a_wrong_job_is_shown_all_the_same_and_its_problems_after_it(ftcli):

@@ -7,7 +7,7 @@ import pytest
 from ftcli.config import compose, validate
 from ftcli.errors import Problems, UserError
 
-PLAIN = ["~requires", "model.quantization=none"]
+PLAIN = ["model.quantization=none"]
 
 
 def complaints(*overrides: str, job: str = "qlora_llama") -> list[UserError]:
@@ -27,7 +27,7 @@ CONTRADICTIONS = {
     "no end": (["trainer.epochs=null", "trainer.max_steps=null"], "training would have no end"),
     "full on nf4": (["method=full"], "method=full with model.quantization=nf4 (configs/qlora_llama.yaml:"),
     "full in float16": ([*PLAIN, "method=full", "model.dtype=float16"], "small updates vanish"),
-    "float16 under bf16": ([*PLAIN, "model.dtype=float16", "trainer.precision=bf16"], "two half precisions"),
+    "float16 under bf16": ([*PLAIN, "method=lora", "model.dtype=float16", "trainer.precision=bf16"], "two half precisions"),
     "packed, eager": (["model.attention=eager"], "data.packing=flat (its default) with model.attention=eager (command line)"),
     "two warmups": (["scheduler.warmup_ratio=0.1", "scheduler.warmup_steps=5"], "are both given"),
     "qlora without q": (["model.quantization=none"], "model.quantization=none (command line)"),
@@ -46,7 +46,7 @@ def test_a_contradiction_is_one_message_with_a_way_out(write, name):
     [
         ["model.attention=eager", "data.packing=none"],
         [*PLAIN, "method=full"],
-        [*PLAIN, "model.dtype=float16"],
+        [*PLAIN, "method=lora", "model.dtype=float16"],
         ["model.dtype=bfloat16", "trainer.precision=bf16"],
         ["trainer.epochs=null", "trainer.max_steps=3"],
         ["model.quantization=int8"],
@@ -79,18 +79,13 @@ RULE = "{one_of: [nf4, int8], because: QLoRA needs a quantised base, or: method=
 
 @pytest.fixture
 def qlora(write):
-    write("method/qlora.yaml", f"defaults: [lora]\nrequires:\n  model.quantization: {RULE}\n")
-    write(
-        "my.yaml",
-        "defaults: [qlora_llama, {override method: qlora}, _self_]\n"
-        "requires: null\nmodel:\n  quantization: none\n",
-    )
+    write("my.yaml", "defaults: [qlora_llama, _self_]\nmodel:\n  quantization: none\n")
 
 
 def test_an_option_may_require_values_of_other_keys(qlora):
     (problem,) = complaints(job="my.yaml")
     assert problem.what == (
-        "method=qlora with model.quantization=none (my.yaml:4): QLoRA needs a quantised base."
+        "method=qlora with model.quantization=none (my.yaml:3): QLoRA needs a quantised base."
     )
     assert problem.fix == "either model.quantization=nf4 or method=lora"
 

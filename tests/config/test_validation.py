@@ -39,7 +39,11 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_packaged_option_fits_the_main_job(write, group, option):
-    composed = compose("qlora_llama", [f"{group}={option}", "~requires", "model.quantization=none"])
+    method = [] if group == "method" else ["method=lora"]
+    stored = "nf4" if option == "qlora" else "none"
+    composed = compose(
+        "qlora_llama", [f"{group}={option}", *method, f"model.quantization={stored}"]
+    )
     try:
         validate(composed)
     except UserError as error:
@@ -70,7 +74,7 @@ def test_values_become_what_their_keys_want(write, override, key, value):
 
 
 def test_null_means_none_where_a_key_knows_that_word(write):
-    assert checked("~requires", "model.quantization=null").get("model.quantization") == "none"
+    assert checked("method=lora", "model.quantization=null").get("model.quantization") == "none"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +102,7 @@ def test_a_wrong_type_says_what_is_wanted(write, override, says):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("method.lora_rnk=8", "method.lora_rnk is not a key of method=lora. Did you mean method.r?"),
+        ("method.lora_rnk=8", "method.lora_rnk is not a key of method=qlora. Did you mean method.r?"),
         ("method.lora_alhpa=8", "Did you mean method.lora_alpha?"),
         ("optimizer.learning_rate=1", "Did you mean optimizer.lr?"),
         ("optimizer.beta=[1,2]", "Did you mean optimizer.betas?"),
@@ -146,24 +150,24 @@ def test_a_value_left_open_is_asked_for(write):
 
 
 def test_keys_of_the_option_that_was_replaced_are_left_out_and_said(write, caplog):
-    composed = checked("method=full", "model.quantization=none", "~requires")
+    composed = checked("method=full", "model.quantization=none")
     assert composed.config["method"] == {"_target_": "ftcli.methods.full.Full"}
     assert "method.r" not in composed.origins
     assert "method.r is left out, method=full has no such key" in caplog.text
 
 
 def test_keys_of_the_job_one_starts_from_are_left_out_with_its_option_but_not_ones_own(write):
-    base = "defaults: [qlora_llama, {override method: full}, _self_]\nrequires: null\n"
+    base = "defaults: [qlora_llama, {override method: full}, _self_]\n"
     write("job.yaml", base + "model: {quantization: none}\n")
     composed = checked(job="job.yaml")
     assert composed.config["method"] == {"_target_": "ftcli.methods.full.Full"}
     write("own.yaml", base + "model: {quantization: none}\nmethod:\n  r: 4\n")
     (problem,) = complaints(job="own.yaml")
-    assert problem.where == "own.yaml:5" and "method=full" in problem.what
+    assert problem.where == "own.yaml:4" and "method=full" in problem.what
 
 
 def test_a_key_typed_for_the_new_option_is_not_left_out(write):
-    (problem,) = complaints("method=full", "method.r=8", "model.quantization=none", "~requires")
+    (problem,) = complaints("method=full", "method.r=8", "model.quantization=none")
     assert problem.what.startswith("method.r is not a key of method=full")
 
 

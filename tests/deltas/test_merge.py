@@ -27,7 +27,7 @@ def nf4(trained_run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain_run(train_tiny):
     """Plain float32 weights; eval is none, so that this takes no time."""
-    return train_tiny("run.name=plain", "model.quantization=none", "~requires", "eval=none")
+    return train_tiny("run.name=plain", "model.quantization=none", "method=lora", "eval=none")
 
 
 def compare(run: Run, folder: Path) -> tuple[float, float]:
@@ -75,7 +75,7 @@ def test_a_plain_base_merges_within_rounding(plain_run, tmp_path):
 
 def test_a_fully_finetuned_model_is_written_as_it_was_trained(train_tiny, tmp_path):
     path = train_tiny(
-        "run.name=full", "model.quantization=none", "~requires", "eval=none",
+        "run.name=full", "model.quantization=none", "eval=none",
         "method=full",
     )  # fmt: skip
     report = merge_run(path, tmp_path / "full")

@@ -17,7 +17,9 @@ CHOICES = [
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_it_composes_and_validates(group, name):
-    plain = ["~requires", "model.quantization=none", "data.packing=none"]
+    plain = ["data.packing=none"]
+    if name != "qlora":
+        plain += ["model.quantization=none", *([] if group == "method" else ["method=lora"])]
     validate(compose("qlora_llama", [f"{group}={name}", *plain, *GIVEN.get(name, [])]))
     first = (configs_dir() / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ") and len(first) < 110

@@ -15,7 +15,7 @@ from ftcli.run.train import train
 JOB = [
     "data.limit=40", "trainer.epochs=null", "trainer.max_steps=3", "trainer.batch_size=2",
     "trainer.save_every=null", "~eval.generation", "method.r=4", "model.quantization=none",
-    "~requires", "trainer.precision=fp32", "model.dtype=float32",
+    "method=lora", "trainer.precision=fp32", "model.dtype=float32",
 ]  # fmt: skip
 
 

@@ -29,9 +29,9 @@ SHORT = [
 ]  # fmt: skip
 CASES = {
     "nf4_flat_accumulation": ["trainer.gradient_accumulation_steps=4", "method.lora_dropout=0.1"],
-    "bins": ["model.quantization=none", "~requires", "data.packing=bins", "data.max_length=192"],
+    "bins": ["model.quantization=none", "method=lora", "data.packing=bins", "data.max_length=192"],
     "padded_bf16": ["data.packing=none", "trainer.precision=bf16", "model.dtype=bfloat16"],
-    "full_muon": ["model.quantization=none", "~requires", "method=full", "optimizer=muon"],
+    "full_muon": ["model.quantization=none", "method=full", "optimizer=muon"],
 }
 FAST = {"nf4_flat_accumulation", "bins"}
 

@@ -54,7 +54,7 @@ def furthest(one: Run, other: Run) -> float:
 def test_accumulation_equals_the_large_batch(reduction):
     """4 x 2 rows give the weights of 1 x 8 rows after one plain gradient step, to 1e-6."""
     shared = [
-        "trainer.max_steps=1", "model.quantization=none", "~requires", "optimizer.optimizer_class=torch.optim.SGD",
+        "trainer.max_steps=1", "model.quantization=none", "method=lora", "optimizer.optimizer_class=torch.optim.SGD",
         "optimizer.lr=0.1", "scheduler=constant", f"objective.reduction={reduction}", "seed=3",
     ]  # fmt: skip
     large = fitted(*shared, "trainer.batch_size=8")
@@ -79,7 +79,7 @@ def test_the_step_loss_is_the_mean_over_all_tokens_of_the_accumulated_batch():
 def test_packed_rows_train_like_padded_ones():
     """One step on the same eight rows, laid end to end or padded, ends in the same weights."""
     shared = [
-        "trainer.max_steps=1", "trainer.batch_size=40", "model.quantization=none", "~requires",
+        "trainer.max_steps=1", "trainer.batch_size=40", "model.quantization=none", "method=lora",
         "optimizer.optimizer_class=torch.optim.SGD", "optimizer.lr=0.1", "scheduler=constant",
     ]  # fmt: skip
     packed = fitted(*shared, "data.packing=flat")
@@ -154,7 +154,7 @@ def test_compiled_blocks_train_the_same():
         "trainer.max_steps=2",
         "trainer.batch_size=2",
         "model.quantization=none",
-        "~requires",
+        "method=lora",
     ]
     assert furthest(fitted(*options), fitted(*options, "trainer.compile=true")) < 1e-4
 
