@@ -30,6 +30,7 @@ STYLE: dict[Any, Any] = {
 LOWER_IS_BETTER = {"loss", "perplexity", "slot_error", "slots_missed", "slots_invented"}
 MOST_PANELS = 8
 SPARSE = 12  # with fewer points than this each gets a marker
+FEW = 30  # so many points and fewer are shown as they are
 
 
 def draw_all(rows: Sequence[Row], result: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -47,11 +48,11 @@ def draw_all(rows: Sequence[Row], result: Mapping[str, Any], folder: Path) -> li
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """Exponential moving average over about a thirtieth of the points to either side.
+    """Exponential moving average over a thirtieth of the points to either side.
 
     Looking both ways keeps the curve from lagging behind where the loss falls fast.
     """
-    weight = min(0.98, max(0.0, 1 - 30 / max(1, len(values))))
+    weight = min(0.98, max(0.0, 1 - FEW / max(1, len(values))))
     forward = _averages(values, weight)
     backward = _averages(values[::-1], weight)[::-1]
     return [(f + b) / 2 for f, b in zip(forward, backward, strict=True)]
@@ -109,13 +110,14 @@ def _loss(rows: Sequence[Row]) -> Figure | None:
 
     figure, axes = _canvas("Loss", "loss (nats per trained token)", steps + held_steps)
     axes.margins(y=0.08)
-    if len(steps) > SPARSE:
+    if len(steps) > FEW:
         axes.plot(steps, losses, color=GREY, linewidth=1, label="training, each log")
         axes.plot(steps, smooth(losses), color=BLUE, linewidth=2, label="training, smoothed")
     elif steps:
         _line(axes, steps, losses, color=BLUE, linewidth=2, label="training")
     if held_steps:
-        _line(axes, held_steps, held, color=ORANGE, linewidth=1.5, label="validation")
+        style = {"linestyle": "--", "linewidth": 1.2}
+        _line(axes, held_steps, held, color=ORANGE, label="validation", **style)
         for step, value in {held_steps[0]: held[0], held_steps[-1]: held[-1]}.items():
             axes.annotate(
                 f"{value:.3f}",
