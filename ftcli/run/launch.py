@@ -49,7 +49,7 @@ def _rank(path: str) -> None:
     try:
         fit(run, None)
     except UserError as error:
-        from ftcli.cli.app import show_error
+        from ftcli.cli.messages import show_error
 
         if run.accelerator.is_main_process:
             show_error(error)

@@ -1,0 +1,88 @@
+"""One run among many, in a folder that its caller chose: finished, resumed or trained as needed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ftcli import __version__
+from ftcli.errors import FAILED, UserError
+from ftcli.run.rundir import RunDir
+
+NOT_CHOICES = ("run", "logger")  # where a run writes does not change what it computes
+
+
+def address(config: dict[str, Any]) -> str:
+    """Content address of a resolved config and the version of ftcli: 12 hex digits."""
+    chosen = {key: value for key, value in config.items() if key not in NOT_CHOICES}
+    text = json.dumps([__version__, chosen], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def finished(path: Path) -> dict[str, Any] | None:
+    """result.json of a run that has ended well, else None."""
+    result = RunDir(path).result()
+    return result if result.get("status") == "finished" else None
+
+
+def complete(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any]:
+    """The result of a checked job in the folder `path`, in a process of its own.
+
+    A finished run is taken as it is, one that was interrupted goes on at its last checkpoint, and
+    otherwise it is trained from the start.
+
+    Raises:
+        UserError: the run failed; names its log.
+    """
+    from ftcli.run.precision import settle
+    from ftcli.run.record import write_record
+
+    done = finished(path)
+    if done is not None:
+        return done
+    if not (path / "config.yaml").exists():
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        composed.config = settle(composed.config)
+        write_record(RunDir(path), composed)
+    environment = os.environ | ({"FTCLI_QUIET": "1"} if quiet else {})
+    command = [sys.executable, "-m", "ftcli.run.trial", str(path)]
+    ended = subprocess.run(command, env=environment, check=False)
+    done = finished(path)
+    if done is None:
+        raise UserError(
+            f"the run ended with status {ended.returncode}.",
+            where=str(path),
+            fix=f"see {path}/train.log",
+            code=ended.returncode if ended.returncode > 0 else FAILED,
+        )
+    return done
+
+
+def _child(path: str) -> None:
+    """Train or resume the run whose record lies in `path`."""
+    from ftcli.config import load
+    from ftcli.run.run import Run
+    from ftcli.run.train import fit, resume
+    from ftcli.trainer.checkpoint import Checkpoints
+
+    run_dir = RunDir.open(path)
+    try:
+        if Checkpoints(run_dir.checkpoints).finished():
+            resume(run_dir.path)
+        else:
+            run_dir.rewind(0)  # what an earlier try logged before its first checkpoint
+            fit(Run(load(run_dir.path / "config.yaml").config, run_dir), None)
+    except UserError as error:
+        from ftcli.cli.messages import show_error
+
+        show_error(error)
+        sys.exit(error.code)
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1])

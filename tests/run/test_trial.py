@@ -1,0 +1,53 @@
+"""A trial is trained once, taken as it is when finished, and goes on when it was cut off."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ftcli.config import compose, validate
+from ftcli.errors import UserError
+from ftcli.run.rundir import RunDir
+from ftcli.run.trial import address, complete
+
+JOB = [
+    "data.limit=24", "trainer.max_steps=3", "trainer.batch_size=2", "trainer.save_every=1",
+    "~eval.generation", "method.r=2", "trainer.log_every=1",
+]  # fmt: skip
+
+
+def job(*overrides):
+    composed = compose("qlora_llama", [*JOB, *overrides])
+    validate(composed)
+    return composed
+
+
+def test_a_finished_trial_is_not_repeated(tmp_path):
+    first = complete(job(), tmp_path / "one")
+    log = (tmp_path / "one" / "train.log").read_text()
+    assert first["step"] == 3 and first["run"] == str(tmp_path / "one")
+    assert complete(job(), tmp_path / "one") == first
+    assert (tmp_path / "one" / "train.log").read_text() == log
+
+
+def test_a_trial_cut_off_goes_on_at_its_checkpoint(tmp_path):
+    whole = complete(job(), tmp_path / "one")
+    (tmp_path / "one" / "result.json").unlink()
+    again = complete(job(), tmp_path / "one")
+    assert again["metrics"] == whole["metrics"]
+    events = (tmp_path / "one" / "events.jsonl").read_text().splitlines()
+    assert [json.loads(e)["event"] for e in events].count("resume") == 1
+    assert [row["step"] for row in RunDir(tmp_path / "one").metrics()] == [0, 1, 2, 3, 3]
+
+
+def test_a_failing_trial_says_where_its_log_is(tmp_path):
+    with pytest.raises(UserError, match="status 2") as caught:
+        complete(job("method.target_modules=[no_such]"), tmp_path / "one")
+    assert "train.log" in caught.value.fix and (tmp_path / "one" / "train.log").exists()
+
+
+def test_the_address_follows_what_is_computed_and_nothing_else():
+    base = address(job().config)
+    assert address(job("run.name=elsewhere", "logger=tensorboard").config) == base
+    assert address(job("seed=1").config) != base
