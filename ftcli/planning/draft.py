@@ -26,10 +26,11 @@ class Draft:
     def _build(self, group: str) -> Any:
         from ftcli.config import build
 
-        return build(self._config[group], group, self.composed)
+        return build(self.config[group], group, self.composed)
 
     @cached_property
-    def _config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
+        """The job's values, precision and type as they would be on this machine."""
         from ftcli.run.precision import settle
 
         return settle(self.composed.config)

@@ -111,7 +111,7 @@ class Plan:
         """How long training takes, where such runs were measured here; else None."""
         from ftcli.planning.throughput import measured
 
-        config = self.draft.composed.config
+        config = self.draft.config
         total = self.schedule.total_tokens
         if total is None or self.machine.assumed:
             return None

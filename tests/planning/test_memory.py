@@ -16,7 +16,7 @@ from ftcli.planning.plan import estimate
 from ftcli.planning.weights import weigh
 from tests.planning.drafts import PLAIN, draft, machine
 
-FULL = ("method=full", *PLAIN)
+FULL = ("method=full", "model.quantization=none")
 
 
 class Peak(TorchDispatchMode):

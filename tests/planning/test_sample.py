@@ -13,8 +13,8 @@ def sample_of(tmp_path, texts, *overrides, rows=256):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"q": q, "a": a}) + "\n" for q, a in texts))
     job = draft(
-        f"data.path={file}", "data.columns={prompt: q, completion: a}", "data.validation=null",
-        "data.test=null", f"data.cache_dir={tmp_path / 'cache'}", *overrides,
+        "data=prompt", f"data.path={file}", "data.columns={prompt: q, completion: a}",
+        "data.validation=null", f"data.cache_dir={tmp_path / 'cache'}", *overrides,
     )  # fmt: skip
     with sampled(job.data, job.tokenizer, rows) as found:
         pass

@@ -54,8 +54,7 @@ def test_without_the_tokenizer_rows_and_steps_are_known(small, monkeypatch):
 
 def test_without_the_data_only_what_the_job_says_is_known(small, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    found = schedule(small("data.path=nobody/nothing", "data.columns={}", "data.format=auto",
-                           "data.test=null", "trainer.max_steps=7"))  # fmt: skip
+    found = schedule(small("data=prompt", "data.path=nobody/nothing", "trainer.max_steps=7"))
     assert found.steps == 7 and found.rows is None and "data are unknown" in found.notes[0]
 
 
@@ -70,6 +69,6 @@ def test_rows_that_are_here_and_wrong_are_no_guess(small, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"question": "a", "answer": "b"}) + "\n{broken\n")
     with pytest.raises(UserError) as caught:
-        schedule(draft(f"data.path={file}", "data.columns={prompt: question, completion: answer}",
-                       "data.validation=null", "data.test=null"))  # fmt: skip
+        schedule(draft("data=prompt", f"data.path={file}", "data.validation=null",
+                       "data.columns={prompt: question, completion: answer}"))  # fmt: skip
     assert caught.value.where == f"{file}:2"

@@ -1,6 +1,7 @@
 """A speed is taken from earlier runs of the same kind on the same hardware, or not at all."""
 
 import json
+from dataclasses import replace
 import shutil
 
 import pytest
@@ -18,7 +19,8 @@ WORDS = ("method.r=4", "trainer.batch_size=8", "data.limit=64", "data.validation
 def runs(tmp_path):
     """What a finished run leaves of itself, its training left out."""
     folder = RunDir.create(tmp_path / "runs", "tiny")
-    write_record(folder, draft(*WORDS).composed)
+    job = draft(*WORDS)
+    write_record(folder, replace(job.composed, config=job.config))
     result = {"status": "finished", "tok_s": 500.0}
     (folder.path / "result.json").write_text(json.dumps(result))
     return folder.path

@@ -3,14 +3,15 @@
 import pytest
 
 from ftcli.planning.trained import layers
-from tests.planning.drafts import PLAIN, draft
+from tests.planning.drafts import draft
 
 
 @pytest.mark.parametrize(
     "overrides, line",
     [
         (("method.target_modules=[q_proj,v_proj]",), "q_proj 8, v_proj 8"),
-        (("method=full", "method.train=[model.layers.0.mlp.*,*norm.weight]", *PLAIN),
+        (("method=full", "method.train=[model.layers.0.mlp.*,*norm.weight]",
+          "model.quantization=none"),
          "down_proj 1, gate_proj 1, up_proj 1, 17 other tensors"),
         (("method=prompt_tuning", "data.packing=none"), "1 other tensors"),
         (("method.target_modules=[o_proj]", "method.layers_to_transform=[2,3]"), "o_proj 2"),
