@@ -45,6 +45,17 @@ class AdaLora(Peft):
         self._restored: dict[str, Any] = {}
         self._model: Any = None
 
+    def prepare(self, model: Any) -> nn.Module:
+        """Add the triplets; the divisor `ranknum` stays a constant.
+
+        PEFT 0.21 makes it trainable where it casts adapters to float32, and then does not save it.
+        """
+        wrapped = super().prepare(model)
+        for name, parameter in wrapped.named_parameters():
+            if "ranknum" in name:
+                parameter.requires_grad_(False)
+        return wrapped
+
     def before_step(self, state: State) -> None:
         """Learn the run's length; after a resume, take back the scores."""
         model: Any = state.model

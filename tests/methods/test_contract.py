@@ -173,6 +173,22 @@ def test_what_cannot_stand_on_quantised_weights_says_so(prepared, name):
         method(name).prepare(base)
 
 
+@pytest.mark.parametrize("name", names())
+def test_on_a_half_precision_base_everything_trained_is_in_the_state(prepared, name):
+    folder = prepared(name).folder
+
+    def fresh(seed):
+        torch.manual_seed(seed)
+        how = method(name)
+        return how, how.prepare(load(folder, dtype="bfloat16"))
+
+    (how, model), (other_how, other) = fresh(1), fresh(2)
+    train(model, bf16=True)
+    other_how.load_state(other, how.state(model))
+    assert torch.equal(logits(other, bf16=True), logits(model, bf16=True))
+    assert all(torch.equal(p, trainable(other)[n]) for n, p in trainable(model).items())
+
+
 @pytest.mark.parametrize("name", ["lora", "dora", "ia3", "oft", "miss"])
 def test_adapter_weights_are_float32_on_a_half_precision_base(prepared, name):
     model = method(name).prepare(load(prepared("lora").folder, dtype="bfloat16"))

@@ -1,5 +1,6 @@
 """A tiny Llama on disk, loaded the way runs load models, and a few steps of training on it."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -29,7 +30,9 @@ def load(folder: Path, quantization: str = "none", dtype: str = "float32"):
 
 
 def names() -> list[str]:
-    return sorted(file.stem for file in (configs_dir() / "method").glob("*.yaml"))
+    """Every method but those that only narrow another one (`defaults:` in place of a class)."""
+    files = (configs_dir() / "method").glob("*.yaml")
+    return sorted(file.stem for file in files if "_target_" in OmegaConf.load(file))
 
 
 def method(name: str, **options):
@@ -37,15 +40,26 @@ def method(name: str, **options):
     return build(OmegaConf.to_container(OmegaConf.merge(node, GIVEN.get(name, {}), options)))
 
 
+@contextmanager
+def half(on: bool = True):
+    """bfloat16 activations, for one forward pass: a longer context would keep casts of old weights."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=on):
+        yield
+
+
 @torch.no_grad()
-def logits(model) -> torch.Tensor:
+def logits(model, bf16: bool = False) -> torch.Tensor:
     model.eval()
-    return model(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits[:, -IDS.shape[1] :]
+    with half(bf16):
+        out = model(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
+    return out[:, -IDS.shape[1] :]
 
 
-def loss_of(model) -> torch.Tensor:
-    mask = torch.ones_like(IDS)
-    out = model(input_ids=IDS, attention_mask=mask, use_cache=False).logits[:, -IDS.shape[1] :]
+def loss_of(model, bf16: bool = False) -> torch.Tensor:
+    with half(bf16):
+        mask = torch.ones_like(IDS)
+        out = model(input_ids=IDS, attention_mask=mask, use_cache=False).logits
+    out = out[:, -IDS.shape[1] :].float()
     return cross_entropy(out[:, :-1].flatten(0, 1), IDS[:, 1:].flatten())
 
 
@@ -53,11 +67,11 @@ def trainable(model) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def train(model, steps: int = 3) -> None:
+def train(model, steps: int = 3, bf16: bool = False) -> None:
     """Steps of AdamW; leaves the last gradients in place."""
     model.train()
     optimizer = torch.optim.AdamW(trainable(model).values(), lr=1e-2, weight_decay=0.0)
     for _ in range(steps):
         optimizer.zero_grad()
-        loss_of(model).backward()
+        loss_of(model, bf16).backward()
         optimizer.step()
