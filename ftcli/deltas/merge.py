@@ -153,10 +153,11 @@ def _check(
 
 def _save(model: Any, tokenizer: Any, target: Path) -> int:
     """Write model, generation config and tokenizer at once; returns the bytes."""
+    from ftcli.models.hub import progress_for_people
     from ftcli.run.atomic import folder
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    with folder(target) as unfinished:
+    with folder(target) as unfinished, progress_for_people():
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
     return sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

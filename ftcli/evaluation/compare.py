@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ftcli.config.job import REQUIRES
 from ftcli.errors import UserError
 from ftcli.loggers.base import flat
 
@@ -82,7 +83,11 @@ def _config(folder: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    return {key: value for key, value in flat(plain) if key not in NOT_CHOICES}
+    return {
+        key: value
+        for key, value in flat(plain)
+        if key not in NOT_CHOICES and REQUIRES not in key.split(".")
+    }
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ def make(folder: Path, lr: float, bleu: float, later: float | None = None) -> Pa
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
         f"seed: 1\nrun: {{name: {folder.name}}}\noptimizer: {{lr: {lr}, betas: [0.9, 0.95]}}\n"
+        f"method: {{requires: {{model.dtype: [{lr}]}}}}\n"
     )
     (folder / "result.json").write_text(
         json.dumps({"status": "finished", "tok_s": 5000.0, "metrics": {"eval.bleu": bleu}})
