@@ -71,7 +71,7 @@ def of_hub(refused, endpoint, tmp_path, monkeypatch):
 def test_4_targets_that_match_nothing(refused):
     text = refused("method.target_modules=[q_porj,v_proj]")
     assert (
-        "method.target_modules  'q_porj' matches 0 of 56 linear layers of llama_mini "
+        "command line  method.target_modules: 'q_porj' matches 0 of 56 linear layers of llama_mini "
         "('q_proj' would match 8).\n→ method.target_modules=[q_proj]; "
         "method.targets_strict=false allows it\n"
     ) in text
@@ -79,7 +79,7 @@ def test_4_targets_that_match_nothing(refused):
 
 def test_8_a_gated_model_without_a_token(of_hub):
     text = of_hub("meta-llama/gated")
-    assert "model.path  meta-llama/gated is gated (401) and no token is set." in text
+    assert "command line  model.path: meta-llama/gated is gated (401) and no token is set." in text
     assert "hf auth login" in text and "model=llama_mini" in text and "model.path=FOLDER" in text
 
 
@@ -95,7 +95,7 @@ def test_8_a_model_that_is_not_there(of_hub):
 
 def test_8_a_revision_that_is_not_there(of_hub):
     text = of_hub("owner/old", "model.revision=v9")
-    assert "model.revision  owner/old has no revision 'v9'." in text
+    assert "command line  model.revision: owner/old has no revision 'v9'." in text
 
 
 def test_8_no_network_is_found_out_at_once(of_hub):
@@ -116,7 +116,7 @@ def test_8_offline_by_choice_asks_nobody(of_hub, monkeypatch):
 
 
 def test_8_a_path_that_is_neither_folder_nor_hub_id(refused):
-    assert "model.path  ./nowhere is neither a folder nor a hub id" in refused(
+    assert "command line  model.path: ./nowhere is neither a folder nor a hub id" in refused(
         "model.path=./nowhere"
     )
 
