@@ -88,7 +88,9 @@ class Checkpoints:
 def write(folder: Path, loop: Loop) -> None:
     """Fill a folder with the state of the loop."""
     run, state = loop.run, loop.state
+    run.optimizer.eval_mode()  # what is judged and loaded later; the optimizer keeps the other one
     save_weights(folder, run)
+    run.optimizer.train_mode()
     torch.save(loop.optimizer.state_dict(), folder / "optimizer.pt")
     saved = {name: part.state_dict() for name, part in loop.participants.items()}
     torch.save({name: s for name, s in saved.items() if s}, folder / "participants.pt")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ftcli.trainer.meter import Meter
 from ftcli.trainer.participant import Participant, State
+from ftcli.trainer.signals import Requests
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -100,14 +101,29 @@ class Loop:
                         scores[f"eval.{key}" if free else f"eval.{name}.{key}"] = value
             self.log({"step": self.state.step} | scores)
             self.call("on_evaluate", {"step": self.state.step} | scores)
-        self.accelerator.wait_for_everyone()
+        scores = self._from_main(scores)
         self.meter.begin()
         return scores
+
+    def agree(self, requests: Requests) -> tuple[str | None, bool]:
+        """What asks to stop, and whether to save now; the first rank's view, known to all."""
+        if self.accelerator.num_processes == 1:
+            return requests.stop, requests.save
+        own = (requests.stop, requests.save) if self.accelerator.is_main_process else None
+        return self._from_main(own)
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
         if self.accelerator.is_main_process and self.run.dir is not None:
             self.run.dir.log(metrics | {"time": round(time.time() - self.run.started, 3)})
+
+    def _from_main(self, value: Any) -> Any:
+        """The first rank's value, on every rank."""
+        if self.accelerator.num_processes == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
 
     def _over_ranks(self, value: float) -> float:
         if self.accelerator.num_processes == 1:

@@ -78,13 +78,17 @@ class Trainer:
                 if state.step % self.log_every == 0 or done:
                     self._log(loop)
                 if _due(state.step, self.eval_every) and not done:
-                    self._evaluate(loop, checkpoints)
-                if done or requests.save or requests.stop or _due(state.step, self.save_every):
+                    if self._is_best(loop, loop.evaluate(periodic=True)):
+                        self._save(loop, checkpoints, best=True)
+                stop, save = loop.agree(requests)
+                if done or save or stop or _due(state.step, self.save_every):
                     self._save(loop, checkpoints)
-                if requests.stop and not done:
+                if stop and not done:
                     loop.call("on_train_end")
-                    return Outcome(f"stopped by {requests.stop}", state, before, {}, loop)
+                    return Outcome(f"stopped by {stop}", state, before, {}, loop)
         after = loop.evaluate()
+        if self._is_best(loop, after) and checkpoints and loop.accelerator.is_main_process:
+            checkpoints.mark_best(checkpoints.find("last"))
         loop.call("on_train_end")
         return Outcome("finished", state, before, after, loop)
 
@@ -144,7 +148,7 @@ class Trainer:
 
     def _prepare(self, model: Any, accelerator: Accelerator) -> nn.Module:
         if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         if self.compile:
             from ftcli.models.anatomy import Anatomy
 
@@ -163,22 +167,22 @@ class Trainer:
         loop.log(metrics)
         loop.call("on_log", metrics)
 
-    def _evaluate(self, loop: Loop, checkpoints: Checkpoints | None) -> None:
-        """Scores on the way; the best checkpoint so far is kept."""
-        loss = loop.evaluate(periodic=True).get("eval.loss")
-        if loss is not None and (loop.state.best is None or loss < loop.state.best):
-            loop.state.best = loss
-            if checkpoints is not None and loop.accelerator.is_main_process:
-                checkpoints.mark_best(self._save(loop, checkpoints))
+    def _is_best(self, loop: Loop, scores: dict[str, float]) -> bool:
+        """Whether the held-out loss is the lowest so far."""
+        loss, best = scores.get("eval.loss"), loop.state.best
+        if loss is None or (best is not None and loss >= best):
+            return False
+        loop.state.best = loss
+        return True
 
-    def _save(self, loop: Loop, checkpoints: Checkpoints | None) -> Any:
+    def _save(self, loop: Loop, checkpoints: Checkpoints | None, best: bool = False) -> None:
         loop.meter.pause()
-        path = None
         if checkpoints is not None and loop.accelerator.is_main_process:
             path = checkpoints.save(loop)
+            if best:
+                checkpoints.mark_best(path)
         loop.accelerator.wait_for_everyone()
         loop.meter.begin()
-        return path
 
 
 def real_tokens(batch: Batch) -> int:

@@ -14,7 +14,7 @@ from ftcli.run.train import train
 
 JOB = [
     "data.limit=40", "trainer.epochs=null", "trainer.max_steps=3", "trainer.batch_size=2",
-    "trainer.save_every=null", "~eval.generation", "method.r=4", "model.quantization=none",
+    "trainer.save_every=null", "trainer.eval_every=2", "~eval.generation", "method.r=4", "model.quantization=none",
     "method=lora", "trainer.precision=fp32", "model.dtype=float32",
 ]  # fmt: skip
 
@@ -41,3 +41,19 @@ def test_two_ranks_equal_accumulation_over_two(tmp_path):
 def test_a_failing_rank_ends_in_one_message(tmp_path):
     with pytest.raises(UserError, match="ended with status"):
         launch(job(tmp_path, "trainer.batch_size=64"), 2)
+
+
+def test_ranks_agree_to_stop(tmp_path):
+    """One rank sees the file STOP first; all of them save and end together."""
+    import threading
+    import time
+
+    def stop():
+        while not list(tmp_path.glob("*/*/metrics.jsonl")):
+            time.sleep(0.05)
+        (next(tmp_path.glob("*/*/metrics.jsonl")).parent / "STOP").touch()
+
+    threading.Thread(target=stop, daemon=True).start()
+    result = launch(job(tmp_path, "trainer.max_steps=400", "trainer.eval_every=null"), 2)
+    assert result["status"] == "stopped by STOP"
+    assert (Path(result["run"]) / "checkpoints" / f"step-{result['step']:06d}" / "DONE").exists()

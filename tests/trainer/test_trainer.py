@@ -71,7 +71,7 @@ def test_the_step_loss_is_the_mean_over_all_tokens_of_the_accumulated_batch():
     with torch.no_grad():
         values = torch.cat([made.objective(made.model, batch).values for batch in batches])
     total = sum(made.objective.numerator(made.objective(made.model, b)) for b in batches)
-    assert float(total / made.objective.denominator(batches)) == pytest.approx(
+    assert float(total.detach() / made.objective.denominator(batches)) == pytest.approx(
         float(values.mean()), rel=1e-6
     )
 
@@ -212,3 +212,29 @@ def test_the_loop_knows_no_method_by_name():
 def test_the_loop_fits_on_a_few_screens():
     source = Path(ftcli.trainer.__file__).parent / "trainer.py"
     assert len(source.read_text(encoding="utf-8").splitlines()) < 200
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_held_out_loss(tmp_path):
+    result = train(
+        composed(
+            "trainer.max_steps=6", "trainer.eval_every=2", "trainer.batch_size=4",
+            "data.validation=0.2", f"run.dir={tmp_path}",
+        )
+    )  # fmt: skip
+    rows = [row for row in RunDir(result["run"]).metrics() if "eval.loss" in row]
+    best = min(rows[1:], key=lambda row: row["eval.loss"])
+    found = Checkpoints(Path(result["run"]) / "checkpoints").find("best")
+    assert found.name == f"step-{best['step']:06d}"
+
+
+def test_what_is_loaded_later_is_what_was_judged(tmp_path):
+    """Schedule-free evaluates averaged weights: the folder of the run must give those back."""
+    result = train(
+        composed(
+            "trainer.max_steps=5", "optimizer=schedulefree", "optimizer.lr=0.01",
+            "trainer.batch_size=4", "data.validation=0.2", f"run.dir={tmp_path}",
+        )
+    )  # fmt: skip
+    again = Run.from_dir(result["run"])
+    scores = again.evaluators["loss"](again)
+    assert scores["loss"] == pytest.approx(result["metrics"]["eval.loss"], abs=1e-6)
