@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ftcli.config import marks, mistakes, origins, paths, primary
 from ftcli.config import overrides as typed
 from ftcli.config.composed import Composed, Origin
+from ftcli.config.job import RECIPE
 from ftcli.config.overrides import Word
 from ftcli.config.primary import Primary
 
@@ -101,7 +102,8 @@ def _compose(
 def _composed(config: DictConfig, found: dict[str, Origin], job: Path) -> Composed:
     known: dict[Any, Any] = dict(config.hydra.runtime.choices)
     OmegaConf.set_struct(config, False)
-    config.pop("hydra")
+    for key in ("hydra", *RECIPE):
+        config.pop(key, None)
     plain = mistakes.resolved(config, lambda key: origins.nearest(found, key, job), job)
     composed = origins.attach(plain, found, job)
     composed.choices = {

@@ -97,6 +97,9 @@ def find_job(job: str | Path) -> Path:
     for prefix in ("", "configs/", "recipes/"):
         if name.startswith(prefix) and name.removeprefix(prefix) in known:
             return known[name.removeprefix(prefix)]
+    same = [file for full, file in recipes().items() if full.rpartition("/")[2] == name]
+    if len(same) == 1:
+        return same[0]
     if path.is_dir():
         raise UserError(f"{job} is a folder without a config.yaml.", fix="give a YAML file")
     raise UserError(f"{job}: no such file or job.{_closest(path, known)}", fix="ftcli ls jobs")

@@ -30,9 +30,19 @@ def validate(composed: Composed, trust: Iterable[str] = ()) -> None:
     classpath.trust(trust)
     checker = _Checker(composed)
     checker.job()
+    checker.problems += _of_recipe(composed)
     if not checker.problems:  # what the values mean together is judged once each is sound
         checker.problems += checks.problems(composed)
     Problems.raise_if_any(checker.problems)
+
+
+def _of_recipe(composed: Composed) -> list[UserError]:
+    """What is wrong in a recipe's own keys, which are no part of the configuration."""
+    if not any(key in composed.sections for key in job.RECIPE):
+        return []
+    from ftcli.reproduce.reading import problems
+
+    return problems(composed.job)
 
 
 class _Checker:

@@ -1,0 +1,159 @@
+"""From figures over seeds to a verdict on a claim.
+
+A figure that chance moves is judged by the 95 % interval of its mean, or of its mean paired
+difference: the claim holds when all of the interval satisfies it, fails when none of it does, and is
+inconclusive otherwise. So no single run decides, and every verdict says how sure it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ftcli.reproduce.interval import MOST, Interval, interval, seeds_needed
+from ftcli.reproduce.recipe import Claim
+
+HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
+NOT_HERE = "not measurable here"
+VERDICTS = (HOLDS, FAILS, INCONCLUSIVE, NOT_HERE)
+ROUNDING = 1e-9  # relative; counted figures are compared up to it
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the figures say of a claim.
+
+    Attributes:
+        mean, low, high: of the judged figure (the difference or ratio where there is an `of`).
+        values: the judged figure of every seed; by pair for an order of variants.
+        why: what decided, or what is missing.
+    """
+
+    verdict: str
+    why: str
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    values: list[float] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data without what is not known."""
+        return {k: v for k, v in asdict(self).items() if v not in (None, [])}
+
+
+@dataclass(frozen=True)
+class Region:
+    """The values that satisfy a relation; `open` leaves the bounds themselves out."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open: bool = False
+
+    def holds(self, low: float, high: float) -> bool:
+        """Whether every value from low to high satisfies it."""
+        if self.open:
+            return self.low < low and high < self.high
+        return self.low <= low and high <= self.high
+
+    def excludes(self, low: float, high: float) -> bool:
+        """Whether no value from low to high satisfies it."""
+        if self.open:
+            return high <= self.low or low >= self.high
+        return high < self.low or low > self.high
+
+    def distance(self, value: float) -> float:
+        """From a value to the nearest bound, on whichever side it lies."""
+        return min(abs(value - bound) for bound in (self.low, self.high) if math.isfinite(bound))
+
+
+def region(claim: Claim) -> Region:
+    """Where the judged figure has to lie."""
+    name, number = claim.relation
+    if name == "equals":
+        slack = (claim.tolerance or 0.0) + ROUNDING * abs(number)
+        return Region(number - slack, number + slack)
+    if name == "within":
+        middle = 1.0 if claim.compare == "ratio" else 0.0
+        return Region(middle - number, middle + number)
+    slack = ROUNDING * abs(number)
+    return {
+        "at_least": Region(low=number - slack),
+        "at_most": Region(high=number + slack),
+        "less_than": Region(high=number, open=True),
+        "greater_than": Region(low=number, open=True),
+    }[name]
+
+
+def judge(claim: Claim, values: Mapping[str, Sequence[float]], exact: bool) -> Verdict:
+    """The verdict on a claim.
+
+    Args:
+        values: variant -> its figure, one a seed, in the same order of seeds for all.
+        exact: chance has no part in the figure.
+    """
+    if claim.ranks:
+        return _order(claim, values, exact)
+    names = list(values)
+    own = list(values[names[0]])
+    if claim.of is None:
+        return _judged(own, region(claim), claim.seeds, exact)
+    other = list(values[claim.of])
+    if claim.compare == "ratio":
+        if not all(other):
+            return Verdict(NOT_HERE, f"{claim.measure} of {claim.of} is 0, which has no ratio")
+        paired = [a / b for a, b in zip(own, other, strict=True)]
+    else:
+        paired = [a - b for a, b in zip(own, other, strict=True)]
+    return _judged(paired, region(claim), claim.seeds, exact)
+
+
+def _judged(values: list[float], wanted: Region, least: int, exact: bool) -> Verdict:
+    count = len(values)
+    if exact:
+        low, high = min(values), max(values)
+        verdict = HOLDS if wanted.holds(low, high) else FAILS
+        return Verdict(verdict, "exact", sum(values) / count, low, high, values)
+    found = interval(values)
+    if count < max(2, least):
+        low, high = (None, None) if count < 2 else (found.low, found.high)
+        why = f"{_runs(count)}; it takes {max(2, least)}"
+        return Verdict(INCONCLUSIVE, why, found.mean, low, high, values)
+    verdict, why = _decided(found, wanted)
+    return Verdict(verdict, why, found.mean, found.low, found.high, values)
+
+
+def _decided(found: Interval, wanted: Region) -> tuple[str, str]:
+    if wanted.holds(found.low, found.high):
+        return HOLDS, f"95 % interval of {_runs(found.count)}"
+    if wanted.excludes(found.low, found.high):
+        return FAILS, f"95 % interval of {_runs(found.count)}"
+    needed = seeds_needed(found.deviation, wanted.distance(found.mean))
+    if needed is None:
+        return INCONCLUSIVE, f"the mean lies at the bound: more than {MOST} seeds would not decide"
+    needed = max(needed, found.count + 1)
+    return INCONCLUSIVE, f"{_runs(found.count)} do not decide; about {needed} would"
+
+
+def _order(claim: Claim, values: Mapping[str, Sequence[float]], exact: bool) -> Verdict:
+    """Each neighbour below the next, judged pair by pair."""
+    names = claim.ranks or []
+    below = Region(high=0.0, open=True)
+    pairs = {}
+    for first, second in zip(names, names[1:], strict=False):
+        paired = [a - b for a, b in zip(values[first], values[second], strict=True)]
+        pairs[f"{first} < {second}"] = _judged(paired, below, claim.seeds, exact)
+    for verdict in (FAILS, INCONCLUSIVE):
+        wrong = [f"{name}: {v.why}" for name, v in pairs.items() if v.verdict == verdict]
+        if wrong:
+            return Verdict(verdict, "; ".join(wrong), values=_means(pairs))
+    return Verdict(HOLDS, "every pair" + (", exact" if exact else ""), values=_means(pairs))
+
+
+def _means(pairs: Mapping[str, Verdict]) -> list[float]:
+    return [v.mean for v in pairs.values() if v.mean is not None]
+
+
+def _runs(count: int) -> str:
+    return f"{count} seed" if count == 1 else f"{count} seeds"

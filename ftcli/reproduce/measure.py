@@ -1,0 +1,97 @@
+"""What a claim's `measure` names: a figure of result.json, of the plan, or a measurement of its own.
+
+A measurement is a module of `ftcli.reproduce.measures` with a function of the same name, run folder
+-> float. `EXACT = True` in it says that no seed and no rounding moves its value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ftcli.config.nearest import nearest
+from ftcli.run.atomic import write_json
+
+_FOLDER = Path(__file__).parent / "measures"
+#: Figures of result.json -> whether they are counted rather than sampled.
+FIGURES = {
+    "bits_per_parameter": True, "trainable_parameters": True, "total_parameters": True,
+    "adapter_bytes": True, "step": True, "tokens": False, "supervised_tokens": False,
+    "seconds": False, "tok_s": False, "peak_memory_gb": False,
+}  # fmt: skip
+SCORES = ("eval.", "before.eval.")  # at the end of training, and before its first step
+PLAN = "plan."
+
+
+class Absent(Exception):
+    """A figure that a run does not have; says which ones it has."""
+
+
+@cache
+def named() -> dict[str, Path]:
+    """Measurement -> its file."""
+    return {f.stem: f for f in sorted(_FOLDER.glob("*.py")) if f.stem != "__init__"}
+
+
+def unknown(name: str) -> str | None:
+    """What is wrong with a name that no run and no module can answer to; None where it is known."""
+    from ftcli.reproduce.planned import FIGURES as PLANNED
+
+    known = [*FIGURES, *named(), *(PLAN + figure for figure in PLANNED)]
+    if name in known or name.startswith(SCORES):
+        return None
+    near = nearest(name, known, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{name} is neither a figure nor a measure.{hint}"
+
+
+def is_exact(name: str) -> bool:
+    """Whether chance has no part in the figure, so that it needs no interval."""
+    if name in named():
+        return bool(getattr(_module(name), "EXACT", False))
+    return name.startswith(PLAN) or FIGURES.get(name, False)
+
+
+def value(name: str, folder: Path) -> float:
+    """The figure of a finished run.
+
+    Raises:
+        Absent: the run did not measure it.
+    """
+    if name in named():
+        return _measured(name, folder)
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    found = figures(result)
+    if name not in found:
+        raise Absent(f"the runs have no {name}; they have {', '.join(found)}")
+    return found[name]
+
+
+def figures(result: dict[str, Any]) -> dict[str, float]:
+    """Every figure of result.json by the name a claim gives it."""
+    found = {key: result[key] for key in FIGURES if key in result}
+    found |= result.get("metrics") or {}
+    found |= {f"before.{key}": v for key, v in (result.get("metrics_before") or {}).items()}
+    return {key: float(v) for key, v in found.items() if isinstance(v, (int, float))}
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"ftcli.reproduce.measures.{name}")
+
+
+def _measured(name: str, folder: Path) -> float:
+    """A measurement, kept beside the run until its code changes."""
+    code = hashlib.sha256(named()[name].read_bytes()).hexdigest()[:12]
+    kept = folder / "measures" / f"{name}.json"
+    if kept.exists():
+        before = json.loads(kept.read_text(encoding="utf-8"))
+        if before["code"] == code:
+            return float(before["value"])
+    found = float(getattr(_module(name), name)(folder))
+    kept.parent.mkdir(exist_ok=True)
+    write_json(kept, {"value": found, "code": code})
+    return found

@@ -1,0 +1,1 @@
+"""Measurements that no run makes by itself; one module each, found by its name."""

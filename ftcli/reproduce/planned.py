@@ -1,0 +1,30 @@
+"""Figures of a job that need no run: counted on the meta device, without weights or network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+GB = 1e9
+#: Figure -> what it is of a plan.
+FIGURES: dict[str, Callable[[Any], float]] = {
+    "parameters": lambda plan: _weights(plan).parameters,
+    "trainable_parameters": lambda plan: _weights(plan).trainable,
+    "quantised_parameters": lambda plan: _weights(plan).quantised_parameters,
+    "bits_per_parameter": lambda plan: _weights(plan).bits or 0.0,
+    "quantised_gb": lambda plan: _weights(plan).quantised / GB,
+    "weights_gb": lambda plan: _weights(plan).base / GB,
+    "memory_gb": lambda plan: plan.memory.total / GB,
+    "least_memory_gb": lambda plan: plan.memory.least / GB,
+}
+
+
+def _weights(plan: Any) -> Any:
+    """Counted without the trace of a step, which memory needs and takes seconds."""
+    from ftcli.planning.weights import weigh
+
+    if not hasattr(plan, "counted"):
+        draft = plan.draft
+        double = getattr(draft.source, "double_quant", True)
+        plan.counted = weigh(draft.model, draft.quantization, double)
+    return plan.counted
