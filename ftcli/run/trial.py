@@ -30,6 +30,17 @@ def finished(path: Path) -> dict[str, Any] | None:
     return result if result.get("status") == "finished" else None
 
 
+def prepare(composed: Any, path: Path) -> None:
+    """Write the record of a checked job to the folder `path`, unless it is there already."""
+    from ftcli.run.precision import settle
+    from ftcli.run.record import write_record
+
+    if not (path / "config.yaml").exists():
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        composed.config = settle(composed.config)
+        write_record(RunDir(path), composed)
+
+
 def complete(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any]:
     """The result of a checked job in the folder `path`, in a process of its own.
 
@@ -39,16 +50,10 @@ def complete(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any]:
     Raises:
         UserError: the run failed; names its log.
     """
-    from ftcli.run.precision import settle
-    from ftcli.run.record import write_record
-
     done = finished(path)
     if done is not None:
         return done
-    if not (path / "config.yaml").exists():
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        composed.config = settle(composed.config)
-        write_record(RunDir(path), composed)
+    prepare(composed, path)
     environment = os.environ | ({"FTCLI_QUIET": "1"} if quiet else {})
     command = [sys.executable, "-m", "ftcli.run.trial", str(path)]
     ended = subprocess.run(command, env=environment, check=False)
@@ -63,8 +68,8 @@ def complete(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any]:
     return done
 
 
-def _child(path: str) -> None:
-    """Train or resume the run whose record lies in `path`."""
+def child(path: str) -> None:
+    """Train or resume the run whose record lies in `path`; exits with the code of a mistake."""
     from ftcli.config import load
     from ftcli.run.run import Run
     from ftcli.run.train import fit, resume
@@ -85,4 +90,4 @@ def _child(path: str) -> None:
 
 
 if __name__ == "__main__":
-    _child(sys.argv[1])
+    child(sys.argv[1])

@@ -1,0 +1,104 @@
+"""Every trial composed and checked before the first one starts; their problems together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ftcli.config import build, compose, validate
+from ftcli.config.composed import Composed
+from ftcli.errors import Problems, UserError
+from ftcli.run.trial import prepare
+from ftcli.sweeps.launchers.base import Launcher
+from ftcli.sweeps.space import Point
+from ftcli.sweeps.trial import short_keys
+
+GROUP = "launcher"
+
+
+def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words about the launcher (`launcher.partition=a100`), and all others."""
+    about = [word for word in words if word.lstrip("+~").startswith((f"{GROUP}.", f"{GROUP}="))]
+    return about, [word for word in words if word not in about]
+
+
+def compose_trial(job: str, overrides: Sequence[str]) -> Composed:
+    """A checked job without its launcher, which is no part of a run.
+
+    Raises:
+        UserError: it cannot be composed, or is not sound.
+    """
+    composed = compose(job, overrides)
+    composed.config.pop(GROUP, None)
+    composed.forget(GROUP)
+    validate(composed)
+    return composed
+
+
+def compose_all(
+    job: str, points: Sequence[Point], overrides: Sequence[list[str]]
+) -> list[Composed]:
+    """All trials, checked.
+
+    Raises:
+        UserError, Problems: what is wrong with any of them, each mistake once.
+    """
+    found: list[Composed] = []
+    mistakes: dict[str, tuple[UserError, list[int]]] = {}
+    for number, words in enumerate(overrides):
+        try:
+            found.append(compose_trial(job, words))
+        except UserError as error:
+            for each in error.problems if isinstance(error, Problems) else [error]:
+                mistakes.setdefault(str(each), (each, []))[1].append(number)
+    for mistake, numbers in mistakes.values():
+        if len(numbers) < len(overrides):
+            first = described(points[numbers[0]])
+            mistake.what += f" (in {len(numbers)} of {len(overrides)} trials, first: {first})"
+    Problems.raise_if_any([mistake for mistake, _ in mistakes.values()])
+    return found
+
+
+def record(composed: Composed, folder: Path) -> None:
+    """Write the record of a trial to its folder: all that a worker gets."""
+    prepare(composed, folder)
+
+
+def launcher(job: str, name: str | None, words: Sequence[str]) -> Launcher:
+    """The launcher that --launcher, the job or `launcher.<key>=` words say.
+
+    Raises:
+        UserError: there is no such launcher, or it has no such setting.
+    """
+    composed = compose(job, [*([f"{GROUP}={name}"] if name else []), *words])
+    if not (composed.get(GROUP) or {}).get("_target_"):
+        composed = compose(job, [f"{GROUP}=local", *words])
+    validate(composed)
+    made: Any = build(composed.config[GROUP], GROUP, composed)
+    return made
+
+
+def described(point: Point) -> str:
+    """`r=8 lr=1e-4`."""
+    short = short_keys(point)
+    return " ".join(f"{short[key]}={text}" for key, text in point.items())
+
+
+@contextmanager
+def notes_once() -> Iterator[None]:
+    """What is only noted about a job is said for one trial, not for each."""
+    said: set[str] = set()
+
+    def new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not (text in said or said.add(text))  # type: ignore[func-returns-value]
+
+    logger = logging.getLogger("ftcli.config")
+    logger.addFilter(new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(new)

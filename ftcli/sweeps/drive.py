@@ -1,0 +1,113 @@
+"""The loop that keeps workers busy: start, look, prune, settle; until no trial is left."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ftcli.sweeps.launchers.base import Launcher, Worker
+from ftcli.sweeps.search import Search
+from ftcli.sweeps.trial import ENDED, FAILED, RUNNING, STOPPED, Trial
+
+PAUSE = 0.2  # seconds between two looks at the workers
+
+
+class Drive:
+    """Runs the trials of a search through a launcher, at most `jobs` at a time.
+
+    Args:
+        update: called at every look.
+        ended: called with each trial that has ended.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        launcher: Launcher,
+        jobs: int,
+        update: Callable[[], None],
+        ended: Callable[[Trial], None],
+    ) -> None:
+        self.search, self.launcher, self.update, self.ended = search, launcher, update, ended
+        self.free = list(range(jobs))
+        self.running: dict[int, tuple[Trial, Worker]] = {}
+        self.pruned: set[int] = set()
+
+    def run(self) -> bool:
+        """Go on until no trial is left; returns whether it was interrupted.
+
+        SIGINT and SIGTERM let the running trials save and end; a second one ends them at once.
+        """
+        try:
+            with _terminable():
+                while self._start() or self.running:
+                    self._look()
+                    self.update()
+                    time.sleep(PAUSE)
+            return False
+        except KeyboardInterrupt:
+            self._interrupt()
+            return True
+
+    def _start(self) -> bool:
+        """Fill the free slots; returns whether any trial was started."""
+        started = False
+        while self.free and (trial := self.search.next()) is not None:
+            if trial.status in ENDED:  # it needs no worker
+                self.ended(trial)
+                continue
+            slot = self.free.pop(0)
+            self.running[slot] = (trial, self.launcher.start(trial.folder, slot))
+            trial.status, started = RUNNING, True
+        return started
+
+    def _look(self) -> None:
+        for slot, (trial, worker) in list(self.running.items()):
+            code = worker.poll()
+            if code is not None:
+                del self.running[slot]
+                self.free = sorted([*self.free, slot])
+                trial.settle(code, trial.number in self.pruned)
+                self.search.ended(trial)
+                self.ended(trial)
+            elif trial.number not in self.pruned and self.search.hopeless(trial):
+                self.pruned.add(trial.number)
+                (trial.folder / "STOP").touch()  # as anybody may: the run saves and ends
+
+    def _interrupt(self) -> None:
+        """Stop all workers and wait for them."""
+        for _, worker in self.running.values():
+            worker.stop()
+        try:
+            with _terminable():
+                while any(worker.poll() is None for _, worker in self.running.values()):
+                    time.sleep(PAUSE)
+        except KeyboardInterrupt:
+            for _, worker in self.running.values():
+                worker.kill()
+        for trial, worker in self.running.values():
+            trial.settle(worker.poll() or 0, trial.number in self.pruned)
+            if trial.status == FAILED:  # it was stopped before it could save
+                trial.status, trial.error = STOPPED, ""
+        self.running.clear()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM is what Ctrl-C is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

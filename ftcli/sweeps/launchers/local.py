@@ -1,0 +1,68 @@
+"""Trials as processes of this machine, which share its cores and GPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftcli.sweeps.launchers.base import Launcher, Worker
+from ftcli.sweeps.worker import spawn
+
+
+@dataclass
+class Local(Launcher):
+    """Starts each trial as a process; several at a time divide threads, and take GPUs in turn."""
+
+    threads: int | None = None  # threads a trial; null: the cores divided by the trials at a time
+
+    def open(self, sweep: Path, jobs: int) -> None:
+        """Divide the machine."""
+        self._threads = self.threads or (max(1, cores() // jobs) if jobs > 1 else None)
+        self._gpus = gpus() if jobs > 1 else []
+
+    def start(self, folder: Path, slot: int) -> Worker:
+        """Start a process."""
+        environment = {}
+        if self._threads and (self.threads or "OMP_NUM_THREADS" not in os.environ):
+            environment["OMP_NUM_THREADS"] = str(self._threads)
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
+        return Process(spawn(folder.resolve(), environment))
+
+
+@dataclass
+class Process:
+    """A worker on this machine."""
+
+    process: subprocess.Popen[bytes]
+
+    def poll(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self.process.poll()
+
+    def stop(self) -> None:
+        """SIGTERM: it saves and ends."""
+        self.process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]

@@ -1,0 +1,64 @@
+"""Which trial comes next: the interface of all searches, and the grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ftcli.run.trial import finished
+from ftcli.sweeps.importance import one_factor
+from ftcli.sweeps.plan import Plan
+from ftcli.sweeps.space import Space
+from ftcli.sweeps.trial import FINISHED, WAITING, Trial
+
+
+class Search:
+    """Hands out trials and hears how they end.
+
+    Attributes:
+        trials: all trials known so far, by number.
+        planned: how many there will be.
+    """
+
+    trials: list[Trial]
+    planned: int
+
+    def next(self) -> Trial | None:
+        """The next trial: its folder holds its record, or it has ended already; None: no more now."""
+        raise NotImplementedError
+
+    def hopeless(self, trial: Trial) -> bool:
+        """Whether a running trial need not go on, by its scores so far."""
+        return False
+
+    def ended(self, trial: Trial) -> None:
+        """Hear the outcome of a trial."""
+
+    def importance(self) -> dict[str, float]:
+        """Key -> how much of the score's variation it explains; empty where that is not known."""
+        return {}
+
+
+class Grid(Search):
+    """Every combination, in the order in which sweep.yaml lists them."""
+
+    def __init__(self, plan: Plan, space: Space, folder: Path) -> None:
+        self.trials = [_trial(number, kept, folder) for number, kept in enumerate(plan.grid)]
+        self.planned, self._metric = len(self.trials), plan.metric
+        self._queue = iter([trial for trial in self.trials if trial.status == WAITING])
+
+    def next(self) -> Trial | None:
+        """The next one that has not finished; those that failed before are tried again."""
+        return next(self._queue, None)
+
+    def importance(self) -> dict[str, float]:
+        """One-factor variance: exact on a grid."""
+        return one_factor(self.trials, self._metric)
+
+
+def _trial(number: int, kept: dict[str, Any], folder: Path) -> Trial:
+    trial = Trial(number, kept["point"], kept["overrides"], folder / kept["folder"])
+    result = finished(trial.folder)
+    if result is not None:
+        trial.status, trial.result = FINISHED, result
+    return trial

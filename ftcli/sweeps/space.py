@@ -1,0 +1,179 @@
+"""What a sweep varies: Hydra's sweep grammar, read into axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
+
+from ftcli.config import paths
+from ftcli.errors import Problems, UserError
+
+#: An interval whose ends lie this far apart is searched on a logarithmic scale.
+LOG_FROM = 100
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Values one key takes.
+
+    Attributes:
+        sign: what was typed before the key: "", "+" or "++".
+        texts: the values, written as overrides.
+        step: distance of the values of a range, which have an order; None where they have none.
+    """
+
+    key: str
+    sign: str
+    texts: tuple[str, ...]
+    step: float | None = None
+
+    def ends(self) -> tuple[str, ...]:
+        """The values that show whether the axis composes: all of them."""
+        return self.texts
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from `low` to `high`, both included, to search in.
+
+    Attributes:
+        log: equal ratios are equal distances.
+        whole: integers only.
+    """
+
+    key: str
+    sign: str
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+    def ends(self) -> tuple[str, ...]:
+        """The values that show whether the axis composes: both ends."""
+        return str(self.low), str(self.high)
+
+
+Axis = Choices | Interval
+#: Key -> value as text, for every axis: what one trial changes.
+Point = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The overrides all trials share, and the axes in which they differ."""
+
+    fixed: list[str]
+    axes: list[Axis]
+
+    def overrides(self, point: Point) -> list[str]:
+        """The command line of one trial."""
+        return self.fixed + [f"{axis.sign}{axis.key}={point[axis.key]}" for axis in self.axes]
+
+    def grid(self) -> Iterator[Point]:
+        """Every combination; the last axis turns fastest.
+
+        Raises:
+            UserError: an axis is an interval, which has no end of values.
+        """
+        endless = [axis.key for axis in self.axes if isinstance(axis, Interval)]
+        if endless:
+            raise UserError(
+                f"{endless[0]} is an interval: it cannot be tried value by value.",
+                where="command line",
+                fix="add --optuna --trials N, or give values: "
+                f"{endless[0]}=a,b,c or range(start,stop,step)",
+            )
+        for texts in product(*(axis.ends() for axis in self.axes)):
+            yield {axis.key: text for axis, text in zip(self.axes, texts, strict=True)}
+
+    def corners(self) -> Iterator[Point]:
+        """Each value of each choice and both ends of each interval, once, the other axes at their first."""
+        first = {axis.key: axis.ends()[0] for axis in self.axes}
+        yield first
+        for axis in self.axes:
+            yield from ({**first, axis.key: text} for text in axis.ends()[1:])
+
+
+def read(texts: Sequence[str], folders: Sequence[Path]) -> Space:
+    """Tell what is swept from what is set; `folders` hold the groups' options, for glob().
+
+    Words that cannot be read stay among the fixed ones: composing explains them.
+
+    Raises:
+        UserError: no word varies anything, or one does so in a way that makes no sense.
+    """
+    parser, fixed, axes, problems = OverridesParser.create(), [], {}, []
+    for text in texts:
+        try:
+            parsed = parser.parse_override(text)
+        except HydraException:
+            fixed.append(text)
+            continue
+        if not parsed.is_sweep_override():
+            fixed.append(text)
+            continue
+        try:
+            axis = _axis(parsed, text, folders)
+            if axis.key in axes:
+                raise _said(f"{axis.key} is swept twice.", f"{axis.key}=a,b,c")
+            axes[axis.key] = axis
+        except UserError as error:
+            problems.append(error)
+    Problems.raise_if_any(problems)
+    if not axes:
+        raise UserError(
+            "nothing is swept: no word gives several values.",
+            where="command line",
+            fix="ftcli sweep JOB optimizer.lr=1e-4,3e-4 (one run: ftcli train)",
+        )
+    return Space(fixed, list(axes.values()))
+
+
+def value(text: str) -> Any:
+    """The value that an override's text stands for: number, bool, text, list."""
+    return OverridesParser.create().parse_override(f"key={text}").value()
+
+
+def _axis(parsed: Override, text: str, folders: Sequence[Path]) -> Axis:
+    key, given = parsed.key_or_group, parsed._value
+    if parsed.is_delete():
+        raise _said(f"'{text}' leaves a key out: it cannot be swept.", f"~{key}")
+    sign = "++" if parsed.is_force_add() else "+" if parsed.is_add() else ""
+    if isinstance(given, IntervalSweep):
+        return _interval(given, key, sign, text)
+    if isinstance(given, Glob):
+        known = list(paths.options(key, list(folders)))
+        found = given.filter(known)
+        if not found:
+            what = f"'{text}' matches none of {len(known)} options of {key}."
+            raise _said(what, f"ftcli ls {paths.plural(key)}")
+        return Choices(key, sign, tuple(found))
+    texts = tuple(dict.fromkeys(parsed.sweep_string_iterator()))
+    if not texts:
+        raise _said(f"'{text}' holds no value.", f"{key}=range(1,5)")
+    if isinstance(given, RangeSweep) and not given.shuffle and given.step is not None:
+        return Choices(key, sign, texts, abs(given.step))
+    return Choices(key, sign, texts)
+
+
+def _interval(given: IntervalSweep, key: str, sign: str, text: str) -> Interval:
+    low, high = given.start, given.end
+    if low is None or high is None or not low < high:
+        raise _said(f"'{text}': the second end must be larger.", f"{key}=interval(1e-4,1e-2)")
+    wanted = given.tags & {"log", "linear"}
+    if "log" in wanted and low <= 0:
+        raise _said(f"'{text}': a logarithmic scale starts above 0.", f"{key}=interval(...)")
+    log = "log" in wanted or ("linear" not in wanted and low > 0 and high / low >= LOG_FROM)
+    whole = isinstance(low, int) and isinstance(high, int)
+    return Interval(key, sign, low, high, log, whole)
+
+
+def _said(what: str, fix: str) -> UserError:
+    return UserError(what, where="command line", fix=fix)

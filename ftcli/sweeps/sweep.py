@@ -1,0 +1,151 @@
+"""A sweep from its command line to its results, and its continuation."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ftcli.config import paths
+from ftcli.config.composed import Composed
+from ftcli.errors import UserError
+from ftcli.run.atomic import link
+from ftcli.sweeps import composing, space
+from ftcli.sweeps.drive import Drive
+from ftcli.sweeps.launchers.base import Launcher
+from ftcli.sweeps.outcome import Outcome, conclude
+from ftcli.sweeps.plan import Plan
+from ftcli.sweeps.search import Grid, Search
+from ftcli.sweeps.space import Point, Space
+from ftcli.sweeps.table import Quiet, write_csv
+from ftcli.sweeps.trial import Trial, folder_name
+from ftcli.sweeps.worker import locked
+
+#: Makes what the user watches, from the trials, how many there will be, and the metric.
+MakeView = Callable[[Sequence[Trial], int, str], Quiet]
+
+
+@composing.notes_once()
+def start(plan: Plan, root: Path, view: MakeView = Quiet) -> Outcome:
+    """Compose and check every trial, then run them in a new folder `<root>/<name>/<time>`.
+
+    Raises:
+        UserError, Problems: what is wrong with the sweep or any trial; nothing has started then.
+    """
+    plan.job = str(paths.find_job(plan.job).resolve())
+    axes, launcher = _parts(plan)
+    points = list(axes.corners() if plan.optuna else axes.grid())
+    composed = composing.compose_all(plan.job, points, [axes.overrides(p) for p in points])
+    _check(plan, composed[0])
+    plan.seed = int(composed[0].config.get("seed", 0))
+    search = _search(plan)
+    folder = _new_folder(root, composed[0].config["run"]["name"])
+    if not plan.optuna:
+        plan.grid = _listed(points, axes)
+    plan.write(folder)
+    for kept, job in zip(plan.grid, composed, strict=not plan.optuna):
+        composing.record(job, folder / kept["folder"])
+    return _run(folder, plan, search(plan, axes, folder), launcher, view)
+
+
+@composing.notes_once()
+def resume(
+    folder: Path,
+    view: MakeView = Quiet,
+    jobs: int | None = None,
+    trials: int | None = None,
+    launcher: str | None = None,
+) -> Outcome:
+    """Go on with a sweep: what has finished stays, what was cut off goes on at its checkpoint.
+
+    Args:
+        jobs, trials, launcher: replace what the sweep was started with.
+
+    Raises:
+        UserError: the folder is not a sweep, its job has changed, or another process works in it.
+    """
+    plan = Plan.read(folder)
+    plan.jobs, plan.trials = jobs or plan.jobs, trials or plan.trials
+    plan.launcher = launcher or plan.launcher
+    axes, made = _parts(plan)
+    for kept in plan.grid:  # killed before all were written
+        if not (folder / kept["folder"] / "config.yaml").exists():
+            job = composing.compose_trial(plan.job, kept["overrides"])
+            composing.record(job, folder / kept["folder"])
+    plan.write(folder)
+    return _run(folder, plan, _search(plan)(plan, axes, folder), made, view)
+
+
+def _parts(plan: Plan) -> tuple[Space, Launcher]:
+    about, words = composing.split(plan.overrides)
+    axes = space.read(words, paths.search_path(Path(plan.job).parent))
+    return axes, composing.launcher(plan.job, plan.launcher, [*axes.fixed, *about])
+
+
+def _search(plan: Plan) -> Callable[[Plan, Space, Path], Search]:
+    """The class that hands out trials; raises UserError where its package is missing."""
+    if not plan.optuna:
+        return Grid
+    from ftcli.sweeps.study import Study, require
+
+    require()
+    return Study
+
+
+def _run(folder: Path, plan: Plan, search: Search, launcher: Launcher, view: MakeView) -> Outcome:
+    jobs = plan.jobs or launcher.jobs
+    with locked(folder / ".lock", wait=False) as free:
+        if not free:
+            raise UserError(f"another process runs the sweep in {folder}.", fix="wait for its end")
+        launcher.open(folder, jobs)
+        try:
+            with view(search.trials, search.planned, plan.metric) as shown:
+
+                def ended(trial: Trial) -> None:
+                    write_csv(folder / "sweep.csv", search.trials, plan.metric)
+                    shown.ended(trial)
+
+                interrupted = Drive(search, launcher, jobs, shown.update, ended).run()
+        finally:
+            launcher.close()
+        return conclude(folder, plan, search, interrupted)
+
+
+def _check(plan: Plan, job: Composed) -> None:
+    """Whether the scores the sweep needs will be measured.
+
+    Raises:
+        UserError: they will not.
+    """
+    if plan.metric.startswith("eval.") and not any((job.config.get("eval") or {}).values()):
+        raise UserError(
+            f"{plan.metric} is never measured: the job has no evaluator.",
+            where=job.where("eval"),
+            fix="eval=loss, or another --metric, such as seconds",
+        )
+    every, steps = job.get("trainer.eval_every"), job.get("trainer.max_steps")
+    if plan.pruner != "none" and (not every or (steps and every >= steps)):
+        raise UserError(
+            "pruning needs scores on the way: trainer.eval_every is "
+            + (f"{every} of {steps} steps." if every else "not set."),
+            where=job.where("trainer.eval_every"),
+            fix=f"trainer.eval_every={max(1, (steps or 100) // 5)}",
+        )
+
+
+def _new_folder(root: Path, name: str) -> Path:
+    """`<root>/<name>/<time>-<2 hex>`, and the link `latest` beside it."""
+    stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(1)}"
+    folder = root / name / stamp
+    folder.mkdir(parents=True)
+    link(folder.parent / "latest", stamp)
+    return folder
+
+
+def _listed(points: Sequence[Point], axes: Space) -> list[dict[str, object]]:
+    width = len(str(len(points) - 1))
+    return [
+        {"folder": folder_name(n, width, p), "point": p, "overrides": axes.overrides(p)}
+        for n, p in enumerate(points)
+    ]

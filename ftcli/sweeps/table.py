@@ -1,0 +1,145 @@
+"""The trials as a table: sweep.csv, a live table on a terminal, a line a trial elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftcli.run.atomic import write_text
+from ftcli.sweeps.plan import COSTS
+from ftcli.sweeps.trial import (
+    ENDED,
+    FINISHED,
+    PRUNED,
+    RUNNING,
+    STOPPED,
+    Trial,
+    measured,
+    short_keys,
+)
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from rich.table import Table
+
+FIRST = ("number", "status")
+FIGURES = ("step", "tok_s", *sorted(COSTS))
+
+
+def write_csv(path: Path, trials: Sequence[Trial], metric: str) -> None:
+    """One line a trial: number, status, what it changes, scores, costs, folder, error."""
+    lines = [row(trial, metric) for trial in trials]
+    names = dict.fromkeys(name for line in lines for name in line)
+    last = ("folder", "error")
+    columns = [*(n for n in names if n not in last), *last]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_text(path, text.getvalue())
+
+
+def row(trial: Trial, metric: str) -> dict[str, Any]:
+    """A trial as flat data; what was not measured is absent."""
+    figures = measured(trial.result)
+    found: dict[str, Any] = {"number": trial.number, "status": trial.status, **trial.point}
+    score = trial.score(metric)
+    if score is not None:
+        found[metric] = score
+    scores = {key: v for key, v in figures.items() if key.startswith("eval.") and key != metric}
+    found |= scores | {key: figures[key] for key in FIGURES if key in figures}
+    found["folder"] = trial.folder.name
+    return found | ({"error": trial.error} if trial.error else {})
+
+
+class Quiet:
+    """Shows nothing; the base of what does."""
+
+    def __init__(self, trials: Sequence[Trial], planned: int, metric: str) -> None:
+        self.trials, self.planned, self.metric = trials, planned, metric
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to close."""
+
+    def update(self) -> None:
+        """Trials may have moved on."""
+
+    def ended(self, trial: Trial) -> None:
+        """A trial has ended."""
+
+
+class Lines(Quiet):
+    """A line for each trial that ends; nothing redraws, so that a log can hold it."""
+
+    def ended(self, trial: Trial) -> None:
+        """Print the trial."""
+        from ftcli.cli.console import console
+        from ftcli.sweeps.composing import described
+
+        done = sum(t.status in ENDED for t in self.trials)
+        score = trial.score(self.metric)
+        parts = [f"{done}/{self.planned}", f"#{trial.number}", described(trial.point), trial.status]
+        parts += [f"{self.metric} {score:.4f}"] if score is not None else []
+        parts += [f"{trial.result['seconds']:.0f} s"] if "seconds" in trial.result else []
+        parts += [trial.error] if trial.error else []
+        console().print("  ".join(parts), markup=False)
+
+
+class Live(Quiet):
+    """The table of all trials, redrawn while they run."""
+
+    def __enter__(self) -> Self:
+        from rich.live import Live as Screen
+
+        from ftcli.cli.console import console
+
+        self._screen = Screen(console=console(), refresh_per_second=4, get_renderable=self._table)
+        self._screen.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the last state on the screen."""
+        self._screen.stop()
+
+    def _table(self) -> Table:
+        return table(self.trials, self.metric, limit=24)
+
+
+def table(trials: Sequence[Trial], metric: str, limit: int | None = None) -> Table:
+    """The trials as a rich table; of more than `limit` the newest that have begun."""
+    from rich.table import Table
+
+    short = short_keys(trials[0].point) if trials else {}
+    shown = Table("#", *short.values(), "status", metric, "steps", "s", box=None, pad_edge=False)
+    chosen = list(trials)
+    if limit is not None and len(trials) > limit:
+        begun = [t for t in trials if t.status in (*ENDED, RUNNING, STOPPED)]
+        chosen = begun[-limit:]
+    for trial in chosen:
+        shown.add_row(*_cells(trial, metric), style=_STYLE.get(trial.status))
+    return shown
+
+
+_STYLE = {RUNNING: "bold", "failed": "red", PRUNED: "dim", "waiting": "dim", FINISHED: None}
+
+
+def _cells(trial: Trial, metric: str) -> list[str]:
+    score, step = trial.score(metric), trial.step() if trial.status == RUNNING else None
+    if step is None:
+        step = trial.result.get("step")
+    seconds = trial.result.get("seconds")
+    return [
+        str(trial.number),
+        *trial.point.values(),
+        trial.status,
+        f"{score:.4f}" if score is not None else "–",
+        str(step) if step is not None else "–",
+        f"{seconds:.0f}" if seconds is not None else "–",
+    ]

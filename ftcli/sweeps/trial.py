@@ -1,0 +1,116 @@
+"""One trial of a sweep: what it changes, where it lies, how it stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftcli.run.rundir import RunDir
+from ftcli.sweeps.space import Point
+
+LONGEST = 80  # characters of a folder's name
+
+WAITING, RUNNING, FINISHED, PRUNED, FAILED, STOPPED = (
+    "waiting", "running", "finished", "pruned", "failed", "stopped",
+)  # fmt: skip
+ENDED = (FINISHED, PRUNED, FAILED)
+
+
+@dataclass
+class Trial:
+    """A run among those of a sweep.
+
+    Attributes:
+        point: key -> value as text, of what it changes.
+        overrides: its whole command line after the job.
+        status: one of the words above; a stopped trial goes on when the sweep is resumed.
+        error: why it failed.
+        result: result.json, of a trial that has ended.
+    """
+
+    number: int
+    point: Point
+    overrides: list[str]
+    folder: Path
+    status: str = WAITING
+    error: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+    def settle(self, code: int, pruned: bool = False) -> None:
+        """Take what the worker left; `code` is its exit status, `pruned` that it was told to stop."""
+        self.result = RunDir(self.folder).result()
+        said = str(self.result.get("status", ""))
+        (self.folder / "STOP").unlink(missing_ok=True)
+        if said == "finished":
+            self.status = FINISHED
+        elif code == 0 and said.startswith("stopped"):
+            self.status = PRUNED if pruned else STOPPED
+        else:
+            self.status, self.result = FAILED, {}
+            self.error = _reason(self.folder) or f"ended with status {code}"
+
+    def score(self, metric: str) -> float | None:
+        """The figure the sweep is about; of a pruned trial the last one measured."""
+        found = measured(self.result).get(metric)
+        if found is None and self.status == PRUNED:
+            seen = self.scores(metric)
+            return seen[max(seen)] if seen else None
+        return found
+
+    def scores(self, metric: str) -> dict[int, float]:
+        """Step -> the figure, as measured during training so far; step 0 is left out."""
+        rows = RunDir(self.folder).metrics()
+        return {int(r["step"]): float(r[metric]) for r in rows if metric in r and r["step"] > 0}
+
+    def step(self) -> int | None:
+        """The last step that was logged."""
+        rows = RunDir(self.folder).metrics()
+        return int(rows[-1]["step"]) if rows else None
+
+
+def measured(result: Mapping[str, Any]) -> dict[str, int | float]:
+    """All numbers of a result.json by name: scores as `eval.<score>`, costs as they are called."""
+    everything = {**result, **(result.get("metrics") or {})}
+    return {
+        key: v
+        for key, v in everything.items()
+        if isinstance(v, int | float) and not isinstance(v, bool)
+    }
+
+
+def folder_name(number: int, width: int, point: Point) -> str:
+    """`03-r_8-lr_1e-4`: characters that shells, file systems and overrides take as they are."""
+    short = short_keys(point)
+    parts = [f"{short[key]}_{text}" for key, text in point.items()]
+    plain = re.sub(r"[^\w.+-]+", "_", "-".join(parts), flags=re.ASCII).strip("_.-")
+    return f"{number:0{width}d}-{plain}"[:LONGEST].rstrip("_.-")
+
+
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Dotted key -> its last part, or as many parts as tell it from the others."""
+    keys, short = list(keys), {}
+    for key in keys:
+        parts = re.split(r"[./]", key)
+        for size in range(1, len(parts) + 1):
+            name = ".".join(parts[-size:])
+            if sum(("." + other.replace("/", ".")).endswith("." + name) for other in keys) == 1:
+                break
+        short[key] = name
+    return short
+
+
+def _reason(folder: Path) -> str:
+    """The first line of the last error of a run, or else the last of what its worker printed."""
+    events = RunDir(folder).path / "events.jsonl"
+    if events.exists():
+        import json
+
+        lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+        if lines and lines[-1].get("event") == "failed":
+            return str(lines[-1]["error"]).splitlines()[0]
+    log = folder / "worker.log"
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,87 @@
+"""The process that trains one trial: `python -m ftcli.sweeps.worker FOLDER`.
+
+The folder and the record in it are all a worker gets, so it may run on any machine that sees the
+folder. It stops, with a checkpoint, when the process that started it goes away; and it waits for
+another worker that is still busy in the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+def spawn(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a worker; its output goes to FOLDER/worker.log, and a signal at the terminal past it."""
+    (folder / "STOP").unlink(missing_ok=True)
+    with open(folder / "worker.log", "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ftcli.sweeps.worker", str(folder)],
+            stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "FTCLI_QUIET": "1", **environment},
+            start_new_session=True,
+        )
+
+
+def work(folder: str, environment: Mapping[str, str]) -> int:
+    """Train in a process of its own and wait; what launchers send to other machines."""
+    process = spawn(Path(folder), environment)
+    try:
+        return process.wait()
+    except BaseException:  # cancelled: let it save
+        process.terminate()
+        process.wait()
+        raise
+
+
+@contextmanager
+def locked(path: Path, wait: bool) -> Iterator[bool]:
+    """Hold a file that only one process can hold; yields False if another does and `wait` is off.
+
+    Where the system has no such locks (Windows) nothing is held.
+    """
+    with open(path, "a") as stream:
+        yield _lock(stream, wait)
+
+
+def _lock(stream: IO[str], wait: bool) -> bool:
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _stop_with_parent() -> None:
+    def watch() -> None:
+        os.read(0, 1)  # sys.stdin would be locked when the interpreter ends
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(folder: str) -> None:
+    """Train or resume the trial whose record lies in `folder`."""
+    _stop_with_parent()
+    with locked(Path(folder) / ".lock", wait=True):
+        from ftcli.run.trial import child, finished
+
+        if finished(Path(folder)) is None:
+            child(folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
