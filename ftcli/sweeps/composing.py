@@ -14,7 +14,7 @@ from ftcli.errors import Problems, UserError
 from ftcli.run.trial import prepare
 from ftcli.sweeps.launchers.base import Launcher
 from ftcli.sweeps.space import Point
-from ftcli.sweeps.trial import short_keys
+from ftcli.sweeps.trial import described
 
 GROUP = "launcher"
 
@@ -79,12 +79,6 @@ def launcher(job: str, name: str | None, words: Sequence[str]) -> Launcher:
     validate(composed)
     made: Any = build(composed.config[GROUP], GROUP, composed)
     return made
-
-
-def described(point: Point) -> str:
-    """`r=8 lr=1e-4`."""
-    short = short_keys(point)
-    return " ".join(f"{short[key]}={text}" for key, text in point.items())
 
 
 @contextmanager

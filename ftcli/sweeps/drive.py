@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -12,6 +13,8 @@ from typing import Any
 from ftcli.sweeps.launchers.base import Launcher, Worker
 from ftcli.sweeps.search import Search
 from ftcli.sweeps.trial import ENDED, FAILED, RUNNING, STOPPED, Trial
+
+log = logging.getLogger("ftcli.sweeps")
 
 PAUSE = 0.2  # seconds between two looks at the workers
 
@@ -80,6 +83,8 @@ class Drive:
 
     def _interrupt(self) -> None:
         """Stop all workers and wait for them."""
+        if self.running:
+            log.warning("stopping: the running trials save; once more ends them at once")
         for _, worker in self.running.values():
             worker.stop()
         try:
@@ -93,6 +98,7 @@ class Drive:
             trial.settle(worker.poll() or 0, trial.number in self.pruned)
             if trial.status == FAILED:  # it was stopped before it could save
                 trial.status, trial.error = STOPPED, ""
+            self.search.ended(trial)
         self.running.clear()
 
 

@@ -11,11 +11,10 @@ from typing import Any
 from ftcli import errors
 from ftcli.run.atomic import write_text
 from ftcli.sweeps import plots
-from ftcli.sweeps.composing import described
 from ftcli.sweeps.plan import Plan
 from ftcli.sweeps.search import Search
 from ftcli.sweeps.table import row, write_csv
-from ftcli.sweeps.trial import FAILED, FINISHED, Trial, measured
+from ftcli.sweeps.trial import FAILED, FINISHED, Trial, described, measured
 
 
 @dataclass

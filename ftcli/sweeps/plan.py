@@ -26,6 +26,7 @@ class Plan:
         optuna: search instead of trying every combination.
         trials: how many the search makes.
         pruner: how hopeless trials are told: none, median, hyperband.
+        every, steps: between evaluations on the way, and of a whole trial.
         seed: of the search.
         launcher: option of the group launcher; None: the job's own, or local.
         jobs: trials at a time; None: the launcher's.
@@ -39,6 +40,8 @@ class Plan:
     optuna: bool = False
     trials: int | None = None
     pruner: str = "none"
+    every: int = 1
+    steps: int = 1
     seed: int = 0
     launcher: str | None = None
     jobs: int | None = None

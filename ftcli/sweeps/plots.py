@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.run.plots import BLUE, GREY, INK, ORANGE, STYLE
 from ftcli.sweeps.plan import Plan
+from ftcli.sweeps.search import Importance
 from ftcli.sweeps.space import LOG_FROM, value
 from ftcli.sweeps.trial import FINISHED, PRUNED, Trial, short_keys
 
@@ -19,7 +20,7 @@ MOST_TICKS = 12
 
 
 def draw_all(
-    trials: Sequence[Trial], plan: Plan, importance: Mapping[str, float], folder: Path
+    trials: Sequence[Trial], plan: Plan, importance: Importance, folder: Path
 ) -> list[Path]:
     """Draw what there are figures for, as PNG files of `folder`; returns the files."""
     import matplotlib
@@ -107,17 +108,17 @@ def parallel_coordinates(trials: Sequence[Trial], plan: Plan) -> Figure | None:
     for index, scale in enumerate(scales):
         _rule(axes, index, scale.ticks())
     _rule(axes, len(keys), _score_ticks(low, high), last=True)
-    _frame(axes, [*short_keys(keys).values(), plan.metric], plan)
+    _frame(axes, [*short_keys(keys).values(), plan.metric], plan, len(scored) > len(done))
     return figure
 
 
-def bars(importance: Mapping[str, float], metric: str) -> Figure | None:
+def bars(importance: Importance, metric: str) -> Figure | None:
     """One bar a key, the most important on top."""
-    if not importance:
+    if not importance.shares:
         return None
     from matplotlib.figure import Figure
 
-    pairs = sorted(importance.items(), key=lambda pair: pair[1])
+    pairs = sorted(importance.shares.items(), key=lambda pair: pair[1])
     figure = Figure(figsize=(6.4, 0.45 * len(pairs) + 1.3), layout="constrained")
     axes = figure.subplots()
     drawn = axes.barh(
@@ -125,8 +126,8 @@ def bars(importance: Mapping[str, float], metric: str) -> Figure | None:
     )
     axes.bar_label(drawn, labels=[f"{share:.0%}" for _, share in pairs], padding=3)
     axes.set_title(f"Which keys move {metric}")
-    axes.set_xlabel("share of the variation explained")
-    axes.set_xlim(0, max(1e-9, *importance.values()) * 1.15)
+    axes.set_xlabel(f"share of the variation explained ({importance.method})")
+    axes.set_xlim(0, max(1e-9, *importance.shares.values()) * 1.15)
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.grid(axis="y", visible=False)
     return figure
@@ -175,7 +176,7 @@ def _score_ticks(low: float, high: float) -> list[tuple[float, str]]:
     return [(share / 4, f"{low + (high - low) * share / 4:.4g}") for share in range(5)]
 
 
-def _frame(axes: Axes, names: Sequence[str], plan: Plan) -> None:
+def _frame(axes: Axes, names: Sequence[str], plan: Plan, pruned: bool) -> None:
     axes.set_xticks(range(len(names)), names)
     axes.xaxis.tick_top()
     axes.tick_params(top=False, labelsize=10)
@@ -185,6 +186,6 @@ def _frame(axes: Axes, names: Sequence[str], plan: Plan) -> None:
         axes.spines[side].set_visible(False)
     axes.set_xlim(-0.45, len(names) - 0.5)
     better = "lower" if plan.lower else "higher"
-    axes.set_xlabel(
-        f"one line a trial; orange: the best ({better} is better); dark: better; dotted: pruned"
-    )
+    dotted = "; dotted: pruned" if pruned else ""
+    text = f"one line a trial; orange: the best ({better} is better); dark: good{dotted}"
+    axes.set_xlabel(text, fontsize=8.5, color="#6b7280")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,14 @@ from ftcli.sweeps.importance import one_factor
 from ftcli.sweeps.plan import Plan
 from ftcli.sweeps.space import Space
 from ftcli.sweeps.trial import FINISHED, WAITING, Trial
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Key -> how much of the score's variation it explains, and the method that says so."""
+
+    shares: dict[str, float]
+    method: str
 
 
 class Search:
@@ -34,9 +43,9 @@ class Search:
     def ended(self, trial: Trial) -> None:
         """Hear the outcome of a trial."""
 
-    def importance(self) -> dict[str, float]:
-        """Key -> how much of the score's variation it explains; empty where that is not known."""
-        return {}
+    def importance(self) -> Importance:
+        """How much each key matters, by the trials so far."""
+        raise NotImplementedError
 
 
 class Grid(Search):
@@ -51,9 +60,9 @@ class Grid(Search):
         """The next one that has not finished; those that failed before are tried again."""
         return next(self._queue, None)
 
-    def importance(self) -> dict[str, float]:
+    def importance(self) -> Importance:
         """One-factor variance: exact on a grid."""
-        return one_factor(self.trials, self._metric)
+        return Importance(one_factor(self.trials, self._metric), "one-factor variance")
 
 
 def _trial(number: int, kept: dict[str, Any], folder: Path) -> Trial:

@@ -37,8 +37,7 @@ def start(plan: Plan, root: Path, view: MakeView = Quiet) -> Outcome:
     axes, launcher = _parts(plan)
     points = list(axes.corners() if plan.optuna else axes.grid())
     composed = composing.compose_all(plan.job, points, [axes.overrides(p) for p in points])
-    _check(plan, composed[0])
-    plan.seed = int(composed[0].config.get("seed", 0))
+    _fit(plan, composed[0])
     search = _search(plan)
     folder = _new_folder(root, composed[0].config["run"]["name"])
     if not plan.optuna:
@@ -112,26 +111,30 @@ def _run(folder: Path, plan: Plan, search: Search, launcher: Launcher, view: Mak
         return conclude(folder, plan, search, interrupted)
 
 
-def _check(plan: Plan, job: Composed) -> None:
-    """Whether the scores the sweep needs will be measured.
+def _fit(plan: Plan, job: Composed) -> None:
+    """Complete the plan by what the job says.
 
     Raises:
-        UserError: they will not.
+        UserError: the scores that the sweep needs will not be measured.
     """
+    plan.seed = int(job.config.get("seed", 0))
     if plan.metric.startswith("eval.") and not any((job.config.get("eval") or {}).values()):
         raise UserError(
             f"{plan.metric} is never measured: the job has no evaluator.",
             where=job.where("eval"),
             fix="eval=loss, or another --metric, such as seconds",
         )
+    if plan.pruner == "none":
+        return
     every, steps = job.get("trainer.eval_every"), job.get("trainer.max_steps")
-    if plan.pruner != "none" and (not every or (steps and every >= steps)):
+    if not every or not steps or every >= steps:
         raise UserError(
-            "pruning needs scores on the way: trainer.eval_every is "
-            + (f"{every} of {steps} steps." if every else "not set."),
+            f"pruning needs scores on the way, but trainer.eval_every={every} and "
+            f"trainer.max_steps={steps}.",
             where=job.where("trainer.eval_every"),
-            fix=f"trainer.eval_every={max(1, (steps or 100) // 5)}",
+            fix=f"trainer.max_steps={steps or 200} trainer.eval_every={max(1, (steps or 200) // 5)}",
         )
+    plan.every, plan.steps = every, steps
 
 
 def _new_folder(root: Path, name: str) -> Path:

@@ -17,7 +17,9 @@ from ftcli.sweeps.trial import (
     RUNNING,
     STOPPED,
     Trial,
+    described,
     measured,
+    rounded,
     short_keys,
 )
 
@@ -81,7 +83,6 @@ class Lines(Quiet):
     def ended(self, trial: Trial) -> None:
         """Print the trial."""
         from ftcli.cli.console import console
-        from ftcli.sweeps.composing import described
 
         done = sum(t.status in ENDED for t in self.trials)
         score = trial.score(self.metric)
@@ -137,7 +138,7 @@ def _cells(trial: Trial, metric: str) -> list[str]:
     seconds = trial.result.get("seconds")
     return [
         str(trial.number),
-        *trial.point.values(),
+        *map(rounded, trial.point.values()),
         trial.status,
         f"{score:.4f}" if score is not None else "–",
         str(step) if step is not None else "–",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ class Trial:
     status: str = WAITING
     error: str = ""
     result: dict[str, Any] = field(default_factory=dict)
+    _rows: tuple[int, list[dict[str, Any]]] = (-1, [])
 
     def settle(self, code: int, pruned: bool = False) -> None:
         """Take what the worker left; `code` is its exit status, `pruned` that it was told to stop."""
@@ -62,13 +64,21 @@ class Trial:
 
     def scores(self, metric: str) -> dict[int, float]:
         """Step -> the figure, as measured during training so far; step 0 is left out."""
-        rows = RunDir(self.folder).metrics()
-        return {int(r["step"]): float(r[metric]) for r in rows if metric in r and r["step"] > 0}
+        rows = [row for row in self._metrics() if metric in row and row["step"] > 0]
+        return {int(row["step"]): float(row[metric]) for row in rows}
 
     def step(self) -> int | None:
         """The last step that was logged."""
-        rows = RunDir(self.folder).metrics()
+        rows = self._metrics()
         return int(rows[-1]["step"]) if rows else None
+
+    def _metrics(self) -> list[dict[str, Any]]:
+        """metrics.jsonl, read again only when it has grown: it is looked at several times a second."""
+        file = self.folder / "metrics.jsonl"
+        size = file.stat().st_size if file.exists() else 0
+        if size != self._rows[0]:
+            self._rows = (size, RunDir(self.folder).metrics())
+        return self._rows[1]
 
 
 def measured(result: Mapping[str, Any]) -> dict[str, int | float]:
@@ -84,9 +94,22 @@ def measured(result: Mapping[str, Any]) -> dict[str, int | float]:
 def folder_name(number: int, width: int, point: Point) -> str:
     """`03-r_8-lr_1e-4`: characters that shells, file systems and overrides take as they are."""
     short = short_keys(point)
-    parts = [f"{short[key]}_{text}" for key, text in point.items()]
+    parts = [f"{short[key]}_{rounded(text)}" for key, text in point.items()]
     plain = re.sub(r"[^\w.+-]+", "_", "-".join(parts), flags=re.ASCII).strip("_.-")
     return f"{number:0{width}d}-{plain}"[:LONGEST].rstrip("_.-")
+
+
+def described(point: Point) -> str:
+    """`r=8 lr=1e-4`."""
+    short = short_keys(point)
+    return " ".join(f"{short[key]}={rounded(text)}" for key, text in point.items())
+
+
+def rounded(text: str) -> str:
+    """A value as people read it: numbers with more than 4 digits to 4, anything else as it is."""
+    if not re.fullmatch(r"-?\d*\.\d+(e[+-]?\d+)?", text) or len(text) <= 6:
+        return text
+    return f"{float(text):.4g}"
 
 
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
@@ -104,13 +127,11 @@ def short_keys(keys: Iterable[str]) -> dict[str, str]:
 
 def _reason(folder: Path) -> str:
     """The first line of the last error of a run, or else the last of what its worker printed."""
-    events = RunDir(folder).path / "events.jsonl"
+    events = folder / "events.jsonl"
     if events.exists():
-        import json
-
-        lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
-        if lines and lines[-1].get("event") == "failed":
-            return str(lines[-1]["error"]).splitlines()[0]
+        last = events.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
+        if '"event": "failed"' in last:
+            return str(json.loads(last)["error"]).splitlines()[0]
     log = folder / "worker.log"
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,85 @@
+"""Trials as jobs of Slurm, through submitit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftcli.errors import missing_package
+from ftcli.sweeps.launchers.base import Launcher, Worker
+from ftcli.sweeps.launchers.local import cores
+from ftcli.sweeps.worker import work
+
+if TYPE_CHECKING:
+    import submitit
+
+
+@dataclass
+class Submitit(Launcher):
+    """Submits each trial as a job that sees the sweep's folder; Slurm decides when it runs."""
+
+    cluster: str | None = None  # slurm, or local: processes here; null: Slurm where there is one
+    partition: str | None = None  # Slurm's partition
+    timeout_min: int = 1440  # minutes until Slurm ends a job; the sweep resumes it later
+    cpus_per_task: int | None = None  # cores a trial
+    gpus_per_node: int | None = None  # GPUs a trial
+    mem_gb: float | None = None  # memory a trial
+    setup: list[str] = field(default_factory=list)  # shell lines before it, such as `module load`
+    slurm: dict[str, Any] = field(default_factory=dict)  # further options of sbatch, by name
+
+    jobs = 16
+
+    def open(self, sweep: Path, jobs: int) -> None:
+        """Make the executor; its own logs go to SWEEP/submitit."""
+        try:
+            import submitit
+        except ImportError as error:
+            raise missing_package("submitit", "slurm", "launcher=submitit") from error
+        self._executor = submitit.AutoExecutor(str(sweep.resolve() / "submitit"), self.cluster)
+        options: dict[str, Any] = {
+            "name": "ftcli-sweep",
+            "timeout_min": self.timeout_min,
+            "cpus_per_task": self.cpus_per_task,
+            "gpus_per_node": self.gpus_per_node,
+            "mem_gb": self.mem_gb,
+        }
+        if self._executor.cluster == "slurm":
+            options |= {
+                "slurm_partition": self.partition,
+                "slurm_setup": self.setup or None,
+                "slurm_additional_parameters": self.slurm or None,
+            }
+        self._executor.update_parameters(**{k: v for k, v in options.items() if v is not None})
+        shared = self._executor.cluster == "local" and jobs > 1
+        threads = self.cpus_per_task or (max(1, cores() // jobs) if shared else None)
+        self._environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+
+    def start(self, folder: Path, slot: int) -> Worker:
+        """Submit a job."""
+        job = self._executor.submit(work, str(folder.resolve()), self._environment)
+        return Submitted(job)
+
+
+@dataclass
+class Submitted:
+    """A job of Slurm."""
+
+    job: submitit.Job[int]
+
+    def poll(self) -> int | None:
+        """Its worker's exit status; 1 when Slurm ended it; None while it waits or runs."""
+        if not self.job.done():
+            return None
+        try:
+            return self.job.result()
+        except Exception:  # what failed is in SWEEP/submitit; the trial itself tells why in its log
+            return 1
+
+    def stop(self) -> None:
+        """Cancel it: Slurm sends SIGTERM, on which a run saves."""
+        self.job.cancel()
+
+    def kill(self) -> None:
+        """The same."""
+        self.job.cancel()

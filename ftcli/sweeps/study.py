@@ -1,0 +1,208 @@
+"""Search with Optuna, whose study lies in the sweep's folder, so that nothing finished is lost."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftcli.errors import UserError
+from ftcli.run.rundir import RunDir
+from ftcli.sweeps import composing
+from ftcli.sweeps.plan import Plan
+from ftcli.sweeps.search import Importance, Search
+from ftcli.sweeps.space import Axis, Interval, Point, Space, value
+from ftcli.sweeps.trial import FAILED, FINISHED, PRUNED, WAITING, Trial, folder_name
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+FILE = "study.db"
+FOLDER, ERROR, SAME = "folder", "error", "same_as"  # what is kept beside a trial of the study
+
+
+class Study(Search):
+    """Tree-structured Parzen estimator over the axes; values are asked for one trial at a time.
+
+    A trial that was under way when the process died goes on in its folder. Values that have been
+    tried already are not trained again: their score is told.
+    """
+
+    def __init__(self, plan: Plan, space: Space, folder: Path) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.plan, self.space, self.folder = plan, space, folder
+        self.study = optuna.create_study(
+            storage=f"sqlite:///{(folder / FILE).resolve()}",
+            study_name="sweep",
+            direction="minimize" if plan.lower else "maximize",
+            load_if_exists=True,
+            pruner=_pruner(plan),
+        )
+        kept = self.study.get_trials()
+        # seeded anew with each start: the same seed would draw the first trials once more
+        self.study.sampler = optuna.samplers.TPESampler(
+            seed=plan.seed + len(kept), n_startup_trials=startup(plan)
+        )
+        self.planned = max(plan.trials or 0, len(kept))
+        self.width = len(str(self.planned - 1))
+        self._live = {t.number: optuna.trial.Trial(self.study, t._trial_id) for t in kept}
+        self._told = {t.number: set(t.intermediate_values) for t in kept}
+        self.trials = []
+        for frozen in kept:
+            self.trials.append(self._restored(frozen))
+        self._cut_off = [trial for trial in self.trials if trial.status == WAITING]
+
+    def next(self) -> Trial | None:
+        """First what was cut off, then new values until there are as many trials as planned."""
+        if self._cut_off:
+            trial = self._cut_off.pop(0)
+        elif len(self.trials) < self.planned:
+            trial = self._asked()
+        else:
+            return None
+        twin = next(
+            (t for t in self.trials if t.status == FINISHED and t.point == trial.point), None
+        )
+        if twin is not None:
+            trial.status, trial.result, trial.folder = FINISHED, twin.result, twin.folder
+            self._live[trial.number].set_user_attr(SAME, twin.number)
+            self.ended(trial)
+            return trial
+        try:
+            composing.record(composing.compose_trial(self.plan.job, trial.overrides), trial.folder)
+        except UserError as error:
+            trial.status, trial.error = FAILED, " ".join(str(error).split())
+            self.ended(trial)
+        return trial
+
+    def hopeless(self, trial: Trial) -> bool:
+        """Tell the study the scores so far; its pruner compares them with those of other trials."""
+        told, new = self._told.setdefault(trial.number, set()), False
+        for step, score in trial.scores(self.plan.metric).items():
+            if step not in told:
+                self._live[trial.number].report(score, step)
+                told.add(step)
+                new = True
+        return new and self.plan.pruner != "none" and self._live[trial.number].should_prune()
+
+    def ended(self, trial: Trial) -> None:
+        """Tell the study; a trial that was only interrupted stays open in it."""
+        from optuna.trial import TrialState
+
+        score = trial.score(self.plan.metric)
+        if trial.status == FINISHED and score is not None:
+            self.study.tell(trial.number, score)
+        elif trial.status == PRUNED:
+            self.hopeless(trial)
+            self.study.tell(trial.number, state=TrialState.PRUNED)
+        elif trial.status in (FAILED, FINISHED):
+            self._live[trial.number].set_user_attr(ERROR, trial.error)
+            self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def importance(self) -> Importance:
+        """Functional ANOVA of a random forest; PED-ANOVA where scikit-learn is not installed."""
+        from optuna.importance import (
+            FanovaImportanceEvaluator,
+            PedAnovaImportanceEvaluator,
+            get_param_importances,
+        )
+
+        known: list[tuple[str, Any]] = [
+            ("fANOVA", lambda: FanovaImportanceEvaluator(seed=self.plan.seed)),
+            ("PED-ANOVA", PedAnovaImportanceEvaluator),
+        ]
+        for name, make in known:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    shares = get_param_importances(self.study, evaluator=make())
+                return Importance(dict(shares), name)
+            except ImportError:
+                continue
+            except (ValueError, RuntimeError):  # too few trials, or all of one score
+                break
+        return Importance({}, "")
+
+    def _asked(self) -> Trial:
+        new = self.study.ask({axis.key: distribution(axis) for axis in self.space.axes})
+        point = {axis.key: text(new.params[axis.key]) for axis in self.space.axes}
+        name = folder_name(new.number, self.width, point)
+        new.set_user_attr(FOLDER, name)
+        self._live[new.number] = new
+        trial = Trial(new.number, point, self.space.overrides(point), self.folder / name)
+        self.trials.append(trial)
+        return trial
+
+    def _restored(self, frozen: FrozenTrial) -> Trial:
+        """A trial of an earlier process; one that was cut off waits to go on."""
+        point: Point = {a.key: text(frozen.params.get(a.key, "")) for a in self.space.axes}
+        name = frozen.user_attrs.get(FOLDER) or folder_name(frozen.number, self.width, point)
+        trial = Trial(frozen.number, point, self.space.overrides(point), self.folder / name)
+        state = frozen.state.name
+        if state == "RUNNING" and len(frozen.params) < len(self.space.axes):
+            trial.status, trial.error = FAILED, "killed before its values were drawn"
+            self.ended(trial)
+        elif state != "RUNNING":
+            trial.status = {"COMPLETE": FINISHED, "PRUNED": PRUNED}.get(state, FAILED)
+            trial.error = frozen.user_attrs.get(ERROR, "")
+            if SAME in frozen.user_attrs:
+                trial.folder = self.trials[frozen.user_attrs[SAME]].folder
+            trial.result = RunDir(trial.folder).result()
+        elif (result := RunDir(trial.folder).result()).get("status") == "finished":
+            trial.status, trial.result = FINISHED, result  # ended, but the study never heard
+            self.ended(trial)
+        return trial
+
+
+def require() -> None:
+    """Raise UserError where optuna is missing."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        from ftcli.errors import missing_package
+
+        raise missing_package("optuna", "sweep", "--optuna") from error
+
+
+def startup(plan: Plan) -> int:
+    """Trials drawn at random before the estimator has enough to go by: a third, 4 to 10."""
+    return max(4, min(10, (plan.trials or 0) // 3))
+
+
+def distribution(axis: Axis) -> BaseDistribution:
+    """The axis as Optuna has it; values without an order are told apart by their text."""
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    if isinstance(axis, Interval):
+        if axis.whole:
+            return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
+        return FloatDistribution(axis.low, axis.high, log=axis.log)
+    numbers = [value(t) for t in axis.texts] if axis.step is not None else []
+    if numbers and all(isinstance(n, int) for n in numbers):
+        return IntDistribution(min(numbers), max(numbers), step=int(axis.step or 1))
+    if numbers:
+        return FloatDistribution(min(numbers), max(numbers), step=axis.step)
+    return CategoricalDistribution(axis.texts)
+
+
+def text(drawn: Any) -> str:
+    """A drawn value as an override has it; every digit of a number is kept."""
+    return drawn if isinstance(drawn, str) else repr(drawn)
+
+
+def _pruner(plan: Plan) -> optuna.pruners.BasePruner:
+    from optuna import pruners
+
+    if plan.pruner == "median":
+        return pruners.MedianPruner(n_startup_trials=startup(plan) - 1)
+    if plan.pruner == "hyperband":
+        return pruners.HyperbandPruner(min_resource=max(1, plan.every), max_resource=plan.steps)
+    return pruners.NopPruner()
