@@ -85,7 +85,7 @@ def _view(as_json: bool) -> MakeView:
 
 def _show(outcome: object, as_json: bool) -> int:
     from ftcli.cli.console import console, emit
-        from ftcli.sweeps.outcome import Outcome
+    from ftcli.sweeps.outcome import Outcome
     from ftcli.sweeps.table import table
     from ftcli.sweeps.trial import described
 
