@@ -26,7 +26,7 @@ TARGET = "ftcli.config.job.Job"
 #: seen by no class. See `ftcli.config.requirements`.
 REQUIRES = "requires"
 #: Keys of a recipe beside its job (`ftcli.reproduce.recipe.Recipe`): judged, never configured.
-RECIPE = ("paper", "baselines", "claims", "scales")
+RECIPE = ("paper", "variant", "baselines", "claims", "scales")
 #: Groups whose node is one object; a job cannot run without them.
 OBJECTS = ("model", "data", "method", "objective", "optimizer", "scheduler", "trainer")
 #: Groups whose node is a mapping of a name to an object.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ftcli.errors import Problems, UserError
-from ftcli.reproduce.recipe import SMALL, Recipe
+from ftcli.reproduce.recipe import SMALL, Recipe, joined
 from ftcli.run import trial
 
 STORE = "reproduce"
@@ -38,6 +40,18 @@ class Progress:
     total: int
     trial: Trial
     left: float | None
+
+
+@contextmanager
+def unremarked() -> Iterator[None]:
+    """No notes on keys that give way to a baseline's option: the recipe means it so."""
+    logger = logging.getLogger("ftcli.config")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class Experiment:
@@ -84,8 +98,9 @@ class Experiment:
         from ftcli.config import compose, validate
 
         own = self.recipe.overrides(variant, self.scale)
-        composed = compose(self.recipe.path, [*own, *self.overrides])
-        validate(composed)
+        with unremarked():
+            composed = compose(self.recipe.path, joined(own, self.overrides))
+            validate(composed)
         return composed
 
     def _trial(self, variant: str, composed: Any, seed: int) -> Trial:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,8 @@ FIGURES = {
     "adapter_bytes": True, "step": True, "tokens": False, "supervised_tokens": False,
     "seconds": False, "tok_s": False, "peak_memory_gb": False,
 }  # fmt: skip
-SCORES = ("eval.", "before.eval.")  # at the end of training, and before its first step
+#: Scores at the end of training, before its first step, and the first minus the second.
+SCORES = ("eval.", "before.eval.", "change.eval.")
 PLAN = "plan."
 
 
@@ -73,14 +77,27 @@ def value(name: str, folder: Path) -> float:
 
 def figures(result: dict[str, Any]) -> dict[str, float]:
     """Every figure of result.json by the name a claim gives it."""
-    found = {key: result[key] for key in FIGURES if key in result}
-    found |= result.get("metrics") or {}
-    found |= {f"before.{key}": v for key, v in (result.get("metrics_before") or {}).items()}
+    before, after = result.get("metrics_before") or {}, result.get("metrics") or {}
+    found = {key: result[key] for key in FIGURES if key in result} | after
+    found |= {f"before.{key}": value for key, value in before.items()}
+    found |= {f"change.{key}": after[key] - before[key] for key in after if key in before}
     return {key: float(v) for key, v in found.items() if isinstance(v, (int, float))}
 
 
 def _module(name: str) -> Any:
     return importlib.import_module(f"ftcli.reproduce.measures.{name}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress of training while a figure is taken."""
+    before = os.environ.get("FTCLI_QUIET")
+    os.environ["FTCLI_QUIET"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["FTCLI_QUIET"]
 
 
 def _measured(name: str, folder: Path) -> float:
@@ -91,7 +108,8 @@ def _measured(name: str, folder: Path) -> float:
         before = json.loads(kept.read_text(encoding="utf-8"))
         if before["code"] == code:
             return float(before["value"])
-    found = float(getattr(_module(name), name)(folder))
+    with quiet():
+        found = float(getattr(_module(name), name)(folder))
     kept.parent.mkdir(exist_ok=True)
     write_json(kept, {"value": found, "code": code})
     return found

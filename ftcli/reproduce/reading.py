@@ -124,9 +124,9 @@ def _contradictions(recipe: Recipe, where: _Where) -> Iterator[UserError]:
     """What is wrong although every value has its type."""
     if not recipe.claims:
         yield UserError("claims is empty: nothing is judged.", where("claims"))
-    if recipe.name in recipe.baselines:
-        what = f"the baseline {recipe.name} has the name of the recipe itself."
-        yield UserError(what, where(f"baselines.{recipe.name}"))
+    if recipe.own in recipe.baselines:
+        what = f"the baseline {recipe.own} has the name of the job itself."
+        yield UserError(what, where(f"baselines.{recipe.own}"), "variant: NAME of the job")
     if SMALL in recipe.scales:
         what = "the small scale is the job as it stands."
         yield UserError(what, where(f"scales.{SMALL}"), "put these values into the job")

@@ -6,6 +6,7 @@ configuration of a run: what a claim says does not change what is computed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -35,7 +36,7 @@ class Claim:
 
     say: str  # the statement, in words
     measure: str  # a figure of result.json (eval.loss), before.*, plan.*, or a named measure
-    variant: str | None = None  # whose figure: a baseline; null: the recipe itself
+    variant: str | None = None  # whose figure: a baseline; null: the job itself
     of: str | None = None  # the baseline it is compared with, seed by seed
     compare: Literal["difference", "ratio"] = "difference"  # how it is compared with `of`
     at_least: float | None = None  # the figure is this or more
@@ -73,12 +74,18 @@ class Recipe:
     claims: list[Claim]  # the statements
     baselines: dict[str, list[str]] = field(default_factory=dict)  # name -> overrides of the job
     scales: dict[str, list[str]] = field(default_factory=dict)  # name -> overrides of the job
+    variant: str | None = None  # what the job itself is called beside them; null: the file's name
     path: Path = Path()  # the file; not a key
 
     @property
     def name(self) -> str:
-        """`qlora`: also the name of the recipe's own runs among its variants."""
+        """`qlora`."""
         return self.path.stem
+
+    @property
+    def own(self) -> str:
+        """The job itself among the variants."""
+        return self.variant or self.name
 
     @property
     def family(self) -> str:
@@ -86,16 +93,30 @@ class Recipe:
         return self.path.resolve().parent.name
 
     def overrides(self, variant: str, scale: str = SMALL) -> list[str]:
-        """What a variant (the recipe's name, or a baseline) changes of the job at a scale."""
-        own = [] if variant == self.name else self.baselines[variant]
-        return [*self.scales.get(scale, []), *own]
+        """What a variant (the job itself, or a baseline) changes of the job at a scale."""
+        own = [] if variant == self.own else self.baselines[variant]
+        return joined(self.scales.get(scale, []), own)
 
     def variants(self) -> list[str]:
         """The recipe itself, then its baselines."""
-        return [self.name, *self.baselines]
+        return [self.own, *self.baselines]
 
     def variants_of(self, claim: Claim) -> list[str]:
         """Whose runs a claim needs."""
         if claim.ranks:
             return list(claim.ranks)
-        return [claim.variant or self.name, *([claim.of] if claim.of else [])]
+        return [claim.variant or self.own, *([claim.of] if claim.of else [])]
+
+
+def joined(*parts: Iterable[str]) -> list[str]:
+    """Overrides one after the other; a later option of a group replaces its earlier keys.
+
+    `method=full` behind `method.r=64` leaves no `r`, as in the job itself.
+    """
+    found: list[str] = []
+    for override in (one for part in parts for one in part):
+        group, given, _ = override.partition("=")
+        if given and "." not in group:
+            found = [one for one in found if not one.startswith((f"{group}.", f"{group}="))]
+        found.append(override)
+    return found

@@ -1,7 +1,172 @@
-"""report.md and report.html of a reproduction, with its plots."""
+"""report.md and report.html of a reproduction: the verdicts, the variants, the pictures."""
 
 from __future__ import annotations
 
+import base64
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
 
-def write(made):
-    return None
+from ftcli import __version__
+from ftcli.reproduce.display import measured, number, said, summary
+from ftcli.reproduce.figures import table
+from ftcli.run.atomic import write_text
+from ftcli.run.report import table as markdown_table
+
+if TYPE_CHECKING:
+    from ftcli.reproduce.reproduction import Reproduction
+
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .7rem;text-align:left;"
+    "border-bottom:1px solid #ddd;vertical-align:top}img{max-width:100%}"
+    ".holds{color:#1a7f37}.fails{color:#c62828;font-weight:bold}.inconclusive{color:#a15c00}"
+)
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading; level 1 is the title."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a head."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file beside the report."""
+
+    path: Path
+    caption: str
+
+
+Part = Union[Heading, Table, Picture, str]
+
+
+def write(made: Reproduction) -> Path | None:
+    """Write report.md, report.html and plots/ beside the runs; None where there were no runs."""
+    from ftcli.reproduce.plots import draw_all
+
+    if made.experiment is None:
+        return None
+    folder = made.experiment.folder
+    plots = draw_all(made.experiment, folder / "plots")
+    parts = list(_parts(made, plots))
+    path = folder / "report.md"
+    write_text(path, "\n\n".join(_markdown(part) for part in parts) + "\n")
+    body = "\n".join(_html(part) for part in parts)
+    head = f"<!doctype html><meta charset=utf-8><title>{escape(made.recipe.paper.title)}</title>"
+    write_text(folder / "report.html", f"{head}<style>{STYLE}</style>{body}\n")
+    return path
+
+
+def _parts(made: Reproduction, plots: Sequence[Path]) -> Iterator[Part]:
+    from ftcli.reproduce.plots import CAPTIONS
+    from ftcli.reproduce.verdicts import machine
+
+    experiment, paper = made.experiment, made.recipe.paper
+    assert experiment is not None
+    yield Heading(1, paper.title)
+    yield (
+        f"arXiv {paper.arxiv}, {paper.year}. Recipe {made.recipe.name} at the {made.scale} scale, "
+        f"{experiment.seeds} seeds, ftcli {__version__}, {time.strftime('%Y-%m-%d')}, {machine()}."
+    )
+    if made.overrides:
+        yield f"Changed on the command line: {' '.join(made.overrides)}. Not the recipe as it stands."
+    yield Heading(2, "Claims")
+    yield f"{summary(v.verdict for v in made.verdicts)}."
+    yield _claims(made)
+    yield from _notes(made)
+    yield Heading(2, "Variants")
+    yield from _variants(made)
+    yield Heading(2, "Pictures")
+    for path in plots:
+        yield Picture(path, CAPTIONS[path.stem])
+    yield Heading(2, "Runs")
+    rows = [(one.variant, str(one.seed), one.path.name) for one in experiment.trials]
+    yield Table(("variant", "seed", "folder"), rows)
+
+
+def _claims(made: Reproduction) -> Table:
+    rows = [
+        (str(made.number(c)), c.say, said(c), measured(c, v), v.verdict, v.why)
+        for c, v in zip(made.claims, made.verdicts, strict=True)
+    ]
+    return Table(("", "claim", "paper says", "we measured", "verdict", "because"), rows)
+
+
+def _notes(made: Reproduction) -> Iterator[str]:
+    yield (
+        "A figure that chance moves is judged by the 95 % t-interval of its mean or mean paired "
+        "difference over seeds, in square brackets: a claim holds when all of it satisfies the "
+        "relation, fails when none of it does. (?) marks a figure not checked against the paper."
+    )
+    for claim in made.claims:
+        if claim.note:
+            yield f"{made.number(claim)}: {claim.note}"
+
+
+def _variants(made: Reproduction) -> Iterator[Part]:
+    """Means over seeds; the best first."""
+    assert made.experiment is not None
+    found = table(made.experiment)
+    names = list(dict.fromkeys(name for v in found.values() for name in v))
+    rows = [[variant, *(_cell(v.get(name)) for name in names)] for variant, v in found.items()]
+    yield Table(("variant", *names), rows)
+    if "rank" in names:
+        yield (
+            "Means over seeds. Variants share a rank while the 95 % interval of the paired "
+            "difference to the first of that rank reaches zero."
+        )
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else number(value)
+
+
+def _markdown(part: Part) -> str:
+    if isinstance(part, Heading):
+        return f"{'#' * part.level} {part.text}"
+    if isinstance(part, Table):
+        return markdown_table(
+            part.head, [[cell.replace("|", "\\|") for cell in r] for r in part.rows]
+        )
+    if isinstance(part, Picture):
+        return f"![{part.caption}](plots/{part.path.name})"
+    return part
+
+
+def _html(part: Part) -> str:
+    """The same as HTML; pictures lie in the file, so that it can be sent alone."""
+    if isinstance(part, Heading):
+        return f"<h{part.level}>{escape(part.text)}</h{part.level}>"
+    if isinstance(part, Table):
+        lines = [_row(part.head, "th"), *(_row(row, "td") for row in part.rows)]
+        return f"<table>{''.join(lines)}</table>"
+    if isinstance(part, Picture):
+        data = base64.b64encode(part.path.read_bytes()).decode()
+        text = escape(part.caption)
+        return (
+            f'<figure><img alt="{text}" src="data:image/png;base64,{data}"></figure><p>{text}</p>'
+        )
+    return f"<p>{escape(part)}</p>"
+
+
+def _row(cells: Sequence[str], tag: str) -> str:
+    marked = ("holds", "fails", "inconclusive")
+    return f"<tr>{''.join(_td(c, tag, c if c in marked else '') for c in cells)}</tr>"
+
+
+def _td(text: str, tag: str, kind: str) -> str:
+    return f"<{tag}{f' class={kind}' if kind else ''}>{escape(text)}</{tag}>"

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.errors import FAILED, OK, UserError
 from ftcli.reproduce import measure
-from ftcli.reproduce.experiment import Experiment, Progress
+from ftcli.reproduce.experiment import Experiment, Progress, unremarked
 from ftcli.reproduce.judge import FAILS, NOT_HERE, Verdict, judge
-from ftcli.reproduce.recipe import SMALL, Claim, Recipe
+from ftcli.reproduce.recipe import SMALL, Claim, Recipe, joined
 
 if TYPE_CHECKING:
     from ftcli.planning.findings import Finding
 
 HERE = ("memory", "disk")  # checks of this machine, which need not be the one that will train
+GPU_GB = 80.0  # papers tell what a GPU holds; the figures do not depend on its size
 
 
 @dataclass
@@ -117,16 +118,24 @@ class Reproduction:
             values = {v: take(claim, v) for v in dict.fromkeys(self.recipe.variants_of(claim))}
         except measure.Absent as absent:
             return Verdict(NOT_HERE, str(absent))
+        except UserError as error:
+            if not planned:
+                raise
+            return Verdict(NOT_HERE, f"cannot be planned: {error.what}")
         return judge(claim, values, measure.is_exact(claim.measure))
 
     def _measured(self, claim: Claim, variant: str) -> list[float]:
         assert self.experiment is not None
-        return [measure.value(claim.measure, one.path) for one in self.experiment.of(variant)]
+        runs = list(self.experiment.of(variant))
+        if claim.measure in measure.named() and measure.is_exact(claim.measure):
+            runs = runs[:1]  # no seed moves it
+        return [measure.value(claim.measure, one.path) for one in runs]
 
     def _planned(self, claim: Claim, variant: str) -> list[float]:
         from ftcli.reproduce.planned import FIGURES
 
-        given = [*self.recipe.overrides(variant, self.scale), *self.overrides, *claim.given]
+        own = self.recipe.overrides(variant, self.scale)
+        given = joined(own, claim.given, self.overrides)
         plan = self._plans(tuple(given))
         return [float(FIGURES[claim.measure.removeprefix(measure.PLAN)](plan))]
 
@@ -136,7 +145,8 @@ class Reproduction:
 
         made: dict[tuple[str, ...], Any] = self.__dict__.setdefault("_made", {})
         if overrides not in made:
-            made[overrides] = make(str(self.recipe.path), overrides)
+            with unremarked():
+                made[overrides] = make(str(self.recipe.path), overrides, GPU_GB)
         return made[overrides]
 
     @property
@@ -156,7 +166,7 @@ class Reproduction:
             return
         from ftcli.planning.check import check
 
-        own = [*self.recipe.overrides(self.recipe.name, self.scale), *self.overrides]
+        own = joined(self.recipe.overrides(self.recipe.own, self.scale), self.overrides)
         for finding in check(str(self.recipe.path), own).findings():
             yield finding
             if finding.status == "fail" and finding.name not in HERE:

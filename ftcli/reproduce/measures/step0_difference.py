@@ -1,0 +1,21 @@
+"""Whether an adapter leaves the model as it was before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+EXACT = True
+
+
+def step0_difference(run: Path) -> float:
+    """Largest difference of a training token's loss between the fresh adapter and its base."""
+    import torch
+
+    from ftcli.reproduce.probe import again, first_batch, loss_of
+
+    fresh = again(run)
+    batch = first_batch(fresh)
+    base = fresh.model_source.load()
+    with torch.no_grad():
+        losses = [loss_of(fresh, model.eval(), batch) for model in (base, fresh.model)]
+    return (losses[0] - losses[1]).abs().max().item()

@@ -1,0 +1,33 @@
+"""What measurements of a finished run share: the same job once more, without a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def again(folder: Path, **groups: dict[str, Any]) -> Any:
+    """A Run of the config in `folder`, untrained, that leaves nothing behind.
+
+    Args:
+        groups: keys that differ, by group: `trainer={"max_steps": 3}`.
+    """
+    from ftcli.config import load
+    from ftcli.run.run import Run
+
+    config = dict(load(folder / "config.yaml").config) | {"logger": {}}
+    for group, keys in groups.items():
+        config[group] = {**config[group], **keys}
+    return Run(config)
+
+
+def first_batch(run: Any) -> dict[str, Any]:
+    """The first rows that the run trains on."""
+    loader = run.loader()
+    return loader.batch(loader.batches(0)[0])
+
+
+def loss_of(run: Any, model: Any, batch: dict[str, Any]) -> Any:
+    """Losses of the batch's learned tokens, float32 [n]."""
+    with run.autocast():
+        return run.objective(model, batch).values
