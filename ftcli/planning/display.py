@@ -64,6 +64,7 @@ def _memory(plan: Plan) -> Iterator[Line]:
         "logits": f"{min(plan.estimate.chunk, round(plan.rows * plan.row_tokens)):,} tokens at a time",
         "backward": "gradients on their way, what is computed again",
         "runtime": "libraries",
+        "allocator": "freed memory that cannot be used again (measured share)",
     }
     for name, size in memory.as_dict().items():
         if name in ("pageable", "total") or not size:

@@ -25,7 +25,7 @@ class Memory:
         backward  standing + held gradients + activations + transient
         step      standing + all gradients + transient
 
-    where standing = weights + adapter + optimizer + runtime.
+    where standing = weights + adapter + optimizer + runtime + allocator.
     """
 
     weights: int
@@ -36,6 +36,7 @@ class Memory:
     logits: int
     transient: int  # a block computed again, gradients on their way, one weight unpacked
     runtime: int  # libraries, and on a GPU its context
+    allocator: int  # freed, but of no use any more
     pageable: int  # share of `optimizer` that may leave the GPU
     accumulates: bool
 
@@ -64,6 +65,7 @@ class Memory:
             "logits": self.logits if logits else 0,
             "transient": 0 if logits else self.transient,
             "runtime": self.runtime,
+            "allocator": self.allocator,
         }
 
     def as_dict(self) -> dict[str, int]:
@@ -82,6 +84,7 @@ class Estimate:
         row_tokens: tokens of a full row.
         hidden: width of the hidden states.
         chunk: tokens whose logits exist at the same time.
+        heap: share of all activations of a forward pass that the allocator loses.
     """
 
     weights: Weights
@@ -95,6 +98,7 @@ class Estimate:
     checkpointing: bool
     accumulates: bool
     runtime: int
+    heap: float
 
     def memory(self, rows: float, checkpointing: bool | None = None) -> Memory:
         """The parts for micro-batches of `rows` full rows.
@@ -115,6 +119,7 @@ class Estimate:
             logits=self.logits(tokens),
             transient=block + TRANSIENT * largest + self.weights.dequantised,
             runtime=self.runtime,
+            allocator=round(self.heap * _line(self.one.kept(), self.two.kept(), rows)),
             pageable=self.optimizer.pageable,
             accumulates=self.accumulates,
         )

@@ -169,6 +169,7 @@ def estimate(draft: Draft, row_tokens: int, machine: Machine) -> Estimate:
         checkpointing=trainer.gradient_checkpointing,
         accumulates=trainer.gradient_accumulation_steps > 1,
         runtime=machine.runtime,
+        heap=machine.heap,
     )
 
 

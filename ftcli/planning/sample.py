@@ -45,11 +45,13 @@ class Sample:
         return float(self.meta["overlong"] / max(1, len(self.lengths) + self.meta["dropped"]))
 
     def histogram(self) -> list[dict[str, int]]:
-        """Documents by length, in equal steps from the shortest to the longest."""
-        counts, edges = np.histogram(self.lengths, bins=BARS)
+        """Documents by length, in about equal steps from the shortest to the longest."""
+        low, high = int(self.lengths.min()), int(self.lengths.max())
+        edges = np.linspace(low, high + 1, min(BARS, high + 1 - low) + 1).round()
+        counts, _ = np.histogram(self.lengths, bins=edges)
         return [
-            {"from": int(low), "to": int(high), "documents": int(count)}
-            for count, low, high in zip(counts, edges, edges[1:], strict=False)
+            {"from": int(first), "to": int(last) - 1, "documents": int(count)}
+            for count, first, last in zip(counts, edges, edges[1:], strict=False)
         ]
 
 

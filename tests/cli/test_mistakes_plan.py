@@ -87,7 +87,7 @@ def test_a_malformed_row_names_its_line(ftcli, rows, tmp_path):
     assert "rows.jsonl:2" in found["text"]
     skipped = ftcli("check", "qlora_llama", *words, "data.on_error=skip", "--json")
     warned = [c["text"] for c in json.loads(skipped.out)["checks"] if c["status"] == "warn"]
-    assert skipped.status == 0 and "1 rows skipped" in warned[0]
+    assert skipped.status == 0 and "1 row skipped" in warned[0]
 
 
 def test_8_a_model_without_its_config_is_one_message(ftcli):

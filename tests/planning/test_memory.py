@@ -1,7 +1,12 @@
 """Memory by part: known cases, and the peak of a real training step."""
 
+import json
+import subprocess
+import sys
 import weakref
 from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -12,7 +17,7 @@ from torch.utils._pytree import tree_iter
 from ftcli.models.bits import measured_bytes
 from ftcli.objectives.causal_lm import CausalLM as NextToken
 from ftcli.planning.memory import Memory
-from ftcli.planning.plan import estimate
+from ftcli.planning.plan import Plan, estimate
 from ftcli.planning.weights import weigh
 from tests.planning.drafts import PLAIN, draft, machine
 
@@ -81,7 +86,9 @@ def test_estimate_is_within_15_percent_of_a_real_step(overrides, autocast, check
     precision = f"trainer.precision={'bf16' if autocast else 'fp32'}"
     job = draft(*overrides, again, precision)
     memory = estimate(job, length, machine(24e9, "cpu")).memory(rows)
-    standing = memory.weights + memory.adapter + memory.optimizer + memory.runtime
+    standing = (
+        memory.weights + memory.adapter + memory.optimizer + memory.runtime + memory.allocator
+    )
     assert memory.total - standing == pytest.approx(
         real_peak(draft(*overrides, again, precision), rows, length, autocast), rel=0.15
     )
@@ -102,7 +109,7 @@ def test_bytes_of_a_quantised_base_are_those_of_the_loaded_model():
 def memory(accumulates=False, **parts):
     sizes = dict.fromkeys(
         ("weights", "adapter", "optimizer", "gradients", "activations", "logits", "transient",
-         "runtime", "pageable"), 0,
+         "runtime", "allocator", "pageable"), 0,
     )  # fmt: skip
     return Memory(**sizes | parts, accumulates=accumulates)
 
@@ -145,3 +152,18 @@ def test_the_largest_micro_batch_fits_and_one_more_row_does_not():
         assert made.memory(rows + 1, checkpointing).least > budget
     assert made.largest_rows(budget, True) > made.largest_rows(budget, False)
     assert made.largest_rows(1e6) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
+def test_resident_memory_of_a_real_run_is_within_25_percent(checkpointing):
+    words = ("data.limit=400", "trainer.batch_size=48", "trainer.precision=fp32", "eval=none",
+             f"trainer.gradient_checkpointing={checkpointing}")  # fmt: skip
+    with TemporaryDirectory() as folder:
+        own = (*words, "trainer.max_steps=4", f"run.dir={folder}", "run.name=rss",
+               f"data.cache_dir={folder}/tokens")  # fmt: skip
+        command = [sys.executable, "-m", "ftcli", "train", "qlora_llama", *own]
+        subprocess.run(command, check=True, capture_output=True)
+        result = json.loads((Path(folder) / "rss" / "latest" / "result.json").read_text())
+        planned = Plan(draft(*own)).memory.total
+    assert planned / 1e9 == pytest.approx(result["peak_memory_gb"], rel=0.25)

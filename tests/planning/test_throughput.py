@@ -1,8 +1,8 @@
 """A speed is taken from earlier runs of the same kind on the same hardware, or not at all."""
 
 import json
-from dataclasses import replace
 import shutil
+from dataclasses import replace
 
 import pytest
 
