@@ -96,6 +96,7 @@ def folder_name(number: int, width: int, point: Point) -> str:
     short = short_keys(point)
     parts = [f"{short[key]}_{rounded(text)}" for key, text in point.items()]
     plain = re.sub(r"[^\w.+-]+", "_", "-".join(parts), flags=re.ASCII).strip("_.-")
+    plain = re.sub(r"_{2,}", "_", plain)
     return f"{number:0{width}d}-{plain}"[:LONGEST].rstrip("_.-")
 
 
