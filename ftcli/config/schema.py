@@ -28,13 +28,25 @@ def job_schema() -> dict[str, Any]:
         if group not in top:
             collection = group in job.COLLECTIONS
             properties[group] = _collection(group) if collection else _node(_nodes(group), group)
+    own, definitions = _of_recipe()
+    properties |= own
     return {
+        "$defs": definitions,
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "ftcli job",
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
     }
+
+
+def _of_recipe() -> tuple[dict[str, Any], dict[str, Any]]:
+    """A recipe's keys beside the job, and the definitions they refer to."""
+    from ftcli.reproduce.recipe import Recipe
+
+    schema = TypeAdapter(Recipe).json_schema()
+    keys = {name: schema["properties"][name] for name in job.RECIPE}
+    return keys, schema["$defs"]
 
 
 def _defaults() -> dict[str, Any]:

@@ -117,9 +117,10 @@ def _judged(values: list[float], wanted: Region, least: int, exact: bool) -> Ver
         return Verdict(verdict, "exact", sum(values) / count, low, high, values)
     found = interval(values)
     if count < max(2, least):
-        low, high = (None, None) if count < 2 else (found.low, found.high)
         why = f"{_runs(count)}; it takes {max(2, least)}"
-        return Verdict(INCONCLUSIVE, why, found.mean, low, high, values)
+        if count < 2:
+            return Verdict(INCONCLUSIVE, why, found.mean, values=values)
+        return Verdict(INCONCLUSIVE, why, found.mean, found.low, found.high, values)
     verdict, why = _decided(found, wanted)
     return Verdict(verdict, why, found.mean, found.low, found.high, values)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 from ftcli import __version__
 from ftcli.reproduce.display import measured, number, said, summary
@@ -51,7 +51,7 @@ class Picture:
     caption: str
 
 
-Part = Union[Heading, Table, Picture, str]
+Part = Heading | Table | Picture | str
 
 
 def write(made: Reproduction) -> Path | None:

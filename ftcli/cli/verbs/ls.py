@@ -14,17 +14,24 @@ def ls(
         str | None,
         typer.Argument(help="jobs, recipes, runs, or a group: methods, models, data ..."),
     ] = None,
+    family: Annotated[str | None, typer.Option(help="Recipes of this family.")] = None,
+    needs: Annotated[str | None, typer.Option(help="Recipes by measured memory: '<2GB'.")] = None,
+    verdict: Annotated[
+        str | None, typer.Option(help="Recipes with such a verdict: fails, none ...")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Jobs, recipes, options of a group, or runs, with a line about each."""
     from ftcli.cli.console import console, emit
     from ftcli.config import listing
+    from ftcli.reproduce.listing import kept
 
+    filters = {"family": family, "needs": needs, "verdict": verdict}
     if kind is None:
         counts = {name: len(listing.entries(name)) for name in sorted(listing.kinds())}
         rows = [(name, f"{count}", f"ftcli ls {name}") for name, count in counts.items()]
     else:
-        found = listing.entries(kind)
+        found = kept(kind, listing.entries(kind), **filters)
         rows = [(entry.name, entry.about) for entry in found]  # type: ignore[misc]
 
     def render() -> None:

@@ -24,9 +24,9 @@ def _loss(folder: Path, rounded: Any) -> float:
     from ftcli.reproduce.probe import again
 
     run = again(folder, model={"quantization": "none"})
-    for linear in Anatomy(run.model).block_linears:
-        weight = linear.module.weight.data
-        weight.copy_(rounded(weight.float()))
+    weights: list[Any] = [linear.module.weight for linear in Anatomy(run.model).block_linears]
+    for weight in weights:
+        weight.data.copy_(rounded(weight.data.float()))
     return Loss()(run)["loss"]
 
 

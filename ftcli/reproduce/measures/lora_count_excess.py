@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 EXACT = True
 
@@ -15,7 +16,8 @@ def lora_count_excess(run: Path) -> float:
 
     fresh = again(run)
     r = fresh.config["method"]["r"]
-    linears = Anatomy(fresh.model_source.meta()).block_linears
-    formula = sum(r * sum(linear.module.weight.shape) for linear in linears)
+    base: Any = fresh.model_source.meta()
+    weights: list[Any] = [linear.module.weight for linear in Anatomy(base).block_linears]
+    formula = sum(r * sum(weight.shape) for weight in weights)
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     return float(result["trainable_parameters"] - formula)

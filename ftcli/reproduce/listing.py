@@ -1,0 +1,89 @@
+"""Recipes in `ftcli ls recipes`: filtered by family, by what they take, by what was found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ftcli.config import paths
+from ftcli.config.listing import Entry
+from ftcli.errors import UserError
+
+NONE = "none"  # of the verdicts: not judged yet
+_SIZE = re.compile(r"^(<=?|>=?)\s*([\d.]+)\s*GB$", re.IGNORECASE)
+
+
+def kept(
+    kind: str,
+    entries: Sequence[Entry],
+    family: str | None = None,
+    needs: str | None = None,
+    verdict: str | None = None,
+) -> list[Entry]:
+    """The entries that pass the filters.
+
+    Args:
+        needs: a bound on the peak memory of its runs as measured, such as "<2GB"; recipes that were
+            never measured do not pass.
+        verdict: one that a claim of it has, or "none" for recipes not judged yet.
+
+    Raises:
+        UserError: a filter does not fit the kind, or cannot be read.
+    """
+    asked = [f"--{k}" for k, v in (("family", family), ("needs", needs), ("verdict", verdict)) if v]
+    if asked and kind not in ("recipe", "recipes"):
+        raise UserError(
+            f"{asked[0]} filters recipes, not {kind}.", fix=f"ftcli ls recipes {asked[0]} ..."
+        )
+    bound = _bound(needs) if needs else None
+    if verdict:
+        _known(verdict)
+    return [
+        entry
+        for entry in entries
+        if (family is None or entry.name.rpartition("/")[0] == family)
+        and (bound is None or bound(_memory(entry)))
+        and (verdict is None or verdict in _verdicts(entry))
+    ]
+
+
+def _bound(text: str) -> Callable[[float | None], bool]:
+    found = _SIZE.match(text.strip())
+    if found is None:
+        raise UserError(f"{text!r} is no bound on memory.", where="--needs", fix="--needs '<2GB'")
+    sign, size = found[1], float(found[2])
+    if sign.startswith("<"):
+        return lambda memory: (
+            memory is not None and (memory < size or sign == "<=" and memory == size)
+        )
+    return lambda memory: memory is not None and (memory > size or sign == ">=" and memory == size)
+
+
+def _known(verdict: str) -> None:
+    from ftcli.reproduce.judge import VERDICTS
+
+    if verdict not in (*VERDICTS, NONE):
+        known = ", ".join((*VERDICTS, NONE))
+        raise UserError(f"{verdict!r} is no verdict.", where="--verdict", fix=f"one of: {known}")
+
+
+def _stored(entry: Entry) -> dict[str, Any]:
+    from ftcli.reproduce import reading
+    from ftcli.reproduce.verdicts import stored
+
+    path = paths.found(entry.file) or Path(entry.file)
+    return stored(reading.read(path)) if reading.is_recipe(path) else {}
+
+
+def _verdicts(entry: Entry) -> set[str]:
+    found = {c["verdict"] for scale in _stored(entry).values() for c in scale["claims"]}
+    return found or {NONE}
+
+
+def _memory(entry: Entry) -> float | None:
+    """Highest peak memory of its small runs, GB."""
+    figures = _stored(entry).get("small", {}).get("figures", {}).values()
+    peaks = [v["peak_memory_gb"] for v in figures if "peak_memory_gb" in v]
+    return max(peaks) if peaks else None

@@ -1,0 +1,52 @@
+"""Every recipe of a paper: its variants are sound jobs, at its small scale and as far as planned."""
+
+from __future__ import annotations
+
+import pytest
+
+from ftcli.config import compose, validate
+from ftcli.reproduce.papers import recipes
+from ftcli.reproduce.recipe import SMALL
+from ftcli.reproduce.reproduction import Reproduction
+
+RECIPES = {recipe.name: recipe for recipe in recipes()}
+CASES = [(name, v) for name, recipe in RECIPES.items() for v in recipe.variants()]
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_a_variant_is_a_sound_job(name, variant):
+    recipe = RECIPES[name]
+    composed = compose(recipe.path, recipe.overrides(variant))
+    validate(composed)
+    assert recipe.claims and composed.config["trainer"]["max_steps"] <= 500
+
+
+def test_variants_of_a_recipe_differ():
+    for recipe in RECIPES.values():
+        configs = [compose(recipe.path, recipe.overrides(v)).config for v in recipe.variants()]
+        assert all(a != b for i, a in enumerate(configs) for b in configs[:i])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_scale_of_the_paper_is_a_sound_job(name):
+    recipe = RECIPES[name]
+    for scale in recipe.scales:
+        validate(compose(recipe.path, recipe.overrides(recipe.own, scale)))
+    assert any(claim.scale != SMALL for claim in recipe.claims)
+
+
+def test_figures_of_the_papers_models_hold_without_weights():
+    """What a trace of a step needs is left to the slow test: it takes ten seconds."""
+    made = Reproduction(RECIPES["qlora"], scale="paper")
+    counted = [c for c in made.claims if not (c.needs or "memory" in c.measure)]
+    assert [made._judged(c).verdict for c in counted] == ["holds"] * 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_scale_of_the_paper_is_checked_planned_and_judged(name):
+    made = Reproduction(RECIPES[name], scale="paper")
+    assert {f.name for f in made.findings() if f.status == "fail"} <= {"memory", "disk"}
+    made.run(lambda step: None)
+    assert {v.verdict for v in made.verdicts} <= {"holds", "not measurable here"}
+    assert made.status == 0

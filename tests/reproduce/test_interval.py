@@ -1,0 +1,48 @@
+"""Student's t and its intervals, against printed tables and sums by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ftcli.reproduce.interval import interval, seeds_needed, t_distribution, t_quantile
+
+#: Degrees of freedom -> quantiles at 0.975 and 0.95 (any table of Student's t).
+TABLE = {
+    1: (12.7062047, 6.3137515), 2: (4.3026527, 2.9199856), 3: (3.1824463, 2.3533634),
+    4: (2.7764451, 2.1318468), 9: (2.2621572, 1.8331129), 30: (2.0422725, 1.6972609),
+    99: (1.9842169, 1.6603912),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("freedom", TABLE)
+def test_quantiles_are_those_of_the_tables(freedom):
+    wide, narrow = TABLE[freedom]
+    assert t_quantile(0.975, freedom) == pytest.approx(wide, abs=1e-7)
+    assert t_quantile(0.95, freedom) == pytest.approx(narrow, abs=1e-7)
+
+
+def test_the_distribution_is_symmetric_and_its_own_inverse():
+    assert t_distribution(0.0, 5) == 0.5
+    assert t_distribution(-1.3, 4) == pytest.approx(1 - t_distribution(1.3, 4))
+    assert t_distribution(t_quantile(0.9, 7), 7) == pytest.approx(0.9)
+
+
+def test_an_interval_by_hand():
+    found = interval([1.0, 2.0, 3.0])  # mean 2, deviation 1: 2 ± 4.3027 / sqrt(3)
+    assert found.mean == 2 and found.deviation == 1 and found.count == 3
+    assert found.high == pytest.approx(2 + 4.3026527 / math.sqrt(3), abs=1e-6)
+    assert found.low == pytest.approx(2 - 4.3026527 / math.sqrt(3), abs=1e-6)
+
+
+def test_one_value_says_nothing_about_the_next():
+    assert (interval([5.0]).low, interval([5.0]).high) == (-math.inf, math.inf)
+
+
+def test_seeds_needed_is_the_first_number_whose_interval_is_short_enough():
+    # deviation 1: half widths are 2.484 (3 seeds), 1.591 (4), 1.242 (5), 1.049 (6), 0.925 (7)
+    assert seeds_needed(1.0, 1.6) == 4
+    assert seeds_needed(1.0, 1.0) == 7
+    assert seeds_needed(0.0, 1e-9) == 2
+    assert seeds_needed(1.0, 0.0) is None and seeds_needed(1.0, 1e-3) is None

@@ -1,0 +1,87 @@
+"""What a claim can name: figures of a run, and measurements of NF4, adapters and gradients."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from ftcli.reproduce import measure
+
+
+@pytest.fixture(scope="module")
+def folder(trained_run, tmp_path_factory):
+    """A copy of a finished run: figures are kept in it."""
+    copy = tmp_path_factory.mktemp("measured") / "run"
+    shutil.copytree(trained_run, copy, symlinks=True)
+    return copy
+
+
+def test_figures_by_name(folder):
+    result = json.loads((folder / "result.json").read_text())
+    before, after = result["metrics_before"]["eval.loss"], result["metrics"]["eval.loss"]
+    assert measure.value("eval.loss", folder) == after
+    assert measure.value("before.eval.loss", folder) == before
+    assert measure.value("change.eval.loss", folder) == after - before
+    assert measure.value("trainable_parameters", folder) == result["trainable_parameters"]
+    with pytest.raises(measure.Absent, match=r"no eval\.mmlu; they have .*eval\.loss"):
+        measure.value("eval.mmlu", folder)
+
+
+def test_the_nf4_of_the_library_is_that_of_the_paper(folder):
+    from ftcli.reproduce.measures.nf4_code_error import defined
+
+    printed = [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0,
+               0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]  # fmt: skip
+    assert defined() == pytest.approx(printed, abs=1e-6)
+    assert measure.value("nf4_code_error", folder) < 1e-6
+    assert measure.value("nf4_roundtrip_error", folder) == 0
+    assert measure.value("nf4_gaussian_error", folder) == pytest.approx(0.092, abs=5e-4)
+    assert measure.value("nf4_bits", folder) == pytest.approx(4.127, abs=1e-3)
+
+
+def test_promises_of_an_adapter_on_a_quantised_base(folder):
+    assert measure.value("lora_count_excess", folder) == 0
+    assert measure.value("step0_difference", folder) == 0
+    assert measure.value("changed_base_tensors", folder) == 0
+    assert measure.value("evaluation_gradient_change", folder) == 0
+
+
+def test_a_changed_base_is_seen(train_tiny):
+    """Norms are part of the base: a method that trains them changes what it should not."""
+    from ftcli.reproduce.measures import changed_base_tensors as module
+
+    run = train_tiny("method.r=2", "eval=none", "~method.lora_alpha", "run.name=changed")
+    before = module._hashes(_model(run))
+    after = module._hashes(_model(run, touched=True))
+    assert [name for name in before if before[name] != after[name]] != []
+
+
+def _model(run, touched: bool = False):
+    import torch
+
+    from ftcli.reproduce.probe import again
+
+    model = again(run).model
+    if touched:
+        with torch.no_grad():
+            next(p for n, p in model.named_parameters() if n.endswith("norm.weight")).add_(1e-3)
+    return model
+
+
+def test_a_figure_is_kept_until_its_code_changes(folder, monkeypatch, tmp_path):
+    kept = folder / "measures" / "nf4_bits.json"
+    first = measure.value("nf4_bits", folder)
+    record = json.loads(kept.read_text())
+    kept.write_text(json.dumps(record | {"value": 5.0}))
+    assert measure.value("nf4_bits", folder) == 5.0
+    kept.write_text(json.dumps(record | {"value": 5.0, "code": "older"}))
+    assert measure.value("nf4_bits", folder) == first
+
+
+def test_a_name_that_means_nothing_names_the_nearest():
+    assert measure.unknown("nf4_bits") is None and measure.unknown("eval.anything") is None
+    assert "Did you mean nf4_bits?" in (measure.unknown("nf4_bit") or "")
+    assert measure.is_exact("nf4_bits") and measure.is_exact("plan.parameters")
+    assert not measure.is_exact("eval.loss") and not measure.is_exact("seconds")

@@ -1,0 +1,29 @@
+"""docs/papers.md is what the recipes and their stored verdicts say now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ftcli.reproduce import papers
+
+PAGE = Path(__file__).parents[2] / "docs" / "papers.md"
+
+
+def test_the_page_is_up_to_date():
+    assert PAGE.read_text(encoding="utf-8") == papers.page(), "python -m ftcli.reproduce.papers"
+
+
+def test_every_recipe_and_claim_is_on_it():
+    text = papers.page()
+    for recipe in papers.recipes():
+        assert f"## {recipe.name}\n" in text and recipe.paper.title in text
+        assert all(claim.say in text for claim in recipe.claims)
+
+
+def test_stored_verdicts_are_summed_up(reproduce, pretended):
+    from ftcli.reproduce import verdicts
+
+    made = reproduce(only="1")
+    assert papers.overall(made.recipe) == "3 not judged yet"
+    verdicts.store(made)
+    assert papers.overall(made.recipe) == "1 holds, 2 not judged yet"
