@@ -89,4 +89,10 @@ def test_an_interval_is_no_grid():
 
 
 def test_values_of_texts():
-    assert [value(t) for t in ("1", "1e-4", "true", "nf4", "[1,2]")] == [1, 1e-4, True, "nf4", [1, 2]]
+    assert [value(t) for t in ("1", "1e-4", "true", "nf4", "[1,2]")] == [
+        1,
+        1e-4,
+        True,
+        "nf4",
+        [1, 2],
+    ]

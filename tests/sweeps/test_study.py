@@ -38,7 +38,9 @@ def test_axes_become_distributions():
     )
     assert distribution(Interval("a", "", 2, 64, False, True)) == IntDistribution(2, 64)
     assert distribution(Choices("a", "", ("1", "4", "7"), 3)) == IntDistribution(1, 7, step=3)
-    assert distribution(Choices("a", "", ("0.0", "0.5"), 0.5)) == FloatDistribution(0, 0.5, step=0.5)
+    assert distribution(Choices("a", "", ("0.0", "0.5"), 0.5)) == FloatDistribution(
+        0, 0.5, step=0.5
+    )
     assert distribution(Choices("a", "", ("8", "4"))) == CategoricalDistribution(("8", "4"))
 
 

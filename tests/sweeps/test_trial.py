@@ -7,7 +7,15 @@ import json
 import pytest
 
 from ftcli.sweeps.trial import (
-    FAILED, FINISHED, PRUNED, STOPPED, Trial, described, folder_name, measured, short_keys,
+    FAILED,
+    FINISHED,
+    PRUNED,
+    STOPPED,
+    Trial,
+    described,
+    folder_name,
+    measured,
+    short_keys,
 )  # fmt: skip
 
 

@@ -1,0 +1,104 @@
+"""The same small sweep through every launcher, each with its packaged config."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from ftcli.config import compose, validate
+from ftcli.errors import OK, UserError
+from ftcli.sweeps import composing
+from ftcli.sweeps.launchers.local import Local, cores, gpus
+from ftcli.sweeps.sweep import start
+
+AXES = ["method.r=2,4", "optimizer.lr=1e-2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "package", "words"),
+    [
+        ("local", "ftcli", []),
+        ("submitit", "submitit", ["launcher.cluster=local", "launcher.timeout_min=10"]),
+        ("ray", "ray", ["launcher.cpus=0.5"]),
+    ],
+)
+def test_every_launcher_trains_the_same_trials(tmp_path, plan, name, package, words):
+    pytest.importorskip(package)
+    done = start(plan(*AXES, *words, launcher=name, jobs=2), tmp_path)
+    assert done.status == OK, done.note
+    assert [trial.status for trial in done.trials] == ["finished"] * 2
+    scores = [trial.score("eval.loss") for trial in done.trials]
+    assert all(1 < score < 6 for score in scores) and scores[0] != scores[1]
+    for trial in done.trials:  # nothing but the folder and its record went to the worker
+        assert {"config.yaml", "result.json", "metrics.jsonl", "adapter"} <= {
+            path.name for path in trial.folder.iterdir()
+        }
+        assert "launcher" not in (trial.folder / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"), [("submitit", "submitit", "slurm"), ("ray", "ray", "ray")]
+)
+def test_a_missing_package_names_the_command(tmp_path, monkeypatch, name, package, extra):
+    made = composing.launcher("qlora_llama", name, [])
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError) as caught:
+        made.open(tmp_path, 1)
+    assert caught.value.fix == f"pip install 'ftcli[{extra}]'"
+
+
+def test_settings_of_a_launcher_are_keys_like_any_other():
+    words = ["launcher.partition=a100", "launcher.gpus_per_node=1", "+launcher.slurm.qos=high"]
+    made = composing.launcher("qlora_llama", "submitit", words)
+    assert (made.partition, made.gpus_per_node, made.slurm) == ("a100", 1, {"qos": "high"})
+    with pytest.raises(UserError, match="Did you mean launcher.partition"):
+        composing.launcher("qlora_llama", "submitit", ["launcher.partitoin=a100"])
+    with pytest.raises(UserError, match="slrum"):
+        composing.launcher("qlora_llama", "slrum", [])
+
+
+def test_a_job_may_bring_its_launcher_and_it_is_no_part_of_a_trial(tmp_path):
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "defaults: [qlora_llama, {launcher: submitit}, _self_]\nlauncher: {timeout_min: 30}\n"
+    )
+    made = composing.launcher(str(job), None, [])
+    assert type(made).__name__ == "Submitit" and made.timeout_min == 30
+    assert isinstance(composing.launcher(str(job), "local", ["~launcher.timeout_min"]), Local)
+    assert "launcher" not in composing.compose_trial(str(job), []).config
+    validate(compose(job))
+
+
+def test_words_about_the_launcher_are_told_from_those_of_the_run():
+    words = ["launcher.cpus=2", "method.r=2,4", "++launcher.gpus=1", "launcher=ray", "seed=1"]
+    about, others = composing.split(words)
+    assert about == ["launcher.cpus=2", "++launcher.gpus=1", "launcher=ray"]
+    assert others == ["method.r=2,4", "seed=1"]
+
+
+def test_trials_at_a_time_divide_threads_and_take_gpus_in_turn(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr(
+        "ftcli.sweeps.launchers.local.spawn", lambda folder, env: started.append(env)
+    )
+    monkeypatch.setattr("ftcli.sweeps.launchers.local.cores", lambda: 16)
+    several = Local()
+    several.open(tmp_path, 4)
+    for slot in range(3):
+        several.start(tmp_path, slot)
+    assert [env["OMP_NUM_THREADS"] for env in started] == ["4"] * 3
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in started] == ["3", "5", "3"]
+    one = Local()
+    one.open(tmp_path, 1)
+    one.start(tmp_path, 0)
+    assert started[-1] == {}  # alone it has the machine
+
+
+def test_cores_and_gpus_are_those_this_process_may_use(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpus() == [] and 1 <= cores() <= os.cpu_count()
