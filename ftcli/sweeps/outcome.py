@@ -14,7 +14,7 @@ from ftcli.sweeps import plots
 from ftcli.sweeps.plan import Plan
 from ftcli.sweeps.search import Search
 from ftcli.sweeps.table import row, write_csv
-from ftcli.sweeps.trial import FAILED, FINISHED, Trial, described, measured
+from ftcli.sweeps.trial import FAILED, FINISHED, STOPPED, Trial, described, measured
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Outcome:
 
     Attributes:
         best: the finished trial with the best score.
-        status: exit status: 1 when a trial failed, 130 when the sweep was interrupted.
+        status: exit status: 1 when a trial failed, 130 when it, or a trial, was interrupted.
         note: what the user should know beside the table.
     """
 
@@ -56,7 +56,7 @@ def conclude(folder: Path, plan: Plan, search: Search, interrupted: bool) -> Out
         _write_best(folder / "best.yaml", best, plan)
         plots.draw_all(trials, plan, search.importance(), folder / "plots")
     outcome = Outcome(folder, plan.metric, trials, best, errors.OK)
-    if interrupted:
+    if interrupted or any(trial.status == STOPPED for trial in trials):
         outcome.status = errors.INTERRUPTED
         outcome.note = f"interrupted; go on with: ftcli sweep --resume {folder}"
     elif best is None or any(trial.status == FAILED for trial in trials):

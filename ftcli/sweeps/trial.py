@@ -48,7 +48,7 @@ class Trial:
         (self.folder / "STOP").unlink(missing_ok=True)
         if said == "finished":
             self.status = FINISHED
-        elif code == 0 and said.startswith("stopped"):
+        elif said.startswith("stopped"):
             self.status = PRUNED if pruned else STOPPED
         else:
             self.status, self.result = FAILED, {}

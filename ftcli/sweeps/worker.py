@@ -80,6 +80,7 @@ def main(folder: str) -> None:
         from ftcli.run.trial import child, finished
 
         if finished(Path(folder)) is None:
+            (Path(folder) / "result.json").unlink(missing_ok=True)  # of a stop: it is over
             child(folder)
 
 

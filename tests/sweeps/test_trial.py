@@ -57,7 +57,7 @@ def test_names_are_values_of_overrides_and_keep_keys_apart():
         ("finished", 0, True, FINISHED),
         ("stopped by STOP", 0, True, PRUNED),
         ("stopped by STOP", 0, False, STOPPED),
-        ("stopped by SIGTERM", 1, False, FAILED),
+        ("stopped by SIGTERM", 1, False, STOPPED),  # its time at Slurm was over
         (None, -9, False, FAILED),
     ],
 )
