@@ -10,7 +10,7 @@ from typing import Any
 from ftcli.data.dataset import Data
 
 LONGEST = 512
-LONG_SHARE = 0.15
+LONG_SHARE = 0.1
 
 
 def write(path: Path, tokenizer: Any, rows: int, seed: int = 0) -> None:

@@ -77,12 +77,12 @@ class Trainer:
                 done = state.step >= state.max_steps
                 if state.step % self.log_every == 0 or done:
                     self._log(loop)
+                best = False
                 if _due(state.step, self.eval_every) and not done:
-                    if self._is_best(loop, loop.evaluate(periodic=True)):
-                        self._save(loop, checkpoints, best=True)
+                    best = self._is_best(loop, loop.evaluate(periodic=True))
                 stop, save = loop.agree(requests)
-                if done or save or stop or _due(state.step, self.save_every):
-                    self._save(loop, checkpoints)
+                if done or best or save or stop or _due(state.step, self.save_every):
+                    self._save(loop, checkpoints, best)
                 if stop and not done:
                     loop.call("on_train_end")
                     return Outcome(f"stopped by {stop}", state, before, {}, loop)
@@ -175,7 +175,7 @@ class Trainer:
         loop.state.best = loss
         return True
 
-    def _save(self, loop: Loop, checkpoints: Checkpoints | None, best: bool = False) -> None:
+    def _save(self, loop: Loop, checkpoints: Checkpoints | None, best: bool) -> None:
         loop.meter.pause()
         if checkpoints is not None and loop.accelerator.is_main_process:
             path = checkpoints.save(loop)
