@@ -39,6 +39,7 @@ class Composed:
         sections: dotted key of every mapping -> the place that opened it last.
         repicked: groups whose option was chosen over a job's own choice -> whether by the command
             line (True) or by the given job over the one it starts from (False).
+        base: recipe of a base model that must be trained before (`model.from_recipe`).
         jobs: files that were merged as jobs: the given one and those it starts from.
     """
 
@@ -50,6 +51,7 @@ class Composed:
     sections: dict[str, Origin] = field(default_factory=dict)
     repicked: dict[str, bool] = field(default_factory=dict)
     jobs: frozenset[Path] = frozenset()
+    base: str | None = None
 
     def origin(self, key: str) -> Origin:
         """Who set a key; for one that nobody set, who opened the mapping it would stand in."""

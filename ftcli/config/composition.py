@@ -47,6 +47,10 @@ def compose(job: str | Path, overrides: Sequence[str] = ()) -> Composed:
     composed.jobs = origins.jobs(defaults, path, folders)
     composed.repicked = dict.fromkeys(source.overridden(), False)
     composed.repicked |= {w.key: True for w in words if w.picks and w.kind == "set"}
+    if composed.get("model.from_recipe") is not None:
+        from ftcli.reproduce.bases import settle
+
+        settle(composed)
     return composed
 
 

@@ -107,7 +107,8 @@ def find_job(job: str | Path) -> Path:
 
 def _closest(path: Path, known: dict[str, Path]) -> str:
     beside = {str(p): p for p in path.parent.glob("*.yaml")} if path.parent.is_dir() else {}
-    found = nearest(str(path), [*beside]) or nearest(path.stem, [*known])
+    short = [name.rpartition("/")[2] for name in known]
+    found = nearest(str(path), [*beside]) or nearest(path.stem, [*dict.fromkeys([*known, *short])])
     return f" Closest: {', '.join(found)}." if found else ""
 
 

@@ -28,6 +28,10 @@ def job_schema() -> dict[str, Any]:
         if group not in top:
             collection = group in job.COLLECTIONS
             properties[group] = _collection(group) if collection else _node(_nodes(group), group)
+    properties["model"]["properties"]["from_recipe"] = {
+        "type": "string",
+        "description": "Recipe of a base, trained once; stands for the path of its weights.",
+    }
     own, definitions = _of_recipe()
     properties |= own
     return {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.errors import Problems, UserError
+from ftcli.reproduce import bases
 from ftcli.reproduce.recipe import SMALL, Recipe, joined
 from ftcli.run import trial
 
@@ -122,6 +123,7 @@ class Experiment:
         for number, one in enumerate(waiting, start=len(self.trials) - len(waiting) + 1):
             left = sum(took) / len(took) * (len(self.trials) - number + 1) if took else None
             say(Progress(number, len(self.trials), one, left))
+            bases.ensure(one.composed)
             began = time.monotonic()
             trial.complete(one.composed, one.path)
             took.append(time.monotonic() - began)

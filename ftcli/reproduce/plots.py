@@ -76,8 +76,8 @@ def _curves(experiment: Experiment, key: str, title: str) -> Figure | None:
     axes.set_xlim(left=0)
     span = max(highs) - min(lows)
     if key == "loss" and span > 0:  # the first steps fall so far that the rest would be a line
-        axes.set_ylim(min(lows) - 0.05 * span, max(highs) + 0.35 * span)
-    axes.legend(loc="upper right", ncols=2 if len(experiment.variants) > 5 else 1)
+        axes.set_ylim(min(lows) - 0.05 * span, max(highs) + 0.05 * span)
+    figure.legend(loc="outside right upper")
     return figure
 
 
@@ -94,12 +94,14 @@ def _quality(found: Mapping[str, Mapping[str, list[float]]]) -> Figure | None:
     if not all({QUALITY, "trainable_parameters"} <= set(v) for v in found.values()):
         return None
     figure, axes = _canvas("Quality against size", "held-out loss (lower is better)")
+    by_size = sorted(found, key=lambda variant: found[variant]["trainable_parameters"][0])
     for (variant, v), colour in zip(found.items(), _colours(list(found)), strict=True):
         size, losses = v["trainable_parameters"][0], v[QUALITY]
         mean = sum(losses) / len(losses)
         reach = [[mean - min(losses)], [max(losses) - mean]]
         axes.errorbar([size], [mean], yerr=reach, fmt="o", color=colour, capsize=3)
-        axes.annotate(variant, (size, mean), xytext=(6, 5), textcoords="offset points", color=INK)
+        beside = (6, -13 if by_size.index(variant) % 2 else 5)  # neighbours must not overlap
+        axes.annotate(variant, (size, mean), xytext=beside, textcoords="offset points", color=INK)
     axes.set_xscale("log")
     axes.margins(x=0.18, y=0.12)
     axes.set_xlabel("trainable parameters")
@@ -115,11 +117,12 @@ def _bars(
     means = {variant: sum(v[key]) / len(v[key]) for variant, v in found.items()}
     order = sorted(means, key=lambda variant: -means[variant])
     figure, axes = _canvas(title, "")
-    bars = axes.barh(order, [means[v] for v in order], color=BLUE, height=0.6, alpha=0.85)
-    axes.bar_label(bars, labels=[f"{means[v]:.3g}" for v in order], padding=8)
+    axes.barh(order, [means[v] for v in order], color=BLUE, height=0.6, alpha=0.85)
     for place, variant in enumerate(order):
         seeds = found[variant][key]
         axes.plot(seeds, [place] * len(seeds), ".", color=INK, markersize=5)
+        text, end = f"{means[variant]:.3g}", (max(seeds), place)
+        axes.annotate(text, end, xytext=(8, 0), textcoords="offset points", va="center")
     axes.set_xlabel(unit)
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.14)

@@ -51,7 +51,7 @@ def test_mistakes(ftcli, recipe):
     assert "Closest" in ftcli("reproduce", "qlorra").err
     recipe.write_text(RECIPE.replace("of: large", "of: lagre"))
     wrong = ftcli("check", "small.yaml")
-    assert wrong.status == 2 and "small.yaml:8" in wrong.err and "Did you mean large?" in wrong.err
+    assert wrong.status == 2 and "small.yaml:9" in wrong.err and "Did you mean large?" in wrong.err
 
 
 def test_recipes_are_filtered(ftcli):

@@ -1,0 +1,70 @@
+"""Small base models that are recipes themselves: trained once on this machine, found again by config.
+
+`model.from_recipe: bases/NAME` in a job stands for the `model.path` of what that recipe trains.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ftcli.errors import UserError
+
+KEY = "from_recipe"
+
+
+def cache_dir() -> Path:
+    """$FTCLI_CACHE/bases, or ~/.cache/ftcli/bases."""
+    given = os.environ.get("FTCLI_CACHE")
+    root = Path(given).expanduser() if given else Path.home() / ".cache" / "ftcli"
+    return root / "bases"
+
+
+def settle(composed: Any) -> None:
+    """Put the folder of the base in the place of `model.from_recipe`; nothing is trained yet."""
+    model = composed.config.get("model")
+    if not isinstance(model, dict) or KEY not in model:
+        return
+    composed.base = str(model.pop(KEY))
+    origin = composed.origin(f"model.{KEY}")
+    composed.forget(f"model.{KEY}")
+    model["path"] = str(_run_of(_job(composed.base)) / "model")
+    composed.origins["model.path"] = origin
+
+
+def ensure(composed: Any) -> None:
+    """Train the base that a job starts from, unless that has been done.
+
+    Raises:
+        UserError: training it failed, or it left no whole model.
+    """
+    from ftcli.run.trial import complete
+
+    if composed.base is None or Path(composed.config["model"]["path"]).is_dir():
+        return
+    base = _job(composed.base)
+    folder = _run_of(base)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    complete(base, folder, quiet=False)
+    if not (folder / "model").is_dir():
+        raise UserError(
+            f"{composed.base} trains no whole model.",
+            where=composed.where("model.path"),
+            fix="a base is trained with method=full",
+        )
+
+
+def _job(name: str) -> Any:
+    from ftcli.config import compose, validate
+
+    composed = compose(name)
+    validate(composed)
+    return composed
+
+
+def _run_of(base: Any) -> Path:
+    """The base's run directory."""
+    from ftcli.run.trial import address
+
+    return cache_dir() / f"{base.job.stem}-{address(base.config)}"
