@@ -62,10 +62,12 @@ class _Ledger:
     alive: list[Any] = field(default_factory=list)  # an address must not be used twice
 
     def keep(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.own and storage._cdata not in self.kept:
-            self.kept[storage._cdata] = (self.block, storage.nbytes())
-            self.alive.append(storage)
+        sparse = tensor.layout == torch.sparse_coo
+        for part in (tensor._indices(), tensor._values()) if sparse else (tensor,):
+            storage = part.untyped_storage()
+            if storage._cdata not in self.own and storage._cdata not in self.kept:
+                self.kept[storage._cdata] = (self.block, storage.nbytes())
+                self.alive.append(storage)
         return tensor
 
 
@@ -80,7 +82,7 @@ def trace(
     """What training keeps of `rows` sequences of `length` tokens, up to the input of the head.
 
     Args:
-        model: on the meta device, prepared by its method.
+        model: prepared by its method, on the meta device; or small, on the CPU.
         autocast: the type that matrix products run in, None for the weights' own.
         device: the kind of device the training will run on, "cpu" or "cuda".
         quantised: ids of the weights that will be stored quantised.
@@ -114,7 +116,7 @@ def forward(model: nn.Module, rows: int, length: int, device: str) -> Tensor:
         config._attn_implementation = attention_of(device)
     ids = torch.zeros(rows, length, dtype=torch.long)
     batch = {"input_ids": ids, "position_ids": None, "attention_mask": mask}
-    return final_hidden(model, batch, torch.device("meta"))[0]
+    return final_hidden(model, batch, next(model.parameters()).device)[0]
 
 
 @contextmanager

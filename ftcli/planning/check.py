@@ -9,7 +9,7 @@ from typing import Any
 
 from ftcli.config.paths import shown
 from ftcli.errors import UserError
-from ftcli.planning.draft import Draft
+from ftcli.planning.draft import Draft, NeedsWeights
 from ftcli.planning.findings import Finding, failed, ok, unknown, warn
 from ftcli.planning.fit import alternatives, verdict
 from ftcli.planning.machine import free_disk
@@ -40,7 +40,8 @@ class Check:
             try:
                 yield from check()
             except UserError as error:
-                yield failed(name, self._located(error, name))
+                mark = unknown if isinstance(error, NeedsWeights) else failed
+                yield mark(name, self._located(error, name))
 
     def _checks(self) -> dict[str, Callable[[], Iterator[Finding]]]:
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,13 @@ from ftcli.errors import UserError
 
 if TYPE_CHECKING:
     from ftcli.config import Composed
+
+
+READS_VALUES = (NotImplementedError, RuntimeError)  # what meta tensors raise
+SMALL = 100_000_000  # parameters of a model that may be made for real
+#: Initialisers that are skipped: those that draw.
+RANDOM = ("uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_",
+          "xavier_normal_", "trunc_normal_")  # fmt: skip
 
 
 class Draft:
@@ -85,22 +93,43 @@ class Draft:
     def model(self) -> Any:
         """The model on the meta device as the method prepares it.
 
+        A small model whose method looks at its weights is made on the CPU, with weights at random.
+
         Raises:
-            UserError: the method does not fit the model, or needs the weights themselves.
+            UserError: the method does not fit the model.
+            NeedsWeights: the method looks at the weights of a model that is too large for that.
         """
         from ftcli.models.quantization import quiet_bitsandbytes
 
         quiet_bitsandbytes()
+        try:
+            return self._prepared(self.source.meta())
+        except Exception as error:  # whatever a library raises that reads values on the meta device
+            if isinstance(error, UserError) and not isinstance(error.__cause__, READS_VALUES):
+                raise
+            return self.on_cpu(error)
+
+    def on_cpu(self, why: Exception) -> Any:
+        """The prepared model with random weights, for methods that look at values.
+
+        Raises:
+            NeedsWeights: it is too large for that.
+        """
+        from ftcli.models.anatomy import count_parameters
+
         bare = self.source.meta()
+        if count_parameters(bare) > SMALL:
+            what = (
+                f"{self.composed.named('method')} looks at the weights themselves: what it takes "
+            )
+            what += "is known only once they are loaded."
+            raise NeedsWeights(what, self.composed.where("method")) from why
+        return self._prepared(_at_random(bare))
+
+    def _prepared(self, bare: Any) -> Any:
         bare.name_or_path = self.source.path  # what messages call it
         with _lean():
-            try:
-                model = self.method.prepare(bare)
-            except (NotImplementedError, RuntimeError) as error:
-                raise UserError(
-                    f"{self.composed.named('method')} cannot be prepared without the weights: {error}",
-                    where=self.composed.where("method"),
-                ) from error
+            model = _without_values(self.method).prepare(bare)
         if getattr(self.source, "attention", None) == "eager":
             model.config._attn_implementation = "eager"
         return model
@@ -118,15 +147,58 @@ class Draft:
         return str(getattr(self.source, "quantization", "none"))
 
 
+class NeedsWeights(UserError):
+    """Something cannot be known before the weights are loaded."""
+
+
+def _without_values(method: Any) -> Any:
+    """The same method without an initialisation that is computed from weights or data.
+
+    PiSSA, OLoRA, CorDA and the like begin elsewhere than LoRA; their shapes are LoRA's.
+    """
+    options = getattr(method, "options", {})
+    if not isinstance(options.get("init_lora_weights"), str):
+        return method
+    plain = copy(method)
+    plain.options = {**options, "init_lora_weights": True}
+    return plain
+
+
+def _at_random(bare: Any) -> Any:
+    """A model of the meta device on the CPU, with small random weights."""
+    import torch
+
+    model = bare.to_empty(device="cpu")
+    model.tie_weights()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.02)
+    return model
+
+
 @contextmanager
 def _lean() -> Iterator[None]:
-    """Initial values are of no use on the meta device, and drawing them is most of the time."""
+    """Initial values are of no use here, and drawing them takes most of the time.
+
+    Not `transformers.initialization.no_init_weights`, whose functions give nothing back: some
+    methods of peft go on with what an initialiser returns.
+    """
     import warnings
 
-    from transformers.initialization import no_init_weights
+    from torch.nn import init
 
     from ftcli.planning.lean import without_quantiser
 
-    with warnings.catch_warnings(), without_quantiser(), no_init_weights():
+    def same(tensor: Any, *_: Any, **__: Any) -> Any:
+        return tensor
+
+    drawing = {name: getattr(init, name) for name in RANDOM}
+    with warnings.catch_warnings(), without_quantiser():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            for name in drawing:
+                setattr(init, name, same)
+            yield
+        finally:
+            for name, function in drawing.items():
+                setattr(init, name, function)

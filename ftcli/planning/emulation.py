@@ -50,8 +50,10 @@ class DeviceArithmetic(TorchFunctionMode):
     ) -> Any:
         """Multiply with packed weights as bitsandbytes does, lower what autocast lowers."""
         kwargs = kwargs or {}
-        if func is functional.linear and id(args[1]) in self.quantised:
-            return _Quantised.apply(args[0], args[1])
+        if func is functional.linear:
+            inputs, weight = _arguments(args, kwargs)
+            if id(weight) in self.quantised:
+                return _Quantised.apply(inputs, weight)
         if self.autocast is not None and func in LOWERED:
             args = tuple(self._lower(value) for value in args)
             kwargs = {name: self._lower(value) for name, value in kwargs.items()}
@@ -65,6 +67,12 @@ class DeviceArithmetic(TorchFunctionMode):
         if id(value) not in self.casts:
             self.casts[id(value)] = value.to(self.autocast)
         return self.casts[id(value)]
+
+
+def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Inputs and weight of a call of `linear`, whichever way they are given."""
+    given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+    return given["input"], given["weight"]
 
 
 def attention_of(device: str) -> str:

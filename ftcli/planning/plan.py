@@ -13,6 +13,7 @@ from ftcli.planning.machine import Machine, target
 from ftcli.planning.schedule import Schedule, schedule
 
 if TYPE_CHECKING:
+    from ftcli.planning.activations import Activations
     from ftcli.planning.memory import Estimate, Memory
 
 
@@ -142,19 +143,18 @@ class Plan:
 
 def estimate(draft: Draft, row_tokens: int, machine: Machine) -> Estimate:
     """Memory of a job by the micro-batch, rows being `row_tokens` long."""
-    from ftcli.planning.activations import trace
     from ftcli.planning.memory import Estimate
     from ftcli.planning.optimizer_state import state_of
-    from ftcli.planning.weights import quantised_weights, weigh
+    from ftcli.planning.weights import weigh
 
-    model, how = draft.model, draft.quantization
-    weights = weigh(model, how, getattr(draft.source, "double_quant", True))
+    model = draft.model
+    weights = weigh(model, draft.quantization, getattr(draft.source, "double_quant", True))
     if not weights.trainable:
         raise UserError("nothing is trainable.", where=draft.composed.where("method"))
-    packed = quantised_weights(model, how)
-    one, two = (
-        trace(model, rows, row_tokens, draft.autocast, machine.kind, packed) for rows in (1, 2)
-    )
+    try:
+        one, two = _activations(draft, model, row_tokens, machine)
+    except (RuntimeError, NotImplementedError) as error:  # it reads values, which meta tensors lack
+        one, two = _activations(draft, draft.on_cpu(error), row_tokens, machine)
     config = model.config.get_text_config()
     trainer = draft.trainer
     return Estimate(
@@ -171,6 +171,15 @@ def estimate(draft: Draft, row_tokens: int, machine: Machine) -> Estimate:
         runtime=machine.runtime,
         heap=machine.heap,
     )
+
+
+def _activations(draft: Draft, model: Any, row_tokens: int, machine: Machine) -> list[Activations]:
+    """What is kept of one and of two rows."""
+    from ftcli.planning.activations import trace
+    from ftcli.planning.weights import quantised_weights
+
+    packed = quantised_weights(model, draft.quantization)
+    return [trace(model, rows, row_tokens, draft.autocast, machine.kind, packed) for rows in (1, 2)]
 
 
 def make(job: str, overrides: Sequence[str] = (), gpu: float | None = None) -> Plan:
