@@ -65,8 +65,10 @@ def test_9_a_contradiction(ftcli):
     ended = ftcli("train", "qlora_llama", "model.quantization=none")
     assert ended.status == 2
     first, fix = ended.err.splitlines()
-    assert "model.quantization=none (command line): " in first
-    assert fix.startswith("→ either model.quantization=nf4 or ")
+    assert first == (
+        "method=qlora with model.quantization=none (command line): QLoRA needs a quantised base."
+    )
+    assert fix == "→ either model.quantization=nf4 or method=lora"
 
 
 def test_9_all_contradictions_at_once(ftcli, mine):
