@@ -28,7 +28,7 @@ class Check:
 
     def __init__(self, composed: Any, gpu: float | None = None) -> None:
         self.composed, self.gpu = composed, gpu
-        self.draft = Draft(composed)
+        self.draft = Draft(composed, gpu is not None)
         self.sample: Sample | None = None
 
     def findings(self) -> Iterator[Finding]:

@@ -106,9 +106,11 @@ def four_bit() -> Iterator[Finding]:
     then on; ftcli's loader turns that off.
     """
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from ftcli.models.causal_lm import CausalLM
 
+    disable_progress_bar()
     model = CausalLM("asset:llama_mini", quantization="nf4").load()
     tokens = torch.arange(8, device=model.device)[None]
     inputs = model.get_input_embeddings()(tokens).detach().requires_grad_()

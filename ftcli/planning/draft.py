@@ -26,10 +26,11 @@ class Draft:
 
     Args:
         composed: what `compose` gave and `validate` accepted.
+        gpu: it is meant for a GPU, whether this machine has one or not.
     """
 
-    def __init__(self, composed: Composed) -> None:
-        self.composed = composed
+    def __init__(self, composed: Composed, gpu: bool = False) -> None:
+        self.composed, self.gpu = composed, gpu
 
     def _build(self, group: str) -> Any:
         from ftcli.config import build
@@ -38,10 +39,13 @@ class Draft:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The job's values, precision and type as they would be on this machine."""
+        """The job's values; `auto` precision and type are those of this machine, bf16 of a GPU."""
         from ftcli.run.precision import settle
 
-        return settle(self.composed.config)
+        config = self.composed.config
+        if self.gpu and config["trainer"].get("precision", "auto") == "auto":
+            config = {**config, "trainer": {**config["trainer"], "precision": "bf16"}}
+        return settle(config)
 
     @cached_property
     def source(self) -> Any:

@@ -83,7 +83,7 @@ def _with(plan: Plan, overrides: tuple[str, ...]) -> Plan | None:
     try:
         composed = compose(draft.composed.job, [*draft.composed.overrides, *overrides])
         validate(composed)
-        other = Plan(Draft(composed), plan.gpu, plan.schedule)  # the data stay the same
+        other = Plan(Draft(composed, draft.gpu), plan.gpu, plan.schedule)  # the data stay the same
         _ = other.estimate
     except UserError:
         return None

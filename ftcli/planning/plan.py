@@ -192,4 +192,4 @@ def make(job: str, overrides: Sequence[str] = (), gpu: float | None = None) -> P
 
     composed = compose(job, overrides)
     validate(composed)
-    return Plan(Draft(composed), gpu)
+    return Plan(Draft(composed, gpu is not None), gpu)

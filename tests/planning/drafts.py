@@ -26,7 +26,8 @@ def machine(memory: float, kind: str = "cuda") -> Machine:
 
 def plan(*overrides: str, gpu: float | None = None) -> Plan:
     """A plan for a GPU of as many GB."""
-    return Plan(draft(*overrides), gpu)
+    job = draft(*overrides)
+    return Plan(Draft(job.composed, gpu is not None), gpu)
 
 
 def parts(made: Any) -> dict[str, int]:

@@ -71,3 +71,8 @@ def test_where_nothing_helps_it_says_so():
 
 def test_a_job_that_fits_has_no_message():
     assert verdict(plan("data.limit=50", gpu=24), []) is None
+
+
+def test_a_plan_for_a_gpu_takes_auto_precision_as_bf16():
+    assert plan("trainer.precision=auto", gpu=24).draft.trainer.precision == "bf16"
+    assert plan("trainer.precision=fp32", gpu=24).draft.trainer.precision == "fp32"

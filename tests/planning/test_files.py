@@ -1,0 +1,49 @@
+"""Where the weights of a model are, or would come from."""
+
+import pytest
+from huggingface_hub.errors import GatedRepoError
+
+from ftcli.errors import UserError
+from ftcli.models.causal_lm import CausalLM
+from ftcli.planning.files import weights_finding
+
+
+def test_a_shipped_model_is_here():
+    assert weights_finding(CausalLM("asset:llama_mini")).status == "ok"
+
+
+def test_new_weights_need_no_files(monkeypatch):
+    monkeypatch.setattr("ftcli.models.hub.ask", lambda *_: pytest.fail("the hub was asked"))
+    found = weights_finding(CausalLM("owner/name", weights="random"))
+    assert found.status == "ok" and "new weights" in found.text
+
+
+def test_a_folder_without_weights_fails(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    found = weights_finding(CausalLM(str(tmp_path)))
+    assert found.status == "fail" and "safetensors" in found.text
+
+
+def test_a_model_in_the_cache_is_here(tmp_path, monkeypatch):
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").write_bytes(b"")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert weights_finding(CausalLM("owner/name")).status == "ok"
+
+
+@pytest.mark.parametrize(
+    "answer, status", [(None, "warn"), ("unreachable", "warn"), ("gated", "fail")]
+)
+def test_what_the_hub_says_of_a_model_that_is_not_here(tmp_path, monkeypatch, answer, status):
+    def ask(path, revision=None):
+        if answer:
+            raise UserError(answer) from refusals[answer]
+
+    refused = GatedRepoError.__new__(GatedRepoError)  # its constructor wants a response
+    refusals = {"gated": refused, "unreachable": OSError("no route")}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("ftcli.models.hub.ask", ask)
+    assert weights_finding(CausalLM("owner/name")).status == status
