@@ -46,13 +46,18 @@ class Run:
         self.optimizer = self._build("optimizer")
         self.scheduler = self._build("scheduler")
         self.trainer = self._build("trainer")
-        self.evaluators = {n: self._build(f"eval.{n}") for n in config.get("eval") or {}}
-        self.loggers = {n: self._build(f"logger.{n}") for n in config.get("logger") or {}}
+        self.evaluators = self._build_named("eval")
+        self.loggers = self._build_named("logger")
 
     def _build(self, key: str) -> Any:
         group, _, name = key.partition(".")
         node = self.config[group]
         return build(node[name] if name else node, key, self.composed)
+
+    def _build_named(self, group: str) -> dict[str, Any]:
+        """The parts of a group that holds several; one set to null is left out."""
+        nodes = self.config.get(group) or {}
+        return {name: self._build(f"{group}.{name}") for name, node in nodes.items() if node}
 
     @classmethod
     def create(cls, composed: Any) -> Run:
@@ -151,8 +156,10 @@ class Run:
 
 def new_directory(composed: Any) -> RunDir:
     """A run directory with the record of where the run comes from."""
+    from ftcli.reproduce.bases import ensure
     from ftcli.run.record import write_record
 
+    ensure(composed)  # the model may be what another recipe trains
     options = composed.config.get("run") or {}
     name = options.get("name") or composed.job.stem
     run_dir = RunDir.create(options.get("dir", "runs"), name)

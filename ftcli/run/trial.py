@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +79,7 @@ def child(path: str) -> None:
     from ftcli.trainer.checkpoint import Checkpoints
 
     run_dir = RunDir.open(path)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
         if Checkpoints(run_dir.checkpoints).finished():
             resume(run_dir.path)
@@ -87,6 +91,13 @@ def child(path: str) -> None:
 
         show_error(error)
         sys.exit(error.code)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Save and end when the caller is gone, so that whoever starts it again finds the folder free."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

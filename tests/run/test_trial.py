@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -51,3 +54,24 @@ def test_the_address_follows_what_is_computed_and_nothing_else():
     base = address(job().config)
     assert address(job("run.name=elsewhere", "logger=tensorboard").config) == base
     assert address(job("seed=1").config) != base
+
+
+def test_a_trial_ends_with_its_caller_and_goes_on_later(tmp_path):
+    """kill -9 of a sweep or a reproduction leaves no process behind that writes the same folder."""
+    overrides = [*JOB, "trainer.max_steps=400", "trainer.save_every=null"]
+    script = (
+        "from pathlib import Path; from ftcli.config import compose, validate\n"
+        f"job = compose('qlora_llama', {overrides!r}); validate(job)\n"
+        "from ftcli.run.trial import complete\n"
+        f"complete(job, Path({str(tmp_path / 'one')!r}))\n"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", script])
+    deadline = time.monotonic() + 120
+    while len(RunDir(tmp_path / "one").metrics()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    caller.kill()
+    caller.wait()
+    while not RunDir(tmp_path / "one").result() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    result = RunDir(tmp_path / "one").result()
+    assert result["status"] == "stopped by SIGTERM" and 0 < result["step"] < 400
