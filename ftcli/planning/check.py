@@ -14,7 +14,7 @@ from ftcli.planning.findings import Finding, failed, ok, unknown, warn
 from ftcli.planning.fit import alternatives, verdict
 from ftcli.planning.machine import free_disk
 from ftcli.planning.plan import Plan
-from ftcli.planning.sample import Sample, findings, sampled
+from ftcli.planning.sample import Sample, findings, sampled, template
 from ftcli.planning.schedule import Schedule
 
 
@@ -94,9 +94,10 @@ class Check:
         except UserError as error:
             yield unknown("tokens", error)
             return
+        yield template(data, tokenizer, first)
         with sampled(data, tokenizer) as sample:
             self.sample = sample
-        yield from findings(sample, data.max_length)
+        yield from findings(sample, data.max_length, turns="text" not in first)
         for line in warnings(sample.meta, "sample"):
             yield warn("data", line.removeprefix("sample: "), "ftcli preview shows such rows")
         yield from self._splits()

@@ -77,10 +77,35 @@ def _text(tokens: Any, tokenizer: Any) -> tuple[str, str]:
     return decode(row["input_ids"][:first].tolist()), decode(row["input_ids"][learned].tolist())
 
 
-def findings(sample: Sample, limit: int) -> Iterator[Finding]:
-    """Mask and lengths; `limit` is data.max_length."""
+def template(data: Any, tokenizer: Any, example: dict[str, Any]) -> Finding:
+    """How rows like this example are written.
+
+    Raises:
+        UserError: they are conversations, and the tokenizer has no chat template.
+    """
+    from ftcli.data.chat_template import ChatTemplate
+    from ftcli.data.render import DEFAULT_TEMPLATE
+
+    if "text" in example:
+        return ok("template", "none: text is learned as it is")
+    if data.template == "chat" or "messages" in example or "chosen" in example:
+        marked = ChatTemplate(tokenizer).marked
+        how = "by its own markers" if marked else "by prefix differencing"
+        return ok("template", f"the tokenizer's chat template; answers are found {how}")
+    return ok("template", f"plain: {data.prompt_template or DEFAULT_TEMPLATE!r}, then the answer")
+
+
+def findings(sample: Sample, limit: int, turns: bool = True) -> Iterator[Finding]:
+    """Mask and lengths.
+
+    Args:
+        limit: data.max_length.
+        turns: whether documents are made of turns, whose ends must be learned.
+    """
     prompt, learned = (repr(_short(text)) for text in sample.shown)
     share = f"{100 * sample.learned:.0f} % of the tokens are learned"
+    if turns and not sample.meta["unended"]:
+        share += ", every end of turn too"
     yield ok("mask", f"{share}; first: {prompt} -> {learned}")
     median, high = np.percentile(sample.lengths, (50, 95))
     longest = sample.meta["longest"]

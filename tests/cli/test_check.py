@@ -18,7 +18,7 @@ def test_the_shipped_job_is_sound(ftcli, work):
     found = json.loads(ended.out)
     assert ended.status == 0 and found["ok"]
     assert names(ended, "ok") == [
-        "config", "model", "targets", "data", "mask", "lengths", "memory", "disk",
+        "config", "model", "targets", "data", "template", "mask", "lengths", "memory", "disk",
     ]  # fmt: skip
     assert sum(bar["documents"] for bar in found["lengths"]) > 200
     assert list(work.iterdir()) == []
@@ -26,7 +26,13 @@ def test_the_shipped_job_is_sound(ftcli, work):
 
 def test_what_a_person_reads(ftcli):
     shown = ftcli("check", "qlora_llama").out
-    for words in ("✓ config", "q_proj 8", "columns mr, ref", "% of the tokens are learned", "█"):
+    for words in (
+        "✓ config",
+        "q_proj 8",
+        "columns mr, ref",
+        "% of the tokens are learned, every end of turn too",
+        "█",
+    ):
         assert words in shown
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ftcli.errors import UserError
-from ftcli.planning.sample import findings, sampled
+from ftcli.planning.sample import findings, sampled, template
 from tests.planning.drafts import draft
 
 
@@ -56,3 +56,18 @@ def test_a_bad_row_within_the_sample_is_named(tmp_path):
     with pytest.raises(UserError) as caught:
         sample_of(tmp_path, [("one", "two"), ("three", None)])
     assert caught.value.where.endswith("rows.jsonl:2")
+
+
+def test_a_chat_is_written_with_the_template_of_the_tokenizer():
+    job = draft("data=prompt", "data.path=asset:e2e", "data.template=chat")
+    found = template(job.data, job.tokenizer, {"prompt": "a", "completion": "b"})
+    assert "chat template" in found.text and "prefix differencing" in found.text
+    job.tokenizer.chat_template = None
+    with pytest.raises(UserError, match="no chat template"):
+        template(job.data, job.tokenizer, {"messages": []})
+
+
+def test_plain_rows_and_text_say_how_they_are_written():
+    job = draft("data.prompt_template='Q: {prompt} A:'")
+    assert "'Q: {prompt} A:'" in template(job.data, job.tokenizer, {"prompt": "a"}).text
+    assert template(job.data, job.tokenizer, {"text": "a"}).text.startswith("none")
