@@ -1,17 +1,15 @@
 """The process that trains one trial: `python -m ftcli.sweeps.worker FOLDER`.
 
 The folder and the record in it are all a worker gets, so it may run on any machine that sees the
-folder. It stops, with a checkpoint, when the process that started it goes away; and it waits for
-another worker that is still busy in the folder.
+folder. It waits for another worker that is still busy there; `ftcli.run.trial` ends it, with a
+checkpoint, when the process that started it goes away.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +22,7 @@ def spawn(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[byte
     with open(folder / "worker.log", "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "ftcli.sweeps.worker", str(folder)],
-            stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env={**os.environ, "FTCLI_QUIET": "1", **environment},
@@ -65,18 +63,12 @@ def _lock(stream: IO[str], wait: bool) -> bool:
     return True
 
 
-def _stop_with_parent() -> None:
-    def watch() -> None:
-        os.read(0, 1)  # sys.stdin would be locked when the interpreter ends
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main(folder: str) -> None:
     """Train or resume the trial whose record lies in `folder`."""
-    _stop_with_parent()
+    parent = os.getppid()
     with locked(Path(folder) / ".lock", wait=True):
+        if os.getppid() != parent:  # whoever wanted the trial went away while it waited
+            return
         from ftcli.run.trial import child, finished
 
         if finished(Path(folder)) is None:

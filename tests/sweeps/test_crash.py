@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 
 from ftcli.errors import INTERRUPTED
 from ftcli.sweeps.sweep import resume
@@ -21,10 +20,20 @@ from ftcli.sweeps.worker import locked, spawn
 pytestmark = pytest.mark.slow
 
 
-def launched(folder: Path, *words: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "ftcli", "sweep", "qlora_llama", *TINY, *words]
-    command += ["--dir", str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+@pytest.fixture
+def launched(plan):
+    """Start a sweep as a process of its own; whatever is left of it ends with the test."""
+    started = []
+
+    def launch(folder: Path, *words: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "ftcli", "sweep", "qlora_llama", *plan().overrides, *words]
+        command += ["--dir", str(folder)]
+        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True))
+        return started[-1]
+
+    yield launch
+    for process in started:
+        process.kill()
 
 
 def wait_for(found, seconds: float = 240):
@@ -41,8 +50,8 @@ def results(folder: Path) -> dict[str, float]:
     return {p.parent.name: p.stat().st_mtime for p in done if "finished" in p.read_text()}
 
 
-def test_a_killed_grid_goes_on_where_it_was(tmp_path):
-    sweep = launched(tmp_path, "optimizer.lr=1e-2,1e-3,1e-4", "trainer.max_steps=12")
+def test_a_killed_grid_goes_on_where_it_was(tmp_path, launched):
+    sweep = launched(tmp_path, "optimizer.lr=1e-2,1e-3,1e-4", "trainer.max_steps=30")
     wait_for(lambda: results(tmp_path))
     second = wait_for(lambda: list(tmp_path.glob("*/2*/1-*/checkpoints/step-*/DONE")))[0].parents[2]
     sweep.kill()
@@ -57,7 +66,7 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path):
     assert events.count("resume") == 1
 
 
-def test_a_killed_search_loses_no_finished_trial_and_prunes(tmp_path):
+def test_a_killed_search_loses_no_finished_trial_and_prunes(tmp_path, launched):
     pytest.importorskip("optuna")
     sweep = launched(
         tmp_path, "optimizer.lr=interval(1e-6,3e-2)", "trainer.max_steps=8", "trainer.save_every=null",
@@ -73,7 +82,7 @@ def test_a_killed_search_loses_no_finished_trial_and_prunes(tmp_path):
     assert {name: when for name, when in results(tmp_path).items() if name in kept} == kept
 
 
-def test_ctrl_c_saves_and_exits_with_130(tmp_path):
+def test_ctrl_c_saves_and_exits_with_130(tmp_path, launched):
     sweep = launched(tmp_path, "optimizer.lr=1e-2,1e-3", "trainer.max_steps=400")
     wait_for(lambda: list(tmp_path.glob("*/2*/0-*/checkpoints/step-*/DONE")))
     sweep.send_signal(signal.SIGINT)
@@ -86,7 +95,7 @@ def test_a_second_worker_waits_and_finds_the_trial_finished(tmp_path, plan):
     from ftcli.sweeps.composing import compose_trial, record
 
     folder = tmp_path / "trial"
-    record(compose_trial("qlora_llama", TINY), folder)
+    record(compose_trial("qlora_llama", plan().overrides), folder)
     workers = [spawn(folder, {}) for _ in range(2)]
     assert [worker.wait(240) for worker in workers] == [0, 0]
     events = [json.loads(line)["event"] for line in (folder / "events.jsonl").open()]
