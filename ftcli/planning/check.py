@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 from ftcli.config.paths import shown
 from ftcli.errors import UserError
+from ftcli.notes import silenced
 from ftcli.planning.draft import Draft, NeedsWeights
 from ftcli.planning.findings import Finding, failed, ok, unknown, warn
 from ftcli.planning.fit import alternatives, verdict
@@ -32,8 +32,11 @@ class Check:
         self.sample: Sample | None = None
 
     def findings(self) -> Iterator[Finding]:
-        """One finding after the other, as each is known."""
-        logging.getLogger("ftcli.data").setLevel(logging.ERROR)  # said here, in findings
+        """One finding after the other, as each is known; notes on the data are among them."""
+        with silenced("data"):
+            yield from self._findings()
+
+    def _findings(self) -> Iterator[Finding]:
         name = shown(self.composed.job)
         yield ok("config", f"{name}: {len(self.composed.origins)} values, known and consistent")
         for name, check in self._checks().items():
