@@ -155,9 +155,8 @@ class Check:
     def _disk(self) -> Iterator[Finding]:
         from ftcli.planning.display import gigabytes
 
-        root = (self.composed.config.get("run") or {}).get("dir", "runs")
-        need, free = self.plan.disk, free_disk(root)
-        text = f"a run keeps {gigabytes(need)} in {root}, {gigabytes(free)} are free"
+        need, free = self.plan.disk, free_disk(self.plan.root)
+        text = f"a run keeps {gigabytes(need)} in {self.plan.root}, {gigabytes(free)} are free"
         if need > free:
             yield failed(
                 "disk",

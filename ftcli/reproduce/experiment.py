@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ftcli.errors import Problems, UserError
+from ftcli.notes import silenced
 from ftcli.reproduce import bases
 from ftcli.reproduce.recipe import SMALL, Recipe, joined
 from ftcli.run import trial
@@ -41,18 +40,6 @@ class Progress:
     total: int
     trial: Trial
     left: float | None
-
-
-@contextmanager
-def unremarked() -> Iterator[None]:
-    """No notes on keys that give way to a baseline's option: the recipe means it so."""
-    logger = logging.getLogger("ftcli.config")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 class Experiment:
@@ -99,7 +86,7 @@ class Experiment:
         from ftcli.config import compose, validate
 
         own = self.recipe.overrides(variant, self.scale)
-        with unremarked():
+        with silenced("config"):  # keys give way to a baseline's option: the recipe means it so
             composed = compose(self.recipe.path, joined(own, self.overrides))
             validate(composed)
         return composed

@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ftcli.errors import FAILED, OK, UserError
+from ftcli.notes import silenced
 from ftcli.reproduce import measure
-from ftcli.reproduce.experiment import Experiment, Progress, unremarked
+from ftcli.reproduce.experiment import Experiment, Progress
 from ftcli.reproduce.judge import FAILS, NOT_HERE, Verdict, judge
 from ftcli.reproduce.recipe import SMALL, Claim, Recipe, joined
 
@@ -145,7 +146,7 @@ class Reproduction:
 
         made: dict[tuple[str, ...], Any] = self.__dict__.setdefault("_made", {})
         if overrides not in made:
-            with unremarked():
+            with silenced("config"):
                 made[overrides] = make(str(self.recipe.path), overrides, GPU_GB)
         return made[overrides]
 

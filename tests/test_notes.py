@@ -1,0 +1,18 @@
+"""A silenced room speaks again afterwards, also when the block fails."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from ftcli.notes import silenced
+
+
+def test_a_room_is_silent_inside_the_block_only(caplog):
+    log = logging.getLogger("ftcli.data")
+    with pytest.raises(ValueError), silenced("data"):
+        log.warning("unheard")
+        raise ValueError
+    log.warning("heard")
+    assert "heard" in caplog.messages and "unheard" not in caplog.messages
