@@ -102,7 +102,7 @@ def _run(plan: Plan) -> Iterator[Line]:
         )
         mean = f"{known.tokens / known.rows:.0f} a row, longest {known.longest}{learned}"
         yield "tokens", f"{known.total_tokens:,}", mean
-    disk = f"{gigabytes(plan.checkpoint)} a checkpoint, {gigabytes(free_disk('.'))} free"
+    disk = f"{gigabytes(plan.checkpoint)} a checkpoint, {gigabytes(free_disk(plan.root))} free"
     yield "disk", gigabytes(plan.disk), disk
     if plan.time:
         speed = f"{plan.time.tokens_per_second:,.0f} tokens/s, measured in {plan.time.runs} earlier runs"

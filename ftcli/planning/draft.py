@@ -123,16 +123,14 @@ class Draft:
 
         bare = self.source.meta()
         if count_parameters(bare) > SMALL:
-            what = (
-                f"{self.composed.named('method')} looks at the weights themselves: what it takes "
-            )
-            what += "is known only once they are loaded."
+            what = f"{self.composed.named('method')} looks at the weights themselves: "
+            what += "what it takes is known only once they are loaded."
             raise NeedsWeights(what, self.composed.where("method")) from why
         return self._prepared(_at_random(bare))
 
     def _prepared(self, bare: Any) -> Any:
         bare.name_or_path = self.source.path  # what messages call it
-        with _lean():
+        with _undrawn():
             model = _without_values(self.method).prepare(bare)
         if getattr(self.source, "attention", None) == "eager":
             model.config._attn_implementation = "eager"
@@ -181,7 +179,7 @@ def _at_random(bare: Any) -> Any:
 
 
 @contextmanager
-def _lean() -> Iterator[None]:
+def _undrawn() -> Iterator[None]:
     """Initial values are of no use here, and drawing them takes most of the time.
 
     Not `transformers.initialization.no_init_weights`, whose functions give nothing back: some

@@ -112,9 +112,9 @@ def verdict(plan: Plan, ways: Sequence[Alternative]) -> UserError | None:
     sizes = memory.parts()
     sizes["optimizer"] -= memory.pageable
     parts = sorted(sizes.items(), key=lambda item: -item[1])
-    shown = ", ".join(f"{name} {size / GB:.1f}" for name, size in parts if size >= 0.05 * GB)
+    listed = ", ".join(f"{name} {size / GB:.1f}" for name, size in parts if size >= 0.05 * GB)
     what = f"needs about {memory.least / GB:.1f} GB, {machine.name} has "
-    what += f"{machine.memory / GB:.1f}{'' if machine.assumed else ' free'} ({shown})."
+    what += f"{machine.memory / GB:.1f}{'' if machine.assumed else ' free'} ({listed})."
     fix = "choose a smaller model, or lower data.max_length: nothing else makes it fit"
     if ways:
         fix = f"fits with {' or '.join(map(str, ways))}\n  {command(plan, ways[0])}"

@@ -107,16 +107,20 @@ class Plan:
         final = weights.adapter if self.draft.method.artefact == "adapter" else weights.base
         return kept * self.checkpoint + final
 
+    @property
+    def root(self) -> str:
+        """The folder that runs go to."""
+        return str((self.draft.config.get("run") or {}).get("dir", "runs"))
+
     @cached_property
     def time(self) -> Time | None:
         """How long training takes, where such runs were measured here; else None."""
         from ftcli.planning.throughput import measured
 
-        config = self.draft.config
         total = self.schedule.total_tokens
         if total is None or self.machine.assumed:
             return None
-        found = measured(config, (config.get("run") or {}).get("dir", "runs"))
+        found = measured(self.draft.config, self.root)
         return Time(total / found[0], *found) if found else None
 
     def as_dict(self) -> dict[str, Any]:
