@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -95,5 +97,11 @@ def peak_memory_gb() -> float:
     """Highest memory so far in GB (1e9 bytes): allocated on the GPU, else resident of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
+    if (status := Path("/proc/self/status")).exists():
+        # Linux also has ru_maxrss, but that survives exec: it is the parent's peak where that was
+        # higher. VmHWM is this program's own.
+        kilobytes = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)
+        if kilobytes:
+            return int(kilobytes[1]) * 1024 / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
