@@ -1,0 +1,1 @@
+"""Our own adapters as PEFT tuners; one module each."""

@@ -1,0 +1,147 @@
+"""What our own PEFT tuners share: how PEFT comes to know them, their model and their layers.
+
+A tuner is a module here with a configuration (a dataclass of `peft.PeftConfig`), one layer class a
+kind of base layer, a model, and a call of `register` at its end. PEFT's own save, load, merge,
+`set_adapter` and `disable_adapter` then work on it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.utils import PeftType, register_peft_method, resolve_quantization_backend
+from torch import Tensor, nn
+
+
+def register(name: str, config: type[PeftConfig], model: type[Tuner]) -> None:
+    """Make a tuner known to PEFT as `name` (lower case), with parameters called `<name>_...`.
+
+    PEFT takes only names that are in its closed enumeration, so the name is added to that first.
+    Importing a module twice registers it once.
+    """
+    label = name.upper()
+    if label not in PeftType.__members__:
+        member = str.__new__(PeftType, label)
+        member._name_, member._value_ = label, label
+        type.__setattr__(PeftType, label, member)
+        PeftType._member_map_[label] = member
+        PeftType._value2member_map_[label] = member
+        PeftType._member_names_.append(label)
+    if getattr(PeftType, label) not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        register_peft_method(name=name, config_cls=config, model_cls=model)
+
+
+class TunerLayer(nn.Module, BaseTunerLayer):
+    """A layer around `base_layer`, with the parameters of each adapter in ParameterDicts.
+
+    A subclass names those dictionaries in `adapter_layer_names` (they begin with the tuner's
+    prefix), creates them in `__init__`, fills them in `add`, and says in `forward` what it computes.
+    Where the adapter is a change of the weight it also gives `delta`.
+    """
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.quantization_backend = resolve_quantization_backend(self.get_base_layer())
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        for name in self.adapter_layer_names:
+            setattr(self, name, nn.ParameterDict())
+
+    def add(self, adapter: str, config: Any) -> None:
+        """Create the parameters of an adapter; data-dependent values only off the meta device."""
+        raise TypeError(f"{type(self).__name__} adds no parameters")  # pragma: no cover
+
+    def update_layer(self, adapter: str, config: Any, inference_mode: bool = False) -> None:
+        """Add an adapter, on the device of the base layer, and make the active one trainable."""
+        self.add(adapter, config)
+        self._move_adapter_to_device_of_base_layer(adapter)
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def delta(self, adapter: str) -> Tensor:
+        """Change of the base layer's weight, in the base weight's own layout."""
+        raise NotImplementedError(f"{type(self).__name__} is no change of a weight")
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the adapters to the base weight.
+
+        Raises:
+            ValueError: the sum is not finite (safe_merge).
+        """
+        for adapter in check_adapters_to_merge(self, adapter_names):
+            if adapter in self._own():
+                self._shift(adapter, 1.0, safe_merge)
+                self.merged_adapters.append(adapter)
+
+    def unmerge(self) -> None:
+        """Take the merged adapters out again."""
+        while self.merged_adapters:
+            self._shift(self.merged_adapters.pop(), -1.0, False)
+
+    def active(self) -> list[str]:
+        """Adapters that act in this forward pass, none where they are switched off or merged."""
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return []
+        return [] if self.merged else [name for name in self.active_adapters if name in self._own()]
+
+    def _own(self) -> Any:
+        return getattr(self, self.adapter_layer_names[0])
+
+    def _shift(self, adapter: str, sign: float, safe: bool) -> None:
+        weight = self.get_base_weight()
+        shifted = weight + sign * self.delta(adapter).to(weight.dtype)
+        if safe and not torch.isfinite(shifted).all():
+            raise ValueError(f"merging {adapter} gives values that are not finite")
+        self.set_base_weight(shifted)
+
+
+class Tuner(BaseTuner):
+    """Replaces base layers by tuner layers.
+
+    A subclass sets `prefix` ("<name>_"), `tuner_layer_cls` and `layers`: kind of base layer -> class
+    of its tuner layer. Quantised linear layers count as `nn.Linear`.
+    """
+
+    layers: ClassVar[dict[type, type[TunerLayer]]] = {}
+    target_module_mapping: dict[str, Any] = {}  # noqa: RUF012  (as in PEFT: not a class variable)
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: Any,
+        target_name: str,
+        parent: Any,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, TunerLayer):
+            target.update_layer(adapter_name, peft_config, peft_config.inference_mode)
+            return
+        layer = self.layer_class(target)(target)
+        layer.update_layer(adapter_name, peft_config, peft_config.inference_mode)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)  # a further adapter is not trained unasked
+        self._replace_module(parent, target_name, layer, target)
+
+    def layer_class(self, target: nn.Module) -> type[TunerLayer]:
+        """The class for one base layer.
+
+        Raises:
+            TypeError: there is none for its kind.
+        """
+        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        for kind, layer in self.layers.items():
+            if isinstance(base, kind):
+                return layer
+        backend = resolve_quantization_backend(base)
+        if backend is not None and backend.layer_type == "linear" and nn.Linear in self.layers:
+            return self.layers[nn.Linear]
+        kinds = ", ".join(kind.__name__ for kind in self.layers)
+        raise TypeError(f"{type(base).__name__} is not adapted by {type(self).__name__} ({kinds})")

@@ -1,0 +1,35 @@
+"""A penalty: a mean over things of the batch, added to the objective's loss with a weight."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ftcli.objectives.base import Losses
+from ftcli.trainer.participant import Participant
+
+
+@dataclass
+class Penalty(Participant):
+    """Base of the penalties of the group `penalty`.
+
+    The loss of a step is the objective's plus, for each penalty, `weight` times its mean over all
+    micro-batches and ranks. Each micro-batch's mean counts by its `size`, so accumulating equals
+    the large batch.
+    """
+
+    weight: float = 1.0  # factor before it is added to the loss
+
+    def begin(self, batch: dict[str, Any]) -> None:
+        """Before the forward pass of a micro-batch: the moment to switch taps on."""
+
+    @abstractmethod
+    def __call__(self, model: nn.Module, batch: dict[str, Any], losses: Losses) -> Tensor:
+        """The mean over the micro-batch, a scalar with a gradient."""
+
+    def size(self, batch: dict[str, Any]) -> float:
+        """How many things the mean of a micro-batch is over: labelled tokens, unless overridden."""
+        return float(batch["count"])
