@@ -1,0 +1,131 @@
+"""Base of the policies that let some blocks of the model move at a time."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+from ftcli.errors import Problems, UserError
+from ftcli.optimizers.state import drop, fetch, offload
+from ftcli.trainable.base import Trainable, activate
+from ftcli.trainable.blocks import Candidates
+from ftcli.trainable.selection import Draws, Every
+from ftcli.trainer.participant import State
+
+if TYPE_CHECKING:
+    from ftcli.run.run import Run
+
+#: Optimizer state of blocks that leave: stays, is forgotten, or waits on the CPU.
+StateOnSwitch = Literal["keep", "drop", "offload"]
+
+
+class Blockwise(Trainable):
+    """Lets the blocks that `choose` names move, and whatever is always on.
+
+    Every change of the active blocks is an event `active_blocks` of the run.
+
+    Args:
+        every: when to choose.
+        state_on_switch: what becomes of the optimizer state of blocks that leave. Dropped state
+            begins anew, with its step count, when the block comes back.
+        always_on: patterns of parameter names that always move; null: all that lies outside blocks.
+        seed: of the draws; null: the run's.
+    """
+
+    def __init__(
+        self,
+        every: Every,
+        state_on_switch: StateOnSwitch = "drop",
+        always_on: list[str] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.every, self.state_on_switch = every, state_on_switch
+        self.always_on, self.seed = always_on, seed
+        self.active: list[int] = []
+        self._applied: list[int] | None = None
+
+    def setup(self, run: Run) -> None:
+        """Sort what the method trains into blocks.
+
+        Raises:
+            UserError: several processes, nothing to choose from, or a pattern matches nothing.
+        """
+        self._refuse_processes(run)
+        self.candidates = Candidates.of(run.model)
+        self.draws = Draws(run.seed if self.seed is None else self.seed)
+        self.active, self._applied = [], None
+        patterns = self.always_on
+        if patterns is None:
+            self._always = {id(p) for _, p in self.candidates.outside}
+            return
+        names = [name for name, _ in self.candidates]
+        missed = [p for p in patterns if not any(fnmatchcase(name, p) for name in names)]
+        Problems.raise_if_any([_no_match(pattern, names) for pattern in missed])
+        self._always = {
+            id(p) for name, p in self.candidates if any(fnmatchcase(name, x) for x in patterns)
+        }
+
+    def choose(self, state: State) -> list[int]:
+        """Numbers of the blocks that move from this step on, ascending."""
+        raise NotImplementedError(f"{type(self).__name__} chooses nothing")  # pragma: no cover
+
+    def before_step(self, state: State) -> None:
+        """Choose when it is time; put into force what was chosen, now or before a resume."""
+        if self.every.due(state):
+            self.active = self.choose(state)
+        if self.active != self._applied:
+            self._switch(state)
+
+    def on_train_end(self, state: State) -> None:
+        """What the method trains is whole again."""
+        activate([p for _, p in self.candidates], [])
+        self._applied = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The active blocks and the generator."""
+        return {"active": self.active, **self.draws.state_dict()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave; the next step puts it into force."""
+        self.active, self._applied = list(saved["active"]), None
+        self.draws.load_state_dict(saved)
+
+    def _switch(self, state: State) -> None:
+        on, off = self._split()
+        activate(on, off)
+        optimizer = state.run.optimizer.optimizer
+        if self.state_on_switch == "drop":
+            drop(optimizer, off)
+        elif self.state_on_switch == "offload":
+            offload(optimizer, off)
+            fetch(optimizer, on)
+        self._applied = list(self.active)
+        if state.run.dir is not None:
+            state.run.dir.event("active_blocks", step=state.step, blocks=self.active)
+
+    def _split(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """What moves, and what does not."""
+        inside = {id(p) for block in self.active for _, p in self.candidates.inside[block]}
+        moving = inside | self._always
+        every = [p for _, p in self.candidates]
+        return [p for p in every if id(p) in moving], [p for p in every if id(p) not in moving]
+
+    def _refuse_processes(self, run: Run) -> None:
+        count = run.accelerator.num_processes
+        if count > 1:
+            raise UserError(
+                f"{type(self).__name__} changes which parameters have gradients, and {count} "
+                "processes reduce gradients in groups that are fixed at the start.",
+                where="trainable",
+                fix="one process: ftcli train without -p",
+            )
+
+
+def _no_match(pattern: str, names: list[str]) -> UserError:
+    return UserError(
+        f"'{pattern}' matches 0 of the {len(names)} parameters that the method trains "
+        f"(they are called like {names[-1]!r}).",
+        where="trainable.always_on",
+    )
