@@ -1,0 +1,259 @@
+"""LoRA whose start is taken out of the base: W' = W - scale * B0 A0, so that W' + scale * B0 A0 = W."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ftcli.config.classpath import ClassPath
+from ftcli.errors import UserError
+from ftcli.methods.base import quantisation_of, refuse_names
+from ftcli.methods.peft import ADAPTER, Peft
+
+if TYPE_CHECKING:
+    from ftcli.run.run import Run
+
+INITIAL = "initial."  # before the names of A0 and B0 in a checkpoint
+FACTORS = ("lora_A", "lora_B")
+
+
+class ShiftedLora(Peft):
+    """Base of initialisations from data; a subclass gives the factors of each layer.
+
+    `prepare` adds an ordinary LoRA, `setup` writes A0 and B0 into it and shifts the base. A
+    checkpoint holds A0 and B0 beside the trained A and B, which is enough to shift a fresh base. What
+    `save` writes stands on the original base: W' + scale * B A = W + scale * [B, -B0] [A; A0], an
+    ordinary LoRA of rank 2r.
+
+    Args:
+        config_class: peft.LoraConfig or a subclass of it.
+        targets_strict: refuse names of modules that match nothing in the model.
+        autocast_adapter_dtype: adapter weights in float32 also where the base has half precision.
+    """
+
+    quantisable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        config_class: ClassPath = "peft.LoraConfig",
+        targets_strict: bool = True,
+        autocast_adapter_dtype: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(config_class, targets_strict, autocast_adapter_dtype, **options)
+        self._initial: dict[str, Tensor] = {}  # A0, B0 under the names of `state`; none: no shift
+        self._pristine: tuple[Any, int] | None = None  # the base's source; the seed of new weights
+
+    @property
+    def keeps_base(self) -> bool:
+        """No: with the adapter off it is the shifted base that remains."""
+        return False
+
+    def factors(self, run: Run, layers: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Name, A0 [r, in] and B0 [out, r] of layers; those left out keep LoRA's own start.
+
+        Args:
+            layers: name -> LoRA layer on the unshifted base; `weight_of` gives its weight.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no factors")  # pragma: no cover
+
+    def prepare(self, model: Any) -> nn.Module:
+        """Add an ordinary LoRA, on plain linear layers of their own.
+
+        Raises:
+            UserError: the base is quantised, or a target cannot be shifted.
+        """
+        if quantisation_of(model) is not None:
+            raise self._not_on_quantised("its initialisation changes the base's weights")
+        self._initial, self._pristine = {}, None
+        wrapped = super().prepare(model)
+        _refuse_unshiftable(wrapped)
+        return wrapped
+
+    def setup(self, run: Run) -> None:
+        """Compute A0 and B0, write them into the adapter and shift the base by them."""
+        model = run.model
+        self._shift(model, {})
+        self._pristine = (run.model_source, run.seed)
+        layers = lora_layers(model)
+        with torch.no_grad():
+            for name, *pair in self.factors(run, layers):
+                for part, value in zip(FACTORS, pair, strict=True):
+                    _weight(layers[name], part).copy_(_agreed(run, value))
+        own = {key: tensor.clone() for key, tensor in _own(model).items()}
+        self._shift(model, own)
+
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """The adapter, and what the base was shifted by."""
+        return super().state(model) | {INITIAL + key: t for key, t in self._initial.items()}
+
+    def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+        """Put the tensors into the adapter and shift the base as they say, whatever it was before.
+
+        Raises:
+            UserError: names differ from those of this adapter.
+        """
+        initial = {k[len(INITIAL) :]: t for k, t in tensors.items() if k.startswith(INITIAL)}
+        names = {INITIAL + key for key in _own(model)} if initial else set()
+        given = {INITIAL + key for key in initial}
+        refuse_names(sorted(names - given), sorted(given - names))
+        shift, self._initial = self._initial, {}  # Peft's own state, for its own check
+        try:
+            super().load_state(model, {k: t for k, t in tensors.items() if k not in given})
+        finally:
+            self._initial = shift
+        self._shift(model, initial)
+
+    def describe(self) -> dict[str, Any]:
+        """PEFT's adapter_config.json of the trained factors, and that the base is shifted."""
+        if not self._initial:
+            return super().describe()
+        return super().describe() | {
+            "shifted": f"weights of the base less scaling * B0 A0, which are {INITIAL}*"
+        }
+
+    def save(self, model: Any, folder: str | Path) -> None:
+        """Write a LoRA of rank 2r on the original base, in PEFT's layout."""
+        if not self._initial:
+            return super().save(model, folder)
+        tensors = dict(model.state_dict())
+        for key, start in self._initial.items():
+            name, sign = _with_adapter(key), -1 if "lora_B" in key else 1
+            trained = tensors[name]
+            both = [trained, sign * start.to(trained)]
+            tensors[name] = torch.cat(both, dim=1 if "lora_B" in key else 0)
+        with _doubled(model):
+            model.save_pretrained(folder, state_dict=tensors, save_embedding_layers=False)
+
+    def _checked(self, config: Any) -> Any:
+        for name, plain in (("init_lora_weights", True), ("use_dora", False)):
+            if getattr(config, name) != plain:
+                raise UserError(
+                    f"{type(self).__name__} is an initialisation of plain LoRA, and does not go "
+                    f"with {name}={getattr(config, name)}.",
+                    where=f"method.{name}",
+                    fix=f"method.{name}={str(plain).lower()}, or method=lora",
+                )
+        return super()._checked(config)
+
+    @torch.no_grad()
+    def _shift(self, model: nn.Module, initial: Mapping[str, Tensor]) -> None:
+        """The original base less scale * B0 A0; the same bits for the same factors."""
+        known = self._initial
+        if known.keys() == initial.keys() and all(
+            torch.equal(known[key], t.to(known[key])) for key, t in initial.items()
+        ):
+            return
+        if known:
+            self._unshift(model)
+        # Copies: what is read from a file may lie where products come out with other rounding.
+        self._initial = {k: t.to(_own(model)[k], copy=True) for k, t in initial.items()}
+        if initial:
+            for name, layer in lora_layers(model).items():
+                _subtract(layer, self._change(name, layer))
+
+    def _unshift(self, model: nn.Module) -> None:
+        """The original weights: read again where it is known from where, else added back."""
+        if self._pristine is None:
+            for name, layer in lora_layers(model).items():
+                _subtract(layer, -self._change(name, layer))
+            return
+        source, seed = self._pristine
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)  # as Run does, where the weights are new ones
+            base = source.load("cpu")
+        modules = dict(base.named_modules())
+        for name, layer in lora_layers(model).items():
+            original = modules[name.removeprefix("base_model.model.")]
+            layer.get_base_layer().weight.copy_(original.weight)
+
+    def _change(self, name: str, layer: Any) -> Tensor:
+        """scale * B0 A0, float32 [out, in]."""
+        a, b = (self._initial[f"{name}.{part}.weight"].float() for part in FACTORS)
+        return layer.scaling[ADAPTER] * (b @ a)
+
+
+def lora_layers(model: nn.Module) -> dict[str, Any]:
+    """Name in the wrapped model -> layer that holds the adapter."""
+    from peft.tuners.lora import LoraLayer
+
+    named = model.named_modules()
+    return {n: m for n, m in named if isinstance(m, LoraLayer) and ADAPTER in m.r}
+
+
+def weight_of(layer: Any) -> Tensor:
+    """The base weight [out, in]; GPT-2's layers store it the other way round."""
+    weight = layer.get_base_layer().weight
+    return weight.T if layer.fan_in_fan_out else weight
+
+
+def _weight(layer: Any, part: str) -> nn.Parameter:
+    return getattr(layer, part)[ADAPTER].weight
+
+
+def _own(model: nn.Module) -> dict[str, Tensor]:
+    """The factors as they are now, under the names of PEFT's state."""
+    layers = lora_layers(model).items()
+    return {f"{n}.{part}.weight": _weight(m, part).data for n, m in layers for part in FACTORS}
+
+
+def _with_adapter(key: str) -> str:
+    return f"{key.removesuffix('.weight')}.{ADAPTER}.weight"
+
+
+def _subtract(layer: Any, change: Tensor) -> None:
+    """In float32 and rounded once: a difference of bfloat16 would lose the small part."""
+    weight = weight_of(layer)
+    weight.copy_(weight.float() - change)
+
+
+def _agreed(run: Run, value: Tensor) -> Tensor:
+    """The first rank's value: signs of singular vectors may differ between devices."""
+    if run.accelerator.num_processes == 1:
+        return value
+    from accelerate.utils import broadcast
+
+    return broadcast(value.to(run.accelerator.device).contiguous())
+
+
+@contextmanager
+def _doubled(model: Any) -> Iterator[None]:
+    """The adapter's configuration with twice the rank and the same scale."""
+    config = model.peft_config[ADAPTER]
+    more = math.sqrt(2) if config.use_rslora else 2  # alpha / sqrt(r), else alpha / r
+    wide = copy.deepcopy(config)
+    wide.r, wide.lora_alpha = 2 * config.r, more * config.lora_alpha
+    wide.rank_pattern = {key: 2 * r for key, r in config.rank_pattern.items()}
+    wide.alpha_pattern = {key: more * alpha for key, alpha in config.alpha_pattern.items()}
+    model.peft_config[ADAPTER] = wide
+    try:
+        yield
+    finally:
+        model.peft_config[ADAPTER] = config
+
+
+def _refuse_unshiftable(model: nn.Module) -> None:
+    """Only matrices of one layer each: a tied one would be shifted for all that share it."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    for name, layer in lora_layers(model).items():
+        weight = layer.get_base_layer().weight
+        if not hasattr(layer, "fan_in_fan_out") or weight.dim() != 2 or not layer.lora_A:
+            why = "is no linear layer"
+        elif len(names[weight]) > 1:
+            why = "shares its weight with another layer"
+        else:
+            continue
+        raise UserError(
+            f"{name.removeprefix('base_model.model.')} {why}, so that no part can be taken out of it.",
+            where="method.target_modules",
+            fix="method.target_modules=all-linear",
+        )
