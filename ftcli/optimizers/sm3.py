@@ -1,0 +1,122 @@
+"""SM3 (arXiv 1901.11150): second moments kept once a row and once a column of a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from ftcli.optimizers.sparse_adamw import load_exactly
+
+
+class SM3(Optimizer):
+    """SM3-II (Algorithm 2) with one accumulator an axis; also for sparse entries of a matrix.
+
+    The second moment of an entry is bounded by the smallest accumulator that covers it:
+    nu = min(r_i, c_j) + g^2, then r_i and c_j become the maximum of nu over their entries, and the
+    entry moves by lr * g / sqrt(nu + eps). A vector whose values are entries of a matrix is
+    declared by `layout`; its accumulators are the matrix's, [out] and [in], whatever the number
+    of entries (SpIEL-MA, arXiv 2401.16405, section 3.1). Weight decay is decoupled.
+
+    Args:
+        params: parameters, or groups of them.
+        momentum: share of the last update in the next one; costs one value a trained entry.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+        self._layouts: dict[Tensor, tuple[Tensor, tuple[int, int]]] = {}
+
+    def layout(self, param: Tensor, indices: Tensor, shape: tuple[int, int]) -> None:
+        """Say where the values of a vector stand in a matrix.
+
+        Args:
+            param: values [k].
+            indices: their positions in the flattened matrix [k], kept by reference: later changes
+                in place are followed.
+            shape: of the matrix.
+        """
+        self._layouts[param] = (indices, shape)
+
+    def covers(self, param: Tensor) -> list[Tensor]:
+        """The accumulators, one an axis; zeros before the first step."""
+        state = self.state[param]
+        shape = self._layouts[param][1] if param in self._layouts else param.shape
+        for axis, size in enumerate(shape):
+            if f"axis_{axis}" not in state:
+                state[f"axis_{axis}"] = torch.zeros(size, device=param.device)
+        return [state[f"axis_{axis}"] for axis in range(len(shape))]
+
+    @torch.no_grad()
+    def forget(self, param: Tensor, slots: Tensor) -> None:
+        """Take the momentum from some values, int64 [n]: they stand for other entries now."""
+        if "momentum" in self.state[param]:
+            self.state[param]["momentum"].view(-1)[slots] = 0.0
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._update(param, param.grad.float(), group)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave, to the bit."""
+        super().load_state_dict(state_dict)
+        load_exactly(self, state_dict)
+
+    def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        covers, state = self.covers(param), self.state[param]
+        accumulate = _sparse if param in self._layouts else _dense
+        second = accumulate(grad, covers, *self._layouts.get(param, ()))
+        update = grad * (second + group["eps"]).rsqrt()
+        if group["momentum"]:
+            kept = state.setdefault("momentum", torch.zeros_like(update))
+            update = kept.mul_(group["momentum"]).add_(update, alpha=1 - group["momentum"])
+        param.mul_(1 - group["lr"] * group["weight_decay"])
+        param.sub_(update.to(param.dtype), alpha=group["lr"])
+
+
+def _dense(grad: Tensor, covers: list[Tensor]) -> Tensor:
+    """Second moments of all entries; each accumulator becomes their maximum over the other axes."""
+    if not covers:
+        return grad.square()
+    second = covers[0].view(_along(0, grad))
+    for axis, cover in enumerate(covers[1:], 1):
+        second = torch.minimum(second, cover.view(_along(axis, grad)))
+    second = second + grad.square()
+    for axis, cover in enumerate(covers):
+        others = [other for other in range(grad.dim()) if other != axis]
+        cover.copy_(second.amax(others) if others else second)
+    return second
+
+
+def _sparse(grad: Tensor, covers: list[Tensor], indices: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Second moments of the entries alone [k]; rows and columns without any stay as they are."""
+    flat = indices.long()
+    rows, columns = flat // shape[1], flat % shape[1]
+    second = torch.minimum(covers[0][rows], covers[1][columns]) + grad.square()
+    covers[0].scatter_reduce_(0, rows, second, "amax")
+    covers[1].scatter_reduce_(0, columns, second, "amax")
+    return second
+
+
+def _along(axis: int, like: Tensor) -> list[int]:
+    return [-1 if other == axis else 1 for other in range(like.dim())]

@@ -1,0 +1,222 @@
+"""AdamW whose state covers only chosen entries of a tensor, or counts the age of each entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class SparseAdamW(Optimizer):
+    """AdamW (arXiv 1711.05101) that can be restricted to some entries of a parameter.
+
+    Of a restricted parameter the moments are two float32 vectors of exactly as many values as
+    there are entries, and no other entry ever changes (LIFT, arXiv 2506.00772, section 3). Steps are
+    counted a tensor, or an entry once `seed` has given entries different ages (SpIEL, arXiv
+    2401.16405, section 3.1). Weight decay is decoupled and acts on the entries that are updated.
+
+    Args:
+        params: parameters, or groups of them.
+        eps_before_correction: divide by sqrt(v) + eps and correct the bias of the quotient, as both
+            papers do; otherwise correct the moments first, as torch.optim.AdamW does.
+        master_weights: keep float32 values of the updated entries where weights have half
+            precision, which would round small updates away.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        eps_before_correction: bool = True,
+        master_weights: bool = True,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": tuple(betas),
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "eps_before_correction": eps_before_correction,
+                "master_weights": master_weights,
+            },
+        )
+
+    @torch.no_grad()
+    def restrict(self, param: Tensor, indices: Tensor | None) -> None:
+        """Update only these entries from now on; None: all of them.
+
+        Moments stay where an entry was updated before, start at 0 where it was not, and are lost
+        where it no longer is. The number of steps goes on.
+
+        Args:
+            param: a contiguous parameter of this optimizer.
+            indices: positions in the flattened parameter, ascending, int32 or int64 [k].
+
+        Raises:
+            ValueError: they are not ascending positions of this parameter.
+        """
+        if indices is not None:
+            _check(indices, param)
+            indices = indices.to(param.device)
+        state = self.state[param]
+        if "step" not in state:
+            self._begin(param, indices)
+            return
+        old = state.get("indices")
+        for name in (*MOMENTS, "step", "master"):
+            if name in state and state[name].dim() > 0:
+                fill = param.detach() if name == "master" else None
+                state[name] = _carried(state[name], old, indices, param, fill)
+        if indices is None:
+            state.pop("indices", None)
+        else:
+            state["indices"] = indices
+
+    def support(self, param: Tensor) -> Tensor | None:
+        """The entries a parameter is restricted to [k]; None where it is not."""
+        return self.state[param].get("indices") if param in self.state else None
+
+    @torch.no_grad()
+    def seed(
+        self, param: Tensor, slots: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, age: Tensor | float
+    ) -> None:
+        """Give some entries moments and an age as if they had been updated `age` times.
+
+        Args:
+            slots: positions in the (restricted or flattened) moments, int64 [n].
+            exp_avg, exp_avg_sq: not corrected for their bias, [n].
+            age: number of updates, need not be whole.
+        """
+        state = self.state[param]
+        if "step" not in state:
+            self._begin(param, None)
+        for name, given in zip(MOMENTS, (exp_avg, exp_avg_sq), strict=True):
+            state[name].view(-1)[slots] = given.to(state[name].dtype)
+        if state["step"].dim() == 0:
+            state["step"] = torch.full_like(state["exp_avg"], float(state["step"]))
+        state["step"].view(-1)[slots] = torch.as_tensor(age).to(state["step"])
+        if "master" in state:
+            state["master"].view(-1)[slots] = (
+                _entries(param, state.get("indices")).view(-1)[slots].float()
+            )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._update(param, param.grad, group)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave, to the bit."""
+        super().load_state_dict(state_dict)
+        load_exactly(self, state_dict)
+        for param, state in self.state.items():
+            if "indices" in state:
+                _check(state["indices"], param)
+
+    def _begin(self, param: Tensor, indices: Tensor | None) -> None:
+        state, group = self.state[param], self._group(param)
+        if indices is not None:
+            state["indices"] = indices
+        entries = _entries(param.detach(), indices)
+        state["step"] = torch.zeros(())
+        for name in MOMENTS:
+            state[name] = torch.zeros_like(entries, dtype=torch.float32)
+        if group["master_weights"] and param.dtype in (torch.bfloat16, torch.float16):
+            state["master"] = entries.float()
+
+    def _update(self, param: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        if "step" not in self.state[param]:
+            self._begin(param, None)
+        state, (beta1, beta2) = self.state[param], group["betas"]
+        indices, (m, v) = state.get("indices"), (state[name] for name in MOMENTS)
+        grad = _entries(gradient, indices).float()
+        state["step"] += 1
+        m.lerp_(grad, 1 - beta1)
+        v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        age = state["step"] if state["step"].dim() else float(state["step"])
+        first, root = 1 - beta1**age, (1 - beta2**age) ** 0.5
+        if group["eps_before_correction"]:
+            update = m / v.sqrt().add_(group["eps"]) * (root / first)
+        else:
+            update = m / first / (v.sqrt() / root).add_(group["eps"])
+        values = state["master"] if "master" in state else _entries(param, indices).float()
+        values.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"])
+        if indices is not None:
+            param.view(-1)[indices] = values.to(param.dtype)
+        elif values is not param:
+            param.copy_(values)
+
+    def _group(self, param: Tensor) -> dict[str, Any]:
+        for group in self.param_groups:
+            if any(other is param for other in group["params"]):
+                return group
+        raise ValueError("the parameter is none of this optimizer's")
+
+
+def load_exactly(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Put saved state in place as it was saved: torch casts all of it to the parameter's dtype.
+
+    That would round float32 moments of half-precision weights, and turn positions into floats.
+    """
+    keys = [key for group in saved["param_groups"] for key in group["params"]]
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for key, param in zip(keys, params, strict=True):
+        for name, value in saved["state"].get(key, {}).items():
+            if isinstance(value, Tensor):
+                scalar = (
+                    value.dim() == 0
+                )  # counters stay on the CPU: reading them waits for nothing
+                value = value.detach().clone().to("cpu" if scalar else param.device)
+            optimizer.state[param][name] = value
+
+
+def _entries(tensor: Tensor, indices: Tensor | None) -> Tensor:
+    """The tensor itself, or a copy of some of its entries [k]."""
+    return tensor if indices is None else tensor.reshape(-1)[indices]
+
+
+def _carried(
+    values: Tensor, old: Tensor | None, new: Tensor | None, param: Tensor, fill: Tensor | None
+) -> Tensor:
+    """Values of the entries `old` (None: all) as values of the entries `new`.
+
+    Args:
+        fill: of the parameter's shape, for entries that had no value; None: zeros.
+    """
+    if new is None:
+        dense = torch.zeros_like(param, dtype=values.dtype) if fill is None else fill.to(values)
+        dense = dense.clone()
+        dense.view(-1)[... if old is None else old] = values.view(-1)
+        return dense
+    if old is None:
+        return values.reshape(-1)[new]
+    place = torch.searchsorted(old, new.to(old.dtype)).clamp_(max=len(old) - 1)
+    other = torch.zeros_like(new, dtype=values.dtype) if fill is None else fill.view(-1)[new]
+    return torch.where(old[place] == new, values[place], other.to(values))
+
+
+def _check(indices: Tensor, param: Tensor) -> None:
+    if indices.dtype not in (torch.int32, torch.int64) or indices.dim() != 1 or not len(indices):
+        raise ValueError(f"positions are integers [k], k > 0; got {indices.dtype}, {indices.shape}")
+    if not param.is_contiguous():
+        raise ValueError("only contiguous parameters can be restricted")
+    inside = 0 <= int(indices[0]) and int(indices[-1]) < param.numel()
+    if not inside or not bool((indices[1:] > indices[:-1]).all()):
+        raise ValueError(f"positions do not ascend between 0 and {param.numel()}")
