@@ -1,0 +1,13 @@
+"""What autograd keeps for backward in a usual step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ftcli.reproduce.measures.peak_saved_activation_bytes import of_each_step
+
+
+def mean_saved_activation_bytes(run: Path) -> float:
+    """Mean over the first steps of the run of the most that is kept at one time in each."""
+    found = of_each_step(run)
+    return sum(found) / len(found)

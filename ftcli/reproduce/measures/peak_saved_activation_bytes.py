@@ -1,0 +1,74 @@
+"""What autograd keeps for backward during training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ftcli.trainer.participant import Participant, State
+
+STEPS = 8
+
+
+def peak_saved_activation_bytes(run: Path) -> float:
+    """Largest amount kept at one time over the first steps of the run, its parameters left out."""
+    return float(max(of_each_step(run)))
+
+
+def of_each_step(folder: Path) -> list[int]:
+    """Bytes kept at the peak of each of the first steps."""
+    from torch.autograd.graph import saved_tensors_hooks
+
+    from ftcli.reproduce.probe import again
+
+    fresh = again(folder, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
+    fresh.evaluators = {}
+    ledger = Ledger(fresh.model)
+    fresh.loggers = {"saved": ledger}
+    with saved_tensors_hooks(ledger.keep, lambda kept: kept.tensor):
+        fresh.trainer.fit(fresh)
+    return ledger.peaks
+
+
+class Ledger(Participant):
+    """Storages that saved tensors hold, each counted once for as long as one of them lives."""
+
+    def __init__(self, model: Any) -> None:
+        self.weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self.holders: dict[int, int] = {}
+        self.live = 0
+        self.peaks: list[int] = []
+
+    def before_step(self, state: State) -> None:
+        """A new step, with a peak of its own."""
+        self.peaks.append(0)
+
+    def keep(self, tensor: Any) -> Kept:
+        """Enter a tensor that is being saved."""
+        storage = tensor.untyped_storage()
+        place, size = storage.data_ptr(), storage.nbytes()
+        kept = Kept(self, tensor, place, size)
+        if place not in self.weights:
+            self.holders[place] = self.holders.get(place, 0) + 1
+            self.live += size if self.holders[place] == 1 else 0
+            if self.peaks:
+                self.peaks[-1] = max(self.peaks[-1], self.live)
+        return kept
+
+    def release(self, place: int, size: int) -> None:
+        """Strike out a tensor that backward is done with."""
+        if place in self.holders:
+            self.holders[place] -= 1
+            if not self.holders[place]:
+                del self.holders[place]
+                self.live -= size
+
+
+class Kept:
+    """A saved tensor, which reports its end."""
+
+    def __init__(self, ledger: Ledger, tensor: Any, place: int, size: int) -> None:
+        self.ledger, self.tensor, self.place, self.size = ledger, tensor, place, size
+
+    def __del__(self) -> None:
+        self.ledger.release(self.place, self.size)

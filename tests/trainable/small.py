@@ -1,0 +1,82 @@
+"""Real runs of a few steps on the shipped Llama of eight blocks, watched from inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ftcli.config import compose, validate
+from ftcli.run.run import Run
+from ftcli.run.rundir import RunDir
+from ftcli.trainer.participant import Participant, State
+
+BASE = (
+    "model.quantization=none", "model.dtype=float32", "trainer.precision=fp32", "data.limit=40",
+    "data.max_length=48", "trainer.epochs=null", "trainer.batch_size=2", "trainer.eval_first=false",
+    "trainer.save_every=null", "trainer.eval_every=null", "trainer.log_every=1", "eval=none",
+    "scheduler=constant", "optimizer.lr=1e-3",
+)  # fmt: skip
+
+
+def made(*overrides: str, folder: Path | None = None) -> Run:
+    """A run, with a directory where a folder is given."""
+    composed = compose("qlora_llama", [*BASE, *overrides])
+    validate(composed)
+    if folder is not None:
+        (folder / "checkpoints").mkdir(parents=True)
+    return Run(composed.config, RunDir(folder) if folder else None)
+
+
+def fitted(*overrides: str, folder: Path | None = None, resume: Path | None = None) -> Run:
+    """The same, trained."""
+    run = made(*overrides, folder=folder)
+    run.watch = Watch()
+    run.loggers["watch"] = run.watch
+    run.trainer.fit(run, resume=resume)
+    return run
+
+
+class Watch(Participant):
+    """Notes after each step what moved and what the optimizer holds."""
+
+    def __init__(self) -> None:
+        self.active: list[list[int]] = []  # blocks of each step
+        self.graded: list[set[str]] = []  # names with a gradient
+        self.weights: list[dict[str, torch.Tensor]] = []  # before the step
+        self.states: list[dict[str, int]] = []  # name -> tensors of its state
+        self.losses: list[float] = []
+
+    def before_step(self, state: State) -> None:
+        self.weights.append({n: p.detach().clone() for n, p in state.model.named_parameters()})
+        policy = state.run.trainable
+        self.active.append(list(policy.active) if policy else [])
+
+    def after_backward(self, state: State) -> None:
+        named = dict(state.model.named_parameters())
+        self.graded.append({n for n, p in named.items() if p.grad is not None})
+
+    def after_step(self, state: State) -> None:
+        held = state.run.optimizer.optimizer.state
+        self.states.append(
+            {
+                n: sum(t.numel() > 1 for t in held[p].values())
+                for n, p in state.model.named_parameters()
+                if p in held and held[p]
+            }
+        )
+
+    def on_log(self, state: State, metrics) -> None:
+        self.losses.append(metrics["loss"])
+
+
+def block_of(name: str) -> int | None:
+    """Number of the block in a name such as `model.layers.3.mlp.up_proj.weight`."""
+    parts = name.split(".")
+    return int(parts[parts.index("layers") + 1]) if "layers" in parts else None
+
+
+def same(one: Run, other: Run) -> bool:
+    """Whether all trained tensors are equal to the last bit."""
+    a, b = one.trained_state(), other.trained_state()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
