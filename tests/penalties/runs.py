@@ -1,0 +1,61 @@
+"""Runs of the packaged job without a directory, of a few steps on a few rows of E2E."""
+
+from __future__ import annotations
+
+import torch
+
+from ftcli.config import compose, validate
+from ftcli.run.run import Run
+from ftcli.trainer.loss import StepLoss
+
+SMALL = (
+    "data.limit=40", "data.validation=0.2", "trainer.epochs=null", "eval=none",
+    "model.quantization=none", "trainer.log_every=1", "trainer.precision=fp32",
+    "model.dtype=float32", "trainer.max_steps=2", "trainer.batch_size=4",
+    "trainer.eval_first=false", "trainer.save_every=null", "scheduler=constant",
+)  # fmt: skip
+#: One plain gradient step, so that a difference of gradients is one of weights.
+SGD = ("optimizer.optimizer_class=torch.optim.SGD", "optimizer.lr=0.1", "trainer.max_steps=1")
+
+
+def made(*overrides: str) -> Run:
+    composed = compose("qlora_llama", [*SMALL, *overrides])
+    validate(composed)
+    return Run(composed.config)
+
+
+def fitted(*overrides: str) -> Run:
+    run = made(*overrides)
+    run.trainer.fit(run)
+    return run
+
+
+def start(*overrides: str):
+    """A run ready for its first step, and the batches of that step."""
+    run = made(*overrides)
+    loop = run.trainer._start(run)
+    loop.call("before_step")
+    width = run.trainer.gradient_accumulation_steps
+    return run, [run.loader().batch(rows) for rows in run.loader().batches(0)[:width]]
+
+
+def step_loss(run, batches) -> StepLoss:
+    return StepLoss(run, run.model, batches, lambda value: value)
+
+
+def wake(model, scale: float = 0.02) -> None:
+    """Move what is trained off its start, where the model is its base."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(scale * torch.randn(p.shape, generator=generator))
+
+
+def weights(run) -> list[torch.Tensor]:
+    return [p.detach() for p in run.model.parameters() if p.requires_grad]
+
+
+def furthest(one: Run, other: Run) -> float:
+    pairs = zip(weights(one), weights(other), strict=True)
+    return max((a - b).abs().max().item() for a, b in pairs)

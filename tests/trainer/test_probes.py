@@ -1,0 +1,123 @@
+"""Taps see what passes, only while they are on, once a call, and hold nothing afterwards."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ftcli.trainer.probes import Probes, in_backward, muted
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))
+
+
+def hooks(model) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_inputs_outputs_and_their_gradients(model):
+    x = torch.randn(5, 4, requires_grad=True)
+    taps = {"mid": model[1]}
+    kinds = ("input", "output", "input_gradient", "output_gradient")
+    probes = {kind: Probes(taps, what=kind) for kind in kinds}
+    for probe in probes.values():
+        probe.begin()
+    model(x).sum().backward()
+    found = {kind: probe.take()["mid"] for kind, probe in probes.items()}
+    assert all(len(readings) == 1 for readings in found.values())
+    seen = {kind: readings[0].detach() for kind, readings in found.items()}
+    assert torch.equal(seen["input"], model[0](x).detach())
+    assert torch.equal(seen["output"], seen["input"].tanh())
+    wanted = model[2].weight.expand(5, 6)
+    assert torch.allclose(seen["output_gradient"], wanted)
+    assert torch.allclose(seen["input_gradient"], wanted * (1 - seen["output"] ** 2))
+
+
+def test_what_was_read_carries_its_graph(model):
+    with Probes({"mid": model[1]}) as probes:
+        model(torch.randn(5, 4))
+        probes.take()["mid"][0].square().sum().backward()
+    assert model[0].weight.grad.abs().sum() > 0 and model[2].weight.grad is None
+
+
+def test_nothing_is_seen_before_begin_after_end_or_muted(model):
+    probes = Probes({"mid": model[1]})
+    model(torch.randn(5, 4))
+    assert hooks(model) == 0 and probes.take() == {}
+    with probes:
+        probes.begin()  # again: one hook, not two
+        assert hooks(model) == 1
+        with muted():
+            model(torch.randn(5, 4))
+        assert probes.take() == {}
+        model(torch.randn(5, 4))
+        model(torch.randn(5, 4))
+        assert len(probes.take()["mid"]) == 2
+        model(torch.randn(5, 4))
+        probes.begin()  # forgets
+        assert probes.take() == {}
+    assert hooks(model) == 0
+
+
+def test_taps_go_also_when_the_block_fails(model):
+    with pytest.raises(RuntimeError), Probes({"mid": model[1]}):
+        model(torch.randn(5, 3))
+    assert hooks(model) == 0
+
+
+def test_a_gradient_that_arrives_after_the_end_is_not_kept(model):
+    probes = Probes({"mid": model[1]}, what="output_gradient")
+    with probes:
+        out = model(torch.randn(5, 4)).sum()
+    out.backward()
+    assert probes.take() == {}
+
+
+@pytest.mark.parametrize("what", ["output", "output_gradient"])
+def test_a_recomputation_is_not_read_twice_and_gives_the_same_gradients(model, what):
+    x, calls, found = torch.randn(5, 4), [], []
+
+    def read(name, tensor):
+        calls.append(in_backward())
+        return tensor.square().sum()
+
+    for run in (lambda: model(x), lambda: checkpoint(model, x, use_reentrant=False)):
+        calls.clear()
+        model.zero_grad()
+        with Probes({"mid": model[1]}, read, what) as probes:
+            out = run().sum()
+            if what == "output":
+                out = out + probes.take()["mid"][0]
+            out.backward()
+            readings = probes.take()
+        assert (what == "output" and readings == {}) or len(readings["mid"]) == 1
+        found.append([p.grad.clone() for p in model.parameters()])
+    assert what != "output" or calls == [False, True]  # once forward, once again in backward
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_nothing_is_held_over_steps(model):
+    probes, seen = Probes({"mid": model[1]}), []
+
+    def read(name, tensor):
+        seen.append(weakref.ref(tensor))
+        return tensor
+
+    probes = Probes({"mid": model[1]}, read)
+    for _ in range(3):
+        probes.begin()
+        loss = model(torch.randn(5, 4)).sum() + sum(r[0].sum() for r in probes.take().values())
+        loss.backward()
+        del loss
+        gc.collect()
+        assert all(ref() is None for ref in seen)
+        probes.end()
+    assert len(seen) == 3
