@@ -94,7 +94,7 @@ class PeqaLinear(TunerLayer):
         shift = self.peqa_scale[adapter].detach().view_as(self.base_layer.scale)
         if safe and not torch.isfinite(shift).all():
             raise ValueError(f"merging {adapter} gives values that are not finite")
-        self.base_layer.scale += sign * shift
+        self.base_layer.scale.data.add_(sign * shift)
 
 
 class PeqaModel(Tuner):

@@ -1,0 +1,261 @@
+"""Coupled structures: rows of some matrices that belong to columns of another one.
+
+Rows of query, key and value belong, head by head, to columns of the attention's output projection;
+rows of up and gate to columns of down, channel by channel. Reordering both ends alike leaves the
+function as it is (S2FT, arXiv 2412.06289, section 3.2). With grouped queries the heads that share
+a key and value stay together: groups are reordered, and heads inside a group.
+
+What a linear is, is told by its name and its shapes. Where not all of a structure is known (fused
+layers of another layout, biases or norms that belong to heads), it is marked `fixed`: its parts can
+be addressed and not reordered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ftcli.models.anatomy import Anatomy, Linear
+
+ATTENTION = {
+    "query": ("q_proj", "query", "q", "q_lin"),
+    "key": ("k_proj", "key", "k", "k_lin"),
+    "value": ("v_proj", "value", "v", "v_lin"),
+    "output": ("o_proj", "out_proj", "o", "out_lin", "dense", "c_proj"),
+}
+MLP = {
+    "up": ("up_proj", "c_fc", "fc1", "wi", "wi_1", "w3", "lin1", "dense_h_to_4h", "intermediate.dense"),
+    "gate": ("gate_proj", "wi_0", "w1"),
+    "down": ("down_proj", "c_proj", "fc2", "wo", "w2", "lin2", "dense_4h_to_h", "output.dense"),
+}  # fmt: skip
+#: Fused layer and the projection that closes it, where the fused rows are all query, all key, all value.
+ROWS_IN_TURN = {("qkv_proj", "o_proj", "linear"), ("c_attn", "c_proj", "conv1d")}
+HEAD_SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows (side "out") or columns (side "in") of one linear's weight: `units` runs of `width`."""
+
+    linear: Linear
+    side: Literal["out", "in"]
+    units: int
+    width: int = 1
+    start: int = 0  # first row, in a fused layer
+
+    @property
+    def dim(self) -> int:
+        """The dimension of the stored weight that is cut; a Conv1D keeps it [in, out]."""
+        return int((self.side == "in") != (self.linear.kind == "conv1d"))
+
+    def index(self, units: Sequence[int]) -> Tensor:
+        """Rows (or columns) of these units, int64 [len(units) * width]."""
+        first = torch.tensor(units, dtype=torch.long).unsqueeze(1) * self.width + self.start
+        return (first + torch.arange(self.width)).flatten()
+
+    @torch.no_grad()
+    def reorder(self, order: Sequence[int]) -> None:
+        """Put unit order[i] in the place of unit i, in the weight and, for rows, the bias."""
+        module: Any = self.linear.module
+        tensors = [(module.weight, self.dim)]
+        if self.side == "out" and module.bias is not None:
+            tensors.append((module.bias, 0))
+        for tensor, dim in tensors:
+            place = slice(self.start, self.start + self.units * self.width)
+            index = torch.arange(tensor.shape[dim])
+            index[place] = self.index(order)
+            tensor.copy_(tensor.index_select(dim, index.to(tensor.device)))
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """One attention or MLP: parts by role, units in `groups` (of `each` query heads in attention)."""
+
+    name: str
+    parts: dict[str, Part]
+    groups: int
+    each: int = 1
+    fixed: bool = False
+
+    def reorder(self, order: Sequence[int]) -> None:
+        """Reorder every part alike.
+
+        Args:
+            order: of all heads or channels; the heads of a group stand together.
+        """
+        for part in self.parts.values():
+            part.reorder(self.order_of(part, order))
+
+    def order_of(self, part: Part, order: Sequence[int]) -> Sequence[int]:
+        """The same order in the units of a part: those of groups where its units are groups."""
+        if part.units == len(order):
+            return order
+        return [order[i] // self.each for i in range(0, len(order), self.each)]
+
+    def arranged(self, first: Collection[int], second: Collection[int]) -> list[int]:
+        """An order in which chosen groups (`first`) and chosen heads or channels (`second`) are runs.
+
+        The order is [only first][both][only second][rest]. `second` is one run as long as it
+        takes no more than one group in part.
+        """
+        first, chosen = set(first), set(second)
+        ranked: list[tuple[int, list[int]]] = []
+        for group in range(self.groups):
+            units = range(group * self.each, (group + 1) * self.each)
+            taken = [unit for unit in units if unit in chosen]
+            left = [unit for unit in units if unit not in chosen]
+            if group in first:
+                ranked.append((2 if not left else 1 if taken else 0, left + taken))
+            else:
+                ranked.append((3 if not left else 4 if taken else 5, taken + left))
+        return [unit for _, units in sorted(ranked, key=lambda item: item[0]) for unit in units]
+
+
+def inverse(order: Sequence[int]) -> list[int]:
+    """The order that takes `order` back."""
+    back = [0] * len(order)
+    for place, unit in enumerate(order):
+        back[unit] = place
+    return back
+
+
+def coupled(model: nn.Module) -> list[Coupled]:
+    """The attentions and MLPs of a model's blocks, in the order of the model."""
+    anatomy = Anatomy(model)
+    found: list[Coupled] = []
+    for block, _ in anatomy.blocks:
+        groups: dict[tuple[str, bool], list[Linear]] = {}
+        for linear in anatomy.linears_of(block):
+            groups.setdefault(_group(linear.name, block), []).append(linear)
+        for (name, attention), linears in groups.items():
+            make = _attention if attention else _mlp
+            found += make(anatomy, name, linears)
+    return found
+
+
+def _group(name: str, block: str) -> tuple[str, bool]:
+    """What a linear belongs to: its attention, else the module (or block) that holds its MLP."""
+    parts = name[len(block) + 1 :].split(".")
+    for depth, part in enumerate(parts[:-1], 1):
+        if "attn" in part.lower() or "attention" in part.lower():
+            return ".".join([block, *parts[:depth]]), True
+    parts = parts[:-1]
+    if parts and parts[-1] in ("intermediate", "output"):  # BERT: two modules of one dense each
+        parts = parts[:-1]
+    return ".".join([block, *parts]), False
+
+
+def _by_role(linears: list[Linear], names: dict[str, tuple[str, ...]]) -> dict[str, Linear]:
+    return {
+        role: linear
+        for role, known in names.items()
+        for linear in linears
+        if any(f".{linear.name}".endswith(f".{name}") for name in known)
+    }
+
+
+def _attention(anatomy: Anatomy, name: str, linears: list[Linear]) -> Iterator[Coupled]:
+    roles = _by_role(linears, ATTENTION)
+    output, width = roles.get("output"), _head_size(anatomy, name)
+    if output is None or not width or output.in_features % width:
+        return
+    heads = output.in_features // width
+    rows = {role: (li, 0, li.out_features) for role, li in roles.items() if role != "output"}
+    for linear in linears:
+        ends = (linear.name, output.name)
+        if (*(end.rpartition(".")[2] for end in ends), linear.kind) in ROWS_IN_TURN:
+            rows |= _fused(linear, ("query", "key", "value"))
+    parts = {
+        role: Part(linear, "out", size // width, width, start)
+        for role, (linear, start, size) in rows.items()
+    }
+    groups = parts["value"].units if "value" in parts else heads
+    whole = {role: part.units for role, part in parts.items()}
+    known = whole == {"query": heads, "key": groups, "value": groups} and heads % groups == 0
+    parts["output"] = Part(output, "in", heads, width)
+    fixed = not known or _bound_to_heads(anatomy, name, parts, width)
+    yield Coupled(name, parts, groups if known else heads, heads // groups if known else 1, fixed)
+
+
+def _mlp(anatomy: Anatomy, name: str, linears: list[Linear]) -> Iterator[Coupled]:
+    roles = _by_role(linears, MLP)
+    down = roles.get("down")
+    if down is None:
+        return
+    channels = down.in_features
+    rows = {role: (li, 0, li.out_features) for role, li in roles.items() if role != "down"}
+    for linear in linears:
+        if linear.fused == "gate_up":
+            rows |= _fused(linear, ("gate", "up"))
+    parts = {
+        role: Part(linear, "out", channels, start=start)
+        for role, (linear, start, size) in rows.items()
+        if size == channels
+    }
+    parts["down"] = Part(down, "in", channels)
+    fixed = "up" not in parts or _bound_to_channels(anatomy, name, parts, channels)
+    yield Coupled(name, parts, channels, fixed=fixed)
+
+
+def _fused(linear: Linear, roles: tuple[str, ...]) -> dict[str, tuple[Linear, int, int]]:
+    """Linear, first row and number of rows of what is fused in it."""
+    starts = [sum(linear.parts[:i]) for i in range(len(linear.parts))]
+    return {
+        role: (linear, start, size)
+        for role, start, size in zip(roles, starts, linear.parts, strict=False)
+    }
+
+
+def _head_size(anatomy: Anatomy, name: str) -> int | None:
+    """From the attention module or those inside it; else the configuration's."""
+    for key, module in anatomy.modules.items():
+        if key == name or key.startswith(f"{name}."):
+            sizes = [getattr(module, mark, None) for mark in HEAD_SIZES]
+            known = [size for size in sizes if isinstance(size, int)]
+            if known:
+                return known[0]
+    config = getattr(anatomy.model, "config", None)
+    return getattr(config, "head_dim", None)
+
+
+def _others(anatomy: Anatomy, name: str, parts: dict[str, Part]) -> Iterator[nn.Module]:
+    """The modules at and below `name` that are no linear of the structure."""
+    own = {id(part.linear.module) for part in parts.values()}
+    for key, module in anatomy.modules.items():
+        if (key == name or key.startswith(f"{name}.")) and id(module) not in own:
+            yield module
+
+
+def _bound_to_heads(anatomy: Anatomy, name: str, parts: dict[str, Part], width: int) -> bool:
+    """Whether heads differ by more than the four matrices: position biases, norms over all heads."""
+    if any(not _plain(part.linear) for part in parts.values()):
+        return True
+    if getattr(getattr(anatomy.model, "config", None), "alibi", False):
+        return True
+    inner = parts["query"].linear.name.rpartition(".")[0]
+    for module in _others(anatomy, inner, parts):
+        if hasattr(module, "has_relative_attention_bias"):
+            return True
+        if any(tuple(p.shape) != (width,) for p in module.parameters(recurse=False)):
+            return True
+        if any(parts["output"].units in b.shape for b in module.buffers(recurse=False)):
+            return True
+    return False
+
+
+def _bound_to_channels(anatomy: Anatomy, name: str, parts: dict[str, Part], channels: int) -> bool:
+    """Whether something else is as wide as the channels, such as a norm before the projection down."""
+    if any(not _plain(part.linear) for part in parts.values()):
+        return True
+    others = _others(anatomy, name, parts)
+    return any(channels in p.shape for module in others for p in module.parameters(recurse=False))
+
+
+def _plain(linear: Linear) -> bool:
+    """Rows of packed weights cannot be moved one by one."""
+    weight: Any = linear.module.weight
+    return linear.kind in ("linear", "conv1d") and weight.dtype.is_floating_point
