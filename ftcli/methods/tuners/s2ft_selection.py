@@ -25,7 +25,7 @@ def select(structures: Sequence[Coupled], config: S2ftConfig) -> dict[str, list[
     together, so that layers get different numbers, and some none.
 
     Raises:
-        ValueError: the model has no such part.
+        ValueError: the model has no such part, or a ratio is less than one of them.
     """
     generator = torch.Generator().manual_seed(config.seed)
     found: dict[str, dict[str, list[int]]] = {}
@@ -35,7 +35,7 @@ def select(structures: Sequence[Coupled], config: S2ftConfig) -> dict[str, list[
         if ratio and not having:
             raise ValueError(f"ratios.{letter}: no {role} projection is known in this model")
         if ratio:
-            found[role] = _drawn(having, role, ratio, config, generator)
+            found[role] = _drawn(having, letter, ratio, config, generator)
     selected = {}
     for structure in structures:
         first, second = ("value", "output") if "output" in structure.parts else ("up", "down")
@@ -53,15 +53,18 @@ def select(structures: Sequence[Coupled], config: S2ftConfig) -> dict[str, list[
 
 def _drawn(
     structures: Sequence[Coupled],
-    role: str,
+    letter: str,
     ratio: float,
     config: S2ftConfig,
     generator: torch.Generator,
 ) -> dict[str, list[int]]:
     """Structure -> units of the highest scores of all."""
+    role = PARTS[letter]
     scores = [_scores(s.parts[role], config, generator) for s in structures]
     owner = torch.repeat_interleave(torch.tensor([len(s) for s in scores]))
     budget = int(ratio * len(owner))
+    if budget < 1:
+        raise ValueError(f"ratios.{letter}={ratio:g} is less than one of {len(owner)}")
     taken = torch.cat(scores).topk(budget).indices
     counts = torch.bincount(owner[taken], minlength=len(scores)).tolist()
     return {

@@ -8,15 +8,7 @@ import peft
 import pytest
 import torch
 from torch import nn
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftcli.errors import UserError
 from ftcli.methods.tuners.peqa import PeqaConfig, PeqaLinear
@@ -24,23 +16,8 @@ from ftcli.models.anatomy import Anatomy
 from ftcli.models.packed import quantise, stored_bytes
 from ftcli.models.packed_linear import PackedLinear
 
-from ..tiny import IDS, load, logits, loss_of, method, train, trainable, write_llama
-
-KINDS = {
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=128)),
-    "bert": lambda: BertForMaskedLM(
-        BertConfig(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
-            vocab_size=128,
-        )
-    ),
-    "t5": lambda: T5ForConditionalGeneration(
-        T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=128)
-    ),
-}
+from ..tiny import load, logits, loss_of, method, train, trainable, write_llama
+from .kinds import KINDS, build, output
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +27,6 @@ def folder(tmp_path_factory):
 
 def packed(model) -> list[PackedLinear]:
     return [m for m in model.modules() if isinstance(m, PackedLinear)]
-
-
-def output(model) -> torch.Tensor:
-    inputs = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = IDS[:, :5]
-    with torch.no_grad():
-        return model.eval()(**inputs).logits
 
 
 @pytest.mark.parametrize("bits", [3, 4])
@@ -167,9 +136,9 @@ def test_scales_are_vectors_which_optimizers_do_not_decay(folder):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
 def test_other_architectures(kind):
-    torch.manual_seed(0)
-    base = KINDS[kind]()
+    base = build(kind)
     before, plain = output(base), {n: tuple(p.shape) for n, p in base.named_parameters()}
     how = method("peqa", bits=8, task_type=None)
     model = how.prepare(base)
@@ -219,8 +188,6 @@ PAPER = {
 @pytest.mark.parametrize("size", PAPER)
 def test_the_papers_counts_and_sizes(size):
     """Trained scales of LLaMA, and bytes with 16-bit scales, zero points, embeddings and norms."""
-    from transformers import LlamaConfig
-
     hidden, width, layers, trained, gigabytes = PAPER[size]
     config = LlamaConfig(
         hidden_size=hidden, intermediate_size=width, num_hidden_layers=layers, vocab_size=32000,
