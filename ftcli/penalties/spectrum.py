@@ -66,7 +66,11 @@ def top_mass(logits: Tensor, k: int) -> Tensor:
     """Share of the k largest singular values of logits [n, V] in the sum of all; float32.
 
     Only values are differentiated: the gradient of singular vectors has no limit where two values meet.
+    Values that are 0 up to rounding get no gradient, for they can only grow.
     """
-    with torch.autocast(logits.device.type, enabled=False):
-        values = torch.linalg.svdvals(logits.float())
+    z = logits.float()
+    with torch.autocast(z.device.type, enabled=False):
+        values = torch.linalg.svdvals(z)
+    rounding = values[:1].detach() * max(z.shape) * torch.finfo(values.dtype).eps
+    values = torch.where(values > rounding, values, 0.0)
     return values[:k].sum() / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
