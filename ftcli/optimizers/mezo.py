@@ -1,0 +1,203 @@
+"""MeZO: a step from two losses along a random direction that is drawn again instead of kept."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+SEEDS = 10**9  # a direction's seed is drawn from {0, ..., SEEDS - 1}
+#: Values of a direction that exist at a time, so that a step takes no more memory than inference.
+#: Directions are drawn in pieces of this size: another size gives other directions.
+CHUNK = 2**18
+
+
+class Direction(NamedTuple):
+    """One direction of a step: its seed, the loss's slope along it, and the learning rate."""
+
+    seed: int
+    slope: float
+    lr: float
+
+
+class MeZO(Optimizer):
+    """Zeroth-order stochastic gradient descent (Malladi et al. 2023, arXiv 2305.17333).
+
+    With z ~ N(0, I) of the shape and type of each tensor (their algorithm 1, SPSA):
+
+        g = (L(theta + eps z) - L(theta - eps z)) / (2 eps)        definition 1
+        theta <- theta - lr (g z + weight_decay theta)
+
+    z is never held: it is drawn again from its seed, by generators of the optimizer's own. There is
+    no state of the size of a parameter. With n `directions` their estimates are averaged: n seeds
+    and slopes are kept and n updates of lr / n are made (n-SPSA).
+
+    Adding and subtracting in place leaves rounding errors, about 1e-7 of a weight a step in
+    float32 and far more in 16 bits; sets of at most `copies` values (adapters) are put back from
+    copies instead, to the bit.
+
+    Args:
+        params: parameters or (name, parameter) pairs, or groups of them. The order is kept, and one
+            tensor under two names is moved once.
+        eps: how far the two losses lie apart.
+        directions: directions a step; each takes two losses.
+        seed: of the directions; null: 0, or what `reseed` is given.
+        copies: see above; 0 never copies.
+        no_decay: patterns of names that weight decay leaves alone.
+    """
+
+    takes_names = True
+    uses_backward = False
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-6,
+        weight_decay: float = 0.0,
+        eps: float = 1e-3,
+        directions: int = 1,
+        seed: int | None = None,
+        copies: int = 2**20,
+        no_decay: Sequence[str] = ("*bias", "*norm*", "*ln_*"),
+    ) -> None:
+        if lr < 0 or eps <= 0 or directions < 1:
+            raise ValueError(f"lr={lr}, eps={eps}, directions={directions}: must be positive")
+        self.eps, self.directions, self.copies, self.seed = eps, directions, copies, seed
+        self.no_decay = tuple(no_decay)
+        self._seeds = torch.Generator().manual_seed(seed or 0)
+        self._drawn: dict[torch.device, torch.Generator] = {}
+        self.taken: list[Direction] = []  # the directions of the last step
+        self.last: dict[str, float] = {}  # the last of them: g, l1, l2, seed
+        defaults = {"lr": lr, "weight_decay": weight_decay}
+        seen: set[tuple[int, torch.Size]] = set()
+        groups = [part for g in _as_groups(params) for part in self._split({**defaults, **g}, seen)]
+        super().__init__(groups, defaults)
+
+    def reseed(self, seed: int) -> None:
+        """Begin the sequence of directions anew, unless the seed was given at construction."""
+        if self.seed is None:
+            self._seeds.manual_seed(seed)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step by 2 * `directions` losses; returns the first of them.
+
+        Args:
+            closure: the loss of the current batch; pure, the same batch each time, no backward.
+        """
+        if closure is None:
+            raise ValueError("MeZO steps by losses: it needs step(closure)")
+        lr, found, losses = _single(self.param_groups[0]["lr"]), [], []
+        for _ in range(self.directions):
+            seed = int(torch.randint(SEEDS, (), generator=self._seeds))
+            plus, minus = self._probe(seed, closure)
+            slope = (float(plus) - float(minus)) / (2 * self.eps)
+            found.append(Direction(seed, _single(slope), lr))
+            losses.append(plus)
+            self.last = {"g": slope, "l1": float(plus), "l2": float(minus), "seed": seed}
+        self._update(found)
+        self.taken = found
+        return losses[0]
+
+    @torch.no_grad()
+    def replay(self, taken: Sequence[Direction]) -> None:
+        """Take a step again from its seeds and slopes, without a loss; equal to the bit."""
+        for direction in taken:
+            self._probe(direction.seed, lambda: 0.0)  # its rounding errors are part of the step
+        self._update(taken)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What torch keeps, and where the sequence of directions stands."""
+        place = {"generator": self._seeds.get_state(), "last": dict(self.last)}
+        return super().state_dict() | {"directions": place}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        super().load_state_dict(state_dict)
+        self._seeds.set_state(state_dict["directions"]["generator"])
+        self.last = dict(state_dict["directions"]["last"])
+
+    def _probe(self, seed: int, closure: Callable[[], Any]) -> tuple[Any, Any]:
+        """Losses at theta + eps z and theta - eps z; theta is back afterwards."""
+        held = self._held()
+        self._move(seed, self.eps)
+        plus = closure()
+        self._put_back(held)
+        self._move(seed, -self.eps if held else -2 * self.eps)
+        minus = closure()
+        if held:
+            self._put_back(held)
+        else:
+            self._move(seed, self.eps)
+        return plus, minus
+
+    def _update(self, taken: Sequence[Direction]) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if group["weight_decay"] and parameter.requires_grad:
+                    parameter.mul_(1 - taken[0].lr * group["weight_decay"])
+        for direction in taken:
+            self._move(direction.seed, -direction.lr / len(taken) * direction.slope)
+
+    def _move(self, seed: int, by: float) -> None:
+        """theta += by * z, the z of this seed."""
+        for index, device in enumerate(dict.fromkeys(p.device for p in self._moving())):
+            if device.type == "meta":
+                return
+            generator = self._drawn.setdefault(device, torch.Generator(device))
+            generator.manual_seed(seed + SEEDS * index)  # else devices would draw the same values
+        for parameter in self._moving():
+            generator = self._drawn[parameter.device]
+            for part in _pieces(parameter):
+                z = torch.empty_like(part).normal_(generator=generator)
+                part.add_(z, alpha=by)
+
+    def _moving(self) -> Iterator[Tensor]:
+        """Tensors in their order, without those that a trainable policy has frozen."""
+        for group in self.param_groups:
+            yield from (p.detach() for p in group["params"] if p.requires_grad)
+
+    def _held(self) -> list[Tensor]:
+        moving = list(self._moving())
+        return [p.clone() for p in moving] if sum(p.numel() for p in moving) <= self.copies else []
+
+    def _put_back(self, held: list[Tensor]) -> None:
+        for parameter, value in zip(self._moving(), held, strict=False):
+            parameter.copy_(value)
+
+    def _split(
+        self, group: dict[str, Any], seen: set[tuple[int, torch.Size]]
+    ) -> Iterator[dict[str, Any]]:
+        """The parts of a group with and without weight decay; what was seen already is left out."""
+        pairs = [entry if isinstance(entry, tuple) else ("", entry) for entry in group["params"]]
+        parts: dict[bool, list[Tensor]] = {True: [], False: []}
+        for name, parameter in pairs:
+            key = (parameter.data_ptr(), parameter.shape)
+            if key[0] and key in seen:
+                continue
+            seen.add(key)
+            parts[not any(fnmatchcase(name, p) for p in self.no_decay)].append(parameter)
+        for decays, chosen in parts.items():
+            if chosen:
+                decay = group["weight_decay"] if decays else 0.0
+                yield {**group, "params": chosen, "weight_decay": decay}
+
+
+def _pieces(parameter: Tensor) -> Sequence[Tensor]:
+    """Views of a tensor, each small enough to be drawn at once."""
+    return parameter.view(-1).split(CHUNK) if parameter.is_contiguous() else [parameter]
+
+
+def _single(value: float) -> float:
+    """Rounded to float32, which is what a log keeps."""
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+def _as_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
+    given = list(params)
+    return given if given and isinstance(given[0], dict) else [{"params": given}]
