@@ -51,8 +51,8 @@ def _fitted(gradient: Tensor, rank: int, kind: str) -> dict[str, Tensor]:
 
 def _units(gradient: Tensor) -> tuple[Tensor, Tensor]:
     n, m = gradient.shape
-    like = {"device": gradient.device, "dtype": torch.float32}
-    return torch.eye(n, min(n, m), **like), torch.eye(m, min(n, m), **like)
+    square = torch.eye(max(n, m), min(n, m), device=gradient.device)
+    return square[:n], square[:m]
 
 
 def _sides(

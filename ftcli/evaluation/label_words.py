@@ -1,0 +1,44 @@
+"""Accuracy of classification by words: the likeliest of the label words against the right one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch.nn.functional import cross_entropy
+
+from ftcli.evaluation.decoding import judging
+from ftcli.objectives.candidates import scored, token_ids
+
+
+@dataclass
+class LabelWords:
+    """Accuracy over the label words, whatever objective the run was trained with."""
+
+    split: str = "test"  # which rows: test, validation or train
+    words: list[str] | None = None  # with their leading space; null: the completions of the rows
+    batch_size: int = 64  # rows a forward pass
+    limit: int | None = None  # stop after this many rows; null reads all
+    periodic: bool = True  # also at trainer.eval_every, not only before and after training
+
+    def __call__(self, run: Any) -> dict[str, float]:
+        """`accuracy` in percent, and `loss`: cross-entropy over the label words in nats a row.
+
+        Raises:
+            UserError: the split does not exist, or its answers are not the label words.
+        """
+        candidates = token_ids(self.words, run)
+        loader = run.data.loader(
+            self.split, run.tokenizer, batch_size=self.batch_size, seed=0, shuffle=False
+        )
+        hits = loss = 0.0
+        rows = 0
+        with judging(run) as model:
+            for batch in loader:
+                found = scored(model, batch, candidates)
+                hits += (found.logits.argmax(1) == found.targets).sum().item()
+                loss += cross_entropy(found.logits, found.targets, reduction="sum").item()
+                rows += len(found.targets)
+                if self.limit and rows >= self.limit:
+                    break
+        return {"accuracy": 100 * hits / rows, "loss": loss / rows}

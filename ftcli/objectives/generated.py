@@ -1,0 +1,81 @@
+"""A metric of the text that the model writes, as an objective without a gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ftcli.data.tokens import IGNORED
+from ftcli.errors import UserError
+from ftcli.evaluation import metrics as known
+from ftcli.evaluation.decoding import answer, read, stop_ids
+from ftcli.objectives.base import Losses, Objective
+from ftcli.objectives.causal_lm import supervised
+
+
+@dataclass
+class Generated(Objective):
+    """1 minus a metric of greedy answers to the prompts of the batch, one value a row.
+
+    MeZO trains on the F1 of answers in this way (arXiv 2305.17333, section 3.3).
+    """
+
+    differentiable: ClassVar[bool] = False
+
+    metric: str = (
+        "f1"  # a module of ftcli/evaluation/metrics with a score from 0 to 100: exact_match, rougeL
+    )
+    max_new_tokens: int = 32  # an answer that is longer is cut here
+    tokenizer: Any = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        self._metric = known.find(self.metric)
+
+    def setup(self, run: Any) -> None:
+        """Take the tokenizer that reads the answers."""
+        self.tokenizer = run.tokenizer
+
+    def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
+        """Losses [n], one a row, in [0, 1]; metric: the mean of the rows' scores."""
+        if self.tokenizer is None:
+            raise UserError("Generated has not been set up with a run.", "objective")
+        bare: Any = getattr(model, "module", model)
+        prompts, references = self._asked(batch, bare)
+        texts = answer(bare, self.tokenizer, prompts, self.max_new_tokens, max(len(prompts), 1))
+        scores = [self._score(text, given) for text, given in zip(texts, references, strict=True)]
+        values = 1 - torch.tensor(scores, device=bare.device) / 100
+        mean = 100 * (1 - values.mean())
+        return Losses(values, torch.arange(len(values), device=bare.device), {self.metric: mean})
+
+    def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
+        """Rows, and rows."""
+        rows = len(supervised(batch)[2].unique_consecutive())
+        return rows, rows
+
+    def _asked(self, batch: dict[str, Any], model: Any) -> tuple[list[list[int]], list[str]]:
+        """The tokens before each row's answer, and the answer as text."""
+        stops = stop_ids(self.tokenizer, model)
+        prompts, references = [], []
+        for ids, labels in documents(batch):
+            learned = (labels != IGNORED).nonzero().flatten()
+            if len(learned):
+                prompts.append(ids[: int(learned[0])].tolist())
+                references.append(read(ids[learned].tolist(), stops, self.tokenizer))
+        return prompts, references
+
+    def _score(self, text: str, reference: str) -> float:
+        return float(next(iter(self._metric([text], [[reference]], [{}]).values())))
+
+
+def documents(batch: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """Token ids and labels of each document of a packed or a padded batch."""
+    if "lengths" in batch:
+        sizes = batch["lengths"].tolist()
+        parts = (batch["input_ids"][0].split(sizes), batch["labels"][0].split(sizes))
+        return list(zip(*parts, strict=True))
+    lengths = batch["attention_mask"].sum(1).tolist()
+    rows = zip(batch["input_ids"], batch["labels"], lengths, strict=True)
+    return [(ids[:n], labels[:n]) for ids, labels, n in rows]
