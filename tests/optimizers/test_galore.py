@@ -266,11 +266,9 @@ def test_natural_reaches_a_lower_loss_on_an_ill_conditioned_quadratic():
 
 @pytest.mark.parametrize("name", ["galore", "natural_galore"])
 def test_the_options_build(name):
-    node = OmegaConf.to_container(OmegaConf.load(configs_dir() / "optimizer" / "galore.yaml"))
-    own = OmegaConf.to_container(OmegaConf.load(configs_dir() / "optimizer" / f"{name}.yaml"))
-    own.pop("defaults", None)
+    node = OmegaConf.to_container(OmegaConf.load(configs_dir() / "optimizer" / f"{name}.yaml"))
     named = parameters()
-    optimizer = build(node | own | {"rank": 3}).build(named, "cpu")
+    optimizer = build(node | {"rank": 3}).build(named, "cpu")
     advance(named, optimizer, 0, 2)
     state = optimizer.state[of(named, WIDE)]
     assert state["exp_avg"].shape == (3, 24)
