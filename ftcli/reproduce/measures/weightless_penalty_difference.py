@@ -1,0 +1,30 @@
+"""Whether a penalty of weight 0 leaves training as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+EXACT = True
+STEPS = 3
+
+
+def weightless_penalty_difference(run: Path) -> float:
+    """Largest difference of a trained value after real steps with all weights 0 and without penalties."""
+    from ftcli.config import load
+
+    names = load(run / "config.yaml").config["penalty"]
+    nothing: dict[str, Any] = dict.fromkeys(names)
+    weightless = {name: {**node, "weight": 0.0} for name, node in names.items() if node}
+    plain, other = (_trained(run, penalty) for penalty in (nothing, weightless))
+    return max((plain[name] - other[name]).abs().max().item() for name in plain)
+
+
+def _trained(folder: Path, penalty: dict[str, Any]) -> dict[str, Any]:
+    from ftcli.reproduce.probe import again
+
+    steps = {"max_steps": STEPS, "eval_first": False, "eval_every": None}
+    fresh = again(folder, trainer=steps, penalty=penalty)
+    fresh.evaluators = {}
+    fresh.trainer.fit(fresh)
+    return fresh.trained_state()
