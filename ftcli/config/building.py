@@ -7,7 +7,7 @@ from typing import Any
 
 from ftcli.config import classpath
 from ftcli.config.composed import Composed
-from ftcli.config.job import REQUIRES
+from ftcli.config.job import UNREAD
 from ftcli.config.keys import TARGET
 from ftcli.config.packages import missing
 from ftcli.errors import UserError
@@ -31,7 +31,7 @@ def build(node: dict[str, Any], key: str = "", composed: Composed | None = None)
     options = {
         name: _inner(value, f"{key}.{name}".lstrip("."), composed)
         for name, value in node.items()
-        if name not in (TARGET, REQUIRES)
+        if name not in (TARGET, *UNREAD)
     }
     made = _import(target, key, where)
     try:

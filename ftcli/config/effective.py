@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ftcli.config.composed import Composed
+from ftcli.config.job import PROMISES
 from ftcli.config.keys import TARGET, keys_of
 from ftcli.config.signature import NoSuchClass
 
@@ -28,10 +29,13 @@ def value(composed: Composed, key: str) -> Any:
 
 
 def promise(composed: Composed, group: str, name: str) -> Any:
-    """A constant that the class of a group declares (`Method.quantisable`); None if it does not."""
+    """A constant that the option of a group or its class declares (`quantisable`); else None."""
     node = composed.config.get(group)
     if not isinstance(node, Mapping) or not isinstance(node.get(TARGET), str):
         return None
+    own = node.get(PROMISES) or {}
+    if name in own:
+        return own[name]
     try:
         return keys_of(node).owner.attributes.get(name)
     except NoSuchClass:

@@ -25,9 +25,13 @@ TARGET = "ftcli.config.job.Job"
 #: Key -> values it must have for this job or option to make sense; kept in the configuration,
 #: seen by no class. See `ftcli.config.requirements`.
 REQUIRES = "requires"
+#: What an option of a method says of itself (`ftcli.methods.base.Promises`); in place of its class.
+PROMISES = "promises"
+#: Keys of an option that are read by nobody but the house.
+UNREAD = (REQUIRES, PROMISES)
 #: Keys of a recipe beside its job (`ftcli.reproduce.recipe.Recipe`): judged, never configured.
 RECIPE = ("paper", "variant", "baselines", "claims", "scales")
 #: Groups whose node is one object; a job cannot run without them.
 OBJECTS = ("model", "data", "method", "objective", "optimizer", "scheduler", "trainer")
 #: Groups whose node is a mapping of a name to an object.
-COLLECTIONS = ("eval", "logger")
+COLLECTIONS = ("eval", "logger", "penalty")

@@ -10,7 +10,7 @@ from ftcli.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: Groups whose plural, as `ftcli ls` takes it, is not the name and an s.
-_PLURALS = {"data": "data"}
+_PLURALS = {"data": "data", "penalty": "penalties"}
 
 
 def configs_dir() -> Path:

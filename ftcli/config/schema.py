@@ -92,7 +92,7 @@ def _node(nodes: Iterable[Mapping[str, Any]], what: str) -> dict[str, Any]:
             keys.setdefault(name, []).append(parameter)
     properties: dict[str, Any] = {
         TARGET: {"enum": sorted(set(targets)), "description": f"The class of the {what}."},
-        job.REQUIRES: {"type": "object"},
+        **{key: {"type": "object"} for key in job.UNREAD},
     }
     properties |= {name: _key(parameters) for name, parameters in keys.items()}
     return {"type": "object", "properties": properties, "additionalProperties": is_open}

@@ -129,7 +129,7 @@ class _Checker:
         self._nodes[key] = keys
         if keys.library and not self._library(keys, key):
             return
-        self._mapping(node, key, keys.parameters, keys.open, {TARGET, job.REQUIRES})
+        self._mapping(node, key, keys.parameters, keys.open, {TARGET, *job.UNREAD})
 
     def _library(self, keys: Keys, key: str) -> bool:
         """Whether the library class that a node names may be used and exists."""

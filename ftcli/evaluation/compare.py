@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ftcli.config.job import REQUIRES
+from ftcli.config.job import UNREAD
 from ftcli.errors import UserError
 from ftcli.loggers.base import flat
 
@@ -86,7 +86,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat(plain)
-        if key not in NOT_CHOICES and REQUIRES not in key.split(".")
+        if key not in NOT_CHOICES and not {*UNREAD} & {*key.split(".")}
     }
 
 

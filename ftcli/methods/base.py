@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +12,7 @@ from ftcli.errors import UserError
 from ftcli.trainer.participant import Participant
 
 
-class Method(Participant):
+class Method(Participant, ABC):
     """Base of all methods. What is trained is what requires a gradient after `prepare`.
 
     Class attributes are promises, read from the source by configuration checks and held by tests:
@@ -21,6 +22,13 @@ class Method(Participant):
         packable     documents may share one row; soft prompts stand before a row, not a document
         artefact     what `save` writes: "adapter" (PEFT layout) or "model" (transformers layout)
         formula      number of trainable parameters, in words or symbols
+
+    A configuration's `promises:` says more of one method, and overrides these for it:
+
+        identity     the fresh method computes what the base does (true unless said)
+        models       kinds of model the contract is kept on (Llama unless said)
+        trainable    exact number of trainable parameters on the contract's tiny Llama
+        optimizer    the one optimizer it works with
     """
 
     mergeable: ClassVar[bool] = True
@@ -29,37 +37,42 @@ class Method(Participant):
     artefact: ClassVar[Literal["adapter", "model"]] = "adapter"
     formula: ClassVar[str] = ""
 
+    @property
+    def keeps_base(self) -> bool:
+        """Whether the pretrained model is what is left with the method's additions switched off."""
+        return True
+
+    @abstractmethod
     def prepare(self, model: nn.Module) -> nn.Module:
         """Freeze or wrap the loaded model, in place where that is possible.
 
         Raises:
             UserError: the method does not fit this model.
         """
-        raise NotImplementedError(f"{type(self).__name__} prepares nothing")  # pragma: no cover
 
     def merge(self, model: nn.Module) -> nn.Module:
         """The trained model without anything the method added."""
         return model
 
+    @abstractmethod
     def state(self, model: nn.Module) -> dict[str, Tensor]:
         """The tensors of a checkpoint, under stable names."""
-        raise NotImplementedError(f"{type(self).__name__} keeps nothing")  # pragma: no cover
 
+    @abstractmethod
     def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` gave, on a model prepared by the same method.
 
         Raises:
             UserError: the tensors are those of another method or model.
         """
-        raise NotImplementedError(f"{type(self).__name__} loads nothing")  # pragma: no cover
 
     def describe(self) -> dict[str, Any]:
         """Plain data beside a checkpoint that says what its tensors are."""
         return {}
 
+    @abstractmethod
     def save(self, model: nn.Module, folder: str | Path) -> None:
         """Write the final artefact, readable without ftcli."""
-        raise NotImplementedError(f"{type(self).__name__} saves nothing")  # pragma: no cover
 
 
 def model_name(model: nn.Module) -> str:

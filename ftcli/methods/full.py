@@ -25,6 +25,12 @@ class Full(Method):
 
     def __init__(self, train: list[str] | None = None) -> None:
         self.train = train
+        self._trained: tuple[str, ...] = ()
+
+    @property
+    def keeps_base(self) -> bool:
+        """No: the base itself is trained."""
+        return False
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Require a gradient of exactly the parameters to be trained.
@@ -39,11 +45,16 @@ class Full(Method):
         Problems.raise_if_any([_no_match(pattern, names, model) for pattern in unmatched])
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(any(fnmatchcase(name, p) for p in patterns))
+        self._trained = tuple(n for n, p in model.named_parameters() if p.requires_grad)
         return model
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Every trained tensor under its name in the model; tied ones once."""
-        return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+        """Every trained tensor under its name in the model; tied ones once.
+
+        Trained is what `prepare` chose: a trainable policy may have frozen some of it since.
+        """
+        named = dict(model.named_parameters())
+        return {name: named[name].detach() for name in self._trained}
 
     def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
         """Put the tensors into the model's own, in place.

@@ -17,6 +17,8 @@ from ftcli.methods.base import Method, quantisation_of, refuse_names
 from ftcli.methods.targets import ALL_LINEAR, unmatched
 
 ADAPTER = "default"
+#: Initialisations of LoRA after which the frozen base is no longer the pretrained one.
+MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class Peft(Method):
@@ -43,6 +45,12 @@ class Peft(Method):
         self.config_class, self.targets_strict, self.options = config_class, targets_strict, options
         self.autocast_adapter_dtype = autocast_adapter_dtype
         self._applied: dict[str, Any] = {}
+
+    @property
+    def keeps_base(self) -> bool:
+        """No where the initialisation takes a part out of the base."""
+        start = str(self.options.get("init_lora_weights", True))
+        return not start.startswith(MOVES_BASE)
 
     def prepare(self, model: Any) -> nn.Module:
         """Freeze the model and add the adapter.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ftcli.errors import UserError
 from ftcli.trainer.participant import Participant
 
 Reduction = Literal["token", "sequence", "target", "constant"]
@@ -21,16 +23,20 @@ class Losses:
     Attributes:
         values: [n] float32, one a supervised token (or example), in the order of the batch.
         sequence: [n] int64, the sequence each value belongs to, counted within the batch.
-        metrics: further figures to log; means over the batch.
+        metrics: further figures to log, scalars; each is a mean over the micro-batch.
+        hidden: [n, d], what the output layer turns into the prediction of each value.
+        head: the output layer, [.., d] -> logits [.., V]; penalties on outputs use both.
     """
 
     values: Tensor
     sequence: Tensor
-    metrics: dict[str, Tensor]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    hidden: Tensor | None = None
+    head: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass
-class Objective(Participant):
+class Objective(Participant, ABC):
     """Base of what is minimised.
 
     The loss of a step is one numerator over all its micro-batches and ranks, divided once by one
@@ -43,12 +49,15 @@ class Objective(Participant):
         constant   sum of all values / `constant`
     """
 
+    #: Whether the loss has a gradient; one that has not wants an optimizer that needs none.
+    differentiable: ClassVar[bool] = True
+
     reduction: Reduction = "token"  # what the loss is a mean over
     constant: float = 1.0  # divisor of reduction=constant
 
+    @abstractmethod
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
         """Losses of a micro-batch as the loader gives it (CPU tensors)."""
-        raise NotImplementedError(f"{type(self).__name__} computes no loss")  # pragma: no cover
 
     def denominator(self, batches: Sequence[dict[str, Any]]) -> float:
         """What one rank's micro-batches of a step add to the denominator."""
@@ -58,9 +67,23 @@ class Objective(Participant):
         values, sequences = sum(size[0] for size in sizes), sum(size[1] for size in sizes)
         return float(values if self.reduction == "token" else sequences)
 
+    @abstractmethod
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
         """How many values and how many sequences the losses of a micro-batch will have."""
-        raise NotImplementedError(f"{type(self).__name__} counts nothing")  # pragma: no cover
+
+    def refuse_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raise where this objective has no gradient and the optimizer steps by gradients.
+
+        Raises:
+            UserError: they do not fit.
+        """
+        if not self.differentiable and getattr(optimizer, "uses_backward", True):
+            raise UserError(
+                f"{type(self).__name__} has no gradient, and {type(optimizer).__name__} steps by "
+                "gradients.",
+                where="objective",
+                fix="optimizer=mezo, or objective=causal_lm",
+            )
 
     def numerator(self, losses: Losses) -> Tensor:
         """The scalar that one micro-batch adds to the numerator."""

@@ -28,7 +28,8 @@ class CausalLM(Objective):
         hidden = hidden.flatten(0, 1)[where.to(device, non_blocking=True)]
         labels = labels.to(device, non_blocking=True)
         values = self.token_losses(hidden, labels, head)
-        return Losses(values, sequence.to(device, non_blocking=True), {})
+        sequence = sequence.to(device, non_blocking=True)
+        return Losses(values, sequence, hidden=hidden, head=head)
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
         """Labelled tokens, and documents that have any."""

@@ -75,8 +75,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def _move(optimizer: Optimizer, parameters: Iterable[nn.Parameter], to: torch.device) -> None:
     for parameter in parameters:
-        state = optimizer.state.get(parameter)
-        for name, value in (state or {}).items():
+        state = optimizer.state.get(parameter, {})
+        for name, value in state.items():
             if (
                 isinstance(value, Tensor) and value.dim() > 0
             ):  # scalars may have to stay where they are

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from ftcli.trainer.participant import Participant
 
 
 @dataclass
-class Penalty(Participant):
+class Penalty(Participant, ABC):
     """Base of the penalties of the group `penalty`.
 
     The loss of a step is the objective's plus, for each penalty, `weight` times its mean over all

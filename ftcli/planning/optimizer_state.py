@@ -98,7 +98,7 @@ def _measure(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what stands in for a GPU's optimizer is said elsewhere
         built = copy.deepcopy(optimizer).build(named, torch.device(device))
-        built.step()
+        built.step(*([] if getattr(built, "uses_backward", True) else [lambda: torch.zeros(())]))
     tensors = [list(_tensors(built.state.get(p, {}))) for p in parameters]
     shared = Counter(t.data_ptr() for own in tensors for t in own)
     sizes = [

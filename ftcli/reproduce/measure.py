@@ -23,7 +23,8 @@ _FOLDER = Path(__file__).parent / "measures"
 #: Figures of result.json -> whether they are counted rather than sampled.
 FIGURES = {
     "bits_per_parameter": True, "trainable_parameters": True, "total_parameters": True,
-    "adapter_bytes": True, "step": True, "tokens": False, "supervised_tokens": False,
+    "adapter_bytes": True, "optimizer_state_bytes": True, "optimizer_state_elements": True,
+    "active_parameters": True, "forward_passes": True, "step": True, "tokens": False, "supervised_tokens": False,
     "seconds": False, "tok_s": False, "peak_memory_gb": False,
 }  # fmt: skip
 #: Scores at the end of training, before its first step, and the first minus the second.

@@ -52,12 +52,14 @@ def summary(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
         "supervised_tokens": state.supervised,
         "seconds": meter.total_busy,
         "peak_memory_gb": peak_memory_gb(),
+        "forward_passes": meter.forwards,
         "trainable_parameters": sum(p.numel() for p in outcome.loop.parameters),
         "total_parameters": count_parameters(run.model),
         "seed": run.seed,
         "metrics_before": before(run.dir),
         "metrics": outcome.after,
     }
+    result |= outcome.loop.participants["costs"].state_dict()
     if meter.total_busy > 0:
         result["tok_s"] = meter.total_tokens / meter.total_busy
     if size:

@@ -133,7 +133,7 @@ def _storage(model: Mapping[str, Any]) -> str | None:
 
 def _choice(node: Mapping[str, Any]) -> str | None:
     """`LoraConfig (r=16, lora_alpha=32)`: the class that does the work, and what was set of it."""
-    from ftcli.config.job import REQUIRES
+    from ftcli.config.job import UNREAD
     from ftcli.config.signature import NoSuchClass, read
 
     target = node.get("_target_")
@@ -145,7 +145,7 @@ def _choice(node: Mapping[str, Any]) -> str | None:
         chooser = None
     key = chooser.name if chooser else "_target_"
     name = str(node.get(key, chooser.default if chooser else target)).rpartition(".")[2]
-    told = ("_target_", key, REQUIRES)
+    told = ("_target_", key, *UNREAD)
     options = [f"{k}={v}" for k, v in node.items() if k not in told and v is not None]
     return f"{name} ({', '.join(options)})" if options else name
 

@@ -42,7 +42,9 @@ class Run:
         self.model_source = self._build("model")
         self.data = self._build("data")
         self.method = self._build("method")
+        self.trainable = self._build("trainable") if config.get("trainable") else None
         self.objective = self._build("objective")
+        self.penalties = self._build_named("penalty")
         self.optimizer = self._build("optimizer")
         self.scheduler = self._build("scheduler")
         self.trainer = self._build("trainer")
@@ -115,7 +117,12 @@ class Run:
 
     def participants(self) -> dict[str, Participant]:
         """Everything configured that takes part in the loop, in the order it is called."""
-        parts = {"method": self.method, "objective": self.objective, "optimizer": self.optimizer}
+        parts: dict[str, Participant] = {"method": self.method}
+        if self.trainable is not None:
+            parts["trainable"] = self.trainable
+        parts["objective"] = self.objective
+        parts |= {f"penalty.{name}": penalty for name, penalty in self.penalties.items()}
+        parts["optimizer"] = self.optimizer
         return parts | {f"logger.{name}": logger for name, logger in self.loggers.items()}
 
     def trained_state(self) -> dict[str, Tensor]:

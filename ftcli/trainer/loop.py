@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ftcli.trainer.loss import StepLoss
 from ftcli.trainer.meter import Meter
 from ftcli.trainer.participant import Participant, State
 from ftcli.trainer.signals import Requests
@@ -49,24 +50,38 @@ class Loop:
             getattr(participant, moment)(self.state, *args)
 
     def backward(self, batches: Sequence[Batch]) -> Tensor:
-        """Gradients of one step over all its micro-batches; returns the step's loss, detached.
-
-        The denominator is known before the first forward pass and shared by all ranks, so the
-        result does not depend on how the batch was cut.
-        """
-        run, ranks = self.run, self.accelerator.num_processes
-        denominator = self._over_ranks(run.objective.denominator(batches))
+        """Gradients of one step over all its micro-batches; returns the step's loss, detached."""
+        ranks = self.accelerator.num_processes
+        step = StepLoss(self.run, self.model, batches, self._over_ranks)
         total = torch.zeros((), device=self.accelerator.device)
         for index, batch in enumerate(batches):
-            last = index == len(batches) - 1
-            with self._sync_only(last):
-                with run.autocast():
-                    losses = run.objective(self.model, batch)
-                    loss = run.objective.numerator(losses) / denominator
+            with self._sync_only(last=index == len(batches) - 1):
+                loss = step(batch)
                 # data parallelism averages gradients over ranks; the sum is wanted
                 (loss * ranks if ranks > 1 else loss).backward()
             total += loss.detach()
-        return self.accelerator.reduce(total) if ranks > 1 else total
+        self.meter.note(step.figures, step.forwards)
+        return self._reduced(total)
+
+    def search(self, batches: Sequence[Batch], lr: float) -> Tensor:
+        """A step of an optimizer that asks for losses and takes no gradient; returns one of them.
+
+        What it asks is a pure function of the weights: the same micro-batches, nothing drawn at
+        random, no counter moved.
+
+        Args:
+            lr: factor on every group's initial learning rate.
+        """
+        step = StepLoss(self.run, self.model, batches, self._over_ranks)
+        self._set_lr(lr)
+        self.model.eval()
+        optimizer: Any = (
+            self.optimizer
+        )  # torch says that a closure gives a float; a tensor waits for no device
+        loss = optimizer.step(lambda: self._reduced(step.total()))
+        self.model.train()
+        self.meter.note(step.figures, step.forwards)
+        return torch.as_tensor(loss)
 
     def update(self, lr: float, max_norm: float | None) -> Tensor | None:
         """Clip, set the learning rate, take the optimizer's step; returns the gradient norm.
@@ -77,8 +92,7 @@ class Loop:
         norm = None
         if max_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.parameters, max_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * lr
+        self._set_lr(lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -116,6 +130,18 @@ class Loop:
         """Add a line to metrics.jsonl."""
         if self.accelerator.is_main_process and self.run.dir is not None:
             self.run.dir.log(metrics | {"time": round(time.time() - self.run.started, 3)})
+
+    @property
+    def uses_backward(self) -> bool:
+        """Whether the optimizer steps by gradients."""
+        return getattr(self.optimizer, "uses_backward", True)
+
+    def _set_lr(self, factor: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def _reduced(self, total: Tensor) -> Tensor:
+        return self.accelerator.reduce(total) if self.accelerator.num_processes > 1 else total
 
     def _from_main(self, value: Any) -> Any:
         """The first rank's value, on every rank."""

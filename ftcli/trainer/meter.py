@@ -7,6 +7,7 @@ import re
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ class Meter:
         self.busy = 0.0  # seconds of training since the last log
         self.total_busy = 0.0  # seconds of training of the whole run
         self.total_tokens = 0
+        self.figures: dict[str, tuple[Tensor | float, int]] = {}  # name -> sum since the log, steps
+        self.forwards = 0  # forward passes of the whole run
         self.first_step: float | None = None  # seconds from `begin` to the end of the first step
         self.began = self.since = time.perf_counter()
 
@@ -60,6 +63,13 @@ class Meter:
         self.norm = norm
         self.tokens += tokens
 
+    def note(self, figures: Mapping[str, Tensor], forwards: int) -> None:
+        """Further figures of the step, which are logged as means, and its forward passes."""
+        self.forwards += forwards
+        for name, value in figures.items():
+            total, steps = self.figures.get(name, (0.0, 0))
+            self.figures[name] = (total + value, steps + 1)
+
     def read(self) -> dict[str, float]:
         """Mean loss since the last log, last gradient norm, tokens a second, peak memory."""
         self.pause()
@@ -68,6 +78,7 @@ class Meter:
             if not math.isfinite(value):
                 raise NonFinite(step, value, rows)
         figures = {"loss": sum(values) / len(values)} if values else {}
+        figures |= {name: float(total) / steps for name, (total, steps) in self.figures.items()}
         if self.norm is not None:
             figures["grad_norm"] = float(self.norm)
         if self.busy > 0 and self.tokens:
@@ -75,7 +86,7 @@ class Meter:
         figures["mem_gb"] = peak_memory_gb()
         self.total_busy += self.busy
         self.total_tokens += self.tokens
-        self.losses, self.tokens, self.busy = [], 0, 0.0
+        self.losses, self.figures, self.tokens, self.busy = [], {}, 0, 0.0
         return figures
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,12 +96,16 @@ class Meter:
             "losses": [[step, float(loss), rows] for step, loss, rows in self.losses],
             "busy": self.total_busy + self.busy,
             "tokens": self.total_tokens + self.tokens,
+            "figures": {name: [float(total), n] for name, (total, n) in self.figures.items()},
+            "forwards": self.forwards,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.losses = [(step, loss, rows) for step, loss, rows in saved["losses"]]
         self.total_busy, self.total_tokens = saved["busy"], saved["tokens"]
+        self.figures = {name: (total, n) for name, (total, n) in saved["figures"].items()}
+        self.forwards = saved["forwards"]
 
 
 def peak_memory_gb() -> float:

@@ -12,8 +12,9 @@ from torch import nn
 
 from ftcli.trainer import checkpoint
 from ftcli.trainer.checkpoint import Checkpoints
+from ftcli.trainer.costs import Costs
 from ftcli.trainer.loop import Batch, Loop
-from ftcli.trainer.participant import Participant, State
+from ftcli.trainer.participant import State
 from ftcli.trainer.progress import Progress
 from ftcli.trainer.signals import Requests
 
@@ -95,10 +96,13 @@ class Trainer:
     def _step(self, loop: Loop, batches: list[Batch]) -> None:
         state = loop.state
         loop.call("before_step")
-        loss = loop.backward(batches)
-        loop.call("after_backward")
         factor = loop.run.scheduler.factor(state.step, state.max_steps)
-        norm = loop.update(factor, self.max_grad_norm)
+        if loop.uses_backward:
+            loss = loop.backward(batches)
+            loop.call("after_backward")
+            norm = loop.update(factor, self.max_grad_norm)
+        else:
+            loss, norm = loop.search(batches, factor), None
         tokens = sum(real_tokens(batch) for batch in batches) * loop.accelerator.num_processes
         state.step += 1
         state.batch += len(batches)
@@ -127,12 +131,13 @@ class Trainer:
         named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
         optimizer = run.optimizer.build(named, accelerator.device)
         state = State(run, run.model, self.steps(run))
-        participants: dict[str, Participant] = run.participants() | {"progress": Progress()}
+        participants = run.participants() | {"costs": Costs(), "progress": Progress()}
         tokens = run.data.prepare("train", run.tokenizer)
         loop = Loop(
             run, model, accelerator, optimizer, participants, [p for _, p in named], state,
             tokens.fingerprint,
         )  # fmt: skip
+        run.objective.refuse_gradients(optimizer)
         for participant in participants.values():
             participant.setup(run)
         run.model.train()

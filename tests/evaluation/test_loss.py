@@ -65,7 +65,7 @@ def test_a_loss_too_large_for_a_perplexity_has_none(run, monkeypatch):
     from ftcli.objectives.base import Losses
 
     def huge(model, batch):
-        return Losses(torch.full((3,), 800.0), torch.zeros(3, dtype=torch.long), {})
+        return Losses(torch.full((3,), 800.0), torch.zeros(3, dtype=torch.long))
 
     monkeypatch.setattr(run, "objective", huge)
     assert Loss()(run) == {"loss": 800.0}

@@ -24,8 +24,8 @@ def test_everything_is_trained_and_is_the_state(folder):
 def test_tied_weights_are_kept_once(folder):
     from ftcli.models.causal_lm import CausalLM
 
-    model = Full().prepare(CausalLM("asset:llama_mini").load("cpu"))
-    state = Full().state(model)
+    method = Full()
+    state = method.state(method.prepare(CausalLM("asset:llama_mini").load("cpu")))
     assert "model.embed_tokens.weight" in state and "lm_head.weight" not in state
 
 

@@ -1,0 +1,67 @@
+"""The loss of one optimizer step, micro-batch by micro-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ftcli.run.run import Run
+
+
+class StepLoss:
+    """Objective and penalties over the micro-batches of a step.
+
+    What the step is divided by is known before the first forward pass and shared by all ranks, so
+    the sum over the micro-batches does not depend on how the batch was cut.
+
+    Args:
+        over_ranks: sums a number over all ranks.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        model: nn.Module,
+        batches: Sequence[dict[str, Any]],
+        over_ranks: Callable[[float], float],
+    ) -> None:
+        self.run, self.model, self.batches = run, model, batches
+        self.denominator = over_ranks(run.objective.denominator(batches))
+        self.sizes = {
+            name: over_ranks(sum(penalty.size(batch) for batch in batches))
+            for name, penalty in run.penalties.items()
+        }
+        self.figures: dict[str, Tensor] = {}
+        self.forwards = 0
+
+    def __call__(self, batch: dict[str, Any]) -> Tensor:
+        """What one micro-batch adds to the loss of the step."""
+        run = self.run
+        self.forwards += 1
+        with run.autocast():
+            for penalty in run.penalties.values():
+                penalty.begin(batch)
+            losses = run.objective(self.model, batch)
+            loss = run.objective.numerator(losses) / self.denominator
+            for name, figure in losses.metrics.items():
+                self._note(name, figure / len(self.batches))
+            for name, penalty in run.penalties.items():
+                share = penalty.size(batch) / max(self.sizes[name], 1e-30)
+                value = penalty(self.model, batch, losses) * share
+                loss = loss + penalty.weight * value
+                self._note(f"penalty.{name}", value)
+        return loss
+
+    @torch.no_grad()
+    def total(self) -> Tensor:
+        """The loss of the whole step without a gradient, as often as it is asked for."""
+        self.figures = {}
+        return torch.stack([self(batch).float() for batch in self.batches]).sum()
+
+    def _note(self, name: str, value: Tensor) -> None:
+        value = value.detach()
+        self.figures[name] = self.figures[name] + value if name in self.figures else value
