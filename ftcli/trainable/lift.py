@@ -145,6 +145,11 @@ def budget(matrix: Tensor, rank: int) -> int:
     return min(sum(matrix.shape) * rank, matrix.numel())
 
 
+def entries(model: nn.Module, rank: int) -> int:
+    """Entries trained of a whole model; also on the meta device."""
+    return sum(budget(_weight(linear), rank) for linear in targets(model))
+
+
 def _weight(linear: Linear) -> Any:
     return linear.module.weight
 
