@@ -109,6 +109,9 @@ def _measured(name: str, folder: Path) -> float:
         before = json.loads(kept.read_text(encoding="utf-8"))
         if before["code"] == code:
             return float(before["value"])
+    from ftcli.models.quantization import quiet_bitsandbytes
+
+    quiet_bitsandbytes()
     with quiet():
         found = float(getattr(_module(name), name)(folder))
     kept.parent.mkdir(exist_ok=True)

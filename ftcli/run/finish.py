@@ -50,7 +50,7 @@ def summary(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
         "max_steps": state.max_steps,
         "tokens": state.tokens,
         "supervised_tokens": state.supervised,
-        "seconds": meter.total_busy,
+        "seconds": meter.total_busy + meter.busy,  # also what was not logged yet
         "peak_memory_gb": peak_memory_gb(),
         "forward_passes": meter.forwards,
         "trainable_parameters": sum(p.numel() for p in outcome.loop.parameters),
@@ -60,8 +60,8 @@ def summary(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
         "metrics": outcome.after,
     }
     result |= outcome.loop.participants["costs"].state_dict()
-    if meter.total_busy > 0:
-        result["tok_s"] = meter.total_tokens / meter.total_busy
+    if result["seconds"] > 0:
+        result["tok_s"] = (meter.total_tokens + meter.tokens) / result["seconds"]
     if size:
         result["adapter_bytes"] = size
     bits = model_bits(run.model)
