@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 EXACT = True
 
@@ -15,8 +16,10 @@ def bottleneck_roberta_large(_run: Path) -> float:
 
     from ftcli.methods.tuners.bottleneck import BottleneckConfig
 
-    size = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+    size = RobertaConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16
+    )
     with torch.device("meta"):
-        base = AutoModel.from_config(RobertaConfig(**size, num_attention_heads=16))
+        base: Any = AutoModel.from_config(size)
         model = get_peft_model(base, BottleneckConfig(reduction_factor=16))
     return float(sum(p.numel() for p in model.parameters() if p.requires_grad))
