@@ -48,9 +48,9 @@ class Peft(Method):
 
     @property
     def keeps_base(self) -> bool:
-        """No where the initialisation takes a part out of the base."""
+        """No where the initialisation takes a part out of the base, or the base's biases train."""
         start = str(self.options.get("init_lora_weights", True))
-        return not start.startswith(MOVES_BASE)
+        return not start.startswith(MOVES_BASE) and self.options.get("bias", "none") == "none"
 
     def prepare(self, model: Any) -> nn.Module:
         """Freeze the model and add the adapter.

@@ -172,3 +172,11 @@ def test_description_is_plain_json(folder):
     assert described["peft_type"] == "LORA" and described["r"] == 4
     assert len(described["target_modules"]) == 14 and described["inference_mode"]
     assert plain({"a": {2, 1}, "b": (peft.PeftType.LORA,)}) == {"a": [1, 2], "b": ["LORA"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [({}, True), ({"init_lora_weights": "pissa_niter_4"}, False), ({"bias": "all"}, False)],
+)
+def test_says_whether_the_pretrained_model_is_left_without_the_adapter(options, kept):
+    assert Peft(**options).keeps_base is kept
