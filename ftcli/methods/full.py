@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ftcli.errors import Problems, UserError
 from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
+from ftcli.models.hub import progress_for_people
 
 
 class Full(Method):
@@ -73,7 +74,8 @@ class Full(Method):
 
     def save(self, model: Any, folder: str | Path) -> None:
         """Write a transformers folder."""
-        model.save_pretrained(folder)
+        with progress_for_people():
+            model.save_pretrained(folder)
 
     def _refuse_quantised(self, model: nn.Module) -> None:
         if quantisation_of(model) is not None:

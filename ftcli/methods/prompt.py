@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -33,6 +35,17 @@ class PromptLearning(Peft):
         **options: Any,
     ) -> None:
         super().__init__(config_class, True, autocast_adapter_dtype, **options)
+
+    def prepare(self, model: Any) -> nn.Module:
+        """Freeze the model and put the prompt in front of it.
+
+        Raises:
+            UserError: an option is wrong.
+        """
+        # PEFT counts positions itself, and transformers speaks to PEFT about a name: no user's matter
+        for said in ("Position ids are not supported", "`past_key_values` is deprecated"):
+            warnings.filterwarnings("ignore", message=re.escape(said))
+        return super().prepare(model)
 
     def merge(self, model: Any) -> nn.Module:
         """Refused: a prompt is no change of weights.

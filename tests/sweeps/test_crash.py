@@ -28,12 +28,21 @@ def launched(plan):
     def launch(folder: Path, *words: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "ftcli", "sweep", "qlora_llama", *plan().overrides, *words]
         command += ["--dir", str(folder)]
-        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True))
+        started.append(
+            subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, start_new_session=True, preexec_fn=hears_ctrl_c
+            )
+        )
         return started[-1]
 
     yield launch
     for process in started:
         process.kill()
+
+
+def hears_ctrl_c() -> None:
+    """A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_for(found, seconds: float = 240):
