@@ -1,0 +1,216 @@
+"""LoLDU (arXiv 2410.13618): each weight factored once, W = P L diag(D) U; only diagonal entries learn.
+
+With L_r and U_r the first r columns and rows and z_0 = D[:r],
+
+    W' = W + P L_r diag(sigma z - sigma_0 z_0) U_r
+
+which is the paper's W - sigma_0 P L_r diag(z_0) U_r + sigma P L_r diag(z) U_r (equations 5 to 7) with
+the base's weight left untouched: without the adapter the model is the base, bit for bit. What is kept
+is z; the factors are computed again from the base, in float32 on its device.
+
+Few parameters are not little memory: L_r and U_r take r (m + n) numbers a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from peft import PeftConfig
+from peft.tuners._buffer_dict import BufferDict
+from peft.utils import PeftType
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ftcli.methods.tuners.base import Tuner, TunerLayer, register
+
+#: No entry of U is larger than 1 / FLOOR: a pivot that is smaller beside its row counts as this share
+#: of the row's largest entry, in D and in U, so that their product stays what it was.
+FLOOR = 1e-3
+
+
+@dataclass
+class LolduConfig(PeftConfig):
+    """Options of LoLDU.
+
+    Args:
+        target_modules: names of linear layers.
+        exclude_modules: names of layers that are left out of them.
+        modules_to_save: layers that are trained themselves, such as a new classifier.
+        r: diagonal entries that are trained, at most as many as a weight has.
+        alpha: sigma = alpha / r.
+        init: where z begins. `lu`: at D, so that the model is the base. The others begin elsewhere:
+            in +-mean(D)/2 (uniform), with D's mean and deviation (normal), at its mean, at 1, at 0.
+        train_scale: train sigma too, one number a layer.
+    """
+
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    r: int = 768
+    alpha: float = 1.0
+    init: Literal["lu", "uniform", "normal", "mean", "ones", "zeros"] = "lu"
+    train_scale: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType("LOLDU")
+        if self.r < 1:
+            raise ValueError(f"r is a positive integer, not {self.r}")
+        if self.init not in STARTS:
+            raise ValueError(f"init is one of {', '.join(STARTS)}, not {self.init}")
+
+
+class LolduLinear(TunerLayer):
+    """Weight [out, in]; adds P L_r diag(sigma z - sigma_0 z_0) U_r x."""
+
+    adapter_layer_names = ("loldu_z", "loldu_scale")
+    other_param_names = ("loldu_L", "loldu_U", "loldu_start", "loldu_sigma")
+    loldu_z: nn.ParameterDict
+    loldu_scale: nn.ParameterDict  # sigma, where it is trained
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__(base_layer)
+        self.loldu_L = BufferDict(persistent=False)  # rows in the weight's order: P L_r [m, r]
+        self.loldu_U = BufferDict(persistent=False)  # [r, n]
+        self.loldu_start = BufferDict(persistent=False)  # z_0 [r]
+        self.loldu_sigma: dict[str, float] = {}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in), also of packed weights."""
+        base: Any = self.get_base_layer()
+        return base.out_features, base.in_features
+
+    def matrix(self) -> Tensor:
+        """The base's weight [out, in], dequantised where it is packed."""
+        return self.get_base_weight()
+
+    def add(self, adapter: str, config: LolduConfig) -> None:
+        """Factor the weight, once an adapter; z begins as `config.init` says."""
+        r = min(config.r, *self.shape)
+        lower, diagonal, upper = self._factors(r)
+        self.loldu_L[adapter], self.loldu_U[adapter] = lower, upper
+        self.loldu_start[adapter] = diagonal
+        self.loldu_z[adapter] = nn.Parameter(STARTS[config.init](diagonal))
+        self.loldu_sigma[adapter] = config.alpha / r
+        if config.train_scale:
+            sigma = torch.full((1,), self.loldu_sigma[adapter], dtype=diagonal.dtype)
+            self.loldu_scale[adapter] = nn.Parameter(sigma.to(diagonal.device))
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer's output plus the changed part of it."""
+        active = self.active()
+        out: Tensor = self.base_layer(x, *args, **kwargs)
+        for adapter in active:
+            upper = self.loldu_U[adapter]
+            inner = nn.functional.linear(self._cast_input_dtype(x, upper.dtype), upper)
+            inner = (inner * self.change(adapter)).to(upper.dtype)
+            out = out + nn.functional.linear(inner, self.loldu_L[adapter]).to(out.dtype)
+        return out
+
+    def change(self, adapter: str) -> Tensor:
+        """sigma z - sigma_0 z_0 [r], exactly zero where neither has moved."""
+        start = self.loldu_sigma[adapter]
+        sigma = self.loldu_scale[adapter] if adapter in self.loldu_scale else start
+        return sigma * self.loldu_z[adapter] - start * self.loldu_start[adapter]
+
+    def delta(self, adapter: str) -> Tensor:
+        """P L_r diag(sigma z - sigma_0 z_0) U_r [out, in]."""
+        return (self.loldu_L[adapter] * self.change(adapter)) @ self.loldu_U[adapter].float()
+
+    def _factors(self, r: int) -> tuple[Tensor, Tensor, Tensor]:
+        """P L_r, D_r and U_r of the base's weight, in its precision; shapes only on meta."""
+        weight: Any = self.get_base_layer().weight
+        rows, columns = self.shape
+        if weight.device.type == "meta":
+            lower, diagonal, upper = (
+                weight.new_empty(rows, r),
+                weight.new_empty(r),
+                weight.new_empty(r, columns),
+            )
+            return lower, diagonal, upper
+        matrix = self.matrix()
+        with torch.no_grad():
+            lower, diagonal, upper = ldu(matrix)
+        dtype = matrix.dtype
+        return lower[:, :r].to(dtype), diagonal[:r].to(dtype), upper[:r].to(dtype)
+
+
+class LolduConv1D(LolduLinear):
+    """GPT-2's linear: weight [in, out]."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.weight.shape[1], self.weight.shape[0]
+
+    def matrix(self) -> Tensor:
+        """The base's weight as [out, in]."""
+        return self.get_base_weight().T
+
+    def delta(self, adapter: str) -> Tensor:
+        """The change as [in, out]."""
+        return super().delta(adapter).T
+
+
+class LolduModel(Tuner):
+    """Trains the diagonals of linear layers' LDU factors."""
+
+    prefix = "loldu_"
+    tuner_layer_cls = LolduLinear
+    layers: ClassVar[dict[type, type[TunerLayer]]] = {
+        nn.Linear: LolduLinear,
+        Conv1D: LolduConv1D,
+    }
+
+
+def ldu(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """P L [m, k], D [k] and U [k, n] in float32 with weight = P L diag(D) U; k = min(m, n).
+
+    Partial pivoting; L is unit lower and U unit upper triangular, but for pivots next to nothing
+    beside their row, which are held away from zero (`FLOOR`). P is applied to the rows of L by
+    index and never formed.
+    """
+    packed, pivots = torch.linalg.lu_factor(weight.float())
+    k = len(pivots)
+    lower = packed[:, :k].tril(-1)
+    lower.diagonal().fill_(1.0)
+    raw = packed[:k].triu()
+    pivot = raw.diagonal()
+    least = FLOOR * raw.abs().amax(1)
+    sign = torch.where(pivot < 0, -1.0, 1.0)
+    diagonal = torch.where(pivot.abs() < least, sign * least, pivot)
+    diagonal = torch.where(diagonal == 0, 1.0, diagonal)  # a row of zeros: any pivot gives zeros
+    return lower[_places(pivots, len(weight))], diagonal, raw / diagonal[:, None]
+
+
+def _places(pivots: Tensor, rows: int) -> Tensor:
+    """Row of L that belongs to each row of the weight, from LAPACK's exchanges counted from 1."""
+    order = list(range(rows))
+    for here, there in enumerate(pivots.tolist()):
+        order[here], order[there - 1] = order[there - 1], order[here]
+    return torch.tensor(order, device=pivots.device).argsort()
+
+
+def _uniform(diagonal: Tensor) -> Tensor:
+    half = diagonal.mean().abs() / 2
+    return (2 * torch.rand_like(diagonal) - 1) * half
+
+
+def _normal(diagonal: Tensor) -> Tensor:
+    return diagonal.mean() + diagonal.std(correction=0) * torch.randn_like(diagonal)
+
+
+STARTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "lu": torch.clone,
+    "uniform": _uniform,
+    "normal": _normal,
+    "mean": lambda diagonal: diagonal.mean().expand_as(diagonal).clone(),
+    "ones": torch.ones_like,
+    "zeros": torch.zeros_like,
+}
+
+register("loldu", LolduConfig, LolduModel)
