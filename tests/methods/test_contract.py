@@ -1,103 +1,132 @@
-"""Every configuration in configs/method keeps the same promises, on a tiny Llama."""
+"""Every configuration in configs/method keeps what it promises, on every kind of model it names."""
+
+from __future__ import annotations
 
 import copy
-from functools import lru_cache
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
 from types import SimpleNamespace
 
 import peft
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 
 from ftcli.errors import UserError
+from ftcli.models.anatomy import Anatomy, count_parameters
 
-from .tiny import load, logits, loss_of, method, names, train, trainable, write_llama
-
-#: Methods whose model starts elsewhere than the base: random spectra, bank vectors, prompts.
-ELSEWHERE = {"fourierft", "vblora", "c3a", "prompt_tuning", "prefix_tuning", "p_tuning"}
-#: PEFT has no 4-bit layer for these, or their initialisation changes the base.
-PLAIN_BASE_ONLY = {
-    "loha",
-    "lokr",
-    "hra",
-    "delora",
-    "pissa",
-    "olora",
-    "full",
-    "bitfit",
-    "norm_tuning",
-}
-QUANTISABLE = [name for name in names() if name not in PLAIN_BASE_ONLY]
+from .options import kinds, promised, promises, storages
+from .tiny import (
+    OTHERS, WRITERS, load, logits, loss_of, method, names, train, trainable,
+)  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A function that gives a method's trained tiny model, trained once for all tests."""
-    folders = {
-        bias: write_llama(tmp_path_factory.mktemp("llama"), bias=bias) for bias in (False, True)
-    }
+@dataclass(frozen=True)
+class Case:
+    method: str
+    kind: str
+    stored: str
 
-    @lru_cache
-    def get(name: str, quantization: str = "none"):
-        folder = folders[name == "bitfit"]
-        base = load(folder, quantization)
-        before, packed = logits(base), packed_bytes(base)
-        torch.manual_seed(1)
-        how = method(name)
-        model = how.prepare(base)
-        start, first = logits(model), {n: p.detach().clone() for n, p in trainable(model).items()}
-        train(model)
-        moved = {n for n, p in trainable(model).items() if not torch.equal(p, first[n])}
-        frozen = [
-            n for n, p in model.named_parameters() if not p.requires_grad and p.grad is not None
-        ]
-        return SimpleNamespace(
-            folder=folder, method=how, model=model, before=before, start=start, packed=packed,
-            after=logits(model), first=first, moved=moved, frozen_with_gradient=frozen,
-            quantization=quantization,
-        )  # fmt: skip
+    def __str__(self) -> str:
+        return f"{self.method}-{self.kind}-{'fp32' if self.stored == 'none' else self.stored}"
+
+    @property
+    def quantised(self) -> bool:
+        return self.stored != "none"
+
+
+CASES = [Case(n, kind, stored) for n in names() for kind in kinds(n) for stored in storages(n)]
+PLAIN_ONLY = [name for name in names() if "nf4" not in storages(name)]
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """A function that gives the untouched model of a case."""
+    folders = {kind: write(tmp_path_factory.mktemp(kind)) for kind, write in WRITERS.items()}
+
+    def get(case: Case, dtype: str = "float32"):
+        return load(folders[case.kind], case.stored, dtype, case.kind)
 
     return get
 
 
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def run(request, base):
+    """A method prepared on a tiny model and trained, once for all tests of the case."""
+    case, model = request.param, base(request.param)
+    before, packed = logits(model), packed_bytes(model)
+    torch.manual_seed(1)
+    how = method(case.method, case.kind)
+    model = how.prepare(model)
+    start, first = logits(model), {n: p.detach().clone() for n, p in trainable(model).items()}
+    train(model, optimizer=promises(case.method).get("optimizer", "adamw"))
+    moved = {n for n, p in trainable(model).items() if not torch.equal(p, first[n])}
+    frozen = [n for n, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
+    return SimpleNamespace(
+        case=case, method=how, model=model, before=before, start=start, packed=packed,
+        after=logits(model), first=first, moved=moved, frozen_with_gradient=frozen,
+    )  # fmt: skip
+
+
 def packed_bytes(model) -> dict[str, torch.Tensor]:
-    return {
-        name.replace(".base_layer", ""): p.detach().clone()
-        for name, p in model.named_parameters()
-        if not p.dtype.is_floating_point
-    }
+    """Quantised weights, under the names they have without adapters."""
+    named = Anatomy(model).linears
+    return {li.name: li.module.weight.detach().clone() for li in named if li.kind == "4bit"}
 
 
-def again(run):
+def again(run, base, dtype: str = "float32"):
     """The same method on a fresh base, with other random numbers."""
     torch.manual_seed(2)
     how = copy.deepcopy(run.method)
-    return how, how.prepare(load(run.folder, run.quantization))
+    return how, how.prepare(base(run.case, dtype))
 
 
-@pytest.mark.parametrize("name", names())
-def test_gradients_reach_exactly_what_is_declared_trainable(prepared, name):
-    run = prepared(name)
+def furthest(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference, as a share of the largest value where that is more than 1."""
+    return ((a - b).abs().max() / b.abs().max().clamp(min=1)).item()
+
+
+def test_gradients_reach_exactly_what_is_declared_trainable(run):
     assert run.moved == run.first.keys() and run.moved
     assert run.frozen_with_gradient == []
     assert all(p.grad is not None for p in trainable(run.model).values())
-    assert (run.after - run.start).abs().max() > 1e-4
+    assert furthest(run.after, run.start) > 1e-4
 
 
-@pytest.mark.parametrize("name", names())
-def test_starts_as_the_base_where_promised(prepared, name):
-    run = prepared(name)
-    difference = (run.start - run.before).abs().max().item()
-    if name in ELSEWHERE:
-        assert difference > 1e-4
+def test_starts_as_the_base_where_promised(run):
+    if promises(run.case.method).get("identity", True):
+        assert furthest(run.start, run.before) < 2e-6  # rounding of an exact identity: SVD, QR
     else:
-        assert difference < 2e-6  # rounding of an exact identity: SVD, reflections
+        assert furthest(run.start, run.before) > 1e-4
 
 
-@pytest.mark.parametrize("name", names())
-def test_state_round_trip_is_bit_equal_and_in_place(prepared, name):
-    run = prepared(name)
-    how, model = again(run)
+def test_trains_as_many_parameters_as_promised(run):
+    said, found = promises(run.case.method), count_parameters(run.model, trainable_only=True)
+    assert found == sum(p.numel() for p in run.first.values())
+    if "trainable" in said and run.case.kind == "llama":
+        assert found == said["trainable"]
+    each = re.fullmatch(r"(.+) summed over targets", said.get("formula", ""))
+    if each:
+        assert found == summed(each[1], run.model)
+
+
+def summed(formula: str, model) -> float:
+    """A formula in `in`, `out` and numbers of the adapter's configuration, over its layers."""
+    config, total = model.peft_config["default"], 0
+    known = {field.name: getattr(config, field.name) for field in fields(config)}
+    expression = re.sub(r"\bin\b", "in_", formula)
+    layers = {m for m in model.modules() if isinstance(m, BaseTunerLayer)}
+    for linear in Anatomy(model).linears:
+        if any(layer.get_base_layer() is linear.module for layer in layers):
+            known |= {"in_": linear.in_features, "out": linear.out_features}
+            total += eval(expression, {"__builtins__": {"min": min, "max": max}}, known)
+    return total
+
+
+def test_state_round_trip_is_bit_equal_and_in_place(run, base):
+    how, model = again(run, base)
     objects = {n: id(p) for n, p in trainable(model).items()}
     saved = {n: t.clone() for n, t in run.method.state(run.model).items()}
     how.load_state(model, saved)
@@ -106,9 +135,7 @@ def test_state_round_trip_is_bit_equal_and_in_place(prepared, name):
     assert torch.equal(logits(model), run.after)
 
 
-@pytest.mark.parametrize("name", names())
-def test_a_foreign_tensor_is_refused(prepared, name):
-    run = prepared(name)
+def test_a_foreign_tensor_is_refused(run):
     tensors = dict(run.method.state(run.model))
     with pytest.raises(UserError, match="unknown tensor 'lm_tail.weight'"):
         run.method.load_state(run.model, tensors | {"lm_tail.weight": torch.zeros(1)})
@@ -116,82 +143,94 @@ def test_a_foreign_tensor_is_refused(prepared, name):
         run.method.load_state(run.model, dict(list(tensors.items())[1:]))
 
 
-@pytest.mark.parametrize("name", names())
-def test_what_is_saved_loads_without_ftcli(prepared, name, tmp_path):
-    run = prepared(name)
+def test_what_is_saved_loads_without_ftcli(run, base, tmp_path):
     run.method.save(run.model, tmp_path)
-    if run.method.artefact == "model":
-        model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    torch.manual_seed(3)
+    if promised(run.case.method, "artefact") == "model":
+        model = plain(run.case.kind, tmp_path)
     else:
         assert run.method.describe()["peft_type"] == run.model.peft_config["default"].peft_type
-        torch.manual_seed(3)
-        model = peft.PeftModel.from_pretrained(load(run.folder), tmp_path)
+        model = peft.PeftModel.from_pretrained(base(run.case), tmp_path)
     assert torch.equal(logits(model), run.after)
 
 
-@pytest.mark.parametrize("name", names())
-def test_merged_equals_unmerged(prepared, name):
-    run = prepared(name)
-    how, model = again(run)
+def plain(kind: str, folder: Path):
+    """A folder of transformers, read by transformers."""
+    loader = OTHERS.get(kind, (AutoModelForCausalLM, None))[0]
+    return loader.from_pretrained(folder, dtype=torch.float32)
+
+
+def test_merged_equals_unmerged(run, base, tmp_path):
+    how, model = again(run, base)
     how.load_state(model, run.method.state(run.model))
-    if not how.mergeable:
-        with pytest.raises(UserError, match="cannot be merged"):
+    if run.case.quantised or not promised(run.case.method, "mergeable"):
+        with pytest.raises(UserError, match="cannot be merged|round the adapter away"):
             how.merge(model)
         return
     merged = how.merge(model)
-    assert not hasattr(merged, "peft_config") or not any(
-        "lora" in n for n, _ in merged.named_modules()
-    )
-    assert {n for n, _ in merged.named_parameters()} == {
-        n for n, _ in load(run.folder).named_parameters()
-    }
-    assert (logits(merged) - run.after).abs().max() < 1e-5
+    assert not any(isinstance(module, BaseTunerLayer) for module in merged.modules())
+    assert furthest(logits(merged), run.after) < 1e-5
+    merged.save_pretrained(tmp_path)  # what has no place in the base's own class would be lost
+    assert torch.equal(logits(plain(run.case.kind, tmp_path)), logits(merged))
 
 
-@pytest.mark.parametrize("name", QUANTISABLE)
-def test_on_an_nf4_base_the_packed_bytes_stay_and_the_rest_learns(prepared, name):
-    run = prepared(name, "nf4")
+def test_packed_bytes_stay(run):
     after = packed_bytes(run.model)
-    assert len(after) == len(run.packed) == 14
-    assert (
-        sum(torch.equal(a, b) for a, b in zip(after.values(), run.packed.values(), strict=True))
-        == 14
-    )
-    assert run.moved == run.first.keys()
-    if name not in ELSEWHERE:  # step 0 is the quantised base, and not the plain one
-        assert (run.start - run.before).abs().max() < 2e-6
-        assert (run.start - prepared("lora").before).abs().max() > 1e-3
-    how, model = again(run)
+    assert after.keys() == run.packed.keys() and bool(after) == run.case.quantised
+    assert all(torch.equal(after[name], packed) for name, packed in run.packed.items())
+
+
+def gradients(model, *parts: slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Loss and gradients of all rows, part by part."""
+    model.train()
+    model.zero_grad()
+    loss = torch.zeros(())
+    for rows in parts:
+        share = loss_of(model, rows=rows)
+        share.backward()
+        loss = loss + share.detach()
+    return loss, {n: p.grad.clone() for n, p in trainable(model).items()}
+
+
+def test_recomputing_and_accumulating_change_no_gradient(run, base):
+    how, model = again(run, base)
     how.load_state(model, run.method.state(run.model))
-    assert torch.equal(logits(model), run.after)
+    loss, whole = gradients(model, slice(None))
+    scale = max(1.0, max(g.abs().max().item() for g in whole.values()))
+
+    def same(other) -> bool:
+        near = all((other[1][n] - g).abs().max() < 1e-5 * scale for n, g in whole.items())
+        return bool((other[0] - loss).abs() < 1e-5) and near
+
+    assert same(gradients(model, slice(0, 1), slice(1, 2)))
+    if promises(run.case.method).get("gradient_checkpointing", True):
+        model.activation_checkpointing_enable({"use_reentrant": False})
+        assert same(gradients(model, slice(None)))
 
 
-@pytest.mark.parametrize("name", sorted(PLAIN_BASE_ONLY))
-def test_what_cannot_stand_on_quantised_weights_says_so(prepared, name):
-    base = load(prepared("bitfit" if name == "bitfit" else "lora").folder, "nf4")
-    with pytest.raises(UserError, match="quantised|PiSSA under float32"):
-        method(name).prepare(base)
-
-
-@pytest.mark.parametrize("name", names())
-def test_on_a_half_precision_base_everything_trained_is_in_the_state(prepared, name):
-    folder = prepared(name).folder
-
-    def fresh(seed):
-        torch.manual_seed(seed)
-        how = method(name)
-        return how, how.prepare(load(folder, dtype="bfloat16"))
-
-    (how, model), (other_how, other) = fresh(1), fresh(2)
-    train(model, bf16=True)
+def test_on_a_half_precision_base_everything_trained_is_in_the_state(run, base):
+    if run.case.quantised:
+        pytest.skip("the base is not in half precision")
+    torch.manual_seed(1)
+    how = method(run.case.method, run.case.kind)
+    model = how.prepare(base(run.case, "bfloat16"))
+    other_how, other = again(run, base, "bfloat16")
+    train(model, bf16=True, optimizer=promises(run.case.method).get("optimizer", "adamw"))
     other_how.load_state(other, how.state(model))
     assert torch.equal(logits(other, bf16=True), logits(model, bf16=True))
     assert all(torch.equal(p, trainable(other)[n]) for n, p in trainable(model).items())
 
 
+@pytest.mark.parametrize("name", PLAIN_ONLY)
+def test_what_cannot_stand_on_quantised_weights_says_so(name, base):
+    kind = kinds(name)[0]
+    with pytest.raises(UserError, match="quantised|PiSSA under float32"):
+        method(name, kind).prepare(base(Case(name, kind, "nf4")))
+
+
 @pytest.mark.parametrize("name", ["lora", "dora", "ia3", "oft", "miss"])
-def test_adapter_weights_are_float32_on_a_half_precision_base(prepared, name):
-    model = method(name).prepare(load(prepared("lora").folder, dtype="bfloat16"))
+def test_adapter_weights_are_float32_on_a_half_precision_base(name, base):
+    model = method(name).prepare(base(Case(name, "llama", "none"), "bfloat16"))
     assert {p.dtype for p in trainable(model).values()} == {torch.float32}
     train(model, steps=1)
     assert torch.isfinite(loss_of(model))

@@ -1,0 +1,58 @@
+"""The options of a config group as data: what a file says, what it promises, what it asks for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ftcli.config import configs_dir
+from ftcli.config.job import PROMISES
+from ftcli.config.requirements import allowed
+from ftcli.methods.base import Method
+
+STORED = ("none", "nf4")
+
+
+def options(group: str) -> list[str]:
+    """Names of all options of a group."""
+    return sorted(file.stem for file in (configs_dir() / group).glob("*.yaml"))
+
+
+def node(group: str, name: str) -> dict[str, Any]:
+    """The content of an option's file, its own `defaults` not followed."""
+    found = OmegaConf.to_container(OmegaConf.load(configs_dir() / group / f"{name}.yaml"))
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
+def promises(name: str, group: str = "method") -> dict[str, Any]:
+    """What an option says of itself."""
+    return node(group, name).get(PROMISES) or {}
+
+
+def method_class(name: str) -> type[Method]:
+    """The class that a method's file names; that of the method it narrows where it names none."""
+    found = node("method", name)
+    if "_target_" not in found:
+        return method_class(found["defaults"][0])
+    module, _, attribute = found["_target_"].rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def promised(name: str, key: str) -> Any:
+    """What a method's file promises of `key`, else the constant of its class."""
+    return promises(name).get(key, getattr(method_class(name), key, None))
+
+
+def kinds(name: str) -> list[str]:
+    """Kinds of model that a method promises to work on."""
+    return promises(name).get("models", ["llama"])
+
+
+def storages(name: str) -> list[str]:
+    """Ways to store the base's weights that a method works on."""
+    may = allowed(node("method", name)).get("model.quantization", STORED)
+    quantisable = promised(name, "quantisable")
+    return [way for way in STORED if way in may and (way == "none" or quantisable)]
