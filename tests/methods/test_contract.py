@@ -19,7 +19,15 @@ from ftcli.models.anatomy import Anatomy, count_parameters
 
 from .options import kinds, promised, promises, storages
 from .tiny import (
-    OTHERS, WRITERS, load, logits, loss_of, method, names, train, trainable,
+    OTHERS,
+    WRITERS,
+    load,
+    logits,
+    loss_of,
+    method,
+    names,
+    train,
+    trainable,
 )  # fmt: skip
 
 
