@@ -174,7 +174,7 @@ def ldu(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     beside their row, which are held away from zero (`FLOOR`). P is applied to the rows of L by
     index and never formed.
     """
-    packed, pivots = torch.linalg.lu_factor(weight.float())
+    packed, pivots, _ = torch.linalg.lu_factor_ex(weight.float())  # goes on where W is singular
     k = len(pivots)
     lower = packed[:, :k].tril(-1)
     lower.diagonal().fill_(1.0)
