@@ -16,7 +16,9 @@ def ssf_vit_b16(_run: Path) -> float:
 
     from ftcli.methods.tuners.ssf import SsfConfig
 
+    size: Any = ViTConfig()
+    size.num_labels = 100
     with torch.device("meta"):
-        base: Any = ViTForImageClassification(ViTConfig(num_labels=100))
+        base: Any = ViTForImageClassification(size)
         model = get_peft_model(base, SsfConfig(modules_to_save=["classifier"]))
     return float(sum(p.numel() for p in model.parameters() if p.requires_grad))
