@@ -40,7 +40,7 @@ class LolduConfig(PeftConfig):
         exclude_modules: names of layers that are left out of them.
         modules_to_save: layers that are trained themselves, such as a new classifier.
         r: diagonal entries that are trained, at most as many as a weight has.
-        alpha: sigma = alpha / r.
+        alpha: sigma = alpha / r, with r as it is given.
         init: where z begins. `lu`: at D, so that the model is the base. The others begin elsewhere:
             in +-mean(D)/2 (uniform), with D's mean and deviation (normal), at its mean, at 1, at 0.
         train_scale: train sigma too, one number a layer.
@@ -50,7 +50,7 @@ class LolduConfig(PeftConfig):
     exclude_modules: list[str] | str | None = None
     modules_to_save: list[str] | None = None
     r: int = 768
-    alpha: float = 1.0
+    alpha: float = 768.0
     init: Literal["lu", "uniform", "normal", "mean", "ones", "zeros"] = "lu"
     train_scale: bool = False
 
@@ -95,7 +95,7 @@ class LolduLinear(TunerLayer):
         self.loldu_L[adapter], self.loldu_U[adapter] = lower, upper
         self.loldu_start[adapter] = diagonal
         self.loldu_z[adapter] = nn.Parameter(STARTS[config.init](diagonal))
-        self.loldu_sigma[adapter] = config.alpha / r
+        self.loldu_sigma[adapter] = config.alpha / config.r
         if config.train_scale:
             sigma = torch.full((1,), self.loldu_sigma[adapter], dtype=diagonal.dtype)
             self.loldu_scale[adapter] = nn.Parameter(sigma.to(diagonal.device))
