@@ -1,0 +1,151 @@
+"""Every method, trainable policy, penalty and optimizer in real runs: resumed bit by bit, read back."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from ftcli.deltas.merge import ROUNDING
+from ftcli.errors import UserError
+from ftcli.run.run import Run
+from ftcli.run.rundir import RunDir
+from ftcli.run.train import fit, resume
+from ftcli.trainer.participant import Participant
+
+from .options import options, promised, promises
+from .test_contract import furthest
+from .tiny import logits
+from .tiny_runs import Bench, followed, without_report
+
+CLOCK = {"time", "tok_s", "mem_gb"}
+JUDGED = {"eval": "loss", "eval.loss.limit": "4", "trainer.gradient_accumulation_steps": "2"}
+OPTIONS = [
+    (group, name)
+    for group in ("method", "trainable", "penalty", "optimizer")
+    for name in options(group)
+]
+
+
+class Watch(Participant):
+    """Notes what there is once every participant is set up; stops where told to."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop = stop
+
+    def setup(self, run) -> None:
+        self.start = logits(run.model)
+        self.weights = {name: t.clone() for name, t in run.trained_state().items()}
+
+    def after_step(self, state) -> None:
+        if state.step == self.stop:
+            (state.run.dir.path / "STOP").touch()
+
+
+def trained(composed, stop: int | None = None):
+    run = Run.create(composed)
+    watch = run.loggers["watch"] = Watch(stop)
+    fit(run, None)
+    return SimpleNamespace(run=run, path=run.dir.path, start=watch.start, weights=watch.weights)
+
+
+def on_what_it_fits(bench: Bench, group: str, name: str):
+    """The option trained on LoRA, or on what the messages send it to; how it had to be called."""
+    choices = {group: name} | JUDGED
+    needs = promises(name, group).get("optimizer")
+    if needs:
+        choices["optimizer"] = needs
+    for _ in range(6):
+        try:
+            composed = bench.job(choices)
+            return composed, trained(composed)
+        except UserError as error:
+            choices = followed(choices, error)
+            assert choices.get(group) == name, f"{group}={name} fits nothing: {error}"
+    raise AssertionError(f"{group}={name} still does not train with {choices}")
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="module", params=OPTIONS, ids="-".join)
+def story(request, bench):
+    """Four steps in one go; two steps, a stop, and two more after a resume."""
+    group, name = request.param
+    with without_report():
+        composed, whole = on_what_it_fits(bench, group, name)
+        half = trained(composed, stop=2)
+        assert RunDir(half.path).result()["status"] == "stopped by STOP"
+        assert RunDir(half.path).result()["step"] == 2
+        resume(half.path)
+    return SimpleNamespace(
+        group=group, name=name, method=composed.choices["method"], whole=whole, resumed=half.path,
+        source=whole.run.model_source,
+    )  # fmt: skip
+
+
+def test_stopped_and_resumed_equals_undisturbed(story):
+    one, other = (
+        load_file(path / "checkpoints/last/adapter.safetensors")
+        for path in (story.whole.path, story.resumed)
+    )
+    assert one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+    figures = [
+        [{k: v for k, v in row.items() if k not in CLOCK} for row in RunDir(path).metrics()]
+        for path in (story.whole.path, story.resumed)
+    ]
+    assert figures[0] == figures[1]
+    assert [row["step"] for row in figures[0] if "loss" in row] == [1, 2, 3, 4]
+    assert len({row["loss"] for row in figures[0] if "loss" in row}) == 4
+
+
+def test_weights_move(story):
+    after, before = story.whole.run.trained_state(), story.whole.weights
+    assert after.keys() != before.keys() or any(not torch.equal(after[n], before[n]) for n in after)
+
+
+def test_a_checkpoint_is_enough_to_compute_what_was_trained(story):
+    again = Run.from_dir(story.resumed)
+    with story.whole.run.evaluating():
+        assert torch.equal(logits(again.model), logits(story.whole.run.model))
+
+
+def test_the_first_step_begins_at_the_base_where_promised(story):
+    base = logits(story.source.load("cpu"))
+    # rounding: what is taken out of a weight and added again may be ten times as large as the weight
+    same = furthest(story.whole.start, base) < 1e-5
+    assert same == promises(story.method).get("identity", True)
+
+
+def test_the_artefact_loads_without_ftcli(story):
+    folder = story.whole.path / promised(story.method, "artefact")
+    if folder.name == "model":
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    else:
+        model = peft.PeftModel.from_pretrained(story.source.load("cpu"), folder)
+    with story.whole.run.evaluating():
+        assert furthest(logits(model), logits(story.whole.run.model)) < 1e-5
+
+
+def test_merged_equals_trained(story):
+    run = Run.from_dir(story.resumed)
+    before = logits(run.model)
+    if story.source.quantization != "none" or not promised(story.method, "mergeable"):
+        with pytest.raises(UserError, match="cannot be merged|round the adapter away"):
+            run.method.merge(run.model)
+    else:
+        assert furthest(logits(run.method.merge(run.model)), before) < ROUNDING[torch.float32]
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in options("method") if not promises(n).get("gradient_checkpointing", True)]
+)
+def test_what_cannot_be_recomputed_is_refused_by_the_check(name, bench):
+    with pytest.raises(UserError, match="gradient_checkpointing"):
+        bench.job({"method": name, "trainer.gradient_checkpointing": "true"})

@@ -1,0 +1,140 @@
+"""Real runs through ftcli's Trainer on tiny models and a few rows of E2E, in this process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ftcli.config import compose, validate
+from ftcli.config.composed import Composed
+from ftcli.errors import Problems, UserError
+
+from .options import kinds, promised, promises, storages
+from .tiny import HEADS, SIZES, write_gpt2
+
+Choices = dict[str, str]
+#: Every option as its file has it: no job's own settings laid over it.
+JOB = """\
+defaults:
+  - model: llama_mini
+  - data: e2e
+  - method: lora
+  - objective: causal_lm
+  - optimizer: adamw
+  - scheduler: linear
+  - trainer: default
+  - eval: none
+  - logger: default
+  - run: default
+"""
+#: Tokens of the shipped tokenizer; blocks of which a quarter is one.
+SHAPE = {"vocab_size": 4096, "blocks": 4}
+SHORT: Choices = {
+    "model.dtype": "float32", "model.tokenizer": "asset:llama_mini", "trainer.precision": "fp32",
+    "trainer.max_steps": "4", "trainer.batch_size": "2", "trainer.log_every": "1",
+    "trainer.save_every": "null", "trainer.eval_every": "null", "optimizer.lr": "1e-3",
+    "data.limit": "24", "data.max_length": "96", "data.validation": "0.2",
+}  # fmt: skip
+
+
+def write_llama(folder: Path) -> None:
+    sizes = {**SIZES, **HEADS, "vocab_size": 4096, "num_hidden_layers": SHAPE["blocks"]}
+    LlamaForCausalLM(LlamaConfig(**sizes, pad_token_id=0)).save_pretrained(folder)
+
+
+class Bench:
+    """Makes jobs of options, each on a tiny model that its method fits.
+
+    Args:
+        folder: holds models, tokens and runs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "tiny.yaml"
+        self.file.write_text(JOB)
+        self.model = cache(self._model)
+
+    def _model(self, kind: str) -> Path:
+        target = self.folder / kind
+        if kind == "llama":
+            write_llama(target)
+        else:
+            write_gpt2(target, vocab_size=SHAPE["vocab_size"], n_layer=SHAPE["blocks"])
+        return target
+
+    def job(self, choices: Choices) -> Composed:
+        """A checked job.
+
+        Args:
+            choices: group -> option, and further keys -> values; a key of `~group` does without.
+
+        Raises:
+            UserError: the choices contradict each other.
+        """
+        chosen = {"method": "lora"} | choices
+        words = SHORT | self._places() | self._of_method(chosen["method"]) | chosen
+        typed = [key if key.startswith("~") else f"{key}={value}" for key, value in words.items()]
+        composed = compose(self.file, typed)
+        validate(composed)
+        return composed
+
+    def _places(self) -> Choices:
+        return {
+            "run.dir": str(self.folder / "runs"),
+            "data.cache_dir": str(self.folder / "tokens"),
+        }
+
+    def _of_method(self, name: str) -> Choices:
+        """A model the method fits, and what its file leaves to the user."""
+        kind = "llama" if "llama" in kinds(name) else "gpt2"
+        given = {f"method.{k}": str(v) for k, v in promises(name).get("given", {}).items()}
+        own = {"model.path": str(self.model(kind)), "model.quantization": storages(name)[0]}
+        if not promised(name, "packable"):
+            own["data.packing"] = "none"
+        return own | given
+
+
+def advised(error: UserError) -> Choices:
+    """Key -> value of the first way out that a message names."""
+    errors = error.problems if isinstance(error, Problems) else [error]
+    found: Choices = {}
+    for one in errors:
+        first = re.split(r";|,? or |, ", (one.fix or "").removeprefix("either "))[0]
+        words = [w for w in first.split() if re.fullmatch(r"~[\w.]+|[\w.]+=\S+", w)]
+        for word in words:
+            key, _, value = word.partition("=")
+            found[key] = value
+    return found
+
+
+def followed(choices: Choices, error: UserError) -> Choices:
+    """The choices after one has done what a message says.
+
+    Raises:
+        UserError: the same, where it names no way out.
+    """
+    words = advised(error)
+    if not words or all(choices.get(key) == value for key, value in words.items()):
+        raise error
+    kept = {
+        key: value
+        for key, value in choices.items()
+        if f"~{key.partition('.')[0]}" not in words
+        and not (key.partition(".")[0] in words and "." in key)
+    }
+    return kept | words
+
+
+@contextmanager
+def without_report() -> Iterator[None]:
+    """Plots take longer than these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ftcli.run.finish.write_report", lambda run_dir: None)
+        yield
