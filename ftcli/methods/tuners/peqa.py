@@ -8,6 +8,7 @@ that changing the task is changing the scales.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -23,6 +24,8 @@ from ftcli.methods.peft import Peft
 from ftcli.methods.tuners.base import Tuner, TunerLayer, register
 from ftcli.models.packed import PACKS, Search, group_count, scaled
 from ftcli.models.packed_linear import PackedLinear
+
+_log = logging.getLogger("ftcli.methods")
 
 
 @dataclass
@@ -180,6 +183,18 @@ class Peqa(Peft):
                 fix="model.quantization=none, or method=lora",
             )
         return super().prepare(model)
+
+    def merge(self, model: Any) -> nn.Module:
+        """A plain model whose weights are the scaled integers; says that it is no longer small.
+
+        Raises:
+            UserError: the scales are not finite.
+        """
+        _log.warning(
+            "PEQA merged: the weights are its scaled integers, stored in the base's type and at "
+            "its size; the adapter alone keeps the small form"
+        )
+        return super().merge(model)
 
 
 register("peqa", PeqaConfig, PeqaModel)

@@ -72,6 +72,12 @@ def test_trained_weights_over_their_scales_are_integers(folder):
         assert ((linear.weight / scale) - whole).abs().max() < 1e-5
 
 
+def test_merging_says_that_the_small_form_is_left(folder, caplog):
+    how = method("peqa")
+    how.merge(how.prepare(load(folder)))
+    assert "the adapter alone keeps the small form" in caplog.text
+
+
 def test_trainables_are_the_sum_of_out_times_groups(folder):
     for group_size in (None, 64, 32):
         model = method("peqa", group_size=group_size).prepare(load(folder))
@@ -156,6 +162,20 @@ def test_a_half_precision_base_keeps_float32_scales(folder):
     train(model, bf16=True)
     assert {p.dtype for p in trainable(model).values()} == {torch.float32}
     assert torch.isfinite(loss_of(model, bf16=True))
+
+
+def test_a_finished_run_is_the_trained_function_again(train_tiny):
+    """The integers are made anew from the base; scales come from the run's folder."""
+    from ftcli.run.run import Run
+
+    path = train_tiny("method=peqa", "model.quantization=none", "eval=loss", "run.name=peqa")
+    run, again = Run.from_dir(path), Run.from_dir(path)
+    result = json.loads((path / "result.json").read_text())
+    assert torch.equal(logits(run.model), logits(again.model))
+    with run.evaluating():
+        loss = run.evaluators["loss"](run)["loss"]
+    assert loss == pytest.approx(result["metrics"]["eval.loss"], abs=1e-5)
+    assert loss < result["metrics_before"]["eval.loss"]
 
 
 def test_quantised_bases_and_wrong_options_are_refused(folder):
