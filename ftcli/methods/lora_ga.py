@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ftcli.run.run import Run
 
 Direction = Literal["ArB2r", "A2rBr", "ArBr", "random"]
+EXACT_UP_TO = 1024  # rows or columns: a full decomposition takes a second on one CPU core
+#: The authors' code takes 4. On a matrix without any decay (normal, 64 x 64, r=4) the equation was
+#: then 15 % off, 1.6 % with 8 and 0.02 % with 16; it costs little beside the gradient.
+ITERATIONS = 16
 
 
 class LoraGA(ShiftedLora):
@@ -97,15 +101,19 @@ def singular_vectors(
 ) -> tuple[Tensor, Tensor]:
     """The first `count` left [m, count] and right [n, count] singular vectors.
 
-    By subspace iteration on twice as many (Halko et al., arXiv 0909.4061, algorithm 5.1), four times;
-    exact where that is all of them.
+    Of larger matrices by subspace iteration on twice as many (Halko et al., arXiv 0909.4061,
+    algorithm 5.1), which is close where the singular values fall fast, as those of gradients do.
     """
-    width = min(2 * count, *matrix.shape)
+    matrix = matrix.float()
+    if min(matrix.shape) <= EXACT_UP_TO:
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        return left[:, :count], right[:count].T
     seed = int(torch.randint(2**31, (), generator=generator))
-    devices = [matrix.device] if matrix.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):  # the library takes no generator
-        torch.manual_seed(seed)
-        left, _, right = torch.svd_lowrank(matrix.float(), q=width, niter=4)
+    with torch.random.fork_rng([matrix.device] if matrix.is_cuda else []):
+        torch.manual_seed(seed)  # the library takes no generator
+        left, _, right = torch.svd_lowrank(
+            matrix, q=min(2 * count, *matrix.shape), niter=ITERATIONS
+        )
     return left[:, :count], right[:, :count]
 
 

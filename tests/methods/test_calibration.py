@@ -39,8 +39,14 @@ MODELS = {
     "bert": lambda: BertForMaskedLM(BertConfig(**SIZES, num_attention_heads=4)),
     "t5": lambda: T5ForConditionalGeneration(
         T5Config(
-            d_model=32, d_ff=48, d_kv=8, num_heads=4, num_layers=2, vocab_size=64,
-            decoder_start_token_id=0, pad_token_id=0,
+            d_model=32,
+            d_ff=48,
+            d_kv=8,
+            num_heads=4,
+            num_layers=2,
+            vocab_size=64,
+            decoder_start_token_id=0,
+            pad_token_id=0,
         )
     ),
     "phi3": lambda: Phi3ForCausalLM._from_config(
@@ -184,7 +190,9 @@ def test_rescaling_sees_real_tokens_and_their_sequences():
         return x / 2
 
     layers = dict(list(layers_of(model).items())[:1])
-    halved = calibration.input_covariance(model, layers, [packed(documents())], causal_forward, note)
+    halved = calibration.input_covariance(
+        model, layers, [packed(documents())], causal_forward, note
+    )
     plain = calibration.input_covariance(model, layers, [packed(documents())], causal_forward)
     assert seen == [(sum(LENGTHS), LENGTHS)]
     for name in layers:
