@@ -41,7 +41,7 @@ class FloraConfig(PeftConfig):
         kernel_r: rank of each mode of a kernel, at most its size.
         ranks: one rank a mode in place of both: in, out, then the kernel's.
         rank_pattern: the same for the layers of a name.
-        scale: s, a constant factor of the update; not divided by a rank.
+        scale: s, a constant factor of the update, 0.04 to 4 by backbone; not divided by a rank.
         dropout: share of the input that the update does not see while training.
     """
 
@@ -52,7 +52,7 @@ class FloraConfig(PeftConfig):
     kernel_r: int = 2
     ranks: list[int] | None = None
     rank_pattern: dict[str, list[int]] = field(default_factory=dict)
-    scale: float = 4.0
+    scale: float = 0.4
     dropout: float = 0.0
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Trained parameters of LoLDU on RoBERTa-base, counted without weights."""
+"""Trained diagonals of LoLDU on RoBERTa-base, counted without weights."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ EXACT = True
 
 
 def loldu_roberta_base(_run: Path) -> float:
-    """Whole diagonals of the queries and values of 12 layers, without a head."""
+    """768 entries each of the query and the value of 12 layers."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModel, RobertaConfig
 
     from ftcli.methods.tuners.loldu import LolduConfig
 
+    size = RobertaConfig()
     with torch.device("meta"):
-        base: Any = AutoModel.from_config(RobertaConfig())
-        model = get_peft_model(base, LolduConfig(target_modules=["query", "value"], r=768))
+        base: Any = AutoModel.from_config(size)
+        model = get_peft_model(base, LolduConfig(r=768, target_modules=["query", "value"]))
     return float(sum(p.numel() for p in model.parameters() if p.requires_grad))

@@ -1,0 +1,23 @@
+"""Trained diagonals of LoLDU on ViT-base, counted without weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+EXACT = True
+
+
+def loldu_vit_base(_run: Path) -> float:
+    """768 entries each of the query and the value of 12 layers."""
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModel, ViTConfig
+
+    from ftcli.methods.tuners.loldu import LolduConfig
+
+    size = ViTConfig()
+    with torch.device("meta"):
+        base: Any = AutoModel.from_config(size)
+        model = get_peft_model(base, LolduConfig(r=768, target_modules=["q_proj", "v_proj"]))
+    return float(sum(p.numel() for p in model.parameters() if p.requires_grad))

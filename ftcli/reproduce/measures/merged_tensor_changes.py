@@ -1,0 +1,21 @@
+"""Whether a merged model is of the base's own shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+EXACT = True
+
+
+def merged_tensor_changes(run: Path) -> float:
+    """Tensors that the merged model has and the base has not, or the other way, by name and shape."""
+    from ftcli.run.run import Run
+
+    trained = Run.from_dir(run)
+    base, merged = trained.model_source.meta(), trained.method.merge(trained.model)
+    return float(len(_shapes(base) ^ _shapes(merged)))
+
+
+def _shapes(model: Any) -> set[tuple[Any, ...]]:
+    return {(name, *tensor.shape) for name, tensor in model.named_parameters()}
