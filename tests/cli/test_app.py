@@ -187,4 +187,4 @@ def test_completion_of_verbs_jobs_groups_options_keys_and_values(work, monkeypat
     assert masks == ["data.mask=assistant", "data.mask=all"]
     assert completed(monkeypatch, f"{job}trainer.compile=t") == ["trainer.compile=true"]
     split = ["ftcli", "show", "qlora_llama", "method", "=", "lor"]  # as bash splits it
-    assert completed(monkeypatch, "", words=split) == ["lora"]
+    assert completed(monkeypatch, "", words=split) == ["lora", "lora_ga"]

@@ -3,6 +3,8 @@
 import pytest
 
 from ftcli.config import compose, configs_dir, validate
+from ftcli.config.option import content
+from ftcli.config.requirements import allowed
 
 GIVEN = {
     "trainable_tokens": ["method.token_indices=[3,4]"],
@@ -17,9 +19,10 @@ CHOICES = [
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_it_composes_and_validates(group, name):
-    plain = ["data.packing=none"]
-    if name != "qlora":
-        plain += ["model.quantization=none", *([] if group == "method" else ["method=lora"])]
+    plain = ["data.packing=none", "model.quantization=none"]
+    plain += [] if group == "method" else ["method=lora"]
+    required = allowed(content(configs_dir() / group / f"{name}.yaml"))
+    plain += [f"{key}={values[0]}" for key, values in required.items()]
     validate(compose("qlora_llama", [f"{group}={name}", *plain, *GIVEN.get(name, [])]))
     first = (configs_dir() / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ") and len(first) < 110
