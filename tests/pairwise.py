@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 
@@ -15,22 +16,22 @@ def covering(groups: Mapping[str, Sequence[str]]) -> list[Row]:
     """Rows of one option a group that hold every pair; greedily few, and the same ones every time.
 
     In parameter order (Lei and Tai, 1998): all pairs of the two largest groups, then group after
-    group, each row given the option that brings the most pairs not seen yet. Pairs that are still
-    missing get rows of their own.
+    group, each row given the option that brings the most pairs not seen yet, of those the one used
+    least. Pairs that are still missing get rows of their own.
     """
     order = sorted(groups, key=lambda name: (-len(groups[name]), name))
-    rows = [
-        dict(zip(order, options, strict=False))
-        for options in product(*(groups[n] for n in order[:2]))
-    ]
+    first = product(*(groups[name] for name in order[:2]))
+    rows = [dict(zip(order, options, strict=False)) for options in first]
     for width in range(3, len(order) + 1):
-        group, missing = order[width - 1], _pairs({n: groups[n] for n in order[:width]})
+        known = {name: groups[name] for name in order[:width]}
+        missing = _pairs(known).difference(*map(held, rows))
+        used: Counter[str] = Counter()
         for row in rows:
-            missing -= held(row)
-        for row in rows:
-            row[group] = max(groups[group], key=lambda o: len(held(row | {group: o}) & missing))
-            missing -= held(row)
-        rows += _rows_for(missing, groups, order[:width])
+            _fill(row, known, missing, used)
+        for pair in sorted(missing, key=sorted):
+            if pair in missing:
+                rows.append(dict(sorted(pair)))
+                _fill(rows[-1], known, missing, used)
     return rows
 
 
@@ -48,18 +49,13 @@ def _pairs(groups: Mapping[str, Sequence[str]]) -> set[Pair]:
     }
 
 
-def _rows_for(
-    missing: set[Pair], groups: Mapping[str, Sequence[str]], order: list[str]
-) -> list[Row]:
-    """Rows that hold the missing pairs; what a pair leaves open is chosen to hold another."""
-    rows = []
-    for pair in sorted(missing, key=sorted):
-        if pair not in missing:
-            continue
-        row = dict(sorted(pair))
-        for group in order:
-            if group not in row:
-                row[group] = max(groups[group], key=lambda o: len(held(row | {group: o}) & missing))
-        missing -= held(row)
-        rows.append(row)
-    return rows
+def _fill(
+    row: Row, groups: Mapping[str, Sequence[str]], missing: set[Pair], used: Counter[str]
+) -> None:
+    """Choose what a row leaves open, and take its pairs from the missing ones."""
+    for group in groups:
+        if group not in row:
+            gain = {o: len(held(row | {group: o}) & missing) for o in groups[group]}
+            row[group] = min(groups[group], key=lambda o: (-gain[o], used[o]))
+            used[row[group]] += 1
+    missing -= held(row)

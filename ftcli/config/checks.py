@@ -103,6 +103,16 @@ def packed_prompts(job: Composed) -> Iterator[UserError]:
         yield UserError(what, fix="data.packing=none")
 
 
+def recomputed_blocks(job: Composed) -> Iterator[UserError]:
+    """What reaches blocks through a cache is not there when they are computed again."""
+    if not value(job, "trainer.gradient_checkpointing"):
+        return
+    if promise(job, "method", "gradient_checkpointing") is False:
+        what = f"{job.named('method')} with {_at(job, 'trainer.gradient_checkpointing', True)}: "
+        what += "its blocks cannot be computed again in backward."
+        yield UserError(what, fix="trainer.gradient_checkpointing=false")
+
+
 def two_warmups(job: Composed) -> Iterator[UserError]:
     """Both ways to say how long the warmup is, by the same hand; otherwise the command line wins."""
     keys = ("scheduler.warmup_ratio", "scheduler.warmup_steps")
@@ -145,6 +155,7 @@ def idle_compute_dtype(job: Composed) -> Iterator[UserError]:
 Check = Callable[[Composed], Iterator[UserError]]
 CHECKS: tuple[Check, ...] = (
     out_of_range, no_end, quantised_base, half_weights, packed_attention, packed_prompts,
+    recomputed_blocks,
     two_warmups, never_reached, idle_compute_dtype,
 )  # fmt: skip
 

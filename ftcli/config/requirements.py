@@ -3,7 +3,8 @@
     requires:
       model.quantization: {one_of: [nf4, fp4, int8], because: QLoRA needs a quantised base, or: method=lora}
 
-or only the list of values. It is kept in the configuration and handed to no class.
+or only the list of values. `fix: optimizer=mezo` says how the first of them is got, where setting the key
+itself would not do. It is kept in the configuration and handed to no class.
 """
 
 from __future__ import annotations
@@ -56,5 +57,6 @@ def _unmet(
     because = rule.get("because") or f"it is made for {', '.join(map(str, values))}"
     what = f"{asker} with {key}={value(composed, key)} ({composed.where(key)}): {because}."
     instead = rule.get("or") or ("" if owner else "~requires to do without")
-    ways = [f"{key}={values[0]}", *([str(instead)] if instead else [])]
+    way = str(rule.get("fix") or f"{key}={values[0]}")
+    ways = [way, *([str(instead)] if instead else [])]
     return UserError(what, fix=f"either {' or '.join(ways)}" if instead else ways[0])

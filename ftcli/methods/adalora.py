@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from ftcli.config.classpath import ClassPath
 from ftcli.errors import UserError
 from ftcli.methods.peft import ADAPTER, Peft
+from ftcli.trainable.base import Trainable
 from ftcli.trainer.participant import State
+
+if TYPE_CHECKING:
+    from ftcli.run.run import Run
 
 SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
@@ -55,6 +59,25 @@ class AdaLora(Peft):
             if "ranknum" in name:
                 parameter.requires_grad_(False)
         return wrapped
+
+    def setup(self, run: Run) -> None:
+        """Refuse what leaves triplets without a gradient: the budget goes round all at every step.
+
+        Raises:
+            UserError: not all of the adapter moves, or the optimizer takes no gradients.
+        """
+        if not getattr(run.optimizer.optimizer, "uses_backward", True):
+            raise UserError(
+                "AdaLoRA scores triplets by their gradients, and this optimizer takes none.",
+                where="optimizer",
+                fix="optimizer=adamw, or method=lora",
+            )
+        if run.trainable is not None and type(run.trainable) is not Trainable:
+            raise UserError(
+                "AdaLoRA scores every triplet at every step, so that none can be frozen for a while.",
+                where="trainable",
+                fix="trainable=all, or method=lora",
+            )
 
     def before_step(self, state: State) -> None:
         """Learn the run's length; after a resume, take back the scores."""

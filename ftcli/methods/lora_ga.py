@@ -12,7 +12,7 @@ from ftcli.config.classpath import ClassPath
 from ftcli.errors import UserError
 from ftcli.methods.calibration import batches, gradients, objective_loss
 from ftcli.methods.peft import ADAPTER
-from ftcli.methods.shifted import ShiftedLora
+from ftcli.methods.shifted import ShiftedLora, weight_of
 
 if TYPE_CHECKING:
     from ftcli.run.run import Run
@@ -64,19 +64,26 @@ class LoraGA(ShiftedLora):
 
     def factors(self, run: Run, layers: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, Tensor]]:
         """A0 and B0 of every layer the samples reach."""
-        drawn = list(batches(run, self.samples, self.batch_size))
-        weights = {name: layer.get_base_layer().weight for name, layer in layers.items()}
-        found = gradients(run.model, weights, drawn, objective_loss(run, drawn))
+        found = layer_gradients(run, layers, self.samples, self.batch_size)
         generator = torch.Generator().manual_seed(run.seed)
         for name in list(found):
-            layer = layers[name]
-            gradient = found.pop(name).to(weights[name].device)
-            gradient = gradient.T if layer.fan_in_fan_out else gradient
-            _refuse_wide(name, layer.r[ADAPTER], gradient)
-            a, b = gradient_factors(
-                gradient, layer.r[ADAPTER], self.gamma, self.direction, generator
-            )
-            yield name, a, b
+            gradient, r = found.pop(name), layers[name].r[ADAPTER]
+            gradient = gradient.to(weight_of(layers[name]).device)
+            _refuse_wide(name, r, gradient)
+            yield name, *gradient_factors(gradient, r, self.gamma, self.direction, generator)
+
+
+def layer_gradients(
+    run: Run, layers: Mapping[str, Any], samples: int, batch_size: int = 1
+) -> dict[str, Tensor]:
+    """Gradient [out, in] of the base's loss over the first training rows, for adapted layers.
+
+    float32 on the CPU; absent where no row reaches a layer.
+    """
+    drawn = list(batches(run, samples, batch_size))
+    weights = {name: layer.get_base_layer().weight for name, layer in layers.items()}
+    found = gradients(run.model, weights, drawn, objective_loss(run, drawn))
+    return {name: g.T if layers[name].fan_in_fan_out else g for name, g in found.items()}
 
 
 def gradient_factors(

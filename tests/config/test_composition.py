@@ -12,7 +12,10 @@ from hydra.core.global_hydra import GlobalHydra
 
 from ftcli.config import compose, configs_dir, load
 from ftcli.config.composed import leaves
+from ftcli.config.option import content
 from ftcli.errors import Problems, UserError
+
+FULL = content(configs_dir() / "method" / "full.yaml")
 
 LOSS = "_target_: ftcli.evaluation.loss.Loss\n"
 
@@ -111,7 +114,7 @@ def test_a_resolved_file_composes_to_itself_and_takes_other_options(write):
     assert again.config == first.config == load(path).config == compose("runs/x").config
     assert load("runs/x").where("optimizer.lr").startswith("runs/x/config.yaml:")
     other = compose(path, ["method=full", "seed=1"])
-    assert other.config["method"] == {"_target_": "ftcli.methods.full.Full"}
+    assert other.config["method"] == FULL
     assert other.where("method._target_") == "configs/method/full.yaml:2"
     assert "method" not in compose(path, ["~method"]).config
 

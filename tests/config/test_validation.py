@@ -12,6 +12,8 @@ from ftcli.config.option import content
 from ftcli.config.packages import missing
 from ftcli.errors import Problems, UserError
 
+FULL = content(paths.configs_dir() / "method" / "full.yaml")
+
 
 def checked(*overrides: str, job: str = "qlora_llama"):
     composed = compose(job, list(overrides))
@@ -151,7 +153,7 @@ def test_a_value_left_open_is_asked_for(write):
 
 def test_keys_of_the_option_that_was_replaced_are_left_out_and_said(write, caplog):
     composed = checked("method=full", "model.quantization=none")
-    assert composed.config["method"] == {"_target_": "ftcli.methods.full.Full"}
+    assert composed.config["method"] == FULL
     assert "method.r" not in composed.origins
     assert "method.r is left out, method=full has no such key" in caplog.text
 
@@ -160,7 +162,7 @@ def test_keys_of_the_job_one_starts_from_are_left_out_with_its_option_but_not_on
     base = "defaults: [qlora_llama, {override method: full}, _self_]\n"
     write("job.yaml", base + "model: {quantization: none}\n")
     composed = checked(job="job.yaml")
-    assert composed.config["method"] == {"_target_": "ftcli.methods.full.Full"}
+    assert composed.config["method"] == FULL
     write("own.yaml", base + "model: {quantization: none}\nmethod:\n  r: 4\n")
     (problem,) = complaints(job="own.yaml")
     assert problem.where == "own.yaml:4" and "method=full" in problem.what

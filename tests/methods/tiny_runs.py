@@ -19,32 +19,40 @@ from .options import kinds, promised, promises, storages
 from .tiny import HEADS, SIZES, write_gpt2
 
 Choices = dict[str, str]
-#: Every option as its file has it: no job's own settings laid over it.
+BLOCKS = 4  # of which a quarter is one
+VOCABULARY = 4096  # of the shipped tokenizer
+#: Every option as its own file has it, and every group there, which composes fastest.
 JOB = """\
 defaults:
   - model: llama_mini
   - data: e2e
   - method: lora
+  - trainable: all
   - objective: causal_lm
+  - penalty: none
   - optimizer: adamw
   - scheduler: linear
   - trainer: default
   - eval: none
   - logger: default
   - run: default
+  - _self_
+
+run: {dir: FOLDER/runs}
+model: {dtype: float32, tokenizer: "asset:llama_mini"}
+data: {limit: 24, max_length: 96, validation: 0.2, cache_dir: FOLDER/tokens}
+optimizer: {lr: 1.0e-3}
+trainer:
+  precision: fp32
+  max_steps: 4
+  batch_size: 2
+  log_every: 1
+  save_every: null
 """
-#: Tokens of the shipped tokenizer; blocks of which a quarter is one.
-SHAPE = {"vocab_size": 4096, "blocks": 4}
-SHORT: Choices = {
-    "model.dtype": "float32", "model.tokenizer": "asset:llama_mini", "trainer.precision": "fp32",
-    "trainer.max_steps": "4", "trainer.batch_size": "2", "trainer.log_every": "1",
-    "trainer.save_every": "null", "trainer.eval_every": "null", "optimizer.lr": "1e-3",
-    "data.limit": "24", "data.max_length": "96", "data.validation": "0.2",
-}  # fmt: skip
 
 
 def write_llama(folder: Path) -> None:
-    sizes = {**SIZES, **HEADS, "vocab_size": 4096, "num_hidden_layers": SHAPE["blocks"]}
+    sizes = {**SIZES, **HEADS, "vocab_size": VOCABULARY, "num_hidden_layers": BLOCKS}
     LlamaForCausalLM(LlamaConfig(**sizes, pad_token_id=0)).save_pretrained(folder)
 
 
@@ -58,7 +66,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / "tiny.yaml"
-        self.file.write_text(JOB)
+        self.file.write_text(JOB.replace("FOLDER", str(folder)))
         self.model = cache(self._model)
 
     def _model(self, kind: str) -> Path:
@@ -66,7 +74,7 @@ class Bench:
         if kind == "llama":
             write_llama(target)
         else:
-            write_gpt2(target, vocab_size=SHAPE["vocab_size"], n_layer=SHAPE["blocks"])
+            write_gpt2(target, vocab_size=VOCABULARY, n_layer=BLOCKS)
         return target
 
     def job(self, choices: Choices) -> Composed:
@@ -79,17 +87,11 @@ class Bench:
             UserError: the choices contradict each other.
         """
         chosen = {"method": "lora"} | choices
-        words = SHORT | self._places() | self._of_method(chosen["method"]) | chosen
+        words = self._of_method(chosen["method"]) | chosen
         typed = [key if key.startswith("~") else f"{key}={value}" for key, value in words.items()]
         composed = compose(self.file, typed)
         validate(composed)
         return composed
-
-    def _places(self) -> Choices:
-        return {
-            "run.dir": str(self.folder / "runs"),
-            "data.cache_dir": str(self.folder / "tokens"),
-        }
 
     def _of_method(self, name: str) -> Choices:
         """A model the method fits, and what its file leaves to the user."""

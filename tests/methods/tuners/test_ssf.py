@@ -114,7 +114,7 @@ def test_every_kind_of_layer_folds_also_without_a_bias():
 
 
 def test_a_bias_that_the_models_class_has_no_place_for_is_refused(tmp_path):
-    how = method("ssf", task_type=None)
+    how = method("ssf", task_type=None, new_biases=True)
     with pytest.raises(UserError, match="no bias to fold the shift into"):
         how.merge(how.prepare(build("phi3")))
     how = method("ssf", task_type=None, new_biases=False)
@@ -124,7 +124,7 @@ def test_a_bias_that_the_models_class_has_no_place_for_is_refused(tmp_path):
         tuned = output(model)
         assert (output(how.merge(model)) - tuned).abs().max() < 1e-5
     folder = write_llama(tmp_path)  # a Llama has one: its configuration is told
-    how = method("ssf")
+    how = method("ssf", new_biases=True)
     model = how.prepare(load(folder))
     tuned = logits(model)
     merged = how.merge(model)

@@ -1,0 +1,22 @@
+"""Whether an initialisation that takes a part out of the base leaves the model as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+EXACT = True
+
+
+def shift_difference(run: Path) -> float:
+    """Largest difference of a training token's loss between the base and the method after setup."""
+    import torch
+
+    from ftcli.reproduce.probe import again, first_batch, loss_of
+
+    fresh = again(run)
+    fresh.method.setup(fresh)
+    batch = first_batch(fresh)
+    base = fresh.model_source.load()
+    with torch.no_grad():
+        losses = [loss_of(fresh, model.eval(), batch) for model in (base, fresh.model)]
+    return (losses[0] - losses[1]).abs().max().item()

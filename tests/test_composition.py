@@ -1,0 +1,69 @@
+"""Options of method, trainable, penalty and optimizer compose: every two of them are tried together.
+
+Each combination trains three real steps on a tiny model, or is refused with a message that says why,
+and what the message advises trains.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ftcli.errors import Problems, UserError
+from ftcli.run.run import Run
+from ftcli.trainer.participant import Participant
+from tests.methods.options import options
+from tests.methods.tiny_runs import Bench, Choices, followed
+from tests.pairwise import covering
+
+GROUPS = ("method", "trainable", "penalty", "optimizer")
+HOPS = 6  # messages one may have to follow, each about another choice
+ROWS = covering({group: options(group) for group in GROUPS})
+
+
+class Losses(Participant):
+    """Keeps what each step logs."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_log(self, state, metrics) -> None:
+        self.seen.append(metrics["loss"])
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[group] for group in GROUPS))
+def test_it_trains_or_says_why_not(row, bench):
+    choices = row
+    for _ in range(HOPS):
+        try:
+            trains(bench, choices)
+            return
+        except UserError as error:
+            assert says_why(error, choices), error
+            choices = followed(choices, error)
+    raise AssertionError(f"the messages lead nowhere: {choices}")
+
+
+def trains(bench: Bench, choices: Choices, tried: set[frozenset] = set()) -> None:  # noqa: B006
+    """Three steps of finite loss; of what many messages advise, only once."""
+    if frozenset(choices.items()) in tried:
+        return
+    run = Run(bench.job(choices | {"trainer.max_steps": "3"}).config)
+    losses = run.loggers["losses"] = Losses()
+    outcome = run.trainer.fit(run)
+    assert outcome.status == "finished" and outcome.state.step == 3
+    assert len(losses.seen) == 3 and all(map(math.isfinite, losses.seen))
+    tried.add(frozenset(choices.items()))
+
+
+def says_why(error: UserError, choices: Choices) -> bool:
+    """Whether each problem names a choice or a place, and a way out of it."""
+    errors = error.problems if isinstance(error, Problems) else [error]
+    names = choices.values()
+    return all(one.fix and (one.where or any(n in str(one) for n in names)) for one in errors)
