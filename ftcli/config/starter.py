@@ -8,6 +8,7 @@ from typing import Any
 
 from ftcli.config import composition, paths, requirements, signature, validation
 from ftcli.config.display import scalar
+from ftcli.config.job import PROMISES
 from ftcli.config.keys import TARGET
 from ftcli.config.nearest import nearest
 from ftcli.config.option import content
@@ -94,7 +95,8 @@ def choose(group: str, answer: str) -> Choice:
 def starter(model: Choice, data: Choice, method: Choice, machine: Machine) -> str:
     """The YAML of a job."""
     chosen = content(paths.options("method")[method.option])
-    settings = _settings(signature.read(chosen[TARGET]).attributes, machine)
+    promises = signature.read(chosen[TARGET]).attributes | (chosen.get(PROMISES) or {})
+    settings = _settings(promises, machine)
     _meet(settings, chosen)
     judged = data.option if data.option in paths.options("eval") else "loss"
     picks = {
@@ -157,6 +159,7 @@ def _settings(promises: dict[str, Any], machine: Machine) -> dict[str, dict[str,
     small = gpu is not None and gpu < 40
     stored = "nf4" if small and promises.get("quantisable") is not False else "none"
     packed = promises.get("packable") is not False
+    recomputed = small and promises.get("gradient_checkpointing") is not False
     return {
         "model": {"quantization": (stored, "none, nf4, fp4 or int8: how the frozen weights lie")},
         "data": {
@@ -175,6 +178,6 @@ def _settings(promises: dict[str, Any], machine: Machine) -> dict[str, dict[str,
             "batch_size": (4 if small else 16, "rows a forward pass"),
             "gradient_accumulation_steps": (4 if small else 1, "forward passes a step"),
             "precision": ("bf16" if machine.bf16 else "fp32", "fp32 or bf16"),
-            "gradient_checkpointing": (True if small else None, "less memory, more time"),
+            "gradient_checkpointing": (True if recomputed else None, "less memory, more time"),
         },
     }
