@@ -66,12 +66,12 @@ def weigh(model: nn.Module, quantization: str = "none", double_quant: bool = Tru
         double_quant: whether the scales of nf4 and fp4 are quantised too.
     """
     packed = quantised_weights(model, quantization)
-    modules = Anatomy(model).modules.values()
-    base = {id(p): p for m in modules for p in m.parameters(recurse=False)}
+    anatomy = Anatomy(model)
+    base = {id(p): p for m in anatomy.modules.values() for p in m.parameters(recurse=False)}
     added = [p for p in model.parameters() if id(p) not in base]
     trained = [p for p in model.parameters() if p.requires_grad]
     return Weights(
-        parameters=sum(p.numel() for p in base.values()),
+        parameters=anatomy.parameters(),
         trainable=sum(p.numel() for p in trained),
         adapter_parameters=sum(p.numel() for p in added),
         quantised_parameters=sum(p.numel() for p in packed.values()),
