@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.errors import UserError
-from ftcli.trainer.participant import Participant
+from ftcli.trainer.participant import Participant, State
 
 Reduction = Literal["token", "sequence", "target", "constant"]
 
@@ -58,6 +58,14 @@ class Objective(Participant, ABC):
     @abstractmethod
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
         """Losses of a micro-batch as the loader gives it (CPU tensors)."""
+
+    def rollout(self, state: State, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The micro-batches that a step learns from, made of those that the loader gives.
+
+        An objective that makes its own data (answers to the prompts of a batch) does it here, in front
+        of the forward passes; what it keeps for later steps belongs into `state_dict`.
+        """
+        return batches
 
     def denominator(self, batches: Sequence[dict[str, Any]]) -> float:
         """What one rank's micro-batches of a step add to the denominator."""

@@ -162,3 +162,11 @@ class Loop:
         if last or self.accelerator.num_processes == 1:
             return nullcontext()
         return self.accelerator.no_sync(self.model)
+
+
+def real_tokens(batch: Batch) -> int:
+    """Tokens of a micro-batch, padding not counted; of what has none, the things that are learned."""
+    for key in ("lengths", "attention_mask"):
+        if key in batch:
+            return int(batch[key].sum())
+    return int(batch["count"])

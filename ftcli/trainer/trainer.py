@@ -13,7 +13,7 @@ from torch import nn
 from ftcli.trainer import checkpoint
 from ftcli.trainer.checkpoint import Checkpoints
 from ftcli.trainer.costs import Costs
-from ftcli.trainer.loop import Batch, Loop
+from ftcli.trainer.loop import Batch, Loop, real_tokens
 from ftcli.trainer.participant import State
 from ftcli.trainer.progress import Progress
 from ftcli.trainer.signals import Requests
@@ -96,6 +96,7 @@ class Trainer:
     def _step(self, loop: Loop, batches: list[Batch]) -> None:
         state = loop.state
         loop.call("before_step")
+        batches = loop.run.objective.rollout(state, batches)
         factor = loop.run.scheduler.factor(state.step, state.max_steps)
         if loop.uses_backward:
             loss = loop.backward(batches)
@@ -188,11 +189,6 @@ class Trainer:
                 checkpoints.mark_best(path)
         loop.accelerator.wait_for_everyone()
         loop.meter.begin()
-
-
-def real_tokens(batch: Batch) -> int:
-    """Tokens of a micro-batch, padding not counted."""
-    return int(batch["lengths" if "lengths" in batch else "attention_mask"].sum())
 
 
 def _due(step: int, every: int | None) -> bool:
