@@ -23,7 +23,8 @@ def natural_galore_history_share(_run: Path) -> float:
     size = RobertaConfig()
     with torch.device("meta"):
         base: Any = AutoModel.from_config(size)
-    shapes = [tuple(linear.module.weight.shape) for linear in Anatomy(base).block_linears]
+    weights: list[Any] = [linear.module.weight for linear in Anatomy(base).block_linears]
+    shapes = [tuple(weight.shape) for weight in weights]
     history, moments = 0, 0
     for shape in set(shapes):
         weight: Any = torch.nn.Parameter(torch.zeros(shape))
