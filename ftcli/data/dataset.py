@@ -54,6 +54,7 @@ class Data:
     template: Literal["plain", "chat"] = "plain"  # how prompt and instruction rows are written
     prompt_template: str | None = None  # plain rows: "{prompt}\n" when left out
     system: str | None = None  # system message for conversations that have none
+    pairs: bool = False  # preference rows give both answers, for objectives that compare them
     on_error: Literal["stop", "skip"] = "stop"  # rows that cannot be used
     limit: int | None = None  # read only the first rows of the training source
     text_unit: Literal["file", "paragraph", "line"] = "file"  # one row of a text file
@@ -62,7 +63,12 @@ class Data:
     def __post_init__(self) -> None:
         Problems.raise_if_any(list(self._contradictions()))
         self._rendering = Rendering(
-            self.max_length, self.mask, self.template, self.prompt_template, self.system
+            self.max_length,
+            self.mask,
+            self.template,
+            self.prompt_template,
+            self.system,
+            self.pairs,
         )
         self._prepared: dict[str, Tokens] = {}
         self._splits: dict[str, Split] = {}
@@ -93,6 +99,18 @@ class Data:
                 "the chat template writes the prompt, so that this one would not be used.",
                 where="data.prompt_template",
                 fix="set data.template=plain or data.prompt_template=null",
+            )
+        if self.pairs and self.format not in ("auto", "preference"):
+            yield UserError(
+                f"rows of format={self.format} have no rejected answer.",
+                where="data.pairs",
+                fix="data.format=preference, or data.pairs=false",
+            )
+        if self.pairs and self.mask == "all":
+            yield UserError(
+                "answers are compared; the prompt, which both share, is no part of them.",
+                where="data.mask",
+                fix="data.mask=assistant",
             )
 
     def examples(self, split: str = "train") -> Iterator[dict[str, Any]]:
@@ -185,6 +203,7 @@ class Data:
             shuffle=shuffle,
             rank=rank,
             world=world,
+            group=2 if self.pairs else 1,
         )
 
     def prompts(self, split: str, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:

@@ -43,6 +43,10 @@ def warnings(meta: dict[str, Any], split: str) -> list[str]:
             f"{split}: {meta['unlearned']:,} documents left out: nothing in them is learned "
             "(their answers begin behind data.max_length, or the template hides them)."
         )
+    if meta.get("partners"):
+        found.append(
+            f"{split}: {meta['partners']:,} more left out with them: the other one of a pair."
+        )
     if meta["unlike"]:
         found.append(
             f"{split}: in {meta['unlike']:,} of the first rows the chat template begins an answer "

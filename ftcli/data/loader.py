@@ -25,6 +25,8 @@ class Loader:
         pad: id that fills padded batches.
         seed: of the order; with the epoch it decides everything.
         shuffle: off keeps the rows in their order.
+        group: so many neighbouring documents are one row (2 where rows are pairs): they stay side
+            by side in a batch, and `batch_size` and packing count them as one.
         rank: this process, of `world`. Every process gets equally many batches; the last incomplete
             group is left out.
     """
@@ -40,9 +42,10 @@ class Loader:
         shuffle: bool = True,
         rank: int = 0,
         world: int = 1,
+        group: int = 1,
     ) -> None:
         self.tokens, self.batch_size, self.packing = tokens, batch_size, packing
-        self.max_length, self.pad = max_length, pad
+        self.max_length, self.pad, self.group = max_length, pad, group
         self.seed, self.shuffle, self.rank, self.world = seed, shuffle, rank, world
         self._all = lru_cache(maxsize=2)(self._of_epoch)
         if world > 1 and not len(self):
@@ -60,19 +63,31 @@ class Loader:
         return (self.batch(rows) for rows in self.batches(0))
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """Row numbers of each batch of an epoch."""
+        """Numbers of the documents of each batch of an epoch."""
         return ways.share(self._all(epoch), self.rank, self.world)
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
-        """The tensors of these rows; see `ftcli.data.collate`."""
+        """The tensors of these documents; see `ftcli.data.collate`.
+
+        Of paired documents also `pairs`, how many: document 2 i of the batch is preferred to 2 i + 1.
+        """
         from ftcli.data import collate
 
         if self.packing == "none":
-            return collate.padded(self.tokens, rows, self.pad)
-        return collate.packed(self.tokens, rows)
+            batch = collate.padded(self.tokens, rows, self.pad)
+        else:
+            batch = collate.packed(self.tokens, rows)
+        return batch if self.group == 1 else batch | {"pairs": len(rows) // self.group}
 
     def _of_epoch(self, epoch: int) -> ways.Batches:
-        args = (self.tokens.lengths, self.batch_size, self.seed, epoch, self.shuffle)
+        lengths = self.tokens.lengths.reshape(-1, self.group)
+        lengths = lengths.max(1) if self.packing == "none" else lengths.sum(1)
+        args = (lengths, self.batch_size, self.seed, epoch, self.shuffle)
         if self.packing == "bins":
-            return ways.bins(*args, capacity=self.max_length)
-        return ways.flat(*args) if self.packing == "flat" else ways.bucketed(*args)
+            batches = ways.bins(*args, capacity=self.max_length)
+        else:
+            batches = ways.flat(*args) if self.packing == "flat" else ways.bucketed(*args)
+        if self.group == 1:
+            return batches
+        members = range(self.group)
+        return [[self.group * row + i for row in batch for i in members] for batch in batches]

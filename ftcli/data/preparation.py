@@ -32,6 +32,7 @@ class Counts:
     overlong: int = 0  # documents longer than max_length
     dropped: int = 0  # of these, left out
     unlearned: int = 0  # documents left out because nothing in them is learned
+    partners: int = 0  # documents of pairs left out because the other one was
     unlike: int = 0  # of the first documents, those whose generation prompt is another
     unended: int = 0  # documents whose last learned token does not end the turn
     supervised: int = 0  # learned tokens
@@ -93,10 +94,16 @@ class Preparation:
             self.counts.rows += 1
             if self.counts.rows <= COMPARED:
                 self.counts.unlike += self._unlike(example, documents)
-            for document in documents:
-                self._add(document, example)
+            fitting = [f for d in documents if (f := self._fitted(d, example)) is not None]
+            if self.renderer.rendering.pairs and len(fitting) < len(documents):
+                self.counts.partners += len(fitting)
+                continue
+            for document in fitting:
+                self.counts.supervised += int(document.learned.sum())
+                self.writer.append(document, example["origin"])
 
-    def _add(self, document: Document, example: dict[str, Any]) -> None:
+    def _fitted(self, document: Document, example: dict[str, Any]) -> Document | None:
+        """The document at its allowed length; None where it is left out."""
         counts, length = self.counts, len(document.ids)
         if length > counts.longest:
             counts.longest, counts.longest_row = length, example["origin"]
@@ -106,16 +113,15 @@ class Preparation:
                 raise _too_long(length, self.limit, example["origin"])
             if self.overlong == "drop":
                 counts.dropped += 1
-                return
+                return None
             document = document.cut(self.limit)
         learned = np.flatnonzero(document.learned)
         if not len(learned):
             counts.unlearned += 1
-            return
+            return None
         if "text" not in example and length <= self.limit:
             counts.unended += int(document.ids[learned[-1]]) not in self._ends
-        counts.supervised += len(learned)
-        self.writer.append(document, example["origin"])
+        return document
 
     def _unlike(self, example: dict[str, Any], documents: Sequence[Document]) -> bool:
         """Whether generation would begin otherwise than training shows, as some templates do."""

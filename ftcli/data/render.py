@@ -46,6 +46,7 @@ class Rendering:
     template: Literal["plain", "chat"] = "plain"
     prompt_template: str | None = None
     system: str | None = None
+    pairs: bool = False
 
     def __post_init__(self) -> None:
         if self.prompt_template is not None and HOLE not in self.prompt_template:
@@ -81,22 +82,27 @@ class Renderer:
         return self._chat is not None and self._chat.marked
 
     def documents(self, examples: Sequence[dict[str, Any]]) -> list[list[Document] | Unusable]:
-        """The documents of each example, or why it has none. Plain text may become several."""
-        pieces: list[list[Piece] | Unusable] = []
+        """The documents of each example, or why it has none.
+
+        Plain text may become several; an example of a pair becomes two, chosen and rejected.
+        """
+        pieces: list[list[list[Piece]] | Unusable] = []
         for example in examples:
             try:
-                pieces.append(self._pieces(example))
+                pieces.append(self._written(example))
             except Unusable as error:
                 pieces.append(error)
-        encoded = iter(encode([p for p in pieces if not isinstance(p, Unusable)], self.tokenizer))
+        rows = [row for given in pieces if not isinstance(given, Unusable) for row in given]
+        encoded = iter(encode(rows, self.tokenizer))
         found: list[list[Document] | Unusable] = []
         for example, given in zip(examples, pieces, strict=True):
             if isinstance(given, Unusable):
                 found.append(given)
                 continue
-            document = self._masked(*next(encoded))
-            several = "text" in example
-            found.append(windows(document, self.rendering.max_length) if several else [document])
+            documents = [self._masked(*next(encoded)) for _ in given]
+            if "text" in example:
+                documents = windows(documents[0], self.rendering.max_length)
+            found.append(documents)
         return found
 
     def prompt(self, example: dict[str, Any]) -> list[int]:
@@ -136,6 +142,25 @@ class Renderer:
         if system is not None and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": system})
         return messages
+
+    def _written(self, example: dict[str, Any]) -> list[list[Piece]]:
+        """The pieces of each document of an example."""
+        if not self.rendering.pairs:
+            return [self._pieces(example)]
+        if "rejected" not in example:
+            raise Unusable("has no rejected answer, which data.pairs=true asks for.")
+        if example["chosen"] == example["rejected"]:
+            raise Unusable("'chosen' and 'rejected' do not differ.")
+        sides = [example, {**example, "chosen": example["rejected"]}]
+        return [self._completion(side) for side in sides]
+
+    def _completion(self, example: dict[str, Any]) -> list[Piece]:
+        """The pieces of one side of a pair: what the assistant said in the prompt is not learned."""
+        pieces, prompt = self._pieces(example), example["prompt"]
+        if isinstance(prompt, str):
+            return pieces
+        before = sum(turn["role"] == "assistant" for turn in prompt)
+        return [Piece(piece.content, piece.spans[before:]) for piece in pieces]
 
     def _pieces(self, example: dict[str, Any]) -> list[Piece]:
         if self._as_chat(example):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ftcli.errors import Problems, UserError
 from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
+from ftcli.models.heads import new_modules
 from ftcli.models.hub import progress_for_people
 
 
@@ -17,7 +18,8 @@ class Full(Method):
     """Finetune without adapters.
 
     Args:
-        train: patterns of parameter names (`*.bias`, `model.layers.3.*`); null trains everything.
+        train: patterns of parameter names (`*.bias`, `model.layers.3.*`); null trains everything. A
+            new head is always trained.
     """
 
     quantisable: ClassVar[bool] = False
@@ -44,6 +46,7 @@ class Full(Method):
         patterns = ["*"] if self.train is None else self.train
         unmatched = [p for p in patterns if not any(fnmatchcase(name, p) for name in names)]
         Problems.raise_if_any([_no_match(pattern, names, model) for pattern in unmatched])
+        patterns = [*patterns, *(f"{module}.*" for module in new_modules(model))]
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(any(fnmatchcase(name, p) for p in patterns))
         self._trained = tuple(n for n, p in model.named_parameters() if p.requires_grad)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath
 from ftcli.errors import Problems, UserError
-from ftcli.methods.base import Method, quantisation_of, refuse_names
+from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
 from ftcli.methods.targets import ALL_LINEAR, unmatched
+from ftcli.models.heads import new_modules
 
 ADAPTER = "default"
 #: Initialisations of LoRA after which the frozen base is no longer the pretrained one.
@@ -61,7 +62,7 @@ class Peft(Method):
         """
         from peft import get_peft_model
 
-        config = self.config()
+        config = self._for_model(self.config(), model)
         if self.targets_strict:
             Problems.raise_if_any(unmatched(config, model))
         quantised = quantised_weights(model)
@@ -163,6 +164,27 @@ class Peft(Method):
             raise UserError(
                 f"there is no {self.config_class}.", where="method.config_class"
             ) from error
+
+    def _for_model(self, config: Any, model: Any) -> Any:
+        """The configuration with what this model asks for: its task, and new parts to train.
+
+        Raises:
+            UserError: this adapter has no place to keep a new head.
+        """
+        if "task_type" not in self.options and not hasattr(model, "prepare_inputs_for_generation"):
+            config.task_type = None  # PEFT's classes for tasks know texts alone
+        new = new_modules(model)
+        if not new:
+            return config
+        if not hasattr(config, "modules_to_save"):
+            raise UserError(
+                f"{self.config_class} keeps nothing besides its own parameters, and the head of "
+                f"{model_name(model)} is new.",
+                where="method",
+                fix="method=lora, or model.head=keep",
+            )
+        config.modules_to_save = sorted({*(config.modules_to_save or ()), *new})
+        return config
 
     def _checked(self, config: Any) -> Any:
         if config.is_prompt_learning:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
@@ -74,7 +73,7 @@ class CausalLM:
                     self.quantization, self.double_quant, compute
                 ),
                 attn_implementation=self._attention(),
-                device_map={"": device or _device()},
+                device_map={"": device or local_device()},
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=local,
@@ -110,7 +109,7 @@ class CausalLM:
     def hf_config(self) -> PreTrainedConfig:
         """The model's configuration; the shipped `architecture` where hub and cache do not have it."""
         path = hub.resolve(self.path)
-        return self._scaled(self._config(path))
+        return self._scaled(hub.config(path, self.revision, self.architecture))
 
     def meta(self) -> PreTrainedModel:
         """The model on the meta device: every shape, no memory, never quantised."""
@@ -124,33 +123,6 @@ class CausalLM:
     def name(self) -> str:
         """What messages call the model."""
         return Path(self.path.removeprefix("asset:")).name
-
-    def _config(self, path: str) -> PreTrainedConfig:
-        def load(local: bool) -> PreTrainedConfig:
-            return AutoConfig.from_pretrained(
-                path,
-                revision=self.revision or "main",
-                trust_remote_code=False,
-                local_files_only=local,
-            )
-
-        if self.architecture is None or hub.is_local(path):
-            return hub.first(path, self.revision, load)
-        try:
-            return load(True)
-        except (OSError, ValueError):
-            return AutoConfig.from_pretrained(self._architecture())
-
-    def _architecture(self) -> Path:
-        folder = hub.ASSETS / "architectures" / str(self.architecture)
-        if not folder.is_dir():
-            shipped = ", ".join(sorted(f.name for f in folder.parent.iterdir()))
-            raise UserError(
-                f"no architecture {self.architecture!r} ships with ftcli.",
-                where="model.architecture",
-                fix=f"one of {shipped}, or null",
-            )
-        return folder
 
     def _scaled(self, config: PreTrainedConfig) -> PreTrainedConfig:
         """The configuration with `rope_scaling` laid over its own rotary parameters."""
@@ -219,7 +191,7 @@ def _refuse_unknown_rope(scaling: dict[str, Any]) -> None:
         )
 
 
-def _device() -> str:
+def local_device() -> str:
     """The accelerator of this process (LOCAL_RANK of a launcher), else the CPU."""
     if not torch.cuda.is_available():
         return "cpu"

@@ -11,9 +11,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ftcli.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 ASSETS = Path(__file__).parent.parent / "assets"
 SECONDS = 5  # to wait for the hub's first answer
@@ -69,6 +72,44 @@ def first(path: str, revision: str | None, load: Callable[[bool], T]) -> T:
         return load(False)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
+
+
+def config(path: str, revision: str | None, stand_in: str | None) -> PreTrainedConfig:
+    """A model's configuration; the shipped architecture `stand_in` where hub and cache have it not.
+
+    Raises:
+        UserError: it is nowhere.
+    """
+    from transformers import AutoConfig
+
+    def load(local: bool) -> PreTrainedConfig:
+        return AutoConfig.from_pretrained(
+            path, revision=revision or "main", trust_remote_code=False, local_files_only=local
+        )
+
+    if stand_in is None or is_local(path):
+        return first(path, revision, load)
+    try:
+        return load(True)
+    except (OSError, ValueError):
+        return AutoConfig.from_pretrained(architecture(stand_in))
+
+
+def architecture(name: str) -> Path:
+    """The folder of an architecture that ships: its configuration without weights.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    folder = ASSETS / "architectures" / name
+    if not folder.is_dir():
+        shipped = ", ".join(sorted(f.name for f in folder.parent.iterdir()))
+        raise UserError(
+            f"no architecture {name!r} ships with ftcli.",
+            where="model.architecture",
+            fix=f"one of {shipped}, or null",
+        )
+    return folder
 
 
 @contextmanager

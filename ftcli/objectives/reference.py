@@ -68,6 +68,10 @@ class Reference:
         head = losses.head
         return losses if head is None else replace(losses, head=self._inside(head))
 
+    def release(self) -> None:
+        """Give a second copy's memory back; who asks again reads it again."""
+        _copies.pop(self.run, None)
+
     def _inside(self, head: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """The output layer as the reference has it: it may carry an adapter too."""
 

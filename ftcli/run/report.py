@@ -94,6 +94,9 @@ def figures_table(result: Mapping[str, Any]) -> str:
         ("trainable parameters", share),
         ("bits a quantised weight", _with(result.get("bits_per_parameter"), "{:.3f}")),
         ("size of what was trained", _megabytes(result.get("adapter_bytes"))),
+        ("rounds", _whole(result.get("rounds"))),
+        ("sent to a client in a round", _with(result.get("bytes_down"), "{:,.0f} bytes")),
+        ("sent by a client in a round", _with(result.get("bytes_up"), "{:,.0f} bytes")),
     ]
     return table(("figure", "value"), [(name, value) for name, value in rows if value is not None])
 

@@ -48,6 +48,7 @@ class Run:
         self.optimizer = self._build("optimizer")
         self.scheduler = self._build("scheduler")
         self.trainer = self._build("trainer")
+        self.pipeline = self._build("pipeline") if config.get("pipeline") else None
         self.evaluators = self._build_named("eval")
         self.loggers = self._build_named("logger")
 

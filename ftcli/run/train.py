@@ -78,7 +78,7 @@ def _fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
     if run.accelerator.is_main_process:
         write_json(run.dir.path / "data.json", described)
     try:
-        outcome = run.trainer.fit(run, resume=checkpoint)
+        outcome = (run.pipeline or run.trainer).fit(run, resume=checkpoint)
     except NonFinite as error:
         run.dir.event("non_finite", step=error.step, rows=error.rows)
         raise _non_finite(run, error) from error

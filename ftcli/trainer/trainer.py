@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,13 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """How a fit ended: `finished`, or what interrupted it; with the scores before and after."""
+    """How a fit ended: `finished`, or what interrupted it; with the scores before and after.
+
+    Attributes:
+        figures: further figures for result.json.
+    """
 
     status: str
     state: State
     before: dict[str, float]
     after: dict[str, float]
     loop: Loop
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -62,7 +67,7 @@ class Trainer:
         Raises:
             NonFinite: a loss was infinite or not a number.
         """
-        loop = self._start(run)
+        loop = self.start(run)
         state, checkpoints = loop.state, None
         if run.dir is not None:
             checkpoints = Checkpoints(run.dir.checkpoints, self.keep_last)
@@ -74,26 +79,27 @@ class Trainer:
         loop.meter.begin()
         with Requests(run.dir) as requests:
             for batches in self._steps(loop):
-                self._step(loop, batches)
+                self.step(loop, batches)
                 done = state.step >= state.max_steps
                 if state.step % self.log_every == 0 or done:
                     self._log(loop)
                 best = False
                 if _due(state.step, self.eval_every) and not done:
-                    best = self._is_best(loop, loop.evaluate(periodic=True))
+                    best = self.is_best(loop, loop.evaluate(periodic=True))
                 stop, save = loop.agree(requests)
                 if done or best or save or stop or _due(state.step, self.save_every):
-                    self._save(loop, checkpoints, best)
+                    self.save(loop, checkpoints, best)
                 if stop and not done:
                     loop.call("on_train_end")
                     return Outcome(f"stopped by {stop}", state, before, {}, loop)
         after = loop.evaluate()
-        if self._is_best(loop, after) and checkpoints and loop.accelerator.is_main_process:
+        if self.is_best(loop, after) and checkpoints and loop.accelerator.is_main_process:
             checkpoints.mark_best(checkpoints.find("last"))
         loop.call("on_train_end")
         return Outcome("finished", state, before, after, loop)
 
-    def _step(self, loop: Loop, batches: list[Batch]) -> None:
+    def step(self, loop: Loop, batches: list[Batch]) -> None:
+        """One optimizer step on these micro-batches."""
         state = loop.state
         loop.call("before_step")
         batches = loop.run.objective.rollout(state, batches)
@@ -125,7 +131,7 @@ class Trainer:
                     return
             state.epoch, state.batch = state.epoch + 1, 0
 
-    def _start(self, run: Run) -> Loop:
+    def start(self, run: Run) -> Loop:
         """Everything in place for the first step."""
         accelerator = run.accelerator
         model = self._prepare(run.model, accelerator)
@@ -173,7 +179,7 @@ class Trainer:
         loop.log(metrics)
         loop.call("on_log", metrics)
 
-    def _is_best(self, loop: Loop, scores: dict[str, float]) -> bool:
+    def is_best(self, loop: Loop, scores: dict[str, float]) -> bool:
         """Whether the held-out loss is the lowest so far."""
         loss, best = scores.get("eval.loss"), loop.state.best
         if loss is None or (best is not None and loss >= best):
@@ -181,7 +187,8 @@ class Trainer:
         loop.state.best = loss
         return True
 
-    def _save(self, loop: Loop, checkpoints: Checkpoints | None, best: bool) -> None:
+    def save(self, loop: Loop, checkpoints: Checkpoints | None, best: bool) -> None:
+        """Write a checkpoint of this moment, where checkpoints are kept."""
         loop.meter.pause()
         if checkpoints is not None and loop.accelerator.is_main_process:
             path = checkpoints.save(loop)

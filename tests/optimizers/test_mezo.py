@@ -1,10 +1,15 @@
 """MeZO: its estimate, what it leaves untouched, and runs that are their log."""
 
 import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from ftcli.config import compose, validate
@@ -13,6 +18,9 @@ from ftcli.optimizers import mezo as module
 from ftcli.optimizers import state as optimizer_state
 from ftcli.optimizers.mezo import Direction, MeZO
 from ftcli.optimizers.replay import FILE, RECORD, Replayable, replay, steps
+from ftcli.reproduce.measures.gradients_taken import gradients_taken
+from ftcli.reproduce.measures.replay_difference import replay_difference
+from ftcli.reproduce.measures.step_memory_over_inference import step_memory_over_inference
 from ftcli.run.run import Run
 from ftcli.run.train import train
 
@@ -287,8 +295,6 @@ def test_a_run_costs_two_forward_passes_a_step_and_no_state(run_folder):
 
 
 def test_a_run_is_replayed_from_its_log_alone(run_folder):
-    from pathlib import Path
-
     folder = Path(run_folder.result["run"])
     assert (folder / FILE).stat().st_size == 4 * RECORD.size
     trained, again = Run.from_dir(folder), replay(folder)
@@ -310,3 +316,59 @@ def test_a_broken_log_is_said(tmp_path):
     (tmp_path / FILE).write_bytes(b"12345")
     with pytest.raises(UserError, match="ends within a step"):
         list(steps(tmp_path / FILE))
+
+
+RESIDENT = """
+import re
+from pathlib import Path
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from ftcli.optimizers.mezo import MeZO
+
+def memory(kind):
+    return int(re.search(kind + r":\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+
+torch.manual_seed(0)
+shape = dict(hidden_size=512, intermediate_size=2048, num_attention_heads=8, vocab_size=8192)
+ids = torch.randint(8192, (4, 64))
+torch.randn(256, 256) @ torch.randn(256, 256)  # what the first product loads is no model's
+start = memory("VmRSS")
+model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=8, **shape)).eval()
+loss = lambda: model(input_ids=ids, labels=ids).loss
+with torch.no_grad():
+    loss(), loss()
+forward = memory("VmHWM") - start
+optimizer = MeZO(model.named_parameters(), lr=1e-6)
+optimizer.step(loss), optimizer.step(loss)
+print(forward, memory("VmHWM") - start)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_step_takes_the_memory_of_inference():
+    """42M parameters: the highest resident memory of the process, what was there before aside."""
+    done = subprocess.run(
+        [sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True
+    )
+    forward, step = map(float, done.stdout.split())
+    assert forward > 150  # MB: the weights are in it
+    assert step < 1.1 * forward
+
+
+def test_measures_of_a_run_without_gradients(run_folder):
+    folder = Path(run_folder.result["run"])
+    assert replay_difference(folder) == 0
+    assert gradients_taken(folder) == 0
+    assert 1 <= step_memory_over_inference(folder) < 1.1
+
+
+def test_measures_see_gradients_and_a_log_that_is_not_the_run(run_folder, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder.result["run"], folder)
+    log = (folder / FILE).read_bytes()
+    (folder / FILE).write_bytes(log[: -RECORD.size])
+    assert replay_difference(folder) > 0
+    composed = compose("qlora_llama", [*TINY, "optimizer=adamw", "optimizer.eps=1e-8"])
+    OmegaConf.save(OmegaConf.create(composed.config), folder / "config.yaml")
+    assert gradients_taken(folder) == 112  # A and B of seven linears in eight blocks
+    assert step_memory_over_inference(folder) > 1.3

@@ -56,11 +56,11 @@ class Files:
         return {
             "path": self.title,
             "files": [path.name for path in self.paths],
-            "licence": _licence(self.paths[0].parent),
+            "licence": licence(self.paths[0].parent),
         }
 
 
-def _licence(folder: Path) -> str | None:
+def licence(folder: Path) -> str | None:
     """What a `Licence:` line of LICENSE.md beside the files says, as in the shipped sets."""
     note = folder / "LICENSE.md"
     if not note.is_file():

@@ -1,0 +1,46 @@
+"""Bytes of all tensors that live at a time, counted operation by operation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Allocations(TorchDispatchMode):
+    """Follows the storages that operations make, for as long as something refers to them.
+
+    Scratch memory within an operation is not seen, nor are tensors made before, but the model's.
+
+    Attributes:
+        peak: the most bytes that were there at once.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+        self._enter([*model.parameters(), *model.buffers()])
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the operation and take its results into account."""
+        found = func(*args, **(kwargs or {}))
+        self._enter([leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)])
+        return found
+
+    def _enter(self, tensors: Sequence[Tensor]) -> None:
+        self.live = {key: kept for key, kept in self.live.items() if not kept[0].expired()}
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self.live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
