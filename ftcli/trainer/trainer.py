@@ -26,18 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """How a fit ended: `finished`, or what interrupted it; with the scores before and after.
-
-    Attributes:
-        figures: further figures for result.json.
-    """
+    """How a fit ended: `finished`, or what interrupted it; with the scores before and after."""
 
     status: str
     state: State
     before: dict[str, float]
     after: dict[str, float]
     loop: Loop
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)  # further ones for result.json
 
 
 @dataclass
