@@ -77,6 +77,17 @@ class GaLore(Optimizer):
                     self._step(parameter, self.state[parameter], group)
         return loss
 
+    def state_elements(self, parameter: Tensor) -> int:
+        """Values kept of a parameter: projector, two moments of its projection, and the history."""
+        group = next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
+        if not group["low_rank"]:
+            return 2 * parameter.numel()
+        small, large = sorted(parameter.shape)
+        rank = min(self.rank, small)
+        both = self.projector == "tucker"
+        projected = rank * (rank if both else large)
+        return rank * (small + large * both) + (2 + self.history) * projected
+
     def _step(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         gradient = parameter.grad
         assert gradient is not None

@@ -3,6 +3,8 @@
 The configured optimizer takes one step on small tensors and its state is counted, so that every
 optimizer of every library is planned by what it really keeps: 8 bytes a float32 parameter for
 AdamW, 2 and the scales for 8-bit AdamW, 4 for Lion, rows + columns for Adafactor, 0 for plain SGD.
+One whose state depends on more than the shape (GaLore: on the name, and on which side is shorter)
+says how much it keeps of a parameter by `state_elements(parameter)`.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ class OptimizerState:
 
 
 def state_of(
-    optimizer: Any, trained: Iterable[tuple[Shape, torch.dtype]], device: str
+    optimizer: Any, trained: Iterable[tuple[str, Shape, torch.dtype]], device: str
 ) -> OptimizerState:
-    """The state that `optimizer` will keep for tensors of these shapes and types.
+    """The state that `optimizer` will keep for tensors of these names, shapes and types.
 
     Args:
         optimizer: a participant with `build(named_parameters, device)`.
@@ -44,13 +46,31 @@ def state_of(
     Raises:
         UserError: the optimizer cannot be built.
     """
-    counted = Counter(trained)
+    trained = list(trained)
+    said = _declared(optimizer, trained, device)
+    if said is not None:
+        return OptimizerState(said, 0)
+    counted = Counter((shape, dtype) for _, shape, dtype in trained)
     wanted = {(shape, dtype) for key, dtype in counted for shape in _stand_ins(key)}
     measured, paged = _measure(optimizer, sorted(wanted, key=str), device)
     total = sum(
         number * _extrapolated(shape, dtype, measured) for (shape, dtype), number in counted.items()
     )
     return OptimizerState(round(total), round(total) if paged else 0)
+
+
+def _declared(
+    optimizer: Any, trained: list[tuple[str, Shape, torch.dtype]], device: str
+) -> int | None:
+    """Bytes by the optimizer's own account; None where it gives none."""
+    named = [
+        (name, nn.Parameter(torch.empty(shape, dtype=dtype, device="meta")))
+        for name, shape, dtype in trained
+    ]
+    built = copy.deepcopy(optimizer).build(named, torch.device(device))
+    if not hasattr(built, "state_elements"):
+        return None
+    return sum(built.state_elements(p) * p.element_size() for _, p in named)
 
 
 def _stand_ins(shape: Shape) -> list[Shape]:

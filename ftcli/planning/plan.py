@@ -126,7 +126,7 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """The whole plan as plain data; sizes in bytes."""
         weights = asdict(self.estimate.weights)
-        del weights["shapes"]
+        del weights["trained"]
         return {
             "job": str(self.draft.composed.job),
             "model": self.draft.source.path,
@@ -163,7 +163,7 @@ def estimate(draft: Draft, row_tokens: int, machine: Machine) -> Estimate:
     trainer = draft.trainer
     return Estimate(
         weights=weights,
-        optimizer=state_of(draft.optimizer, weights.shapes, machine.kind),
+        optimizer=state_of(draft.optimizer, weights.trained, machine.kind),
         one=one,
         two=two,
         row_tokens=row_tokens,

@@ -25,7 +25,7 @@ class Weights:
         adapter: bytes of what the method has added.
         gradients: bytes of the gradients, which have the type of their parameters.
         dequantised: bytes of the largest weight while a product unpacks it.
-        shapes: (shape, bytes an entry) of every trainable tensor.
+        trained: name, shape and type of every trainable tensor.
     """
 
     parameters: int
@@ -37,7 +37,7 @@ class Weights:
     adapter: int
     gradients: int
     dequantised: int
-    shapes: tuple[tuple[tuple[int, ...], Any], ...]
+    trained: tuple[tuple[str, tuple[int, ...], Any], ...]
 
     @property
     def base(self) -> int:
@@ -69,7 +69,8 @@ def weigh(model: nn.Module, quantization: str = "none", double_quant: bool = Tru
     anatomy = Anatomy(model)
     base = {id(p): p for m in anatomy.modules.values() for p in m.parameters(recurse=False)}
     added = [p for p in model.parameters() if id(p) not in base]
-    trained = [p for p in model.parameters() if p.requires_grad]
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    trained = [p for _, p in named]
     return Weights(
         parameters=anatomy.parameters(),
         trainable=sum(p.numel() for p in trained),
@@ -83,7 +84,7 @@ def weigh(model: nn.Module, quantization: str = "none", double_quant: bool = Tru
         adapter=sum(size(p) for p in added),
         gradients=sum(size(p) for p in trained),
         dequantised=max((size(p) for p in packed.values()), default=0),
-        shapes=tuple((tuple(p.shape), p.dtype) for p in trained),
+        trained=tuple((name, tuple(p.shape), p.dtype) for name, p in named),
     )
 
 
