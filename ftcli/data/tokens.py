@@ -65,6 +65,14 @@ class Tokens:
         ids = np.asarray(self.ids[here])
         return {"input_ids": ids, "labels": np.where(self.learned[here], ids, np.int64(IGNORED))}
 
+    def summary(self) -> str:
+        """How many there are, for people."""
+        return f"{len(self):,} rows, {int(self.lengths.sum()):,} tokens"
+
+    def sample(self, tokenizer: Any) -> str:
+        """The first document as the model will see it."""
+        return str(tokenizer.decode(self.row(0)["input_ids"]))
+
     def origin(self, index: int) -> str:
         """The place a document came from, "file:line"."""
         bounds = _map(self.folder, "origin_offsets")

@@ -29,10 +29,11 @@ def finish(run: Run, outcome: Outcome) -> dict[str, Any]:
 
 
 def save_artefact(run: Run, target: Path) -> int:
-    """Save what was trained with its tokenizer in the library's own layout; returns its bytes."""
+    """Save what was trained with its tokenizer or processor in the library's own layout; returns its bytes."""
     with folder(target) as unfinished:
         run.method.save(run.model, unfinished)
-        run.tokenizer.save_pretrained(unfinished)
+        if run.tokenizer is not None:
+            run.tokenizer.save_pretrained(unfinished)
     return sum(file.stat().st_size for file in target.glob("*.safetensors"))
 
 

@@ -128,20 +128,19 @@ class Progress(Participant):
 
 
 def header(run: Any) -> str:
-    """What is trained on what, and the first row as the model will see it."""
+    """What is trained on what, and the first row as the model will see it; data say both themselves."""
     from ftcli.models.anatomy import count_parameters
 
     tokens = run.data.prepare("train", run.tokenizer)
     trained, total = count_parameters(run.model, trainable_only=True), count_parameters(run.model)
     skipped = f", {tokens.skipped:,} skipped" if tokens.skipped else ""
-    first = run.tokenizer.decode(tokens.row(0)["input_ids"])
+    first = tokens.sample(run.tokenizer)
     sample = first if len(first) <= SAMPLE else f"{first[:SAMPLE]} ..."
     return (
         f"run     {run.dir.path}\n"
         f"model   {run.model_source.path}: {total:,} parameters, {trained:,} trained "
         f"({trained / total:.2%})\n"
-        f"data    {run.data.path}: {len(tokens):,} rows, {int(tokens.lengths.sum()):,} tokens"
-        f"{skipped}\n"
+        f"data    {run.data.path}: {tokens.summary()}{skipped}\n"
         f"sample  {sample!r}"
     )
 

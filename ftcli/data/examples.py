@@ -1,0 +1,340 @@
+"""Labelled images or sounds as a `data` option: splits, folds, augmentation, batches."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ftcli.data.loader import Loader
+from ftcli.data.media import parts
+from ftcli.data.media.items import Item
+from ftcli.data.media.sources import Source
+from ftcli.errors import Problems, UserError
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass
+class Examples(ABC):
+    """Labelled examples that are no text, turned into tensors by the processor of the model.
+
+    Which rows are held out, in which order they come and how they are augmented are pure functions of
+    content, seed and epoch, so that a resumed run sees what the uninterrupted one would have seen.
+    """
+
+    path: str  # folder of class folders, zip of them, .npz, .jsonl with `path`, or asset:NAME
+    split: str = "train"  # which split of the source is trained on
+    label: str | None = None  # array or column with the class; null: labels, or label of a table
+    group: str | None = None  # array or column with what stays on one side, such as a speaker
+    pattern: str | None = (
+        None  # expression that finds (?P<label>..) and (?P<group>..) in a file name
+    )
+    array: str | None = None  # array of an .npz with the examples; null: the only one of two axes
+    classes: list[str] | None = None  # patterns of class names, in their order; null: all, sorted
+    validation: float | str | None = None  # share held out, or a split or path
+    test: str | None = None  # split or path that is judged at the end
+    folds: int | None = None  # cut the training split into so many parts, one of them validation
+    fold: int = 0  # which of them, counted from 0 (modulo folds)
+    shots: int | None = None  # examples of each class that are trained on; null: all
+    limit: int | None = None  # read only the first rows of the training source
+    seed: int = 0  # of what is held out, of the folds and of the shots
+
+    #: Endings of the files that are read.
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    packing: ClassVar[str] = "none"  # each example is a row of its own
+    max_length: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        Problems.raise_if_any(list(self._contradictions()))
+        self._prepared: dict[str, Labelled] = {}
+
+    def _contradictions(self) -> Iterator[UserError]:
+        if isinstance(self.validation, float | int) and not 0 < self.validation < 1:
+            yield UserError(
+                f"a share of {self.validation} of the rows cannot be held out.",
+                where="data.validation",
+                fix="a number between 0 and 1, a split or path, or null",
+            )
+        if self.folds is not None and self.validation is not None:
+            yield UserError(
+                "the validation split is one of the folds, so it cannot be something else too.",
+                where="data.validation",
+                fix="data.validation=null or data.folds=null",
+            )
+        for name, least in (("folds", 2), ("shots", 1), ("limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                yield UserError(f"{value} is too small.", f"data.{name}", f"{least} is the least")
+
+    @abstractmethod
+    def decode(self, item: Item, processor: Any) -> Array:
+        """The example as it is before augmentation.
+
+        Raises:
+            UserError: it cannot be read; names file and row.
+        """
+
+    @abstractmethod
+    def augment(self, example: Array, random: np.random.Generator) -> Array:
+        """Another view of the same example."""
+
+    @abstractmethod
+    def tensors(self, examples: Sequence[Array], processor: Any) -> dict[str, Tensor]:
+        """Inputs of the model for a batch, by the names of its arguments."""
+
+    def mask(
+        self, inputs: dict[str, Tensor], randoms: Sequence[np.random.Generator]
+    ) -> dict[str, Tensor]:
+        """Augmentation of the inputs themselves; one generator a row."""
+        return inputs
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that are configured."""
+        held = self.validation is not None or self.folds is not None
+        return ["train", *(["validation"] if held else []), *(["test"] if self.test else [])]
+
+    @property
+    def names(self) -> list[str]:
+        """Class names, in the order of their numbers."""
+        found = sorted({item.label for item in self._items(self.split, self.limit)}, key=_natural)
+        if self.classes is None:
+            return found
+        chosen = [n for pattern in self.classes for n in found if fnmatch.fnmatchcase(n, pattern)]
+        return list(dict.fromkeys(chosen))
+
+    def prepare(self, split: str, processor: Any) -> Labelled:
+        """The examples of a split.
+
+        Raises:
+            UserError: there is no such split, it is empty, or has a class that training has not.
+        """
+        if split not in self._prepared:
+            self._prepared[split] = Labelled(self, self._of_split(split), self.names)
+        found = self._prepared[split]
+        found.processor = processor
+        return found
+
+    def loader(
+        self,
+        split: str,
+        processor: Any,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
+    ) -> ExampleLoader:
+        """Batches of a split; those of a shuffled training split are augmented."""
+        return ExampleLoader(
+            self.prepare(split, processor), batch_size, seed, shuffle, rank, world,
+            augmented=shuffle and split == "train",
+        )  # fmt: skip
+
+    def examples(self, split: str = "train") -> Iterator[dict[str, Any]]:
+        """What is known of each example without reading it."""
+        for item in self._of_split(split):
+            known = {"label": item.label} | ({"group": item.group} if item.group else {})
+            yield known | {"row": known, "origin": item.origin}
+
+    def describe(self, processor: Any) -> dict[str, Any]:
+        """What `data.json` keeps: source, licence, classes, counts and fingerprints."""
+        prepared = {split: self.prepare(split, processor) for split in self.splits}
+        return {
+            "path": self.path,
+            "licence": self._source(self.path).licence,
+            "fingerprint": prepared["train"].fingerprint,
+            "classes": self.names,
+            "splits": {
+                split: {"rows": len(rows), "fingerprint": rows.fingerprint, "labels": rows.counts}
+                for split, rows in prepared.items()
+            },
+        }
+
+    def _of_split(self, split: str) -> list[Item]:
+        train = self._chosen(self._items(self.split, self.limit))
+        held = self._held_out(train)
+        if split == "train":
+            kept = [item for item in train if parts.key(item) not in held]
+            return kept if self.shots is None else parts.few(kept, self.shots, self.seed)
+        if split == "validation" and held:
+            return [item for item in train if parts.key(item) in held]
+        place = {"validation": self.validation, "test": self.test}.get(split)
+        if place is None or isinstance(place, float):
+            raise UserError(
+                f"the data have no split '{split}'.",
+                where=f"data.{split}",
+                fix=f"set data.{split} to a split or path"
+                + (", a share such as 0.1, or set data.folds" if split == "validation" else ""),
+            )
+        return self._chosen(self._items(str(place), None))
+
+    def _held_out(self, train: list[Item]) -> set[str]:
+        if self.folds is not None:
+            return parts.fold(train, self.fold % self.folds, self.folds, self.seed)
+        if isinstance(self.validation, float):
+            return parts.share(train, self.validation, self.seed)
+        return set()
+
+    def _chosen(self, items: list[Item]) -> list[Item]:
+        if self.classes is None:
+            return items
+        known = set(self.names)
+        return [item for item in items if item.label in known]
+
+    def _items(self, split: str, limit: int | None) -> list[Item]:
+        """The items of a split of the source, or of a path of its own."""
+        own = self._source(self.path)
+        if any(item.split == split for item in own.items):
+            return [item for item in own.items if item.split == split][:limit]
+        if split == "train" and not any(item.split for item in own.items):
+            return own.items[:limit]
+        if "/" in split or "." in split or ":" in split:
+            return self._source(split).items
+        there = sorted({item.split for item in own.items if item.split}) or ["train"]
+        raise UserError(
+            f"{self.path} has no split '{split}'; it has {', '.join(there)}.", where="data"
+        )
+
+    def _source(self, path: str) -> Source:
+        known: dict[str, Source] = self.__dict__.setdefault("_sources", {})
+        if path not in known:
+            known[path] = Source(
+                path, self.suffixes, self.label, self.group, self.pattern, self.array
+            )
+        return known[path]
+
+
+class Labelled:
+    """The examples of one split.
+
+    Attributes:
+        labels: class number of each, int64 [n].
+    """
+
+    skipped = 0
+
+    def __init__(self, data: Examples, items: list[Item], names: list[str]) -> None:
+        self.data, self.items, self.names = data, items, names
+        self.processor: Any = None
+        numbers = {name: number for number, name in enumerate(names)}
+        strange = next((item for item in items if item.label not in numbers), None)
+        if strange is not None:
+            raise UserError(
+                f"class {strange.label!r} is none of the {len(names)} that are trained on.",
+                where=strange.origin,
+                fix="data.classes names those that are meant",
+            )
+        if not items:
+            raise UserError(
+                f"a split of {data.path} is empty.",
+                where="data",
+                fix="check data.classes, data.limit and the names of the splits",
+            )
+        self.labels = np.array([numbers[item.label] for item in items], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def lengths(self) -> Array:
+        """Examples have no length: ones, int64 [n]."""
+        return np.ones(len(self), dtype=np.int64)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of contents and classes in order."""
+        digest = hashlib.blake2b(digest_size=16)
+        for item in self.items:
+            digest.update(f"{item.digest}\0{item.label}\0".encode())
+        return digest.hexdigest()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Examples of each class."""
+        return dict(Counter(item.label for item in self.items))
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What planning asks of a prepared split."""
+        return {"supervised": len(self)}
+
+    def origin(self, index: int) -> str:
+        """File and row of an example."""
+        return self.items[index].origin
+
+    def summary(self) -> str:
+        """How many there are, for people."""
+        return f"{len(self):,} examples of {len(self.names)} classes"
+
+    def sample(self, processor: Any) -> str:
+        """The first example in words."""
+        return f"{self.items[0].origin}: {self.items[0].label}"
+
+    def view(self, row: int, seed: int, epoch: int | None) -> Array:
+        """One example; augmented where an epoch is given."""
+        example = self.data.decode(self.items[row], self.processor)
+        if epoch is None:
+            return example
+        return self.data.augment(example, np.random.default_rng([seed, epoch, row]))
+
+    def batch(self, rows: Sequence[int], seed: int = 0, epoch: int | None = None) -> dict[str, Any]:
+        """Inputs of the model, labels int64 [B], row numbers and their count."""
+        views = [self.view(row, seed, epoch) for row in rows]
+        inputs = self.data.tensors(views, self.processor)
+        if epoch is not None:
+            randoms = [np.random.default_rng([seed, epoch, row, 1]) for row in rows]
+            inputs = self.data.mask(inputs, randoms)
+        labels = torch.from_numpy(self.labels[list(rows)])
+        return {"inputs": inputs, "labels": labels, "rows": list(rows), "count": len(rows)}
+
+
+class Rows(list[int]):
+    """Row numbers of a batch, and the epoch they are of, by which they are augmented."""
+
+    def __init__(self, rows: Sequence[int], epoch: int) -> None:
+        super().__init__(rows)
+        self.epoch = epoch
+
+
+class ExampleLoader(Loader):
+    """Batches of examples; the order is that of text rows which all have the same length."""
+
+    def __init__(
+        self,
+        examples: Labelled,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        rank: int,
+        world: int,
+        augmented: bool,
+    ) -> None:
+        order = {"seed": seed, "shuffle": shuffle, "rank": rank, "world": world}
+        super().__init__(examples, batch_size, "flat", **order)  # type: ignore[arg-type]
+        self.examples, self.augmented = examples, augmented
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Row numbers of each batch of an epoch."""
+        return [Rows(rows, epoch) for rows in super().batches(epoch)]
+
+    def batch(self, rows: Sequence[int]) -> dict[str, Any]:
+        """See `Labelled.batch`; rows that `batches` has not given are those of epoch 0."""
+        epoch = getattr(rows, "epoch", 0) if self.augmented else None
+        return self.examples.batch(rows, self.seed, epoch)
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    """10 behind 9, and numbers before words."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,1 @@
+"""Images and sounds as files or arrays, with the name of their class."""

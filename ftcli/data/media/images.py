@@ -1,0 +1,78 @@
+"""Labelled images: files that Pillow reads, or arrays."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from ftcli.data.examples import Array, Examples
+from ftcli.data.media.items import Item
+from ftcli.errors import UserError
+
+
+@dataclass
+class Images(Examples):
+    """Images as uint8 [H, W, 3]; the model's processor resizes and normalises them."""
+
+    crop: int = 0  # augment: shift by up to so many pixels; what comes in has the edge's colour
+    flip: bool = False  # augment: mirror every second image
+    suffixes: ClassVar[tuple[str, ...]] = (
+        ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff",
+    )  # fmt: skip
+
+    def decode(self, item: Item, processor: Any) -> Array:
+        """uint8 [H, W, 3]; grey ones get three equal channels.
+
+        Raises:
+            UserError: it is no image.
+        """
+        content = item.read()
+        return _array(content, item) if isinstance(content, np.ndarray) else _file(content, item)
+
+    def augment(self, example: Array, random: np.random.Generator) -> Array:
+        """Shifted and mirrored as the options say."""
+        if self.flip and random.random() < 0.5:
+            example = example[:, ::-1]
+        if self.crop:
+            down, right = random.integers(0, 2 * self.crop + 1, 2)
+            height, width = example.shape[:2]
+            around = ((self.crop, self.crop), (self.crop, self.crop), (0, 0))
+            padded = np.pad(example, around, mode="edge")
+            example = padded[down : down + height, right : right + width]
+        return np.ascontiguousarray(example)
+
+    def tensors(self, examples: Sequence[Array], processor: Any) -> dict[str, Tensor]:
+        """{"pixel_values": float32 [B, channels, height, width]}."""
+        found = processor(images=list(examples), return_tensors="pt")
+        return {"pixel_values": found["pixel_values"]}
+
+
+def _array(content: Array, item: Item) -> Array:
+    channels = content.shape[2] if content.ndim == 3 else 1
+    if content.dtype != np.uint8 or content.ndim not in (2, 3) or channels not in (1, 3):
+        raise UserError(
+            f"{content.dtype} of shape {list(content.shape)} is no image.",
+            where=item.origin,
+            fix="uint8 [H, W], [H, W, 1] or [H, W, 3]",
+        )
+    image = content[..., None] if content.ndim == 2 else content
+    return np.repeat(image, 3, axis=2) if channels == 1 else image
+
+
+def _file(content: bytes, item: Item) -> Array:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise UserError(
+            f"this file is no image that can be read: {error}",
+            where=item.origin,
+            fix="mend or delete the file",
+        ) from error

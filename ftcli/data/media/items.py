@@ -1,0 +1,69 @@
+"""Labelled images or sounds of a source, one by one, unread until they are asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SPLITS = {"valid": "validation", "val": "validation", "dev": "validation"}
+NAMED = ("train", "validation", "test", *SPLITS)
+
+
+class Item(NamedTuple):
+    """One example.
+
+    Attributes:
+        read: gives its encoded file, or the array that it is.
+        label: name of its class.
+        origin: file and row, as messages name it.
+        digest: hash of its content.
+        group: what must not be on both sides of a split, such as a speaker; "" where nothing is.
+        split: train, validation or test where the source says so.
+        rate: samples a second of a sound that is an array.
+    """
+
+    read: Callable[[], bytes | np.ndarray[Any, Any]]
+    label: str
+    origin: str
+    digest: str
+    group: str = ""
+    split: str | None = None
+    rate: int | None = None
+
+
+class Named(NamedTuple):
+    """What the name of a file says of it."""
+
+    label: str
+    group: str
+    split: str | None
+
+
+def split_name(text: str) -> str:
+    """`val`, `valid` and `dev` as validation."""
+    return SPLITS.get(text, text)
+
+
+def named(path: str, pattern: str | None) -> Named | None:
+    """Class, group and split of a file, from its path inside the source.
+
+    Args:
+        pattern: regular expression with a group `label` and perhaps `group` and `split`; without one
+            the folder of a file is its class, and train/, validation/ and test/ above it its split.
+
+    Returns:
+        None where the pattern does not match, or the file lies in no folder.
+    """
+    if pattern is not None:
+        found = re.search(pattern, path)
+        if found is None:
+            return None
+        parts = {k: v for k, v in found.groupdict().items() if v is not None}
+        split = parts.get("split")
+        return Named(parts["label"], parts.get("group", ""), split_name(split) if split else None)
+    folders = path.split("/")[:-1]
+    split = next((f for f in folders[:-1] if f in NAMED), None)
+    return Named(folders[-1], "", split_name(split) if split else None) if folders else None

@@ -1,0 +1,223 @@
+"""Where labelled images and sounds come from: class folders, a zip of them, arrays, a table of paths."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ftcli.data.media.items import Item, named, split_name
+from ftcli.data.rows import Row
+from ftcli.errors import UserError
+
+ASSETS = Path(__file__).parents[2] / "assets" / "media"
+PREFIX = "asset:"
+
+
+class Source:
+    """The items of one path.
+
+    Args:
+        path: a folder of class folders, a zip of such, an .npz, a .jsonl with a column `path`, or
+            asset:NAME for a set that ships.
+        suffixes: endings of the files that are meant.
+        label: array or column with the class; null: `labels` of arrays, `label` of a table.
+        group: array or column with the group; null: none.
+        pattern: see `ftcli.data.media.items.named`.
+        array: which array of an .npz holds the examples; null: the only one of two or more axes.
+
+    Raises:
+        UserError: nothing is there, or it is not understood.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        suffixes: tuple[str, ...],
+        label: str | None = None,
+        group: str | None = None,
+        pattern: str | None = None,
+        array: str | None = None,
+    ) -> None:
+        self.path, self.suffixes, self.array = path, suffixes, array
+        self.label, self.group, self.pattern = label, group, pattern
+        self.place = _place(path)
+        if pattern is not None and "label" not in _groups(pattern):
+            raise UserError(
+                f"{pattern!r} has no group called label.",
+                where="data.pattern",
+                fix=r"such as data.pattern='(?P<label>\d)_(?P<group>[a-z]+)_'",
+            )
+        self.items = list(self._items())
+        if not self.items:
+            raise UserError(
+                f"{path} holds no labelled example.",
+                where="data.path",
+                fix=f"a folder or zip of class folders with {', '.join(suffixes)}, an .npz with "
+                "labels, or a .jsonl with the columns path and label",
+            )
+
+    @property
+    def licence(self) -> str | None:
+        """What a LICENSE.md beside it says."""
+        from ftcli.data.sources.files import licence
+
+        return licence(self.place if self.place.is_dir() else self.place.parent)
+
+    def _items(self) -> Iterator[Item]:
+        kinds = {".npz": self._arrays, ".zip": self._zipped}
+        if self.place.is_dir():
+            return self._files()
+        if re.search(r"\.jsonl(\.gz)?$", self.place.name):
+            return self._listed()
+        if self.place.suffix in kinds:
+            return kinds[self.place.suffix]()
+        raise UserError(f"{self.path} is no folder, .zip, .npz or .jsonl.", where="data.path")
+
+    def _files(self) -> Iterator[Item]:
+        for file in sorted(self.place.rglob("*")):
+            if file.suffix.lower() in self.suffixes and file.is_file():
+                said = named(str(file.relative_to(self.place)), self.pattern)
+                if said is not None:
+                    digest = _digest(file.read_bytes())
+                    yield Item(file.read_bytes, said.label, str(file), digest, *said[1:])
+
+    def _zipped(self) -> Iterator[Item]:
+        try:
+            archive = zipfile.ZipFile(self.place)
+        except zipfile.BadZipFile as error:
+            raise UserError(f"{self.path} is no zip file.", where="data.path") from error
+        for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
+            name = entry.filename
+            if not name.lower().endswith(self.suffixes):
+                continue
+            said = named(name, self.pattern)
+            if said is not None:
+                digest = f"{entry.CRC:08x}{entry.file_size:x}"
+                where = f"{self.place}:{name}"
+                yield Item(partial(archive.read, name), said.label, where, digest, *said[1:])
+
+    def _listed(self) -> Iterator[Item]:
+        from ftcli.data.readers import read
+
+        for row in read(self.place):
+            if isinstance(row, UserError):
+                raise row
+            yield self._of_row(row)
+
+    def _of_row(self, row: Row) -> Item:
+        label = self.label or "label"
+        for column in ("path", label, *([self.group] if self.group else [])):
+            if column not in row.values:
+                raise UserError(
+                    f"there is no column {column!r}; it has {', '.join(row.values)}.",
+                    where=row.origin,
+                    fix="data.label=COLUMN and data.group=COLUMN; files are named in `path`",
+                )
+        file = self.place.parent / str(row.values["path"])
+        if not file.is_file():
+            raise UserError(f"{file}: no such file.", where=row.origin)
+        split = row.values.get("split")
+        return Item(
+            file.read_bytes,
+            str(row.values[label]),
+            f"{row.origin} ({file.name})",
+            _digest(file.read_bytes()),
+            str(row.values[self.group]) if self.group else "",
+            split_name(str(split)) if split is not None else None,
+        )
+
+    def _arrays(self) -> Iterator[Item]:
+        try:
+            found = np.load(self.place, allow_pickle=False)
+            arrays: dict[str, Any] = {key: found[key] for key in found.files}
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{self.path} cannot be read: {error}", where="data.path") from error
+        key = self.array or self._main(arrays)
+        examples = self._column(arrays, key, "data.array")
+        label = self.label or "labels"
+        labels = _named_classes(self._column(arrays, label, "data.label"), arrays, label)
+        groups = self._column(arrays, self.group, "data.group") if self.group else None
+        splits = arrays.get("split")
+        rate = int(arrays["sample_rate"]) if "sample_rate" in arrays else None
+        for row in range(len(examples)):
+            yield Item(
+                partial(examples.__getitem__, row),
+                labels[row],
+                f"{self.place}:{key}[{row}]",
+                _digest(examples[row].tobytes()),
+                "" if groups is None else str(groups[row]),
+                None if splits is None else _split_of(splits[row]),
+                rate,
+            )
+
+    def _main(self, arrays: dict[str, Any]) -> str:
+        wide = [key for key, value in arrays.items() if value.ndim > 1]
+        if len(wide) != 1:
+            raise UserError(
+                f"{self.path} has {len(wide)} arrays that may be the examples.",
+                where="data.array",
+                fix=f"one of {', '.join(wide or arrays)}",
+            )
+        return wide[0]
+
+    def _column(self, arrays: dict[str, Any], key: str, option: str) -> Any:
+        rows = max(len(a) for a in arrays.values() if a.ndim)
+        fitting = [name for name, a in arrays.items() if a.ndim and len(a) == rows]
+        if key not in fitting:
+            raise UserError(
+                f"{self.path} has no array {key!r} with one entry an example.",
+                where=option,
+                fix=f"one of {', '.join(fitting)}",
+            )
+        return arrays[key]
+
+
+def shipped() -> list[str]:
+    """Names of the sets that ship."""
+    return sorted(folder.name for folder in ASSETS.iterdir() if folder.is_dir())
+
+
+def _place(path: str) -> Path:
+    if not path.startswith(PREFIX):
+        place = Path(path).expanduser()
+        if not place.exists():
+            raise UserError(f"{path}: no such file or folder.", "data.path", "check the path")
+        return place
+    name = path.removeprefix(PREFIX)
+    if name not in shipped():
+        known = ", ".join(PREFIX + known for known in shipped())
+        raise UserError(f"no such set {name!r} ships with ftcli.", "data.path", f"one of {known}")
+    folder = ASSETS / name
+    files = [file for file in folder.iterdir() if file.suffix in (".npz", ".zip")]
+    return files[0] if files else folder
+
+
+def _named_classes(values: Any, arrays: dict[str, Any], label: str) -> list[str]:
+    """Class of each row; numbers are looked up in `<label>_names`, or `class_names`."""
+    names = arrays.get(f"{label}_names", arrays.get("class_names") if label == "labels" else None)
+    if names is None or values.dtype.kind not in "iu":
+        return [str(value) for value in values]
+    return [str(names[value]) for value in values]
+
+
+def _split_of(value: Any) -> str:
+    """`train` of 0 and `test` of 1; a name as it is."""
+    return {"0": "train", "1": "test", "2": "validation"}.get(str(value), split_name(str(value)))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=12).hexdigest()
+
+
+def _groups(pattern: str) -> Any:
+    try:
+        return re.compile(pattern).groupindex
+    except re.error as error:
+        raise UserError(f"{pattern!r}: {error}", where="data.pattern") from error

@@ -1,0 +1,59 @@
+"""Cross-entropy over the classes of a model with a classification head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ftcli.errors import UserError
+from ftcli.objectives.base import Losses, Objective
+
+
+@dataclass
+class Classification(Objective):
+    """Cross-entropy of the right class, one value an example."""
+
+    label_smoothing: float = 0.0  # share of the target that is spread over all classes
+
+    def setup(self, run: Any) -> None:
+        """Give the model the names of the data's classes, so that what is saved knows them.
+
+        Raises:
+            UserError: the model has not as many classes as the data.
+        """
+        names, config = run.data.names, run.model.config
+        if len(names) != config.num_labels:
+            raise UserError(
+                f"the data have {len(names)} classes, the head has {config.num_labels}.",
+                where="model.labels",
+                fix=f"model.labels={len(names)}",
+            )
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
+
+    def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
+        """Losses [B]; `accuracy` of the batch is logged beside them."""
+        logits, labels = scores(model, batch)
+        values = cross_entropy(
+            logits, labels, reduction="none", label_smoothing=self.label_smoothing
+        )
+        hits = (logits.argmax(1) == labels).float().mean()
+        row = torch.arange(len(values), device=values.device)
+        return Losses(values, row, {"accuracy": hits}, logits, lambda hidden: hidden)
+
+    def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
+        """Examples, and examples."""
+        return len(batch["labels"]), len(batch["labels"])
+
+
+def scores(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Logits float32 [B, C] and labels int64 [B] of a batch, on the model's device."""
+    device = next(model.parameters()).device
+    inputs = {
+        name: tensor.to(device, non_blocking=True) for name, tensor in batch["inputs"].items()
+    }
+    return model(**inputs).logits.float(), batch["labels"].to(device, non_blocking=True)
