@@ -1,0 +1,1 @@
+"""Sequences of training that are not one run of the loop: rounds over clients, stages."""

@@ -1,0 +1,1 @@
+"""Federated training: clients that keep their rows, and a server that joins what they send."""

@@ -1,0 +1,113 @@
+"""Rounds of clients that train on their own rows, and a server that joins what they send."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ftcli.errors import UserError
+from ftcli.optimizers.replay import Replayable
+from ftcli.pipelines.federated.partition import Kind
+
+if TYPE_CHECKING:
+    from ftcli.pipelines.federated.client import Client
+    from ftcli.pipelines.federated.shared import Shared
+    from ftcli.run.run import Run
+    from ftcli.trainer.loop import Loop
+    from ftcli.trainer.trainer import Outcome
+
+
+@dataclass
+class Federated(ABC):
+    """Base of the federated pipelines: who takes part, for how long, and by which engine.
+
+    The steps of a run are those that a client would take from first to last: rounds are
+    `trainer.max_steps / local_steps`, and all intervals of the trainer count in steps too.
+    """
+
+    clients: int = 8  # how many hold rows
+    fraction: float = 1.0  # share of them that takes part in a round
+    local_steps: int = 200  # optimizer steps of a client in a round
+    partition: Kind = "iid"  # rows at random; or skewed by category; or whole categories
+    alpha: float = 0.5  # of partition=dirichlet: the smaller, the fewer categories a client has
+    by: str | None = None  # column that holds the category; null: the answer of a row
+    weighting: Literal["rows", "equal"] = "rows"  # what a client counts for: its rows, or all alike
+    members: list[int] | None = None  # clients that ever take part, from 0; null: all
+    engine: Literal["local", "flower"] = "local"  # in this process, or processes of Flower
+
+    def __post_init__(self) -> None:
+        for key in ("clients", "local_steps", "alpha"):
+            if not getattr(self, key) > 0:
+                raise UserError(f"{getattr(self, key)} is not positive.", where=f"pipeline.{key}")
+        if not 0 < self.fraction <= 1:
+            raise UserError(
+                f"{self.fraction} is no share of the clients.", "pipeline.fraction", "0.05 or 1"
+            )
+        strange = [m for m in self.members or () if not 0 <= m < self.clients]
+        if strange or self.members == []:
+            raise UserError(
+                f"{self.members} are not clients: there are 0 to {self.clients - 1}.",
+                where="pipeline.members",
+                fix="pipeline.members=null",
+            )
+
+    @abstractmethod
+    def shared(self, loop: Loop) -> Shared:
+        """The global model, as one process holds it; `loop` has the initial one."""
+
+    def check(self, run: Run, loop: Loop) -> None:
+        """Refuse what rounds cannot do.
+
+        Raises:
+            UserError: and what to use instead.
+        """
+        if run.accelerator.num_processes > 1:
+            raise UserError(
+                "clients are no ranks of one run.", where="pipeline", fix="train without -p"
+            )
+        if run.trainable is not None:
+            raise UserError(
+                "a policy that moves other weights at other steps would know one client's steps only.",
+                where="trainable",
+                fix="~trainable",
+            )
+        if run.data.packing == "bins":
+            raise UserError(
+                "bins are filled from all rows, and here they belong to clients.",
+                where="data.packing",
+                fix="data.packing=flat",
+            )
+        if loop.state.max_steps % self.local_steps:
+            raise UserError(
+                f"{loop.state.max_steps} steps are no whole number of rounds of {self.local_steps}.",
+                where="pipeline.local_steps",
+                fix=f"trainer.max_steps={-(-loop.state.max_steps // self.local_steps) * self.local_steps}",
+            )
+
+    def start(self, run: Run) -> tuple[Loop, Shared]:
+        """A process's loop with the initial model, and the global model in it."""
+        loop = run.trainer.start(run)
+        if isinstance(run.optimizer, Replayable):
+            run.optimizer.path = None  # its log is of one row of steps, and clients have many
+        self.check(run, loop)
+        shared = self.shared(loop)
+        loop.participants["federation"] = shared
+        return loop, shared
+
+    def client(self, run: Run, loop: Loop, shared: Shared) -> Client:
+        """Plays the clients in this process."""
+        from ftcli.pipelines.federated.client import Client
+
+        return Client(self, run, loop, shared)
+
+    def fit(self, run: Run, resume: Path | None = None) -> Outcome:
+        """Train `run` to the end, or until it is asked to stop; then the round is finished first.
+
+        Args:
+            resume: the checkpoint to go on from.
+        """
+        from ftcli.pipelines.federated.server import Server
+
+        return Server(self, run).fit(resume)

@@ -1,0 +1,91 @@
+"""A client: takes the global model, trains on its own rows for a while, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ftcli.pipelines.federated.partition import categories, partition
+from ftcli.pipelines.federated.wire import Reply, read_call
+from ftcli.trainer.meter import Meter
+from ftcli.trainer.participant import State
+
+if TYPE_CHECKING:
+    from ftcli.pipelines.federated.base import Federated
+    from ftcli.pipelines.federated.shared import Shared
+    from ftcli.run.run import Run
+    from ftcli.trainer.loop import Batch, Loop
+
+
+class Client:
+    """Plays any client in this process; it keeps nothing of one round for the next.
+
+    What a client does in a round is a pure function of the run's seed, the client's number, the
+    round and the message, so that it matters neither which process plays it nor whether the run
+    was interrupted in between.
+
+    Args:
+        loop: of this process; its model is overwritten by every message.
+    """
+
+    def __init__(self, settings: Federated, run: Run, loop: Loop, shared: Shared) -> None:
+        self.settings, self.run, self.loop, self.shared = settings, run, loop, shared
+        self.loader = run.loader()
+        group = self.loader.group
+        labels = categories(run.data, self.loader.tokens, settings.by, group)
+        parts = partition(labels, settings.clients, settings.partition, settings.alpha, run.seed)
+        self.rows = [[group * row + i for row in part for i in range(group)] for part in parts]
+
+    def answer(self, client: int, message: bytes) -> bytes:
+        """Train as one client from the server's message; its reply, both as they travel."""
+        import torch
+
+        round_, body = read_call(message)
+        self.shared.load(body)
+        torch.manual_seed(seed_of(self.run.seed, client, round_))
+        local = self._loop(client, round_, body)
+        for batches in self._batches(client, round_):
+            self.run.trainer.step(local, batches)
+        loss = local.meter.read()["loss"]
+        found = (
+            len(self.rows[client]) // self.loader.group,
+            local.state.tokens,
+            local.meter.forwards,
+        )
+        return Reply(*found, loss, self.shared.reply()).pack()
+
+    def _loop(self, client: int, round_: int, body: bytes) -> Loop:
+        """The loop of one client in one round: an optimizer and a meter of its own."""
+        run, loop = self.run, self.loop
+        named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
+        optimizer: Any = run.optimizer.build(named, run.accelerator.device)
+        if hasattr(optimizer, "reseed"):
+            optimizer.reseed(seed_of(run.seed, client, round_))
+        self.shared.begin(optimizer, body)
+        state = State(run, run.model, loop.state.max_steps, step=round_ * self.settings.local_steps)
+        run.model.train()
+        return replace(loop, optimizer=optimizer, state=state, meter=Meter())
+
+    def _batches(self, client: int, round_: int) -> Iterator[list[Batch]]:
+        """The micro-batches of each local step: passes over the client's rows, each in a new order."""
+        trainer, group = self.run.trainer, self.loader.group
+        random = np.random.default_rng([self.run.seed, client, round_])
+        units = np.array(self.rows[client]).reshape(-1, group)
+        waiting: list[np.ndarray] = []
+        for _ in range(self.settings.local_steps):
+            batches = []
+            for _ in range(trainer.gradient_accumulation_steps):
+                while len(waiting) < trainer.batch_size:
+                    waiting += list(units[random.permutation(len(units))])
+                rows = np.concatenate(waiting[: trainer.batch_size]).tolist()
+                waiting = waiting[trainer.batch_size :]
+                batches.append(self.loader.batch(rows))
+            yield batches
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed below 2^31 from a run's seed, a client and a round."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)

@@ -1,0 +1,100 @@
+"""Which client holds which rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ftcli.errors import UserError
+
+Kind = Literal["iid", "dirichlet", "category"]
+TRIES = 100  # draws until every client has a row
+
+
+def partition(
+    labels: Sequence[str], clients: int, kind: Kind, alpha: float, seed: int
+) -> list[list[int]]:
+    """The rows of each client, in rising order; every row belongs to one client.
+
+    Args:
+        labels: category of each row.
+        alpha: dirichlet: each category is divided by shares from Dir(alpha, ..., alpha), so that
+            clients have few categories where it is small and like ones where it is large.
+
+    Raises:
+        UserError: there are too few rows or categories for so many clients.
+    """
+    if len(labels) < clients:
+        raise _too_many(clients, f"{len(labels)} rows")
+    random = np.random.default_rng([seed, clients])
+    ways: dict[str, Callable[[], list[list[int]]]] = {
+        "iid": lambda: _deal(random.permutation(len(labels)).tolist(), clients),
+        "category": lambda: _by_category(labels, clients),
+        "dirichlet": lambda: _skewed(labels, clients, alpha, random),
+    }
+    for _ in range(TRIES):
+        parts = ways[kind]()
+        if all(parts):
+            return [sorted(part) for part in parts]
+        if kind == "category":
+            raise _too_many(clients, f"{len(set(labels))} categories")
+    raise UserError(
+        f"{TRIES} draws of Dir({alpha:g}) left one of {clients} clients without a row of {len(labels)}.",
+        where="pipeline.alpha",
+        fix="raise pipeline.alpha or lower pipeline.clients",
+    )
+
+
+def categories(data: Any, tokens: Any, column: str | None, group: int = 1) -> list[str]:
+    """Category of each row of the training data.
+
+    Args:
+        column: the column that holds it; None takes the answer.
+        group: documents that are one row.
+
+    Raises:
+        UserError: a row has no such column.
+    """
+    found = {}
+    for example in data.examples("train"):
+        if column is not None and column not in example["row"]:
+            raise UserError(
+                f"{example['origin']} has no column '{column}'.",
+                where="pipeline.by",
+                fix=f"one of: {', '.join(example['row'])}",
+            )
+        value = example["row"][column] if column is not None else example["references"][:1]
+        found[example["origin"]] = str(value)
+    return [found[tokens.origin(i)] for i in range(0, len(tokens), group)]
+
+
+def _skewed(
+    labels: Sequence[str], clients: int, alpha: float, random: np.random.Generator
+) -> list[list[int]]:
+    parts: list[list[int]] = [[] for _ in range(clients)]
+    for name in sorted(set(labels)):
+        rows = random.permutation([i for i, label in enumerate(labels) if label == name])
+        ends = np.cumsum(random.dirichlet([alpha] * clients))[:-1] * len(rows)
+        for part, chosen in zip(parts, np.split(rows, ends.astype(int)), strict=True):
+            part.extend(int(row) for row in chosen)
+    return parts
+
+
+def _by_category(labels: Sequence[str], clients: int) -> list[list[int]]:
+    """Whole categories, dealt in turn: one each where there are as many as clients."""
+    place = {name: i % clients for i, name in enumerate(dict.fromkeys(labels))}
+    return [[i for i, label in enumerate(labels) if place[label] == c] for c in range(clients)]
+
+
+def _deal(rows: Sequence[int], clients: int) -> list[list[int]]:
+    return [list(rows[client::clients]) for client in range(clients)]
+
+
+def _too_many(clients: int, there_are: str) -> UserError:
+    return UserError(
+        f"{there_are} are not enough for {clients} clients.",
+        where="pipeline.clients",
+        fix="lower pipeline.clients, or give more data",
+    )

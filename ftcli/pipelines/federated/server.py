@@ -1,0 +1,149 @@
+"""The server: rounds, what they are worth, and checkpoints between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ftcli.pipelines.federated.engines import Engine, Exchange, Local, Mail
+from ftcli.pipelines.federated.wire import call, read_reply
+from ftcli.trainer import checkpoint
+from ftcli.trainer.checkpoint import Checkpoints
+from ftcli.trainer.participant import Participant
+from ftcli.trainer.signals import Requests
+from ftcli.trainer.trainer import Outcome
+
+if TYPE_CHECKING:
+    from ftcli.pipelines.federated.base import Federated
+    from ftcli.run.run import Run
+
+
+class Traffic(Participant):
+    """Bytes and messages of the run so far."""
+
+    def __init__(self) -> None:
+        self.totals = dict.fromkeys(("messages", "down", "up", "wire_down", "wire_up"), 0)
+
+    def note(self, sent: int, received: int, mail: Mail) -> None:
+        """Add a round: payload in bytes, and what the engine made of it."""
+        new = (len(mail.replies), sent, received, mail.down, mail.up)
+        for name, value in zip(self.totals, new, strict=True):
+            self.totals[name] += value
+
+    def figures(self) -> dict[str, float]:
+        """A client and round: bytes of payload down and up, and with the engine's envelope."""
+        names = {"down": "bytes_down", "up": "bytes_up"}
+        count = max(1, self.totals["messages"])
+        return {names.get(k, k): v / count for k, v in self.totals.items() if k != "messages"}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The totals."""
+        return dict(self.totals)
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take them back."""
+        self.totals = dict(saved)
+
+
+class Server:
+    """Sends the global model to the clients of a round, joins their replies, and judges it."""
+
+    def __init__(self, settings: Federated, run: Run) -> None:
+        self.settings, self.run, self.trainer = settings, run, run.trainer
+        self.loop, self.shared = settings.start(run)
+        self.traffic = Traffic()
+        self.loop.participants["traffic"] = self.traffic
+        self.checkpoints = None
+        if run.dir is not None:
+            self.checkpoints = Checkpoints(run.dir.checkpoints, self.trainer.keep_last)
+
+    def fit(self, resume: Path | None) -> Outcome:
+        """All rounds from the start or a checkpoint; see `Federated.fit`."""
+        loop, before = self.loop, {}
+        if resume is not None:
+            checkpoint.restore(resume, loop)
+        elif self.trainer.eval_first:
+            before = loop.evaluate()
+        loop.meter.begin()
+        with Requests(self.run.dir) as requests:
+            stop = self._engine().run(lambda exchange: self._rounds(exchange, requests))
+        after = {} if stop else loop.evaluate()
+        if self.trainer.is_best(loop, after) and self.checkpoints:
+            self.checkpoints.mark_best(self.checkpoints.find("last"))
+        loop.call("on_train_end")
+        status = f"stopped by {stop}" if stop else "finished"
+        rounds = {"rounds": self._round}
+        return Outcome(status, loop.state, before, after, loop, rounds | self.traffic.figures())
+
+    @property
+    def _round(self) -> int:
+        return self.loop.state.step // self.settings.local_steps
+
+    def _engine(self) -> Engine:
+        if self.settings.engine == "flower":
+            from ftcli.pipelines.federated.flower import Flower
+
+            return Flower(self.run.config)
+        return Local(self.settings.client(self.run, self.loop, self.shared))
+
+    def _rounds(self, exchange: Exchange, requests: Requests) -> str | None:
+        """Rounds until the last; returns what asked to stop before it."""
+        loop, trainer = self.loop, self.trainer
+        while loop.state.step < loop.state.max_steps:
+            self._one(exchange)
+            done = loop.state.step >= loop.state.max_steps
+            best = False
+            if self._due(trainer.eval_every) and not done:
+                best = trainer.is_best(loop, loop.evaluate(periodic=True))
+            stop, save = loop.agree(requests)
+            if done or best or save or stop or self._due(trainer.save_every):
+                trainer.save(loop, self.checkpoints, best)
+            if stop and not done:
+                return stop
+        return None
+
+    def _one(self, exchange: Exchange) -> None:
+        """One round; afterwards the server's own model is the new global one."""
+        state, members = self.loop.state, self._members()
+        message = call(self._round, self.shared.broadcast())
+        mail = exchange(dict.fromkeys(members, message))
+        self.traffic.note(len(message) * len(members), sum(map(len, mail.replies.values())), mail)
+        replies = [read_reply(mail.replies[client]) for client in members]
+        sizes = [r.rows if self.settings.weighting == "rows" else 1 for r in replies]
+        weights = [size / sum(sizes) for size in sizes]
+        self.shared.absorb([(w, r.body) for w, r in zip(weights, replies, strict=True)])
+        self.shared.load(self.shared.broadcast())
+        loss = sum(w * r.loss for w, r in zip(weights, replies, strict=True))
+        tokens = sum(r.tokens for r in replies)
+        state.step += self.settings.local_steps
+        state.tokens += tokens
+        self.loop.meter.note({}, sum(r.forwards for r in replies))
+        self.loop.meter.step(state.step, torch.tensor(loss), None, [], tokens)
+        self._log(len(message), sum(len(r) for r in mail.replies.values()) / len(members), members)
+        if self.run.dir is not None:
+            self.shared.leave(self.run.dir.path)
+
+    def _members(self) -> list[int]:
+        """The clients of this round: a pure function of the run's seed and the round."""
+        everybody = np.array(self.settings.members or range(self.settings.clients))
+        count = max(1, round(self.settings.fraction * len(everybody)))
+        random = np.random.default_rng([self.run.seed, self._round])
+        return sorted(random.choice(everybody, count, replace=False).tolist())
+
+    def _log(self, down: float, up: float, members: list[int]) -> None:
+        state, figures = self.loop.state, self.loop.meter.read()
+        metrics = {
+            "step": state.step, "round": self._round, "clients": members,
+            "lr": self.run.optimizer.lr * self.run.scheduler.factor(state.step - 1, state.max_steps),
+            "tokens": state.tokens, "bytes_down": down, "bytes_up": up,
+        }  # fmt: skip
+        self.loop.log(metrics | figures)
+        self.loop.call("on_log", metrics | figures)
+
+    def _due(self, every: int | None) -> bool:
+        """Whether an interval of steps ended within the round that is just over."""
+        step, before = self.loop.state.step, self.loop.state.step - self.settings.local_steps
+        return every is not None and step // every > before // every
