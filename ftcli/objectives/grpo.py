@@ -1,0 +1,200 @@
+"""GRPO: a model answers, rewards compare its answers to the same prompt, the better ones are learned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ftcli.errors import UserError
+from ftcli.objectives.advantages import Aggregation, Scale
+from ftcli.objectives.base import Losses, Reduction
+from ftcli.objectives.causal_lm import CausalLM, final_hidden
+from ftcli.objectives.policy_loss import PolicyLoss, Tokens
+from ftcli.objectives.reference import Mode
+from ftcli.objectives.rewarding import Rewarding
+from ftcli.objectives.rollouts import Batch
+from ftcli.trainer.participant import State
+
+log = logging.getLogger("ftcli.objectives")
+Head = Callable[[Tensor], Tensor]
+#: Loss type -> what its values are a mean over.
+REDUCTIONS: dict[str, Reduction] = {
+    "grpo": "sequence", "sapo": "sequence", "luspo": "target", "dr_grpo": "constant",
+    "bnpo": "token", "dapo": "token", "cispo": "token", "vespo": "token",
+}  # fmt: skip
+
+
+@dataclass
+class GRPO(PolicyLoss, CausalLM):
+    """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) and its relatives.
+
+    Before a step each prompt of its micro-batches is answered `num_generations` times by the model
+    as it is; an answer's advantage is its reward against the others of the group. The mean is
+
+        grpo, sapo           over answers, of the mean over an answer's tokens
+        luspo                over answers, of the sum over an answer's tokens
+        dapo, cispo, vespo   over the tokens of the whole step, on all ranks
+        bnpo                 over the micro-batches, of the mean over a micro-batch's tokens
+        dr_grpo              the sum over tokens, by answers times `max_new_tokens`
+
+    A batch without answers (an evaluator's) gets the cross-entropy of its labels.
+    """
+
+    reduction: Reduction = field(init=False, default="token")
+    constant: float = field(init=False, default=1.0)
+    rewards: dict[str, Any] = field(
+        default_factory=dict
+    )  # name -> weight, or {weight: and options}
+    num_generations: int = 8  # answers a prompt
+    max_new_tokens: int = 256  # an answer that is longer is cut here
+    temperature: float = 1.0  # of sampling, and of the probabilities that are compared
+    top_p: float = 1.0  # answers are drawn from the likeliest tokens of this mass
+    top_k: int = 0  # and from so many of them; 0: all
+    generation_batch_size: int = 64  # answers that are written at the same time
+    num_iterations: int = (
+        1  # steps on the same answers; prompts of the steps between are passed over
+    )
+    scale_rewards: Scale = "group"  # whose standard deviation rewards are divided by
+    multi_objective_aggregation: Aggregation = "sum_then_normalize"  # or normalize_then_sum: GDPO
+    mask_truncated: bool = False  # answers that were cut are not learned from
+    entropy_coef: float = 0.0  # weight of the mean entropy, which is raised
+    share_prompts: bool = True  # packed rows: a prompt is computed once for all its answers
+    reference: Mode = "auto"  # what beta compares with: adapter_off, separate
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.reduction = REDUCTIONS[self.loss_type]
+        for key, least in (("num_generations", 2), ("max_new_tokens", 1), ("num_iterations", 1)):
+            if getattr(self, key) < least:
+                raise UserError(
+                    f"{getattr(self, key)} is too few.",
+                    where=f"objective.{key}",
+                    fix=f"objective.{key}={least} is the least",
+                )
+        self.rewarding = Rewarding(self)
+        self._buffer: list[Batch] = []
+        self._used = 0
+
+    def setup(self, run: Any) -> None:
+        """Switch dropout off, with which old and new probabilities would differ by chance."""
+        _silence(run.model)
+        self.rewarding.setup(run)
+
+    def rollout(self, state: State, batches: list[Batch]) -> list[Batch]:
+        """Answers to the prompts of the micro-batches, or once more those of the step before."""
+        fresh = self._used >= self.num_iterations or len(batches) != len(self._buffer)
+        if fresh:
+            self._buffer, self._used = self.rewarding.answered(state, batches), 0
+        self._used += 1
+        return self._buffer
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        """Losses [n], one a token of an answer; metrics: rewards, entropy, divergence, clipped."""
+        if "advantages" not in batch:
+            return super().__call__(model, batch)
+        log_probs, entropy = self.scored(model, batch)
+        device = log_probs.device
+        owner = batch["owner"].to(device)
+        given = {k: batch[k].to(device) if k in batch else None for k in ("old", "reference")}
+        tokens = Tokens(log_probs, given["old"], given["reference"], entropy,
+                        batch["advantages"].to(device), owner)  # fmt: skip
+        values, figures = self.losses(tokens)
+        if self.entropy_coef:
+            values = values - self.entropy_coef * self._bonus(tokens, batch)
+        figures["entropy"] = entropy.detach().sum() / max(1, len(entropy))
+        figures |= {k: torch.tensor(v, device=device) for k, v in batch["figures"].items()}
+        return Losses(values, owner, figures)
+
+    def scored(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [n] of the tokens of the answers, and entropies [n], at `temperature`."""
+        device = next(model.parameters()).device
+        hidden, head = final_hidden(model, batch, device)
+        hidden = hidden.flatten(0, 1)[batch["where"].to(device)]
+        return self._chunked(hidden, batch["targets"].to(device), head)
+
+    def sizes(self, batch: Batch) -> tuple[int, int]:
+        """Tokens and answers; of a batch without answers labels and documents."""
+        if "advantages" not in batch:
+            return super().sizes(batch)
+        return len(batch["targets"]), batch["answers"]
+
+    def denominator(self, batches: Sequence[Batch]) -> float:
+        """What one rank's micro-batches add; a hair above 0 where nothing is learned."""
+        if self.loss_type == "bnpo":
+            return len(batches)
+        sizes = [self.sizes(batch) for batch in batches]
+        if self.reduction == "token":
+            return max(1e-9, sum(tokens for tokens, _ in sizes))
+        answers = sum(answers for _, answers in sizes)
+        return float(answers * (self.max_new_tokens if self.loss_type == "dr_grpo" else 1))
+
+    def numerator(self, losses: Losses) -> Tensor:
+        """The scalar that one micro-batch adds."""
+        return (losses.values * self._factors(losses.sequence)).sum()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Answers that further steps will learn from."""
+        return {"buffer": self._buffer, "used": self._used} if self._again else {}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._buffer, self._used = saved["buffer"], saved["used"]
+
+    @property
+    def _again(self) -> bool:
+        return 0 < self._used < self.num_iterations
+
+    def _factors(self, owner: Tensor) -> Tensor:
+        """What each value is multiplied by in the numerator, [n]."""
+        if self.loss_type == "bnpo":
+            return torch.ones(len(owner), device=owner.device) / max(1, len(owner))
+        if self.reduction != "sequence" or not len(owner):
+            return torch.ones(len(owner), device=owner.device)
+        return 1 / torch.bincount(owner)[owner]
+
+    def _bonus(self, tokens: Tokens, batch: Batch) -> Tensor:
+        """Entropies [n], weighted so that the step's loss holds their mean whatever the loss type.
+
+        The mean is over the tokens of a micro-batch that learn, then over micro-batches.
+        """
+        learned = self.chosen(tokens.entropy)
+        share = batch["share"] / learned.sum().clamp(min=1)
+        return tokens.entropy * learned * share / self._factors(tokens.owner)
+
+    def _chunked(self, hidden: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+        """As in `CausalLM.token_losses`: logits of `chunk_size` tokens exist at the same time."""
+
+        def of_chunk(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            logs = (head(h).float() / self.temperature).log_softmax(-1)
+            with torch.set_grad_enabled(bool(self.entropy_coef) and torch.is_grad_enabled()):
+                entropy = -(logs.exp() * logs).sum(-1)
+            return logs.gather(-1, y[:, None]).squeeze(-1), entropy
+
+        pieces = list(
+            zip(hidden.split(self.chunk_size), targets.split(self.chunk_size), strict=True)
+        )
+        if len(pieces) < 2 or not torch.is_grad_enabled():
+            found = [of_chunk(h, y) for h, y in pieces]
+        else:
+            found = [checkpoint(of_chunk, h, y, use_reentrant=False) for h, y in pieces]
+        return torch.cat([logs for logs, _ in found]), torch.cat([e for _, e in found])
+
+
+def _silence(model: nn.Module) -> None:
+    """Dropout of the model and of the method to 0."""
+    found = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    for module in found:
+        module.p = 0.0
+    for attention in model.modules():
+        if getattr(attention, "attention_dropout", 0.0):
+            attention.attention_dropout = 0.0
+    if found:
+        log.warning(
+            "dropout is off: the ratio of new to old probabilities would be that of its draws"
+        )

@@ -1,0 +1,53 @@
+"""Accuracy that also looks at length: short right answers, and no short wrong ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from ftcli.errors import UserError
+from ftcli.rewards import Answer, find
+
+
+def cosine_length(
+    answers: Sequence[Answer],
+    judge: str = "option_letter",
+    longest: int = 1000,
+    right: Sequence[float] = (0.5, 1.0),
+    wrong: Sequence[float] = (-0.5, -1.0),
+    unit: Literal["tokens", "characters"] = "tokens",
+    clamp: bool = True,
+    column: str | None = None,
+) -> list[float | None]:
+    """low + (high - low) (1 + cos(pi length / longest)) / 2 (Yeo et al. 2025, arXiv 2502.03373).
+
+    A right answer gets from 1.0 (short) to 0.5 (long), a wrong one from -1.0 to -0.5.
+
+    Args:
+        judge: the reward that says what is right (1) and wrong (less).
+        longest: length at which the cosine has come down.
+        right, wrong: (low, high) of right and of wrong answers.
+        unit: what length is counted in.
+        clamp: lengths above `longest` count as `longest`; off, the cosine turns back up there.
+        column: of the row that holds the gold answer; the completion when left out.
+
+    Raises:
+        UserError: `judge` is this reward itself, or cannot read a gold answer.
+    """
+    if judge == "cosine_length":
+        raise UserError("cosine_length cannot judge itself.", "objective.rewards.cosine_length")
+    verdicts = find(judge, {"column": column} if column else {})(answers)
+    found: list[float | None] = []
+    for answer, verdict in zip(answers, verdicts, strict=True):
+        if verdict is None:
+            found.append(None)
+            continue
+        share = (len(answer.ids) if unit == "tokens" else len(answer.text)) / longest
+        low, high = right if verdict >= 1 else wrong
+        found.append(_cosine(min(share, 1.0) if clamp else share, low, high))
+    return found
+
+
+def _cosine(share: float, low: float, high: float) -> float:
+    return low + (high - low) * (1 + math.cos(math.pi * share)) / 2

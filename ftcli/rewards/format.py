@@ -1,0 +1,28 @@
+"""Whether an answer has the form that was asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ftcli.errors import UserError
+from ftcli.rewards import Answer
+
+TAGS = r"<think>.+?</think>\s*<answer>.+?</answer>"
+
+
+def format(answers: Sequence[Answer], pattern: str = TAGS) -> list[float]:
+    """1 where the whole answer matches the pattern, else 0.
+
+    Args:
+        pattern: a regular expression, `.` matching line ends too; a think block and an answer block
+            when left out (DeepSeek-R1, arXiv 2501.12948, section 2.2.2).
+
+    Raises:
+        UserError: the pattern is no regular expression.
+    """
+    try:
+        form = re.compile(pattern, re.DOTALL)
+    except re.error as error:
+        raise UserError(f"{pattern!r}: {error}", "objective.rewards.format.pattern") from error
+    return [float(form.fullmatch(answer.text.strip()) is not None) for answer in answers]
