@@ -88,8 +88,14 @@ def _clipped(doc: str) -> str:
 
 @cache
 def load(name: str) -> Any:
-    """The click command of a verb."""
+    """The click command of a verb; one with verbs of its own is a Typer called `app`."""
     module = importlib.import_module(f"ftcli.cli.verbs.{names()[name].stem}")
+    group = getattr(module, "app", None)
+    if isinstance(group, typer.Typer):
+        for inner in group.registered_commands:
+            assert inner.callback is not None
+            inner.callback = _with_completion(inner.callback)
+        return typer.main.get_command(group)
     function = getattr(module, names()[name].stem)
     alone = typer.Typer(
         add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False

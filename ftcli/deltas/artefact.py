@@ -1,0 +1,171 @@
+"""What training leaves and what it began from: models and adapters, wherever they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ftcli.deltas.weights import FileWeights
+from ftcli.errors import UserError
+
+Kind = Literal["model", "adapter"]
+SAMPLE = 64  # entries of each tensor that a fingerprint looks at
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """The weights in a folder, with its configuration.
+
+    Attributes:
+        folder: holds *.safetensors and config.json (a model) or adapter_config.json.
+        run: the run directory it was found in.
+    """
+
+    folder: Path
+    kind: Kind
+    run: Path | None = None
+
+    @classmethod
+    def open(cls, path: str | Path) -> Artefact:
+        """A run directory's final weights, a model or adapter folder, asset:NAME, or a cached hub id.
+
+        Raises:
+            UserError: there is nothing of that kind there.
+        """
+        folder = Path(path).expanduser()
+        if (folder / "config.yaml").is_file():
+            return cls._of_run(folder)
+        if not folder.is_dir():
+            folder = _elsewhere(str(path))
+        for name, kind in _MARKS.items():
+            if (folder / name).is_file():
+                return cls(folder, kind)
+        raise UserError(
+            f"{folder} is neither a run, nor a model (config.json), nor an adapter.",
+            fix="ftcli ls runs",
+        )
+
+    @classmethod
+    def _of_run(cls, run: Path) -> Artefact:
+        for kind in _MARKS.values():
+            if (run / kind).is_dir():
+                return cls(run / kind, kind, run)
+        raise UserError(f"{run} has no final weights: it has not ended.", fix=f"ftcli resume {run}")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json or adapter_config.json."""
+        name = next(name for name, kind in _MARKS.items() if kind == self.kind)
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    @cached_property
+    def weights(self) -> FileWeights:
+        """Its tensors by name; of two names for one tensor (a tied head) one."""
+        if self.kind == "adapter" or not self.config.get("tie_word_embeddings"):
+            return FileWeights(self.folder)
+        head = self.anatomy.head
+        tied = {f"{head[0]}.weight"} if head is not None and self.anatomy.tied else set()
+        return FileWeights(self.folder, frozenset(tied))
+
+    @cached_property
+    def anatomy(self) -> Any:
+        """Where things are in the model, without weights; an adapter's base for an adapter."""
+        import transformers
+
+        from ftcli.models.anatomy import Anatomy
+
+        if self.kind == "adapter":
+            return self.base.anatomy
+        config = transformers.AutoConfig.from_pretrained(self.folder, local_files_only=True)
+        name = (config.architectures or ["AutoModelForCausalLM"])[0]
+        with torch.device("meta"):
+            return Anatomy(getattr(transformers, name)._from_config(config))
+
+    @property
+    def vocabulary(self) -> frozenset[str]:
+        """Names of the tensors with a row a token."""
+        token = self.anatomy.embeddings[:1]
+        head = [self.anatomy.head] if self.anatomy.head else []
+        return frozenset(f"{name}.weight" for name, _ in [*token, *head])
+
+    @property
+    def base(self) -> Artefact:
+        """What it was trained from, as its run or its adapter configuration says.
+
+        Raises:
+            UserError: that is not said, or no longer there.
+        """
+        if self.run is not None:
+            from ftcli.config import load
+
+            named = load(self.run / "config.yaml").config["model"]["path"]
+        else:
+            named = self.config.get("base_model_name_or_path") if self.kind == "adapter" else None
+        if not named:
+            raise UserError(f"{self.folder} does not say what it was trained from.", "--base")
+        return Artefact.open(named)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of its values; see `fingerprint`."""
+        return fingerprint(self.weights)
+
+    @property
+    def others(self) -> list[Path]:
+        """Its small files: configuration, tokenizer, chat template."""
+        skipped = ("README.md", "LICENSE.md", "delta.json")
+        return sorted(
+            file
+            for file in self.folder.iterdir()
+            if file.is_file()
+            and file.suffix not in (".safetensors", ".bin", ".pt", ".h5", ".msgpack", ".gguf")
+            and not file.name.endswith(".safetensors.index.json")
+            and file.name not in skipped
+        )
+
+
+_MARKS: dict[str, Kind] = {"adapter_config.json": "adapter", "config.json": "model"}
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """16 hex digits that tell one pretrained model from another.
+
+    Names, shapes and 64 evenly spaced values of each tensor as float32, so that the same values
+    stored in a wider type have the same fingerprint. Two models that were trained apart differ in
+    nearly every value; this is no protection against forgery.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(weights):
+        tensor = weights[name]
+        if not tensor.is_floating_point():
+            continue
+        flat = tensor.detach().reshape(-1)
+        chosen = torch.linspace(0, flat.numel() - 1, min(SAMPLE, flat.numel())).long()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(flat[chosen].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _elsewhere(path: str) -> Path:
+    """The folder of an asset, or of a hub id in the local cache."""
+    from ftcli.models import hub
+
+    found = hub.resolve(path, "the model")
+    if hub.is_local(found):
+        return Path(found)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(found, local_files_only=True))
+    except Exception as error:  # the library's own classes: not cached, or not whole
+        raise UserError(
+            f"{found} is not in the local cache.", fix=f"hf download {found}"
+        ) from error

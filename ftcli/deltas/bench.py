@@ -1,0 +1,105 @@
+"""Held-out scores of weights that no run has trained, by the data and evaluators of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ftcli.deltas.artefact import Kind
+from ftcli.deltas.publish import run_config
+from ftcli.errors import UserError
+
+LOSS = "eval.loss"
+
+
+class Bench:
+    """A run's model into which weights are put to be judged.
+
+    Args:
+        folder: the run directory whose data and evaluators judge.
+        kind: whether whole models or adapters are judged.
+        metric: a score as result.json names it.
+    """
+
+    def __init__(self, folder: str | Path, kind: Kind, metric: str = LOSS) -> None:
+        from ftcli.run.run import Run
+        from ftcli.run.rundir import RunDir
+
+        self.folder, self.kind, self.metric = RunDir.open(folder).path, kind, metric
+        config = run_config(self.folder, kind)
+        self.run = Run({**config, "logger": {}})
+
+    @cached_property
+    def model(self) -> Any:
+        """The run's model in eval mode."""
+        return self.run.model.eval()
+
+    @property
+    def lower(self) -> bool:
+        """Whether less of the metric is better."""
+        from ftcli.sweeps.plan import less_is_better
+
+        return less_is_better(self.metric)
+
+    def hold(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put tensors into the model, one at a time; those not named stay as they are.
+
+        Raises:
+            UserError: one is no tensor of the model.
+        """
+        if self.kind == "adapter":
+            self.run.method.load_state(self.model, {name: tensors[name] for name in tensors})
+            return
+        own = dict(self.model.named_parameters())
+        unknown = [name for name in tensors if name not in own]
+        buffers = dict(self.model.named_buffers())
+        if any(name not in buffers for name in unknown):
+            raise UserError(
+                f"the model has no parameter {unknown[0]}: its files name weights in another way.",
+                fix="write the folder, and judge it with ftcli eval",
+            )
+        with torch.no_grad():
+            for name in tensors:
+                if name in own:
+                    own[name].copy_(tensors[name])
+
+    def score(self, tensors: Mapping[str, Tensor] | None = None, split: str | None = None) -> float:
+        """The metric of these tensors (of those held, if None); NaN counts as the worst value.
+
+        Raises:
+            UserError: no evaluator of the run gives the metric.
+        """
+        if tensors is not None:
+            self.hold(tensors)
+        found: dict[str, float] = {}
+        with self.run.evaluating():
+            for evaluator in self._evaluators().values():
+                chosen = replace(evaluator, split=split) if split else evaluator
+                found |= {f"eval.{key}": value for key, value in chosen(self.run).items()}
+        if self.metric not in found:
+            raise UserError(
+                f"no evaluator of {self.folder} gives {self.metric}.",
+                where="--metric",
+                fix=f"one of: {', '.join(found)}",
+            )
+        value = found[self.metric]
+        return value if value == value else float("inf") * (1 if self.lower else -1)
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether the first score is strictly better."""
+        return one < other if self.lower else one > other
+
+    def _evaluators(self) -> dict[str, Any]:
+        """All of the run's, or the loss alone where that is what is asked."""
+        from ftcli.evaluation.loss import Loss
+
+        every = self.run.evaluators
+        if self.metric != LOSS:
+            return every
+        return {n: e for n, e in every.items() if isinstance(e, Loss)} or {"loss": Loss()}

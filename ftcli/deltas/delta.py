@@ -1,0 +1,214 @@
+"""What finetuning added: ordered named tensors, finetuned minus base, read one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ftcli.deltas.artefact import Artefact, Kind
+from ftcli.deltas.weights import Lazy, layout_of
+from ftcli.errors import UserError
+
+Read = Callable[[str], Tensor]
+
+
+@dataclass(frozen=True)
+class Delta(Mapping[str, Tensor]):
+    """A change of weights. Tensors are float64 and exist only while somebody looks at them.
+
+    Float64 holds differences of float32 and bfloat16 values exactly (unless one is 2^29 times the
+    other), so that base plus delta is the finetuned model to the bit. Operations give new deltas;
+    nothing is computed before it is read.
+
+    Attributes:
+        kind: of a whole model, or of the tensors of an adapter (its factors).
+        base: fingerprint of the model it belongs to.
+        shapes: name -> shape, in the order of the names.
+        read: name -> float64 tensor.
+        dtype: the type in which the finetuned weights were stored.
+        said: what was done, one line a step.
+        source: where configuration and tokenizer come from.
+        origin: what an adapter's tensors are measured from: 0 (LoRA) or 1 (IA3).
+    """
+
+    kind: Kind
+    base: str
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Read
+    dtype: torch.dtype = torch.float32
+    said: tuple[str, ...] = ()
+    source: Artefact | None = None
+    origin: float = 0.0
+
+    @classmethod
+    def of(cls, path: str | Path, base: str | Path | None = None, product: bool = False) -> Delta:
+        """The delta of a run, a model or adapter folder, or of what `ftcli delta` has saved.
+
+        Args:
+            base: where the source does not say it itself.
+            product: of a LoRA, the change of the base's matrices in place of its factors.
+
+        Raises:
+            UserError: there is no such thing, no base, or the two do not fit.
+        """
+        from ftcli.deltas import difference, storage
+        from ftcli.deltas.product import multiplied
+
+        if storage.is_delta(path):
+            found = storage.load(path)
+        else:
+            artefact = Artefact.open(path)
+            beginning = Artefact.open(base) if base is not None else artefact.base
+            found = difference.delta(artefact, beginning)
+        return multiplied(found) if product and found.kind == "adapter" else found
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.shapes:
+            raise KeyError(name)
+        return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    @property
+    def entries(self) -> int:
+        """Number of values."""
+        return sum(torch.Size(shape).numel() for shape in self.shapes.values())
+
+    def flat(self) -> Iterator[Tensor]:
+        """Its tensors flattened, float64 [n], in the order of the names."""
+        return (self.read(name).reshape(-1) for name in self.shapes)
+
+    def norm(self, order: int = 2) -> float:
+        """Of all its values as one vector."""
+        return float(sum(flat.abs().pow(order).sum().item() for flat in self.flat()) ** (1 / order))
+
+    def map(self, change: Callable[[str, Tensor], Tensor], said: str) -> Delta:
+        """Each tensor changed by a function of its name and value; shapes stay."""
+        before = self.read
+        return replace(self, read=lambda name: change(name, before(name)), said=(*self.said, said))
+
+    def scale(self, factor: float) -> Delta:
+        """`factor` times the change."""
+        return self.map(lambda _, tensor: tensor * factor, f"scaled by {factor:g}")
+
+    def apply(self, base: Artefact) -> Lazy:
+        """The finetuned tensors: base plus change, or the adapter's own tensors.
+
+        Raises:
+            UserError: the base is not the one the delta belongs to.
+        """
+        self.refuse_other(base.fingerprint, str(base.folder))
+        return self.adapter() if self.kind == "adapter" else self.added(base.weights)
+
+    def revert(self, finetuned: Mapping[str, Tensor]) -> Lazy:
+        """The base's tensors, from the finetuned ones."""
+        return self.added(finetuned, -1.0)
+
+    def adapter(self) -> Lazy:
+        """An adapter's tensors: origin plus change."""
+        layout = {name: (tuple(shape), self.dtype) for name, shape in self.shapes.items()}
+        return Lazy(layout, lambda name: self.read(name) + self.origin)
+
+    def added(self, weights: Mapping[str, Tensor], factor: float = 1.0) -> Lazy:
+        """Any model's tensors plus `factor` times the change, in the wider of both types.
+
+        Tensors without a change are handed on; rows that one of the two lacks count as zeros.
+
+        Raises:
+            UserError: a changed tensor is missing.
+        """
+        layout = layout_of(weights)
+        missing = [name for name in self.shapes if name not in layout]
+        if missing:
+            raise UserError(f"the model has no tensor {missing[0]}.", fix="is it of this kind?")
+        for name, shape in self.shapes.items():
+            old, dtype = layout[name]
+            count = [max(old[0], shape[0])] if shape else []
+            layout[name] = ((*count, *old[1:]), torch.promote_types(dtype, self.dtype))
+
+        def read(name: str) -> Tensor:
+            if name not in self.shapes:
+                return weights[name]
+            shape = layout[name][0]
+            return grown(weights[name].double(), shape) + factor * grown(self.read(name), shape)
+
+        return Lazy(layout, read)
+
+    def refuse_other(self, base: str, called: str) -> None:
+        """Refuse another base.
+
+        Raises:
+            UserError: the fingerprints differ.
+        """
+        if base != self.base:
+            raise UserError(
+                f"{called} is not the base this delta was taken from "
+                f"(fingerprint {base}, not {self.base}).",
+                fix="ftcli delta transfer moves a delta to another base, if that is meant",
+            )
+
+
+def compose(deltas: Sequence[Delta], weights: Sequence[float] | None = None) -> Delta:
+    """The weighted sum of deltas of one base; all weights are 1 if left out.
+
+    Raises:
+        UserError: their bases, kinds or tensors differ.
+    """
+    refuse_mixed(deltas)
+    factors = [1.0] * len(deltas) if weights is None else list(weights)
+
+    def read(name: str) -> Tensor:
+        total = deltas[0].read(name) * factors[0]
+        for delta, factor in zip(deltas[1:], factors[1:], strict=True):
+            total += delta.read(name) * factor
+        return total
+
+    shown = " + ".join(
+        f"{factor:.4g} ({'; '.join(delta.said)})"
+        for delta, factor in zip(deltas, factors, strict=True)
+    )
+    return replace(deltas[0], read=read, said=(shown,), dtype=widest(d.dtype for d in deltas))
+
+
+def refuse_mixed(deltas: Sequence[Delta]) -> None:
+    """Refuse deltas that do not belong together.
+
+    Raises:
+        UserError: bases, kinds or tensors differ.
+    """
+    first = deltas[0]
+    for other in deltas[1:]:
+        for what, one, two in (
+            (f"base (fingerprint {first.base} and {other.base})", first.base, other.base),
+            (f"kind ({first.kind} and {other.kind})", first.kind, other.kind),
+            ("shape", dict(first.shapes), dict(other.shapes)),
+        ):
+            if one != two:
+                raise UserError(
+                    f"deltas of a different {what} cannot be put together.",
+                    where="; ".join(said[0] for said in (first.said, other.said) if said),
+                    fix="take runs that began from the same model",
+                )
+
+
+def widest(dtypes: Iterator[torch.dtype]) -> torch.dtype:
+    """The type that holds all of them."""
+    found = next(dtypes)
+    for dtype in dtypes:
+        found = torch.promote_types(found, dtype)
+    return found
+
+
+def grown(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The tensor with zero rows added until it has this shape."""
+    if tuple(tensor.shape) == shape:
+        return tensor
+    return torch.cat([tensor, tensor.new_zeros(shape[0] - tensor.shape[0], *shape[1:])])

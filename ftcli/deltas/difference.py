@@ -1,0 +1,101 @@
+"""Finetuned minus base, of two models or of an adapter and a fresh one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ftcli.deltas.artefact import Artefact
+from ftcli.deltas.delta import Delta, grown, widest
+from ftcli.errors import UserError
+
+#: What the tensors of a fresh adapter count as, by PEFT's type (ComPEFT, arXiv 2311.13171, section 2).
+ORIGINS = {"LORA": 0.0, "IA3": 1.0}
+
+
+def delta(finetuned: Artefact, base: Artefact) -> Delta:
+    """The delta of a model or of an adapter.
+
+    Raises:
+        UserError: the two do not fit, or an adapter's kind has no origin.
+    """
+    return of_model(finetuned, base) if finetuned.kind == "model" else of_adapter(finetuned, base)
+
+
+def of_model(finetuned: Artefact, base: Artefact) -> Delta:
+    """Finetuned minus base. Tokens that the base lacks count as zero rows there (arXiv 2503.20110).
+
+    Raises:
+        UserError: they do not have the same tensors.
+    """
+    layout = {n: v for n, v in finetuned.weights.layout.items() if v[1].is_floating_point}
+    refuse_misfits(layout, base.weights.layout, finetuned, str(base.folder))
+    return Delta(
+        kind="model",
+        base=base.fingerprint,
+        shapes={name: shape for name, (shape, _) in layout.items()},
+        read=lambda name: _difference(finetuned.weights[name], base.weights[name]),
+        dtype=widest(dtype for _, dtype in layout.values()),
+        said=(f"{finetuned.folder} minus {base.folder}",),
+        source=finetuned,
+    )
+
+
+def of_adapter(adapter: Artefact, base: Artefact) -> Delta:
+    """The tensors of an adapter minus those of a fresh one.
+
+    Raises:
+        UserError: no origin is known for this kind of adapter, or it holds whole modules too.
+    """
+    config = adapter.config
+    kind = str(config.get("peft_type", "")).upper()
+    whole = config.get("modules_to_save") or config.get("bias", "none") != "none"
+    if kind not in ORIGINS or whole:
+        what = (
+            "it holds whole modules besides" if whole else f"{kind or 'it'} is no LoRA and no IA3"
+        )
+        raise UserError(
+            f"the adapter's tensors are not a change by themselves: {what}.",
+            where=str(adapter.folder),
+            fix="ftcli merge RUN --to FOLDER, then take the delta of that model",
+        )
+    layout, origin = adapter.weights.layout, ORIGINS[kind]
+    return Delta(
+        kind="adapter",
+        base=base.fingerprint,
+        shapes={name: shape for name, (shape, _) in layout.items()},
+        read=lambda name: adapter.weights[name].double() - origin,
+        dtype=widest(dtype for _, dtype in layout.values()),
+        said=(f"{adapter.folder} minus {origin:g}",),
+        source=adapter,
+        origin=origin,
+    )
+
+
+def refuse_misfits(
+    wanted: Mapping[str, Any], there: Mapping[str, Any], model: Artefact, called: str
+) -> None:
+    """Refuse a model that lacks tensors or has them in another shape; tables of tokens may differ in rows.
+
+    Raises:
+        UserError: it does; names the first.
+    """
+    for name, (shape, _) in wanted.items():
+        if name not in there:
+            raise UserError(f"{called} has no tensor {name}.", fix="is it the same architecture?")
+        other = there[name][0]
+        if shape == other or (shape[1:] == other[1:] and name in model.vocabulary):
+            continue
+        raise UserError(
+            f"{name} is {list(shape)} in {model.folder} and {list(other)} in {called}.",
+            fix="both must have the same architecture",
+        )
+
+
+def _difference(finetuned: Tensor, base: Tensor) -> Tensor:
+    after, before = finetuned.double(), base.double()
+    if len(after.shape) and len(before) < len(after):
+        before = grown(before, tuple(after.shape))
+    return after - (before[: len(after)] if after.dim() else before)

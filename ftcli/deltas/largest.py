@@ -1,0 +1,59 @@
+"""The k largest magnitudes among all values of a delta, found without holding them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ftcli.deltas.delta import Delta
+
+HALF = 1 << 16
+
+
+def largest(delta: Delta, k: int) -> Iterator[Tensor]:
+    """For each tensor in the order of the names, which of its values [n] are among the k largest.
+
+    Magnitudes are compared in float32, whose bits are in their order: two passes count the upper and
+    then the lower 16 bits, the third tells. Of values equal to the last one the first are taken,
+    so that exactly k are true.
+    """
+    if k <= 0:
+        yield from (torch.zeros_like(flat, dtype=torch.bool) for flat in delta.flat())
+        return
+    upper, above = _cut(sum(torch.bincount(b >> 16, minlength=HALF) for b in _bits(delta)), k)
+    inner = (b[b >> 16 == upper] & (HALF - 1) for b in _bits(delta))
+    lower, within = _cut(sum(torch.bincount(b, minlength=HALF) for b in inner), k - above)
+    last, quota = upper * HALF + lower, k - above - within
+    for bits in _bits(delta):
+        equal = bits == last
+        if quota < int(equal.sum()):
+            equal &= equal.cumsum(0) <= quota
+        quota -= int(equal.sum())
+        yield (bits > last) | equal
+
+
+def moments(delta: Delta) -> tuple[int, float, float]:
+    """Number of values, their mean, and their unbiased standard deviation, over all tensors."""
+    count, mean, squares = 0, 0.0, 0.0
+    for flat in delta.flat():  # Chan et al. 1979: moments of parts joined without cancellation
+        n, own = flat.numel(), flat.mean().item()
+        shift, total = own - mean, count + n
+        squares += (flat - own).square().sum().item() + shift**2 * count * n / total
+        mean += shift * n / total
+        count = total
+    return count, mean, (squares / (count - 1)) ** 0.5
+
+
+def _bits(delta: Delta) -> Iterator[Tensor]:
+    """Magnitudes as int64 whose order is theirs."""
+    return (flat.abs().float().view(torch.int32).long() for flat in delta.flat())
+
+
+def _cut(counts: Tensor | int, k: int) -> tuple[int, int]:
+    """The bin that holds the k-th largest, and how many lie in the bins above it."""
+    assert isinstance(counts, Tensor)
+    above = counts.flip(0).cumsum(0).flip(0)  # of this bin and those above
+    chosen = int((above >= k).nonzero()[-1])
+    return chosen, int(above[chosen] - counts[chosen])

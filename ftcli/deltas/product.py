@@ -1,0 +1,92 @@
+"""The change of the base's matrices that a LoRA stands for: scaling * B A, one matrix at a time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ftcli.deltas.artefact import Artefact
+from ftcli.deltas.delta import Delta
+from ftcli.errors import UserError
+
+PREFIX = "base_model.model."
+FACTORS = {".lora_A.weight": ".lora_B.weight", ".lora_embedding_A": ".lora_embedding_B"}
+
+
+def multiplied(factors: Delta) -> Delta:
+    """A delta of the model from one of LoRA's factors.
+
+    It is what merging adds to plain weights; averages of factors are not averages of products.
+
+    Raises:
+        UserError: the adapter is no plain LoRA: its change is no product, or not of this base.
+    """
+    adapter = factors.source
+    assert adapter is not None
+    _refuse_other_kinds(adapter)
+    pairs = dict(_pairs(factors))
+    layout = adapter.base.weights.layout
+    unknown = [name for name in pairs if name not in layout]
+    if unknown:
+        raise UserError(f"the base has no tensor {unknown[0]}.", where=str(adapter.folder))
+
+    def read(name: str) -> Tensor:
+        first, second, factor, turned = pairs[name]
+        product = factors.read(second) @ factors.read(first) * factor
+        return product.T if turned else product
+
+    return replace(
+        factors,
+        kind="model",
+        shapes={name: layout[name][0] for name in sorted(pairs)},
+        read=read,
+        said=(*factors.said, "factors multiplied"),
+        source=adapter.base,
+        origin=0.0,
+    )
+
+
+def _pairs(factors: Delta) -> Any:
+    """Name of the base's tensor -> names of A and B, the scaling, and whether B A is its transpose."""
+    assert factors.source is not None
+    config = factors.source.config
+    for first in factors.shapes:
+        ending = next((e for e in FACTORS if first.endswith(e)), None)
+        if ending is None:
+            continue
+        module = first.removesuffix(ending)
+        inner = module.removeprefix(PREFIX)
+        rank = factors.shapes[first][0]
+        alpha = _pattern(config.get("alpha_pattern"), inner, config["lora_alpha"])
+        scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        turned = bool(config.get("fan_in_fan_out")) or "embedding" in ending
+        yield f"{inner}.weight", (first, module + FACTORS[ending], scaling, turned)
+
+
+def _pattern(patterns: dict[str, float] | None, module: str, otherwise: float) -> float:
+    """PEFT's rule: the first pattern that ends the module's name."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf".*\.{pattern}$", module) or module == pattern:
+            return value
+    return otherwise
+
+
+def _refuse_other_kinds(adapter: Artefact) -> None:
+    config = adapter.config
+    start = str(config.get("init_lora_weights", True))
+    marks = ("use_dora", "use_qalora", "use_bdlora", "trainable_token_indices", "lora_bias")
+    odd = [mark for mark in marks if config.get(mark)]
+    if str(config.get("peft_type")).upper() != "LORA" or odd:
+        why = odd[0] if odd else str(config.get("peft_type"))
+    elif start not in ("True", "gaussian", "False", "eva", "orthogonal"):
+        why = f"init_lora_weights={start} moved the base"
+    else:
+        return
+    raise UserError(
+        f"the change is no plain product of two factors: {why}.",
+        where=str(adapter.folder),
+        fix="ftcli merge RUN --to FOLDER, then take the delta of that model",
+    )

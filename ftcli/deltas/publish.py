@@ -1,0 +1,119 @@
+"""What arithmetic gives, as a folder that everything else opens: a run, a model or an adapter."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftcli.deltas.artefact import Kind
+from ftcli.deltas.storage import RECORD, fresh
+from ftcli.deltas.weights import FileWeights, Lazy, write
+from ftcli.run import atomic
+
+RECORDS = ("data.json", "env.json", "overrides.yaml", "sources.yaml", "command.txt")
+FILE = {"model": "model.safetensors", "adapter": "adapter_model.safetensors"}
+FULL = {"_target_": "ftcli.methods.full.Full"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Tensors to be written, and whose configuration and tokenizer they get.
+
+    Attributes:
+        files: their small files are copied, those of a later one over those of an earlier.
+        run: the run directory it came from; the result is then one too, and `ftcli chat` opens it.
+        base: the model's path in that run's config, where it is another one now.
+        config: keys of config.json (adapter_config.json) that differ.
+        record: what was done, kept as delta.json.
+    """
+
+    kind: Kind
+    tensors: Lazy | FileWeights
+    files: tuple[list[Path], ...]
+    run: Path | None = None
+    base: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+def publish(result: Result, target: str | Path, force: bool = False) -> dict[str, Any]:
+    """Write the folder at once; returns `folder` and `bytes` of the weights.
+
+    Raises:
+        UserError: the folder exists and has content (without `force`).
+    """
+    target = fresh(target, force)
+    with atomic.folder(target) as unfinished:
+        inner = unfinished if result.run is None else unfinished / result.kind
+        size = _weights(result, inner)
+        if result.run is not None:
+            _run(result, result.run, unfinished, size)
+        atomic.write_json(unfinished / RECORD, dict(result.record))
+    return {"folder": str(target), "bytes": size}
+
+
+def _weights(result: Result, folder: Path) -> int:
+    """The layout of transformers, or of PEFT."""
+    folder.mkdir(exist_ok=True)
+    for files in result.files:
+        for file in files:
+            shutil.copy(file, folder / file.name)
+    if result.config:
+        name = "config.json" if result.kind == "model" else "adapter_config.json"
+        config = json.loads((folder / name).read_text(encoding="utf-8"))
+        atomic.write_json(folder / name, config | dict(result.config))
+    return write(folder / FILE[result.kind], result.tensors)
+
+
+def _run(result: Result, source: Path, folder: Path, size: int) -> None:
+    """Configuration, record and one checkpoint beside the weights."""
+    from ftcli.run.record import write_config
+    from ftcli.run.rundir import RunDir
+
+    run_dir, before = RunDir(folder), RunDir(source).result()
+    config = run_config(source, result.kind, result.base)
+    write_config(run_dir, config)
+    for name in RECORDS:
+        if (source / name).exists():
+            shutil.copy(source / name, folder / name)
+    step = int(before.get("step", 0))
+    checkpoint = run_dir.checkpoints / f"step-{step:06d}"
+    checkpoint.mkdir(parents=True)
+    _checkpoint(result, config, folder, checkpoint)
+    (checkpoint / "DONE").touch()
+    atomic.link(run_dir.checkpoints / "last", checkpoint.name)
+    said = {"status": "finished", "step": step, "seed": config.get("seed", 0), "run": str(source)}
+    atomic.write_json(folder / "result.json", said | {"adapter_bytes": size, "metrics": {}})
+
+
+def run_config(source: Path, kind: Kind, base: str | None = None) -> dict[str, Any]:
+    """A run's configuration for weights of this kind; whole models are those of `method: full`."""
+    from ftcli.config import load
+
+    config = dict(load(source / "config.yaml").config)
+    if base is not None:
+        config["model"] = {**config["model"], "path": base}
+    if kind == "model":
+        config["method"] = FULL
+        config["model"] = {**config["model"], "quantization": "none"}
+        config.pop("trainable", None)
+    return config
+
+
+def _checkpoint(result: Result, config: dict[str, Any], folder: Path, checkpoint: Path) -> None:
+    """The same tensors under the names of the method's checkpoints."""
+    inner = folder / result.kind
+    if result.kind == "adapter":
+        os.link(inner / FILE["adapter"], checkpoint / "adapter.safetensors")
+        shutil.copy(inner / "adapter_config.json", checkpoint / "adapter_config.json")
+        return
+    from ftcli.run.run import Run
+    from ftcli.trainer.checkpoint import save_weights
+
+    model = {**config["model"], "path": str(inner), "architecture": None}
+    save_weights(checkpoint, Run({**config, "model": model, "logger": {}}))

@@ -1,0 +1,126 @@
+"""Deltas on disk: a folder with the tensors, what was done, and the finetuned model's small files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ftcli.deltas.artefact import Artefact
+from ftcli.deltas.delta import Delta
+from ftcli.deltas.weights import FileWeights, Lazy, write
+from ftcli.errors import UserError
+from ftcli.run import atomic
+
+RECORD, TENSORS, TERNARY, FILES = "delta.json", "delta.safetensors", "delta.ternary", "source"
+
+
+def is_delta(path: str | Path) -> bool:
+    """Whether a folder holds a saved delta."""
+    folder = Path(path)
+    return any((folder / name).is_file() for name in (TENSORS, TERNARY))
+
+
+def load(path: str | Path) -> Delta:
+    """A saved delta, plain or ternary.
+
+    Raises:
+        UserError: the folder is not whole.
+    """
+    folder = Path(path)
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} holds no {RECORD} that can be read.", fix="take it again"
+        ) from error
+    source = Artefact.open(folder / FILES)
+    common: dict[str, Any] = {
+        "kind": record["kind"], "base": record["base"], "said": tuple(record["said"]),
+        "dtype": getattr(torch, record["dtype"]), "source": source, "origin": record["origin"],
+    }  # fmt: skip
+    if (folder / TERNARY).is_file():
+        from ftcli.deltas import ternary
+
+        coded = ternary.read((folder / TERNARY).read_bytes())
+        return Delta(shapes=coded.shapes, read=coded.tensor, **common)
+    weights = FileWeights(folder)
+    shapes = {name: shape for name, (shape, _) in weights.layout.items()}
+    return Delta(shapes=shapes, read=lambda name: weights[name].double(), **common)
+
+
+def save(
+    delta: Delta,
+    target: str | Path,
+    dtype: torch.dtype = torch.float32,
+    coded: bytes | None = None,
+    force: bool = False,
+    places: Mapping[str, str] | None = None,
+) -> int:
+    """Write a delta; returns the bytes of its tensors.
+
+    Args:
+        dtype: of the tensors on disk.
+        coded: a ternary delta's bytes, which take the place of tensors.
+        places: where its `base` and its `run` lie, for those who apply it.
+
+    Raises:
+        UserError: the folder exists and has content (without `force`).
+    """
+    target = fresh(target, force)
+    with atomic.folder(target) as unfinished:
+        if coded is None:
+            layout = {name: (shape, dtype) for name, shape in delta.shapes.items()}
+            size = write(unfinished / TENSORS, Lazy(layout, delta.read))
+        else:
+            size = (unfinished / TERNARY).write_bytes(coded)
+        keep_files(delta.source, unfinished / FILES)
+        atomic.write_json(unfinished / RECORD, record(delta) | {"places": dict(places or {})})
+    return size
+
+
+def origin(path: str | Path) -> dict[str, str]:
+    """Where the base, and the run if there is one, of a saved delta lie."""
+    return json.loads((Path(path) / RECORD).read_text(encoding="utf-8")).get("places", {})
+
+
+def record(delta: Delta) -> dict[str, Any]:
+    """What a delta is, beside its tensors."""
+    return {
+        "kind": delta.kind,
+        "base": delta.base,
+        "dtype": str(delta.dtype).removeprefix("torch."),
+        "origin": delta.origin,
+        "said": list(delta.said),
+    }
+
+
+def keep_files(source: Artefact | None, target: Path) -> None:
+    """Copy configuration and tokenizer of a model or adapter."""
+    target.mkdir(exist_ok=True)
+    for file in source.others if source is not None else ():
+        shutil.copy(file, target / file.name)
+
+
+def fresh(target: str | Path, force: bool) -> Path:
+    """The folder to write, whose parent exists.
+
+    Raises:
+        UserError: it exists and has content (without `force`), or it holds work of another kind.
+    """
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        if not force:
+            raise UserError(f"{target} exists already.", where="--to", fix="--force replaces it")
+        if not (target / RECORD).is_file():
+            raise UserError(
+                f"{target} was not written by ftcli delta, so --force leaves it alone.",
+                where="--to",
+                fix="name a new folder",
+            )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target

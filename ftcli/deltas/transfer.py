@@ -1,0 +1,54 @@
+"""Finetuning transfer (arXiv 2503.20110): the change of one base model added to another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ftcli.deltas.artefact import Artefact
+from ftcli.deltas.bench import Bench
+from ftcli.deltas.delta import Delta
+from ftcli.deltas.difference import of_model, refuse_misfits
+from ftcli.deltas.weights import Lazy
+
+
+def transferred(delta: Delta, target: Artefact, scale: float = 1.0) -> Lazy:
+    """m_t + lambda (m'_s - m_s), each tensor in float64 and rounded once.
+
+    Tokens that a base lacks count as zero rows, so that rows new in m'_s come from it alone. Of an
+    adapter the tensors are what they were: put on the new base they are the transfer.
+
+    Raises:
+        UserError: a shape differs, rows of tokens apart.
+    """
+    if delta.kind == "adapter":
+        return (delta if scale == 1 else delta.scale(scale)).adapter()
+    wanted = {name: (shape, delta.dtype) for name, shape in delta.shapes.items()}
+    refuse_misfits(wanted, target.weights.layout, target, str(target.folder))
+    return delta.added(target.weights, scale)
+
+
+def changed_config(tensors: Lazy, target: Artefact) -> dict[str, Any]:
+    """What of the target's config.json no longer holds: the number of tokens."""
+    name = next((n for n in sorted(target.vocabulary) if n in tensors), None)
+    rows = tensors.layout[name][0][0] if name else None
+    return {} if rows in (None, target.config.get("vocab_size")) else {"vocab_size": rows}
+
+
+def connectivity(
+    bench: Bench, one: Artefact, other: Artefact, points: int = 5, split: str | None = None
+) -> list[tuple[float, float]]:
+    """(t, score of (1-t) one + t other) at evenly spaced t: a flat path predicts success.
+
+    Raises:
+        UserError: the two have other tensors.
+    """
+    path = of_model(other, one)
+    steps: Sequence[float] = [i / (points - 1) for i in range(points)]
+    return [(t, bench.score(path.added(one.weights, t), split)) for t in steps]
+
+
+def barrier(path: Sequence[tuple[float, float]]) -> float:
+    """The most by which a path of losses rises above the straight line between its ends."""
+    first, last = path[0][1], path[-1][1]
+    return max(score - ((1 - t) * first + t * last) for t, score in path)

@@ -1,0 +1,128 @@
+"""ComPEFT's algorithm in numbers, its code on disk, and a rank-16 adapter at least 8 times smaller."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ftcli.deltas import compeft, storage, ternary
+from ftcli.deltas.delta import Delta
+from ftcli.deltas.largest import largest, moments
+from ftcli.errors import UserError
+from tests.deltas.fakes import delta, flat, random
+
+
+@pytest.mark.parametrize("density", [0.01, 0.05, 0.2, 0.5])
+def test_exactly_the_largest_entries_stay_as_signs_times_alpha_times_std(density):
+    change = random(0, (50, 40), (11,), (30, 9))
+    made, coded = compeft.compress(change, density, alpha=2.0)
+    before, after = flat(change), flat(made)
+    kept = after != 0
+    assert int(kept.sum()) == int(len(before) * density) == len(coded.positions)
+    assert before[kept].abs().min() >= before[~kept].abs().max()
+    scale = 2.0 * before.std(unbiased=True).item()
+    assert sorted(set(after.tolist())) == pytest.approx([-scale, 0, scale])
+    assert torch.equal(after[kept].sign(), before[kept].sign())
+
+
+def test_the_threshold_and_the_deviation_are_of_the_whole_vector():
+    small, big = torch.randn(100) * 1e-3, torch.randn(100)
+    made, _ = compeft.compress(delta({"a": small, "b": big}), density=0.25)
+    assert made["a"].abs().max() == 0 and int((made["b"] != 0).sum()) == 50
+    whole = torch.cat([small, big]).double()
+    assert made["b"].abs().max().item() == pytest.approx(whole.std().item(), rel=1e-6)
+
+
+def test_everything_kept_is_alpha_std_sign_and_scaling_commutes():
+    change = random(3)
+    made = flat(compeft.compress(change, 1.0, 1.5)[0])
+    expected = 1.5 * flat(change).std() * flat(change).sign()
+    assert (made - expected).abs().max() < 1e-6
+    scaled = flat(compeft.compress(change.scale(8.0), 0.3)[0])
+    assert torch.equal(scaled, 8.0 * flat(compeft.compress(change, 0.3)[0]))
+
+
+def test_baselines_of_the_paper():
+    change = random(4)
+    values, kept = flat(change), flat(compeft.pruned(change, 0.2)) != 0
+    assert torch.equal(flat(compeft.pruned(change, 0.2))[kept], values[kept])
+    stc = flat(compeft.compress(change, 0.2, rule="mean")[0])
+    assert stc.abs().max().item() == pytest.approx(values[kept].abs().mean().item(), rel=1e-6)
+    drawn = flat(compeft.compress(change, 0.2, rule="random")[0]) != 0
+    assert int(drawn.sum()) == int(kept.sum()) and not torch.equal(drawn, kept)
+
+
+def test_among_equal_values_the_first_are_taken():
+    change = delta({"a": torch.ones(5), "b": torch.ones(4)})
+    masks = torch.cat(list(largest(change, 6)))
+    assert masks.tolist() == [True] * 6 + [False] * 3
+    count, mean, std = moments(change)
+    assert (count, mean, std) == (9, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("codec", ["golomb", "masks"])
+@pytest.mark.parametrize("density", [0.004, 0.05, 0.3, 0.9, 1.0])
+def test_the_code_is_read_back_exactly(codec, density):
+    made, coded = compeft.compress(random(5, (123, 45), (3,), (8, 8)), density)
+    again = ternary.read(ternary.write(coded, codec))
+    assert np.array_equal(again.positions, coded.positions)
+    assert np.array_equal(again.negative, coded.negative) and again.scale == coded.scale
+    assert all(torch.equal(again.tensor(n), made[n]) for n in made)
+    with pytest.raises(UserError, match="no ternary delta"):
+        ternary.read(ternary.write(coded, codec)[:-40])
+
+
+def test_nothing_at_all_is_a_file_too():
+    _, coded = compeft.compress(delta({"a": torch.zeros(10)}), 0.2)
+    assert len(ternary.read(ternary.write(coded)).positions) == 0
+
+
+@pytest.mark.parametrize(
+    ("density", "entropy", "golomb", "bits"),
+    [(0.05, 0.3364, 0.3393, 4), (0.1, 0.5690, 0.5756, 3), (0.2, 0.9219, 0.9388, 2)],
+)
+def test_bits_an_entry_are_the_papers(density, entropy, golomb, bits):
+    assert ternary.entropy(density) == pytest.approx(entropy, abs=1e-4)
+    assert ternary.golomb_rate(density) == pytest.approx(golomb, abs=1e-4)
+    assert ternary.golomb_bits(density) == bits
+    assert ternary.entropy(0.3) == pytest.approx(1.1813, abs=1e-4) and ternary.entropy(0.5) == 1.5
+
+
+@pytest.mark.parametrize("density", [0.05, 0.1, 0.2, 0.3])
+def test_the_file_is_within_two_percent_of_the_formula(density):
+    _, coded = compeft.compress(random(6, (700, 700), (300, 400)), density)
+    expected = coded.entries * ternary.golomb_rate(density) / 8
+    assert len(ternary.write(coded)) == pytest.approx(expected, rel=0.02)
+    masks = len(ternary.write(coded, "masks"))
+    assert masks == pytest.approx(coded.entries / 4, rel=0.01)
+
+
+def test_products_by_counting_bits_are_dense_products():
+    one = compeft.compress(random(7), 0.3)[1]
+    two = compeft.compress(random(8), 0.4)[1]
+    dense = sum((one.tensor(n) * two.tensor(n)).sum().item() for n in one.shapes)
+    assert ternary.dot(one, two) == pytest.approx(dense)
+    assert ternary.dot(one, one) == pytest.approx(len(one.positions) * one.scale**2)
+
+
+def test_an_adapter_of_rank_16_takes_an_eighth_on_disk(lora_run, tmp_path):
+    change = Delta.of(lora_run)
+    adapter = (lora_run / "adapter" / "adapter_model.safetensors").stat().st_size
+    for codec, density, factor in (("golomb", 0.2, 30), ("golomb", 0.05, 80), ("masks", 0.5, 15)):
+        made, coded = compeft.compress(change, density)
+        storage.save(made, tmp_path / f"{codec}{density}", coded=ternary.write(coded, codec))
+        size = (tmp_path / f"{codec}{density}" / "delta.ternary").stat().st_size
+        assert adapter / size > factor  # of 32-bit tensors; half of it of 16-bit ones
+    again = Delta.of(tmp_path / "golomb0.2")
+    assert again.kind == "adapter" and again.base == change.base
+
+
+def test_the_search_takes_the_best_on_held_out_rows():
+    change = random(9)
+    target = flat(compeft.compress(change, 0.3, 4.0)[0])
+    found = compeft.search(
+        change, lambda d: (flat(d) - target).norm().item(), lambda a, b: a < b,
+        densities=(0.1, 0.3), alphas=(1.0, 4.0),
+    )  # fmt: skip
+    assert found[:2] == (0.3, 4.0) and len(found[2]) == 4

@@ -1,0 +1,159 @@
+"""Base plus delta is the finetuned model to the bit; what does not belong together is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ftcli.deltas import storage
+from ftcli.deltas.artefact import Artefact, fingerprint
+from ftcli.deltas.delta import Delta, compose
+from ftcli.deltas.weights import FileWeights, Lazy, write
+from ftcli.errors import UserError
+from tests.deltas.fakes import delta, flat, random
+
+BASE = "asset:llama_mini"
+
+
+def test_base_plus_delta_is_the_finetuned_model_to_the_bit(full_run):
+    change, base = Delta.of(full_run), Artefact.open(BASE)
+    made, trained = change.apply(base), load_file(full_run / "model" / "model.safetensors")
+    assert made.keys() == trained.keys()
+    assert all(torch.equal(made[name], trained[name]) for name in trained)
+    assert change.norm() > 0 and change.entries == 6951168
+
+
+def test_a_difference_of_bfloat16_models_is_exact_too(tmp_path):
+    values = [torch.randn(64, 64).bfloat16() * scale for scale in (1.0, 1e-3)]
+    base, after = ({"w": v, "v": v[0]} for v in (values[0], values[0] + values[1]))
+    change = delta({n: after[n].double() - base[n].double() for n in base}, dtype=torch.bfloat16)
+    made = change.added(base)
+    assert all(torch.equal(made[n], after[n]) and made[n].dtype == torch.bfloat16 for n in base)
+
+
+def test_reverting_gives_the_base_back(full_run):
+    change, base = Delta.of(full_run), Artefact.open(BASE)
+    trained = Artefact.open(full_run).weights
+    found = change.revert(trained)
+    assert all(torch.equal(found[n], base.weights[n].float()) for n in change)
+
+
+def test_scaling_and_composing_are_linear():
+    one, two = random(0), random(1)
+    assert torch.equal(flat(one.scale(3.0)), 3 * flat(one))
+    assert torch.equal(flat(compose([one, two], [2.0, -1.0])), 2 * flat(one) - flat(two))
+    assert flat(compose([one, one.scale(-1)])).abs().max() == 0
+
+
+@pytest.mark.parametrize("product", [False, True])
+def test_a_saved_delta_is_read_back(lora_run, tmp_path, product):
+    change = Delta.of(lora_run, product=product)
+    size = storage.save(change, tmp_path / "delta")
+    again = Delta.of(tmp_path / "delta")
+    assert size == (tmp_path / "delta" / "delta.safetensors").stat().st_size
+    assert (again.kind, again.base, again.shapes) == (change.kind, change.base, change.shapes)
+    assert all(torch.equal(again[n], change[n].float().double()) for n in change)
+
+
+def test_a_folder_with_content_is_left_alone(tmp_path):
+    change = random()
+    storage.fresh(tmp_path / "new", force=False)
+    (tmp_path / "mine.txt").touch()
+    for force in (False, True):
+        with pytest.raises(UserError, match="exists already|not written by"):
+            storage.save(change, tmp_path, force=force)
+
+
+def test_another_base_is_refused(full_run, lora_run, tmp_path):
+    base = Artefact.open(BASE)
+    moved = {n: t + 0.01 for n, t in load_file(base.folder / "model.safetensors").items()}
+    save_file(moved, tmp_path / "model.safetensors")
+    for file in base.others:
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    for run in (full_run, lora_run):
+        with pytest.raises(UserError, match="not the base this delta was taken from"):
+            Delta.of(run).apply(Artefact.open(tmp_path))
+    with pytest.raises(UserError, match="different base"):
+        compose([Delta.of(full_run), Delta.of(full_run, tmp_path)])
+    with pytest.raises(UserError, match="different kind"):
+        compose([Delta.of(full_run), Delta.of(lora_run)])
+
+
+def test_a_fingerprint_is_of_values_and_not_of_their_type():
+    values = {"a": torch.randn(9, 9).bfloat16(), "count": torch.arange(3)}
+    wider = {"a": values["a"].float()}
+    assert fingerprint(values) == fingerprint(wider)
+    assert fingerprint({"a": wider["a"] + 1e-3}) != fingerprint(wider)
+    assert fingerprint({"b": wider["a"]}) != fingerprint(wider)
+
+
+def test_an_adapter_counts_from_the_origin_of_its_kind(lora_run, train_tiny):
+    factors = Delta.of(lora_run)
+    stored = load_file(lora_run / "adapter" / "adapter_model.safetensors")
+    assert factors.origin == 0 and all(torch.equal(factors[n].float(), stored[n]) for n in stored)
+    ia3 = train_tiny("run.name=ia3", "method=ia3", "model.quantization=none", "eval=none")
+    change = Delta.of(ia3)
+    stored = load_file(ia3 / "adapter" / "adapter_model.safetensors")
+    assert change.origin == 1 and change.norm() > 0
+    assert all(torch.equal(change.adapter()[n], stored[n]) for n in stored)
+
+
+def test_the_product_of_factors_is_what_merging_adds(lora_run):
+    from ftcli.run.run import Run
+
+    base = Artefact.open(BASE)
+    made = Delta.of(lora_run, product=True).added(base.weights)
+    run = Run.from_dir(lora_run)
+    merged = dict(run.method.merge(run.model).named_parameters())
+    assert max((made[n] - merged[n]).abs().max().item() for n in made if n in merged) < 1e-6
+    assert any(not torch.equal(made[n], base.weights[n].float()) for n in made)
+
+
+def test_a_dora_is_no_product(train_tiny):
+    dora = train_tiny("run.name=dora", "method=dora", "model.quantization=none", "eval=none")
+    with pytest.raises(UserError, match="no plain product"):
+        Delta.of(dora, product=True)
+
+
+def test_a_tied_head_counts_once(tmp_path):
+    base = Artefact.open(BASE)
+    tensors = load_file(base.folder / "model.safetensors")
+    save_file(
+        tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()},
+        tmp_path / "model.safetensors",
+    )
+    (tmp_path / "config.json").write_bytes((base.folder / "config.json").read_bytes())
+    assert Artefact.open(tmp_path).fingerprint == base.fingerprint
+
+
+def test_files_are_written_as_the_library_writes_them(tmp_path):
+    tensors = {
+        "b": torch.randn(3, 5), "a": torch.arange(4), "h": torch.randn(2).bfloat16(),
+        "s": torch.tensor(2.5), "e": torch.zeros(0, 3),
+    }  # fmt: skip
+    layout = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+    write(tmp_path / "x.safetensors", Lazy(layout, tensors.__getitem__))
+    for read in (load_file(tmp_path / "x.safetensors"), FileWeights(tmp_path)):
+        assert {n: t.dtype for n, t in read.items()} == {n: t.dtype for n, t in tensors.items()}
+        assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+
+
+def test_one_tensor_exists_at_a_time(tmp_path):
+    """Writing base plus delta of twelve tensors holds no more than a few of them."""
+    import tracemalloc
+
+    import numpy as np
+
+    size = 1 << 18
+    base = {f"t{i:02d}": torch.ones(size, dtype=torch.float32) for i in range(12)}
+    change = delta({name: torch.zeros(1) for name in base}).map(lambda _, t: t, "")
+    change = Delta(
+        "model", "base", {n: (size,) for n in base},
+        lambda name: torch.from_numpy(np.ones(size)),  # numpy's memory is what is traced
+    )  # fmt: skip
+    tracemalloc.start()
+    write(tmp_path / "x.safetensors", change.added(base))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * size * 8
