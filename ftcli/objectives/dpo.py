@@ -88,13 +88,16 @@ class DPO(CausalLM):
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
         """Losses [P], one a pair; metrics: rewards of chosen and rejected, margin, accuracy."""
         compared, weights = self.compare(model, batch)
+        values = self.values(compared, weights)
+        sequence = torch.arange(len(values), device=values.device)
+        return Losses(values, sequence, figures(compared, self.beta))
+
+    def values(self, compared: Compared, weights: Tensor | None = None) -> Tensor:
+        """The losses [P] of pairs, with the weights that `compare` gave."""
         values = torch.zeros_like(compared.nll)
         for name, weight in self._losses:
             values = values + weight * LOSSES[name](compared, self._settings)
-        if weights is not None:
-            values = values * weights
-        sequence = torch.arange(len(values), device=values.device)
-        return Losses(values, sequence, figures(compared, self.beta))
+        return values if weights is None else values * weights
 
     def compare(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Compared, Tensor | None]:
         """Both answers of each pair under policy and reference; and the pairs' weights [P].

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,12 @@ class Chat:
                     fix="say it in fewer words",
                 )
             del self.history[:2]
+
+    def resumed(self, history: list[dict[str, str]]) -> Chat:
+        """The same model in another conversation, of which this was said."""
+        other = copy(self)
+        other.history = list(history) if self.kind == "messages" else []
+        return other
 
     def reset(self) -> None:
         """Forget the conversation so far."""

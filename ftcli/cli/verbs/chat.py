@@ -19,6 +19,12 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 256,
     temperature: Annotated[float, typer.Option(help="0 is greedy; more is freer.", min=0)] = 0.0,
     checkpoint: Annotated[str, typer.Option(help="last, best or step-000400.")] = "last",
+    web: Annotated[
+        bool, typer.Option("--web", help="A page in the browser, this machine only.")
+    ] = False,
+    port: Annotated[
+        int | None, typer.Option(help="Of --web; from 7860 on.", min=1, max=65535)
+    ] = None,
 ) -> None:
     """Talk to it with the prompt it was trained on. /reset forgets, /exit leaves.
 
@@ -26,9 +32,16 @@ def chat(
     """
     from ftcli.serving.chat import Chat
 
+    if web:
+        from ftcli.serving.web import gradio, serve
+
+        gradio()  # said before the model is loaded, where it is missing
     bot = Chat.open(
         run, checkpoint=checkpoint, max_new_tokens=max_new_tokens, temperature=temperature
     )
+    if web:
+        serve(bot, port)
+        return
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read().strip()
     if prompt is not None:

@@ -1,0 +1,151 @@
+"""A page in the browser to talk to a trained model; it serves this machine and asks no other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any
+
+from ftcli.errors import UserError, missing_package
+from ftcli.serving.chat import Chat
+
+LOOPBACK = "127.0.0.1"
+SHOWN = 4  # held-out prompts that are offered
+#: Fonts of the browser's own machine: Gradio's theme fetches its fonts from a server.
+FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
+
+
+def gradio() -> Any:
+    """The library, told to report nothing to its makers.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    try:
+        import gradio as library
+    except ImportError as error:
+        raise missing_package("gradio", "web", "chat --web") from error
+    return library
+
+
+def serve(chat: Chat, port: int | None = None, wait: bool = True) -> tuple[Any, str]:
+    """Serve the page on the loopback interface.
+
+    Args:
+        port: null takes the first free one from 7860 on.
+        wait: until the process is interrupted.
+
+    Returns:
+        The page and its address.
+
+    Raises:
+        UserError: gradio is missing, or the port is taken.
+    """
+    library = gradio()
+    made = page(chat)
+    theme = library.themes.Default(font=FONT, font_mono=MONO)
+    try:
+        _, url, _ = made.launch(
+            server_name=LOOPBACK, server_port=port, share=False, inbrowser=False, quiet=True,
+            prevent_thread_lock=True, theme=theme, footer_links=[], run_history=False,
+            ssr_mode=False, enable_monitoring=False,
+        )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"port {port} cannot be used: {error}", "--port", "another port") from error
+    if wait:
+        print(f"{url}  (this machine only; Ctrl-C ends)", flush=True)
+        made.block_thread()
+    return made, url
+
+
+def page(chat: Chat) -> Any:
+    """The page: a conversation, and prompts of held-out rows to choose from."""
+    library = gradio()
+
+    def reply(message: str, history: list[dict[str, Any]]) -> Iterator[str]:
+        try:
+            yield from replies(chat, message, history)
+        except UserError as error:
+            raise library.Error(str(error), print_exception=False) from error
+
+    talks = chat.kind == "messages"
+    return library.ChatInterface(
+        reply,
+        # as text: what a model writes must not make the browser fetch a picture from anywhere
+        chatbot=library.Chatbot(render_markdown=False, show_label=False, buttons=["copy"]),
+        title=chat.run.dir.path.parent.name if chat.run.dir else "ftcli",
+        description="What is said before is part of the prompt."
+        if talks
+        else "Each prompt stands alone, as in training.",
+        examples=examples(chat),
+        cache_examples=False,
+        api_visibility="private",
+        analytics_enabled=False,
+        flagging_mode="never",
+    )
+
+
+_one_at_a_time = Lock()
+
+
+def replies(chat: Chat, message: str, history: list[dict[str, Any]]) -> Iterator[str]:
+    """The answer so far, again and again until it is whole.
+
+    Each visitor's history comes from the page; the model is shared, one answer at a time.
+
+    Raises:
+        UserError: the prompt leaves no room for an answer.
+    """
+    pieces: SimpleQueue[str | Exception | None] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            with _one_at_a_time:
+                chat.resumed(turns(history)).say(message, pieces.put)
+        except Exception as error:
+            pieces.put(error)
+        pieces.put(None)
+
+    Thread(target=work, daemon=True).start()
+    text = ""
+    while (piece := pieces.get()) is not None:
+        if isinstance(piece, Exception):
+            raise piece
+        text += piece
+        yield text
+    if not text.strip():
+        yield "(the answer is empty)"
+
+
+def turns(history: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Gradio's messages, whose content may be parts, as role and text."""
+
+    def text(content: Any) -> str:
+        if isinstance(content, str):
+            return content
+        return "".join(part.get("text", "") for part in content)
+
+    return [{"role": m["role"], "content": text(m["content"])} for m in history]
+
+
+def examples(chat: Chat) -> list[str]:
+    """The first held-out prompts of the run's data; none where the data are not at hand."""
+    try:
+        rows = chat.run.data.examples(chat.run.data.splits[-1])
+        found = dict.fromkeys(_asked(row) for row in islice(rows, 8 * SHOWN))
+    except (UserError, OSError):
+        return []
+    return [prompt for prompt in found if prompt][:SHOWN]
+
+
+def _asked(row: dict[str, Any]) -> str:
+    """The text a person would have typed."""
+    prompt = row.get("prompt") or row.get("messages") or ""
+    if isinstance(prompt, str):
+        return prompt
+    return next((str(turn["content"]) for turn in prompt if turn["role"] == "user"), "")
