@@ -50,12 +50,9 @@ class Client:
         for batches in self._batches(client, round_):
             self.run.trainer.step(local, batches)
         loss = local.meter.read()["loss"]
-        found = (
-            len(self.rows[client]) // self.loader.group,
-            local.state.tokens,
-            local.meter.forwards,
-        )
-        return Reply(*found, loss, self.shared.reply()).pack()
+        rows, state = len(self.rows[client]) // self.loader.group, local.state
+        counted = (state.tokens, state.supervised, local.meter.forwards)
+        return Reply(rows, *counted, loss, self.shared.reply()).pack()
 
     def _loop(self, client: int, round_: int, body: bytes) -> Loop:
         """The loop of one client in one round: an optimizer and a meter of its own."""

@@ -120,6 +120,7 @@ class Server:
         tokens = sum(r.tokens for r in replies)
         state.step += self.settings.local_steps
         state.tokens += tokens
+        state.supervised += sum(r.supervised for r in replies)
         self.loop.meter.note({}, sum(r.forwards for r in replies))
         self.loop.meter.step(state.step, torch.tensor(loss), None, [], tokens)
         self._log(len(message), sum(len(r) for r in mail.replies.values()) / len(members), members)
