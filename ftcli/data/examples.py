@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -86,18 +87,28 @@ class Examples(ABC):
         """
 
     @abstractmethod
-    def augment(self, example: Array, random: np.random.Generator) -> Array:
+    def augment(self, example: Array, random: np.random.Generator, processor: Any) -> Array:
         """Another view of the same example."""
 
     @abstractmethod
     def tensors(self, examples: Sequence[Array], processor: Any) -> dict[str, Tensor]:
         """Inputs of the model for a batch, by the names of its arguments."""
 
+    @abstractmethod
+    def show(self, axis: Any, example: Array, processor: Any) -> None:
+        """Draw one example, as the model gets it, on a matplotlib axis."""
+
     def mask(
         self, inputs: dict[str, Tensor], randoms: Sequence[np.random.Generator]
     ) -> dict[str, Tensor]:
         """Augmentation of the inputs themselves; one generator a row."""
         return inputs
+
+    def preview(self, split: str, processor: Any, count: int, to: Path) -> list[Any]:
+        """Write the first examples as a picture; returns what is known of each."""
+        from ftcli.data.media.sheet import draw
+
+        return list(draw(self, processor, count, split, to))
 
     @property
     def splits(self) -> list[str]:
@@ -287,7 +298,8 @@ class Labelled:
         example = self.data.decode(self.items[row], self.processor)
         if epoch is None:
             return example
-        return self.data.augment(example, np.random.default_rng([seed, epoch, row]))
+        random = np.random.default_rng([seed, epoch, row])
+        return self.data.augment(example, random, self.processor)
 
     def batch(self, rows: Sequence[int], seed: int = 0, epoch: int | None = None) -> dict[str, Any]:
         """Inputs of the model, labels int64 [B], row numbers and their count."""

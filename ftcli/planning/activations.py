@@ -78,6 +78,7 @@ def trace(
     autocast: torch.dtype | None = None,
     device: str = "cpu",
     quantised: Collection[int] = (),
+    inputs: dict[str, Tensor] | None = None,
 ) -> Activations:
     """What training keeps of `rows` sequences of `length` tokens, up to the input of the head.
 
@@ -86,6 +87,7 @@ def trace(
         autocast: the type that matrix products run in, None for the weights' own.
         device: the kind of device the training will run on, "cpu" or "cuda".
         quantised: ids of the weights that will be stored quantised.
+        inputs: what the model is given where that is no text.
     """
     model.train()
     tensors = [*model.parameters(), *model.buffers()]
@@ -96,7 +98,11 @@ def trace(
         _watched(blocks, ledger),
         DeviceArithmetic(autocast, quantised),
     ):
-        forward(model, rows, length, device)
+        if inputs is None:
+            forward(model, rows, length, device)
+        else:
+            place = next(model.parameters()).device
+            model(**{name: tensor.to(place) for name, tensor in inputs.items()})
     return _summed(ledger, len(blocks))
 
 

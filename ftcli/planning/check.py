@@ -10,6 +10,7 @@ from ftcli.config.paths import shown
 from ftcli.errors import UserError
 from ftcli.notes import silenced
 from ftcli.planning.draft import Draft, NeedsWeights
+from ftcli.planning.examples import of_examples
 from ftcli.planning.findings import Finding, failed, ok, unknown, warn
 from ftcli.planning.fit import alternatives, verdict
 from ftcli.planning.machine import free_disk
@@ -97,6 +98,9 @@ class Check:
         except UserError as error:
             yield unknown("tokens", error)
             return
+        if hasattr(data, "preview"):  # no text
+            yield from of_examples(data, tokenizer, self.draft.source.hf_config())
+            return
         yield template(data, tokenizer, first)
         with sampled(data, tokenizer) as sample:
             self.sample = sample
@@ -124,7 +128,8 @@ class Check:
         plan = self.plan
         rows, length = self.draft.trainer.batch_size, plan.row_tokens
         text = f"{gigabytes(plan.memory.total)} of {gigabytes(plan.machine.memory)} "
-        text += f"on {plan.machine.name}, micro-batch of {rows} rows of {length} tokens"
+        size = f"{rows} rows of {length} tokens" if length > 1 else f"{rows} examples"
+        text += f"on {plan.machine.name}, micro-batch of {size}"
         ways = [] if plan.fits else alternatives(plan)
         error = verdict(plan, ways)
         if error is None:

@@ -45,6 +45,8 @@ def _parameters(plan: Plan) -> Iterator[Line]:
 
 def _micro_batch(plan: Plan) -> str:
     schedule, rows = plan.schedule, plan.draft.trainer.batch_size
+    if plan.row_tokens == 1:
+        return f"micro-batch of {rows} examples"
     if schedule.fullest:
         return f"fullest micro-batch: {schedule.fullest:,} tokens in {rows} rows"
     return f"micro-batch of {rows} rows of {plan.row_tokens:,} tokens"
@@ -82,7 +84,7 @@ def _memory(plan: Plan) -> Iterator[Line]:
 
 def _largest(plan: Plan) -> Iterator[Line]:
     """Rows of `row_tokens` tokens each."""
-    length = f"of {plan.row_tokens:,} tokens"
+    length = f"of {plan.row_tokens:,} tokens" if plan.row_tokens > 1 else ""
     again = plan.estimate.checkpointing
     names = {"plain": "as it is", "gradient_checkpointing": "trainer.gradient_checkpointing=true"}
     for name, rows in plan.largest.items():
@@ -96,7 +98,7 @@ def _run(plan: Plan) -> Iterator[Line]:
     epochs = f"{known.epochs:g} epochs" if known.epochs is not None else ""
     of = f"of {known.rows:,} rows" if known.rows is not None else ""
     yield "steps", _or_unknown(known.steps), " ".join(filter(None, (epochs, of)))
-    if known.total_tokens is not None and known.tokens and known.rows:
+    if known.total_tokens is not None and known.tokens and known.rows and plan.row_tokens > 1:
         learned = (
             f", {100 * known.supervised / known.tokens:.0f} % learned" if known.supervised else ""
         )

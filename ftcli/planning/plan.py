@@ -160,6 +160,7 @@ def estimate(draft: Draft, row_tokens: int, machine: Machine) -> Estimate:
     except (RuntimeError, NotImplementedError) as error:  # it reads values, which meta tensors lack
         one, two = _activations(draft, draft.on_cpu(error), row_tokens, machine)
     config = model.config.get_text_config()
+    width = getattr(config, "hidden_size", None) or max(getattr(config, "hidden_sizes", [0]))
     trainer = draft.trainer
     return Estimate(
         weights=weights,
@@ -167,8 +168,8 @@ def estimate(draft: Draft, row_tokens: int, machine: Machine) -> Estimate:
         one=one,
         two=two,
         row_tokens=row_tokens,
-        vocabulary=config.vocab_size,
-        hidden=config.hidden_size,
+        vocabulary=getattr(config, "vocab_size", None) or config.num_labels,
+        hidden=width,
         chunk=getattr(draft.objective, "chunk_size", row_tokens),
         checkpointing=trainer.gradient_checkpointing,
         accumulates=trainer.gradient_accumulation_steps > 1,
@@ -183,7 +184,11 @@ def _activations(draft: Draft, model: Any, row_tokens: int, machine: Machine) ->
     from ftcli.planning.weights import quantised_weights
 
     packed = quantised_weights(model, draft.quantization)
-    return [trace(model, rows, row_tokens, draft.autocast, machine.kind, packed) for rows in (1, 2)]
+    inputs = getattr(draft.source, "example_inputs", lambda rows: None)
+    return [
+        trace(model, rows, row_tokens, draft.autocast, machine.kind, packed, inputs(rows))
+        for rows in (1, 2)
+    ]
 
 
 def make(job: str, overrides: Sequence[str] = (), gpu: float | None = None) -> Plan:

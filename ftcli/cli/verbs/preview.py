@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +24,9 @@ def preview(
     ] = None,
     count: Annotated[int, typer.Option("-n", help="How many rows.", min=1)] = 3,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    to: Annotated[Path, typer.Option(help="Picture of examples that are no text.")] = Path(
+        "preview.png"
+    ),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rendered rows: what is learned, what is only context, where documents meet."""
@@ -31,6 +35,9 @@ def preview(
     from ftcli.data.preview import samples
 
     with data_of(job, overrides or []) as (data, tokenizer):
+        if hasattr(data, "preview"):
+            _show_picture(data.preview(split, tokenizer, count, to), to, as_json)
+            return
         found = samples(data, tokenizer, count, split)
 
     def render() -> None:
@@ -43,6 +50,18 @@ def preview(
             out.print(_drawn(sample, coloured), "\n")
 
     emit([sample.as_dict() for sample in found], as_json, render)
+
+
+def _show_picture(seen: list[Any], to: Path, as_json: bool) -> None:
+    """Data that are no text draw themselves; the lines say what was drawn."""
+    from ftcli.cli.console import console, emit
+
+    def render() -> None:
+        for one in seen:
+            console().print(str(one), soft_wrap=True, markup=False, highlight=False)
+        console().print(f"picture: {to}", soft_wrap=True)
+
+    emit([one.as_dict() for one in seen], as_json, render)
 
 
 def _legend(coloured: bool) -> Text:

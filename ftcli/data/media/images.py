@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ftcli.data.examples import Array, Examples
 from ftcli.data.media.items import Item
+from ftcli.data.media.sheet import stretched
 from ftcli.errors import UserError
 
 
@@ -34,7 +35,7 @@ class Images(Examples):
         content = item.read()
         return _array(content, item) if isinstance(content, np.ndarray) else _file(content, item)
 
-    def augment(self, example: Array, random: np.random.Generator) -> Array:
+    def augment(self, example: Array, random: np.random.Generator, processor: Any) -> Array:
         """Shifted and mirrored as the options say."""
         if self.flip and random.random() < 0.5:
             example = example[:, ::-1]
@@ -50,6 +51,11 @@ class Images(Examples):
         """{"pixel_values": float32 [B, channels, height, width]}."""
         found = processor(images=list(examples), return_tensors="pt")
         return {"pixel_values": found["pixel_values"]}
+
+    def show(self, axis: Any, example: Array, processor: Any) -> None:
+        """The image, brightness stretched to its range."""
+        axis.imshow(stretched(example), interpolation="nearest")
+        axis.set_axis_off()
 
 
 def _array(content: Array, item: Item) -> Array:
