@@ -1,0 +1,40 @@
+"""Whether a text keeps the numbers and dates it should state, to the digit."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from ftcli.evaluation.metrics import References, Rows, answered
+
+NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")  # 750, 1.4, 03-17, 12:30
+
+
+def numeric_fidelity(
+    predictions: Sequence[str], references: References, rows: Rows
+) -> dict[str, float]:
+    """F1 of the numbers of a text against its best reference's, mean over rows, times 100.
+
+    Both are multisets of numbers as written: one that is left out, made up or altered by a digit
+    counts against the text. `numbers_exact`: texts that have all of them and no other, in percent.
+    References without a number are left out.
+    """
+    texts, answers = answered(
+        predictions, [[r for r in refs if NUMBER.search(r)] for refs in references]
+    )
+    if not texts:
+        return {}
+    best = [
+        max(_f1(text, one) for one in choices) for text, choices in zip(texts, answers, strict=True)
+    ]
+    exact = sum(score == 1 for score in best)
+    return {
+        "numeric_fidelity": 100 * sum(best) / len(best),
+        "numbers_exact": 100 * exact / len(best),
+    }
+
+
+def _f1(text: str, reference: str) -> float:
+    said, wanted = (Counter(NUMBER.findall(t)) for t in (text, reference))
+    return 2 * (said & wanted).total() / (said.total() + wanted.total())
