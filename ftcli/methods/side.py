@@ -167,8 +167,10 @@ def _down(kind: Downsample, wide: int, narrow: int, rank: int) -> nn.Module:
 def _behind(block: nn.Module, depth: int) -> nn.Module:
     """The block, with its place in the key-value cache behind those of the base."""
     for module in block.modules():
-        if isinstance(getattr(module, "layer_idx", None), int):
-            module.layer_idx = int(module.layer_idx) + depth  # type: ignore[arg-type,assignment]
+        for name in ("layer_idx", "layer_id"):
+            place: Any = getattr(module, name, None)
+            if isinstance(place, int):
+                setattr(module, name, place + depth)
     return block
 
 

@@ -115,8 +115,9 @@ class HiddenStates:
         if not missing:
             return []
         if given.get("documents") is not None:
-            states = compute(_packed(given, missing))[:, 0]
-            pieces = list(states.split([len(document.places) for document in missing], dim=1))
+            sizes = [len(document.places) for document in missing]
+            states = compute(_packed(given, missing))[:, 0, : sum(sizes)]  # filled up behind these
+            pieces = list(states.split(sizes, dim=1))
         else:
             rows = torch.tensor([document.row for document in missing])
             states = compute(_rows(given, rows))
