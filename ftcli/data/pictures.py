@@ -1,0 +1,90 @@
+"""Images as bytes: from a file, a tile of a sheet, or what a data set already opened."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from ftcli.errors import UserError
+
+SHEETS = 16  # sheets that stay decoded
+ACROSS = 16  # tiles in a row of a sheet
+
+
+def picture(image: Any, tile: int | None, folder: Path, size: int) -> torch.Tensor:
+    """Bytes [3, size, size] of an image: its middle square, scaled where it is not of that size.
+
+    Args:
+        image: a path under `folder`, a PIL image, or a mapping with `bytes`, as data sets give it.
+        tile: number of the tile, where the path is a sheet; None: all of it.
+
+    Raises:
+        UserError: there is no such image, or no such tile.
+    """
+    if isinstance(image, str):
+        opened = _sheet(folder / image) if tile is not None else _open(folder / image)
+    elif isinstance(image, dict):
+        opened = Image.open(io.BytesIO(image["bytes"]))
+    else:
+        opened = image
+    if tile is not None:
+        opened = _cut(opened, tile, f"{image}")
+    edge = min(opened.size)
+    left, top = (opened.width - edge) // 2, (opened.height - edge) // 2
+    square = opened.convert("RGB").crop((left, top, left + edge, top + edge))
+    if edge != size:
+        square = square.resize((size, size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+
+
+def grid(images: torch.Tensor, columns: int, gap: int = 2, scale: int = 1) -> Image.Image:
+    """Bytes [n, 3, h, w] side by side on white, row by row.
+
+    Args:
+        gap: pixels between images.
+        scale: edge of the square that a pixel becomes.
+    """
+    count, _, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
+        sheet[y : y + height, x : x + width] = image.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(sheet)
+    size = (picture.width * scale, picture.height * scale)
+    return picture.resize(size, Image.Resampling.NEAREST)
+
+
+def as_bytes(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels in [-1, 1] as bytes, on the CPU."""
+    return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
+
+
+@lru_cache(maxsize=SHEETS)
+def _sheet(path: Path) -> Image.Image:
+    return _open(path)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"{path} cannot be opened as an image: {error}", where="data") from error
+    return image
+
+
+def _cut(sheet: Image.Image, tile: int, name: str) -> Image.Image:
+    """One square of a sheet that is `ACROSS` squares wide."""
+    edge = sheet.width // ACROSS
+    count = ACROSS * (sheet.height // edge)
+    if not 0 <= tile < count:
+        raise UserError(f"{name} has {count} tiles, none is number {tile}.", where="data")
+    x, y = (tile % ACROSS) * edge, (tile // ACROSS) * edge
+    return sheet.crop((x, y, x + edge, y + edge))

@@ -1,0 +1,62 @@
+"""Denoising error on held-out images, at fixed timesteps with fixed noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ftcli.errors import UserError
+from ftcli.evaluation.decoding import judging
+from ftcli.models.parts import bare
+from ftcli.objectives.diffusion import JUDGED, draws, errors, pixels
+
+
+@dataclass
+class Denoising:
+    """Mean squared error of the prediction, averaged over evenly spaced timesteps.
+
+    Every image is seen once at each of `levels` timesteps, the middles of as many equal parts of the
+    schedule, with noise that depends on row and timestep alone. So two models, or one before and after
+    training, are compared on the same numbers.
+    """
+
+    split: str = "validation"  # which rows: validation, test or train
+    name: str = "loss"  # of the score
+    levels: int = 4  # timesteps at which each image is judged
+    batch_size: int | None = None  # images a forward pass; null: the trainer's
+    limit: int | None = None  # stop after this many images; null reads all
+    periodic: bool = True  # also at trainer.eval_every, not only before and after training
+
+    def __call__(self, run: Any) -> dict[str, float]:
+        """The mean over images and timesteps.
+
+        Raises:
+            UserError: the split does not exist, or there are not so many timesteps.
+        """
+        size, total, rows = self.batch_size or run.trainer.batch_size, 0.0, 0
+        loader = run.data.loader(self.split, run.tokenizer, batch_size=size, seed=0, shuffle=False)
+        with judging(run) as model:
+            for batch in loader:
+                total += self._sum(model, batch)
+                rows += len(batch["rows"])
+                if self.limit is not None and rows >= self.limit:
+                    break
+        return {self.name: total / (rows * self.levels)}
+
+    def _sum(self, model: Any, batch: dict[str, Any]) -> float:
+        """Errors of a batch, added over images and timesteps."""
+        parts = bare(model)
+        latents, count = parts.encode(pixels(batch, parts.device)), len(parts.alphas)
+        if not 1 <= self.levels <= count:
+            raise UserError(f"{self.levels} of {count} timesteps cannot be chosen.", where="eval")
+        total = 0.0
+        for level in range(self.levels):
+            time = (2 * level + 1) * count // (2 * self.levels)
+            key = (0, JUDGED, time)
+            noise = draws(batch["rows"], latents.shape[1:], count, key)[1].to(latents)
+            times = torch.full((len(latents),), time)
+            found = errors(model, latents, batch["input_ids"], times, noise)
+            total += float(found.double().sum())
+        return total

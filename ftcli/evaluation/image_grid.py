@@ -1,0 +1,83 @@
+"""Images that a diffusion model draws from captions, as a grid in the run's directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ftcli.data.pictures import as_bytes, grid
+from ftcli.evaluation.decoding import judging
+from ftcli.models.diffusion import Ddim, denoiser
+from ftcli.models.parts import bare
+from ftcli.objectives.diffusion import JUDGED, draws
+
+
+@dataclass
+class ImageGrid:
+    """Draws captions by deterministic DDIM and writes `images/<name>-<step>.png`.
+
+    The first rows of the split, those the data begin with, are drawn from noise that depends on their
+    number alone, so that grids of different steps and runs can be laid side by side. Above each drawing
+    stands the image that the caption belongs to. With `prompts` these are drawn instead, and nothing
+    stands above them.
+    """
+
+    split: str = "validation"  # whose captions are drawn: validation, test or train
+    prompts: list[str] = field(default_factory=list)  # captions to draw in place of a split's
+    count: int = 16  # captions of the split
+    columns: int = 8  # images in a row of the grid
+    steps: int = 50  # DDIM steps
+    guidance: float = 1.0  # classifier-free guidance; 1 is none
+    scale: int = 4  # pixels of the grid's file a pixel of an image
+    name: str = "samples"  # how the files are called
+    periodic: bool = False  # also at trainer.eval_every, not only before and after training
+
+    def __call__(self, run: Any) -> dict[str, float]:
+        """No score; the grid is written where the run has a directory.
+
+        Raises:
+            UserError: the split does not exist, or there are not so many steps.
+        """
+        if run.dir is None:
+            return {}
+        batch = self._batch(run)
+        with judging(run) as model:
+            drawn = as_bytes(draw(model, batch, self.steps, self.guidance))
+        images = self._beside(batch["pixels"], drawn) if "pixels" in batch else drawn
+        folder = Path(run.dir.path) / "images"
+        folder.mkdir(exist_ok=True)
+        grid(images, self.columns, scale=self.scale).save(
+            folder / f"{self.name}-{run.step:06d}.png"
+        )
+        return {}
+
+    def _batch(self, run: Any) -> dict[str, Any]:
+        captions = run.data.prepare("train" if self.prompts else self.split, run.tokenizer)
+        if not self.prompts:
+            return captions.batch(list(range(min(self.count, len(captions)))))
+        ids = captions.tokens(run.tokenizer, self.prompts)
+        return {"rows": list(range(len(ids))), "input_ids": ids, "empty": captions.empty[0]}
+
+    def _beside(self, real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        """A row of real images, the row drawn for them, and so on."""
+        blank = torch.full_like(real[:1], 255).expand(-len(real) % self.columns, -1, -1, -1)
+        rows = [torch.cat([x, blank]).split(self.columns) for x in (real, drawn)]
+        return torch.cat([part for pair in zip(*rows, strict=True) for part in pair])
+
+
+def draw(model: Any, batch: dict[str, Any], steps: int, guidance: float = 1.0) -> torch.Tensor:
+    """Pixels [B, 3, h, w] in [-1, 1] for the captions of a batch, from noise of its row numbers."""
+    parts = bare(model)
+    shape = torch.Size(latent_shape(parts))
+    noise = draws(batch["rows"], shape, 1, (0, JUDGED))[1].to(parts.device)
+    score = denoiser(model, batch["input_ids"], batch["empty"], guidance)
+    return parts.decode(Ddim.of(parts.scheduler, steps).sample(noise, score))
+
+
+def latent_shape(parts: Any) -> tuple[int, int, int]:
+    """Channels, height and width that the denoiser was made for."""
+    config = parts.part("denoiser").config
+    return config.in_channels, config.sample_size, config.sample_size

@@ -1,0 +1,139 @@
+"""Noise in and out: the forward process, what a denoiser predicts, and deterministic DDIM both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ftcli.errors import UserError
+
+#: Latents [B, ...] and a timestep -> the noise in them.
+Noise = Callable[[Tensor, int], Tensor]
+
+
+def noised(latents: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
+    """sqrt(a) x + sqrt(1 - a) e (DDPM, arXiv 2006.11239, equation 4).
+
+    Args:
+        alpha: cumulative product a of 1 - beta, broadcast over the latents.
+    """
+    return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+
+def target(predicts: str, latents: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
+    """What the denoiser is to say: the noise, or the velocity sqrt(a) e - sqrt(1 - a) x.
+
+    Velocity: arXiv 2202.00512, appendix D.
+
+    Raises:
+        UserError: the model predicts something else.
+    """
+    if predicts == "epsilon":
+        return noise
+    if predicts == "v_prediction":
+        return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+    raise UserError(
+        f"the model predicts {predicts!r}; known are epsilon and v_prediction.", where="model.path"
+    )
+
+
+def noise_of(predicts: str, prediction: Tensor, noisy: Tensor, alpha: Tensor) -> Tensor:
+    """The noise that a prediction for noisy latents implies."""
+    if predicts == "epsilon":
+        return prediction
+    return alpha.sqrt() * prediction + (1 - alpha).sqrt() * noisy
+
+
+@dataclass(frozen=True)
+class Ddim:
+    """Deterministic DDIM (arXiv 2010.02502, eta = 0) over some of a model's timesteps.
+
+    Attributes:
+        timesteps: ascending.
+        alphas: cumulative product at each of them.
+        clean: cumulative product that stands for the image itself.
+    """
+
+    timesteps: tuple[int, ...]
+    alphas: tuple[float, ...]
+    clean: float = 1.0
+
+    @classmethod
+    def of(cls, scheduler: Any, steps: int) -> Ddim:
+        """Evenly spaced timesteps as diffusers' `leading` spacing has them.
+
+        Raises:
+            UserError: there are not so many.
+        """
+        alphas, config = scheduler.alphas_cumprod, scheduler.config
+        if not 1 <= steps <= len(alphas):
+            raise UserError(f"{steps} steps cannot be taken of {len(alphas)}.", where="eval")
+        offset = config.get("steps_offset", 0)
+        every = len(alphas) // steps
+        times = tuple(min(i * every + offset, len(alphas) - 1) for i in range(steps))
+        clean = 1.0 if config.get("set_alpha_to_one", True) else float(alphas[0])
+        return cls(times, tuple(float(alphas[t]) for t in times), clean)
+
+    def sample(self, latents: Tensor, noise: Noise) -> Tensor:
+        """From noise to an image: at level i the noise is asked for at timestep i."""
+        levels = (self.clean, *self.alphas)
+        for i in reversed(range(len(self.timesteps))):
+            latents = move(latents, noise(latents, self.timesteps[i]), levels[i + 1], levels[i])
+        return latents
+
+    def invert(self, latents: Tensor, noise: Noise) -> Tensor:
+        """From an image to the noise that gives it, one call a step.
+
+        The latents of level i - 1 are shown to the model as timestep i, whose noise is thereby
+        approximated; so sampling gives the image back only as the steps become many.
+        """
+        levels = (self.clean, *self.alphas)
+        for i, time in enumerate(self.timesteps):
+            latents = move(latents, noise(latents, time), levels[i], levels[i + 1])
+        return latents
+
+
+def move(latents: Tensor, noise: Tensor, here: float, there: float) -> Tensor:
+    """The image x0 = (x - sqrt(1 - a) e) / sqrt(a) that latents hold, noised anew to another level."""
+    clean = (latents - (1 - here) ** 0.5 * noise) / here**0.5
+    return there**0.5 * clean + (1 - there) ** 0.5 * noise
+
+
+def denoiser(
+    model: Any, input_ids: Tensor, empty: Tensor | None = None, guidance: float = 1.0
+) -> Noise:
+    """The noise that a model sees under captions.
+
+    Args:
+        model: a `LatentDiffusion`, under wrappers or not.
+        input_ids: captions [B, L].
+        empty: the empty caption [L]; only asked for with guidance.
+        guidance: 1 is the captions' own prediction; above, classifier-free guidance
+            (arXiv 2207.12598): e_empty + guidance * (e_caption - e_empty).
+    """
+    from ftcli.models.parts import bare
+
+    parts = bare(model)
+    alphas, predicts, device = parts.alphas, parts.predicts, parts.device
+    condition = parts.condition(input_ids.to(device))
+    nothing = None
+    if guidance != 1.0 and empty is not None:
+        nothing = parts.condition(empty.to(device).expand_as(input_ids))
+
+    def once(latents: Tensor, time: int, given: Tensor) -> Tensor:
+        times = torch.full((len(latents),), time, device=device)
+        prediction = parts.denoise(latents, times, given)
+        return noise_of(predicts, prediction, latents, alphas[time].to(latents))
+
+    def noise(latents: Tensor, time: int) -> Tensor:
+        found = once(latents, time, condition)
+        if nothing is None:
+            return found
+        without = once(latents, time, nothing)
+        return without + guidance * (found - without)
+
+    return noise

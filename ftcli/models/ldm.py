@@ -1,0 +1,192 @@
+"""A latent diffusion model of diffusers: where its parts come from, and which of them may change."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ftcli.errors import UserError, missing_package
+from ftcli.models import hub
+from ftcli.models.parts import AUTOENCODER, DENOISER, FOLDERS, NAMES, TEXT, LatentDiffusion, Patches
+
+Part = Literal["denoiser", "text_encoder", "autoencoder"]
+
+
+@dataclass
+class Ldm:
+    """A UNet denoiser with text encoder, autoencoder and noise schedule, as Stable Diffusion 1 and 2.
+
+    Parts are found by their folders (unet, text_encoder, vae, scheduler, tokenizer). Methods see those
+    named in `trains`, under names that begin with the part's (`denoiser.mid_block...`); the others are
+    frozen.
+    """
+
+    path: str  # hub id, folder, or asset:NAME for one that ships
+    architecture: str | None = None  # shipped configs that stand in where the hub is out of reach
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"  # auto: the precision's
+    revision: str | None = None  # branch, tag or commit on the hub
+    tokenizer: str | None = None  # hub id or folder; null: the one beside the weights
+    trains: list[Part] = field(default_factory=lambda: ["denoiser"])  # parts a method may change
+    weights: Literal["pretrained", "random"] = "pretrained"  # random: new ones, for pretraining
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.trains if name not in NAMES]
+        if unknown:
+            raise UserError(
+                f"{unknown[0]} is no part of a diffusion model.",
+                where="model.trains",
+                fix=f"some of {', '.join(NAMES)}",
+            )
+
+    def load(self, device: str | None = None) -> LatentDiffusion:
+        """The parts with their weights, in eval mode.
+
+        Raises:
+            UserError: a part is missing or unreadable, or diffusers is not installed.
+        """
+        _need_diffusers()
+        if self.weights == "random":
+            return self._new()
+        path = hub.resolve(self.path)
+        classes = {DENOISER: _unet(), TEXT: _text_model(), AUTOENCODER: self._autoencoder(path)}
+
+        def load(local: bool) -> LatentDiffusion:
+            options = self._options(local) | {"torch_dtype": self._dtype()}
+            unet, text, vae = (self._part(path, n, kind, options) for n, kind in classes.items())
+            return LatentDiffusion(unet, text, vae, self._scheduler(path, local), self.trains)
+
+        with hub.progress_for_people():
+            model = hub.first(path, self.revision, load)
+        return (model.to(device) if device else model).eval()
+
+    def meta(self) -> LatentDiffusion:
+        """The model on the meta device: every shape, no memory, no weights."""
+        _need_diffusers()
+        with torch.device("meta"):
+            return self._new()
+
+    def load_tokenizer(self) -> Any:
+        """The tokenizer of the text encoder, with a padding token.
+
+        Raises:
+            UserError: it is missing.
+        """
+        from transformers import AutoTokenizer
+
+        path = hub.resolve(self.tokenizer or self.path, "model.tokenizer")
+        inside = "tokenizer" if self._has(path, "tokenizer") else ""
+        revision = None if self.tokenizer else self.revision
+
+        def load(local: bool) -> Any:
+            options: dict[str, Any] = {"revision": revision or "main", "local_files_only": local}
+            return AutoTokenizer.from_pretrained(path, subfolder=inside, **options)
+
+        tokenizer = hub.first(path, revision, load)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def hf_config(self) -> dict[str, Any]:
+        """The denoiser's configuration."""
+        return self._configs()[FOLDERS[DENOISER]]
+
+    @property
+    def name(self) -> str:
+        """What messages call the model."""
+        return Path(self.path.removeprefix("asset:")).name
+
+    def _new(self) -> LatentDiffusion:
+        """The parts with weights drawn from torch's generator."""
+        from diffusers import AutoencoderKL, DDPMScheduler
+        from transformers import CLIPTextConfig
+
+        configs = self._configs()
+        text = _text_model()(CLIPTextConfig(**configs[FOLDERS[TEXT]]))
+        vae = configs[FOLDERS[AUTOENCODER]]
+        autoencoder: nn.Module = (
+            Patches(vae["factor"])
+            if vae["_class_name"] == Patches.__name__
+            else AutoencoderKL.from_config(vae)
+        )
+        with torch.device("cpu"):  # a table of numbers, wherever the weights are
+            scheduler = DDPMScheduler.from_config(configs["scheduler"])
+        unet = _unet().from_config(configs[FOLDERS[DENOISER]])
+        model = LatentDiffusion(unet, text, autoencoder, scheduler, self.trains)
+        return model.to(self._dtype()).eval()
+
+    def _configs(self) -> dict[str, dict[str, Any]]:
+        """Folder of a part -> its configuration."""
+        folder = Path(hub.resolve(self.path))
+        if not folder.is_dir():
+            if self.architecture is None:
+                raise UserError(
+                    f"{self.path} is not on this machine, and no architecture stands in for it.",
+                    where="model.architecture",
+                    fix="model.path=FOLDER, or model.architecture=sd1_5",
+                )
+            folder = hub.ASSETS / "architectures" / self.architecture
+        files = {place: folder / place / "config.json" for place in FOLDERS.values()}
+        files["scheduler"] = folder / "scheduler" / "scheduler_config.json"
+        missing = [place for place, file in files.items() if not file.is_file()]
+        if missing:
+            raise UserError(
+                f"{folder} holds no {missing[0]}/{files[missing[0]].name}: it is no diffusion model.",
+                where="model.path",
+                fix="model.path=FOLDER in the layout of diffusers, or model=ldm_emoji, which ships",
+            )
+        return {place: json.loads(f.read_text(encoding="utf-8")) for place, f in files.items()}
+
+    def _part(self, path: str, name: str, kind: Any, options: dict[str, Any]) -> nn.Module:
+        if kind is Patches:
+            return Patches(self._configs()[FOLDERS[name]]["factor"])
+        if name == TEXT:
+            options = {k: v for k, v in options.items() if k != "torch_dtype"}
+            options["dtype"] = self._dtype()
+        return kind.from_pretrained(path, subfolder=FOLDERS[name], use_safetensors=True, **options)
+
+    def _scheduler(self, path: str, local: bool) -> Any:
+        from diffusers import DDPMScheduler
+
+        return DDPMScheduler.from_pretrained(path, subfolder="scheduler", **self._options(local))
+
+    def _autoencoder(self, path: str) -> Any:
+        from diffusers import AutoencoderKL
+
+        own = hub.is_local(path) and self._configs()[FOLDERS[AUTOENCODER]].get("_class_name")
+        return Patches if own == Patches.__name__ else AutoencoderKL
+
+    def _options(self, local: bool) -> dict[str, Any]:
+        return {"revision": self.revision or "main", "local_files_only": local}
+
+    def _has(self, path: str, folder: str) -> bool:
+        """Whether a model has this folder; one of the hub has all of them."""
+        if self.tokenizer:
+            return False
+        return not hub.is_local(path) or (Path(path) / folder).is_dir()
+
+    def _dtype(self) -> torch.dtype:
+        return torch.float32 if self.dtype == "auto" else getattr(torch, self.dtype)
+
+
+def _unet() -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel
+
+
+def _text_model() -> Any:
+    from transformers import CLIPTextModel
+
+    return CLIPTextModel
+
+
+def _need_diffusers() -> None:
+    try:
+        import diffusers  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_package("diffusers", "diffusion", "a diffusion model") from error

@@ -1,0 +1,86 @@
+"""The denoising objective: its formula, and that its randomness belongs to rows, not to batches."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ftcli.errors import UserError
+from ftcli.objectives.diffusion import Diffusion, draws, errors
+
+from ..models.small_ldm import batch, small
+
+
+def losses(objective: Diffusion, model, given) -> torch.Tensor:
+    with torch.no_grad():
+        return objective(model, given).values
+
+
+@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
+def test_values_are_mean_squared_errors_of_the_prediction(predicts):
+    model, given = small(predicts=predicts).train(), batch()
+    objective = Diffusion()
+    objective.before_step(SimpleNamespace(step=3))
+    found = losses(objective, model, given)
+    times, noise, _ = draws([0, 1], torch.Size((12, 4, 4)), 1000, (0, 3))
+    x = model.encode(given["pixels"].float() / 127.5 - 1)
+    for i in range(2):
+        a = model.alphas[times[i]]
+        noisy = a.sqrt() * x[i] + (1 - a).sqrt() * noise[i]
+        wanted = noise[i] if predicts == "epsilon" else a.sqrt() * noise[i] - (1 - a).sqrt() * x[i]
+        with torch.no_grad():
+            said = model(noisy[None], times[i : i + 1], given["input_ids"][i : i + 1])[0]
+        assert found[i].item() == pytest.approx((said - wanted).square().mean().item(), rel=1e-4)
+
+
+def test_a_row_sees_the_same_noise_in_every_batch():
+    model, objective = small().train(), Diffusion(caption_dropout=0.5)
+    objective.before_step(SimpleNamespace(step=7))
+    whole = losses(objective, model, batch((0, 1, 2, 3)))
+    parts = [losses(objective, model, batch(rows)) for rows in ((0, 1), (2, 3))]
+    assert torch.allclose(whole, torch.cat(parts), atol=1e-5)
+
+
+def test_steps_and_seeds_differ_in_training_and_not_in_judging():
+    model, given = small(), batch()
+    found = []
+    for mode in (True, False):
+        for seed, step in ((0, 0), (0, 1), (1, 0)):
+            objective = Diffusion()
+            objective.setup(SimpleNamespace(seed=seed))
+            objective.before_step(SimpleNamespace(step=step))
+            found.append(losses(objective, model.train(mode), given))
+    assert not torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    assert torch.equal(found[3], found[4]) and torch.equal(found[3], found[5])
+
+
+def test_all_captions_dropped_is_the_empty_caption():
+    model, given = small().train(), batch()
+    emptied = given | {"input_ids": given["empty"].expand(2, -1)}
+    assert torch.equal(
+        losses(Diffusion(caption_dropout=1.0), model, given), losses(Diffusion(), model, emptied)
+    )
+
+
+def test_timesteps_cover_the_schedule_evenly():
+    times, noise, uniform = draws(list(range(4000)), torch.Size((1,)), 1000, (0, 0))
+    assert times.min() >= 0 and times.max() <= 999
+    assert abs(times.float().mean().item() - 499.5) < 15  # 3 standard errors
+    assert abs(noise.std().item() - 1) < 0.04 and abs((uniform < 0.1).float().mean() - 0.1) < 0.015
+
+
+def test_gradients_reach_the_denoiser_and_not_the_frozen_parts():
+    model, given = small().train(), batch()
+    Diffusion()(model, given).values.sum().backward()
+    assert all(p.grad is None for p in model.part("text_encoder").parameters())
+    assert any(p.grad is not None for p in model.part("denoiser").parameters())
+    x = torch.randn(2, 12, 4, 4)
+    found = errors(model, x, given["input_ids"], torch.tensor([0, 999]), torch.randn_like(x))
+    assert found.shape == (2,)
+
+
+def test_a_share_above_one_is_refused():
+    with pytest.raises(UserError, match="no share"):
+        Diffusion(caption_dropout=1.5)
