@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass
@@ -19,6 +20,13 @@ class Job:
 
     seed: int = 0  # of the data order, the weights' initial values and dropout
     run: RunSettings = field(default_factory=RunSettings)  # where the run leaves its files
+    stages: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # runs one after the other: name -> what each changes of this job
+    handover: Literal["auto", "continue", "merge"] = (
+        "auto"  # how a stage begins: with the adapter of the one before, or its merged model
+    )
+    init_from: str | None = None  # a finished run of the same method whose weights are gone on with
 
 
 TARGET = "ftcli.config.job.Job"

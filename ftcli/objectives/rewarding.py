@@ -56,6 +56,12 @@ class Rewarding:
         """Find the rows that rewards look at, and the reference."""
         if self.needs_rows:
             self._rows = {one["origin"]: one["row"] for one in run.data.examples("train")}
+        if self.settings.beta and run.config.get("init_from"):
+            raise UserError(
+                "the reference would be the model without the adapter that this run goes on with.",
+                where="objective.beta",
+                fix="handover=merge, or objective.beta=0",
+            )
         if self.settings.beta:
             self._reference = Reference(run, self.settings.reference)
 

@@ -19,7 +19,11 @@ def launch(composed: Any, processes: int) -> dict[str, Any]:
     """
     from ftcli.run.run import new_directory
 
-    run_dir = new_directory(composed)
+    return in_ranks(new_directory(composed), processes)
+
+
+def in_ranks(run_dir: RunDir, processes: int) -> dict[str, Any]:
+    """The same for a run whose record lies there already."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={processes}", "-m", "ftcli.run.launch", str(run_dir.path)]
     # torchrun would print a warning and set one thread; a CPU is better shared evenly

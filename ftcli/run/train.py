@@ -77,6 +77,8 @@ def _fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
         described = run.data.describe(run.tokenizer)
     if run.accelerator.is_main_process:
         write_json(run.dir.path / "data.json", described)
+    if checkpoint is None and run.config.get("init_from"):
+        take_over(run, run.config["init_from"])
     try:
         outcome = (run.pipeline or run.trainer).fit(run, resume=checkpoint)
     except NonFinite as error:
@@ -92,6 +94,26 @@ def _fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
             code=OUT_OF_MEMORY,
         ) from error
     return finish(run, outcome) if run.accelerator.is_main_process else {}
+
+
+def take_over(run: Run, folder: str | Path) -> None:
+    """Put the weights that another run trained in the place of the method's fresh ones.
+
+    Raises:
+        UserError: they are those of another method or model, or the method would overwrite them.
+    """
+    from ftcli.run.rundir import RunDir
+    from ftcli.trainer.checkpoint import Checkpoints, load_weights
+    from ftcli.trainer.participant import Participant
+
+    if type(run.method).setup is not Participant.setup:
+        raise UserError(
+            f"{type(run.method).__name__} chooses its weights when a run begins, and would not go on with "
+            "those of another.",
+            where="init_from",
+            fix="handover=merge, between stages",
+        )
+    load_weights(Checkpoints(RunDir.open(folder).checkpoints).find("last"), run)
 
 
 def _non_finite(run: Run, error: Any) -> UserError:

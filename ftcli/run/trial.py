@@ -38,7 +38,11 @@ def prepare(composed: Any, path: Path) -> None:
     from ftcli.run.precision import settle
     from ftcli.run.record import write_record
 
-    if not (path / "config.yaml").exists():
+    if composed.config.get("stages"):
+        from ftcli.pipelines import stages
+
+        stages.record(composed, path)
+    elif not (path / "config.yaml").exists():
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         composed.config = settle(composed.config)
         write_record(RunDir(path), composed)
@@ -74,6 +78,7 @@ def complete(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any]:
 def child(path: str) -> None:
     """Train or resume the run whose record lies in `path`; exits with the code of a mistake."""
     from ftcli.config import load
+    from ftcli.pipelines import stages
     from ftcli.run.run import Run
     from ftcli.run.train import fit, resume
     from ftcli.trainer.checkpoint import Checkpoints
@@ -81,7 +86,9 @@ def child(path: str) -> None:
     run_dir = RunDir.open(path)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
-        if Checkpoints(run_dir.checkpoints).finished():
+        if stages.is_parent(run_dir.path):
+            stages.go_on(run_dir.path)
+        elif Checkpoints(run_dir.checkpoints).finished():
             resume(run_dir.path)
         else:
             run_dir.rewind(0)  # what an earlier try logged before its first checkpoint

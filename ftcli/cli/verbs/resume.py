@@ -10,7 +10,7 @@ GROUP = "Train"
 
 
 def resume(
-    run: Annotated[str, typer.Argument(help="A run directory.")],
+    run: Annotated[str, typer.Argument(help="A run directory, or one of a job with stages.")],
     allow: Annotated[
         list[str] | None, typer.Option(help="A key that may have changed, or 'data'.")
     ] = None,
@@ -18,6 +18,9 @@ def resume(
 ) -> int:
     """Continue at the exact batch; refuses changed data or config."""
     from ftcli.cli.outcome import show
+    from ftcli.pipelines import stages, table
     from ftcli.run.train import resume as go_on
 
+    if stages.is_parent(run):
+        return table.show(stages.go_on(run, allow or [], checkpoint))
     return show(go_on(run, allow or [], checkpoint))

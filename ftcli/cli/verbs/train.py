@@ -29,4 +29,8 @@ def train(
 
     composed = compose(job, overrides or [])
     validate(composed, trust=tuple(trust or ()))
+    if composed.config.get("stages"):
+        from ftcli.pipelines import stages, table
+
+        return table.show(stages.start(composed, processes))
     return show(launch(composed, processes) if processes > 1 else start(composed))

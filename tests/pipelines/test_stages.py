@@ -1,0 +1,116 @@
+"""Stages: each an ordinary run that begins where the one before ended."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ftcli.config import compose, load, validate
+from ftcli.errors import Problems, UserError
+from ftcli.pipelines import stages
+from ftcli.pipelines.table import table
+from ftcli.run import trial
+
+JOB = """
+defaults: [qlora_llama, {override /method: lora}, {override /eval: loss}, _self_]
+method: {r: 2}
+model: {quantization: none, dtype: float32}
+data: {limit: 24, validation: 0.3, test: null}
+trainer: {precision: fp32, batch_size: 4, max_steps: 1, eval_every: null}
+optimizer: {lr: 1.0e-2}
+stages: {first: [], second: [optimizer.lr=2e-2], third: [method=rslora, method.r=4]}
+"""
+
+
+def job(folder: Path, *overrides: str):
+    file = folder / "three.yaml"
+    file.write_text(JOB)
+    places = (f"run.dir={folder}", f"data.cache_dir={folder / 'tokens'}")
+    composed = compose(file, [*places, *overrides])
+    validate(composed)
+    return composed
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory) -> Path:
+    return Path(stages.start(job(tmp_path_factory.mktemp("runs")))["run"])
+
+
+def result(folder: Path) -> dict:
+    return trial.finished(folder) or {}
+
+
+def adapter(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def test_every_stage_is_a_run_that_begins_where_the_one_before_ended(parent):
+    assert stages.names(parent) == ["first", "second", "third"]
+    losses = [result(parent / name) for name in stages.names(parent)]
+    for before, after in zip(losses, losses[1:], strict=False):
+        ended, began = (before["metrics"], after["metrics_before"])
+        assert began["eval.loss"] == pytest.approx(ended["eval.loss"], abs=1e-5)
+    configs = {name: load(parent / name).config for name in stages.names(parent)}
+    assert [configs[n]["optimizer"]["lr"] for n in configs] == [1e-2, 2e-2, 1e-2]
+    assert all("stages" not in config for config in configs.values())
+
+
+def test_the_same_method_goes_on_with_its_adapter_another_begins_with_the_merged_model(parent):
+    second, third = (load(parent / name).config for name in ("second", "third"))
+    assert second["init_from"] == str(parent.resolve() / "first") and "init_from" not in third
+    assert third["model"]["path"] == str(parent.resolve() / "second" / "merged")
+    assert Path(third["model"]["path"]).is_dir()
+    assert {t.shape[0] for n, t in adapter(parent / "third").items() if "lora_A" in n} == {4}
+
+
+def test_the_whole_has_scores_before_the_first_and_after_the_last_and_costs_of_all(parent):
+    whole = result(parent)
+    own = [result(parent / name) for name in stages.names(parent)]
+    assert whole["metrics_before"] == own[0]["metrics_before"]
+    assert whole["metrics"] == own[-1]["metrics"] and whole["step"] == 3
+    assert whole["seconds"] == pytest.approx(sum(one["seconds"] for one in own))
+    assert table(whole["stages"]).row_count == 6
+
+
+def test_resuming_skips_what_is_finished_and_repeats_to_the_same_bits(parent, tmp_path):
+    with pytest.raises(UserError, match="finished"):
+        stages.go_on(parent)
+    times = {
+        name: (parent / name / "result.json").stat().st_mtime_ns for name in ("first", "second")
+    }
+    kept = adapter(parent / "third")
+    (parent / "result.json").unlink()
+    (parent / "third" / "result.json").unlink()
+    for name in ("adapter", "checkpoints"):
+        shutil.rmtree(parent / "third" / name)
+    (parent / "third" / "checkpoints").mkdir()
+    assert stages.go_on(parent)["status"] == "finished"
+    assert {n: (parent / n / "result.json").stat().st_mtime_ns for n in times} == times
+    again = adapter(parent / "third")
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+
+
+def test_mistakes_of_all_stages_are_said_before_any_begins(tmp_path):
+    wrong = 'stages={first: ["optimizer.lrr=1"], second: ["trainer.max_steps=0"], third: []}'
+    composed = job(tmp_path, wrong)
+    with pytest.raises(Problems) as caught:
+        stages.start(composed)
+    said = str(caught.value)
+    assert "stage first" in said and "stage second" in said
+    assert not (tmp_path / "three").exists()
+
+
+def test_an_adapter_of_another_method_is_not_gone_on_with(tmp_path):
+    composed = job(tmp_path, "handover=continue")
+    with pytest.raises(UserError, match="stage third cannot go on with the adapter"):
+        stages.start(composed)
+
+
+def test_a_command_line_holds_for_all_stages(tmp_path):
+    made = stages.composed_stages(job(tmp_path, "seed=7", "optimizer.lr=5e-3"))
+    assert [one.config["seed"] for one in made.values()] == [7] * 3
+    assert [one.config["optimizer"]["lr"] for one in made.values()] == [5e-3] * 3
