@@ -1,0 +1,59 @@
+"""Sums of two-digit numbers, worked digit by digit, in two ways of writing them down.
+
+    python generate.py        # writes base, train and test beside this file, the same bytes every time
+
+    37+58=    7+8=15, 3+5+1=9, 95
+    37+58=    <think>7+8=15, 3+5+1=9</think><answer>95</answer>
+
+No sum is in two splits. The second way is that of a tenth of `base`, half of `train` and all of `test`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+SEED = 49
+ROWS = {"base": 5000, "train": 1600, "test": 200}
+TAGGED = {"base": 0.1, "train": 0.5, "test": 1.0}
+
+
+def worked(one: int, other: int) -> str:
+    """`7+8=15, 3+5+1=9`: units, then tens with what is carried."""
+    (tens, units), (more, add) = divmod(one, 10), divmod(other, 10)
+    carried = "+1" if units + add > 9 else ""
+    total = tens + more + (units + add) // 10
+    return f"{units}+{add}={units + add}, {tens}+{more}{carried}={total}"
+
+
+def row(one: int, other: int, tagged: bool) -> dict[str, str]:
+    """A prompt and its completion."""
+    steps, total = worked(one, other), one + other
+    completion = f"<think>{steps}</think><answer>{total}</answer>" if tagged else f"{steps}, {total}"
+    return {"prompt": f"{one}+{other}=", "completion": completion}
+
+
+def splits(seed: int = SEED) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """Name and rows of every split."""
+    rng = random.Random(seed)
+    pairs = [(one, other) for one in range(10, 100) for other in range(10, 100)]
+    rng.shuffle(pairs)
+    for split, count in ROWS.items():
+        own, pairs = pairs[:count], pairs[count:]
+        yield split, [row(*pair, rng.random() < TAGGED[split]) for pair in own]
+
+
+def write(folder: Path) -> None:
+    """All splits as gzipped JSON lines, without a time stamp."""
+    for split, rows in splits():
+        text = "".join(f"{json.dumps(one)}\n" for one in rows)
+        with open(folder / f"{split}.jsonl.gz", "wb") as raw:
+            with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file:
+                file.write(text.encode())
+
+
+if __name__ == "__main__":
+    write(Path(__file__).parent)
