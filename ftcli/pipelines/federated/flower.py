@@ -1,0 +1,154 @@
+"""Flower as the engine: the server is a ServerApp, each client a node of Flower's simulation.
+
+What crosses it is one record with the bytes that travel in one process too, so that both engines
+compute the same; no weights go through Flower's own strategies.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ftcli.errors import FAILED, UserError, missing_package
+from ftcli.pipelines.federated.engines import Exchange, Mail
+
+if TYPE_CHECKING:
+    from ftcli.pipelines.federated.client import Client
+
+RECORD, BODY, NUMBER = "round", "body", "client"
+
+
+class Flower:
+    """Clients in processes of Flower's simulation runtime, each with a model of its own.
+
+    Args:
+        config: of the run, resolved; every process builds its parts from it.
+
+    Raises:
+        UserError: Flower or the Ray it needs is not installed.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        for package in ("flwr", "ray"):
+            if importlib.util.find_spec(package) is None:
+                raise missing_package(package, "federated", "pipeline.engine=flower")
+        self.config = config
+        # Flower reports every start to its makers unless told not to
+        os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+    def run(self, work: Callable[[Exchange], Any]) -> Any:
+        """Do the work as a ServerApp; the simulation ends when it does."""
+        from flwr.serverapp import ServerApp
+        from flwr.simulation import run_simulation
+
+        logging.getLogger("flwr").setLevel(logging.WARNING)
+        done: list[Any] = []
+        server = ServerApp()
+
+        @server.main()
+        def serve(grid: Any, context: Any) -> None:
+            done.append(work(_Grid(grid)))
+
+        run_simulation(
+            server, _client_app(self.config), num_supernodes=self.config["pipeline"]["clients"],
+            backend_config={"client_resources": _resources()},
+        )  # fmt: skip
+        return done[0]
+
+
+class _Grid:
+    """Sends the messages of a round over Flower's grid, and counts what it makes of them."""
+
+    def __init__(self, grid: Any) -> None:
+        self.grid = grid
+        self._nodes: dict[int, int] = {}  # client -> node of Flower
+
+    def __call__(self, messages: Mapping[int, bytes]) -> Mail:
+        if not self._nodes:
+            asked = [_message({}, node, "query") for node in self.grid.get_node_ids()]
+            answers = self._sent(asked)
+            self._nodes = {a.content[RECORD][NUMBER]: a.metadata.src_node_id for a in answers}
+        sent = [
+            _message({BODY: body}, self._nodes[client], "train")
+            for client, body in messages.items()
+        ]
+        answers = self._sent(sent)
+        replies = {a.content[RECORD][NUMBER]: a.content[RECORD][BODY] for a in answers}
+        return Mail(replies, _size(sent), _size(answers))
+
+    def _sent(self, messages: list[Any]) -> list[Any]:
+        answers = list(self.grid.send_and_receive(messages))
+        for answer in answers:
+            if answer.has_error():
+                raise UserError(
+                    f"a client failed: {answer.error.reason}",
+                    where="pipeline.engine=flower",
+                    fix="pipeline.engine=local shows where",
+                    code=FAILED,
+                )
+        return answers
+
+
+def _client_app(config: dict[str, Any]) -> Any:
+    """What runs in the processes of the clients."""
+    from flwr.app import ConfigRecord, Message, RecordDict
+    from flwr.clientapp import ClientApp
+
+    app, folder = ClientApp(), os.getcwd()
+
+    def answer(message: Any, **fields: Any) -> Any:
+        return Message(RecordDict({RECORD: ConfigRecord(fields)}), reply_to=message)
+
+    @app.query()
+    def who(message: Any, context: Any) -> Any:
+        return answer(message, client=context.node_config["partition-id"])
+
+    @app.train()
+    def train(message: Any, context: Any) -> Any:
+        os.chdir(folder)  # paths of a job are relative to where it was started
+        number = int(context.node_config["partition-id"])
+        body = played(config).answer(number, message.content[RECORD][BODY])
+        return answer(message, client=number, body=body)
+
+    return app
+
+
+_clients: dict[str, Client] = {}  # of this process
+
+
+def played(config: dict[str, Any]) -> Client:
+    """The player of clients in this process, made at its first message."""
+    from ftcli.run.run import Run
+    from ftcli.run.train import take_over
+
+    key = json.dumps(config, sort_keys=True, default=str)
+    if key not in _clients:
+        run = Run(config | {"logger": {}})
+        if config.get("init_from"):
+            take_over(run, config["init_from"])
+        _clients[key] = run.pipeline.client(run, *run.pipeline.start(run))
+    return _clients[key]
+
+
+def _message(fields: dict[str, Any], node: int, kind: str) -> Any:
+    from flwr.app import ConfigRecord, Message, RecordDict
+
+    return Message(RecordDict({RECORD: ConfigRecord(fields)}), node, kind)
+
+
+def _size(messages: Iterable[Any]) -> int:
+    """Bytes of messages as Flower serialises them for the network."""
+    from flwr.common.serde import message_to_proto
+
+    return sum(message_to_proto(message).ByteSize() for message in messages)
+
+
+def _resources() -> dict[str, float]:
+    """Of one process of clients: a core, or a whole GPU where there is one."""
+    import torch
+
+    return {"num_cpus": 1, "num_gpus": 1.0 if torch.cuda.is_available() else 0.0}
