@@ -130,7 +130,8 @@ def played(config: dict[str, Any]) -> Client:
         run = Run(config | {"logger": {}})
         if config.get("init_from"):
             take_over(run, config["init_from"])
-        _clients[key] = run.pipeline.client(run, *run.pipeline.start(run))
+        settings: Any = run.pipeline
+        _clients[key] = settings.client(run, *settings.start(run))
     return _clients[key]
 
 
