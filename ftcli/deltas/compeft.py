@@ -119,3 +119,19 @@ def _at_random(delta: Delta, keep: int, count: int, seed: int) -> list[torch.Ten
     mask[torch.randperm(count, generator=generator)[:keep]] = True
     sizes = [torch.Size(shape).numel() for shape in delta.shapes.values()]
     return list(mask.split(sizes))
+
+
+def tuned(
+    delta: Delta,
+    density: float,
+    loss: Callable[[Delta, str], float],
+    rule: Rule = "std",
+    alphas: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0),
+) -> Delta:
+    """The compressed delta whose alpha has the least loss on the split `validation`."""
+    found = signs(delta, density, rule)
+
+    def scaled(alpha: float) -> Delta:
+        return restored(delta, found.scaled(alpha, rule), density, alpha)[0]
+
+    return scaled(min(alphas, key=lambda alpha: loss(scaled(alpha), "validation")))

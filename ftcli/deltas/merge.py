@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from ftcli.errors import UserError
+from ftcli.models.heads import name_classes
 
 ROWS, LONGEST = 8, 256
+Row = Sequence[int] | dict[str, torch.Tensor]  # tokens, or the inputs of one example
 # Share of the largest logit that rounding may move, by the coarsest type that takes part.
 ROUNDING = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2, torch.int8: 4e-2}
 
@@ -75,6 +77,8 @@ def merge_run(
         share = rounding(run.model)
         trained = logits(run.model, rows)
         merged = plain_model(run)
+        if hasattr(run.data, "names"):
+            name_classes(merged, run.data.names)
         report = _check(trained, logits(merged, rows), share, tolerance, target)
         size = _save(merged, run.tokenizer, target)
     return replace(report, bytes=size)
@@ -108,17 +112,26 @@ def rounding(model: Any) -> float:
 
 
 @torch.no_grad()
-def logits(model: Any, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """Float32 logits [T, V] of each row on its own, without padding or autocast."""
+def logits(model: Any, rows: Sequence[Row]) -> list[torch.Tensor]:
+    """Float32 logits [T, V] of each row on its own, without padding or autocast; of classes [1, C]."""
     model.eval()
-    return [
-        model(input_ids=torch.tensor([list(row)], device=model.device)).logits[0].float().cpu()
-        for row in rows
-    ]
+    found = []
+    for row in rows:
+        given = row if isinstance(row, dict) else {"input_ids": torch.tensor([list(row)])}
+        out = model(**{name: tensor.to(model.device) for name, tensor in given.items()}).logits
+        found.append(out.flatten(0, -2).float().cpu())
+    return found
 
 
-def _rows(run: Any) -> list[list[int]]:
-    """Some rows the run was trained on; random tokens where its data are out of reach."""
+def _rows(run: Any) -> list[Row]:
+    """Some rows the run was trained on; random tokens where its data are out of reach.
+
+    Examples that are no text give the model's inputs themselves.
+    """
+    if hasattr(run.data, "preview"):
+        examples = run.data.prepare("train", run.tokenizer)
+        places = sorted({i * len(examples) // ROWS for i in range(ROWS)})
+        return [examples.batch([place])["inputs"] for place in places]
     try:
         tokens = run.data.prepare("train", run.tokenizer)
     except UserError:

@@ -1,0 +1,17 @@
+"""Whether it matters which entries' signs are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DENSITY = 0.05
+
+
+def compeft_over_random(run: Path) -> float:
+    """Test loss with signs of the largest 5 % minus that with as many at random; scales chosen alike."""
+    from ftcli.deltas.compeft import tuned
+    from ftcli.deltas.measuring import opened
+
+    one = opened(run)
+    largest, drawn = (one.loss(tuned(one.delta, DENSITY, one.loss, r)) for r in ("std", "random"))
+    return largest - drawn

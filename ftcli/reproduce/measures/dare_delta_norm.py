@@ -1,0 +1,12 @@
+"""How far a run has moved its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def dare_delta_norm(run: Path) -> float:
+    """Euclidean norm of finetuned minus pretrained."""
+    from ftcli.deltas.measuring import opened
+
+    return opened(run).delta.norm()

@@ -1,0 +1,112 @@
+"""`ftcli delta` from folder to folder: what it writes opens again, and is not written over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ftcli.cli.app import run
+
+EVAL = ("model.quantization=none", "eval.generation=null", "eval.loss.limit=8")
+
+
+@pytest.fixture(scope="module")
+def lora(train_tiny) -> Path:
+    return train_tiny("run.name=delta_lora", "method=lora", "method.r=16", *EVAL)
+
+
+@pytest.fixture(scope="module")
+def full(train_tiny) -> Path:
+    return train_tiny("run.name=delta_full", "method=full", *EVAL)
+
+
+def call(capsys, *words: object) -> dict:
+    capsys.readouterr()
+    status = run([*map(str, words), "--json"])
+    shown = capsys.readouterr()
+    assert status == 0, shown.err
+    return json.loads(shown.out)
+
+
+def loss(capsys, folder: Path) -> float:
+    return call(capsys, "eval", folder)["loss"]["loss"]
+
+
+def test_a_compressed_adapter_comes_back_as_a_run(lora, tmp_path, capsys):
+    made = call(capsys, "delta", "compress", lora, "--to", tmp_path / "small", "--density", "0.2")
+    assert made["figures"]["times smaller than 16 bit"] > 8
+    assert made["bytes"] == (tmp_path / "small" / "delta.ternary").stat().st_size
+    call(capsys, "delta", "apply", tmp_path / "small", "--to", tmp_path / "back")
+    assert (tmp_path / "back" / "adapter" / "adapter_model.safetensors").exists()
+    assert loss(capsys, tmp_path / "back") > 0
+    assert (
+        run(["chat", str(tmp_path / "back"), "--prompt", "name[X]", "--max-new-tokens", "2"]) == 0
+    )
+
+
+def test_a_saved_delta_applied_is_the_run(full, tmp_path, capsys):
+    call(capsys, "delta", "diff", full, "--to", tmp_path / "delta")
+    call(capsys, "delta", "apply", tmp_path / "delta", "--to", tmp_path / "again")
+    assert loss(capsys, tmp_path / "again") == pytest.approx(loss(capsys, full), abs=1e-6)
+    model = full / "model"
+    made = call(
+        capsys, "delta", "apply", tmp_path / "delta", "--revert", "--base", model,
+        "--to", tmp_path / "base",
+    )  # fmt: skip
+    assert "the base to the bit" in made["figures"]
+
+
+def test_prune_and_scale_write_runs(full, lora, tmp_path, capsys):
+    call(capsys, "delta", "prune", full, "--p", "0.5", "--to", tmp_path / "pruned")
+    call(capsys, "delta", "scale", lora, "--gamma", "0.5", "--to", tmp_path / "scaled")
+    for name in ("pruned", "scaled"):
+        assert loss(capsys, tmp_path / name) > 0
+        assert json.loads((tmp_path / name / "delta.json").read_text())["said"]
+
+
+def test_a_soup_of_an_adapter_and_a_model_is_refused_and_one_of_adapters_is_a_model(
+    lora, full, tmp_path, capsys
+):
+    made = call(
+        capsys, "delta", "soup", lora, lora, "--recipe", "uniform", "--to", tmp_path / "soup"
+    )
+    assert made["figures"]["eval.loss of the soup"] == pytest.approx(loss(capsys, lora), abs=1e-3)
+    assert (tmp_path / "soup" / "model" / "config.json").exists()
+    assert run(["delta", "soup", str(lora), str(full), "--to", str(tmp_path / "no")]) == 2
+    assert "cannot be put together" in capsys.readouterr().err
+    assert run(["delta", "soup", str(lora), "--to", str(tmp_path / "no")]) == 2
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_change_moves_to_another_base(lora, full, tmp_path, capsys):
+    target = full / "model"
+    call(capsys, "delta", "transfer", lora, "--target", target, "--to", tmp_path / "moved")
+    config = json.loads((tmp_path / "moved" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(target)
+    assert loss(capsys, tmp_path / "moved") > 0
+
+
+def test_nothing_is_written_over(lora, tmp_path, capsys):
+    words = ["delta", "diff", str(lora), "--to", str(tmp_path / "delta")]
+    assert run(words) == 0
+    assert "entries" in capsys.readouterr().out
+    assert run(words) == 2 and "exists already" in capsys.readouterr().err
+    assert run([*words, "--force"]) == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "x").touch()
+    assert run(["delta", "diff", str(lora), "--to", str(tmp_path / "mine"), "--force"]) == 2
+
+
+def test_mistakes_are_said(lora, tmp_path, capsys):
+    to = ["--to", str(tmp_path / "x")]
+    for words, says in (
+        (["scale", str(lora)], "how shall it be scaled"),
+        (["prune", str(lora), "--method", "darex_q"], "needs a q"),
+        (["diff", str(tmp_path)], "neither a run"),
+        (["prune", str(lora), "--p", "1.5"], "no share"),
+    ):
+        assert run(["delta", *words, *to]) == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

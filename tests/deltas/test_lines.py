@@ -1,0 +1,130 @@
+"""LiNeS: the schedule in numbers, its limits, mergers of several tasks, and LoRA's factors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ftcli.deltas import lines
+from ftcli.deltas.artefact import Artefact
+from ftcli.deltas.delta import Delta, compose
+from ftcli.models.anatomy import Anatomy
+from tests.deltas.fakes import delta, flat
+
+BASE = "asset:llama_mini"
+
+
+class Net(nn.Module):
+    """Four blocks whose own parts have numbers too, a table before and a norm and a head behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 4)
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"mlp": nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))})
+            for _ in range(4)
+        )
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Linear(4, 3)
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture(scope="module")
+def change(net):
+    return delta({name: torch.randn_like(p) for name, p in net.named_parameters()})
+
+
+def factors(change: Delta, scaled: Delta) -> dict[str, float]:
+    return {n: (scaled[n] / change[n]).mean().item() for n in change}
+
+
+def test_twelve_blocks_of_an_eighth_and_a_half_are_the_papers_numbers():
+    found = [lines.factor(1 / 8, 0.5, index, 12) for index in range(12)]
+    assert found[0] == 0.125 and found[-1] == 0.625
+    assert found[1] == pytest.approx(0.17045, abs=1e-5)
+    steps = torch.tensor(found, dtype=torch.float64).diff()
+    assert (steps - 0.5 / 11).abs().max() < 1e-12
+    assert lines.factor(0.3, 0.7, 0, 1) == 1  # no division by L - 1 = 0
+
+
+def test_blocks_are_those_of_the_model_whatever_numbers_a_name_has_besides(net, change):
+    scaled = lines.scaled(change, 0.1, 0.6, anatomy=Anatomy(net))
+    for name, value in factors(change, scaled).items():
+        block = int(name.split(".")[1]) if name.startswith("blocks.") else None
+        expected = 0.1 if block is None else 0.1 + 0.6 * block / 3
+        assert value == pytest.approx(expected), name
+
+
+def test_behind_the_blocks_the_last_factor_by_position(net, change):
+    found = factors(change, lines.scaled(change, 0.1, 0.6, "by_position", Anatomy(net)))
+    assert found["table.weight"] == pytest.approx(0.1)
+    assert [found["norm.weight"], found["head.bias"]] == pytest.approx([0.7, 0.7])
+
+
+def test_gamma_goes_from_the_finetuned_model_to_its_last_block(net, change):
+    whole = lines.scaled(change, *lines.single(1.0), anatomy=Anatomy(net))
+    assert torch.equal(flat(whole), flat(change))
+    none = lines.scaled(change, *lines.single(0.0), anatomy=Anatomy(net))
+    for name in change:
+        if name.startswith("blocks.3."):
+            assert torch.equal(none[name], change[name])
+        elif not name.startswith(("blocks.1.", "blocks.2.")):
+            assert none[name].abs().max() == 0
+
+
+def test_it_is_linear_and_without_slope_it_is_task_arithmetic(net, change):
+    anatomy = Anatomy(net)
+    doubled = lines.scaled(change.scale(2.0), 0.2, 0.5, anatomy=anatomy)
+    assert torch.equal(flat(doubled), 2 * flat(lines.scaled(change, 0.2, 0.5, anatomy=anatomy)))
+    flat_line = lines.scaled(change, 0.25, 0.0, anatomy=anatomy)
+    assert torch.equal(flat(flat_line), flat(change.scale(0.25)))
+
+
+def test_alpha_of_task_arithmetic_is_one_over_n(change):
+    tasks = [change, change.scale(-0.5), change.map(lambda _, t: t.flip(0), "")]
+    merged = compose(tasks)
+    assert lines.share(tasks, merged) == pytest.approx(1 / 3)
+    assert lines.share(tasks, merged.scale(0.5)) == pytest.approx(2 / 3)
+
+
+def test_two_stacks_have_a_depth_each():
+    import transformers
+
+    config = transformers.T5Config(
+        vocab_size=32, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_decoder_layers=3, num_heads=2
+    )
+    with torch.device("meta"):
+        model = transformers.T5ForConditionalGeneration(config)
+    found = lines.positions(Anatomy(model), [name for name, _ in model.named_parameters()])
+    assert found["encoder.block.1.layer.0.SelfAttention.q.weight"] == (1, 2)
+    assert found["decoder.block.1.layer.2.DenseReluDense.wi.weight"] == (1, 3)
+    assert found["shared.weight"] is None
+
+
+def test_scaling_loras_second_factor_scales_its_product(lora_run):
+    factored = lines.scaled(Delta.of(lora_run), 0.3, 0.7)
+    whole = lines.scaled(Delta.of(lora_run, product=True), 0.3, 0.7)
+    from ftcli.deltas.product import multiplied
+
+    product = multiplied(factored)
+    assert all(torch.allclose(product[n], whole[n], rtol=1e-6, atol=1e-12) for n in whole)
+    name = next(n for n in factored if "lora_A" in n)
+    assert torch.equal(factored[name], Delta.of(lora_run)[name])
+
+
+def test_the_search_weighs_the_target_twice():
+    chosen, tried = lines.search(lambda g: (2 - g, 1 + 2.5 * g), finetuned=1.0, pretrained=1.0)
+    assert chosen == 0.0 and len(tried) == 11 and tried[1.0] == pytest.approx(5.5)
+    assert lines.search(lambda g: (2 - g, 1 + 1.5 * g), 1.0, 1.0)[0] == 1.0
+
+
+def test_the_shipped_llama_has_eight_blocks():
+    anatomy = Artefact.open(BASE).anatomy
+    found = lines.positions(anatomy, ["model.layers.7.mlp.up_proj.weight", "model.norm.weight"])
+    assert list(found.values()) == [(7, 8), None]

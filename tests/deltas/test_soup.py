@@ -1,0 +1,92 @@
+"""Model soups: means, the greedy recipe worked by hand, and learned weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ftcli.deltas import soup
+from ftcli.deltas.artefact import Artefact
+from ftcli.deltas.bench import Bench
+from ftcli.deltas.delta import Delta
+from ftcli.errors import UserError
+from tests.deltas.fakes import delta, flat, random
+
+HIGHER = float.__gt__
+
+
+@pytest.fixture(scope="module")
+def pot(full_run, other_run):
+    members = [Delta.of(full_run), Delta.of(other_run)]
+    return soup.Pot(members, Artefact.open("asset:llama_mini"), Bench(full_run, "model"))
+
+
+def test_the_mean_of_copies_is_the_model_and_order_does_not_matter():
+    base = {name: torch.randn(shape) for name, shape in random().shapes.items()}
+    finetuned = [{n: random(seed)[n].float() for n in base} for seed in range(3)]
+    one, two, three = (delta({n: f[n].double() - base[n].double() for n in f}) for f in finetuned)
+    alone, copies = one.added(base), soup.uniform([one] * 3).added(base)
+    assert all(torch.equal(copies[name], alone[name]) for name in base)
+    ordered, turned = soup.uniform([one, two, three]), soup.uniform([three, one, two])
+    assert (flat(ordered) - flat(turned)).abs().max() < 1e-12
+
+
+def test_the_mean_of_changes_is_the_running_mean_of_models():
+    changes = [random(seed) for seed in range(4)]
+    base = {name: torch.randn(shape) for name, shape in changes[0].shapes.items()}
+    models = [change.added(base) for change in changes]
+    made = soup.uniform(changes).added(base)
+    for name in base:
+        running = models[0][name]
+        for n, model in enumerate(models[1:], start=1):
+            running = running * n / (n + 1) + model[name] / (n + 1)
+        assert (made[name] - running).abs().max() < 1e-6
+
+
+def recorded(scores: dict[tuple[int, ...], float]):
+    return lambda chosen: scores[tuple(chosen)]
+
+
+def test_the_greedy_recipe_by_hand():
+    """From best to worst: 1, 3, 0, 2. Model 3 helps, 0 is refused, 2 leaves the score as it is."""
+    singles = [0.6, 0.8, 0.5, 0.7]
+    score = recorded({(1, 3): 0.82, (1, 3, 0): 0.81, (1, 3, 2): 0.82})
+    kept, steps = soup.greedy(singles, score, HIGHER)
+    assert kept == [1, 3, 2]
+    assert [(s.model, s.kept) for s in steps] == [(1, True), (3, True), (0, False), (2, True)]
+    assert soup.greedy(singles, score, HIGHER, accept="gt")[0] == [1, 3]
+    taken = [s.score for s in steps if s.kept]
+    assert taken == sorted(taken) and taken[-1] >= max(singles)
+
+
+def test_losses_are_sorted_the_other_way():
+    score = recorded({(1, 0): 0.9})
+    assert soup.greedy([1.2, 1.0], score, float.__lt__)[0] == [1, 0]
+
+
+def test_the_greedy_soup_of_real_runs_is_no_worse_than_the_best(pot):
+    kept, steps = pot.greedy()
+    assert steps[0].score == min(pot.singles)
+    assert pot.score(kept) <= min(pot.singles)
+    assert pot.score([0, 1]) == pytest.approx(pot.score([1, 0]), abs=1e-6)
+
+
+def test_a_learned_soup_of_one_hot_logits_is_that_model(pot):
+    name = "model.layers.3.mlp.up_proj.weight"
+    made, weights = pot.learned(epochs=0, logits=torch.tensor([[-80.0, 80.0]] * 9))
+    assert weights.shape == (9, 2) and weights[:, 1].min() == 1
+    assert torch.equal(made[name], pot.members[1][name])
+
+
+def test_learning_moves_the_weights_where_the_held_out_loss_falls(pot):
+    made, weights = pot.learned("model", epochs=2)
+    assert weights.shape == (1, 2) and weights.sum().item() == pytest.approx(1)
+    better = int(pot.singles[1] < pot.singles[0])
+    assert weights[0, better] > 0.5
+    assert pot.judge(made) < pot.score([0, 1])
+
+
+def test_models_of_different_bases_make_no_soup(full_run):
+    members = [random(0), random(1)]
+    with pytest.raises(UserError, match="not the base"):
+        soup.Pot(members, Artefact.open("asset:llama_mini"), Bench(full_run, "model"))
