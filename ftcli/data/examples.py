@@ -48,7 +48,7 @@ class Examples(ABC):
     folds: int | None = None  # cut the training split into so many parts, one of them validation
     fold: int = 0  # which of them, counted from 0 (modulo folds)
     shots: int | None = None  # examples of each class that are trained on; null: all
-    limit: int | None = None  # read only the first rows of the training source
+    limit: int | None = None  # so many rows of the training source, evenly spread over it
     seed: int = 0  # of what is held out, of the folds and of the shots
 
     #: Endings of the files that are read.
@@ -208,9 +208,9 @@ class Examples(ABC):
         """The items of a split of the source, or of a path of its own."""
         own = self._source(self.path)
         if any(item.split == split for item in own.items):
-            return [item for item in own.items if item.split == split][:limit]
+            return _spread([item for item in own.items if item.split == split], limit)
         if split == "train" and not any(item.split for item in own.items):
-            return own.items[:limit]
+            return _spread(own.items, limit)
         if "/" in split or "." in split or ":" in split:
             return self._source(split).items
         there = sorted({item.split for item in own.items if item.split}) or ["train"]
@@ -345,6 +345,13 @@ class ExampleLoader(Loader):
         """See `Labelled.batch`; rows that `batches` has not given are those of epoch 0."""
         epoch = getattr(rows, "epoch", 0) if self.augmented else None
         return self.examples.batch(rows, self.seed, epoch)
+
+
+def _spread(items: list[Item], limit: int | None) -> list[Item]:
+    """Every n-th item: sources are often sorted by class."""
+    if limit is None or limit >= len(items):
+        return items
+    return [items[row * len(items) // limit] for row in range(limit)]
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:

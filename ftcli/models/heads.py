@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -28,3 +29,9 @@ def outside_core(model: nn.Module) -> list[str]:
         for name, child in model.named_children()
         if name != core and next(child.parameters(), None) is not None
     ]
+
+
+def name_classes(model: Any, names: Sequence[str]) -> None:
+    """Write class names into the model's configuration, in the order of the head's outputs."""
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: number for number, name in enumerate(names)}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ftcli.errors import UserError
+from ftcli.models.heads import name_classes
 from ftcli.objectives.base import Losses, Objective
 
 
@@ -32,8 +33,7 @@ class Classification(Objective):
                 where="model.labels",
                 fix=f"model.labels={len(names)}",
             )
-        config.id2label = dict(enumerate(names))
-        config.label2id = {name: number for number, name in enumerate(names)}
+        name_classes(run.model, names)
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
         """Losses [B]; `accuracy` of the batch is logged beside them."""

@@ -38,8 +38,22 @@ def test_parameter_count_is_the_published_one(name):
     assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
 
 
-def test_every_architecture_has_a_model_config_that_names_it():
+@pytest.mark.parametrize(
+    ("name", "labels", "count"), [("vit_b16", 1000, 86_567_656), ("ast_base", 527, 86_594_063)]
+)
+def test_classifiers_too(name, labels, count):
+    from ftcli.config import build, compose
+
+    job = compose("bases/vit_fashion", [f"model={name}", f"model.labels={labels}"])
+    model = build({k: v for k, v in job.config["model"].items() if k != "weights"}).meta()
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+def test_every_language_model_has_a_model_config_that_names_it():
     for folder in FOLDER.iterdir():
+        file = folder / "config.json"
+        if not file.exists() or "CausalLM" not in file.read_text():
+            continue
         node = OmegaConf.load(FOLDER.parents[2] / "configs" / "model" / f"{folder.name}.yaml")
         assert node.architecture == folder.name and node.dtype == "bfloat16"
         assert folder.name in PUBLISHED

@@ -1,0 +1,148 @@
+"""Splits, folds and augmentation are pure functions; nothing that belongs together is parted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ftcli.data.media.images import Images
+from ftcli.errors import Problems, UserError
+from ftcli.models.classifier import Classifier
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return Classifier("asset:vit_mini").load_tokenizer()
+
+
+def clothes(**options) -> Images:
+    return Images("asset:fashion", **options)
+
+
+def drawings(**options) -> Images:
+    return Images("asset:omniglot", label="char", group="drawer", **options)
+
+
+def digests(data, split) -> set[str]:
+    return {item.digest for item in data.prepare(split, None).items}
+
+
+def test_a_share_is_held_out_of_each_class_and_is_always_the_same():
+    data = clothes(validation=0.25)
+    train, held = digests(data, "train"), digests(data, "validation")
+    assert not train & held and len(train) + len(held) == 720
+    assert set(data.prepare("validation", None).counts.values()) == {18}
+    assert held == digests(clothes(validation=0.25), "validation")
+    assert held != digests(clothes(validation=0.25, seed=1), "validation")
+
+
+def test_folds_cover_everything_once():
+    folds = [digests(clothes(folds=5, fold=n), "validation") for n in range(5)]
+    assert sum(map(len, folds)) == len(set.union(*folds)) == 720
+    assert {len(fold) for fold in folds} == {144}
+    for number, fold in enumerate(folds):
+        data = clothes(folds=5, fold=number)
+        assert digests(data, "train") == set.union(*folds) - fold
+        assert set(data.prepare("validation", None).counts.values()) <= {14, 15}
+    assert digests(clothes(folds=5, fold=7), "validation") == folds[2]
+
+
+def test_what_one_person_drew_stays_on_one_side():
+    data = drawings(classes=["Latin/*"], folds=7, fold=1)
+    groups = [{i.group for i in data.prepare(s, None).items} for s in ("train", "validation")]
+    assert not groups[0] & groups[1] and len(groups[1]) == 2
+    assert set(data.prepare("validation", None).counts.values()) == {2}
+
+
+def test_classes_are_chosen_in_the_order_of_their_patterns():
+    data = drawings(classes=["Latin/*", "Greek/*01"])
+    assert data.names[0] == "Latin/character01" and data.names[-1] == "Greek/character01"
+    assert len(data.names) == 27
+    assert clothes().names == sorted(clothes().names) and len(clothes().names) == 10
+
+
+def test_shots_are_as_many_of_every_class():
+    few = clothes(shots=4).prepare("train", None)
+    assert set(few.counts.values()) == {4}
+    more = clothes(shots=8).prepare("train", None)
+    assert {i.digest for i in few.items} < {i.digest for i in more.items}
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_row(processor):
+    data = clothes(crop=3, flip=True)
+    loader = data.loader("train", processor, 8, seed=3)
+    first, later = loader.batches(0)[1], loader.batches(1)[1]
+    assert sorted(sum(loader.batches(1), [])) == list(range(720)) and first != later
+    again = data.loader("train", processor, 8, seed=3)
+    assert again.batches(0)[1] == first
+    pixels = [ld.batch(first)["inputs"]["pixel_values"] for ld in (loader, again)]
+    assert torch.equal(*pixels)
+    rows = loader.examples
+    views = [rows.view(5, 3, epoch) for epoch in (0, 1, 2, 3)]
+    assert not all(np.array_equal(views[0], view) for view in views[1:])
+    assert np.array_equal(rows.view(5, 3, 2), views[2])
+
+
+def test_evaluation_sees_images_as_they_are(processor):
+    data = clothes(crop=3, flip=True, test="test")
+    loader = data.loader("test", processor, 4, shuffle=False)
+    batch = loader.batch(loader.batches(0)[0])
+    assert batch["rows"] == [0, 1, 2, 3] and batch["count"] == 4
+    item = loader.examples.items[0]
+    plain = processor(images=[data.decode(item, processor)], return_tensors="pt")["pixel_values"]
+    assert torch.equal(batch["inputs"]["pixel_values"][:1], plain)
+    assert batch["labels"].tolist() == [
+        data.names.index(loader.examples.items[r].label) for r in range(4)
+    ]
+
+
+def test_several_processes_share_the_batches_of_an_epoch(processor):
+    own = [clothes().loader("train", processor, 32, seed=1, rank=r, world=2) for r in (0, 1)]
+    parts = [sum(loader.batches(4), []) for loader in own]
+    assert not set(parts[0]) & set(parts[1]) and len(own[0]) == len(own[1])
+    assert all(rows.epoch == 4 for rows in own[1].batches(4))
+
+
+def test_the_fingerprint_is_that_of_content_and_classes():
+    prints = [
+        clothes(**o).prepare("train", None).fingerprint
+        for o in ({}, {"crop": 2}, {"limit": 700}, {"classes": ["Shirt", "Bag"]})
+    ]
+    assert prints[0] == prints[1] and len(set(prints)) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"validation": 1.5}, "cannot be held out"),
+        ({"folds": 3, "validation": 0.1}, "one of the folds"),
+        ({"folds": 1}, "too small"),
+        ({"shots": 0}, "too small"),
+    ],
+)
+def test_contradictions_are_refused(options, said):
+    with pytest.raises((UserError, Problems), match=said):
+        clothes(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "split", "said"),
+    [
+        ({}, "validation", "no split 'validation'"),
+        ({"test": "later"}, "test", "no split 'later'"),
+        ({"classes": ["Hat"]}, "train", "is empty"),
+    ],
+)
+def test_a_split_that_is_not_there_is_refused(options, split, said):
+    with pytest.raises(UserError, match=said):
+        clothes(**options).prepare(split, None)
+
+
+def test_a_picture_of_the_examples_is_drawn(processor, tmp_path):
+    from PIL import Image
+
+    seen = clothes(crop=2).preview("train", processor, 5, tmp_path / "p" / "x.png")
+    assert [one.input for one in seen] == ["pixel_values [3, 32, 32]"] * 5
+    with Image.open(tmp_path / "p" / "x.png") as image:
+        assert image.size[0] > 800 and len(image.convert("L").getcolors(1 << 16)) > 50
