@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,28 @@ class Group:
     documents: int
     length: int
     real: Tensor | None
+
+    def to(self, device: torch.device | str) -> Group:
+        """The same with its tensor on a device."""
+        return self if self.real is None else replace(self, real=self.real.to(device))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a layer attends; `window` is how many tokens back it sees, its own included."""
+
+    causal: bool = True
+    dropout: float = 0.0
+    scaling: float | None = None
+    softcap: float | None = None
+    window: int | None = None
+
+
+class Layout(Protocol):
+    """A row whose parts see more than themselves."""
+
+    def within(self, states: Sequence[Tensor], how: Settings) -> Tensor:
+        """Queries, keys and values [T, H, D] -> the attention's output [T, H, D]."""
 
 
 def layout(lengths: Sequence[int]) -> tuple[Group, ...]:
@@ -69,14 +91,25 @@ def packed_inputs(batch: dict[str, Any], device: torch.device | str = "cpu") -> 
     """
     lengths = batch["lengths"].tolist()
     spare = -sum(lengths) % ALIGNMENT
-    groups = layout([*lengths, spare] if spare else lengths)
-    moved = [g if g.real is None else replace(g, real=g.real.to(device)) for g in groups]
     return {
         "input_ids": pad(batch["input_ids"], (0, spare)),
         "position_ids": pad(batch["position_ids"], (0, spare)),
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
-        "documents": tuple(moved),
+        "documents": _documents(batch, lengths, spare, device),
     }
+
+
+def _documents(
+    batch: dict[str, Any], lengths: list[int], spare: int, device: torch.device | str
+) -> tuple[Group, ...] | Layout:
+    """The layout; where the batch says `shared`, answers see the prompt that stands there for all."""
+    if "shared" not in batch:
+        groups = layout([*lengths, spare] if spare else lengths)
+        return tuple(group.to(device) for group in groups)
+    from ftcli.models.shared_prompts import shared_layout
+
+    each = batch["shared"].tolist()
+    return shared_layout(lengths[: len(each)], lengths[len(each) :], each, spare, device)
 
 
 @torch.compiler.disable  # lengths change with every batch: compiling them would never end
@@ -89,7 +122,7 @@ def documents_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
-    documents: tuple[Group, ...] | None = None,
+    documents: tuple[Group, ...] | Layout | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
     **kwargs: Any,
@@ -107,23 +140,32 @@ def documents_attention(
             )
         return _softcapped(query, key, value, attention_mask, scaling, softcap, key.shape[1]), None
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    how = Settings(causal, dropout, scaling, softcap, sliding_window)
     heads = query.shape[1] // key.shape[1]
     states = [x[0].transpose(0, 1) for x in (query, repeat_kv(key, heads), repeat_kv(value, heads))]
     if query.device.type == "cpu":
         # Half precision backward of the CPU kernel was measured 3 times slower than float32.
         states = [x.float() for x in states]
-    pieces = []
     with torch.autocast(query.device.type, enabled=False):
-        # `split`: the backward of slices would fill and add a full row of zeros for each of them
-        parts = zip(*(x.split([group.tokens for group in documents]) for x in states), strict=True)
-        for group, part in zip(documents, parts, strict=True):
-            q, k, v = (_unpack(x, group) for x in part)
-            mask = _window(group.length, sliding_window, q.device) if causal else None
-            if not causal and group.real is not None:
-                mask = _keys(group, q.device)
-            out = _attend(q, k, v, mask, causal, dropout, scaling, softcap)
-            pieces.append(_pack(out, group))
-    return torch.cat(pieces).unsqueeze(0).to(query.dtype), None
+        if isinstance(documents, tuple):
+            out = within(states, documents, how)
+        else:
+            out = documents.within(states, how)
+    return out.unsqueeze(0).to(query.dtype), None
+
+
+def within(states: Sequence[Tensor], documents: Sequence[Group], how: Settings) -> Tensor:
+    """Queries, keys and values [T, H, D] -> attention of each document to itself [T, H, D]."""
+    pieces = []
+    # `split`: the backward of slices would fill and add a full row of zeros for each of them
+    parts = zip(*(x.split([group.tokens for group in documents]) for x in states), strict=True)
+    for group, part in zip(documents, parts, strict=True):
+        q, k, v = (unpack(x, group) for x in part)
+        mask = _window(group.length, how.window, q.device) if how.causal else None
+        if not how.causal and group.real is not None:
+            mask = _keys(group, q.device)
+        pieces.append(pack(attend(q, k, v, mask, how), group))
+    return torch.cat(pieces)
 
 
 def _refuse_lost_layout(mask: Tensor | None, query: Tensor) -> None:
@@ -133,7 +175,7 @@ def _refuse_lost_layout(mask: Tensor | None, query: Tensor) -> None:
         )
 
 
-def _unpack(x: Tensor, group: Group) -> Tensor:
+def unpack(x: Tensor, group: Group) -> Tensor:
     """Tokens of a group [t, H, D] -> [n, H, L, D]."""
     if group.real is not None:
         empty = x.new_zeros(group.documents * group.length, *x.shape[1:])
@@ -141,7 +183,7 @@ def _unpack(x: Tensor, group: Group) -> Tensor:
     return x.unflatten(0, (group.documents, group.length)).transpose(1, 2)
 
 
-def _pack(x: Tensor, group: Group) -> Tensor:
+def pack(x: Tensor, group: Group) -> Tensor:
     """[n, H, L, D] -> tokens of a group [t, H, D]."""
     x = x.transpose(1, 2).flatten(0, 1)
     return x if group.real is None else x.index_select(0, group.real)
@@ -154,23 +196,15 @@ def _keys(group: Group, device: torch.device) -> Tensor:
     return real.index_fill(0, group.real, True).view(group.documents, 1, 1, group.length)
 
 
-def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    causal: bool,
-    dropout: float,
-    scaling: float | None,
-    softcap: float | None,
-) -> Tensor:
-    if softcap is None:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, how: Settings) -> Tensor:
+    """Queries [n, H, L, D], keys and values [n, H, S, D] -> [n, H, L, D]; a mask is all there is of it."""
+    if how.softcap is None:
         return scaled_dot_product_attention(
-            q, k, v, mask, dropout, is_causal=causal and mask is None, scale=scaling
+            q, k, v, mask, how.dropout, is_causal=how.causal and mask is None, scale=how.scaling
         )
-    if mask is None and causal:
+    if mask is None and how.causal:
         mask = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
-    return _softcapped(q, k, v, mask, scaling, softcap, k.shape[1]).transpose(1, 2)
+    return _softcapped(q, k, v, mask, how.scaling, how.softcap, k.shape[1]).transpose(1, 2)
 
 
 def _softcapped(

@@ -38,8 +38,8 @@ class Rewarding:
 
     def __init__(self, settings: GRPO) -> None:
         self.settings = settings
-        given = {name: _options(name, value) for name, value in settings.rewards.items()}
-        given = {name: value for name, value in given.items() if value is not None}
+        wanted = {name: value for name, value in settings.rewards.items() if value is not None}
+        given = {name: _options(name, value) for name, value in wanted.items()}
         if not given:
             raise UserError(
                 "answers are compared by no reward.",
@@ -202,10 +202,8 @@ class Rewarding:
             stream.writelines(lines)
 
 
-def _options(name: str, value: Any) -> dict[str, Any] | None:
-    """Weight and options of a reward; None for one that is set to null."""
-    if value is None:
-        return None
+def _options(name: str, value: Any) -> dict[str, Any]:
+    """Weight and options of a reward."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
