@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from ftcli.deltas.delta import Delta, refuse_mixed
+from ftcli.deltas.product import PREFIX, is_second
 from ftcli.errors import UserError
 
 Outside = Literal["alpha", "by_position"]
@@ -28,8 +29,6 @@ def positions(anatomy: Any, names: Sequence[str]) -> dict[str, tuple[int, int] |
     Blocks are those of the model, whatever digits a name has besides (`layers.3.mlp.0.weight`).
     An adapter's names carry PEFT's prefix.
     """
-    from ftcli.deltas.product import PREFIX
-
     found: dict[str, tuple[int, int] | None] = {}
     for name in names:
         inner = name.removeprefix(PREFIX)
@@ -61,9 +60,9 @@ def scaled(
         anatomy = delta.source.anatomy
     factors = _factors(delta, alpha, beta, outside, anatomy)
     if delta.kind == "adapter":
-        if not any("lora_B" in name or "lora_embedding_B" in name for name in delta.shapes):
+        if not any(is_second(name) for name in delta.shapes):
             raise UserError("only a LoRA can be scaled by depth through its factors.", "--kind")
-        factors = {n: f if "_B" in n.rpartition("lora")[2] else 1.0 for n, f in factors.items()}
+        factors = {name: f if is_second(name) else 1.0 for name, f in factors.items()}
     return delta.map(
         lambda name, tensor: tensor * factors[name],
         f"LiNeS: alpha {alpha:g}, beta {beta:g}, outside {outside}",

@@ -49,6 +49,20 @@ def multiplied(factors: Delta) -> Delta:
     )
 
 
+def strengthened(delta: Delta, factor: float) -> Delta:
+    """A change `factor` times as strong: of a LoRA's factors the second alone is multiplied."""
+    if not any(is_second(name) for name in delta.shapes):
+        return delta.scale(factor)
+    return delta.map(
+        lambda name, own: own * factor if is_second(name) else own, f"{factor:g} times as strong"
+    )
+
+
+def is_second(name: str) -> bool:
+    """Whether a tensor is the factor B of a LoRA."""
+    return any(name.endswith(second) for second in FACTORS.values())
+
+
 def _pairs(factors: Delta) -> Any:
     """Name of the base's tensor -> names of A and B, the scaling, and whether B A is its transpose."""
     assert factors.source is not None

@@ -59,14 +59,14 @@ def save(
     dtype: torch.dtype = torch.float32,
     coded: bytes | None = None,
     force: bool = False,
-    places: Mapping[str, str] | None = None,
+    at: Mapping[str, str] | None = None,
 ) -> int:
     """Write a delta; returns the bytes of its tensors.
 
     Args:
         dtype: of the tensors on disk.
         coded: a ternary delta's bytes, which take the place of tensors.
-        places: where its `base` and its `run` lie, for those who apply it.
+        at: where its `base` and its `run` lie, for those who apply it.
 
     Raises:
         UserError: the folder exists and has content (without `force`).
@@ -79,11 +79,11 @@ def save(
         else:
             size = (unfinished / TERNARY).write_bytes(coded)
         keep_files(delta.source, unfinished / FILES)
-        atomic.write_json(unfinished / RECORD, record(delta) | {"places": dict(places or {})})
+        atomic.write_json(unfinished / RECORD, record(delta) | {"places": dict(at or {})})
     return size
 
 
-def origin(path: str | Path) -> dict[str, str]:
+def places(path: str | Path) -> dict[str, str]:
     """Where the base, and the run if there is one, of a saved delta lie."""
     return json.loads((Path(path) / RECORD).read_text(encoding="utf-8")).get("places", {})
 

@@ -9,6 +9,7 @@ from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.bench import Bench
 from ftcli.deltas.delta import Delta
 from ftcli.deltas.difference import of_model, refuse_misfits
+from ftcli.deltas.product import strengthened
 from ftcli.deltas.weights import Lazy
 
 
@@ -22,7 +23,7 @@ def transferred(delta: Delta, target: Artefact, scale: float = 1.0) -> Lazy:
         UserError: a shape differs, rows of tokens apart.
     """
     if delta.kind == "adapter":
-        return (delta if scale == 1 else delta.scale(scale)).adapter()
+        return (delta if scale == 1 else strengthened(delta, scale)).adapter()
     wanted = {name: (shape, delta.dtype) for name, shape in delta.shapes.items()}
     refuse_misfits(wanted, target.weights.layout, target, str(target.folder))
     return delta.added(target.weights, scale)

@@ -72,7 +72,8 @@ def test_a_soup_of_an_adapter_and_a_model_is_refused_and_one_of_adapters_is_a_mo
     made = call(
         capsys, "delta", "soup", lora, lora, "--recipe", "uniform", "--to", tmp_path / "soup"
     )
-    assert made["figures"]["eval.loss of the soup"] == pytest.approx(loss(capsys, lora), abs=1e-3)
+    assert "ingredients" in made["figures"]
+    assert loss(capsys, tmp_path / "soup") == pytest.approx(loss(capsys, lora), abs=1e-3)
     assert (tmp_path / "soup" / "model" / "config.json").exists()
     assert run(["delta", "soup", str(lora), str(full), "--to", str(tmp_path / "no")]) == 2
     assert "cannot be put together" in capsys.readouterr().err
@@ -86,6 +87,27 @@ def test_a_change_moves_to_another_base(lora, full, tmp_path, capsys):
     config = json.loads((tmp_path / "moved" / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(target)
     assert loss(capsys, tmp_path / "moved") > 0
+
+
+def test_numbers_are_chosen_on_held_out_rows(lora, full, tmp_path, capsys):
+    made = call(
+        capsys, "delta", "prune", lora, "--p", "0.5", "--method", "darex_q", "--search", "output",
+        "--step", "0.5", "--to", tmp_path / "a",
+    )  # fmt: skip
+    assert 0.05 < made["figures"]["q"] <= 1.5
+    made = call(capsys, "delta", "scale", full, "--control", full, "--to", tmp_path / "b")
+    tried = {k: v for k, v in made["figures"].items() if k.startswith("gamma")}
+    assert len(tried) == 11 and made["figures"]["alpha"] + made["figures"]["beta"] == 1
+    made = call(capsys, "delta", "soup", lora, lora, "--split", "test", "--to", tmp_path / "c")
+    assert made["figures"]["eval.loss on test"] > 0
+
+
+def test_a_factor_is_of_the_change_and_not_of_both_factors(lora, tmp_path, capsys):
+    from ftcli.deltas.delta import Delta
+
+    call(capsys, "delta", "apply", lora, "--scale", "0.5", "--to", tmp_path / "half")
+    whole, half = (Delta.of(path, product=True) for path in (lora, tmp_path / "half"))
+    assert half.norm() == pytest.approx(whole.norm() / 2, rel=1e-5)
 
 
 def test_nothing_is_written_over(lora, tmp_path, capsys):

@@ -1,0 +1,120 @@
+"""A source of `ftcli delta`: its change, what it began from, and the run that can judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftcli.deltas import storage
+from ftcli.deltas.artefact import Artefact
+from ftcli.deltas.bench import Bench
+from ftcli.deltas.delta import Delta
+from ftcli.deltas.publish import Result, publish
+from ftcli.deltas.weights import Lazy
+from ftcli.errors import UserError
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, in figures, and the next command."""
+
+    folder: str
+    bytes: int
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    then: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for --json."""
+        return asdict(self)
+
+
+class Source:
+    """A run, a model or adapter folder, or a saved delta.
+
+    Args:
+        base: what it was trained from, where it does not say so itself.
+        product: of a LoRA, the change of the base's matrices.
+
+    Raises:
+        UserError: there is nothing of that kind, or no base.
+    """
+
+    def __init__(self, path: str, base: str | None = None, product: bool = False) -> None:
+        self.path = path
+        self.run = Path(path) if (Path(path) / "config.yaml").exists() else None
+        places = storage.places(path) if storage.is_delta(path) else {}
+        if Path(places.get("run", "")).joinpath("config.yaml").exists() and "run" in places:
+            self.run = Path(places["run"])
+        named = base or places.get("base")
+        if named is None and storage.is_delta(path):
+            raise UserError(f"{path} does not say where its base lies.", "--base")
+        self.base = Artefact.open(named) if named else Artefact.open(path).base
+        self.delta = Delta.of(path, base, product)
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where base and run lie, for a saved delta."""
+        run = {"run": str(self.run.resolve())} if self.run else {}
+        return {"base": str(self.base.folder.resolve()), **run}
+
+    @property
+    def files(self) -> list[Path]:
+        """The small files of what was finetuned."""
+        return self.delta.source.others if self.delta.source is not None else []
+
+    def tensors(self, delta: Delta) -> Lazy:
+        """What the model or adapter is with a changed delta."""
+        return delta.apply(self.base)
+
+    def bench(self, metric: str) -> Bench:
+        """The run as a judge.
+
+        Raises:
+            UserError: the source is no run.
+        """
+        if self.run is None:
+            raise UserError(
+                f"{self.path} is no run, so there are no held-out rows to judge by.",
+                fix="give the run directory",
+            )
+        return Bench(self.run, self.delta.kind, metric)
+
+    def write(
+        self, delta: Delta, to: str, force: bool, figures: Mapping[str, Any] | None = None
+    ) -> Report:
+        """Base plus a changed delta, as a run if this is one."""
+        files = [self.files] if delta.kind == "adapter" else [self.base.others, self.files]
+        record = storage.record(delta) | {"figures": dict(figures or {})}
+        result = Result(delta.kind, self.tensors(delta), tuple(files), self.run, record=record)
+        done = publish(result, to, force)
+        return Report(to, done["bytes"], dict(figures or {}), self.next(to))
+
+    def next(self, to: str) -> str:
+        """The command that judges what was written."""
+        return f"ftcli eval {to}" if self.run else f"ftcli eval {to} --config JOB"
+
+
+def finished_runs(sources: Sequence[str]) -> list[str]:
+    """Run directories; of a sweep's folder its finished trials.
+
+    Raises:
+        UserError: fewer than two are finished.
+    """
+    from ftcli.run.trial import finished
+
+    found: list[str] = []
+    for source in sources:
+        inside = sorted(Path(source).glob("*/config.yaml"))
+        if (Path(source) / "config.yaml").exists() or not inside:
+            found.append(source)
+        else:
+            runs = [file.parent for file in inside if not file.parent.is_symlink()]
+            found += [str(run) for run in runs if finished(run)]
+    if len(found) < 2:
+        raise UserError(
+            f"a soup takes two models or more; there is {len(found)} that is finished.",
+            fix="ftcli delta soup sweeps/NAME/latest --to FOLDER",
+        )
+    return found

@@ -1,0 +1,59 @@
+"""Measures of weight arithmetic find the runs beside one, and hold what is exact on real runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ftcli.deltas.measuring import beside, name_of, opened, partner
+from ftcli.reproduce.measure import Absent, value
+
+
+def placed(run: Path, folder: Path, name: str) -> Path:
+    """A copy of a run under the name that a recipe gives it."""
+    target = folder / name
+    shutil.copytree(run, target, symlinks=True)
+    config = target / "config.yaml"
+    lines = config.read_text().splitlines()
+    lines = [f"  name: {name}" if line.startswith("  name: ") else line for line in lines]
+    config.write_text("\n".join(lines) + "\n")
+    return target
+
+
+@pytest.fixture(scope="module")
+def family(full_run, other_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("family")
+    pairs = (("low-0", full_run), ("high-0", other_run), ("scratch-0", other_run))
+    return [placed(run, folder, name) for name, run in (*pairs, ("low-1", other_run))]
+
+
+def test_runs_of_a_recipe_stand_beside_each_other(family):
+    assert [name_of(run) for run in family][:2] == [("low", "0"), ("high", "0")]
+    assert partner(family[0], "high") == family[1] and len(beside(family[0])) == 4
+    with pytest.raises(Absent, match="no finished run of other"):
+        partner(family[0], "other")
+
+
+def test_a_soup_is_of_one_seed_and_one_start(family):
+    assert value("soup_pot", family[0]) == 2
+    assert value("soup_held_out_gain", family[0]) <= 1e-6
+
+
+def test_what_is_exact_holds(full_run, lora_run, tmp_path):
+    full, lora = (placed(run, tmp_path, name) for run, name in ((full_run, "a"), (lora_run, "b")))
+    assert value("lines_limits_error", full) <= 1e-12
+    assert value("compeft_faults", lora) == 0
+    assert value("compeft_times_smaller", lora) > 15
+    assert value("compeft_over_golomb", lora) == pytest.approx(1, abs=0.02)
+    assert value("compeft_qlora_7b_mb", lora) == pytest.approx(6.78, abs=0.01)
+
+
+def test_a_run_as_it_is_has_the_loss_it_was_judged_with(full_run):
+    from ftcli.run.rundir import RunDir
+
+    one = opened(full_run)
+    said = RunDir(full_run).result()["metrics"]["eval.loss"]
+    assert one.loss(one.delta, "validation") == pytest.approx(said, abs=1e-5)
+    assert one.control_loss(one.delta) >= one.control_loss(one.delta.scale(0.0)) - 0.05
