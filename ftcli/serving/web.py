@@ -77,7 +77,16 @@ def page(chat: Chat) -> Any:
     return library.ChatInterface(
         reply,
         # as text: what a model writes must not make the browser fetch a picture from anywhere
-        chatbot=library.Chatbot(render_markdown=False, show_label=False, buttons=["copy"]),
+        chatbot=library.Chatbot(
+            render_markdown=False, show_label=False, buttons=["copy"], height="65vh"
+        ),
+        textbox=library.Textbox(
+            placeholder="a prompt; Shift+Enter for a new line",
+            show_label=False,
+            max_lines=20,
+            submit_btn=True,
+            stop_btn=True,
+        ),
         title=chat.run.dir.path.parent.name if chat.run.dir else "ftcli",
         description="What is said before is part of the prompt."
         if talks
