@@ -47,13 +47,11 @@ class KSeed(MeZO):
         seed: int | None = None,
         copies: int = 2**20,
     ) -> None:
-        if weight_decay:
-            raise ValueError(
-                f"weight_decay={weight_decay}: sums of scalars hold no decay, set it to 0"
-            )
         if not 1 <= pool <= SEEDS or clip < 0:
             raise ValueError(f"pool={pool}, clip={clip}: pool must be positive, clip not negative")
-        super().__init__(params, lr=lr, eps=eps, seed=seed, copies=copies)
+        super().__init__(params, lr, weight_decay, eps, seed=seed, copies=copies, no_decay=())
+        if any(group["weight_decay"] for group in self.param_groups):
+            raise ValueError("sums of scalars hold no decay: set optimizer.weight_decay to 0")
         self.clip = clip
         self.pool = candidates(pool, pool_seed)
         self.probabilities: Tensor | None = None  # [K]; None: uniform

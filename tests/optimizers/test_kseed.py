@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from ftcli.errors import UserError
 from ftcli.optimizers.kseed import KSeed, candidates
 from ftcli.optimizers.mezo import SEEDS, MeZO
+from ftcli.optimizers.replay import Replayable
 
 
 def parameters():
@@ -89,3 +91,5 @@ def test_candidates_are_drawn_by_their_probabilities():
 def test_what_sums_cannot_hold_is_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         KSeed(parameters(), **options)
+    with pytest.raises(UserError, match="weight_decay"):
+        Replayable("ftcli.optimizers.kseed.KSeed", weight_decay=0.1).build(parameters(), "cpu")

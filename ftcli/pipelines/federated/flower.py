@@ -10,6 +10,7 @@ import importlib.util
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ftcli.pipelines.federated.client import Client
 
 RECORD, BODY, NUMBER = "round", "body", "client"
+PATIENCE = 600  # seconds until all nodes must be there
 
 
 class Flower:
@@ -47,31 +49,32 @@ class Flower:
 
         logging.getLogger("flwr").setLevel(logging.WARNING)
         done: list[Any] = []
-        server = ServerApp()
+        server, clients = ServerApp(), int(self.config["pipeline"]["clients"])
 
         @server.main()
         def serve(grid: Any, context: Any) -> None:
-            done.append(work(_Grid(grid)))
+            done.append(work(_Grid(grid, clients)))
 
         run_simulation(
-            server, _client_app(self.config), num_supernodes=self.config["pipeline"]["clients"],
+            server, _client_app(self.config), num_supernodes=clients,
             backend_config={"client_resources": _resources()},
         )  # fmt: skip
         return done[0]
 
 
 class _Grid:
-    """Sends the messages of a round over Flower's grid, and counts what it makes of them."""
+    """Sends the messages of a round over Flower's grid, and counts what it makes of them.
 
-    def __init__(self, grid: Any) -> None:
-        self.grid = grid
+    Args:
+        clients: nodes to wait for before the first round.
+    """
+
+    def __init__(self, grid: Any, clients: int) -> None:
+        self.grid, self.clients = grid, clients
         self._nodes: dict[int, int] = {}  # client -> node of Flower
 
     def __call__(self, messages: Mapping[int, bytes]) -> Mail:
-        if not self._nodes:
-            asked = [_message({}, node, "query") for node in self.grid.get_node_ids()]
-            answers = self._sent(asked)
-            self._nodes = {a.content[RECORD][NUMBER]: a.metadata.src_node_id for a in answers}
+        self._nodes = self._nodes or self._met()
         sent = [
             _message({BODY: body}, self._nodes[client], "train")
             for client, body in messages.items()
@@ -79,6 +82,21 @@ class _Grid:
         answers = self._sent(sent)
         replies = {a.content[RECORD][NUMBER]: a.content[RECORD][BODY] for a in answers}
         return Mail(replies, _size(sent), _size(answers))
+
+    def _met(self) -> dict[int, int]:
+        """All nodes, once they are there, by the client that each of them is."""
+        until = time.monotonic() + PATIENCE
+        while len(nodes := list(self.grid.get_node_ids())) < self.clients:
+            if time.monotonic() > until:
+                raise UserError(
+                    f"only {len(nodes)} of {self.clients} clients came within {PATIENCE} s.",
+                    where="pipeline.engine=flower",
+                    fix="lower pipeline.clients, or pipeline.engine=local",
+                    code=FAILED,
+                )
+            time.sleep(0.2)
+        answers = self._sent([_message({}, node, "query") for node in nodes])
+        return {a.content[RECORD][NUMBER]: a.metadata.src_node_id for a in answers}
 
     def _sent(self, messages: list[Any]) -> list[Any]:
         answers = list(self.grid.send_and_receive(messages))
