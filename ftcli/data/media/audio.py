@@ -120,7 +120,7 @@ def _samples(content: Array, item: Item) -> Array:
 
 def _file(content: bytes, item: Item) -> tuple[Array, int]:
     """Samples [n] and their rate."""
-    if not item.origin.lower().split(" ")[0].endswith(".wav"):
+    if content[:4] != b"RIFF":
         return _by_soundfile(content, item)
     try:
         with wave.open(io.BytesIO(content)) as file:

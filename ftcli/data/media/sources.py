@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from ftcli.data.media.items import Item, named, split_name
 from ftcli.data.rows import Row
+from ftcli.data.sources import hub
 from ftcli.errors import UserError
 
 ASSETS = Path(__file__).parents[2] / "assets" / "media"
@@ -24,13 +25,15 @@ class Source:
     """The items of one path.
 
     Args:
-        path: a folder of class folders, a zip of such, an .npz, a .jsonl with a column `path`, or
-            asset:NAME for a set that ships.
+        path: a folder of class folders, a zip of such, an .npz, a .jsonl with a column `path`,
+            asset:NAME for a set that ships, or a hub id.
         suffixes: endings of the files that are meant.
         label: array or column with the class; null: `labels` of arrays, `label` of a table.
         group: array or column with the group; null: none.
         pattern: see `ftcli.data.media.items.named`.
-        array: which array of an .npz holds the examples; null: the only one of two or more axes.
+        array: which array of an .npz, or column of a hub's data set, holds the examples; null: the
+            only one of two or more axes, the first of images or sounds.
+        splits: which are read where they are apart, as on a hub.
 
     Raises:
         UserError: nothing is there, or it is not understood.
@@ -44,10 +47,13 @@ class Source:
         group: str | None = None,
         pattern: str | None = None,
         array: str | None = None,
+        splits: Sequence[str] = ("train",),
     ) -> None:
         self.path, self.suffixes, self.array = path, suffixes, array
         self.label, self.group, self.pattern = label, group, pattern
-        self.place = _place(path)
+        self.splits = splits
+        self.hub = "/" in path and hub.is_id(path) and not Path(path).exists()
+        self.place = Path(path) if self.hub else _place(path)
         if pattern is not None and "label" not in _groups(pattern):
             raise UserError(
                 f"{pattern!r} has no group called label.",
@@ -65,13 +71,19 @@ class Source:
 
     @property
     def licence(self) -> str | None:
-        """What a LICENSE.md beside it says."""
+        """What a LICENSE.md beside it says, or the hub."""
+        if self.hub:
+            return hub.Hub(self.path, self.splits[0]).dataset.info.license or None
         from ftcli.data.sources.files import licence
 
         return licence(self.place if self.place.is_dir() else self.place.parent)
 
     def _items(self) -> Iterator[Item]:
         kinds = {".npz": self._arrays, ".zip": self._zipped}
+        if self.hub:
+            from ftcli.data.media.hub import items
+
+            return items(self.path, self.splits, self.array, self.label, self.group)
         if self.place.is_dir():
             return self._files()
         if re.search(r"\.jsonl(\.gz)?$", self.place.name):

@@ -95,7 +95,7 @@ class SublayerLayer(TunerLayer):
         for name in self.active():
             placement, residual = self.forms[name]
             parallel = placement == "parallel"
-            block = self.sublayer_adapter[name]
+            block: Any = self.sublayer_adapter[name]
             change = block((x if parallel else out).to(block.up.weight.dtype)).to(out.dtype)
             out = out + change if parallel or residual else change
         return (out, *given[1:]) if isinstance(given, tuple) else out
@@ -115,7 +115,7 @@ class SublayerModel(Tuner):
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         return peft_config  # no list by model family: `_prepare_model` sees the model itself
 
-    def _prepare_model(self, peft_config: SublayerConfig, model: nn.Module) -> None:
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         if peft_config.target_modules is not None:
             return
         found = list(sublayers(model, peft_config.sites))

@@ -114,7 +114,7 @@ class TokenPromptsModel(Tuner):
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         return peft_config  # no list by model family: `_prepare_model` sees the model itself
 
-    def _prepare_model(self, peft_config: TokenPromptsConfig, model: nn.Module) -> None:
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         anatomy = Anatomy(model)
         if any(stack.role == "decoder" for stack in anatomy.stacks):
             raise UserError(

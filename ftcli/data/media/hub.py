@@ -1,0 +1,79 @@
+"""Labelled images and sounds of a data set on the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ftcli.data.media.items import Item, split_name
+from ftcli.data.sources.hub import Hub
+from ftcli.errors import UserError
+
+
+def items(
+    path: str, splits: Sequence[str], column: str | None, label: str | None, group: str | None
+) -> Iterator[Item]:
+    """The examples of some splits of a hub data set, still encoded.
+
+    Args:
+        column: with the examples; null: the first one of images or sounds.
+        label: column with the class; null: `label`.
+
+    Raises:
+        UserError: it cannot be had, or has no such split or column.
+    """
+    for split in splits:
+        source = Hub(path, split)
+        rows = source.dataset
+        key = column or _column(rows, path)
+        _refuse_missing(rows, [key, label or "label", *([group] if group else [])], path)
+        encoded = rows.cast_column(key, type(rows.features[key])(decode=False))
+        names = _names(rows, label or "label")
+        groups = [str(value) for value in rows[group]] if group else [""] * len(rows)
+        for row, name in enumerate(names):
+            yield Item(
+                _reader(encoded, key, row),
+                name,
+                f"{source.place}[{row}]",
+                f"{source.content}:{row}",
+                groups[row],
+                split_name(split),
+            )
+
+
+def _column(rows: Any, path: str) -> str:
+    kinds = ("Image", "Audio")
+    found = next((n for n, f in rows.features.items() if type(f).__name__ in kinds), None)
+    if found is None:
+        raise UserError(
+            f"{path} has no column of images or sounds; it has {', '.join(rows.features)}.",
+            where="data.path",
+        )
+    return str(found)
+
+
+def _refuse_missing(rows: Any, columns: list[str], path: str) -> None:
+    for column in columns:
+        if column not in rows.features:
+            raise UserError(
+                f"{path} has no column {column!r}; it has {', '.join(rows.features)}.",
+                where="data",
+                fix="data.label=COLUMN, data.array=COLUMN with the examples",
+            )
+
+
+def _names(rows: Any, label: str) -> list[str]:
+    """Class of each row, by the name that the data set gives its number."""
+    named = getattr(rows.features[label], "names", None)
+    return [str(named[value] if named else value) for value in rows[label]]
+
+
+def _reader(rows: Any, key: str, row: int) -> Any:
+    def read() -> bytes:
+        found = rows[row][key]
+        if found.get("bytes") is not None:
+            return bytes(found["bytes"])
+        with open(found["path"], "rb") as file:
+            return file.read()
+
+    return read

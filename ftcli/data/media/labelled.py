@@ -1,0 +1,141 @@
+"""The examples of one split, decoded, augmented and turned into batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ftcli.data.loader import Loader
+from ftcli.data.media.items import Item
+from ftcli.errors import UserError
+
+if TYPE_CHECKING:
+    from ftcli.data.examples import Examples
+
+Array = np.ndarray[Any, Any]
+
+
+class Labelled:
+    """The examples of one split.
+
+    Attributes:
+        labels: class number of each, int64 [n].
+    """
+
+    skipped = 0
+
+    def __init__(self, data: Examples, items: list[Item], names: list[str]) -> None:
+        self.data, self.items, self.names = data, items, names
+        self.processor: Any = None
+        numbers = {name: number for number, name in enumerate(names)}
+        strange = next((item for item in items if item.label not in numbers), None)
+        if strange is not None:
+            raise UserError(
+                f"class {strange.label!r} is none of the {len(names)} that are trained on.",
+                where=strange.origin,
+                fix="data.classes names those that are meant",
+            )
+        if not items:
+            raise UserError(
+                f"a split of {data.path} is empty.",
+                where="data",
+                fix="check data.classes, data.limit and the names of the splits",
+            )
+        self.labels = np.array([numbers[item.label] for item in items], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def lengths(self) -> Array:
+        """Examples have no length: ones, int64 [n]."""
+        return np.ones(len(self), dtype=np.int64)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of contents and classes in order."""
+        digest = hashlib.blake2b(digest_size=16)
+        for item in self.items:
+            digest.update(f"{item.digest}\0{item.label}\0".encode())
+        return digest.hexdigest()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Examples of each class."""
+        return dict(Counter(item.label for item in self.items))
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What planning asks of a prepared split."""
+        return {"supervised": len(self)}
+
+    def origin(self, index: int) -> str:
+        """File and row of an example."""
+        return self.items[index].origin
+
+    def summary(self) -> str:
+        """How many there are, for people."""
+        return f"{len(self):,} examples of {len(self.names)} classes"
+
+    def sample(self, processor: Any) -> str:
+        """The first example in words."""
+        return f"{self.items[0].origin}: {self.items[0].label}"
+
+    def view(self, row: int, seed: int, epoch: int | None) -> Array:
+        """One example; augmented where an epoch is given."""
+        example = self.data.decode(self.items[row], self.processor)
+        if epoch is None:
+            return example
+        random = np.random.default_rng([seed, epoch, row])
+        return self.data.augment(example, random, self.processor)
+
+    def batch(self, rows: Sequence[int], seed: int = 0, epoch: int | None = None) -> dict[str, Any]:
+        """Inputs of the model, labels int64 [B], row numbers and their count."""
+        views = [self.view(row, seed, epoch) for row in rows]
+        inputs = self.data.tensors(views, self.processor)
+        if epoch is not None:
+            randoms = [np.random.default_rng([seed, epoch, row, 1]) for row in rows]
+            inputs = self.data.mask(inputs, randoms)
+        labels = torch.from_numpy(self.labels[list(rows)])
+        return {"inputs": inputs, "labels": labels, "rows": list(rows), "count": len(rows)}
+
+
+class Rows(list[int]):
+    """Row numbers of a batch, and the epoch they are of, by which they are augmented."""
+
+    def __init__(self, rows: Sequence[int], epoch: int) -> None:
+        super().__init__(rows)
+        self.epoch = epoch
+
+
+class ExampleLoader(Loader):
+    """Batches of examples; the order is that of text rows which all have the same length."""
+
+    def __init__(
+        self,
+        examples: Labelled,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        rank: int,
+        world: int,
+        augmented: bool,
+    ) -> None:
+        order = {"seed": seed, "shuffle": shuffle, "rank": rank, "world": world}
+        super().__init__(examples, batch_size, "flat", **order)  # type: ignore[arg-type]
+        self.examples, self.augmented = examples, augmented
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Row numbers of each batch of an epoch."""
+        return [Rows(rows, epoch) for rows in super().batches(epoch)]
+
+    def batch(self, rows: Sequence[int]) -> dict[str, Any]:
+        """See `Labelled.batch`; rows that `batches` has not given are those of epoch 0."""
+        epoch = getattr(rows, "epoch", 0) if self.augmented else None
+        return self.examples.batch(rows, self.seed, epoch)
