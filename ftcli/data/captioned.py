@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
+from typing import Any, ClassVar
 
 from ftcli.data import holdout
+from ftcli.data.captions import COLUMNS, CaptionLoader, Captions
 from ftcli.data.loader import Loader
-from ftcli.data.pictures import picture
+from ftcli.data.pictures import grid
 from ftcli.data.rows import Item
 from ftcli.data.sources import Source, find, is_path
 from ftcli.errors import Problems, UserError
 
-COLUMNS = {"image": "image", "text": "text"}
 SPLITS = ("train", "validation", "test")
+ACROSS = 8  # images in a row of a preview
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a preview says of an image: file and line, and its caption."""
+
+    origin: str
+    text: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.origin}  {self.text}"
 
 
 @dataclass
@@ -41,6 +53,7 @@ class Captioned:
     test: str | None = None  # path or split that is judged at the end
     max_length: int = 77  # tokens of a caption; longer ones are cut, shorter ones padded
     limit: int | None = None  # read only the first rows of the training source
+    packing: ClassVar[str] = "none"  # each image is a row of its own
 
     def __post_init__(self) -> None:
         Problems.raise_if_any(list(self._contradictions()))
@@ -106,11 +119,19 @@ class Captioned:
         rank: int = 0,
         world: int = 1,
     ) -> Loader:
-        """Batches of a split: `rows`, `count`, `pixels` (bytes [B, 3, h, w]), `input_ids` [B, L] and
-        the empty caption `empty` [L]."""
+        """Batches of a split: `inputs` (`pixels`, bytes [B, 3, h, w], and `input_ids` [B, L]), the
+        empty caption `empty` [L], `rows` and `count`."""
         captions: Any = self.prepare(split, tokenizer)
         order = {"seed": seed, "shuffle": shuffle, "rank": rank, "world": world}
-        return _Batches(captions, batch_size, **order)  # type: ignore[arg-type]
+        return CaptionLoader(captions, batch_size, **order)  # type: ignore[arg-type]
+
+    def preview(self, split: str, tokenizer: Any, count: int, to: Path) -> list[Shown]:
+        """Write the first images of a split as a picture; returns their captions."""
+        captions = self.prepare(split, tokenizer)
+        rows = range(min(count, len(captions)))
+        images = captions.batch(list(rows))["inputs"]["pixels"]
+        grid(images, min(len(images), ACROSS), scale=max(1, 128 // self.size)).save(to)
+        return [Shown(captions.origins[row], captions.texts[row]) for row in rows]
 
     def describe(self, tokenizer: Any) -> dict[str, Any]:
         """What `data.json` keeps: source, counts, hashes."""
@@ -155,86 +176,6 @@ class Captioned:
         if is_path(str(place)):
             return find(str(place), "train", self.name, self.revision)
         return self._source("train").other(str(place))
-
-
-class Captions:
-    """One prepared split: captions as tokens, images by their places.
-
-    Attributes:
-        lengths: 1 a row: an image is what a batch counts.
-        fingerprint: content hash of rows, image files, size and tokens.
-    """
-
-    skipped = 0
-
-    def __init__(
-        self, data: Captioned, examples: list[dict[str, Any]], tokenizer: Any, source: Source
-    ) -> None:
-        self.rows = [example["row"] for example in examples]
-        self.origins = [example["origin"] for example in examples]
-        self.texts = [example["text"] for example in examples]
-        self.size, self.column = data.size, (COLUMNS | data.columns)["image"]
-        self.folder = Path(getattr(source, "paths", [Path(".")])[0]).parent
-        self.length = data.max_length
-        self.ids, self.empty = (self.tokens(tokenizer, texts) for texts in (self.texts, [""]))
-        self.lengths = np.ones(len(self.rows), dtype=np.int64)
-        self.fingerprint = self._hash(source)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """What planning asks of a prepared split."""
-        return {"supervised": len(self)}
-
-    def origin(self, row: int) -> str:
-        """File and line of a row."""
-        return self.origins[row]
-
-    def summary(self) -> str:
-        """How many there are, for people."""
-        return f"{len(self):,} images of {self.size} x {self.size} with captions"
-
-    def sample(self, tokenizer: Any) -> str:
-        """The first caption."""
-        return f"{self.origins[0]}: {self.texts[0]}"
-
-    def row(self, row: int) -> dict[str, Any]:
-        """Tokens and image (bytes [3, h, w]) of a row."""
-        values = self.rows[row]
-        image = picture(values[self.column], values.get("tile"), self.folder, self.size)
-        return {"input_ids": self.ids[row], "pixels": image}
-
-    def tokens(self, tokenizer: Any, texts: list[str]) -> torch.Tensor:
-        """Ids [n, length] of captions, cut or padded."""
-        found = tokenizer(texts, truncation=True, max_length=self.length, padding="max_length")
-        return torch.tensor(found["input_ids"], dtype=torch.int64)
-
-    def batch(self, rows: list[int]) -> dict[str, Any]:
-        """The tensors of these rows."""
-        pixels = torch.stack([self.row(row)["pixels"] for row in rows])
-        ids = self.ids[rows]
-        return {"rows": list(rows), "count": len(rows), "pixels": pixels, "input_ids": ids,
-                "empty": self.empty[0]}  # fmt: skip
-
-    def _hash(self, source: Source) -> str:
-        digest = hashlib.blake2b(source.content.encode(), digest_size=16)
-        digest.update(f"{self.size} {self.origins}".encode())
-        digest.update(self.ids.numpy().tobytes())
-        names = {v[self.column] for v in self.rows if isinstance(v[self.column], str)}
-        for name in sorted(names):
-            digest.update(f"{name} {(self.folder / name).stat().st_size}".encode())
-        return digest.hexdigest()
-
-
-class _Batches(Loader):
-    """A loader whose rows are images."""
-
-    def batch(self, rows: Any) -> dict[str, Any]:
-        """The tensors of these rows."""
-        captions: Any = self.tokens
-        return captions.batch(list(rows))
 
 
 def _lacks(item: Any, key: str, column: str) -> UserError:

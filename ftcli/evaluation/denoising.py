@@ -57,6 +57,6 @@ class Denoising:
             key = (0, JUDGED, time)
             noise = draws(batch["rows"], latents.shape[1:], count, key)[1].to(latents)
             times = torch.full((len(latents),), time)
-            found = errors(model, latents, batch["input_ids"], times, noise)
+            found = errors(model, latents, batch["inputs"]["input_ids"], times, noise)
             total += float(found.double().sum())
         return total

@@ -46,7 +46,7 @@ class ImageGrid:
         batch = self._batch(run)
         with judging(run) as model:
             drawn = as_bytes(draw(model, batch, self.steps, self.guidance))
-        images = self._beside(batch["pixels"], drawn) if "pixels" in batch else drawn
+        images = drawn if self.prompts else self._beside(batch["inputs"]["pixels"], drawn)
         folder = Path(run.dir.path) / "images"
         folder.mkdir(exist_ok=True)
         grid(images, self.columns, scale=self.scale).save(
@@ -59,7 +59,8 @@ class ImageGrid:
         if not self.prompts:
             return captions.batch(list(range(min(self.count, len(captions)))))
         ids = captions.tokens(run.tokenizer, self.prompts)
-        return {"rows": list(range(len(ids))), "input_ids": ids, "empty": captions.empty[0]}
+        rows = list(range(len(ids)))
+        return {"rows": rows, "inputs": {"input_ids": ids}, "empty": captions.empty[0]}
 
     def _beside(self, real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
         """A row of real images, the row drawn for them, and so on."""
@@ -73,7 +74,7 @@ def draw(model: Any, batch: dict[str, Any], steps: int, guidance: float = 1.0) -
     parts = bare(model)
     shape = torch.Size(latent_shape(parts))
     noise = draws(batch["rows"], shape, 1, (0, JUDGED))[1].to(parts.device)
-    score = denoiser(model, batch["input_ids"], batch["empty"], guidance)
+    score = denoiser(model, batch["inputs"]["input_ids"], batch["empty"], guidance)
     return parts.decode(Ddim.of(parts.scheduler, steps).sample(noise, score))
 
 

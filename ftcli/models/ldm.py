@@ -95,6 +95,17 @@ class Ldm:
         """The denoiser's configuration."""
         return self._configs()[FOLDERS[DENOISER]]
 
+    def example_inputs(self, rows: int) -> dict[str, torch.Tensor]:
+        """Inputs of so many images as the denoiser was made for, to measure what a step keeps."""
+        configs = self._configs()
+        unet, text = configs[FOLDERS[DENOISER]], configs[FOLDERS[TEXT]]
+        edge = unet["sample_size"]
+        return {
+            "latents": torch.zeros(rows, unet["in_channels"], edge, edge),
+            "timesteps": torch.zeros(rows, dtype=torch.int64),
+            "input_ids": torch.zeros(rows, text["max_position_embeddings"], dtype=torch.int64),
+        }
+
     @property
     def name(self) -> str:
         """What messages call the model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ class Patches(nn.Module):
         Path(folder).mkdir(parents=True, exist_ok=True)
         config = {"_class_name": type(self).__name__, "factor": self.factor}
         (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+@dataclass
+class PartsConfig:
+    """Sizes as transformers names them; there is no vocabulary that logits would be of."""
+
+    hidden_size: int
+    num_labels: int = 1
+
+    def get_text_config(self) -> PartsConfig:
+        """Itself."""
+        return self
 
 
 class LatentDiffusion(nn.Module):
@@ -127,6 +140,11 @@ class LatentDiffusion(nn.Module):
     def predicts(self) -> str:
         """`epsilon` or `v_prediction`."""
         return self.scheduler.config.prediction_type
+
+    @property
+    def config(self) -> PartsConfig:
+        """What planning asks of a model's configuration."""
+        return PartsConfig(hidden_size=self.part(DENOISER).config.block_out_channels[-1])
 
     @property
     def device(self) -> torch.device:

@@ -57,7 +57,7 @@ class Diffusion(Objective):
         latents = parts.encode(pixels(batch, parts.device))
         key = (self._seed, self._step) if model.training else (0, JUDGED)
         times, noise, dropped = draws(batch["rows"], latents.shape[1:], len(parts.alphas), key)
-        ids = batch["input_ids"]
+        ids = batch["inputs"]["input_ids"]
         if model.training:
             empty = dropped < self.caption_dropout
             ids = torch.where(empty[:, None], batch["empty"], ids)
@@ -86,7 +86,7 @@ def errors(model: nn.Module, latents: Tensor, ids: Tensor, times: Tensor, noise:
 
 def pixels(batch: dict[str, Any], device: torch.device) -> Tensor:
     """Images [B, 3, h, w] in [-1, 1] of bytes."""
-    return batch["pixels"].to(device, non_blocking=True).float() / 127.5 - 1
+    return batch["inputs"]["pixels"].to(device, non_blocking=True).float() / 127.5 - 1
 
 
 def draws(

@@ -55,8 +55,9 @@ def test_another_split_of_the_source_is_the_test(tokenizer):
 def test_batches_hold_images_and_captions(tokenizer):
     loader = emoji().loader("train", tokenizer, 8, seed=1)
     batch = next(iter(loader))
-    assert batch["pixels"].shape == (8, 3, 32, 32) and batch["pixels"].dtype == torch.uint8
-    assert batch["input_ids"].shape == (8, 16) and batch["empty"].shape == (16,)
+    pixels, ids = batch["inputs"]["pixels"], batch["inputs"]["input_ids"]
+    assert pixels.shape == (8, 3, 32, 32) and pixels.dtype == torch.uint8
+    assert ids.shape == (8, 16) and batch["empty"].shape == (16,)
     assert batch["count"] == 8 and len(set(batch["rows"])) == 8
     assert loader.batches(0) != loader.batches(1) and sorted(sum(loader.batches(1), [])) == list(
         range(451)
@@ -107,3 +108,9 @@ def test_a_grid_has_every_image_in_its_place():
 
 def test_bytes_of_pixels_round():
     assert as_bytes(torch.tensor([-2.0, -1.0, 0.0, 1.0])).tolist() == [0, 0, 128, 255]
+
+
+def test_a_preview_is_a_picture_with_captions(tmp_path, tokenizer):
+    shown = emoji().preview("train", tokenizer, 3, tmp_path / "p.png")
+    assert [one.text for one in shown] == ["monkey face", "monkey", "gorilla"]
+    assert Image.open(tmp_path / "p.png").size == (3 * 34 * 4 + 8, 36 * 4)

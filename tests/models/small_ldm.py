@@ -45,6 +45,6 @@ def batch(rows=(0, 1), size: int = 8) -> dict:
     ids = torch.randint(3, 4000, (16, 6), generator=random)
     chosen = list(rows)
     return {
-        "rows": chosen, "count": len(chosen), "pixels": pixels[chosen], "input_ids": ids[chosen],
-        "empty": torch.zeros(6, dtype=torch.int64),
+        "inputs": {"pixels": pixels[chosen], "input_ids": ids[chosen]},
+        "empty": torch.zeros(6, dtype=torch.int64), "rows": chosen, "count": len(chosen),
     }  # fmt: skip

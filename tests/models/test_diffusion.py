@@ -27,7 +27,7 @@ def test_noise_and_velocity_imply_each_other():
 def test_samples_as_diffusers_does():
     from diffusers import DDIMScheduler
 
-    model, ids = small(), batch()["input_ids"]
+    model, ids = small(), batch()["inputs"]["input_ids"]
     theirs = DDIMScheduler.from_config(model.scheduler.config)
     theirs.set_timesteps(5)
     score = denoiser(model, ids)
@@ -85,7 +85,7 @@ def test_inversion_and_sampling_ask_at_the_same_timesteps():
 
 def test_guidance_of_one_is_the_caption_alone_and_of_zero_none():
     model, given = small(), batch()
-    x, ids, empty = torch.randn(2, 12, 4, 4), given["input_ids"], given["empty"]
+    x, ids, empty = torch.randn(2, 12, 4, 4), given["inputs"]["input_ids"], given["empty"]
     with torch.no_grad():
         plain = denoiser(model, ids)(x, 500)
         nothing = denoiser(model, empty.expand_as(ids))(x, 500)

@@ -45,9 +45,9 @@ def test_methods_see_only_the_parts_that_train():
 def test_an_adapter_goes_on_the_denoiser_and_begins_as_the_base():
     model, given = small(), batch()
     x, t = torch.randn(2, 12, 4, 4), torch.tensor([3, 700])
-    before = model(x, t, given["input_ids"])
+    before = model(x, t, given["inputs"]["input_ids"])
     wrapped = Peft(r=2, target_modules=["to_q", "to_v"]).prepare(model)
-    assert torch.equal(wrapped(x, t, given["input_ids"]), before)
+    assert torch.equal(wrapped(x, t, given["inputs"]["input_ids"]), before)
     trained = [n for n, p in wrapped.named_parameters() if p.requires_grad]
     assert trained and all("denoiser." in n and "lora" in n for n in trained)
     assert bare(wrapped) is model and isinstance(bare(wrapped), LatentDiffusion)

@@ -25,13 +25,13 @@ def test_values_are_mean_squared_errors_of_the_prediction(predicts):
     objective.before_step(SimpleNamespace(step=3))
     found = losses(objective, model, given)
     times, noise, _ = draws([0, 1], torch.Size((12, 4, 4)), 1000, (0, 3))
-    x = model.encode(given["pixels"].float() / 127.5 - 1)
+    x = model.encode(given["inputs"]["pixels"].float() / 127.5 - 1)
     for i in range(2):
         a = model.alphas[times[i]]
         noisy = a.sqrt() * x[i] + (1 - a).sqrt() * noise[i]
         wanted = noise[i] if predicts == "epsilon" else a.sqrt() * noise[i] - (1 - a).sqrt() * x[i]
         with torch.no_grad():
-            said = model(noisy[None], times[i : i + 1], given["input_ids"][i : i + 1])[0]
+            said = model(noisy[None], times[i : i + 1], given["inputs"]["input_ids"][i : i + 1])[0]
         assert found[i].item() == pytest.approx((said - wanted).square().mean().item(), rel=1e-4)
 
 
@@ -58,7 +58,7 @@ def test_steps_and_seeds_differ_in_training_and_not_in_judging():
 
 def test_all_captions_dropped_is_the_empty_caption():
     model, given = small().train(), batch()
-    emptied = given | {"input_ids": given["empty"].expand(2, -1)}
+    emptied = given | {"inputs": given["inputs"] | {"input_ids": given["empty"].expand(2, -1)}}
     assert torch.equal(
         losses(Diffusion(caption_dropout=1.0), model, given), losses(Diffusion(), model, emptied)
     )
@@ -77,7 +77,9 @@ def test_gradients_reach_the_denoiser_and_not_the_frozen_parts():
     assert all(p.grad is None for p in model.part("text_encoder").parameters())
     assert any(p.grad is not None for p in model.part("denoiser").parameters())
     x = torch.randn(2, 12, 4, 4)
-    found = errors(model, x, given["input_ids"], torch.tensor([0, 999]), torch.randn_like(x))
+    found = errors(
+        model, x, given["inputs"]["input_ids"], torch.tensor([0, 999]), torch.randn_like(x)
+    )
     assert found.shape == (2,)
 
 

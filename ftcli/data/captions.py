@@ -1,0 +1,105 @@
+"""A prepared split of images with captions, and its batches."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ftcli.data.loader import Loader
+from ftcli.data.pictures import picture
+from ftcli.data.sources import Source
+
+if TYPE_CHECKING:
+    from ftcli.data.captioned import Captioned
+
+#: What is read of a row -> the column it stands in, unless said otherwise.
+COLUMNS = {"image": "image", "text": "text"}
+
+
+class Captions:
+    """One prepared split: captions as tokens, images by their places.
+
+    Attributes:
+        lengths: 1 a row: an image is what a batch counts.
+        fingerprint: content hash of rows, image files, size and tokens.
+    """
+
+    skipped = 0
+
+    def __init__(
+        self, data: Captioned, examples: list[dict[str, Any]], tokenizer: Any, source: Source
+    ) -> None:
+        self.rows = [example["row"] for example in examples]
+        self.origins = [example["origin"] for example in examples]
+        self.texts = [example["text"] for example in examples]
+        self.size, self.column = data.size, (COLUMNS | data.columns)["image"]
+        self.folder = Path(getattr(source, "paths", [Path(".")])[0]).parent
+        self.length = data.max_length
+        self.ids, self.empty = (self.tokens(tokenizer, texts) for texts in (self.texts, [""]))
+        self.lengths = np.ones(len(self.rows), dtype=np.int64)
+        self.fingerprint = self._hash(source)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images; they have no classes."""
+        return {"image": len(self)}
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What planning asks of a prepared split."""
+        return {"supervised": len(self)}
+
+    def origin(self, row: int) -> str:
+        """File and line of a row."""
+        return self.origins[row]
+
+    def summary(self) -> str:
+        """How many there are, for people."""
+        return f"{len(self):,} images of {self.size} x {self.size} with captions"
+
+    def sample(self, tokenizer: Any) -> str:
+        """The first caption."""
+        return f"{self.origins[0]}: {self.texts[0]}"
+
+    def row(self, row: int) -> dict[str, Any]:
+        """Tokens and image (bytes [3, h, w]) of a row."""
+        values = self.rows[row]
+        image = picture(values[self.column], values.get("tile"), self.folder, self.size)
+        return {"input_ids": self.ids[row], "pixels": image}
+
+    def tokens(self, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+        """Ids [n, length] of captions, cut or padded."""
+        found = tokenizer(texts, truncation=True, max_length=self.length, padding="max_length")
+        return torch.tensor(found["input_ids"], dtype=torch.int64)
+
+    def batch(self, rows: list[int]) -> dict[str, Any]:
+        """The tensors of these rows."""
+        pixels = torch.stack([self.row(row)["pixels"] for row in rows])
+        ids = self.ids[rows]
+        inputs = {"pixels": pixels, "input_ids": ids}
+        return {"inputs": inputs, "empty": self.empty[0], "rows": list(rows), "count": len(rows)}
+
+    def _hash(self, source: Source) -> str:
+        digest = hashlib.blake2b(source.content.encode(), digest_size=16)
+        digest.update(f"{self.size} {self.origins}".encode())
+        digest.update(self.ids.numpy().tobytes())
+        names = {v[self.column] for v in self.rows if isinstance(v[self.column], str)}
+        for name in sorted(names):
+            digest.update(f"{name} {(self.folder / name).stat().st_size}".encode())
+        return digest.hexdigest()
+
+
+class CaptionLoader(Loader):
+    """A loader whose rows are images."""
+
+    def batch(self, rows: Any) -> dict[str, Any]:
+        """The tensors of these rows."""
+        captions: Any = self.tokens
+        return captions.batch(list(rows))

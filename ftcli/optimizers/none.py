@@ -1,0 +1,40 @@
+"""No optimizer: for runs that only judge, compute or draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ftcli.errors import UserError
+from ftcli.optimizers.library import LibraryOptimizer
+
+
+class Nothing(LibraryOptimizer):
+    """Moves nothing, and refuses a run that would take a step."""
+
+    def __init__(self) -> None:
+        super().__init__("torch.optim.SGD", lr=0.0)
+
+    def build(
+        self, named_parameters: Iterable[tuple[str, nn.Parameter]], device: torch.device | str
+    ) -> torch.optim.Optimizer:
+        """An optimizer over no parameter."""
+        self.optimizer = torch.optim.SGD([{"params": [], "initial_lr": 0.0}], lr=0.0)
+        return self.optimizer
+
+    def setup(self, run: Any) -> None:
+        """Check that no step is asked for.
+
+        Raises:
+            UserError: the run would take steps.
+        """
+        steps = run.trainer.steps(run)
+        if steps:
+            raise UserError(
+                f"optimizer=none cannot take {steps} steps.",
+                where="optimizer",
+                fix="trainer.max_steps=0, or optimizer=adamw",
+            )
