@@ -103,8 +103,11 @@ class Estimate:
     def memory(self, rows: float, checkpointing: bool | None = None) -> Memory:
         """The parts for micro-batches of `rows` full rows.
 
-        Every token of a row is taken as supervised, which is the most that can be.
+        Every token of a row is taken as supervised, which is the most that can be. Without a backward
+        pass nothing is kept for it.
         """
+        if not self.optimizer.uses_backward:
+            return self._forward_only(rows)
         again = self.checkpointing if checkpointing is None else checkpointing
         kept = _line(self.one.kept(again), self.two.kept(again), rows)
         block = _line(self.one.block, self.two.block, rows) if again else 0
@@ -124,13 +127,32 @@ class Estimate:
             accumulates=self.accumulates,
         )
 
+    def _forward_only(self, rows: float) -> Memory:
+        """Activations come and go; of the logits there are those of a chunk and their log-softmax."""
+        tokens = rows * self.row_tokens
+        logits = self.logits(tokens, copies=2)
+        largest = _line(self.one.largest, self.two.largest, rows)
+        return Memory(
+            weights=self.weights.base,
+            adapter=self.weights.adapter,
+            optimizer=self.optimizer.bytes,
+            gradients=0,
+            activations=0,
+            logits=logits,
+            transient=TRANSIENT * largest + self.weights.dequantised,
+            runtime=self.runtime,
+            allocator=0,
+            pageable=self.optimizer.pageable,
+            accumulates=False,
+        )
+
     def accumulating(self) -> Estimate:
         """The same job with gradients kept from one micro-batch to the next."""
         return replace(self, accumulates=True)
 
-    def logits(self, tokens: float) -> int:
-        """chunk x vocabulary x 4 bytes x 3, and hidden states of all supervised tokens, twice."""
-        held = min(tokens, self.chunk) * self.vocabulary * FLOAT32 * LOGIT_COPIES
+    def logits(self, tokens: float, copies: int = LOGIT_COPIES) -> int:
+        """chunk x vocabulary x 4 bytes x copies, and hidden states of all supervised tokens, twice."""
+        held = min(tokens, self.chunk) * self.vocabulary * FLOAT32 * copies
         return round(held + 2 * tokens * self.hidden * FLOAT32)
 
     def largest_rows(self, budget: float, checkpointing: bool | None = None) -> int:

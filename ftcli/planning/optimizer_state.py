@@ -28,10 +28,14 @@ SIDES = (128, 256)  # of the stand-ins of larger ones: large enough for 8-bit st
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """Bytes of all state; `pageable` is what may leave the GPU for the host when memory is short."""
+    """Bytes of all state; `pageable` is what may leave the GPU for the host when memory is short.
+
+    `uses_backward` is False for an optimizer that steps by losses alone.
+    """
 
     bytes: int
     pageable: int
+    uses_backward: bool = True
 
 
 def state_of(
@@ -47,30 +51,22 @@ def state_of(
         UserError: the optimizer cannot be built.
     """
     trained = list(trained)
-    said = _declared(optimizer, trained, device)
-    if said is not None:
-        return OptimizerState(said, 0)
+    named = [
+        (name, nn.Parameter(torch.empty(shape, dtype=dtype, device="meta")))
+        for name, shape, dtype in trained
+    ]
+    built = copy.deepcopy(optimizer).build(named, torch.device(device))
+    backward = getattr(built, "uses_backward", True)
+    if hasattr(built, "state_elements"):
+        said = sum(built.state_elements(p) * p.element_size() for _, p in named)
+        return OptimizerState(said, 0, backward)
     counted = Counter((shape, dtype) for _, shape, dtype in trained)
     wanted = {(shape, dtype) for key, dtype in counted for shape in _stand_ins(key)}
     measured, paged = _measure(optimizer, sorted(wanted, key=str), device)
     total = sum(
         number * _extrapolated(shape, dtype, measured) for (shape, dtype), number in counted.items()
     )
-    return OptimizerState(round(total), round(total) if paged else 0)
-
-
-def _declared(
-    optimizer: Any, trained: list[tuple[str, Shape, torch.dtype]], device: str
-) -> int | None:
-    """Bytes by the optimizer's own account; None where it gives none."""
-    named = [
-        (name, nn.Parameter(torch.empty(shape, dtype=dtype, device="meta")))
-        for name, shape, dtype in trained
-    ]
-    built = copy.deepcopy(optimizer).build(named, torch.device(device))
-    if not hasattr(built, "state_elements"):
-        return None
-    return sum(built.state_elements(p) * p.element_size() for _, p in named)
+    return OptimizerState(round(total), round(total) if paged else 0, backward)
 
 
 def _stand_ins(shape: Shape) -> list[Shape]:

@@ -94,6 +94,18 @@ def test_estimate_is_within_15_percent_of_a_real_step(overrides, autocast, check
     )
 
 
+@pytest.mark.parametrize("length", [32, 128])
+def test_without_backward_it_is_that_of_a_forward_pass(length):
+    job = draft("method=full", "model.quantization=none", "optimizer=mezo", "trainer.precision=fp32")
+    memory = estimate(job, length, machine(24e9, "cpu")).memory(4)
+    model = job.method.prepare(job.source.load("cpu")).eval()
+    own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
+    with Peak(own) as peak, torch.no_grad():
+        NextToken()(model, batch(4, length))
+    assert memory.gradients == memory.activations == memory.optimizer == 0
+    assert memory.total - memory.weights - memory.runtime == pytest.approx(peak.peak, rel=0.15)
+
+
 def test_bytes_of_a_quantised_base_are_those_of_the_loaded_model():
     job = draft()
     weights = weigh(job.model, "nf4")
