@@ -78,6 +78,11 @@ class Examples(ABC):
             UserError: it cannot be read; names file and row.
         """
 
+    @property
+    @abstractmethod
+    def moves(self) -> bool:
+        """Whether `augment` changes anything; what it leaves alone is computed once."""
+
     @abstractmethod
     def augment(self, example: Array, random: np.random.Generator, processor: Any) -> Array:
         """Another view of the same example."""

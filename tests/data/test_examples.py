@@ -146,3 +146,21 @@ def test_a_picture_of_the_examples_is_drawn(processor, tmp_path):
     assert [one.input for one in seen] == ["pixel_values [3, 32, 32]"] * 5
     with Image.open(tmp_path / "p" / "x.png") as image:
         assert image.size[0] > 800 and len(image.convert("L").getcolors(1 << 16)) > 50
+
+
+def test_inputs_that_never_change_are_computed_once(processor, monkeypatch):
+    rows = clothes(limit=20).prepare("train", processor)
+    first = rows.batch([3, 1, 3])["inputs"]["pixel_values"]
+    alone = processor(images=[rows.view(r, 0, None) for r in (3, 1, 3)], return_tensors="pt")
+    assert torch.equal(first, alone["pixel_values"])
+    monkeypatch.setattr(rows.data, "decode", lambda *_: pytest.fail("read again"))
+    assert torch.equal(rows.batch([1, 3], 5, 2)["inputs"]["pixel_values"], first[1:])
+
+
+def test_only_so_much_is_kept(processor):
+    rows = clothes(limit=20).prepare("train", processor)
+    rows._room = 1
+    whole = rows.batch(range(5))["inputs"]["pixel_values"]
+    assert len(rows._kept) == 1 and torch.equal(
+        rows.batch([4])["inputs"]["pixel_values"], whole[4:]
+    )

@@ -46,10 +46,13 @@ class Audio(Examples):
             sound, own = _file(content, item)
         return resample(sound, own, rate)
 
+    @property
+    def moves(self) -> bool:
+        """Whether sounds are shifted; masks come later."""
+        return self.shift > 0
+
     def augment(self, example: Array, random: np.random.Generator, processor: Any) -> Array:
         """Moved in time as `shift` says."""
-        if not self.shift:
-            return example
         most = self.shift * int(processor.sampling_rate) // 1000
         by = int(random.integers(-most, most + 1))
         silence = np.zeros(min(abs(by), len(example)), dtype=example.dtype)

@@ -35,6 +35,11 @@ class Images(Examples):
         content = item.read()
         return _array(content, item) if isinstance(content, np.ndarray) else _file(content, item)
 
+    @property
+    def moves(self) -> bool:
+        """Whether images are shifted or mirrored."""
+        return self.flip or self.crop > 0
+
     def augment(self, example: Array, random: np.random.Generator, processor: Any) -> Array:
         """Shifted and mirrored as the options say."""
         if self.flip and random.random() < 0.5:
