@@ -123,15 +123,16 @@ def _at_random(delta: Delta, keep: int, count: int, seed: int) -> list[torch.Ten
 
 def tuned(
     delta: Delta,
-    density: float,
+    densities: Sequence[float],
     loss: Callable[[Delta, str], float],
     rule: Rule = "std",
-    alphas: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0),
-) -> Delta:
-    """The compressed delta whose alpha has the least loss on the split `validation`."""
-    found = signs(delta, density, rule)
+    alphas: Sequence[float] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
+) -> tuple[Delta, ternary.Ternary]:
+    """The compressed delta whose density and alpha have the least loss on the split `validation`."""
+    found = {density: signs(delta, density, rule) for density in densities}
 
-    def scaled(alpha: float) -> Delta:
-        return restored(delta, found.scaled(alpha, rule), density, alpha)[0]
+    def scaled(density: float, alpha: float) -> tuple[Delta, ternary.Ternary]:
+        return restored(delta, found[density].scaled(alpha, rule), density, alpha)
 
-    return scaled(min(alphas, key=lambda alpha: loss(scaled(alpha), "validation")))
+    pairs = itertools.product(densities, alphas)
+    return scaled(*min(pairs, key=lambda pair: loss(scaled(*pair)[0], "validation")))

@@ -46,7 +46,9 @@ def test_what_is_exact_holds(full_run, lora_run, tmp_path):
     assert value("lines_limits_error", full) <= 1e-12
     assert value("compeft_faults", lora) == 0
     assert value("compeft_times_smaller", lora) > 15
-    assert value("compeft_over_golomb", lora) == pytest.approx(1, abs=0.02)
+    assert value("compeft_over_golomb", lora) == pytest.approx(
+        1, abs=0.04
+    )  # 3 steps: B is nearly 0
     assert value("compeft_qlora_7b_mb", lora) == pytest.approx(6.78, abs=0.01)
 
 

@@ -13,4 +13,4 @@ def compeft_loss_ratio(run: Path) -> float:
     from ftcli.deltas.measuring import opened
 
     one = opened(run)
-    return one.loss(tuned(one.delta, DENSITY, one.loss)) / one.trained
+    return one.loss(tuned(one.delta, [DENSITY], one.loss)[0]) / one.trained

@@ -13,4 +13,4 @@ def compeft_over_pruned(run: Path) -> float:
     from ftcli.deltas.measuring import opened
 
     one = opened(run)
-    return one.loss(tuned(one.delta, DENSITY, one.loss)) - one.loss(pruned(one.delta, DENSITY))
+    return one.loss(tuned(one.delta, [DENSITY], one.loss)[0]) - one.loss(pruned(one.delta, DENSITY))

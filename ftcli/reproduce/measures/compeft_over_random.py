@@ -13,5 +13,7 @@ def compeft_over_random(run: Path) -> float:
     from ftcli.deltas.measuring import opened
 
     one = opened(run)
-    largest, drawn = (one.loss(tuned(one.delta, DENSITY, one.loss, r)) for r in ("std", "random"))
+    largest, drawn = (
+        one.loss(tuned(one.delta, [DENSITY], one.loss, r)[0]) for r in ("std", "random")
+    )
     return largest - drawn

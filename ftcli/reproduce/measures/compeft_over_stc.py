@@ -14,4 +14,4 @@ def compeft_over_stc(run: Path) -> float:
 
     one = opened(run)
     stc = compress(one.delta, DENSITY, rule="mean")[0]
-    return one.loss(tuned(one.delta, DENSITY, one.loss)) - one.loss(stc)
+    return one.loss(tuned(one.delta, [DENSITY], one.loss)[0]) - one.loss(stc)
