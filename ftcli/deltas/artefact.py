@@ -45,7 +45,7 @@ class Artefact:
             return cls._of_run(folder)
         if not folder.is_dir():
             folder = _elsewhere(str(path))
-        for name, kind in _MARKS.items():
+        for name, kind in MARKS.items():
             if (folder / name).is_file():
                 return cls(folder, kind)
         raise UserError(
@@ -55,7 +55,7 @@ class Artefact:
 
     @classmethod
     def _of_run(cls, run: Path) -> Artefact:
-        for kind in _MARKS.values():
+        for kind in MARKS.values():
             if (run / kind).is_dir():
                 return cls(run / kind, kind, run)
         raise UserError(f"{run} has no final weights: it has not ended.", fix=f"ftcli resume {run}")
@@ -63,7 +63,7 @@ class Artefact:
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.json or adapter_config.json."""
-        name = next(name for name, kind in _MARKS.items() if kind == self.kind)
+        name = next(name for name, kind in MARKS.items() if kind == self.kind)
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     @cached_property
@@ -131,8 +131,15 @@ class Artefact:
             and file.name not in skipped
         )
 
+    @property
+    def tokenizer(self) -> list[Path]:
+        """Those that are no configuration of the model or the adapter."""
+        named = [file for file in self.others if not file.name.endswith("config.json")]
+        return named + [file for file in self.others if file.name == "tokenizer_config.json"]
 
-_MARKS: dict[str, Kind] = {"adapter_config.json": "adapter", "config.json": "model"}
+
+#: The file that says what a folder holds.
+MARKS: dict[str, Kind] = {"adapter_config.json": "adapter", "config.json": "model"}
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:

@@ -29,7 +29,7 @@ def diff(
     """Save finetuned minus base."""
     opened = Source(source, base, product)
     delta = opened.delta
-    size = storage.save(delta, to, dtype, force=force, at=opened.places)
+    size = storage.save(delta, to, dtype, force=force, at=opened.places, base=opened.base)
     figures = {"tensors": len(delta), "entries": delta.entries, "norm": delta.norm()}
     return Report(to, size, figures, f"ftcli delta apply {to} --to FOLDER")
 
@@ -94,7 +94,7 @@ def compress(
         figures = {metric: min(v for d, a, v in tried if (d, a) == (density, alpha))}
     changed, coded = compeft.compress(delta, density, alpha)
     data = ternary.write(coded, codec)
-    storage.save(changed, to, coded=data, force=force, at=opened.places)
+    storage.save(changed, to, coded=data, force=force, at=opened.places, base=opened.base)
     before = delta.entries * delta.dtype.itemsize
     figures |= {
         "density": density, "alpha": alpha, "scale": coded.scale, "entries": delta.entries,
@@ -163,10 +163,10 @@ def move(
     opened, there = Source(source, base), Artefact.open(target)
     tensors = transfer.transferred(opened.delta, there, factor)
     own, run = opened.files, opened.run
-    tokens = [file for file in own if not file.name.endswith("config.json") or "token" in file.name]
+    tokens = opened.delta.source.tokenizer if opened.delta.source is not None else []
     files: tuple[list[Path], ...]
     if opened.delta.kind == "adapter":
-        files, config = (own,), {"base_model_name_or_path": str(there.folder)}
+        files, config = (there.tokenizer, own), {"base_model_name_or_path": str(there.folder)}
     else:
         files, config = (there.others, tokens), transfer.changed_config(tensors, there)
         run = None if config else run  # a run's base has no rows for new tokens

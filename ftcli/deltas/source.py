@@ -85,9 +85,9 @@ class Source:
         self, delta: Delta, to: str, force: bool, figures: Mapping[str, Any] | None = None
     ) -> Report:
         """Base plus a changed delta, as a run if this is one."""
-        files = [self.files] if delta.kind == "adapter" else [self.base.others, self.files]
+        own = self.base.tokenizer if delta.kind == "adapter" else self.base.others
         record = storage.record(delta) | {"figures": dict(figures or {})}
-        result = Result(delta.kind, self.tensors(delta), tuple(files), self.run, record=record)
+        result = Result(delta.kind, self.tensors(delta), (own, self.files), self.run, record=record)
         done = publish(result, to, force)
         return Report(to, done["bytes"], dict(figures or {}), self.next(to))
 

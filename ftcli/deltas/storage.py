@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ftcli.deltas.artefact import Artefact
+from ftcli.deltas.artefact import MARKS, Artefact
 from ftcli.deltas.delta import Delta
 from ftcli.deltas.weights import FileWeights, Lazy, write
 from ftcli.errors import UserError
@@ -60,6 +60,7 @@ def save(
     coded: bytes | None = None,
     force: bool = False,
     at: Mapping[str, str] | None = None,
+    base: Artefact | None = None,
 ) -> int:
     """Write a delta; returns the bytes of its tensors.
 
@@ -67,6 +68,7 @@ def save(
         dtype: of the tensors on disk.
         coded: a ternary delta's bytes, which take the place of tensors.
         at: where its `base` and its `run` lie, for those who apply it.
+        base: small files that are the same there are not written again.
 
     Raises:
         UserError: the folder exists and has content (without `force`).
@@ -78,7 +80,7 @@ def save(
             size = write(unfinished / TENSORS, Lazy(layout, delta.read))
         else:
             size = (unfinished / TERNARY).write_bytes(coded)
-        keep_files(delta.source, unfinished / FILES)
+        keep_files(delta.source, unfinished / FILES, base)
         atomic.write_json(unfinished / RECORD, record(delta) | {"places": dict(at or {})})
     return size
 
@@ -99,11 +101,14 @@ def record(delta: Delta) -> dict[str, Any]:
     }
 
 
-def keep_files(source: Artefact | None, target: Path) -> None:
-    """Copy configuration and tokenizer of a model or adapter."""
-    target.mkdir(exist_ok=True)
+def keep_files(source: Artefact | None, target: Path, base: Artefact | None) -> None:
+    """Copy configuration and tokenizer of a model or adapter, but for what the base has too."""
+    target.mkdir()
+    known = {file.name: file for file in (base.others if base is not None else ())}
     for file in source.others if source is not None else ():
-        shutil.copy(file, target / file.name)
+        there = known.get(file.name)
+        if file.name in MARKS or there is None or there.read_bytes() != file.read_bytes():
+            shutil.copy(file, target / file.name)
 
 
 def fresh(target: str | Path, force: bool) -> Path:

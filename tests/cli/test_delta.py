@@ -132,3 +132,12 @@ def test_mistakes_are_said(lora, tmp_path, capsys):
         assert run(["delta", *words, *to]) == 2
         assert says in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_compressed_adapter_brings_no_tokenizer_that_its_base_has(lora, tmp_path, capsys):
+    call(capsys, "delta", "compress", lora, "--to", tmp_path / "small")
+    whole = sum(f.stat().st_size for f in (tmp_path / "small").rglob("*") if f.is_file())
+    assert whole < 1.1 * (tmp_path / "small" / "delta.ternary").stat().st_size
+    call(capsys, "delta", "apply", tmp_path / "small", "--to", tmp_path / "back")
+    for folder in (lora / "adapter", tmp_path / "back" / "adapter"):
+        assert (folder / "tokenizer.json").exists()
