@@ -138,7 +138,9 @@ class Delta(Mapping[str, Tensor]):
             if name not in self.shapes:
                 return weights[name]
             shape = layout[name][0]
-            return grown(weights[name].double(), shape) + factor * grown(self.read(name), shape)
+            change = grown(self.read(name), shape)
+            total = grown(weights[name].to(torch.float64, copy=True), shape)
+            return total.add_(change, alpha=factor)
 
         return Lazy(layout, read)
 

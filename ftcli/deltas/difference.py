@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ftcli.deltas.artefact import Artefact
@@ -95,7 +96,7 @@ def refuse_misfits(
 
 
 def _difference(finetuned: Tensor, base: Tensor) -> Tensor:
-    after, before = finetuned.double(), base.double()
-    if len(after.shape) and len(before) < len(after):
+    after, before = finetuned.to(torch.float64, copy=True), base
+    if after.dim() and len(before) < len(after):
         before = grown(before, tuple(after.shape))
-    return after - (before[: len(after)] if after.dim() else before)
+    return after.sub_(before[: len(after)] if after.dim() else before)
