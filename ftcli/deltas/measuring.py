@@ -102,12 +102,26 @@ def name_of(folder: Path) -> tuple[str, str]:
 
 
 def beside(folder: Path) -> dict[tuple[str, str], Path]:
-    """(variant, seed) -> finished run in the same reproduction; the newest where there are several."""
+    """(variant, seed) -> finished run in the same reproduction.
+
+    Of several the newest: the others are of an earlier state of the recipe, as are variants that it
+    no longer has.
+    """
     from ftcli.run.trial import finished
 
     runs = [f.parent for f in folder.parent.glob("*/config.yaml") if finished(f.parent)]
     runs.sort(key=lambda run: (run / "result.json").stat().st_mtime)
-    return {name_of(run): run for run in runs}
+    found, known = {name_of(run): run for run in runs}, _variants(folder.parent.name)
+    return {name: run for name, run in found.items() if known is None or name[0] in known}
+
+
+def _variants(name: str) -> list[str] | None:
+    """Of the packaged recipe of this name; None where there is none."""
+    from ftcli.config import paths
+    from ftcli.reproduce import reading
+
+    file = next((file for file in paths.recipes().values() if file.stem == name), None)
+    return reading.read(file).variants() if file is not None and reading.is_recipe(file) else None
 
 
 def partner(folder: Path, variant: str) -> Path:

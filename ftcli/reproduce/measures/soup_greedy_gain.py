@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def soup_greedy_gain(run: Path) -> float:
-    """Test loss of the greedy soup minus that of the model with the lowest held-out loss."""
-    from ftcli.reproduce.measures.soup_pot import test_loss
+    """Loss on fresh held-out rows, the soup's minus the best model's on the rows that choose."""
+    from ftcli.reproduce.measures.soup_pot import FRESH, loss
 
-    return test_loss(run, "greedy") - test_loss(run, "best")
+    return loss(run, "greedy", FRESH) - loss(run, "best", FRESH)

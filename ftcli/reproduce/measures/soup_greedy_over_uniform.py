@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def soup_greedy_over_uniform(run: Path) -> float:
-    """Test loss of the greedy soup minus that of the uniform one."""
-    from ftcli.reproduce.measures.soup_pot import test_loss
+    """Loss on fresh held-out rows, the greedy soup's minus the uniform one's."""
+    from ftcli.reproduce.measures.soup_pot import FRESH, loss
 
-    return test_loss(run, "greedy") - test_loss(run, "uniform")
+    return loss(run, "greedy", FRESH) - loss(run, "uniform", FRESH)

@@ -6,12 +6,37 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ftcli.deltas.bench import Bench
+
 OTHERS = "scratch"  # variants that begin elsewhere
+CHOOSING, FRESH, SHIFT = "validation", "fresh", "test"
 
 
 def soup_pot(run: Path) -> float:
     """How many models there are."""
     return float(len(pot(run).members))
+
+
+class Halves(Bench):
+    """A judge whose split `validation` is one half of those rows, and `fresh` the other."""
+
+    def score(self, tensors: Any = None, split: str | None = None) -> float:
+        """Loss, nats a token."""
+        from ftcli.evaluation.decoding import judging
+
+        if split == SHIFT:
+            return super().score(tensors, split)
+        self.hold(tensors)
+        run = self.run
+        loader = run.data.loader("validation", run.tokenizer, batch_size=8, seed=0, shuffle=False)
+        batches = loader.batches(0)
+        middle = len(batches) // 2
+        total, count = 0.0, 0
+        with judging(run) as model:
+            for rows in batches[middle:] if split == FRESH else batches[:middle]:
+                losses = run.objective(model, loader.batch(rows)).values
+                total, count = total + losses.double().sum().item(), count + losses.numel()
+        return total / count
 
 
 @cache
@@ -22,17 +47,21 @@ def pot(run: Path) -> Any:
 
     seed = name_of(run)[1]
     runs = [r for (v, s), r in sorted(beside(run).items()) if s == seed and v != OTHERS]
-    members = [opened(one).delta for one in runs]
-    return Pot(members, opened(run).base, opened(run).bench)
+    return Pot([opened(one).delta for one in runs], opened(run).base, Halves(run, "model"))
 
 
 @cache
-def test_loss(run: Path, recipe: str) -> float:
-    """Test loss of the best model on held-out rows, or of a soup."""
+def loss(run: Path, recipe: str, split: str) -> float:
+    """Of the best model on the choosing half, or of a soup."""
     made = pot(run)
     if recipe == "learned":
-        return made.judge(made.learned()[0], "test")
+        return made.judge(_learned(run), split)
     best = [made.singles.index(min(made.singles))]
     everything = list(range(len(made.members)))
     chosen = {"best": best, "uniform": everything}.get(recipe) or made.greedy()[0]
-    return made.score(chosen, "test")
+    return made.score(chosen, split)
+
+
+@cache
+def _learned(run: Path) -> Any:
+    return pot(run).learned()[0]

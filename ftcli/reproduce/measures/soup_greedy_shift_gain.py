@@ -1,0 +1,12 @@
+"""The greedy soup under a shift of the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def soup_greedy_shift_gain(run: Path) -> float:
+    """Test loss (meaning representations of other kinds) of the soup minus the best model's."""
+    from ftcli.reproduce.measures.soup_pot import SHIFT, loss
+
+    return loss(run, "greedy", SHIFT) - loss(run, "best", SHIFT)
