@@ -236,3 +236,9 @@ def _summary(folder: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]
         "metrics_before": first["metrics_before"],
         KEY: results,
     }
+
+
+def last(folder: str | Path) -> Path:
+    """The run that a job ends with: its last stage, or itself where it has none."""
+    own = names(folder)
+    return Path(folder) / own[-1] if own else Path(folder)

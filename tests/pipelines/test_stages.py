@@ -95,7 +95,7 @@ def test_resuming_skips_what_is_finished_and_repeats_to_the_same_bits(parent, tm
 
 
 def test_mistakes_of_all_stages_are_said_before_any_begins(tmp_path):
-    wrong = 'stages={first: ["optimizer.lrr=1"], second: ["trainer.max_steps=0"], third: []}'
+    wrong = 'stages={first: ["optimizer.lrr=1"], second: ["trainer.max_steps=-1"], third: []}'
     composed = job(tmp_path, wrong)
     with pytest.raises(Problems) as caught:
         stages.start(composed)
