@@ -93,7 +93,7 @@ class Server:
         """Rounds until the last; returns what asked to stop before it."""
         loop, trainer = self.loop, self.trainer
         while loop.state.step < loop.state.max_steps:
-            self._one(exchange)
+            self.one(exchange)
             done = loop.state.step >= loop.state.max_steps
             best = False
             if self._due(trainer.eval_every) and not done:
@@ -105,7 +105,7 @@ class Server:
                 return stop
         return None
 
-    def _one(self, exchange: Exchange) -> None:
+    def one(self, exchange: Exchange) -> None:
         """One round; afterwards the server's own model is the new global one."""
         state, members = self.loop.state, self._members()
         message = call(self._round, self.shared.broadcast())

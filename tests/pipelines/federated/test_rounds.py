@@ -42,7 +42,7 @@ def one_round(federated_job):
             models[number] = weights(server.loop).clone()
         return Mail(dict(replies), 0, 0)
 
-    server._one(exchange)
+    server.one(exchange)
     return server, client, start, calls, replies, models
 
 
@@ -166,7 +166,7 @@ def test_pro_draws_by_the_size_of_slopes(federated_job):
     shared = server.shared
     assert np.allclose(shared.probabilities(), 1 / 64)
     exchange = lambda messages: Mail({c: client.answer(c, m) for c, m in messages.items()}, 0, 0)  # noqa: E731
-    server._one(exchange)
+    server.one(exchange)
     probabilities = shared.probabilities()
     assert probabilities.sum() == pytest.approx(1)
     seen = shared.seen > 1
@@ -191,7 +191,7 @@ def test_averaging_weights_is_the_mean_of_what_clients_send(federated_job):
             models[number] = weights(server.loop).clone()
         return Mail(replies, 0, 0)
 
-    server._one(exchange)
+    server.one(exchange)
     rows = [len(part) for part in client.rows]
     mean = sum(n * models[number] for number, n in enumerate(rows)) / sum(rows)
     assert (weights(server.loop) - mean).abs().max() < 1e-6
