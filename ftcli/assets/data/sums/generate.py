@@ -32,7 +32,9 @@ def worked(one: int, other: int) -> str:
 def row(one: int, other: int, tagged: bool) -> dict[str, str]:
     """A prompt and its completion."""
     steps, total = worked(one, other), one + other
-    completion = f"<think>{steps}</think><answer>{total}</answer>" if tagged else f"{steps}, {total}"
+    completion = (
+        f"<think>{steps}</think><answer>{total}</answer>" if tagged else f"{steps}, {total}"
+    )
     return {"prompt": f"{one}+{other}=", "completion": completion}
 
 
