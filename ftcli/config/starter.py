@@ -80,7 +80,11 @@ def choose(group: str, answer: str) -> Choice:
     if answer in known:
         return Choice(answer)
     if "/" in answer or Path(answer).suffix or Path(answer).exists():
-        open_ = {o: c for o, file in known.items() if (c := content(file)).get("path") == "???"}
+        open_ = {
+            o: c
+            for o, file in known.items()
+            if (c := content(file)).get("path") == "???" and (group != "data" or _of_text(c))
+        }
         plain = Path(answer).suffix in (".txt", ".md")
         fitting = [o for o, c in open_.items() if (c.get("format") == "text") == plain]
         if fitting:
@@ -128,6 +132,11 @@ def _body(group: str, *parts: dict[str, tuple[Any, str]]) -> list[str]:
     keys = {k: v for part in parts for k, v in part.items() if v[0] is not None}
     lines = [f"  {k}: {scalar(v)}" + (f"  # {why}" if why else "") for k, (v, why) in keys.items()]
     return [f"{group}:", *lines] if lines else []
+
+
+def _of_text(node: dict[str, Any]) -> bool:
+    """Whether an option of `data` reads text, whose format may be told from its columns."""
+    return "format" in signature.read(node[TARGET]).parameters
 
 
 def _own_data(data: Choice) -> dict[str, tuple[Any, str]]:

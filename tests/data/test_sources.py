@@ -22,10 +22,11 @@ def folder(tmp_path, write_rows):
 
 
 @pytest.mark.parametrize("name", asset.names())
-def test_shipped_sets_have_both_splits_and_a_licence(name):
+def test_shipped_sets_have_rows_to_judge_on_and_a_licence(name):
     source = find(f"asset:{name}")
+    held_out = "flags" if name == "emoji" else "test"
     assert next(iter(source.rows())).values
-    assert next(iter(source.other("test").rows())).values
+    assert next(iter(source.other(held_out).rows())).values
     assert source.describe()["licence"]
 
 

@@ -11,6 +11,7 @@ import ftcli
 
 FOLDER = Path(ftcli.__file__).parent / "assets" / "architectures"
 PUBLISHED = {
+    "qwen3_32b": 32_762_123_264,
     "llama3_8b": 8_030_261_248,
     "llama3_2_1b": 1_235_814_400,
     "llama2_7b": 6_738_415_616,

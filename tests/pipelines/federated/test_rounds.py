@@ -144,10 +144,10 @@ def last(folder):
 @pytest.mark.parametrize(
     "kind", [("pipeline=fedkseed_pro",), ("pipeline=fedavg", "optimizer=adamw")]
 )
-def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(federated_job, kind):
+def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(federated_job, kind, tmp_path):
     options = (*kind, "trainer.save_every=3", "trainer.keep_last=9", "pipeline.fraction=0.67")
     whole = RunDir(train(federated_job(*options))["run"]).path
-    cut = whole.parent / "cut"
+    cut = whole.with_name(f"{whole.name}-cut")
     shutil.copytree(whole, cut, symlinks=True)
     for step in (6, 9):
         shutil.rmtree(cut / "checkpoints" / f"step-{step:06d}")
@@ -232,6 +232,7 @@ def test_members_and_weights_are_as_asked(federated_job):
         ("data.packing=bins", "belong to clients"),
         ("scheduler.warmup_steps=2", "constant"),
         ("optimizer.pool=70000", "16 bits"),
+        ("optimizer.weight_decay=0.1", "no weight decay"),
         ("trainable=lisa", "policy"),
     ],
 )
