@@ -193,7 +193,7 @@ def _silence(model: nn.Module) -> None:
         module.p = 0.0
     for attention in model.modules():
         if getattr(attention, "attention_dropout", 0.0):
-            attention.attention_dropout = 0.0
+            setattr(attention, "attention_dropout", 0.0)  # noqa: B010 - any module may have it
     if found:
         log.warning(
             "dropout is off: the ratio of new to old probabilities would be that of its draws"

@@ -53,7 +53,9 @@ class Nuclear(Penalty):
                 f"penalty=nuclear finds no matrix above {self.min_dim} x {self.min_dim} of which "
                 "single entries are trained.",
                 where="penalty",
-                fix="method=sara, or a smaller penalty.nuclear.min_dim",
+                fix="penalty=none"
+                if run.trainable
+                else "method=sara",  # policies want other methods
             )
 
     def before_step(self, state: State) -> None:

@@ -19,7 +19,7 @@ def prepared(min_dim: int = 4) -> tuple[Nuclear, nn.Module]:
     model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 5), nn.Linear(5, 3), nn.LayerNorm(3))
     SaRA(share=0.5).prepare(model)
     penalty = Nuclear(min_dim=min_dim)
-    penalty.setup(SimpleNamespace(seed=0, model=model))
+    penalty.setup(SimpleNamespace(seed=0, model=model, trainable=None))
     return penalty, model
 
 
