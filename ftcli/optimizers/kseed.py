@@ -22,11 +22,11 @@ class KSeed(MeZO):
         g = (L(w + eps z(s_j)) - L(w - eps z(s_j))) / (2 eps),    w <- w - lr g z(s_j)
 
     so that after any number of steps, by anybody, w = w_0 - lr sum_j A_j z(s_j) with A_j the sum of
-    the g of seed j. That holds for a constant rate and no weight decay, which is refused. A step
-    whose loss is not finite, or whose two losses lie more than `clip` apart, is dropped.
+    the g of seed j. That holds for a constant rate and without weight decay. A step whose loss is
+    not finite, or whose two losses lie more than `clip` apart, is dropped.
 
     Args:
-        params: as for MeZO.
+        params, weight_decay: as for MeZO.
         eps: how far the two losses lie apart, halved.
         pool: K, how many candidate seeds there are.
         pool_seed: what the candidates are drawn from; who knows it knows them all.
@@ -49,9 +49,7 @@ class KSeed(MeZO):
     ) -> None:
         if not 1 <= pool <= SEEDS or clip < 0:
             raise ValueError(f"pool={pool}, clip={clip}: pool must be positive, clip not negative")
-        super().__init__(params, lr, weight_decay, eps, seed=seed, copies=copies, no_decay=())
-        if any(group["weight_decay"] for group in self.param_groups):
-            raise ValueError("sums of scalars hold no decay: set optimizer.weight_decay to 0")
+        super().__init__(params, lr, weight_decay, eps, seed=seed, copies=copies)
         self.clip = clip
         self.pool = candidates(pool, pool_seed)
         self.probabilities: Tensor | None = None  # [K]; None: uniform

@@ -13,6 +13,7 @@ from ftcli.errors import UserError
 from ftcli.methods.gathered import Gathered, installed
 from ftcli.objectives.base import Losses
 from ftcli.penalties.base import Penalty
+from ftcli.trainable.base import Trainable
 from ftcli.trainer.participant import State
 
 if TYPE_CHECKING:
@@ -49,13 +50,13 @@ class Nuclear(Penalty):
         found = installed(run.model).values()
         self._matrices = [g for g in found if len(g.shape) == 2 and min(g.shape) > self.min_dim]
         if not self._matrices:
+            # a policy that chooses what moves may ask for another method in its turn
+            chosen = type(run.trainable) not in (Trainable, type(None))
             raise UserError(
                 f"penalty=nuclear finds no matrix above {self.min_dim} x {self.min_dim} of which "
                 "single entries are trained.",
                 where="penalty",
-                fix="penalty=none"
-                if run.trainable
-                else "method=sara",  # policies want other methods
+                fix="penalty=none" if chosen else "method=sara",
             )
 
     def before_step(self, state: State) -> None:

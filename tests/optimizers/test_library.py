@@ -15,7 +15,6 @@ from ftcli.optimizers.library import LibraryOptimizer
 
 FOLDER = configs_dir() / "optimizer"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
-UNDECAYED = {"kseed"}  # refuses weight decay, see its own test
 
 
 def node(name: str, **options):
@@ -29,8 +28,7 @@ def parameters() -> list[tuple[str, nn.Parameter]]:
 
 
 def start(name: str, **options):
-    decay = 0.0 if name in UNDECAYED else 0.1
-    wrapper, named = build(node(name, weight_decay=decay, **options)), parameters()
+    wrapper, named = build(node(name, weight_decay=0.1, **options)), parameters()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         optimizer = wrapper.build(named, "cpu")
@@ -115,7 +113,7 @@ def test_schedule_free_judges_other_weights_than_it_trains():
     assert same(values(run), training)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in UNDECAYED])
+@pytest.mark.parametrize("name", NAMES)
 def test_matrices_decay_and_vectors_do_not(name):
     run = start(name, lr=0.01)
     before = values(run)

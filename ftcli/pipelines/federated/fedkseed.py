@@ -64,6 +64,12 @@ class FedKSeed(Federated):
                 where="optimizer.pool",
                 fix="optimizer.pool=4096",
             )
+        if any(group["weight_decay"] for group in optimizer.param_groups):
+            raise UserError(
+                "sums of scalars hold no weight decay.",
+                where="optimizer.weight_decay",
+                fix="optimizer.weight_decay=0",
+            )
         steps = loop.state.max_steps
         if any(run.scheduler.factor(step, steps) != 1 for step in range(steps)):
             raise UserError(
@@ -153,7 +159,9 @@ class Scalars(Shared):
 
     def leave(self, folder: Path) -> None:
         """Write A: with the initial weights it is the trained model."""
-        (folder / FILE).write_bytes(self.sums.tobytes())
+        unfinished = folder / f".{FILE}"
+        unfinished.write_bytes(self.sums.tobytes())
+        unfinished.replace(folder / FILE)
 
     def _set(self, values: Sequence[torch.Tensor]) -> None:
         with torch.no_grad():
