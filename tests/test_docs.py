@@ -35,7 +35,7 @@ def test_classes_exist(page):
     from ftcli.config.signature import read
 
     for name in re.findall(r"ftcli\.[a-z_]+\.[a-z_]+\.[A-Z]\w+", page[1]):
-        read(name)
+        assert read(name).target == name
 
 
 def test_every_file_of_a_run_is_described(trained_run):

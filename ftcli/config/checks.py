@@ -21,7 +21,7 @@ log = logging.getLogger("ftcli.config")
 LEAST: dict[str, tuple[float, bool]] = {
     "trainer.batch_size": (1, False),
     "trainer.gradient_accumulation_steps": (1, False),
-    "trainer.max_steps": (1, False),
+    "trainer.max_steps": (0, False),  # 0: a run that only judges or draws
     "trainer.epochs": (0, True),
     "trainer.max_grad_norm": (0, True),
     "trainer.log_every": (1, False),

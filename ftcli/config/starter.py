@@ -14,6 +14,9 @@ from ftcli.config.nearest import nearest
 from ftcli.config.option import content
 from ftcli.errors import UserError
 
+#: What is taken where nobody answers.
+USUAL = {"model": "llama_mini", "data": "e2e", "method": "lora"}
+
 
 @dataclass(frozen=True)
 class Machine:

@@ -29,7 +29,7 @@ class Examples(ABC):
     """
 
     path: str  # folder of class folders, zip of them, .npz, .jsonl with `path`, asset:NAME, hub id
-    split: str = "train"  # which split of the source is trained on
+    split: str | None = "train"  # which split of the source is trained on; null: all of it
     label: str | None = None  # array or column with the class; null: labels, or label of a table
     group: str | None = None  # array or column with what stays on one side, such as a speaker
     pattern: str | None = None  # finds (?P<label>..) and perhaps (?P<group>..) in a file's name
@@ -201,9 +201,11 @@ class Examples(ABC):
         known = set(self.names)
         return [item for item in items if item.label in known]
 
-    def _items(self, split: str, limit: int | None) -> list[Item]:
-        """The items of a split of the source, or of a path of its own."""
+    def _items(self, split: str | None, limit: int | None) -> list[Item]:
+        """The items of a split of the source, of all of it, or of a path of its own."""
         own = self._source(self.path)
+        if split is None:
+            return _spread(own.items, limit)
         if any(item.split == split for item in own.items):
             return _spread([item for item in own.items if item.split == split], limit)
         if split == "train" and not any(item.split for item in own.items):
@@ -219,7 +221,7 @@ class Examples(ABC):
         known: dict[str, Source] = self.__dict__.setdefault("_sources", {})
         if path not in known:
             named = [s for s in (self.validation, self.test) if isinstance(s, str)]
-            splits = [self.split, *(s for s in named if re.fullmatch(r"\w+", s))]
+            splits = [self.split or "train", *(s for s in named if re.fullmatch(r"\w+", s))]
             known[path] = Source(
                 path, self.suffixes, self.label, self.group, self.pattern, self.array, splits
             )

@@ -20,9 +20,12 @@ def content_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def gram_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Frobenius norm [B] of the difference of Gram matrices of colours and their two derivatives."""
-    first, second = (_gram(x) for x in (a, b))
-    return (first - second).flatten(1).norm(dim=1)
+    """Difference [B] of the Gram matrices of colours and their two derivatives, as a share of b's.
+
+    Frobenius norms are compared; that of an image that is black everywhere counts as 1e-12.
+    """
+    first, second = (_gram(x).flatten(1) for x in (a, b))
+    return (first - second).norm(dim=1) / second.norm(dim=1).clamp_min(1e-12)
 
 
 def color_distance(a: Tensor, b: Tensor) -> Tensor:

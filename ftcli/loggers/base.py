@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from ftcli.trainer.participant import Participant
 NOT_CURVES = {"step", "time", "row"}
 
 
-class Logger(Participant):
+class Logger(Participant, ABC):
     """Forwards logs and scores to one tracker; a subclass says how to open, write and close it.
 
     Every figure is in metrics.jsonl too, so a tracker is a view of the run and never its record.
@@ -19,17 +20,17 @@ class Logger(Participant):
 
     active = False
 
+    @abstractmethod
     def open(self, run: Any) -> None:
         """Start the tracker's run; raises UserError where its package is missing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, step: int, figures: dict[str, float]) -> None:
         """Hand over the figures of one step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Flush and end the tracker's run."""
-        raise NotImplementedError
 
     def setup(self, run: Any) -> None:
         """Open the tracker on the first rank."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,13 +57,13 @@ class ShiftedLora(Peft):
         """No: with the adapter off it is the shifted base that remains."""
         return False
 
+    @abstractmethod
     def factors(self, run: Run, layers: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Name, A0 [r, in] and B0 [out, r] of layers; those left out keep LoRA's own start.
 
         Args:
             layers: name -> LoRA layer on the unshifted base; `weight_of` gives its weight.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no factors")  # pragma: no cover
 
     def prepare(self, model: Any) -> nn.Module:
         """Add an ordinary LoRA, on plain linear layers of their own.

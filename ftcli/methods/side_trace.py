@@ -36,7 +36,9 @@ class Trace:
     @contextmanager
     def watching(self, trunk: nn.Module, blocks: nn.ModuleList) -> Iterator[Trace]:
         """While this lasts, calls of the blocks come through here."""
-        watched = {n: _Watched(block, self) for n, block in blocks._modules.items() if block}
+        watched = {
+            n: _Watched(block, self) for n, block in blocks._modules.items() if block is not None
+        }
         before = dict(blocks._modules)
         with ExitStack() as stack:
             for name, module in rotary_modules(trunk):

@@ -21,6 +21,20 @@ def again(folder: Path, **groups: dict[str, Any]) -> Any:
     return Run(config)
 
 
+def distance_to(folder: Path, rebuilt: Any) -> float:
+    """Largest difference between the trained weights and those of a run that was rebuilt another way.
+
+    Infinite where the weights that were trained are those of the start: then nothing is shown.
+    """
+    from ftcli.run.run import Run
+
+    start, trained = again(folder).trained_state(), Run.from_dir(folder).trained_state()
+    if all((start[name] == value).all() for name, value in trained.items()):
+        return float("inf")
+    state = rebuilt.trained_state()
+    return max((trained[name] - value).abs().max().item() for name, value in state.items())
+
+
 def first_batch(run: Any) -> dict[str, Any]:
     """The first rows that the run trains on."""
     loader = run.loader()

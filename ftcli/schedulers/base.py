@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from ftcli.errors import UserError
 
 
 @dataclass
-class Scheduler:
+class Scheduler(ABC):
     """Base of all schedules: a linear warmup, then what the subclass says.
 
     Steps count from 0: `factor(0, n)` is for the first update and `factor(n - 1, n)` for the last.
@@ -42,9 +43,9 @@ class Scheduler:
             return self.warmup_steps
         return round(self.warmup_ratio * max_steps)
 
+    @abstractmethod
     def after(self, step: int, steps: int) -> float:
         """The factor at `step` (from 0) of the `steps` that follow the warmup."""
-        raise NotImplementedError(f"{type(self).__name__} has no shape")  # pragma: no cover
 
     def towards_minimum(self, share: float) -> float:
         """1 at share 1, `min_ratio` at share 0, a line between them."""

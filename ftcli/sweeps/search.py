@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ class Importance:
     method: str
 
 
-class Search:
+class Search(ABC):
     """Hands out trials and hears how they end.
 
     Attributes:
@@ -32,9 +33,9 @@ class Search:
     trials: list[Trial]
     planned: int
 
+    @abstractmethod
     def next(self) -> Trial | None:
         """The next trial: its folder holds its record, or it has ended already; None: no more now."""
-        raise NotImplementedError
 
     def hopeless(self, trial: Trial) -> bool:
         """Whether a running trial need not go on, by its scores so far."""
@@ -43,9 +44,9 @@ class Search:
     def ended(self, trial: Trial) -> None:
         """Hear the outcome of a trial."""
 
+    @abstractmethod
     def importance(self) -> Importance:
         """How much each key matters, by the trials so far."""
-        raise NotImplementedError
 
 
 class Grid(Search):

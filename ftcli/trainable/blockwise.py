@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,9 +68,9 @@ class Blockwise(Trainable):
             id(p) for name, p in self.candidates if any(fnmatchcase(name, x) for x in patterns)
         }
 
+    @abstractmethod
     def choose(self, state: State) -> list[int]:
         """Numbers of the blocks that move from this step on, ascending."""
-        raise NotImplementedError(f"{type(self).__name__} chooses nothing")  # pragma: no cover
 
     def before_step(self, state: State) -> None:
         """Choose when it is time; put into force what was chosen, now or before a resume."""

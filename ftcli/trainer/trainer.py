@@ -96,7 +96,7 @@ class Trainer:
 
     def step(self, loop: Loop, batches: list[Batch]) -> None:
         """One optimizer step on these micro-batches."""
-        state = loop.state
+        state, taken = loop.state, len(batches)
         loop.call("before_step")
         batches = loop.run.objective.rollout(state, batches)
         factor = loop.run.scheduler.factor(state.step, state.max_steps)
@@ -108,7 +108,7 @@ class Trainer:
             loss, norm = loop.search(batches, factor), None
         tokens = sum(real_tokens(batch) for batch in batches) * loop.accelerator.num_processes
         state.step += 1
-        state.batch += len(batches)
+        state.batch += taken
         state.tokens += tokens
         state.supervised += sum(batch["count"] for batch in batches)
         rows = [row for batch in batches for row in batch["rows"]]

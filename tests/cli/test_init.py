@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from ftcli.config import compose, paths, starter, validate
+from ftcli.config.option import content
 from ftcli.config.starter import Machine
 
 CPU = Machine("the CPU")
@@ -65,7 +66,8 @@ def test_settings_fit_the_machine_and_the_method(
 def test_every_method_makes_a_sound_job(work, method):
     if "???" in paths.options("method")[method].read_text():
         pytest.skip("it needs more than three answers")
-    written(SMALL, method=method)
+    job = written(SMALL, method=method)
+    assert job.config["method"]["_target_"] == content(paths.options("method")[method])["_target_"]
 
 
 def test_a_hub_id_and_a_file_are_given_as_paths(work):

@@ -62,6 +62,11 @@ def test_classes_are_chosen_in_the_order_of_their_patterns():
     assert clothes().names == sorted(clothes().names) and len(clothes().names) == 10
 
 
+def test_all_of_a_source_is_cut_into_folds():
+    data = clothes(split=None, folds=3)
+    assert len(data.prepare("train", None)) == 600 and len(data.prepare("validation", None)) == 300
+
+
 def test_shots_are_as_many_of_every_class():
     few = clothes(shots=4).prepare("train", None)
     assert set(few.counts.values()) == {4}

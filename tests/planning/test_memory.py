@@ -96,7 +96,9 @@ def test_estimate_is_within_15_percent_of_a_real_step(overrides, autocast, check
 
 @pytest.mark.parametrize("length", [32, 128])
 def test_without_backward_it_is_that_of_a_forward_pass(length):
-    job = draft("method=full", "model.quantization=none", "optimizer=mezo", "trainer.precision=fp32")
+    job = draft(
+        "method=full", "model.quantization=none", "optimizer=mezo", "trainer.precision=fp32"
+    )
     memory = estimate(job, length, machine(24e9, "cpu")).memory(4)
     model = job.method.prepare(job.source.load("cpu")).eval()
     own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}

@@ -28,10 +28,9 @@ def init(
 
     ask = sys.stdin.isatty() and not as_json
     answers = {"model": model, "data": data, "method": method}
-    usual = {"model": "llama_mini", "data": "e2e", "method": "lora"}
-    for name, answer in answers.items():
-        if answer is None:
-            answers[name] = typer.prompt(name, default=usual[name]) if ask else usual[name]
+    for name, usual in starter.USUAL.items():
+        if answers[name] is None:
+            answers[name] = typer.prompt(name, default=usual) if ask else usual
     machine = starter.this_machine()
     path = starter.write(**answers, output=output, machine=machine, force=force)  # type: ignore[arg-type]
     emit(

@@ -106,6 +106,8 @@ def resample(sound: Array, rate: int, wanted: int) -> Array:
     kept = np.zeros(length // 2 + 1, dtype=spectrum.dtype)
     both = min(len(kept), len(spectrum))
     kept[:both] = spectrum[:both]
+    if len(sound) % 2 == 0 and length > len(sound):
+        kept[both - 1] /= 2  # half of it was the negative frequency's
     return (np.fft.irfft(kept, length) * (length / len(sound))).astype(np.float32)
 
 

@@ -11,6 +11,7 @@ Not the federated FLoRA, and not the FLORA optimizer.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -110,9 +111,9 @@ class FloraLayer(TunerLayer):
             out = out + self.update(dropped, adapter).to(out.dtype)
         return out
 
+    @abstractmethod
     def update(self, x: Tensor, adapter: str) -> Tensor:
         """What the change of the weight adds to the output."""
-        raise NotImplementedError
 
     def _factors(self, mode: str) -> nn.ParameterDict:
         factors: nn.ParameterDict = getattr(self, f"flora_U_{mode}")

@@ -99,7 +99,9 @@ class TokenPromptsModel(Tuner):
         """Each block knows whether prompts begin or end with it."""
         config: Any = self.peft_config[self._adapter]
         blocks = [module for _, module in Anatomy(self.model).blocks]
-        place = next(i for i, block in enumerate(blocks) if block is target)
+        place = next((i for i, block in enumerate(blocks) if block is target), None)
+        if place is None:
+            raise ValueError("target_modules name blocks, or null for those there are")
         first, last = config.deep or place == 0, config.deep or place == len(blocks) - 1
         width = Anatomy(target).linears[-1].out_features
         return partial(PromptedBlock, width=width, first=first, last=last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,7 @@ class Worker(Protocol):
         """End it now."""
 
 
-class Launcher:
+class Launcher(ABC):
     """Base of all launchers.
 
     Attributes:
@@ -35,9 +36,9 @@ class Launcher:
             UserError: a package that it needs is missing.
         """
 
+    @abstractmethod
     def start(self, folder: Path, slot: int) -> Worker:
         """Start the trial whose record lies in `folder`; `slot` (from 0) is free until it ends."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Let go of what `open` took."""
