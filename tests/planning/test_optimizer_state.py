@@ -46,6 +46,7 @@ def test_state_is_that_of_a_real_step(optimizer, dtype, shape):
         ("bitsandbytes.optim.PagedAdamW32bit", {}, BF16, 8),
         ("bitsandbytes.optim.Lion", {}, FP32, 4),
         ("torch.optim.Adafactor", {}, FP32, 4 * (700 + 900) / (700 * 900)),
+        ("ftcli.optimizers.adamr.AdamR", {}, FP32, 8 + 4),  # and the pretrained weights
     ],
 )
 def test_bytes_an_entry(optimizer, options, dtype, per_entry):

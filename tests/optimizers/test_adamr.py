@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftcli.deltas.adamr import AdamR
+from ftcli.optimizers.adamr import AdamR
 
 
 def parameters() -> list[torch.nn.Parameter]:
@@ -63,3 +63,18 @@ def test_it_stays_nearer_than_adam():
     start = parameters()
     distances = [sum((a - b).norm() for a, b in zip(v, start, strict=True)) for v in (near, far)]
     assert distances[0] < distances[1]
+
+
+def test_what_has_no_gradient_stays():
+    """A policy freezes parts: they neither move nor count in v_bar."""
+    values = parameters()
+    alone = [torch.nn.Parameter(values[0].detach().clone())]
+    both, one = AdamR(values, lr=0.01), AdamR(alone, lr=0.01)
+    both.step()
+    for step in range(3):
+        for value in (values[0], alone[0]):
+            value.grad = torch.cos(value.detach() + step)
+        both.step()
+        one.step()
+    assert torch.equal(values[0], alone[0]) and torch.equal(values[1], parameters()[1])
+    assert both.state[values[1]] == {}
