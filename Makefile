@@ -1,7 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test slow lint bench
+.PHONY: train test slow fuzz lint bench
+
+# Files and configurations of the campaign of `make fuzz`.
+N ?= 1000
 
 # The environment: torch first, by itself, so that its CPU build is taken where there is no GPU.
 .venv/installed: pyproject.toml
@@ -20,6 +23,10 @@ test: .venv/installed
 
 slow: .venv/installed
 	$(BIN)/pytest -q -m slow
+
+# Broken data files and configurations by the thousand: make fuzz N=200
+fuzz: .venv/installed
+	FTCLI_FUZZ=$(N) $(BIN)/pytest -q -s -m slow tests/fuzz
 
 lint: .venv/installed
 	$(BIN)/ruff check ftcli tests benchmarks
