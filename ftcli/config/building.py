@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import inspect
 from typing import Any
 
 from ftcli.config import classpath
@@ -26,14 +26,13 @@ def build(node: dict[str, Any], key: str = "", composed: Composed | None = None)
     """
     target = node[TARGET]
     where = composed.where(key) if composed else None
-    if not classpath.allowed(target, classpath.COMPONENTS):
-        raise UserError(f"{target} stands outside ftcli.", where, f"--trust {target.split('.')[0]}")
     options = {
         name: _inner(value, f"{key}.{name}".lstrip("."), composed)
         for name, value in node.items()
         if name not in (TARGET, *UNREAD)
     }
     made = _import(target, key, where)
+    _fits(made, options, key or target, where)
     try:
         return made(**options)
     except UserError as error:
@@ -70,18 +69,40 @@ def _inner(value: Any, key: str, composed: Composed | None) -> Any:
     return value
 
 
-def _import(target: str, key: str, where: str | None) -> Any:
-    module, _, name = target.rpartition(".")
+def _import(target: Any, key: str, where: str | None) -> Any:
     try:
-        return getattr(importlib.import_module(module), name)
+        return classpath.fetch(str(target), classpath.COMPONENTS)
+    except classpath.NotAllowed as error:
+        raise UserError(
+            f"{key}.{TARGET}: {error}.", where, classpath.way_in(str(target))
+        ) from error
     except ModuleNotFoundError as error:
-        raise _absent(error, target, key, where) from error
-    except AttributeError as error:
-        raise UserError(f"{key}.{TARGET}={target}: there is no such class.", where) from error
+        raise _absent(error, str(target), key, where) from error
+    except (AttributeError, ValueError) as error:
+        raise UserError(
+            f"{key}.{TARGET}={target}: there is no such class.", where, f"ftcli schema {key}"
+        ) from error
+
+
+def _fits(made: Any, options: dict[str, Any], key: str, where: str | None) -> None:
+    """Refuse options that the class does not take, as of a file that was never validated.
+
+    Raises:
+        UserError: there are such, or one that it wants is not there.
+    """
+    try:
+        signature = inspect.signature(made)
+    except ValueError:  # a class of C says nothing of its arguments
+        return
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise UserError(f"{key}: {error}.", where, f"see: ftcli schema {key}") from error
 
 
 def _absent(error: ModuleNotFoundError, target: str, key: str, where: str | None) -> UserError:
     package = (error.name or "").split(".")[0]
     if package == target.split(".")[0]:
-        return UserError(f"{key}.{TARGET}={target}: there is no such class.", where)
+        what = f"{key}.{TARGET}={target}: there is no such class."
+        return UserError(what, where, f"ftcli schema {key}")
     return missing(package, f"{key or 'config'}={target}", where)

@@ -1,37 +1,112 @@
-"""The type of a field that names a class of a library, such as `peft.LoraConfig`."""
+"""Which classes a configuration may name, and how they are fetched: nothing else is ever imported.
+
+A name counts by where the class is defined, not by how it is spelt: `ftcli.run.launch.subprocess.Popen`
+passes through ftcli and stands in subprocess.
+"""
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 import os
 import sys
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from ftcli.config import source
 
 #: A dotted class name. A component with such a field and `**options` takes the options of that class.
 ClassPath: TypeAlias = str
 
-#: What a ClassPath may name. A component (`_target_`) may only stand in `ftcli` itself.
+#: What a ClassPath may name.
 LIBRARIES = ("peft", "torch.optim", "bitsandbytes.optim", "transformers", "schedulefree", "ftcli")
-COMPONENTS = ("ftcli",)
+#: Rooms of ftcli whose classes may be components (`_target_`); the others hold its machinery.
+ROOMS = (
+    "data", "evaluation", "loggers", "methods", "models", "objectives", "optimizers", "penalties",
+    "pipelines", "schedulers", "sweeps.launchers", "trainable", "trainer",
+)  # fmt: skip
+COMPONENTS = tuple(f"ftcli.{room}" for room in ROOMS)
 
 
 #: Environment variable with the packages the user trusts, by comma; ranks of a run inherit it.
 TRUST = "FTCLI_TRUST"
 
 
+class NotAllowed(LookupError):
+    """A name that leads outside the packages it may stand in, or to something that is no class."""
+
+
 def trust(packages: Iterable[str]) -> None:
     """Let classes of these packages be named too; modules of the working folder can be found then."""
-    known = dict.fromkeys([*_trusted(), *packages])
+    known = dict.fromkeys([*trusted(), *packages])
     if known:
         os.environ[TRUST] = ",".join(known)
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
+        _see_working_folder()
+
+
+def trusted() -> list[str]:
+    """The packages that the user trusts in this process."""
+    return [name for name in os.environ.get(TRUST, "").split(",") if name]
 
 
 def allowed(path: str, packages: tuple[str, ...] | list[str]) -> bool:
     """Whether `path` stands inside one of `packages`, or of those the user trusts."""
-    return any(path == p or path.startswith(f"{p}.") for p in (*packages, *_trusted()))
+    return _inside(path, (*packages, *trusted()))
 
 
-def _trusted() -> list[str]:
-    return [name for name in os.environ.get(TRUST, "").split(",") if name]
+def fetch(path: str, packages: tuple[str, ...]) -> Any:
+    """The class of a dotted name.
+
+    Args:
+        packages: where it must be defined, unless the user trusts another.
+
+    Raises:
+        NotAllowed: it is defined elsewhere or is no class; nothing outside has been imported.
+        ModuleNotFoundError, AttributeError: there is no such class.
+    """
+    if not allowed(path, packages):
+        raise NotAllowed(f"{path} stands outside {named(packages)}")
+    module, _, name = path.rpartition(".")
+    if _inside(path, trusted()):  # the user has vouched for all of it
+        _see_working_folder()
+        return getattr(importlib.import_module(module), name)
+    found = getattr(importlib.import_module(module), name)
+    if not inspect.isclass(found):
+        raise NotAllowed(f"{path} is no class")
+    if not _inside(f"{found.__module__}.{found.__qualname__}", packages):
+        what = f"{path} is {found.__module__}.{found.__qualname__}"
+        raise NotAllowed(f"{what}, outside {named(packages)}")
+    return found
+
+
+def defined(path: str, packages: tuple[str, ...]) -> str | None:
+    """None where the source says that `path` is a class of `packages`, else what it is instead."""
+    if _inside(path, trusted()):
+        return None
+    found = source.locate(path)
+    if found is None or not isinstance(found.node, ast.ClassDef):
+        return "no class"
+    return None if _inside(found.dotted, packages) else found.dotted
+
+
+def named(packages: tuple[str, ...]) -> str:
+    """The packages in a message; the rooms of components are simply ftcli."""
+    return "ftcli" if packages == COMPONENTS else ", ".join(packages)
+
+
+def way_in(target: Any) -> str:
+    """What to do about a name that is not allowed."""
+    top = str(target).split(".")[0]
+    if top == "ftcli":
+        return "components stand in " + ", ".join(ROOMS)
+    return f"--trust {top} (or {TRUST}={top}), if you trust that package with your machine"
+
+
+def _inside(path: str, packages: Iterable[str]) -> bool:
+    return any(path == p or path.startswith(f"{p}.") for p in packages)
+
+
+def _see_working_folder() -> None:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())

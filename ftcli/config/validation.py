@@ -126,6 +126,8 @@ class _Checker:
         except NoSuchClass as error:
             self.problems.append(unknown.of_class(self.composed, error, f"{key}.{TARGET}"))
             return
+        if not self._stands(target, classpath.COMPONENTS, f"{key}.{TARGET}"):
+            return
         self._nodes[key] = keys
         if keys.library and not self._library(keys, key):
             return
@@ -134,13 +136,14 @@ class _Checker:
     def _library(self, keys: Keys, key: str) -> bool:
         """Whether the library class that a node names may be used and exists."""
         parameter = keys.owner.class_path
-        assert parameter is not None
+        assert parameter is not None and keys.library is not None
         named = f"{key}.{parameter.name}"
         if not self._may(keys.library, classpath.LIBRARIES, named):
             return False
         if keys.lost:
             self.problems.append(unknown.of_class(self.composed, keys.lost[1], named))
-        return not keys.lost
+            return False
+        return self._stands(keys.library, classpath.LIBRARIES, named)
 
     def _mapping(
         self,
@@ -196,14 +199,19 @@ class _Checker:
     def _may(self, target: Any, packages: tuple[str, ...], key: str) -> bool:
         if isinstance(target, str) and classpath.allowed(target, packages):
             return True
-        top = str(target).split(".")[0]
-        allowed = ", ".join(packages)
-        self._say(
-            key,
-            f"{key}={target}: only classes of {allowed} may be named here.",
-            f"--trust {top}, if you trust that package with your machine",
-        )
+        names = classpath.named(packages)
+        what = f"{key}={target}: only classes of {names} may be named here."
+        self._say(key, what, classpath.way_in(target))
         return False
+
+    def _stands(self, target: str, packages: tuple[str, ...], key: str) -> bool:
+        """Whether the name leads to a class that is defined where it may stand."""
+        defined = classpath.defined(target, packages)
+        if defined is not None:
+            what = f"{key}={target}: that is {defined}; only classes of "
+            what += f"{classpath.named(packages)} may be named here."
+            self._say(key, what, f"see: ftcli schema {key.split('.')[0]}")
+        return defined is None
 
     def _wrong(self, key: str, value: Any, expected: str) -> None:
         where: str | None = self.composed.where(key)

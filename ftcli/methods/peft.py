@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftcli.config.classpath import ClassPath
+from ftcli.config.classpath import LIBRARIES, ClassPath, NotAllowed, fetch
 from ftcli.errors import Problems, UserError
 from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
 from ftcli.methods.targets import ALL_LINEAR, unmatched
@@ -157,13 +156,21 @@ class Peft(Method):
         model.save_pretrained(folder, save_embedding_layers=False)
 
     def _class(self) -> Any:
-        module, _, name = self.config_class.rpartition(".")
+        from peft import PeftConfig
+
         try:
-            return getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
+            found = fetch(self.config_class, LIBRARIES)
+        except NotAllowed as error:
+            raise UserError(f"{error}.", where="method.config_class") from error
+        except (ImportError, AttributeError, ValueError) as error:
             raise UserError(
                 f"there is no {self.config_class}.", where="method.config_class"
             ) from error
+        if not (isinstance(found, type) and issubclass(found, PeftConfig)):
+            raise UserError(
+                f"{self.config_class} is no configuration of PEFT.", where="method.config_class"
+            )
+        return found
 
     def _for_model(self, config: Any, model: Any) -> Any:
         """The configuration with what this model asks for: its task, and new parts to train.

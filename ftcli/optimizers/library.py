@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftcli.config.classpath import ClassPath
+from ftcli.config.classpath import LIBRARIES, ClassPath, NotAllowed, fetch
 from ftcli.errors import UserError, missing_package
 from ftcli.trainer.participant import Participant
 
@@ -129,13 +128,17 @@ class LibraryOptimizer(Participant):
 
 def _class(path: str) -> Any:
     """The class of a dotted name."""
-    module, _, name = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = fetch(path, LIBRARIES)
+    except NotAllowed as error:
+        raise UserError(f"{error}.", where="optimizer.optimizer_class") from error
     except ModuleNotFoundError as error:
-        package = module.split(".")[0]
+        package = path.split(".")[0]
         if error.name == package and package in EXTRAS:
             raise missing_package(package, EXTRAS[package], path) from error
         raise UserError(f"there is no {path}.", where="optimizer.optimizer_class") from error
-    except AttributeError as error:
+    except (AttributeError, ValueError) as error:
         raise UserError(f"there is no {path}.", where="optimizer.optimizer_class") from error
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        raise UserError(f"{path} is no optimizer of torch.", where="optimizer.optimizer_class")
+    return found
