@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 from ftcli.data import holdout
 from ftcli.data.captions import COLUMNS, CaptionLoader, Captions
 from ftcli.data.loader import Loader
+from ftcli.data.media.hub import pictured
 from ftcli.data.pictures import grid
-from ftcli.data.rows import Item
+from ftcli.data.rows import Item, Row
 from ftcli.data.sources import Source, find, is_path
+from ftcli.data.sources.hub import Hub
 from ftcli.errors import Problems, UserError
 
 SPLITS = ("train", "validation", "test")
@@ -48,7 +50,9 @@ class Captioned:
     name: str | None = None  # configuration of a hub data set
     split: str = "train"  # which split of the source is trained on
     revision: str | None = None  # branch, tag or commit of a hub data set
-    columns: dict[str, str] = field(default_factory=dict)  # image, text -> column
+    columns: dict[str, str | None] = field(
+        default_factory=dict
+    )  # image, text -> column; text: null leaves every caption empty
     validation: float | str | None = None  # share held out by caption, or a path or split
     test: str | None = None  # path or split that is judged at the end
     max_length: int = 77  # tokens of a caption; longer ones are cut, shorter ones padded
@@ -65,12 +69,19 @@ class Captioned:
         for key in self.columns:
             if key not in COLUMNS:
                 yield UserError(f"'{key}' is neither image nor text.", where="data.columns")
+        if not self.names["image"]:
+            yield UserError("images have to stand somewhere.", where="data.columns.image")
         if isinstance(self.validation, float | int) and not 0 < self.validation < 1:
             yield UserError(
                 f"a share of {self.validation} of the rows cannot be held out.",
                 where="data.validation",
                 fix="a number between 0 and 1, a path or split, or null",
             )
+
+    @property
+    def names(self) -> dict[str, str | None]:
+        """What is read of a row -> its column."""
+        return COLUMNS | self.columns
 
     @property
     def splits(self) -> list[str]:
@@ -83,18 +94,13 @@ class Captioned:
         Raises:
             UserError: a row has no image or no text.
         """
-        names = COLUMNS | self.columns
         for item in self._mine(split):
             if isinstance(item, UserError):
                 raise item
-            for key, column in names.items():
-                if not item.values.get(column):
+            for key, column in self.names.items():
+                if column and not item.values.get(column):
                     raise _lacks(item, key, column)
-            yield {
-                "text": str(item.values[names["text"]]),
-                "row": item.values,
-                "origin": item.origin,
-            }
+            yield {"text": self._text(item), "row": item.values, "origin": item.origin}
 
     def prepare(self, split: str, tokenizer: Any, progress: Any = None) -> Captions:
         """The captions of a split as tokens, and where its images are.
@@ -152,17 +158,25 @@ class Captioned:
         if split not in self.splits:
             raise UserError(f"the data have no split '{split}'.", where=f"data.{split}")
         if not shared or (split not in ("train", "validation")):
-            yield from islice(self._source(split).rows(), None if place else self.limit)
+            yield from islice(self._rows(split), None if place else self.limit)
             return
-        column = (COLUMNS | self.columns)["text"]
-        rows = list(islice(self._source("train").rows(), self.limit))
-        texts = [str(r.values.get(column)) for r in rows if not isinstance(r, UserError)]
-        below = holdout.threshold(float(self.validation or 0), texts)
-        for item in rows:
-            if isinstance(item, UserError):
+        rows = list(islice(self._rows("train"), self.limit))
+        keys = [r.origin if isinstance(r, UserError) else self._text(r) or r.origin for r in rows]
+        below = holdout.threshold(float(self.validation or 0), keys)
+        for item, key in zip(rows, keys, strict=True):
+            if isinstance(item, UserError) or (holdout.position(key) < below) == (split != "train"):
                 yield item
-            elif (holdout.position(str(item.values.get(column))) < below) == (split != "train"):
-                yield item
+
+    def _text(self, row: Row) -> str:
+        column = self.names["text"]
+        return str(row.values.get(column, "")) if column else ""
+
+    def _rows(self, split: str) -> Iterator[Item]:
+        """Rows of a split's source; images of the hub stay encoded until a batch wants them."""
+        source = self._source(split)
+        if isinstance(source, Hub):
+            return pictured(source, str(self.names["image"]))
+        return source.rows()
 
     def _source(self, split: str) -> Source:
         if split not in self._sources:

@@ -36,7 +36,7 @@ class Captions:
         self.rows = [example["row"] for example in examples]
         self.origins = [example["origin"] for example in examples]
         self.texts = [example["text"] for example in examples]
-        self.size, self.column = data.size, (COLUMNS | data.columns)["image"]
+        self.size, self.column = data.size, str(data.names["image"])
         self.folder = Path(getattr(source, "paths", [Path(".")])[0]).parent
         self.length = data.max_length
         self.ids, self.empty = (self.tokens(tokenizer, texts) for texts in (self.texts, [""]))

@@ -21,7 +21,7 @@ def picture(image: Any, tile: int | None, folder: Path, size: int) -> torch.Tens
     """Bytes [3, size, size] of an image: its middle square, scaled where it is not of that size.
 
     Args:
-        image: a path under `folder`, a PIL image, or a mapping with `bytes`, as data sets give it.
+        image: a path under `folder`, a PIL image, or a function that gives an encoded file.
         tile: number of the tile, where the path is a sheet; None: all of it.
 
     Raises:
@@ -29,8 +29,8 @@ def picture(image: Any, tile: int | None, folder: Path, size: int) -> torch.Tens
     """
     if isinstance(image, str):
         opened = _sheet(folder / image) if tile is not None else _open(folder / image)
-    elif isinstance(image, dict):
-        opened = Image.open(io.BytesIO(image["bytes"]))
+    elif callable(image):
+        opened = Image.open(io.BytesIO(image()))
     else:
         opened = image
     if tile is not None:

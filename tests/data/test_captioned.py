@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from ftcli.data.captioned import Captioned
 from ftcli.data.pictures import as_bytes, grid, picture
+from ftcli.data.sources.hub import Hub
 from ftcli.errors import UserError
 from ftcli.models.ldm import Ldm
 
@@ -81,6 +83,46 @@ def test_files_of_ones_own_are_cut_to_their_middle_and_scaled(tmp_path, tokenize
     assert pixels[:, 8, 8].tolist() == [10, 200, 30] and captions.texts == ["green"]
     with pytest.raises(UserError, match="no image in 'image'"):
         list(Captioned(str(tmp_path / "rows.jsonl")).examples())
+
+
+@pytest.fixture
+def pictures(monkeypatch) -> None:
+    """A hub data set of two images, red and blue, with captions and numbers."""
+    from datasets import Dataset, Features, Value
+    from datasets import Image as Feature
+
+    def encoded(color: tuple[int, int, int]) -> dict:
+        stream = io.BytesIO()
+        Image.new("RGB", (40, 20), color).save(stream, "png")
+        return {"bytes": stream.getvalue(), "path": None}
+
+    features = Features({"image": Feature(), "text": Value("string"), "n": Value("int8")})
+    columns = {"image": [encoded((255, 0, 0)), encoded((0, 0, 255))], "text": ["red", "blue"]}
+    rows = Dataset.from_dict(columns | {"n": [1, 2]}, features)
+    monkeypatch.setattr(Hub, "dataset", rows)
+    monkeypatch.setattr(Hub, "content", "of a file on disk, which is read as it is")
+
+
+def test_images_of_the_hub_are_opened_with_their_batch(pictures, tokenizer, monkeypatch):
+    opened: list[object] = []
+    whole = Image.open
+    monkeypatch.setattr(Image, "open", lambda *a, **k: opened.append(a) or whole(*a, **k))
+    captions = Captioned("owner/colours", size=8).prepare("train", tokenizer)
+    assert captions.texts == ["red", "blue"] and not opened
+    assert captions.batch([1])["inputs"]["pixels"][0, :, 4, 4].tolist() == [0, 0, 255]
+    assert len(opened) == 1 and captions.origins == [
+        "owner/colours/train[0]",
+        "owner/colours/train[1]",
+    ]
+    with pytest.raises(UserError, match="no images in 'n'; it has image, text, n"):
+        Captioned("owner/colours", columns={"image": "n"}).prepare("train", tokenizer)
+
+
+def test_images_alone_have_empty_captions(pictures, tokenizer):
+    data = Captioned("owner/colours", size=8, columns={"text": None}, validation=0.5)
+    train, held = (data.prepare(s, tokenizer) for s in ("train", "validation"))
+    assert train.texts == held.texts == [""] and train.origins != held.origins
+    assert torch.equal(train.ids, train.empty)
 
 
 def test_mistakes_are_named(tmp_path, tokenizer):

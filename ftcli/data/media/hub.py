@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ftcli.data.media.items import Item, split_name
+from ftcli.data.rows import Row
 from ftcli.data.sources.hub import Hub
 from ftcli.errors import UserError
 
@@ -39,6 +40,26 @@ def items(
                 groups[row],
                 split_name(split),
             )
+
+
+def pictured(source: Hub, column: str) -> Iterator[Row]:
+    """The rows of a split, an image being a function that gives its encoded file.
+
+    Raises:
+        UserError: there is no such column, or it holds no images.
+    """
+    rows = source.dataset
+    kind: Any = type(rows.features.get(column))
+    if kind.__name__ != "Image":
+        raise UserError(
+            f"{source.path} has no images in '{column}'; it has {', '.join(rows.features)}.",
+            where="data.columns.image",
+            fix="data.columns.image=NAME of the column",
+        )
+    encoded = rows.cast_column(column, kind(decode=False))
+    for number, values in enumerate(rows.remove_columns(column)):
+        read = _reader(encoded, column, number)
+        yield Row({**values, column: read}, f"{source.place}[{number}]")
 
 
 def _column(rows: Any, path: str) -> str:
