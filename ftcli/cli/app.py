@@ -7,6 +7,7 @@ help page reads their files, and only the verb that runs is imported.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -17,8 +18,15 @@ from typing import Any, NoReturn
 import typer
 
 from ftcli import __version__, errors
-from ftcli.cli.messages import show_error
+from ftcli.cli.messages import show_error, shown
 from ftcli.cli.verbs_found import Verbs, names
+from ftcli.run.disk import message
+
+#: What is wrong with a path that was given, not with this machine.
+_PATHS = (
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
+    errno.EEXIST, errno.ELOOP, errno.EROFS, errno.EINVAL,
+)  # fmt: skip
 
 
 def _version(value: bool) -> None:
@@ -75,7 +83,7 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get("FTCLI_DEBUG") and usage is None:
             raise
         shown = usage or explained(error)
-        show_error(shown)
+        show_error(_with_fix(shown, arguments))
         return shown.code
     return status if isinstance(status, int) else errors.OK
 
@@ -84,13 +92,28 @@ def explained(error: Exception) -> errors.UserError:
     """Any exception as one message; what is no mistake of the user keeps its type's name."""
     if isinstance(error, errors.UserError):
         return error
+    if isinstance(error, OSError) and error.errno in _PATHS and error.filename:
+        what = f"{error.filename}: {error.strerror}."
+        return errors.UserError(what, fix="check the path and its permissions")
     text = str(error).strip().splitlines()
     what = f"{type(error).__name__}: {text[0] if text else 'no message'}"
     if any(kind.__name__ in ("OutOfMemoryError", "MemoryError") for kind in type(error).__mro__):
         fix = "ftcli plan JOB shows what fits; try a smaller trainer.batch_size"
         return errors.UserError(what, fix=fix, code=errors.OUT_OF_MEMORY)
+    if told := message(error):
+        return told
     fix = "the same command with --debug shows where; please report it"
     return errors.UserError(what, fix=fix, code=errors.FAILED)
+
+
+def _with_fix(error: errors.UserError, words: Sequence[str]) -> errors.UserError:
+    """Where a message says no way out: where the settings it is about are explained."""
+    verb = next((word for word in words if word in names()), "")
+    for problem in error.problems if isinstance(error, errors.Problems) else [error]:
+        key = re.fullmatch(r"[a-z_]+(\.\w+)*", problem.where or "")
+        help_ = f"ftcli {verb} --help".replace("  ", " ")
+        problem.fix = problem.fix or (f"see: ftcli schema {key[0]}" if key else f"see: {help_}")
+    return error
 
 
 def _usage(error: Exception) -> errors.UserError | None:
@@ -137,4 +160,5 @@ class _Warnings(logging.Handler):
         """Print the record."""
         from ftcli.cli.console import console
 
-        console(stderr=True).print(f"note: {record.getMessage()}", style="yellow", markup=False)
+        line = f"note: {shown(record.getMessage())}"
+        console(stderr=True).print(line, style="yellow", markup=False)

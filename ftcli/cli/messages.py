@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftcli import errors
+from ftcli.cli.console import printable
+from ftcli.redaction import redacted
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -36,14 +38,19 @@ def show_error(error: errors.UserError) -> None:
 
 def _problem(text: Text, problem: errors.UserError) -> None:
     if problem.where:
-        text.append(f"{problem.where}  ", style="bold")
-    text.append(problem.what)
+        text.append(f"{shown(problem.where)}  ", style="bold")
+    text.append(shown(problem.what))
     line = _line(problem.where or "")
     if line:
         text.append("\n    ")
-        text.append(line, style="underline red")
+        text.append(shown(line), style="underline red")
     if problem.fix:
-        text.append(f"\n→ {problem.fix}", style="green")
+        text.append(f"\n→ {shown(problem.fix)}", style="green")
+
+
+def shown(text: str) -> str:
+    """Text for a screen: no secrets, and nothing that a terminal would obey."""
+    return printable(redacted(text))
 
 
 def _line(where: str) -> str:

@@ -36,6 +36,13 @@ def compose(job: str | Path, overrides: Sequence[str] = ()) -> Composed:
         UserError: a file, option, key or override that cannot be composed, with its file:line.
     """
     path = paths.find_job(job)
+    try:
+        return _composed_from(path, overrides)
+    except RecursionError as error:
+        raise marks.too_deep(path) from error
+
+
+def _composed_from(path: Path, overrides: Sequence[str]) -> Composed:
     folders = paths.search_path(path.resolve().parent)
     words = typed.read(overrides, folders)
     source = Primary(path)

@@ -9,10 +9,14 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ftcli.config.composed import Origin
 from ftcli.config.paths import shown
 from ftcli.errors import UserError
+
+#: Values that a file may stand for; the longest job or recipe that ships has about 2,000.
+MOST = 100_000
 
 
 def read(path: Path) -> DictConfig:
@@ -21,15 +25,90 @@ def read(path: Path) -> DictConfig:
     Raises:
         UserError: not readable, not YAML, a key given twice, or not a mapping; with file and line.
     """
+    _refuse_huge(tree(path), path)
     try:
         config = OmegaConf.load(path)
     except yaml.YAMLError as error:
         raise syntax_error(error, path) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read: {error}", where=shown(path)) from error
+    except OmegaConfBaseException as error:
+        text = str(error).splitlines()[0]
+        raise UserError(f"cannot be read: {text}", shown(path), "mend this value") from error
+    except (ValueError, TypeError) as error:  # a date that is none, a key that cannot be one
+        raise UserError(
+            f"cannot be read: {error}.", shown(path), "put the value in quotes"
+        ) from error
     if not isinstance(config, DictConfig):
-        raise UserError("must hold keys and values (a mapping).", where=f"{shown(path)}:1")
+        raise UserError(
+            "must hold keys and values (a mapping).",
+            where=f"{shown(path)}:1",
+            fix="ftcli cp qlora_llama my.yaml gives one to start from",
+        )
     return config
+
+
+def tree(path: Path) -> Any:
+    """The nodes of a YAML file as they stand there, aliases shared; None for an empty file.
+
+    Raises:
+        UserError: not readable, or not YAML.
+    """
+    try:
+        return _tree(path, path.stat().st_mtime_ns)
+    except yaml.YAMLError as error:
+        raise syntax_error(error, path) from error
+    except UnicodeError as error:
+        raise UserError(f"is not UTF-8 text: {error}.", shown(path), "save it as UTF-8") from error
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}."
+        raise UserError(what, shown(path), "check the path and its permissions") from error
+    except RecursionError as error:
+        raise too_deep(path) from error
+
+
+@lru_cache(maxsize=256)
+def _tree(path: Path, _mtime: int) -> Any:
+    return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+
+
+def too_deep(path: Path) -> UserError:
+    """For a file whose brackets or indents go deeper than anything can read."""
+    return UserError("is nested too deeply.", shown(path), "no job needs more than ten levels")
+
+
+def _refuse_huge(root: Any, path: Path) -> None:
+    """Refuse aliases of aliases: a file of ten lines may stand for a thousand million values.
+
+    Raises:
+        UserError: more than `MOST` values, or an alias inside what it stands for.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: Any, above: frozenset[int]) -> int:
+        if not isinstance(node, yaml.CollectionNode):
+            return 1
+        if id(node) in above:
+            raise UserError(
+                "an alias stands inside what it names, without end.",
+                where=f"{shown(path)}:{node.start_mark.line + 1}",
+                fix="write the values out",
+            )
+        if id(node) not in sizes:
+            inner = [part for pair in node.value for part in _parts(pair)]
+            sizes[id(node)] = 1 + sum(size(part, above | {id(node)}) for part in inner)
+        return sizes[id(node)]
+
+    try:
+        count = size(root, frozenset())
+    except RecursionError as error:
+        raise too_deep(path) from error
+    if count > MOST:
+        what = f"stands for {count:,} values, more than {MOST:,}."
+        raise UserError(what, shown(path), "write fewer aliases (`*name`)")
+
+
+def _parts(pair: Any) -> tuple[Any, ...]:
+    """Key and value of a mapping's entry; an item of a list."""
+    return pair if isinstance(pair, tuple) else (pair,)
 
 
 def syntax_error(error: yaml.YAMLError, path: Path | None = None) -> UserError:
@@ -40,7 +119,9 @@ def syntax_error(error: yaml.YAMLError, path: Path | None = None) -> UserError:
     text = getattr(error, "problem", None) or str(error).splitlines()[0]
     where = shown(path) if path else None
     return UserError(
-        f"not valid YAML: {text}.", where=f"{where}:{mark.line + 1}" if mark else where
+        f"not valid YAML: {text}.",
+        where=f"{where}:{mark.line + 1}" if mark else where,
+        fix="mend that line: spaces and no tabs before a key, one key once, quotes around : # { [ *",
     )
 
 
@@ -51,7 +132,7 @@ def marks(path: Path) -> dict[str, Origin]:
 
 @lru_cache(maxsize=256)
 def _marks(path: Path, _mtime: int) -> dict[str, Origin]:
-    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    root = tree(path)
     return dict(_walk(root, "", path)) if isinstance(root, yaml.MappingNode) else {}
 
 
@@ -72,7 +153,7 @@ def _walk(node: yaml.MappingNode, prefix: str, path: Path) -> Iterator[tuple[str
 
 def default_line(path: Path, group: str) -> int | None:
     """The line of a file's defaults list that picks an option of `group`."""
-    root: Any = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    root = tree(path)
     pairs = root.value if isinstance(root, yaml.MappingNode) else []
     for name, value in pairs:
         if name.value != "defaults" or not isinstance(value, yaml.SequenceNode):

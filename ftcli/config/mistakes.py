@@ -20,6 +20,7 @@ from ftcli.errors import Problems, UserError
 
 _ABSENT = re.compile(r"Could not (?:override|delete) '(?P<key>[\w/]+)(?:=.*)?'\.\s*No match")
 _OPEN = re.compile(r"You must specify '(?P<group>[\w/]+)'")
+_INTERPOLATION = "${a.key} gives the value of a.key; a plain ${ is written \\${"
 _PARENT = re.compile(r"In '(?P<parent>[^']+)'")
 
 
@@ -134,13 +135,20 @@ def resolved(config: DictConfig, where: Callable[[str], str], job: Path) -> dict
     except OmegaConfBaseException as error:
         problems = list(_broken(config, where))
         Problems.raise_if_any(problems)
-        raise UserError(_first_sentence(str(error)), where=paths.shown(job)) from error
+        raise UserError(
+            _first_sentence(str(error)), where=paths.shown(job), fix=_INTERPOLATION
+        ) from error
     assert isinstance(plain, dict)
     return plain  # type: ignore[return-value]
 
 
 def _broken(config: DictConfig, where: Callable[[str], str]) -> list[UserError]:
-    raw = OmegaConf.to_container(config, resolve=False)
+    try:
+        raw = OmegaConf.to_container(config, resolve=False)
+    except OmegaConfBaseException as error:  # `${` that does not close
+        key = str(error.full_key or "")
+        what = f"{key}: {_first_sentence(str(error))}"
+        return [UserError(what, where(key), _INTERPOLATION)]
     assert isinstance(raw, dict)
     known = [key for key, _ in leaves(raw)]
     problems = []
@@ -150,7 +158,8 @@ def _broken(config: DictConfig, where: Callable[[str], str]) -> list[UserError]:
             if OmegaConf.is_config(chosen):
                 OmegaConf.to_container(chosen, resolve=True, throw_on_missing=False)
         except OmegaConfBaseException as error:
-            problems.append(UserError(_why(error, key, value, known), where=where(key)))
+            what = _why(error, key, value, known)
+            problems.append(UserError(what, where(key), _INTERPOLATION))
     roots = [p for p in problems if "there is no key" in p.what]
     return roots or problems  # what points at a broken key is broken by that key
 

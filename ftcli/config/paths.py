@@ -87,7 +87,9 @@ def find_job(job: str | Path) -> Path:
     Raises:
         UserError: there is no such file; names the nearest ones.
     """
-    path = Path(job).expanduser()
+    if not str(job).strip() or "\0" in str(job):
+        raise UserError(f"{str(job)!r} is no name of a job.", fix="ftcli ls jobs")
+    path = _expanded(job)
     if path.is_dir() and (path / "config.yaml").is_file():
         return path / "config.yaml"
     if path.is_file():
@@ -103,6 +105,14 @@ def find_job(job: str | Path) -> Path:
     if path.is_dir():
         raise UserError(f"{job} is a folder without a config.yaml.", fix="give a YAML file")
     raise UserError(f"{job}: no such file or job.{_closest(path, known)}", fix="ftcli ls jobs")
+
+
+def _expanded(job: str | Path) -> Path:
+    """The path, `~` filled in where there is such a user."""
+    try:
+        return Path(job).expanduser()
+    except RuntimeError:
+        return Path(job)
 
 
 def _closest(path: Path, known: dict[str, Path]) -> str:

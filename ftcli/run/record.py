@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ftcli.config.classpath import trusted
+from ftcli.redaction import redacted, redacted_tree
 from ftcli.run.atomic import write_json, write_text
 from ftcli.run.rundir import RunDir
 
@@ -20,21 +22,23 @@ PACKAGES = (
 )  # fmt: skip
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE", "HF_HOME",
-    "PYTORCH_CUDA_ALLOC_CONF", "FTCLI_CONFIGS", "FTCLI_CACHE", "WORLD_SIZE",
+    "PYTORCH_CUDA_ALLOC_CONF", "FTCLI_CONFIGS", "FTCLI_CACHE", "FTCLI_TRUST",
+    "WORLD_SIZE",
 )  # fmt: skip
 
 
 def write_record(run_dir: RunDir, composed: Any) -> None:
     """Write config.yaml, overrides.yaml, sources.yaml, command.txt and env.json.
 
-    Nothing secret is kept: of the environment only variables named above are read.
+    Nothing secret is kept: of the environment only variables named above are read, and what looks
+    like a secret is hidden in every file.
     """
-    write_config(run_dir, composed.config)
     write_text(run_dir.path / "overrides.yaml", _yaml(list(composed.overrides)))
     sources = {key: str(origin) for key, origin in composed.origins.items()}
     write_text(run_dir.path / "sources.yaml", _yaml(sources))
     write_text(run_dir.path / "command.txt", _command())
     write_json(run_dir.path / "env.json", environment())
+    write_config(run_dir, composed.config)  # last: with it the folder is a run
 
 
 def write_config(run_dir: RunDir, config: dict[str, Any]) -> None:
@@ -55,6 +59,7 @@ def environment() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "trusted": trusted(),
         "git": _git(),
     }
 
@@ -62,7 +67,7 @@ def environment() -> dict[str, Any]:
 def _yaml(value: Any) -> str:
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(value))
+    return OmegaConf.to_yaml(OmegaConf.create(redacted_tree(value)))
 
 
 def _command() -> str:
@@ -70,7 +75,7 @@ def _command() -> str:
     typed = shlex.join(["ftcli", *sys.argv[1:]])
     lines = [typed, f"# in {Path.cwd()}"]
     lines += [f"# {name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
-    return "\n".join(lines) + "\n"
+    return redacted("\n".join(lines)) + "\n"
 
 
 def _processor() -> str:
@@ -96,6 +101,8 @@ def _git() -> dict[str, str] | None:
 
     try:
         commit = ask("rev-parse", "HEAD")
-        return {"commit": commit, "diff": ask("diff", "HEAD")[:100_000]} if commit else None
+        return (
+            {"commit": commit, "diff": redacted(ask("diff", "HEAD")[:100_000])} if commit else None
+        )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ftcli.errors import Problems, UserError
 
 #: An interval whose ends lie this far apart is searched on a logarithmic scale.
 LOG_FROM = 100
+#: Values of one key, and trials of one grid: more is a slip of the hand.
+MOST = 10_000
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,11 @@ def read(texts: Sequence[str], folders: Sequence[Path]) -> Space:
         except UserError as error:
             problems.append(error)
     Problems.raise_if_any(problems)
+    trials = prod(len(axis.texts) for axis in axes.values() if isinstance(axis, Choices))
+    if trials > MOST:
+        raise _said(
+            f"that is a grid of {trials:,} trials.", "fewer values, or --optuna --trials 50"
+        )
     if not axes:
         raise UserError(
             "nothing is swept: no word gives several values.",
@@ -155,7 +163,12 @@ def _axis(parsed: Override, text: str, folders: Sequence[Path]) -> Axis:
             what = f"'{text}' matches none of {len(known)} options of {key}."
             raise _said(what, f"ftcli ls {paths.plural(key)}")
         return Choices(key, sign, tuple(found))
-    texts = tuple(dict.fromkeys(parsed.sweep_string_iterator()))
+    try:
+        texts = tuple(dict.fromkeys(islice(parsed.sweep_string_iterator(), MOST + 1)))
+    except (ValueError, TypeError, HydraException) as error:  # a range in steps of 0
+        raise _said(f"'{text}': {error}.", f"{key}=range(1,5)") from error
+    if len(texts) > MOST:
+        raise _said(f"'{text}' gives more than {MOST:,} values.", f"{key}=range(1,5)")
     if not texts:
         raise _said(f"'{text}' holds no value.", f"{key}=range(1,5)")
     if isinstance(given, RangeSweep) and not given.shuffle and given.step is not None:

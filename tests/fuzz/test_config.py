@@ -1,0 +1,127 @@
+"""Whatever a configuration or a command line holds: it works, or one message says what, where and what to do.
+
+`make fuzz N=1000` runs the campaign; a number that failed is repeated with
+`pytest -m slow tests/fuzz/test_config.py -k campaign` and FTCLI_FUZZ_ONLY=the number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from ftcli import errors
+from ftcli.cli.app import run
+from tests.fuzz.config_cases import Case, case, deep, lay
+
+FAST = 80
+SECONDS = 120  # a case that takes longer hangs
+DEEP_EVERY = 4  # of the campaign, one in so many loads a tokenizer or a model's shapes
+BUGS = ("Traceback", "please report it", "TimeoutError")
+
+
+class Started(Exception):
+    """The job was found sound and would begin now."""
+
+
+@pytest.fixture
+def nothing_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything up to the first step of training is real, and no network is asked."""
+    import huggingface_hub.constants
+
+    from ftcli.reproduce.reproduction import Reproduction
+
+    def started(*_: object, **__: object) -> None:
+        raise typer.Exit(errors.OK)
+
+    monkeypatch.setattr("ftcli.run.train.train", started)
+    monkeypatch.setattr("ftcli.run.launch.launch", started)
+    monkeypatch.setattr("ftcli.pipelines.stages.start", started)
+    monkeypatch.setattr("ftcli.sweeps.composing.record", started)
+    monkeypatch.setattr("ftcli.sweeps.sweep._run", started)
+    monkeypatch.setattr(Reproduction, "run", started)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "user").mkdir()
+    monkeypatch.setenv("FTCLI_CONFIGS", str(tmp_path / "user"))
+    monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
+    for name in ("FTCLI_DEBUG", "FTCLI_TRUST"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_a_sample(tmp_path, monkeypatch):
+    found = [_tried(case(seed), tmp_path / str(seed), monkeypatch) for seed in range(FAST)]
+    _judge(found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.usefixtures("nothing_starts")
+def test_the_campaign(tmp_path, monkeypatch):
+    only = os.environ.get("FTCLI_FUZZ_ONLY")
+    seeds = [int(only)] if only else range(int(os.environ.get("FTCLI_FUZZ", "200")))
+    found = []
+    for seed in seeds:
+        made = deep(seed) if seed % DEEP_EVERY == 0 else case(seed)
+        found.append((seed, *_tried(made, tmp_path / str(seed), monkeypatch)[1:]))
+        if found[-1][-1]:
+            print(f"\n{seed}: {found[-1][-1]}", flush=True)
+    print(f"\n{len(found)} configurations: {dict(Counter(status for _, status, _ in found))}")
+    _judge(found)
+
+
+def _judge(found: list[tuple[int, str, str]]) -> None:
+    wrong = [f"{seed}: {why}" for seed, _, why in found if why]
+    assert not wrong, "\n".join(wrong)
+
+
+def _tried(made: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
+    """Number, outcome, and what is wrong with it: nothing if it is as promised."""
+    folder.mkdir()
+    lay(made, folder)
+    monkeypatch.chdir(folder)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _limit():
+        try:
+            status = run(made.words)
+        except BaseException as error:  # noqa: BLE001 - whatever comes through is what is looked for
+            return int(folder.name), "escaped", f"{made}: {type(error).__name__}: {error}"
+    text = err.getvalue()
+    return int(folder.name), _outcome(status), _complaint(made, status, text, out.getvalue())
+
+
+def _outcome(status: int) -> str:
+    return {errors.OK: "accepted", errors.USER: "refused"}.get(status, f"status {status}")
+
+
+def _complaint(made: Case, status: int, text: str, out: str) -> str:
+    if any(sign in text + out for sign in BUGS):
+        return f"{made}: {text}"
+    if status == errors.OK:
+        return ""
+    if status != errors.USER:
+        return f"{made}: status {status}: {text}"
+    if "→" not in text + out:
+        return f"{made}: no fix: {text!r}"
+    return "" if text.strip() or "✗" in out else f"{made}: no message"
+
+
+@contextlib.contextmanager
+def _limit() -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise TimeoutError(f"longer than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
