@@ -74,6 +74,7 @@ def _run(result: Result, source: Path, folder: Path, size: int) -> None:
     """Configuration, record and one checkpoint beside the weights."""
     from ftcli.run.record import write_config
     from ftcli.run.rundir import RunDir
+    from ftcli.trainer import manifest
 
     run_dir, before = RunDir(folder), RunDir(source).result()
     config = run_config(source, result.kind, result.base)
@@ -85,7 +86,7 @@ def _run(result: Result, source: Path, folder: Path, size: int) -> None:
     checkpoint = run_dir.checkpoints / f"step-{step:06d}"
     checkpoint.mkdir(parents=True)
     _checkpoint(result, config, folder, checkpoint)
-    (checkpoint / "DONE").touch()
+    manifest.seal(checkpoint)
     atomic.link(run_dir.checkpoints / "last", checkpoint.name)
     said = {"status": "finished", "step": step, "seed": config.get("seed", 0), "run": str(source)}
     atomic.write_json(folder / "result.json", said | {"adapter_bytes": size, "metrics": {}})

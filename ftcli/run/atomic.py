@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+ASIDE = ".replaced"  # what a folder is called between being replaced and being deleted
+
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a file so that a reader, or a crash, finds the old content or the new, never a part."""
@@ -26,7 +28,7 @@ def write_text(path: str | Path, text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -36,21 +38,49 @@ def write_json(path: str | Path, value: Any) -> None:
 
 @contextmanager
 def folder(target: str | Path) -> Iterator[Path]:
-    """A temporary folder to fill, which takes the place of `target` when the block ends well."""
+    """A temporary folder to fill, which takes the place of `target` when the block ends well.
+
+    What was there before is gone only after the new one has its name; `recover` undoes a crash
+    between the two.
+    """
     target = Path(target)
     unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    aside = target.with_name(f".{target.name}{ASIDE}")
     try:
         yield unfinished
         os.chmod(unfinished, 0o755)
         for file in [*unfinished.rglob("*"), unfinished]:
-            _sync(file)
+            sync(file)
         if target.is_dir():
-            shutil.rmtree(target)
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(target, aside)
         os.replace(unfinished, target)
     except BaseException:
+        recover(target.parent)
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    _sync_folder(target.parent)
+    sync(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover(parent: Path) -> None:
+    """Give folders their name back that a crash has left aside, and remove what was replaced."""
+    for aside in parent.glob(f".*{ASIDE}"):
+        target = aside.with_name(aside.name[1 : -len(ASIDE)])
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.replace(aside, target)
+
+
+def tidy(parent: Path) -> None:
+    """Remove what writes that were cut off have left in a folder that nobody else writes to now."""
+    recover(parent)
+    for rest in parent.glob(".*.*"):
+        if rest.is_dir() and not rest.is_symlink():
+            shutil.rmtree(rest, ignore_errors=True)
+        else:
+            rest.unlink(missing_ok=True)
 
 
 def link(path: Path, to: str) -> None:
@@ -61,14 +91,12 @@ def link(path: Path, to: str) -> None:
     os.replace(name, path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name != "posix":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "posix":
-        _sync(path)

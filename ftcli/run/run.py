@@ -75,11 +75,11 @@ class Run:
         Raises:
             UserError: the folder is not a run, or has no such checkpoint.
         """
-        from ftcli.trainer.checkpoint import Checkpoints, load_weights
+        from ftcli.trainer.checkpoint import WEIGHTS, Checkpoints, load_weights
 
         run_dir = RunDir.open(path)
         run = cls(load(run_dir.path / "config.yaml").config, run_dir)
-        folder = Checkpoints(run_dir.checkpoints).find(checkpoint)
+        folder = Checkpoints(run_dir.checkpoints).find(checkpoint, only=WEIGHTS)
         load_weights(folder, run)
         run.step = int(folder.name.removeprefix("step-"))
         run.model.eval()
@@ -144,7 +144,7 @@ class Run:
 
         Random generators come back too: how often one looks must not change what is trained.
         """
-        from ftcli.trainer.checkpoint import random_state, set_random_state
+        from ftcli.trainer.generators import random_state, set_random_state
 
         before = random_state()
         self.optimizer.eval_mode()

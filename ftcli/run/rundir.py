@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ftcli.errors import UserError
-from ftcli.run import atomic
+from ftcli.redaction import redacted, redacted_tree
+from ftcli.run import atomic, disk
 
 
 class RunDir:
@@ -26,9 +28,15 @@ class RunDir:
             raise UserError(f"run.name={name!r} is not a plain folder name.", fix="run.name=my_run")
         stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(2)}"
         path = Path(root) / name / stamp
-        path.mkdir(parents=True)
-        (path / "checkpoints").mkdir()
-        atomic.link(path.parent / "latest", stamp)
+        try:
+            path.mkdir(parents=True)
+            (path / "checkpoints").mkdir()
+            atomic.link(path.parent / "latest", stamp)
+        except OSError as error:
+            why = disk.refusal(error) or str(error)
+            raise UserError(
+                f"the run cannot be written: {why}.", where=str(path), fix="run.dir=FOLDER"
+            ) from error
         return cls(path)
 
     @classmethod
@@ -53,25 +61,30 @@ class RunDir:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Add a line to events.jsonl."""
-        self._append(
-            "events.jsonl", {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind} | fields
-        )
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        self._append("events.jsonl", {"time": stamp, "event": kind} | redacted_tree(fields))
 
     def note(self, line: str) -> None:
         """Add a line to train.log."""
         with open(self.path / "train.log", "a", encoding="utf-8") as stream:
-            stream.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+            stream.write(f"{time.strftime('%H:%M:%S')} {redacted(line)}\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; the last one may have been cut by a crash."""
         path = self.path / "metrics.jsonl"
         rows = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
                 continue
         return rows
+
+    def durable_lines(self) -> int:
+        """Lines of metrics.jsonl, which are on the disk when this returns."""
+        if (self.path / "metrics.jsonl").exists():
+            atomic.sync(self.path / "metrics.jsonl")
+        return len(self.metrics())
 
     def rewind(self, lines: int) -> None:
         """Keep the first lines of metrics.jsonl only: what came after is about to be done again."""
@@ -92,5 +105,13 @@ class RunDir:
         return True
 
     def _append(self, name: str, value: Mapping[str, Any]) -> None:
-        with open(self.path / name, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(dict(value), ensure_ascii=False, default=str) + "\n")
+        line = json.dumps(dict(value), ensure_ascii=False, default=str) + "\n"
+        with open(self.path / name, "ab+") as stream:
+            if stream.tell() and not _ends_line(stream):
+                line = "\n" + line  # a crash has cut the last one
+            stream.write(line.encode("utf-8", "replace"))
+
+
+def _ends_line(stream: BinaryIO) -> bool:
+    stream.seek(-1, os.SEEK_END)
+    return stream.read(1) == b"\n"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from ftcli.errors import FAILED, OUT_OF_MEMORY, Problems, UserError
+from ftcli.run.disk import explained
 from ftcli.run.finish import finish
+from ftcli.run.lock import alone
 from ftcli.run.run import Run
+from ftcli.run.rundir import RunDir
 
 
 def train(composed: Any) -> dict[str, Any]:
@@ -30,18 +34,31 @@ def resume(path: str | Path, allow: Sequence[str] = (), checkpoint: str = "last"
         allow: configuration keys that may differ from the checkpoint's, and `data`.
 
     Raises:
-        UserError: the run is finished, has no checkpoint, or its config or data have changed.
+        UserError: the run is finished, has no such checkpoint or no whole one, or its config or
+            data have changed.
     """
+    run_dir = RunDir.open(path)
+    try:
+        with alone(run_dir.path):
+            return _resume(run_dir, path, allow, checkpoint)
+    except OSError as error:
+        raise explained(error, run_dir.path) or error from error
+
+
+def _resume(
+    run_dir: RunDir, path: str | Path, allow: Sequence[str], checkpoint: str
+) -> dict[str, Any]:
     from ftcli.config import load
-    from ftcli.run.rundir import RunDir
     from ftcli.trainer.checkpoint import Checkpoints
 
-    run_dir = RunDir.open(path)
     if run_dir.result().get("status") == "finished":
         raise UserError(
             f"{path} is finished, at step {run_dir.result()['step']}.", fix=f"ftcli eval {path}"
         )
-    folder = Checkpoints(run_dir.checkpoints).find(checkpoint)
+    checkpoints = Checkpoints(run_dir.checkpoints)
+    if checkpoint == "last" and not checkpoints.finished():
+        return again(run_dir)
+    folder = checkpoints.find(checkpoint, fall_back=True)
     run = Run(load(run_dir.path / "config.yaml").config, run_dir)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     _same_config(state["config"], run.config, allow, path)
@@ -51,16 +68,31 @@ def resume(path: str | Path, allow: Sequence[str] = (), checkpoint: str = "last"
     return fit(run, folder)
 
 
+def again(run_dir: RunDir) -> dict[str, Any]:
+    """Begin once more with a run that ended before its first checkpoint."""
+    from ftcli.config import load
+
+    run_dir.rewind(0)
+    run_dir.event("restart")
+    return fit(Run(load(run_dir.path / "config.yaml").config, run_dir), None)
+
+
 def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
     """Train a run that has a directory, and write what it leaves; errors become messages."""
     from ftcli.config.building import located
 
+    held = alone(run.dir.path) if run.dir and run.accelerator.is_main_process else nullcontext()
     try:
-        return _fit(run, checkpoint)
+        with held:
+            return _fit(run, checkpoint)
     except Exception as error:
         if run.dir is not None:
-            run.dir.event("failed", error=str(error))
-            run.dir.note(traceback.format_exc())
+            with suppress(OSError):  # where the disk is what failed
+                run.dir.event("failed", error=str(error))
+                run.dir.note(traceback.format_exc())
+            told = None if isinstance(error, UserError) else explained(error, run.dir.path)
+            if told is not None:
+                raise told from error
         if isinstance(error, UserError):
             raise located(error, run.composed) from error
         raise
@@ -102,8 +134,7 @@ def take_over(run: Run, folder: str | Path) -> None:
     Raises:
         UserError: they are those of another method or model, or the method would overwrite them.
     """
-    from ftcli.run.rundir import RunDir
-    from ftcli.trainer.checkpoint import Checkpoints, load_weights
+    from ftcli.trainer.checkpoint import WEIGHTS, Checkpoints, load_weights
     from ftcli.trainer.participant import Participant
 
     if type(run.method).setup is not Participant.setup:
@@ -113,7 +144,7 @@ def take_over(run: Run, folder: str | Path) -> None:
             where="init_from",
             fix="handover=merge, between stages",
         )
-    load_weights(Checkpoints(RunDir.open(folder).checkpoints).find("last"), run)
+    load_weights(Checkpoints(RunDir.open(folder).checkpoints).find("last", only=WEIGHTS), run)
 
 
 def _non_finite(run: Run, error: Any) -> UserError:

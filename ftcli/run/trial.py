@@ -77,22 +77,16 @@ def complete(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any]:
 
 def child(path: str) -> None:
     """Train or resume the run whose record lies in `path`; exits with the code of a mistake."""
-    from ftcli.config import load
     from ftcli.pipelines import stages
-    from ftcli.run.run import Run
-    from ftcli.run.train import fit, resume
-    from ftcli.trainer.checkpoint import Checkpoints
+    from ftcli.run.train import resume
 
     run_dir = RunDir.open(path)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
         if stages.is_parent(run_dir.path):
             stages.go_on(run_dir.path)
-        elif Checkpoints(run_dir.checkpoints).finished():
-            resume(run_dir.path)
         else:
-            run_dir.rewind(0)  # what an earlier try logged before its first checkpoint
-            fit(Run(load(run_dir.path / "config.yaml").config, run_dir), None)
+            resume(run_dir.path)
     except UserError as error:
         from ftcli.cli.messages import show_error
 

@@ -100,7 +100,7 @@ class Ist(Rst):
     def _losses(self, run: Run, sets: list[Tensor]) -> Tensor:
         """Loss of this round's batch with the adapters of each set of blocks damped, float64."""
         from ftcli.evaluation.decoding import judging
-        from ftcli.trainer.checkpoint import random_state, set_random_state
+        from ftcli.trainer.generators import random_state, set_random_state
 
         batch, blocks = self._batch(run), self.candidates.blocks
         size = run.objective.denominator([batch])

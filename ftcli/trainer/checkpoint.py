@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
-import random
+import logging
 import shutil
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from ftcli.errors import UserError
-from ftcli.run import atomic
+from ftcli.run import atomic, disk
+from ftcli.run.rundir import RunDir
+from ftcli.trainer import manifest
+from ftcli.trainer.generators import random_state, set_random_state
 
 if TYPE_CHECKING:
     from ftcli.run.run import Run
     from ftcli.trainer.loop import Loop
 
+logger = logging.getLogger("ftcli")
+WEIGHTS = ("adapter.safetensors", "adapter_config.json")  # what is read to use what was trained
+LATER = ".later-"  # checkpoints of steps that a resumed run takes again
+SMALL_FILES = 1 << 20  # bytes besides tensors: configuration, counters, random generators
 COUNTERS = ("step", "epoch", "batch", "tokens", "supervised", "best")
 
 
@@ -27,7 +35,8 @@ class Checkpoints:
 
     Each `step-000400/` holds what is trained (adapter.safetensors, adapter_config.json), the
     optimizer, every participant's own state, the random generators, and the position in the data.
-    `last` and `best` are links. A folder without DONE is the remains of a crash and is ignored.
+    `last` and `best` are links. DONE, written last, lists bytes and SHA-256 of every file; a folder
+    without it is the remains of a crash and is ignored.
 
     Args:
         keep: how many of the newest are kept besides the best; at least 1.
@@ -35,71 +44,202 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder, self.keep = folder, max(1, keep)
+        self.run_dir = RunDir(folder.parent)
+        self._warned = False
 
-    def save(self, loop: Loop) -> Path:
-        """Write a checkpoint of this moment; returns its folder."""
-        name = f"step-{loop.state.step:06d}"
-        target = self.folder / name
-        with atomic.folder(target) as unfinished:
-            write(unfinished, loop)
-            (unfinished / "DONE").touch()
-        atomic.link(self.folder / "last", name)
-        self._retain()
-        if loop.run.dir is not None:
-            loop.run.dir.event("checkpoint", step=loop.state.step, path=name)
-        return target
+    def begin(self, loop: Loop, resume: Path | None) -> None:
+        """Make the folder what it was when `resume` was written, and see whether the next one fits.
 
-    def mark_best(self, path: Path) -> None:
-        """Point `best` at a checkpoint."""
-        atomic.link(self.folder / "best", path.name)
-        self._retain()
-
-    def finished(self) -> list[Path]:
-        """All whole checkpoints, oldest first."""
-        return sorted(path.parent for path in self.folder.glob("step-*/DONE"))
-
-    def find(self, name: str) -> Path:
-        """The checkpoint called `last`, `best` or `step-000400`.
+        Checkpoints of later steps were written by a run that this one takes back; they go when the
+        first new one is whole.
 
         Raises:
-            UserError: there is none of that name; the message names those there are.
+            UserError: not even one checkpoint would fit on the disk.
+        """
+        atomic.tidy(self.folder)
+        atomic.tidy(self.run_dir.path)
+        if resume is not None and resume.parent.resolve() == self.folder.resolve():
+            for path in self._steps(self.folder.glob("step-*")):
+                if _step(path) > _step(resume):
+                    shutil.rmtree(self.folder / f"{LATER}{path.name}", ignore_errors=True)
+                    path.rename(self.folder / f"{LATER}{path.name}")
+            self._link_again(resume)
+        try:
+            disk.require(self.folder, self._needed(loop))
+        except disk.NoRoom as error:
+            raise UserError(
+                f"no checkpoint could be saved: {disk.refusal(error)}.",
+                where=str(self.folder),
+                fix="free space, or run.dir=FOLDER on another disk",
+            ) from error
+
+    def save(self, loop: Loop, best: bool = False, must: bool = True) -> Path | None:
+        """Write a checkpoint of this moment; returns its folder.
+
+        Args:
+            best: the link `best` is to point at it.
+            must: nothing comes after it that could be saved instead. Otherwise a disk that refuses
+                is a warning, and None is returned.
+
+        Raises:
+            UserError: the disk refused; what was there before is intact.
+        """
+        name = f"step-{loop.state.step:06d}"
+        target = self.folder / name
+        try:
+            disk.require(self.folder, self._needed(loop))
+            with atomic.folder(target) as unfinished:
+                write(unfinished, loop, best)
+                manifest.seal(unfinished)
+        except Exception as error:
+            self._refused(error, name, must)
+            return None
+        try:
+            atomic.link(self.folder / "last", name)
+            if best:
+                self.mark_best(target)
+            self._retain(target)
+            self.run_dir.event("checkpoint", step=loop.state.step, path=name)
+        except OSError as error:
+            logger.warning(f"{name} is saved, but {disk.refusal(error) or error}.")
+        self._foresee(manifest.total(target))
+        return target
+
+    def mark_best(self, path: Path | None = None) -> None:
+        """Point `best` at a checkpoint, by default the newest."""
+        path = path or self.finished()[-1]
+        atomic.link(self.folder / "best", path.name)
+        self._retain(path)
+
+    def finished(self) -> list[Path]:
+        """All checkpoints that were written to their end, oldest first."""
+        return self._steps(path.parent for path in self.folder.glob(f"step-*/{manifest.DONE}"))
+
+    def find(self, name: str, only: Collection[str] | None = None, fall_back: bool = False) -> Path:
+        """The checkpoint called `last`, `best` or `step-000400`, once it has been checked.
+
+        Args:
+            only: the files that will be read; see `manifest.damage`.
+            fall_back: instead of a damaged `last`, give the newest one that is not.
+
+        Raises:
+            UserError: there is none of that name, or it is damaged; the message names those there are.
         """
         whole = self.finished()
         chosen = whole[-1] if name == "last" and whole else (self.folder / name).resolve()
-        if chosen not in [path.resolve() for path in whole] and chosen not in whole:
+        if chosen.name not in [path.name for path in whole] or not chosen.is_dir():
             names = ", ".join(path.name for path in whole) or "none"
             raise UserError(
-                f"there is no checkpoint '{name}'; there is: {names}.", where=str(self.folder)
+                f"there is no checkpoint '{name}'; there is: {names}.",
+                where=str(self.folder),
+                fix=f"--checkpoint {whole[-1].name}" if whole else self._again,
             )
-        return chosen
+        wrong = manifest.damage(chosen, only)
+        if wrong is None:
+            return chosen
+        self._note("damaged_checkpoint", path=chosen.name, problem=wrong)
+        others = [p for p in whole if p.name != chosen.name and not manifest.damage(p, only)]
+        if fall_back and name == "last" and others:
+            logger.warning(f"{chosen} is damaged ({wrong}); going on from {others[-1].name}.")
+            return others[-1]
+        good = ", ".join(path.name for path in others)
+        raise UserError(
+            f"the checkpoint {chosen.name} is damaged: {wrong}.",
+            where=str(chosen),
+            fix=f"--checkpoint {others[-1].name} (whole: {good})" if others else self._again,
+        )
 
-    def _retain(self) -> None:
-        """Remove all but the newest ones and the best, and what crashes have left."""
-        whole = self.finished()
-        best = (self.folder / "best").resolve()
-        for path in whole[: -self.keep]:
-            if path.resolve() != best:
-                (path / "DONE").unlink()  # first, so that a crash in between leaves no half
+    @property
+    def _again(self) -> str:
+        return f"ftcli train {self.run_dir.path}/config.yaml"
+
+    def _steps(self, paths: Iterable[Path]) -> list[Path]:
+        return sorted((path for path in paths if path.name[5:].isdigit()), key=_step)
+
+    def _link_again(self, resume: Path) -> None:
+        """What a crash right after the checkpoint may have left undone."""
+        atomic.link(self.folder / "last", resume.name)
+        state = json.loads((resume / "state.json").read_text(encoding="utf-8"))
+        best = self.folder / "best"
+        if state.get("is_best"):
+            atomic.link(best, resume.name)
+        elif best.is_symlink() and not best.exists():
+            best.unlink()
+
+    def _needed(self, loop: Loop) -> int:
+        """Bytes of a checkpoint of this moment: of its tensors, or of the one before if that is more."""
+        state = loop.optimizer.state.values()
+        tensors = [*loop.run.trained_state().values(), *(t for s in state for t in _tensors(s))]
+        sizes = [sum(t.numel() * t.element_size() for t in tensors)]
+        sizes += [manifest.total(path) for path in self.finished()[-1:]]
+        return int(max(sizes) * 1.05) + SMALL_FILES
+
+    def _refused(self, error: Exception, name: str, must: bool) -> None:
+        """A checkpoint could not be written: a warning, or the end of the run."""
+        why = disk.refusal(error)
+        if why is None:
+            raise error
+        self._note("checkpoint_refused", path=name, problem=why)
+        if must:
+            lost = f"{name} was not saved"
+            raise disk.explained(error, self.run_dir.path, lost) or error from error
+        logger.warning(f"{name} was not saved: {why}. Training goes on.")
+
+    def _foresee(self, size: int) -> None:
+        """Say once that checkpoints which are kept will not all fit."""
+        coming = self.keep + 2 - len(self.finished())  # the best, and one before another is removed
+        free = disk.free(self.folder)
+        if coming * size > free and not self._warned:
+            self._warned = True
+            more = f"{coming} more of {disk.size(size)}, {disk.size(free)} are free"
+            logger.warning(f"{self.folder} will hold {more}: later checkpoints may be left out.")
+
+    def _retain(self, newest: Path) -> None:
+        """Remove all but the newest ones and the best, once what was just written is on the disk."""
+        wrong = manifest.damage(newest, only=())
+        if wrong is not None:
+            self._note("damaged_checkpoint", path=newest.name, problem=wrong)
+            logger.warning(f"{newest} is damaged ({wrong}); older checkpoints are kept.")
+            return
+        best = (self.folder / "best").resolve().name
+        for path in self.finished()[: -self.keep]:
+            if path.name not in (best, newest.name):
+                (path / manifest.DONE).unlink()  # first, so that a crash leaves no half
                 shutil.rmtree(path)
-        for path in self.folder.glob(".step-*"):
+        for path in self.folder.glob(f"{LATER}*"):
             shutil.rmtree(path, ignore_errors=True)
 
+    def _note(self, kind: str, **fields: Any) -> None:
+        with suppress(OSError):  # a full disk is told on the screen
+            self.run_dir.event(kind, **fields)
 
-def write(folder: Path, loop: Loop) -> None:
+
+def opened(loop: Loop, keep: int, resume: Path | None = None) -> Checkpoints | None:
+    """Where a loop keeps checkpoints, ready for the next; None for a run without a directory."""
+    if loop.run.dir is None:
+        return None
+    made = Checkpoints(loop.run.dir.checkpoints, keep)
+    if loop.accelerator.is_main_process:
+        made.begin(loop, resume)
+    return made
+
+
+def write(folder: Path, loop: Loop, best: bool) -> None:
     """Fill a folder with the state of the loop."""
     run, state = loop.run, loop.state
     run.optimizer.eval_mode()  # what is judged and loaded later; the optimizer keeps the other one
     save_weights(folder, run)
     run.optimizer.train_mode()
-    torch.save(loop.optimizer.state_dict(), folder / "optimizer.pt")
+    _save(loop.optimizer.state_dict(), folder / "optimizer.pt")
     saved = {name: part.state_dict() for name, part in loop.participants.items()}
-    torch.save({name: s for name, s in saved.items() if s}, folder / "participants.pt")
-    torch.save(random_state(), folder / "rng.pt")
+    _save({name: s for name, s in saved.items() if s}, folder / "participants.pt")
+    _save(random_state(), folder / "rng.pt")
     position = {"epoch": state.epoch, "batch": state.batch, "fingerprint": loop.fingerprint}
     atomic.write_json(folder / "loader.json", position)
     counters = {name: getattr(state, name) for name in COUNTERS}
     counters["meter"] = loop.meter.state_dict()
-    counters["lines"] = len(run.dir.metrics()) if run.dir else 0
+    counters["lines"] = run.dir.durable_lines() if run.dir else 0
+    counters["is_best"] = best
     atomic.write_json(folder / "state.json", counters | {"config": run.config})
 
 
@@ -128,33 +268,27 @@ def restore(folder: Path, loop: Loop) -> None:
     set_random_state(_load(folder / "rng.pt"))
 
 
+def _save(value: Any, path: Path) -> None:
+    """To a stream of Python's, whose errors say what the system said."""
+    with open(path, "wb") as stream:
+        torch.save(value, stream)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors in nested containers."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _tensors(inner)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
 def _load(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def random_state() -> dict[str, Any]:
-    """The generators of torch, CUDA, numpy and Python."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": (
-            kind,
-            torch.from_numpy(np.array(keys).astype(np.int64)),
-            position,
-            has_gauss,
-            gauss,
-        ),
-        "python": random.getstate(),
-    }
-
-
-def set_random_state(saved: dict[str, Any]) -> None:
-    """Take back what `random_state` gave."""
-    torch.set_rng_state(saved["torch"])
-    if torch.cuda.is_available() and len(saved["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(saved["cuda"])
-    kind, keys, *rest = saved["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    version, words, gauss = saved["python"]
-    random.setstate((version, tuple(words), gauss))

@@ -64,9 +64,7 @@ class Trainer:
             NonFinite: a loss was infinite or not a number.
         """
         loop = self.start(run)
-        state, checkpoints = loop.state, None
-        if run.dir is not None:
-            checkpoints = Checkpoints(run.dir.checkpoints, self.keep_last)
+        state, checkpoints = loop.state, checkpoint.opened(loop, self.keep_last, resume)
         before: dict[str, float] = {}
         if resume is not None:
             checkpoint.restore(resume, loop)
@@ -84,13 +82,13 @@ class Trainer:
                     best = self.is_best(loop, loop.evaluate(periodic=True))
                 stop, save = loop.agree(requests)
                 if done or best or save or stop or _due(state.step, self.save_every):
-                    self.save(loop, checkpoints, best)
+                    self.save(loop, checkpoints, best, must=bool(done or stop))
                 if stop and not done:
                     loop.call("on_train_end")
                     return Outcome(f"stopped by {stop}", state, before, {}, loop)
         after = loop.evaluate()
         if self.is_best(loop, after) and checkpoints and loop.accelerator.is_main_process:
-            checkpoints.mark_best(checkpoints.find("last"))
+            checkpoints.mark_best()
         loop.call("on_train_end")
         return Outcome("finished", state, before, after, loop)
 
@@ -183,13 +181,11 @@ class Trainer:
         loop.state.best = loss
         return True
 
-    def save(self, loop: Loop, checkpoints: Checkpoints | None, best: bool) -> None:
+    def save(self, loop: Loop, checkpoints: Checkpoints | None, best: bool, must: bool) -> None:
         """Write a checkpoint of this moment, where checkpoints are kept."""
         loop.meter.pause()
         if checkpoints is not None and loop.accelerator.is_main_process:
-            path = checkpoints.save(loop)
-            if best:
-                checkpoints.mark_best(path)
+            checkpoints.save(loop, best, must)
         loop.accelerator.wait_for_everyone()
         loop.meter.begin()
 

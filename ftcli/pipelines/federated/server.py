@@ -56,13 +56,12 @@ class Server:
         self.loop, self.shared = settings.start(run)
         self.traffic = Traffic()
         self.loop.participants["traffic"] = self.traffic
-        self.checkpoints = None
-        if run.dir is not None:
-            self.checkpoints = Checkpoints(run.dir.checkpoints, self.trainer.keep_last)
+        self.checkpoints: Checkpoints | None = None
 
     def fit(self, resume: Path | None) -> Outcome:
         """All rounds from the start or a checkpoint; see `Federated.fit`."""
         loop, before = self.loop, {}
+        self.checkpoints = checkpoint.opened(loop, self.trainer.keep_last, resume)
         if resume is not None:
             checkpoint.restore(resume, loop)
         elif self.trainer.eval_first:
@@ -72,7 +71,7 @@ class Server:
             stop = self._engine().run(lambda exchange: self._rounds(exchange, requests))
         after = {} if stop else loop.evaluate()
         if self.trainer.is_best(loop, after) and self.checkpoints:
-            self.checkpoints.mark_best(self.checkpoints.find("last"))
+            self.checkpoints.mark_best()
         loop.call("on_train_end")
         status = f"stopped by {stop}" if stop else "finished"
         rounds = {"rounds": self._round}
@@ -100,7 +99,7 @@ class Server:
                 best = trainer.is_best(loop, loop.evaluate(periodic=True))
             stop, save = loop.agree(requests)
             if done or best or save or stop or self._due(trainer.save_every):
-                trainer.save(loop, self.checkpoints, best)
+                trainer.save(loop, self.checkpoints, best, must=bool(done or stop))
             if stop and not done:
                 return stop
         return None

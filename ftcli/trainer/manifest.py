@@ -1,0 +1,113 @@
+"""The list of what a finished checkpoint holds, so that damage is seen before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ftcli.run import atomic
+from ftcli.run.disk import size
+
+DONE = "DONE"
+BLOCK = 1 << 24  # bytes read at a time
+
+
+def seal(folder: Path) -> None:
+    """Write DONE: bytes and SHA-256 of every file that is there.
+
+    Raises:
+        OSError: a file was cut off while it was written, without an error at the time.
+    """
+    files = sorted(path for path in folder.iterdir() if path.name != DONE)
+    for path in files:
+        if not _opens(path):
+            raise OSError(5, "the file was not written whole", str(path))
+    listed = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
+    atomic.write_json(folder / DONE, listed)
+
+
+def damage(folder: Path, only: Collection[str] | None = None) -> str | None:
+    """What is wrong with a folder, naming the file and what differs; None for a whole one.
+
+    Args:
+        only: the files whose content is read; of the others the size must be right. None: all.
+    """
+    try:
+        listed = read(folder)
+    except (OSError, ValueError):
+        return f"{DONE} is no list of files"
+    for name, meant in listed.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        found = path.stat().st_size
+        if found != meant["bytes"]:
+            return f"{name} has {found:,} bytes, not the {meant['bytes']:,} that were written"
+    for name, meant in listed.items():
+        if only is None or name in only:
+            found_hash = sha256(folder / name)
+            if found_hash != meant["sha256"]:
+                was = meant["sha256"][:12]
+                return f"{name} has other content: SHA-256 {found_hash[:12]}, written was {was}"
+    return None if listed else _structure(folder)
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """File -> bytes and sha256; empty where an earlier version wrote the folder.
+
+    Raises:
+        ValueError: DONE holds something else.
+    """
+    text = (folder / DONE).read_text(encoding="utf-8")
+    listed = json.loads(text) if text else {}
+    if not isinstance(listed, dict):
+        raise ValueError(DONE)
+    for name, meant in listed.items():
+        if (
+            Path(name).name != name
+            or not isinstance(meant, dict)
+            or {"bytes", "sha256"} - set(meant)
+        ):
+            raise ValueError(DONE)
+    return listed
+
+
+def total(folder: Path) -> int:
+    """Bytes of a checkpoint."""
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _structure(folder: Path) -> str | None:
+    """Without a list: what files of these kinds say about themselves."""
+    for path in sorted(folder.iterdir()):
+        if path.name != DONE and not _opens(path):
+            return f"{path.name} is no whole file ({size(path.stat().st_size)})"
+    return None
+
+
+def _opens(path: Path) -> bool:
+    """Whether the file is as long as its own header or directory says."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt"):
+                return True
+        except (SafetensorError, OSError):
+            return False
+    if path.suffix == ".pt":
+        return zipfile.is_zipfile(path)
+    return path.stat().st_size > 0
