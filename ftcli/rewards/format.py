@@ -8,15 +8,18 @@ from collections.abc import Sequence
 from ftcli.errors import UserError
 from ftcli.rewards import Answer
 
-TAGS = r"<think>.+?</think>\s*<answer>.+?</answer>"
+INSIDE = (
+    r"(?:(?!</?(?:think|answer)>).)+"  # so that a second answer does not pass as part of the first
+)
+TAGS = rf"<think>{INSIDE}</think>\s*<answer>{INSIDE}</answer>"
 
 
 def format(answers: Sequence[Answer], pattern: str = TAGS) -> list[float]:
     """1 where the whole answer matches the pattern, else 0.
 
     Args:
-        pattern: a regular expression, `.` matching line ends too; a think block and an answer block
-            when left out (DeepSeek-R1, arXiv 2501.12948, section 2.2.2).
+        pattern: a regular expression, `.` matching line ends too; one think block and one answer
+            block when left out (DeepSeek-R1, arXiv 2501.12948, section 2.2.2).
 
     Raises:
         UserError: the pattern is no regular expression.

@@ -9,8 +9,9 @@ from ftcli.rewards import Answer, no_gold
 
 TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
-NAMED = re.compile(r"\banswer\s*(?:is|:)?\s*\(?([A-Z])\b\)?", re.IGNORECASE)
+NAMED = re.compile(r"\b(?i:answer(?:\s+is\s*:?|\s*:))[\s(*]*([A-Z])\b")
 LETTER = re.compile(r"^\W*([A-Z])(?:\W|$)")
+FIRST = re.compile(r"^\W*([A-Z])\s*(?:[.):,\n*]|$)")  # "A patient" names no option
 
 
 def option_letter(answers: Sequence[Answer], column: str | None = None) -> list[float]:
@@ -38,8 +39,8 @@ def read(text: str) -> str | None:
             return inner.group(1) if inner else None
     named = NAMED.search(text)
     if named:
-        return named.group(1).upper()
-    first = LETTER.match(text)
+        return named.group(1)
+    first = FIRST.match(text)
     return first.group(1) if first else None
 
 

@@ -1,0 +1,132 @@
+"""What a rollout hands on: answers that are drawn as they are scored, whatever stands beside them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ftcli.config import compose, validate
+from ftcli.evaluation.decoding import judging, stop_ids
+from ftcli.objectives.rollouts import Asked, asked, micro_batch
+from ftcli.objectives.sampling import Drawn, draw
+from ftcli.run.run import Run
+from ftcli.trainer.participant import State
+
+GROUP, TEMPERATURE = 3, 0.7
+JOB = (
+    "method=dora", "method.r=2", "method.use_rslora=true", "method.lora_dropout=0.5",
+    "model.quantization=none", "model.dtype=float32", "trainer.precision=fp32", "data=e2e",
+    "data.limit=12", "data.validation=null", "data.test=null", "eval=none", "objective=grpo",
+    "+objective.rewards={length: {weight: 1, longest: 8}}", f"+objective.num_generations={GROUP}",
+    "+objective.max_new_tokens=8", f"+objective.temperature={TEMPERATURE}",
+    "+objective.num_iterations=2", "trainer.batch_size=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    """A model whose adapter is not the identity, in training mode, with dropout asked for."""
+    composed = compose("qlora_llama", [*JOB, f"data.cache_dir={tmp_path_factory.mktemp('t')}"])
+    validate(composed)
+    run = Run(composed.config)
+    run.objective.setup(run)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in run.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02)
+    run.model.train()
+    return run
+
+
+def prompts(run: Run, rows: list[int]) -> list[Asked]:
+    return asked(run.loader().batch(rows), run.tokenizer, stop_ids(run.tokenizer, run.model))
+
+
+def alone(run: Run, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """Log-probabilities of an answer's tokens by a plain forward pass of one row."""
+    with judging(run) as model:
+        logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
+    logs = (logits / TEMPERATURE).log_softmax(-1)
+    return logs.gather(-1, torch.tensor(answer)[:, None]).squeeze(-1)
+
+
+@pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
+def test_kept_log_probabilities_are_those_of_the_model_that_wrote(run, layout, monkeypatch):
+    monkeypatch.setattr(run.objective, "share_prompts", layout == "shared")
+    batch = run.loader().batch([0, 3])
+    if layout == "padded":
+        batch = padded(batch)
+    torch.manual_seed(1)
+    (made,) = run.objective.rewarding.answered(State(run, run.model, 1), [batch])
+    assert ("shared" in made, "lengths" in made) == (layout == "shared", layout != "padded")
+    own = prompts(run, [0, 3])
+    stops = stop_ids(run.tokenizer, run.model)
+    with torch.no_grad():
+        trained, _ = run.objective.scored(run.model, made)  # as a step does, in training mode
+    assert torch.equal(trained, made["old"])  # dropout is off, so the ratio begins at exactly 1
+    for answer in range(len(own) * GROUP):
+        mine = made["owner"] == answer
+        ids = made["targets"][mine].tolist()
+        assert len(ids) == 8 or ids[-1] in stops  # the token that ends it is learned too
+        wanted = alone(run, own[answer // GROUP].ids, ids)
+        assert (made["old"][mine] - wanted).abs().max() < 1e-5
+
+
+def padded(batch: dict) -> dict:
+    """The same documents, in rows."""
+    documents = [batch[k][0].split(batch["lengths"].tolist()) for k in ("input_ids", "labels")]
+    ids, labels = (
+        torch.nn.utils.rnn.pad_sequence(some, batch_first=True, padding_value=fill)
+        for some, fill in zip(documents, (0, -100), strict=True)
+    )
+    there = torch.arange(ids.shape[1]) < batch["lengths"][:, None]
+    rest = {"rows": batch["rows"], "attention_mask": there.long()}
+    return {"input_ids": ids, "labels": labels, **rest}
+
+
+def test_tokens_are_drawn_from_the_distribution_they_are_scored_by(run):
+    """The mean log-probability of draws is minus the entropy, up to chance; of another temperature not."""
+    count = 600
+    (prompt,) = prompts(run, [0])
+    torch.manual_seed(2)
+    with judging(run) as model:
+        (drawn,) = draw(
+            model, run.tokenizer, [prompt.ids], count, 1, count, temperature=TEMPERATURE
+        )
+        logits = model(input_ids=torch.tensor([prompt.ids])).logits[0, -1]
+    tokens = torch.tensor([one.ids[0] for one in drawn])
+
+    def surprise(temperature: float) -> float:
+        """By how many standard errors the draws are less likely than expected."""
+        logs = (logits / temperature).log_softmax(-1)
+        mean = (logs.exp() * logs).sum()
+        deviation = ((logs.exp() * logs.square()).sum() - mean**2).sqrt()
+        return float((mean - logs[tokens].mean()) / deviation * count**0.5)
+
+    assert abs(surprise(TEMPERATURE)) < 3
+    assert abs(surprise(1.0)) > 5
+
+
+def test_an_answer_depends_on_its_own_prompt_alone(run):
+    """Prompts of other lengths and their padding beside it change nothing."""
+    some = [p.ids for p in prompts(run, [0, 1, 2])]
+    some[1] = some[1][:-5]
+    greedy = {"top_k": 1}
+    with judging(run) as model:
+        together = draw(model, run.tokenizer, some, 2, 6, **greedy)
+        apart = [draw(model, run.tokenizer, [one], 2, 6, **greedy)[0] for one in some]
+    assert len({len(one) for one in some}) > 1
+    assert together == apart and together[0] != together[1]
+
+
+def test_cut_answers_are_left_out_of_the_tokens_and_stay_among_the_answers():
+    prompt = [Asked([1, 7, 8], "", 0)]
+    answers = [[Drawn([5, 2], False), Drawn([5, 6, 5], True), Drawn([6, 2], False)]]
+    made = micro_batch(prompt, answers, "padded", keep_truncated=False)
+    assert made["targets"].tolist() == [5, 2, 6, 2] and made["owner"].tolist() == [0, 0, 2, 2]
+    assert made["where"].tolist() == [2, 3, 14, 15]  # rows of 6; predicted one position before
+    assert (made["answers"], made["group"], made["count"]) == (3, 3, 4)
+    assert made["attention_mask"].sum(1).tolist() == [5, 6, 5]
+    whole = micro_batch(prompt, answers, "padded")
+    assert whole["targets"].tolist() == [5, 2, 5, 6, 5, 6, 2]
