@@ -60,7 +60,12 @@ app.callback()(_options)
 
 
 def main() -> NoReturn:
-    """Entry point of the process."""
+    """Entry point of the process.
+
+    What it starts finds no modules in the working folder: a file there called like a library would
+    be run in its place.
+    """
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     sys.exit(run(sys.argv[1:]))
 
 

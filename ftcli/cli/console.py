@@ -32,6 +32,9 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *ran
     code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
 
+#: The same in JSON, which has written C0 controls so itself.
+_IN_JSON = {code: f"\\u{code:04x}" for code in _CONTROLS if code > 31}
+
 
 def printable(text: str) -> str:
     """Text of a stranger for a screen: control characters as they would be typed (`\\x1b`)."""
@@ -41,6 +44,7 @@ def printable(text: str) -> str:
 def emit(data: Any, as_json: bool, render: Callable[[], None]) -> None:
     """Print `data` as JSON when asked to, otherwise let `render` draw it."""
     if as_json:
-        sys.stdout.write(json.dumps(data, indent=2, default=str, ensure_ascii=False) + "\n")
+        text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
+        sys.stdout.write(text.translate(_IN_JSON) + "\n")
     else:
         render()

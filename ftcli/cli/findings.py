@@ -15,11 +15,11 @@ def show(finding: Finding) -> None:
     """Print one finding and, below it, the way out."""
     from rich.text import Text
 
-    from ftcli.cli.console import console
+    from ftcli.cli.console import console, printable
 
     mark, style = MARKS[finding.status]
     line = Text(f"{mark} ", style=style).append(f"{finding.name:<10}", style="bold")
-    console().print(line.append(finding.text, style="default"))
+    console().print(line.append(printable(finding.text), style="default"))
     for index, fix in enumerate((finding.fix or "").splitlines()):
         arrow = " " if index else "→"
-        console().print(Text(f"{' ' * INDENT}{arrow} {fix.strip()}", style="green"))
+        console().print(Text(f"{' ' * INDENT}{arrow} {printable(fix.strip())}", style="green"))

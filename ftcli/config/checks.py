@@ -35,6 +35,9 @@ LEAST: dict[str, tuple[float, bool]] = {
     "seed": (0, False),
 }
 
+#: Groups whose parts have names of their own, which files are called by.
+NAMED = ("eval", "logger", "penalty")
+
 
 def problems(composed: Composed) -> list[UserError]:
     """All contradictions of a job."""
@@ -52,6 +55,30 @@ def out_of_range(job: Composed) -> Iterator[UserError]:
         if not (math.isfinite(given) and (given > least if open_ else given >= least)):
             wanted = f"more than {least:g}" if open_ else f"at least {least:g}"
             yield _said(job, key, f"{key}={given} must be {wanted}.", f"see: ftcli schema {key}")
+
+
+def file_names(job: Composed) -> Iterator[UserError]:
+    """What becomes the name of a file or folder must be one name, not a path to elsewhere."""
+    given: dict[str, Any] = {"run.name": job.get("run.name")}
+    for group in NAMED:
+        nodes = job.config.get(group)
+        for name, node in nodes.items() if isinstance(nodes, dict) else ():
+            given[f"{group}.{name}"] = name
+            given[f"{group}.{name}.name"] = node.get("name") if isinstance(node, dict) else None
+    for key, name in given.items():
+        if name is not None and not is_plain(str(name)):
+            what = f"{str(name)!r} is no plain name for a file."
+            yield _said(job, key, what, "letters, digits, - and _, without / and .. in front")
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name stays in the folder it is put into, on any system."""
+    parts = name and not any(c in "/\\" or ord(c) < 32 or ord(c) == 127 for c in name)
+    return (
+        bool(parts)
+        and name.strip() not in ("", ".", "..")
+        and len(name.encode("utf-8", "replace")) < 200
+    )
 
 
 def no_end(job: Composed) -> Iterator[UserError]:
@@ -154,7 +181,7 @@ def idle_compute_dtype(job: Composed) -> Iterator[UserError]:
 
 Check = Callable[[Composed], Iterator[UserError]]
 CHECKS: tuple[Check, ...] = (
-    out_of_range, no_end, quantised_base, half_weights, packed_attention, packed_prompts,
+    out_of_range, file_names, no_end, quantised_base, half_weights, packed_attention, packed_prompts,
     recomputed_blocks,
     two_warmups, never_reached, idle_compute_dtype,
 )  # fmt: skip

@@ -17,12 +17,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ftcli.config import marks, mistakes, origins, paths, primary
+from ftcli.config import checks, environment, marks, mistakes, origins, paths, primary, sizes
 from ftcli.config import overrides as typed
 from ftcli.config.composed import Composed, Origin
 from ftcli.config.job import RECIPE
 from ftcli.config.overrides import Word
 from ftcli.config.primary import Primary
+from ftcli.errors import Problems
+
+environment.guard()
 
 
 def compose(job: str | Path, overrides: Sequence[str] = ()) -> Composed:
@@ -46,6 +49,7 @@ def _composed_from(path: Path, overrides: Sequence[str]) -> Composed:
     folders = paths.search_path(path.resolve().parent)
     words = typed.read(overrides, folders)
     source = Primary(path)
+    sizes.refuse_huge_parts(path, words, folders)
     with _hydra(path.resolve().parent):
         config, defaults = _compose(source, words, folders)
     found = origins.find(defaults, source, words, folders)
@@ -68,7 +72,9 @@ def load(path: str | Path) -> Composed:
     config.pop("defaults", None)
     found = marks.marks(file)
     plain = mistakes.resolved(config, lambda key: origins.nearest(found, key, file), file)
-    return _with_name(origins.attach(plain, found, file))
+    composed = _with_name(origins.attach(plain, found, file))
+    Problems.raise_if_any(list(checks.file_names(composed)))  # a stranger's run may name any place
+    return composed
 
 
 @contextmanager

@@ -15,9 +15,6 @@ from ftcli.config.composed import Origin
 from ftcli.config.paths import shown
 from ftcli.errors import UserError
 
-#: Values that a file may stand for; the longest job or recipe that ships has about 2,000.
-MOST = 100_000
-
 
 def read(path: Path) -> DictConfig:
     """A YAML mapping as OmegaConf reads it (`1e-4` is a number there), interpolations untouched.
@@ -25,7 +22,9 @@ def read(path: Path) -> DictConfig:
     Raises:
         UserError: not readable, not YAML, a key given twice, or not a mapping; with file and line.
     """
-    _refuse_huge(tree(path), path)
+    from ftcli.config import sizes
+
+    sizes.refuse_huge(path)
     try:
         config = OmegaConf.load(path)
     except yaml.YAMLError as error:
@@ -73,42 +72,6 @@ def _tree(path: Path, _mtime: int) -> Any:
 def too_deep(path: Path) -> UserError:
     """For a file whose brackets or indents go deeper than anything can read."""
     return UserError("is nested too deeply.", shown(path), "no job needs more than ten levels")
-
-
-def _refuse_huge(root: Any, path: Path) -> None:
-    """Refuse aliases of aliases: a file of ten lines may stand for a thousand million values.
-
-    Raises:
-        UserError: more than `MOST` values, or an alias inside what it stands for.
-    """
-    sizes: dict[int, int] = {}
-
-    def size(node: Any, above: frozenset[int]) -> int:
-        if not isinstance(node, yaml.CollectionNode):
-            return 1
-        if id(node) in above:
-            raise UserError(
-                "an alias stands inside what it names, without end.",
-                where=f"{shown(path)}:{node.start_mark.line + 1}",
-                fix="write the values out",
-            )
-        if id(node) not in sizes:
-            inner = [part for pair in node.value for part in _parts(pair)]
-            sizes[id(node)] = 1 + sum(size(part, above | {id(node)}) for part in inner)
-        return sizes[id(node)]
-
-    try:
-        count = size(root, frozenset())
-    except RecursionError as error:
-        raise too_deep(path) from error
-    if count > MOST:
-        what = f"stands for {count:,} values, more than {MOST:,}."
-        raise UserError(what, shown(path), "write fewer aliases (`*name`)")
-
-
-def _parts(pair: Any) -> tuple[Any, ...]:
-    """Key and value of a mapping's entry; an item of a list."""
-    return pair if isinstance(pair, tuple) else (pair,)
 
 
 def syntax_error(error: yaml.YAMLError, path: Path | None = None) -> UserError:

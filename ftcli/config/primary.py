@@ -72,6 +72,13 @@ class Primary:
         """The search path as an override: ours, then what the job or the command line adds."""
         own = OmegaConf.select(self.node, "hydra.searchpath", default=None) or []
         asked = next((w.value for w in words if w.key == "hydra.searchpath"), own)
+        for entry in asked:
+            if "://" in str(entry) and not str(entry).startswith("file://"):
+                raise UserError(  # pkg:// would import the package
+                    f"hydra.searchpath={entry}: only folders are looked into.",
+                    where=str(marks.marks(self.path).get("hydra.searchpath", "command line")),
+                    fix="hydra.searchpath=[file:///path/to/configs]",
+                )
         entries = [f"file://{folder}" for folder in folders[1:]] + [str(entry) for entry in asked]
         return f"hydra.searchpath=[{','.join(map(_quoted, entries))}]"
 

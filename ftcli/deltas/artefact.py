@@ -84,7 +84,9 @@ class Artefact:
 
         if self.kind == "adapter":
             return self.base.anatomy
-        config = transformers.AutoConfig.from_pretrained(self.folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            self.folder, local_files_only=True, trust_remote_code=False
+        )
         name = (config.architectures or ["AutoModelForCausalLM"])[0]
         with torch.device("meta"):
             return Anatomy(getattr(transformers, name)._from_config(config))

@@ -92,7 +92,7 @@ def config(path: str, revision: str | None, stand_in: str | None) -> PreTrainedC
     try:
         return load(True)
     except (OSError, ValueError):
-        return AutoConfig.from_pretrained(architecture(stand_in))
+        return AutoConfig.from_pretrained(architecture(stand_in), trust_remote_code=False)
 
 
 def architecture(name: str) -> Path:

@@ -84,6 +84,7 @@ class Ldm:
 
         def load(local: bool) -> Any:
             options: dict[str, Any] = {"revision": revision or "main", "local_files_only": local}
+            options["trust_remote_code"] = False
             return AutoTokenizer.from_pretrained(path, subfolder=inside, **options)
 
         tokenizer = hub.first(path, revision, load)

@@ -65,8 +65,10 @@ def _converse(bot: Chat) -> None:
 
 
 def _answer(bot: Chat, text: str) -> None:
+    from ftcli.cli.console import printable
+
     def write(piece: str) -> None:
-        sys.stdout.write(piece)
+        sys.stdout.write(printable(piece))
         sys.stdout.flush()
 
     bot.say(text, write)

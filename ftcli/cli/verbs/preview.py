@@ -54,11 +54,11 @@ def preview(
 
 def _show_picture(seen: list[Any], to: Path, as_json: bool) -> None:
     """Data that are no text draw themselves; the lines say what was drawn."""
-    from ftcli.cli.console import console, emit
+    from ftcli.cli.console import console, emit, printable
 
     def render() -> None:
         for one in seen:
-            console().print(str(one), soft_wrap=True, markup=False, highlight=False)
+            console().print(printable(str(one)), soft_wrap=True, markup=False, highlight=False)
         console().print(f"picture: {to}", soft_wrap=True)
 
     emit([one.as_dict() for one in seen], as_json, render)
@@ -84,15 +84,19 @@ def _boundary(packing: str) -> str:
 def _drawn(sample: Sample, coloured: bool) -> Text:
     from rich.text import Text
 
+    from ftcli.cli.console import printable
+
     text = Text()
-    text.append(f"{sample.origin}  {sample.tokens:,} tokens, {sample.learned:,} learned\n", "bold")
+    origin = printable(sample.origin)
+    text.append(f"{origin}  {sample.tokens:,} tokens, {sample.learned:,} learned\n", "bold")
     open_ = False
     for stretch in sample.stretches:
         if not coloured and stretch.learned != open_:
             text.append(CLOSE if open_ else OPEN)
             open_ = stretch.learned
         style = LEARNED if stretch.learned else MASKED
-        text.append(stretch.text, f"{style} {SPECIAL}" if stretch.special else style)
+        shown = printable(stretch.text)
+        text.append(shown, f"{style} {SPECIAL}" if stretch.special else style)
     text.append(CLOSE if open_ else "")
     if not sample.learned:
         text.append("\nnothing in this row is learned", WRONG)
