@@ -89,7 +89,10 @@ class Check:
             yield (unknown if remote else failed)("data", self._located(error, "data"))
             return
         if first is None:
-            yield failed("data", UserError("no row can be used.", self.composed.where("data.path")))
+            what, where = f"no row of {data.path} can be used.", self.composed.where("data.path")
+            yield failed(
+                "data", UserError(what, where, "data.on_error=stop names the first bad row")
+            )
             return
         columns = ", ".join(first["row"])
         yield ok("data", f"{data.path}: columns {columns}; splits {', '.join(data.splits)}")

@@ -59,6 +59,7 @@ def _memory(plan: Plan) -> Iterator[Line]:
         "weights": f"{gigabytes(weights.quantised)} quantised + {gigabytes(weights.rest)} others"
         if weights.quantised
         else "",
+        "reference": "a second copy of the model",
         "optimizer": f"{gigabytes(memory.pageable)} may leave the GPU" if memory.pageable else "",
         "activations": "kept for the backward pass, with gradient checkpointing"
         if plan.estimate.checkpointing

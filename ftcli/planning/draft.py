@@ -32,10 +32,12 @@ class Draft:
     def __init__(self, composed: Composed, gpu: bool = False) -> None:
         self.composed, self.gpu = composed, gpu
 
-    def _build(self, group: str) -> Any:
+    def _build(self, key: str) -> Any:
         from ftcli.config import build
 
-        return build(self.config[group], group, self.composed)
+        group, _, name = key.partition(".")
+        node = self.config[group]
+        return build(node[name] if name else node, key, self.composed)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -61,6 +63,17 @@ class Draft:
     def objective(self) -> Any:
         """What is minimised."""
         return self._build("objective")
+
+    @cached_property
+    def trainable(self) -> Any:
+        """What of it moves at a time; None where everything does."""
+        return self._build("trainable") if self.config.get("trainable") else None
+
+    @cached_property
+    def penalties(self) -> dict[str, Any]:
+        """What is added to the loss, by name."""
+        nodes = self.config.get("penalty") or {}
+        return {name: self._build(f"penalty.{name}") for name, node in nodes.items() if node}
 
     @cached_property
     def optimizer(self) -> Any:

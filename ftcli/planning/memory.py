@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 from ftcli.planning.activations import Activations
 from ftcli.planning.optimizer_state import OptimizerState
+from ftcli.planning.reference import SecondCopy
 from ftcli.planning.weights import Weights
 
 FLOAT32 = 4
@@ -25,11 +26,12 @@ class Memory:
         backward  standing + held gradients + activations + transient
         step      standing + all gradients + transient
 
-    where standing = weights + adapter + optimizer + runtime + allocator.
+    where standing = weights + adapter + reference + optimizer + runtime + allocator.
     """
 
     weights: int
     adapter: int
+    reference: int  # a second copy of the model that it is compared with
     optimizer: int
     gradients: int
     activations: int
@@ -59,6 +61,7 @@ class Memory:
         return {
             "weights": self.weights,
             "adapter": self.adapter,
+            "reference": self.reference,
             "optimizer": self.optimizer,
             "gradients": self.gradients if at_step else held,
             "activations": 0 if at_step else self.activations,
@@ -80,6 +83,8 @@ class Estimate:
     """What is needed to know the memory of any micro-batch.
 
     Attributes:
+        gradients: bytes of what moves at a time.
+        reference: the second copy of the model, where there is one.
         one, two: activations of one and of two rows; more rows follow the straight line.
         row_tokens: tokens of a full row.
         hidden: width of the hidden states.
@@ -89,6 +94,8 @@ class Estimate:
 
     weights: Weights
     optimizer: OptimizerState
+    gradients: int
+    reference: SecondCopy
     one: Activations
     two: Activations
     row_tokens: int
@@ -104,10 +111,20 @@ class Estimate:
         """The parts for micro-batches of `rows` full rows.
 
         Every token of a row is taken as supervised, which is the most that can be. Without a backward
-        pass nothing is kept for it.
+        pass nothing is kept for it. A copy that leaves before the first step is there without
+        gradients and optimizer state: the moment that needs more is the one that is given.
         """
-        if not self.optimizer.uses_backward:
-            return self._forward_only(rows)
+        copy, leaves = self.reference.bytes, self.reference.leaves
+        standing = 0 if leaves else copy
+        train = self._backward if self.optimizer.uses_backward else self._forward_only
+        steps = train(rows, checkpointing, standing)
+        if not leaves:
+            return steps
+        before = self._forward_only(rows, checkpointing, copy)
+        return max(steps, replace(before, optimizer=0, pageable=0), key=lambda m: m.least)
+
+    def _backward(self, rows: float, checkpointing: bool | None, reference: int) -> Memory:
+        """A step by gradients."""
         again = self.checkpointing if checkpointing is None else checkpointing
         kept = _line(self.one.kept(again), self.two.kept(again), rows)
         block = _line(self.one.block, self.two.block, rows) if again else 0
@@ -116,8 +133,9 @@ class Estimate:
         return Memory(
             weights=self.weights.base,
             adapter=self.weights.adapter,
+            reference=reference,
             optimizer=self.optimizer.bytes,
-            gradients=self.weights.gradients,
+            gradients=self.gradients,
             activations=kept,
             logits=self.logits(tokens),
             transient=block + TRANSIENT * largest + self.weights.dequantised,
@@ -127,7 +145,7 @@ class Estimate:
             accumulates=self.accumulates,
         )
 
-    def _forward_only(self, rows: float) -> Memory:
+    def _forward_only(self, rows: float, _: bool | None, reference: int) -> Memory:
         """Activations come and go; of the logits there are those of a chunk and their log-softmax."""
         tokens = rows * self.row_tokens
         logits = self.logits(tokens, copies=2)
@@ -135,6 +153,7 @@ class Estimate:
         return Memory(
             weights=self.weights.base,
             adapter=self.weights.adapter,
+            reference=reference,
             optimizer=self.optimizer.bytes,
             gradients=0,
             activations=0,

@@ -13,12 +13,15 @@ import copy
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ftcli.planning.moving import Moving
 
 Shape = tuple[int, ...]
 
@@ -67,6 +70,23 @@ def state_of(
         number * _extrapolated(shape, dtype, measured) for (shape, dtype), number in counted.items()
     )
     return OptimizerState(round(total), round(total) if paged else 0, backward)
+
+
+def state_at_a_time(
+    optimizer: Any, trained: Iterable[tuple[str, Shape, torch.dtype]], moves: Moving, device: str
+) -> OptimizerState:
+    """The most state that there is at a time, where a policy may let parts rest.
+
+    State that waits on the CPU counts as paged out on a GPU, and is in memory on a CPU.
+    """
+    trained = list(trained)
+    moved = state_of(optimizer, [one for one in trained if one[0] in moves.names], device)
+    if moves.resting == "drop":
+        return moved
+    every = state_of(optimizer, trained, device)
+    if moves.resting == "keep" or device == "cpu":
+        return every
+    return replace(every, pageable=every.bytes - moved.bytes + moved.pageable)
 
 
 def _stand_ins(shape: Shape) -> list[Shape]:

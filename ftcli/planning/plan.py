@@ -70,7 +70,10 @@ class Plan:
     def rows(self) -> float:
         """Full rows that weigh as much as the fullest micro-batch."""
         fullest = self.schedule.fullest
-        return fullest / self.row_tokens if fullest else self.draft.trainer.batch_size
+        if fullest:
+            return fullest / self.row_tokens
+        documents = 2 if getattr(self.draft.data, "pairs", False) else 1
+        return documents * self.draft.trainer.batch_size
 
     @cached_property
     def memory(self) -> Memory:
@@ -93,7 +96,7 @@ class Plan:
     @property
     def checkpoint(self) -> int:
         """Bytes of one checkpoint: the trained weights and the optimizer's state."""
-        return self.estimate.weights.gradients + self.estimate.optimizer.bytes
+        return self.estimate.weights.trained_bytes + self.estimate.optimizer.bytes
 
     @property
     def disk(self) -> int:
@@ -148,23 +151,28 @@ class Plan:
 def estimate(draft: Draft, row_tokens: int, machine: Machine) -> Estimate:
     """Memory of a job by the micro-batch, rows being `row_tokens` long."""
     from ftcli.planning.memory import Estimate
-    from ftcli.planning.optimizer_state import state_of
+    from ftcli.planning.moving import moving
+    from ftcli.planning.optimizer_state import state_at_a_time
+    from ftcli.planning.reference import second_copy
     from ftcli.planning.weights import weigh
 
     model = draft.model
     weights = weigh(model, draft.quantization, getattr(draft.source, "double_quant", True))
     if not weights.trainable:
         raise UserError("nothing is trainable.", where=draft.composed.where("method"))
+    moves = moving(draft)
     try:
-        one, two = _activations(draft, model, row_tokens, machine)
+        one, two = _activations(draft, model, row_tokens, machine, moves.names)
     except (RuntimeError, NotImplementedError) as error:  # it reads values, which meta tensors lack
-        one, two = _activations(draft, draft.on_cpu(error), row_tokens, machine)
+        one, two = _activations(draft, draft.on_cpu(error), row_tokens, machine, moves.names)
     config = model.config.get_text_config()
     width = getattr(config, "hidden_size", None) or max(getattr(config, "hidden_sizes", [0]))
     trainer = draft.trainer
     return Estimate(
         weights=weights,
-        optimizer=state_of(draft.optimizer, weights.trained, machine.kind),
+        optimizer=state_at_a_time(draft.optimizer, weights.trained, moves, machine.kind),
+        gradients=weights.bytes_of(moves.names),
+        reference=second_copy(draft),
         one=one,
         two=two,
         row_tokens=row_tokens,
@@ -178,17 +186,21 @@ def estimate(draft: Draft, row_tokens: int, machine: Machine) -> Estimate:
     )
 
 
-def _activations(draft: Draft, model: Any, row_tokens: int, machine: Machine) -> list[Activations]:
-    """What is kept of one and of two rows."""
+def _activations(
+    draft: Draft, model: Any, row_tokens: int, machine: Machine, moves: frozenset[str]
+) -> list[Activations]:
+    """What is kept of one and of two rows while these parameters move."""
     from ftcli.planning.activations import trace
+    from ftcli.planning.moving import only
     from ftcli.planning.weights import quantised_weights
 
     packed = quantised_weights(model, draft.quantization)
     inputs = getattr(draft.source, "example_inputs", lambda rows: None)
-    return [
-        trace(model, rows, row_tokens, draft.autocast, machine.kind, packed, inputs(rows))
-        for rows in (1, 2)
-    ]
+    with only(model, moves):
+        return [
+            trace(model, rows, row_tokens, draft.autocast, machine.kind, packed, inputs(rows))
+            for rows in (1, 2)
+        ]
 
 
 def make(job: str, overrides: Sequence[str] = (), gpu: float | None = None) -> Plan:

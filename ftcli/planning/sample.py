@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ftcli.data.accounting import accounting
 from ftcli.planning.findings import Finding, ok, warn
 
 ROWS = 256  # source rows that are read
@@ -109,7 +110,7 @@ def findings(sample: Sample, limit: int, turns: bool = True) -> Iterator[Finding
     yield ok("mask", f"{share}; first: {prompt} -> {learned}")
     median, high = np.percentile(sample.lengths, (50, 95))
     longest = sample.meta["longest"]
-    text = f"{len(sample.lengths)} sampled documents: median {median:.0f} tokens, 95 % below "
+    text = f"{accounting(sample.meta)}; {len(sample.lengths)} sampled documents: median {median:.0f} tokens, 95 % below "
     text += (
         f"{high:.0f}, longest {longest:,}; {100 * sample.cut:.1f} % above data.max_length={limit}"
     )

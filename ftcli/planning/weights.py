@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from torch import nn
@@ -23,7 +25,7 @@ class Weights:
         quantised: their bytes as packed codes with scales.
         rest: bytes of the base model's other weights.
         adapter: bytes of what the method has added.
-        gradients: bytes of the gradients, which have the type of their parameters.
+        trained_bytes: bytes of the trained tensors, and of their gradients, which have their type.
         dequantised: bytes of the largest weight while a product unpacks it.
         trained: name, shape and type of every trainable tensor.
     """
@@ -35,7 +37,7 @@ class Weights:
     quantised: int
     rest: int
     adapter: int
-    gradients: int
+    trained_bytes: int
     dequantised: int
     trained: tuple[tuple[str, tuple[int, ...], Any], ...]
 
@@ -43,6 +45,11 @@ class Weights:
     def base(self) -> int:
         """Bytes of the base model."""
         return self.quantised + self.rest
+
+    def bytes_of(self, names: Container[str]) -> int:
+        """Bytes of some of the trained tensors."""
+        chosen = (one for one in self.trained if one[0] in names)
+        return sum(prod(shape) * dtype.itemsize for _, shape, dtype in chosen)
 
     @property
     def bits(self) -> float | None:
@@ -82,7 +89,7 @@ def weigh(model: nn.Module, quantization: str = "none", double_quant: bool = Tru
         ),
         rest=sum(size(p) for key, p in base.items() if key not in packed),
         adapter=sum(size(p) for p in added),
-        gradients=sum(size(p) for p in trained),
+        trained_bytes=sum(size(p) for p in trained),
         dequantised=max((size(p) for p in packed.values()), default=0),
         trained=tuple((name, tuple(p.shape), p.dtype) for name, p in named),
     )

@@ -1,0 +1,93 @@
+"""The second copy of the model in a plan, against the one that is read."""
+
+from __future__ import annotations
+
+import pytest
+from bitsandbytes.nn import Linear4bit
+
+from ftcli.models.bits import measured_bytes
+from ftcli.objectives.reference import Reference
+from ftcli.planning.plan import estimate
+from ftcli.planning.reference import second_copy
+from ftcli.run.run import Run
+from tests.planning.drafts import draft, machine
+from tests.planning.test_memory import FULL, Peak
+
+PAIRS = ("data=e2e_pairs", "data.pairs=true", "objective=dpo", "eval=none", "data.limit=16",
+         "trainer.batch_size=2", "trainer.precision=fp32", "model.dtype=float32")  # fmt: skip
+
+
+def held(model) -> int:
+    """Bytes of its weights, packed ones with their scales."""
+    packed = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    known = {id(layer.weight) for layer in packed}
+    plain = {id(p): p.numel() * p.element_size() for p in model.parameters() if id(p) not in known}
+    return sum(plain.values()) + sum(measured_bytes(layer).total for layer in packed)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [FULL, ("method=pissa", "model.quantization=none"), ("method=lora", "objective.reference=separate")],
+    ids=["full", "pissa", "nf4"],
+)  # fmt: skip
+def test_the_copy_has_the_bytes_of_the_one_that_is_read(overrides, tmp_path):
+    job = draft(*PAIRS, *overrides, f"data.cache_dir={tmp_path}")
+    run = Run(job.config)
+    with Reference(run, run.objective.reference).model() as model:
+        assert model is not run.model
+        assert second_copy(job).bytes == held(model) > 0
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (*PAIRS, "method=lora"),
+        FULL,
+        (*FULL, "objective=grpo", "objective.rewards={exact_match: 1}", "objective.beta=0"),
+    ],
+    ids=["adapter off", "nothing compared", "weight 0"],
+)
+def test_without_one_there_is_none(overrides):
+    assert second_copy(draft(*overrides)).bytes == 0
+
+
+def test_penalties_and_answers_are_compared_too():
+    for words in (
+        ("objective=grpo", "objective.rewards={exact_match: 1}", "objective.beta=0.1"),
+        ("+penalty=consistency",),
+    ):
+        assert second_copy(draft(*FULL, *words)).bytes > 0
+
+
+def test_a_step_of_pairs_has_the_planned_peak(tmp_path):
+    words = (*PAIRS, *FULL, f"data.cache_dir={tmp_path}")
+    job = draft(*words)
+    run = Run(job.config)
+    run.objective.setup(run)
+    batches = (next(iter(run.loader())),)
+    (micro,) = run.objective.rollout(None, list(batches))
+    model = run.model.train()
+    own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
+    with Peak(own) as peak:
+        run.objective(model, micro).values.mean().backward()
+    longest = int(micro["lengths"].max())
+    memory = estimate(job, longest, machine(24e9, "cpu")).memory(
+        int(micro["lengths"].sum()) / longest
+    )
+    standing = memory.weights + memory.optimizer + memory.runtime + memory.allocator
+    assert memory.total - standing == pytest.approx(peak.peak, rel=0.15)
+
+
+def test_scores_computed_before_give_the_copy_back():
+    live, before = (
+        estimate(draft(*PAIRS, *more), 64, machine(24e9, "cpu"))
+        for more in (FULL, (*FULL, "objective.precompute=true"))
+    )
+    copy = live.memory(4).reference
+    assert live.memory(4).total - before.memory(4).total == copy == live.reference.bytes
+    # of an adapter on a base that it has changed, the pass before the first step needs most
+    small = estimate(
+        draft(*PAIRS, "method=pissa", "model.quantization=none", "objective.precompute=true"),
+        8, machine(24e9, "cpu"),
+    ).memory(1)  # fmt: skip
+    assert small.reference == copy and small.optimizer == small.gradients == 0
