@@ -1,11 +1,12 @@
-"""Sums of two-digit numbers, worked digit by digit, in two ways of writing them down.
+"""Sums of two-digit numbers in three ways of writing them down, two of which work digit by digit.
 
     python generate.py        # writes base, train and test beside this file, the same bytes every time
 
-    37+58=    7+8=15, 3+5+1=9, 95
-    37+58=    <think>7+8=15, 3+5+1=9</think><answer>95</answer>
+    direct    37+58=    95
+    plain     37+58=    7+8=15, 3+5+1=9, 95
+    tagged    37+58=    <think>7+8=15, 3+5+1=9</think><answer>95</answer>
 
-No sum is in two splits. The second way is that of a tenth of `base`, half of `train` and all of `test`.
+No sum is in two splits. `base` is mostly plain, half of `train` is direct, all of `test` is tagged.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SEED = 49
-ROWS = {"base": 5000, "train": 1600, "test": 200}
-TAGGED = {"base": 0.1, "train": 0.5, "test": 1.0}
+ROWS = {"base": 5000, "train": 1600, "test": 400}
+FORMS = ("direct", "plain", "tagged")
+SHARES = {"base": (0.1, 0.6, 0.3), "train": (0.5, 0.25, 0.25), "test": (0.0, 0.0, 1.0)}
 
 
 def worked(one: int, other: int) -> str:
@@ -29,12 +31,14 @@ def worked(one: int, other: int) -> str:
     return f"{units}+{add}={units + add}, {tens}+{more}{carried}={total}"
 
 
-def row(one: int, other: int, tagged: bool) -> dict[str, str]:
+def row(one: int, other: int, form: str) -> dict[str, str]:
     """A prompt and its completion."""
     steps, total = worked(one, other), one + other
-    completion = (
-        f"<think>{steps}</think><answer>{total}</answer>" if tagged else f"{steps}, {total}"
-    )
+    completion = {
+        "direct": str(total),
+        "plain": f"{steps}, {total}",
+        "tagged": f"<think>{steps}</think><answer>{total}</answer>",
+    }[form]
     return {"prompt": f"{one}+{other}=", "completion": completion}
 
 
@@ -45,7 +49,8 @@ def splits(seed: int = SEED) -> Iterator[tuple[str, list[dict[str, str]]]]:
     rng.shuffle(pairs)
     for split, count in ROWS.items():
         own, pairs = pairs[:count], pairs[count:]
-        yield split, [row(*pair, rng.random() < TAGGED[split]) for pair in own]
+        forms = rng.choices(FORMS, SHARES[split], k=count)
+        yield split, [row(*pair, form) for pair, form in zip(own, forms, strict=True)]
 
 
 def write(folder: Path) -> None:
