@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.run.atomic import folder, write_json
+from ftcli.run.atomic import folder, tidy, write_json
 from ftcli.run.report import write_report
 
 if TYPE_CHECKING:
@@ -23,8 +23,15 @@ def finish(run: Run, outcome: Outcome) -> dict[str, Any]:
             size = save_artefact(run, run.dir.path / run.method.artefact)
     result = summary(run, outcome, size)
     write_json(run.dir.path / "result.json", result)
-    write_report(run.dir)
-    run.dir.event(outcome.status, step=outcome.state.step)
+    return conclude(run.dir)
+
+
+def conclude(run_dir: RunDir) -> dict[str, Any]:
+    """Write the report of a run whose result is there; returns the result."""
+    tidy(run_dir.path)
+    result = run_dir.result()
+    write_report(run_dir)
+    run_dir.event(result["status"], step=result["step"])
     return result
 
 
