@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 STAND_IN = "q9stand0in9q"
+SHOWN = 300  # characters of what a template says
 COMPARED = 8  # characters by which the end of a generation prompt is recognised
 Messages = list[dict[str, Any]]
 
@@ -57,8 +58,11 @@ class ChatTemplate:
         Raises:
             Unusable: no assistant turn, or the template refuses the conversation.
         """
-        if not any(m["role"] == "assistant" for m in messages):
-            raise Unusable("has no assistant turn: nothing to learn.")
+        said = [m for m in messages if m["role"] == "assistant"]
+        if not said:
+            raise Unusable("has no assistant turn: nothing to learn.", "no labels")
+        if not any(_says_something(turn) for turn in said):
+            raise Unusable("has only empty assistant turns: nothing to learn.", "empty")
         if self.marked:
             text, spans = self._by_markers(messages, tools)
         else:
@@ -68,18 +72,15 @@ class ChatTemplate:
         return [Piece(text, _merged(spans))]
 
     def _render(self, messages: Messages, tools: Any, **options: Any) -> str:
-        from jinja2.exceptions import TemplateError
-
         try:
             rendered = self.tokenizer.apply_chat_template(
                 messages, tools=tools, tokenize=False, **options
             )
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
-            raise Unusable(f"is refused by the chat template: {error}") from error
+        except Exception as error:  # a template is a program: it may raise anything
+            raise _refused(error) from error
         return str(rendered)
 
     def _by_markers(self, messages: Messages, tools: Any) -> tuple[str, Sequence[tuple[int, int]]]:
-        from jinja2.exceptions import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
@@ -90,8 +91,8 @@ class ChatTemplate:
                 return_assistant_tokens_mask=True,
                 **self.tokenizer.special_tokens_map,
             )
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
-            raise Unusable(f"is refused by the chat template: {error}") from error
+        except Exception as error:  # a template is a program: it may raise anything
+            raise _refused(error) from error
         return texts[0], spans[0]
 
     def _span(self, messages: Messages, turn: int, text: str, tools: Any) -> tuple[int, int]:
@@ -144,6 +145,16 @@ class ChatTemplate:
         """Without the line break that many templates put behind the end-of-turn token."""
         turn = text[start:end].rstrip()
         return start + len(turn) if turn.endswith(self._specials) else end
+
+
+def _refused(error: Exception) -> Unusable:
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return Unusable(f"is refused by the chat template: {said[:SHOWN]}")
+
+
+def _says_something(turn: dict[str, Any]) -> bool:
+    """Whether there is text, or a field such as tool_calls that the template writes out."""
+    return bool(turn["content"].strip() or turn.keys() - {"role", "content"})
 
 
 def _merged(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

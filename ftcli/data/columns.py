@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from ftcli.data import formats
-from ftcli.data.formats import REFERENCES
-from ftcli.data.rows import Unusable
+from ftcli.data.formats import REFERENCES, as_text
+from ftcli.data.rows import Unusable, listed
 from ftcli.errors import UserError
 
 SHOWN = 300  # characters of a row in a message
@@ -24,21 +24,28 @@ class Columns:
         mapping: field -> column; a field that is not mapped is read from the column of its name.
         first: a row to judge by.
         where: what to name in messages.
+        origin: where that row stands.
 
     Raises:
         UserError: unknown format or field, no or several formats fit, required columns are missing.
     """
 
     def __init__(
-        self, name: str, mapping: Mapping[str, str], first: Mapping[str, Any], where: str
+        self,
+        name: str,
+        mapping: Mapping[str, str],
+        first: Mapping[str, Any],
+        where: str,
+        origin: str = "",
     ) -> None:
         self.mapping = dict(mapping)
-        self.name = _detect(self.mapping, first, where) if name == "auto" else name
+        shown = _first(first, origin)
+        self.name = _detect(self.mapping, first, where, shown) if name == "auto" else name
         self.format = formats.find(self.name)
         _check_fields(self.mapping, self.name, self.format)
         missing = self.missing(first)
         if missing:
-            raise _wrong_columns(self.name, missing, first, where)
+            raise _wrong_columns(self.name, missing, first, where, shown)
 
     def column(self, field: str, row: Mapping[str, Any]) -> str | None:
         """The column of this row that holds the field; None when it has none."""
@@ -63,7 +70,7 @@ class Columns:
         missing = self.missing(row)
         if missing:
             wanted = ", ".join(f"'{self.mapping.get(field, field)}'" for field in missing)
-            raise Unusable(f"has no column {wanted}; its columns are {', '.join(row) or 'none'}.")
+            raise Unusable(f"has no column {wanted}; its columns are {listed(row) or 'none'}.")
         named = {field: self.column(field, row) for field in [*self.format.FIELDS, REFERENCES]}
         fields = {field: row[column] for field, column in named.items() if column}
         references = _references(fields.pop(REFERENCES, None))
@@ -90,7 +97,7 @@ def _references(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
-        return [str(v) for v in value]
+        return [as_text(v, REFERENCES, empty=True) for v in value]
     raise Unusable(f"'{REFERENCES}' is neither text nor a list of texts.")
 
 
@@ -104,7 +111,7 @@ def _own_answer(example: dict[str, Any]) -> list[str]:
     return [messages] if isinstance(messages, str) else []
 
 
-def _detect(mapping: Mapping[str, str], row: Mapping[str, Any], where: str) -> str:
+def _detect(mapping: Mapping[str, str], row: Mapping[str, Any], where: str, shown: str) -> str:
     there = set(mapping) | set(row)
     fitting = []
     for name in formats.names():
@@ -114,17 +121,17 @@ def _detect(mapping: Mapping[str, str], row: Mapping[str, Any], where: str) -> s
             fitting.append(name)
     if len(fitting) == 1:
         return fitting[0]
-    columns = f"columns are [{', '.join(row)}]"
+    columns = f"columns are [{listed(row)}]"
     if fitting:
         raise UserError(
-            f"{columns}; they fit several formats: {', '.join(fitting)}.",
+            f"{columns}; they fit several formats: {', '.join(fitting)}. {shown}",
             where=where,
             fix=f"set data.format={fitting[0]} or data.format={fitting[1]}",
         )
     tries = [(name, _suggest(name, row)) for name in formats.names()]
     complete = [f"data.format={name} {s}" for name, s in tries if s]
     raise UserError(
-        f"{columns}; no format is recognised by them. {_first(row)}",
+        f"{columns}; no format is recognised by them. {shown}",
         where=where,
         fix=f"try: {complete[0]}"
         if complete
@@ -145,12 +152,14 @@ def _check_fields(mapping: Mapping[str, str], name: str, module: ModuleType) -> 
             )
 
 
-def _wrong_columns(name: str, missing: list[str], row: Mapping[str, Any], where: str) -> UserError:
+def _wrong_columns(
+    name: str, missing: list[str], row: Mapping[str, Any], where: str, shown: str
+) -> UserError:
     wanted = ", ".join(formats.required(formats.find(name)))
     suggestion = _suggest(name, row)
     return UserError(
-        f"columns are [{', '.join(row)}]; format={name} wants [{wanted}] "
-        f"(not found: {', '.join(missing)}). {_first(row)}",
+        f"columns are [{listed(row)}]; format={name} wants [{wanted}] "
+        f"(not found: {', '.join(missing)}). {shown}",
         where=where,
         fix=f"try: {suggestion}"
         if suggestion
@@ -175,6 +184,8 @@ def _suggest(name: str, row: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
-def _first(row: Mapping[str, Any]) -> str:
+def _first(row: Mapping[str, Any], origin: str) -> str:
     text = json.dumps(row, ensure_ascii=False, default=str)
-    return f"First row: {text if len(text) <= SHOWN else text[:SHOWN] + '...'}"
+    text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return f"First row{f' ({origin})' if origin else ''}: {text}"

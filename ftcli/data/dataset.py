@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ftcli.data import cache
+from ftcli.data.accounting import Counts, accounting
 from ftcli.data.figures import statistics, warnings
 from ftcli.data.loader import Loader
-from ftcli.data.preparation import Counts, Preparation
+from ftcli.data.preparation import Preparation
 from ftcli.data.render import Document, Renderer, Rendering
-from ftcli.data.rows import Unusable, bad
+from ftcli.data.rows import BadRow, Unusable
 from ftcli.data.sources import Source, find, is_path
 from ftcli.data.split import Split
 from ftcli.data.tokenizers import tokenizer_hash
@@ -22,7 +23,7 @@ from ftcli.errors import Problems, UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 1  # of what preparation makes of the same rows; part of every cache key
+VERSION = 2  # of what preparation makes of the same rows; part of every cache key
 SPLITS = ("train", "validation", "test")
 log = logging.getLogger("ftcli.data")
 
@@ -120,7 +121,7 @@ class Data:
             UserError: a row cannot be used and `on_error` is stop.
         """
         for entry in self._split(split).entries():
-            if isinstance(entry, UserError):
+            if isinstance(entry, BadRow):
                 if self.on_error == "stop":
                     raise entry
             elif entry is not None:
@@ -158,7 +159,7 @@ class Data:
             for warning in warnings(known.meta, split):
                 log.warning(warning)
         if not len(known):
-            raise _empty(split, self.path, known)
+            raise _empty(split, self.path, accounting(known.meta))
         return known
 
     def sample(
@@ -166,20 +167,38 @@ class Data:
     ) -> list[tuple[dict[str, Any], list[Document]]]:
         """The first examples of a split and their documents, without preparing the whole.
 
-        Documents above `max_length` are cut, whatever `overlong` says.
+        Documents above `max_length` are cut, whatever `overlong` says. A note tells of rows among them
+        that cannot be used.
+
+        Raises:
+            UserError: a row cannot be used and `on_error` is stop, or none can.
         """
-        renderer = Renderer(self._rendering, tokenizer)
+        renderer, counts = Renderer(self._rendering, tokenizer), Counts()
         found: list[tuple[dict[str, Any], list[Document]]] = []
-        for example in self.examples(split):
-            if len(found) == count:
-                break
-            (documents,) = renderer.documents([example])
-            if isinstance(documents, Unusable):
-                if self.on_error == "stop":
-                    raise bad(str(documents), example["origin"])
-                continue
-            found.append((example, [d.cut(self.max_length) for d in documents]))
+        for entry in self._split(split).entries():
+            counts.entries += 1
+            made = renderer.documents([entry])[0] if isinstance(entry, dict) else entry
+            if isinstance(entry, dict) and isinstance(made, list):
+                found.append((entry, [d.cut(self.max_length) for d in made]))
+                if len(found) == count:
+                    break
+            elif isinstance(entry, dict) and isinstance(made, Unusable):
+                self._pass_over(made.at(entry["origin"]), counts)
+            elif isinstance(entry, BadRow):
+                self._pass_over(entry, counts)
+            else:
+                counts.elsewhere += 1
+        counts.used = len(found)
+        if not found:
+            raise _empty(split, self.path, accounting(asdict(counts)))
+        if counts.skipped:
+            log.warning(f"{split}: {accounting(asdict(counts))}")
         return found
+
+    def _pass_over(self, row: BadRow, counts: Counts) -> None:
+        if self.on_error == "stop":
+            raise row
+        counts.skip(row)
 
     def loader(
         self,
@@ -215,7 +234,7 @@ class Data:
                 ids = renderer.prompt(example)
             except Unusable as error:
                 if self.on_error == "stop":
-                    raise bad(str(error), example["origin"]) from error
+                    raise error.at(example["origin"]) from error
                 continue
             if not ids:
                 continue
@@ -270,6 +289,8 @@ class Data:
         share = self.validation if isinstance(self.validation, float | int) else None
         if name == "train":
             source = self._open(self.path, self.split)
+            for note in getattr(source, "notes", ()):
+                log.warning(note)
             return Split(source, self.format, self.columns, "data.path", self.limit, share)
         train = self._split("train")
         if name == "validation" and share is not None:
@@ -312,10 +333,7 @@ def _not_configured(split: str) -> UserError:
     )
 
 
-def _empty(split: str, path: str, tokens: Tokens) -> UserError:
-    why = f"all {tokens.skipped:,} rows were skipped" if tokens.skipped else "no row was found"
-    if tokens.meta["rows"]:
-        why = f"nothing of its {tokens.meta['rows']:,} rows was left"
+def _empty(split: str, path: str, why: str) -> UserError:
     return UserError(
         f"the split '{split}' of {path} is empty: {why}.",
         where="data.validation" if split == "validation" else "data.path",

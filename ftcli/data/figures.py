@@ -6,6 +6,8 @@ from typing import Any
 
 from ftcli.data.tokens import Tokens
 
+SKIPPED = ("broken", "unfit", "empty", "no labels")  # reasons for which a row gives no example
+
 
 def statistics(tokens: Tokens) -> dict[str, Any]:
     """Counts of rows and tokens, lengths, and the fingerprint."""
@@ -15,6 +17,8 @@ def statistics(tokens: Tokens) -> dict[str, Any]:
         "rows": meta["rows"],
         "documents": len(tokens),
         **{k: meta[k] for k in ("skipped", "overlong", "dropped", "unlearned")},
+        "read": meta["entries"],
+        **{k: meta[k] for k in ("used", "elsewhere", "left_out", "left_out_rows")},
         "tokens": meta["tokens"],
         "supervised": meta["supervised"],
         "mean_length": round(float(lengths.mean()), 2) if len(lengths) else 0,
@@ -29,10 +33,15 @@ def warnings(meta: dict[str, Any], split: str) -> list[str]:
     found = []
     if meta["skipped"]:
         count = meta["skipped"]
-        shown = "; ".join(meta["skipped_rows"])
+        named = meta["left_out_rows"]
+        shown = "; ".join(row for why in SKIPPED for row in named.get(why, ()))
         found.append(f"{split}: {count:,} row{'s' * (count > 1)} skipped. First: {shown}")
     if meta["dropped"]:
-        found.append(f"{split}: {meta['dropped']:,} documents above data.max_length left out.")
+        named = meta["left_out_rows"].get("too long", [])
+        found.append(
+            f"{split}: {meta['dropped']:,} documents above data.max_length left out. First: "
+            f"{', '.join(named)}"
+        )
     elif meta["overlong"]:
         found.append(
             f"{split}: {meta['overlong']:,} documents cut at data.max_length; the longest has "
@@ -41,7 +50,8 @@ def warnings(meta: dict[str, Any], split: str) -> list[str]:
     if meta["unlearned"]:
         found.append(
             f"{split}: {meta['unlearned']:,} documents left out: nothing in them is learned "
-            "(their answers begin behind data.max_length, or the template hides them)."
+            "(their answers begin behind data.max_length, or the template hides them). "
+            f"First: {', '.join(meta['left_out_rows'].get('no labels', []))}"
         )
     if meta.get("partners"):
         found.append(

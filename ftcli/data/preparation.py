@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
+from ftcli.data.accounting import Counts
 from ftcli.data.cache import Writer
 from ftcli.data.render import Document, Renderer
-from ftcli.data.rows import Unusable, bad
+from ftcli.data.rows import BadRow, Unusable
 from ftcli.data.split import Entry
 from ftcli.errors import UserError
 
 CHUNK = 2000  # source rows between two commits
+HEAVY = (
+    1 << 24
+)  # characters between two commits: rows of megabytes are not gathered by the thousand
 COMPARED = 32  # rows whose generation prompt is compared with what training shows
-SHOWN = 5  # skipped rows that are named
-T = TypeVar("T")
-
-
-@dataclass
-class Counts:
-    """What became of the rows; kept in `meta.json`."""
-
-    entries: int = 0  # source rows read, of every split
-    rows: int = 0  # rows of this split that could be used
-    skipped: int = 0  # rows that could not, left out
-    skipped_rows: list[str] = field(default_factory=list)  # the first of them, and why
-    overlong: int = 0  # documents longer than max_length
-    dropped: int = 0  # of these, left out
-    unlearned: int = 0  # documents left out because nothing in them is learned
-    partners: int = 0  # documents of pairs left out because the other one was
-    unlike: int = 0  # of the first documents, those whose generation prompt is another
-    unended: int = 0  # documents whose last learned token does not end the turn
-    supervised: int = 0  # learned tokens
-    longest: int = 0  # tokens of the longest document, before it was cut
-    longest_row: str = ""  # where it came from
 
 
 class Preparation:
@@ -71,7 +54,7 @@ class Preparation:
         """
         self.counts = Counts(**writer.state)
         self.writer = writer
-        for chunk in _chunks(islice(iter(entries), self.counts.entries, None), CHUNK):
+        for chunk in _chunks(islice(iter(entries), self.counts.entries, None)):
             self._chunk(chunk)
             self.counts.entries += len(chunk)
             if self.counts.rows and not self.counts.supervised:
@@ -83,21 +66,29 @@ class Preparation:
 
     def _chunk(self, chunk: Sequence[Entry]) -> None:
         for entry in chunk:
-            if isinstance(entry, UserError):
-                self._leave_out(entry)
+            self.counts.elsewhere += entry is None
+            if isinstance(entry, BadRow):
+                self._skip(entry)
         examples = [entry for entry in chunk if isinstance(entry, dict)]
         rendered = self.renderer.documents(examples)
         for example, documents in zip(examples, rendered, strict=True):
             if isinstance(documents, Unusable):
-                self._leave_out(bad(str(documents), example["origin"]))
+                self._skip(documents.at(example["origin"]))
                 continue
             self.counts.rows += 1
             if self.counts.rows <= COMPARED:
                 self.counts.unlike += self._unlike(example, documents)
+            dropped = self.counts.dropped
             fitting = [f for d in documents if (f := self._fitted(d, example)) is not None]
             if self.renderer.rendering.pairs and len(fitting) < len(documents):
                 self.counts.partners += len(fitting)
-                continue
+                fitting = []
+            if fitting:
+                self.counts.used += 1
+            elif self.counts.dropped > dropped:
+                self.counts.leave_out("too long", example["origin"])
+            else:
+                self.counts.leave_out("no labels", example["origin"])
             for document in fitting:
                 self.counts.supervised += int(document.learned.sum())
                 self.writer.append(document, example["origin"])
@@ -136,12 +127,10 @@ class Preparation:
             return True
         return documents[0].ids[: len(prompt)].tolist() != prompt
 
-    def _leave_out(self, error: UserError) -> None:
+    def _skip(self, row: BadRow) -> None:
         if self.on_error == "stop":
-            raise error
-        self.counts.skipped += 1
-        if len(self.counts.skipped_rows) < SHOWN:
-            self.counts.skipped_rows.append(f"{error.where}  {error.what}")
+            raise row
+        self.counts.skip(row)
 
     def _nothing_to_learn(self) -> UserError:
         counts = self.counts
@@ -156,8 +145,9 @@ class Preparation:
             why = "the chat template shows nothing that the assistant wrote"
             fix = "set another model.chat_template, or data.mask=all"
         rows = f"{counts.unlearned + counts.dropped:,} of {counts.rows:,}"
+        first = next(iter(named for rows in counts.left_out_rows.values() for named in rows), "")
         return UserError(
-            f"after masking, 100% of tokens in {rows} sampled rows are ignored: {why}.",
+            f"after masking, 100% of tokens in {rows} sampled rows are ignored: {why}. First: {first}",
             where="data",
             fix=f"{fix}; see: ftcli preview",
         )
@@ -171,6 +161,20 @@ def _too_long(length: int, limit: int, origin: str) -> UserError:
     )
 
 
-def _chunks(stream: Iterator[T], size: int) -> Iterator[list[T]]:
-    while chunk := list(islice(stream, size)):
+def _chunks(stream: Iterator[Entry]) -> Iterator[list[Entry]]:
+    chunk, weight = [], 0
+    for entry in stream:
+        chunk.append(entry)
+        weight += _weight(entry)
+        if len(chunk) == CHUNK or weight > HEAVY:
+            yield chunk
+            chunk, weight = [], 0
+    if chunk:
         yield chunk
+
+
+def _weight(entry: Entry) -> int:
+    """Characters of the row's texts; conversations, which lie deeper, count as nothing."""
+    if not isinstance(entry, dict):
+        return 0
+    return sum(len(value) for value in entry["row"].values() if isinstance(value, str))

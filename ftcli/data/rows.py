@@ -2,28 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ftcli.errors import UserError
 
 SKIP = "mend the row, or set data.on_error=skip to leave such rows out and count them"
+COLUMNS = 20  # names of columns in a message
+BRIEF = 60  # characters of a name or value in a message
+
+#: Why a row is left out: the file cannot be read there; a field is missing or of the wrong kind; a
+#: field has no content; it is longer than `data.max_length`; nothing in it is learned.
+Reason = Literal["broken", "unfit", "empty", "too long", "no labels"]
 
 
 class Row(NamedTuple):
     """The columns of one row as the file has them."""
 
     values: dict[str, Any]
-    origin: str  # "file:line", or "file[row number]" where a file has no lines
+    origin: (
+        str  # "file:line", or "file[row number]" where a file has no lines; no two rows share one
+    )
+
+
+class BadRow(UserError):
+    """Why one row cannot be used; others can."""
+
+    def __init__(self, what: str, origin: str, reason: Reason) -> None:
+        super().__init__(what, where=origin, fix=SKIP)
+        self.origin, self.reason = origin, reason
 
 
 #: What readers yield: a row, or the reason why this one row cannot be used.
-Item: TypeAlias = Row | UserError
+Item: TypeAlias = Row | BadRow
 
 
 class Unusable(ValueError):
     """Why a row cannot be an example, in words that follow its place."""
 
+    def __init__(self, what: str, reason: Reason = "unfit") -> None:
+        super().__init__(what)
+        self.reason = reason
 
-def bad(what: str, origin: str) -> UserError:
-    """The error of one row that cannot be used."""
-    return UserError(what, where=origin, fix=SKIP)
+    def at(self, origin: str) -> BadRow:
+        """The error of the row that stands there."""
+        return BadRow(str(self), origin, self.reason)
+
+
+def bad(what: str, origin: str) -> BadRow:
+    """The error of a row that the file itself breaks."""
+    return BadRow(what, origin, "broken")
+
+
+def brief(value: Any) -> str:
+    """A value of the data for a message: short, and without characters that a terminal obeys."""
+    text = repr(value[: BRIEF + 1] if isinstance(value, str) else value)
+    return text if len(text) <= BRIEF else f"{text[:BRIEF]}..."
+
+
+def listed(columns: Iterable[str]) -> str:
+    """Names of columns for a message, in the same way."""
+    names = list(columns)
+    known = [name if name.isprintable() and len(name) <= BRIEF else brief(name) for name in names]
+    more = f", ... ({len(names):,} in all)" if len(names) > COLUMNS else ""
+    return ", ".join(known[:COLUMNS]) + more

@@ -9,13 +9,13 @@ from typing import Any
 
 from ftcli.data import holdout
 from ftcli.data.columns import Columns
-from ftcli.data.rows import Item, Unusable, bad
+from ftcli.data.rows import BadRow, Item, Unusable
 from ftcli.data.sources import Source
 from ftcli.errors import UserError
 
 #: What a stream holds for each source row: an example of this split, why the row cannot be used, or
 #: nothing when it belongs to another split.
-Entry = dict[str, Any] | UserError | None
+Entry = dict[str, Any] | BadRow | None
 
 
 class Split:
@@ -51,11 +51,19 @@ class Split:
         Raises:
             UserError: they do not fit, or there is no good row.
         """
-        first = next((item for item in self._items() if not isinstance(item, UserError)), None)
+        first = next((item for item in self._items() if not isinstance(item, BadRow)), None)
         if first is not None:
-            return Columns(self.format, self.mapping, first.values, self.where)
-        error = next((item for item in self._items() if isinstance(item, UserError)), None)
-        raise error or UserError("there is no row.", where=self.where, fix="check the file")
+            return Columns(self.format, self.mapping, first.values, self.where, first.origin)
+        broken = next((item for item in self._items() if isinstance(item, BadRow)), None)
+        raise broken or self._no_row()
+
+    def _no_row(self) -> UserError:
+        place = self.source.place.partition("\n")[0]
+        return UserError(
+            f"{place} holds no row.",
+            where=self.where,
+            fix="check the file; it may have been cut off",
+        )
 
     def entries(self) -> Iterator[Entry]:
         """One entry a source row, in order.
@@ -65,7 +73,7 @@ class Split:
         """
         for item in self._items():
             entry = self._entry(item)
-            if isinstance(entry, UserError):
+            if isinstance(entry, BadRow):
                 yield None if self.held_out else entry
             else:
                 yield entry if entry is None or self._is_mine(entry) else None
@@ -86,12 +94,12 @@ class Split:
         return islice(self.source.rows(), self.limit)
 
     def _entry(self, item: Item) -> Entry:
-        if isinstance(item, UserError):
+        if isinstance(item, BadRow):
             return item
         try:
             example = self.columns.example(item.values)
         except Unusable as error:
-            return bad(str(error), item.origin)
+            return error.at(item.origin)
         return {**example, "row": item.values, "origin": item.origin}
 
     def _is_mine(self, example: dict[str, Any]) -> bool:

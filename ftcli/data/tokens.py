@@ -9,6 +9,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from ftcli.data.accounting import accounting
+
 #: Files of a cache folder and the type of their elements.
 ARRAYS = {
     "ids": np.int32,
@@ -66,8 +68,9 @@ class Tokens:
         return {"input_ids": ids, "labels": np.where(self.learned[here], ids, np.int64(IGNORED))}
 
     def summary(self) -> str:
-        """How many there are, for people."""
-        return f"{len(self):,} rows, {int(self.lengths.sum()):,} tokens"
+        """How many there are, for people, and how many rows of the source are not among them."""
+        lost = f" ({accounting(self.meta)})" if self.meta["left_out"] else ""
+        return f"{len(self):,} rows, {int(self.lengths.sum()):,} tokens{lost}"
 
     def sample(self, tokenizer: Any) -> str:
         """The first document as the model will see it."""

@@ -133,14 +133,13 @@ def header(run: Any) -> str:
 
     tokens = run.data.prepare("train", run.tokenizer)
     trained, total = count_parameters(run.model, trainable_only=True), count_parameters(run.model)
-    skipped = f", {tokens.skipped:,} skipped" if tokens.skipped else ""
     first = tokens.sample(run.tokenizer)
     sample = first if len(first) <= SAMPLE else f"{first[:SAMPLE]} ..."
     return (
         f"run     {run.dir.path}\n"
         f"model   {run.model_source.path}: {total:,} parameters, {trained:,} trained "
         f"({trained / total:.2%})\n"
-        f"data    {run.data.path}: {tokens.summary()}{skipped}\n"
+        f"data    {run.data.path}: {tokens.summary()}\n"
         f"sample  {sample!r}"
     )
 

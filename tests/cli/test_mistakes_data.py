@@ -31,7 +31,7 @@ def test_5_columns_that_do_not_fit(ftcli, rows):
     assert ended.err == (
         "command line  data.path: columns are [question, answer]; format=instruction wants "
         "[instruction, output] (not found: instruction, output). "
-        'First row: {"question": "1+1?", "answer": "2"}\n'
+        'First row (my.jsonl:1): {"question": "1+1?", "answer": "2"}\n'
         "→ try: data.columns.instruction=question data.columns.output=answer\n"
     )
 

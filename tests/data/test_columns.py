@@ -110,8 +110,8 @@ def test_a_row_that_does_not_fit_says_why(row, why):
 @pytest.mark.parametrize(
     ("messages", "why"),
     [
-        ([], "not a list of turns"),
-        ("{", "not JSON"),
+        ([], "no turn"),
+        ("{", "not valid JSON"),
         (["a"], "turn 0 is not a mapping"),
         ([{"role": "robot", "content": "a"}], "role 'robot'"),
         ([{"role": "user"}], "content of turn 0' is null"),

@@ -11,6 +11,7 @@ A format module has
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from difflib import get_close_matches
 from functools import cache
@@ -50,12 +51,14 @@ def required(module: ModuleType) -> list[str]:
 
 def as_text(value: Any, field: str, empty: bool = False) -> str:
     """A field's value as text; numbers and booleans are written out."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Unusable(f"'{field}' is {value}, expected text.")
     if isinstance(value, bool | int | float):
         value = str(value)
     if not isinstance(value, str):
         raise Unusable(f"'{field}' is {_kind(value)}, expected text.")
     if not empty and not value.strip():
-        raise Unusable(f"'{field}' is empty.")
+        raise Unusable(f"'{field}' is empty.", "empty")
     return value
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ftcli.data import strict_json
 from ftcli.data.formats import as_text
-from ftcli.data.rows import Unusable
+from ftcli.data.rows import Unusable, brief
 
 FIELDS = {"messages": True, "tools": False}
 SYNONYMS = {"messages": ("conversations", "conversation", "dialog", "dialogue", "turns", "chat")}
@@ -28,7 +29,9 @@ KNOWN = ("system", "developer", "user", "assistant", "tool")
 def example(fields: dict[str, Any]) -> dict[str, Any]:
     """{"messages": [{"role", "content", ...}]}, also "tools" where the row has them."""
     turns = _parsed(fields.get("messages"), "messages")
-    if not isinstance(turns, list) or not turns:
+    if turns == []:
+        raise Unusable("'messages' has no turn.", "empty")
+    if not isinstance(turns, list):
         raise Unusable("'messages' is not a list of turns.")
     found: dict[str, Any] = {"messages": [message(turn, i) for i, turn in enumerate(turns)]}
     if fields.get("tools"):
@@ -44,7 +47,9 @@ def message(turn: Any, number: int) -> dict[str, Any]:
     role = turn.pop("role", None) or turn.pop("from", None)
     role = ROLES.get(str(role), role)
     if role not in KNOWN:
-        raise Unusable(f"turn {number} has the role {role!r}, expected one of {', '.join(KNOWN)}.")
+        raise Unusable(
+            f"turn {number} has the role {brief(role)}, expected one of {', '.join(KNOWN)}."
+        )
     content = turn.pop("content", None)
     content = turn.pop("value", None) if content is None else content
     if content is None and turn.get("tool_calls"):
@@ -64,7 +69,8 @@ def _content(content: Any, number: int) -> str:
     if isinstance(content, list):
         if not all(isinstance(part, dict) and "text" in part for part in content):
             raise Unusable(f"turn {number} holds parts that are not text.")
-        content = "".join(str(part["text"]) for part in content)
+        name = f"a part of turn {number}"
+        content = "".join(as_text(part["text"], name, empty=True) for part in content)
     return as_text(content, f"content of turn {number}", empty=True)
 
 
@@ -73,6 +79,6 @@ def _parsed(value: Any, field: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise Unusable(f"'{field}' is text that is not JSON: {error}.") from error
+        return strict_json.load(value)
+    except ValueError as error:
+        raise Unusable(f"'{field}' is text that {error}", "broken") from error

@@ -35,7 +35,7 @@ def example(fields: dict[str, Any]) -> dict[str, Any]:
 def prompt_of(example: dict[str, Any]) -> str:
     """The prompt, as JSON where it is a conversation."""
     prompt = example["prompt"]
-    return prompt if isinstance(prompt, str) else json.dumps(prompt)
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, default=str)
 
 
 def _conversations(prompt: Any, chosen: list[Any], rejected: list[Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ftcli.data.readers.lines import lines
-from ftcli.data.rows import Item, Row, bad
+from ftcli.data.rows import BadRow, Item, Row, bad, brief
 from ftcli.errors import UserError
 
 SUFFIXES = (".csv", ".tsv")
@@ -15,54 +15,75 @@ csv.field_size_limit(1 << 30)
 
 
 def read(path: Path, unit: str = "file") -> Iterator[Item]:
-    """One row a record (a quoted field may span lines); the origin is the record's first line."""
-    undecoded: dict[int, str] = {}
+    """One row a record (a quoted field may span lines); the origin is the record's first line.
+
+    Raises:
+        UserError: the header cannot be used, or a record breaks inside quotes that began on an
+            earlier line, so that nobody can tell where the next one begins.
+    """
+    broken: list[str] = []
 
     def text() -> Iterator[str]:
         for line in lines(path):
             if line.error:
-                undecoded[line.number] = line.error
+                broken.append(line.error)
             yield line.text
 
     delimiter = "\t" if ".tsv" in path.name.lower() else ","
     records = csv.reader(text(), delimiter=delimiter, strict=True)
-    header = _header(records, path, undecoded)
+    header = _header(records, path, broken)
     while True:
         start = records.line_num + 1
         try:
             record = next(records, None)
         except csv.Error as error:
+            if records.line_num > start:
+                raise _unclosed(path, start, records.line_num, error) from error
             yield bad(f"is not valid CSV: {error}.", f"{path}:{start}")
+            broken.clear()
             continue
         if record is None:
             return
         if record:
-            yield _row(header, record, f"{path}:{start}", list(undecoded.values()))
-        undecoded.clear()
+            yield _row(header, record, f"{path}:{start}", records.line_num, broken)
+        broken.clear()
 
 
-def _header(records: Iterator[list[str]], path: Path, undecoded: dict[int, str]) -> list[str]:
+def _header(records: Iterator[list[str]], path: Path, broken: list[str]) -> list[str]:
+    place, fix = f"{path}:1", "the first line names the columns, as in: prompt,completion"
+    header: list[str] = []
     try:
-        header = [name.strip() for name in next(records, [])]
+        while not header:  # blank lines before it
+            header = [name.strip() for name in next(records)]
+    except StopIteration as error:
+        raise UserError("the file is empty; expected a header line.", str(path), fix) from error
     except csv.Error as error:
-        raise UserError(f"the header is not valid CSV: {error}.", where=f"{path}:1") from error
-    if undecoded:
-        raise UserError(f"the header {next(iter(undecoded.values()))}", where=f"{path}:1")
-    if not header:
-        raise UserError("the file is empty; expected a header line.", where=str(path))
+        raise UserError(f"the header is not valid CSV: {error}.", place, fix) from error
+    if broken:
+        raise UserError(f"the header {broken[0]}", place, "save the file as UTF-8 text")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise UserError(
-            f"the header names '{twice[0]}' more than once.",
-            where=f"{path}:1",
-            fix="give every column its own name",
-        )
+        what = f"the header names {brief(twice[0])} more than once."
+        raise UserError(what, place, "give every column its own name")
     return header
 
 
-def _row(header: list[str], record: list[str], origin: str, undecoded: list[str]) -> Item:
-    if undecoded:
-        return bad(undecoded[0], origin)
+def _unclosed(path: Path, start: int, end: int, error: csv.Error) -> UserError:
+    return UserError(
+        f"a quote that is opened here is not closed as it should be up to line {end}: {error}. Rows "
+        "may be hidden in between, so that none is skipped.",
+        where=f"{path}:{start}",
+        fix='close the quote or write it twice (""), or write the rows as JSON lines',
+    )
+
+
+def _row(
+    header: list[str], record: list[str], origin: str, end: int, broken: list[str]
+) -> Row | BadRow:
+    if broken:
+        return bad(broken[0], origin)
     if len(record) != len(header):
-        return bad(f"has {len(record)} fields, the header has {len(header)}.", origin)
+        first = origin.rpartition(":")[2]
+        span = "" if first == str(end) else f" Its quotes reach to line {end}."
+        return bad(f"has {len(record)} fields, the header has {len(header)}.{span}", origin)
     return Row(dict(zip(header, record, strict=True)), origin)

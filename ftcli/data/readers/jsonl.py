@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from ftcli.data import strict_json
 from ftcli.data.readers.lines import Line, lines
 from ftcli.data.rows import Item, Row, bad
 
@@ -24,9 +24,9 @@ def parse(line: Line, origin: str) -> Item:
     if line.error:
         return bad(line.error, origin)
     try:
-        value = json.loads(line.text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        return bad(f"is not valid JSON: {error}.", origin)
+        value = strict_json.load(line.text)
+    except ValueError as error:
+        return bad(str(error), origin)
     if not isinstance(value, dict):
         return bad(f"holds a {type(value).__name__}, expected an object with columns.", origin)
     return Row(value, origin)

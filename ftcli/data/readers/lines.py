@@ -1,21 +1,25 @@
-"""Numbered, decoded lines of a plain or gzipped file; what every line-based reader stands on."""
+"""Numbered, decoded lines of a plain or gzipped file; what every text reader stands on."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
+from ftcli.data.readers.encoding import BOM, refuse_other
+from ftcli.data.strict_json import LONGEST
 from ftcli.errors import UserError
 
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
+HEAD = 1 << 16  # bytes by which encoding and line ends are told
 
 
 class Line(NamedTuple):
-    """One line; `text` has replacement characters where `error` says it is not UTF-8."""
+    """One line; `text` has replacement characters where `error` says it is not UTF-8 text."""
 
     number: int
     text: str
@@ -37,21 +41,51 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
             raise _damaged(str(path), error) from error
 
 
+@contextmanager
+def open_text(path: Path) -> Iterator[tuple[IO[bytes], bytes]]:
+    """The same for a file of UTF-8 text, and how it begins.
+
+    Raises:
+        UserError: it is of another encoding, or no text at all.
+    """
+    with open_bytes(path) as stream:
+        head = stream.read(HEAD)
+        refuse_other(head, path)
+        stream.seek(0)
+        yield stream, head
+
+
 def lines(path: Path) -> Iterator[Line]:
     """Every line of a UTF-8 file; a byte order mark at its start is dropped.
 
+    Lines end in LF or CRLF; in a file that begins without any LF, in CR.
+
     Raises:
-        UserError: the packed file is damaged; names the line where reading stopped.
+        UserError: the packed file is damaged (names the line where reading stopped), or no UTF-8 text.
     """
     number = 0
-    with open_bytes(path) as stream:
+    with open_text(path) as (stream, head):
+        read = _universal(stream) if b"\r" in head and b"\n" not in head else stream.readline
         try:
-            for raw in stream:
+            while raw := read(LONGEST):
                 number += 1
-                raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                yield _decode(number, raw)
+                yield _line(number, raw, read)
         except DAMAGE as error:
             raise _damaged(f"{path}:{number + 1}", error) from error
+
+
+def _universal(stream: IO[bytes]):  # type: ignore[no-untyped-def]
+    """`readline` that takes CR for the end of a line; every line then ends in LF."""
+    text = io.TextIOWrapper(cast(IO[bytes], stream), encoding="latin-1", newline=None)
+    return lambda size: text.readline(size).encode("latin-1")
+
+
+def _line(number: int, raw: bytes, read) -> Line:  # type: ignore[no-untyped-def]
+    if len(raw) < LONGEST or raw.endswith(b"\n"):
+        return _decode(number, raw.removeprefix(BOM) if number == 1 else raw)
+    while (more := read(LONGEST)) and not more.endswith(b"\n"):
+        pass
+    return Line(number, "\n", f"is longer than {LONGEST >> 20} MB.")
 
 
 def _damaged(where: str, error: Exception) -> UserError:
@@ -62,7 +96,11 @@ def _damaged(where: str, error: Exception) -> UserError:
 
 def _decode(number: int, raw: bytes) -> Line:
     try:
-        return Line(number, raw.decode("utf-8"), None)
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         why = f"is not UTF-8 text: byte 0x{raw[error.start]:02x} at position {error.start}."
-        return Line(number, raw.decode("utf-8", errors="replace"), why)
+        return Line(number, raw.decode("utf-8", errors="replace").replace("\0", "\ufffd"), why)
+    if "\0" in text:
+        why = f"holds a NUL byte at position {raw.index(0)}: the file is damaged, or no text."
+        return Line(number, text.replace("\0", "\ufffd"), why)
+    return Line(number, text, None)

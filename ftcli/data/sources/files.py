@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +19,11 @@ from ftcli.errors import UserError
 
 WELL_KNOWN = ("train", "validation", "valid", "val", "dev", "test")
 BLOCK = 1 << 20
+#: Files that hold rows more often than not, and that no reader understands.
+UNREAD = {
+    ".arrow", ".feather", ".avro", ".orc", ".xlsx", ".xls", ".pkl", ".h5", ".tfrecord", ".zip", ".tar",
+    ".zst", ".xz", ".bz2", ".lz4", ".7z", ".gz",
+}  # fmt: skip
 
 
 class Files:
@@ -27,24 +34,43 @@ class Files:
         path: what the user typed.
         unit: what one row of a text file is.
         title: how `data.json` names it; the path when left out.
+        rest: files of the same folder that seem to hold rows, and are not read.
     """
 
     def __init__(
-        self, paths: Sequence[Path], path: str, unit: str = "file", title: str | None = None
+        self,
+        paths: Sequence[Path],
+        path: str,
+        unit: str = "file",
+        title: str | None = None,
+        rest: Sequence[Path] = (),
     ) -> None:
         self.paths, self.path, self.unit, self.title = list(paths), path, unit, title or path
         self.place = "\n".join(map(str, self.paths))
+        self.rest = list(rest)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the choice of files."""
+        names = ", ".join(p.name for p in self.rest[:8])
+        many = (
+            f"{len(self.rest):,} files of {self.path} are"
+            if self.rest[1:]
+            else f"a file of {self.path} is"
+        )
+        return [f"{many} not read: {names}"] if self.rest else []
 
     def rows(self) -> Iterator[Item]:
         for path in self.paths:
-            yield from read(path, self.unit)
+            with _readable(path):
+                yield from read(path, self.unit)
 
     @cached_property
     def content(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for path in self.paths:
             digest.update("".join(path.suffixes).encode())
-            with open(path, "rb") as stream:
+            with _readable(path), open(path, "rb") as stream:
                 while block := stream.read(BLOCK):
                     digest.update(block)
         return digest.hexdigest()
@@ -56,6 +82,7 @@ class Files:
         return {
             "path": self.title,
             "files": [path.name for path in self.paths],
+            "not_read": [path.name for path in self.rest],
             "licence": licence(self.paths[0].parent),
         }
 
@@ -71,15 +98,25 @@ def licence(folder: Path) -> str | None:
 
 def exists(path: str) -> bool:
     """Whether something local answers to this path."""
-    return Path(path).expanduser().exists() or bool(glob.glob(path, recursive=True))
+    try:
+        return Path(path).expanduser().exists() or bool(glob.glob(path, recursive=True))
+    except (OSError, RuntimeError, ValueError):  # too long for a name, a home that nobody has
+        return False
 
 
 def find(path: str, split: str = "train", unit: str = "file", title: str | None = None) -> Files:
     """The files a path stands for; in a folder with `train.*` and `test.*` those of the split.
 
     Raises:
-        UserError: nothing there, or nothing that a reader understands.
+        UserError: nothing there, nothing that a reader understands, or nothing that may be read.
     """
+    try:
+        return _find(path, split, unit, title)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _find(path: str, split: str, unit: str, title: str | None) -> Files:
     local = Path(path).expanduser()
     if local.is_file():
         if split != "train":
@@ -88,9 +125,11 @@ def find(path: str, split: str = "train", unit: str = "file", title: str | None 
                 where="data",
                 fix="give the path of the other file instead",
             )
-        return Files([local], path, unit, title)
-    pattern = str(local / "**" / "*") if local.is_dir() else str(local)
-    found = sorted(Path(p) for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
+        return Files([_plain(local)], path, unit, title)
+    found = (
+        walk(local) if local.is_dir() else sorted(map(Path, glob.glob(str(local), recursive=True)))
+    )
+    found = [_plain(p) for p in found or [local] if p.is_file() or _leads_nowhere(p)]
     if not found:
         raise _missing(path, local)
     known = [p for p in found if can_read(p)]
@@ -101,7 +140,82 @@ def find(path: str, split: str = "train", unit: str = "file", title: str | None 
             fix=f"expected names that end in {', '.join(sorted(readers()))} (each also with .gz)",
         )
     chosen = known if not local.is_dir() else _of_split(known, split, path)
-    return Files(chosen, path, unit, title)
+    rest = [p for p in found if p not in chosen and _looks_left_out(p)]
+    return Files(chosen, path, unit, title, [] if title else rest)
+
+
+def walk(folder: Path) -> list[Path]:
+    """All files below a folder whose names do not begin with a dot; each folder once, in spite of links.
+
+    Raises:
+        OSError: a folder below may not be read.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=_stop):
+        if os.path.realpath(root) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(root))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(root) / name for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def _stop(error: OSError) -> None:
+    raise error
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """False for what is there.
+
+    Raises:
+        UserError: it is the name of a data file, and a link to something that is not there.
+    """
+    if path.is_symlink() and not path.exists() and can_read(path):
+        raise UserError(
+            f"{path} is a link that leads nowhere.",
+            where="data.path",
+            fix=f"remove the link, or fetch what it points to: {os.readlink(path)}",
+        )
+    return False
+
+
+def _plain(path: Path) -> Path:
+    """The path itself, where its name can be written down as text."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the name of the file {ascii(str(path))} is not UTF-8.",
+            where="data.path",
+            fix="rename the file",
+        ) from error
+    return path
+
+
+def _looks_left_out(path: Path) -> bool:
+    """Whether a file that is not read seems to hold rows, and of no split."""
+    if any(_named(path, split) for split in WELL_KNOWN) and can_read(path):
+        return False
+    return can_read(path) or path.suffix.lower() in UNREAD
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what the system refuses, in the middle of a file too, into one message."""
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
+
+
+def _unreadable(path: str, error: Exception) -> UserError:
+    why = getattr(error, "strerror", None) or error
+    place = getattr(error, "filename", None) or path
+    return UserError(
+        f"cannot be read: {why}.", where=str(place)[:300], fix="check path and permissions: ls -ld"
+    )
 
 
 def _of_split(found: list[Path], split: str, path: str) -> list[Path]:
@@ -124,6 +238,8 @@ def _named(path: Path, split: str) -> bool:
 
 
 def _missing(path: str, local: Path) -> UserError:
+    if local.is_dir():
+        return UserError(f"{path} is an empty folder.", "data.path", "put the files into it")
     folder = local.parent if local.parent.is_dir() else Path(".")
     near = get_close_matches(local.name, [p.name for p in folder.iterdir()], 1)
     hint = f"did you mean {folder / near[0]}?" if near else "check the path"

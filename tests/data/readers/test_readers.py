@@ -90,7 +90,12 @@ def test_no_line_of_jsonl_is_dropped_silently(tmp_path, lines):
         for line in b"\n".join(lines).removeprefix(b"\xef\xbb\xbf").split(b"\n")
         if line.decode("utf-8", errors="replace").strip()
     ]
-    assert len(list(read(path))) == len(written)
+    try:
+        found = len(list(read(path)))
+    except UserError as error:  # they begin as UTF-16 or as an archive does: none is read
+        assert str(path) in str(error.where) and error.fix
+        return
+    assert found == len(written)
 
 
 def test_a_bad_line_is_named_and_the_rest_is_read(tmp_path):

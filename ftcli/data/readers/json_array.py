@@ -1,0 +1,126 @@
+"""The values of a top-level JSON array, decoded from a sliding buffer in constant memory."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ftcli.data.readers.lines import open_text
+from ftcli.data.strict_json import BLANK, LONGEST, Decoder, Unparsable
+from ftcli.errors import UserError
+
+CHUNK = 1 << 18
+WORD = (
+    16  # characters: a literal, number or escape at the end of the buffer may only be its beginning
+)
+
+
+class Element(NamedTuple):
+    """A value of the array, why it cannot be used (None: it can), and its place.
+
+    The place is the line where it begins; where several begin on one line, also its number.
+    """
+
+    value: Any
+    fault: str | None
+    origin: str
+
+
+class Array:
+    """Goes through the array once; what stands behind its end is refused, not passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.line = path, 1
+        self.buffer, self.at = "", 0
+        self.decoder = Decoder()
+        self.unicode = codecs.getincrementaldecoder("utf-8-sig")()
+
+    def __iter__(self) -> Iterator[Element]:
+        with open_text(self.path) as (self.stream, _):
+            self._skip("[")
+            number, before = 0, 0
+            while self._peek() != "]":
+                place = f"{self.path}:{self.line}"
+                origin = f"{place}[{number}]" if self.line == before else place
+                number, before = number + 1, self.line
+                yield Element(*self._value(), origin)
+                if self._peek() == ",":
+                    self._skip(",")
+                elif self._peek() != "]":
+                    raise self._broken("expected ',' or ']' after an object")
+            self._skip("]")
+            if self._next():
+                raise self._broken("something follows the end of the array")
+
+    def _fill(self) -> bool:
+        """Read on; false at the end of the file."""
+        raw = self.stream.read(max(CHUNK, len(self.buffer) - self.at))
+        try:
+            text = self.unicode.decode(raw, final=not raw)
+        except UnicodeDecodeError as error:
+            self._forward(len(self.buffer))
+            self.line += error.object.count(b"\n", 0, error.start)
+            raise self._broken(
+                f"is not UTF-8 text: byte 0x{error.object[error.start]:02x}"
+            ) from error
+        self.buffer, self.at = self.buffer[self.at :] + text, 0
+        return bool(raw)
+
+    def _forward(self, to: int) -> None:
+        self.line += self.buffer.count("\n", self.at, to)
+        self.at = to
+
+    def _next(self) -> str:
+        """The next character that is not blank; "" at the end of the file."""
+        while True:
+            self._forward(BLANK.match(self.buffer, self.at).end())  # type: ignore[union-attr]
+            if self.at < len(self.buffer):
+                return self.buffer[self.at]
+            if not self._fill():
+                return ""
+
+    def _peek(self) -> str:
+        found = self._next()
+        if not found:
+            raise self._broken("the array is not closed")
+        return found
+
+    def _skip(self, character: str) -> None:
+        if self._peek() != character:
+            raise self._broken(f"expected '{character}'")
+        self._forward(self.at + 1)
+
+    def _value(self) -> tuple[Any, str | None]:
+        while True:
+            try:
+                value, end, fault = self.decoder.at(self.buffer, self.at)
+            except json.JSONDecodeError as error:
+                self._more(error)
+                continue
+            except Unparsable as error:
+                raise self._broken(str(error).rstrip(".")) from error
+            # A number at the end of the buffer may go on in the next piece.
+            if end < len(self.buffer) or not self._fill():
+                self._forward(end)
+                return value, fault
+
+    def _more(self, error: json.JSONDecodeError) -> None:
+        """Read on where the buffer may hold only the beginning of a value; else it is broken."""
+        begun = error.msg.startswith("Unterminated") or error.pos > len(self.buffer) - WORD
+        if len(self.buffer) - self.at > LONGEST:
+            raise self._broken(f"an object is longer than {LONGEST >> 20} MB")
+        ahead = error.pos - self.at  # reading on moves the buffer
+        if not begun or not self._fill():
+            self._forward(min(self.at + ahead, len(self.buffer)))
+            raise self._broken(f"is not valid JSON: {error.msg}") from error
+
+    def _broken(self, why: str) -> UserError:
+        """Where an array breaks no later object can be trusted, so it is never skipped."""
+        return UserError(
+            f"{why}.",
+            where=f"{self.path}:{self.line}",
+            fix="mend the file, or write it as JSON lines, where single rows can be skipped",
+        )

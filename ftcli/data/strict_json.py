@@ -1,0 +1,99 @@
+"""JSON that loses nothing: what Python's parser lets through at a cost is refused, in words.
+
+Of a key that stands twice in an object the parser keeps the last value. Half of a surrogate pair is no
+character, and no tokenizer takes it. Very deep nesting can be parsed and then not be written again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+NESTING = 100  # levels
+LONGEST = 1 << 28  # bytes of one row
+BLANK = re.compile(r"[ \t\n\r]*")
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class Unparsable(ValueError):
+    """Text that the parser cannot take for another reason than its grammar."""
+
+
+class Decoder:
+    """Reads JSON values one after the other from a text."""
+
+    def __init__(self) -> None:
+        self._twice: str | None = None
+        self._json = json.JSONDecoder(object_pairs_hook=self._object)
+
+    def at(self, text: str, start: int) -> tuple[Any, int, str | None]:
+        """The value that begins at `start`, where it ends, and why it cannot be used (None: it can).
+
+        Raises:
+            json.JSONDecodeError: no value stands there, or only the beginning of one.
+            Unparsable: the value is nested too deep for the parser, or a number too long for it.
+        """
+        self._twice = None
+        try:
+            value, end = self._json.raw_decode(text, start)
+        except RecursionError as error:
+            raise Unparsable(f"is nested more than {NESTING} levels deep.") from error
+        except json.JSONDecodeError:
+            raise
+        except ValueError as error:
+            raise Unparsable("holds a number of thousands of digits.") from error
+        return value, end, self._fault(value, text, start, end)
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs) and self._twice is None:
+            keys = [key for key, _ in pairs]
+            self._twice = next(key for key in keys if keys.count(key) > 1)
+        return found
+
+    def _fault(self, value: Any, text: str, start: int, end: int) -> str | None:
+        if self._twice is not None:
+            return f"names {self._twice[:60]!r} more than once in one object."
+        if text.count("[", start, end) + text.count("{", start, end) > NESTING and _deep(value):
+            return f"is nested more than {NESTING} levels deep."
+        if SURROGATE.search(text, start, end):
+            return _half_character(value)
+        return None
+
+
+def load(text: str) -> Any:
+    """The one value of a text.
+
+    Raises:
+        ValueError: in words that follow its place: "is not valid JSON: ...".
+    """
+    try:
+        value, end, fault = Decoder().at(text, BLANK.match(text).end())  # type: ignore[union-attr]
+        if BLANK.match(text, end).end() < len(text):  # type: ignore[union-attr]
+            raise json.JSONDecodeError("something follows the end", text, end)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not valid JSON: {error}.") from error
+    if fault:
+        raise ValueError(fault)
+    return value
+
+
+def _deep(value: Any) -> bool:
+    """Whether containers lie in containers more than `NESTING` times."""
+    level = [value]
+    for _ in range(NESTING):
+        inside = [v for one in level for v in (one.values() if isinstance(one, dict) else one)]
+        level = [v for v in inside if isinstance(v, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _half_character(value: Any) -> str | None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        return f"holds half of a surrogate pair, {half!r}, which is no character."
+    return None
