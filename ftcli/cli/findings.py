@@ -15,7 +15,8 @@ def show(finding: Finding) -> None:
     """Print one finding and, below it, the way out."""
     from rich.text import Text
 
-    from ftcli.cli.console import console, printable
+    from ftcli.cli.console import console
+    from ftcli.inert import printable
 
     mark, style = MARKS[finding.status]
     line = Text(f"{mark} ", style=style).append(f"{finding.name:<10}", style="bold")

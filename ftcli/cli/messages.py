@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftcli import errors
-from ftcli.cli.console import printable
+from ftcli.inert import printable
 from ftcli.redaction import redacted
 
 if TYPE_CHECKING:

@@ -72,8 +72,8 @@ class Primary:
         """The search path as an override: ours, then what the job or the command line adds."""
         own = OmegaConf.select(self.node, "hydra.searchpath", default=None) or []
         asked = next((w.value for w in words if w.key == "hydra.searchpath"), own)
-        for entry in asked:
-            if "://" in str(entry) and not str(entry).startswith("file://"):
+        for entry in asked if isinstance(asked, (list, ListConfig)) else [asked]:
+            if not isinstance(entry, str) or "://" in entry and not entry.startswith("file://"):
                 raise UserError(  # pkg:// would import the package
                     f"hydra.searchpath={entry}: only folders are looked into.",
                     where=str(marks.marks(self.path).get("hydra.searchpath", "command line")),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcli import __version__
+from ftcli.inert import in_markdown
 from ftcli.run.atomic import write_text
 from ftcli.run.report import (
     figures_table,
@@ -53,7 +55,7 @@ def _front_matter(config: dict[str, Any]) -> str:
     """The YAML head that the Hub reads."""
     base = config.get("model", {}).get("path")
     hub = isinstance(base, str) and base.count("/") == 1 and not base.startswith((".", "/"))
-    lines = [f"base_model: {base}"] if hub else []
+    lines = [f"base_model: {json.dumps(base)}"] if hub else []
     lines += [f"library_name: {_library(config)}", "tags: [ftcli]"]
     return "\n".join(["---", *lines, "---"])
 
@@ -82,4 +84,4 @@ def _sources(config: dict[str, Any], data: dict[str, Any]) -> str:
 def _licence(data: dict[str, Any]) -> str:
     """As it came with the data, a licence file's headings left out."""
     lines = str(data.get("licence") or UNKNOWN).splitlines()
-    return "\n".join(line for line in lines if not line.startswith("#")).strip()
+    return in_markdown("\n".join(line for line in lines if not line.startswith("#")).strip())

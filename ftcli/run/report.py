@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftcli.inert import in_markdown, printable
 from ftcli.run.atomic import write_text
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def write_report(run_dir: RunDir) -> Path:
 
 def title(folder: Path) -> str:
     """`<name> <time>` of a run directory."""
-    return " ".join(folder.resolve().parts[-2:])
+    return in_markdown(" ".join(folder.resolve().parts[-2:]))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -114,7 +116,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     if not rows:
         return ""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_inert, line)) + " |" for line in lines)
+
+
+def _inert(cell: Any) -> str:
+    """Text of a stranger in one cell, in one line."""
+    text = in_markdown(" ".join(str(cell).split()))
+    return re.sub(r"(?<!\\)\|", r"\\|", text)
 
 
 def _what(folder: Path) -> str:
@@ -193,7 +201,7 @@ def _read_samples(path: Path) -> list[dict[str, Any]]:
 
 
 def _cell(text: str) -> str:
-    flat = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    flat = printable(" ".join(text.split()))
     return flat if len(flat) <= CELL else flat[:CELL] + " …"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from html import escape
 from itertools import islice
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -11,8 +12,11 @@ from typing import Any
 
 from ftcli.errors import UserError, missing_package
 from ftcli.serving.chat import Chat
+from ftcli.serving.limits import LARGEST, USER, BodyLimit, asking
 
 LOOPBACK = "127.0.0.1"
+LONGEST = 20_000  # characters of a prompt, and of a conversation with it
+WAITING = 16  # visitors in the queue; who comes then is turned away
 SHOWN = 4  # held-out prompts that are offered
 #: Fonts of the browser's own machine: Gradio's theme fetches its fonts from a server.
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
@@ -33,12 +37,15 @@ def gradio() -> Any:
     return library
 
 
-def serve(chat: Chat, port: int | None = None, wait: bool = True) -> tuple[Any, str]:
-    """Serve the page on the loopback interface.
+def serve(
+    chat: Chat, port: int | None = None, wait: bool = True, token: str | None = None
+) -> tuple[Any, str]:
+    """Serve the page on the loopback interface, to one visitor at a time, with bounded requests.
 
     Args:
         port: null takes the first free one from 7860 on.
         wait: until the process is interrupted.
+        token: password of the user `ftcli`; null lets in everybody who is on this machine.
 
     Returns:
         The page and its address.
@@ -48,17 +55,21 @@ def serve(chat: Chat, port: int | None = None, wait: bool = True) -> tuple[Any, 
     """
     library = gradio()
     made = page(chat)
+    made.queue(max_size=WAITING, default_concurrency_limit=1)
     theme = library.themes.Default(font=FONT, font_mono=MONO)
     try:
         _, url, _ = made.launch(
             server_name=LOOPBACK, server_port=port, share=False, inbrowser=False, quiet=True,
             prevent_thread_lock=True, theme=theme, footer_links=[], run_history=False,
-            ssr_mode=False, enable_monitoring=False,
+            ssr_mode=False, enable_monitoring=False, max_file_size=LARGEST, show_error=False,
+            auth=asking(token) if token else None,
+            app_kwargs={"middleware": [(BodyLimit, (), {"largest": LARGEST})]},
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"port {port} cannot be used: {error}", "--port", "another port") from error
     if wait:
-        print(f"{url}  (this machine only; Ctrl-C ends)", flush=True)
+        login = f"; user {USER}, password {token}" if token else ""
+        print(f"{url}  (this machine only{login}; Ctrl-C ends)", flush=True)
         made.block_thread()
     return made, url
 
@@ -84,10 +95,11 @@ def page(chat: Chat) -> Any:
             placeholder="a prompt; Shift+Enter for a new line",
             show_label=False,
             max_lines=20,
+            max_length=LONGEST,
             submit_btn=True,
             stop_btn=True,
         ),
-        title=chat.run.dir.path.parent.name if chat.run.dir else "ftcli",
+        title=escape(chat.run.dir.path.parent.name) if chat.run.dir else "ftcli",
         description="What is said before is part of the prompt."
         if talks
         else "Each prompt stands alone, as in training.",
@@ -108,14 +120,21 @@ def replies(chat: Chat, message: str, history: list[dict[str, Any]]) -> Iterator
     Each visitor's history comes from the page; the model is shared, one answer at a time.
 
     Raises:
-        UserError: the prompt leaves no room for an answer.
+        UserError: the prompt leaves no room for an answer, or it and what was said before are too
+            long: whoever sends requests by hand is not held by the text box.
     """
+    said = turns(history)
+    if len(message) + sum(len(turn["content"]) for turn in said) > LONGEST:
+        raise UserError(
+            f"a prompt, with what was said before it, has at most {LONGEST:,} characters.",
+            fix="say it in fewer words, or begin anew",
+        )
     pieces: SimpleQueue[str | Exception | None] = SimpleQueue()
 
     def work() -> None:
         try:
             with _one_at_a_time:
-                chat.resumed(turns(history)).say(message, pieces.put)
+                chat.resumed(said).say(message, pieces.put)
         except Exception as error:
             pieces.put(error)
         pieces.put(None)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ftcli.config import build, compose, validate
-from ftcli.config.composed import Composed
+from ftcli.config import build, compose, paths, signature, validate
+from ftcli.config.composed import Composed, leaves
 from ftcli.errors import Problems, UserError
 from ftcli.run.trial import prepare
 from ftcli.sweeps.launchers.base import Launcher
@@ -80,8 +80,28 @@ def launcher(job: str, name: str | None, words: Sequence[str]) -> Launcher:
     if not (composed.get(GROUP) or {}).get("_target_"):
         composed = compose(job, [f"{GROUP}=local", *words])
     validate(composed)
+    _refuse_shell(composed)
     made: Any = build(composed.config[GROUP], GROUP, composed)
     return made
+
+
+def _refuse_shell(composed: Composed) -> None:
+    """Shell lines, and options that could hold some, are the user's to type, not a job's to bring.
+
+    Raises:
+        UserError: a file outside the user's own configs sets them, or one holds a line break.
+    """
+    node = composed.config[GROUP]
+    for name in signature.read(node["_target_"]).attributes.get("shell", ()):
+        for key, origin in composed.origins.items():
+            ours = origin.file is None or origin.file.is_relative_to(paths.user_dir().resolve())
+            if f"{key}.".startswith(f"{GROUP}.{name}.") and node.get(name) and not ours:
+                what = f"{key} holds shell lines or options of sbatch; a job may not bring its own."
+                fix = f"type it: {key}=..., or keep it in {paths.user_dir() / GROUP}"
+                raise UserError(what, str(origin), fix)
+    for key, value in leaves(node, GROUP):
+        if isinstance(value, str) and not value.isprintable():
+            raise UserError(f"{key} holds a control character.", composed.where(key), f"{key}=NAME")
 
 
 @contextmanager

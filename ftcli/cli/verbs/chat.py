@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,9 @@ GROUP = "After training"
 def chat(
     run: Annotated[str, typer.Argument(help="A run directory.")],
     prompt: Annotated[str | None, typer.Option(help="Answer this and leave.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 256,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Longest answer, in tokens.", min=1, max=100_000)
+    ] = 256,
     temperature: Annotated[float, typer.Option(help="0 is greedy; more is freer.", min=0)] = 0.0,
     checkpoint: Annotated[str, typer.Option(help="last, best or step-000400.")] = "last",
     web: Annotated[
@@ -25,6 +28,9 @@ def chat(
     port: Annotated[
         int | None, typer.Option(help="Of --web; from 7860 on.", min=1, max=65535)
     ] = None,
+    token: Annotated[
+        bool, typer.Option("--token", help="Of --web: a password, made up now and shown here.")
+    ] = False,
 ) -> None:
     """Talk to it with the prompt it was trained on. /reset forgets, /exit leaves.
 
@@ -40,7 +46,7 @@ def chat(
         run, checkpoint=checkpoint, max_new_tokens=max_new_tokens, temperature=temperature
     )
     if web:
-        serve(bot, port)
+        serve(bot, port, token=secrets.token_urlsafe(12) if token else None)
         return
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read().strip()
@@ -65,7 +71,7 @@ def _converse(bot: Chat) -> None:
 
 
 def _answer(bot: Chat, text: str) -> None:
-    from ftcli.cli.console import printable
+    from ftcli.inert import printable
 
     def write(piece: str) -> None:
         sys.stdout.write(printable(piece))

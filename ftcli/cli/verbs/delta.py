@@ -124,7 +124,7 @@ def prune(
 
 @app.command()
 def scale(
-    source: Annotated[list[str], typer.Argument(help="As for apply; several are added first.")],
+    source: Annotated[list[str], typer.Argument(help="As for apply; several are merged first.")],
     to: To,
     gamma: Annotated[
         float | None, typer.Option(help="One task: the first block's share; the last keeps all.")
@@ -139,12 +139,20 @@ def scale(
     control: Annotated[
         str | None, typer.Option(help="A run whose data must not suffer: gamma is searched.")
     ] = None,
+    merge: Annotated[
+        Literal["sum", "ties", "consensus"], typer.Option(help="How several are merged.")
+    ] = "sum",
+    density: Annotated[
+        float, typer.Option(help="ties: share of each change kept.", min=1e-6, max=1)
+    ] = 0.2,
     base: Base = None, product: Product = False, force: Force = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Scale a change by depth (LiNeS, arXiv 2410.17146)."""
     from ftcli.deltas import operations
 
-    made = operations.scale(source, to, gamma, alpha, beta, outside, control, base, product, force)
+    made = operations.scale(
+        source, to, gamma, alpha, beta, outside, control, merge, density, base, product, force
+    )
     _show(made, as_json)
 
 

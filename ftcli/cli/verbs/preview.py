@@ -54,7 +54,8 @@ def preview(
 
 def _show_picture(seen: list[Any], to: Path, as_json: bool) -> None:
     """Data that are no text draw themselves; the lines say what was drawn."""
-    from ftcli.cli.console import console, emit, printable
+    from ftcli.cli.console import console, emit
+    from ftcli.inert import printable
 
     def render() -> None:
         for one in seen:
@@ -84,7 +85,7 @@ def _boundary(packing: str) -> str:
 def _drawn(sample: Sample, coloured: bool) -> Text:
     from rich.text import Text
 
-    from ftcli.cli.console import printable
+    from ftcli.inert import printable
 
     text = Text()
     origin = printable(sample.origin)

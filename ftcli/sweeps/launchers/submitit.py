@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftcli.errors import missing_package
 from ftcli.sweeps.launchers.base import Launcher, Worker
@@ -29,6 +29,10 @@ class Submitit(Launcher):
     slurm: dict[str, Any] = field(default_factory=dict)  # further options of sbatch, by name
 
     jobs = 16
+    shell: ClassVar = (
+        "setup",
+        "slurm",
+    )  # keys that a job's file may not set: they can run commands
 
     def open(self, sweep: Path, jobs: int) -> None:
         """Make the executor; its own logs go to SWEEP/submitit."""

@@ -1,0 +1,54 @@
+"""Who may ask the page, and how much: a password, and a bound on the bytes of a request."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from typing import Any
+
+LARGEST = 1 << 20  # bytes of a request's body
+USER = "ftcli"  # whom the login page asks for, where there is a token
+
+
+def asking(token: str) -> Callable[[str, str], bool]:
+    """Whether a login is right; told in the same time however wrong it is."""
+
+    def right(user: str, password: str) -> bool:
+        same = hmac.compare_digest(password.encode(), token.encode())
+        return hmac.compare_digest(user.encode(), USER.encode()) and same
+
+    return right
+
+
+class BodyLimit:
+    """ASGI: requests whose body is larger than `largest` bytes are answered with 413.
+
+    A body is counted as it comes, since a length that is promised may be a lie.
+    """
+
+    def __init__(self, app: Any, largest: int) -> None:
+        self.app, self.largest = app, largest
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        lengths = [v for k, v in scope["headers"] if k == b"content-length"]
+        if any(not v.isdigit() or int(v) > self.largest for v in lengths):
+            return await _refuse(send)
+        seen = 0
+
+        async def counted() -> Any:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.largest:  # the rest is never read
+                return {"type": "http.disconnect"}
+            return message
+
+        await self.app(scope, counted, send)
+
+
+async def _refuse(send: Any) -> None:
+    await send({"type": "http.response.start", "status": 413, "headers": []})
+    await send({"type": "http.response.body", "body": b"too large"})
