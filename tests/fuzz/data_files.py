@@ -66,6 +66,11 @@ def data_files(draw: Any) -> DataFile:
     return draw(packed(replace(file, settings=settings | file.settings)))
 
 
+def _mostly_whole(*defects: str) -> list[str]:
+    """To draw from: as often "" as a defect."""
+    return [*[""] * len(defects), *defects]
+
+
 def _lines(rows: list[Made]) -> list[bytes]:
     return [row.raw for row in rows]
 
@@ -91,7 +96,11 @@ def array(draw: Any, rows: list[Made]) -> DataFile:
     for raw in draw(st.lists(st.sampled_from(USELESS_JSON), max_size=2)):
         rows.insert(draw(st.integers(0, len(rows))), Made(None, raw.encode(), False))
     inside = draw(st.sampled_from([b",", b",\n", b" ,\r\n  "])).join(_lines(rows))
-    shape = draw(st.sampled_from(["array", "held", "cut", "more", "broken", "much", "two", "none"]))
+    shape = draw(
+        st.sampled_from(
+            [*["array"] * 6, *["held"] * 3, "cut", "more", "broken", "much", "two", "none"]
+        )
+    )
     file = DataFile("json", "rows.json", b"[" + inside + b"]", len(rows), _fit(rows))
     if shape == "held":
         faulty = any(row.values is None for row in rows)  # one object: it is read whole or not
@@ -135,7 +144,7 @@ def table(draw: Any, rows: list[Made], kind: str = "csv") -> DataFile:
     file = DataFile(kind, f"rows.{kind}", b"", len(records), fit)
     shape = draw(
         st.sampled_from(
-            ["", "", "ragged", "quote", "last quote", "twice", "bytes", "CR", "CRLF", "blank"]
+            _mostly_whole("ragged", "quote", "last quote", "twice", "bytes", "CR", "CRLF", "blank")
         )
     )
     mark = delimiter.encode()
@@ -199,7 +208,9 @@ def parquet(draw: Any, rows: list[Made]) -> DataFile:
     arrays = pa.Table.from_pylist([row.values for row in rows] or [{"prompt": "a"}])
     arrays = arrays if rows else arrays.slice(0, 0)
     shape = draw(
-        st.sampled_from(["", "", "nulls", "twice", "not UTF-8", "date", "flipped", "cut", "other"])
+        st.sampled_from(
+            _mostly_whole("nulls", "twice", "not UTF-8", "date", "flipped", "cut", "other")
+        )
     )
     fit = _fit(rows)
     if shape == "nulls":
@@ -237,19 +248,7 @@ def whole_text(draw: Any, file: DataFile) -> DataFile:
     """A file of text as it is, or hurt as a whole."""
     shape = draw(
         st.sampled_from(
-            [
-                "",
-                "",
-                "",
-                "",
-                "BOM",
-                "UTF-16",
-                "UTF-16 unmarked",
-                "UTF-32",
-                "blank",
-                "empty",
-                "packed",
-            ]
+            _mostly_whole("BOM", "UTF-16", "UTF-16 unmarked", "UTF-32", "blank", "empty", "packed")
         )
     )
     if shape == "BOM":
@@ -278,7 +277,7 @@ def whole_text(draw: Any, file: DataFile) -> DataFile:
 @st.composite
 def packed(draw: Any, file: DataFile) -> DataFile:
     """With gzip, well or badly."""
-    shape = draw(st.sampled_from(["", "", "", "", "", "gz", "unnamed", "not packed", "cut"]))
+    shape = draw(st.sampled_from(_mostly_whole("gz", "unnamed", "not packed", "cut")))
     data, name = gzip.compress(file.data, mtime=0), f"{file.name}.gz"
     if shape == "gz":
         return replace(file, name=name, data=data)
