@@ -55,7 +55,7 @@ def _rank(path: str) -> None:
     except UserError as error:
         from ftcli.cli.messages import show_error
 
-        if run.accelerator.is_main_process:
+        if run.accelerator.is_main_process or error.code == OUT_OF_MEMORY:  # a rank's own
             show_error(error)
         sys.exit(error.code)
 

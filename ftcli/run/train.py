@@ -9,9 +9,9 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from ftcli.errors import FAILED, OUT_OF_MEMORY, Problems, UserError
+from ftcli.errors import Problems, UserError
 from ftcli.run.disk import explained
-from ftcli.run.finish import conclude, finish
+from ftcli.run.finish import finish
 from ftcli.run.lock import alone
 from ftcli.run.run import Run
 from ftcli.run.rundir import RunDir
@@ -52,8 +52,6 @@ def _resume(
     from ftcli.trainer.checkpoint import Checkpoints
 
     if run_dir.result().get("status") == "finished":
-        if not (run_dir.path / "report.md").exists():  # it was killed between the two
-            return conclude(run_dir)
         raise UserError(
             f"{path} is finished, at step {run_dir.result()['step']}.", fix=f"ftcli eval {path}"
         )
@@ -101,32 +99,26 @@ def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
 
 
 def _fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
-    from torch import OutOfMemoryError
-
+    from ftcli.run import failures
     from ftcli.run.atomic import write_json
+    from ftcli.trainer.allocator import OutOfMemory, ran_out
     from ftcli.trainer.meter import NonFinite
 
     assert run.dir is not None
-    with run.accelerator.main_process_first():  # one rank tokenises, the others find it done
-        described = run.data.describe(run.tokenizer)
-    if run.accelerator.is_main_process:
-        write_json(run.dir.path / "data.json", described)
-    if checkpoint is None and run.config.get("init_from"):
-        take_over(run, run.config["init_from"])
     try:
+        with run.accelerator.main_process_first():  # one rank tokenises, the others find it done
+            described = run.data.describe(run.tokenizer)
+        if run.accelerator.is_main_process:
+            write_json(run.dir.path / "data.json", described)
+        if checkpoint is None and run.config.get("init_from"):
+            take_over(run, run.config["init_from"])
         outcome = (run.pipeline or run.trainer).fit(run, resume=checkpoint)
     except NonFinite as error:
-        run.dir.event("non_finite", step=error.step, rows=error.rows)
-        raise _non_finite(run, error) from error
-    except OutOfMemoryError as error:
-        run.dir.event("out_of_memory")
-        raise UserError(
-            f"memory ran out: {str(error).splitlines()[0]}",
-            where=str(run.dir.path),
-            fix=f"ftcli plan {run.dir.path}/config.yaml shows what fits; try a smaller "
-            "trainer.batch_size, or trainer.gradient_checkpointing=true",
-            code=OUT_OF_MEMORY,
-        ) from error
+        raise failures.non_finite(run, error) from error
+    except Exception as error:
+        if not (isinstance(error, OutOfMemory) or ran_out(error)):
+            raise
+        raise failures.out_of_memory(run, error) from None
     return finish(run, outcome) if run.accelerator.is_main_process else {}
 
 
@@ -147,18 +139,6 @@ def take_over(run: Run, folder: str | Path) -> None:
             fix="handover=merge, between stages",
         )
     load_weights(Checkpoints(RunDir.open(folder).checkpoints).find("last", only=WEIGHTS), run)
-
-
-def _non_finite(run: Run, error: Any) -> UserError:
-    places = [run.where(row) for row in error.rows[:8]]
-    more = f" and {len(error.rows) - 8} more" if len(error.rows) > 8 else ""
-    return UserError(
-        f"the loss was {error.loss} at step {error.step}, on rows {', '.join(places)}{more}. "
-        "The run stopped; its last checkpoint is from before.",
-        where=str(run.dir.path if run.dir else ""),
-        fix="look at these rows (ftcli preview), lower optimizer.lr, or set trainer.max_grad_norm",
-        code=FAILED,
-    )
 
 
 def _same_config(

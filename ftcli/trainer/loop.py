@@ -6,19 +6,22 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from ftcli.trainer.guard import Guard
 from ftcli.trainer.loss import StepLoss
 from ftcli.trainer.meter import Meter
 from ftcli.trainer.participant import Participant, State
 from ftcli.trainer.signals import Requests
+from ftcli.trainer.spikes import Spikes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from ftcli.data.loader import Loader
     from ftcli.run.run import Run
 
 Batch = dict[str, Any]
@@ -44,6 +47,10 @@ class Loop:
     fingerprint: str
     meter: Meter = field(default_factory=Meter)
 
+    def loader(self) -> Loader:
+        """The training batches of this process."""
+        return self.run.loader(self.accelerator.process_index, self.accelerator.num_processes)
+
     def call(self, moment: str, *args: Any) -> None:
         """Call one moment on every participant, in order."""
         for participant in self.participants.values():
@@ -63,8 +70,10 @@ class Loop:
         self.meter.note(step.figures, step.forwards)
         return self._reduced(total)
 
-    def search(self, batches: Sequence[Batch], lr: float) -> Tensor:
-        """A step of an optimizer that asks for losses and takes no gradient; returns one of them.
+    def search(self, batches: Sequence[Batch], lr: float) -> tuple[Tensor, Tensor]:
+        """A step of an optimizer that asks for losses and takes no gradient.
+
+        Returns one of the losses, and the sum of all, which is finite if every one is.
 
         What it asks is a pure function of the weights: the same micro-batches, nothing drawn at
         random, no counter moved.
@@ -75,27 +84,39 @@ class Loop:
         step = StepLoss(self.run, self.model, batches, self._over_ranks)
         self._set_lr(lr)
         self.model.eval()
+        asked: list[Tensor] = []
+
+        def closure() -> Tensor:
+            asked.append(self._reduced(step.total()))
+            return asked[-1]
+
         optimizer: Any = (
             self.optimizer
         )  # torch says that a closure gives a float; a tensor waits for no device
-        loss = optimizer.step(lambda: self._reduced(step.total()))
+        loss = optimizer.step(closure)
         self.model.train()
         self.meter.note(step.figures, step.forwards)
-        return torch.as_tensor(loss)
+        return torch.as_tensor(loss), torch.stack(asked).sum()
 
-    def update(self, lr: float, max_norm: float | None) -> Tensor | None:
+    def update(self, lr: float, max_norm: float | None) -> Tensor:
         """Clip, set the learning rate, take the optimizer's step; returns the gradient norm.
 
         Args:
             lr: factor on every group's initial learning rate.
         """
-        norm = None
-        if max_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(self.parameters, max_norm)
+        if max_norm is None:
+            norm = self.gradient_norm()
+        else:
+            norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.parameters, max_norm))
         self._set_lr(lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def gradient_norm(self) -> Tensor:
+        """L2 norm of all gradients."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
 
     def evaluate(self, periodic: bool = False) -> dict[str, float]:
         """Scores of the evaluators, under `eval.<score>`, logged and shown to all participants.
@@ -115,7 +136,7 @@ class Loop:
                         scores[f"eval.{key}" if free else f"eval.{name}.{key}"] = value
             self.log({"step": self.state.step} | scores)
             self.call("on_evaluate", {"step": self.state.step} | scores)
-        scores = self._from_main(scores)
+        scores = self.from_main(scores)
         self.meter.begin()
         return scores
 
@@ -124,12 +145,27 @@ class Loop:
         if self.accelerator.num_processes == 1:
             return requests.stop, requests.save
         own = (requests.stop, requests.save) if self.accelerator.is_main_process else None
-        return self._from_main(own)
+        return self.from_main(own)
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
         if self.accelerator.is_main_process and self.run.dir is not None:
             self.run.dir.log(metrics | {"time": round(time.time() - self.run.started, 3)})
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Add a line to events.jsonl."""
+        if self.accelerator.is_main_process and self.run.dir is not None:
+            self.run.dir.event(kind, **fields)
+
+    @property
+    def guard(self) -> Guard:
+        """What is done about a step that is not finite."""
+        return cast(Guard, self.participants["guard"])
+
+    @property
+    def spikes(self) -> Spikes:
+        """What is done about a loss that jumps."""
+        return cast(Spikes, self.participants["spikes"])
 
     @property
     def uses_backward(self) -> bool:
@@ -143,7 +179,7 @@ class Loop:
     def _reduced(self, total: Tensor) -> Tensor:
         return self.accelerator.reduce(total) if self.accelerator.num_processes > 1 else total
 
-    def _from_main(self, value: Any) -> Any:
+    def from_main(self, value: Any) -> Any:
         """The first rank's value, on every rank."""
         if self.accelerator.num_processes == 1:
             return value
@@ -162,6 +198,20 @@ class Loop:
         if last or self.accelerator.num_processes == 1:
             return nullcontext()
         return self.accelerator.no_sync(self.model)
+
+
+def prepared(
+    model: Any, accelerator: Accelerator, checkpointing: bool, compiled: bool
+) -> nn.Module:
+    """What forward passes go through: the model, its blocks compiled, wrapped for several ranks."""
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    if compiled:
+        from ftcli.models.anatomy import Anatomy
+
+        for _, block in Anatomy(model).blocks:  # block by block: one graph serves them all
+            block.compile(dynamic=True)
+    return accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
 
 
 def real_tokens(batch: Batch) -> int:

@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,53 @@ import torch
 from torch import Tensor
 
 
-class NonFinite(Exception):
-    """A loss was infinite or not a number.
+@dataclass
+class Step:
+    """One step until it is logged.
 
     Attributes:
-        step: the optimizer step (counted from 1) it happened in.
-        rows: the rows of that step.
+        step: counted from 1.
+        rows: of each micro-batch of this process.
+        probe: norm of the gradient, or the sum of all losses that a search asked for: not finite
+            where any of them was not.
     """
 
-    def __init__(self, step: int, loss: float, rows: list[int]) -> None:
-        super().__init__(f"loss {loss} at step {step}")
-        self.step, self.loss, self.rows = step, loss, rows
+    step: int
+    loss: Tensor | float
+    rows: list[list[int]]
+    probe: Tensor | float | None = None
+    probed: str = "gradient norm"
+
+
+class NonFinite(Exception):
+    """A loss, a gradient or the trained weights were infinite or not a number.
+
+    Attributes:
+        what, value, sentence: which of them, and in words.
+        step: the optimizer step (counted from 1) it happened in.
+        loss: of that step.
+        rows: of each micro-batch of that step in this process.
+        batches: these micro-batches, where they were still there.
+        folder: where they were written to.
+    """
+
+    def __init__(self, what: str, value: float, step: Step) -> None:
+        self.sentence = f"the {what} was {value} at step {step.step}"
+        super().__init__(self.sentence)
+        self.what, self.value, self.step, self.rows = what, value, step.step, step.rows
+        self.loss = float(step.loss)
+        self.batches: list[dict[str, Any]] = []
+        self.kept = False  # whether they were looked after
+        self.folder: Path | None = None  # where they lie, on the first rank
 
 
 class Meter:
     """Gathers the figures of steps on the device and reads them only when a line is logged."""
 
     def __init__(self) -> None:
-        self.losses: list[tuple[int, Tensor | float, list[int]]] = []
+        self.steps: list[Step] = []  # since the last log
+        self.last = Step(0, 0.0, [])
+        self.settled = 0  # how many of them were read and are finite
         self.norm: Tensor | float | None = None
         self.tokens = 0  # since the last log, in this process
         self.busy = 0.0  # seconds of training since the last log
@@ -54,14 +84,39 @@ class Meter:
         self.since = now
 
     def step(
-        self, step: int, loss: Tensor, norm: Tensor | None, rows: list[int], tokens: int
+        self,
+        step: int,
+        loss: Tensor,
+        norm: Tensor | None,
+        rows: list[list[int]],
+        tokens: int,
+        probe: Tensor | None = None,
     ) -> None:
-        """Note the step just done; reads nothing from an accelerator."""
-        if loss.device.type == "cpu" and not torch.isfinite(loss):
-            raise NonFinite(step, loss.item(), rows)
-        self.losses.append((step, loss, rows))
+        """Note the step just done; reads nothing from an accelerator.
+
+        Raises:
+            NonFinite: a figure was not finite, on a CPU, where looking costs nothing.
+        """
+        self.last = Step(step, loss, rows, norm)
+        if probe is not None:
+            self.last = Step(step, loss, rows, probe, "sum of losses")
+        self.steps.append(self.last)
         self.norm = norm
         self.tokens += tokens
+        if loss.device.type == "cpu":
+            self.settle()
+
+    def settle(self) -> None:
+        """Read the figures of steps that were not read yet.
+
+        Raises:
+            NonFinite: those of a step were not finite; it is the first one.
+        """
+        for one in self.steps[self.settled :]:
+            one.loss = float(one.loss)
+            one.probe = None if one.probe is None else float(one.probe)
+            refuse(one)
+            self.settled += 1
 
     def note(self, figures: Mapping[str, Tensor], forwards: int) -> None:
         """Further figures of the step, which are logged as means, and its forward passes."""
@@ -71,12 +126,14 @@ class Meter:
             self.figures[name] = (total + value, steps + 1)
 
     def read(self) -> dict[str, float]:
-        """Mean loss since the last log, last gradient norm, tokens a second, peak memory."""
+        """Mean loss since the last log, last gradient norm, tokens a second, peak memory.
+
+        Raises:
+            NonFinite: a figure of a step was not finite.
+        """
         self.pause()
-        values = [float(loss) for _, loss, _ in self.losses]
-        for value, (step, _, rows) in zip(values, self.losses, strict=True):
-            if not math.isfinite(value):
-                raise NonFinite(step, value, rows)
+        self.settle()
+        values = [float(one.loss) for one in self.steps]
         figures = {"loss": sum(values) / len(values)} if values else {}
         figures |= {name: float(total) / steps for name, (total, steps) in self.figures.items()}
         if self.norm is not None:
@@ -86,14 +143,15 @@ class Meter:
         figures["mem_gb"] = peak_memory_gb()
         self.total_busy += self.busy
         self.total_tokens += self.tokens
-        self.losses, self.figures, self.tokens, self.busy = [], {}, 0, 0.0
+        self.steps, self.settled, self.figures, self.tokens, self.busy = [], 0, {}, 0, 0.0
         return figures
 
     def state_dict(self) -> dict[str, Any]:
         """Losses not logged yet, and the time so far: a resumed run logs the same lines."""
         self.pause()
+        self.settle()
         return {
-            "losses": [[step, float(loss), rows] for step, loss, rows in self.losses],
+            "losses": [[one.step, one.loss, one.rows, one.probe] for one in self.steps],
             "busy": self.total_busy + self.busy,
             "tokens": self.total_tokens + self.tokens,
             "figures": {name: [float(total), n] for name, (total, n) in self.figures.items()},
@@ -102,10 +160,18 @@ class Meter:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self.losses = [(step, loss, rows) for step, loss, rows in saved["losses"]]
+        self.steps = [Step(*values) for values in saved["losses"]]
+        self.settled = len(self.steps)
         self.total_busy, self.total_tokens = saved["busy"], saved["tokens"]
         self.figures = {name: (total, n) for name, (total, n) in saved["figures"].items()}
         self.forwards = saved["forwards"]
+
+
+def refuse(step: Step) -> None:
+    """Raise NonFinite where the figures of a step, read already, are not finite."""
+    for what, value in (("loss", step.loss), (step.probed, step.probe)):
+        if value is not None and not math.isfinite(value):
+            raise NonFinite(what, float(value), step)
 
 
 def peak_memory_gb() -> float:

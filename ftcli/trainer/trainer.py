@@ -6,21 +6,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, Literal
 
 from ftcli.trainer import checkpoint
 from ftcli.trainer.checkpoint import Checkpoints
 from ftcli.trainer.costs import Costs
-from ftcli.trainer.loop import Batch, Loop, real_tokens
+from ftcli.trainer.guard import Guard
+from ftcli.trainer.loop import Batch, Loop, prepared, real_tokens
 from ftcli.trainer.participant import State
 from ftcli.trainer.progress import Progress
 from ftcli.trainer.signals import Requests
+from ftcli.trainer.spikes import Spikes
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from ftcli.run.run import Run
 
 
@@ -53,6 +51,11 @@ class Trainer:
     eval_first: bool = True  # evaluate before the first step, so that there is a before
     save_every: int | None = 200  # steps between checkpoints; the end always saves one
     keep_last: int = 2  # newest checkpoints that stay, besides the best
+    on_nonfinite: Literal["stop", "skip"] = "stop"  # loss or gradient that is inf or nan
+    max_skipped: int = 10  # steps in a row that may be skipped
+    on_spike: Literal["ignore", "rollback"] = "ignore"  # logged loss that jumps: back to before it
+    spike_factor: float = 7.0  # robust standard deviations above the median that are a jump
+    max_rollbacks: int = 3  # in the whole run; after that a spike is only noted
 
     def fit(self, run: Run, resume: Path | None = None) -> Outcome:
         """Train `run` to the end, or until it is asked to stop.
@@ -61,7 +64,7 @@ class Trainer:
             resume: the checkpoint to go on from.
 
         Raises:
-            NonFinite: a loss was infinite or not a number.
+            NonFinite, OutOfMemory: a step went wrong; they name it.
         """
         loop = self.start(run)
         state, checkpoints = loop.state, checkpoint.opened(loop, self.keep_last, resume)
@@ -73,10 +76,13 @@ class Trainer:
         loop.meter.begin()
         with Requests(run.dir) as requests:
             for batches in self._steps(loop):
-                self.step(loop, batches)
+                if not self.step(loop, batches):
+                    continue
                 done = state.step >= state.max_steps
                 if state.step % self.log_every == 0 or done:
                     self._log(loop)
+                    if loop.spikes.roll_back(loop, checkpoints):
+                        continue
                 best = False
                 if _due(state.step, self.eval_every) and not done:
                     best = self.is_best(loop, loop.evaluate(periodic=True))
@@ -92,31 +98,38 @@ class Trainer:
         loop.call("on_train_end")
         return Outcome("finished", state, before, after, loop)
 
-    def step(self, loop: Loop, batches: list[Batch]) -> None:
-        """One optimizer step on these micro-batches."""
+    def step(self, loop: Loop, batches: list[Batch]) -> bool:
+        """One optimizer step on these micro-batches; False: it was left out as not finite."""
+        taken = loop.state.step
+        with loop.guard.watch(loop, batches):
+            self._step(loop, batches)
+        return loop.state.step > taken
+
+    def _step(self, loop: Loop, batches: list[Batch]) -> None:
         state, taken = loop.state, len(batches)
         loop.call("before_step")
-        batches = loop.run.objective.rollout(state, batches)
+        batches = loop.guard.batches = loop.run.objective.rollout(state, batches)
         factor = loop.run.scheduler.factor(state.step, state.max_steps)
         if loop.uses_backward:
             loss = loop.backward(batches)
+            loop.guard.inspect(loop, loss)
             loop.call("after_backward")
-            norm = loop.update(factor, self.max_grad_norm)
+            norm, losses = loop.update(factor, self.max_grad_norm), None
         else:
-            loss, norm = loop.search(batches, factor), None
+            (loss, losses), norm = loop.search(batches, factor), None
+            loop.guard.inspect(loop, loss, losses)
         tokens = sum(real_tokens(batch) for batch in batches) * loop.accelerator.num_processes
         state.step += 1
         state.batch += taken
         state.tokens += tokens
         state.supervised += sum(batch["count"] for batch in batches)
-        rows = [row for batch in batches for row in batch["rows"]]
-        loop.meter.step(state.step, loss, norm, rows, tokens)
+        loop.meter.step(state.step, loss, norm, [b["rows"] for b in batches], tokens, losses)
         loop.call("after_step")
 
     def _steps(self, loop: Loop) -> Iterator[list[Batch]]:
         """The micro-batches of each step, from the position in the data that the state names."""
         state, width = loop.state, self.gradient_accumulation_steps
-        loader = loop.run.loader(loop.accelerator.process_index, loop.accelerator.num_processes)
+        loader = loop.loader()
         while state.step < state.max_steps:
             plan = loader.batches(state.epoch)
             for start in range(state.batch, len(plan), width):
@@ -128,11 +141,12 @@ class Trainer:
     def start(self, run: Run) -> Loop:
         """Everything in place for the first step."""
         accelerator = run.accelerator
-        model = self._prepare(run.model, accelerator)
+        model = prepared(run.model, accelerator, self.gradient_checkpointing, self.compile)
         named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
         optimizer = run.optimizer.build(named, accelerator.device)
         state = State(run, run.model, self.steps(run))
         participants = run.participants() | {"costs": Costs(), "progress": Progress()}
+        participants |= {"guard": Guard(self), "spikes": Spikes(self)}
         tokens = run.data.prepare("train", run.tokenizer)
         loop = Loop(
             run, model, accelerator, optimizer, participants, [p for _, p in named], state,
@@ -152,24 +166,12 @@ class Trainer:
         batches = len(loader.batches(0))
         return math.ceil((self.epochs or 1.0) * batches / self.gradient_accumulation_steps)
 
-    def _prepare(self, model: Any, accelerator: Accelerator) -> nn.Module:
-        if self.gradient_checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        if self.compile:
-            from ftcli.models.anatomy import Anatomy
-
-            for _, block in Anatomy(model).blocks:  # block by block: one graph serves them all
-                block.compile(dynamic=True)
-        return accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
-
     def _log(self, loop: Loop) -> None:
         state = loop.state
-        figures = loop.meter.read()
-        loader = loop.run.loader(loop.accelerator.process_index, loop.accelerator.num_processes)
-        lr = loop.optimizer.param_groups[0]["lr"]
-        epoch = round(state.epoch + state.batch / len(loader), 4)
+        figures, lr = loop.meter.read(), loop.optimizer.param_groups[0]["lr"]
+        epoch = round(state.epoch + state.batch / len(loop.loader()), 4)
         metrics = {"step": state.step, "epoch": epoch, "batch": state.batch, "lr": lr}
-        metrics |= {"tokens": state.tokens} | figures
+        metrics |= {"tokens": state.tokens} | figures | loop.guard.figures
         loop.log(metrics)
         loop.call("on_log", metrics)
 
@@ -182,8 +184,9 @@ class Trainer:
         return True
 
     def save(self, loop: Loop, checkpoints: Checkpoints | None, best: bool, must: bool) -> None:
-        """Write a checkpoint of this moment, where checkpoints are kept."""
+        """Write a checkpoint of this moment, where checkpoints are kept and it is finite."""
         loop.meter.pause()
+        loop.guard.check(loop)
         if checkpoints is not None and loop.accelerator.is_main_process:
             checkpoints.save(loop, best, must)
         loop.accelerator.wait_for_everyone()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ def train(
     processes: Annotated[
         int, typer.Option("--processes", "-p", help="Ranks on this machine, one a GPU.", min=1)
     ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="One step on the longest rows; leaves no run behind.")
+    ] = False,
 ) -> int:
     """Compose, check, train, and leave a run directory."""
     from ftcli.cli.outcome import show
@@ -29,8 +32,29 @@ def train(
 
     composed = compose(job, overrides or [])
     validate(composed, trust=tuple(trust or ()))
+    if dry_run:
+        return _dry_run(composed)
     if composed.config.get("stages"):
         from ftcli.pipelines import stages, table
 
         return table.show(stages.start(composed, processes))
     return show(launch(composed, processes) if processes > 1 else start(composed))
+
+
+def _dry_run(composed: Any) -> int:
+    """Try every stage of a job, or the job itself, and print what it took."""
+    from ftcli import errors
+    from ftcli.cli.console import console
+    from ftcli.pipelines import stages
+    from ftcli.planning.display import duration, gigabytes
+    from ftcli.run.dry_run import dry_run
+
+    several = stages.composed_stages(composed) if composed.config.get("stages") else {}
+    for name, job in (several or {"": composed}).items():
+        tried = dry_run(job)
+        console().print(
+            f"{name + ': ' if name else ''}a step on the longest rows ({tried.shape}) takes "
+            f"{tried.step:.2f} s and {gigabytes(tried.peak)}; judging a batch {tried.evaluation:.2f} s\n"
+            f"{tried.steps:,} steps take about {duration(tried.seconds)}, evaluations not counted"
+        )
+    return errors.OK

@@ -1,0 +1,53 @@
+"""Out of memory: telling it from other errors, and what was being computed."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from ftcli.trainer.loop import Batch
+
+#: What allocators say that raise a plain RuntimeError: torch's on the CPU, and libraries on a GPU.
+SAID = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "can't allocate memory")
+
+
+class OutOfMemory(Exception):
+    """Memory ran out in a step.
+
+    Attributes:
+        step: counted from 1.
+        batches: the micro-batches of the step in this process.
+    """
+
+    def __init__(self, step: int, batches: list[Batch], error: BaseException) -> None:
+        super().__init__(said(error))
+        self.step, self.batches = step, batches
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error is that of an allocator, of whatever library."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID)
+
+
+def said(error: BaseException) -> str:
+    """The first line of an allocator's message, without the place in its source."""
+    text = str(error).strip()
+    line = text.splitlines()[0] if text else type(error).__name__
+    return line.rpartition("DefaultCPUAllocator: ")[2]
+
+
+def shape(batch: Batch) -> str:
+    """`16 rows x 812 tokens`: what is computed at a time, padding counted."""
+    rows, ids = len(batch["rows"]), batch.get("input_ids")
+    if ids is None:
+        return f"{rows} rows"
+    if "lengths" in batch:
+        return f"{rows} rows, {ids.numel():,} tokens end to end"
+    return f"{ids.shape[0]} rows x {ids.shape[1]:,} tokens"

@@ -1,0 +1,114 @@
+"""The micro-batches of a step that was not finite, on disk: rows, text, tensors, figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ftcli.run import atomic
+from ftcli.trainer.meter import NonFinite
+
+if TYPE_CHECKING:
+    from ftcli.run.run import Run
+
+FOLDER = "nonfinite"
+
+
+def keep(run: Run, error: NonFinite) -> None:
+    """Write `nonfinite/step-000123/` of the run, once; the error then names it.
+
+    `rows.jsonl` has a line a row (number, file:line, the text it became), `rank-0-batch-0.safetensors`
+    the tensors of a micro-batch, `figures.json` what was not finite. Where the micro-batches are gone,
+    which they are when figures were read later than the step, they are made again from their rows; an
+    objective that answers prompts is then shown by the prompts.
+
+    Called on all ranks; the first one writes what all of them had.
+    """
+    if error.kept:
+        return
+    error.kept = True
+    own = error.batches or [run.loader().batch(rows) for rows in error.rows]
+    ranks = _of_all_ranks(run, own)
+    error.rows = [batch["rows"] for batches in ranks for batch in batches]
+    if run.dir is None or not run.accelerator.is_main_process:
+        return
+    try:
+        target = _free(run.dir.path / FOLDER, error.step)
+        with atomic.folder(target) as unfinished:
+            _write(unfinished, run, ranks, error)
+    except OSError as refused:  # the error itself must reach the user whatever the disk says
+        run.dir.note(f"the batch of step {error.step} could not be written: {refused}")
+    else:
+        error.folder = target
+
+
+def _of_all_ranks(run: Run, own: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    if run.accelerator.num_processes == 1:
+        return [own]
+    from accelerate.utils import gather_object
+
+    return list(gather_object([own]))
+
+
+def _free(root: Path, step: int) -> Path:
+    """A folder that is not there yet: a step whose batch was skipped is tried with the next one."""
+    root.mkdir(exist_ok=True)
+    name = f"step-{step:06d}"
+    names = [name, *(f"{name}-{count}" for count in range(2, 100))]
+    return next((root / n for n in names if not (root / n).exists()), root / name)
+
+
+def _write(folder: Path, run: Run, ranks: list[list[dict[str, Any]]], error: NonFinite) -> None:
+    from safetensors.torch import save_file
+
+    lines = []
+    for rank, batches in enumerate(ranks):
+        for number, batch in enumerate(batches):
+            tensors = {n: t.detach().cpu().clone().contiguous() for n, t in _tensors(batch)}
+            save_file(tensors, folder / f"rank-{rank}-batch-{number}.safetensors")
+            place = {"rank": rank, "batch": number}
+            lines += [place | line for line in _rows(run, batch)]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (folder / "rows.jsonl").write_text(text, encoding="utf-8")
+    figures = {"step": error.step, "what": error.what, "value": error.value, "loss": error.loss}
+    shown = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v
+             for k, v in figures.items()}  # fmt: skip
+    atomic.write_json(folder / "figures.json", shown)
+
+
+def _tensors(batch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    for name, value in batch.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value, f"{prefix}{name}.")
+
+
+def _rows(run: Run, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Number and origin of each row; its text, or after all rows the texts that are not one a row."""
+    rows, texts = batch["rows"], list(_texts(run, batch))
+    apart = len(texts) != len(rows)
+    for index, row in enumerate(rows):
+        line = {"row": int(row), "origin": run.where(row)}
+        yield line if apart else line | {"text": texts[index]}
+    if apart:
+        yield from ({"text": text} for text in texts)
+
+
+def _texts(run: Run, batch: dict[str, Any]) -> Iterator[str]:
+    """The documents of a micro-batch as the model sees them; none of what has no text."""
+    ids = batch.get("input_ids")
+    if ids is None or not hasattr(run.tokenizer, "decode"):
+        return
+    if "lengths" in batch:
+        parts = ids[0, : int(batch["lengths"].sum())].split(batch["lengths"].tolist())
+    else:
+        mask = batch.get("attention_mask")
+        parts = [row if mask is None else row[mask[i].bool()] for i, row in enumerate(ids)]
+    for part in parts:
+        yield str(run.tokenizer.decode(part))

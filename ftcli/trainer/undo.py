@@ -1,0 +1,108 @@
+"""Going back: to the moment before a step, or to a checkpoint, within the same process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ftcli.errors import FAILED, UserError
+from ftcli.trainer import checkpoint
+
+if TYPE_CHECKING:
+    from ftcli.trainer.loop import Loop
+
+
+class Snapshot:
+    """What a step may change before it is known whether it is taken.
+
+    With gradients that is the state of the participants; a search has moved the weights by the
+    time its losses are known, so it is these and the optimizer's state too.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self.participants = {n: deepcopy(p.state_dict()) for n, p in loop.participants.items()}
+        self.figures = dict(loop.meter.figures)
+        self.weights: list[Tensor] = []
+        if not loop.uses_backward:
+            self.weights = [p.detach().clone() for p in loop.parameters]
+            self.optimizer = deepcopy(loop.optimizer.state_dict())
+
+    @torch.no_grad()
+    def put_back(self, loop: Loop) -> None:
+        """As if the step had not been begun.
+
+        Raises:
+            UserError: a participant cannot.
+        """
+        loop.optimizer.zero_grad(set_to_none=True)
+        if self.weights:
+            loop.optimizer.load_state_dict(self.optimizer)
+            for parameter, value in zip(loop.parameters, self.weights, strict=True):
+                parameter.copy_(value)
+        loop.meter.figures = self.figures
+        put_back(loop, self.participants, "trainer.on_nonfinite")
+
+
+def restore(loop: Loop, target: Path) -> None:
+    """Bring a loop that has gone on back to a checkpoint of its own, to the bit.
+
+    Raises:
+        UserError: a participant or the method cannot.
+    """
+    loop.optimizer.zero_grad(set_to_none=True)
+    checkpoint.restore(target, loop)
+    saved = torch.load(target / "participants.pt", map_location="cpu", weights_only=True)
+    put_back(loop, saved, "trainer.on_spike")
+    run = loop.run
+    run.optimizer.eval_mode()
+    weights = run.trained_state()
+    run.optimizer.train_mode()
+    if not same(weights, load_file(target / "adapter.safetensors")):
+        raise _stays("method", "trainer.on_spike")
+
+
+def put_back(loop: Loop, saved: Mapping[str, Any], key: str) -> None:
+    """Give the participants back what they had, and see that they have it."""
+    for name, part in loop.participants.items():
+        then = saved.get(name, {})
+        if same(part.state_dict(), then):
+            continue
+        try:
+            part.load_state_dict(then)
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise _stays(name, key) from error
+        if not same(part.state_dict(), then):
+            raise _stays(name, key)
+
+
+def _stays(name: str, key: str) -> UserError:
+    off = {"trainer.on_nonfinite": "stop", "trainer.on_spike": "ignore"}[key]
+    return UserError(
+        f"{name} has changed in a way that cannot be undone while a run goes on; it stopped.",
+        where=key,
+        fix=f"set {key}: {off} in its config.yaml, then: ftcli resume RUN --allow {key}",
+        code=FAILED,
+    )
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two states are equal to the bit, wherever their tensors lie."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        a, b = one.detach().cpu(), other.detach().cpu()
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(path.name.removeprefix("step-"))

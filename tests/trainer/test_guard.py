@@ -1,0 +1,233 @@
+"""Figures that are not finite: the run stops and says on what, or leaves the step out as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ftcli.config import compose, validate
+from ftcli.errors import FAILED, UserError
+from ftcli.objectives.causal_lm import CausalLM
+from ftcli.run.rundir import RunDir
+from ftcli.run.train import resume, train
+from ftcli.trainer.checkpoint import Checkpoints
+from ftcli.trainer.meter import Meter
+
+SMALL = (
+    "data.limit=40", "data.validation=null", "data.test=null", "eval=none", "trainer.epochs=null",
+    "trainer.batch_size=2", "trainer.log_every=1", "trainer.save_every=1", "trainer.keep_last=20",
+    "trainer.precision=fp32", "model.dtype=float32", "trainer.max_steps=4", "scheduler=constant",
+)  # fmt: skip
+KINDS = {
+    "plain": ("method.r=4", "method.lora_dropout=0"),
+    "accumulation": (
+        "method.r=4", "method.lora_dropout=0", "trainer.gradient_accumulation_steps=2",
+    ),
+    "unclipped": ("method.r=4", "method.lora_dropout=0", "trainer.max_grad_norm=null"),
+    "blocks": (
+        "model.quantization=none", "method=lora", "method.r=4", "trainable=lisa",
+        "trainable.interval=2", "trainable.gamma=1",
+    ),
+    "search": ("model.quantization=none", "method=lora", "method.r=4", "optimizer=mezo"),
+    "search_in_place": (
+        "model.quantization=none", "method=lora", "method.r=4", "optimizer=mezo", "optimizer.copies=0",
+    ),
+}  # fmt: skip
+CLOCK = {"time", "tok_s", "mem_gb"}
+
+
+def job(tmp_path, *overrides):
+    composed = compose("qlora_llama", [*SMALL, f"run.dir={tmp_path}/runs", *overrides])
+    validate(composed)
+    return composed
+
+
+def poison(monkeypatch, choose, how="loss"):
+    """Let training batches for which `choose(rows)` holds have a loss, or a gradient, of nan."""
+    original = CausalLM.__call__
+
+    def call(self, model, batch):
+        losses = original(self, model, batch)
+        if model.training or not torch.is_grad_enabled():  # a search looks in evaluation mode
+            if choose(set(batch["rows"])):
+                if how == "loss":
+                    losses.values = losses.values * float("nan")
+                else:
+                    losses.values.register_hook(lambda gradient: gradient * float("nan"))
+        return losses
+
+    monkeypatch.setattr(CausalLM, "__call__", call)
+
+
+def order(tmp_path, *overrides):
+    """The batches of the first epoch."""
+    from ftcli.run.run import Run
+
+    return Run(job(tmp_path, *overrides).config).loader().batches(0)
+
+
+def without(monkeypatch, dropped):
+    """Take batches out of the order."""
+    from ftcli.data.loader import Loader
+
+    original = Loader.batches
+    monkeypatch.setattr(
+        Loader,
+        "batches",
+        lambda self, epoch: [b for b in original(self, epoch) if b not in dropped],
+    )
+
+
+def state(run: Path):
+    """Everything the last checkpoint holds that is no clock."""
+    folder = Checkpoints(run / "checkpoints").find("last")
+    kept = {name: torch.load(folder / f"{name}.pt") for name in ("optimizer", "participants")}
+    for clock in ("guard", "progress"):
+        kept["participants"].pop(clock, None)
+    return load_file(folder / "adapter.safetensors"), kept
+
+
+def figures(run: Path, *more):
+    dropped = CLOCK | {"epoch", "batch", *more}
+    return [{k: v for k, v in row.items() if k not in dropped} for row in RunDir(run).metrics()]
+
+
+def assert_same(one: Path, other: Path, *more):
+    from ftcli.trainer.undo import same
+
+    assert same(state(one), state(other))
+    assert figures(one, *more) == figures(other, *more)
+
+
+@pytest.mark.parametrize("how", ["loss", "gradient"])
+def test_stopping_names_the_step_and_the_rows_and_keeps_the_batch(how, tmp_path, monkeypatch):
+    bad = order(tmp_path)[2]
+    poison(monkeypatch, lambda rows: rows == set(bad), how)
+    with pytest.raises(UserError) as caught:
+        train(job(tmp_path, *KINDS["plain"]))
+    run = next(p for p in (tmp_path / "runs/qlora_llama").iterdir() if not p.is_symlink())
+    message = str(caught.value)
+    named = "the loss was nan" if how == "loss" else "the gradient norm was nan"
+    assert f"{named} at step 3" in message and caught.value.code == FAILED
+    assert "from step-000002: set trainer.on_nonfinite: skip" in message
+    assert f"ftcli resume {run} --allow trainer.on_nonfinite" in message
+    folder = run / "nonfinite/step-000003"
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in rows] == bad
+    assert all(row["origin"] in message and len(row["text"]) > 20 for row in rows)
+    tensors = load_file(folder / "rank-0-batch-0.safetensors")
+    assert tensors["input_ids"].numel() == int(tensors["lengths"].sum())
+    assert json.loads((folder / "figures.json").read_text())["value"] == "nan"
+    assert [p.name for p in Checkpoints(run / "checkpoints").finished()] == [
+        "step-000001", "step-000002",
+    ]  # fmt: skip
+    # what the message says works
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("on_nonfinite: stop", "on_nonfinite: skip"))
+    if "on_nonfinite" not in config.read_text():
+        config.write_text(
+            config.read_text().replace("trainer:\n", "trainer:\n  on_nonfinite: skip\n")
+        )
+    assert resume(run, ["trainer.on_nonfinite"])["step"] == 4
+
+
+def test_figures_read_late_still_name_the_first_step_and_stop_the_save(tmp_path, monkeypatch):
+    """On an accelerator nothing is read between two logs; a save looks first."""
+    step, settle = Meter.step, Meter.settle
+
+    def late(self, *args):
+        self.settle = lambda: None
+        step(self, *args)
+        del self.settle
+
+    monkeypatch.setattr(Meter, "step", late)
+    bad = order(tmp_path)[1]
+    poison(monkeypatch, lambda rows: rows == set(bad))
+    with pytest.raises(UserError, match="the loss was nan at step 2") as caught:
+        train(job(tmp_path, *KINDS["plain"], "trainer.log_every=10", "trainer.save_every=3"))
+    assert settle is Meter.settle and "no checkpoint from before" in str(caught.value)
+    run = next(p for p in (tmp_path / "runs/qlora_llama").iterdir() if not p.is_symlink())
+    assert not Checkpoints(run / "checkpoints").finished()
+    lines = (run / "nonfinite/step-000002/rows.jsonl").read_text().splitlines()
+    assert [json.loads(line)["row"] for line in lines] == bad
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+    """A step may be finite and what it leaves not."""
+    from ftcli.trainer.loop import Loop
+
+    update = Loop.update
+
+    def overflows(self, lr, max_norm):
+        norm = update(self, lr, max_norm)
+        if self.state.step == 1:
+            self.parameters[0].data.view(-1)[0] = torch.inf
+        return norm
+
+    monkeypatch.setattr(Loop, "update", overflows)
+    with pytest.raises(UserError, match="a trained weight was not finite after step 2"):
+        train(job(tmp_path, *KINDS["plain"]))
+    run = next(p for p in (tmp_path / "runs/qlora_llama").iterdir() if not p.is_symlink())
+    assert [p.name for p in Checkpoints(run / "checkpoints").finished()] == ["step-000001"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_skipped_step_is_as_if_its_batch_had_not_been(kind, tmp_path, monkeypatch):
+    """Weights, optimizer, participants and figures, to the bit."""
+    words = (*KINDS[kind], "trainer.on_nonfinite=skip")
+    width = 2 if kind == "accumulation" else 1
+    plan = order(tmp_path, *words)
+    bad = plan[2 : 2 + width]
+    with monkeypatch.context() as patch:
+        poison(patch, lambda rows: rows == set(bad[-1]), "gradient" if kind == "blocks" else "loss")
+        skipped = Path(train(job(tmp_path, *words))["run"])
+    with monkeypatch.context() as patch:
+        without(patch, bad)
+        plain = Path(train(job(tmp_path, *words))["run"])
+    assert_same(skipped, plain, "skipped")
+    counts = [[row["skipped"] for row in RunDir(run).metrics()] for run in (skipped, plain)]
+    assert counts == [[0, 1, 1, 1] if width == 2 else [0, 0, 1, 1], [0, 0, 0, 0]]
+    assert (skipped / "nonfinite").is_dir() and not (plain / "nonfinite").exists()
+    moved = load_file(
+        Checkpoints(plain / "checkpoints").find("step-000001") / "adapter.safetensors"
+    )
+    assert any(not torch.equal(moved[k], v) for k, v in state(plain)[0].items()), "nothing moved"
+
+
+def cut(run: Path, step: int, to: Path) -> Path:
+    """What a run has on disk that died after the checkpoint of a step."""
+    shutil.copytree(run, to, symlinks=True)
+    for folder in Checkpoints(to / "checkpoints").finished():
+        if int(folder.name[5:]) > step:
+            shutil.rmtree(folder)
+    shutil.rmtree(to / "adapter")
+    (to / "result.json").unlink()
+    return to
+
+
+def test_the_count_of_skipped_steps_survives_a_resume(tmp_path, monkeypatch):
+    words = (*KINDS["plain"], "trainer.on_nonfinite=skip")
+    plan = order(tmp_path, *words)
+    poison(monkeypatch, lambda rows: rows in (set(plan[1]), set(plan[3])))
+    whole = Path(train(job(tmp_path, *words))["run"])
+    assert [row["skipped"] for row in RunDir(whole).metrics()] == [0, 1, 2, 2]
+    again = cut(whole, 2, tmp_path / "cut")
+    resume(again)
+    assert_same(whole, again)
+    assert Checkpoints(again / "checkpoints").find("last").name == "step-000004"
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
+    plan = order(tmp_path)
+    poison(monkeypatch, lambda rows: rows != set(plan[0]))
+    words = ("trainer.on_nonfinite=skip", "trainer.max_skipped=3")
+    with pytest.raises(UserError, match="4 steps in a row were skipped.* at step 2"):
+        train(job(tmp_path, *KINDS["plain"], *words))
+    run = next(p for p in (tmp_path / "runs/qlora_llama").iterdir() if not p.is_symlink())
+    assert len(list((run / "nonfinite").iterdir())) == 4
+    assert [p.name for p in Checkpoints(run / "checkpoints").finished()] == ["step-000001"]
