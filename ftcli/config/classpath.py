@@ -29,6 +29,7 @@ ROOMS = (
 COMPONENTS = tuple(f"ftcli.{room}" for room in ROOMS)
 
 
+TARGET_FORM = "a class is written as ftcli.room.module.Class"
 #: Environment variable with the packages the user trusts, by comma; ranks of a run inherit it.
 TRUST = "FTCLI_TRUST"
 
@@ -97,7 +98,9 @@ def named(packages: tuple[str, ...]) -> str:
 
 def way_in(target: Any) -> str:
     """What to do about a name that is not allowed."""
-    top = str(target).split(".")[0]
+    if not isinstance(target, str) or not target:
+        return f"{TARGET_FORM}; see the options: ftcli ls"
+    top = target.split(".")[0]
     if top == "ftcli":
         return "components stand in " + ", ".join(ROOMS)
     return f"--trust {top} (or {TRUST}={top}), if you trust that package with your machine"

@@ -37,6 +37,8 @@ def keys_of(node: Mapping[str, Any]) -> Keys:
     Raises:
         NoSuchClass: `_target_` leads nowhere.
     """
+    if not isinstance(node[TARGET], str):
+        raise NoSuchClass(str(node[TARGET]), [])
     own = signature.read(node[TARGET])
     parameter = own.class_path
     if parameter is None:

@@ -75,7 +75,10 @@ def _word(parsed: Override, text: str, folders: Sequence[Path]) -> Word:
         raise UserError(f"'{text}' names no key.", "command line", _WRITTEN)
     group = any((folder / key).is_dir() for folder in folders)
     picks = group and not isinstance(value, dict)
-    if picks and not parsed.is_delete() and not isinstance(value, (str, list)):
+    names = isinstance(value, str) or (
+        isinstance(value, list) and all(isinstance(name, str) for name in value)
+    )
+    if picks and not parsed.is_delete() and not names:
         raise UserError(
             f"'{text}': {key} wants the name of an option.",
             where="command line",

@@ -128,10 +128,18 @@ class _Checker:
             return
         if not self._stands(target, classpath.COMPONENTS, f"{key}.{TARGET}"):
             return
+        self._unread(node, key)
         self._nodes[key] = keys
         if keys.library and not self._library(keys, key):
             return
         self._mapping(node, key, keys.parameters, keys.open, {TARGET, *job.UNREAD})
+
+    def _unread(self, node: Mapping[str, Any], key: str) -> None:
+        """What is no setting of the class (`requires`, `promises`) holds keys and values."""
+        for name in job.UNREAD:
+            if not isinstance(node.get(name) or {}, Mapping):
+                what = f"{key}.{name}={node[name]!r}: expected keys and values."
+                self._say(f"{key}.{name}", what, f"~{key}.{name} to leave it out")
 
     def _library(self, keys: Keys, key: str) -> bool:
         """Whether the library class that a node names may be used and exists."""
