@@ -11,7 +11,7 @@ from typing import Any
 
 from ftcli.errors import Problems, UserError
 from ftcli.run.disk import explained
-from ftcli.run.finish import finish
+from ftcli.run.finish import conclude, finish
 from ftcli.run.lock import alone
 from ftcli.run.run import Run
 from ftcli.run.rundir import RunDir
@@ -52,6 +52,8 @@ def _resume(
     from ftcli.trainer.checkpoint import Checkpoints
 
     if run_dir.result().get("status") == "finished":
+        if not (run_dir.path / "report.md").exists():  # it was killed between the two
+            return conclude(run_dir)
         raise UserError(
             f"{path} is finished, at step {run_dir.result()['step']}.", fix=f"ftcli eval {path}"
         )
