@@ -52,11 +52,11 @@ def of_adapter(adapter: Artefact, base: Artefact) -> Delta:
     """
     config = adapter.config
     kind = str(config.get("peft_type", "")).upper()
-    whole = config.get("modules_to_save") or config.get("bias", "none") != "none"
-    if kind not in ORIGINS or whole:
-        what = (
-            "it holds whole modules besides" if whole else f"{kind or 'it'} is no LoRA and no IA3"
-        )
+    others = [name for name in adapter.weights if f"{kind.lower()}_" not in name]
+    if kind not in ORIGINS or others:
+        what = f"{kind or 'it'} is no LoRA and no IA3"
+        if kind in ORIGINS:
+            what = f"it holds whole tensors besides, such as {others[0]}"
         raise UserError(
             f"the adapter's tensors are not a change by themselves: {what}.",
             where=str(adapter.folder),

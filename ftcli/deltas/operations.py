@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import torch
 
-from ftcli.deltas import compeft, darex, lines, soup, storage, ternary, transfer
+from ftcli.deltas import compeft, darex, lines, mergers, soup, storage, ternary, transfer
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.bench import Bench
-from ftcli.deltas.delta import Delta, compose
+from ftcli.deltas.delta import Delta
 from ftcli.deltas.product import strengthened
 from ftcli.deltas.publish import Result, publish
 from ftcli.deltas.source import Report, Source, finished_runs
@@ -58,12 +58,13 @@ def apply(
 def scale(
     sources: Sequence[str], to: str, gamma: float | None = None, alpha: float | None = None,
     beta: float | None = None, outside: lines.Outside = "alpha", control: str | None = None,
-    base: str | None = None, product: bool = False, force: bool = False,
+    merger: mergers.Merger = "sum", density: float = mergers.DENSITY, base: str | None = None,
+    product: bool = False, force: bool = False,
 ) -> Report:  # fmt: skip
-    """LiNeS on one change, or on the sum of several."""
+    """LiNeS on one change, or on what several are merged into."""
     opened = Source(sources[0], base, product or len(sources) > 1)
     parts = [opened.delta, *(Delta.of(one, base, True) for one in sources[1:])]
-    merged = compose(parts) if len(parts) > 1 else parts[0]
+    merged = mergers.merged(parts, merger, density) if len(parts) > 1 else parts[0]
     figures: dict[str, Any] = {}
     if control is not None:
         gamma, tried = _search_gamma(opened, control, outside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,7 @@ def multiplied(factors: Delta) -> Delta:
     assert adapter is not None
     _refuse_other_kinds(adapter)
     pairs = dict(_pairs(factors))
+    _refuse_half_of_a_tie(pairs, adapter)
     layout = adapter.base.weights.layout
     unknown = [name for name in pairs if name not in layout]
     if unknown:
@@ -86,6 +88,18 @@ def _pattern(patterns: dict[str, float] | None, module: str, otherwise: float) -
         if re.match(rf".*\.{pattern}$", module) or module == pattern:
             return value
     return otherwise
+
+
+def _refuse_half_of_a_tie(names: Iterable[str], adapter: Artefact) -> None:
+    """A matrix that is table of tokens and head at once cannot change as one of them alone."""
+    anatomy = adapter.base.anatomy
+    shared = adapter.base.vocabulary if anatomy.tied else frozenset()
+    if any(name in shared for name in names):
+        raise UserError(
+            "the adapter changes the table of tokens, which in the base is the head too.",
+            where=str(adapter.folder),
+            fix="take the change as factors, without --product",
+        )
 
 
 def _refuse_other_kinds(adapter: Artefact) -> None:

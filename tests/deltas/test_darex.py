@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from ftcli.deltas import darex
 from ftcli.deltas.calibration import OutputChange, analytic, mean_inputs
 from ftcli.deltas.delta import Delta
 from ftcli.errors import UserError
+from ftcli.models.anatomy import Anatomy
 from tests.deltas.fakes import delta, flat, random
 
 
@@ -52,6 +55,22 @@ def test_mean_and_variance_of_an_output_are_the_papers():
     variance = p * (1 - p) / q**2 * row.square().sum().item()
     assert abs(found.mean().item() - mean) < 4 * math.sqrt(variance / 1000)
     assert found.var().item() == pytest.approx(variance, rel=0.2)
+
+
+def test_the_mean_over_masks_of_an_entry_is_its_share():
+    """E[m delta / q] = delta (1 - p) / q, entry by entry."""
+    p, q, change = 0.7, 0.5, random(2, (5, 4))
+    drawn = torch.stack([darex.dropped(change, p, q, seed)["t0"] for seed in range(2000)])
+    spread = change["t0"].abs() * math.sqrt(p * (1 - p) / 2000) / q
+    assert ((drawn.mean(0) - change["t0"] * (1 - p) / q).abs() < 5 * spread).all()
+
+
+def test_every_tensor_has_its_own_q():
+    change, q = random(3), {"t0": 0.3, "t1": 0.9, "t2": 0.05}
+    made = darex.dropped(change, 0.8, q, seed=7)
+    for name in change:
+        kept = darex.mask(name, change.shapes[name], 0.8, 7)
+        assert torch.equal(made[name], change[name] * kept / q[name])
 
 
 def test_rows_are_dropped_whole():
@@ -110,6 +129,33 @@ def test_phi_and_the_bits_that_stay():
     assert darex.phi(0.5) == 0.5 and darex.phi(0.99) == pytest.approx(0.98 / math.log(99))
     assert darex.phi(0.4999999) == pytest.approx(0.5, abs=1e-4)
     assert 16 / darex.kept_bits(0.99) == pytest.approx(66, abs=0.5)
+
+
+def test_the_analytic_q_of_a_layer_is_its_biass_too_and_others_get_the_mean():
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"a.weight": (6, 20), "a.bias": (6,), "b.weight": (4, 6), "norm.weight": (6,)}
+    change = delta({n: 3 * torch.randn(s, generator=generator) for n, s in shapes.items()})
+    inputs = {"a": torch.randn(20, generator=generator), "b": torch.randn(6, generator=generator)}
+    found = analytic(change, inputs, p=0.9, eta=0.7)
+    with_bias = torch.cat([change["a.weight"] * inputs["a"], change["a.bias"][:, None]], dim=1)
+    assert found["a.weight"] == found["a.bias"] == darex.analytic_q(with_bias, 0.9, 0.7)
+    assert found["b.weight"] == darex.analytic_q(change["b.weight"] * inputs["b"], 0.9, 0.7)
+    assert found["norm.weight"] == (found["a.weight"] + found["b.weight"]) / 2
+    assert found["a.weight"] != found["b.weight"]
+
+
+def test_tables_norms_and_heads_are_out_of_scope():
+    net = nn.Module()
+    net.table, net.norm, net.classifier = nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 3)
+    net.blocks = nn.ModuleList(nn.ModuleDict({"mlp": nn.Linear(4, 4)}) for _ in range(2))
+    change = delta(
+        {name: torch.randn_like(p) for name, p in net.named_parameters()},
+        source=SimpleNamespace(anatomy=Anatomy(net)),
+    )
+    names = darex.scope(change)
+    assert names == [f"blocks.{i}.mlp.{part}" for i in range(2) for part in ("bias", "weight")]
+    made = darex.dropped(change, 0.99, names=names)
+    assert torch.equal(made["classifier.weight"], change["classifier.weight"])
 
 
 def test_searches_without_labels_look_at_the_finetuned_models_outputs(full_run):

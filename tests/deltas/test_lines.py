@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -59,6 +61,19 @@ def test_blocks_are_those_of_the_model_whatever_numbers_a_name_has_besides(net, 
         block = int(name.split(".")[1]) if name.startswith("blocks.") else None
         expected = 0.1 if block is None else 0.1 + 0.6 * block / 3
         assert value == pytest.approx(expected), name
+
+
+def test_it_is_the_published_rule_where_a_name_has_one_number():
+    """The first `.l.` of a name is its block; what has none gets alpha, a final norm included."""
+    names = [f"visual.blocks.{i}.{part}.weight" for i in range(12) for part in ("ln", "attn.out")]
+    names += ["visual.patch.weight", "visual.norm.weight", "visual.proj.weight"]
+    stack = SimpleNamespace(name="visual.blocks", blocks=range(12))
+    change = delta({name: torch.randn(3, 2) for name in names})
+    scaled = lines.scaled(change, 0.2, 0.6, anatomy=SimpleNamespace(stacks=[stack]))
+    for name in names:
+        block = next((i for i in range(12) if f".{i}." in name), None)
+        rule = 0.2 if block is None else 0.2 + 0.6 * block / 11
+        assert torch.equal(scaled[name], change[name] * rule), name
 
 
 def test_behind_the_blocks_the_last_factor_by_position(net, change):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -76,6 +79,59 @@ def test_a_learned_soup_of_one_hot_logits_is_that_model(pot):
     made, weights = pot.learned(epochs=0, logits=torch.tensor([[-80.0, 80.0]] * 9))
     assert weights.shape == (9, 2) and weights[:, 1].min() == 1
     assert torch.equal(made[name], pot.members[1][name])
+
+
+def test_a_mixture_is_the_sum_of_models_weighted_by_group():
+    """theta = sum_i alpha_gi theta_i, each group of tensors with coefficients of its own."""
+    changes = [random(seed) for seed in range(3)]
+    base = {name: torch.randn(shape) for name, shape in changes[0].shapes.items()}
+    weights = torch.randn(2, 3).softmax(-1)
+    group = {"t0": 0, "t1": 1, "t2": 1}
+    made = soup.mixed_by(changes, group, weights).added(base)
+    for name in base:
+        models = [base[name].double() + change[name] for change in changes]
+        mean = sum(w * m for w, m in zip(weights[group[name]].double(), models, strict=True))
+        assert (made[name] - mean).abs().max() < 1e-6
+
+
+def test_one_step_of_learning_is_adams_first_along_the_gradient(pot, monkeypatch):
+    """All held-out rows are one batch: each logit moves by the rate against its derivative."""
+    monkeypatch.setattr(pot.bench.run.trainer, "batch_size", 64)
+    group = dict.fromkeys(pot.members[0].shapes, 0)
+
+    def loss(logits: list[float]) -> float:
+        return pot.judge(soup.mixed_by(pot.members, group, torch.tensor([logits]).softmax(-1)))
+
+    slope = loss([1.0, 0.0]) - loss([0.0, 1.0])
+    weights = pot.learned("model", lr=0.05, epochs=1, temperature=False)[1]
+    step = torch.tensor([-0.05, 0.05]) if slope > 0 else torch.tensor([0.05, -0.05])
+    assert torch.allclose(weights[0], step.softmax(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [3, 9])
+def test_the_greedy_recipe_holds_a_few_tensors_however_many_models_there_are(count):
+    import tracemalloc
+
+    import numpy as np
+
+    size, names = 1 << 16, [f"t{i}" for i in range(8)]
+
+    def read(_: str) -> torch.Tensor:
+        return torch.from_numpy(np.ones(size))  # numpy's memory is what is traced
+
+    members = [replace(delta({}), shapes=dict.fromkeys(names, (size,)), read=read)] * count
+    weights = {name: torch.zeros(size) for name in names}
+    base = SimpleNamespace(fingerprint="base", folder="here", weights=weights)
+
+    def score(tensors, split=None) -> float:
+        return -sum(tensors[name].sum().item() for name in tensors)
+
+    pot = soup.Pot(members, base, SimpleNamespace(score=score, better=float.__lt__))
+    tracemalloc.start()
+    assert len(pot.greedy()[0]) == count
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * size * 8
 
 
 def test_learning_moves_the_weights_where_the_held_out_loss_falls(pot):

@@ -1,0 +1,84 @@
+"""Changes for several tasks put into one: their sum, TIES, or what at least two tasks agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ftcli.deltas.compeft import pruned
+from ftcli.deltas.delta import Delta, compose, refuse_mixed, widest
+
+Merger = Literal["sum", "ties", "consensus"]
+DENSITY = 0.2  # of TIES: share of a task's entries that stay
+AGREEING, STRENGTH = (
+    2,
+    0.4,
+)  # of consensus: tasks that need an entry, and how strict their masks are
+
+
+def merged(deltas: Sequence[Delta], merger: Merger = "sum", density: float = DENSITY) -> Delta:
+    """One change for several tasks.
+
+    Args:
+        merger: sum is task arithmetic (arXiv 2212.04089).
+        density: of ties.
+
+    Raises:
+        UserError: the deltas do not belong together.
+    """
+    if merger == "ties":
+        return ties(deltas, density)
+    return consensus(deltas) if merger == "consensus" else compose(deltas)
+
+
+def ties(deltas: Sequence[Delta], density: float = DENSITY) -> Delta:
+    """TIES (arXiv 2306.01708): trim, elect a sign, mean of those that have it.
+
+    Of each task the int(d * density) largest entries stay. Of each entry the sign of the sum over
+    tasks is elected, and the mean is taken over tasks whose entry has that sign; an entry whose
+    sum is 0 has no sign, and is 0.
+
+    Raises:
+        UserError: the deltas do not belong together.
+    """
+    trimmed = [pruned(delta, density) for delta in deltas]
+
+    def mean(parts: Tensor) -> Tensor:
+        agreeing = (parts.sign() == parts.sum(0).sign()) & (parts != 0)
+        return (parts * agreeing).sum(0) / agreeing.sum(0).clamp(min=1)
+
+    return _each(trimmed, mean, f"TIES of {len(deltas)} changes, density {density:g}")
+
+
+def consensus(
+    deltas: Sequence[Delta], agreeing: int = AGREEING, strength: float = STRENGTH
+) -> Delta:
+    """Consensus task arithmetic (arXiv 2405.07813): the sum, of entries that several tasks need.
+
+    Task t needs an entry where |tau_t| >= strength * |tau - tau_t|, tau the sum over all tasks.
+
+    Raises:
+        UserError: the deltas do not belong together.
+    """
+
+    def needed(parts: Tensor) -> Tensor:
+        total = parts.sum(0)
+        masks = parts.abs() >= strength * (total - parts).abs()
+        return total * (masks.sum(0) >= agreeing)
+
+    return _each(deltas, needed, f"consensus of {agreeing} of {len(deltas)} changes")
+
+
+def _each(deltas: Sequence[Delta], merge: Callable[[Tensor], Tensor], said: str) -> Delta:
+    """The delta that a function of the tasks' tensors [N, ...] gives, one name at a time."""
+    refuse_mixed(deltas)
+    return replace(
+        deltas[0],
+        read=lambda name: merge(torch.stack([delta.read(name) for delta in deltas])),
+        said=(said, *(line for delta in deltas for line in delta.said)),
+        dtype=widest(delta.dtype for delta in deltas),
+    )
