@@ -50,16 +50,32 @@ def load_or_write(root: Path, key: str, fill: Callable[[Writer], dict[str, Any]]
         fill: appends to the writer from where it stands and returns what `meta.json` is to hold.
     """
     done = root / key
-    if not (done / DONE).exists():
+    if not is_whole(done):
         root.mkdir(parents=True, exist_ok=True)
         with _lock(root / f"{key}.lock"):
-            if not (done / DONE).exists():
+            if not is_whole(done):
                 shutil.rmtree(done, ignore_errors=True)
                 writer = Writer(root / f"{key}.partial")
                 writer.finish(fill(writer), done)
             # Whoever still waits for the lock, or opens it anew, finds the folder done.
             (root / f"{key}.lock").unlink(missing_ok=True)
     return Tokens(done)
+
+
+def is_whole(done: Path) -> bool:
+    """Whether a folder was finished and its files still have the sizes that they were given."""
+    try:
+        meta = json.loads((done / META).read_text(encoding="utf-8"))
+        items = {"ids": meta["tokens"], "learned": meta["tokens"]}
+        items |= dict.fromkeys(("offsets", "origin_offsets"), meta["documents"] + 1)
+        sizes = {name: (done / f"{name}.bin").stat().st_size for name in ARRAYS}
+        with open(done / "origin_offsets.bin", "rb") as file:
+            file.seek(-8, os.SEEK_END)
+            items["origins"] = int.from_bytes(file.read(), sys.byteorder)
+        wanted = {name: n * np.dtype(ARRAYS[name]).itemsize for name, n in items.items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return (done / DONE).exists() and sizes == wanted
 
 
 class Writer:
@@ -137,12 +153,14 @@ class Writer:
     def _manifest(self) -> dict[str, Any]:
         """How far a killed preparation came; the beginning where there was none."""
         try:
-            return dict(json.loads((self.partial / MANIFEST).read_text()))
-        except (OSError, ValueError):
-            return {
-                "state": {}, "sizes": {}, "chain": "", "tokens": 0, "documents": 0,
-                "origin_bytes": 0,
-            }  # fmt: skip
+            found = dict(json.loads((self.partial / MANIFEST).read_text()))
+            if all(_size(self.partial, name) >= size for name, size in found["sizes"].items()):
+                return found
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # damaged: begin again
+        return {
+            "state": {}, "sizes": {}, "chain": "", "tokens": 0, "documents": 0, "origin_bytes": 0,
+        }  # fmt: skip
 
     def _open(self, name: str, size: int) -> Any:
         """The file, cut to what its manifest vouches for."""
@@ -155,6 +173,10 @@ class Writer:
         for name in ("offsets", "origin_offsets"):
             os.truncate(self.partial / f"{name}.bin", 0)
             self._files[name].write(bytes(8))
+
+
+def _size(folder: Path, name: str) -> int:
+    return (folder / f"{name}.bin").stat().st_size
 
 
 @contextmanager

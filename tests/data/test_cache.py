@@ -130,6 +130,28 @@ def test_packing_and_the_calls_made_before_do_not_matter(tokenizer, write_rows):
     assert one.folder == two.folder
 
 
+@pytest.mark.parametrize("name", ["ids.bin", "offsets.bin", "origins.bin", "meta.json"])
+def test_tokens_that_were_damaged_are_made_again(tokenizer, write_rows, name):
+    path = source(write_rows, 50)
+    whole = files(Data(str(path), on_error="skip").prepare("train", tokenizer).folder)
+    (folder,) = (f for f in cache.folder().iterdir() if f.is_dir())
+    with open(folder / name, "r+b") as file:
+        file.truncate(file.seek(0, 2) // 2)
+    again = Data(str(path), on_error="skip").prepare("train", tokenizer)
+    assert files(again.folder) == whole and len(again) == 50
+
+
+def test_a_part_that_lost_bytes_is_begun_again(tmp_path):
+    document = Document(np.arange(9, dtype=np.int32), np.ones(9, dtype=np.uint8))
+    for _ in range(2):
+        writer = cache.Writer(tmp_path / "x.partial")
+        assert writer.documents == 0
+        writer.append(document, "file:1")
+        writer.commit({})
+        assert cache.Writer(tmp_path / "x.partial").documents == 1
+        (tmp_path / "x.partial" / "ids.bin").write_bytes(b"")
+
+
 def test_an_error_leaves_nothing_that_counts_as_done(tokenizer, write_rows):
     path = source(write_rows, 50)
     with pytest.raises(UserError, match="not valid JSON"):
