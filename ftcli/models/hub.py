@@ -59,10 +59,12 @@ def first(path: str, revision: str | None, load: Callable[[bool], T]) -> T:
     Raises:
         UserError: the folder is not a model, or the hub does not give it.
     """
+    from safetensors import SafetensorError
+
     if is_local(path):
         try:
             return load(True)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise _unreadable(path, error) from error
     try:
         return load(True)
@@ -70,7 +72,7 @@ def first(path: str, revision: str | None, load: Callable[[bool], T]) -> T:
         ask(path, revision)
     try:
         return load(False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(path, error) from error
 
 

@@ -19,6 +19,8 @@ from ftcli.errors import UserError
 
 ASSETS = Path(__file__).parents[2] / "assets" / "media"
 PREFIX = "asset:"
+#: Bytes and times its size that a file in an archive may swell to; pictures and sounds are packed already.
+SWELLS, RATIO = 1 << 26, 20
 
 
 class Source:
@@ -107,6 +109,12 @@ class Source:
             raise UserError(f"{self.path} is no zip file.", where="data.path") from error
         for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
             name = entry.filename
+            if entry.file_size > SWELLS and entry.file_size > RATIO * entry.compress_size:
+                raise UserError(
+                    f"{name} in it swells from {entry.compress_size:,} to {entry.file_size:,} bytes.",
+                    where=str(self.place),
+                    fix="no picture or sound does that: leave it out of the archive",
+                )
             if not name.lower().endswith(self.suffixes):
                 continue
             said = named(name, self.pattern)
