@@ -79,6 +79,15 @@ def load(text: str) -> Any:
     return value
 
 
+def is_value(text: str) -> bool:
+    """Whether a text is one value by the grammar, though perhaps one that cannot be used."""
+    try:
+        load(text)
+    except ValueError as error:
+        return not isinstance(error.__cause__, json.JSONDecodeError)
+    return True
+
+
 def _deep(value: Any) -> bool:
     """Whether containers lie in containers more than `NESTING` times."""
     level = [value]

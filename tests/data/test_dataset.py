@@ -109,6 +109,44 @@ def test_a_malformed_row_in_ten_thousand_is_named(ten_thousand, tokenizer):
     assert "data.on_error=skip" in caught.value.fix
 
 
+def test_every_row_is_accounted_for_by_its_fate(tokenizer, tmp_path, caplog):
+    long, path = "word " * 40, tmp_path / "rows.jsonl"
+    kept = [json.dumps(row) for row in rows(6)]
+    lost = ["{", '{"prompt": "a"}', '{"prompt": "a", "completion": " "}', "[]",
+            json.dumps({"prompt": "a", "completion": long})]  # fmt: skip
+    path.write_text("\n".join([kept[0], *lost, *kept[1:]]), encoding="utf-8")
+    data = Data(str(path), on_error="skip", overlong="drop", max_length=32)
+    tokens = data.prepare("train", tokenizer)
+    why = {"broken": 2, "unfit": 1, "empty": 1, "too long": 1}
+    figures = data.describe(tokenizer)["splits"]["train"]
+    assert figures["left_out"] == why and (figures["read"], figures["used"]) == (11, 6)
+    assert figures["left_out_rows"]["too long"] == [f"{path}:6"]
+    assert [row.partition("  ")[0] for row in figures["left_out_rows"]["broken"]] == [
+        f"{path}:2", f"{path}:5",
+    ]  # fmt: skip
+    assert "11 rows read: 6 used, 5 left out (" in tokens.summary()
+    assert "4 rows skipped" in caplog.text and f"{path}:6" in caplog.text
+
+
+def test_rows_of_the_other_side_of_a_share_are_accounted_for(tokenizer, write_rows):
+    data = Data(str(write_rows([*rows(40), {"prompt": "a"}])), on_error="skip", validation=0.2)
+    train, held = (data.prepare(s, tokenizer).meta for s in ("train", "validation"))
+    assert train["elsewhere"] == held["used"] > 0 and train["used"] + held["used"] == 40
+    assert train["left_out"] == {"unfit": 1} and not held["left_out"]
+    assert train["entries"] == held["entries"] == 41
+
+
+def test_a_preview_tells_of_rows_that_it_passed_over(tokenizer, write_rows, caplog):
+    path = write_rows([*rows(1), {"prompt": "a"}, *rows(2)])
+    assert len(Data(str(path), on_error="skip").sample("train", tokenizer, 3)) == 3
+    assert "4 rows read: 3 used, 1 left out (1 unfit)" in caplog.text
+    with pytest.raises(UserError, match="has no column 'completion'"):
+        Data(str(path)).sample("train", tokenizer, 3)
+    none = write_rows([{**row, "completion": ""} for row in rows(2)], "none.jsonl")
+    with pytest.raises(UserError, match=r"2 left out \(2 empty\)"):
+        Data(str(none), on_error="skip").sample("train", tokenizer, 3)
+
+
 def test_a_malformed_row_is_skipped_counted_and_shown(ten_thousand, tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
         tokens = Data(str(ten_thousand), on_error="skip").prepare("train", tokenizer)

@@ -41,22 +41,30 @@ def _first_character(path: Path) -> str:
 
 
 def _is_one_object(path: Path) -> bool:
-    """Whether the first line is not an object in itself, so that the file must be one object."""
+    """Whether the file is one object that holds rows, or objects line by line.
+
+    Where neither the first line nor the second is a value in itself, and the whole is none either, it
+    is taken for one object: that is refused as a whole, and hides no row.
+    """
     filled = (line for line in lines(path) if line.error or line.text.strip())
     first, second = next(filled), next(filled, None)
+    if strict_json.is_value(first.text):
+        return second is None and _holders(first.text) != []
+    return second is None or _is_value(path) or not strict_json.is_value(second.text)
+
+
+def _holders(text: str) -> list[str] | None:
+    """The keys of an object under which it holds lists of rows; None where it cannot be used."""
     try:
-        value = strict_json.load(first.text)
+        whole = strict_json.load(text)
     except ValueError:
-        return second is None or not second.text.lstrip().startswith("{") or _is_whole(path)
-    return second is None and any(isinstance(value.get(key), list) for key in HOLDERS)
+        return None
+    return [k for k in HOLDERS if isinstance(whole, dict) and isinstance(whole.get(k), list)]
 
 
-def _is_whole(path: Path) -> bool:
-    try:
-        _whole(path)
-    except UserError:
-        return False
-    return True
+def _is_value(path: Path) -> bool:
+    with open_text(path) as (stream, _):
+        return strict_json.is_value(stream.read(LONGEST).decode("utf-8-sig", errors="replace"))
 
 
 def _held(path: Path) -> Iterator[Item]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from unittest import mock
 
 import pytest
 
@@ -123,6 +124,17 @@ def test_an_object_with_a_list_is_not_taken_for_lines(items):
     assert [row.values for row in items("x.json", b'{"data": [\n{"a": 1},\n{"a": 2}\n]}')] == [
         {"a": 1}, {"a": 2},
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ['{"a": 1, "a": 2}', '{"a": "\\ud800"}', '{"a": tru}'])
+def test_an_object_with_a_bad_row_is_refused_as_one(items, row):
+    refused(items, "x.json", f'{{"data": [\n{row},\n{{"a": 3}}\n]}}'.encode(), mock.ANY)
+
+
+def test_lines_are_lines_in_a_json_file_too_though_the_first_is_broken(items):
+    bad, row = items("x.json", b'{"a": \n{"a": 3}\n')
+    assert isinstance(bad, BadRow) and row.values == {"a": 3}
+    assert items("y.json", b'{"a": 1}\n')[0].values == {"a": 1}
 
 
 def test_of_two_lists_of_rows_none_is_chosen(items):
