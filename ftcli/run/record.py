@@ -72,7 +72,7 @@ def _yaml(value: Any) -> str:
 
 def _command() -> str:
     """A shell line that can be pasted, with the folder and variables it depends on as comments."""
-    typed = shlex.join(["ftcli", *sys.argv[1:]])
+    typed = shlex.join(["ftcli", *map(redacted, sys.argv[1:])])
     lines = [typed, f"# in {Path.cwd()}"]
     lines += [f"# {name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
     return redacted("\n".join(lines)) + "\n"

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ftcli.errors import UserError
+from ftcli.redaction import redacted_tree
 from ftcli.run import atomic, disk
 from ftcli.run.rundir import RunDir
 from ftcli.trainer import manifest
@@ -240,7 +241,7 @@ def write(folder: Path, loop: Loop, best: bool) -> None:
     counters["meter"] = loop.meter.state_dict()
     counters["lines"] = run.dir.durable_lines() if run.dir else 0
     counters["is_best"] = best
-    atomic.write_json(folder / "state.json", counters | {"config": run.config})
+    atomic.write_json(folder / "state.json", counters | {"config": redacted_tree(run.config)})
 
 
 def save_weights(folder: Path, run: Run) -> None:

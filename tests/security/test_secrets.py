@@ -1,0 +1,91 @@
+"""Keys and passwords: in the environment, typed, in an address; never in what a run keeps or prints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ftcli import errors
+from ftcli.cli.messages import show_error
+from ftcli.config import compose, load
+from ftcli.redaction import HIDDEN, redacted
+from ftcli.run.record import write_record
+from ftcli.run.report import write_report
+from ftcli.run.rundir import RunDir
+from ftcli.run.train import _same_config
+
+ENVIRONMENT = {
+    "HF_TOKEN": "hf_AbCdEfGhIjKlMnOpQrSt", "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
+    "MLFLOW_TRACKING_PASSWORD": "correct horse battery", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG",
+}  # fmt: skip
+TYPED = {
+    "+logger.mine.api_key": "typed-key-1", "+data.token": "typed-token-2",
+    "+model.auth.password": "typed-word-3", "+logger.mine.url": "https://me:typed-pass-4@host/x",
+}  # fmt: skip
+SECRETS = [*ENVIRONMENT.values(), *(v for v in TYPED.values() if "://" not in v), "typed-pass-4"]
+
+
+@pytest.fixture
+def secrets(monkeypatch):
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+def kept(folder) -> str:
+    """Everything that text files of a folder hold."""
+    files = [
+        f
+        for f in folder.rglob("*")
+        if f.suffix in (".yaml", ".json", ".jsonl", ".txt", ".md", ".log")
+    ]
+    return "\n".join(file.read_text() for file in files)
+
+
+def of(text: str) -> list[str]:
+    return [secret for secret in SECRETS if secret in text]
+
+
+@pytest.mark.usefixtures("secrets")
+def test_a_run_keeps_no_secret(train_tiny, monkeypatch):
+    """A real run whose model revision is, by a slip, a token; and what is written to its log."""
+    token = ENVIRONMENT["HF_TOKEN"]
+    words = [f"{key}='{value}'" for key, value in TYPED.items()]
+    monkeypatch.setattr("sys.argv", ["ftcli", "train", "qlora_llama", *words])
+    folder = train_tiny(
+        "run.name=kept", "eval=none", "trainer.max_steps=1", f"model.revision={token}"
+    )
+    run = RunDir(folder)
+    state = next(folder.glob("checkpoints/step-*/state.json"))
+    assert of(kept(folder)) == [] and HIDDEN in state.read_text()
+    now = load(folder / "config.yaml").config
+    _same_config(json.loads(state.read_text())["config"], now, [], folder)  # it can be resumed
+    run.event("failed", error=f"401 for url https://x/?token={token}")
+    run.note(
+        f"Authorization: {ENVIRONMENT['WANDB_API_KEY']}\npassword={TYPED['+model.auth.password']}"
+    )
+    write_record(run, compose("qlora_llama", words))
+    write_report(run)
+    assert of(kept(folder)) == [] and "asset:llama_mini" in kept(folder)
+
+
+@pytest.mark.usefixtures("secrets")
+def test_a_message_shows_no_secret(capsys):
+    for secret in ENVIRONMENT.values():
+        show_error(errors.UserError(f"{secret} is wrong", where=f"x {secret}", fix=f"not {secret}"))
+    show_error(errors.UserError("url https://me:typed-pass-4@host/x refused"))
+    assert of(capsys.readouterr().err) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model.tokenizer=asset:llama_mini", "max_new_tokens=80", "pad_token: <pad>", "eos_token=</s>",
+        "tokens: 512", "method.r=8 key=value", "the tokenizer has token ids up to 4095", "token: null",
+        "https://host/path", "data.columns.prompt=token", "secretary: Ann", "passwords_file: x",
+    ],
+)  # fmt: skip
+def test_what_is_no_secret_stays(text, monkeypatch):
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    assert redacted(text) == text
