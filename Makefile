@@ -28,6 +28,11 @@ slow: .venv/installed
 fuzz: .venv/installed
 	FTCLI_FUZZ=$(N) $(BIN)/pytest -q -s -m slow tests/fuzz
 
+# Runs of every kind killed N times at random moments: what they leave must not differ by a bit.
+chaos: N = 200
+chaos: .venv/installed
+	$(BIN)/python -m tests.chaos --kills $(N)
+
 lint: .venv/installed
 	$(BIN)/ruff check ftcli tests benchmarks
 	$(BIN)/ruff format --check ftcli tests benchmarks

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,44 +15,7 @@ from ftcli.errors import UserError
 from ftcli.run import atomic, disk
 from ftcli.run.rundir import RunDir
 from ftcli.trainer import checkpoint, manifest
-from ftcli.trainer.checkpoint import Checkpoints
-from ftcli.trainer.meter import Meter
-
-
-class Small:
-    """What a checkpoint asks of a loop, around one small layer."""
-
-    def __init__(self, folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "checkpoints").mkdir(exist_ok=True)
-        self.layer = torch.nn.Linear(8, 8)
-        self.optimizer = torch.optim.AdamW(self.layer.parameters())
-        nothing = SimpleNamespace(state_dict=dict)
-        self.run = SimpleNamespace(
-            dir=RunDir(folder),
-            config={},
-            trained_state=self.layer.state_dict,
-            optimizer=SimpleNamespace(eval_mode=lambda: None, train_mode=lambda: None),
-            method=SimpleNamespace(describe=lambda: {"r": 4}),
-        )
-        self.participants = {"method": nothing}
-        counters = dict.fromkeys(checkpoint.COUNTERS, 0) | {"best": None}
-        self.state = SimpleNamespace(**counters)
-        self.meter, self.fingerprint = Meter(), ""
-        self.accelerator = SimpleNamespace(is_main_process=True)
-        self.checkpoints = Checkpoints(self.run.dir.checkpoints)
-
-    def save(self, step, **options):
-        self.state.step = step
-        self.run.dir.log({"step": step})
-        return self.checkpoints.save(self, **options)
-
-    def names(self):
-        return [path.name for path in self.checkpoints.finished()]
-
-    def events(self):
-        lines = (self.run.dir.path / "events.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+from tests.trainer.small_loop import Small
 
 
 @pytest.fixture(autouse=True)
@@ -246,8 +208,9 @@ def test_a_run_that_could_not_save_does_not_start(small, monkeypatch):
 
 
 def test_checkpoints_that_will_not_all_fit_are_announced_once(tmp_path, monkeypatch, caplog):
-    loop = Small(tmp_path / "run")
-    full(loop, monkeypatch, checkpoint.SMALL_FILES + 40_000)
+    loop = Small(tmp_path / "run", width=256)
+    loop.train()
+    full(loop, monkeypatch, 2_200_000)  # of 0.8 MB a checkpoint; one of them fits
     for step in (1, 2):
         loop.save(step)
     assert caplog.text.count("later checkpoints may be left out") == 1

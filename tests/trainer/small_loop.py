@@ -1,0 +1,58 @@
+"""What a checkpoint asks of a loop, around one small layer."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import torch
+
+from ftcli.run.rundir import RunDir
+from ftcli.trainer import checkpoint
+from ftcli.trainer.checkpoint import Checkpoints
+from ftcli.trainer.meter import Meter
+
+
+class Small:
+    """Saves at the steps it is told.
+
+    Args:
+        width: of the layer; a checkpoint holds 12 bytes times its square once it has been trained.
+    """
+
+    def __init__(self, folder, width=8):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        self.layer = torch.nn.Linear(width, width)
+        self.optimizer = torch.optim.AdamW(self.layer.parameters())
+        nothing = SimpleNamespace(state_dict=dict)
+        self.run = SimpleNamespace(
+            dir=RunDir(folder),
+            config={},
+            trained_state=self.layer.state_dict,
+            optimizer=SimpleNamespace(eval_mode=lambda: None, train_mode=lambda: None),
+            method=SimpleNamespace(describe=lambda: {"r": 4}),
+        )
+        self.participants = {"method": nothing}
+        counters = dict.fromkeys(checkpoint.COUNTERS, 0) | {"best": None}
+        self.state = SimpleNamespace(**counters)
+        self.meter, self.fingerprint = Meter(), ""
+        self.accelerator = SimpleNamespace(is_main_process=True)
+        self.checkpoints = Checkpoints(self.run.dir.checkpoints)
+
+    def save(self, step, **options):
+        self.state.step = step
+        self.run.dir.log({"step": step})
+        return self.checkpoints.save(self, **options)
+
+    def names(self):
+        return [path.name for path in self.checkpoints.finished()]
+
+    def events(self):
+        lines = (self.run.dir.path / "events.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def train(self):
+        """One step, after which the optimizer has its moments."""
+        self.layer(torch.ones(1, self.layer.in_features)).sum().backward()
+        self.optimizer.step()

@@ -1,0 +1,127 @@
+"""A disk that is really full, a folder that may really not be written, a process that is really there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from ftcli.errors import UserError
+from ftcli.run import disk
+from ftcli.run.lock import alone
+from tests.trainer.small_loop import Small
+
+WIDTH = 256  # 0.8 MB a checkpoint
+NOBODY = 65534
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 3 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(words, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(folder: Path, leave: int) -> None:
+    """Write until so many bytes are free."""
+    with open(folder / "other", "ab") as stream:
+        stream.write(bytes(max(0, disk.free(folder) - leave)))
+
+
+@pytest.mark.parametrize("left", [0, 5_000, 100_000, 300_000, 500_000, 780_000])
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_a_disk_that_fills_up(small_disk, left, foreseen, monkeypatch, caplog):
+    """Not foreseen: as if another program had written what was free a moment ago."""
+    loop = Small(small_disk / "run", WIDTH)
+    loop.train()
+    before = loop.save(2)
+    fill(small_disk, left)
+    if not foreseen:
+        monkeypatch.setattr(disk, "require", lambda folder, needed: None)
+    assert loop.save(4, must=False) is None
+    assert "step-000004 was not saved: the disk is full" in caplog.text
+    with pytest.raises(UserError, match="step-000004 was not saved: the disk is full") as caught:
+        loop.save(4)
+    assert "free space, then: ftcli resume" in str(caught.value)
+    names = sorted(path.name for path in loop.checkpoints.folder.iterdir())
+    assert names == ["last", "step-000002"]
+    assert loop.checkpoints.find("last") == before
+    (small_disk / "other").unlink()
+    assert loop.save(6).name == "step-000006" == loop.checkpoints.find("last").name
+
+
+@pytest.fixture
+def as_nobody():
+    """A folder of a user without rights, whom this process then is."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    folder = Path(tempfile.mkdtemp())
+    os.chown(folder, NOBODY, NOBODY)
+    os.seteuid(NOBODY)
+    yield folder
+    os.seteuid(0)
+    shutil.rmtree(folder)
+
+
+def test_a_folder_that_may_not_be_written(as_nobody, caplog):
+    loop = Small(as_nobody / "run")
+    loop.save(2)
+    loop.checkpoints.folder.chmod(0o555)
+    assert loop.save(4, must=False) is None and "no permission for" in caplog.text
+    with pytest.raises(UserError, match="step-000004 was not saved: no permission") as caught:
+        loop.save(4)
+    assert "make it readable and writable, then: ftcli resume" in str(caught.value)
+    loop.checkpoints.folder.chmod(0o755)
+    assert loop.save(6).name == "step-000006"
+    assert loop.names() == ["step-000002", "step-000006"]
+
+
+def test_a_run_in_a_folder_that_may_not_be_written(as_nobody):
+    from ftcli.run.rundir import RunDir
+
+    as_nobody.chmod(0o555)
+    with pytest.raises(UserError, match="the run cannot be written: no permission") as caught:
+        RunDir.create(as_nobody / "runs", "x")
+    assert "run.dir=FOLDER" in str(caught.value)
+
+
+def test_one_process_a_run(tmp_path):
+    """Another one waits, and says so if that takes too long; one that was killed holds nothing."""
+    reader, writer = os.pipe()
+    other = os.fork()
+    if other == 0:
+        with alone(tmp_path):
+            os.write(writer, b"x")
+            time.sleep(60)
+        os._exit(0)
+    os.read(reader, 1)
+    with pytest.raises(UserError, match="another process trains this run") as caught:
+        with alone(tmp_path, patience=0.2):
+            pass
+    assert f"touch {tmp_path}/STOP" in str(caught.value)
+    os.kill(other, 9)
+    os.waitpid(other, 0)
+    with alone(tmp_path, patience=0.2), alone(tmp_path, patience=0.0):
+        pass
+
+
+def test_a_run_killed_before_its_report_gets_it(train_tiny):
+    from ftcli.run.train import resume
+
+    run = train_tiny("~eval", "method.r=2", "run.name=unreported")
+    with pytest.raises(UserError, match="is finished"):
+        resume(run)
+    (run / "report.md").unlink()
+    (run / ".report.md.x1").touch()
+    assert resume(run)["status"] == "finished"
+    assert (run / "report.md").exists() and not (run / ".report.md.x1").exists()
