@@ -208,11 +208,11 @@ def _commanded(file: DataFile, path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             assert status == 0, shown
         if file.refusal:
             assert status == 2, shown
-        words = "".join(shown.split())
+        joined = "".join(shown.split())
         if verb == "check" and not status:
-            assert "rowsread:" in words, shown
+            assert "rowsread:" in joined, shown
         if status:
-            assert file.name in words and "→" in shown, shown
+            assert file.name in joined and "→" in shown, shown
 
 
 def _is_a_message(error: UserError, path: Path) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ftcli.data.paths import leads_nowhere, plain, readable, unreadable, walk
 from ftcli.data.readers import can_read, read, readers
 from ftcli.data.rows import Item
 from ftcli.errors import UserError
@@ -62,7 +61,7 @@ class Files:
 
     def rows(self) -> Iterator[Item]:
         for path in self.paths:
-            with _readable(path):
+            with readable(path):
                 yield from read(path, self.unit)
 
     @cached_property
@@ -70,7 +69,7 @@ class Files:
         digest = hashlib.blake2b(digest_size=16)
         for path in self.paths:
             digest.update("".join(path.suffixes).encode())
-            with _readable(path), open(path, "rb") as stream:
+            with readable(path), open(path, "rb") as stream:
                 while block := stream.read(BLOCK):
                     digest.update(block)
         return digest.hexdigest()
@@ -113,7 +112,7 @@ def find(path: str, split: str = "train", unit: str = "file", title: str | None 
     try:
         return _find(path, split, unit, title)
     except (OSError, RuntimeError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _find(path: str, split: str, unit: str, title: str | None) -> Files:
@@ -125,11 +124,11 @@ def _find(path: str, split: str, unit: str, title: str | None) -> Files:
                 where="data",
                 fix="give the path of the other file instead",
             )
-        return Files([_plain(local)], path, unit, title)
+        return Files([plain(local)], path, unit, title)
     found = (
         walk(local) if local.is_dir() else sorted(map(Path, glob.glob(str(local), recursive=True)))
     )
-    found = [_plain(p) for p in found or [local] if p.is_file() or _leads_nowhere(p)]
+    found = [plain(p) for p in found or [local] if p.is_file() or leads_nowhere(p)]
     if not found:
         raise _missing(path, local)
     known = [p for p in found if can_read(p)]
@@ -144,78 +143,11 @@ def _find(path: str, split: str, unit: str, title: str | None) -> Files:
     return Files(chosen, path, unit, title, [] if title else rest)
 
 
-def walk(folder: Path) -> list[Path]:
-    """All files below a folder whose names do not begin with a dot; each folder once, in spite of links.
-
-    Raises:
-        OSError: a folder below may not be read.
-    """
-    found: list[Path] = []
-    seen: set[str] = set()
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=_stop):
-        if os.path.realpath(root) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(root))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root) / name for name in names if not name.startswith(".")]
-    return sorted(found)
-
-
-def _stop(error: OSError) -> None:
-    raise error
-
-
-def _leads_nowhere(path: Path) -> bool:
-    """False for what is there.
-
-    Raises:
-        UserError: it is the name of a data file, and a link to something that is not there.
-    """
-    if path.is_symlink() and not path.exists() and can_read(path):
-        raise UserError(
-            f"{path} is a link that leads nowhere.",
-            where="data.path",
-            fix=f"remove the link, or fetch what it points to: {os.readlink(path)}",
-        )
-    return False
-
-
-def _plain(path: Path) -> Path:
-    """The path itself, where its name can be written down as text."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"the name of the file {ascii(str(path))} is not UTF-8.",
-            where="data.path",
-            fix="rename the file",
-        ) from error
-    return path
-
-
 def _looks_left_out(path: Path) -> bool:
     """Whether a file that is not read seems to hold rows, and of no split."""
     if any(_named(path, split) for split in WELL_KNOWN) and can_read(path):
         return False
     return can_read(path) or path.suffix.lower() in UNREAD
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn what the system refuses, in the middle of a file too, into one message."""
-    try:
-        yield
-    except OSError as error:
-        raise _unreadable(str(path), error) from error
-
-
-def _unreadable(path: str, error: Exception) -> UserError:
-    why = getattr(error, "strerror", None) or error
-    place = getattr(error, "filename", None) or path
-    return UserError(
-        f"cannot be read: {why}.", where=str(place)[:300], fix="check path and permissions: ls -ld"
-    )
 
 
 def _of_split(found: list[Path], split: str, path: str) -> list[Path]:

@@ -1,0 +1,79 @@
+"""Paths of data files: links, folders and names as they may be found, and what the system refuses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ftcli.data.readers import can_read
+from ftcli.errors import UserError
+
+
+def walk(folder: Path) -> list[Path]:
+    """All files below a folder whose names do not begin with a dot; each folder once, in spite of links.
+
+    Raises:
+        OSError: a folder below may not be read.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=_stop):
+        if os.path.realpath(root) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(root))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(root) / name for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def _stop(error: OSError) -> None:
+    raise error
+
+
+def leads_nowhere(path: Path) -> bool:
+    """False for what is there.
+
+    Raises:
+        UserError: it is the name of a data file, and a link to something that is not there.
+    """
+    if path.is_symlink() and not path.exists() and can_read(path):
+        raise UserError(
+            f"{path} is a link that leads nowhere.",
+            where="data.path",
+            fix=f"remove the link, or fetch what it points to: {os.readlink(path)}",
+        )
+    return False
+
+
+def plain(path: Path) -> Path:
+    """The path itself, where its name can be written down as text."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the name of the file {ascii(str(path))} is not UTF-8.",
+            where="data.path",
+            fix="rename the file",
+        ) from error
+    return path
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the system refuses, in the middle of a file too, into one message."""
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(str(path), error) from error
+
+
+def unreadable(path: str, error: Exception) -> UserError:
+    """The message of a path that the system refuses."""
+    why = getattr(error, "strerror", None) or error
+    place = getattr(error, "filename", None) or path
+    return UserError(
+        f"cannot be read: {why}.", where=str(place)[:300], fix="check path and permissions: ls -ld"
+    )
