@@ -31,7 +31,14 @@ def diff(
     delta = opened.delta
     size = storage.save(delta, to, dtype, force=force, at=opened.places, base=opened.base)
     figures = {"tensors": len(delta), "entries": delta.entries, "norm": delta.norm()}
+    figures["entries changed by rounding"] = _rounded(delta, storage.load(to), opened.base)
     return Report(to, size, figures, f"ftcli delta apply {to} --to FOLDER")
+
+
+def _rounded(delta: Delta, saved: Delta, base: Artefact) -> int:
+    """Finetuned values that base plus saved change does not give back to the bit."""
+    trained, again = delta.apply(base), saved.apply(base)
+    return sum(int((trained[name] != again[name]).sum()) for name in delta)
 
 
 def apply(

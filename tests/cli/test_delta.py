@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from ftcli.cli.app import run
 
@@ -36,7 +37,7 @@ def loss(capsys, folder: Path) -> float:
 
 def test_a_compressed_adapter_comes_back_as_a_run(lora, tmp_path, capsys):
     made = call(capsys, "delta", "compress", lora, "--to", tmp_path / "small", "--density", "0.2")
-    assert made["figures"]["times smaller than 16 bit"] > 8
+    assert made["figures"]["times smaller than 16 bit"] > 16
     assert made["bytes"] == (tmp_path / "small" / "delta.ternary").stat().st_size
     call(capsys, "delta", "apply", tmp_path / "small", "--to", tmp_path / "back")
     assert (tmp_path / "back" / "adapter" / "adapter_model.safetensors").exists()
@@ -47,21 +48,36 @@ def test_a_compressed_adapter_comes_back_as_a_run(lora, tmp_path, capsys):
 
 
 def test_a_saved_delta_applied_is_the_run(full, tmp_path, capsys):
-    call(capsys, "delta", "diff", full, "--to", tmp_path / "delta")
+    made = call(capsys, "delta", "diff", full, "--to", tmp_path / "delta")
+    assert made["figures"]["entries changed by rounding"] < 0.05 * made["figures"]["entries"]
     call(capsys, "delta", "apply", tmp_path / "delta", "--to", tmp_path / "again")
+    again, trained = (
+        load_file(path / "model" / "model.safetensors") for path in (tmp_path / "again", full)
+    )
+    assert max((again[n] - trained[n]).abs().max().item() for n in trained) < 1e-8
     assert loss(capsys, tmp_path / "again") == pytest.approx(loss(capsys, full), abs=1e-6)
-    model = full / "model"
+
+
+def test_a_delta_in_float64_goes_there_and_back_to_the_bit(full, tmp_path, capsys):
+    to = ("--to", tmp_path / "delta")
+    made = call(capsys, "delta", "diff", full, "--dtype", "float64", *to)
+    assert made["figures"]["entries changed by rounding"] == 0
     made = call(
-        capsys, "delta", "apply", tmp_path / "delta", "--revert", "--base", model,
+        capsys, "delta", "apply", tmp_path / "delta", "--revert", "--base", full / "model",
         "--to", tmp_path / "base",
     )  # fmt: skip
-    assert "the base to the bit" in made["figures"]
+    assert made["figures"]["the base to the bit"] is True
 
 
 def test_prune_and_scale_write_runs(full, lora, tmp_path, capsys):
     call(capsys, "delta", "prune", full, "--p", "0.5", "--to", tmp_path / "pruned")
     call(capsys, "delta", "scale", lora, "--gamma", "0.5", "--to", tmp_path / "scaled")
-    for name in ("pruned", "scaled"):
+    made = call(
+        capsys, "delta", "scale", full, full, "--merge", "ties", "--density", "0.5", "--beta", "0.4",
+        "--to", tmp_path / "merged",
+    )  # fmt: skip
+    assert made["figures"]["changes"] == 2 and made["figures"]["alpha"] > 0.5
+    for name in ("pruned", "scaled", "merged"):
         assert loss(capsys, tmp_path / name) > 0
         assert json.loads((tmp_path / name / "delta.json").read_text())["said"]
 

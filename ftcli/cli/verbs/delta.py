@@ -42,7 +42,7 @@ def delta() -> None:
 def diff(
     source: Source, to: To, base: Base = None, product: Product = False,
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the file.")
+        Literal["float32", "float64", "bfloat16", "float16"], typer.Option(help="Of the file.")
     ] = "float32",
     force: Force = False, as_json: Json = False,
 ) -> None:  # fmt: skip
