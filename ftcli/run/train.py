@@ -74,8 +74,9 @@ def again(run_dir: RunDir) -> dict[str, Any]:
     """Begin once more with a run that ended before its first checkpoint."""
     from ftcli.config import load
 
-    run_dir.rewind(0)
-    run_dir.event("restart")
+    if run_dir.metrics():
+        run_dir.event("restart")
+        run_dir.rewind(0)
     return fit(Run(load(run_dir.path / "config.yaml").config, run_dir), None)
 
 

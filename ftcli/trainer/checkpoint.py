@@ -11,24 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from ftcli.errors import UserError
-from ftcli.redaction import redacted_tree
 from ftcli.run import atomic, disk
 from ftcli.run.rundir import RunDir
 from ftcli.trainer import manifest
-from ftcli.trainer.generators import random_state, set_random_state
+from ftcli.trainer.contents import WEIGHTS, load_weights, restore, save_weights, write
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
     from ftcli.trainer.loop import Loop
 
+__all__ = ["WEIGHTS", "Checkpoints", "load_weights", "opened", "restore", "save_weights", "write"]
 logger = logging.getLogger("ftcli")
-WEIGHTS = ("adapter.safetensors", "adapter_config.json")  # what is read to use what was trained
 LATER = ".later-"  # checkpoints of steps that a resumed run takes again
 SMALL_FILES = 1 << 20  # bytes besides tensors: configuration, counters, random generators
-COUNTERS = ("step", "epoch", "batch", "tokens", "supervised", "best")
 
 
 class Checkpoints:
@@ -225,56 +221,6 @@ def opened(loop: Loop, keep: int, resume: Path | None = None) -> Checkpoints | N
     return made
 
 
-def write(folder: Path, loop: Loop, best: bool) -> None:
-    """Fill a folder with the state of the loop."""
-    run, state = loop.run, loop.state
-    run.optimizer.eval_mode()  # what is judged and loaded later; the optimizer keeps the other one
-    save_weights(folder, run)
-    run.optimizer.train_mode()
-    _save(loop.optimizer.state_dict(), folder / "optimizer.pt")
-    saved = {name: part.state_dict() for name, part in loop.participants.items()}
-    _save({name: s for name, s in saved.items() if s}, folder / "participants.pt")
-    _save(random_state(), folder / "rng.pt")
-    position = {"epoch": state.epoch, "batch": state.batch, "fingerprint": loop.fingerprint}
-    atomic.write_json(folder / "loader.json", position)
-    counters = {name: getattr(state, name) for name in COUNTERS}
-    counters["meter"] = loop.meter.state_dict()
-    counters["lines"] = run.dir.durable_lines() if run.dir else 0
-    counters["is_best"] = best
-    atomic.write_json(folder / "state.json", counters | {"config": redacted_tree(run.config)})
-
-
-def save_weights(folder: Path, run: Run) -> None:
-    """What the method trains, as safetensors; and how to read it."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in run.trained_state().items()}
-    save_file(tensors, folder / "adapter.safetensors", metadata={"format": "pt"})
-    atomic.write_json(folder / "adapter_config.json", run.method.describe())
-
-
-def load_weights(folder: Path, run: Run) -> None:
-    """Put the weights of a checkpoint into the run's model."""
-    run.method.load_state(run.model, load_file(folder / "adapter.safetensors"))
-
-
-def restore(folder: Path, loop: Loop) -> None:
-    """Bring the loop to the moment of a checkpoint."""
-    load_weights(folder, loop.run)
-    loop.optimizer.load_state_dict(_load(folder / "optimizer.pt"))
-    for name, saved in _load(folder / "participants.pt").items():
-        loop.participants[name].load_state_dict(saved)
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    for name in COUNTERS:
-        setattr(loop.state, name, state[name])
-    loop.meter.load_state_dict(state["meter"])
-    set_random_state(_load(folder / "rng.pt"))
-
-
-def _save(value: Any, path: Path) -> None:
-    """To a stream of Python's, whose errors say what the system said."""
-    with open(path, "wb") as stream:
-        torch.save(value, stream)
-
-
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
     """All tensors in nested containers."""
     if isinstance(value, torch.Tensor):
@@ -289,7 +235,3 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
-
-
-def _load(path: Path) -> dict[str, Any]:
-    return torch.load(path, map_location="cpu", weights_only=True)

@@ -98,14 +98,14 @@ class Faulty:
         import torch
 
         from ftcli.run.rundir import RunDir
-        from ftcli.trainer import checkpoint
+        from ftcli.trainer import contents
 
         self._point(os, "replace")
         self._point(os, "rename")
         self._point(os, "fsync")
         self._point(shutil, "rmtree", _half_removed)
         self._point(torch, "save", _half_saved)
-        self._point(checkpoint, "save_file", _half_tensors)
+        self._point(contents, "save_file", _half_tensors)
         self._point(RunDir, "_append", _half_line)
         self._follow()
         if self.fault is None or not self.fault.pictures:

@@ -17,7 +17,7 @@ from ftcli.deltas.artefact import Artefact
 from ftcli.errors import UserError
 from ftcli.models import hub
 from ftcli.models.causal_lm import CausalLM
-from ftcli.trainer import checkpoint
+from ftcli.trainer import contents
 
 
 class Bomb:
@@ -55,7 +55,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(attack, name, saved):
     else:
         file.write_bytes(pickle.dumps({"state": Bomb(attack.shell)}))
     with pytest.raises((pickle.UnpicklingError, RuntimeError, UserError)):
-        checkpoint._load(file)
+        contents._load(file)
     assert not attack.won
     with contextlib.suppress(RuntimeError, TypeError, AttributeError):
         torch.load(file, weights_only=False)

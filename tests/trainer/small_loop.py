@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 
 from ftcli.run.rundir import RunDir
-from ftcli.trainer import checkpoint
+from ftcli.trainer import contents
 from ftcli.trainer.checkpoint import Checkpoints
 from ftcli.trainer.meter import Meter
 
@@ -34,7 +34,7 @@ class Small:
             method=SimpleNamespace(describe=lambda: {"r": 4}),
         )
         self.participants = {"method": nothing}
-        counters = dict.fromkeys(checkpoint.COUNTERS, 0) | {"best": None}
+        counters = dict.fromkeys(contents.COUNTERS, 0) | {"best": None}
         self.state = SimpleNamespace(**counters)
         self.meter, self.fingerprint = Meter(), ""
         self.accelerator = SimpleNamespace(is_main_process=True)
