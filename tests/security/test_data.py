@@ -63,7 +63,8 @@ def test_a_zip_stays_in_memory(attack):
     assert not os.path.exists("/tmp/ftcli_out.png")
 
 
-def test_a_zip_that_swells_is_refused():
+def test_a_zip_that_swells_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with zipfile.ZipFile("pictures.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("a/b.png", "w", force_zip64=True) as file:
             for _ in range(65):
