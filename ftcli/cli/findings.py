@@ -9,6 +9,11 @@ if TYPE_CHECKING:
 
 MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
 INDENT = 12
+#: What explains the settings that a failed finding without a way out is about.
+WHERE = {
+    "config": "ftcli schema", "model": "ftcli schema model", "targets": "ftcli schema method",
+    "data": "ftcli schema data", "memory": "ftcli plan JOB",
+}  # fmt: skip
 
 
 def show(finding: Finding) -> None:
@@ -21,6 +26,7 @@ def show(finding: Finding) -> None:
     mark, style = MARKS[finding.status]
     line = Text(f"{mark} ", style=style).append(f"{finding.name:<10}", style="bold")
     console().print(line.append(printable(finding.text), style="default"))
-    for index, fix in enumerate((finding.fix or "").splitlines()):
+    fixes = finding.fix or (WHERE.get(finding.name, "ftcli doctor") if mark == "✗" else "")
+    for index, fix in enumerate(fixes.splitlines()):
         arrow = " " if index else "→"
         console().print(Text(f"{' ' * INDENT}{arrow} {printable(fix.strip())}", style="green"))

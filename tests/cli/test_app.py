@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -30,6 +31,37 @@ def test_the_help_page_imports_nothing_heavy_and_no_verb():
         "or m.startswith('ftcli.cli.verbs.')])"
     )
     assert in_process(code).splitlines()[-1] == "[]"
+
+
+def imported(*lines: tuple[str, ...]) -> list[set[str]]:
+    """Top-level packages that are loaded after each command line, all run in one fresh process."""
+    code = (
+        "import contextlib, io, json, sys\n"
+        "from ftcli.cli.app import run\n"
+        f"for words in {lines!r}:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()):\n"
+        "        run(words)\n"
+        "    print(json.dumps(sorted({m.partition('.')[0] for m in sys.modules})))\n"
+    )
+    return [set(json.loads(line)) for line in in_process(code).splitlines()]
+
+
+def test_a_verb_imports_what_it_needs_and_no_more():
+    """What reads configurations needs no torch; what looks ahead needs no data sets and no pictures."""
+    small = ("data.limit=8", "data.validation=null", "data.test=null", "eval=none")
+    reading, mistaken, planned, checked = imported(
+        ("show", "qlora_llama"),
+        ("train", "qlora_llama", "method=nope"),
+        ("plan", "qlora_llama", *small),
+        ("check", "qlora_llama", *small),
+    )
+    heavy = {"torch", "transformers", "datasets", "peft", "numpy", "matplotlib", "accelerate"}
+    assert "hydra" in reading and reading & heavy == set() and mistaken & heavy == set()
+    unused = {
+        "datasets", "matplotlib", "pyarrow", "pandas", "bitsandbytes", "sacrebleu", "rouge_score",
+        "diffusers", "tensorboard", "wandb", "mlflow", "gradio", "optuna", "sklearn", "trl", "flwr",
+    }  # fmt: skip
+    assert "torch" in planned and (planned | checked) & unused == set()
 
 
 def test_the_help_page_takes_less_than_three_tenths_of_a_second():

@@ -22,7 +22,7 @@ BARE = {
     "a function of ftcli that writes": {
         "_target_": "ftcli.run.atomic.write_text", "path": "{marker}", "text": "x",
     },
-    "a class of ftcli's machinery": {"_target_": "ftcli.run.trial.Path", "path": "{marker}"},
+    "a class of ftcli's machinery": {"_target_": "ftcli.run.rundir.RunDir", "path": "{marker}"},
     "a class that a room imports": {"_target_": "ftcli.methods.reexports.Popen",
                                     "args": ["touch", "{marker}"]},
     "a function that a room imports": {"_target_": "ftcli.methods.reexports.system",
