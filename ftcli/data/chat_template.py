@@ -60,7 +60,7 @@ class ChatTemplate:
         """
         said = [m for m in messages if m["role"] == "assistant"]
         if not said:
-            raise Unusable("has no assistant turn: nothing to learn.", "no labels")
+            raise Unusable("has no assistant turn: nothing to learn.")
         if not any(_says_something(turn) for turn in said):
             raise Unusable("has only empty assistant turns: nothing to learn.", "empty")
         if self.marked:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftcli.data.accounting import SHOWN
 from ftcli.data.tokens import Tokens
 
-SKIPPED = ("broken", "unfit", "empty", "no labels")  # reasons for which a row gives no example
+SKIPPED = ("broken", "unfit", "empty")  # reasons for which a row gives no example
 
 
 def statistics(tokens: Tokens) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def warnings(meta: dict[str, Any], split: str) -> list[str]:
     if meta["skipped"]:
         count = meta["skipped"]
         named = meta["left_out_rows"]
-        shown = "; ".join(row for why in SKIPPED for row in named.get(why, ()))
+        shown = "; ".join([row for why in SKIPPED for row in named.get(why, ())][:SHOWN])
         found.append(f"{split}: {count:,} row{'s' * (count > 1)} skipped. First: {shown}")
     if meta["dropped"]:
         named = meta["left_out_rows"].get("too long", [])

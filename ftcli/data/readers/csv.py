@@ -53,7 +53,7 @@ def _header(records: Iterator[list[str]], path: Path, broken: list[str]) -> list
     place, fix = f"{path}:1", "the first line names the columns, as in: prompt,completion"
     header: list[str] = []
     try:
-        while not header:  # blank lines before it
+        while not any(header):  # blank lines before it
             header = [name.strip() for name in next(records)]
     except StopIteration as error:
         raise UserError("the file is empty; expected a header line.", str(path), fix) from error

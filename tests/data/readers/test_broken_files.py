@@ -202,7 +202,8 @@ def test_blank_files_have_no_rows(items):
     for name in ("x.jsonl", "x.json", "x.txt", "x.jsonl.gz"):
         blank = b"\n \r\n\t\n" * 2_000
         assert items(name, gzip.compress(blank) if name.endswith(".gz") else blank) == []
-    assert "empty" in refused(items, "x.csv", b"").what
+    for blank in (b"", b"\n\n", b" \t\n" * 9, b",,\n"):
+        assert "empty" in refused(items, "x.csv", blank).what
 
 
 def test_depth_is_counted_in_levels_not_in_brackets():
