@@ -123,13 +123,16 @@ class Checkpoints:
             UserError: there is none of that name, or it is damaged; the message names those there are.
         """
         whole = self.finished()
-        chosen = whole[-1] if name == "last" and whole else (self.folder / name).resolve()
-        if chosen.name not in [path.name for path in whole] or not chosen.is_dir():
+        meant = whole[-1] if name == "last" and whole else self.folder / name
+        chosen = next((path for path in whole if path.resolve() == meant.resolve()), None)
+        if chosen is None:
             names = ", ".join(path.name for path in whole) or "none"
             raise UserError(
                 f"there is no checkpoint '{name}'; there is: {names}.",
                 where=str(self.folder),
-                fix=f"--checkpoint {whole[-1].name}" if whole else self._again,
+                fix=f"--checkpoint {whole[-1].name}"
+                if whole
+                else f"ftcli resume {self.run_dir.path}",
             )
         wrong = manifest.damage(chosen, only)
         if wrong is None:

@@ -89,6 +89,18 @@ def test_a_damaged_list_is_damage(small, text):
         small.checkpoints.find("step-000004")
 
 
+def test_a_checkpoint_of_another_run_is_none_of_this_one(small, tmp_path):
+    other = Small(tmp_path / "other")
+    other.save(4)
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        small.checkpoints.find(str(other.checkpoints.folder / "step-000004"))
+
+
+def test_where_there_is_none_the_run_begins_with_resume(tmp_path):
+    with pytest.raises(UserError, match=f"(?s)there is: none.*ftcli resume {tmp_path}/run"):
+        Small(tmp_path / "run").checkpoints.find("last")
+
+
 def test_where_nothing_is_whole_the_run_can_be_repeated(small):
     for name in small.names():
         flip(small.run.dir.checkpoints / name / "optimizer.pt")
