@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ftcli.config.classpath import LIBRARIES, ClassPath, NotAllowed, fetch
 from ftcli.errors import Problems, UserError
 from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
-from ftcli.methods.targets import ALL_LINEAR, unmatched
+from ftcli.methods.targets import ALL_LINEAR, refuse_patterns, unmatched
 from ftcli.models.heads import new_modules
 
 ADAPTER = "default"
@@ -62,6 +62,7 @@ class Peft(Method):
         from peft import get_peft_model
 
         config = self._for_model(self.config(), model)
+        refuse_patterns(config)
         if self.targets_strict:
             Problems.raise_if_any(unmatched(config, model))
         quantised = quantised_weights(model)

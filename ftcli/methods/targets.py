@@ -19,6 +19,26 @@ LISTS = ("target_modules", "feedforward_modules", "modules_to_save", "exclude_mo
 PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
+def refuse_patterns(config: Any) -> None:
+    """Refuse what is meant as a pattern and is none; PEFT would end in an error of `re`.
+
+    Raises:
+        UserError: names the option and what is wrong with its pattern.
+    """
+    texts = [(key, getattr(config, key, None)) for key in LISTS]
+    found = [(key, text) for key, text in texts if isinstance(text, str)]
+    found += [(key, p) for key in PATTERNS for p in getattr(config, key, None) or ()]
+    for key, pattern in found:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(
+                f"{pattern!r} is no pattern: {error}.",
+                where=f"method.{key}",
+                fix=f"method.{key}=[q_proj,v_proj] names modules; text is a regular expression",
+            ) from error
+
+
 def unmatched(config: Any, model: nn.Module) -> list[UserError]:
     """One problem for each name of a PEFT configuration that matches no module of the model."""
     names = [name for name, _ in model.named_modules() if name]

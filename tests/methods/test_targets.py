@@ -73,3 +73,9 @@ def test_what_matches_is_let_through(folder):
 def test_not_strict_trains_what_does_match(folder):
     model = Peft(target_modules=["q_porj", "v_proj"], targets_strict=False).prepare(load(folder))
     assert len(trainable(model)) == 4 and all("v_proj" in name for name in trainable(model))
+
+
+@pytest.mark.parametrize("options", [{"target_modules": "["}, {"rank_pattern": {"(": 4}}])
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_pattern_that_is_none_is_named(folder, options, strict):
+    assert "is no pattern" in problem(folder, targets_strict=strict, **options)
