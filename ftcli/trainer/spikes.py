@@ -9,10 +9,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from ftcli.errors import UserError
 from ftcli.trainer.participant import Participant, State
 from ftcli.trainer.undo import restore, step_of
 
 if TYPE_CHECKING:
+    from ftcli.run.run import Run
     from ftcli.trainer.checkpoint import Checkpoints
     from ftcli.trainer.loop import Loop
     from ftcli.trainer.trainer import Trainer
@@ -33,6 +35,19 @@ class Spikes(Participant):
         self.logged = 0  # step of the last log
         self.spike: dict[str, float] | None = None  # what the last log says, if it is one
         self._healthy = 0  # step of the log before
+
+    def setup(self, run: Run) -> None:
+        """Refuse what would be ignored.
+
+        Raises:
+            UserError: a pipeline arranges the steps, and knows no way back.
+        """
+        if self.trainer.on_spike == "rollback" and run.pipeline is not None:
+            raise UserError(
+                "rounds are not rolled back.",
+                where="trainer.on_spike",
+                fix="trainer.on_spike=ignore",
+            )
 
     def on_log(self, state: State, metrics: Mapping[str, Any]) -> None:
         """Compare the loss of a line with those of the lines before.

@@ -14,7 +14,7 @@ from ftcli.run.dry_run import longest
 from ftcli.run.run import Run
 
 SMALL = (
-    "data.limit=64", "data.validation=0.1", "data.test=null", "trainer.max_steps=200", "method.r=4",
+    "data.limit=64", "data.validation=0.1", "trainer.max_steps=200", "method.r=4",
     "trainer.batch_size=4", "eval.generation.limit=2", "eval.generation.max_new_tokens=4",
     "~eval.slots",
 )  # fmt: skip

@@ -38,6 +38,7 @@ KINDS = {
         "model.quantization=none", "method=lora", "method.r=4", "optimizer=mezo", "optimizer.copies=0",
     ),
 }  # fmt: skip
+FAST = {"plain", "search"}
 CLOCK = {"time", "tok_s", "mem_gb"}
 
 
@@ -104,7 +105,7 @@ def assert_same(one: Path, other: Path, *more):
     assert figures(one, *more) == figures(other, *more)
 
 
-@pytest.mark.parametrize("how", ["loss", "gradient"])
+@pytest.mark.parametrize("how", [pytest.param("loss", marks=pytest.mark.slow), "gradient"])
 def test_stopping_names_the_step_and_the_rows_and_keeps_the_batch(how, tmp_path, monkeypatch):
     bad = order(tmp_path)[2]
     poison(monkeypatch, lambda rows: rows == set(bad), how)
@@ -176,7 +177,9 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     assert [p.name for p in Checkpoints(run / "checkpoints").finished()] == ["step-000001"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[] if k in FAST else [pytest.mark.slow]) for k in KINDS]
+)
 def test_a_skipped_step_is_as_if_its_batch_had_not_been(kind, tmp_path, monkeypatch):
     """Weights, optimizer, participants and figures, to the bit."""
     words = (*KINDS[kind], "trainer.on_nonfinite=skip")
@@ -231,3 +234,46 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
     run = next(p for p in (tmp_path / "runs/qlora_llama").iterdir() if not p.is_symlink())
     assert len(list((run / "nonfinite").iterdir())) == 4
     assert [p.name for p in Checkpoints(run / "checkpoints").finished()] == ["step-000001"]
+
+
+ONE_RANK = """
+import os, sys
+import torch
+from ftcli.objectives.causal_lm import CausalLM
+from ftcli.run import launch
+
+original, bad = CausalLM.__call__, set(map(int, sys.argv[2].split(",")))
+
+def call(self, model, batch):
+    losses = original(self, model, batch)
+    if os.environ["RANK"] == "1" and model.training and set(batch["rows"]) == bad:
+        losses.values.register_hook(lambda gradient: gradient * float("nan"))
+    return losses
+
+CausalLM.__call__ = call
+launch._rank(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_ranks_agree_to_skip_what_only_one_of_them_sees(tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    from ftcli.run.run import new_directory
+
+    words = (*KINDS["plain"], "trainer.on_nonfinite=skip", "model.quantization=none", "method=lora")
+    plan = order(tmp_path, *words)
+    bad = plan[3]  # the second batch of the second rank
+    run = new_directory(job(tmp_path, *words)).path
+    (tmp_path / "ranks.py").write_text(ONE_RANK)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(tmp_path / "ranks.py"), str(run), ",".join(map(str, bad))]
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+    assert [row["skipped"] for row in RunDir(run).metrics()] == [0, 1, 1, 1]
+    (folder,) = (run / "nonfinite").iterdir()
+    lines = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines if line["rank"] == 1] == bad
+    assert {line["rank"] for line in lines} == {0, 1}
+    assert RunDir(run).result()["step"] == 4

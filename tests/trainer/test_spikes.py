@@ -78,7 +78,7 @@ def test_a_rollback_is_as_if_the_batches_since_the_checkpoint_had_not_been(spiky
     assert same((a, b), (c, d)) and figures(rolled) == figures(plain)
 
 
-@pytest.mark.parametrize("step", [9, 12])
+@pytest.mark.parametrize("step", [9, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_run_that_died_before_or_after_the_rollback_ends_the_same(
     step, spiky, tmp_path, monkeypatch
 ):
@@ -89,6 +89,7 @@ def test_a_run_that_died_before_or_after_the_rollback_ends_the_same(
     assert_same(rolled, again)
 
 
+@pytest.mark.slow
 def test_rollbacks_are_bounded_and_then_spikes_are_only_noted(spiky, tmp_path, monkeypatch):
     _, _, plan = spiky
     raise_loss(monkeypatch, plan[10:14])

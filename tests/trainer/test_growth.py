@@ -1,0 +1,67 @@
+"""A long run takes no more memory than a short one."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from ftcli.run.run import Run
+from ftcli.run.rundir import RunDir
+from ftcli.run.train import fit
+from tests.trainer.test_guard import job
+
+LAST, FIRST = 5_000, 500
+
+
+class Gauge:
+    """Resident bytes and Python objects after some steps."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def __getattr__(self, moment):
+        return lambda *args: None
+
+    def state_dict(self):
+        return {}
+
+    def after_step(self, state):
+        if state.step % FIRST == 0:
+            gc.collect()
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            self.seen[state.step] = (pages * resource.getpagesize(), len(gc.get_objects()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
+def test_five_thousand_steps_grow_by_nothing(tmp_path):
+    """With logs, checkpoints, skipping and spikes looked for: everything that could pile up."""
+    gauge = Gauge()
+    made = Run.create(
+        job(tmp_path, "method.r=4", f"trainer.max_steps={LAST}", "trainer.batch_size=1", "data.max_length=32",
+            "model.quantization=none", "method=lora",
+            "trainer.log_every=10", "trainer.save_every=250", "trainer.keep_last=2",
+            "trainer.on_nonfinite=skip", "trainer.on_spike=rollback", "trainer.max_rollbacks=0"),
+    )  # fmt: skip
+    made.loggers["gauge"] = gauge
+    whole = made.model_source.load
+
+    def shallow():
+        """One block: what piles up does so by the step, not by the block."""
+        base = whole()
+        base.model.layers = base.model.layers[:1]
+        base.config.num_hidden_layers = 1
+        return base
+
+    made.model_source.load = shallow
+    fit(made, None)
+    (bytes_then, objects_then), (bytes_now, objects_now) = gauge.seen[FIRST], gauge.seen[LAST]
+    print({step: (size / 1e6, count) for step, (size, count) in gauge.seen.items()})
+    assert len(RunDir(made.dir.path).metrics()) >= LAST // 10
+    assert bytes_now - bytes_then < 8e6, gauge.seen
+    assert objects_now - objects_then < 500, gauge.seen
