@@ -1,0 +1,34 @@
+"""Whether everything that is to be trained can learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+EXACT = True
+STEPS = 3
+
+
+def tensors_without_gradient(run: Path) -> float:
+    """Trained tensors, biases included, whose gradient is exactly 0 in each of the first real steps."""
+    from ftcli.reproduce.probe import again
+    from ftcli.trainer.participant import Participant
+
+    still: set[str] = set()
+
+    class Watch(Participant):
+        def setup(self, run: Any) -> None:
+            self.model = run.model
+            still.update(n for n, p in run.model.named_parameters() if p.requires_grad)
+
+        def after_backward(self, state: Any) -> None:
+            for name in list(still):
+                found = self.model.get_parameter(name).grad
+                if found is not None and bool(found.any()):
+                    still.discard(name)
+
+    fresh = again(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
+    fresh.evaluators = {}
+    fresh.loggers["watch"] = Watch()
+    fresh.trainer.fit(fresh)
+    return float(len(still))
