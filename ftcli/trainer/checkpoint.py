@@ -53,6 +53,7 @@ class Checkpoints:
         Raises:
             UserError: not even one checkpoint would fit on the disk.
         """
+        self.folder.mkdir(exist_ok=True)
         atomic.tidy(self.folder)
         atomic.tidy(self.run_dir.path)
         if resume is not None and resume.parent.resolve() == self.folder.resolve():

@@ -58,7 +58,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     ),
     "diffusion": (
         "model=ldm_emoji", "data=emoji", "objective=diffusion", "method=full", "eval=denoising",
-        "objective.caption_dropout=0.1",
+        "objective.caption_dropout=0.1", "data.max_length=16",
     ),
 }  # fmt: skip
 SWEEP, REPRODUCTION = "sweep", "reproduction"  # of the job of QST, the quickest

@@ -288,7 +288,6 @@ def test_resume_without_any_checkpoint_begins_again(train_tiny):
     run = train_tiny("~eval", "method.r=2", "run.name=again")
     before = manifest.sha256(run / "checkpoints/last/adapter.safetensors")
     shutil.rmtree(run / "checkpoints")
-    (run / "checkpoints").mkdir()
     (run / "result.json").unlink()
     rows = RunDir(run).metrics()
     assert resume(run)["status"] == "finished"
