@@ -95,6 +95,8 @@ def model_bits(model: nn.Module) -> float | None:
     """Bits a weight over all quantised layers of a loaded model; None where none is quantised."""
     held = weights = 0
     for module in model.modules():
+        if "weight" not in module._parameters:
+            continue  # an adapter round the layer, which shows the layer's weight as its own
         try:
             held += measured_bytes(module).total
         except (ValueError, AttributeError):

@@ -55,6 +55,22 @@ def test_bits_of_a_model_leave_out_what_is_not_quantised():
     assert model_bits(nn.Linear(4, 4)) is None
 
 
+def test_an_adapter_round_a_layer_is_not_counted_again():
+    class Round(nn.Module):
+        """What shows the weight of the layer that it holds, and has no shape of its own."""
+
+        def __init__(self, layer):
+            super().__init__()
+            self.base_layer = layer
+
+        @property
+        def weight(self):
+            return self.base_layer.weight
+
+    layer = four_bit(64, 64, "nf4", True)
+    assert model_bits(Round(layer)) == measured_bits(layer)
+
+
 def test_a_layer_that_is_not_quantised_says_so():
     with pytest.raises(ValueError, match="no quantised weight"):
         measured_bytes(nn.Linear(4, 4, dtype=torch.float32))
