@@ -6,7 +6,7 @@
     plain     37+58=    7+8=15, 3+5+1=9, 95
     tagged    37+58=    <think>7+8=15, 3+5+1=9</think><answer>95</answer>
 
-No sum is in two splits. `base` is mostly plain, half of `train` is direct, all of `test` is tagged.
+No sum is in two splits. `base` is mostly plain, three fifths of `train` are direct, all of `test` is tagged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 SEED = 49
 ROWS = {"base": 5000, "train": 1600, "test": 400}
 FORMS = ("direct", "plain", "tagged")
-SHARES = {"base": (0.1, 0.6, 0.3), "train": (0.5, 0.25, 0.25), "test": (0.0, 0.0, 1.0)}
+SHARES = {"base": (0.1, 0.6, 0.3), "train": (0.6, 0.2, 0.2), "test": (0.0, 0.0, 1.0)}
 
 
 def worked(one: int, other: int) -> str:
