@@ -151,3 +151,21 @@ def test_whole_tensors_in_an_adapter_are_no_factors(folder):
     path = adapter(folder, "head", 5, target_modules=["lm_head"], fan_in_fan_out=False)
     with pytest.raises(UserError, match="lm_head.base_layer.weight"):
         Delta.of(path)
+
+
+def test_compressed_adapters_are_merged_from_their_files(folder, tmp_path):
+    """Two tasks, each a file of signs, in one model: TIES of the products that the signs stand for."""
+    paths = [adapter(folder, f"task{i}", 10 + i) for i in range(2)]
+    small = [str(tmp_path / path.name) for path in paths]
+    for path, to in zip(paths, small, strict=True):
+        operations.compress(str(path), to, density=0.5)
+    operations.scale(small, str(tmp_path / "both"), alpha=1.0, beta=0.0, merger="ties", density=1.0)
+    made = load_file(tmp_path / "both" / "model.safetensors")
+    base = load_file(folder / "gpt2" / "base" / "model.safetensors")
+    one, two = (Delta.of(path, product=True) for path in small)
+    for name in one:
+        pair = torch.stack([one[name], two[name]])
+        agreeing = pair.sign() == pair.sum(0).sign()
+        mean = (pair * agreeing).sum(0) / agreeing.sum(0).clamp(min=1)
+        assert (made[name] - base[name] - mean).abs().max() < 1e-6
+    assert torch.equal(made["transformer.wte.weight"], base["transformer.wte.weight"])
