@@ -149,7 +149,8 @@ class Check:
         """Whether a micro-batch of the sampled lengths fits, though one of full rows does not."""
         if self.sample is None or self.draft.data.packing == "bins":
             return False
-        rows = self.draft.trainer.batch_size * self.sample.lengths.max() / self.plan.row_tokens
+        documents = self.plan.documents * self.draft.trainer.batch_size
+        rows = documents * self.sample.lengths.max() / self.plan.row_tokens
         return self.plan.estimate.memory(rows).least <= self.plan.machine.memory
 
     def _fallback(self) -> Iterator[Finding]:

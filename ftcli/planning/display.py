@@ -85,7 +85,8 @@ def _memory(plan: Plan) -> Iterator[Line]:
 
 def _largest(plan: Plan) -> Iterator[Line]:
     """Rows of `row_tokens` tokens each."""
-    length = f"of {plan.row_tokens:,} tokens" if plan.row_tokens > 1 else ""
+    times = f"{plan.documents} x " if plan.documents > 1 else ""
+    length = f"of {times}{plan.row_tokens:,} tokens" if plan.row_tokens > 1 else ""
     again = plan.estimate.checkpointing
     names = {"plain": "as it is", "gradient_checkpointing": "trainer.gradient_checkpointing=true"}
     for name, rows in plan.largest.items():

@@ -64,12 +64,12 @@ def _ways(plan: Plan) -> Iterator[Alternative]:
 def _smaller(plan: Plan, already: tuple[str, ...]) -> Alternative | None:
     """The largest micro-batch that fits and divides the batch, accumulated to the same batch."""
     trainer = plan.draft.trainer
-    most = plan.estimate.largest_rows(plan.machine.memory)
+    most = plan.estimate.largest_rows(plan.machine.memory) // plan.documents
     sizes = [n for n in range(1, trainer.batch_size) if trainer.batch_size % n == 0]
     for rows in sorted((n for n in sizes if n <= most), reverse=True):
         steps = trainer.gradient_accumulation_steps * trainer.batch_size // rows
         words = (f"trainer.batch_size={rows}", f"trainer.gradient_accumulation_steps={steps}")
-        total = plan.estimate.accumulating().memory(rows).least
+        total = plan.estimate.accumulating().memory(rows * plan.documents).least
         if total <= plan.machine.memory:
             return Alternative((*already, *words), total)
     return None

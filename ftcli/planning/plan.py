@@ -70,10 +70,13 @@ class Plan:
     def rows(self) -> float:
         """Full rows that weigh as much as the fullest micro-batch."""
         fullest = self.schedule.fullest
-        if fullest:
-            return fullest / self.row_tokens
-        documents = 2 if getattr(self.draft.data, "pairs", False) else 1
-        return documents * self.draft.trainer.batch_size
+        known = fullest / self.row_tokens if fullest else None
+        return known or self.documents * self.draft.trainer.batch_size
+
+    @property
+    def documents(self) -> int:
+        """Rows of tokens that one row of `trainer.batch_size` becomes: two of a pair."""
+        return 2 if getattr(self.draft.data, "pairs", False) else 1
 
     @cached_property
     def memory(self) -> Memory:
@@ -87,9 +90,9 @@ class Plan:
 
     @cached_property
     def largest(self) -> dict[str, int]:
-        """Rows of the largest micro-batch that fits, with and without gradient checkpointing."""
+        """The largest `trainer.batch_size` that fits, with and without gradient checkpointing."""
         return {
-            name: self.estimate.largest_rows(self.machine.memory, again)
+            name: self.estimate.largest_rows(self.machine.memory, again) // self.documents
             for name, again in (("plain", False), ("gradient_checkpointing", True))
         }
 

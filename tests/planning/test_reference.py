@@ -7,8 +7,9 @@ from bitsandbytes.nn import Linear4bit
 
 from ftcli.models.bits import measured_bytes
 from ftcli.objectives.reference import Reference
-from ftcli.planning.plan import estimate
+from ftcli.planning.plan import Plan, estimate
 from ftcli.planning.reference import second_copy
+from ftcli.planning.schedule import Schedule
 from ftcli.run.run import Run
 from tests.planning.drafts import draft, machine
 from tests.planning.test_memory import FULL, Peak
@@ -91,3 +92,12 @@ def test_scores_computed_before_give_the_copy_back():
         8, machine(24e9, "cpu"),
     ).memory(1)  # fmt: skip
     assert small.reference == copy and small.optimizer == small.gradients == 0
+
+
+def test_a_row_of_pairs_is_two_rows_of_tokens():
+    alone, pairs = (
+        Plan(draft("data=e2e_pairs", f"data.pairs={kind}", *FULL), 24, Schedule(longest=64))
+        for kind in ("false", "true")
+    )
+    assert pairs.rows == 2 * alone.rows
+    assert pairs.largest["plain"] in (alone.largest["plain"] // 2, alone.largest["plain"] // 2 - 1)
