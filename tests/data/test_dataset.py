@@ -128,6 +128,15 @@ def test_every_row_is_accounted_for_by_its_fate(tokenizer, tmp_path, caplog):
     assert "4 rows skipped" in caplog.text and f"{path}:6" in caplog.text
 
 
+@pytest.mark.parametrize("said", ["word " * 200_000, "x" * 100_000, "🙂" * 20_000, "שלום " * 9_000])
+def test_a_row_of_megabytes_is_cut_and_counted(tokenizer, write_rows, said):
+    path = write_rows([*rows(1), {"prompt": "a", "completion": said}, *rows(1)])
+    tokens = Data(str(path), max_length=64).prepare("train", tokenizer)
+    assert (len(tokens), tokens.meta["overlong"], tokens.meta["longest_row"]) == (3, 1, f"{path}:2")
+    left = Data(str(path), max_length=64, overlong="drop").prepare("train", tokenizer)
+    assert len(left) == 2 and left.meta["left_out"] == {"too long": 1}
+
+
 def test_rows_of_the_other_side_of_a_share_are_accounted_for(tokenizer, write_rows):
     data = Data(str(write_rows([*rows(40), {"prompt": "a"}])), on_error="skip", validation=0.2)
     train, held = (data.prepare(s, tokenizer).meta for s in ("train", "validation"))
