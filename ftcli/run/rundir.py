@@ -71,14 +71,7 @@ class RunDir:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; the last one may have been cut by a crash."""
-        path = self.path / "metrics.jsonl"
-        rows = []
-        for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return rows
+        return _rows(self.path / "metrics.jsonl")
 
     def durable_lines(self) -> int:
         """Lines of metrics.jsonl, which are on the disk when this returns."""
@@ -86,10 +79,20 @@ class RunDir:
             atomic.sync(self.path / "metrics.jsonl")
         return len(self.metrics())
 
-    def rewind(self, lines: int) -> None:
-        """Keep the first lines of metrics.jsonl only: what came after is about to be done again."""
+    def rewind(self, lines: int, step: int = 0) -> None:
+        """Forget what is about to be done again.
+
+        Args:
+            lines: of metrics.jsonl that stay.
+            step: the next one; what files in samples/ hold of it and later ones goes.
+        """
         text = "".join(json.dumps(row) + "\n" for row in self.metrics()[:lines])
         atomic.write_text(self.path / "metrics.jsonl", text)
+        for path in (self.path / "samples").glob("*.jsonl"):
+            if not path.name[0].isdigit():  # those begin with their step and are written anew
+                kept = (row for row in _rows(path) if row.get("step", 0) < step)
+                said = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+                atomic.write_text(path, said)
 
     def result(self) -> dict[str, Any]:
         """result.json; empty before the run has ended."""
@@ -115,3 +118,14 @@ class RunDir:
 def _ends_line(stream: BinaryIO) -> bool:
     stream.seek(-1, os.SEEK_END)
     return stream.read(1) == b"\n"
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; none where it does not exist."""
+    rows = []
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows

@@ -65,7 +65,7 @@ def _resume(
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     _same_config(state["config"], run.config, allow, path)
     _same_data(folder, run, allow, path)
-    run_dir.rewind(state["lines"])
+    run_dir.rewind(state["lines"], state["step"])
     run_dir.event("resume", checkpoint=folder.name)
     return fit(run, folder)
 

@@ -89,7 +89,7 @@ class Spikes(Participant):
             assert checkpoints is not None
             checkpoints.begin(loop, target)  # those of the steps that are undone go
             saved = json.loads((target / "state.json").read_text(encoding="utf-8"))
-            loop.run.dir.rewind(saved["lines"])
+            loop.run.dir.rewind(saved["lines"], saved["step"])
         loop.event("rollback", step=step, to=loop.state.step, **spike)
         loop.accelerator.wait_for_everyone()
         loop.meter.begin()

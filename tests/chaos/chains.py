@@ -167,12 +167,19 @@ def _of(run: Path) -> dict[str, Any]:
     for pattern in WHOLE:
         for file in [run / pattern, *(run / pattern).rglob("*")]:
             if file.is_file() and file.suffix != ".md":
-                content = hashlib.sha256(file.read_bytes()).hexdigest()
-                found[str(file.relative_to(run))] = content
+                found[str(file.relative_to(run))] = _content(file)
     best = run / "checkpoints" / "best"
     found["best"] = best.resolve().name if best.is_symlink() else None
     found["litter"] = [str(p.relative_to(run)) for p in run.rglob(".*.*")]
     return found
+
+
+def _content(file: Path) -> Any:
+    """Of a configuration the values: libraries write sets, whose order belongs to the process."""
+    if file.suffix != ".json":
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    values = json.loads(file.read_text())
+    return {k: sorted(v, key=str) if isinstance(v, list) else v for k, v in values.items()}
 
 
 def _digest(tensor: Any) -> str:

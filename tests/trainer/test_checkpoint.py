@@ -282,6 +282,21 @@ def test_a_line_cut_by_a_crash_takes_no_other_with_it(tmp_path):
     assert [row["step"] for row in run_dir.metrics()] == [1, 3]
 
 
+def test_samples_of_steps_that_are_taken_again_are_forgotten(tmp_path):
+    run_dir, samples = RunDir(tmp_path), tmp_path / "samples"
+    samples.mkdir()
+    for step in (0, 2, 4):
+        with open(samples / "answers.jsonl", "a") as stream:
+            stream.write(json.dumps({"step": step, "text": "ä"}, ensure_ascii=False) + "\n")
+    (samples / "000006-text.jsonl").write_text("{}\n")
+    whole = (samples / "answers.jsonl").read_text()
+    run_dir.rewind(0, step=4)
+    assert (samples / "answers.jsonl").read_text() == "".join(whole.splitlines(True)[:2])
+    run_dir.rewind(0)
+    assert (samples / "answers.jsonl").read_text() == ""
+    assert (samples / "000006-text.jsonl").exists()
+
+
 def test_resume_without_any_checkpoint_begins_again(train_tiny):
     from ftcli.run.train import resume
 
