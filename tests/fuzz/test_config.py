@@ -1,7 +1,7 @@
 """Whatever a configuration or a command line holds: it works, or one message says what, where and what to do.
 
 `make fuzz N=1000` runs the campaign; a number that failed is repeated with
-`pytest -m slow tests/fuzz/test_config.py -k campaign` and FTCLI_FUZZ_ONLY=the number.
+`pytest -m slow tests/fuzz/test_config.py -k campaign` and FTCLI_FUZZ_ONLY=the number (several by comma).
 """
 
 from __future__ import annotations
@@ -65,7 +65,11 @@ def test_a_sample(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("nothing_starts")
 def test_the_campaign(tmp_path, monkeypatch):
     only = os.environ.get("FTCLI_FUZZ_ONLY")
-    seeds = [int(only)] if only else range(int(os.environ.get("FTCLI_FUZZ", "200")))
+    seeds = (
+        [int(number) for number in only.split(",")]
+        if only
+        else range(int(os.environ.get("FTCLI_FUZZ", "200")))
+    )
     found = []
     for seed in seeds:
         made = (mild, deep, case, case)[seed % 4](seed)
