@@ -87,8 +87,12 @@ def link(path: Path, to: str) -> None:
     """Point the symbolic link `path` at `to`, replacing what it pointed at before."""
     name = path.with_name(f".{path.name}.{os.getpid()}")
     name.unlink(missing_ok=True)
-    name.symlink_to(to)
-    os.replace(name, path)
+    try:
+        name.symlink_to(to)
+        os.replace(name, path)
+    except BaseException:
+        name.unlink(missing_ok=True)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -99,6 +99,11 @@ class Checkpoints:
             self._retain(target)
             self.run_dir.event("checkpoint", step=loop.state.step, path=name)
         except OSError as error:
+            told = disk.explained(
+                error, self.run_dir.path, f"{name} is whole, links and old ones not"
+            )
+            if must and told:
+                raise told from error  # resume puts them right
             logger.warning(f"{name} is saved, but {disk.refusal(error) or error}.")
         self._foresee(manifest.total(target))
         return target

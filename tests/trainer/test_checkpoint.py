@@ -257,6 +257,25 @@ def test_a_disk_that_refuses_in_the_middle_leaves_no_half(small, monkeypatch, co
     assert small.save(8).name == "step-000008"
 
 
+def test_a_link_that_is_refused_is_made_on_resume(small, monkeypatch, caplog):
+    """At the end of a run nothing would put it right any more, so the run does not end well."""
+    real = os.replace
+
+    def replace(source, target):
+        if str(target).endswith("last"):
+            raise OSError(errno.ENOSPC, "full", str(target))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    assert small.save(6, must=False).name == "step-000006" and "is saved, but" in caplog.text
+    with pytest.raises(UserError, match="step-000008 is whole, .* the disk is full"):
+        small.save(8)
+    monkeypatch.undo()
+    assert not list(small.checkpoints.folder.glob(".*"))
+    small.checkpoints.begin(small, small.checkpoints.find("last"))
+    assert (small.checkpoints.folder / "last").resolve().name == "step-000008"
+
+
 def test_other_errors_are_not_hidden(small, monkeypatch):
     monkeypatch.setattr(torch, "save", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
