@@ -267,6 +267,33 @@ DEEP: tuple[Other, ...] = (
 )  # fmt: skip
 
 
+#: Settings that are right by themselves, and may be wrong together or beyond what the shipped data hold.
+MILD = (
+    "data.max_length=2", "data.max_length=16", "data.limit=1", "data.limit=3", "data.packing=none",
+    "data.packing=flat", "data.validation=0.99", "data.validation=0.0001", "data.validation=null",
+    "data.mask=all", "data.columns={}", "data.columns={prompt: nope}", "data.format=chat",
+    "data.format=preference", "data.test=nope", "model.path=.", "model.path=./nowhere", "model=gpt2_mini",
+    "model.attention=eager", "model.dtype=float16", "model.quantization=int8", "model.quantization=none",
+    "model.chat_template='{{ x'", "model.chat_template=nope", "model.tokenizer=asset:none",
+    "method=full", "method=vera", "method=ia3", "method=prompt_tuning", "method=adalora", "method.r=1",
+    "method.r=4096", "method.r=0", "method.r=-3", "method.target_modules=[q_proj]", "method.lora_dropout=7",
+    "method.target_modules=[nothing]", "method.target_modules='.*'", "method.target_modules='['",
+    "method.bias=all", "method.layers_to_transform=[99]", "method.modules_to_save=[lm_head]",
+    "optimizer=galore", "optimizer=mezo", "optimizer=sgd", "optimizer.betas=[2,3]", "optimizer.eps=-1",
+    "trainable=lisa", "objective=dpo", "objective=grpo", "objective.chunk_size=0", "trainer.batch_size=1000000",
+    "trainer.max_steps=0", "trainer.precision=bf16", "trainer.gradient_checkpointing=true",
+    "scheduler=cosine", "scheduler.warmup_ratio=3", "eval.loss.split=nope", "eval.generation.metrics=[nope]",
+)  # fmt: skip
+
+
+def mild(seed: int) -> Case:
+    """A sound job with one to three settings of `MILD`, looked at in depth."""
+    rng = random.Random(f"mild {seed}")
+    verb = rng.choice(("check", "check", "plan", "preview"))
+    words = rng.sample(MILD, rng.choice((1, 2, 3)))
+    return Case([verb, "qlora_llama", *words])
+
+
 def deep(seed: int) -> Case:
     """As `case`, for the verbs that load something."""
     rng = random.Random(f"deep {seed}")
