@@ -12,6 +12,7 @@ import torch
 from ftcli.data.loader import Loader
 from ftcli.data.pictures import picture
 from ftcli.data.sources import Source
+from ftcli.errors import UserError
 
 if TYPE_CHECKING:
     from ftcli.data.captioned import Captioned
@@ -38,7 +39,7 @@ class Captions:
         self.texts = [example["text"] for example in examples]
         self.size, self.column = data.size, str(data.names["image"])
         self.folder = Path(getattr(source, "paths", [Path(".")])[0]).parent
-        self.length = data.max_length
+        self.length = fitting(data.max_length, tokenizer)
         self.ids, self.empty = (self.tokens(tokenizer, texts) for texts in (self.texts, [""]))
         self.lengths = np.ones(len(self.rows), dtype=np.int64)
         self.fingerprint = self._hash(source)
@@ -94,6 +95,22 @@ class Captions:
         for name in sorted(names):
             digest.update(f"{name} {(self.folder / name).stat().st_size}".encode())
         return digest.hexdigest()
+
+
+def fitting(length: int, tokenizer: Any) -> int:
+    """The length of captions, in tokens.
+
+    Raises:
+        UserError: the text encoder does not read so many.
+    """
+    most = tokenizer.model_max_length
+    if length > most:
+        raise UserError(
+            f"data.max_length={length}, but the text encoder reads at most {most} tokens.",
+            where="data.max_length",
+            fix=f"data.max_length={most}",
+        )
+    return length
 
 
 class CaptionLoader(Loader):

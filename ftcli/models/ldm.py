@@ -90,6 +90,7 @@ class Ldm:
         tokenizer = hub.first(path, revision, load)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.model_max_length = self._configs()[FOLDERS[TEXT]]["max_position_embeddings"]
         return tokenizer
 
     def hf_config(self) -> dict[str, Any]:

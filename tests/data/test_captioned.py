@@ -76,7 +76,7 @@ def test_files_of_ones_own_are_cut_to_their_middle_and_scaled(tmp_path, tokenize
     rows = [{"file": "a.png", "caption": "green"}]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     columns = {"image": "file", "text": "caption"}
-    data = Captioned(str(tmp_path / "rows.jsonl"), size=16, columns=columns)
+    data = Captioned(str(tmp_path / "rows.jsonl"), size=16, max_length=16, columns=columns)
     captions = data.prepare("train", tokenizer)
     pixels = captions.row(0)["pixels"]
     assert pixels.shape == (3, 16, 16)
@@ -107,7 +107,7 @@ def test_images_of_the_hub_are_opened_with_their_batch(pictures, tokenizer, monk
     opened: list[object] = []
     whole = Image.open
     monkeypatch.setattr(Image, "open", lambda *a, **k: opened.append(a) or whole(*a, **k))
-    captions = Captioned("owner/colours", size=8).prepare("train", tokenizer)
+    captions = Captioned("owner/colours", size=8, max_length=16).prepare("train", tokenizer)
     assert captions.texts == ["red", "blue"] and not opened
     assert captions.batch([1])["inputs"]["pixels"][0, :, 4, 4].tolist() == [0, 0, 255]
     assert len(opened) == 1 and captions.origins == [
@@ -119,7 +119,7 @@ def test_images_of_the_hub_are_opened_with_their_batch(pictures, tokenizer, monk
 
 
 def test_images_alone_have_empty_captions(pictures, tokenizer):
-    data = Captioned("owner/colours", size=8, columns={"text": None}, validation=0.5)
+    data = Captioned("owner/colours", size=8, max_length=16, columns={"text": None}, validation=0.5)
     train, held = (data.prepare(s, tokenizer) for s in ("train", "validation"))
     assert train.texts == held.texts == [""] and train.origins != held.origins
     assert torch.equal(train.ids, train.empty)
@@ -132,6 +132,8 @@ def test_mistakes_are_named(tmp_path, tokenizer):
         emoji(columns={"picture": "x"})
     with pytest.raises(UserError, match="no split 'validation'"):
         emoji().prepare("validation", tokenizer)
+    with pytest.raises(UserError, match="reads at most 16 tokens"):
+        emoji(max_length=17).prepare("train", tokenizer)
     with pytest.raises(UserError, match="cannot be opened"):
         picture("none.png", None, tmp_path, 8)
 
