@@ -76,7 +76,7 @@ def again(run_dir: RunDir) -> dict[str, Any]:
 
     if run_dir.metrics():
         run_dir.event("restart")
-        run_dir.rewind(0)
+    run_dir.rewind(0)  # samples may have been written before the first line
     return fit(Run(load(run_dir.path / "config.yaml").config, run_dir), None)
 
 

@@ -324,6 +324,10 @@ def test_resume_without_any_checkpoint_begins_again(train_tiny):
     shutil.rmtree(run / "checkpoints")
     (run / "result.json").unlink()
     rows = RunDir(run).metrics()
+    (run / "metrics.jsonl").unlink()  # killed before the first line; samples come earlier
+    (run / "samples").mkdir(exist_ok=True)
+    (run / "samples/answers.jsonl").write_text('{"step": 0}\n')
     assert resume(run)["status"] == "finished"
+    assert (run / "samples/answers.jsonl").read_text() == ""
     assert manifest.sha256(run / "checkpoints/last/adapter.safetensors") == before
     assert [row["step"] for row in RunDir(run).metrics()] == [row["step"] for row in rows]
