@@ -17,7 +17,8 @@ def test_every_recipe_and_claim_is_on_it():
     text = papers.page()
     for recipe in papers.recipes():
         assert f"## {recipe.name}\n" in text and recipe.paper.title in text
-        assert all(claim.say in text for claim in recipe.claims)
+        # a bar would end the cell of the table
+        assert all(claim.say.replace("|", "\\|") in text for claim in recipe.claims)
 
 
 def test_stored_verdicts_are_summed_up(reproduce, pretended):
