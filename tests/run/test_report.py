@@ -84,7 +84,7 @@ def test_the_card_names_command_base_and_licence(folder):
     (folder / "data.json").unlink()
     write_report(RunDir(folder))
     card = (folder / "card.md").read_text()
-    assert "base_model: org/Model-7B" in card and "not recorded" in card
+    assert 'base_model: "org/Model-7B"' in card and "not recorded" in card
 
 
 def test_a_real_run_has_every_part_and_its_card_stands_beside_the_weights(trained_run):
