@@ -1,4 +1,4 @@
-"""Real runs that several tests look at, trained once a session in seconds."""
+"""What tests of several rooms need: a working folder, and real runs trained once a session in seconds."""
 
 from __future__ import annotations
 
@@ -19,6 +19,19 @@ TINY = (
     "trainer.max_steps=3", "trainer.batch_size=8", "trainer.log_every=1",
 )  # fmt: skip
 JUDGED = ("eval.generation.limit=4", "eval.generation.max_new_tokens=8")
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and an empty folder of user configs."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (tmp_path / "user").mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("FTCLI_CONFIGS", str(tmp_path / "user"))
+    for name in ("FTCLI_DEBUG", "FTCLI_TRUST"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
 
 
 @pytest.fixture(scope="session")

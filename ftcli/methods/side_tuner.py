@@ -102,9 +102,9 @@ class SideTuned(TunerLayer):
         """Refused.
 
         Raises:
-            NotImplementedError: always.
+            ValueError: always.
         """
-        raise NotImplementedError("a side network is no change of the base's weights")
+        raise ValueError("a side network is no change of the base's weights")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the trunk's: what the head is given is mixed."""

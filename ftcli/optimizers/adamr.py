@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from ftcli.optimizers.closure import evaluated
+
 
 class AdamR(Optimizer):
     """Before Adam's step, theta <- theta - lr * lambda / v_bar * (theta - theta_pre).
@@ -42,10 +44,7 @@ class AdamR(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         moved = [(p, g) for g in self.param_groups for p in g["params"] if p.grad is not None]
         if not moved:
             return loss

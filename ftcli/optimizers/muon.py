@@ -11,6 +11,8 @@ from torch.optim import AdamW
 from torch.optim import Muon as MatrixMuon
 from torch.optim.optimizer import Optimizer
 
+from ftcli.optimizers.closure import evaluated
+
 
 class Muon(Optimizer):
     """torch.optim.Muon on two-dimensional tensors, AdamW on all others.
@@ -71,10 +73,7 @@ class Muon(Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of both."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for group in self.param_groups:
             kind, options = self._kinds[group["of_matrices"]]
             inner = kind([{**group}], **options)

@@ -49,20 +49,12 @@ def dry_run(composed: Any) -> Trial:
     """
     from ftcli.reproduce.bases import ensure
     from ftcli.run import failures
-    from ftcli.trainer.allocator import OutOfMemory, ran_out
-    from ftcli.trainer.meter import NonFinite
 
     ensure(composed)  # the model may be what another recipe trains
     run = Run(composed.config, None, composed)
     run.loggers = {}
-    try:
+    with failures.told(run):
         return _tried(run)
-    except NonFinite as error:
-        raise failures.non_finite(run, error) from error
-    except Exception as error:
-        if not (isinstance(error, OutOfMemory) or ran_out(error)):
-            raise
-        raise failures.out_of_memory(run, error) from None
 
 
 def _tried(run: Run) -> Trial:

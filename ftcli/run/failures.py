@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ftcli.errors import FAILED, OUT_OF_MEMORY, UserError
@@ -14,6 +15,22 @@ if TYPE_CHECKING:
     from ftcli.trainer.meter import NonFinite
 
 SHOWN = 8  # rows that a message names
+
+
+@contextmanager
+def told(run: Run) -> Iterator[None]:
+    """Figures that are not finite and memory that runs out in the block become their messages."""
+    from ftcli.trainer.allocator import OutOfMemory, ran_out
+    from ftcli.trainer.meter import NonFinite
+
+    try:
+        yield
+    except NonFinite as error:
+        raise non_finite(run, error) from error
+    except Exception as error:
+        if not (isinstance(error, OutOfMemory) or ran_out(error)):
+            raise
+        raise out_of_memory(run, error) from None
 
 
 def non_finite(run: Run, error: NonFinite) -> UserError:

@@ -104,11 +104,9 @@ def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
 def _fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
     from ftcli.run import failures
     from ftcli.run.atomic import write_json
-    from ftcli.trainer.allocator import OutOfMemory, ran_out
-    from ftcli.trainer.meter import NonFinite
 
     assert run.dir is not None
-    try:
+    with failures.told(run):
         with run.accelerator.main_process_first():  # one rank tokenises, the others find it done
             described = run.data.describe(run.tokenizer)
         if run.accelerator.is_main_process:
@@ -116,12 +114,6 @@ def _fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
         if checkpoint is None and run.config.get("init_from"):
             take_over(run, run.config["init_from"])
         outcome = (run.pipeline or run.trainer).fit(run, resume=checkpoint)
-    except NonFinite as error:
-        raise failures.non_finite(run, error) from error
-    except Exception as error:
-        if not (isinstance(error, OutOfMemory) or ran_out(error)):
-            raise
-        raise failures.out_of_memory(run, error) from None
     return finish(run, outcome) if run.accelerator.is_main_process else {}
 
 

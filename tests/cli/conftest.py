@@ -19,22 +19,13 @@ class Ended:
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and an empty folder of user configs."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    (tmp_path / "user").mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("FTCLI_CONFIGS", str(tmp_path / "user"))
-    for name in ("FTCLI_DEBUG", "FTCLI_QUIET", "FTCLI_TRUST"):
-        monkeypatch.delenv(name, raising=False)
-    return folder
-
-
-@pytest.fixture
-def ftcli(work: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+def ftcli(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Ended]:
     """`ftcli("show", "job.yaml")` in the working folder."""
     from ftcli.cli.app import run
+
+    monkeypatch.delenv("FTCLI_QUIET", raising=False)
 
     def call(*words: str) -> Ended:
         capsys.readouterr()

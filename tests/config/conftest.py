@@ -11,14 +11,8 @@ Write = Callable[[str, str], Path]
 
 
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+def write(work: Path) -> Write:
     """Write a file under the working folder, which is `work/` of the test's folder."""
-    work = tmp_path / "work"
-    work.mkdir()
-    (tmp_path / "user").mkdir()
-    monkeypatch.chdir(work)
-    monkeypatch.setenv("FTCLI_CONFIGS", str(tmp_path / "user"))
-    monkeypatch.delenv("FTCLI_TRUST", raising=False)
 
     def put(name: str, text: str) -> Path:
         path = work / name

@@ -31,18 +31,11 @@ class Attack:
 
 
 @pytest.fixture
-def attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attack:
+def attack(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attack:
     """His folder is the working folder, and Python finds modules there."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    (tmp_path / "user").mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
-    monkeypatch.setenv("FTCLI_CONFIGS", str(tmp_path / "user"))
+    monkeypatch.setattr(sys, "path", [str(work), *sys.path])
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
-    for name in ("FTCLI_DEBUG", "FTCLI_TRUST"):
-        monkeypatch.delenv(name, raising=False)
-    return Attack(folder)
+    return Attack(work)
 
 
 @pytest.fixture

@@ -63,8 +63,12 @@ class TunerLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def delta(self, adapter: str) -> Tensor:
-        """Change of the base layer's weight, in the base weight's own layout."""
-        raise NotImplementedError(f"{type(self).__name__} is no change of a weight")
+        """Change of the base layer's weight, in the base weight's own layout.
+
+        Raises:
+            ValueError: the adapter is something else, so that it cannot be merged.
+        """
+        raise ValueError(f"{type(self).__name__} is no change of a weight")
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the adapters to the base weight.

@@ -128,7 +128,8 @@ def test_an_object_with_a_list_is_not_taken_for_lines(items):
 
 @pytest.mark.parametrize("row", ['{"a": 1, "a": 2}', '{"a": "\\ud800"}', '{"a": tru}'])
 def test_an_object_with_a_bad_row_is_refused_as_one(items, row):
-    refused(items, "x.json", f'{{"data": [\n{row},\n{{"a": 3}}\n]}}'.encode(), mock.ANY)
+    whole = f'{{"data": [\n{row},\n{{"a": 3}}\n]}}'
+    assert "x.json" in refused(items, "x.json", whole.encode(), mock.ANY).where
 
 
 def test_lines_are_lines_in_a_json_file_too_though_the_first_is_broken(items):
@@ -188,9 +189,10 @@ def test_parquet_with_a_column_twice_is_refused(items):
 
 def test_damaged_parquet_is_one_message(items):
     whole = table({"a": ["some text"] * 500}, write_page_checksum=True, compression="none")
-    refused(items, "x.parquet", whole[:-20], "[0]")
+    cut = refused(items, "x.parquet", whole[:-20], "[0]")
     at = whole.index(b"some text") + 2
-    refused(items, "y.parquet", whole[:at] + b"X" + whole[at + 1 :], "[0]")
+    changed = refused(items, "y.parquet", whole[:at] + b"X" + whole[at + 1 :], "[0]")
+    assert cut.what != changed.what
 
 
 def test_parquet_may_be_packed(items):
