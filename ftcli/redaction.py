@@ -13,20 +13,22 @@ from typing import Any
 HIDDEN = "***"
 SHORTEST = 8  # characters: shorter values of the environment stand in too many other words
 
-_WORDS = (
-    r"token|secret|password|passwd|passphrase|api[_-]?key|access[_-]?key|private[_-]?key"
+_OTHERS = (
+    r"secret|password|passwd|passphrase|api[_-]?key|access[_-]?key|private[_-]?key"
     r"|secret[_-]?key|credentials?"
 )
-#: Keys of tokenizers that end alike.
-_HARMLESS = r"(?:pad|eos|bos|unk|sep|cls|mask|image|audio|new|next|last|first|per)[_-]"
-_NAME = re.compile(rf"(?i)^(?!{_HARMLESS})(?:.*[_-])?(?:{_WORDS})$")
+#: A token is a secret where nothing or one of these stands before it: there are stop_token and pad_token too.
+_TOKEN = r"(?:(?:api|auth|access|bearer|refresh|hub|hf|secret|wandb)[_-])?token"
+_NAME = re.compile(rf"(?i)^(?:{_TOKEN}|(?:.*[_-])?(?:{_OTHERS}))$")
 _VARIABLE = re.compile(
     r"(?i)(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|(?:API)?KEY)$"
 )
-_GIVEN = re.compile(rf"(?i)((?:^|[\s.,{{'\"+])(?!{_HARMLESS})(?:[\w-]{{1,40}}[_-])??(?:{_WORDS})['\"]?\s*[=:]\s*)"
+_GIVEN = re.compile(rf"(?i)((?:^|[\s.,{{'\"+?&])(?:{_TOKEN}|(?:[\w-]{{1,40}}[_-])??(?:{_OTHERS}))['\"]?\s*[=:]\s*)"
                     r"('[^']*'|\"[^\"]*\"|[^\s,'\"}\]]+)")  # fmt: skip
 _SHAPE = re.compile(
-    r"\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|local-)[A-Za-z0-9_\-]{14,}"
+    r"\b(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|glpat-[\w-]{20,}"
+    r"|sk-(?:proj|ant|or)-[\w-]{20,}|sk-[A-Za-z0-9]{32,}|xox[abp]-[\w-]{14,}|AKIA[A-Z0-9]{12,}"
+    r"|local-[0-9a-f]{40})\b"
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
 )
 
@@ -42,15 +44,23 @@ def is_secret_variable(name: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """The text with each secret replaced by ***."""
+    """A text with each secret replaced by ***, those that stand behind their name too."""
+    found = _known(text)
+    return _GIVEN.sub(lambda at: at[1] + (at[2] if _plain(at[2]) else HIDDEN), found)
+
+
+def _known(text: str) -> str:
+    """The text without values of the environment and what has the shape of a secret."""
     for value in _of_environment():
         text = text.replace(value, HIDDEN)
-    text = _SHAPE.sub(HIDDEN, text)
-    return _GIVEN.sub(lambda found: found[1] + (found[2] if _plain(found[2]) else HIDDEN), text)
+    return _SHAPE.sub(HIDDEN, text)
 
 
 def redacted_tree(value: Any, name: str = "") -> Any:
-    """The same for plain nested values; what stands under a key that is named as a secret goes too."""
+    """Nested settings without what stands under a key that is named as a secret, or is known to be one.
+
+    Other values stay as they are: a run is repeated from its settings, and a prompt may say "Token: {x}".
+    """
     if isinstance(value, dict):
         return {key: redacted_tree(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, list):
@@ -59,7 +69,7 @@ def redacted_tree(value: Any, name: str = "") -> Any:
         return value
     if is_secret(name) and not _plain(value):
         return HIDDEN
-    return redacted(value)
+    return _known(value)
 
 
 def _plain(value: str) -> bool:

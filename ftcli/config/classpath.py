@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from ftcli.config import source
+from ftcli.errors import UserError
 
 #: A dotted class name. A component with such a field and `**options` takes the options of that class.
 ClassPath: TypeAlias = str
@@ -78,6 +79,24 @@ def fetch(path: str, packages: tuple[str, ...]) -> Any:
     if not _inside(f"{found.__module__}.{found.__qualname__}", packages):
         what = f"{path} is {found.__module__}.{found.__qualname__}"
         raise NotAllowed(f"{what}, outside {named(packages)}")
+    return found
+
+
+def fetch_kind(path: str, kind: type, where: str, said: str) -> Any:
+    """The same for a class of a library that is a `kind`, in messages a `said`.
+
+    Raises:
+        UserError: it is something else, or may not be named.
+        ModuleNotFoundError: its package is missing.
+    """
+    try:
+        found = fetch(path, LIBRARIES)
+    except NotAllowed as error:
+        raise UserError(f"{error}.", where=where) from error
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"there is no {path}.", where=where) from error
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise UserError(f"{path} is no {said}.", where=where)
     return found
 
 

@@ -154,7 +154,8 @@ def _refused(error: Exception) -> Unusable:
 
 def _says_something(turn: dict[str, Any]) -> bool:
     """Whether there is text, or a field such as tool_calls that the template writes out."""
-    return bool(turn["content"].strip() or turn.keys() - {"role", "content"})
+    fields = (value for key, value in turn.items() if key not in ("role", "content"))
+    return bool(turn["content"].strip() or any(fields))
 
 
 def _merged(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

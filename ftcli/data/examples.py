@@ -29,7 +29,9 @@ class Examples(ABC):
     """
 
     path: str  # folder of class folders, zip of them, .npz, .jsonl with `path`, asset:NAME, hub id
-    split: str | None = "train"  # which split of the source is trained on; null: all of it
+    split: str | None = (
+        "train"  # split that is trained on; null: all of the source (of a hub id: train)
+    )
     label: str | None = None  # array or column with the class; null: labels, or label of a table
     group: str | None = None  # array or column with what stays on one side, such as a speaker
     pattern: str | None = None  # finds (?P<label>..) and perhaps (?P<group>..) in a file's name
@@ -59,6 +61,14 @@ class Examples(ABC):
                 where="data.validation",
                 fix="a number between 0 and 1, a split or path, or null",
             )
+        for name in ("validation", "test"):
+            place = getattr(self, name)
+            if self.split is None and isinstance(place, str) and re.fullmatch(r"\w+", place):
+                yield UserError(
+                    f"all of the source is trained on, the split '{place}' with it.",
+                    where=f"data.{name}",
+                    fix="data.split=train, or a path of its own, a share or folds to judge by",
+                )
         if self.folds is not None and self.validation is not None:
             yield UserError(
                 "the validation split is one of the folds, so it cannot be something else too.",

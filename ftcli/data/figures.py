@@ -38,10 +38,9 @@ def warnings(meta: dict[str, Any], split: str) -> list[str]:
         shown = "; ".join([row for why in SKIPPED for row in named.get(why, ())][:SHOWN])
         found.append(f"{split}: {count:,} row{'s' * (count > 1)} skipped. First: {shown}")
     if meta["dropped"]:
-        named = meta["left_out_rows"].get("too long", [])
         found.append(
-            f"{split}: {meta['dropped']:,} documents above data.max_length left out. First: "
-            f"{', '.join(named)}"
+            f"{split}: {meta['dropped']:,} documents above data.max_length left out."
+            f"{_first(meta, 'too long')}"
         )
     elif meta["overlong"]:
         found.append(
@@ -51,8 +50,8 @@ def warnings(meta: dict[str, Any], split: str) -> list[str]:
     if meta["unlearned"]:
         found.append(
             f"{split}: {meta['unlearned']:,} documents left out: nothing in them is learned "
-            "(their answers begin behind data.max_length, or the template hides them). "
-            f"First: {', '.join(meta['left_out_rows'].get('no labels', []))}"
+            "(their answers begin behind data.max_length, or the template hides them)."
+            f"{_first(meta, 'no labels')}"
         )
     if meta.get("partners"):
         found.append(
@@ -70,3 +69,9 @@ def warnings(meta: dict[str, Any], split: str) -> list[str]:
             "token is not learned, so the model may never stop. See: ftcli preview"
         )
     return found
+
+
+def _first(meta: dict[str, Any], reason: str) -> str:
+    """The first rows that were left out for a reason; of a pair it is the other one's that counts."""
+    named = meta["left_out_rows"].get(reason)
+    return f" First: {', '.join(named)}" if named else ""

@@ -145,7 +145,8 @@ class Preparation:
             why = "the chat template shows nothing that the assistant wrote"
             fix = "set another model.chat_template, or data.mask=all"
         rows = f"{counts.unlearned + counts.dropped:,} of {counts.rows:,}"
-        first = next(iter(named for rows in counts.left_out_rows.values() for named in rows), "")
+        named = counts.left_out_rows
+        first = next(iter([*named.get("no labels", ()), *named.get("too long", ())]), "")
         return UserError(
             f"after masking, 100% of tokens in {rows} sampled rows are ignored: {why}. First: {first}",
             where="data",

@@ -68,7 +68,15 @@ def scale(
     merger: mergers.Merger = "sum", density: float = mergers.DENSITY, base: str | None = None,
     product: bool = False, force: bool = False,
 ) -> Report:  # fmt: skip
-    """LiNeS on one change, or on what several are merged into."""
+    """LiNeS on one change, or on what several are merged into.
+
+    Raises:
+        UserError: one change alone is to be merged, or nothing says how to scale.
+    """
+    if merger != "sum" and len(sources) == 1:
+        raise UserError(
+            f"{merger} merges several changes, and there is one.", "--merge", "name more"
+        )
     opened = Source(sources[0], base, product or len(sources) > 1)
     parts = [opened.delta, *(Delta.of(one, base, True) for one in sources[1:])]
     merged = mergers.merged(parts, merger, density) if len(parts) > 1 else parts[0]

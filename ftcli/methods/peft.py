@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftcli.config.classpath import LIBRARIES, ClassPath, NotAllowed, fetch
+from ftcli.config.classpath import ClassPath, fetch_kind
 from ftcli.errors import Problems, UserError
 from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
 from ftcli.methods.targets import ALL_LINEAR, refuse_patterns, unmatched
@@ -159,19 +159,11 @@ class Peft(Method):
     def _class(self) -> Any:
         from peft import PeftConfig
 
+        path, where = self.config_class, "method.config_class"
         try:
-            found = fetch(self.config_class, LIBRARIES)
-        except NotAllowed as error:
-            raise UserError(f"{error}.", where="method.config_class") from error
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UserError(
-                f"there is no {self.config_class}.", where="method.config_class"
-            ) from error
-        if not (isinstance(found, type) and issubclass(found, PeftConfig)):
-            raise UserError(
-                f"{self.config_class} is no configuration of PEFT.", where="method.config_class"
-            )
-        return found
+            return fetch_kind(path, PeftConfig, where, "configuration of PEFT")
+        except ImportError as error:
+            raise UserError(f"there is no {path}.", where=where) from error
 
     def _for_model(self, config: Any, model: Any) -> Any:
         """The configuration with what this model asks for: its task, and new parts to train.

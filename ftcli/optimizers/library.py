@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftcli.config.classpath import LIBRARIES, ClassPath, NotAllowed, fetch
+from ftcli.config.classpath import ClassPath, fetch_kind
 from ftcli.errors import UserError, missing_package
 from ftcli.trainer.participant import Participant
 
@@ -128,17 +128,11 @@ class LibraryOptimizer(Participant):
 
 def _class(path: str) -> Any:
     """The class of a dotted name."""
+    where = "optimizer.optimizer_class"
     try:
-        found = fetch(path, LIBRARIES)
-    except NotAllowed as error:
-        raise UserError(f"{error}.", where="optimizer.optimizer_class") from error
+        return fetch_kind(path, torch.optim.Optimizer, where, "optimizer of torch")
     except ModuleNotFoundError as error:
         package = path.split(".")[0]
         if error.name == package and package in EXTRAS:
             raise missing_package(package, EXTRAS[package], path) from error
-        raise UserError(f"there is no {path}.", where="optimizer.optimizer_class") from error
-    except (AttributeError, ValueError) as error:
-        raise UserError(f"there is no {path}.", where="optimizer.optimizer_class") from error
-    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-        raise UserError(f"{path} is no optimizer of torch.", where="optimizer.optimizer_class")
-    return found
+        raise UserError(f"there is no {path}.", where=where) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,10 +52,10 @@ def moving(draft: Draft) -> Moving:
     chosen = policy.choose(State(run, model, max_steps=1))
     stays = policy.every.steps is None and policy.every.epochs is None
     blocks = chosen if stays else _largest(policy, len(chosen))
-    inside = {name for block in blocks for name, _ in policy.candidates.inside[block]}
-    return Moving(
-        frozenset(inside | set(_always(policy))), "drop" if stays else policy.state_on_switch
-    )
+    policy.active = list(blocks)
+    on = {id(parameter) for parameter in policy.split()[0]}
+    names = frozenset(name for name, parameter in policy.candidates if id(parameter) in on)
+    return Moving(names, "drop" if stays else policy.state_on_switch)
 
 
 @contextmanager
@@ -76,13 +75,3 @@ def _largest(policy: Blockwise, count: int) -> list[int]:
     inside = policy.candidates.inside
     sizes = {block: sum(size(p) for _, p in held) for block, held in inside.items()}
     return sorted(sizes, key=lambda block: (-sizes[block], block))[:count]
-
-
-def _always(policy: Blockwise) -> Iterator[str]:
-    """Names of what moves at every step."""
-    if policy.always_on is None:
-        yield from (name for name, _ in policy.candidates.outside)
-        return
-    for name, _ in policy.candidates:
-        if any(fnmatchcase(name, pattern) for pattern in policy.always_on):
-            yield name

@@ -9,9 +9,12 @@ from ftcli.rewards import Answer, no_gold
 
 TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
-NAMED = re.compile(r"\b(?i:answer(?:\s+is\s*:?|\s*:))[\s(*]*([A-Z])\b")
+NAMED = re.compile(
+    r"\b(?i:answer(?:\s+is\s*:?|\s*:))[\s(*]*([A-Z])\b"
+    r"|\b(?i:answer)\s*(?:[(*]+([A-Z])[)*]|([B-HJ-Z])\b)"
+)
 LETTER = re.compile(r"^\W*([A-Z])(?:\W|$)")
-FIRST = re.compile(r"^\W*([A-Z])\s*(?:[.):,\n*]|$)")  # "A patient" names no option
+FIRST = re.compile(r"^\W*(?:([A-Z])\s*(?:[.):,\n*]|$)|([B-HJ-Z])\s)")  # A and I are words too
 
 
 def option_letter(answers: Sequence[Answer], column: str | None = None) -> list[float]:
@@ -39,9 +42,9 @@ def read(text: str) -> str | None:
             return inner.group(1) if inner else None
     named = NAMED.search(text)
     if named:
-        return named.group(1)
+        return next(filter(None, named.groups()))
     first = FIRST.match(text)
-    return first.group(1) if first else None
+    return next(filter(None, first.groups())) if first else None
 
 
 def _score(answer: Answer, column: str | None) -> float:

@@ -62,7 +62,10 @@ class RunDir:
     def event(self, kind: str, **fields: Any) -> None:
         """Add a line to events.jsonl."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        self._append("events.jsonl", {"time": stamp, "event": kind} | redacted_tree(fields))
+        said = {
+            k: redacted(v) if isinstance(v, str) else redacted_tree(v) for k, v in fields.items()
+        }
+        self._append("events.jsonl", {"time": stamp, "event": kind} | said)
 
     def note(self, line: str) -> None:
         """Add a line to train.log."""

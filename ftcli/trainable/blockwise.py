@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 StateOnSwitch = Literal["keep", "drop", "offload"]
 
 
-class Blockwise(Trainable):
+class Blockwise(Trainable, ABC):
     """Lets the blocks that `choose` names move, and whatever is always on.
 
     Every change of the active blocks is an event `active_blocks` of the run.
@@ -94,7 +94,7 @@ class Blockwise(Trainable):
         self.draws.load_state_dict(saved)
 
     def _switch(self, state: State) -> None:
-        on, off = self._split()
+        on, off = self.split()
         activate(on, off)
         optimizer = state.run.optimizer.optimizer
         if self.state_on_switch == "drop":
@@ -106,8 +106,8 @@ class Blockwise(Trainable):
         if state.run.dir is not None:
             state.run.dir.event("active_blocks", step=state.step, blocks=self.active)
 
-    def _split(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """What moves, and what does not."""
+    def split(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """What moves with the active blocks, and what does not."""
         inside = {id(p) for block in self.active for _, p in self.candidates.inside[block]}
         moving = inside | self._always
         every = [p for _, p in self.candidates]

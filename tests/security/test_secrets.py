@@ -9,7 +9,7 @@ import pytest
 from ftcli import errors
 from ftcli.cli.messages import show_error
 from ftcli.config import compose, load
-from ftcli.redaction import HIDDEN, redacted
+from ftcli.redaction import HIDDEN, redacted, redacted_tree
 from ftcli.run.record import write_record
 from ftcli.run.report import write_report
 from ftcli.run.rundir import RunDir
@@ -89,3 +89,17 @@ def test_what_is_no_secret_stays(text, monkeypatch):
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     assert redacted(text) == text
+
+
+def test_settings_that_look_like_secrets_stay_as_they_are():
+    """A run is repeated, resumed and judged from its config.yaml."""
+    settings = {
+        "model": {"path": "models/local-llama-3-8b-instruct"},
+        "data": {"path": "org/hf_instruction_mix_v2", "prompt_template": "Password: {x}\nToken: {y}"},
+        "cache": "/data/hf_models_and_checkpoints/llama", "stop_token": "<end>", "token": None,
+    }  # fmt: skip
+    assert redacted_tree(settings) == settings
+    assert redacted_tree({"hub_token": "x1", "api_key": ["y2"]}) == {
+        "hub_token": HIDDEN,
+        "api_key": [HIDDEN],
+    }

@@ -109,14 +109,14 @@ class Source:
             raise UserError(f"{self.path} is no zip file.", where="data.path") from error
         for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
             name = entry.filename
+            if not name.lower().endswith(self.suffixes):
+                continue
             if entry.file_size > SWELLS and entry.file_size > RATIO * entry.compress_size:
                 raise UserError(
                     f"{name} in it swells from {entry.compress_size:,} to {entry.file_size:,} bytes.",
                     where=str(self.place),
                     fix="no picture or sound does that: leave it out of the archive",
                 )
-            if not name.lower().endswith(self.suffixes):
-                continue
             said = named(name, self.pattern)
             if said is not None:
                 digest = f"{entry.CRC:08x}{entry.file_size:x}"

@@ -11,8 +11,9 @@ def sara_random_zeroed(run: Path) -> float:
     import torch
 
     from ftcli.reproduce.measures.sara_smallest_zeroed import SHARE, rise
+    from ftcli.reproduce.probe import again
 
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(again(run).seed)
 
     def drawn(parameters: dict[str, Any]) -> dict[str, Any]:
         return {

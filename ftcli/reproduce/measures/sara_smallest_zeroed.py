@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 SHARE = 0.1
+EXACT = True  # of the base alone
 
 
 def sara_smallest_zeroed(run: Path) -> float:
