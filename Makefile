@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test slow fuzz lint bench
+.PHONY: train test slow fuzz chaos lint bench
 
 # Files and configurations of the campaign of `make fuzz`.
 N ?= 1000

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config import compose, load, validate
+from ftcli.config.checks import is_plain
 from ftcli.config.composed import Composed
 from ftcli.config.effective import promise, value
 from ftcli.errors import Problems, UserError
@@ -90,7 +91,7 @@ def composed_stages(composed: Composed) -> dict[str, Composed]:
 
 
 def _stage(composed: Composed, name: str, own: Sequence[str]) -> Composed:
-    if Path(name).name != name or name in ("", ".", ".."):
+    if not is_plain(name):
         raise UserError("its name is no plain folder name.", where=composed.where(KEY))
     stage = compose(composed.job, [*own, *composed.overrides])
     stage.config.pop(KEY, None)

@@ -11,13 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+UNFINISHED = (
+    ".unfinished"  # how temporary names end, so that nobody else's hidden file is taken for one
+)
 ASIDE = ".replaced"  # what a folder is called between being replaced and being deleted
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a file so that a reader, or a crash, finds the old content or the new, never a part."""
     path = Path(path)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -44,7 +47,9 @@ def folder(target: str | Path) -> Iterator[Path]:
     between the two.
     """
     target = Path(target)
-    unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    unfinished = Path(
+        tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=UNFINISHED)
+    )
     aside = target.with_name(f".{target.name}{ASIDE}")
     try:
         yield unfinished
@@ -76,7 +81,7 @@ def recover(parent: Path) -> None:
 def tidy(parent: Path) -> None:
     """Remove what writes that were cut off have left in a folder that nobody else writes to now."""
     recover(parent)
-    for rest in parent.glob(".*.*"):
+    for rest in parent.glob(f".*{UNFINISHED}"):
         if rest.is_dir() and not rest.is_symlink():
             shutil.rmtree(rest, ignore_errors=True)
         else:
@@ -85,7 +90,7 @@ def tidy(parent: Path) -> None:
 
 def link(path: Path, to: str) -> None:
     """Point the symbolic link `path` at `to`, replacing what it pointed at before."""
-    name = path.with_name(f".{path.name}.{os.getpid()}")
+    name = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     name.unlink(missing_ok=True)
     try:
         name.symlink_to(to)

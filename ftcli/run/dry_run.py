@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ftcli.run.run import Run
@@ -33,10 +33,6 @@ class Trial:
     peak: int
     steps: int
     seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 def dry_run(composed: Any) -> Trial:
@@ -115,7 +111,9 @@ def longest(run: Run, loader: Any) -> list[list[int]]:
         plan = sorted(plan, key=lambda rows: -_size(loader, [rows]))
         return [list(rows) for rows in plan[:times]]
     group = loader.group
-    order = lengths.reshape(-1, group).sum(1).argsort(kind="stable")[::-1]
+    widths = lengths.reshape(-1, group)
+    taken = widths.max(1) if loader.packing == "none" else widths.sum(1)  # padded, or end to end
+    order = taken.argsort(kind="stable")[::-1]
     units = [order[start : start + size] for start in range(0, times * size, size)]
     rows = [[int(group * u + i) for u in part for i in range(group)] for part in units]
     return [part for part in rows if part]

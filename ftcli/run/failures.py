@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ftcli.errors import FAILED, OUT_OF_MEMORY, UserError
@@ -39,7 +39,8 @@ def non_finite(run: Run, error: NonFinite) -> UserError:
 
     evidence.keep(run, error)
     if run.dir is not None and run.accelerator.is_main_process:
-        run.dir.event("non_finite", step=error.step, what=error.what, rows=error.rows)
+        with suppress(OSError):  # a full disk must not hide it
+            run.dir.event("non_finite", step=error.step, what=error.what, rows=error.rows)
     rows = [row for batch in error.rows for row in batch]
     loss = "" if error.what.endswith("loss") else f" (loss {error.loss:.4g})"
     batch = f" The batch is in {error.folder}." if error.folder else ""
@@ -72,7 +73,8 @@ def out_of_memory(run: Run, error: BaseException) -> UserError:
     step: int | None = getattr(error, "step", None)
     rows = [row for batch in batches for row in batch["rows"]]
     if run.dir is not None:
-        run.dir.event("out_of_memory", step=step, rows=rows)
+        with suppress(OSError):
+            run.dir.event("out_of_memory", step=step, rows=rows)
     checkpoint = last_checkpoint(run)
     kept = f" {checkpoint} is whole." if checkpoint else ""
     ways = _what_fits(run, peak)

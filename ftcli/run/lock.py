@@ -41,21 +41,33 @@ def alone(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
             _held.discard(key)
 
 
+@contextmanager
+def locked(path: Path, wait: bool) -> Iterator[bool]:
+    """Hold a file that only one process can hold; yields False if another does and `wait` is off."""
+    with open(path, "a") as stream:
+        yield _lock(stream, wait)
+
+
 def _wait(stream: IO[str], folder: Path, patience: float) -> None:
+    end = time.monotonic() + patience
+    while not _lock(stream, wait=False):
+        if time.monotonic() > end:
+            raise UserError(
+                "another process trains this run.", str(folder), f"touch {folder}/STOP, or wait"
+            )
+        time.sleep(0.1)
+
+
+def _lock(stream: IO[str], wait: bool) -> bool:
+    """Whether the file is ours now; it is where the system or the file system has no such locks."""
     try:
         import fcntl
     except ImportError:
-        return
-    end = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise UserError(
-                    "another process trains this run.", str(folder), f"touch {folder}/STOP, or wait"
-                ) from None
-            time.sleep(0.1)
-        except OSError:  # a file system without locks
-            return
+        return True
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -33,7 +33,9 @@ def write_record(run_dir: RunDir, composed: Any) -> None:
     Nothing secret is kept: of the environment only variables named above are read, and what looks
     like a secret is hidden in every file.
     """
-    write_text(run_dir.path / "overrides.yaml", _yaml([redacted(word) for word in composed.overrides]))
+    write_text(
+        run_dir.path / "overrides.yaml", _yaml([redacted(word) for word in composed.overrides])
+    )
     sources = {key: str(origin) for key, origin in composed.origins.items()}
     write_text(run_dir.path / "sources.yaml", _yaml(sources))
     write_text(run_dir.path / "command.txt", _command())

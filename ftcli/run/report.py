@@ -197,7 +197,7 @@ def _side_by_side(folder: Path, task: str, steps: Sequence[int]) -> str:
 
 
 def _read_samples(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _cell(text: str) -> str:

@@ -76,12 +76,13 @@ class Run:
             UserError: the folder is not a run, or has no such checkpoint.
         """
         from ftcli.trainer.checkpoint import WEIGHTS, Checkpoints, load_weights
+        from ftcli.trainer.manifest import step_of
 
         run_dir = RunDir.open(path)
         run = cls(load(run_dir.path / "config.yaml").config, run_dir)
         folder = Checkpoints(run_dir.checkpoints).find(checkpoint, only=WEIGHTS)
         load_weights(folder, run)
-        run.step = int(folder.name.removeprefix("step-"))
+        run.step = step_of(folder)
         run.model.eval()
         return run
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ftcli.config.checks import is_plain
 from ftcli.errors import UserError
 from ftcli.redaction import redacted, redacted_tree
 from ftcli.run import atomic, disk
@@ -24,7 +25,7 @@ class RunDir:
     @classmethod
     def create(cls, root: str | Path, name: str) -> RunDir:
         """A new folder `<root>/<name>/<time>-<4 hex>`, and the link `latest` beside it."""
-        if Path(name).name != name or name in ("", ".", ".."):
+        if not is_plain(name):
             raise UserError(f"run.name={name!r} is not a plain folder name.", fix="run.name=my_run")
         stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(2)}"
         path = Path(root) / name / stamp
@@ -126,7 +127,7 @@ def _ends_line(stream: BinaryIO) -> bool:
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file; none where it does not exist."""
     rows = []
-    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
+    for line in path.read_text("utf-8", "replace").split("\n") if path.exists() else []:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

@@ -83,7 +83,7 @@ class Space:
         """Every combination; the last axis turns fastest.
 
         Raises:
-            UserError: an axis is an interval, which has no end of values.
+            UserError: an axis is an interval, which has no end of values, or there are too many.
         """
         endless = [axis.key for axis in self.axes if isinstance(axis, Interval)]
         if endless:
@@ -92,6 +92,11 @@ class Space:
                 where="command line",
                 fix="add --optuna --trials N, or give values: "
                 f"{endless[0]}=a,b,c or range(start,stop,step)",
+            )
+        trials = prod(len(axis.ends()) for axis in self.axes)
+        if trials > MOST:
+            raise _said(
+                f"that is a grid of {trials:,} trials.", "fewer values, or --optuna --trials 50"
             )
         for texts in product(*(axis.ends() for axis in self.axes)):
             yield {axis.key: text for axis, text in zip(self.axes, texts, strict=True)}
@@ -130,11 +135,6 @@ def read(texts: Sequence[str], folders: Sequence[Path]) -> Space:
         except UserError as error:
             problems.append(error)
     Problems.raise_if_any(problems)
-    trials = prod(len(axis.texts) for axis in axes.values() if isinstance(axis, Choices))
-    if trials > MOST:
-        raise _said(
-            f"that is a grid of {trials:,} trials.", "fewer values, or --optuna --trials 50"
-        )
     if not axes:
         raise UserError(
             "nothing is swept: no word gives several values.",

@@ -11,6 +11,7 @@ from ftcli.config import paths
 from ftcli.config.composed import Composed
 from ftcli.errors import UserError
 from ftcli.run.atomic import link
+from ftcli.run.lock import locked
 from ftcli.sweeps import composing, space
 from ftcli.sweeps.drive import Drive
 from ftcli.sweeps.launchers.base import Launcher
@@ -20,7 +21,6 @@ from ftcli.sweeps.search import Grid, Search
 from ftcli.sweeps.space import Point, Space
 from ftcli.sweeps.table import Quiet, write_csv
 from ftcli.sweeps.trial import Trial, folder_name
-from ftcli.sweeps.worker import locked
 
 #: Makes what the user watches, from the trials, how many there will be, and the metric.
 MakeView = Callable[[Sequence[Trial], int, str], Quiet]

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+
+from ftcli.run.lock import locked
 
 
 def spawn(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -39,28 +39,6 @@ def work(folder: str, environment: Mapping[str, str]) -> int:
         process.terminate()
         process.wait()
         raise
-
-
-@contextmanager
-def locked(path: Path, wait: bool) -> Iterator[bool]:
-    """Hold a file that only one process can hold; yields False if another does and `wait` is off.
-
-    Where the system has no such locks (Windows) nothing is held.
-    """
-    with open(path, "a") as stream:
-        yield _lock(stream, wait)
-
-
-def _lock(stream: IO[str], wait: bool) -> bool:
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
 
 
 def main(folder: str) -> None:

@@ -17,6 +17,7 @@ from ftcli.run import atomic, disk
 from ftcli.run.rundir import RunDir
 from ftcli.trainer import manifest
 from ftcli.trainer.contents import WEIGHTS, load_weights, restore, save_weights, write
+from ftcli.trainer.manifest import step_of
 
 if TYPE_CHECKING:
     from ftcli.trainer.loop import Loop
@@ -58,7 +59,7 @@ class Checkpoints:
         atomic.tidy(self.run_dir.path)
         if resume is not None and resume.parent.resolve() == self.folder.resolve():
             for path in self._steps(self.folder.glob("step-*")):
-                if _step(path) > _step(resume):
+                if step_of(path) > step_of(resume):
                     shutil.rmtree(self.folder / f"{LATER}{path.name}", ignore_errors=True)
                     path.rename(self.folder / f"{LATER}{path.name}")
             self._link_again(resume)
@@ -109,8 +110,10 @@ class Checkpoints:
         return target
 
     def mark_best(self, path: Path | None = None) -> None:
-        """Point `best` at a checkpoint, by default the newest."""
-        path = path or self.finished()[-1]
+        """Point `best` at a checkpoint, by default the newest; a run without a step has none."""
+        path = path or next(iter(self.finished()[::-1]), None)
+        if path is None:
+            return
         atomic.link(self.folder / "best", path.name)
         self._retain(path)
 
@@ -160,7 +163,7 @@ class Checkpoints:
         return f"ftcli train {self.run_dir.path}/config.yaml"
 
     def _steps(self, paths: Iterable[Path]) -> list[Path]:
-        return sorted((path for path in paths if path.name[5:].isdigit()), key=_step)
+        return sorted((path for path in paths if path.name[5:].isdigit()), key=step_of)
 
     def _link_again(self, resume: Path) -> None:
         """What a crash right after the checkpoint may have left undone."""
@@ -240,7 +243,3 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _tensors(inner)
-
-
-def _step(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ftcli.run import atomic
+from ftcli.run import atomic, disk
 from ftcli.trainer.meter import NonFinite
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ def keep(run: Run, error: NonFinite) -> None:
         target = _free(run.dir.path / FOLDER, error.step)
         with atomic.folder(target) as unfinished:
             _write(unfinished, run, ranks, error)
-    except OSError as refused:  # the error itself must reach the user whatever the disk says
-        run.dir.note(f"the batch of step {error.step} could not be written: {refused}")
+    except Exception as refused:  # the error itself must reach the user whatever the disk says
+        if disk.refusal(refused) is None:
+            raise
+        with suppress(OSError):
+            run.dir.note(f"the batch of step {error.step} could not be written: {refused}")
     else:
         error.folder = target
 

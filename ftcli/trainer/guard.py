@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ftcli.errors import UserError
 from ftcli.trainer import evidence
 from ftcli.trainer.allocator import OutOfMemory, ran_out
 from ftcli.trainer.meter import NonFinite, Step, refuse
@@ -15,6 +16,7 @@ from ftcli.trainer.participant import Participant
 from ftcli.trainer.undo import Snapshot
 
 if TYPE_CHECKING:
+    from ftcli.run.run import Run
     from ftcli.trainer.loop import Batch, Loop
     from ftcli.trainer.trainer import Trainer
 
@@ -37,6 +39,19 @@ class Guard(Participant):
         self.batches: list[Batch] = []  # of the step that is being taken
         self.skipped = 0  # steps left out
         self.in_a_row = 0  # of these, since the last that was taken
+
+    def setup(self, run: Run) -> None:
+        """Refuse what a pipeline has no answer to: a client all of whose steps were left out.
+
+        Raises:
+            UserError: steps are to be skipped within rounds.
+        """
+        if self._skips and run.pipeline is not None:
+            raise UserError(
+                "rounds cannot leave steps out.",
+                where="trainer.on_nonfinite",
+                fix="trainer.on_nonfinite=stop",
+            )
 
     @contextmanager
     def watch(self, loop: Loop, batches: list[Batch]) -> Iterator[None]:

@@ -111,3 +111,8 @@ def _opens(path: Path) -> bool:
     if path.suffix == ".pt":
         return zipfile.is_zipfile(path)
     return path.stat().st_size > 0
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(path.name.removeprefix("step-"))

@@ -10,8 +10,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ftcli.errors import UserError
+from ftcli.trainer.manifest import step_of
 from ftcli.trainer.participant import Participant, State
-from ftcli.trainer.undo import restore, step_of
+from ftcli.trainer.undo import restore
 
 if TYPE_CHECKING:
     from ftcli.run.run import Run
@@ -117,7 +118,7 @@ class Spikes(Participant):
 
     def state_dict(self) -> dict[str, Any]:
         """Rollbacks so far and recent losses, once there are any."""
-        if not self.losses:
+        if not (self.losses or self.rollbacks):
             return {}
         return {"rollbacks": self.rollbacks, "losses": list(self.losses), "logged": self.logged}
 

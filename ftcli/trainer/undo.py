@@ -101,8 +101,3 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)
-
-
-def step_of(path: Path) -> int:
-    """The step of a checkpoint's folder."""
-    return int(path.name.removeprefix("step-"))

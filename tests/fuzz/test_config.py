@@ -26,10 +26,6 @@ SECONDS = 120  # a case that takes longer hangs
 BUGS = ("Traceback", "please report it", "TimeoutError")
 
 
-class Started(Exception):
-    """The job was found sound and would begin now."""
-
-
 @pytest.fixture
 def nothing_starts(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything up to the first step of training is real, and no network is asked."""
@@ -54,6 +50,7 @@ def nothing_starts(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_sample(tmp_path, monkeypatch):
     found = [_tried(case(seed), tmp_path / str(seed), monkeypatch) for seed in range(FAST)]
     assert _broken(found) == []
+    assert {"accepted", "refused"} <= {status for _, status, _ in found}
 
 
 @pytest.mark.slow

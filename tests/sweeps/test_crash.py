@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from ftcli.errors import INTERRUPTED
+from ftcli.run.lock import locked
 from ftcli.sweeps.sweep import resume
 from ftcli.sweeps.trial import FINISHED
-from ftcli.sweeps.worker import locked, spawn
+from ftcli.sweeps.worker import spawn
 
 pytestmark = pytest.mark.slow
 

@@ -150,7 +150,7 @@ def saved_bytes(run, blocks: list[int]) -> tuple[int, list[bool]]:
     policy = Rst()
     policy.setup(run)
     policy.active = blocks
-    on, off = policy._split()
+    on, off = policy.split()
     for parameter in off:
         parameter.requires_grad_(False)
     needed: list[bool] = []

@@ -42,6 +42,11 @@ FAST = {"plain", "search"}
 CLOCK = {"time", "tok_s", "mem_gb"}
 
 
+def only(tmp_path) -> Path:
+    """The folder of the one run there is."""
+    return next(p for p in (tmp_path / "runs/qlora_llama").iterdir() if not p.is_symlink())
+
+
 def job(tmp_path, *overrides):
     composed = compose("qlora_llama", [*SMALL, f"run.dir={tmp_path}/runs", *overrides])
     validate(composed)
@@ -111,7 +116,7 @@ def test_stopping_names_the_step_and_the_rows_and_keeps_the_batch(how, tmp_path,
     poison(monkeypatch, lambda rows: rows == set(bad), how)
     with pytest.raises(UserError) as caught:
         train(job(tmp_path, *KINDS["plain"]))
-    run = next(p for p in (tmp_path / "runs/qlora_llama").iterdir() if not p.is_symlink())
+    run = only(tmp_path)
     message = str(caught.value)
     named = "the loss was nan" if how == "loss" else "the gradient norm was nan"
     assert f"{named} at step 3" in message and caught.value.code == FAILED
@@ -139,7 +144,7 @@ def test_stopping_names_the_step_and_the_rows_and_keeps_the_batch(how, tmp_path,
 
 def test_figures_read_late_still_name_the_first_step_and_stop_the_save(tmp_path, monkeypatch):
     """On an accelerator nothing is read between two logs; a save looks first."""
-    step, settle = Meter.step, Meter.settle
+    step = Meter.step
 
     def late(self, *args):
         self.settle = lambda: None
@@ -151,8 +156,8 @@ def test_figures_read_late_still_name_the_first_step_and_stop_the_save(tmp_path,
     poison(monkeypatch, lambda rows: rows == set(bad))
     with pytest.raises(UserError, match="the loss was nan at step 2") as caught:
         train(job(tmp_path, *KINDS["plain"], "trainer.log_every=10", "trainer.save_every=3"))
-    assert settle is Meter.settle and "no checkpoint from before" in str(caught.value)
-    run = next(p for p in (tmp_path / "runs/qlora_llama").iterdir() if not p.is_symlink())
+    assert "no checkpoint from before" in str(caught.value)
+    run = only(tmp_path)
     assert not Checkpoints(run / "checkpoints").finished()
     lines = (run / "nonfinite/step-000002/rows.jsonl").read_text().splitlines()
     assert [json.loads(line)["row"] for line in lines] == bad
@@ -173,7 +178,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(Loop, "update", overflows)
     with pytest.raises(UserError, match="a trained weight was not finite after step 2"):
         train(job(tmp_path, *KINDS["plain"]))
-    run = next(p for p in (tmp_path / "runs/qlora_llama").iterdir() if not p.is_symlink())
+    run = only(tmp_path)
     assert [p.name for p in Checkpoints(run / "checkpoints").finished()] == ["step-000001"]
 
 
@@ -231,7 +236,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
     words = ("trainer.on_nonfinite=skip", "trainer.max_skipped=3")
     with pytest.raises(UserError, match="4 steps in a row were skipped.* at step 2"):
         train(job(tmp_path, *KINDS["plain"], *words))
-    run = next(p for p in (tmp_path / "runs/qlora_llama").iterdir() if not p.is_symlink())
+    run = only(tmp_path)
     assert len(list((run / "nonfinite").iterdir())) == 4
     assert [p.name for p in Checkpoints(run / "checkpoints").finished()] == ["step-000001"]
 

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from ftcli.objectives.causal_lm import CausalLM
 from ftcli.run.train import resume, train
 from ftcli.trainer.allocator import ran_out
 from ftcli.trainer.checkpoint import Checkpoints
-from tests.trainer.test_guard import job
+from tests.trainer.test_guard import job, only
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
 CPU += "you tried to allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)"
@@ -25,10 +24,6 @@ ERRORS = {
     "cpu": RuntimeError(CPU),
     "python": MemoryError(),
 }
-
-
-def only(tmp_path) -> Path:
-    return next(p for p in (tmp_path / "runs/qlora_llama").iterdir() if not p.is_symlink())
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,6 @@ def test_a_run_killed_before_its_report_gets_it(train_tiny):
     with pytest.raises(UserError, match="is finished"):
         resume(run)
     (run / "report.md").unlink()
-    (run / ".report.md.x1").touch()
+    (run / ".report.md.x1.unfinished").touch()
     assert resume(run)["status"] == "finished"
-    assert (run / "report.md").exists() and not (run / ".report.md.x1").exists()
+    assert (run / "report.md").exists() and not (run / ".report.md.x1.unfinished").exists()

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ftcli.data.readers import can_read, read
+from ftcli.data.readers.encoding import MARKS, PACKED
 from ftcli.data.rows import Row
 from ftcli.errors import UserError
 
@@ -92,7 +93,9 @@ def test_no_line_of_jsonl_is_dropped_silently(tmp_path, lines):
     ]
     try:
         found = len(list(read(path)))
-    except UserError as error:  # they begin as UTF-16 or as an archive does: none is read
+    except UserError as error:
+        whole = path.read_bytes()
+        assert b"\0" in whole or whole.startswith((*MARKS, *PACKED, b"\x1f\x8b")), "text is refused"
         assert str(path) in str(error.where) and error.fix
         return
     assert found == len(written)
