@@ -162,21 +162,9 @@ class QstModel(Tuner):
             config.target_modules = {trunk_of(model).name}
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
-    def _create_and_replace(
-        self,
-        peft_config: Any,
-        adapter_name: str,
-        target: Any,
-        target_name: str,
-        parent: Any,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        if not isinstance(target, SideTuned):
-            layer = SideTuned(target, self.model)
-            self._replace_module(parent, target_name, layer, target)
-            target = layer
-        target.update_layer(adapter_name, peft_config, peft_config.inference_mode)
+    def wrapped(self, target: nn.Module, config: Any) -> TunerLayer:
+        """The trunk, with a place for side networks of this model."""
+        return SideTuned(target, self.model)
 
 
 def side_layer(model: nn.Module) -> SideTuned:

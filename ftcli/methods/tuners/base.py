@@ -109,7 +109,8 @@ class Tuner(BaseTuner):
     """Replaces base layers by tuner layers.
 
     A subclass sets `prefix` ("<name>_"), `tuner_layer_cls` and `layers`: kind of base layer -> class
-    of its tuner layer. Quantised linear layers count as `nn.Linear`.
+    of its tuner layer. Quantised linear layers count as `nn.Linear`. Where that is not enough it says
+    how a base layer is `wrapped`, or how an adapter is added (`adapt`).
     """
 
     layers: ClassVar[dict[type, type[TunerLayer]]] = {}
@@ -126,13 +127,21 @@ class Tuner(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         if isinstance(target, TunerLayer):
-            target.update_layer(adapter_name, peft_config, peft_config.inference_mode)
+            self.adapt(target, adapter_name, peft_config, current_key)
             return
-        layer = self.layer_class(target)(target)
-        layer.update_layer(adapter_name, peft_config, peft_config.inference_mode)
+        layer = self.wrapped(target, peft_config)
+        self.adapt(layer, adapter_name, peft_config, current_key)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # a further adapter is not trained unasked
-        self._replace_module(parent, target_name, layer, target)
+        self._replace_module(parent, target_name, layer, layer.base_layer)
+
+    def wrapped(self, target: nn.Module, config: Any) -> TunerLayer:
+        """The tuner layer around a base layer, without adapters yet."""
+        return self.layer_class(target)(target)
+
+    def adapt(self, layer: TunerLayer, adapter: str, config: Any, name: str) -> None:
+        """Add an adapter to the tuner layer that stands in the model as `name`."""
+        layer.update_layer(adapter, config, config.inference_mode)
 
     def layer_class(self, target: nn.Module) -> type[TunerLayer]:
         """The class for one base layer.

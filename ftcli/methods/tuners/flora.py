@@ -216,23 +216,12 @@ class FloraModel(Tuner):
         nn.Conv3d: FloraConv3d,
     }
 
-    def _create_and_replace(
-        self,
-        peft_config: Any,
-        adapter_name: str,
-        target: Any,
-        target_name: str,
-        parent: Any,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
+    def adapt(self, layer: TunerLayer, adapter: str, config: Any, name: str) -> None:
         """With the ranks that `rank_pattern` gives this layer."""
-        own = copy(peft_config)
-        pattern = get_pattern_key(peft_config.rank_pattern.keys(), current_key)
-        own.ranks = peft_config.rank_pattern.get(pattern, peft_config.ranks)
-        super()._create_and_replace(
-            own, adapter_name, target, target_name, parent, current_key, parameter_name
-        )
+        own = copy(config)
+        pattern = get_pattern_key(config.rank_pattern.keys(), name)
+        own.ranks = config.rank_pattern.get(pattern, config.ranks)
+        super().adapt(layer, adapter, own, name)
 
 
 register("flora", FloraConfig, FloraModel)

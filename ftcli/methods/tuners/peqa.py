@@ -105,26 +105,12 @@ class PeqaModel(Tuner):
 
     prefix = "peqa_"
     tuner_layer_cls = PeqaLinear
-    layers: ClassVar[dict[type, type[TunerLayer]]] = {PackedLinear: PeqaLinear}
 
-    def _create_and_replace(
-        self,
-        peft_config: Any,
-        adapter_name: str,
-        target: Any,
-        target_name: str,
-        parent: Any,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        if not isinstance(target, TunerLayer):
-            linear, target = target, self._packed(target, peft_config)
-            linear.register_parameter(
-                "weight", None
-            )  # PEFT holds the layers until all are replaced
-        super()._create_and_replace(
-            peft_config, adapter_name, target, target_name, parent, current_key, parameter_name
-        )
+    def wrapped(self, target: nn.Module, config: Any) -> TunerLayer:
+        """Around its packed form; the weight goes, for PEFT holds the layers until all are replaced."""
+        packed = self._packed(target, config)
+        target.register_parameter("weight", None)
+        return PeqaLinear(packed)
 
     def _packed(self, linear: Any, config: PeqaConfig) -> PackedLinear:
         weight = getattr(linear, "weight", None)

@@ -149,23 +149,11 @@ class S2ftModel(Tuner):
     def _check_target_module_exists(peft_config: Any, key: str) -> bool:
         return key in peft_config.selected
 
-    def _create_and_replace(
-        self,
-        peft_config: Any,
-        adapter_name: str,
-        target: Any,
-        target_name: str,
-        parent: Any,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        if not isinstance(target, S2ftLinear):
-            linear, target = target, self.layer_class(target)(target)
-            self._replace_module(parent, target_name, target, linear)
-        target.places[adapter_name] = self._places[current_key]
-        target.update_layer(adapter_name, peft_config, peft_config.inference_mode)
-        if adapter_name not in self.active_adapters:
-            target.set_requires_grad(adapter_name, False)
+    def adapt(self, layer: TunerLayer, adapter: str, config: Any, name: str) -> None:
+        """Where the slices of this layer are."""
+        assert isinstance(layer, S2ftLinear)
+        layer.places[adapter] = self._places[name]
+        super().adapt(layer, adapter, config, name)
 
     def _arrange(
         self, structures: Sequence[Coupled], selected: dict[str, list[int]]
