@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftcli.config import hints, job, paths, schema, signature
+from ftcli.config.defaults import Computed
 from ftcli.config.display import scalar
 from ftcli.config.keys import TARGET, Keys, keys_of
 from ftcli.config.nearest import nearest_key
 from ftcli.config.option import content
-from ftcli.config.signature import Computed, NoSuchClass, Parameter
+from ftcli.config.signature import NoSuchClass, Parameter
 from ftcli.errors import UserError
 
 

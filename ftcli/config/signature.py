@@ -8,32 +8,13 @@ from __future__ import annotations
 
 import ast
 import difflib
-import io
-import re
-import textwrap
-import tokenize
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from ftcli.config import hints, source
-from ftcli.config.source import Definition, Module
-
-
-class _Missing:
-    def __repr__(self) -> str:
-        return "no default"
-
-
-#: A parameter without a default.
-REQUIRED = _Missing()
-
-
-@dataclass(frozen=True)
-class Computed:
-    """A default that is an expression, known only when the class runs."""
-
-    text: str
+from ftcli.config import defaults, descriptions, hints, source
+from ftcli.config.defaults import REQUIRED, Computed
+from ftcli.config.source import Definition
 
 
 @dataclass(frozen=True)
@@ -164,7 +145,7 @@ def _fields(found: Definition) -> dict[str, Parameter]:
     if not hints.is_dataclass(found.node):
         return fields
     assert isinstance(found.node, ast.ClassDef)
-    docs = _documented(ast.get_docstring(found.node) or "")
+    docs = descriptions.documented(ast.get_docstring(found.node) or "")
     for item in found.node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
             parameter = _field(item, item.target.id, found)
@@ -182,43 +163,18 @@ def _field(item: ast.AnnAssign, name: str, found: Definition) -> Parameter | Non
     if any(word in words for word in ("ClassVar", "InitVar", "KW_ONLY")):
         return None
     default: Any = REQUIRED
-    text = _comment(item, found.module)
+    text = descriptions.beside(item, found.module)
     value = item.value
     if isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1] == "field":
         options = {k.arg: k.value for k in value.keywords if k.arg}
         init = options.get("init")
         if isinstance(init, ast.Constant) and init.value is False:
             return None
-        default = _field_default(options, found.module)
-        text = _metadata_help(options.get("metadata")) or text
+        default = defaults.of_field(options, found.module)
+        text = descriptions.of_metadata(options.get("metadata")) or text
     elif value is not None:
-        default = _value(value, found.module)
+        default = defaults.value_of(value, found.module)
     return _parameter(name, item.annotation, default, text, found)
-
-
-def _field_default(options: dict[str, ast.expr], module: Module) -> Any:
-    if "default" in options:
-        return _value(options["default"], module)
-    factory = options.get("default_factory")
-    if factory is None:
-        return REQUIRED
-    if isinstance(factory, ast.Name) and factory.id in ("list", "dict", "tuple", "set"):
-        return {} if factory.id == "dict" else []
-    if isinstance(factory, ast.Lambda):
-        return _value(factory.body, module)
-    return Computed(ast.unparse(factory))
-
-
-def _metadata_help(expr: ast.expr | None) -> str:
-    if not isinstance(expr, ast.Dict):
-        return ""
-    for key, value in zip(expr.keys, expr.values, strict=True):
-        if isinstance(key, ast.Constant) and key.value == "help":
-            try:
-                return " ".join(str(ast.literal_eval(value)).split())
-            except ValueError:
-                return ""
-    return ""
 
 
 def _arguments(
@@ -230,12 +186,12 @@ def _arguments(
     gap: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults))
     pairs = list(zip(positional, [*gap, *arguments.defaults], strict=True))[skip:]
     pairs += list(zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True))
-    docs = _documented(ast.get_docstring(found.node) or "") if found.node else {}  # type: ignore[arg-type]
-    docs |= _documented(ast.get_docstring(node) or "")
+    docs = descriptions.documented(ast.get_docstring(found.node) or "") if found.node else {}  # type: ignore[arg-type]
+    docs |= descriptions.documented(ast.get_docstring(node) or "")
     parameters = {}
     for argument, value in pairs:
-        default = REQUIRED if value is None else _value(value, found.module)
-        text = _comment(argument, found.module) or docs.get(argument.arg, "")
+        default = REQUIRED if value is None else defaults.value_of(value, found.module)
+        text = descriptions.beside(argument, found.module) or docs.get(argument.arg, "")
         parameters[argument.arg] = _parameter(
             argument.arg, argument.annotation, default, text, found
         )
@@ -247,41 +203,12 @@ def _parameter(
 ) -> Parameter:
     kind = hints.evaluate(annotation, found.module)
     if annotation is None:
-        kind = _guess(default)
+        kind = defaults.type_of(default)
     nested = hints.names_class(annotation, found.module)
     return Parameter(
         name, kind, ast.unparse(annotation) if annotation else "", default, text, found.dotted,
         nested.dotted if nested else None, hints.is_class_path(annotation),
     )  # fmt: skip
-
-
-def _guess(default: Any) -> Any:
-    """The type of an argument that has a default but no annotation."""
-    if isinstance(default, bool):
-        return bool
-    if isinstance(default, (int, float)):
-        return float if isinstance(default, float) else int | float
-    if isinstance(default, list) and default and all(isinstance(v, float) for v in default):
-        return tuple[tuple(float for _ in default)]  # type: ignore[misc]
-    return Any
-
-
-def _value(expr: ast.expr, module: Module) -> Any:
-    """A default as a plain value: literals, module constants, members of enumerations."""
-    try:
-        value = ast.literal_eval(expr)
-        return list(value) if isinstance(value, (tuple, set)) else value
-    except (ValueError, TypeError):
-        pass
-    if isinstance(expr, ast.Attribute):
-        members = hints.enum_values(source.resolve_expr(module, expr.value)) or {}
-        if expr.attr in members:
-            return members[expr.attr]
-    found = source.resolve_expr(module, expr)
-    if found and isinstance(found.node, (ast.Assign, ast.AnnAssign)) and found.node.value:
-        if not isinstance(found.node.value, (ast.Name, ast.Attribute)):
-            return _value(found.node.value, found.module)
-    return Computed(ast.unparse(expr))
 
 
 def _attributes(found: Definition) -> dict[str, Any]:
@@ -297,49 +224,5 @@ def _attributes(found: Definition) -> dict[str, Any]:
         elif isinstance(item, ast.AnnAssign) and "ClassVar" in ast.unparse(item.annotation):
             name, value = ast.unparse(item.target), item.value
         if name and value is not None:
-            values[name] = _value(value, found.module)
+            values[name] = defaults.value_of(value, found.module)
     return {k: v for k, v in values.items() if not isinstance(v, Computed)}
-
-
-def _comment(node: ast.stmt | ast.arg, module: Module) -> str:
-    """The help beside a field: its trailing `# text`, or the `#: text` lines above it."""
-    lines = module.text.splitlines()
-    end = node.end_lineno or node.lineno
-    block = textwrap.dedent("\n".join(lines[node.lineno - 1 : end]))
-    if "#" in lines[end - 1]:
-        comments = [t.string for t in _tokens(block) if t.type == tokenize.COMMENT]
-        if comments:
-            return comments[-1].lstrip("#: ").strip()
-    above: list[str] = []
-    for line in reversed(lines[: node.lineno - 1]):
-        if not line.strip().startswith("#:"):
-            break
-        above.insert(0, line.strip()[2:].strip())
-    return " ".join(above)
-
-
-def _tokens(block: str) -> list[tokenize.TokenInfo]:
-    tokens = []
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(block).readline):
-            tokens.append(token)
-    except (tokenize.TokenError, IndentationError, SyntaxError):
-        pass  # an argument is only a piece of a statement
-    return tokens
-
-
-_ENTRY = re.compile(r"^\s+`{0,2}(\w+)`{0,2}\s*(?:\([^\n]*\))?\s*:\s*(.*)$")
-
-
-def _documented(doc: str) -> dict[str, str]:
-    """Name -> first line of its text in the `Args:` part of a docstring."""
-    texts: dict[str, str] = {}
-    name = None
-    for line in doc.splitlines():
-        entry = _ENTRY.match(line)
-        if entry:
-            name = entry[1]
-            texts.setdefault(name, entry[2].strip())
-        elif name and not texts[name]:
-            texts[name] = line.strip()
-    return texts

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ftcli.data import cache
+from ftcli.data import cache, mistakes
 from ftcli.data.accounting import Counts, accounting
 from ftcli.data.figures import statistics, warnings
 from ftcli.data.loader import Loader
@@ -62,7 +62,7 @@ class Data:
     cache_dir: str | None = None  # of the token cache; ~/.cache/ftcli/tokens when left out
 
     def __post_init__(self) -> None:
-        Problems.raise_if_any(list(self._contradictions()))
+        Problems.raise_if_any(list(mistakes.contradictions(self)))
         self._rendering = Rendering(
             self.max_length,
             self.mask,
@@ -73,46 +73,6 @@ class Data:
         )
         self._prepared: dict[str, Tokens] = {}
         self._splits: dict[str, Split] = {}
-
-    def _contradictions(self) -> Iterator[UserError]:
-        """What can be seen to be wrong before a row is read."""
-        if isinstance(self.validation, float | int) and not 0 < self.validation < 1:
-            yield UserError(
-                f"a share of {self.validation} of the rows cannot be held out.",
-                where="data.validation",
-                fix="give a number between 0 and 1, a path or split, or null",
-            )
-        for key, least in (("max_length", 2), ("limit", 1)):
-            value = getattr(self, key)
-            if value is not None and value < least:
-                yield UserError(
-                    f"{value} is too small.", f"data.{key}", f"data.{key}={least} is the least"
-                )
-        plain = self.template == "plain" and self.format in ("prompt", "instruction", "text")
-        if self.system is not None and plain:
-            yield UserError(
-                f"a system message has no place in plain rows of format={self.format}.",
-                where="data.system",
-                fix="set data.template=chat, or write it into data.prompt_template",
-            )
-        if self.prompt_template is not None and self.template == "chat":
-            yield UserError(
-                "the chat template writes the prompt, so that this one would not be used.",
-                where="data.prompt_template",
-                fix="set data.template=plain or data.prompt_template=null",
-            )
-        if self.pairs and self.format not in ("auto", "preference"):
-            yield UserError(
-                f"rows of format={self.format} have no rejected answer.",
-                where="data.pairs",
-                fix="data.format=preference, or data.pairs=false",
-            )
-        if self.pairs and self.mask == "all":
-            yield UserError(
-                "answers are compared; the prompt, which both share, is no part of them.",
-                where="data.mask",
-                fix="data.mask=assistant",
-            )
 
     def examples(self, split: str = "train") -> Iterator[dict[str, Any]]:
         """The canonical examples of a split, each with `references`, `row` and `origin`.
@@ -159,7 +119,7 @@ class Data:
             for warning in warnings(known.meta, split):
                 log.warning(warning)
         if not len(known):
-            raise _empty(split, self.path, accounting(known.meta))
+            raise mistakes.empty(split, self.path, accounting(known.meta))
         return known
 
     def sample(
@@ -190,7 +150,7 @@ class Data:
                 counts.elsewhere += 1
         counts.used = len(found)
         if not found:
-            raise _empty(split, self.path, accounting(asdict(counts)))
+            raise mistakes.empty(split, self.path, accounting(asdict(counts)))
         if counts.skipped:
             log.warning(f"{split}: {accounting(asdict(counts))}")
         return found
@@ -299,7 +259,7 @@ class Data:
             )
         place = {"validation": self.validation, "test": self.test}.get(name)
         if place is None:
-            raise _not_configured(name)
+            raise mistakes.not_configured(name)
         place = str(place)
         source = self._open(place, "train") if is_path(place) else train.source.other(place)
         format = train.columns.name if self.format == "auto" else self.format
@@ -322,21 +282,3 @@ class Data:
             "tokenizer": tokenizer_hash(tokenizer),
             "chat_template": template if may_be_chat else None,
         }
-
-
-def _not_configured(split: str) -> UserError:
-    choices = "a share such as 0.05, a path or a split" if split == "validation" else "a path"
-    return UserError(
-        f"the data have no split '{split}'.",
-        where=f"data.{split}",
-        fix=f"set data.{split} to {choices}",
-    )
-
-
-def _empty(split: str, path: str, why: str) -> UserError:
-    return UserError(
-        f"the split '{split}' of {path} is empty: {why}.",
-        where="data.validation" if split == "validation" else "data.path",
-        fix="check the file, data.limit and data.max_length; a share of a small file needs at least "
-        "two different prompts, otherwise set data.validation=null",
-    )

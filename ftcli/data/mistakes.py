@@ -1,0 +1,72 @@
+"""What is wrong with a `data` group, said before a row is read or when none is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ftcli.errors import UserError
+
+if TYPE_CHECKING:
+    from ftcli.data.dataset import Data
+
+
+def contradictions(data: Data) -> Iterator[UserError]:
+    """What can be seen to be wrong before a row is read."""
+    if isinstance(data.validation, float | int) and not 0 < data.validation < 1:
+        yield UserError(
+            f"a share of {data.validation} of the rows cannot be held out.",
+            where="data.validation",
+            fix="give a number between 0 and 1, a path or split, or null",
+        )
+    for key, least in (("max_length", 2), ("limit", 1)):
+        value = getattr(data, key)
+        if value is not None and value < least:
+            yield UserError(
+                f"{value} is too small.", f"data.{key}", f"data.{key}={least} is the least"
+            )
+    plain = data.template == "plain" and data.format in ("prompt", "instruction", "text")
+    if data.system is not None and plain:
+        yield UserError(
+            f"a system message has no place in plain rows of format={data.format}.",
+            where="data.system",
+            fix="set data.template=chat, or write it into data.prompt_template",
+        )
+    if data.prompt_template is not None and data.template == "chat":
+        yield UserError(
+            "the chat template writes the prompt, so that this one would not be used.",
+            where="data.prompt_template",
+            fix="set data.template=plain or data.prompt_template=null",
+        )
+    if data.pairs and data.format not in ("auto", "preference"):
+        yield UserError(
+            f"rows of format={data.format} have no rejected answer.",
+            where="data.pairs",
+            fix="data.format=preference, or data.pairs=false",
+        )
+    if data.pairs and data.mask == "all":
+        yield UserError(
+            "answers are compared; the prompt, which both share, is no part of them.",
+            where="data.mask",
+            fix="data.mask=assistant",
+        )
+
+
+def not_configured(split: str) -> UserError:
+    """A split that the configuration does not have."""
+    choices = "a share such as 0.05, a path or a split" if split == "validation" else "a path"
+    return UserError(
+        f"the data have no split '{split}'.",
+        where=f"data.{split}",
+        fix=f"set data.{split} to {choices}",
+    )
+
+
+def empty(split: str, path: str, why: str) -> UserError:
+    """A split without a row to learn from."""
+    return UserError(
+        f"the split '{split}' of {path} is empty: {why}.",
+        where="data.validation" if split == "validation" else "data.path",
+        fix="check the file, data.limit and data.max_length; a share of a small file needs at least "
+        "two different prompts, otherwise set data.validation=null",
+    )
