@@ -49,6 +49,13 @@ def redacted(text: str) -> str:
     return _GIVEN.sub(lambda at: at[1] + (at[2] if _plain(at[2]) else HIDDEN), found)
 
 
+def redacted_word(word: str) -> str:
+    """A word of a command line (`key=value`), whose value ends where the word does."""
+    key, given, value = word.partition("=")
+    secret = given and is_secret(key.lstrip("+~-")) and not _plain(value)
+    return f"{key}={HIDDEN}" if secret else redacted(word)
+
+
 def _known(text: str) -> str:
     """The text without values of the environment and what has the shape of a secret."""
     for value in _of_environment():

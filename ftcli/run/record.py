@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config.classpath import trusted
-from ftcli.redaction import redacted, redacted_tree
+from ftcli.redaction import redacted, redacted_tree, redacted_word
 from ftcli.run.atomic import write_json, write_text
 from ftcli.run.rundir import RunDir
 
@@ -33,9 +33,8 @@ def write_record(run_dir: RunDir, composed: Any) -> None:
     Nothing secret is kept: of the environment only variables named above are read, and what looks
     like a secret is hidden in every file.
     """
-    write_text(
-        run_dir.path / "overrides.yaml", _yaml([redacted(word) for word in composed.overrides])
-    )
+    overrides = [redacted_word(word) for word in composed.overrides]
+    write_text(run_dir.path / "overrides.yaml", _yaml(overrides))
     sources = {key: str(origin) for key, origin in composed.origins.items()}
     write_text(run_dir.path / "sources.yaml", _yaml(sources))
     write_text(run_dir.path / "command.txt", _command())
@@ -74,7 +73,7 @@ def _yaml(value: Any) -> str:
 
 def _command() -> str:
     """A shell line that can be pasted, with the folder and variables it depends on as comments."""
-    typed = shlex.join(["ftcli", *map(redacted, sys.argv[1:])])
+    typed = shlex.join(["ftcli", *map(redacted_word, sys.argv[1:])])
     lines = [typed, f"# in {Path.cwd()}"]
     lines += [f"# {name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
     return redacted("\n".join(lines)) + "\n"

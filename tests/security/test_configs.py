@@ -27,6 +27,7 @@ BARE = {
                                     "args": ["touch", "{marker}"]},
     "a function that a room imports": {"_target_": "ftcli.methods.reexports.system",
                                        "command": "{shell}"},
+    "what a room's module really imports": {"_target_": "ftcli.data.media.sources.Path"},
     "a function of a room": {"_target_": "ftcli.methods.reexports.own"},
 }  # fmt: skip
 

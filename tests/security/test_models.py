@@ -17,6 +17,8 @@ from ftcli.deltas.artefact import Artefact
 from ftcli.errors import UserError
 from ftcli.models import hub
 from ftcli.models.causal_lm import CausalLM
+from ftcli.models.classifier import LOADERS, Classifier
+from ftcli.models.ldm import Ldm
 from ftcli.trainer import contents
 
 
@@ -89,6 +91,37 @@ def test_code_that_a_model_brings_is_not_run(attack, model, kind):
             part()
         except (UserError, ValueError):
             continue
+    assert not attack.won
+
+
+PROCESSORS = {"AutoImageProcessor": "evil.Evil", "AutoFeatureExtractor": "evil.Evil"}
+
+
+@pytest.mark.parametrize("task", ["image", "audio", "text"])
+def test_code_that_a_classifier_brings_is_not_run(attack, model, task):
+    kinds = {loader.__name__: "evil.Evil" for loader in LOADERS.values()}
+    edit(model / "config.json", auto_map=AUTO | kinds)
+    edit(model / "tokenizer_config.json", auto_map=AUTO, tokenizer_class="Evil")
+    edit(model / "preprocessor_config.json", auto_map=PROCESSORS, processor_class="Evil")
+    source = Classifier(path=str(model), task=task, labels=2)
+    for part in (source.load_tokenizer, source.meta, lambda: source.load("cpu")):
+        with contextlib.suppress(UserError, ValueError):
+            part()
+    assert not attack.won
+
+
+def test_code_that_the_tokenizer_of_a_diffusion_model_brings_is_not_run(attack, model):
+    edit(model / "tokenizer_config.json", auto_map=AUTO, tokenizer_class="Evil")
+    with contextlib.suppress(UserError, ValueError):
+        Ldm(path="asset:ldm_emoji", tokenizer=str(model)).load_tokenizer()
+    assert not attack.won
+
+
+@pytest.mark.parametrize("kind", ["llama", "evil_kind"])
+def test_code_is_not_run_to_see_what_a_delta_changes(attack, model, kind):
+    edit(model / "config.json", auto_map=AUTO, model_type=kind)
+    with contextlib.suppress(UserError, ValueError):
+        assert Artefact.open(model).anatomy
     assert not attack.won
 
 

@@ -51,7 +51,9 @@ def test_a_run_keeps_no_secret(train_tiny, monkeypatch):
     """A real run whose model revision is, by a slip, a token; and what is written to its log."""
     token = ENVIRONMENT["HF_TOKEN"]
     words = [f"{key}='{value}'" for key, value in TYPED.items()]
-    monkeypatch.setattr("sys.argv", ["ftcli", "train", "qlora_llama", *words])
+    phrase = " ".join(["mulberry", "quagmire"])  # in pieces: the diff of this file may be kept too
+    spaced = f"+logger.mine.password={phrase}"
+    monkeypatch.setattr("sys.argv", ["ftcli", "train", "qlora_llama", spaced, *words])
     folder = train_tiny(
         "run.name=kept", "eval=none", "trainer.max_steps=1", f"model.revision={token}"
     )
@@ -64,9 +66,12 @@ def test_a_run_keeps_no_secret(train_tiny, monkeypatch):
     run.note(
         f"Authorization: {ENVIRONMENT['WANDB_API_KEY']}\npassword={TYPED['+model.auth.password']}"
     )
-    write_record(run, compose("qlora_llama", words))
+    monkeypatch.setenv("HF_HOME", f"/home/{token}/hub")  # its place is kept
+    write_record(run, compose("qlora_llama", [*words, spaced]))
     write_report(run)
     assert of(kept(folder)) == [] and "asset:llama_mini" in kept(folder)
+    assert phrase not in kept(folder)
+    assert "/home/***/hub" in kept(folder)
 
 
 @pytest.mark.usefixtures("secrets")
