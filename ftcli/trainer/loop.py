@@ -59,7 +59,7 @@ class Loop:
     def backward(self, batches: Sequence[Batch]) -> Tensor:
         """Gradients of one step over all its micro-batches; returns the step's loss, detached."""
         ranks = self.accelerator.num_processes
-        step = StepLoss(self.run, self.model, batches, self._over_ranks)
+        step = StepLoss(self.run, self.model, batches, self._over_ranks, ranks)
         total = torch.zeros((), device=self.accelerator.device)
         for index, batch in enumerate(batches):
             with self._sync_only(last=index == len(batches) - 1):
@@ -81,7 +81,8 @@ class Loop:
         Args:
             lr: factor on every group's initial learning rate.
         """
-        step = StepLoss(self.run, self.model, batches, self._over_ranks)
+        ranks = self.accelerator.num_processes
+        step = StepLoss(self.run, self.model, batches, self._over_ranks, ranks)
         self._set_lr(lr)
         self.model.eval()
         asked: list[Tensor] = []
@@ -147,6 +148,14 @@ class Loop:
         own = (requests.stop, requests.save) if self.accelerator.is_main_process else None
         return self.from_main(own)
 
+    def figures(self) -> dict[str, float]:
+        """The meter's figures since the last log, those of objective and penalties of all ranks.
+
+        Raises:
+            NonFinite: a figure of a step was not finite.
+        """
+        return self.meter.read(self._mean_over_ranks)
+
     def log(self, metrics: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
         if self.accelerator.is_main_process and self.run.dir is not None:
@@ -186,6 +195,17 @@ class Loop:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([value])[0]
+
+    def _mean_over_ranks(self, figures: dict[str, float]) -> dict[str, float]:
+        """Each figure's mean over the ranks that have it: a reward may not apply to what one drew."""
+        if self.accelerator.num_processes == 1:
+            return figures
+        from accelerate.utils import gather_object
+
+        everywhere: list[dict[str, float]] = gather_object([figures])
+        names = dict.fromkeys(name for one in everywhere for name in one)
+        having = {name: [one[name] for one in everywhere if name in one] for name in names}
+        return {name: sum(values) / len(values) for name, values in having.items()}
 
     def _over_ranks(self, value: float) -> float:
         if self.accelerator.num_processes == 1:

@@ -20,6 +20,7 @@ class StepLoss:
 
     Args:
         over_ranks: sums a number over all ranks.
+        ranks: how many there are.
     """
 
     def __init__(
@@ -28,8 +29,9 @@ class StepLoss:
         model: nn.Module,
         batches: Sequence[dict[str, Any]],
         over_ranks: Callable[[float], float],
+        ranks: int = 1,
     ) -> None:
-        self.run, self.model, self.batches = run, model, batches
+        self.run, self.model, self.batches, self.ranks = run, model, batches, ranks
         self.denominator = over_ranks(run.objective.denominator(batches))
         self.sizes = {
             name: over_ranks(sum(penalty.size(batch) for batch in batches))
@@ -53,7 +55,8 @@ class StepLoss:
                 share = penalty.size(batch) / max(self.sizes[name], 1e-30)
                 value = penalty(self.model, batch, losses) * share
                 loss = loss + penalty.weight * value
-                self._note(f"penalty.{name}", value)
+                # figures are averaged over ranks; of shares the sum is wanted
+                self._note(f"penalty.{name}", value * self.ranks)
         return loss
 
     @torch.no_grad()

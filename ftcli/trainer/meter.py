@@ -7,7 +7,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,8 +125,11 @@ class Meter:
             total, steps = self.figures.get(name, (0.0, 0))
             self.figures[name] = (total + value, steps + 1)
 
-    def read(self) -> dict[str, float]:
+    def read(self, over_ranks: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:
         """Mean loss since the last log, last gradient norm, tokens a second, peak memory.
+
+        Args:
+            over_ranks: makes of this process's further figures those of all.
 
         Raises:
             NonFinite: a figure of a step was not finite.
@@ -135,7 +138,8 @@ class Meter:
         self.settle()
         values = [float(one.loss) for one in self.steps]
         figures = {"loss": sum(values) / len(values)} if values else {}
-        figures |= {name: float(total) / steps for name, (total, steps) in self.figures.items()}
+        own = {name: float(total) / steps for name, (total, steps) in self.figures.items()}
+        figures |= over_ranks(own)
         if self.norm is not None:
             figures["grad_norm"] = float(self.norm)
         if self.busy > 0 and self.tokens:

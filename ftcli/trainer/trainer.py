@@ -168,7 +168,7 @@ class Trainer:
 
     def _log(self, loop: Loop) -> None:
         state = loop.state
-        figures, lr = loop.meter.read(), loop.optimizer.param_groups[0]["lr"]
+        figures, lr = loop.figures(), loop.optimizer.param_groups[0]["lr"]
         epoch = round(state.epoch + state.batch / len(loop.loader()), 4)
         metrics = {"step": state.step, "epoch": epoch, "batch": state.batch, "lr": lr}
         metrics |= {"tokens": state.tokens} | figures | loop.guard.figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,25 @@ def test_two_ranks_equal_accumulation_over_two(tmp_path):
     a, b = weights(apart), weights(alone)
     assert max((a[name] - b[name]).abs().max().item() for name in b) < 1e-5
     assert apart["metrics"]["eval.loss"] == pytest.approx(alone["metrics"]["eval.loss"], abs=1e-5)
+
+
+def logged(result):
+    """What objective and penalties said of each step."""
+    lines = (Path(result["run"]) / "metrics.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if "loss" in row]
+    return [
+        {k: v for k, v in row.items() if k.startswith(("rewards/", "penalty."))} for row in rows
+    ]
+
+
+def test_figures_are_those_of_all_ranks(tmp_path):
+    words = ("trainer.log_every=1", "trainer.eval_every=null", "penalty=activation_density",
+             "data=e2e_pairs", "data.pairs=true", "objective=dpo", "optimizer.lr=1e-2")  # fmt: skip
+    apart = logged(launch(job(tmp_path, *words), 2))
+    alone = logged(train(job(tmp_path, *words, "trainer.gradient_accumulation_steps=2")))
+    assert len(apart) == 3 and len(apart[-1]) >= 3 and apart[-1]["rewards/margin"] != 0
+    for ours, theirs in zip(apart, alone, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 def test_a_failing_rank_ends_in_one_message(tmp_path):

@@ -49,7 +49,7 @@ class Client:
         local = self._loop(client, round_, body)
         for batches in self._batches(client, round_):
             self.run.trainer.step(local, batches)
-        loss = local.meter.read()["loss"]
+        loss = local.figures()["loss"]
         rows, state = len(self.rows[client]) // self.loader.group, local.state
         counted = (state.tokens, state.supervised, local.meter.forwards)
         return Reply(rows, *counted, loss, self.shared.reply()).pack()

@@ -134,7 +134,7 @@ class Server:
         return sorted(random.choice(everybody, count, replace=False).tolist())
 
     def _log(self, down: float, up: float, members: list[int]) -> None:
-        state, figures = self.loop.state, self.loop.meter.read()
+        state, figures = self.loop.state, self.loop.figures()
         metrics = {
             "step": state.step, "round": self._round, "clients": members,
             "lr": self.run.optimizer.lr * self.run.scheduler.factor(state.step - 1, state.max_steps),
