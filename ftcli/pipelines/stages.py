@@ -216,7 +216,8 @@ def _finished(
     if done is not None:
         return done
     run_dir = RunDir.open(folder)
-    if Checkpoints(run_dir.checkpoints).finished():
+    unreported = run_dir.result().get("status") == "finished"
+    if unreported or Checkpoints(run_dir.checkpoints).finished():
         return resume(folder, allow, checkpoint)
     run_dir.rewind(0)  # what an earlier try logged before its first checkpoint
     if processes > 1:

@@ -28,9 +28,14 @@ def address(config: dict[str, Any]) -> str:
 
 
 def finished(path: Path) -> dict[str, Any] | None:
-    """result.json of a run that has ended well, else None."""
+    """result.json of a run that has ended well, else None.
+
+    One that was killed between its result and its report has not; going on with it writes the report. That
+    of a run of stages is the last stage's own.
+    """
     result = RunDir(path).result()
-    return result if result.get("status") == "finished" else None
+    reported = "stages" in result or (path / "report.md").exists()
+    return result if result.get("status") == "finished" and reported else None
 
 
 def prepare(composed: Any, path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.errors import UserError
 from ftcli.run.rundir import RunDir
+from ftcli.run.trial import finished
 from ftcli.sweeps import composing
 from ftcli.sweeps.plan import Plan
 from ftcli.sweeps.search import Importance, Search
@@ -152,7 +153,7 @@ class Study(Search):
             if SAME in frozen.user_attrs:
                 trial.folder = self.trials[frozen.user_attrs[SAME]].folder
             trial.result = RunDir(trial.folder).result()
-        elif (result := RunDir(trial.folder).result()).get("status") == "finished":
+        elif (result := finished(trial.folder)) is not None:
             trial.status, trial.result = FINISHED, result  # ended, but the study never heard
             self.ended(trial)
         return trial

@@ -44,6 +44,15 @@ def test_a_trial_cut_off_goes_on_at_its_checkpoint(tmp_path):
     assert [row["step"] for row in RunDir(tmp_path / "one").metrics()] == [0, 1, 2, 3, 3]
 
 
+def test_a_trial_killed_between_its_result_and_its_report_gets_the_report(tmp_path):
+    whole = complete(job(), tmp_path / "one")
+    (tmp_path / "one" / "report.md").unlink()
+    (tmp_path / "one" / ".report.md.x1.unfinished").touch()
+    assert complete(job(), tmp_path / "one") == whole
+    assert (tmp_path / "one" / "report.md").exists()
+    assert not list((tmp_path / "one").glob("*.unfinished"))
+
+
 def test_a_failing_trial_says_where_its_log_is(tmp_path):
     with pytest.raises(UserError, match="status 2") as caught:
         complete(job("method.target_modules=[no_such]"), tmp_path / "one")

@@ -50,6 +50,7 @@ class Answered:
         after = {"eval.loss": self.scores[-1]} if status == "finished" else {}
         result = {"status": status, "step": self.done, "seconds": 1.5, "metrics": after}
         (self.folder / "result.json").write_text(json.dumps(result))
+        (self.folder / "report.md").touch()
 
     def stop(self) -> None:
         self.stopped = "SIGTERM"

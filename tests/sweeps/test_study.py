@@ -119,6 +119,7 @@ def test_what_was_under_way_goes_on_and_what_had_finished_is_told(tmp_path, plan
     (unheard.folder / "result.json").write_text(
         '{"status": "finished", "metrics": {"eval.loss": 1.25}}'
     )
+    (unheard.folder / "report.md").touch()
     used = answers(distance)
     done = resume(folder, trials=6)
     assert [t.status for t in done.trials] == ["finished"] * 6
