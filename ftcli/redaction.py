@@ -18,7 +18,11 @@ _OTHERS = (
     r"|secret[_-]?key|credentials?"
 )
 #: A token is a secret where nothing or one of these stands before it: there are stop_token and pad_token too.
-_TOKEN = r"(?:(?:api|auth|access|bearer|refresh|hub|hf|secret|wandb)[_-])?token"
+_GIVERS = (
+    r"api|auth|access|bearer|refresh|session|secret|hub|hf|huggingface|github|gitlab"
+    r"|slack|wandb|comet|neptune|clearml|mlflow|trackio|tracking"
+)
+_TOKEN = rf"(?:(?:[\w-]{{0,40}}[_-])?(?:{_GIVERS})[_-])?token"
 _NAME = re.compile(rf"(?i)^(?:{_TOKEN}|(?:.*[_-])?(?:{_OTHERS}))$")
 _VARIABLE = re.compile(
     r"(?i)(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|(?:API)?KEY)$"

@@ -89,14 +89,15 @@ def fetch_kind(path: str, kind: type, where: str, said: str) -> Any:
         UserError: it is something else, or may not be named.
         ModuleNotFoundError: its package is missing.
     """
+    fix = f"ftcli schema {where}"
     try:
         found = fetch(path, LIBRARIES)
     except NotAllowed as error:
-        raise UserError(f"{error}.", where=where) from error
+        raise UserError(f"{error}.", where, way_in(path)) from error
     except (AttributeError, ValueError) as error:
-        raise UserError(f"there is no {path}.", where=where) from error
+        raise UserError(f"there is no {path}.", where, fix) from error
     if not (isinstance(found, type) and issubclass(found, kind)):
-        raise UserError(f"{path} is no {said}.", where=where)
+        raise UserError(f"{path} is no {said}.", where, fix)
     return found
 
 

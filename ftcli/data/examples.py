@@ -29,9 +29,7 @@ class Examples(ABC):
     """
 
     path: str  # folder of class folders, zip of them, .npz, .jsonl with `path`, asset:NAME, hub id
-    split: str | None = (
-        "train"  # split that is trained on; null: all of the source (of a hub id: train)
-    )
+    split: str | None = "train"  # split that is trained on; null: all of it (of a hub id: train)
     label: str | None = None  # array or column with the class; null: labels, or label of a table
     group: str | None = None  # array or column with what stays on one side, such as a speaker
     pattern: str | None = None  # finds (?P<label>..) and perhaps (?P<group>..) in a file's name

@@ -163,7 +163,7 @@ class Peft(Method):
         try:
             return fetch_kind(path, PeftConfig, where, "configuration of PEFT")
         except ImportError as error:
-            raise UserError(f"there is no {path}.", where=where) from error
+            raise UserError(f"there is no {path}.", where, f"ftcli schema {where}") from error
 
     def _for_model(self, config: Any, model: Any) -> Any:
         """The configuration with what this model asks for: its task, and new parts to train.

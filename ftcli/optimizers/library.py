@@ -135,4 +135,4 @@ def _class(path: str) -> Any:
         package = path.split(".")[0]
         if error.name == package and package in EXTRAS:
             raise missing_package(package, EXTRAS[package], path) from error
-        raise UserError(f"there is no {path}.", where=where) from error
+        raise UserError(f"there is no {path}.", where, f"ftcli schema {where}") from error

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-UNFINISHED = (
-    ".unfinished"  # how temporary names end, so that nobody else's hidden file is taken for one
-)
+#: How temporary names end, so that nobody else's hidden file is taken for one.
+UNFINISHED = ".unfinished"
 ASIDE = ".replaced"  # what a folder is called between being replaced and being deleted
 
 

@@ -55,14 +55,14 @@ def load_weights(folder: Path, run: Run) -> None:
 def restore(folder: Path, loop: Loop) -> None:
     """Bring the loop to the moment of a checkpoint."""
     load_weights(folder, loop.run)
-    loop.optimizer.load_state_dict(_load(folder / "optimizer.pt"))
-    for name, saved in _load(folder / "participants.pt").items():
+    loop.optimizer.load_state_dict(load(folder / "optimizer.pt"))
+    for name, saved in load(folder / "participants.pt").items():
         loop.participants[name].load_state_dict(saved)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     for name in COUNTERS:
         setattr(loop.state, name, state[name])
     loop.meter.load_state_dict(state["meter"])
-    set_random_state(_load(folder / "rng.pt"))
+    set_random_state(load(folder / "rng.pt"))
 
 
 def _save(value: Any, path: Path) -> None:
@@ -71,5 +71,6 @@ def _save(value: Any, path: Path) -> None:
         torch.save(value, stream)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
+    """A `.pt` file of a checkpoint: tensors and plain values, never code."""
     return torch.load(path, map_location="cpu", weights_only=True)

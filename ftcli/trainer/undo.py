@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ftcli.errors import FAILED, UserError
 from ftcli.trainer import checkpoint
+from ftcli.trainer.contents import load
 
 if TYPE_CHECKING:
     from ftcli.trainer.loop import Loop
@@ -57,7 +58,7 @@ def restore(loop: Loop, target: Path) -> None:
     """
     loop.optimizer.zero_grad(set_to_none=True)
     checkpoint.restore(target, loop)
-    saved = torch.load(target / "participants.pt", map_location="cpu", weights_only=True)
+    saved = load(target / "participants.pt")
     put_back(loop, saved, "trainer.on_spike")
     run = loop.run
     run.optimizer.eval_mode()

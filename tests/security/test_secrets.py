@@ -101,9 +101,14 @@ def test_settings_that_look_like_secrets_stay_as_they_are():
     settings = {
         "model": {"path": "models/local-llama-3-8b-instruct"},
         "data": {"path": "org/hf_instruction_mix_v2", "prompt_template": "Password: {x}\nToken: {y}"},
-        "cache": "/data/hf_models_and_checkpoints/llama", "stop_token": "<end>", "token": None,
+        "cache": "/data/hf_models_and_checkpoints/llama", "stop_token": "<end>", "token": None, "image_token": "<image>",
     }  # fmt: skip
     assert redacted_tree(settings) == settings
+    for name in ("token", "neptune_api_token", "github_token", "mlflow_tracking_token"):
+        assert (
+            redacted_tree({name: "x1"}) == {name: HIDDEN}
+            and redacted(f"{name}=x1") == f"{name}=***"
+        )
     assert redacted_tree({"hub_token": "x1", "api_key": ["y2"]}) == {
         "hub_token": HIDDEN,
         "api_key": [HIDDEN],

@@ -61,7 +61,8 @@ def lines(path: Path) -> Iterator[Line]:
     Lines end in LF or CRLF; in a file that begins without any LF, in CR.
 
     Raises:
-        UserError: the packed file is damaged (names the line, where it lies behind the head of the file), or no UTF-8 text.
+        UserError: the packed file is damaged (names the line, where it lies behind the head of the
+            file), or no UTF-8 text.
     """
     number = 0
     with open_text(path) as (stream, head):
