@@ -137,8 +137,9 @@ def shrink(config: PreTrainedConfig, exceptions: dict[str, Any]) -> PreTrainedCo
             changed[key] = _small(key, value, layers, chosen)
     changed = {k: v for k, v in changed.items() if v is not values[k]}
     changed |= _agreed(values, changed)
-    changed |= {k: v for k, v in exceptions.items() if not isinstance(values.get(k), PreTrainedConfig)}
-    return type(config)(**_arguments(config, changed))
+    changed = _arguments(config, changed)
+    changed |= {k: v for k, v in exceptions.items() if not isinstance(v, dict) or k not in changed}
+    return type(config)(**changed)
 
 
 def _agreed(values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:

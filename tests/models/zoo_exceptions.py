@@ -11,6 +11,7 @@ QWEN4_INDEX = {
     "indexer_head_dim": 16,
     "indexer_budget": 8,
     "indexer_compress_ratio": 4,
+    "eos_token_id": 2,  # n-grams start anew behind it
     "ple_layer_ids": [1],
     "ple_embed_dim": 64,
     "heads_per_ngram": 2,
