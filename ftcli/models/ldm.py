@@ -15,7 +15,7 @@ from torch import nn
 from ftcli.errors import UserError, missing_package
 from ftcli.models import hub
 from ftcli.models.parts import AUTOENCODER, DENOISER, FOLDERS, NAMES, TEXT, LatentDiffusion, Patches
-from ftcli.models.strict import Extra, Misfit, Shapes, compare, quiet_loading
+from ftcli.models.strict import Extra, Misfit, Shapes, compare, refused_loading
 from ftcli.models.weight_files import DIFFUSION, MODEL, WeightFiles, find_weight_files
 
 Part = Literal["denoiser", "text_encoder", "autoencoder"]
@@ -69,7 +69,7 @@ class Ldm:
         here = bool(self.weight_files())
         if here:
             self.check_files()
-        with hub.progress_for_people(), quiet_loading():
+        with hub.progress_for_people(), refused_loading(path, TEXT):
             model = hub.first(path, self.revision, load)
         if not here:
             self.check_files()  # of what was downloaded just now
@@ -91,8 +91,10 @@ class Ldm:
         model = self.meta()
         for name, files in self._files().items():
             part, shapes = model.part(name), files.shapes()
-            differs = compare(part, shapes, {}) if name == TEXT else _difference(part, shapes)
-            differs.refuse(f"{self.name}/{FOLDERS[name]}", part, shapes, self.extra_weights)
+            called = f"{self.name}/{FOLDERS[name]}"
+            text = name == TEXT
+            differs = compare(called, part, shapes, {}) if text else _difference(part, shapes)
+            differs.refuse(called, part, shapes, self.extra_weights)
         return ""
 
     def weight_files(self) -> list[WeightFiles]:

@@ -6,19 +6,18 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ftcli.errors import UserError
 from ftcli.models import hub
 from ftcli.models.strict import (
     Misfit,
     Shapes,
     compare,
     forget,
-    quiet_loading,
+    refused_loading,
     removed,
     renamed,
     wrapper_prefixes,
 )
-from ftcli.models.weight_files import AGAIN, find_weight_files
+from ftcli.models.weight_files import find_weight_files
 
 logger = logging.getLogger("ftcli.models")
 Load = Callable[[bool, dict[str, str]], tuple[Any, dict[str, Any]]]
@@ -38,23 +37,13 @@ def load_pretrained(
         UserError: a file is absent or damaged, or the hub does not give it.
     """
     shapes, mapping = _in_files(path, revision, meta)
-    with hub.progress_for_people(), quiet_loading():
-        try:
-            model, info = hub.first(path, revision, lambda local: load(local, mapping))
-            if not shapes:  # they were downloaded just now
-                shapes, late = _in_files(path, revision, meta)
-                if late:
-                    mapping = late
-                    model, info = load(True, mapping)
-        except RuntimeError as error:
-            if "automatic conversion of the weights" not in str(error):
-                raise
-            raise UserError(
-                f"the tensors of {path} cannot be put together to {type(meta()).__name__}: "
-                "some that belong together are absent or have another shape.",
-                where="model.path",
-                fix=AGAIN,
-            ) from error
+    with hub.progress_for_people(), refused_loading(path, "the model"):
+        model, info = hub.first(path, revision, lambda local: load(local, mapping))
+        if not shapes:  # they were downloaded just now
+            shapes, late = _in_files(path, revision, meta)
+            if late:
+                mapping = late
+                model, info = load(True, mapping)
     if mapping:
         forget(model, mapping)
         logger.warning(f"{path}: {removed(mapping)}.")
@@ -78,7 +67,7 @@ def compare_files(
         return None
     shapes, model = files.shapes(), meta()
     mapping = wrapper_prefixes(shapes, model)
-    misfit = compare(model, shapes, mapping)
+    misfit = compare(path, model, shapes, mapping)
     return model, misfit, renamed(shapes, mapping), removed(mapping)
 
 

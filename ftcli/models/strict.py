@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from ftcli.errors import UserError
+from ftcli.models.weight_files import AGAIN
 
 Shapes = Mapping[str, tuple[int, ...]]
 Extra = Literal["refuse", "ignore"]
@@ -109,17 +110,21 @@ class Misfit:
         return "model.extra_weights=ignore leaves them out, if they belong to something else"
 
 
-def compare(model: Any, shapes: Shapes, key_mapping: Mapping[str, str]) -> Misfit:
+def compare(name: str, model: Any, shapes: Shapes, key_mapping: Mapping[str, str]) -> Misfit:
     """How tensors of these shapes differ from a model of transformers, as its own loader sees it.
 
     The loader is given tensors of the meta device, so that renamed keys, experts stored one by one,
     tied weights and ignored keys count as they do in a real load, and nothing is read.
 
     Args:
+        name: of the files, for messages.
         model: on the meta device.
+
+    Raises:
+        UserError: tensors that the library joins cannot be joined.
     """
     empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    with quiet_loading(), _without_bars():
+    with refused_loading(name, type(model).__name__), _without_bars():
         loaded, info = type(model).from_pretrained(
             None,
             config=model.config,
@@ -141,9 +146,12 @@ def wrapper_prefixes(shapes: Shapes, model: Any) -> dict[str, str]:
     """
     names, mapping = list(shapes), {}
     for wrapper in WRAPPERS:
-        if any(f"{wrapper}." in name for name in names):
-            mapping[rf"{wrapper}\."] = ""
-            names = [name.replace(f"{wrapper}.", "") for name in names]
+        most = max((name.count(f"{wrapper}.") for name in names), default=0)
+        for number in range(
+            most
+        ):  # each pattern is applied once to a name; a comment tells them apart
+            mapping[rf"{wrapper}\.(?#{number})"] = ""
+        names = [name.replace(f"{wrapper}.", "") for name in names]
     leading = ""
     while (prefix := _leading(names, model)) is not None:
         names, leading = [name.removeprefix(prefix) for name in names], leading + prefix
@@ -168,8 +176,11 @@ def _leading(names: list[str], model: Any) -> str | None:
 
 def removed(mapping: Mapping[str, str]) -> str:
     """What a note says of the prefixes; empty where there are none."""
-    prefixes = ", ".join(f"'{p.lstrip('^').replace(chr(92), '')}'" for p in mapping)
-    return f"a wrapper's prefix {prefixes} was removed from the names of the tensors" if mapping else ""
+    plain = [re.sub(r"\(\?#\d+\)|[\\^]", "", pattern) for pattern in mapping]
+    prefixes = ", ".join(f"'{prefix}'" for prefix in dict.fromkeys(plain))
+    return (
+        f"a wrapper's prefix {prefixes} was removed from the names of the tensors" if plain else ""
+    )
 
 
 def forget(model: Any, mapping: Mapping[str, str]) -> None:
@@ -185,22 +196,45 @@ def renamed(shapes: Shapes, mapping: Mapping[str, str]) -> Shapes:
 
     def rename(name: str) -> str:
         for pattern, replacement in mapping.items():
-            name = re.sub(pattern, replacement, name)
+            name = re.sub(pattern, replacement, name, count=1)
         return name
 
     return {rename(name): shape for name, shape in shapes.items()} if mapping else shapes
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Without transformers' table of weights that do not fit: they are refused here, in one message."""
-    logger = logging.getLogger("transformers")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+def refused_loading(name: str, model: str) -> Iterator[None]:
+    """Without transformers' table of weights that do not fit: they are refused here, in one message.
+
+    Args:
+        name: of the files, for the message.
+        model: its class.
+
+    Raises:
+        UserError: tensors that the library joins (experts, fused projections) cannot be joined.
+    """
+    withheld: list[str] = []
+
+    def withhold(record: logging.LogRecord) -> bool:
+        withheld.append(record.getMessage())
+        return record.levelno > logging.WARNING
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(withhold)
     try:
         yield
+    except RuntimeError as error:
+        if "automatic conversion of the weights" not in str(error):
+            raise
+        joined = re.findall(r"^(\S+)\s*\|[^|\n]*CONVERSION", "\n".join(withheld), re.MULTILINE)
+        raise UserError(
+            f"the files of {name} do not fit {model}: of what makes up {_tensors(joined)}, some "
+            "tensors are absent or have another shape.",
+            where="model.path",
+            fix=AGAIN,
+        ) from error
     finally:
-        logger.setLevel(before)
+        logger.removeFilter(withhold)
 
 
 @contextmanager
