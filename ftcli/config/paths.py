@@ -34,6 +34,13 @@ def user_dir() -> Path:
     return Path(given).expanduser() if given else Path.home() / ".config" / "ftcli" / "configs"
 
 
+def cache_folder(name: str) -> Path:
+    """What can be made again: a folder of $FTCLI_CACHE, or of ~/.cache/ftcli."""
+    given = os.environ.get("FTCLI_CACHE")
+    root = Path(given).expanduser() if given else Path.home() / ".cache" / "ftcli"
+    return root / name
+
+
 def search_path(job_folder: Path | None = None) -> list[Path]:
     """Existing folders that hold groups, in the order in which they are asked."""
     asked = [job_folder, user_dir(), Path("configs"), configs_dir()]

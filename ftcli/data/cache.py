@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ftcli.config.paths import cache_folder
 from ftcli.data.render import Document
 from ftcli.data.tokens import ARRAYS, Tokens
 from ftcli.run.atomic import write_text
@@ -31,8 +32,7 @@ def folder(cache_dir: str | None = None) -> Path:
     """Where token arrays are kept: the given folder, else $FTCLI_CACHE/tokens, else ~/.cache/ftcli."""
     if cache_dir:
         return Path(cache_dir).expanduser()
-    root = os.environ.get("FTCLI_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "ftcli") / "tokens"
+    return cache_folder("tokens")
 
 
 def key_of(settings: dict[str, Any]) -> str:

@@ -103,12 +103,15 @@ class Artefact:
         """What it was trained from, as its run or its adapter configuration says.
 
         Raises:
-            UserError: that is not said, or no longer there.
+            UserError: that is not said, or what lies there now is another model.
         """
         if self.run is not None:
-            from ftcli.config import load
+            from ftcli.config import build, load
+            from ftcli.run.base import refuse_other_base
 
-            named = load(self.run / "config.yaml").config["model"]["path"]
+            model = load(self.run / "config.yaml").config["model"]
+            refuse_other_base(self.run, build(model, "model", None))
+            named = model["path"]
         else:
             named = self.config.get("base_model_name_or_path") if self.kind == "adapter" else None
         if not named:

@@ -28,12 +28,14 @@ class Bench:
     """
 
     def __init__(self, folder: str | Path, kind: Kind, metric: str = LOSS) -> None:
+        from ftcli.run.base import refuse_other_base
         from ftcli.run.run import Run
         from ftcli.run.rundir import RunDir
 
         self.folder, self.kind, self.metric = RunDir.open(folder).path, kind, metric
         config = run_config(self.folder, kind)
         self.run = Run({**config, "logger": {}})
+        refuse_other_base(self.folder, self.run.model_source)
 
     @cached_property
     def model(self) -> Any:

@@ -76,12 +76,20 @@ def _run(result: Result, source: Path, folder: Path, size: int) -> None:
     from ftcli.run.rundir import RunDir
     from ftcli.trainer import manifest
 
+    from ftcli.config import build
+    from ftcli.run.base import FILE as BASE
+    from ftcli.run.base import record_base
+
     run_dir, before = RunDir(folder), RunDir(source).result()
     config = run_config(source, result.kind, result.base)
     write_config(run_dir, config)
     for name in RECORDS:
         if (source / name).exists():
             shutil.copy(source / name, folder / name)
+    if result.base is not None:
+        record_base(folder, build(config["model"], "model", None))
+    elif (source / BASE).exists():
+        shutil.copy(source / BASE, folder / BASE)
     step = int(before.get("step", 0))
     checkpoint = run_dir.checkpoints / f"step-{step:06d}"
     checkpoint.mkdir(parents=True)

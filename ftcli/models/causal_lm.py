@@ -18,13 +18,17 @@ from transformers import (
 
 from ftcli.errors import UserError
 from ftcli.models import hub
+from ftcli.models.pretrained import compare_files, load_pretrained
 from ftcli.models.quantization import (
     Quantization,
     bitsandbytes_config,
     keep_trainable_on_cpu,
     quiet_bitsandbytes,
+    refuse_stored,
 )
+from ftcli.models.strict import Extra
 from ftcli.models.tokenizer import check_vocabulary, complete
+from ftcli.models.weight_files import WeightFiles, find_weight_files
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
@@ -46,6 +50,7 @@ class CausalLM:
     tokenizer: str | None = None  # hub id or folder; null: path
     chat_template: str | None = None  # a Jinja template or a file that holds one; null: its own
     weights: Literal["pretrained", "random"] = "pretrained"  # random: new ones, for pretraining
+    extra_weights: Extra = "refuse"  # tensors in the files that the model has no place for
 
     def load(self, device: str | None = None) -> PreTrainedModel:
         """The model with its weights, in eval mode.
@@ -54,16 +59,18 @@ class CausalLM:
             device: null: the accelerator of this process, else the CPU.
 
         Raises:
-            UserError: the model is missing, gated, unreadable, or rope_scaling does not fit it.
+            UserError: the model is missing, gated, unreadable, its files do not hold exactly its
+                parameters, or rope_scaling does not fit it.
         """
         quiet_bitsandbytes()
         path, config = hub.resolve(self.path), self.hf_config()
         dtype = self._dtype(config)
         if self.weights == "random":
             return self._new(config, dtype)
+        refuse_stored(config, self.quantization, self.name, device or local_device())
         compute = getattr(torch, self.compute_dtype) if self.compute_dtype else dtype
 
-        def load(local: bool) -> PreTrainedModel:
+        def load(local: bool, key_mapping: dict[str, str]) -> tuple[Any, dict[str, Any]]:
             return AutoModelForCausalLM.from_pretrained(
                 path,
                 config=config,
@@ -77,12 +84,41 @@ class CausalLM:
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=local,
+                key_mapping=key_mapping,
+                ignore_mismatched_sizes=True,  # refused below, with their names
+                output_loading_info=True,
             )
 
-        with hub.progress_for_people():
-            model = hub.first(path, self.revision, load)
+        model, misfit, shapes = load_pretrained(path, self.revision, self.meta, load)
+        misfit.refuse(self.name, model, shapes, self.extra_weights)
         keep_trainable_on_cpu(model)
         return model.eval()
+
+    def check_files(self) -> str:
+        """See from the headers of its files whether the model can be loaded; returns a note, or "".
+
+        Raises:
+            UserError: what is missing, or does not fit.
+        """
+        path, config = hub.resolve(self.path), self.hf_config()
+        stored = refuse_stored(config, self.quantization, self.name, local_device())
+        files = find_weight_files(path, self.revision)
+        if stored:
+            shapes = files.shapes() if files else {}
+            return f"{len(shapes)} tensors, stored quantised ({stored})" if shapes else ""
+        seen = compare_files(path, self.revision, self.meta)
+        if seen is None:
+            return ""
+        model, misfit, shapes, note = seen
+        misfit.refuse(self.name, model, shapes, self.extra_weights)
+        return note
+
+    def weight_files(self) -> list[WeightFiles]:
+        """The files that are loaded, as far as they are on this machine."""
+        if self.weights == "random":
+            return []
+        files = find_weight_files(hub.resolve(self.path), self.revision)
+        return [files] if files else []
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer with a padding token and the chat template of the configuration.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +23,10 @@ from ftcli.errors import UserError
 from ftcli.models import hub
 from ftcli.models.causal_lm import Dtype, local_device
 from ftcli.models.heads import declare_new, outside_core
+from ftcli.models.pretrained import compare_files, load_pretrained
+from ftcli.models.quantization import refuse_stored
+from ftcli.models.strict import Extra, Misfit
+from ftcli.models.weight_files import WeightFiles, find_weight_files
 
 Task = Literal["image", "audio", "text"]
 LOADERS: dict[str, Any] = {
@@ -53,6 +55,7 @@ class Classifier:
     revision: str | None = None  # branch, tag or commit on the hub
     processor: str | None = None  # where preprocessing is described; null: path
     weights: Literal["pretrained", "random"] = "pretrained"  # random: new ones, for pretraining
+    extra_weights: Extra = "refuse"  # tensors in the files that the model has no place for
     config: dict[str, Any] = field(default_factory=dict)  # values laid over the model's own config
 
     def load(self, device: str | None = None) -> PreTrainedModel:
@@ -62,13 +65,16 @@ class Classifier:
             device: null: the accelerator of this process, else the CPU.
 
         Raises:
-            UserError: the model is missing or unreadable, or has no head that could be kept.
+            UserError: the model is missing or unreadable, its files do not hold exactly the
+                parameters below the head, or it has no head that could be kept.
         """
         path, config = hub.resolve(self.path), self.hf_config()
         if self.weights == "random":
             return self._finished(self._from_config(config).eval(), config, True)
 
-        def load(local: bool) -> Any:
+        refuse_stored(config, "none", self.name, device or local_device())
+
+        def load(local: bool, key_mapping: dict[str, str]) -> Any:
             return LOADERS[self.task].from_pretrained(
                 path,
                 config=config,
@@ -79,21 +85,42 @@ class Classifier:
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=local,
-                ignore_mismatched_sizes=True,
+                key_mapping=key_mapping,
+                ignore_mismatched_sizes=True,  # of a head for other classes; others are refused
                 output_loading_info=True,
             )
 
-        with hub.progress_for_people(), quiet_loading():
-            model, info = hub.first(path, self.revision, load)
-        unread = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
+        model, misfit, shapes = load_pretrained(path, self.revision, self._whole, load)
+        below_head(misfit, model).refuse(self.name, model, shapes, self.extra_weights)
+        unread = [*misfit.missing, *misfit.mismatched]
         new = self._is_new(config, bool(unread))
         return self._finished(model.eval(), config, new, sorted(unread))
 
+    def check_files(self) -> str:
+        """See from the headers of its files whether the model can be loaded; returns a note, or "".
+
+        Raises:
+            UserError: what is missing, or does not fit, besides the head.
+        """
+        path, config = hub.resolve(self.path), self.hf_config()
+        stored = refuse_stored(config, "none", self.name, local_device())
+        seen = None if stored else compare_files(path, self.revision, self._whole)
+        if seen is None:
+            return f"stored quantised ({stored})" if stored else ""
+        model, misfit, shapes, note = seen
+        below_head(misfit, model).refuse(self.name, model, shapes, self.extra_weights)
+        return note
+
+    def weight_files(self) -> list[WeightFiles]:
+        """The files that are loaded, as far as they are on this machine."""
+        if self.weights == "random":
+            return []
+        files = find_weight_files(hub.resolve(self.path), self.revision)
+        return [files] if files else []
+
     def meta(self) -> PreTrainedModel:
         """The model on the meta device: every shape, no memory."""
-        config = self.hf_config()
-        with torch.device("meta"):
-            model = self._from_config(config)
+        config, model = self.hf_config(), self._whole()
         new = self.weights == "random" or self._is_new(config, not self._has_head())
         return self._finished(model, config, new)
 
@@ -196,6 +223,11 @@ class Classifier:
             pool_by_mean(model)
         return model
 
+    def _whole(self) -> PreTrainedModel:
+        """The model on the meta device, its head as its class makes it."""
+        with torch.device("meta"):
+            return self._from_config(self.hf_config())
+
     def _from_config(self, config: PreTrainedConfig) -> PreTrainedModel:
         model: PreTrainedModel = LOADERS[self.task].from_config(
             config,
@@ -249,13 +281,15 @@ def _draw_again(model: PreTrainedModel, head: list[str]) -> None:
         module.apply(model._init_weights)
 
 
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Without transformers' table of weights that are new: which they are is decided here."""
-    logger = logging.getLogger("transformers")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+def below_head(misfit: Misfit, model: PreTrainedModel) -> Misfit:
+    """What differs below the head, where nothing may.
+
+    Heads of other tasks in the files, and parts that only their training used, have no place here;
+    a head or pooler that the files lack is new, and every method trains it.
+    """
+    core, head = f"{model.base_model_prefix}.", tuple(f"{name}." for name in outside_core(model))
+    parts = re.compile(r"(^|\.)(pooler|mask_token)(\.|$)")
+    absent = (n for n in [*misfit.missing, *misfit.mismatched] if n.startswith(head))
+    needless = (n for n in misfit.unexpected if not n.startswith(core))
+    both = (n for n in [*misfit.missing, *misfit.unexpected] if parts.search(n))
+    return misfit.without([*absent, *needless, *both])

@@ -53,6 +53,17 @@ def is_local(path: str) -> bool:
     return Path(path).is_dir()
 
 
+def find_file(path: str, name: str, revision: str | None) -> Path | None:
+    """A file of a resolved path: in the folder, or in the hub's local cache; None where it is not."""
+    if is_local(path):
+        file = Path(path) / name
+        return file if file.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(path, name, revision=revision or "main")
+    return Path(cached) if isinstance(cached, str) else None
+
+
 def first(path: str, revision: str | None, load: Callable[[bool], T]) -> T:
     """What `load(local_files_only)` gives from folder or cache, else from the hub.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,8 @@ from torch import nn
 from ftcli.errors import UserError, missing_package
 from ftcli.models import hub
 from ftcli.models.parts import AUTOENCODER, DENOISER, FOLDERS, NAMES, TEXT, LatentDiffusion, Patches
+from ftcli.models.strict import Extra, Misfit, Shapes, compare, refused_loading
+from ftcli.models.weight_files import DIFFUSION, MODEL, WeightFiles, find_weight_files
 
 Part = Literal["denoiser", "text_encoder", "autoencoder"]
 
@@ -33,6 +37,7 @@ class Ldm:
     tokenizer: str | None = None  # hub id or folder; null: the one beside the weights
     trains: list[Part] = field(default_factory=lambda: ["denoiser"])  # parts a method may change
     weights: Literal["pretrained", "random"] = "pretrained"  # random: new ones, for pretraining
+    extra_weights: Extra = "refuse"  # tensors in the files that a part has no place for
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.trains if name not in NAMES]
@@ -47,7 +52,8 @@ class Ldm:
         """The parts with their weights, in eval mode.
 
         Raises:
-            UserError: a part is missing or unreadable, or diffusers is not installed.
+            UserError: a part is missing or unreadable, its files do not hold exactly its parameters,
+                or diffusers is not installed.
         """
         _need_diffusers()
         if self.weights == "random":
@@ -60,8 +66,13 @@ class Ldm:
             unet, text, vae = (self._part(path, n, kind, options) for n, kind in classes.items())
             return LatentDiffusion(unet, text, vae, self._scheduler(path, local), self.trains)
 
-        with hub.progress_for_people():
+        here = bool(self.weight_files())
+        if here:
+            self.check_files()
+        with hub.progress_for_people(), refused_loading(path, TEXT):
             model = hub.first(path, self.revision, load)
+        if not here:
+            self.check_files()  # of what was downloaded just now
         return (model.to(device) if device else model).eval()
 
     def meta(self) -> LatentDiffusion:
@@ -69,6 +80,36 @@ class Ldm:
         _need_diffusers()
         with torch.device("meta"):
             return self._new()
+
+    def check_files(self) -> str:
+        """See from the headers of its files whether every part can be loaded.
+
+        Raises:
+            UserError: tensors of a part are missing, or do not fit.
+        """
+        _need_diffusers()
+        model = self.meta()
+        for name, files in self._files().items():
+            part, shapes = model.part(name), files.shapes()
+            called = f"{self.name}/{FOLDERS[name]}"
+            text = name == TEXT
+            differs = compare(called, part, shapes, {}) if text else _difference(part, shapes)
+            differs.refuse(called, part, shapes, self.extra_weights)
+        return ""
+
+    def weight_files(self) -> list[WeightFiles]:
+        """The files that are loaded, as far as they are on this machine."""
+        return [] if self.weights == "random" else list(self._files().values())
+
+    def _files(self) -> dict[str, WeightFiles]:
+        """Part -> its files."""
+        path, found = hub.resolve(self.path), {}
+        for name, folder in FOLDERS.items():
+            file = MODEL if name == TEXT else DIFFUSION
+            files = find_weight_files(path, self.revision, file, folder)
+            if files is not None:
+                found[name] = files
+        return found
 
     def load_tokenizer(self) -> Any:
         """The tokenizer of the text encoder, with a padding token.
@@ -184,6 +225,20 @@ class Ldm:
 
     def _dtype(self) -> torch.dtype:
         return torch.float32 if self.dtype == "auto" else getattr(torch, self.dtype)
+
+
+def _difference(part: Any, shapes: Shapes) -> Misfit:
+    """How tensors of these shapes differ from a part of diffusers, old names of attention mended."""
+    there: Any = OrderedDict(shapes)
+    part._fix_state_dict_keys_on_load(there)
+    own = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
+    needless = [re.compile(p) for p in part._keys_to_ignore_on_load_unexpected or ()]
+    unexpected = [n for n in there if n not in own and not any(p.search(n) for p in needless)]
+    return Misfit(
+        {name: shape for name, shape in own.items() if name not in there},
+        {name: there[name] for name in unexpected},
+        {n: (there[n], shape) for n, shape in own.items() if n in there and there[n] != shape},
+    )
 
 
 def _unet() -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
+import re
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 
+from ftcli.errors import UserError
 from ftcli.models.bits import FOUR_BIT
 
 Quantization = Literal["none", "nf4", "fp4", "int8"]
@@ -30,6 +32,70 @@ def bitsandbytes_config(
         bnb_4bit_quant_type=quantization,
         bnb_4bit_use_double_quant=double_quant,
         bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def stored_quantisation(config: Any) -> str | None:
+    """The method by which a checkpoint is quantised on disk, as its config.json says; None: plain."""
+    kept = getattr(config, "quantization_config", None)
+    if kept is None and hasattr(config, "get_text_config"):
+        kept = getattr(config.get_text_config(decoder=True), "quantization_config", None)
+    if kept is None:
+        return None
+    values = kept if isinstance(kept, dict) else kept.to_dict()
+    if values.get("load_in_4bit") or values.get("load_in_8bit"):
+        return "bitsandbytes"  # which config.json of older versions does not name
+    method = values.get("quant_method")
+    return str(getattr(method, "value", method))
+
+
+def refuse_stored(config: Any, wanted: Quantization, name: str, device: str) -> str | None:
+    """How a checkpoint is quantised on disk, once it is known that it can be loaded.
+
+    transformers' own quantiser is asked, so that what it needs is known before a file is read.
+
+    Args:
+        wanted: the quantisation that the configuration asks for.
+        name: of the model, for the message.
+        device: where the model is to be.
+
+    Raises:
+        UserError: a package or a GPU is missing, or the weights were to be quantised again.
+    """
+    stored = stored_quantisation(config)
+    if stored is None:
+        return None
+    if wanted != "none" and stored != "bitsandbytes":
+        raise UserError(
+            f"{name} is stored quantised ({stored}), and cannot be quantised once more.",
+            where="model.quantization",
+            fix="model.quantization=none, or model.path=the checkpoint before it was quantised",
+        )
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    kept = getattr(config, "quantization_config", None)
+    kept = kept or config.get_text_config(decoder=True).quantization_config
+    try:
+        quantiser = AutoHfQuantizer.from_config(kept, pre_quantized=True)
+        quantiser.validate_environment(device_map={"": device}, weights_only=True)
+    except (ImportError, RuntimeError, ValueError, TypeError) as error:
+        raise _unloadable(name, stored, error) from error
+    return stored
+
+
+def _unloadable(name: str, stored: str, error: Exception) -> UserError:
+    """What the library lacks, and the command that it names itself."""
+    reason = " ".join(str(error).split()).rstrip(".")
+    command = re.search(r"pip install [^`)]+[^`).\s]", reason)
+    package = getattr(error, "name", None)
+    if command is None and package:
+        reason, fix = f"the package '{package}' is not installed", f"pip install {package}"
+    else:
+        fix = command.group() if command else "model.path=the checkpoint before it was quantised"
+    return UserError(
+        f"{name} is stored quantised ({stored}), which cannot be loaded here: {reason}.",
+        where="model.path",
+        fix=fix,
     )
 
 

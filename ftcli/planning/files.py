@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ftcli.errors import UserError
 from ftcli.planning.findings import Finding, failed, ok, unknown, warn
-
-FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 def weights_finding(source: Any) -> Finding:
     """Where the weights of a model source are.
 
     Raises:
-        UserError: there is no such folder or asset.
+        UserError: there is no such folder or asset, or its files do not fit the model.
     """
     from ftcli.models import hub
 
     path = hub.resolve(source.path)
     if getattr(source, "weights", None) == "random":
         return ok("model", f"{source.path}: new weights, none are read")
+    if source.weight_files():
+        note = source.check_files()
+        place = "weights are here" if hub.is_local(path) else "weights are in the local cache"
+        return ok("model", f"{source.path}: {place}{f'; {note}' if note else ''}")
     if hub.is_local(path):
-        if any(Path(path).glob("*.safetensors")):
-            return ok("model", f"{source.path}: weights are here")
         return failed("model", UserError(
-            f"{source.path} holds no *.safetensors.", "model.path", "model.path=FOLDER with weights"
+            f"{source.path} holds no weights as *.safetensors.", "model.path",
+            "model.path=FOLDER with weights",
         ))  # fmt: skip
-    if _cached(path, source.revision):
-        return ok("model", f"{path}: weights are in the local cache")
     try:
         hub.ask(path, source.revision)
+        source.check_files()  # what its configuration alone says
     except UserError as error:
         return (failed if _refused(error) else unknown)("model", error)
     return warn("model", f"{path} is not on this machine; training will download it first")
-
-
-def _cached(path: str, revision: str | None) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    found = (try_to_load_from_cache(path, name, revision=revision or "main") for name in FILES)
-    return any(isinstance(file, str) for file in found)
 
 
 def _refused(error: UserError) -> bool:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ftcli.config.paths import cache_folder
 from ftcli.errors import UserError
 
 KEY = "from_recipe"
@@ -16,9 +17,7 @@ KEY = "from_recipe"
 
 def cache_dir() -> Path:
     """$FTCLI_CACHE/bases, or ~/.cache/ftcli/bases."""
-    given = os.environ.get("FTCLI_CACHE")
-    root = Path(given).expanduser() if given else Path.home() / ".cache" / "ftcli"
-    return root / "bases"
+    return cache_folder("bases")
 
 
 def settle(composed: Any) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.config import build, load
 from ftcli.errors import UserError
+from ftcli.run.base import hold_base
 from ftcli.run.precision import settle
 from ftcli.run.rundir import RunDir
 
@@ -104,8 +105,11 @@ class Run:
         """The model, rewritten by the method and on its device. Seeded, so that it is repeatable."""
         from accelerate.utils import set_seed
 
+        held = hold_base(self)
         set_seed(self.seed)
         base = self.model_source.load()
+        if not held:  # it has been downloaded just now
+            hold_base(self)
         if not getattr(base, "is_quantized", False):
             base = base.to(self.accelerator.device)
         return self.method.prepare(base)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.errors import Problems, UserError
+from ftcli.run.base import record_base, refuse_other_base
 from ftcli.run.disk import explained
 from ftcli.run.finish import conclude, finish
 from ftcli.run.lock import alone
@@ -65,6 +66,7 @@ def _resume(
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     _same_config(state["config"], run.config, allow, path)
     _same_data(folder, run, allow, path)
+    _same_base(run, allow, path)
     run_dir.rewind(state["lines"], state["step"])
     run_dir.event("resume", checkpoint=folder.name)
     return fit(run, folder)
@@ -154,6 +156,20 @@ def _same_config(
             if not any(key == a or key.startswith(f"{a}.") for a in allow)
         ]
     )
+
+
+def _same_base(run: Run, allow: Sequence[str], path: Any) -> None:
+    assert run.dir is not None
+    if "model" in allow:
+        record_base(run.dir.path, run.model_source)
+        return
+    try:
+        refuse_other_base(run.dir.path, run.model_source)
+    except UserError as error:
+        allowed = (
+            f"{error.fix}; or ftcli resume {path} --allow model (what was trained goes on there)"
+        )
+        raise UserError(error.what, error.where, allowed) from error
 
 
 def _same_data(folder: Path, run: Run, allow: Sequence[str], path: Any) -> None:

@@ -1,0 +1,82 @@
+"""Load a pretrained model of transformers whole, or refuse it; and see the same from its headers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ftcli.models import hub
+from ftcli.models.strict import (
+    Misfit,
+    Shapes,
+    compare,
+    forget,
+    refused_loading,
+    removed,
+    renamed,
+    wrapper_prefixes,
+)
+from ftcli.models.weight_files import find_weight_files
+
+logger = logging.getLogger("ftcli.models")
+Load = Callable[[bool, dict[str, str]], tuple[Any, dict[str, Any]]]
+
+
+def load_pretrained(
+    path: str, revision: str | None, meta: Callable[[], Any], load: Load
+) -> tuple[Any, Misfit, Shapes]:
+    """A model from folder, cache or hub; how its files differ from it; the shapes in them.
+
+    Args:
+        path: what `hub.resolve` gave.
+        meta: makes the same model on the meta device.
+        load: from (local_files_only, key_mapping) to the model and transformers' loading info.
+
+    Raises:
+        UserError: a file is absent or damaged, or the hub does not give it.
+    """
+    shapes, mapping = _in_files(path, revision, meta)
+    with hub.progress_for_people(), refused_loading(path, "the model"):
+        model, info = hub.first(path, revision, lambda local: load(local, mapping))
+        if not shapes:  # they were downloaded just now
+            shapes, late = _in_files(path, revision, meta)
+            if late:
+                mapping = late
+                model, info = load(True, mapping)
+    if mapping:
+        forget(model, mapping)
+        logger.warning(f"{path}: {removed(mapping)}.")
+    differs = any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    # of the meta device: quantised layers have parameters of their own
+    return model, Misfit.of(info, meta() if differs else model, shapes), shapes
+
+
+def compare_files(
+    path: str, revision: str | None, meta: Callable[[], Any]
+) -> tuple[Any, Misfit, Shapes, str] | None:
+    """The model on the meta device, how the files differ from it, their shapes, and a note.
+
+    Nothing but headers is read. None where the files are not on this machine.
+
+    Raises:
+        UserError: a file is absent or damaged.
+    """
+    files = find_weight_files(path, revision)
+    if files is None:
+        return None
+    shapes, model = files.shapes(), meta()
+    mapping = wrapper_prefixes(shapes, model)
+    misfit = compare(path, model, shapes, mapping)
+    return model, misfit, renamed(shapes, mapping), removed(mapping)
+
+
+def _in_files(
+    path: str, revision: str | None, meta: Callable[[], Any]
+) -> tuple[Shapes, Mapping[str, str] | Any]:
+    files = find_weight_files(path, revision)
+    if files is None:
+        return {}, {}
+    shapes = files.shapes()
+    mapping = wrapper_prefixes(shapes, meta())
+    return renamed(shapes, mapping), mapping

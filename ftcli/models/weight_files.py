@@ -1,0 +1,165 @@
+"""The safetensors files of a model: what their headers say, and the hash of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftcli.config.paths import cache_folder
+from ftcli.errors import UserError
+from ftcli.models import hub
+from ftcli.run.atomic import write_text
+
+MODEL, DIFFUSION = "model.safetensors", "diffusion_pytorch_model.safetensors"
+SMALL, BLOCK = 16 << 20, 8 << 20  # bytes: hashed anew each time; read at once
+AGAIN = "fetch the model again: a file is missing or was cut off"
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The files that a library loads, in one folder.
+
+    Attributes:
+        root: the folder of the whole model.
+        paths: the safetensors files; one, or the shards of an index.
+        config: the configuration that says what they mean, where there is one.
+    """
+
+    root: Path
+    paths: tuple[Path, ...]
+    config: Path | None = None
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Tensor name -> shape, from the headers.
+
+        Raises:
+            UserError: a file is cut off or is no safetensors file.
+        """
+        from safetensors import safe_open
+
+        shapes: dict[str, tuple[int, ...]] = {}
+        for path in self.paths:
+            try:
+                with safe_open(path, framework="pt") as tensors:
+                    for name in tensors.keys():  # noqa: SIM118  (the handle is no dict)
+                        shapes[name] = tuple(tensors.get_slice(name).get_shape())
+            except Exception as error:  # the library's own class, or the system's
+                raise UserError(
+                    f"{path.name} cannot be read ({error}).", where=str(path), fix=AGAIN
+                ) from error
+        return shapes
+
+    @property
+    def commit(self) -> str | None:
+        """The hub's commit, for files in its local cache."""
+        return self.root.name if self.root.parent.name == "snapshots" else None
+
+    def hashes(self) -> dict[str, str]:
+        """File -> SHA-256 of its whole content; of the configuration, of its values."""
+        with ThreadPoolExecutor(
+            max_workers=len(self.paths)
+        ) as pool:  # hashing frees the interpreter
+            digests = list(pool.map(sha256_of, self.paths))
+        named = zip((str(path.relative_to(self.root)) for path in self.paths), digests, strict=True)
+        own = (
+            {str(self.config.relative_to(self.root)): _of_values(self.config)}
+            if self.config
+            else {}
+        )
+        return dict(named) | own
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read once: kept for as long as the file is not written to.
+
+    What is kept is found by place, inode, size and the times of the last write and change, the last
+    of which no program can set.
+    """
+    stat = path.stat()
+    if stat.st_size < SMALL:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    known = (str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    entry = cache_folder("hashes") / hashlib.sha256(repr(known).encode()).hexdigest()
+    if entry.is_file():
+        return entry.read_text(encoding="ascii")
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+    with suppress(OSError):  # a cache that cannot be written costs time alone
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        write_text(entry, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def _of_values(config: Path) -> str:
+    """Of a configuration's values: not of its layout, and not of the version that wrote it."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    kept = {k: v for k, v in values.items() if k not in ("transformers_version", "_name_or_path")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def find_weight_files(
+    path: str, revision: str | None, name: str = MODEL, inside: str = ""
+) -> WeightFiles | None:
+    """The files of a folder, or of a hub id in the local cache; None where they are not there.
+
+    Args:
+        path: what `hub.resolve` gave.
+        name: the file as it is called unless it is split into shards.
+        inside: the folder of a part.
+
+    Raises:
+        UserError: an index names a shard that is absent.
+    """
+
+    def find(file: str) -> Path | None:
+        return hub.find_file(path, f"{inside}/{file}" if inside else file, revision)
+
+    def gather(paths: list[Path]) -> WeightFiles:
+        root = paths[0].parent
+        return WeightFiles(root.parent if inside else root, tuple(paths), find("config.json"))
+
+    whole = find(name)
+    if whole is not None:
+        return gather([whole])
+    index = find(f"{name}.index.json")
+    if index is None:
+        return None
+    shards = {shard: find(shard) for shard in _shards(index)}
+    absent = [shard for shard, file in shards.items() if file is None]
+    if absent and hub.is_local(path):
+        raise UserError(
+            f"{index.name} names {len(shards)} files, and {len(absent)} of them are not there: "
+            f"{_few(absent)}.",
+            where=str(index),
+            fix=AGAIN,
+        )
+    if absent:
+        return None  # of the hub's cache: what is not there yet is downloaded
+    return gather([file for file in shards.values() if file])
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names = sorted(set(content["weight_map"].values()))
+        content["metadata"]  # transformers reads it without asking
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{index.name} is no index of weights: it holds 'metadata' and 'weight_map'.",
+            where=str(index),
+            fix=AGAIN,
+        ) from error
+    if not names:
+        raise UserError(f"{index.name} names no file.", where=str(index), fix=AGAIN)
+    return names
+
+
+def _few(names: list[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
