@@ -11,6 +11,7 @@ import torch
 
 from ftcli.errors import UserError
 from ftcli.models.heads import name_classes
+from ftcli.serving.generation import save_generation
 
 ROWS, LONGEST = 8, 256
 Row = Sequence[int] | dict[str, torch.Tensor]  # tokens, or the inputs of one example
@@ -173,4 +174,5 @@ def _save(model: Any, tokenizer: Any, target: Path) -> int:
     with folder(target) as unfinished, progress_for_people():
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        save_generation(model, tokenizer, unfinished)
     return sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
