@@ -138,9 +138,8 @@ class Artefact:
 
     @property
     def tokenizer(self) -> list[Path]:
-        """Those that are no configuration of the model or the adapter."""
-        named = [file for file in self.others if not file.name.endswith("config.json")]
-        return named + [file for file in self.others if file.name == "tokenizer_config.json"]
+        """Those that are no configuration of the model or the adapter; where answers end, too."""
+        return [file for file in self.others if file.name not in MARKS]
 
 
 #: The file that says what a folder holds.

@@ -11,6 +11,7 @@ import torch
 
 from ftcli.errors import UserError
 from ftcli.models.heads import name_classes
+from ftcli.serving.generation import save_generation
 
 ROWS, LONGEST = 8, 256
 Row = Sequence[int] | dict[str, torch.Tensor]  # tokens, or the inputs of one example
@@ -63,8 +64,7 @@ def merge_run(
     from ftcli.run.run import Run
 
     target = Path(to)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists already.", where="--to", fix="name a new folder")
+    refuse_existing(target)
     run = Run.from_dir(path, checkpoint=checkpoint)
     if not run.method.mergeable:
         raise UserError(
@@ -80,8 +80,18 @@ def merge_run(
         if hasattr(run.data, "names"):
             name_classes(merged, run.data.names)
         report = _check(trained, logits(merged, rows), share, tolerance, target)
-        size = _save(merged, run.tokenizer, target)
+        size = save_model(merged, run.tokenizer, target)
     return replace(report, bytes=size)
+
+
+def refuse_existing(target: Path) -> None:
+    """Refuse to write over a file, or into a folder that has content.
+
+    Raises:
+        UserError: `target` is one.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists already.", where="--to", fix="name a new folder")
 
 
 def plain_model(run: Any) -> Any:
@@ -164,7 +174,7 @@ def _check(
     return MergeReport(str(target), 0, len(pairs), difference, allowed, agree)
 
 
-def _save(model: Any, tokenizer: Any, target: Path) -> int:
+def save_model(model: Any, tokenizer: Any, target: Path) -> int:
     """Write model, generation config and tokenizer at once; returns the bytes."""
     from ftcli.models.hub import progress_for_people
     from ftcli.run.atomic import folder
@@ -173,4 +183,5 @@ def _save(model: Any, tokenizer: Any, target: Path) -> int:
     with folder(target) as unfinished, progress_for_people():
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        save_generation(model, tokenizer, unfinished)
     return sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

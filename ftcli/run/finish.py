@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.run.atomic import folder, tidy, write_json
 from ftcli.run.report import write_report
+from ftcli.serving.generation import save_generation
 
 if TYPE_CHECKING:
     from ftcli.run.run import Run
@@ -41,6 +42,7 @@ def save_artefact(run: Run, target: Path) -> int:
         run.method.save(run.model, unfinished)
         if run.tokenizer is not None:
             run.tokenizer.save_pretrained(unfinished)
+            save_generation(run.model, run.tokenizer, unfinished)
     return sum(file.stat().st_size for file in target.glob("*.safetensors"))
 
 

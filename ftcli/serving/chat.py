@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,17 @@ class Chat:
 
     def __init__(self, run: Any, max_new_tokens: int = 256, temperature: float = 0.0) -> None:
         self.run = run
-        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {}
-        self.settings = settings(run.tokenizer, run.model, max_new_tokens, **sampling)
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.kind = _kind(run)
         self.history: list[dict[str, str]] = []
+
+    @cached_property
+    def settings(self) -> Any:
+        """How answers are decoded; the first to ask loads the model."""
+        warm = self.temperature > 0
+        sampling = {"do_sample": True, "temperature": self.temperature} if warm else {}
+        run = self.run
+        return settings(run.tokenizer, run.model, self.max_new_tokens, **sampling)
 
     @classmethod
     def open(cls, path: str | Path, checkpoint: str = "last", **options: Any) -> Chat:
@@ -70,9 +78,9 @@ class Chat:
     def prompt(self, text: str) -> list[int]:
         """Token ids of the prompt for `text`; the oldest turns go when the context is full."""
         while True:
-            ids = self._render(text)
+            ids = self.render(text)
             room = _context(self.run.model) - len(ids)
-            if room >= min(self.settings.max_new_tokens, 16):
+            if room >= min(self.max_new_tokens, 16):
                 return ids
             if not self.history:
                 raise UserError(
@@ -91,7 +99,8 @@ class Chat:
         """Forget the conversation so far."""
         self.history.clear()
 
-    def _render(self, text: str) -> list[int]:
+    def render(self, text: str) -> list[int]:
+        """Token ids of the prompt for `text`, however long; the model is not needed for it."""
         if self.kind == "text":
             return list(self.run.tokenizer(text)["input_ids"])
         return self.run.data.prompt_ids(self._example(text), self.run.tokenizer)

@@ -1,52 +1,114 @@
-"""A trained run in the format of other programs: merged safetensors, or GGUF by llama.cpp."""
+"""A trained run in the format of other programs: merged safetensors, or GGUF for llama.cpp."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from ftcli.deltas.merge import MergeReport, merge_run
-from ftcli.errors import FAILED, UserError
+from ftcli.deltas.merge import MergeReport, is_quantised, merge_run, refuse_existing, save_model
+from ftcli.errors import UserError
 
 FORMATS = ("hf", "safetensors", "gguf")
-CONVERTER = "convert_hf_to_gguf.py"
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """Two files: the base as it was trained upon, and the adapter for it."""
+
+    base: str
+    folder: str  # the adapter's file
+    bytes: int  # of the adapter
+    weights: int  # that it changes
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data, for --json."""
+        return asdict(self)
+
+    def sentence(self) -> str:
+        """One line for people."""
+        return (
+            f"base {self.base}, adapter {self.folder} ({self.bytes / 1e6:.1f} MB) for "
+            f"{self.weights} weights: llama-cli -m {self.base} --lora {self.folder}"
+        )
 
 
 def export_run(
-    path: str | Path, form: str, output: str | Path | None = None, checkpoint: str = "last"
-) -> MergeReport:
+    path: str | Path, form: str, output: str | Path | None = None, checkpoint: str = "last",
+    adapter: bool = False,
+) -> MergeReport | AdapterReport:  # fmt: skip
     """Write the run's merged model as `form`; hf and safetensors are the same folder.
 
+    Args:
+        adapter: of gguf, the base and the LoRA as two files in the place of a merged one.
+
     Raises:
-        UserError: unknown format, or llama.cpp's converter is not on the PATH (said before any
-            work is done, with the commands to run by hand).
+        UserError: unknown format, the converter is not installed (said before any work is done),
+            or llama.cpp has no form for this model or adapter.
     """
     if form not in FORMATS:
         raise UserError(
             f"{form}: no such format.", where="--to", fix=f"one of {', '.join(FORMATS)}"
         )
     target = Path(output) if output else Path(path) / "export" / form
-    if form == "gguf":
-        target = target.with_suffix("")
     if form != "gguf":
+        if adapter:
+            raise UserError(
+                f"the adapter is in {Path(path) / 'adapter'} already, as PEFT and others read it.",
+                where="--adapter",
+                fix=f"ftcli export {path} --to gguf --adapter",
+            )
         return merge_run(path, target, checkpoint)
-    converter = shutil.which(CONVERTER)
-    if converter is None:
-        raise UserError(
-            f"GGUF is written by llama.cpp's {CONVERTER}, which is not on the PATH.",
-            where="--to gguf",
-            fix=f"ftcli merge {path} --to {target}-hf && "
-            f"python llama.cpp/{CONVERTER} {target}-hf --outfile {target}.gguf",
-        )
-    report = merge_run(path, f"{target}-hf", checkpoint)
-    done = subprocess.run([converter, f"{target}-hf", "--outfile", f"{target}.gguf"], check=False)
-    if done.returncode:
-        raise UserError(
-            f"{CONVERTER} ended with status {done.returncode}; the merged model is kept.",
-            where=f"{target}-hf",
-            code=FAILED,
-        )
-    file = Path(f"{target}.gguf")
+    from ftcli.serving.gguf import require_converter
+
+    require_converter()
+    target = target.with_suffix("")
+    if adapter:
+        return _base_and_adapter(path, target, checkpoint)
+    return _merged(path, target, checkpoint)
+
+
+def _merged(path: str | Path, target: Path, checkpoint: str) -> MergeReport:
+    from ftcli.serving.gguf import write_model
+
+    folder, file = Path(f"{target}-hf"), Path(f"{target}.gguf")
+    report = merge_run(path, folder, checkpoint)
+    write_model(folder, file, *_words(path))
     return replace(report, folder=str(file), bytes=file.stat().st_size)
+
+
+def _base_and_adapter(path: str | Path, target: Path, checkpoint: str) -> AdapterReport:
+    from ftcli.run.run import Run
+    from ftcli.serving.gguf import write_model
+    from ftcli.serving.gguf_lora import factors, write_adapter
+
+    folder = Path(f"{target}-base-hf")
+    base, lora = Path(f"{target}-base.gguf"), Path(f"{target}-lora.gguf")
+    refuse_existing(folder)
+    run = Run.from_dir(path, checkpoint=checkpoint)
+    trained = factors(run)
+    save_model(_without_adapter(run), run.tokenizer, folder)
+    write_model(folder, base, *_words(path))
+    write_adapter(trained, folder, base, lora)
+    return AdapterReport(str(base), str(lora), lora.stat().st_size, len(trained))
+
+
+def _without_adapter(run: Any) -> Any:
+    """The frozen base as it was trained upon: dequantised, or what the adapter's start left of it."""
+    if not is_quantised(run.model):
+        return run.model.unload()
+    base = run.model_source.load()
+    return base.dequantize(dtype=base.dtype)
+
+
+def _words(path: str | Path) -> tuple[Any, bool]:
+    """The run's tokenizer, and whether its prompts begin with the beginning-of-text token."""
+    from ftcli.config import load
+    from ftcli.run.run import Run
+    from ftcli.run.rundir import RunDir
+    from ftcli.serving.chat import Chat
+
+    run_dir = RunDir.open(path)
+    run = Run(load(run_dir.path / "config.yaml").config, run_dir)
+    start = run.tokenizer.bos_token_id
+    return run.tokenizer, start is not None and Chat(run).render("x")[:1] == [start]

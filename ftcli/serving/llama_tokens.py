@@ -1,0 +1,91 @@
+"""`python -m ftcli.serving.llama_tokens FILE.gguf`: token ids that llama.cpp gives to texts.
+
+Texts come as a JSON list on stdin, ids go as a JSON list to stdout. A process of its own, since
+llama.cpp ends the process it is in where it cannot read a file.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ftcli.errors import FAILED, UserError
+
+#: What cuts text in different places under different rules: digits, contractions, blanks, scripts.
+HARD = (
+    "In 1999 it cost 12,345.67 $ (3 x 33 = 99); v2.10.3",
+    "I'll say we've DON'T they'RE 'quoted' it's  two  blanks",
+    "line\n\n\n  indented\n\ttab \r\n end   ",
+    "Überraschung Größe naïve Ελληνικά русский язык 中文字符 日本語テキスト ไทย हिन्दी العربية",
+    "x=[1,2]; if (a!=b) {return -1;} // ok?! ... --- ###",
+)
+BATCH = 200  # tokens of the vocabulary in one text
+
+
+def check_tokens(file: Path, tokenizer: Any) -> str | None:
+    """Where llama.cpp cuts text otherwise than the tokenizer; None where it never does.
+
+    The texts are hard ones and the tokenizer's whole vocabulary, read out.
+
+    Raises:
+        UserError: llama.cpp cannot open the file.
+    """
+    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    ids = [token for token in sorted(tokenizer.get_vocab().values()) if token not in special]
+    read = [tokenizer.decode(ids[i : i + BATCH]) for i in range(0, len(ids), BATCH)]
+    texts = [*HARD, *read]
+    theirs = tokenize(file, texts)
+    for text, there in zip(texts, theirs, strict=True):
+        here = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if here != there:
+            at = next((i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), 0)
+            return repr(tokenizer.decode(here[max(0, at - 2) : at + 6]))
+    return None
+
+
+def tokenize(file: Path, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids that llama.cpp gives to each text.
+
+    Raises:
+        UserError: it cannot open the file.
+    """
+    command = [sys.executable, "-m", __name__, str(file)]
+    done = subprocess.run(
+        command, input=json.dumps(texts), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise UserError(f"llama.cpp cannot open what was written: {last}", str(file), code=FAILED)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Answer for the file that is named on the command line."""
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = sys.argv[1]
+    parameters.n_ctx = 64
+    parameters.n_gpu_layers = 0
+    parameters.warmup = parameters.fit_params = False
+    server = xllamacpp.Server(parameters)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is this machine
+    found = []
+    for text in json.load(sys.stdin):
+        request = urllib.request.Request(
+            f"{server.listening_address}/tokenize",
+            json.dumps({"content": text, "add_special": False}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with opener.open(request) as answer:
+            found.append(json.load(answer)["tokens"])
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

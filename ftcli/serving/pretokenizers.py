@@ -1,0 +1,56 @@
+"""Under which name llama.cpp knows the way a tokenizer cuts text before it applies its merges.
+
+llama.cpp's converter recognises a tokenizer by what it makes of one text, token id by token id, which
+finds published vocabularies only. Many others cut text as those do: what tells is the `pre_tokenizer`
+of tokenizer.json.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ftcli.errors import UserError
+
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+#: Steps of a pre_tokenizer, as `steps` writes them, and llama.cpp's name (src/llama-vocab.cpp).
+NAMES = {
+    ("bytes, words",): "gpt-2",
+    ("digits", "bytes, words"): "smollm",
+    (f"split {_WORDS}\\p{{N}}{{1,3}}{_REST}", "bytes"): "llama-bpe",
+    (f"split {_WORDS}\\p{{N}}{_REST}", "bytes"): "qwen2",
+}
+
+
+def llama_name(folder: Path) -> str:
+    """`tokenizer.ggml.pre` for the tokenizer.json in a folder.
+
+    Raises:
+        UserError: llama.cpp has no name for it.
+    """
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    found = steps(content.get("pre_tokenizer") or {})
+    if found not in NAMES or content.get("normalizer"):
+        raise UserError(
+            f"llama.cpp knows no tokenizer that cuts text like this one ({', '.join(found)}).",
+            where=str(folder / "tokenizer.json"),
+            fix="ftcli export RUN --to hf, for a program that reads tokenizer.json",
+        )
+    return NAMES[found]
+
+
+def steps(node: dict[str, Any]) -> tuple[str, ...]:
+    """A pre_tokenizer of tokenizer.json as its steps in order, without what has no influence."""
+    kind = node.get("type")
+    if kind == "Sequence":
+        return tuple(step for inner in node["pretokenizers"] for step in steps(inner))
+    if kind == "Digits" and node["individual_digits"]:
+        return ("digits",)
+    if kind == "ByteLevel" and not node["add_prefix_space"]:
+        return ("bytes, words",) if node.get("use_regex", True) else ("bytes",)
+    isolated = kind == "Split" and node["behavior"] == "Isolated" and not node.get("invert")
+    if isolated and "Regex" in node["pattern"]:
+        return (f"split {node['pattern']['Regex']}",)
+    return (json.dumps(node),)

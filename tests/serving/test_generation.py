@@ -1,0 +1,138 @@
+"""Programs that know nothing of ftcli end an answer where `ftcli chat` ends it, and say the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftcli.deltas.merge import merge_run
+from ftcli.models.hub import resolve
+from ftcli.serving.chat import Chat
+from ftcli.serving.generation import save_generation
+
+ANSWERS = {"say one": "The first answer.", "say two": "It has two words in it, or more."}
+ROWS = [
+    {"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]}
+    for ask, answer in ANSWERS.items()
+]
+EOS, IM_END = 2, 4  # of the shipped tokenizer: the base's own end, and that of its chat template
+
+
+@pytest.fixture(scope="module")
+def talks(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("talks") / "talks.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS * 8))
+    return file
+
+
+@pytest.fixture(scope="module")
+def tuned(train_tiny, talks) -> Path:
+    """LoRA that knows two answers by heart, and ends them as the chat template does."""
+    return train_tiny(
+        "run.name=talks", "eval=none", f"data.path={talks}", "data.format=chat", "~data.columns",
+        "data.validation=null", "data.test=null", "model.quantization=none", "method=lora",
+        "trainer.max_steps=40", "optimizer.lr=1e-2", "scheduler=constant",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def spoken(tuned) -> dict[str, str]:
+    """What `ftcli chat` answers; each stands alone."""
+    bot, said = Chat.open(tuned, max_new_tokens=40), {}
+    for ask in ANSWERS:
+        bot.reset()
+        said[ask] = bot.say(ask)
+    return said
+
+
+@pytest.fixture(scope="module")
+def merged(tuned, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("merged") / "model"
+    merge_run(tuned, folder)
+    return folder
+
+
+def ends(folder: Path, name: str = "generation_config.json") -> object:
+    return json.loads((folder / name).read_text())["eos_token_id"]
+
+
+def test_the_answers_were_learned_with_their_end(spoken):
+    assert spoken == ANSWERS
+
+
+def test_artefacts_name_the_ends_of_the_base_and_those_that_were_learned(tuned, merged):
+    assert ends(tuned / "adapter") == [EOS, IM_END]
+    assert ends(merged) == ends(merged, "config.json") == [EOS, IM_END]
+    for folder in (tuned / "adapter", merged):
+        assert (folder / "tokenizer.json").exists() and (folder / "chat_template.jinja").exists()
+
+
+def test_generate_on_the_merged_folder_says_what_chat_says(merged, spoken):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(merged)
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    for ask, answer in spoken.items():
+        assert answered(model, tokenizer, ask) == answer + "<|im_end|>"
+
+
+def test_a_pipeline_on_the_merged_folder_says_what_chat_says(merged, spoken):
+    from transformers import pipeline
+
+    program = pipeline("text-generation", model=str(merged), max_new_tokens=40, do_sample=False)
+    asked = [[{"role": "user", "content": ask}] for ask in spoken]
+    for batch in (1, 2):
+        found = program(asked, batch_size=batch)
+        assert [row[0]["generated_text"][-1]["content"] for row in found] == list(spoken.values())
+
+
+def test_peft_with_the_settings_beside_the_adapter_says_what_chat_says(tuned, spoken):
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoTokenizer, GenerationConfig
+
+    folder = tuned / "adapter"
+    model = AutoPeftModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    settings = GenerationConfig.from_pretrained(folder)
+    for ask, answer in spoken.items():
+        assert answered(model, tokenizer, ask, generation_config=settings) == answer + "<|im_end|>"
+
+
+def test_settings_that_the_library_refuses_to_save_edited_are_kept(base, tmp_path):
+    """Published bases hold a temperature without sampling; merging one must not fail on it."""
+    from transformers import GenerationConfig
+
+    model, tokenizer = base
+    odd = {"do_sample": False, "temperature": 0.6, "eos_token_id": [7, EOS]}
+    (tmp_path / "generation_config.json").write_text(json.dumps(odd))
+    model.generation_config = GenerationConfig.from_pretrained(tmp_path)
+    save_generation(model, tokenizer, tmp_path / "saved")
+    assert ends(tmp_path / "saved") == [7, EOS, IM_END]
+    assert json.loads((tmp_path / "saved/generation_config.json").read_text())["temperature"] == 0.6
+
+
+def test_what_ends_only_with_its_own_token_keeps_the_number(base, tmp_path):
+    model, tokenizer = base
+    tokenizer.chat_template = None
+    save_generation(model, tokenizer, tmp_path)
+    assert ends(tmp_path) == EOS
+
+
+@pytest.fixture
+def base() -> tuple[Any, Any]:
+    """The shipped model and its tokenizer, as the library loads them."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = resolve("asset:llama_mini")
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def answered(model, tokenizer, ask: str, **options) -> str:
+    """Greedy answer with its end, as any script would get it."""
+    turns = [{"role": "user", "content": ask}]
+    prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt")
+    output = model.generate(**prompt, max_new_tokens=40, do_sample=False, **options)
+    return tokenizer.decode(output[0, prompt["input_ids"].shape[1] :])
