@@ -34,7 +34,11 @@ def test_each_line_shows_its_own_loss_and_no_figure_that_was_not_measured(capsys
     shown.on_log(STATE, {"step": 2, "loss": 2.0})
     shown.on_log(STATE, {"step": 3, "lr": 1e-4})
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["step 1/100  loss 4.0000", "step 2/100  loss 2.0000", "step 3/100  lr 1.00e-04"]
+    assert lines == [
+        "step 1/100  loss 4.0000",
+        "step 2/100  loss 2.0000",
+        "step 3/100  lr 1.00e-04",
+    ]
 
 
 def test_the_time_left_counts_from_the_step_of_a_resume(capsys):
