@@ -91,10 +91,14 @@ class RunDir:
             raise
 
     def failure(self) -> int:
-        """The exit status that the last failure asked for; torchrun gives 1 for all of them."""
+        """The exit status of a run whose ranks failed; torchrun gives 1 whatever theirs was.
+
+        Ranks fail one after the other: a mistake of one (2, or 3 where memory ran out) ends the
+        others' connection, which is 1 there.
+        """
         rows = _rows(self.path / "events.jsonl")
         codes = [row["code"] for row in rows if row.get("event") == "failed" and "code" in row]
-        return codes[-1] if codes else FAILED
+        return max(codes, default=FAILED)
 
     def _holds(self, where: str) -> bool:
         file = Path(where.rpartition(":")[0] or where).resolve()
