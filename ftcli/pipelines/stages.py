@@ -43,8 +43,9 @@ def start(composed: Composed, processes: int = 1) -> dict[str, Any]:
     options = composed.config["run"]
     made = composed_stages(composed)
     run_dir = RunDir.create(options.get("dir", "runs"), options["name"])
-    _record(composed, made, run_dir.path)
-    return _run(run_dir.path, processes)
+    with run_dir.kept_once_begun():
+        _record(composed, made, run_dir.path)
+        return _run(run_dir.path, processes)
 
 
 def go_on(
@@ -66,8 +67,9 @@ def go_on(
 def record(composed: Composed, folder: Path) -> None:
     """Write the records of a job and all its stages to a folder, unless they are there."""
     if not (folder / "config.yaml").exists():
+        made = composed_stages(composed)
         folder.mkdir(parents=True, exist_ok=True)
-        _record(composed, composed_stages(composed), folder)
+        _record(composed, made, folder)
 
 
 def composed_stages(composed: Composed) -> dict[str, Composed]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from ftcli.errors import FAILED, INTERRUPTED, OUT_OF_MEMORY, USER, UserError
+from ftcli.errors import INTERRUPTED, OUT_OF_MEMORY, USER, UserError
 from ftcli.run.rundir import RunDir
 
 
@@ -15,11 +15,17 @@ def launch(composed: Any, processes: int) -> dict[str, Any]:
     """Train in `processes` ranks on this machine, through torchrun; returns result.json's content.
 
     Raises:
-        UserError: a rank failed; its own message has been printed by then.
+        UserError: a rank failed; its own message has been printed by then. No run is left where that
+            was a mistake of the user before the first step.
     """
-    from ftcli.run.run import new_directory
+    from ftcli.run.run import Run
 
-    return in_ranks(new_directory(composed), processes)
+    run_dir = Run.create(
+        composed
+    ).dir  # its parts are built here once: what they refuse is said once
+    assert run_dir is not None
+    with run_dir.kept_once_begun():
+        return in_ranks(run_dir, processes)
 
 
 def in_ranks(run_dir: RunDir, processes: int) -> dict[str, Any]:
@@ -31,10 +37,11 @@ def in_ranks(run_dir: RunDir, processes: int) -> dict[str, Any]:
     done = subprocess.run(command, env={"OMP_NUM_THREADS": threads} | os.environ, check=False)
     result = run_dir.result()
     if not result:
-        code = done.returncode if done.returncode in (USER, OUT_OF_MEMORY) else FAILED
-        code = INTERRUPTED if done.returncode < 0 else code
+        code = INTERRUPTED if done.returncode < 0 else run_dir.failure()
+        if code == USER and not run_dir.begun:
+            raise UserError("nothing was trained.", fix="mend what is said above")
         raise UserError(
-            f"a process ended with status {done.returncode}.",
+            f"a process ended with status {code}.",
             where=str(run_dir.path),
             fix=f"see {run_dir.path}/train.log",
             code=code,

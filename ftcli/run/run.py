@@ -65,9 +65,10 @@ class Run:
 
     @classmethod
     def create(cls, composed: Any) -> Run:
-        """A run with a new directory that already holds its record."""
+        """A run with a new directory that already holds its record; none is left where a part refuses."""
         run_dir = new_directory(composed)
-        return cls(composed.config, run_dir, composed)
+        with run_dir.kept_once_begun():
+            return cls(composed.config, run_dir, composed)
 
     @classmethod
     def from_dir(cls, path: str | Path, checkpoint: str = "last") -> Run:

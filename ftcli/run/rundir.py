@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ftcli.config.checks import is_plain
-from ftcli.errors import UserError
+from ftcli.errors import FAILED, USER, Problems, UserError
 from ftcli.redaction import redacted, redacted_tree
 from ftcli.run import atomic, disk
+
+BEGUN = "begin"  # event of the moment before the first step
+STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{4}")
 
 
 class RunDir:
@@ -21,24 +27,26 @@ class RunDir:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._new: list[Path] = []  # folders that `create` has made, the innermost first
 
     @classmethod
     def create(cls, root: str | Path, name: str) -> RunDir:
-        """A new folder `<root>/<name>/<time>-<4 hex>`, and the link `latest` beside it."""
+        """A new folder `<root>/<name>/<time>-<4 hex>`; the link `latest` follows when training begins."""
         if not is_plain(name):
             raise UserError(f"run.name={name!r} is not a plain folder name.", fix="run.name=my_run")
         stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(2)}"
         path = Path(root) / name / stamp
+        run_dir = cls(path)
+        run_dir._new = [path, *(folder for folder in path.parents if not folder.exists())]
         try:
             path.mkdir(parents=True)
             (path / "checkpoints").mkdir()
-            atomic.link(path.parent / "latest", stamp)
         except OSError as error:
             why = disk.refusal(error) or str(error)
             raise UserError(
                 f"the run cannot be written: {why}.", where=str(path), fix="run.dir=FOLDER"
             ) from error
-        return cls(path)
+        return run_dir
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
@@ -50,6 +58,58 @@ class RunDir:
         if not (Path(path) / "config.yaml").is_file():
             raise UserError(f"{path} is not a run: it has no config.yaml.", fix="ftcli ls runs")
         return cls(Path(path).resolve())
+
+    def begin(self, step: int) -> None:
+        """Training begins after `step` steps: note it, and let `latest` name the run.
+
+        A stage's folder lies in that of its job, which is then the one that `latest` names.
+        """
+        self.event(BEGUN, step=step)
+        for folder in (self.path, self.path.parent):
+            latest = folder.parent / "latest"
+            newer = latest.exists() and latest.resolve().name > folder.name
+            if STAMP.fullmatch(folder.name) and not newer:
+                atomic.link(latest, folder.name)
+
+    @property
+    def begun(self) -> bool:
+        """Whether training has begun, here or in a stage."""
+        files = [self.path / "events.jsonl", *self.path.glob("*/events.jsonl")]
+        return any(row.get("event") == BEGUN for file in files for row in _rows(file))
+
+    @contextmanager
+    def kept_once_begun(self) -> Iterator[None]:
+        """Remove the new folder where the block ends in a mistake of the user before the first step."""
+        try:
+            yield
+        except UserError as error:
+            if error.code == USER and not self.begun:
+                self.withdraw()
+                for problem in error.problems if isinstance(error, Problems) else [error]:
+                    if self._holds(problem.where or ""):
+                        problem.where = None  # the record of a stage, which is gone
+            raise
+
+    def failure(self) -> int:
+        """The exit status of a run whose ranks failed; torchrun gives 1 whatever theirs was.
+
+        Ranks fail one after the other: a mistake of one (2, or 3 where memory ran out) ends the
+        others' connection, which is 1 there.
+        """
+        rows = _rows(self.path / "events.jsonl")
+        codes = [row["code"] for row in rows if row.get("event") == "failed" and "code" in row]
+        return max(codes, default=FAILED)
+
+    def _holds(self, where: str) -> bool:
+        file = Path(where.rpartition(":")[0] or where).resolve()
+        return file.is_relative_to(self.path.resolve())
+
+    def withdraw(self) -> None:
+        """Remove the folder, and the folders around it that were made for it and hold nothing else."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):  # another run may lie beside it by now
+            for folder in self._new[1:]:
+                folder.rmdir()
 
     @property
     def checkpoints(self) -> Path:

@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from ftcli.errors import Problems, UserError
+from ftcli.errors import FAILED, Problems, UserError
 from ftcli.run.base import record_base, refuse_other_base
 from ftcli.run.disk import explained
 from ftcli.run.finish import conclude, finish
@@ -21,11 +21,16 @@ from ftcli.run.rundir import RunDir
 def train(composed: Any) -> dict[str, Any]:
     """Train what a checked configuration says; returns result.json's content.
 
+    A mistake that shows before the first step leaves no run.
+
     Raises:
         UserError: what the user can mend; code 3 when memory ran out, 1 when the loss was not
             finite.
     """
-    return fit(Run.create(composed), None)
+    run = Run.create(composed)
+    assert run.dir is not None
+    with run.dir.kept_once_begun():
+        return fit(run, None)
 
 
 def resume(path: str | Path, allow: Sequence[str] = (), checkpoint: str = "last") -> dict[str, Any]:
@@ -93,7 +98,7 @@ def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
     except Exception as error:
         if run.dir is not None:
             with suppress(OSError):  # where the disk is what failed
-                run.dir.event("failed", error=str(error))
+                run.dir.event("failed", error=str(error), code=getattr(error, "code", FAILED))
                 run.dir.note(traceback.format_exc())
             told = None if isinstance(error, UserError) else explained(error, run.dir.path)
             if told is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli import __version__
-from ftcli.errors import FAILED, UserError
+from ftcli.errors import FAILED, USER, UserError
 from ftcli.run.rundir import RunDir
 
 NOT_CHOICES = ("run", "logger")  # where a run writes does not change what it computes
@@ -65,12 +66,16 @@ def complete(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any]:
     done = finished(path)
     if done is not None:
         return done
+    known = path.exists()
     prepare(composed, path)
     environment = os.environ | ({"FTCLI_QUIET": "1"} if quiet else {})
     command = [sys.executable, "-m", "ftcli.run.trial", str(path)]
     ended = subprocess.run(command, env=environment, check=False)
     done = finished(path)
     if done is None:
+        if ended.returncode == USER and not known and not RunDir(path).begun:
+            shutil.rmtree(path)
+            raise UserError("nothing was trained.", fix="mend what is said above")
         raise UserError(
             f"the run ended with status {ended.returncode}.",
             where=str(path),

@@ -47,6 +47,12 @@ class Loop:
     fingerprint: str
     meter: Meter = field(default_factory=Meter)
 
+    def begin(self) -> None:
+        """The first step of this process comes next: start the clock, and say so in the record."""
+        if self.accelerator.is_main_process and self.run.dir is not None:
+            self.run.dir.begin(self.state.step)
+        self.meter.begin()
+
     def loader(self) -> Loader:
         """The training batches of this process."""
         return self.run.loader(self.accelerator.process_index, self.accelerator.num_processes)

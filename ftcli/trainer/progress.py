@@ -20,22 +20,24 @@ if TYPE_CHECKING:
 
 
 SAMPLE = 240  # characters of the first row that are shown
+#: Figures of a log line, in the order in which people read them.
+FORMS = {
+    "loss": "loss {:.4f}", "lr": "lr {:.2e}", "tok_s": "{:,.0f} tok/s", "mem_gb": "{:.2f} GB",
+}  # fmt: skip
 
 
 class Progress(Participant):
-    """Shows step, smoothed loss, learning rate, real tokens/s, peak memory, ETA, checkpoint age."""
+    """Shows what a line of metrics.jsonl holds (loss, learning rate, tokens/s, peak memory), with ETA and
+    checkpoint age."""
 
-    def __init__(self, live: bool | None = None, smoothing: float = 0.95) -> None:
-        """`live`: draw a bar; None asks the terminal. `smoothing`: how much of the past a step leaves."""
+    def __init__(self, live: bool | None = None) -> None:
+        """`live`: draw a bar; None asks the terminal."""
         self.first_rank = os.environ.get("RANK", "0") == "0"
         self.shown = self.first_rank and not os.environ.get("FTCLI_QUIET")
         self.dir: Any = None
         self.live = (
             (sys.stdout.isatty() and os.environ.get("TERM") != "dumb") if live is None else live
         )
-        self.smoothing = smoothing
-        self.loss: float | None = None
-        self.logged = 0
         self.bar: Bar | None = None
         self.task: TaskID | None = None
         self.began: tuple[float, int] | None = None
@@ -56,8 +58,6 @@ class Progress(Participant):
 
     def on_log(self, state: Any, metrics: Mapping[str, Any]) -> None:
         """Show the figures of one log."""
-        if "loss" in metrics:
-            self._smooth(float(metrics["loss"]), int(metrics["step"]))
         total = getattr(state, "max_steps", None)
         text, left = " · ".join(self._figures(metrics)), self._remaining(metrics["step"], total)
         self._line(f"step {metrics['step']}{f'/{total}' if total else ''}  {text}{left}", bar=True)
@@ -80,12 +80,6 @@ class Progress(Participant):
             self.bar.stop()
             self.bar = None
 
-    def _smooth(self, loss: float, step: int) -> None:
-        """A log stands for all steps since the one before, so the past fades with each of them."""
-        past = self.smoothing ** max(1, step - self.logged)
-        self.loss = loss if self.loss is None else past * self.loss + (1 - past) * loss
-        self.logged = step
-
     def _line(self, text: str, bar: bool = False) -> None:
         """A line for train.log and for whoever watches; `bar`: a live bar shows it already."""
         if self.first_rank and self.dir is not None:
@@ -98,11 +92,9 @@ class Progress(Participant):
             print(text, flush=True)
 
     def _figures(self, metrics: Mapping[str, Any]) -> list[str]:
-        """The figures that were measured, in the order people read them."""
-        shown = [f"loss {self.loss:.4f}"] if self.loss is not None else []
-        forms = {"lr": "lr {:.2e}", "tok_s": "{:,.0f} tok/s", "mem_gb": "{:.2f} GB"}
-        shown += [
-            form.format(metrics[key]) for key, form in forms.items() if metrics.get(key) is not None
+        """The figures that were measured."""
+        shown = [
+            form.format(metrics[key]) for key, form in FORMS.items() if metrics.get(key) is not None
         ]
         age = self._checkpoint_age()
         return shown + ([f"saved {brief(age)} ago"] if age is not None else [])

@@ -73,7 +73,7 @@ class Trainer:
             checkpoint.restore(resume, loop)
         elif self.eval_first:
             before = loop.evaluate()
-        loop.meter.begin()
+        loop.begin()
         with Requests(run.dir) as requests:
             for batches in self._steps(loop):
                 if not self.step(loop, batches):

@@ -53,9 +53,15 @@ def test_a_trial_killed_between_its_result_and_its_report_gets_the_report(tmp_pa
     assert not list((tmp_path / "one").glob("*.unfinished"))
 
 
-def test_a_failing_trial_says_where_its_log_is(tmp_path):
-    with pytest.raises(UserError, match="status 2") as caught:
+def test_a_refused_trial_leaves_no_folder(tmp_path):
+    with pytest.raises(UserError, match="nothing was trained"):
         complete(job("method.target_modules=[no_such]"), tmp_path / "one")
+    assert not (tmp_path / "one").exists()
+
+
+def test_a_failing_trial_says_where_its_log_is(tmp_path):
+    with pytest.raises(UserError, match="status 1") as caught:
+        complete(job("optimizer.lr=1e30"), tmp_path / "one")
     assert "train.log" in caught.value.fix and (tmp_path / "one" / "train.log").exists()
 
 

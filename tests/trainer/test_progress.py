@@ -28,11 +28,17 @@ def test_a_log_is_one_plain_line_outside_a_terminal(capsys):
     assert capsys.readouterr().out == line
 
 
-def test_the_loss_is_smoothed_and_figures_that_were_not_measured_are_left_out(capsys):
-    shown = Progress(live=False, smoothing=0.5)
+def test_each_line_shows_its_own_loss_and_no_figure_that_was_not_measured(capsys):
+    shown = Progress(live=False)
     shown.on_log(STATE, {"step": 1, "loss": 4.0})
     shown.on_log(STATE, {"step": 2, "loss": 2.0})
-    assert capsys.readouterr().out.splitlines()[1] == "step 2/100  loss 3.0000"
+    shown.on_log(STATE, {"step": 3, "lr": 1e-4})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "step 1/100  loss 4.0000",
+        "step 2/100  loss 2.0000",
+        "step 3/100  lr 1.00e-04",
+    ]
 
 
 def test_the_time_left_counts_from_the_step_of_a_resume(capsys):

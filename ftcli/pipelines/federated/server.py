@@ -66,7 +66,7 @@ class Server:
             checkpoint.restore(resume, loop)
         elif self.trainer.eval_first:
             before = loop.evaluate()
-        loop.meter.begin()
+        loop.begin()
         with Requests(self.run.dir) as requests:
             stop = self._engine().run(lambda exchange: self._rounds(exchange, requests))
         after = {} if stop else loop.evaluate()
