@@ -7,6 +7,7 @@ Weights are drawn anew, large enough that attention, experts, sinks and biases a
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import zlib
 from collections.abc import Sequence
@@ -22,10 +23,10 @@ from .zoo_exceptions import EXCEPTIONS, NOT_BUILT
 
 HIDDEN, HEADS, KV_HEADS, HEAD, VOCABULARY, EXPERTS, WINDOW = 64, 4, 2, 16, 256, 4, 6
 LEAST_LAYERS, MOST_LAYERS = 2, 6
-MOST_PARAMETERS = 3_000_000  # a larger one was not shrunk
+MOST_PARAMETERS = 4_000_000  # a larger one was not shrunk
 SPECIAL = 240  # ids from here on stand for images, sounds and the like; documents hold smaller ones
 #: Decoders of these families look both ways unless they are told to be decoders.
-DECODER = {"is_decoder": True, "causal": True, "attn_type": "uni"}
+DECODER = {("is_decoder", False): True, ("causal", False): True, ("attn_type", "bi"): "uni"}
 
 #: The small value by the key's name; the first pattern that matches the whole key counts.
 RULES: tuple[tuple[str, Any], ...] = (
@@ -59,7 +60,7 @@ RULES: tuple[tuple[str, Any], ...] = (
     (r"dropout|.*_dropout|.*_pdrop|.*dropout_prob|.*layerdrop", 0.0),
 )
 LAYER_COUNT = re.compile(r"num_hidden_layers|n_layers?|num_layers|num_blocks|(en|de)coder_layers")
-TOKEN_ID = re.compile(r".*token.*id|.*_token_index|.*_index|eod_token_id|.*_tokens?")
+TOKEN_ID = re.compile(r".*token.*id|.*_token_index|.*_index|eod_token_id")
 
 
 def types() -> list[str]:
@@ -132,17 +133,46 @@ def shrink(config: PreTrainedConfig, exceptions: dict[str, Any]) -> PreTrainedCo
     for key, value in values.items():
         if isinstance(value, PreTrainedConfig):
             changed[key] = shrink(value, exceptions.get(key, {}))
-            continue
-        small = exceptions[key] if key in exceptions else _small(key, value, layers, chosen)
-        if small is not value:
-            changed[key] = small
-    changed.update({k: v for k, v in exceptions.items() if k not in values})
-    return type(config)(**changed)
+        else:
+            changed[key] = _small(key, value, layers, chosen)
+    changed = {k: v for k, v in changed.items() if v is not values[k]}
+    changed |= _agreed(values, changed)
+    changed |= {k: v for k, v in exceptions.items() if not isinstance(values.get(k), PreTrainedConfig)}
+    return type(config)(**_arguments(config, changed))
+
+
+def _agreed(values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    """What has to agree: rotary parts that are the head, as many keys as queries, unset sizes."""
+    agreed: dict[str, Any] = {}
+    if values.get("qk_rope_head_dim") and "head_dim" in values:
+        agreed["head_dim"] = changed["qk_rope_head_dim"]
+    elif "head_dim" in values and values["head_dim"] is None:
+        agreed["head_dim"] = HEAD
+    heads, keys = values.get("num_attention_heads"), values.get("num_key_value_heads")
+    if heads is not None and heads == keys:
+        agreed["num_key_value_heads"] = HEADS
+    elif "num_key_value_heads" in values and keys is None:
+        agreed["num_key_value_heads"] = KV_HEADS
+    if "num_experts_per_tok" in values and values["num_experts_per_tok"] is None:
+        agreed["num_experts_per_tok"] = 2
+    if "sliding_window" in values and values["sliding_window"] is None:
+        agreed["sliding_window"] = WINDOW
+    if values.get("use_sliding_window") is False:
+        agreed |= {"use_sliding_window": True, "layer_types": None}
+    return agreed
+
+
+def _arguments(config: PreTrainedConfig, values: dict[str, Any]) -> dict[str, Any]:
+    """What of it the class takes, under the names that it takes; the rest follows from these."""
+    fields = {field.name for field in dataclasses.fields(config)}
+    aliases = {v: k for k, v in config.attribute_map.items() if k in fields and v not in fields}
+    named = {aliases.get(k, k): v for k, v in values.items()}
+    return {k: v for k, v in named.items() if k in fields}
 
 
 def _small(key: str, value: Any, layers: int, chosen: list[int]) -> Any:
-    if key in DECODER:
-        return DECODER[key]
+    if isinstance(value, (bool, str)):
+        return DECODER.get((key, value), value)
     if LAYER_COUNT.fullmatch(key) and isinstance(value, int):
         return len(chosen)
     if _is_per_layer(value, layers):
