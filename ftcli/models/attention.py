@@ -1,9 +1,11 @@
 """Attention that restarts at each document of a packed row, for any transformers model.
 
 Packed batches are one flat row of documents. The loader's document lengths travel to every layer as
-the keyword `documents`; each document attends causally to itself alone, by the library's fused
+the keyword `documents`; each document attends causally to itself alone, by torch's fused
 attention, so neither padding nor a T x T mask ever exists. Calls without `documents` (generation,
-padded batches) go to transformers' own SDPA.
+padded batches) go to transformers' own SDPA, unless the layer asks for what that does not do: capped
+scores and attention sinks are computed here in both cases. A keyword that this function does not
+know is refused, so that no part of a model's attention is lost in silence.
 """
 
 from __future__ import annotations
@@ -14,15 +16,21 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import dropout as drop
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.utils import TransformersKwargs
 
 NAME = "documents"
 #: Rows are a multiple of this many tokens long. Kernels are made (and kept) for each new shape: in
 #: bf16 on a CPU, free lengths were measured to cost 10 % of the time and, in 60 steps, 500 MB.
 ALIGNMENT = 64
+#: Keywords of a layer that do not change who attends to whom, or that the layout says instead.
+KNOWN = frozenset(TransformersKwargs.__annotations__) | {
+    "sliding_window", "use_cache", "cache_position", "return_dict", "token_type_ids",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,13 +52,22 @@ class Group:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a layer attends; `window` is how many tokens back it sees, its own included."""
+    """How a layer attends.
+
+    Attributes:
+        softcap: scores are limited to (-softcap, softcap) by tanh (Gemma 2, arXiv 2408.00118, 2).
+        window: how many tokens back a token sees, its own included.
+        chunk: tokens see only their own chunk of so many, counted from the document's first.
+        sinks: [H] a logit a head that takes part in the softmax and adds nothing (gpt-oss).
+    """
 
     causal: bool = True
     dropout: float = 0.0
     scaling: float | None = None
     softcap: float | None = None
     window: int | None = None
+    chunk: int | None = None
+    sinks: Tensor | None = None
 
 
 class Layout(Protocol):
@@ -124,23 +141,34 @@ def documents_attention(
     is_causal: bool | None = None,
     documents: tuple[Group, ...] | Layout | None = None,
     softcap: float | None = None,
-    sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention within documents: query [1, H, T, D], key and value [1, K, T, D] -> [1, T, H, D].
 
     Raises:
+        NotImplementedError: the layer asks for something that this function does not know.
         RuntimeError: the batch is packed but the model did not hand the layout to its layers.
     """
+    _refuse_unknown(kwargs)
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    how = Settings(causal, dropout, scaling, softcap, sinks=s_aux)
     if documents is None:
         _refuse_lost_layout(attention_mask, query)
-        if softcap is None:
+        if softcap is None and s_aux is None:
             return sdpa_attention_forward(
-                module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs
-            )
-        return _softcapped(query, key, value, attention_mask, scaling, softcap, key.shape[1]), None
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    how = Settings(causal, dropout, scaling, softcap, sliding_window)
+                module, query, key, value, attention_mask, dropout, scaling, is_causal,
+                position_bias, **kwargs,
+            )  # fmt: skip
+        _refuse_bias(position_bias)
+        heads = query.shape[1] // key.shape[1]
+        key, value = repeat_kv(key, heads), repeat_kv(value, heads)
+        how = replace(how, causal=causal and query.shape[2] > 1)
+        return attend(query, key, value, attention_mask, how).transpose(1, 2), None
+    _refuse_bias(position_bias)
+    window, chunk = _local(module, kwargs)
+    how = replace(how, window=window, chunk=chunk)
     heads = query.shape[1] // key.shape[1]
     states = [x[0].transpose(0, 1) for x in (query, repeat_kv(key, heads), repeat_kv(value, heads))]
     if query.device.type == "cpu":
@@ -154,6 +182,31 @@ def documents_attention(
     return out.unsqueeze(0).to(query.dtype), None
 
 
+def _refuse_unknown(kwargs: dict[str, Any]) -> None:
+    """Raise where a layer hands over something that may change what its attention is."""
+    unknown = {name for name, value in kwargs.items() if value is not None} - KNOWN
+    if unknown:
+        raise NotImplementedError(f"attention with {', '.join(sorted(unknown))} is not known here")
+
+
+def _refuse_bias(bias: Tensor | None) -> None:
+    if bias is not None:
+        raise NotImplementedError("attention with position_bias is known for padded rows only")
+
+
+def _local(module: nn.Module, kwargs: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Window and chunk of a layer; where it leaves them to the mask, its configuration has them."""
+    config: Any = getattr(module, "config", None)
+    kinds, index = getattr(config, "layer_types", None), getattr(module, "layer_idx", None)
+    kind = kinds[index] if kinds and index is not None and index < len(kinds) else None
+    if kind == "chunked_attention":
+        return None, getattr(config, "attention_chunk_size", None)
+    if "sliding_window" in kwargs:
+        return kwargs["sliding_window"], None
+    full = kind not in (None, "sliding_attention")
+    return None if full else getattr(config, "sliding_window", None), None
+
+
 def within(states: Sequence[Tensor], documents: Sequence[Group], how: Settings) -> Tensor:
     """Queries, keys and values [T, H, D] -> attention of each document to itself [T, H, D]."""
     pieces = []
@@ -161,7 +214,7 @@ def within(states: Sequence[Tensor], documents: Sequence[Group], how: Settings) 
     parts = zip(*(x.split([group.tokens for group in documents]) for x in states), strict=True)
     for group, part in zip(documents, parts, strict=True):
         q, k, v = (unpack(x, group) for x in part)
-        mask = _window(group.length, how.window, q.device) if how.causal else None
+        mask = _restriction(group.length, how, q.device) if how.causal else None
         if not how.causal and group.real is not None:
             mask = _keys(group, q.device)
         pieces.append(pack(attend(q, k, v, mask, how), group))
@@ -198,40 +251,71 @@ def _keys(group: Group, device: torch.device) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, how: Settings) -> Tensor:
     """Queries [n, H, L, D], keys and values [n, H, S, D] -> [n, H, L, D]; a mask is all there is of it."""
-    if how.softcap is None:
-        return scaled_dot_product_attention(
-            q, k, v, mask, how.dropout, is_causal=how.causal and mask is None, scale=how.scaling
-        )
+    if how.softcap is not None:
+        return _capped(q, k, v, mask, how)
+    if how.sinks is not None:
+        return _with_sinks(q, k, v, mask, how)
+    return scaled_dot_product_attention(
+        q, k, v, mask, how.dropout, is_causal=how.causal and mask is None, scale=how.scaling
+    )
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, how: Settings) -> Tensor:
+    """Attention with limited scores, for which torch has no fused kernel."""
+    if how.sinks is not None:
+        raise NotImplementedError("capped scores with sinks are not known here")
+    assert how.softcap is not None
+    scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if how.scaling is None else how.scaling)
+    scores = how.softcap * torch.tanh(scores / how.softcap)
     if mask is None and how.causal:
-        mask = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
-    return _softcapped(q, k, v, mask, how.scaling, how.softcap, k.shape[1]).transpose(1, 2)
-
-
-def _softcapped(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    scaling: float | None,
-    cap: float,
-    kv_heads: int,
-) -> Tensor:
-    """Scores limited to (-cap, cap) by tanh (Gemma 2, arXiv 2408.00118, section 2) -> [B, T, H, D]."""
-    groups = q.shape[1] // kv_heads
-    k, v = repeat_kv(k, groups), repeat_kv(v, groups)
-    scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = cap * torch.tanh(scores / cap)
-    if mask is not None:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None and mask.dtype == torch.bool:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return (scores.float().softmax(-1).to(v.dtype) @ v).transpose(1, 2)
+    elif mask is not None:
+        scores = scores + mask
+    weights = drop(scores.float().softmax(-1), how.dropout, training=how.dropout > 0)
+    return weights.to(v.dtype) @ v
 
 
-def _window(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """The band of a sliding window [L, L]; None where the document is shorter than it."""
-    if window is None or length <= window:
+def _with_sinks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, how: Settings) -> Tensor:
+    """Attention with a sink: one more key in front, whose score is the head's logit and whose value is 0.
+
+    The score comes from one more dimension, in which queries are 1 and only the sink's key is not 0; it
+    is filled up to a multiple of 8 for the kernels. A query in front keeps the causal corner in place.
+    """
+    assert how.sinks is not None
+    scale = q.shape[-1] ** -0.5 if how.scaling is None else how.scaling
+    width = v.shape[-1]
+    square = mask is None and how.causal
+    q, k, v = (pad(x, (0, 8)) for x in (q, k, v))
+    q[..., -1] = 1
+    sink = torch.zeros_like(k[..., :1, :])
+    sink[..., -1] = (how.sinks.to(k.dtype) / scale).view(-1, 1)
+    k, v = torch.cat([sink, k], 2), pad(v, (0, 0, 1, 0))
+    if square:
+        q = pad(q, (0, 0, 1, 0))
+    elif mask is not None:
+        mask = pad(mask, (1, 0), value=True if mask.dtype == torch.bool else 0.0)
+    out = scaled_dot_product_attention(
+        q, k, v, mask, how.dropout, is_causal=square, scale=scale
+    )[..., :width]
+    return out[:, :, 1:] if square else out
+
+
+def _restriction(length: int, how: Settings, device: torch.device) -> Tensor | None:
+    """What of a document [L, L] a window or chunk leaves; None where that is all of it."""
+    narrow = how.window is not None and length > how.window
+    parted = how.chunk is not None and length > how.chunk
+    if not narrow and not parted:
         return None
-    ones = torch.ones(length, length, dtype=torch.bool, device=device)
-    return ones.tril() & ones.triu(1 - window)
+    seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    if narrow:
+        assert how.window is not None
+        seen = seen.triu(1 - how.window)
+    if parted:
+        chunks = torch.arange(length, device=device) // how.chunk
+        seen = seen & (chunks[:, None] == chunks)
+    return seen
 
 
 AttentionInterface.register(NAME, documents_attention)

@@ -64,6 +64,9 @@ class Family:
         seen = torch.ones(shape, dtype=torch.bool, device=self.real.device).tril(past)
         if how.window is not None:
             seen = seen.triu(past + 1 - how.window)
+        if how.chunk is not None:
+            chunks = (self.real.cumsum(-1) - 1) // how.chunk
+            seen = seen & (chunks[..., past:].transpose(-1, -2) == chunks)
         return seen & self.real
 
 

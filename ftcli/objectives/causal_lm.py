@@ -79,51 +79,29 @@ def final_hidden(
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Hidden states [B, T, d] before the output layer, and the function that gives their logits.
 
-    A hook takes the output layer's input and hands an empty one on, so that this works for every
-    model and wrapper without knowing its parts.
+    The function does what the model's own forward does from there on; see `ftcli.models.output_head`.
     """
-    caught: list[Tensor] = []
+    from ftcli.models.output_head import states_and_head
 
-    def take(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        caught.append(args[0])
-        return (args[0][:, :0], *args[1:])
-
-    bare: Any = getattr(model, "module", model)  # without the wrapper of data parallelism
-    head = bare.get_output_embeddings()
     inputs = model_inputs(batch, device)
-    hook = head.register_forward_pre_hook(take)
-    try:
-        model(**inputs, use_cache=False)
-    finally:
-        hook.remove()
-    rescale = _rescaling(bare.config)
+    states, head = states_and_head(model, inputs)
     given, length = inputs["input_ids"].shape[1], batch["input_ids"].shape[1]
-    states = caught[0][:, -given:]  # soft prompts stand before what was given
-    return states[:, :length], lambda hidden: rescale(head(hidden))
+    return states[:, -given:][:, :length], head  # soft prompts stand before what was given
 
 
 def model_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Arguments of the model's forward for a packed or a padded batch, on the device."""
+    """Arguments of the model's forward for a packed or a padded batch, on the device.
+
+    A row that is padded on the right gets no positions: the model counts them itself, from where its
+    kind begins (RoBERTa behind the padding's id), and those of the padding are never seen.
+    """
     if "lengths" in batch:
         from ftcli.models.attention import packed_inputs
 
         inputs = packed_inputs(batch, device)
     else:
-        inputs = {k: batch[k] for k in ("input_ids", "position_ids", "attention_mask")}
+        inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
     return {
         k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v
         for k, v in inputs.items()
     }
-
-
-def _rescaling(config: Any) -> Callable[[Tensor], Tensor]:
-    """What some models do to logits behind the output layer (Gemma: tanh cap; Cohere, Granite: scale)."""
-    cap = getattr(config, "final_logit_softcapping", None)
-    factor = getattr(config, "logit_scale", None) or 1.0
-    factor /= getattr(config, "logits_scaling", None) or 1.0
-
-    def rescale(logits: Tensor) -> Tensor:
-        logits = logits if factor == 1.0 else logits * factor
-        return logits if cap is None else cap * torch.tanh(logits / cap)
-
-    return rescale
