@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
 from ftcli.data import formats
-from ftcli.data.formats import REFERENCES, as_text
-from ftcli.data.rows import Unusable, listed
+from ftcli.data.advice import Advice
+from ftcli.data.conversation.learning import verdict
+from ftcli.data.formats import LABEL, REFERENCES, defaults
+from ftcli.data.rows import Unusable, as_text, brief, listed
 from ftcli.errors import UserError
 
-SHOWN = 300  # characters of a row in a message
+TRAINED = "data.path"  # the key of the source that is trained on
+#: Fields that make a row a conversation.
+SURROUNDINGS = ("system", "history", "tools")
+#: Columns beside `text` that say that a row is one turn of a conversation (OpenAssistant).
+PARTS_OF_A_CONVERSATION = {"role", "from", "parent_id", "speaker"}
 
 
 class Columns:
@@ -21,10 +26,13 @@ class Columns:
 
     Args:
         name: a format, or auto to choose the only one whose required fields are all there.
-        mapping: field -> column; a field that is not mapped is read from the column of its name.
+        mapping: field -> column, None to leave the field out; a field that is not mapped is read from
+            the column of its name.
         first: a row to judge by.
         where: what to name in messages.
         origin: where that row stands.
+        others: further rows. Where one of them has a system message, a history or tools, all rows are
+            conversations.
 
     Raises:
         UserError: unknown format or field, no or several formats fit, required columns are missing.
@@ -33,25 +41,35 @@ class Columns:
     def __init__(
         self,
         name: str,
-        mapping: Mapping[str, str],
+        mapping: Mapping[str, str | None],
         first: Mapping[str, Any],
         where: str,
         origin: str = "",
+        others: Iterable[Mapping[str, Any]] = (),
     ) -> None:
         self.mapping = dict(mapping)
-        shown = _first(first, origin)
-        self.name = _detect(self.mapping, first, where, shown) if name == "auto" else name
+        rows = [first, *others]
+        advice = Advice(first, where, origin)
+        self.name = _detect(self.mapping, first, advice) if name == "auto" else name
         self.format = formats.find(self.name)
         _check_fields(self.mapping, self.name, self.format)
-        missing = self.missing(first)
-        if missing:
-            raise _wrong_columns(self.name, missing, first, where, shown)
+        if missing := self.missing(first):
+            raise advice.wrong(self.name, missing)
+        if where == TRAINED:  # other splits may have fewer columns
+            self._refuse_absent(rows, advice)
+        self.turned = any(self._surrounded(row) for row in rows)
 
     def column(self, field: str, row: Mapping[str, Any]) -> str | None:
         """The column of this row that holds the field; None when it has none."""
         if field in self.mapping:
-            return self.mapping[field] if self.mapping[field] in row else None
-        return next((c for c in _defaults(self.format, field) if c in row), None)
+            column = self.mapping[field]
+            return column if column is not None and column in row else None
+        taken = self.mapping.values()
+        return next((c for c in defaults(self.format, field) if c in row and c not in taken), None)
+
+    def used(self, row: Mapping[str, Any]) -> set[str]:
+        """The columns of this row that some field is read from."""
+        return {column for field in self._fields if (column := self.column(field, row))}
 
     def missing(self, row: Mapping[str, Any]) -> list[str]:
         """Required fields the row has no column for. References can stand in for the answer."""
@@ -65,25 +83,70 @@ class Columns:
         """The canonical example of a row, with its references.
 
         Raises:
-            Unusable: the row lacks a column or holds the wrong kind of value.
+            Unusable: the row lacks a column, holds the wrong kind of value, or says that its answer is
+                a bad one.
         """
         missing = self.missing(row)
         if missing:
             wanted = ", ".join(f"'{self.mapping.get(field, field)}'" for field in missing)
             raise Unusable(f"has no column {wanted}; its columns are {listed(row) or 'none'}.")
-        named = {field: self.column(field, row) for field in [*self.format.FIELDS, REFERENCES]}
+        named = {field: self.column(field, row) for field in self._fields}
         fields = {field: row[column] for field, column in named.items() if column}
+        _refuse_bad_answer(fields.pop(LABEL, None), named.get(LABEL))
+        if not self._surrounded(row):
+            fields = {f: v for f, v in fields.items() if f not in SURROUNDINGS}
+        if self.turned:
+            fields |= {f: None for f in SURROUNDINGS if f in self.format.FIELDS and f not in fields}
         references = _references(fields.pop(REFERENCES, None))
         answer = _answer(self.format)
         if answer and answer not in fields and references:
             fields[answer] = references[0]
         example = self.format.example(fields)
+        _refuse_hidden(example)
         example[REFERENCES] = references or _own_answer(example)
         return example
 
+    @property
+    def _fields(self) -> list[str]:
+        return [*self.format.FIELDS, REFERENCES]
 
-def _defaults(module: ModuleType, field: str) -> Sequence[str]:
-    return getattr(module, "DEFAULTS", {}).get(field, (field,))
+    def _refuse_absent(self, rows: Sequence[Mapping[str, Any]], advice: Advice) -> None:
+        """A column for an optional field that the user named and no row has."""
+        for field, column in self.mapping.items():
+            optional = self.format.FIELDS.get(field) is False
+            if optional and column is not None and not any(column in row for row in rows):
+                raise advice.absent(field, column)
+
+    def _surrounded(self, row: Mapping[str, Any]) -> bool:
+        """Whether the row has a system message, a history or tools of its own."""
+        columns = (self.column(f, row) for f in SURROUNDINGS if f in self.format.FIELDS)
+        return any(_filled(row[column]) for column in columns if column)
+
+
+def _filled(value: Any) -> bool:
+    """Whether a column holds something: lists and mappings also as the JSON text of files."""
+    empty = isinstance(value, str) and value.strip() in ("", "[]", "{}", "null")
+    return bool(value) and not empty
+
+
+def _refuse_bad_answer(label: Any, column: str | None) -> None:
+    good = None if label is None else verdict(label)
+    if good is False:
+        raise Unusable(
+            f"has '{column}': {brief(label)}: a bad answer, not to be learned.", "not to learn"
+        )
+    if label is not None and good is None:
+        raise Unusable(
+            f"'{column}' is {brief(label)}; it says whether the answer is a good one: true or false. "
+            "data.columns.label=null leaves the column out."
+        )
+
+
+def _refuse_hidden(example: Mapping[str, Any]) -> None:
+    """A conversation whose every answer is marked as not to be learned."""
+    answers = [m for m in example.get("messages", ()) if m["role"] == "assistant"]
+    if answers and not any(m.get("learn", True) for m in answers):
+        raise Unusable("has only answers that are marked as not to be learned.", "not to learn")
 
 
 def _answer(module: ModuleType) -> str | None:
@@ -107,39 +170,27 @@ def _own_answer(example: dict[str, Any]) -> list[str]:
         return [example["completion"]]
     messages = example.get("messages") or example.get("chosen")
     if isinstance(messages, list) and messages[-1]["role"] == "assistant":
-        return [messages[-1]["content"]]
+        content = messages[-1]["content"]  # a call alone says nothing to compare with
+        return [content] if content or "tool_calls" not in messages[-1] else []
     return [messages] if isinstance(messages, str) else []
 
 
-def _detect(mapping: Mapping[str, str], row: Mapping[str, Any], where: str, shown: str) -> str:
+def _detect(mapping: Mapping[str, str | None], row: Mapping[str, Any], advice: Advice) -> str:
     there = set(mapping) | set(row)
-    fitting = []
-    for name in formats.names():
-        module = formats.find(name)
-        needed = formats.required(module)
-        if all(there & {field, *_defaults(module, field)} for field in needed):
-            fitting.append(name)
-    if len(fitting) == 1:
-        return fitting[0]
-    columns = f"columns are [{listed(row)}]"
-    if fitting:
-        raise UserError(
-            f"{columns}; they fit several formats: {', '.join(fitting)}. {shown}",
-            where=where,
-            fix=f"set data.format={fitting[0]} or data.format={fitting[1]}",
-        )
-    tries = [(name, _suggest(name, row)) for name in formats.names()]
-    complete = [f"data.format={name} {s}" for name, s in tries if s]
-    raise UserError(
-        f"{columns}; no format is recognised by them. {shown}",
-        where=where,
-        fix=f"try: {complete[0]}"
-        if complete
-        else "set data.format and data.columns.<field>=<column>",
-    )
+    fitting = [
+        name
+        for name in formats.names()
+        for module in (formats.find(name),)
+        if all(there & {f, *defaults(module, f)} for f in formats.required(module))
+    ]
+    if len(fitting) != 1:
+        raise advice.several(fitting) if fitting else advice.none()
+    if fitting == ["text"] and set(row) & PARTS_OF_A_CONVERSATION:
+        raise advice.single_turns(sorted(set(row) & PARTS_OF_A_CONVERSATION))
+    return fitting[0]
 
 
-def _check_fields(mapping: Mapping[str, str], name: str, module: ModuleType) -> None:
+def _check_fields(mapping: Mapping[str, str | None], name: str, module: ModuleType) -> None:
     fields = [*module.FIELDS, REFERENCES]
     for field in mapping:
         if field not in fields:
@@ -150,42 +201,3 @@ def _check_fields(mapping: Mapping[str, str], name: str, module: ModuleType) -> 
                 where=f"data.columns.{field}",
                 fix=f"fields of {name}: {', '.join(fields)}",
             )
-
-
-def _wrong_columns(
-    name: str, missing: list[str], row: Mapping[str, Any], where: str, shown: str
-) -> UserError:
-    wanted = ", ".join(formats.required(formats.find(name)))
-    suggestion = _suggest(name, row)
-    return UserError(
-        f"columns are [{listed(row)}]; format={name} wants [{wanted}] "
-        f"(not found: {', '.join(missing)}). {shown}",
-        where=where,
-        fix=f"try: {suggestion}"
-        if suggestion
-        else "map them: " + " ".join(f"data.columns.{field}=<column>" for field in missing),
-    )
-
-
-def _suggest(name: str, row: Mapping[str, Any]) -> str:
-    """Overrides that map every required field to a likely column; "" when one has none."""
-    module = formats.find(name)
-    free = list(row)
-    parts = []
-    for field in formats.required(module):
-        likely = [*_defaults(module, field), *module.SYNONYMS.get(field, ())]
-        lowered = {column.lower(): column for column in free}
-        column = next((lowered[word] for word in likely if word in lowered), None)
-        if column is None:
-            return ""
-        free.remove(column)
-        if column != field:
-            parts.append(f"data.columns.{field}={column}")
-    return " ".join(parts)
-
-
-def _first(row: Mapping[str, Any], origin: str) -> str:
-    text = json.dumps(row, ensure_ascii=False, default=str)
-    text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return f"First row{f' ({origin})' if origin else ''}: {text}"

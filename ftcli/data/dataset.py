@@ -23,7 +23,7 @@ from ftcli.errors import Problems, UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 2  # of what preparation makes of the same rows; part of every cache key
+VERSION = 3  # of what preparation makes of the same rows; part of every cache key
 SPLITS = ("train", "validation", "test")
 log = logging.getLogger("ftcli.data")
 
@@ -45,7 +45,9 @@ class Data:
     split: str = "train"  # which split of the source is trained on
     revision: str | None = None  # branch, tag or commit of a hub data set
     format: Literal["auto", "chat", "instruction", "preference", "prompt", "text"] = "auto"
-    columns: dict[str, str] = field(default_factory=dict)  # field of the format -> column
+    columns: dict[str, str | None] = field(
+        default_factory=dict
+    )  # field of the format -> column; null leaves the field out
     validation: float | str | None = None  # share held out by prompt, or a path or split
     test: str | None = None  # path or split that is judged at the end
     max_length: int = 1024  # tokens a document, and a bin of packing=bins
@@ -82,7 +84,7 @@ class Data:
         """
         for entry in self._split(split).entries():
             if isinstance(entry, BadRow):
-                if self.on_error == "stop":
+                if self.on_error == "stop" and not entry.intended:
                     raise entry
             elif entry is not None:
                 yield entry
@@ -156,7 +158,7 @@ class Data:
         return found
 
     def _pass_over(self, row: BadRow, counts: Counts) -> None:
-        if self.on_error == "stop":
+        if self.on_error == "stop" and not row.intended:
             raise row
         counts.skip(row)
 

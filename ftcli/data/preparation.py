@@ -128,7 +128,7 @@ class Preparation:
         return documents[0].ids[: len(prompt)].tolist() != prompt
 
     def _skip(self, row: BadRow) -> None:
-        if self.on_error == "stop":
+        if self.on_error == "stop" and not row.intended:
             raise row
         self.counts.skip(row)
 

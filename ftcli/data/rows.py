@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -12,8 +13,9 @@ COLUMNS = 20  # names of columns in a message
 BRIEF = 60  # characters of a name or value in a message
 
 #: Why a row is left out: the file cannot be read there; a field is missing or of the wrong kind; a
-#: field has no content; it is longer than `data.max_length`; nothing in it is learned.
-Reason = Literal["broken", "unfit", "empty", "too long", "no labels"]
+#: field has no content; the data say that it is not learned; it is longer than `data.max_length`;
+#: nothing in it is learned.
+Reason = Literal["broken", "unfit", "empty", "not to learn", "too long", "no labels"]
 
 
 class Row(NamedTuple):
@@ -31,6 +33,11 @@ class BadRow(UserError):
     def __init__(self, what: str, origin: str, reason: Reason) -> None:
         super().__init__(what, where=origin, fix=SKIP)
         self.origin, self.reason = origin, reason
+
+    @property
+    def intended(self) -> bool:
+        """Whether the data themselves leave the row out, so that `data.on_error=stop` has no say."""
+        return self.reason == "not to learn"
 
 
 #: What readers yield: a row, or the reason why this one row cannot be used.
@@ -66,3 +73,21 @@ def listed(columns: Iterable[str]) -> str:
     known = [name if name.isprintable() and len(name) <= BRIEF else brief(name) for name in names]
     more = f", ... ({len(names):,} in all)" if len(names) > COLUMNS else ""
     return ", ".join(known[:COLUMNS]) + more
+
+
+def as_text(value: Any, field: str, empty: bool = False) -> str:
+    """A field's value as text; numbers and booleans are written out."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Unusable(f"'{field}' is {value}, expected text.")
+    if isinstance(value, bool | int | float):
+        value = str(value)
+    if not isinstance(value, str):
+        raise Unusable(f"'{field}' is {_kind(value)}, expected text.")
+    if not empty and not value.strip():
+        raise Unusable(f"'{field}' is empty.", "empty")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {"NoneType": "null", "dict": "a mapping", "list": "a list"}
+    return names.get(type(value).__name__, f"a {type(value).__name__}")

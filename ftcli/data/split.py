@@ -9,13 +9,16 @@ from typing import Any
 
 from ftcli.data import holdout
 from ftcli.data.columns import Columns
-from ftcli.data.rows import BadRow, Item, Unusable
+from ftcli.data.conversation.exchange import prompt_of
+from ftcli.data.rows import BadRow, Item, Row, Unusable
 from ftcli.data.sources import Source
+from ftcli.data.unused import Unused, find_unused
 from ftcli.errors import UserError
 
 #: What a stream holds for each source row: an example of this split, why the row cannot be used, or
 #: nothing when it belongs to another split.
 Entry = dict[str, Any] | BadRow | None
+LOOKED_AT = 256  # first rows by which columns are judged
 
 
 class Split:
@@ -35,7 +38,7 @@ class Split:
         self,
         source: Source,
         format: str,
-        columns: Mapping[str, str],
+        columns: Mapping[str, str | None],
         where: str,
         limit: int | None = None,
         share: float | None = None,
@@ -51,11 +54,37 @@ class Split:
         Raises:
             UserError: they do not fit, or there is no good row.
         """
-        first = next((item for item in self._items() if not isinstance(item, BadRow)), None)
-        if first is not None:
-            return Columns(self.format, self.mapping, first.values, self.where, first.origin)
+        if self._first_rows:
+            first, *others = self._first_rows
+            values = (row.values for row in others)
+            return Columns(
+                self.format, self.mapping, first.values, self.where, first.origin, values
+            )
         broken = next((item for item in self._items() if isinstance(item, BadRow)), None)
         raise broken or self._no_row()
+
+    @cached_property
+    def unused(self) -> Unused:
+        """The columns that nothing reads, in the first rows."""
+        return find_unused(self.columns, (row.values for row in self._first_rows))
+
+    @cached_property
+    def _first_rows(self) -> list[Row]:
+        """Good rows from the beginning of the source; where the file breaks off, those before it."""
+        found: list[Row] = []
+        items = self._items()
+        while len(found) < LOOKED_AT:
+            try:
+                item = next(items)
+            except StopIteration:
+                break
+            except UserError:
+                if found:
+                    break
+                raise
+            if not isinstance(item, BadRow):
+                found.append(item)
+        return found
 
     def _no_row(self) -> UserError:
         place = self.source.place.partition("\n")[0]
@@ -105,7 +134,7 @@ class Split:
     def _is_mine(self, example: dict[str, Any]) -> bool:
         if self.share is None:
             return True
-        position = holdout.position(self.columns.format.prompt_of(example))
+        position = holdout.position(prompt_of(example))
         return (position < self._below) == self.held_out
 
     @cached_property
@@ -113,5 +142,5 @@ class Split:
         """Prompts at positions below this are held out."""
         assert self.share is not None
         entries = (self._entry(item) for item in self._items())
-        ask = self.columns.format.prompt_of
-        return holdout.threshold(self.share, (ask(e) for e in entries if isinstance(e, dict)))
+        asked = (prompt_of(entry) for entry in entries if isinstance(entry, dict))
+        return holdout.threshold(self.share, asked)

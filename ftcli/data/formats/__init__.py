@@ -4,25 +4,34 @@ A format module has
 
     FIELDS      field -> whether a row must have it
     SYNONYMS    field -> column names that often hold it, for suggestions
+    DEFAULTS    field -> columns it is read from without being mapped, because they can mean nothing else
     example(fields) -> the canonical example, or `Unusable` when the row makes no sense
-    prompt_of(example) -> what is asked, as text; rows that ask the same stay in one split
+
+A canonical example is {"prompt", "completion"}, {"prompt", "chosen", "rejected"}, {"messages"} or {"text"}, and
+perhaps "tools"; `ftcli.data.conversation` says what messages are.
 """
 
 from __future__ import annotations
 
 import importlib
-import math
 import pkgutil
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from types import ModuleType
-from typing import Any
 
-from ftcli.data.rows import Unusable
 from ftcli.errors import UserError
 
 #: Any format may have it: answers to compare with.
 REFERENCES = "references"
+#: Whether the answer of the row is a good one (unpaired feedback, as KTO has it).
+LABEL = "label"
+#: Columns that a field is read from without being mapped, in every format that has the field.
+DEFAULTS = {
+    "system": ("system", "system_prompt", "system_message"),
+    "tools": ("tools", "functions"),
+    LABEL: (LABEL, "kto_tag"),
+}
 
 
 @cache
@@ -44,24 +53,12 @@ def find(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
+def defaults(module: ModuleType, field: str) -> Sequence[str]:
+    """The columns that a field of a format is read from where it is not mapped, the first first."""
+    own: Mapping[str, Sequence[str]] = getattr(module, "DEFAULTS", {})
+    return own.get(field) or DEFAULTS.get(field) or (field,)
+
+
 def required(module: ModuleType) -> list[str]:
     """Fields a row of the format must have."""
     return [field for field, needed in module.FIELDS.items() if needed]
-
-
-def as_text(value: Any, field: str, empty: bool = False) -> str:
-    """A field's value as text; numbers and booleans are written out."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise Unusable(f"'{field}' is {value}, expected text.")
-    if isinstance(value, bool | int | float):
-        value = str(value)
-    if not isinstance(value, str):
-        raise Unusable(f"'{field}' is {_kind(value)}, expected text.")
-    if not empty and not value.strip():
-        raise Unusable(f"'{field}' is empty.", "empty")
-    return value
-
-
-def _kind(value: Any) -> str:
-    names = {"NoneType": "null", "dict": "a mapping", "list": "a list"}
-    return names.get(type(value).__name__, f"a {type(value).__name__}")

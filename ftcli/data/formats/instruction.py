@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftcli.data.formats import as_text
+from ftcli.data.conversation.exchange import exchange
+from ftcli.data.rows import as_text
 
-FIELDS = {"instruction": True, "input": False, "output": True}
+FIELDS = {
+    "instruction": True, "input": False, "output": True, "system": False, "history": False,
+    "tools": False, "label": False,
+}  # fmt: skip
 SYNONYMS = {
-    "instruction": ("question", "prompt", "query", "task", "problem"),
+    "instruction": ("question", "prompt", "query", "task", "problem", "inputs"),
     "input": ("context", "passage"),
-    "output": ("answer", "response", "completion", "target", "solution"),
-}
+    "output": (
+        "answer", "response", "completion", "target", "solution", "generation", "targets", "answers",
+    ),
+}  # fmt: skip
+DEFAULTS = {"input": ("input", "context")}
+SURROUNDINGS = ("system", "history", "tools")
 
 
 def example(fields: dict[str, Any]) -> dict[str, Any]:
-    """{"prompt", "completion"}; an input follows its instruction after a blank line."""
+    """{"prompt", "completion"}, or {"messages"} with a system message, a history or tools.
+
+    An input follows its instruction after a blank line.
+    """
     instruction = as_text(fields.get("instruction"), "instruction")
-    given = fields.get("input")
-    given = "" if given is None else as_text(given, "input", empty=True)
-    return {
-        "prompt": f"{instruction}\n\n{given}" if given.strip() else instruction,
-        "completion": as_text(fields.get("output"), "output"),
-    }
-
-
-def prompt_of(example: dict[str, Any]) -> str:
-    """Instruction and input."""
-    return str(example["prompt"])
+    applied = fields.get("input")
+    applied = "" if applied is None else as_text(applied, "input", empty=True)
+    prompt = f"{instruction}\n\n{applied}" if applied.strip() else instruction
+    around = {name: fields[name] for name in SURROUNDINGS if name in fields}
+    return exchange(prompt, as_text(fields.get("output"), "output"), around)

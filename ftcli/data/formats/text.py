@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftcli.data.formats import as_text
+from ftcli.data.rows import as_text
 
 FIELDS = {"text": True}
 SYNONYMS = {"text": ("content", "document", "body", "article", "sentence")}
@@ -13,8 +13,3 @@ SYNONYMS = {"text": ("content", "document", "body", "article", "sentence")}
 def example(fields: dict[str, Any]) -> dict[str, Any]:
     """{"text"}."""
     return {"text": as_text(fields.get("text"), "text")}
-
-
-def prompt_of(example: dict[str, Any]) -> str:
-    """The text, so that copies of it stay together."""
-    return str(example["text"])

@@ -1,4 +1,8 @@
-"""Parquet files, read batch by batch; every row that the file says it has comes out or is named."""
+"""Parquet files, read batch by batch; every row that the file says it has comes out or is named.
+
+The values of a column have one type, so that nested objects with different keys become a struct with the
+keys of all of them, and null where a row has none. Such nulls are taken out again; see `without_gaps`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from ftcli.data.rows import Item, Row, bad, brief
 from ftcli.errors import UserError
 
 if TYPE_CHECKING:
-    from pyarrow import RecordBatch
+    from pyarrow import DataType, RecordBatch
 
 SUFFIXES = (".parquet",)
 BATCH = 1024
@@ -63,16 +67,41 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _values(batch: RecordBatch) -> Iterator[dict[str, Any] | str]:
     """The rows of a batch; of a row whose values Python cannot hold, why."""
+    types = {field.name: field.type for field in batch.schema}
     try:
         rows = batch.to_pylist()
     except Exception:  # text that is not UTF-8, a date out of range: found one by one
         rows = []
-    yield from rows
+    yield from (_row(row, types) for row in rows)
     for index in range(len(rows), batch.num_rows):
         try:
-            yield batch.slice(index, 1).to_pylist()[0]
+            yield _row(batch.slice(index, 1).to_pylist()[0], types)
         except Exception as error:  # whatever the conversion of a value raises
             yield f"holds a value that cannot be read: {brief(str(error))}."
+
+
+def _row(values: dict[str, Any], types: dict[str, DataType]) -> dict[str, Any]:
+    return {name: without_gaps(value, types[name]) for name, value in values.items()}
+
+
+def without_gaps(value: Any, type: DataType) -> Any:
+    """A value of Arrow's without the nulls of its structs, its maps as mappings.
+
+    A null in a struct cannot be told from a key that the object never had: it is taken for the latter.
+    Nulls in columns, lists and maps are what the data say, and stay.
+    """
+    import pyarrow.types as kinds
+
+    if value is None or not kinds.is_nested(type):
+        return value
+    if kinds.is_struct(type) and isinstance(value, dict):  # not one that a library decoded
+        inner = {type.field(i).name: type.field(i).type for i in range(type.num_fields)}
+        return {k: without_gaps(v, inner[k]) for k, v in value.items() if v is not None}
+    if kinds.is_map(type) and isinstance(value, list):
+        return {key: without_gaps(v, type.item_type) for key, v in value}
+    if hasattr(type, "value_type") and isinstance(value, list):
+        return [without_gaps(item, type.value_type) for item in value]
+    return value
 
 
 def _refuse_twice(names: list[str], path: Path) -> None:

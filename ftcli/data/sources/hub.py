@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcli.data.readers import readers, suffix_of
+from ftcli.data.readers.parquet import without_gaps
 from ftcli.data.rows import Item, Row
 from ftcli.errors import UserError
 
@@ -85,8 +86,10 @@ class Hub:
             raise self._explain(error) from error
 
     def rows(self) -> Iterator[Item]:
+        types = {field.name: field.type for field in self.dataset.features.arrow_schema}
         for number, values in enumerate(self.dataset):
-            yield Row(dict(values), f"{self.place}[{number}]")
+            row = {name: without_gaps(value, types[name]) for name, value in values.items()}
+            yield Row(row, f"{self.place}[{number}]")
 
     @cached_property
     def content(self) -> str:

@@ -1,0 +1,117 @@
+"""What to say when the columns of a row fit no format, several, or not the one that was asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ftcli.data import formats
+from ftcli.data.rows import Unusable, listed
+from ftcli.errors import UserError
+
+SHOWN = 300  # characters of a row in a message
+
+
+class Advice:
+    """Messages about the columns of a data set.
+
+    Args:
+        row: the first row.
+        where: the key to name.
+        origin: where that row stands.
+    """
+
+    def __init__(self, row: Mapping[str, Any], where: str, origin: str = "") -> None:
+        self.row, self.where = row, where
+        self._shown = _shown(row, origin)
+        self._columns = f"columns are [{listed(row)}]"
+
+    def several(self, fitting: Sequence[str]) -> UserError:
+        """More than one format fits."""
+        return UserError(
+            f"{self._columns}; they fit several formats: {', '.join(fitting)}. {self._shown}",
+            where=self.where,
+            fix=f"set data.format={fitting[0]} or data.format={fitting[1]}",
+        )
+
+    def none(self) -> UserError:
+        """No format fits."""
+        tries = [
+            f"data.format={name} {s}" for name in formats.names() if (s := self._mapping(name))
+        ]
+        wanted = "; ".join(
+            f"{name} wants {', '.join(formats.required(formats.find(name)))}"
+            for name in formats.names()
+        )
+        return UserError(
+            f"{self._columns}; no format is recognised by them. {self._shown}",
+            where=self.where,
+            fix=f"try: {tries[0]}"
+            if tries
+            else f"set data.format and data.columns.<field>=<column>, or rewrite the rows: {wanted}",
+        )
+
+    def wrong(self, name: str, missing: Sequence[str]) -> UserError:
+        """The format that was asked for lacks columns."""
+        wanted = ", ".join(formats.required(formats.find(name)))
+        mapping = self._mapping(name)
+        return UserError(
+            f"{self._columns}; format={name} wants [{wanted}] "
+            f"(not found: {', '.join(missing)}). {self._shown}",
+            where=self.where,
+            fix=f"try: {mapping}"
+            if mapping
+            else "map them: " + " ".join(f"data.columns.{field}=<column>" for field in missing),
+        )
+
+    def absent(self, field: str, column: str) -> UserError:
+        """A column that the user named is not there."""
+        return UserError(
+            f"{self._columns}; there is no column '{column}'. {self._shown}",
+            where=f"data.columns.{field}",
+            fix=f"name one of them, or data.columns.{field}=null to do without",
+        )
+
+    def single_turns(self, signs: Sequence[str]) -> UserError:
+        """Each row is one turn, so that text alone would lose who speaks, and to whom."""
+        return UserError(
+            f"{self._columns}; a row seems to be one turn of a conversation ({', '.join(signs)}). "
+            f"{self._shown}",
+            where=self.where,
+            fix="write one row a conversation, its turns under 'messages' as role and content; or "
+            "data.format=text to learn each text by itself",
+        )
+
+    def _mapping(self, name: str) -> str:
+        """Overrides that map fields to likely columns; "" when that gives no example of the row."""
+        module = formats.find(name)
+        free, parts, fields = list(self.row), [], {}
+        for field, needed in module.FIELDS.items():
+            column = self._likely(field, name, free)
+            if column is None:
+                if needed:
+                    return ""
+                continue
+            free.remove(column)
+            fields[field] = self.row[column]
+            if column != field:
+                parts.append(f"data.columns.{field}={column}")
+        try:
+            module.example(fields)
+        except Unusable as error:
+            return "" if error.reason == "unfit" else " ".join(parts)
+        return " ".join(parts)
+
+    def _likely(self, field: str, name: str, free: Sequence[str]) -> str | None:
+        module = formats.find(name)
+        likely = [*formats.defaults(module, field), *module.SYNONYMS.get(field, ())]
+        lowered = {column.lower(): column for column in free}
+        return next((lowered[word] for word in likely if word in lowered), None)
+
+
+def _shown(row: Mapping[str, Any], origin: str) -> str:
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return f"First row{f' ({origin})' if origin else ''}: {text}"

@@ -1,0 +1,133 @@
+"""A prompt and its answer, with all that belongs to the prompt: system message, history and tools."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ftcli.data.conversation.tools import is_calls, parsed, tool_calls, tools
+from ftcli.data.conversation.turns import conversation
+from ftcli.data.rows import Unusable, as_text
+
+Messages = list[dict[str, Any]]
+
+
+def exchange(prompt: Any, completion: Any, surroundings: dict[str, Any]) -> dict[str, Any]:
+    """The canonical example of a prompt and the answer to learn.
+
+    Args:
+        prompt: text, or turns.
+        completion: text, turns, or beside tools a JSON list of calls.
+        surroundings: `system`, `history`, `tools`. A row that has one of these is a conversation,
+            also where it is empty.
+
+    Raises:
+        Unusable: a value of the wrong kind.
+    """
+    prompt, completion = _turns(prompt, "prompt"), _turns(completion, "completion")
+    texts = isinstance(prompt, str) and isinstance(completion, str)
+    if texts and not surroundings:
+        return {"prompt": prompt, "completion": completion}
+    before = [
+        {**m, "learn": False} if m["role"] == "assistant" else m
+        for m in prompt_messages(prompt, surroundings)
+    ]
+    example = with_tools(before, surroundings)
+    answer = completion if isinstance(completion, list) else [_answer(completion, example)]
+    return example | {"messages": [*before, *without_prompt(answer, before)]}
+
+
+def prompt_messages(prompt: Any, surroundings: dict[str, Any]) -> Messages:
+    """System message, history and prompt as messages."""
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    history = _history(surroundings.get("history"))
+    return with_system([*history, *turns], surroundings.get("system"))
+
+
+def without_prompt(answer: Messages, prompt: Messages) -> Messages:
+    """The answer alone, where it repeats the whole conversation from its beginning.
+
+    Raises:
+        Unusable: it repeats the conversation and adds nothing.
+    """
+    head = [said(message) for message in prompt]
+    bare = head[1:] if head and head[0][0] == "system" else head
+    for start in (head, bare):
+        count = len(start)
+        if start and [said(message) for message in answer[:count]] == start:
+            if len(answer) == count:
+                raise Unusable("has an answer that only repeats the prompt.", "empty")
+            return answer[count:]
+    return answer
+
+
+def with_system(messages: Messages, system: Any) -> Messages:
+    """The messages behind the system message of a column of its own.
+
+    Raises:
+        Unusable: they begin with another one.
+    """
+    text = "" if system is None else as_text(system, "system", empty=True)
+    if not text.strip():
+        return messages
+    first = messages[0] if messages else {"role": ""}
+    if first["role"] not in ("system", "developer"):
+        return [{"role": "system", "content": text}, *messages]
+    if first["content"].strip() != text.strip():
+        raise Unusable(
+            "has a system message and a column 'system', and they differ; data.columns.system=null leaves "
+            "the column out."
+        )
+    return messages
+
+
+def with_tools(messages: Messages, surroundings: dict[str, Any]) -> dict[str, Any]:
+    """{"messages"}, and "tools" unless the system message lists them all already (Hermes)."""
+    found = tools(surroundings.get("tools"))
+    system = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
+    names = [tool["function"]["name"] for tool in found]
+    written = "<tools>" in system and all(json.dumps(name) in system for name in names)
+    return {"messages": messages} | ({"tools": found} if found and not written else {})
+
+
+def prompt_of(example: dict[str, Any]) -> str:
+    """What an example asks, as text: rows that ask the same stay in one split.
+
+    Of a conversation it is what stands before the first answer that is learned, or the whole when an
+    answer comes first; of plain text it is the text, so that copies of it stay together.
+    """
+    if "messages" not in example:
+        asked = example["prompt"] if "prompt" in example else example["text"]
+        return asked if isinstance(asked, str) else json.dumps(asked, default=str)
+    messages = example["messages"]
+    answers = (
+        i for i, m in enumerate(messages) if m["role"] == "assistant" and m.get("learn", True)
+    )
+    first = next(answers, len(messages))
+    return json.dumps([said(m) for m in messages[:first] or messages], default=str)
+
+
+def said(message: dict[str, Any]) -> list[Any]:
+    """What tells one message from another: role and content, and calls where there are some."""
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    return [message["role"], message["content"], *([calls] if calls else [])]
+
+
+def _turns(value: Any, field: str) -> Any:
+    return conversation(value, field) if isinstance(value, list) else value
+
+
+def _answer(completion: str, example: dict[str, Any]) -> dict[str, Any]:
+    if example.get("tools") and is_calls(completion):
+        calls = tool_calls(completion, "the answer")
+        return {"role": "assistant", "content": "", "tool_calls": calls}
+    return {"role": "assistant", "content": completion}
+
+
+def _history(value: Any) -> Messages:
+    """Earlier exchanges: pairs of question and answer (Alpaca), or turns."""
+    pairs = parsed(value or [], "'history'") or []
+    if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
+        return conversation(pairs, "history")
+    texts = [as_text(text, "history") for pair in pairs for text in pair]
+    return conversation(texts, "history") if texts else []

@@ -1,0 +1,78 @@
+"""Whether the data say that a turn is learned: OpenAI's `weight`, axolotl's `train`, ms-swift's `loss`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftcli.data.rows import Unusable, brief
+
+#: Keys of a turn whose true value says "learn this".
+LEARNED = ("learn", "train", "training", "trainable", "train_on_turn", "loss", "loss_mask")
+#: The same as a factor of the loss. Only 0 and 1 can be followed.
+WEIGHTS = ("weight", "loss_weight", "loss_scale")
+#: Keys whose true value says "do not learn this".
+HIDDEN = ("masked",)
+#: Keys that name parts of a turn, which cannot be followed.
+PARTS = ("train_detail", "training_detail")
+WORDS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def take_learn(turn: dict[str, Any], role: str, number: int) -> bool | None:
+    """What a turn says of itself; its keys for that are removed from it. None: it says nothing.
+
+    Args:
+        turn: the turn without keys that are null; changed.
+        role: its canonical role.
+        number: its position, for messages.
+
+    Raises:
+        Unusable: a value that cannot be followed, or two keys that contradict each other.
+    """
+    _refuse(turn, number)
+    verdicts = {key: _verdict(key, turn.pop(key), number) for key in _present(turn)}
+    if len(set(verdicts.values())) > 1:
+        keys = ", ".join(f"'{key}'" for key in verdicts)
+        raise Unusable(f"turn {number} contradicts itself: {keys} differ on whether it is learned.")
+    learn = next(iter(verdicts.values()), None)
+    asked = [key for key in verdicts if key in LEARNED]
+    if learn and asked and role != "assistant":
+        raise Unusable(
+            f"turn {number} ({role}) has '{asked[0]}': true, but only answers of the assistant are "
+            "learned, unless data.mask=all; remove the key."
+        )
+    return learn
+
+
+def verdict(value: Any) -> bool | None:
+    """A boolean as data files write it: true, 1, 1.0, "true"; None when it is none of them."""
+    if isinstance(value, str):
+        return WORDS.get(value.strip().lower())
+    return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
+
+
+def _present(turn: dict[str, Any]) -> list[str]:
+    return [key for key in (*LEARNED, *WEIGHTS, *HIDDEN) if key in turn]
+
+
+def _verdict(key: str, value: Any, number: int) -> bool:
+    found = verdict(value)
+    if found is None:
+        raise Unusable(
+            f"turn {number} has '{key}': {brief(value)}; a turn is learned or not: true or false, 1 or 0."
+        )
+    return found != (key in HIDDEN)
+
+
+def _refuse(turn: dict[str, Any], number: int) -> None:
+    """Keys that no value of can be followed."""
+    if "mask" in turn:
+        raise Unusable(
+            f'turn {number} has \'mask\', which some programs read as "learned" and others as "not '
+            "learned\"; write 'train': false or true instead."
+        )
+    for key in PARTS:
+        if turn.pop(key, None):
+            raise Unusable(
+                f"turn {number} has '{key}': parts of a turn cannot be left out of learning; split the "
+                "turn, or write 'train': false."
+            )

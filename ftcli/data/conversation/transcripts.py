@@ -1,0 +1,39 @@
+"""Conversations written as one text, in the layout of Anthropic's HH-RLHF: "\\n\\nHuman: ... \\n\\nAssistant: ..."."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ftcli.data.rows import Unusable
+
+SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def is_transcript(text: Any) -> bool:
+    """Whether a value is a text that begins with "Human:"."""
+    first = SPEAKER.search(text) if isinstance(text, str) else None
+    return first is not None and first[1] == "Human" and not text[: first.start()].strip()
+
+
+def prompt_turns(text: str) -> list[dict[str, Any]]:
+    """The messages of a transcript that may end with an "Assistant:" who says nothing yet."""
+    _, *parts = SPEAKER.split(text)
+    found = [
+        {"role": ROLES[speaker], "content": words.strip()}
+        for speaker, words in zip(parts[::2], parts[1::2], strict=True)
+    ]
+    return found if found[-1]["content"] else found[:-1]
+
+
+def turns(text: str) -> list[dict[str, Any]]:
+    """The messages of a whole transcript, without the blanks around each.
+
+    Raises:
+        Unusable: its last turn is empty.
+    """
+    found = prompt_turns(text)
+    if text.rstrip().endswith("Assistant:"):
+        raise Unusable("has a transcript that ends before the answer.", "empty")
+    return found
