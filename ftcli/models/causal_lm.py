@@ -84,6 +84,8 @@ class CausalLM:
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=local,
+                # it asks the hub for an adapter besides, whatever local_files_only says
+                adapter_kwargs={"local_files_only": local},
                 key_mapping=key_mapping,
                 ignore_mismatched_sizes=True,  # refused below, with their names
                 output_loading_info=True,

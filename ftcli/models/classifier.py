@@ -85,6 +85,8 @@ class Classifier:
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=local,
+                # it asks the hub for an adapter besides, whatever local_files_only says
+                adapter_kwargs={"local_files_only": local},
                 key_mapping=key_mapping,
                 ignore_mismatched_sizes=True,  # of a head for other classes; others are refused
                 output_loading_info=True,
