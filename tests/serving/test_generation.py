@@ -13,36 +13,14 @@ from ftcli.models.hub import resolve
 from ftcli.serving.chat import Chat
 from ftcli.serving.generation import save_generation
 
-ANSWERS = {"say one": "The first answer.", "say two": "It has two words in it, or more."}
-ROWS = [
-    {"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]}
-    for ask, answer in ANSWERS.items()
-]
 EOS, IM_END = 2, 4  # of the shipped tokenizer: the base's own end, and that of its chat template
 
 
 @pytest.fixture(scope="module")
-def talks(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("talks") / "talks.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS * 8))
-    return file
-
-
-@pytest.fixture(scope="module")
-def tuned(train_tiny, talks) -> Path:
-    """LoRA that knows two answers by heart, and ends them as the chat template does."""
-    return train_tiny(
-        "run.name=talks", "eval=none", f"data.path={talks}", "data.format=chat", "~data.columns",
-        "data.validation=null", "data.test=null", "model.quantization=none", "method=lora",
-        "trainer.max_steps=40", "optimizer.lr=1e-2", "scheduler=constant",
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def spoken(tuned) -> dict[str, str]:
+def spoken(tuned, answers) -> dict[str, str]:
     """What `ftcli chat` answers; each stands alone."""
     bot, said = Chat.open(tuned, max_new_tokens=40), {}
-    for ask in ANSWERS:
+    for ask in answers:
         bot.reset()
         said[ask] = bot.say(ask)
     return said
@@ -59,8 +37,8 @@ def ends(folder: Path, name: str = "generation_config.json") -> object:
     return json.loads((folder / name).read_text())["eos_token_id"]
 
 
-def test_the_answers_were_learned_with_their_end(spoken):
-    assert spoken == ANSWERS
+def test_the_answers_were_learned_with_their_end(spoken, answers):
+    assert spoken == answers
 
 
 def test_artefacts_name_the_ends_of_the_base_and_those_that_were_learned(tuned, merged):
