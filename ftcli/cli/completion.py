@@ -30,7 +30,7 @@ def overrides(ctx: typer.Context, incomplete: str) -> list[str]:
     """`method=lora`, `method.r=`, and the words a key takes; quiet where nothing can be known."""
     incomplete, typed = _joined(list(ctx.params.get("overrides") or []), incomplete)
     try:
-        words = list(_overrides(ctx.params.get("job"), incomplete))
+        words = list(_overrides(ctx.params.get("job") or ctx.params.get("run"), incomplete))
     except (UserError, OSError, ValueError):
         words = []
     return [word[typed:] for word in _starting(words, incomplete)]

@@ -45,13 +45,12 @@ def non_finite(run: Run, error: NonFinite) -> UserError:
     loss = "" if error.what.endswith("loss") else f" (loss {error.loss:.4g})"
     batch = f" The batch is in {error.folder}." if error.folder else ""
     checkpoint = last_checkpoint(run)
-    change = "set trainer.on_nonfinite: skip (or a lower optimizer.lr) in config.yaml there, then: "
-    change += f"ftcli resume {run.dir.path if run.dir else 'RUN'} --allow trainer.on_nonfinite"
+    change = f"ftcli resume {run.dir.path if run.dir else 'RUN'} trainer.on_nonfinite=skip"
     return UserError(
         f"{error.sentence}{loss}, on rows {_places(run, rows)}. The run stopped, and nothing was "
         f"saved after it.{batch}",
         where=str(run.dir.path) if run.dir else None,
-        fix=f"look at these rows. To go on from {checkpoint}: {change}"
+        fix=f"look at these rows. To go on from {checkpoint} without them: {change}"
         if checkpoint
         else "there is no checkpoint from before: look at these rows, then train again with "
         "trainer.on_nonfinite=skip, or a lower optimizer.lr",

@@ -72,10 +72,10 @@ class RunDir:
                 atomic.link(latest, folder.name)
 
     @property
-    def begun(self) -> bool:
-        """Whether training has begun, here or in a stage."""
+    def begun(self) -> int:
+        """How often training has begun, here or in a stage: once, and once more with every resume."""
         files = [self.path / "events.jsonl", *self.path.glob("*/events.jsonl")]
-        return any(row.get("event") == BEGUN for file in files for row in _rows(file))
+        return sum(row.get("event") == BEGUN for file in files for row in _rows(file))
 
     @contextmanager
     def kept_once_begun(self) -> Iterator[None]:

@@ -7,15 +7,19 @@ import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ftcli.errors import FAILED, Problems, UserError
+from ftcli.errors import FAILED, UserError
+from ftcli.run import changes
 from ftcli.run.base import record_base, refuse_other_base
 from ftcli.run.disk import explained
 from ftcli.run.finish import conclude, finish
 from ftcli.run.lock import alone
 from ftcli.run.run import Run
 from ftcli.run.rundir import RunDir
+
+if TYPE_CHECKING:
+    from ftcli.config import Composed
 
 
 def train(composed: Any) -> dict[str, Any]:
@@ -33,11 +37,19 @@ def train(composed: Any) -> dict[str, Any]:
         return fit(run, None)
 
 
-def resume(path: str | Path, allow: Sequence[str] = (), checkpoint: str = "last") -> dict[str, Any]:
+def resume(
+    path: str | Path,
+    allow: Sequence[str] = (),
+    checkpoint: str = "last",
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
     """Go on with a run at the exact batch where its checkpoint was written.
 
     Args:
-        allow: configuration keys that may differ from the checkpoint's, and `data`.
+        allow: configuration keys that may differ from the checkpoint's, besides those of
+            `changes.FREE`, and `data`.
+        overrides: changes of the configuration, in Hydra's grammar; with more steps to take, a finished
+            run goes on as well. Its schedule is then that of the new length.
 
     Raises:
         UserError: the run is finished, has no such checkpoint or no whole one, or its config or
@@ -46,45 +58,63 @@ def resume(path: str | Path, allow: Sequence[str] = (), checkpoint: str = "last"
     run_dir = RunDir.open(path)
     try:
         with alone(run_dir.path):
-            return _resume(run_dir, path, allow, checkpoint)
+            return _resume(run_dir, path, allow, checkpoint, overrides)
     except OSError as error:
         raise explained(error, run_dir.path) or error from error
 
 
 def _resume(
-    run_dir: RunDir, path: str | Path, allow: Sequence[str], checkpoint: str
+    run_dir: RunDir,
+    path: str | Path,
+    allow: Sequence[str],
+    checkpoint: str,
+    overrides: Sequence[str],
 ) -> dict[str, Any]:
-    from ftcli.config import load
     from ftcli.trainer.checkpoint import Checkpoints
 
-    if run_dir.result().get("status") == "finished":
+    if run_dir.result().get("status") == "finished" and not overrides:
         if not (run_dir.path / "report.md").exists():  # it was killed between the two
             return conclude(run_dir)
+        step = run_dir.result()["step"]
         raise UserError(
-            f"{path} is finished, at step {run_dir.result()['step']}.", fix=f"ftcli eval {path}"
+            f"{path} is finished, at step {step}.",
+            fix=f"ftcli resume {path} trainer.max_steps={2 * step or 100} for more, or: ftcli eval {path}",
         )
     checkpoints = Checkpoints(run_dir.checkpoints)
+    composed = changes.composed(run_dir, overrides)
     if checkpoint == "last" and not checkpoints.finished():
-        return again(run_dir)
+        return again(run_dir, composed, allow, path)
     folder = checkpoints.find(checkpoint, fall_back=True)
-    run = Run(load(run_dir.path / "config.yaml").config, run_dir)
+    run = Run(composed.config, run_dir, composed)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    _same_config(state["config"], run.config, allow, path)
+    changed = changes.between(state["config"], run.config)
+    changes.refuse(changed, allow, overrides, path)
     _same_data(folder, run, allow, path)
     _same_base(run, allow, path)
-    run_dir.rewind(state["lines"], state["step"])
-    run_dir.event("resume", checkpoint=folder.name)
-    return fit(run, folder)
+    if overrides:
+        steps = changes.refuse_no_step(run, state["step"], path)
+        changes.say_rate(run, state["config"], state["step"], steps)
+    with changes.recorded(run_dir, run.config, changed if overrides else {}, state["step"]):
+        run_dir.rewind(state["lines"], state["step"])
+        run_dir.event("resume", checkpoint=folder.name, **({"changed": changed} if changed else {}))
+        return fit(run, folder)
 
 
-def again(run_dir: RunDir) -> dict[str, Any]:
+def again(
+    run_dir: RunDir, composed: Composed, allow: Sequence[str] = (), path: Any = None
+) -> dict[str, Any]:
     """Begin once more with a run that ended before its first checkpoint."""
     from ftcli.config import load
 
-    if run_dir.metrics():
-        run_dir.event("restart")
-    run_dir.rewind(0)  # samples may have been written before the first line
-    return fit(Run(load(run_dir.path / "config.yaml").config, run_dir), None)
+    run = Run(composed.config, run_dir, composed)
+    before = load(run_dir.path / "config.yaml").config
+    changed = changes.between(before, run.config) if composed.overrides else {}
+    changes.refuse(changed, allow, composed.overrides, path)
+    with changes.recorded(run_dir, run.config, changed, 0):
+        if run_dir.metrics():
+            run_dir.event("restart", **({"changed": changed} if changed else {}))
+        run_dir.rewind(0)  # samples may have been written before the first line
+        return fit(run, None)
 
 
 def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
@@ -141,26 +171,6 @@ def take_over(run: Run, folder: str | Path) -> None:
             fix="handover=merge, between stages",
         )
     load_weights(Checkpoints(RunDir.open(folder).checkpoints).find("last", only=WEIGHTS), run)
-
-
-def _same_config(
-    then: dict[str, Any], now: dict[str, Any], allow: Sequence[str], path: Any
-) -> None:
-    from ftcli.loggers.base import flat
-
-    old, new = dict(flat(then)), dict(flat(now))
-    changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-    Problems.raise_if_any(
-        [
-            UserError(
-                f"was {old.get(key)!r} when the checkpoint was written, now it is {new.get(key)!r}.",
-                where=f"{path}/config.yaml  {key}",
-                fix=f"put it back, or: ftcli resume {path} --allow {key}",
-            )
-            for key in changed
-            if not any(key == a or key.startswith(f"{a}.") for a in allow)
-        ]
-    )
 
 
 def _same_base(run: Run, allow: Sequence[str], path: Any) -> None:

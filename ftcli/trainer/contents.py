@@ -57,7 +57,10 @@ def restore(folder: Path, loop: Loop) -> None:
     load_weights(folder, loop.run)
     loop.optimizer.load_state_dict(load(folder / "optimizer.pt"))
     for name, saved in load(folder / "participants.pt").items():
-        loop.participants[name].load_state_dict(saved)
+        if name in loop.participants or not name.startswith(
+            "logger."
+        ):  # a logger may have been left out
+            loop.participants[name].load_state_dict(saved)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     for name in COUNTERS:
         setattr(loop.state, name, state[name])

@@ -87,7 +87,7 @@ def _stays(name: str, key: str) -> UserError:
     return UserError(
         f"{name} has changed in a way that cannot be undone while a run goes on; it stopped.",
         where=key,
-        fix=f"set {key}: {off} in its config.yaml, then: ftcli resume RUN --allow {key}",
+        fix=f"ftcli resume RUN {key}={off}",
         code=FAILED,
     )
 

@@ -120,8 +120,8 @@ def test_stopping_names_the_step_and_the_rows_and_keeps_the_batch(how, tmp_path,
     message = str(caught.value)
     named = "the loss was nan" if how == "loss" else "the gradient norm was nan"
     assert f"{named} at step 3" in message and caught.value.code == FAILED
-    assert "from step-000002: set trainer.on_nonfinite: skip" in message
-    assert f"ftcli resume {run} --allow trainer.on_nonfinite" in message
+    assert "go on from step-000002 without them: " in message
+    assert f"ftcli resume {run} trainer.on_nonfinite=skip" in message
     folder = run / "nonfinite/step-000003"
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     assert [row["row"] for row in rows] == bad
@@ -133,13 +133,7 @@ def test_stopping_names_the_step_and_the_rows_and_keeps_the_batch(how, tmp_path,
         "step-000001", "step-000002",
     ]  # fmt: skip
     # what the message says works
-    config = run / "config.yaml"
-    config.write_text(config.read_text().replace("on_nonfinite: stop", "on_nonfinite: skip"))
-    if "on_nonfinite" not in config.read_text():
-        config.write_text(
-            config.read_text().replace("trainer:\n", "trainer:\n  on_nonfinite: skip\n")
-        )
-    assert resume(run, ["trainer.on_nonfinite"])["step"] == 4
+    assert resume(run, overrides=["trainer.on_nonfinite=skip"])["step"] == 4
 
 
 def test_figures_read_late_still_name_the_first_step_and_stop_the_save(tmp_path, monkeypatch):

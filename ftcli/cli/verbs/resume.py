@@ -11,16 +11,31 @@ GROUP = "Train"
 
 def resume(
     run: Annotated[str, typer.Argument(help="A run directory, or one of a job with stages.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="trainer.max_steps=200, logger=tensorboard ...")
+    ] = None,
     allow: Annotated[
-        list[str] | None, typer.Option(help="A key that may have changed, or 'data'.")
+        list[str] | None,
+        typer.Option(help="A key that may have changed though steps depend on it, or 'data'."),
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="last, best or step-000400.")] = "last",
 ) -> int:
-    """Continue at the exact batch; refuses changed data or config."""
+    """Continue at the exact batch, also a finished run for more steps; refuses changed data.
+
+    What may change is when a run ends, logs, judges and saves (trainer.max_steps, epochs, log_every,
+    eval_every, save_every, keep_last ...; eval, logger). Steps to come follow the schedule of the new
+    length: with scheduler=constant they are those of a run that was that long from the start.
+    """
     from ftcli.cli.outcome import show
+    from ftcli.errors import UserError
     from ftcli.pipelines import stages, table
     from ftcli.run.train import resume as go_on
 
     if stages.is_parent(run):
+        if overrides:
+            raise UserError(
+                f"{run} is a job with stages, and each is a run of its own.",
+                fix=f"ftcli resume {stages.last(run)} {' '.join(overrides)}",
+            )
         return table.show(stages.go_on(run, allow or [], checkpoint))
-    return show(go_on(run, allow or [], checkpoint))
+    return show(go_on(run, allow or [], checkpoint, overrides or []))
