@@ -52,7 +52,9 @@ class Data:
     test: str | None = None  # path or split that is judged at the end
     max_length: int = 1024  # tokens a document, and a bin of packing=bins
     overlong: Literal["truncate", "drop", "error"] = "truncate"  # documents above max_length
-    packing: Literal["flat", "bins", "none"] = "flat"  # end to end, in full bins, or padded
+    packing: Literal["auto", "flat", "bins", "none"] = (
+        "auto"  # end to end, in full bins, or padded; auto: flat where the model is proved to read it
+    )
     mask: Literal["assistant", "all"] = "assistant"  # which tokens are learned
     template: Literal["plain", "chat"] = "plain"  # how prompt and instruction rows are written
     prompt_template: str | None = None  # plain rows: "{prompt}\n" when left out
@@ -73,8 +75,13 @@ class Data:
             self.system,
             self.pairs,
         )
+        self.reading = "plain"
         self._prepared: dict[str, Tokens] = {}
         self._splits: dict[str, Split] = {}
+
+    def settle(self, packing: Literal["flat", "bins", "none"], reading: str = "plain") -> None:
+        """Serve batches as a model is proved to read them; see `ftcli.models.proof`."""
+        self.packing, self.reading = packing, reading
 
     def examples(self, split: str = "train") -> Iterator[dict[str, Any]]:
         """The canonical examples of a split, each with `references`, `row` and `origin`.
@@ -172,12 +179,12 @@ class Data:
         rank: int = 0,
         world: int = 1,
     ) -> Loader:
-        """Batches of a split; see `Loader`."""
+        """Batches of a split; see `Loader`. Before a model has been proved, `auto` pads."""
         pad = tokenizer.pad_token_id
         return Loader(
             self.prepare(split, tokenizer),
             batch_size,
-            self.packing,
+            "none" if self.packing == "auto" else self.packing,
             self.max_length,
             pad=0 if pad is None else pad,
             seed=seed,
@@ -185,6 +192,7 @@ class Data:
             rank=rank,
             world=world,
             group=2 if self.pairs else 1,
+            reading=self.reading,
         )
 
     def prompts(self, split: str, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:

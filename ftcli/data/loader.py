@@ -25,6 +25,7 @@ class Loader:
         pad: id that fills padded batches.
         seed: of the order; with the epoch it decides everything.
         shuffle: off keeps the rows in their order.
+        reading: how the model is to take the rows; anything but plain stands in the batch.
         group: so many neighbouring documents are one row (2 where rows are pairs): they stay side
             by side in a batch, and `batch_size` and packing count them as one.
         rank: this process, of `world`. Every process gets equally many batches; the last incomplete
@@ -43,10 +44,12 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         group: int = 1,
+        reading: str = "plain",
     ) -> None:
         self.tokens, self.batch_size, self.packing = tokens, batch_size, packing
         self.max_length, self.pad, self.group = max_length, pad, group
         self.seed, self.shuffle, self.rank, self.world = seed, shuffle, rank, world
+        self.reading = reading
         self._all = lru_cache(maxsize=2)(self._of_epoch)
         if world > 1 and not len(self):
             raise UserError(
@@ -69,7 +72,8 @@ class Loader:
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         """The tensors of these documents; see `ftcli.data.collate`.
 
-        Of paired documents also `pairs`, how many: document 2 i of the batch is preferred to 2 i + 1.
+        A batch that is not to be read as it stands has `reading`; see `ftcli.models.proof.Outcome`. Of
+        paired documents also `pairs`, how many: document 2 i of the batch is preferred to 2 i + 1.
         """
         from ftcli.data import collate
 
@@ -77,6 +81,8 @@ class Loader:
             batch = collate.padded(self.tokens, rows, self.pad)
         else:
             batch = collate.packed(self.tokens, rows)
+        if self.reading != "plain":
+            batch["reading"] = self.reading
         return batch if self.group == 1 else batch | {"pairs": len(rows) // self.group}
 
     def _of_epoch(self, epoch: int) -> ways.Batches:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -108,11 +108,26 @@ def packed_inputs(batch: dict[str, Any], device: torch.device | str = "cpu") -> 
     """
     lengths = batch["lengths"].tolist()
     spare = -sum(lengths) % ALIGNMENT
+    reset = batch.get("reading") == "reset"
     return {
         "input_ids": pad(batch["input_ids"], (0, spare)),
         "position_ids": pad(batch["position_ids"], (0, spare)),
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
         "documents": _documents(batch, lengths, spare, device),
+        **(_bounds([*lengths, spare] if spare else lengths, device) if reset else {}),
+    }
+
+
+def _bounds(lengths: Sequence[int], device: torch.device | str) -> dict[str, Any]:
+    """Numbers and bounds of documents by the keywords that recurrent layers of the library know."""
+    sizes = torch.tensor(lengths, device=device)
+    bounds = pad(sizes.cumsum(0), (1, 0)).int()
+    return {
+        "seq_idx": torch.repeat_interleave(sizes)[None].int(),
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
     }
 
 
@@ -127,6 +142,26 @@ def _documents(
 
     each = batch["shared"].tolist()
     return shared_layout(lengths[: len(each)], lengths[len(each) :], each, spare, device)
+
+
+def adopt(model: Any) -> None:
+    """Give a model that the library has loaded this attention, where its layers ask for one by name."""
+    if model._can_set_attn_implementation():
+        model.library_attention = model.config._attn_implementation
+        model.set_attn_implementation(NAME)
+
+
+def in_use(model: Any) -> bool:
+    """Whether `adopt` has given the model this attention, now or before `use` took it away."""
+    return getattr(model, "library_attention", None) is not None
+
+
+def use(model: Any, attention: Literal["documents", "library"]) -> None:
+    """Switch a model that was adopted; others have the library's attention only."""
+    if in_use(model):
+        model.set_attn_implementation(
+            NAME if attention == "documents" else model.library_attention
+        )
 
 
 @torch.compiler.disable  # lengths change with every batch: compiling them would never end

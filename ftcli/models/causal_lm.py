@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import (
@@ -30,6 +30,9 @@ from ftcli.models.strict import Extra
 from ftcli.models.tokenizer import check_vocabulary, complete
 from ftcli.models.weight_files import WeightFiles, find_weight_files
 
+if TYPE_CHECKING:
+    from ftcli.models.proof import Outcome
+
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 
@@ -51,6 +54,9 @@ class CausalLM:
     chat_template: str | None = None  # a Jinja template or a file that holds one; null: its own
     weights: Literal["pretrained", "random"] = "pretrained"  # random: new ones, for pretraining
     extra_weights: Extra = "refuse"  # tensors in the files that the model has no place for
+
+    def __post_init__(self) -> None:
+        self._proved: Literal["documents", "library"] = "documents"
 
     def load(self, device: str | None = None) -> PreTrainedModel:
         """The model with its weights, in eval mode.
@@ -79,7 +85,7 @@ class CausalLM:
                 quantization_config=bitsandbytes_config(
                     self.quantization, self.double_quant, compute
                 ),
-                attn_implementation=self._attention(),
+                attn_implementation=self._named_attention,
                 device_map={"": device or local_device()},
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -94,7 +100,23 @@ class CausalLM:
         model, misfit, shapes = load_pretrained(path, self.revision, self.meta, load)
         misfit.refuse(self.name, model, shapes, self.extra_weights)
         keep_trainable_on_cpu(model)
-        return model.eval()
+        return self._attending(model).eval()
+
+    def prove(self, model: PreTrainedModel, packing: str, longest: int) -> Outcome:
+        """How this loaded model may be given its rows, see `ftcli.models.proof`; further loads obey.
+
+        Raises:
+            UserError: no way is right, or the packing that was asked for is not.
+        """
+        from ftcli.models.proof import prove
+
+        outcome = prove(model, packing, longest, self.name)
+        self.settle(outcome.attention)
+        return outcome
+
+    def settle(self, attention: Literal["documents", "library"]) -> None:
+        """Load with this attention from now on, as a proof has found it."""
+        self._proved = attention
 
     def check_files(self) -> str:
         """See from the headers of its files whether the model can be loaded; returns a note, or "".
@@ -204,16 +226,22 @@ class CausalLM:
                 fix="model.quantization=none",
             )
         model = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=self._attention(), trust_remote_code=False
+            config, dtype=dtype, attn_implementation=self._named_attention, trust_remote_code=False
         )
-        return model.eval()
+        return self._attending(model).eval()
 
-    def _attention(self) -> str:
-        if self.attention != "auto":
-            return self.attention
-        from ftcli.models.attention import NAME
+    @property
+    def _named_attention(self) -> str | None:
+        return None if self.attention == "auto" else self.attention
 
-        return NAME
+    def _attending(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model with the attention of packed rows, unless another was chosen or proved."""
+        from ftcli.models import attention
+
+        if self.attention == "auto":
+            attention.adopt(model)
+            attention.use(model, self._proved)
+        return model
 
 
 def _refuse_unknown_rope(scaling: dict[str, Any]) -> None:

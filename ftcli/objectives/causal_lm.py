@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from torch.utils.checkpoint import checkpoint
 
 from ftcli.objectives.base import Losses, Objective
@@ -83,10 +83,25 @@ def final_hidden(
     """
     from ftcli.models.output_head import states_and_head
 
+    if batch.get("reading") == "alone":
+        return _row_by_row(model, batch, device)
     inputs = model_inputs(batch, device)
     states, head = states_and_head(model, inputs)
     given, length = inputs["input_ids"].shape[1], batch["input_ids"].shape[1]
     return states[:, -given:][:, :length], head  # soft prompts stand before what was given
+
+
+def _row_by_row(
+    model: nn.Module, batch: dict[str, Any], device: torch.device
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """As `final_hidden` of a padded batch, each row by itself and without its padding."""
+    states = []
+    for ids, real in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+        row = ids[real.bool()][None]
+        alone = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+        hidden, head = final_hidden(model, alone, device)
+        states.append(pad(hidden, (0, 0, 0, len(ids) - row.shape[1])))
+    return torch.cat(states), head
 
 
 def model_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -146,10 +146,11 @@ class Rewarding:
     ) -> Batch:
         s = self.settings
         layout: Layout = "padded"
+        reading = {"reading": batch["reading"]} if "reading" in batch else {}
         if "lengths" in batch:
-            layout = "shared" if s.share_prompts else "packed"
+            layout = "shared" if s.share_prompts and not reading else "packed"
         made = micro_batch(prompts, drawn, layout, keep_truncated=not s.mask_truncated)
-        return made | {"advantages": found, "figures": self._figures(drawn, table)}
+        return made | reading | {"advantages": found, "figures": self._figures(drawn, table)}
 
     def _figures(self, drawn: Sequence[Sequence[Drawn]], table: Tensor) -> dict[str, float]:
         weights = torch.tensor(list(self.weights.values()))

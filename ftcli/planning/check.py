@@ -52,6 +52,7 @@ class Check:
             "model": self._model,
             "targets": self._targets,
             "data": self._data,
+            "packing": self._packing,
             "memory": self._memory,
             "disk": self._disk,
         }
@@ -118,6 +119,11 @@ class Check:
         for split in data.splits:
             if next(iter(data.examples(split)), None) is None:
                 yield warn("data", f"the split '{split}' is empty.", f"data.{split}=null")
+
+    def _packing(self) -> Iterator[Finding]:
+        from ftcli.planning.packing import packing_finding
+
+        yield from packing_finding(self.draft)
 
     @cached_property
     def plan(self) -> Plan:

@@ -87,8 +87,11 @@ class Draft:
 
     @cached_property
     def data(self) -> Any:
-        """What is learned from."""
-        return self._build("data")
+        """What is learned from; until the model is proved, plans take packing=auto for flat."""
+        data = self._build("data")
+        if getattr(data, "packing", None) == "auto":
+            data.settle("flat" if getattr(self.method, "packable", True) else "none")
+        return data
 
     @property
     def remote(self) -> bool:

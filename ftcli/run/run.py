@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcli.config import build, load
 from ftcli.errors import UserError
+from ftcli.run.atomic import write_json
 from ftcli.run.base import hold_base
 from ftcli.run.precision import settle
 from ftcli.run.rundir import RunDir
@@ -21,7 +24,10 @@ if TYPE_CHECKING:
 
     from ftcli.config import Composed
     from ftcli.data.loader import Loader
+    from ftcli.models.proof import Outcome
     from ftcli.trainer.participant import Participant
+
+PROOF = "proof.json"  # how the model is given its rows, as measured before the first step
 
 
 class Run:
@@ -39,6 +45,7 @@ class Run:
         self.config, self.dir, self.composed = settle(config), dir, composed
         self.seed = int(config.get("seed", 0))
         self.step = 0
+        self.proof: Outcome | None = None
         self.started = time.time()
         self.model_source = self._build("model")
         self.data = self._build("data")
@@ -108,15 +115,54 @@ class Run:
 
         held = hold_base(self)
         set_seed(self.seed)
+        self._obey(known := self._recorded_proof())
         base = self.model_source.load()
         if not held:  # it has been downloaded just now
             hold_base(self)
         if not getattr(base, "is_quantized", False):
             base = base.to(self.accelerator.device)
+        if known is None:
+            self._prove(base)
         return self.method.prepare(base)
 
+    def _prove(self, base: Any) -> None:
+        """Measure how the model may be given its rows, before a method adds to it.
+
+        Methods change what a token's states become, not which tokens a layer looks at; before them
+        the library's own forward is there to compare with.
+        """
+        if not hasattr(self.model_source, "prove") or not hasattr(self.data, "settle"):
+            return
+        packing = self.data.packing if self.method.packable else "none"
+        outcome = self.model_source.prove(base, packing, self.data.max_length)
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            outcome = broadcast_object_list([outcome])[0]
+        self._obey(outcome)
+        if self.dir is not None and self.accelerator.is_main_process:
+            write_json(self.dir.path / PROOF, asdict(outcome))
+
+    def _recorded_proof(self) -> Outcome | None:
+        """What this run has measured before: it stays as it is when it is resumed or judged."""
+        path = self.dir.path / PROOF if self.dir is not None else None
+        if path is None or not path.exists():
+            return None
+        from ftcli.models.proof import Outcome
+
+        return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+
+    def _obey(self, outcome: Outcome | None) -> None:
+        """Serve batches and load models as measured."""
+        self.proof = outcome
+        if outcome is not None:
+            self.data.settle(outcome.packing, outcome.reading)
+            self.model_source.settle(outcome.attention)
+
     def loader(self, rank: int = 0, world: int = 1) -> Loader:
-        """The training batches in the order of this run's seed."""
+        """The training batches in the order of this run's seed, in the form that its model reads."""
+        if getattr(self.data, "packing", None) == "auto":
+            _ = self.model  # the proof comes with it
         return self.data.loader(
             "train", self.tokenizer, batch_size=self.trainer.batch_size, seed=self.seed,
             shuffle=True, rank=rank, world=world,

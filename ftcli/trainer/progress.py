@@ -132,8 +132,20 @@ def header(run: Any) -> str:
         f"model   {run.model_source.path}: {total:,} parameters, {trained:,} trained "
         f"({trained / total:.2%})\n"
         f"data    {run.data.path}: {tokens.summary()}\n"
+        f"{_packing(run.proof)}"
         f"sample  {sample!r}"
     )
+
+
+def _packing(proof: Any) -> str:
+    """How rows share a batch, and why it is not what was tried first; nothing where none was proved."""
+    if proof is None:
+        return ""
+    ways = {"alone": ", the model reads each row by itself", "reset": ", layers reset at documents"}
+    text = proof.packing + ways.get(proof.reading, "")
+    if proof.attention == "library":
+        text += ", attention of transformers"
+    return f"packing {text}{f': {proof.reason}' if proof.reason else ''}\n"
 
 
 def brief(seconds: float) -> str:

@@ -1,0 +1,100 @@
+"""The layer at which a document in a packed row first differs from the same document alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Seen = dict[str, tuple[Tensor | None, Tensor | None]]  # module -> its input and output
+
+
+def first_difference(model: Any, rows: Sequence[Tensor]) -> str | None:
+    """Name, class and kind of the first module that reads equal input differently; None: there is none.
+
+    Args:
+        rows: ids [t] of documents; the last is looked at, behind the others and alone.
+    """
+    from ftcli.models import attention
+
+    lengths, last = [len(row) for row in rows], rows[-1]
+    device = next(model.parameters()).device
+    start = sum(lengths[:-1])
+    batch = {
+        "input_ids": torch.cat(list(rows))[None].to(device),
+        "position_ids": torch.cat([torch.arange(n) for n in lengths])[None].to(device),
+        "lengths": torch.tensor(lengths),
+    }
+    attention.use(model, "documents")
+    packed = _watch(model, attention.packed_inputs(batch, device), slice(start, sum(lengths)))
+    alone = _watch(model, {"input_ids": last[None].to(device)}, slice(0, len(last)))
+    for name in packed:
+        (before, after), (own_before, own_after) = packed[name], alone.get(name, (None, None))
+        if _equal(before, own_before) is True and _equal(after, own_after) is False:
+            return _named(model, name)
+    return None
+
+
+def _watch(model: nn.Module, inputs: dict[str, Any], part: slice) -> Seen:
+    """What modules took and gave of a part of the row, in the order in which they ended."""
+    seen: Seen = {}
+    with _noted(model, seen, part):
+        try:
+            model(**inputs, use_cache=False)
+        except Exception:  # what ended before it is known
+            pass
+    return seen
+
+
+@contextmanager
+def _noted(model: nn.Module, seen: Seen, part: slice) -> Iterator[None]:
+    def note(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            given = kwargs.get("hidden_states", args[0] if args else None)
+            result = output[0] if isinstance(output, tuple) and output else output
+            seen[name] = (_cut(given, part), _cut(result, part))
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(name), with_kwargs=True)
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _cut(value: Any, part: slice) -> Tensor | None:
+    """A part of hidden states [1, T, d]; None of what has another form."""
+    if not isinstance(value, Tensor) or value.dim() != 3 or value.shape[1] < part.stop:
+        return None
+    return value[:, part].float()
+
+
+def _equal(one: Tensor | None, other: Tensor | None) -> bool | None:
+    """Whether states are equal but for rounding; None where they cannot be compared."""
+    if one is None or other is None or one.shape != other.shape:
+        return None
+    scale = max(1e-6, float(other.abs().max()))
+    return float((one - other).abs().max()) <= 0.01 * scale
+
+
+def _named(model: nn.Module, name: str) -> str:
+    """A module as messages call it: a convolution, an attention, else a state that is carried on."""
+    from ftcli.models.anatomy import ATTENTION_MARKS
+
+    module = model.get_submodule(name)
+    if any(isinstance(part, nn.Conv1d) for part in module.modules()):
+        kind = "convolution or recurrent layer"
+    elif any(hasattr(module, mark) for mark in ATTENTION_MARKS):
+        kind = "attention"
+    else:
+        kind = "layer"
+    return f"the {kind} {name} ({type(module).__name__}) mixes documents that share a row"

@@ -1,0 +1,267 @@
+"""How a model may be given its rows, measured on a few short ones before it is trained or judged.
+
+Rows go through the product's own batches, attention and objective, and each alone through the
+library's attention and the model's own forward. Where the token losses agree, nothing more is done.
+Where they do not, further ways are measured, the fastest first, and the first right one is taken.
+No list says which models are which: recurrent layers, convolutions, masks and attention of any kind
+show in the losses.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ftcli.errors import UserError
+from ftcli.models import attention
+
+Packing = Literal["flat", "bins", "none"]
+Reading = Literal["plain", "reset", "alone"]
+#: Nats a token by which float32 losses may differ; per ten nats where losses are larger.
+EXACT = 1e-4
+#: Mean difference in nats a token of half precision and quantised weights: a bf16 logit of 20 is known
+#: to 0.06, and two orders of summation differ by about that; what leaks between rows is more.
+ROUNDED = 0.05
+SHORT = (21, 13)  # tokens of the two rows where the model has no window that longer ones would pass
+NOT_ADOPTED = "its attention cannot be told where documents end"
+SEEN = 32  # tokens at either end of a row whose losses are compared
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found right.
+
+    Attributes:
+        packing: how rows share a batch.
+        attention: documents is that of `ftcli.models.attention`; library what transformers takes.
+        reading: reset hands the documents' numbers and bounds to recurrent layers; alone gives the
+            model each row of a batch by itself.
+        reason: why it is not what was tried first; empty where it is.
+    """
+
+    packing: Packing
+    attention: Literal["documents", "library"] = "documents"
+    reading: Reading = "plain"
+    reason: str = ""
+
+
+class Way(NamedTuple):
+    """One way to give a model its rows."""
+
+    packing: Packing
+    attention: Literal["documents", "library"]
+    reading: Reading = "plain"
+
+
+@torch.no_grad()
+def prove(model: Any, packing: str, longest: int, name: str = "the model") -> Outcome:
+    """The fastest right way, in which the model is left.
+
+    The model is in eval mode while this lasts. Chance is not used up.
+
+    Args:
+        model: a causal language model without adapters, which look at one token at a time.
+        packing: auto (flat where that is right, else none), flat, bins or none.
+        longest: tokens of the longest row that will come; windows beyond it are not tried.
+
+    Raises:
+        UserError: no way is right, or the packing that was asked for is not.
+    """
+    wanted: Packing = "flat" if packing == "auto" else packing  # type: ignore[assignment]
+    rows = Rows(model, longest)
+    with _untouched(model):
+        _refuse_unreadable(rows, name)
+        failures = [] if attention.in_use(model) or wanted == "none" else [NOT_ADOPTED]
+        for way in _ways(wanted, attention.in_use(model)):
+            failure = rows.failure(way)
+            if failure is None:
+                break
+            failures.append(failure)
+        else:
+            what = f"{name} reads no batch as it reads a row alone: {failures[-1]}."
+            raise UserError(what, where="model")
+        reason = _reason(rows, wanted, failures[0]) if failures else ""
+    if way.packing != wanted and packing != "auto":
+        what = f"{name} does not keep the documents of a packed row apart: {reason}."
+        raise UserError(what, where="data.packing", fix="data.packing=auto or data.packing=none")
+    attention.use(model, way.attention)
+    return Outcome(*way, reason)
+
+
+def _refuse_unreadable(rows: Rows, name: str) -> None:
+    """Raise where a row alone has no losses to compare with."""
+    try:
+        finite = all(bool(losses.isfinite().all()) for losses in rows.alone)
+    except Exception as error:  # whatever a library raises of a model that is no decoder of text
+        what = f"{name} cannot read a row of text: {_line(error)}."
+        raise UserError(what, where="model") from error
+    if not finite:
+        raise UserError(f"{name} gives a short row losses that are not finite.", where="model")
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
+def _ways(packing: Packing, ours: bool) -> Iterator[Way]:
+    """What is measured, in this order, until one is right."""
+    if packing != "none":
+        if ours:
+            yield Way(packing, "documents")
+            yield Way(packing, "documents", "reset")
+    for reading in ("plain", "alone"):
+        if ours:
+            yield Way("none", "documents", reading)  # type: ignore[arg-type]
+        yield Way("none", "library", reading)  # type: ignore[arg-type]
+
+
+class Rows:
+    """Two short rows of a model, and their losses in any way.
+
+    Args:
+        longest: tokens that a row may have.
+    """
+
+    def __init__(self, model: Any, longest: int) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        config = model.config.get_text_config()
+        tables = (model.get_input_embeddings(), model.get_output_embeddings())
+        vocabulary = min(len(table.weight) for table in tables if table is not None)
+        lengths = [min(n, longest) for n in (_length(config, longest), SHORT[1])]
+        generator = torch.Generator().manual_seed(0)
+        special = _special(config)
+        allowed = [i for i in range(vocabulary // 20, 3 * vocabulary // 4) if i not in special]
+        chosen = torch.tensor(allowed or [0])
+        self.ids = [chosen[torch.randint(len(chosen), (n,), generator=generator)] for n in lengths]
+
+    def failure(self, way: Way) -> str | None:
+        """How the losses of this way differ from those of each row alone; None where they do not."""
+        attention.use(self.model, way.attention)
+        try:
+            gaps = [self._gap(way, rows) for rows in _batches(way)]
+        except UserError as error:
+            return error.what.rstrip(".")
+        except Exception as error:  # whatever a library raises that does not know such input
+            return _line(error)
+        largest = max(gaps)
+        return None if largest <= 1 else f"losses differ by {largest * self._limit:.2g} nats a token"
+
+    def losses(self, way: Way, rows: Sequence[int]) -> Tensor:
+        """Losses [n] of the compared tokens of these rows by the product's own batches and objective."""
+        from ftcli.data.loader import Loader
+        from ftcli.objectives.causal_lm import CausalLM
+
+        lengths = [len(ids) for ids in self.ids]
+        tokens: Any = SimpleNamespace(
+            ids=np.concatenate([ids.numpy() for ids in self.ids]),
+            learned=np.concatenate([_compared_tokens(n) for n in lengths]),
+            offsets=np.cumsum([0, *lengths]),
+            lengths=np.asarray(lengths),
+        )
+        loader = Loader(tokens, len(lengths), way.packing, sum(lengths), reading=way.reading)
+        return CausalLM()(self.model, loader.batch(rows)).values.float().cpu()
+
+    @cached_property
+    def alone(self) -> list[Tensor]:
+        """Losses [n] of each row alone by the library's attention and the model's own forward."""
+        attention.use(self.model, "library")
+        return [self._alone(ids) for ids in self.ids]
+
+    def _alone(self, ids: Tensor) -> Tensor:
+        """Only the logits that are compared are made: the output layer gets their states."""
+        where = torch.from_numpy(_compared_tokens(len(ids))).nonzero().flatten()
+
+        def choose(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (args[0][:, (where - 1).to(args[0].device)], *args[1:])
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(choose)
+        try:
+            logits = self.model(input_ids=ids[None].to(self.device), use_cache=False).logits
+        finally:
+            hook.remove()
+        return cross_entropy(logits[0].float().cpu(), ids[where], reduction="none")
+
+    def _gap(self, way: Way, rows: Sequence[int]) -> float:
+        """How far the losses of a batch are from those of its rows alone, by what may be: 1 is the most."""
+        expected = torch.cat([self.alone[row] for row in rows])
+        attention.use(self.model, way.attention)
+        gaps = (self.losses(way, rows) - expected).abs()
+        if not gaps.isfinite().all():
+            return math.inf
+        return float(gaps.max() if self._exact else gaps.mean()) / self._limit
+
+    @property
+    def _exact(self) -> bool:
+        quantised = getattr(self.model, "is_quantized", False)
+        return self.model.dtype == torch.float32 and not quantised
+
+    @cached_property
+    def _limit(self) -> float:
+        largest = max(float(losses.max()) for losses in self.alone)
+        return EXACT * max(1.0, largest / 10) if self._exact else ROUNDED
+
+
+def _batches(way: Way) -> list[list[int]]:
+    """The rows together; where they may be padded also one by itself, which reaches layers without a mask."""
+    together = [0, 1]
+    return [together] if way.packing != "none" else [together, [0]]
+
+
+def _length(config: Any, longest: int) -> int:
+    """Tokens of the longer row: beyond every window or chunk that rows of the run will pass."""
+    sizes = [
+        value
+        for key, value in vars(config).items()
+        if re.search("window|chunk", key) and type(value) is int and 1 < value < longest
+    ]
+    limit = getattr(config, "max_position_embeddings", None) or longest
+    return min(max([SHORT[0], *(size + 8 for size in sizes)]), limit, longest)
+
+
+def _special(config: Any) -> set[int]:
+    """Ids that a configuration names: ends, padding, images."""
+    named = (v for k, v in vars(config).items() if re.search("token|_id", k))
+    return {i for value in named for i in (value if isinstance(value, list) else [value])
+            if type(i) is int}  # fmt: skip
+
+
+def _compared_tokens(length: int) -> np.ndarray:
+    """Which tokens of a row are compared, bool [length]; nothing predicts the first."""
+    places = np.arange(length)
+    return (places > 0) & ((places <= SEEN) | (places >= length - SEEN))
+
+
+def _reason(rows: Rows, packing: Packing, failure: str) -> str:
+    """What went wrong first and, where it can be found, in which layer."""
+    from ftcli.models.first_difference import first_difference
+
+    if packing == "none" or not attention.in_use(rows.model):
+        return failure
+    place = first_difference(rows.model, rows.ids)
+    return f"{place}; {failure}" if place else failure
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; mode and random generators as they were behind it."""
+    from ftcli.trainer.generators import random_state, set_random_state
+
+    training, before = model.training, random_state()
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+        set_random_state(before)
