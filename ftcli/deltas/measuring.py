@@ -102,26 +102,14 @@ def name_of(folder: Path) -> tuple[str, str]:
 
 
 def beside(folder: Path) -> dict[tuple[str, str], Path]:
-    """(variant, seed) -> finished run in the same reproduction.
-
-    Of several the newest: the others are of an earlier state of the recipe, as are variants that it
-    no longer has.
-    """
+    """(variant, seed) -> finished run in the same reproduction, of the recipe as it was run last."""
+    from ftcli.run.report import read_json
     from ftcli.run.trial import finished
 
-    runs = [f.parent for f in folder.parent.glob("*/config.yaml") if finished(f.parent)]
-    runs.sort(key=lambda run: (run / "result.json").stat().st_mtime)
-    found, known = {name_of(run): run for run in runs}, _variants(folder.parent.name)
-    return {name: run for name, run in found.items() if known is None or name[0] in known}
-
-
-def _variants(name: str) -> list[str] | None:
-    """Of the packaged recipe of this name; None where there is none."""
-    from ftcli.config import paths
-    from ftcli.reproduce import reading
-
-    file = next((file for file in paths.recipes().values() if file.stem == name), None)
-    return reading.read(file).variants() if file is not None and reading.is_recipe(file) else None
+    index = read_json(folder.parent / "runs.json")
+    runs = {name: folder.parent / address for name, address in index.items()}
+    split = {name: name.rpartition("-")[::2] for name in runs}
+    return {split[name]: run for name, run in runs.items() if finished(run)}
 
 
 def partner(folder: Path, variant: str) -> Path:

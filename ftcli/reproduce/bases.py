@@ -27,7 +27,7 @@ def settle(composed: Any) -> None:
     composed.base = str(model.pop(KEY))
     origin = composed.origin(f"model.{KEY}")
     composed.forget(f"model.{KEY}")
-    model["path"] = str(_run_of(_job(composed.base)) / "model")
+    model["path"] = str(_run_of(job(composed.base)) / "model")
     composed.origins["model.path"] = origin
 
 
@@ -41,7 +41,7 @@ def ensure(composed: Any) -> None:
 
     if composed.base is None or Path(composed.config["model"]["path"]).is_dir():
         return
-    base = _job(composed.base)
+    base = job(composed.base)
     folder = _run_of(base)
     folder.parent.mkdir(parents=True, exist_ok=True)
     complete(base, folder, quiet=False)
@@ -53,7 +53,8 @@ def ensure(composed: Any) -> None:
         )
 
 
-def _job(name: str) -> Any:
+def job(name: str) -> Any:
+    """The composed job that trains a base."""
     from ftcli.config import compose, validate
 
     composed = compose(name)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ftcli.reproduce.experiment import Progress
 from ftcli.reproduce.judge import FAILS, HOLDS, INCONCLUSIVE, NOT_HERE, VERDICTS, Verdict
-from ftcli.reproduce.recipe import Claim
+from ftcli.reproduce.recipe import KINDS, Claim
 
 if TYPE_CHECKING:
     from ftcli.reproduce.reproduction import Reproduction
 
+NEVER = "not judged yet"
 STYLES = {HOLDS: "green", FAILS: "bold red", INCONCLUSIVE: "yellow", NOT_HERE: "dim"}
 
 
@@ -36,24 +37,41 @@ def verdicts(made: Reproduction) -> Iterator[Any]:
 
     paper = made.recipe.paper
     yield Text(f"{paper.title} (arXiv {paper.arxiv}, {paper.year}), {made.scale} scale", "bold")
-    table = Table("", "claim", "paper says", "we measured", "verdict", box=None, pad_edge=False)
+    head = ("", "claim", "kind", "paper says", "we measured", "verdict")
+    table = Table(*head, box=None, pad_edge=False)
     for claim, verdict in zip(made.claims, made.verdicts, strict=True):
         mark = Text(verdict.verdict, STYLES[verdict.verdict])
         mark.append(f" ({verdict.why})", "default")
-        cells = (str(made.number(claim)), claim.say, said(claim), measured(claim, verdict))
+        number = str(made.number(claim))
+        cells = (number, claim.say, kind(claim), said(claim), measured(claim, verdict))
         table.add_row(*map(Text, cells), mark)
     yield table
-    yield summary(v.verdict for v in made.verdicts)
+    yield summary(
+        (claim, verdict.verdict) for claim, verdict in zip(made.claims, made.verdicts, strict=True)
+    )
 
 
-def summary(found: Any) -> str:
-    """`9 hold, 1 fails, 2 inconclusive`."""
-    counts = Counter(found)
-    plural = {HOLDS: "hold", FAILS: "fail"}
-    parts = [
-        f"{counts[v]} {plural.get(v, v) if counts[v] != 1 else v}" for v in VERDICTS if counts[v]
+def summary(judged: Iterable[tuple[Claim, str | None]]) -> str:
+    """`central 2/3 hold, exact 9/9, statistical 3/5, trivial 4/4; 1 fails, 1 not judged yet`.
+
+    Central claims are counted apart, and once more among their kind.
+    """
+    claims = list(judged)
+    groups = {"central": [v for claim, v in claims if claim.central]}
+    groups |= {kind: [v for claim, v in claims if claim.kind == kind] for kind in KINDS}
+    shares = [
+        f"{name} {group.count(HOLDS)}/{len(group)}" for name, group in groups.items() if group
     ]
-    return ", ".join(parts)
+    shares[0] += " hold" if shares else ""
+    counts = Counter(verdict or NEVER for _, verdict in claims)
+    rest = [v for v in (*VERDICTS, NEVER) if v != HOLDS and counts[v]]
+    others = [f"{counts[v]} {'fail' if v == FAILS and counts[v] != 1 else v}" for v in rest]
+    return "; ".join(part for part in (", ".join(shares), ", ".join(others)) if part)
+
+
+def kind(claim: Claim) -> str:
+    """`exact`, or `statistical, central`."""
+    return f"{claim.kind}, central" if claim.central else claim.kind
 
 
 def said(claim: Claim) -> str:

@@ -1,30 +1,38 @@
-"""The runs of a reproduction: recipe and baselines over seeds, each done once and found again."""
+"""The runs of a reproduction: variants over seeds, each done once and found again."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ftcli.errors import Problems, UserError
 from ftcli.notes import silenced
 from ftcli.reproduce import bases
-from ftcli.reproduce.recipe import SMALL, Recipe, joined
+from ftcli.reproduce.recipe import Recipe, joined
 from ftcli.run import trial
+from ftcli.run.atomic import write_json
 
 STORE = "reproduce"
+RUNS = "runs.json"  # beside the runs: variant and seed -> folder, of the recipe as it was run last
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: of which variant, with which seed, composed and checked, and where it lies."""
+    """One run: of which variant, with which seed, composed and checked, and where it lies.
+
+    Attributes:
+        sources: all jobs that it consists of: itself, its stages, its base.
+    """
 
     variant: str
     seed: int
     composed: Any
     path: Path
+    sources: list[Any] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
@@ -43,24 +51,30 @@ class Progress:
 
 
 class Experiment:
-    """Some variants of a recipe over seeds 0, 1, ...
+    """Some variants of a recipe's job over seeds.
 
     Args:
+        variants: name -> overrides of the job.
         overrides: of the command line, for all variants.
+        part: folder of these runs below the recipe's.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        variants: Sequence[str],
-        seeds: int,
-        scale: str = SMALL,
+        variants: Mapping[str, Sequence[str]],
+        seeds: Sequence[int],
         overrides: Sequence[str] = (),
+        part: str = "",
     ) -> None:
-        self.recipe, self.seeds, self.scale = recipe, seeds, scale
-        self.overrides = list(overrides)
-        self.variants = list(dict.fromkeys(variants))
+        self.recipe, self.seeds, self.part = recipe, list(seeds), part
+        self.changes, self.overrides = dict(variants), list(overrides)
         self.trials = self._trials()
+
+    @property
+    def variants(self) -> list[str]:
+        """Their names."""
+        return list(self.changes)
 
     @property
     def folder(self) -> Path:
@@ -69,38 +83,47 @@ class Experiment:
 
     def _trials(self) -> list[Trial]:
         """Seed by seed, so that every variant has a run before any has two."""
-        composed, found = {}, []
+        jobs: dict[str, list[Any]] = {}
+        problems: list[UserError] = []
         for variant in self.variants:
             try:
-                composed[variant] = self._composed(variant)
+                jobs[variant] = self._composed(variant)
             except UserError as error:
-                found += error.problems if isinstance(error, Problems) else [error]
-        Problems.raise_if_any(found)
+                problems += error.problems if isinstance(error, Problems) else [error]
+        Problems.raise_if_any(problems)
         return [
-            self._trial(variant, one, seed)
-            for seed in range(self.seeds)
-            for variant, one in composed.items()
+            self._trial(variant, sources, seed)
+            for seed in self.seeds
+            for variant, sources in jobs.items()
         ]
 
-    def _composed(self, variant: str) -> Any:
+    def _composed(self, variant: str) -> list[Any]:
+        """The job, its stages and its base."""
         from ftcli.config import compose, validate
+        from ftcli.pipelines import stages
 
-        own = self.recipe.overrides(variant, self.scale)
         with silenced("config"):  # keys give way to a baseline's option: the recipe means it so
-            composed = compose(self.recipe.path, joined(own, self.overrides))
+            composed = compose(self.recipe.path, joined(self.changes[variant], self.overrides))
             validate(composed)
-        return composed
+            parts = stages.composed_stages(composed) if composed.config.get(stages.KEY) else {}
+            base = [bases.job(composed.base)] if composed.base else []
+        return [composed, *parts.values(), *base]
 
-    def _trial(self, variant: str, composed: Any, seed: int) -> Trial:
+    def _trial(self, variant: str, sources: list[Any], seed: int) -> Trial:
+        composed, *further = sources
         run = {**composed.config["run"], "name": f"{variant}-{seed}"}
         config = {**composed.config, "seed": seed, "run": run}
         seeded = replace(composed, config=config)
         seeded.overrides = [*composed.overrides, f"seed={seed}", f"run.name={run['name']}"]
-        root = Path(run.get("dir", "runs")) / STORE / self.recipe.name
-        return Trial(variant, seed, seeded, root / trial.address(config))
+        root = Path(run.get("dir", "runs")) / STORE / self.recipe.name / self.part
+        name = trial.address(config, *(one.config for one in further))
+        return Trial(variant, seed, seeded, root / name, sources)
 
-    def run(self, say: Callable[[Progress], None]) -> None:
-        """Finish every run that is not; `say` is told before each.
+    def run(self, report: Callable[[Progress], None], may_fail: bool = False) -> None:
+        """Finish every run that is not; `report` is called before each.
+
+        Args:
+            may_fail: go on where a run fails; it then has no result.
 
         Raises:
             UserError: a run failed; those before it are kept.
@@ -109,11 +132,24 @@ class Experiment:
         took: list[float] = []
         for number, one in enumerate(waiting, start=len(self.trials) - len(waiting) + 1):
             left = sum(took) / len(took) * (len(self.trials) - number + 1) if took else None
-            say(Progress(number, len(self.trials), one, left))
+            report(Progress(number, len(self.trials), one, left))
             bases.ensure(one.composed)
             began = time.monotonic()
-            trial.complete(one.composed, one.path)
+            try:
+                trial.complete(one.composed, one.path)
+            except UserError:
+                if not may_fail:
+                    raise
             took.append(time.monotonic() - began)
+        self._write_index()
+
+    def _write_index(self) -> None:
+        """Say which folder is which run now: others are of earlier states of the recipe."""
+        path = self.folder / RUNS
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known = self.recipe.variants()
+        kept = {name: run for name, run in kept.items() if name.rpartition("-")[0] in known}
+        write_json(path, kept | {f"{t.variant}-{t.seed}": t.path.name for t in self.trials})
 
     def of(self, variant: str) -> Iterator[Trial]:
         """The runs of a variant, by seed."""

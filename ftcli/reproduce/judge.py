@@ -1,8 +1,9 @@
 """From figures over seeds to a verdict on a claim.
 
-A figure that chance moves is judged by the 95 % interval of its mean, or of its mean paired
-difference: the claim holds when all of the interval satisfies it, fails when none of it does, and is
-inconclusive otherwise. So no single run decides, and every verdict says how sure it is.
+A figure that chance moves is judged by the interval of its mean, or of its mean paired difference: the
+claim holds when all of the interval satisfies it, fails when none of it does, and is inconclusive
+otherwise. So no single run decides, and every verdict says how sure it is. The interval's level follows
+from how often the figure was looked at (`ftcli.reproduce.interval`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ftcli.reproduce.interval import MOST, Interval, interval, seeds_needed
+from ftcli.reproduce.interval import MOST, Interval, confidence, interval, seeds_needed
 from ftcli.reproduce.recipe import Claim
 
 HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
@@ -86,70 +87,89 @@ def region(claim: Claim) -> Region:
     }[name]
 
 
-def judge(claim: Claim, values: Mapping[str, Sequence[float]], exact: bool) -> Verdict:
-    """The verdict on a claim.
+@dataclass(frozen=True)
+class Judge:
+    """Decides a claim.
 
     Args:
-        values: variant -> its figure, one a seed, in the same order of seeds for all.
-        exact: chance has no part in the figure.
+        exact: chance has no part in the figures.
+        least: seeds that a decision takes where it has.
+        look: how often the figure has been looked at, this time included.
     """
-    if claim.ranks:
-        return _order(claim, values, exact)
-    names = list(values)
-    own = list(values[names[0]])
-    if claim.of is None:
-        return _judged(own, region(claim), claim.seeds, exact)
-    other = list(values[claim.of])
-    if claim.compare == "ratio":
-        if not all(other):
+
+    claim: Claim
+    exact: bool
+    least: int = 2
+    look: int = 1
+
+    def verdict(self, values: Mapping[str, Sequence[float]]) -> Verdict:
+        """The verdict on figures.
+
+        Args:
+            values: variant -> its figure, one a seed, in the same order of seeds for all.
+        """
+        claim = self.claim
+        if claim.ranks:
+            return self._order(values)
+        own = list(next(iter(values.values())))
+        if claim.of is None:
+            return self._judged(own, region(claim))
+        other = list(values[claim.of])
+        if claim.compare == "difference":
+            paired = [a - b for a, b in zip(own, other, strict=True)]
+        elif all(other):
+            paired = [a / b for a, b in zip(own, other, strict=True)]
+        else:
             return Verdict(NOT_HERE, f"{claim.measure} of {claim.of} is 0, which has no ratio")
-        paired = [a / b for a, b in zip(own, other, strict=True)]
-    else:
-        paired = [a - b for a, b in zip(own, other, strict=True)]
-    return _judged(paired, region(claim), claim.seeds, exact)
+        return self._judged(paired, region(claim))
 
+    def _judged(self, values: list[float], wanted: Region) -> Verdict:
+        count = len(values)
+        if self.exact:
+            low, high = min(values), max(values)
+            verdict = HOLDS if wanted.holds(low, high) else FAILS
+            return Verdict(verdict, "exact", sum(values) / count, low, high, values)
+        measured = interval(values, confidence(self.look))
+        if count < max(2, self.least):
+            why = f"{_runs(count)}; it takes {max(2, self.least)}"
+            if count < 2:
+                return Verdict(INCONCLUSIVE, why, measured.mean, values=values)
+            return Verdict(INCONCLUSIVE, why, measured.mean, measured.low, measured.high, values)
+        verdict, why = self._decided(measured, wanted)
+        return Verdict(verdict, why, measured.mean, measured.low, measured.high, values)
 
-def _judged(values: list[float], wanted: Region, least: int, exact: bool) -> Verdict:
-    count = len(values)
-    if exact:
-        low, high = min(values), max(values)
-        verdict = HOLDS if wanted.holds(low, high) else FAILS
-        return Verdict(verdict, "exact", sum(values) / count, low, high, values)
-    found = interval(values)
-    if count < max(2, least):
-        why = f"{_runs(count)}; it takes {max(2, least)}"
-        if count < 2:
-            return Verdict(INCONCLUSIVE, why, found.mean, values=values)
-        return Verdict(INCONCLUSIVE, why, found.mean, found.low, found.high, values)
-    verdict, why = _decided(found, wanted)
-    return Verdict(verdict, why, found.mean, found.low, found.high, values)
+    def _decided(self, measured: Interval, wanted: Region) -> tuple[str, str]:
+        for verdict, test in ((HOLDS, wanted.holds), (FAILS, wanted.excludes)):
+            if test(measured.low, measured.high):
+                return verdict, f"{self._level()} of {_runs(measured.count)}"
+        distance = wanted.distance(measured.mean)
+        needed = seeds_needed(measured.deviation, distance, confidence(self.look + 1))
+        if needed is None:
+            why = f"the mean lies at the bound: more than {MOST} seeds would not decide"
+            return INCONCLUSIVE, why
+        needed = max(needed, measured.count + 1)
+        why = f"{self._level()} of {_runs(measured.count)} does not decide; about {needed} would"
+        return INCONCLUSIVE, why
 
+    def _level(self) -> str:
+        """`96 % interval`, and at which look."""
+        text = f"{100 * confidence(self.look):.4g} % interval"
+        return text if self.look == 1 else f"{text}, look {self.look},"
 
-def _decided(found: Interval, wanted: Region) -> tuple[str, str]:
-    if wanted.holds(found.low, found.high):
-        return HOLDS, f"95 % interval of {_runs(found.count)}"
-    if wanted.excludes(found.low, found.high):
-        return FAILS, f"95 % interval of {_runs(found.count)}"
-    needed = seeds_needed(found.deviation, wanted.distance(found.mean))
-    if needed is None:
-        return INCONCLUSIVE, f"the mean lies at the bound: more than {MOST} seeds would not decide"
-    needed = max(needed, found.count + 1)
-    return INCONCLUSIVE, f"{_runs(found.count)} do not decide; about {needed} would"
-
-
-def _order(claim: Claim, values: Mapping[str, Sequence[float]], exact: bool) -> Verdict:
-    """Each neighbour below the next, judged pair by pair."""
-    names = claim.ranks or []
-    below = Region(high=0.0, open=True)
-    pairs = {}
-    for first, second in zip(names, names[1:], strict=False):
-        paired = [a - b for a, b in zip(values[first], values[second], strict=True)]
-        pairs[f"{first} < {second}"] = _judged(paired, below, claim.seeds, exact)
-    for verdict in (FAILS, INCONCLUSIVE):
-        wrong = [f"{name}: {v.why}" for name, v in pairs.items() if v.verdict == verdict]
-        if wrong:
-            return Verdict(verdict, "; ".join(wrong), values=_means(pairs))
-    return Verdict(HOLDS, "every pair" + (", exact" if exact else ""), values=_means(pairs))
+    def _order(self, values: Mapping[str, Sequence[float]]) -> Verdict:
+        """Each neighbour below the next, judged pair by pair."""
+        names = self.claim.ranks or []
+        below = Region(high=0.0, open=True)
+        pairs = {}
+        for first, second in zip(names, names[1:], strict=False):
+            paired = [a - b for a, b in zip(values[first], values[second], strict=True)]
+            pairs[f"{first} < {second}"] = self._judged(paired, below)
+        for verdict in (FAILS, INCONCLUSIVE):
+            wrong = [f"{name}: {v.why}" for name, v in pairs.items() if v.verdict == verdict]
+            if wrong:
+                return Verdict(verdict, "; ".join(wrong), values=_means(pairs))
+        why = "exact" if self.exact else f"{self._level()} of every pair"
+        return Verdict(HOLDS, f"every pair, {why}", values=_means(pairs))
 
 
 def _means(pairs: Mapping[str, Verdict]) -> list[float]:

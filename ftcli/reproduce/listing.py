@@ -78,12 +78,12 @@ def _stored(entry: Entry) -> dict[str, Any]:
 
 
 def _verdicts(entry: Entry) -> set[str]:
-    found = {c["verdict"] for scale in _stored(entry).values() for c in scale["claims"]}
-    return found or {NONE}
+    kept = _stored(entry).get("verdicts", {})
+    return {one["verdict"] for one in kept.values()} or {NONE}
 
 
 def _memory(entry: Entry) -> float | None:
     """Highest peak memory of its small runs, GB."""
-    figures = _stored(entry).get("small", {}).get("figures", {}).values()
+    figures = _stored(entry).get("variants", {}).get("small", {}).get("figures", {}).values()
     peaks = [v["peak_memory_gb"] for v in figures if "peak_memory_gb" in v]
     return max(peaks) if peaks else None

@@ -6,7 +6,6 @@ A measurement is a module of `ftcli.reproduce.measures` with a function of the s
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config.nearest import nearest
+from ftcli.run import code
 from ftcli.run.atomic import write_json
 
 _FOLDER = Path(__file__).parent / "measures"
@@ -102,18 +102,29 @@ def quiet() -> Iterator[None]:
 
 
 def _measured(name: str, folder: Path) -> float:
-    """A measurement, kept beside the run until its code changes."""
-    code = hashlib.sha256(named()[name].read_bytes()).hexdigest()[:12]
+    """A measurement, kept beside the run while the code, the libraries and the runs beside it stay."""
+    state = _state(name, folder)
     kept = folder / "measures" / f"{name}.json"
     if kept.exists():
         before = json.loads(kept.read_text(encoding="utf-8"))
-        if before["code"] == code:
+        if before.get("state") == state:
             return float(before["value"])
     from ftcli.models.quantization import quiet_bitsandbytes
 
     quiet_bitsandbytes()
     with quiet():
-        found = float(getattr(_module(name), name)(folder))
+        measured = float(getattr(_module(name), name)(folder))
     kept.parent.mkdir(exist_ok=True)
-    write_json(kept, {"value": found, "code": code})
-    return found
+    write_json(kept, {"value": measured, "state": state})
+    return measured
+
+
+def _state(name: str, folder: Path) -> dict[str, Any]:
+    """What a measurement of a run rests on."""
+    from ftcli.config import load
+
+    configs = [load(path).config for path in sorted(folder.glob("**/config.yaml"))]
+    roots = [f"ftcli.reproduce.measures.{name}", *code.roots_of(*configs)]
+    index = folder.parent / "runs.json"
+    beside = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}
+    return {"code": code.digest(roots), "libraries": code.libraries(), "beside": beside}

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ftcli.config import paths
-from ftcli.reproduce import reading
-from ftcli.reproduce.display import number, said, summary, wanted
+from ftcli.reproduce import origin, reading, tuning
+from ftcli.reproduce.display import NEVER, kind, number, said, summary, wanted
 from ftcli.reproduce.recipe import Claim, Recipe
-from ftcli.reproduce.verdicts import stored, verdict_of
+from ftcli.reproduce.verdicts import stored, verdict_of, withdrawn
 from ftcli.run.atomic import write_text
 from ftcli.run.report import table
 
-NEVER = "not judged yet"
 HEAD = """# Papers
 
 Written by `python -m ftcli.reproduce.papers` from the recipes and the verdicts that
 `ftcli reproduce <paper> --store` left beside them; edit those, not this page. How claims are judged:
-[reproduce.md](reproduce.md). (?) marks a figure that was not checked against the paper."""
+[reproduce.md](reproduce.md). (?) marks a figure that was not checked against the paper.
+
+"Central" are the one to three statements that a paper stands on; they are counted once more among their
+kind. "Exact" are identities and counts, "statistical" what chance moves, "trivial" what could hardly be
+otherwise. The column "made by" names the commit whose code made a verdict. "Earlier rules" are those before
+looks were counted, settings searched alike, and code recorded: their intervals are of 95 % however
+often seeds were added. STALE marks a verdict whose code or settings have changed since."""
 
 
 def recipes() -> list[Recipe]:
@@ -30,47 +35,76 @@ def recipes() -> list[Recipe]:
 
 def page() -> str:
     """The whole page."""
-    found = recipes()
+    every = recipes()
     rows = [
         (f"[{r.paper.title}](#{r.name})", r.paper.arxiv, r.paper.year, r.family, overall(r))
-        for r in found
+        for r in every
     ]
     parts = [HEAD, table(("paper", "arXiv", "year", "family", "verdicts"), rows)]
-    return "\n\n".join([*parts, *(part for r in found for part in _of_recipe(r))]) + "\n"
+    return "\n\n".join([*parts, *(part for r in every for part in _of_recipe(r))]) + "\n"
 
 
 def overall(recipe: Recipe) -> str:
-    """`9 hold, 1 fails`, over all scales."""
+    """`central 2/3 hold, exact 9/9; 1 fails`, over all scales."""
     kept = stored(recipe)
-    found = [verdict_of(recipe, claim, kept) for claim in recipe.claims]
-    judged = [one["verdict"] for one in found if one]
-    missing = len(found) - len(judged)
-    parts = [summary(judged)] * bool(judged) + [f"{missing} {NEVER}"] * bool(missing)
-    return ", ".join(parts)
+    records = [(claim, verdict_of(claim, kept)) for claim in recipe.claims]
+    return summary((claim, one["verdict"] if one else None) for claim, one in records)
+
+
+def stale(recipe: Recipe) -> Iterator[tuple[Claim, str]]:
+    """Claims whose verdict is not of today's code and settings, and why."""
+    kept, tuned = stored(recipe), tuning.known(recipe)
+    for claim in recipe.claims:
+        one = verdict_of(claim, kept)
+        if one and (why := origin.changed(recipe, claim, one, tuned)):
+            yield claim, why
 
 
 def _of_recipe(recipe: Recipe) -> Iterator[str]:
     kept = stored(recipe)
     yield f"## {recipe.name}"
     yield f"{recipe.paper.title}, arXiv {recipe.paper.arxiv}. `ftcli reproduce {recipe.name}`"
-    for scale, one in kept.items():
-        seeds = f"{one['seeds']} seeds, " if "seeds" in one else ""
-        yield f"{scale} scale: {seeds}{one['date']}, ftcli {one['ftcli']}, {one['machine']}."
-    rows = [_row(recipe, i, claim, kept) for i, claim in enumerate(recipe.claims, start=1)]
-    yield table(("", "claim", "scale", "paper says", "we measured", "verdict"), rows)
-    notes = [f"{i}: {c.note}" for i, c in enumerate(recipe.claims, start=1) if c.note]
-    yield from notes
+    yield " ".join(_conditions(recipe, kept))
+    changed = {claim.identity for claim, _ in stale(recipe)}
+    rows = [
+        _row(i, claim, verdict_of(claim, kept), claim.identity in changed)
+        for i, claim in enumerate(recipe.claims, start=1)
+    ]
+    head = ("", "claim", "kind", "scale", "paper says", "we measured", "verdict", "made by")
+    yield table(head, rows)
+    yield from (f"{i}: {c.note}" for i, c in enumerate(recipe.claims, start=1) if c.note)
+    for identity, one in withdrawn(recipe, kept).items():
+        yield f"Claimed and judged before, no longer claimed: {one['say']} ({identity}): {one['verdict']}."
 
 
-def _row(recipe: Recipe, index: int, claim: Claim, kept: dict[str, Any]) -> tuple[str, ...]:
-    found = verdict_of(recipe, claim, kept)
-    verdict, measured = NEVER, "–"
-    if found:
-        verdict = (
-            found["verdict"] if found["why"] == "exact" else f"{found['verdict']}: {found['why']}"
+def _conditions(recipe: Recipe, kept: Mapping[str, Any]) -> Iterator[str]:
+    """Machines and days, and how settings were found."""
+    for scale, one in kept["variants"].items():
+        seeds = ", ".join(map(str, one["seeds"]))
+        yield f"Runs at the {scale} scale: seeds {seeds}, {one['date']}, {one['machine']}."
+    yield f"Seeds of the first look: {', '.join(map(str, recipe.seeds))}."
+    if recipe.tune:
+        trials = max(len(recipe.tune.points(variant)) for variant in recipe.variants())
+        yield f"Settings: {trials} trials a variant" + (
+            " are to be made." if tuning.missing(recipe) else f", {tuning.stored(recipe)['date']}."
         )
-        measured = _measured(claim, found)
-    return str(index), claim.say, claim.scale, said(claim), measured, verdict
+    elif recipe.is_compared():
+        yield "Settings not searched alike."
+
+
+def _row(index: int, claim: Claim, one: dict[str, Any] | None, changed: bool) -> tuple[str, ...]:
+    verdict, measured, by = NEVER, "–", "–"
+    if one:
+        verdict = one["verdict"] if one["why"] == "exact" else f"{one['verdict']}: {one['why']}"
+        measured, by = _measured(claim, one), _made_by(one, changed)
+    return str(index), claim.say, kind(claim), claim.scale, said(claim), measured, verdict, by
+
+
+def _made_by(one: Mapping[str, Any], changed: bool) -> str:
+    commit = one["commit"][:9] if one.get("commit") else "not known"
+    if one.get("rules") == origin.EARLIER:
+        return f"earlier rules, commit {commit}"
+    return f"STALE, commit {commit}" if changed else f"commit {commit}"
 
 
 def _measured(claim: Claim, found: dict[str, Any]) -> str:

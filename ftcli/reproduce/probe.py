@@ -21,6 +21,13 @@ def again(folder: Path, **groups: dict[str, Any]) -> Any:
     return Run(config)
 
 
+def seed_of(folder: Path) -> int:
+    """The seed of a run."""
+    from ftcli.config import load
+
+    return int(load(folder / "config.yaml").config["seed"])
+
+
 def distance_to(folder: Path, rebuilt: Any) -> float:
     """Largest difference between the trained weights and those of a run that was rebuilt another way.
 

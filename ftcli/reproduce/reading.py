@@ -15,7 +15,17 @@ from ftcli.config import job, marks, paths
 from ftcli.config.nearest import nearest
 from ftcli.errors import Problems, UserError
 from ftcli.reproduce import measure
-from ftcli.reproduce.recipe import RELATIONS, SMALL, Claim, Recipe
+from ftcli.reproduce.recipe import (
+    EXACT,
+    LEAST_SEEDS,
+    MOST_CENTRAL,
+    RELATIONS,
+    SMALL,
+    STATISTICAL,
+    Claim,
+    Recipe,
+    Tune,
+)
 
 #: How pydantic's answers read here.
 _WORDS = {
@@ -24,6 +34,7 @@ _WORDS = {
     "int_type": "is no whole number", "int_parsing": "is no whole number",
     "string_type": "must be text: put it in quotes", "list_type": "must be a list",
     "bool_type": "must be true or false", "bool_parsing": "must be true or false",
+    "literal_error": "is none of: exact, statistical, trivial",
     "dict_type": "must hold names and values", "dataclass_type": "must hold keys and values",
 }  # fmt: skip
 
@@ -108,7 +119,8 @@ def _problem(error: Any, where: _Where) -> UserError:
     kind = str(error["type"])
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         owner, _, name = key.rpartition(".")
-        known = Claim.__dataclass_fields__ if owner.startswith("claims") else ()
+        keys = {"claim": Claim, "tune": Tune}.get(_owner(owner))
+        known = keys.__dataclass_fields__ if keys else ()
         near = nearest(name, list(known), 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         return UserError(f"{key} is not a key of a {_owner(owner)}.{hint}", where(key))
@@ -117,7 +129,7 @@ def _problem(error: Any, where: _Where) -> UserError:
 
 
 def _owner(key: str) -> str:
-    return "claim" if key.startswith("claims") else key or "recipe"
+    return "claim" if key.startswith("claims") else key.partition(".")[0] or "recipe"
 
 
 def _contradictions(recipe: Recipe, where: _Where) -> Iterator[UserError]:
@@ -133,6 +145,54 @@ def _contradictions(recipe: Recipe, where: _Where) -> Iterator[UserError]:
     for index, claim in enumerate(recipe.claims):
         for key, what, fix in _of_claim(recipe, claim):
             yield UserError(what, where(f"claims.{index}.{key}"), fix)
+    yield from _alike(recipe, where)
+    yield from _of_evidence(recipe, where)
+    yield from _of_tune(recipe, where)
+
+
+def _alike(recipe: Recipe, where: _Where) -> Iterator[UserError]:
+    """Two claims with one identity would share one verdict."""
+    first: dict[str, int] = {}
+    for index, claim in enumerate(recipe.claims):
+        before = first.setdefault(claim.identity, index)
+        if before != index:
+            what = f"claims {before + 1} and {index + 1} judge the same: {claim.identity}."
+            yield UserError(what, where(f"claims.{index}"), "take one out")
+
+
+def _of_evidence(recipe: Recipe, where: _Where) -> Iterator[UserError]:
+    """Seeds that can decide, and the claims that the paper stands on."""
+    central = [claim for claim in recipe.claims if claim.central]
+    if recipe.claims and not 1 <= len(central) <= MOST_CENTRAL:
+        what = f"a recipe names one to {MOST_CENTRAL} central claims; this one names {len(central)}."
+        yield UserError(
+            what, where("claims"), "central: true; with `needs` where it cannot be judged here"
+        )
+    if len(set(recipe.seeds)) != len(recipe.seeds) or min(recipe.seeds, default=-1) < 0:
+        yield UserError("seeds are different whole numbers from 0.", where("seeds"), None)
+    chance = [c for c in recipe.claims if not (c.needs or measure.is_exact(c.measure))]
+    if chance and len(recipe.seeds) < LEAST_SEEDS:
+        what = f"seeds: what chance moves takes {LEAST_SEEDS}; here are {len(recipe.seeds)}."
+        yield UserError(what, where("seeds"), "seeds: [0, 1, 2]")
+
+
+def _of_tune(recipe: Recipe, where: _Where) -> Iterator[UserError]:
+    """The search is the same for every variant, and judges nothing."""
+    tune = recipe.tune
+    if tune is None:
+        return
+    if tune.seed in recipe.seeds:
+        yield UserError(f"seed {tune.seed} judges too.", where("tune.seed"), "another seed")
+    for key in ("own", "fixed"):
+        for name in getattr(tune, key):
+            if name not in recipe.variants():
+                yield UserError(f"{name} is no baseline.", where(f"tune.{key}.{name}"), None)
+    counts = {v: len(points) for v in recipe.variants() if (points := tune.points(v))}
+    if not tune.grid or 0 in counts.values() or not counts:
+        yield UserError("nothing is searched.", where("tune.grid"), "grid: {optimizer.lr: [...]}")
+    if len(set(counts.values())) > 1:
+        text = ", ".join(f"{name} {count}" for name, count in counts.items())
+        yield UserError(f"variants have different numbers of trials: {text}.", where("tune"), None)
 
 
 def _of_claim(recipe: Recipe, claim: Claim) -> Iterator[tuple[str, str, str | None]]:
@@ -156,8 +216,8 @@ def _of_claim(recipe: Recipe, claim: Claim) -> Iterator[tuple[str, str, str | No
         yield "tolerance", "tolerance belongs to equals.", None
     if claim.ranks is not None and (len(claim.ranks) < 2 or claim.of or claim.variant):
         yield "ranks", "ranks names two variants or more, without `of` and `variant`.", None
-    if claim.seeds < 1:
-        yield "seeds", "seeds is at least 1.", None
+    if claim.kind == STATISTICAL and not claim.needs and claim.measure.startswith("plan."):
+        yield "kind", "chance has no part in a plan.", f"kind: {EXACT}"
     if claim.scale != SMALL and claim.scale not in recipe.scales:
         yield (
             "scale",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcli import __version__
-from ftcli.reproduce.display import measured, number, said, summary
+from ftcli.reproduce.display import kind, measured, number, said, summary
 from ftcli.reproduce.figures import table
 from ftcli.run.atomic import write_text
 from ftcli.run.report import table as markdown_table
@@ -73,6 +73,7 @@ def write(made: Reproduction) -> Path | None:
 
 def _parts(made: Reproduction, plots: Sequence[Path]) -> Iterator[Part]:
     from ftcli.reproduce.plots import CAPTIONS
+    from ftcli.reproduce.origin import commit
     from ftcli.reproduce.verdicts import machine
 
     experiment, paper = made.experiment, made.recipe.paper
@@ -80,14 +81,17 @@ def _parts(made: Reproduction, plots: Sequence[Path]) -> Iterator[Part]:
     yield Heading(1, paper.title)
     yield (
         f"arXiv {paper.arxiv}, {paper.year}. Recipe {made.recipe.name} at the {made.scale} scale, "
-        f"{experiment.seeds} seeds, ftcli {__version__}, {time.strftime('%Y-%m-%d')}, {machine()}."
+        f"seeds {', '.join(map(str, experiment.seeds))}, ftcli {__version__}, "
+        f"commit {(commit() or 'unknown')[:9]}, {time.strftime('%Y-%m-%d')}, {machine()}."
     )
     if made.overrides:
         yield f"Changed on the command line: {' '.join(made.overrides)}. Not the recipe as it stands."
     yield Heading(2, "Claims")
-    yield f"{summary(v.verdict for v in made.verdicts)}."
+    pairs = zip(made.claims, made.verdicts, strict=True)
+    yield f"{summary((claim, verdict.verdict) for claim, verdict in pairs)}."
     yield _claims(made)
     yield from _notes(made)
+    yield from _search(made)
     yield Heading(2, "Variants")
     yield from _variants(made)
     yield Heading(2, "Pictures")
@@ -100,21 +104,50 @@ def _parts(made: Reproduction, plots: Sequence[Path]) -> Iterator[Part]:
 
 def _claims(made: Reproduction) -> Table:
     rows = [
-        (str(made.number(c)), c.say, said(c), measured(c, v), v.verdict, v.why)
+        (str(made.number(c)), c.say, kind(c), said(c), measured(c, v), v.verdict, v.why)
         for c, v in zip(made.claims, made.verdicts, strict=True)
     ]
-    return Table(("", "claim", "paper says", "we measured", "verdict", "because"), rows)
+    head = ("", "claim", "kind", "paper says", "we measured", "verdict", "because")
+    return Table(head, rows)
 
 
 def _notes(made: Reproduction) -> Iterator[str]:
     yield (
-        "A figure that chance moves is judged by the 95 % t-interval of its mean or mean paired "
+        "A figure that chance moves is judged by the t-interval of its mean or mean paired "
         "difference over seeds, in square brackets: a claim holds when all of it satisfies the "
-        "relation, fails when none of it does. (?) marks a figure not checked against the paper."
+        "relation, fails when none of it does. Its level is 96 % at the first look at a figure and "
+        "higher at each further one, so that all of them together err in 5 of 100 repetitions. "
+        "(?) marks a figure not checked against the paper."
     )
     for claim in made.claims:
         if claim.note:
             yield f"{made.number(claim)}: {claim.note}"
+
+
+def _search(made: Reproduction) -> Iterator[Part]:
+    """Every trial of the search of settings, or that there was none."""
+    from ftcli.reproduce import tuning
+
+    tune, recipe = made.recipe.tune, made.recipe
+    if tune is None:
+        if recipe.is_compared():
+            yield Heading(2, "Settings")
+            yield "They were not searched alike: the recipe has no `tune:`."
+        return
+    yield Heading(2, "Settings")
+    kept = tuning.stored(recipe)
+    yield (
+        f"Chosen by {tune.by} ({'highest' if tune.highest else 'lowest'}) of one run a trial with seed "
+        f"{kept['seed']}, on rows that judge nothing ({', '.join(tune.changes)}); {kept['date']}."
+    )
+    rows = [
+        (v, " ".join(t["set"]), _cell(t[tune.by]), "chosen" if t["set"] == one["chosen"] else "")
+        for v, one in kept["variants"].items()
+        for t in one["trials"]
+    ]
+    yield Table(("variant", "settings", tune.by, ""), rows)
+    for variant, why in tune.fixed.items():
+        yield f"{variant} was not searched: {why}."
 
 
 def _variants(made: Reproduction) -> Iterator[Part]:

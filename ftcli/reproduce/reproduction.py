@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.errors import FAILED, OK, UserError
 from ftcli.notes import silenced
-from ftcli.reproduce import measure
+from ftcli.reproduce import measure, origin, tuning, verdicts
 from ftcli.reproduce.experiment import Experiment, Progress
-from ftcli.reproduce.judge import FAILS, NOT_HERE, Verdict, judge
+from ftcli.reproduce.judge import FAILS, NOT_HERE, Judge, Verdict
 from ftcli.reproduce.recipe import SMALL, Claim, Recipe, joined
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class Reproduction:
 
     Args:
         only: number (from 1) or part of the words of the claims to judge; None judges all.
-        seeds: how many; None takes what the claims ask for.
+        look: the how many-th look at the figures: each further one adds as many seeds as the first had.
+        seeds: fewer than the recipe's, to try things; that decides nothing.
         overrides: of the command line, for every run.
         train: whether runs may be made at a scale other than the small one.
     """
@@ -35,6 +36,7 @@ class Reproduction:
     recipe: Recipe
     scale: str = SMALL
     only: str | None = None
+    look: int = 1
     seeds: int | None = None
     overrides: Sequence[str] = ()
     train: bool = False
@@ -50,6 +52,15 @@ class Reproduction:
             )
 
     @cached_property
+    def tuned(self) -> dict[str, list[str]]:
+        """Variant -> overrides that the search chose; empty where none is asked for.
+
+        Raises:
+            UserError: the recipe asks for a search that was not made, or not of this recipe.
+        """
+        return tuning.chosen(self.recipe) if self.scale == SMALL else {}
+
+    @cached_property
     def claims(self) -> list[Claim]:
         """The claims to judge.
 
@@ -59,13 +70,13 @@ class Reproduction:
         here = [claim for claim in self.recipe.claims if claim.scale == self.scale]
         found = [c for c in here if self.only is None or self._is_meant(c, self.only)]
         if not found:
-            said = [f"{self.number(c)} {c.say}" for c in here]
+            known = [f"{self.number(c)} {c.say}" for c in here]
             raise UserError(
                 f"no claim at the {self.scale} scale is called {self.only}."
                 if self.only
                 else f"{self.recipe.name} claims nothing at the {self.scale} scale.",
                 where="--only" if self.only else "--scale",
-                fix="one of: " + "; ".join(said) if said else None,
+                fix="one of: " + "; ".join(known) if known else None,
             )
         return found
 
@@ -89,23 +100,26 @@ class Reproduction:
         variants = [v for claim in needing for v in self.recipe.variants_of(claim)]
         if self.only is None:
             variants = [*self.recipe.variants(), *variants]
-        seeds = self.seeds or max(
-            1 if measure.is_exact(claim.measure) else claim.seeds for claim in needing
-        )
-        return Experiment(self.recipe, variants, seeds, self.scale, self.overrides)
+        changes = {v: self._changes(v) for v in dict.fromkeys(variants)}
+        every = all(measure.is_exact(claim.measure) for claim in needing)
+        seeds = self.recipe.seeds_of(self.look)[: 1 if every else self.seeds]
+        return Experiment(self.recipe, changes, seeds, self.overrides)
+
+    def _changes(self, variant: str) -> list[str]:
+        return joined(self.recipe.overrides(variant, self.scale), self.tuned.get(variant, []))
 
     @staticmethod
     def _needs_runs(claim: Claim) -> bool:
         return not (claim.needs or claim.measure.startswith(measure.PLAN))
 
-    def run(self, say: Callable[[Progress], None]) -> None:
+    def run(self, report: Callable[[Progress], None]) -> None:
         """Make the runs that are missing, then judge.
 
         Raises:
             UserError: a run failed, or the job is not sound.
         """
         if self.experiment:
-            self.experiment.run(say)
+            self.experiment.run(report)
         self.verdicts = [self._judged(claim) for claim in self.claims]
 
     def _judged(self, claim: Claim) -> Verdict:
@@ -123,32 +137,71 @@ class Reproduction:
             if not planned:
                 raise
             return Verdict(NOT_HERE, f"cannot be planned: {error.what}")
-        return judge(claim, values, measure.is_exact(claim.measure))
+        judge = Judge(
+            claim, measure.is_exact(claim.measure), len(self.recipe.seeds), self.look_at(claim)
+        )
+        return judge.verdict(values)
+
+    def seeds_of(self, claim: Claim) -> list[int]:
+        """The seeds that a claim is judged by; none where it needs no runs."""
+        if self.experiment is None or not self._needs_runs(claim):
+            return []
+        return self.experiment.seeds[: 1 if self._is_of_one_run(claim) else None]
+
+    @staticmethod
+    def _is_of_one_run(claim: Claim) -> bool:
+        """Whether no seed moves the figure, and it has to be measured."""
+        return claim.measure in measure.named() and measure.is_exact(claim.measure)
+
+    def look_at(self, claim: Claim) -> int:
+        """The how many-th look at the claim's figure this is, those that were stored counted."""
+        settings = origin.settings(self.recipe, claim, self.tuned)
+        kept = verdicts.stored(self.recipe)
+        return verdicts.look_number(claim, self.seeds_of(claim), settings, kept)
+
+    def origin(self, claim: Claim) -> origin.Origin:
+        """What the verdict on a claim is made by."""
+        if self.experiment is not None and self._needs_runs(claim):
+            needed = [t for v in self.recipe.variants_of(claim) for t in self.experiment.of(v)]
+            return origin.origin(
+                self.recipe, claim, [s for t in needed for s in t.sources], self.tuned
+            )
+        planned = claim.measure.startswith(measure.PLAN) and not claim.needs
+        jobs = [self._composed(claim, v) for v in self.recipe.variants_of(claim)] if planned else []
+        return origin.origin(self.recipe, claim, jobs, self.tuned)
+
+    def _composed(self, claim: Claim, variant: str) -> Any:
+        from ftcli.config import compose
+
+        with silenced("config"):
+            return compose(self.recipe.path, self._given(claim, variant))
+
+    def _given(self, claim: Claim, variant: str) -> list[str]:
+        """The overrides of a plan."""
+        return joined(self._changes(variant), claim.given, self.overrides)
 
     def _measured(self, claim: Claim, variant: str) -> list[float]:
         assert self.experiment is not None
         runs = list(self.experiment.of(variant))
-        if claim.measure in measure.named() and measure.is_exact(claim.measure):
-            runs = runs[:1]  # no seed moves it
+        if self._is_of_one_run(claim):
+            runs = runs[:1]
         return [measure.value(claim.measure, one.path) for one in runs]
 
     def _planned(self, claim: Claim, variant: str) -> list[float]:
         from ftcli.reproduce.planned import FIGURES
 
-        own = self.recipe.overrides(variant, self.scale)
-        given = joined(own, claim.given, self.overrides)
-        plan = self._plans(tuple(given))
+        plan = self._plans(tuple(self._given(claim, variant)))
         return [float(FIGURES[claim.measure.removeprefix(measure.PLAN)](plan))]
 
     def _plans(self, overrides: tuple[str, ...]) -> Any:
         """The plan of the recipe with overrides, made once."""
         from ftcli.planning.plan import make
 
-        made: dict[tuple[str, ...], Any] = self.__dict__.setdefault("_made", {})
-        if overrides not in made:
+        plans: dict[tuple[str, ...], Any] = self.__dict__.setdefault("_made", {})
+        if overrides not in plans:
             with silenced("config"):
-                made[overrides] = make(str(self.recipe.path), overrides, GPU_GB)
-        return made[overrides]
+                plans[overrides] = make(str(self.recipe.path), overrides, GPU_GB)
+        return plans[overrides]
 
     @property
     def status(self) -> int:

@@ -1,13 +1,19 @@
-"""Verdicts kept beside a recipe, `<paper>.verdicts.json`: what was found, when, on what machine."""
+"""Verdicts kept beside a recipe, `<paper>.verdicts.json`.
+
+Each is stored under the identity of its claim (`Claim.identity`) and found by it alone: other words
+change nothing, another bound is another claim. It carries what made it (`ftcli.reproduce.origin`) and
+every look at its figure. A verdict whose claim was taken out of the recipe stays in the file.
+"""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli import __version__
+from ftcli.reproduce import measure
 from ftcli.reproduce.recipe import Claim, Recipe
 from ftcli.run.atomic import write_json
 
@@ -15,27 +21,48 @@ if TYPE_CHECKING:
     from ftcli.reproduce.reproduction import Reproduction
 
 SUFFIX = ".verdicts.json"
+#: What makes a look another one: the seeds, the settings, the bound.
+STATE = ("seeds", "settings", "identity")
 
 
-def as_dict(made: Reproduction) -> dict[str, Any]:
+def as_dict(reproduction: Reproduction) -> dict[str, Any]:
     """A reproduction as plain data."""
+    records = {
+        claim.identity: record(reproduction, claim, index)
+        for index, claim in enumerate(reproduction.claims)
+    }
+    return {"paper": reproduction.recipe.name, "scale": reproduction.scale, "verdicts": records} | {
+        "variants": variants(reproduction)
+    }
+
+
+def record(reproduction: Reproduction, claim: Claim, index: int) -> dict[str, Any]:
+    """All that is kept of a verdict."""
+    verdict = reproduction.verdicts[index].as_dict()
+    seeds = reproduction.seeds_of(claim)
+    return {
+        "say": claim.say,
+        "figure": claim.figure,
+        **verdict,
+        **({"seeds": seeds, "look": reproduction.look_at(claim)} if seeds else {}),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        **reproduction.origin(claim).as_dict(),
+    }
+
+
+def variants(reproduction: Reproduction) -> dict[str, Any]:
+    """Figures of all variants side by side; empty where there were no runs."""
     from ftcli.reproduce.figures import table
 
-    claims = [
-        {"say": claim.say, "measure": claim.measure, "paper": claim.paper, **verdict.as_dict()}
-        for claim, verdict in zip(made.claims, made.verdicts, strict=True)
-    ]
-    found: dict[str, Any] = {
-        "paper": made.recipe.name,
-        "scale": made.scale,
+    if reproduction.experiment is None:
+        return {}
+    return {
         "date": time.strftime("%Y-%m-%d"),
-        "ftcli": __version__,
         "machine": machine(),
-        "claims": claims,
+        "seeds": reproduction.experiment.seeds,
+        "figures": table(reproduction.experiment),
     }
-    if made.experiment:
-        found |= {"seeds": made.experiment.seeds, "figures": table(made.experiment)}
-    return found
 
 
 def machine() -> str:
@@ -53,24 +80,82 @@ def path_of(recipe: Recipe) -> Path:
 
 
 def stored(recipe: Recipe) -> dict[str, Any]:
-    """Scale -> what `as_dict` gave; empty before anything was stored."""
+    """`verdicts`: identity -> record, `variants`: scale -> figures; both empty before the first."""
     path = path_of(recipe)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {"verdicts": {}, "variants": {}} | kept
 
 
-def verdict_of(recipe: Recipe, claim: Claim, kept: dict[str, Any]) -> dict[str, Any] | None:
-    """What was stored of a claim, found by its words; None before it was judged."""
-    claims = kept.get(claim.scale, {}).get("claims", [])
-    return next((found for found in claims if found["say"] == claim.say), None)
+def verdict_of(claim: Claim, kept: dict[str, Any]) -> dict[str, Any] | None:
+    """What was stored of a claim; None before it was judged."""
+    found: dict[str, Any] | None = kept["verdicts"].get(claim.identity)
+    return found
 
 
-def store(made: Reproduction) -> Path:
-    """Keep the verdicts; claims that were not judged this time keep theirs. Returns the file."""
-    kept, new = stored(made.recipe), as_dict(made)
-    judged = {claim["say"]: claim for claim in new["claims"]}
-    before = {claim["say"]: claim for claim in kept.get(made.scale, {}).get("claims", [])}
-    known = [c.say for c in made.recipe.claims if c.scale == made.scale]
-    new["claims"] = [{**before, **judged}[say] for say in known if say in {**before, **judged}]
-    path = path_of(made.recipe)
-    write_json(path, kept | {made.scale: new})
+def withdrawn(recipe: Recipe, kept: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Stored verdicts that no claim of the recipe has any more: it was taken out, or its bound moved."""
+    claimed = {claim.identity for claim in recipe.claims}
+    return {name: one for name, one in kept["verdicts"].items() if name not in claimed}
+
+
+def looks(figure: str, kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every look at a figure, whatever bound it was judged by; the first one first."""
+    found = [look for one in kept["verdicts"].values() for look in one.get("looks", [])]
+    return iter(sorted((one for one in found if one["figure"] == figure), key=_date))
+
+
+def look_number(claim: Claim, seeds: list[int], settings: str, kept: dict[str, Any]) -> int:
+    """The how many-th look at its figure one with these seeds and settings is, from 1.
+
+    The same seeds, settings and bound again, as after a change of the code, are the same look.
+    """
+    states = [_state(look) for look in looks(claim.figure, kept)]
+    states = list(dict.fromkeys(states))
+    now = _state({"seeds": seeds, "settings": settings, "identity": claim.identity})
+    return 1 + (states.index(now) if now in states else len(states))
+
+
+def _state(look: dict[str, Any]) -> str:
+    return json.dumps([look[key] for key in STATE])
+
+
+def _date(look: dict[str, Any]) -> int:
+    return int(look["order"])
+
+
+def store(reproduction: Reproduction) -> Path:
+    """Keep the verdicts; those of other claims stay. Returns the file.
+
+    Raises:
+        UserError: no commit can have made them.
+    """
+    from ftcli.reproduce.origin import require_commit
+
+    recipe = reproduction.recipe
+    require_commit(recipe)
+    kept, new = stored(recipe), as_dict(reproduction)
+    for claim in reproduction.claims:
+        one = new["verdicts"][claim.identity]
+        before = kept["verdicts"].get(claim.identity, {}).get("looks", [])
+        if "seeds" in one and not measure.is_exact(claim.measure):
+            one["looks"] = [*before, _look(claim, one, 1 + sum(1 for _ in _all_looks(kept)))]
+        kept["verdicts"][claim.identity] = one
+    order = [claim.identity for claim in recipe.claims if claim.identity in kept["verdicts"]]
+    gone = [name for name in kept["verdicts"] if name not in order]
+    kept["verdicts"] = {name: kept["verdicts"][name] for name in [*order, *gone]}
+    if new["variants"] and reproduction.only is None:
+        kept["variants"][reproduction.scale] = new["variants"]
+    path = path_of(recipe)
+    write_json(path, kept)
     return path
+
+
+def _look(claim: Claim, one: dict[str, Any], order: int) -> dict[str, Any]:
+    keys = ("figure", "seeds", "settings", "look", "verdict", "mean", "low", "high", "date")
+    kept = {key: one[key] for key in (*keys, "commit", "code") if key in one}
+    return {"order": order, "identity": claim.identity, **kept}
+
+
+def _all_looks(kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for one in kept["verdicts"].values():
+        yield from one.get("looks", [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,9 @@ def placed(run: Path, folder: Path, name: str) -> Path:
 def family(full_run, other_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("family")
     pairs = (("low-0", full_run), ("high-0", other_run), ("scratch-0", other_run))
-    return [placed(run, folder, name) for name, run in (*pairs, ("low-1", other_run))]
+    runs = [placed(run, folder, name) for name, run in (*pairs, ("low-1", other_run))]
+    (folder / "runs.json").write_text(json.dumps({run.name: run.name for run in runs}))
+    return runs
 
 
 def test_runs_of_a_recipe_stand_beside_each_other(family):
@@ -34,6 +37,11 @@ def test_runs_of_a_recipe_stand_beside_each_other(family):
     assert partner(family[0], "high") == family[1] and len(beside(family[0])) == 4
     with pytest.raises(Absent, match="no finished run of other"):
         partner(family[0], "other")
+
+
+def test_a_run_of_an_earlier_state_of_the_recipe_does_not_stand_beside(family, other_run):
+    placed(other_run, family[0].parent, "older-0")  # finished, newest, and not in the index
+    assert len(beside(family[0])) == 4
 
 
 def test_a_soup_is_of_one_seed_and_one_start(family):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,17 +10,29 @@ GROUP = "Train"
 
 
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="A recipe: qlora, or its YAML file.")],
+    paper: Annotated[
+        str | None, typer.Argument(help="A recipe: qlora, or its YAML file.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value for every run, to try things.")
     ] = None,
+    look: Annotated[
+        int,
+        typer.Option(help="2: with as many further seeds, and an interval that allows for it.", min=1),
+    ] = 1,
     seeds: Annotated[
-        int | None, typer.Option(help="How many; else what the claims ask for.", min=1)
+        int | None, typer.Option(help="Fewer, to try things; decides nothing.", min=1)
     ] = None,
     scale: Annotated[str, typer.Option(help="small, or one of the recipe's: paper.")] = "small",
     only: Annotated[str | None, typer.Option(help="Number or words of the claim to judge.")] = None,
     run: Annotated[
         bool, typer.Option("--run", help="Train, not only plan, at that scale.")
+    ] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Search the settings that the recipe asks for.")
+    ] = False,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="List verdicts whose code has changed.")
     ] = False,
     store: Annotated[
         bool, typer.Option("--store", help="Keep verdicts beside the recipe.")
@@ -29,33 +41,99 @@ def reproduce(
 ) -> int:
     """Run a paper's recipe and baselines over seeds, and judge its claims.
 
-    Finished runs are found again. Exit status 1 when a claim fails; what is inconclusive or not
-    measurable here is said and does not change it.
+    Finished runs of the same code are found again. Exit status 1 when a claim fails; what is
+    inconclusive or not measurable here is said and does not change it.
     """
+    from ftcli.errors import UserError
+    from ftcli.reproduce import reading
+
+    if stale:
+        return _list_stale(paper, as_json)
+    if paper is None:
+        raise UserError("which paper?", "ftcli reproduce", "ftcli ls recipes")
+    if tune:
+        return _search(reading.find(paper), overrides or [], as_json)
+    if store and (overrides or seeds):
+        what = "verdicts on changed runs or fewer seeds are not the recipe's."
+        raise UserError(what, "--store", "put the changes into the recipe, or leave --store out")
+    options: dict[str, Any] = {"look": look, "seeds": seeds, "overrides": overrides or []}
+    return _judge(reading.find(paper), store, as_json, scale=scale, only=only, train=run, **options)
+
+
+def _judge(recipe: Any, store: bool, as_json: bool, **options: Any) -> int:
     from ftcli.cli.console import console, emit
     from ftcli.cli.findings import show as show_finding
-    from ftcli.errors import UserError
-    from ftcli.reproduce import display, reading, verdicts
+    from ftcli.reproduce import display, origin, verdicts
     from ftcli.reproduce.report import write
     from ftcli.reproduce.reproduction import Reproduction
 
-    if store and overrides:
-        what = "verdicts on changed runs are not the recipe's."
-        raise UserError(what, "--store", "put the changes into the recipe, or leave --store out")
-    made = Reproduction(reading.find(paper), scale, only, seeds, overrides or [], run)
-    for finding in made.findings():
+    if store:
+        origin.require_commit(recipe)
+    reproduction = Reproduction(recipe, **options)
+    for finding in reproduction.findings():
         if not as_json:
             show_finding(finding)
-    made.run(lambda step: console(stderr=True).print(display.step(step), markup=False))
-    report = write(made)
+    reproduction.run(lambda step: console(stderr=True).print(display.step(step), markup=False))
+    report = write(reproduction)
+    plain = verdicts.as_dict(reproduction)
     if store:
-        verdicts.store(made)
+        verdicts.store(reproduction)
 
     def render() -> None:
-        for line in display.verdicts(made):
+        for line in display.verdicts(reproduction):
             console().print(line)
         if report:
             console().print(f"report  {report}", markup=False)
 
-    emit(verdicts.as_dict(made), as_json, render)
-    return made.status
+    emit(plain, as_json, render)
+    return reproduction.status
+
+
+def _search(recipe: Any, overrides: list[str], as_json: bool) -> int:
+    """Make the trials; keep them beside the recipe unless they are not its own."""
+    from ftcli.cli.console import console, emit
+    from ftcli.reproduce import display, tuning
+
+    search = tuning.Search(recipe, overrides)
+    searched = search.run(
+        lambda step: console(stderr=True).print(display.step(step), markup=False)
+    )
+    path = None if overrides else tuning.store(recipe, searched)
+
+    def render() -> None:
+        for variant, one in searched["variants"].items():
+            line = f"{variant}  {' '.join(one['chosen'])}  of {len(one['trials'])} trials"
+            console().print(line, markup=False)
+        if path:
+            console().print(f"search  {path}", markup=False)
+
+    emit(searched, as_json, render)
+    return 0
+
+
+def _list_stale(paper: str | None, as_json: bool) -> int:
+    """Exit status 1 where a verdict is stale."""
+    from ftcli.cli.console import console, emit
+    from ftcli.reproduce import papers, reading, verdicts
+
+    recipes = [reading.find(paper)] if paper else papers.recipes()
+    rows = [
+        {"paper": r.name, "claim": c.identity, "say": c.say, "why": why}
+        for r in recipes
+        for c, why in papers.stale(r)
+    ]
+    earlier = {
+        r.name: sum(one.get("rules") is not None for one in verdicts.stored(r)["verdicts"].values())
+        for r in recipes
+    }
+
+    def render() -> None:
+        for row in rows:
+            console().print(f"{row['paper']}  {row['say']}: {row['why']}", markup=False)
+        of = ", ".join(f"{name} {count}" for name, count in earlier.items() if count)
+        console().print(f"{len(rows)} stale", markup=False)
+        if of:
+            console().print(f"under earlier rules, of unknown code: {of}", markup=False)
+
+    emit({"stale": rows, "earlier": earlier}, as_json, render)
+    return int(bool(rows))

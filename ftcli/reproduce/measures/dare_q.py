@@ -22,7 +22,7 @@ def dare_q(run: Path) -> float:
     )[0]
 
 
-def pruned(one: Any, q: float, seed: int) -> Any:
+def pruned(one: Any, q: float | dict[str, float], seed: int) -> Any:
     """The run's delta with 99 % of its blocks' entries dropped."""
     from ftcli.deltas.darex import dropped, scope
 

@@ -1,0 +1,212 @@
+"""Where a verdict comes from: commit, code and settings; and whether they are still today's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ftcli.config import job, marks
+from ftcli.errors import UserError
+from ftcli.reproduce import measure
+from ftcli.reproduce.recipe import Claim, Recipe
+from ftcli.run import code
+
+MEASURES = "ftcli.reproduce.measures"
+PLANNED = "ftcli.reproduce.planned"
+#: What a commit is read for; the assets are data, and their hashes are part of a run.
+SOURCES = (":(glob)ftcli/**/*.py", ":(glob)configs/**/*.yaml", ":(glob)recipes/**/*.yaml")
+EARLIER = "earlier"  # rules: a verdict that was kept without its code and its looks
+
+
+class Unknown(Exception):
+    """Nothing can be said about commits here; says why."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a verdict was made by.
+
+    Attributes:
+        commit: of the repository; None outside one.
+        roots: modules and option files that its runs and its measure start from.
+        code: hash over what they import.
+        settings: hash of job, variants and searched values, as the recipe has them.
+        libraries: versions.
+    """
+
+    commit: str | None
+    roots: list[str]
+    code: str
+    settings: str
+    libraries: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def origin(recipe: Recipe, claim: Claim, composed: Iterable[Any], tuned: Any) -> Origin:
+    """The origin of a verdict that is made now.
+
+    Args:
+        composed: the jobs, stages and bases that were run or planned for it.
+        tuned: overrides by variant that a search chose.
+    """
+    roots = roots_of(claim, composed)
+    return Origin(
+        commit(), roots, code.digest(roots), settings(recipe, claim, tuned), code.libraries()
+    )
+
+
+def roots_of(claim: Claim, composed: Iterable[Any]) -> list[str]:
+    """What a claim's figure starts from: its measure, the classes named, the options composed."""
+    jobs = list(composed)
+    files = {place.file for one in jobs for place in one.origins.values() if place.file}
+    inside = (f.relative_to(code.ROOT) for f in files if f.is_relative_to(code.ROOT / "configs"))
+    roots = {*code.roots_of(*(one.config for one in jobs)), *map(str, inside)}
+    if claim.measure in measure.named():
+        roots.add(f"{MEASURES}.{claim.measure}")
+    if claim.measure.startswith(measure.PLAN):
+        roots |= {PLANNED, "ftcli.planning.plan"}
+    return sorted(roots)
+
+
+def settings(recipe: Recipe, claim: Claim, tuned: Mapping[str, list[str]]) -> str:
+    """Hash of what the recipe's file says of the runs that a claim needs: 12 hex digits."""
+    variants = recipe.variants_of(claim)
+    stated = [
+        job_of(recipe.path),
+        claim.given,
+        {v: [*recipe.overrides(v, claim.scale), *tuned.get(v, [])] for v in variants},
+    ]
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def job_of(path: Path) -> Any:
+    """A recipe's file without what is only claimed: the values of its job."""
+    plain: Any = OmegaConf.to_container(marks.read(path))
+    return {key: value for key, value in plain.items() if key not in job.RECIPE}
+
+
+def changed(recipe: Recipe, claim: Claim, record: Mapping[str, Any], tuned: Any) -> str | None:
+    """Why a stored verdict is no longer one of this code and this recipe; None where it is."""
+    if record.get("rules") == EARLIER:
+        return None
+    if record["settings"] != settings(recipe, claim, tuned):
+        return "the recipe's settings have changed"
+    try:
+        today = code.digest(record["roots"])
+    except KeyError as error:
+        return f"the code has changed: {error.args[0]} is gone"
+    return None if today == record["code"] else "the code has changed"
+
+
+def impossible(recipe: Recipe, identity: str, record: Mapping[str, Any]) -> str | None:
+    """Why no commit can have made a stored verdict; None where one can.
+
+    A verdict of the earlier rules must stand, figure by figure, in the file of its commit.
+
+    Raises:
+        Unknown: commits cannot be read here.
+    """
+    if record.get("rules") == EARLIER:
+        return _not_in_history(recipe, record) if record.get("commit") else None
+    try:
+        if code.digest(record["roots"]) == record["code"]:
+            return None
+    except KeyError:
+        pass  # it is then one of an earlier commit
+    if not record.get("commit"):
+        return f"{identity}: neither today's code nor that of a commit"
+    try:
+        made = code.digest(record["roots"], tree(record["commit"]))
+    except KeyError as error:
+        return f"{identity}: commit {record['commit'][:9]} has no {error.args[0]}"
+    if made != record["code"]:
+        return f"{identity}: the code of commit {record['commit'][:9]} is {made}"
+    return None
+
+
+def _not_in_history(recipe: Recipe, record: Mapping[str, Any]) -> str | None:
+    at = record["commit"]
+    names = git("ls-tree", "-r", "--name-only", at).decode().split("\n")
+    wanted = (f"{recipe.name}.verdicts.json", f"{recipe.name}/verdicts.json")
+    for name in (name for name in names if name.endswith(wanted)):
+        kept = json.loads(git("show", f"{at}:{name}"))
+        claims = [claim for scale in kept.values() for claim in scale.get("claims", [])]
+        keys = ("verdict", "why", "mean", "low", "high", "values")
+        if any(all(one.get(key) == record.get(key) for key in keys) for one in claims):
+            return None
+    return f"commit {at[:9]} holds no such verdict of {recipe.name}"
+
+
+def commit() -> str | None:
+    """The commit that is checked out; None outside a repository."""
+    try:
+        return git("rev-parse", "HEAD").decode().strip()
+    except Unknown:
+        return None
+
+
+def require_commit(recipe: Recipe) -> None:
+    """Refuse to keep what no commit can have made.
+
+    Raises:
+        UserError: there is no repository, or code or recipe differ from the commit.
+    """
+    try:
+        status = git("status", "--porcelain", "--", *SOURCES, str(recipe.path)).decode()
+    except Unknown as error:
+        what = f"a stored verdict names the commit that made it: {error}."
+        raise UserError(what, "--store", "store in a clone of the repository") from error
+    if status.strip():
+        raise UserError(
+            f"code or recipe differ from the commit: {', '.join(status.split()[1::2][:3])}.",
+            "--store",
+            "git commit first, so that the verdict can be made again",
+        )
+
+
+@cache
+def tree(at: str) -> Path:
+    """The sources of a commit in a temporary folder.
+
+    Raises:
+        Unknown: the commit cannot be read.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ftcli-commit-"))
+    with tarfile.open(fileobj=BytesIO(git("archive", at, "--", *SOURCES))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def git(*words: str) -> bytes:
+    """The output of a git command on the repository of this package.
+
+    Raises:
+        Unknown: there is no git, no repository, or its history is cut off.
+    """
+    if not (code.ROOT / ".git").exists():
+        raise Unknown("there is no git repository")
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(code.ROOT), *words], capture_output=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unknown(f"git cannot be run: {error}") from error
+    if done.returncode == 0:
+        return done.stdout
+    if (Path(code.ROOT) / ".git" / "shallow").exists():
+        raise Unknown("the history is cut off (a shallow clone)")
+    raise Unknown(done.stderr.decode(errors="replace").strip())

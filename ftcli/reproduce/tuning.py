@@ -1,0 +1,165 @@
+"""The search of settings that a recipe asks for (`tune:`), and what it chose: `<paper>.tuned.yaml`.
+
+Every variant gets the same number of trials, on rows that judge nothing, with a seed that judges
+nothing. What is chosen is kept with all trials beside the verdicts, and every judged run takes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ftcli.errors import UserError
+from ftcli.reproduce import measure, origin
+from ftcli.reproduce.experiment import Experiment, Progress, Trial
+from ftcli.reproduce.recipe import Recipe, Tune, joined
+from ftcli.run.atomic import write_text
+
+SUFFIX = ".tuned.yaml"
+FOLDER = "tune"  # of the trials, below the recipe's runs
+ROWS = ("data", "eval")  # groups that say which rows a score is of
+HEAD = "# Written by `ftcli reproduce {name} --tune`: every trial, and what was chosen a variant.\n"
+
+
+class Search:
+    """The trials of a recipe.
+
+    Args:
+        overrides: of the command line, for every trial, to try things.
+
+    Raises:
+        UserError: the recipe asks for no search, or one that chooses by rows that are judged.
+    """
+
+    def __init__(self, recipe: Recipe, overrides: list[str] | None = None) -> None:
+        if recipe.tune is None:
+            raise UserError(
+                f"{recipe.name} asks for no search.", "--tune", "add `tune:` to the recipe"
+            )
+        self.recipe, self.tune = recipe, recipe.tune
+        self.points = {v: self.tune.points(v) for v in recipe.variants()}
+        trials = {
+            f"{variant}-{number}": joined(recipe.overrides(variant), point, self.tune.changes)
+            for variant, points in self.points.items()
+            for number, point in enumerate(points)
+        }
+        self.experiment = Experiment(recipe, trials, [self.tune.seed], overrides or [], FOLDER)
+        self._refuse_judged_rows(overrides or [])
+
+    def _refuse_judged_rows(self, overrides: list[str]) -> None:
+        judged = Experiment(self.recipe, {self.recipe.own: []}, self.recipe.seeds[:1], overrides)
+        searched = next(self.experiment.of(f"{self._first()}-0")).composed.config
+        if all(judged.trials[0].composed.config[group] == searched[group] for group in ROWS):
+            raise UserError(
+                "the search would choose by the rows that judge.",
+                where=f"{self.recipe.path.name}: tune.changes",
+                fix="tune.changes: [data.validation=0.1], or another split of the evaluator",
+            )
+
+    def _first(self) -> str:
+        return next(variant for variant, points in self.points.items() if points)
+
+    def run(self, report: Callable[[Progress], None]) -> dict[str, Any]:
+        """Make all trials; returns what `<paper>.tuned.yaml` holds.
+
+        A trial that fails, or whose loss is no number, has no score and is not chosen.
+
+        Raises:
+            UserError: no trial of a variant has a score.
+        """
+        self.experiment.run(report, may_fail=True)
+        return {
+            "by": self.tune.by,
+            "seed": self.tune.seed,
+            "date": time.strftime("%Y-%m-%d"),
+            "commit": origin.commit(),
+            "variants": {v: self._of(v, points) for v, points in self.points.items() if points},
+        }
+
+    def _of(self, variant: str, points: list[list[str]]) -> dict[str, Any]:
+        names = [f"{variant}-{number}" for number in range(len(points))]
+        scores = [self._score(next(self.experiment.of(name))) for name in names]
+        known = [(score, point) for score, point in zip(scores, points, strict=True) if score is not None]
+        if not known:
+            what = f"no trial of {variant} has {self.tune.by}."
+            raise UserError(what, "--tune", f"see {self.experiment.folder}")
+        best = (max if self.tune.highest else min)(known, key=lambda pair: pair[0])
+        trials = [{"set": p, self.tune.by: s} for p, s in zip(points, scores, strict=True)]
+        return {"chosen": best[1], "of": state(self.recipe, variant), "trials": trials}
+
+    def _score(self, trial: Trial) -> float | None:
+        try:
+            score = measure.value(self.tune.by, trial.path) if trial.done else math.nan
+        except measure.Absent:
+            return None
+        return score if math.isfinite(score) else None
+
+
+def state(recipe: Recipe, variant: str) -> str:
+    """Hash of what a variant's search follows from: job, variant, grid, rows; 12 hex digits."""
+    tune = recipe.tune
+    assert isinstance(tune, Tune)
+    stated = [
+        origin.job_of(recipe.path),
+        recipe.overrides(variant),
+        [tune.points(variant), tune.changes, tune.by, tune.highest, tune.seed],
+    ]
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def path_of(recipe: Recipe) -> Path:
+    """Where a search is kept."""
+    return recipe.path.with_name(f"{recipe.name}{SUFFIX}")
+
+
+def stored(recipe: Recipe) -> dict[str, Any]:
+    """What was kept of a search; empty before it was made."""
+    path = path_of(recipe)
+    kept = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+    return kept or {}
+
+
+def store(recipe: Recipe, searched: dict[str, Any]) -> Path:
+    """Keep a search beside the recipe; returns the file."""
+    text = yaml.safe_dump(searched, sort_keys=False, default_flow_style=None, width=100)
+    write_text(path_of(recipe), HEAD.format(name=recipe.name) + text)
+    return path_of(recipe)
+
+
+def missing(recipe: Recipe) -> list[str]:
+    """Variants whose search was not made, or is of another state of the recipe."""
+    if recipe.tune is None:
+        return []
+    kept = stored(recipe).get("variants", {})
+    searched = [v for v in recipe.variants() if recipe.tune.points(v)]
+    return [v for v in searched if kept.get(v, {}).get("of") != state(recipe, v)]
+
+
+def chosen(recipe: Recipe) -> dict[str, list[str]]:
+    """Variant -> overrides of its judged runs; empty where the recipe asks for no search.
+
+    Raises:
+        UserError: the search was not made, or is of another state of the recipe.
+    """
+    absent = missing(recipe)
+    if absent:
+        raise UserError(
+            f"the settings of {', '.join(absent)} were not searched as the recipe now asks.",
+            where=recipe.path.name,
+            fix=f"ftcli reproduce {recipe.name} --tune",
+        )
+    return known(recipe)
+
+
+def known(recipe: Recipe) -> dict[str, list[str]]:
+    """As `chosen`, of whatever search was stored."""
+    if recipe.tune is None:
+        return {}
+    return {v: one["chosen"] for v, one in stored(recipe).get("variants", {}).items()}

@@ -1,0 +1,118 @@
+"""The hash of code: what a computation imports is in it, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ftcli.config import compose
+from ftcli.run import code
+from ftcli.run.trial import address
+
+JOB = ["~eval.generation"]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """A copy of the sources, to be changed."""
+    root = tmp_path_factory.mktemp("tree")
+    skip = shutil.ignore_patterns("assets", "__pycache__")
+    shutil.copytree(code.ROOT / "ftcli", root / "ftcli", ignore=skip)
+    return root
+
+
+@pytest.fixture
+def edit(tree):
+    """Change a file of the copy for a test."""
+    before: dict[Path, str] = {}
+
+    def change(name: str, old: str, new: str) -> None:
+        path = tree / name
+        text = before.setdefault(path, path.read_text())
+        assert old in text
+        path.write_text(path.read_text().replace(old, new, 1))
+
+    yield change
+    for path, text in before.items():
+        path.write_text(text)
+
+
+def roots(*overrides: str) -> list[str]:
+    return code.roots_of(compose("qlora_llama", [*JOB, *overrides]).config)
+
+
+def test_a_run_imports_the_loop_and_the_classes_that_its_configuration_names():
+    modules = code.closure(roots("optimizer=mezo"))
+    assert {"ftcli.trainer.trainer", "ftcli.run.train", "ftcli.optimizers.mezo"} <= set(modules)
+    assert {"ftcli.data.formats.prompt", "ftcli.data.readers"} <= set(modules), "found by name"
+    assert "ftcli.methods.qst" not in modules and "ftcli.optimizers.kseed" not in modules
+    assert not [m for m in modules if m.startswith(("ftcli.cli.", "ftcli.reproduce.measures"))]
+
+
+FUTURE = "from __future__ import annotations\n"  # stands in every module
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "ftcli/optimizers/mezo.py",  # the class
+        "ftcli/trainer/trainer.py",  # the loop
+        "ftcli/optimizers/replay.py",  # what the class calls
+        "ftcli/data/formats/prompt.py",  # what is found by its name in a folder
+    ],
+)
+def test_a_change_of_what_is_imported_is_noticed(tree, edit, file):
+    before = code.digest(roots("optimizer=mezo"), tree)
+    edit(file, FUTURE, f"{FUTURE}\nEPS = 1\n")
+    assert code.digest(roots("optimizer=mezo"), tree) != before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("ftcli/methods/qst.py", FUTURE, f"{FUTURE}\nEPS = 1\n"),  # another method
+        ("ftcli/cli/verbs/plan.py", FUTURE, f"{FUTURE}\nEPS = 1\n"),  # a verb
+        ("ftcli/optimizers/mezo.py", '"""', '"""Other words. '),  # a docstring
+        ("ftcli/trainer/trainer.py", FUTURE, f"{FUTURE}\n# a comment\n"),
+    ],
+)
+def test_what_is_not_imported_and_words_do_not_matter(tree, edit, file, old, new):
+    before = code.digest(roots("optimizer=mezo"), tree)
+    edit(file, old, new)
+    assert code.digest(roots("optimizer=mezo"), tree) == before
+
+
+def test_values_of_a_file_of_settings_count(tmp_path):
+    (tmp_path / "ftcli").mkdir()
+    path = tmp_path / "a.yaml"
+    path.write_text("# words\nlr: 1\nr: 2\n")
+    before = code.digest(["a.yaml"], tmp_path)
+    path.write_text("r: 2\nlr: 1  # other words\n")
+    assert code.digest(["a.yaml"], tmp_path) == before
+    path.write_text("r: 2\nlr: 2\n")
+    assert code.digest(["a.yaml"], tmp_path) != before
+    with pytest.raises(KeyError):
+        code.digest(["b.yaml"], tmp_path)
+
+
+def test_a_runs_address_follows_code_and_libraries(monkeypatch):
+    config = compose("qlora_llama", JOB).config
+    before = address(config)
+    monkeypatch.setattr(code, "libraries", lambda: {"torch": "1.0"})
+    assert address(config) != before
+    monkeypatch.undo()
+    monkeypatch.setattr(code, "digest", lambda roots: "0" * 16)
+    assert address(config) != before
+
+
+def test_every_class_that_an_option_names_is_a_module_that_is_found():
+    """Otherwise its code would be missing from the hash in silence."""
+    named = set()
+    for path in (code.ROOT / "configs").rglob("*.yaml"):
+        named |= set(re.findall(r"(?:_target_|_class): (ftcli[\w.]+)", path.read_text()))
+    assert len(named) > 50
+    for target in named:
+        assert target.rpartition(".")[0] in code.roots_of({"x": target})
