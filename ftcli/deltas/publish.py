@@ -72,13 +72,12 @@ def _weights(result: Result, folder: Path) -> int:
 
 def _run(result: Result, source: Path, folder: Path, size: int) -> None:
     """Configuration, record and one checkpoint beside the weights."""
-    from ftcli.run.record import write_config
-    from ftcli.run.rundir import RunDir
-    from ftcli.trainer import manifest
-
     from ftcli.config import build
     from ftcli.run.base import FILE as BASE
     from ftcli.run.base import record_base
+    from ftcli.run.record import write_config
+    from ftcli.run.rundir import RunDir
+    from ftcli.trainer import manifest
 
     run_dir, before = RunDir(folder), RunDir(source).result()
     config = run_config(source, result.kind, result.base)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from ftcli.errors import UserError
+from ftcli.models.quantization import stored_quantisation
 from ftcli.trainer.participant import Participant
 
 
@@ -83,8 +84,17 @@ def model_name(model: nn.Module) -> str:
 
 def quantisation_of(model: nn.Module) -> str | None:
     """How the weights are stored ("bitsandbytes"), None where they are plain."""
-    config = getattr(getattr(model, "config", None), "quantization_config", None)
-    return None if config is None else str(getattr(config, "quant_method", "quantised"))
+    return stored_quantisation(getattr(model, "config", None))
+
+
+def without_quantisation(model: nn.Module) -> str:
+    """What to do where a method needs plain weights: the quantisation is asked for, or in the files."""
+    quantiser = getattr(model, "hf_quantizer", None)
+    stored = quantiser is None or getattr(quantiser, "pre_quantized", False)
+    if stored:  # the meta device has no quantiser, and its configuration comes from the files
+        kind = quantisation_of(model)
+        return f"method=lora, or model.path=the checkpoint before it was quantised ({kind})"
+    return "model.quantization=none, or method=lora"
 
 
 def refuse_names(missing: list[str], unexpected: list[str]) -> None:

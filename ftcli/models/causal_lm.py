@@ -94,6 +94,7 @@ class CausalLM:
         model, misfit, shapes = load_pretrained(path, self.revision, self.meta, load)
         misfit.refuse(self.name, model, shapes, self.extra_weights)
         keep_trainable_on_cpu(model)
+        hub.sign(model, self.path)
         return model.eval()
 
     def check_files(self) -> str:
