@@ -16,9 +16,11 @@ def merge_apart(method: Any, model: Any) -> Any:
     tensor, so the other place would change too: each gets its own before the merge. If both are the
     same afterwards (`ensure_weight_tying`), they are tied again.
     """
+    tied = _ties(model.config)
     separate_adapted(model)
     merged = method.merge(model)
-    settle_tie(merged)
+    if tied:
+        settle_tie(merged)
     return merged
 
 
@@ -37,18 +39,17 @@ def separate_adapted(model: nn.Module) -> None:
 
 
 def settle_tie(model: Any) -> None:
-    """Let the configuration say whether head and table are one, as the weights are."""
-    if not _ties(model.config):
-        return
+    """Let the configuration say whether head and table, which were one before, still are."""
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or table is None or head.weight is table.weight:
         return
     difference = (head.weight - table.weight).abs().max()
-    if difference <= SAME * table.weight.abs().max():
+    same = bool(difference <= SAME * table.weight.abs().max())
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = same  # PEFT has written false for any two tensors
+    if same:
         head.weight = table.weight
         return
-    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
-        config.tie_word_embeddings = False
     tied = getattr(model, "all_tied_weights_keys", {})
     names = {f"{name}.weight" for name, module in model.named_modules() if module is head}
     model.all_tied_weights_keys = {k: v for k, v in tied.items() if not {k, v} & names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -95,6 +96,22 @@ def without_quantisation(model: nn.Module) -> str:
         kind = quantisation_of(model)
         return f"method=lora, or model.path=the checkpoint before it was quantised ({kind})"
     return "model.quantization=none, or method=lora"
+
+
+def refuse_shapes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raise when a checkpoint's tensor has another shape than the model's: copying would stretch some.
+
+    Raises:
+        UserError: names the first, and how many there are.
+    """
+    other = [n for n, t in tensors.items() if n in own and own[n].shape != t.shape]
+    if other:
+        name = other[0]
+        raise UserError(
+            f"in the checkpoint {name!r} is {list(tensors[name].shape)}, in the model "
+            f"{list(own[name].shape)} ({len(other)} such); it was written with another method or model.",
+            where="method",
+        )
 
 
 def refuse_names(missing: list[str], unexpected: list[str]) -> None:

@@ -20,6 +20,7 @@ CASES = {
     "both": ("method.target_modules=[lm_head,embed_tokens]", True),
     "kept_tied": ("method.target_modules=[embed_tokens] +method.ensure_weight_tying=true", False),
     "copied": ("method.target_modules=[q_proj] +method.modules_to_save=[lm_head]", True),
+    "tokens": ("method.target_modules=[q_proj] +method.trainable_token_indices=[5,6,7]", False),
     "neither": ("method.target_modules=[q_proj]", False),
 }
 

@@ -12,7 +12,7 @@ GROUP = "Train"
 def resume(
     run: Annotated[str, typer.Argument(help="A run directory, or one of a job with stages.")],
     allow: Annotated[
-        list[str] | None, typer.Option(help="A key that may have changed, or 'data'.")
+        list[str] | None, typer.Option(help="A key that may have changed, 'data' or 'model'.")
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="last, best or step-000400.")] = "last",
 ) -> int:
