@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from ftcli.deltas.agreement import (
+    ROUNDING,
+    Agreement,
+    Row,
+    agreement,
+    first_difference,
+    hidden_states,
+    logits,
+    rounding,
+)
+from ftcli.deltas.tied import merge_apart
 from ftcli.errors import UserError
 from ftcli.models.heads import name_classes
 from ftcli.serving.generation import save_generation
 
 ROWS, LONGEST = 8, 256
-Row = Sequence[int] | dict[str, torch.Tensor]  # tokens, or the inputs of one example
-# Share of the largest logit that rounding may move, by the coarsest type that takes part.
-ROUNDING = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2, torch.int8: 4e-2}
 
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What was written, and how far the merged model's logits are from the trained one's."""
+    """What was written, and how near the merged model is to the trained one.
+
+    Attributes:
+        judged_in: type of the weights when the merge itself was judged.
+        max_difference: largest difference of a logit there; `tolerance` was allowed.
+        stored_difference: largest difference of a logit of what was written, in its own type and
+            beside the model as it was trained (quantised, or rounded).
+        same_choice: share of positions where what was written has the same likeliest token.
+    """
 
     folder: str
     bytes: int
     rows: int
+    judged_in: str
     max_difference: float
     tolerance: float
-    same_choice: float  # share of positions with the same likeliest token
+    stored_difference: float
+    same_choice: float
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain data, for --json."""
@@ -37,9 +56,10 @@ class MergeReport:
     def sentence(self) -> str:
         """One line for people."""
         return (
-            f"merged into {self.folder} ({self.bytes / 1e6:.1f} MB): logits of {self.rows} rows "
-            f"differ by at most {self.max_difference:.2e} (allowed {self.tolerance:.2e}), same "
-            f"likeliest token at {self.same_choice:.2%} of positions"
+            f"merged into {self.folder} ({self.bytes / 1e6:.1f} MB): in {self.judged_in} logits of "
+            f"{self.rows} rows differ by at most {self.max_difference:.2e} (allowed "
+            f"{self.tolerance:.2e}), as written by {self.stored_difference:.2e}; same likeliest "
+            f"token at {self.same_choice:.2%} of positions"
         )
 
 
@@ -52,11 +72,12 @@ def merge_run(
     """Write the run's model as one plain `transformers` folder with tokenizer.
 
     A quantised base is dequantised first, so that the result is the model that was trained on and
-    not the original one, and the adapter is not rounded to 4 bits with it.
+    not the original one, and the adapter is not rounded to 4 bits with it. The merge is computed and
+    judged in float32, then rounded once to the type of the base, and judged again beside the model
+    as it was trained.
 
     Args:
-        tolerance: largest allowed difference of a logit; by default a share of the largest logit
-            that depends on the dtype.
+        tolerance: largest allowed difference of a logit in float32; by default 1e-4 of the largest.
 
     Raises:
         UserError: `to` exists and is not empty, or merged and trained model differ too much.
@@ -74,14 +95,18 @@ def merge_run(
         )
     with run.evaluating():
         rows = _rows(run)
-        share = rounding(run.model)
-        trained = logits(run.model, rows)
-        merged = plain_model(run)
+        trained, share = logits(run.model, rows), rounding(run.model)
+        merged, exact = _merged(run, rows, tolerance)
         if hasattr(run.data, "names"):
             name_classes(merged, run.data.names)
-        report = _check(trained, logits(merged, rows), share, tolerance, target)
-        size = save_model(merged, run.tokenizer, target)
-    return replace(report, bytes=size)
+        stored = agreement(trained, logits(merged, rows), share)
+        if not stored.holds:
+            raise _rounded_away(stored, merged.dtype)
+        size = _save_merged(run, merged, target)
+    return MergeReport(
+        str(target), size, len(rows), exact.kind, exact.agreement.difference,
+        exact.agreement.allowed, stored.difference, stored.same,
+    )  # fmt: skip
 
 
 def refuse_existing(target: Path) -> None:
@@ -94,43 +119,87 @@ def refuse_existing(target: Path) -> None:
         raise UserError(f"{target} exists already.", where="--to", fix="name a new folder")
 
 
-def plain_model(run: Any) -> Any:
-    """The trained model without adapters and without quantised weights."""
+@dataclass(frozen=True)
+class Exact:
+    """How the merge was judged before its weights were rounded to their own type."""
+
+    kind: str
+    agreement: Agreement
+
+
+def _merged(run: Any, rows: list[Row], tolerance: float | None) -> tuple[Any, Exact]:
+    """The merged model in the types of the base, and how it was judged.
+
+    Raises:
+        UserError: it does not compute what was trained.
+    """
+    model = trained_on_plain(run)
+    types = stored_types(model)
+    if _fits_as_float32(model):
+        model = model.float()
+    share = ROUNDING.get(model.dtype, max(ROUNDING.values()))
+    before, states = logits(model, rows), hidden_states(model, rows[0])
+    merged = merge_apart(run.method, model)
+    result = agreement(before, logits(merged, rows), share, tolerance)
+    if not result.holds:
+        raise _not_the_same(result, first_difference(states, hidden_states(merged, rows[0])), run)
+    kind = str(merged.dtype).removeprefix("torch.")
+    with torch.no_grad():
+        for name, parameter in merged.named_parameters():
+            parameter.data = parameter.data.to(types.get(name, run.model.dtype))
+    return merged, Exact(kind, result)
+
+
+def trained_on_plain(run: Any) -> Any:
+    """The trained model, adapters and all, on weights that are not quantised.
+
+    Raises:
+        UserError: there is no way back from this kind of quantised weights.
+    """
     if not is_quantised(run.model):
-        return run.method.merge(run.model)
+        return run.model
     from accelerate.utils import set_seed
 
     set_seed(run.seed)  # as when the run began: some adapters hold random parts that never move
     base = run.model_source.load()
-    model = run.method.prepare(base.dequantize(dtype=base.dtype))
+    try:
+        plain = base.dequantize(dtype=base.dtype)
+    except (NotImplementedError, ValueError, AttributeError, ImportError) as error:
+        raise UserError(
+            f"the weights of {run.model_source.name} are stored quantised and cannot be turned back "
+            f"to plain ones ({error}).",
+            where="model.path",
+            fix="serve the adapter on the quantised base, or train on the checkpoint before it was "
+            "quantised",
+        ) from error
+    model = run.method.prepare(plain)
     run.method.load_state(model, run.method.state(run.model))
-    return run.method.merge(model.eval())
+    return model.eval()
+
+
+def stored_types(model: nn.Module) -> dict[str, torch.dtype]:
+    """Name a parameter will have after merging -> its type now; what an adapter adds is left out."""
+    types = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        plain = name.removeprefix("base_model.model.").replace(".base_layer", "")
+        types[plain.replace(".modules_to_save.default", "")] = parameter.dtype
+    return types
+
+
+def _fits_as_float32(model: nn.Module) -> bool:
+    """Whether a machine has room for the float32 of a model's weights besides what it holds now."""
+    import psutil
+
+    device = next(model.parameters()).device
+    needed = sum(4 * p.numel() for p in model.parameters() if p.dtype != torch.float32)
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    return needed < 0.9 * free
 
 
 def is_quantised(model: Any) -> bool:
     """Whether weights are stored in a quantised form."""
     return getattr(model.config, "quantization_config", None) is not None
-
-
-def rounding(model: Any) -> float:
-    """Share of the largest logit by which the merged model may differ from this trained one."""
-    quantised = getattr(model.config, "quantization_config", None)
-    if getattr(quantised, "load_in_8bit", False):
-        return ROUNDING[torch.int8]  # the layers round activations too
-    compute = getattr(quantised, "bnb_4bit_compute_dtype", model.dtype)
-    return max(ROUNDING.get(dtype, max(ROUNDING.values())) for dtype in (model.dtype, compute))
-
-
-@torch.no_grad()
-def logits(model: Any, rows: Sequence[Row]) -> list[torch.Tensor]:
-    """Float32 logits [T, V] of each row on its own, without padding or autocast; of classes [1, C]."""
-    model.eval()
-    found = []
-    for row in rows:
-        given = row if isinstance(row, dict) else {"input_ids": torch.tensor([list(row)])}
-        out = model(**{name: tensor.to(model.device) for name, tensor in given.items()}).logits
-        found.append(out.flatten(0, -2).float().cpu())
-    return found
 
 
 def _rows(run: Any) -> list[Row]:
@@ -152,30 +221,54 @@ def _rows(run: Any) -> list[Row]:
     return [[int(t) for t in tokens.row(i)["input_ids"][:LONGEST]] for i in sorted(chosen)]
 
 
-def _check(
-    before: Sequence[torch.Tensor],
-    after: Sequence[torch.Tensor],
-    share: float,
-    tolerance: float | None,
-    target: Path,
-) -> MergeReport:
-    pairs = list(zip(before, after, strict=True))
-    difference = max((b - a).abs().max().item() for b, a in pairs)
-    largest = max(b.abs().max().item() for b in before)
-    allowed = share * largest if tolerance is None else tolerance
-    agree = torch.cat([b.argmax(-1) == a.argmax(-1) for b, a in pairs]).float().mean().item()
-    if not difference <= allowed:
-        raise UserError(
-            f"the merged model is not the trained one: a logit differs by {difference:.3g}, "
-            f"{allowed:.3g} is allowed; the likeliest token is the same at {agree:.1%} of "
-            "positions. Nothing was written.",
-            fix="--tolerance states what you accept; the adapter itself serves without merging",
-        )
-    return MergeReport(str(target), 0, len(pairs), difference, allowed, agree)
+def _not_the_same(result: Agreement, begins: str, run: Any) -> UserError:
+    return UserError(
+        f"the merged model is not the trained one: a logit differs by {result.difference:.3g}, "
+        f"{result.allowed:.3g} is allowed, and the likeliest token is the same at {result.same:.1%} "
+        f"of positions. They begin to differ at {begins}. Nothing was written.",
+        where="method",
+        fix=f"use the adapter without merging: ftcli chat {run.dir.path}, or PEFT on its folder; "
+        "method=lora merges exactly",
+    )
 
 
-def save_model(model: Any, tokenizer: Any, target: Path) -> int:
-    """Write model, generation config and tokenizer at once; returns the bytes."""
+def _rounded_away(result: Agreement, dtype: torch.dtype) -> UserError:
+    kind = str(dtype).removeprefix("torch.")
+    return UserError(
+        f"in {kind} the merged weights lose what was trained: a logit differs by "
+        f"{result.difference:.3g}, {result.allowed:.3g} is what {kind} may round, and the likeliest "
+        f"token is the same at {result.same:.1%} of positions. Nothing was written.",
+        where="model.dtype",
+        fix="model.dtype: float32 in the run's config.yaml keeps it, or use the adapter without merging",
+    )
+
+
+def _save_merged(run: Any, model: Any, target: Path) -> int:
+    """Write the merged model and its card; returns the bytes.
+
+    Raises:
+        UserError: the files do not hold the model that was to be written.
+    """
+    from ftcli.run.card import card_text
+
+    def add_card(folder: Path) -> None:
+        (folder / "README.md").write_text(card_text(run.dir, "model"), encoding="utf-8")
+        written = {"path": str(folder), "revision": None, "quantization": "none",
+                   "weights": "pretrained"}  # fmt: skip
+        source = run.model_source
+        replace(source, **{k: v for k, v in written.items() if hasattr(source, k)}).check_files()
+
+    return save_model(model, run.tokenizer, target, add_card)
+
+
+def save_model(
+    model: Any, tokenizer: Any, target: Path, complete: Callable[[Path], None] | None = None
+) -> int:
+    """Write model, generation config and tokenizer at once; returns the bytes.
+
+    Args:
+        complete: adds to the folder before it takes its name.
+    """
     from ftcli.models.hub import progress_for_people
     from ftcli.run.atomic import folder
 
@@ -184,4 +277,6 @@ def save_model(model: Any, tokenizer: Any, target: Path) -> int:
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         save_generation(model, tokenizer, unfinished)
+        if complete is not None:
+            complete(unfinished)
     return sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from ftcli.errors import UserError
+from ftcli.models.quantization import stored_quantisation
 from ftcli.trainer.participant import Participant
 
 
@@ -83,8 +85,33 @@ def model_name(model: nn.Module) -> str:
 
 def quantisation_of(model: nn.Module) -> str | None:
     """How the weights are stored ("bitsandbytes"), None where they are plain."""
-    config = getattr(getattr(model, "config", None), "quantization_config", None)
-    return None if config is None else str(getattr(config, "quant_method", "quantised"))
+    return stored_quantisation(getattr(model, "config", None))
+
+
+def without_quantisation(model: nn.Module) -> str:
+    """What to do where a method needs plain weights: the quantisation is asked for, or in the files."""
+    quantiser = getattr(model, "hf_quantizer", None)
+    stored = quantiser is None or getattr(quantiser, "pre_quantized", False)
+    if stored:  # the meta device has no quantiser, and its configuration comes from the files
+        kind = quantisation_of(model)
+        return f"method=lora, or model.path=the checkpoint before it was quantised ({kind})"
+    return "model.quantization=none, or method=lora"
+
+
+def refuse_shapes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raise when a checkpoint's tensor has another shape than the model's: copying would stretch some.
+
+    Raises:
+        UserError: names the first, and how many there are.
+    """
+    other = [n for n, t in tensors.items() if n in own and own[n].shape != t.shape]
+    if other:
+        name = other[0]
+        raise UserError(
+            f"in the checkpoint {name!r} is {list(tensors[name].shape)}, in the model "
+            f"{list(own[name].shape)} ({len(other)} such); it was written with another method or model.",
+            where="method",
+        )
 
 
 def refuse_names(missing: list[str], unexpected: list[str]) -> None:

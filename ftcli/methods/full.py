@@ -9,7 +9,13 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from ftcli.errors import Problems, UserError
-from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
+from ftcli.methods.base import (
+    Method,
+    model_name,
+    quantisation_of,
+    refuse_names,
+    without_quantisation,
+)
 from ftcli.models.heads import new_modules
 from ftcli.models.hub import progress_for_people
 
@@ -86,7 +92,7 @@ class Full(Method):
                 "method=full trains the model's own weights, and quantised weights have no "
                 "gradient.",
                 where="model.quantization",
-                fix="model.quantization=none, or method=lora",
+                fix=without_quantisation(model),
             )
 
 

@@ -226,7 +226,7 @@ class Peft(Method):
         return UserError(
             f"{self.config_class} does not work on quantised weights: {why}.",
             where="model.quantization",
-            fix="model.quantization=none, or method=lora",
+            fix="model.quantization=none, or method=lora; or the checkpoint before it was quantised",
         )
 
 

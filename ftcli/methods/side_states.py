@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.models.attention import Group, packed_inputs
+from ftcli.run.atomic import follow_umask
 
 #: Arguments of a trunk that say no more than tokens, positions and which of them are real.
 KNOWN = {
@@ -219,4 +220,5 @@ def _write(path: Path, value: Tensor) -> None:
 
     unfinished = path.with_suffix(f".{os.getpid()}.part")
     save_file({"states": value}, unfinished)
+    follow_umask(path.parent, unfinished)
     unfinished.replace(path)

@@ -100,6 +100,7 @@ class CausalLM:
         model, misfit, shapes = load_pretrained(path, self.revision, self.meta, load)
         misfit.refuse(self.name, model, shapes, self.extra_weights)
         keep_trainable_on_cpu(model)
+        hub.sign(model, self.path)
         return self._attending(model).eval()
 
     def prove(self, model: PreTrainedModel, packing: str, longest: int) -> Outcome:

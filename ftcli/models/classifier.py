@@ -94,6 +94,7 @@ class Classifier:
 
         model, misfit, shapes = load_pretrained(path, self.revision, self._whole, load)
         below_head(misfit, model).refuse(self.name, model, shapes, self.extra_weights)
+        hub.sign(model, self.path)
         unread = [*misfit.missing, *misfit.mismatched]
         new = self._is_new(config, bool(unread))
         return self._finished(model.eval(), config, new, sorted(unread))

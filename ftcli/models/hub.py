@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ftcli.errors import UserError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 ASSETS = Path(__file__).parent.parent / "assets"
+ASSET, OWNER = "asset:", "ftcli/"  # before the name of a model that ships
 SECONDS = 5  # to wait for the hub's first answer
 
 T = TypeVar("T")
@@ -30,8 +31,10 @@ def resolve(path: str, key: str = "model.path") -> str:
     Raises:
         UserError: there is no such asset or folder.
     """
-    if path.startswith("asset:"):
-        folder = ASSETS / "models" / path.removeprefix("asset:")
+    if path.startswith(OWNER) and (ASSETS / "models" / path.removeprefix(OWNER)).is_dir():
+        path = f"{ASSET}{path.removeprefix(OWNER)}"
+    if path.startswith(ASSET):
+        folder = ASSETS / "models" / path.removeprefix(ASSET)
         if not folder.is_dir():
             shipped = ", ".join(f"asset:{f.name}" for f in sorted((ASSETS / "models").iterdir()))
             raise UserError(f"{path}: no such model ships with ftcli.", where=key, fix=shipped)
@@ -46,6 +49,24 @@ def resolve(path: str, key: str = "model.path") -> str:
             fix=f"{key}=FOLDER, or model=llama_mini, which ships with ftcli",
         )
     return path
+
+
+def published_name(path: str) -> str | None:
+    """What others call a model: a hub id, `ftcli/NAME` for one that ships; None for a folder.
+
+    `resolve` takes both names of a shipped model; the second has the form of a hub id, which model
+    cards and adapters want.
+    """
+    if path.startswith(ASSET):
+        return f"{OWNER}{path.removeprefix(ASSET)}"
+    return None if is_local(resolve(path)) and not path.startswith(OWNER) else path
+
+
+def sign(model: Any, path: str) -> None:
+    """Let what is saved of a model name its base as others call it, not by a place in this package."""
+    name = published_name(path)
+    if name is not None:
+        model.name_or_path = model.config._name_or_path = name
 
 
 def is_local(path: str) -> bool:

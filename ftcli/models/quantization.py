@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from typing import Any, Literal
 
 import torch
@@ -38,8 +39,8 @@ def bitsandbytes_config(
 def stored_quantisation(config: Any) -> str | None:
     """The method by which a checkpoint is quantised on disk, as its config.json says; None: plain."""
     kept = getattr(config, "quantization_config", None)
-    if kept is None and hasattr(config, "get_text_config"):
-        kept = getattr(config.get_text_config(decoder=True), "quantization_config", None)
+    if kept is None:
+        kept = getattr(getattr(config, "text_config", None), "quantization_config", None)
     if kept is None:
         return None
     values = kept if isinstance(kept, dict) else kept.to_dict()
@@ -73,8 +74,7 @@ def refuse_stored(config: Any, wanted: Quantization, name: str, device: str) -> 
         )
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    kept = getattr(config, "quantization_config", None)
-    kept = kept or config.get_text_config(decoder=True).quantization_config
+    kept = getattr(config, "quantization_config", None) or config.text_config.quantization_config
     try:
         quantiser = AutoHfQuantizer.from_config(kept, pre_quantized=True)
         quantiser.validate_environment(device_map={"": device}, weights_only=True)
@@ -85,13 +85,18 @@ def refuse_stored(config: Any, wanted: Quantization, name: str, device: str) -> 
 
 def _unloadable(name: str, stored: str, error: Exception) -> UserError:
     """What the library lacks, and the command that it names itself."""
-    reason = " ".join(str(error).split()).rstrip(".")
-    command = re.search(r"pip install [^`)]+[^`).\s]", reason)
-    package = getattr(error, "name", None)
-    if command is None and package:
+    reason = " ".join(str(error).split()).partition(" - supported types")[0].rstrip(".")
+    command = re.search(r"pip install ([^`)]+)", reason)
+    package, page = getattr(error, "name", None), re.search(r"https://[^`\s]+", reason)
+    fix = "model.path=the checkpoint before it was quantised"
+    if command:
+        fix = f"pip install {shlex.join(shlex.split(command.group(1)))}"
+    elif package:
         reason, fix = f"the package '{package}' is not installed", f"pip install {package}"
-    else:
-        fix = command.group() if command else "model.path=the checkpoint before it was quantised"
+    elif stored == "hqq" and isinstance(error, ImportError):
+        fix = "pip install hqq"  # which the library's message leaves out
+    elif page:
+        fix = f"install it as {page.group()} says"
     return UserError(
         f"{name} is stored quantised ({stored}), which cannot be loaded here: {reason}.",
         where="model.path",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,16 +20,16 @@ ASIDE = ".replaced"  # what a folder is called between being replaced and being 
 def write_text(path: str | Path, text: str) -> None:
     """Write a file so that a reader, or a crash, finds the old content or the new, never a part."""
     path = Path(path)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+    name = _unfinished(path)
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
     sync(path.parent)
 
@@ -46,13 +47,12 @@ def folder(target: str | Path) -> Iterator[Path]:
     between the two.
     """
     target = Path(target)
-    unfinished = Path(
-        tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=UNFINISHED)
-    )
+    unfinished = _unfinished(target)
+    unfinished.mkdir()
     aside = target.with_name(f".{target.name}{ASIDE}")
     try:
         yield unfinished
-        os.chmod(unfinished, 0o755)
+        follow_umask(unfinished, *unfinished.rglob("*"))
         for file in [*unfinished.rglob("*"), unfinished]:
             sync(file)
         if target.is_dir():
@@ -65,6 +65,24 @@ def folder(target: str | Path) -> Iterator[Path]:
         raise
     sync(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def follow_umask(folder: Path, *files: Path) -> None:
+    """Give files the permissions that a new one in the folder has.
+
+    safetensors writes to temporary files, which their owner alone can read, and keeps that.
+    """
+    probe = _unfinished(folder / "probe")
+    probe.touch(exist_ok=False)
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in files:
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
+
+
+def _unfinished(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}{UNFINISHED}")
 
 
 def recover(parent: Path) -> None:

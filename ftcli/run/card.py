@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcli import __version__
+from ftcli.errors import UserError
 from ftcli.inert import in_markdown
 from ftcli.run.atomic import write_text
+from ftcli.run.base import FILE as BASE
 from ftcli.run.report import (
     figures_table,
     read_config,
@@ -31,49 +32,132 @@ def write_card(run_dir: RunDir) -> Path:
     The library writes an empty form there, which would otherwise be what the Hub shows.
     """
     folder = Path(run_dir.path)
+    kind = _artefact(read_config(folder))
+    path = folder / "card.md"
+    write_text(path, card_text(run_dir, kind))
+    for artefact in ("adapter", "model"):
+        if (folder / artefact).is_dir():
+            write_text(folder / artefact / "README.md", card_text(run_dir, artefact))
+    return path
+
+
+def card_text(run_dir: RunDir, artefact: str) -> str:
+    """The model card of a run's adapter, or of a whole model.
+
+    Args:
+        artefact: `adapter` (loaded by PEFT) or `model` (loaded by transformers).
+    """
+    folder = Path(run_dir.path)
     config, data = read_config(folder), read_json(folder / "data.json")
     result = run_dir.result()
     parts = [
-        _front_matter(config),
+        _front_matter(config, result, artefact),
         f"# {title(folder)}",
-        _sources(config, data),
+        _use(config, artefact),
+        _sources(config, data, read_json(folder / BASE)),
         f"## Licence of the data\n\n{_licence(data)}",
         f"## Scores\n\n{scores_table(result)}" if scores_table(result) else "",
         f"## Training\n\n{figures_table(result)}" if figures_table(result) else "",
         f"## Command\n\nWith ftcli {__version__}:\n\n{repeat(folder)}",
     ]
-    path = folder / "card.md"
-    text = "\n\n".join(part for part in parts if part) + "\n"
-    write_text(path, text)
-    for artefact in ("adapter", "model"):
-        if (folder / artefact).is_dir():
-            write_text(folder / artefact / "README.md", text)
-    return path
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(config: dict[str, Any]) -> str:
-    """The YAML head that the Hub reads."""
-    base = config.get("model", {}).get("path")
-    hub = isinstance(base, str) and base.count("/") == 1 and not base.startswith((".", "/"))
-    lines = [f"base_model: {json.dumps(base)}"] if hub else []
-    lines += [f"library_name: {_library(config)}", "tags: [ftcli]"]
-    return "\n".join(["---", *lines, "---"])
+def _front_matter(config: dict[str, Any], result: dict[str, Any], artefact: str) -> str:
+    """The YAML head that the Hub reads; what is not known is left out."""
+    from huggingface_hub import ModelCardData
+
+    base, adapter = _base(config), artefact == "adapter"
+    metrics = [name.removeprefix("eval.") for name in result.get("metrics") or {}]
+    data = ModelCardData(
+        base_model=base,
+        library_name="peft" if adapter else "transformers",
+        license=_licence_of_base(config),
+        tags=["ftcli"],
+        datasets=[path] if (path := _hub_data(config)) else None,
+        metrics=[name for name in metrics if name not in ("loss", "perplexity")] or None,
+        **({"base_model_relation": "adapter" if adapter else "finetune"} if base else {}),
+    )
+    return f"---\n{data.to_yaml().rstrip()}\n---"
 
 
-def _library(config: dict[str, Any]) -> str:
-    """What loads the trained artefact."""
+def _base(config: dict[str, Any]) -> str | None:
+    """The base's id in the form that the Hub takes; None for a folder of this machine."""
+    from ftcli.models.hub import published_name
+
+    path = config.get("model", {}).get("path")
+    try:
+        return published_name(path) if isinstance(path, str) else None
+    except UserError:  # a folder that is no longer there
+        return None
+
+
+def _licence_of_base(config: dict[str, Any]) -> str | None:
+    """As the base's own card says, where that is on this machine."""
+    from huggingface_hub import ModelCard
+
+    from ftcli.models import hub
+
+    model = config.get("model", {})
+    try:
+        card = hub.find_file(
+            hub.resolve(str(model.get("path"))), "README.md", model.get("revision")
+        )
+        licence = ModelCard.load(card).data.license if card else None
+    except (UserError, ValueError, OSError):  # no model, or a card that cannot be read
+        return None
+    return licence if isinstance(licence, str) else None
+
+
+def _hub_data(config: dict[str, Any]) -> str | None:
+    from ftcli.data.sources import files, hub
+
+    path = config.get("data", {}).get("path")
+    return path if isinstance(path, str) and hub.is_id(path) and not files.exists(path) else None
+
+
+def _use(config: dict[str, Any], artefact: str) -> str:
+    """How plain libraries load it, for a causal language model."""
+    model = config.get("model", {})
+    if not str(model.get("_target_", "")).endswith("CausalLM"):
+        return ""
+    from ftcli.models.hub import OWNER
+
+    name = _base(config) or Path(str(model.get("path"))).name
+    shipped = name.startswith(OWNER)
+    lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
+    if artefact == "adapter":
+        lines.append("from peft import PeftModel")
+        lines += ["from ftcli.models.hub import resolve  # the base ships with ftcli"] * shipped
+        place = f'resolve("{name}")' if shipped else f'"{name}"'
+        revision = f', revision="{model["revision"]}"' if model.get("revision") else ""
+        lines += [
+            f"base = AutoModelForCausalLM.from_pretrained({place}{revision})",
+            'model = PeftModel.from_pretrained(base, "FOLDER")',
+        ]
+    else:
+        lines.append('model = AutoModelForCausalLM.from_pretrained("FOLDER")')
+    lines.append('tokenizer = AutoTokenizer.from_pretrained("FOLDER")')
+    code = "\n".join(lines)
+    return f"## Use\n\nFOLDER is where this file lies.\n\n```python\n{code}\n```"
+
+
+def _artefact(config: dict[str, Any]) -> str:
+    """What the method saves: an adapter or a whole model."""
     from ftcli.config.signature import NoSuchClass, read
 
     try:
         artefact = read(config["method"]["_target_"]).attributes.get("artefact")
     except (KeyError, NoSuchClass):
         artefact = None
-    return "peft" if artefact == "adapter" else "transformers"
+    return "adapter" if artefact == "adapter" else "model"
 
 
-def _sources(config: dict[str, Any], data: dict[str, Any]) -> str:
+def _sources(config: dict[str, Any], data: dict[str, Any], base: dict[str, Any]) -> str:
     rows = [
         ("base model", config.get("model", {}).get("path")),
+        ("commit of the base", base.get("commit")),
+        *((f"SHA-256 of {name}", digest) for name, digest in base.get("files", {}).items()),
         ("data", config.get("data", {}).get("path")),
         ("revision of the data", data.get("revision")),
         ("content hash of the data", data.get("fingerprint")),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from ftcli.methods.base import refuse_shapes
 from ftcli.redaction import redacted_tree
 from ftcli.run import atomic
 from ftcli.trainer.generators import random_state, set_random_state
@@ -48,8 +49,14 @@ def save_weights(folder: Path, run: Run) -> None:
 
 
 def load_weights(folder: Path, run: Run) -> None:
-    """Put the weights of a checkpoint into the run's model."""
-    run.method.load_state(run.model, load_file(folder / "adapter.safetensors"))
+    """Put the weights of a checkpoint into the run's model.
+
+    Raises:
+        UserError: they are those of another method or model.
+    """
+    tensors = load_file(folder / "adapter.safetensors")
+    refuse_shapes(run.method.state(run.model), tensors)
+    run.method.load_state(run.model, tensors)
 
 
 def restore(folder: Path, loop: Loop) -> None:

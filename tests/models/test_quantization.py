@@ -7,6 +7,7 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 
+from ftcli.errors import UserError
 from ftcli.methods.peft import Peft
 from ftcli.models.bits import model_bits
 from ftcli.models.causal_lm import CausalLM
@@ -153,3 +154,65 @@ def test_step_zero_is_the_quantised_base():
         expected = base(input_ids=IDS).logits
         adapted_ = Peft(r=4).prepare(base).eval()
         assert torch.equal(adapted_(input_ids=IDS).logits, expected)
+
+
+STORED = {
+    "gptq": ({"bits": 4, "group_size": 128, "desc_act": False, "sym": True}, "pip install optimum"),
+    "awq": ({"bits": 4, "group_size": 128, "zero_point": True}, "pip install gptqmodel"),
+    "compressed-tensors": (
+        {"config_groups": {}, "format": "pack-quantized"},
+        "pip install 'compressed-tensors>=0.15.0'",
+    ),
+    "hqq": ({"quant_config": {}}, "pip install hqq"),
+    "torchao": (
+        {"quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_data": {}}}},
+        "pip install torchao",
+    ),
+    "quanto": ({"weights": "int8"}, "pip install optimum-quanto"),
+}
+
+
+@pytest.mark.parametrize("verb", ["check", "train"])
+@pytest.mark.parametrize("stored", STORED)
+def test_what_a_checkpoint_quantised_on_disk_lacks_is_known_beforehand(work, capsys, stored, verb):
+    from ftcli.cli.app import run
+
+    folder = _stored(work / "model", stored, STORED[stored][0])
+    status = run([verb, "qlora_llama", f"model.path={folder}", "method=lora",
+                  "model.quantization=none", "data.limit=32", "~eval"])  # fmt: skip
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert status == 2 and f"stored quantised ({stored})" in said
+    assert STORED[stored][1] in said and "report" not in said
+
+
+def _stored(folder, method, values):
+    import json
+    import shutil
+
+    from ftcli.models.hub import resolve
+
+    shutil.copytree(resolve("asset:llama_mini"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, **values}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_stored_weights_are_not_quantised_once_more(tmp_path):
+    folder = _stored(tmp_path / "model", "gptq", STORED["gptq"][0])
+    with pytest.raises(UserError, match="cannot be quantised once more"):
+        CausalLM(str(folder), quantization="nf4").load("cpu")
+
+
+def test_full_tuning_of_stored_weights_is_told_something_true(work, capsys, tmp_path):
+    from ftcli.cli.app import run
+
+    CausalLM("asset:llama_mini", quantization="nf4").load("cpu").save_pretrained(tmp_path / "four")
+    CausalLM("asset:llama_mini").load_tokenizer().save_pretrained(tmp_path / "four")
+    job = ["qlora_llama", f"model.path={tmp_path / 'four'}", "method=full",
+           "model.quantization=none", "data.limit=32", "~eval"]  # fmt: skip
+    for verb in ("check", "train"):
+        assert run([verb, *job]) == 2
+        said = " ".join("".join(capsys.readouterr()).split())
+        assert "model.path=the checkpoint before it was quantised (bitsandbytes)" in said
+        assert "model.quantization=none, or" not in said

@@ -1,10 +1,13 @@
 """Where the weights of a model are, or would come from."""
 
+import shutil
+
 import pytest
 from huggingface_hub.errors import GatedRepoError
 
 from ftcli.errors import UserError
 from ftcli.models.causal_lm import CausalLM
+from ftcli.models.hub import resolve
 from ftcli.planning.files import weights_finding
 
 
@@ -27,7 +30,8 @@ def test_a_folder_without_weights_fails(tmp_path):
 def test_a_model_in_the_cache_is_here(tmp_path, monkeypatch):
     snapshot = tmp_path / "models--owner--name" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
-    (snapshot / "model.safetensors").write_bytes(b"")
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(f"{resolve('asset:llama_mini')}/{name}", snapshot / name)
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

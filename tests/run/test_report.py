@@ -76,7 +76,7 @@ def test_the_card_names_command_base_and_licence(folder):
     finish(folder)
     write_report(RunDir(folder))
     card = (folder / "card.md").read_text()
-    assert card.startswith("---\nlibrary_name: peft\ntags: [ftcli]\n---\n")
+    assert card.startswith("---\nbase_model: ftcli/llama_mini\nlibrary_name: peft\n")
     assert "## Licence of the data\n\nCC BY-SA 4.0" in card and "asset:llama_mini" in card
     assert "ftcli train configs/qlora_llama.yaml seed=7" in card
     config = folder / "config.yaml"
@@ -84,7 +84,7 @@ def test_the_card_names_command_base_and_licence(folder):
     (folder / "data.json").unlink()
     write_report(RunDir(folder))
     card = (folder / "card.md").read_text()
-    assert 'base_model: "org/Model-7B"' in card and "not recorded" in card
+    assert "base_model: org/Model-7B" in card and "not recorded" in card
 
 
 def test_a_real_run_has_every_part_and_its_card_stands_beside_the_weights(trained_run):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath
 from ftcli.errors import UserError
-from ftcli.methods.base import quantisation_of
+from ftcli.methods.base import quantisation_of, without_quantisation
 from ftcli.methods.peft import Peft
 from ftcli.methods.tuners.base import Tuner, TunerLayer, register
 from ftcli.models.packed import PACKS, Search, group_count, scaled
@@ -166,7 +166,7 @@ class Peqa(Peft):
             raise UserError(
                 "PEQA rounds plain weights to its own integers; these are quantised already.",
                 where="model.quantization",
-                fix="model.quantization=none, or method=lora",
+                fix=without_quantisation(model),
             )
         return super().prepare(model)
 

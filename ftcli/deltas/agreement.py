@@ -1,0 +1,107 @@
+"""How far two models are apart, by their logits on the same rows; and where that begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Row = Sequence[int] | dict[str, torch.Tensor]  # tokens, or the inputs of one example
+# Share of the largest logit that rounding may move, by the coarsest type that takes part.
+ROUNDING = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2, torch.int8: 4e-2}
+TRACED = 32  # tokens of the row whose hidden states are compared
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two models on the same rows.
+
+    Attributes:
+        rows: how many.
+        difference: largest difference of a logit.
+        largest: largest logit of the first model.
+        same: share of positions with the same likeliest token.
+        decided: the same, of positions where the first model's choice is clear: its two best logits
+            are further apart than twice what is allowed. 1 where there are none.
+        allowed: largest difference that is allowed.
+    """
+
+    rows: int
+    difference: float
+    largest: float
+    same: float
+    decided: float
+    allowed: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether logits are as near as allowed, and every clear choice is the same."""
+        return self.difference <= self.allowed and self.decided == 1
+
+
+def agreement(
+    before: Sequence[torch.Tensor],
+    after: Sequence[torch.Tensor],
+    share: float,
+    tolerance: float | None = None,
+) -> Agreement:
+    """Compare logits [T, V] of the same rows.
+
+    Args:
+        share: of the largest logit, that may differ.
+        tolerance: what may differ instead.
+    """
+    pairs = list(zip(before, after, strict=True))
+    difference = max((b - a).abs().max().item() for b, a in pairs)
+    largest = max(b.abs().max().item() for b in before)
+    allowed = share * largest if tolerance is None else tolerance
+    same = torch.cat([b.argmax(-1) == a.argmax(-1) for b, a in pairs])
+    best = torch.cat([b.topk(min(2, b.shape[-1])).values for b in before])
+    clear = best[:, 0] - best[:, -1] > 2 * allowed
+    decided = same[clear].float().mean().item() if clear.any() else 1.0
+    return Agreement(len(pairs), difference, largest, same.float().mean().item(), decided, allowed)
+
+
+@torch.no_grad()
+def logits(model: Any, rows: Sequence[Row]) -> list[torch.Tensor]:
+    """Float32 logits [T, V] of each row on its own, without padding or autocast; of classes [1, C]."""
+    model.eval()
+    computed = []
+    for row in rows:
+        out = model(**_inputs(model, row)).logits
+        computed.append(out.flatten(0, -2).float().cpu())
+    return computed
+
+
+@torch.no_grad()
+def hidden_states(model: Any, row: Row) -> list[torch.Tensor]:
+    """What goes into each block, and what leaves the last; empty where a model does not say."""
+    short = row if isinstance(row, dict) else row[:TRACED]
+    out = model(**_inputs(model, short), output_hidden_states=True)
+    states = getattr(out, "hidden_states", None) or ()
+    return [state.float().cpu() for state in states]
+
+
+def first_difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> str:
+    """Where two models begin to differ, in words."""
+    share = ROUNDING[torch.float32]
+    for number, (b, a) in enumerate(zip(before, after, strict=False)):
+        if not (b - a).abs().max() <= share * b.abs().max():
+            return "the table of tokens" if number == 0 else f"block {number - 1}"
+    return "the head, or a norm before it"
+
+
+def rounding(model: Any) -> float:
+    """Share of the largest logit by which the merged model may differ from this trained one."""
+    quantised = getattr(model.config, "quantization_config", None)
+    if getattr(quantised, "load_in_8bit", False):
+        return ROUNDING[torch.int8]  # the layers round activations too
+    compute = getattr(quantised, "bnb_4bit_compute_dtype", model.dtype)
+    return max(ROUNDING.get(dtype, max(ROUNDING.values())) for dtype in (model.dtype, compute))
+
+
+def _inputs(model: Any, row: Row) -> dict[str, torch.Tensor]:
+    given = row if isinstance(row, dict) else {"input_ids": torch.tensor([list(row)])}
+    return {name: tensor.to(model.device) for name, tensor in given.items()}

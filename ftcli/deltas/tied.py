@@ -1,0 +1,75 @@
+"""Merging where a head shares its matrix with the table of tokens, and an adapter changes one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+SAME = 1e-6  # share of the largest weight by which two merged copies of one matrix may differ
+
+
+def merge_apart(method: Any, model: Any) -> Any:
+    """The merged model; where one of two tied matrices was changed alone, they are two in it.
+
+    A matrix that PEFT adapts in one place is added to in that place alone. Tied matrices are one
+    tensor, so the other place would change too: each gets its own before the merge. If both are the
+    same afterwards (`ensure_weight_tying`), they are tied again.
+    """
+    tied = _ties(model.config)
+    separate_adapted(model)
+    merged = method.merge(model)
+    if tied:
+        settle_tie(merged)
+    return merged
+
+
+def separate_adapted(model: nn.Module) -> None:
+    """Give every place of a shared parameter its own copy, if an adapter stands on one of them."""
+    places: dict[int, list[tuple[nn.Module, str, str]]] = {}
+    for name, module in model.named_modules():
+        for attribute, parameter in module.named_parameters(recurse=False):
+            places.setdefault(id(parameter), []).append((module, attribute, name))
+    adapted = _adapted_modules(model)
+    for shared in places.values():
+        if len(shared) > 1 and any(name in adapted for _, _, name in shared):
+            for module, attribute, _ in shared[1:]:
+                own = getattr(module, attribute).detach().clone()
+                setattr(module, attribute, nn.Parameter(own, requires_grad=False))
+
+
+def settle_tie(model: Any) -> None:
+    """Let the configuration say whether head and table, which were one before, still are."""
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or table is None or head.weight is table.weight:
+        return
+    difference = (head.weight - table.weight).abs().max()
+    same = bool(difference <= SAME * table.weight.abs().max())
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = same  # PEFT has written false for any two tensors
+    if same:
+        head.weight = table.weight
+        return
+    tied = getattr(model, "all_tied_weights_keys", {})
+    names = {f"{name}.weight" for name, module in model.named_modules() if module is head}
+    model.all_tied_weights_keys = {k: v for k, v in tied.items() if not {k, v} & names}
+
+
+def _ties(config: Any) -> bool:
+    """Whether the configuration, or that of its text part, asks for one matrix."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return any(getattr(one, "tie_word_embeddings", False) for one in (config, text))
+
+
+def _adapted_modules(model: nn.Module) -> set[str]:
+    """Names of modules inside a layer of PEFT: what an adapter stands on, or was copied from."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    layers = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+    return {
+        f"{layer}.{name}".rstrip(".")
+        for layer in layers
+        for name, _ in model.get_submodule(layer).named_modules()
+    }
