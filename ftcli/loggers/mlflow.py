@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
-from ftcli.errors import missing_package
+from ftcli.errors import UserError, missing_package
 from ftcli.loggers.base import Logger, run_name, settings
+
+LOCAL = "sqlite:///mlflow.db"
+BATCH = 100  # parameters in one request, MLflow's limit
 
 
 @dataclass
@@ -14,20 +19,24 @@ class Mlflow(Logger):
     """Sends the curves and the config to an MLflow experiment."""
 
     experiment: str = "ftcli"  # experiment the run appears in
-    tracking_uri: str | None = None  # server, database or folder; null is MLFLOW_TRACKING_URI
+    tracking_uri: str | None = None  # null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db
 
     def open(self, run: Any) -> None:
-        """Start the run and log the config as its parameters."""
+        """Start the run and log the config as its parameters.
+
+        Raises:
+            UserError: MLflow or what its databases need is missing, or MLflow refuses the address.
+        """
         try:
             from mlflow import MlflowClient
+            from mlflow.exceptions import MlflowException
         except ImportError as error:
             raise missing_package("mlflow-skinny", "mlflow", "logger=mlflow") from error
-        self._client = MlflowClient(tracking_uri=self.tracking_uri)
-        found = self._client.get_experiment_by_name(self.experiment)
-        where = found.experiment_id if found else self._client.create_experiment(self.experiment)
-        self._id = self._client.create_run(where, run_name=run_name(run)).info.run_id
-        for key, value in settings(run).items():
-            self._client.log_param(self._id, key, value)
+        try:
+            self._client = MlflowClient(tracking_uri=self.tracking_uri)
+            self._begin(run)
+        except MlflowException as error:
+            raise self._refused(error) from error
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         """One metric a figure."""
@@ -37,3 +46,24 @@ class Mlflow(Logger):
     def close(self) -> None:
         """Mark the run as finished."""
         self._client.set_terminated(self._id)
+
+    def _begin(self, run: Any) -> None:
+        from mlflow.entities import Param
+
+        client = self._client
+        found = client.get_experiment_by_name(self.experiment)
+        where = found.experiment_id if found else client.create_experiment(self.experiment)
+        self._id = client.create_run(where, run_name=run_name(run)).info.run_id
+        # keys may be patterns of module names, of which MLflow refuses some characters
+        named = {re.sub(r"[^\w\-. :]", "_", key): str(v) for key, v in settings(run).items()}
+        parameters = [Param(key, value) for key, value in named.items()]
+        for start in range(0, len(parameters), BATCH):
+            client.log_batch(self._id, params=parameters[start : start + BATCH])
+
+    def _refused(self, error: Exception) -> UserError:
+        """MLflow's own words; where a database cannot be opened, it says no more than 'unsupported'."""
+        if find_spec("sqlalchemy") is None and "nsupported" in str(error):
+            return missing_package("sqlalchemy", "mlflow", "a local store of logger=mlflow")
+        what = str(error).strip().splitlines()[0]
+        where = "logger.mlflow.tracking_uri"
+        return UserError(f"MLflow: {what}", where, f"{where}={LOCAL}")

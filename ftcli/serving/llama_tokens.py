@@ -59,8 +59,9 @@ def tokenize(file: Path, texts: Sequence[str]) -> list[list[int]]:
         command, input=json.dumps(texts), capture_output=True, text=True, check=False
     )
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise UserError(f"llama.cpp cannot open what was written: {last}", str(file), code=FAILED)
+        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+        why = lines[0].strip() if lines else f"status {done.returncode}"
+        raise UserError(f"llama.cpp cannot open what was written: {why}", str(file), code=FAILED)
     return json.loads(done.stdout.splitlines()[-1])
 
 

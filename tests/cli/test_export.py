@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-import stat
+import os
+import subprocess
+import sys
 
 import pytest
 
 from ftcli.cli.app import run
+from ftcli.serving import gguf
 
 
 def test_hf_is_a_plain_folder(trained_run, tmp_path, capsys):
@@ -24,31 +27,41 @@ def test_an_unknown_format_lists_those_there_are(trained_run, capsys):
     assert "gguf" in capsys.readouterr().err
 
 
-def test_without_the_converter_nothing_is_done_and_the_commands_are_given(
-    trained_run, tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize("missing", ["conversion", "xllamacpp"])
+def test_without_the_extra_nothing_is_done_and_it_is_named(
+    trained_run, tmp_path, monkeypatch, capsys, missing
 ):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    target = tmp_path / "model"
-    assert run(["export", str(trained_run), "--to", "gguf", "--output", str(target)]) == 2
-    said = capsys.readouterr().err
-    assert "convert_hf_to_gguf.py" in said and "ftcli merge" in said
+    present = gguf.find_spec
+
+    def find(name):
+        return None if name == missing else present("json")
+
+    monkeypatch.setattr(gguf, "find_spec", find)
+    for words in ([], ["--adapter"]):
+        target = tmp_path / "model"
+        arguments = ["export", str(trained_run), "--to", "gguf", "--output", str(target)]
+        assert run([*arguments, *words]) == 2
+        assert "pip install 'ftcli[gguf]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("status", [0, 5])
-def test_the_converter_gets_the_merged_model(trained_run, tmp_path, monkeypatch, capsys, status):
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    converter = tools / "convert_hf_to_gguf.py"
-    converter.write_text(f'#!/bin/sh\ntest -f "$1/model.safetensors" && : > "$3"\nexit {status}\n')
-    converter.chmod(converter.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+def test_the_adapter_of_other_formats_is_where_it_is(trained_run, capsys):
+    assert run(["export", str(trained_run), "--to", "hf", "--adapter"]) == 2
+    assert "--to gguf --adapter" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_gguf_by_the_command_that_inherits_a_safe_path(trained_run, tmp_path):
+    """`ftcli` sets PYTHONSAFEPATH for what it starts; the converter must not mind."""
+    pytest.importorskip("conversion", reason="pip install 'ftcli[gguf]'")
     output = tmp_path / "model.gguf"
     words = ["export", str(trained_run), "--to", "gguf", "--output", str(output), "--json"]
-    assert run(words) == (1 if status else 0)
-    shown = capsys.readouterr()
-    assert output.exists() and (tmp_path / "model-hf" / "config.json").exists()
-    if status:
-        assert "status 5" in shown.err
-    else:
-        assert json.loads(shown.out)["folder"] == str(output)
+    done = subprocess.run(
+        [sys.executable, "-m", "ftcli", *words], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["folder"] == str(output) and report["bytes"] == output.stat().st_size
+    assert output.read_bytes()[:4] == b"GGUF"
+    assert (tmp_path / "model-hf" / "config.json").exists()

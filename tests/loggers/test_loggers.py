@@ -100,17 +100,110 @@ def test_a_real_run_appears_in_tensorboard(train_tiny):
     assert "config/text_summary" in events.Tags()["tensors"]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow is an extra")
-def test_mlflow_holds_the_curves_and_the_config(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+def needs(package: str) -> pytest.MarkDecorator:
+    """Skip where an extra is not installed, and say which."""
+    absent = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(absent, reason=f"pip install 'ftcli[{package}]'")
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """A working folder, no server in the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    return tmp_path
+
+
+@needs("mlflow")
+def test_mlflow_holds_the_curves_and_the_config_out_of_the_box(run, alone):
     from mlflow import MlflowClient
 
-    store = (tmp_path / "store").as_uri()
-    watch(Mlflow(experiment="demo", tracking_uri=store), run)
-    client = MlflowClient(store)
+    run.config["method"] = {"rank_pattern": {r"^model\.layers\.\d+": 4}}
+    watch(Mlflow(experiment="demo"), run)
+    client = MlflowClient()
     experiment = client.get_experiment_by_name("demo")
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id])[0]
-    assert found.data.params["optimizer.lr"] == "0.001"
+    assert found.data.params["optimizer.lr"] == "0.001" and "4" in found.data.params.values()
     assert found.data.metrics == {"train/loss": 2.5, "train/lr": 1e-3, "eval/bleu": 40.5}
     assert found.info.status == "FINISHED"
+
+
+@needs("mlflow")
+def test_a_store_that_mlflow_refuses_names_one_that_it_takes(run, alone):
+    with pytest.raises(UserError, match="maintenance mode") as caught:
+        watch(Mlflow(tracking_uri="./mlruns"), run)
+    assert caught.value.fix == "logger.mlflow.tracking_uri=sqlite:///mlflow.db"
+
+
+@pytest.mark.slow
+@needs("mlflow")
+def test_a_real_run_appears_in_mlflow(train_tiny, alone):
+    from mlflow import MlflowClient
+
+    folder = train_tiny("run.name=flow", "logger=mlflow", "eval=loss")
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("ftcli")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])[0]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for name, key in (("train/loss", "loss"), ("eval/loss", "eval.loss")):
+        wanted = [(row["step"], row[key]) for row in rows if key in row]
+        history = client.get_metric_history(found.info.run_id, name)
+        assert sorted((m.step, m.value) for m in history) == wanted != []
+    assert found.data.params["trainer.max_steps"] == "3"
+
+
+@pytest.mark.slow
+@needs("wandb")
+def test_a_real_run_is_kept_by_wandb_offline(train_tiny, alone):
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    folder = train_tiny("run.name=wb", "logger=wandb", "logger.wandb.mode=offline", "eval=loss")
+    seen = {}
+    for data in leveldb_log(next(folder.glob("wandb/offline-run-*/*.wandb")).read_bytes()[7:]):
+        record = Record()
+        record.ParseFromString(data)
+        step = {}
+        for item in record.history.item:
+            step[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+        seen |= {(step.get("_step"), key): value for key, value in step.items()}
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for name, key in (("train/loss", "loss"), ("eval/loss", "eval.loss")):
+        wanted = {(row["step"], name): row[key] for row in rows if key in row}
+        assert wanted and {place: seen.get(place) for place in wanted} == wanted
+
+
+def leveldb_log(content: bytes):
+    """Records of a log in LevelDB's format: blocks of 32 KiB, fragments of checksum, length, kind."""
+    place, whole = 0, b""
+    while place + 7 <= len(content):
+        left = (1 << 15) - (place + 7) % (
+            1 << 15
+        )  # the header of 7 bytes counts in the first block
+        if left < 7:
+            place += left
+            continue
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        whole += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # full, last
+            yield whole
+            whole = b""
+
+
+@pytest.mark.slow
+@needs("trackio")
+def test_a_real_run_is_kept_by_trackio(train_tiny, alone, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(alone / "trackio"))
+    from trackio.sqlite_storage import SQLiteStorage
+
+    folder = train_tiny("run.name=tk", "logger=trackio", "eval=loss")
+    name = SQLiteStorage.get_runs("ftcli")[-1]
+    logs = SQLiteStorage.get_logs("ftcli", name)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for curve, key in (("train/loss", "loss"), ("eval/loss", "eval.loss")):
+        wanted = [(row["step"], row[key]) for row in rows if key in row]
+        assert sorted((log["step"], log[curve]) for log in logs if curve in log) == wanted != []

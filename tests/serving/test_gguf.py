@@ -106,7 +106,7 @@ def test_an_end_that_llama_cpp_does_not_know_by_its_name_stops_it(talk, answers,
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(tuned, tmp_path, monkeypatch):
     from ftcli.serving import gguf
 
-    monkeypatch.setattr(gguf, "llama_name", lambda folder: "gpt-2")  # digits would stay together
+    monkeypatch.setattr(gguf, "llama_name", lambda folder: "tekken")  # splits words at capitals
     with pytest.raises(UserError, match="cuts text otherwise"):
         export_run(tuned, "gguf", tmp_path / "model.gguf")
     assert not list(tmp_path.glob("*.gguf"))
