@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from types import ModuleType
@@ -133,7 +134,7 @@ def _refuse_bad_answer(label: Any, column: str | None) -> None:
     good = None if label is None else verdict(label)
     if good is False:
         raise Unusable(
-            f"has '{column}': {brief(label)}: a bad answer, not to be learned.", "not to learn"
+            f"has '{column}': {json.dumps(label)}: a bad answer, not to be learned.", "not to learn"
         )
     if label is not None and good is None:
         raise Unusable(
