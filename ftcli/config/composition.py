@@ -17,8 +17,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ftcli.config import checks, environment, marks, mistakes, origins, paths, primary
-from ftcli.config import requirements, sizes
+from ftcli.config import (
+    checks,
+    environment,
+    marks,
+    mistakes,
+    origins,
+    paths,
+    primary,
+    requirements,
+    sizes,
+)
 from ftcli.config import overrides as typed
 from ftcli.config.composed import Composed, Origin
 from ftcli.config.job import RECIPE

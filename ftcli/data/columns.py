@@ -177,13 +177,7 @@ def _own_answer(example: dict[str, Any]) -> list[str]:
 
 
 def _detect(mapping: Mapping[str, str | None], row: Mapping[str, Any], advice: Advice) -> str:
-    there = set(mapping) | set(row)
-    fitting = [
-        name
-        for name in formats.names()
-        for module in (formats.find(name),)
-        if all(there & {f, *defaults(module, f)} for f in formats.required(module))
-    ]
+    fitting = [name for name in formats.names() if advice.fits(name, mapping)]
     if len(fitting) != 1:
         raise advice.several(fitting) if fitting else advice.none()
     if fitting == ["text"] and set(row) & PARTS_OF_A_CONVERSATION:
