@@ -17,7 +17,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ftcli.config import checks, environment, marks, mistakes, origins, paths, primary, sizes
+from ftcli.config import (
+    checks,
+    environment,
+    marks,
+    mistakes,
+    origins,
+    paths,
+    primary,
+    requirements,
+    sizes,
+)
 from ftcli.config import overrides as typed
 from ftcli.config.composed import Composed, Origin
 from ftcli.config.job import RECIPE
@@ -62,6 +72,7 @@ def _composed_from(path: Path, overrides: Sequence[str]) -> Composed:
         from ftcli.reproduce.bases import settle
 
         settle(composed)
+    requirements.derive(composed)
     return composed
 
 

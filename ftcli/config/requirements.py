@@ -4,7 +4,8 @@
       model.quantization: {one_of: [nf4, fp4, int8], because: QLoRA needs a quantised base, or: method=lora}
 
 or only the list of values. `fix: optimizer=mezo` says how the first of them is got, where setting the key
-itself would not do. It is kept in the configuration and handed to no class.
+itself would not do. With `derive: true` the first of them is taken where nobody sets the key. It is kept
+in the configuration and handed to no class.
 """
 
 from __future__ import annotations
@@ -27,6 +28,18 @@ def problems(composed: Composed) -> list[UserError]:
             words = rule if isinstance(rule, Mapping) else {}
             found.append(_unmet(composed, owner, key, _values(rule), words))
     return found
+
+
+def derive(composed: Composed) -> None:
+    """Set the keys that an option derives from itself, unless they are set; its line is their origin."""
+    for owner, key, rule in _rules(composed.config):
+        group, _, name = key.partition(".")
+        node = composed.config.get(group)
+        if not isinstance(rule, Mapping) or not rule.get("derive") or not isinstance(node, dict):
+            continue
+        if name not in node and value(composed, key) is not None:
+            node[name] = _values(rule)[0]
+            composed.origins[key] = composed.origin(f"{owner}.{REQUIRES}" if owner else REQUIRES)
 
 
 def allowed(node: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ftcli.config import composition, paths, requirements, signature, validation
+from ftcli.config import composition, fitting, paths, signature, validation
 from ftcli.config.display import scalar
+from ftcli.config.fitting import Machine
 from ftcli.config.job import PROMISES
 from ftcli.config.keys import TARGET
 from ftcli.config.nearest import nearest
 from ftcli.config.option import content
 from ftcli.errors import UserError
 
+if TYPE_CHECKING:
+    from ftcli.data.survey import Survey
+
 #: What is taken where nobody answers.
 USUAL = {"model": "llama_mini", "data": "e2e", "method": "lora"}
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What decides the settings: `memory_gb` is that of the GPU, None without one."""
+class Flow(str):
+    """YAML that is written as it stands."""
 
-    name: str
-    memory_gb: float | None = None
-    bf16: bool = False
+
+NULL = Flow("null")
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,6 @@ class Choice:
 
     option: str
     path: str | None = None
-
-
-def this_machine() -> Machine:
-    """Ask torch what there is."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return Machine("the CPU")
-    memory = torch.cuda.get_device_properties(0).total_memory / 1e9
-    return Machine(torch.cuda.get_device_name(0), memory, torch.cuda.is_bf16_supported())
 
 
 def write(
@@ -56,12 +48,13 @@ def write(
         method: an option of the group.
 
     Raises:
-        UserError: no such option, or the file exists and `force` is off.
+        UserError: no such option, the file exists and `force` is off, or no format fits the data.
     """
     target = Path(output)
     if target.exists() and not force:
         raise UserError(f"{target} exists already.", fix="--output ANOTHER.yaml, or add --force")
-    text = starter(choose("model", model), choose("data", data), choose("method", method), machine)
+    answers = choose("model", model), choose("data", data), choose("method", method)
+    text = starter(*answers, machine, _surveyed(answers[1]))
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.stem}.draft.yaml")
     try:
@@ -99,13 +92,21 @@ def choose(group: str, answer: str) -> Choice:
     )
 
 
-def starter(model: Choice, data: Choice, method: Choice, machine: Machine) -> str:
-    """The YAML of a job."""
+def starter(
+    model: Choice, data: Choice, method: Choice, machine: Machine, seen: Survey | None = None
+) -> str:
+    """The YAML of a job.
+
+    Args:
+        seen: what the data hold, where that is known.
+    """
     chosen = content(paths.options("method")[method.option])
     promises = signature.read(chosen[TARGET]).attributes | (chosen.get(PROMISES) or {})
-    settings = _settings(promises, machine)
-    _meet(settings, chosen)
+    settings = fitting.settings(promises, machine, None if seen is None else seen.rows)
+    fitting.meet(settings, chosen)
+    own = _own_data(data, seen)
     judged = data.option if data.option in paths.options("eval") else "loss"
+    judged = "none" if "validation" in own and own["validation"][0] is NULL else judged
     picks = {
         "model": model.option, "data": data.option, "method": method.option,
         "objective": "causal_lm", "optimizer": "adamw", "scheduler": "linear",
@@ -119,7 +120,7 @@ def starter(model: Choice, data: Choice, method: Choice, machine: Machine) -> st
     lines += [f"  - {group}: {option}  # {_others(group)}" for group, option in picks.items()]
     lines += ["  - _self_  # what follows goes over all that", "", "seed: 0"]
     lines += _body("model", {"path": (model.path, "")}, settings["model"])
-    lines += _body("data", _own_data(data), settings["data"])
+    lines += _body("data", own, settings["data"])
     for group in ("optimizer", "scheduler", "trainer"):
         lines += _body(group, {}, settings[group])
     return "\n".join(lines) + "\n"
@@ -133,7 +134,8 @@ def _others(group: str) -> str:
 def _body(group: str, *parts: dict[str, tuple[Any, str]]) -> list[str]:
     """A group's keys with their comments; a key without a value is left out."""
     keys = {k: v for part in parts for k, v in part.items() if v[0] is not None}
-    lines = [f"  {k}: {scalar(v)}" + (f"  # {why}" if why else "") for k, (v, why) in keys.items()]
+    written = {k: (v if isinstance(v, Flow) else scalar(v), why) for k, (v, why) in keys.items()}
+    lines = [f"  {k}: {v}" + (f"  # {why}" if why else "") for k, (v, why) in written.items()]
     return [f"{group}:", *lines] if lines else []
 
 
@@ -142,54 +144,35 @@ def _of_text(node: dict[str, Any]) -> bool:
     return "format" in signature.read(node[TARGET]).parameters
 
 
-def _own_data(data: Choice) -> dict[str, tuple[Any, str]]:
+def _surveyed(data: Choice) -> Survey | None:
+    """What local rows hold; None for what ships, lies on the hub, or is plain text."""
+    if data.path is None or _is_plain(data):
+        return None
+    from ftcli.data.sources import files
+    from ftcli.data.survey import survey
+
+    if not files.exists(data.path):
+        return None
+    return survey(files.find(data.path), "data.path")
+
+
+def _is_plain(data: Choice) -> bool:
+    return bool(content(paths.options("data")[data.option]).get("format") == "text")
+
+
+def _own_data(data: Choice, seen: Survey | None) -> dict[str, tuple[Any, str]]:
     if data.path is None:
         return {}
-    text = content(paths.options("data")[data.option]).get("format") == "text"
-    return {
-        "path": (data.path, ""),
-        "format": (
-            None if text else "auto",
-            "told from its columns; see: ftcli schema data.format",
-        ),
-        "validation": (0.05, "share held out to judge the model"),
-    }
-
-
-def _meet(settings: dict[str, dict[str, Any]], method: dict[str, Any]) -> None:
-    """Change what the method's own `requires` does not allow."""
-    for key, allowed in requirements.allowed(method).items():
-        group, _, name = key.partition(".")
-        given = settings.get(group, {}).get(name)
-        if given is None or given[0] not in allowed:
-            settings.setdefault(group, {})[name] = (allowed[0], "the method asks for it")
-
-
-def _settings(promises: dict[str, Any], machine: Machine) -> dict[str, dict[str, Any]]:
-    """Values by group, with the reason of each, from what the method's class promises."""
-    gpu, whole = machine.memory_gb, promises.get("artefact") == "model"
-    small = gpu is not None and gpu < 40
-    stored = "nf4" if small and promises.get("quantisable") is not False else "none"
-    packed = promises.get("packable") is not False
-    recomputed = small and promises.get("gradient_checkpointing") is not False
-    return {
-        "model": {"quantization": (stored, "none, nf4, fp4 or int8: how the frozen weights lie")},
-        "data": {
-            "max_length": (512 if gpu is None else 1024, "tokens of the longest document"),
-            "packing": (None if packed else "none", "the method adds to each row"),
-        },
-        "optimizer": {
-            "lr": (
-                2e-5 if whole else 2e-4,
-                "an adapter wants about ten times that of full training",
-            )
-        },
-        "scheduler": {"warmup_ratio": (0.03, "share of the steps")},
-        "trainer": {
-            "epochs": (1.0, "passes over the data; or max_steps"),
-            "batch_size": (4 if small else 16, "rows a forward pass"),
-            "gradient_accumulation_steps": (4 if small else 1, "forward passes a step"),
-            "precision": ("bf16" if machine.bf16 else "fp32", "fp32 or bf16"),
-            "gradient_checkpointing": (True if recomputed else None, "less memory, more time"),
-        },
-    }
+    found: dict[str, tuple[Any, str]] = {"path": (data.path, "")}
+    if not _is_plain(data):
+        found["format"] = ("auto", "told from its columns; see: ftcli schema data.format")
+    if seen is not None and (seen.columns or seen.others):
+        also = f"; {', '.join(seen.others)} would fit too" if seen.others else ""
+        found["format"] = (seen.format, f"by its columns{also}")
+        if seen.columns:
+            pairs = ", ".join(f"{name}: {scalar(col)}" for name, col in seen.columns.items())
+            found["columns"] = (Flow(f"{{{pairs}}}"), "field of the format: column")
+    found["validation"] = (0.05, "share held out to judge the model")
+    if seen is not None and seen.prompts < 2:
+        found["validation"] = (NULL, "a share needs two different prompts")
+    return found

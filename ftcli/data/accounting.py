@@ -24,7 +24,7 @@ class Counts:
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> rows
     left_out_rows: dict[str, list[str]] = field(default_factory=dict)  # the first, place and why
     rows: int = 0  # rows of this split that became an example
-    skipped: int = 0  # rows that could not
+    skipped: int = 0  # rows that could not, though nothing says that they should not
     overlong: int = 0  # documents longer than max_length
     dropped: int = 0  # of these, left out
     unlearned: int = 0  # documents left out because nothing in them is learned
@@ -37,7 +37,7 @@ class Counts:
 
     def skip(self, row: BadRow) -> None:
         """Count and name a row that did not become an example."""
-        self.skipped += 1
+        self.skipped += not row.intended
         self.leave_out(row.reason, f"{row.where}  {row.what}")
 
     def leave_out(self, reason: Reason, place: str) -> None:

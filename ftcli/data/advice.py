@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ftcli.data import formats
@@ -55,7 +55,7 @@ class Advice:
     def wrong(self, name: str, missing: Sequence[str]) -> UserError:
         """The format that was asked for lacks columns."""
         wanted = ", ".join(formats.required(formats.find(name)))
-        mapping = self._mapping(name)
+        mapping = self._written(name)
         return UserError(
             f"{self._columns}; format={name} wants [{wanted}] "
             f"(not found: {', '.join(missing)}). {self._shown}",
@@ -83,25 +83,34 @@ class Advice:
             "data.format=text to learn each text by itself",
         )
 
-    def _mapping(self, name: str) -> str:
-        """Overrides that map fields to likely columns; "" when that gives no example of the row."""
+    def fits(self, name: str, mapped: Iterable[str] = ()) -> bool:
+        """Whether every required field of a format is mapped or has a column of its own."""
         module = formats.find(name)
-        free, parts, fields = list(self.row), [], {}
+        there = {*mapped, *self.row}
+        return all(there & {f, *formats.defaults(module, f)} for f in formats.required(module))
+
+    def mapping(self, name: str) -> dict[str, str] | None:
+        """Field -> likely column; None when a required field has none, or it gives no example."""
+        module = formats.find(name)
+        free, found = list(self.row), {}
         for field, needed in module.FIELDS.items():
             column = self._likely(field, name, free)
-            if column is None:
-                if needed:
-                    return ""
-                continue
-            free.remove(column)
-            fields[field] = self.row[column]
-            if column != field:
-                parts.append(f"data.columns.{field}={column}")
+            if column is not None:
+                free.remove(column)
+                found[field] = column
+            elif needed:
+                return None
         try:
-            module.example(fields)
+            module.example({field: self.row[column] for field, column in found.items()})
         except Unusable as error:
-            return "" if error.reason == "unfit" else " ".join(parts)
-        return " ".join(parts)
+            if error.reason == "unfit":
+                return None
+        return {field: column for field, column in found.items() if column != field}
+
+    def _written(self, name: str) -> str:
+        """The mapping as overrides."""
+        mapping = self.mapping(name) or {}
+        return " ".join(f"data.columns.{field}={column}" for field, column in mapping.items())
 
     def _likely(self, field: str, name: str, free: Sequence[str]) -> str | None:
         module = formats.find(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from types import ModuleType
@@ -133,7 +134,7 @@ def _refuse_bad_answer(label: Any, column: str | None) -> None:
     good = None if label is None else verdict(label)
     if good is False:
         raise Unusable(
-            f"has '{column}': {brief(label)}: a bad answer, not to be learned.", "not to learn"
+            f"has '{column}': {json.dumps(label)}: a bad answer, not to be learned.", "not to learn"
         )
     if label is not None and good is None:
         raise Unusable(
@@ -176,13 +177,7 @@ def _own_answer(example: dict[str, Any]) -> list[str]:
 
 
 def _detect(mapping: Mapping[str, str | None], row: Mapping[str, Any], advice: Advice) -> str:
-    there = set(mapping) | set(row)
-    fitting = [
-        name
-        for name in formats.names()
-        for module in (formats.find(name),)
-        if all(there & {f, *defaults(module, f)} for f in formats.required(module))
-    ]
+    fitting = [name for name in formats.names() if advice.fits(name, mapping)]
     if len(fitting) != 1:
         raise advice.several(fitting) if fitting else advice.none()
     if fitting == ["text"] and set(row) & PARTS_OF_A_CONVERSATION:

@@ -18,6 +18,7 @@ from ftcli.data.sources import Source, find, is_path
 from ftcli.data.split import Split
 from ftcli.data.tokenizers import tokenizer_hash
 from ftcli.data.tokens import Tokens
+from ftcli.data.unused import Unused
 from ftcli.errors import Problems, UserError
 
 if TYPE_CHECKING:
@@ -127,8 +128,10 @@ class Data:
             self._prepared[key] = known
             for warning in warnings(known.meta, split):
                 log.warning(warning)
+            if split == "train" and (note := rows.unused.note()):
+                log.warning(note)
         if not len(known):
-            raise mistakes.empty(split, self.path, accounting(known.meta))
+            raise mistakes.empty(split, self.path, known.meta)
         return known
 
     def sample(
@@ -159,10 +162,26 @@ class Data:
                 counts.elsewhere += 1
         counts.used = len(found)
         if not found:
-            raise mistakes.empty(split, self.path, accounting(asdict(counts)))
-        if counts.skipped:
+            raise mistakes.empty(split, self.path, asdict(counts))
+        if counts.left_out:
             log.warning(f"{split}: {accounting(asdict(counts))}")
+        if note := self.unused(split).note():
+            log.warning(note)
         return found
+
+    def unused(self, split: str = "train") -> Unused:
+        """The columns that nothing reads, in the first rows of a split."""
+        return self._split(split).unused
+
+    def refuse_empty(self, split: str) -> None:
+        """Raise a UserError that says what became of the rows of a split that gives no example."""
+        counts = Counts()
+        for entry in self._split(split).entries():
+            counts.entries += 1
+            counts.elsewhere += entry is None
+            if isinstance(entry, BadRow):
+                self._pass_over(entry, counts)
+        raise mistakes.empty(split, self.path, asdict(counts))
 
     def _pass_over(self, row: BadRow, counts: Counts) -> None:
         if self.on_error == "stop" and not row.intended:

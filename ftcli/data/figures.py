@@ -37,6 +37,11 @@ def warnings(meta: dict[str, Any], split: str) -> list[str]:
         named = meta["left_out_rows"]
         shown = "; ".join([row for why in SKIPPED for row in named.get(why, ())][:SHOWN])
         found.append(f"{split}: {count:,} row{'s' * (count > 1)} skipped. First: {shown}")
+    if count := meta["left_out"].get("not to learn"):
+        found.append(
+            f"{split}: {count:,} row{'s' * (count > 1)} left out, for the data mark them as not to be "
+            f"learned.{_first(meta, 'not to learn')}"
+        )
     if meta["dropped"]:
         found.append(
             f"{split}: {meta['dropped']:,} documents above data.max_length left out."

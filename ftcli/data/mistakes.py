@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+from ftcli.data.accounting import accounting
 from ftcli.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,11 +63,25 @@ def not_configured(split: str) -> UserError:
     )
 
 
-def empty(split: str, path: str, why: str) -> UserError:
-    """A split without a row to learn from."""
+def empty(split: str, path: str, counts: Mapping[str, Any]) -> UserError:
+    """A split without a row to learn from.
+
+    Args:
+        counts: what became of its rows, as in `meta.json`.
+    """
+    where = "data.validation" if split == "validation" else "data.path"
+    what = f"the split '{split}' of {path} is empty: {accounting(counts)}."
+    left_out = counts["left_out"]
+    if left_out and set(left_out) == {"not to learn"}:
+        first = counts["left_out_rows"]["not to learn"][0]
+        return UserError(
+            f"{what} First: {first}",
+            where=where,
+            fix="add rows with good answers; data.columns.label=null ignores a label",
+        )
     return UserError(
-        f"the split '{split}' of {path} is empty: {why}.",
-        where="data.validation" if split == "validation" else "data.path",
+        what,
+        where=where,
         fix="check the file, data.limit and data.max_length; a share of a small file needs at least "
         "two different prompts, otherwise set data.validation=null",
     )

@@ -48,7 +48,7 @@ class Unused:
         plural = len(self.asking) > 1
         return (
             f"column{'s' * plural} {named} {'are' if plural else 'is'} not used, though the name "
-            "suggests a part of the prompt; data.columns.<field>=<column> maps it"
+            "suggests a part of the prompt"
         )
 
 

@@ -81,6 +81,8 @@ class Check:
 
     def _data(self) -> Iterator[Finding]:
         from ftcli.data.figures import warnings
+        from ftcli.data.rows import listed
+        from ftcli.data.unused import Unused
 
         data = self.draft.data
         try:
@@ -89,6 +91,8 @@ class Check:
             remote = self.draft.remote and error.where == "data.path"
             yield (unknown if remote else failed)("data", self._located(error, "data"))
             return
+        if first is None and hasattr(data, "refuse_empty"):
+            data.refuse_empty("train")
         if first is None:
             what, where = f"no row of {data.path} can be used.", self.composed.where("data.path")
             yield failed(
@@ -96,7 +100,11 @@ class Check:
             )
             return
         columns = ", ".join(first["row"])
-        yield ok("data", f"{data.path}: columns {columns}; splits {', '.join(data.splits)}")
+        unused = data.unused() if hasattr(data, "unused") else Unused()
+        left = f"; not used: {listed(unused.columns)}" if unused.columns else ""
+        yield ok("data", f"{data.path}: columns {columns}{left}; splits {', '.join(data.splits)}")
+        if note := unused.note():
+            yield warn("data", note, "name its field: data.columns.<field>=<column>")
         try:
             tokenizer = self.draft.tokenizer
         except UserError as error:

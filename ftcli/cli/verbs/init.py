@@ -24,14 +24,14 @@ def init(
 ) -> None:
     """Write a commented job with settings that fit this machine; asks what is not given."""
     from ftcli.cli.console import console, emit
-    from ftcli.config import starter
+    from ftcli.config import fitting, starter
 
     ask = sys.stdin.isatty() and not as_json
     answers = {"model": model, "data": data, "method": method}
     for name, usual in starter.USUAL.items():
         if answers[name] is None:
             answers[name] = typer.prompt(name, default=usual) if ask else usual
-    machine = starter.this_machine()
+    machine = fitting.this_machine()
     path = starter.write(**answers, output=output, machine=machine, force=force)  # type: ignore[arg-type]
     emit(
         {"file": str(path), "machine": machine.__dict__, **answers},

@@ -1,0 +1,95 @@
+"""Settings of a first job that fit a machine, a method and the number of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ftcli.config import requirements
+
+FEW = 1000  # rows below which a job is written for few rows
+STEPS = 60  # that few rows are trained for, in as many passes as that takes
+MOST_PASSES = 20
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides the settings: `memory_gb` is that of the GPU, None without one."""
+
+    name: str
+    memory_gb: float | None = None
+    bf16: bool = False
+
+
+def this_machine() -> Machine:
+    """Ask torch what there is."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Machine("the CPU")
+    memory = torch.cuda.get_device_properties(0).total_memory / 1e9
+    return Machine(torch.cuda.get_device_name(0), memory, torch.cuda.is_bf16_supported())
+
+
+def settings(
+    promises: dict[str, Any], machine: Machine, rows: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """Values by group, with the reason of each.
+
+    Args:
+        promises: of the method's class.
+        rows: that are trained on, where that is known.
+    """
+    values = _for_machine(promises, machine)
+    if rows is not None and rows < FEW:
+        _fit_few_rows(values, rows)
+    return values
+
+
+def _for_machine(promises: dict[str, Any], machine: Machine) -> dict[str, dict[str, Any]]:
+    gpu, whole = machine.memory_gb, promises.get("artefact") == "model"
+    small = gpu is not None and gpu < 40
+    stored = "nf4" if small and promises.get("quantisable") is not False else "none"
+    packed = promises.get("packable") is not False
+    recomputed = small and promises.get("gradient_checkpointing") is not False
+    return {
+        "model": {"quantization": (stored, "none, nf4, fp4 or int8: how the frozen weights lie")},
+        "data": {
+            "max_length": (512 if gpu is None else 1024, "tokens of the longest document"),
+            "packing": (None if packed else "none", "the method adds to each row"),
+        },
+        "optimizer": {
+            "lr": (
+                2e-5 if whole else 2e-4,
+                "an adapter wants about ten times that of full training",
+            )
+        },
+        "scheduler": {"warmup_ratio": (0.03, "share of the steps")},
+        "trainer": {
+            "epochs": (1.0, "passes over the data; or max_steps"),
+            "batch_size": (4 if small else 16, "rows a forward pass"),
+            "gradient_accumulation_steps": (4 if small else 1, "forward passes a step"),
+            "precision": ("bf16" if machine.bf16 else "fp32", "fp32 or bf16"),
+            "gradient_checkpointing": (True if recomputed else None, "less memory, more time"),
+        },
+    }
+
+
+def _fit_few_rows(settings: dict[str, dict[str, Any]], rows: int) -> None:
+    """Passes, rows a step and rate by which few rows are learned: some sixty steps at least."""
+    size = 4 if rows < FEW // 4 else 8
+    passes = min(MOST_PASSES, max(1, round(STEPS * size / max(1, rows))))
+    trainer, rate = settings["trainer"], settings["optimizer"]["lr"][0]
+    trainer["epochs"] = (float(passes), f"passes over {rows} rows; or max_steps")
+    trainer["batch_size"] = (size, "rows a forward pass; few, so that there are steps enough")
+    trainer["gradient_accumulation_steps"] = (1, "forward passes a step")
+    settings["optimizer"]["lr"] = (2.5 * rate, "higher than for many rows: the steps are few")
+
+
+def meet(settings: dict[str, dict[str, Any]], method: dict[str, Any]) -> None:
+    """Change what the method's own `requires` does not allow."""
+    for key, allowed in requirements.allowed(method).items():
+        group, _, name = key.partition(".")
+        given = settings.get(group, {}).get(name)
+        if given is None or given[0] not in allowed:
+            settings.setdefault(group, {})[name] = (allowed[0], "the method asks for it")
