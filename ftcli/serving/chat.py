@@ -93,7 +93,7 @@ class Chat:
 
     def _render(self, text: str) -> list[int]:
         if self.kind == "text":
-            return list(self.run.tokenizer(text)["input_ids"])
+            return list(self.run.data.beginning_ids(text, self.run.tokenizer))
         return self.run.data.prompt_ids(self._example(text), self.run.tokenizer)
 
     def _example(self, text: str) -> dict[str, Any]:
