@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath, fetch_kind
 from ftcli.errors import Problems, UserError
+from ftcli.methods.all_linear import apply, select
 from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
 from ftcli.methods.targets import ALL_LINEAR, refuse_patterns, unmatched
 from ftcli.models.heads import new_modules
@@ -45,6 +46,7 @@ class Peft(Method):
         self.config_class, self.targets_strict, self.options = config_class, targets_strict, options
         self.autocast_adapter_dtype = autocast_adapter_dtype
         self._applied: dict[str, Any] = {}
+        self.left_out: dict[str, str] = {}
 
     @property
     def keeps_base(self) -> bool:
@@ -63,6 +65,7 @@ class Peft(Method):
 
         config = self._for_model(self.config(), model)
         refuse_patterns(config)
+        self._spread(config, model)
         if self.targets_strict:
             Problems.raise_if_any(unmatched(config, model))
         quantised = quantised_weights(model)
@@ -185,6 +188,17 @@ class Peft(Method):
             )
         config.modules_to_save = sorted({*(config.modules_to_save or ()), *new})
         return config
+
+    def _spread(self, config: Any, model: nn.Module) -> None:
+        """All linear layers, as far as this adapter can train them, and the experts with them."""
+        if getattr(config, "target_modules", None) != ALL_LINEAR:
+            return
+        selection = select(config, model)
+        if self.options.get("target_parameters") is not None:
+            selection = replace(selection, parameters=())
+        if selection.parameters or selection.reasons:
+            apply(selection, config, model)
+        self.left_out = selection.reasons
 
     def _checked(self, config: Any) -> Any:
         if config.is_prompt_learning:

@@ -78,6 +78,20 @@ class Check:
         share = 100 * weights.trainable / (weights.parameters + weights.adapter_parameters)
         text = f"{weights.trainable:,} of {weights.parameters:,} parameters trained ({share:.3g} %)"
         yield ok("targets", f"{text}: {layers(model)}")
+        yield from self._left_out(model)
+
+    def _left_out(self, model: Any) -> Iterator[Finding]:
+        """Weight matrices that the adapter does not reach; a warning where they are many."""
+        from ftcli.methods.left_out import MANY, left_out, sentence
+
+        found = left_out(model, getattr(self.draft.method, "left_out", None))
+        if not found:
+            return
+        text = f"left out: {sentence(found)}"
+        if sum(item.share for item in found) < MANY:
+            yield ok("targets", text)
+        else:
+            yield warn("targets", text, "method=full trains every weight")
 
     def _data(self) -> Iterator[Finding]:
         from ftcli.data.figures import warnings
