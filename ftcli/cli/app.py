@@ -88,6 +88,10 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get("FTCLI_DEBUG") and usage is None:
             raise
         shown = usage or explained(error)
+        if shown.code == errors.USER:
+            from ftcli.cli import mistyped
+
+            shown = mistyped.explained(arguments, shown)
         show_error(_with_fix(shown, arguments))
         return shown.code
     return status if isinstance(status, int) else errors.OK

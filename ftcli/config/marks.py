@@ -114,6 +114,14 @@ def _walk(node: yaml.MappingNode, prefix: str, path: Path) -> Iterator[tuple[str
             yield from _walk(value, key, path)
 
 
+def choices(path: Path) -> dict[str, str]:
+    """Group -> option of the defaults list of a packaged file."""
+    entries = read(path).get("defaults") or []
+    return {
+        str(k): str(v) for entry in entries if not isinstance(entry, str) for k, v in entry.items()
+    }
+
+
 def default_line(path: Path, group: str) -> int | None:
     """The line of a file's defaults list that picks an option of `group`."""
     root = tree(path)

@@ -70,15 +70,30 @@ def _missing(
             fix="ftcli ls jobs",
         )
     known = list(paths.options(group, list(folders)))
-    typed = any(w.key == group for w in words)
-    fix = f"{len(known)} available: ftcli ls {paths.plural(group)}"
     if group.startswith("hydra/"):
         fix = f"install the plugin that brings it: pip install hydra-{option}-{group[6:]}"
+        return UserError(
+            f"{group}={option}: no such {group}.", _where(error, job, group, folders), fix
+        )
+    top, _, rest = f"{group}/{option}".partition("/")
+    typed = any(w.key == top for w in words)
+    near = nearest(rest, list(paths.options(top, list(folders))))
+    fix = f"{len(known)} available: ftcli ls {paths.plural(top)}"
+    if _is_place(rest):
+        way = {"data": f"ftcli init --data {rest}", "model": f"model.path={rest}"}
+        fix = way.get(top, f"see: ftcli schema {top}")
+    elif near:
+        fix = f"{top}={near[0]}; " + fix
     return UserError(
-        f"{group}={option}: no such {group}.{_closest(option, known)}",
+        f"{top}={rest}: no such {top}.{_closest(rest, known)}",
         where="command line" if typed else _where(error, job, group, folders),
         fix=fix,
     )
+
+
+def _is_place(name: str) -> bool:
+    """Whether the name of an option is rather a file, a folder or a hub id."""
+    return "/" in name or name.startswith((".", "~")) or Path(name).exists() or "." in name
 
 
 def _closest(word: str, known: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,10 +66,12 @@ def read(texts: Sequence[str], folders: Sequence[Path]) -> list[Word]:
 
 def _word(parsed: Override, text: str, folders: Sequence[Path]) -> Word:
     if parsed.is_sweep_override():
+        values = text.partition("=")[2]
         raise UserError(
             f"'{text}' gives several values where one is wanted.",
             where="command line",
-            fix=f"a list is {parsed.key_or_group}=[a,b]; to try each: ftcli sweep JOB {text}",
+            fix=f"a list is {for_shell(f'{parsed.key_or_group}=[{values}]')}; "
+            f"to try each: ftcli sweep JOB {for_shell(text)}",
         )
     value, key = parsed.value(), parsed.key_or_group
     if not key:
@@ -88,9 +91,55 @@ def _word(parsed: Override, text: str, folders: Sequence[Path]) -> Word:
     return Word(text, key, value, picks, kind)
 
 
+def written(key: str, value: Any) -> str:
+    """`key=value` as the command line takes it: Hydra reads the value back, and a shell changes nothing."""
+    return for_shell(f"{key}={text_of(value)}")
+
+
+def for_shell(word: str) -> str:
+    """A word as a shell leaves it alone."""
+    if not set(word) & set(" '\"{}$*?;&|<>()`\\!#~"):
+        return word
+    if "'" in word and not set(word) & set('"$`\\!'):
+        return f'"{word}"'
+    return shlex.quote(word)
+
+
+def is_readable(text: str) -> bool:
+    """Whether a word is in the grammar."""
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    return True
+
+
+def value_of(text: str) -> Any:
+    """A word as Hydra reads it in the place of a value; itself where it cannot."""
+    word = f"k={text}"
+    return OverridesParser.create().parse_override(word).value() if is_readable(word) else text
+
+
+def text_of(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{name}:{text_of(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(text_of, value)) + "]"
+    if not isinstance(value, str):
+        return str(value)
+    escaped = value.replace("'", "\\'")
+    plain = is_readable(f"k={value}") and value_of(value) == value
+    return value if plain else f"'{escaped}'"
+
+
 def _unreadable(text: str, error: HydraException) -> UserError:
     if "=" not in text and not text.startswith("~"):
         fix = _WRITTEN
+    elif text.partition("=")[2][:1] in ("{", "["):
+        fix = "quote what is inside and holds any of =:,[]{}, or write it into the YAML file"
     else:
         fix = f"quote a value with spaces or any of ,[]{{}}: {_quoted(text)}"
     reason = str(error).splitlines()[0].split(". See")[0]
@@ -99,5 +148,4 @@ def _unreadable(text: str, error: HydraException) -> UserError:
 
 def _quoted(text: str) -> str:
     key, _, value = text.partition("=")
-    escaped = value.strip("'\"").replace("'", "\\'")
-    return f"\"{key}='{escaped}'\""
+    return written(key, value.strip("'\""))

@@ -110,8 +110,21 @@ def find_job(job: str | Path) -> Path:
     if len(same) == 1:
         return same[0]
     if path.is_dir():
-        raise UserError(f"{job} is a folder without a config.yaml.", fix="give a YAML file")
-    raise UserError(f"{job}: no such file or job.{_closest(path, known)}", fix="ftcli ls jobs")
+        raise _folder(path, str(job))
+    near = _closest(path, known)
+    what = f"{job}: no such file or job." + (f" Closest: {', '.join(near)}." if near else "")
+    raise UserError(what, fix=f"{near[0]}, or one of: ftcli ls jobs" if near else "ftcli ls jobs")
+
+
+def _folder(path: Path, job: str) -> UserError:
+    """For a folder that is no run: the jobs that lie in it, or the newest runs below it."""
+    files = [str(file) for file in sorted([*path.glob("*.yaml"), *path.glob("*.yml")])]
+    runs = sorted([*path.glob("*/config.yaml"), *path.glob("*/*/config.yaml")], reverse=True)
+    inside = files or [str(file.parent) for file in runs]
+    what = f"{job} is a folder without a config.yaml."
+    if not inside:
+        return UserError(what, fix="give a YAML file, or one of: ftcli ls jobs")
+    return UserError(f"{what} It holds {', '.join(inside[:5])}.", fix=inside[0])
 
 
 def _expanded(job: str | Path) -> Path:
@@ -122,11 +135,10 @@ def _expanded(job: str | Path) -> Path:
         return Path(job)
 
 
-def _closest(path: Path, known: dict[str, Path]) -> str:
+def _closest(path: Path, known: dict[str, Path]) -> list[str]:
     beside = {str(p): p for p in path.parent.glob("*.yaml")} if path.parent.is_dir() else {}
     short = [name.rpartition("/")[2] for name in known]
-    found = nearest(str(path), [*beside]) or nearest(path.stem, [*dict.fromkeys([*known, *short])])
-    return f" Closest: {', '.join(found)}." if found else ""
+    return nearest(str(path), [*beside]) or nearest(path.stem, [*dict.fromkeys([*known, *short])])
 
 
 def shown(path: Path) -> str:

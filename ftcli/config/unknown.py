@@ -1,56 +1,69 @@
-"""What is said of a name that nothing knows: the nearest that is known, or where it belongs."""
+"""What is said of a name that nothing knows: the nearest that is known, and how it is written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from ftcli.config import job
-from ftcli.config.composed import Composed
-from ftcli.config.keys import TARGET, keys_of
-from ftcli.config.nearest import OTHER_NAMES, nearest, nearest_key
+from ftcli.config import meant, overrides
+from ftcli.config.composed import COMMAND_LINE, Composed, leaves
+from ftcli.config.meant import Setting
+from ftcli.config.nearest import nearest, nearest_key
 from ftcli.config.packages import missing
-from ftcli.config.signature import NoSuchClass
+from ftcli.config.signature import NoSuchClass, Parameter
 from ftcli.errors import UserError
 
 
-def of_node(composed: Composed, key: str, owner: str, known: Iterable[str]) -> UserError:
+def of_node(composed: Composed, key: str, owner: str, known: Mapping[str, Parameter]) -> UserError:
     """A key that its node does not take; `owner` is what the node is called."""
     prefix, _, name = key.rpartition(".")
-    meant = nearest_key(name, known)
-    hint = f"{prefix}.{meant}" if meant else _elsewhere(composed, name)
-    what = f"{key} is not a key of {owner}.{_did_you_mean(hint)}"
-    return UserError(what, composed.where(key), f"see: ftcli schema {key.split('.')[0]}")
+    own = nearest_key(name, known)
+    found = Setting(f"{prefix}.{own}", known[own]) if own else meant.setting(name, composed.config)
+    what = f"{key} is not a key of {owner}.{_did_you_mean(found)}"
+    return UserError(what, composed.where(key), _way(composed, key, found))
 
 
 def of_job(composed: Composed, key: str, known: Iterable[str]) -> UserError:
     """A key at the top of a job that is neither a group nor a setting."""
-    hint = _elsewhere(composed, key) or next(iter(nearest(key, known, 1)), None)
-    what = f"{key} is not a key of a job.{_did_you_mean(hint)}"
-    return UserError(what, composed.where(key), "see: ftcli schema")
+    found = meant.setting(key, composed.config)
+    if found is None and (near := nearest(key, known, 1)):
+        found = Setting(near[0])
+    what = f"{key} is not a key of a job.{_did_you_mean(found)}"
+    return UserError(what, composed.where(key), _way(composed, key, found))
 
 
 def of_class(composed: Composed, error: NoSuchClass, key: str) -> UserError:
     """A class that is not there, or whose package is not installed."""
     if error.missing:
         return missing(error.missing, f"{key}={error.target}", composed.where(key))
-    hint = _did_you_mean(error.nearest[0] if error.nearest else None)
-    what = f"{key}={error.target}: there is no such class.{hint}"
-    return UserError(what, composed.where(key), f"ftcli schema {key.split('.')[0]}")
+    near = error.nearest[0] if error.nearest else None
+    what = f"{key}={error.target}: there is no such class."
+    fix = overrides.written(key, near) if near else f"ftcli schema {key.split('.')[0]}"
+    return UserError(what + (f" Did you mean {near}?" if near else ""), composed.where(key), fix)
 
 
-def _did_you_mean(name: str | None) -> str:
-    return f" Did you mean {name}?" if name else ""
+def _did_you_mean(found: Setting | None) -> str:
+    return f" Did you mean {found.key}?" if found else ""
 
 
-def _elsewhere(composed: Composed, name: str) -> str | None:
-    """The key of another group that is called so, here or elsewhere (`lr` -> `optimizer.lr`)."""
-    for group in job.OBJECTS:
-        node = composed.config.get(group)
-        try:
-            keys = keys_of(node) if isinstance(node, dict) and TARGET in node else None
-        except NoSuchClass:
-            continue
-        for known in (name, OTHER_NAMES.get(name, name)):
-            if keys and known in keys.parameters:
-                return f"{group}.{known}"
-    return None
+def _way(composed: Composed, key: str, found: Setting | None) -> str:
+    """How the key that was meant is written in the place of the one that stands there."""
+    if found is None:
+        return f"see: ftcli schema {key.split('.')[0] if '.' in key else ''}".rstrip()
+    given = composed.get(key)
+    if isinstance(given, Mapping) and found.parameter is None:  # a group: `optim: {lr: 1e-4}`
+        words, line, others = _inner(found.key, given), f"{found.key}:", list[str]()
+    else:
+        value, others = found.value(key.rpartition(".")[2], given)
+        words = overrides.written(found.key, value)
+        line = f"{found.key.rpartition('.')[2]}: {overrides.text_of(value)}"
+    more = f", or one of {', '.join(others)}" if others else ""
+    if composed.origin(key) == COMMAND_LINE:
+        return words + more
+    group = found.key.rpartition(".")[0]
+    same = group == key.rpartition(".")[0]
+    return f"write `{line}` {'there' if same or not group else f'under `{group}:`'}{more}"
+
+
+def _inner(group: str, values: Mapping[str, Any]) -> str:
+    return " ".join(overrides.written(f"{group}.{key}", value) for key, value in leaves(values))

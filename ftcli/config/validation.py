@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ftcli.config import checks, classpath, job, paths, signature, unknown
+from ftcli.config import checks, classpath, job, marks, paths, signature, unknown
 from ftcli.config.composed import Composed
 from ftcli.config.keys import TARGET, Keys, keys_of
 from ftcli.config.signature import NoSuchClass, Parameter
@@ -14,6 +14,7 @@ from ftcli.config.values import WrongType, normalised
 from ftcli.errors import Problems, UserError
 
 log = logging.getLogger("ftcli.config")
+USUAL = "qlora_llama"  # the packaged job whose choices are proposed
 
 
 def validate(composed: Composed, trust: Iterable[str] = ()) -> None:
@@ -65,9 +66,13 @@ class _Checker:
                 self._group(key)
             elif key != job.REQUIRES:
                 self.problems.append(unknown.of_job(self.composed, key, known))
-        for group in job.OBJECTS:
-            if group not in config:
-                self._absent(group)
+        absent = [group for group in job.OBJECTS if group not in config]
+        if absent == list(job.OBJECTS):
+            what = f"it chooses no {', '.join(absent[:-1])} and {absent[-1]}."
+            fix = f"let it start from a job: write `defaults: [{USUAL}, _self_]` there"
+            self.problems.append(UserError(what, f"{paths.shown(self.composed.job)}:1", fix))
+        else:
+            self.problems += [self._absent(group) for group in absent]
 
     def _group(self, group: str) -> None:
         node = self.composed.config[group]
@@ -80,15 +85,13 @@ class _Checker:
         else:
             self.node(node, group)
 
-    def _absent(self, group: str) -> None:
-        names = list(paths.options(group))
-        self.problems.append(
-            UserError(
-                f"no {group} is chosen.",
-                where=paths.shown(self.composed.job),
-                fix=f"add `- {group}: {names[0] if names else 'NAME'}` to its defaults "
-                f"(choices: ftcli ls {paths.plural(group)})",
-            )
+    def _absent(self, group: str) -> UserError:
+        option = marks.choices(paths.configs_dir() / f"{USUAL}.yaml").get(group, "NAME")
+        return UserError(
+            f"no {group} is chosen.",
+            where=paths.shown(self.composed.job),
+            fix=f"{group}={option}, or `- {group}: {option}` in its defaults "
+            f"(choices: ftcli ls {paths.plural(group)})",
         )
 
     def _collection(self, group: str) -> None:

@@ -135,7 +135,7 @@ def test_several_problems_are_raised_together_and_one_as_itself(capsys):
     ("words", "says"),
     [
         (["trian"], "No such command 'trian'. Closest: train."),
-        (["show"], "Missing argument"),
+        (["show"], "no job is given"),
         (["show", "x", "--nonsense"], "No such option: --nonsense"),
         (["init", "--model"], "requires an argument"),
     ],

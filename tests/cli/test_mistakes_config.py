@@ -34,7 +34,25 @@ def test_1_a_misspelt_key(ftcli, mine):
     assert ended.err == (
         "configs/my.yaml:11  method.lora_rnk is not a key of method=qlora. Did you mean method.r?\n"
         "    lora_rnk: 4\n"
-        "→ see: ftcli schema method\n"
+        "→ write `r: 4` there\n"
+    )
+
+
+def test_1_a_key_of_another_group(ftcli, mine):
+    ended = ftcli("train", mine("learning_rate: 1e-4\n"))
+    assert ended.err == (
+        "configs/my.yaml:11  learning_rate is not a key of a job. Did you mean optimizer.lr?\n"
+        "    learning_rate: 1e-4\n"
+        "→ write `lr: 0.0001` under `optimizer:`\n"
+    )
+
+
+def test_1_a_misspelt_group(ftcli, mine):
+    ended = ftcli("train", mine("optimiser:\n  lr: 1e-4\n"))
+    assert ended.err == (
+        "configs/my.yaml:11  optimiser is not a key of a job. Did you mean optimizer?\n"
+        "    optimiser:\n"
+        "→ write `optimizer:` there\n"
     )
 
 
