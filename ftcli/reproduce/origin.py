@@ -24,13 +24,18 @@ from ftcli.run import code
 
 MEASURES = "ftcli.reproduce.measures"
 PLANNED = "ftcli.reproduce.planned"
-#: What a commit is read for; the assets are data, and their hashes are part of a run.
-SOURCES = (":(glob)ftcli/**/*.py", ":(glob)configs/**/*.yaml", ":(glob)recipes/**/*.yaml")
+#: What a commit is read for: all but the assets, which are data, and whose hashes are part of a run.
+SOURCES = (".", ":(exclude)ftcli/assets")
+CODE = ("ftcli", "configs", "recipes/bases")  # what must be as in the commit when a verdict is kept
 EARLIER = "earlier"  # rules: a verdict that was kept without its code and its looks
 
 
 class Unknown(Exception):
     """Nothing can be said about commits here; says why."""
+
+
+class NoCommit(Exception):
+    """The whole history is here, and what was asked for is not in it."""
 
 
 @dataclass(frozen=True)
@@ -120,42 +125,50 @@ def impossible(recipe: Recipe, identity: str, record: Mapping[str, Any]) -> str 
     Raises:
         Unknown: commits cannot be read here.
     """
-    if record.get("rules") == EARLIER:
-        return _not_in_history(recipe, record) if record.get("commit") else None
+    try:
+        earlier = record.get("rules") == EARLIER
+        why = _not_in_history(recipe, record) if earlier else _not_of_code(record)
+    except NoCommit as error:
+        why = str(error)
+    return f"{identity}: {why}" if why else None
+
+
+def _not_of_code(record: Mapping[str, Any]) -> str | None:
     try:
         if code.digest(record["roots"]) == record["code"]:
             return None
     except KeyError:
         pass  # it is then one of an earlier commit
-    if not record.get("commit"):
-        return f"{identity}: neither today's code nor that of a commit"
+    at = record["commit"]
     try:
-        made = code.digest(record["roots"], tree(record["commit"]))
+        made = code.digest(record["roots"], tree(at))
     except KeyError as error:
-        return f"{identity}: commit {record['commit'][:9]} has no {error.args[0]}"
-    if made != record["code"]:
-        return f"{identity}: the code of commit {record['commit'][:9]} is {made}"
-    return None
+        return f"commit {at[:9]} has no {error.args[0]}"
+    return None if made == record["code"] else f"the code of commit {at[:9]} is {made}"
 
 
 def _not_in_history(recipe: Recipe, record: Mapping[str, Any]) -> str | None:
-    at = record["commit"]
-    names = git("ls-tree", "-r", "--name-only", at).decode().split("\n")
-    wanted = (f"{recipe.name}.verdicts.json", f"{recipe.name}/verdicts.json")
-    for name in (name for name in names if name.endswith(wanted)):
-        kept = json.loads(git("show", f"{at}:{name}"))
-        claims = [claim for scale in kept.values() for claim in scale.get("claims", [])]
-        keys = ("verdict", "why", "mean", "low", "high", "values")
-        if any(all(one.get(key) == record.get(key) for key in keys) for one in claims):
+    keys = ("verdict", "why", "mean", "low", "high", "values")
+    for one in _kept_at(record["commit"], recipe.name):
+        if all(one.get(key) == record.get(key) for key in keys):
             return None
-    return f"commit {at[:9]} holds no such verdict of {recipe.name}"
+    return f"commit {record['commit'][:9]} holds no such verdict of {recipe.name}"
+
+
+@cache
+def _kept_at(at: str, name: str) -> list[dict[str, Any]]:
+    """The verdicts of a recipe in the file that a commit of the earlier rules has."""
+    files = git("ls-tree", "-r", "--name-only", at).decode().split("\n")
+    file = next((file for file in files if Path(file).name == f"{name}.verdicts.json"), None)
+    kept = json.loads(git("show", f"{at}:{file}")) if file else {}
+    return [claim for scale in kept.values() for claim in scale.get("claims", [])]
 
 
 def commit() -> str | None:
     """The commit that is checked out; None outside a repository."""
     try:
         return git("rev-parse", "HEAD").decode().strip()
-    except Unknown:
+    except (Unknown, NoCommit):
         return None
 
 
@@ -166,7 +179,7 @@ def require_commit(recipe: Recipe) -> None:
         UserError: there is no repository, or code or recipe differ from the commit.
     """
     try:
-        status = git("status", "--porcelain", "--", *SOURCES, str(recipe.path)).decode()
+        status = git("status", "--porcelain", "--", *CODE, str(recipe.path)).decode()
     except Unknown as error:
         what = f"a stored verdict names the commit that made it: {error}."
         raise UserError(what, "--store", "store in a clone of the repository") from error
@@ -183,7 +196,7 @@ def tree(at: str) -> Path:
     """The sources of a commit in a temporary folder.
 
     Raises:
-        Unknown: the commit cannot be read.
+        Unknown, NoCommit: the commit cannot be read.
     """
     folder = Path(tempfile.mkdtemp(prefix="ftcli-commit-"))
     with tarfile.open(fileobj=BytesIO(git("archive", at, "--", *SOURCES))) as archive:
@@ -196,6 +209,7 @@ def git(*words: str) -> bytes:
 
     Raises:
         Unknown: there is no git, no repository, or its history is cut off.
+        NoCommit: git has no such object.
     """
     if not (code.ROOT / ".git").exists():
         raise Unknown("there is no git repository")
@@ -207,6 +221,6 @@ def git(*words: str) -> bytes:
         raise Unknown(f"git cannot be run: {error}") from error
     if done.returncode == 0:
         return done.stdout
-    if (Path(code.ROOT) / ".git" / "shallow").exists():
+    if words[0] != "rev-parse" and git("rev-parse", "--is-shallow-repository").strip() == b"true":
         raise Unknown("the history is cut off (a shallow clone)")
-    raise Unknown(done.stderr.decode(errors="replace").strip())
+    raise NoCommit(done.stderr.decode(errors="replace").strip())

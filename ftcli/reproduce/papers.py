@@ -101,7 +101,7 @@ def _row(index: int, claim: Claim, one: dict[str, Any] | None, changed: bool) ->
 
 
 def _made_by(one: Mapping[str, Any], changed: bool) -> str:
-    commit = one["commit"][:9] if one.get("commit") else "not known"
+    commit = one["commit"][:9]
     if one.get("rules") == origin.EARLIER:
         return f"earlier rules, commit {commit}"
     return f"STALE, commit {commit}" if changed else f"commit {commit}"

@@ -14,8 +14,8 @@ trainer: {max_steps: 2, batch_size: 2, log_every: 1, eval_every: null}
 paper: {title: Small and large, arxiv: "2000.00001", year: 2020}
 baselines: {large: [method.r=4]}
 claims:
-  - {say: half the size, measure: trainable_parameters, of: large, compare: ratio, equals: 0.5}
-  - {say: quick, measure: seconds, at_most: 1000}
+  - {say: half the size, measure: trainable_parameters, kind: exact, central: true, of: large, compare: ratio, equals: 0.5}
+  - {say: quick, measure: seconds, kind: trivial, at_most: 1000}
 """
 
 
@@ -29,25 +29,30 @@ def test_runs_are_made_judged_and_found_again(ftcli, recipe, work):
     first = ftcli("reproduce", "small.yaml", "--seeds", "1")
     assert first.status == 0, first.err
     assert "run 1 of 2: small, seed 0" in first.err and "run 2 of 2: large" in first.err
-    assert "0.5, ratio to large equals 0.5" in first.out and "1 holds, 1 inconclusive" in first.out
+    assert (
+        "0.5, ratio to large equals 0.5" in first.out
+        and "exact 1/1, trivial 0/1; 1 inconclusive" in first.out
+    )
     folder = work / "runs" / "reproduce" / "small"
     runs = sorted(f for f in folder.iterdir() if (f / "result.json").exists())
     assert len(runs) == 2 and (folder / "report.html").exists() and (folder / "report.md").exists()
     stamps = [(run / "result.json").stat().st_mtime_ns for run in runs]
     again = ftcli("reproduce", "small.yaml", "--seeds", "1", "--json")
     assert "run 1" not in again.err
-    assert [c["verdict"] for c in json.loads(again.out)["claims"]] == ["holds", "inconclusive"]
+    records = list(json.loads(again.out)["verdicts"].values())
+    assert [one["verdict"] for one in records] == ["holds", "inconclusive"]
     assert [(run / "result.json").stat().st_mtime_ns for run in runs] == stamps
     recipe.write_text(RECIPE.replace("equals: 0.5", "equals: 0.4"))
-    false = ftcli("reproduce", "small.yaml", "--seeds", "1", "--store")
+    false = ftcli("reproduce", "small.yaml", "--seeds", "1")
     assert false.status == 1 and "1 fails" in false.out
-    kept = json.loads((work / "small.verdicts.json").read_text())
-    assert kept["small"]["claims"][0]["verdict"] == "fails" and kept["small"]["machine"]
 
 
 def test_mistakes(ftcli, recipe):
     stored = ftcli("reproduce", "small.yaml", "seed=1", "--store")
     assert stored.status == 2 and "not the recipe's" in stored.err
+    assert "fewer seeds" in ftcli("reproduce", "small.yaml", "--seeds", "1", "--store").err
+    assert "asks for no search" in ftcli("reproduce", "small.yaml", "--tune").err
+    assert "which paper?" in ftcli("reproduce").err
     assert "Closest" in ftcli("reproduce", "qlorra").err
     recipe.write_text(RECIPE.replace("of: large", "of: lagre"))
     wrong = ftcli("check", "small.yaml")

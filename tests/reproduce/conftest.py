@@ -18,9 +18,9 @@ baselines:
   lora16: [method=lora, model.quantization=none]
   fp4: [model.quantization=fp4]
 claims:
-  - {say: few bits, measure: bits_per_parameter, at_most: 4.5, paper: 4.127, verified: true}
-  - {say: as good as 16-bit LoRA, measure: eval.loss, of: lora16, within: 0.1, seeds: 2}
-  - {say: better than FP4, measure: eval.loss, of: fp4, less_than: 0, seeds: 2}
+  - {say: few bits, measure: bits_per_parameter, kind: exact, at_most: 4.5, paper: 4.127, verified: true}
+  - {say: as good as 16-bit LoRA, measure: eval.loss, kind: statistical, central: true, of: lora16, within: 0.1}
+  - {say: better than FP4, measure: eval.loss, kind: statistical, of: fp4, less_than: 0}
 """
 
 
@@ -75,6 +75,16 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     fake = Pretended()
     monkeypatch.setattr(trial, "complete", fake)
     return fake
+
+
+@pytest.fixture
+def committed(monkeypatch: pytest.MonkeyPatch) -> str:
+    """As if code and recipe were those of a commit."""
+    from ftcli.reproduce import origin
+
+    monkeypatch.setattr(origin, "require_commit", lambda recipe: None)
+    monkeypatch.setattr(origin, "commit", lambda: "c0ffee" * 6)
+    return "c0ffee" * 6
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import pytest
 
-from ftcli.reproduce.interval import interval, seeds_needed, t_distribution, t_quantile
+from ftcli.reproduce.interval import confidence, interval, seeds_needed, t_distribution, t_quantile
 
 #: Degrees of freedom -> quantiles at 0.975 and 0.95 (any table of Student's t).
 TABLE = {
@@ -46,3 +47,29 @@ def test_seeds_needed_is_the_first_number_whose_interval_is_short_enough():
     assert seeds_needed(1.0, 1.0) == 7
     assert seeds_needed(0.0, 1e-9) == 2
     assert seeds_needed(1.0, 0.0) is None and seeds_needed(1.0, 1e-3) is None
+
+
+def test_the_error_of_all_looks_together_is_that_of_one():
+    levels = [confidence(look) for look in range(1, 60)]
+    assert levels[:3] == pytest.approx([0.96, 0.992, 0.9984])
+    assert sum(1 - level for level in levels) == pytest.approx(0.05)
+
+
+def test_seeds_added_until_it_decides_err_less_often_than_5_percent():
+    """The true mean is 0. Looking with 3, 6, 9 and 12 values until 0 is excluded, in 4000 repetitions."""
+    random = Random(0)
+
+    def errs(level) -> float:
+        wrong = 0
+        for _ in range(4000):
+            values: list[float] = []
+            for look in range(1, 5):
+                values += [random.gauss(0, 1) for _ in range(3)]
+                found = interval(values, level(look))
+                if found.low > 0 or found.high < 0:
+                    wrong += 1
+                    break
+        return wrong / 4000
+
+    assert errs(confidence) < 0.05
+    assert errs(lambda look: 0.95) > 0.09, "unchanged intervals err twice as often as they say"

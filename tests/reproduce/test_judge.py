@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from ftcli.reproduce.judge import judge
+from ftcli.reproduce.judge import Judge
 from ftcli.reproduce.recipe import Claim
 
 
 def claim(**keys) -> Claim:
-    return Claim(say="it is so", measure="eval.loss", **keys)
+    return Claim(say="it is so", measure="eval.loss", kind="statistical", **keys)
 
 
-def verdict(values, exact=False, **keys) -> str:
-    return judge(claim(**keys), values, exact).verdict
+def judge(claim, values, exact=False, least=3, look=1):
+    return Judge(claim, exact, least, look).verdict(values)
 
 
-OWN = {"mine": [1.00, 1.02, 1.01]}  # mean 1.01, deviation 0.01, 95 % interval ± 0.0248
+def verdict(values, exact=False, least=3, look=1, **keys) -> str:
+    return judge(claim(**keys), values, exact, least, look).verdict
+
+
+OWN = {"mine": [1.00, 1.02, 1.01]}  # mean 1.01, deviation 0.01, 96 % interval ± 0.0280
 
 
 @pytest.mark.parametrize(
@@ -56,19 +60,28 @@ def test_within_is_about_the_difference_and_about_one_for_a_ratio():
 
 def test_one_seed_never_holds_and_never_fails():
     for relation in ({"at_most": 9.0}, {"at_most": -9.0}):
-        found = judge(claim(**relation, seeds=1), {"mine": [1.0]}, False)
+        found = judge(claim(**relation), {"mine": [1.0]}, least=1)
         assert found.verdict == "inconclusive" and "takes 2" in found.why
 
 
 def test_fewer_seeds_than_the_claim_asks_for_are_too_few():
-    assert verdict({"mine": [1.0, 1.0]}, at_most=9.0, seeds=3) == "inconclusive"
-    assert verdict({"mine": [1.0, 1.0]}, at_most=9.0, seeds=2) == "holds"
+    assert verdict({"mine": [1.0, 1.0]}, at_most=9.0, least=3) == "inconclusive"
+    assert verdict({"mine": [1.0, 1.0]}, at_most=9.0, least=2) == "holds"
 
 
 def test_the_seeds_that_would_decide_are_named():
-    found = judge(claim(at_most=1.02), OWN, False)  # 0.01 away, deviation 0.01: 7 seeds
-    assert found.why == "3 seeds do not decide; about 7 would"
-    assert "more than 1000" in judge(claim(at_most=1.01), OWN, False).why
+    found = judge(claim(at_most=1.02), OWN)  # 0.01 away, deviation 0.01, at 99.2 %: 12 seeds
+    assert found.why == "96 % interval of 3 seeds does not decide; about 12 would"
+    assert "more than 1000" in judge(claim(at_most=1.01), OWN).why
+
+
+def test_a_further_look_has_a_wider_interval_and_says_so():
+    first, second = (judge(claim(at_most=1.04), OWN, look=look) for look in (1, 2))
+    assert first.verdict == "holds" and first.why == "96 % interval of 3 seeds"
+    assert second.verdict == "inconclusive" and second.why.startswith(
+        "99.2 % interval, look 2, of 3"
+    )
+    assert second.high - second.low > 2 * (first.high - first.low)
 
 
 def test_exact_figures_need_no_interval():

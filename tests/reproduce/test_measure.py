@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 
 import pytest
 
 from ftcli.reproduce import measure
+from ftcli.run import code
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +72,44 @@ def _model(run, touched: bool = False):
     return model
 
 
-def test_a_figure_is_kept_until_its_code_changes(folder, monkeypatch, tmp_path):
+def test_a_figure_is_kept_while_code_and_libraries_stay(folder):
     kept = folder / "measures" / "nf4_bits.json"
     first = measure.value("nf4_bits", folder)
     record = json.loads(kept.read_text())
     kept.write_text(json.dumps(record | {"value": 5.0}))
-    assert measure.value("nf4_bits", folder) == 5.0
-    kept.write_text(json.dumps(record | {"value": 5.0, "code": "older"}))
-    assert measure.value("nf4_bits", folder) == first
+    assert measure.value("nf4_bits", folder) == 5.0, "it is not measured at every look"
+    for part, other in (
+        ("code", "0" * 16),
+        ("libraries", {"torch": "1.0"}),
+        ("beside", {"a": "b"}),
+    ):
+        state = record["state"] | {part: other}
+        kept.write_text(json.dumps({"value": 5.0, "state": state}))
+        assert measure.value("nf4_bits", folder) == first, part
+
+
+def test_a_value_planted_under_the_hash_of_its_own_small_file_is_not_taken(folder):
+    """That hash was all that once stood for its code."""
+    own = hashlib.sha256(measure.named()["nf4_bits"].read_bytes()).hexdigest()[:12]
+    kept = folder / "measures" / "nf4_bits.json"
+    kept.write_text(json.dumps({"value": 5.0, "code": own}))
+    assert measure.value("nf4_bits", folder) == pytest.approx(4.127, abs=1e-3)
+
+
+@pytest.mark.parametrize("called", ["ftcli/models/bits.py", "ftcli/methods/peft.py"])
+def test_a_change_of_what_a_measure_or_the_run_calls_is_noticed(folder, called, tmp_path):
+    """`bits` is called by the measure nf4_bits, `peft` is the run's method."""
+    import shutil
+
+    from ftcli.config import load
+
+    config = load(folder / "config.yaml").config
+    roots = ["ftcli.reproduce.measures.nf4_bits", *code.roots_of(config)]
+    skip = shutil.ignore_patterns("assets", "__pycache__")
+    shutil.copytree(code.ROOT / "ftcli", tmp_path / "ftcli", ignore=skip)
+    assert code.digest(roots, tmp_path) == measure._state("nf4_bits", folder)["code"]
+    (tmp_path / called).write_text((tmp_path / called).read_text() + "\nLATER = 1\n")
+    assert code.digest(roots, tmp_path) != measure._state("nf4_bits", folder)["code"]
 
 
 def test_a_name_that_means_nothing_names_the_nearest():

@@ -21,10 +21,12 @@ def test_every_recipe_and_claim_is_on_it():
         assert all(claim.say.replace("|", "\\|") in text for claim in recipe.claims)
 
 
-def test_stored_verdicts_are_summed_up(reproduce, pretended):
+def test_stored_verdicts_are_counted_by_kind(reproduce, pretended, committed):
     from ftcli.reproduce import verdicts
 
     made = reproduce(only="1")
-    assert papers.overall(made.recipe) == "3 not judged yet"
+    before = papers.overall(made.recipe)
+    assert before == "central 0/1 hold, exact 0/1, statistical 0/2; 3 not judged yet"
     verdicts.store(made)
-    assert papers.overall(made.recipe) == "1 holds, 2 not judged yet"
+    after = papers.overall(made.recipe)
+    assert after == "central 0/1 hold, exact 1/1, statistical 0/2; 2 not judged yet"

@@ -31,12 +31,19 @@ def line_of(path, text: str) -> int:
         ('"2000.00001"', "2000.00001", "put it in quotes"),
         (", year: 2020", "", "year is not given"),
         ("fp4: [model", "tiny: [model", "the name of the job itself"),
+        ("kind: exact", "kind: certain", "none of: exact, statistical, trivial"),
+        ("kind: exact, ", "", "kind is not given"),
     ],
 )
 def test_a_mistake_is_shown_at_its_line(recipe_file, old, new, said):
     text = recipe_file.read_text()
     recipe_file.write_text(text.replace(old, new))
-    line = line_of(recipe_file, new if new else {", year: 2020": "paper:"}.get(old, "few bits"))
+    line = line_of(
+        recipe_file,
+        new
+        if new
+        else {", year: 2020": "paper:", "kind: exact, ": "few bits"}.get(old, "few bits"),
+    )
     with pytest.raises(UserError) as caught:
         reading.find(str(recipe_file))
     error = caught.value
@@ -50,6 +57,55 @@ def test_all_mistakes_come_together_and_check_finds_them_too(recipe_file):
     with pytest.raises(Problems) as caught:
         validate(compose(recipe_file))
     assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("central: true, ", "", "one to 3 central claims; this one names 0"),
+        ("claims:\n", "seeds: [0, 1]\nclaims:\n", "takes 3; here are 2"),
+        ("claims:\n", "seeds: [0, 1, 1]\nclaims:\n", "different whole numbers"),
+        ("of: fp4, less_than: 0", "of: lora16, within: 0.1", "claims 2 and 3 judge the same"),
+        (
+            "claims:\n",
+            "tune: {grid: {a: [1]}, changes: [], seed: 1}\nclaims:\n",
+            "seed 1 judges too",
+        ),
+        ("claims:\n", "tune: {grid: {}, changes: []}\nclaims:\n", "nothing is searched"),
+        (
+            "claims:\n",
+            "tune: {grid: {a: [1]}, changes: [], own: {fp5: {a: [1]}}}\nclaims:\n",
+            "fp5 is no",
+        ),
+        (
+            "claims:\n",
+            "tune: {grid: {a: [1, 2]}, changes: [], own: {fp4: {a: [1]}}}\nclaims:\n",
+            "different numbers of trials: tiny 2, lora16 2, fp4 1",
+        ),
+        (
+            "claims:\n",
+            "tune: {grid: {a: [1]}, changes: [], gird: 1}\nclaims:\n",
+            "Did you mean grid?",
+        ),
+    ],
+)
+def test_evidence_that_cannot_hold_is_refused(recipe_file, old, new, said):
+    text = recipe_file.read_text()
+    assert old in text
+    recipe_file.write_text(text.replace(old, new))
+    with pytest.raises(UserError) as caught:
+        reading.find(str(recipe_file))
+    error = caught.value
+    errors = error.problems if isinstance(error, Problems) else [error]
+    assert any(said in e.what for e in errors), [e.what for e in errors]
+
+
+def test_other_words_are_the_same_claim_and_another_bound_is_not(recipe_file):
+    before = reading.find(str(recipe_file)).claims[2].identity
+    recipe_file.write_text(recipe_file.read_text().replace("better than FP4", "beats it"))
+    assert reading.find(str(recipe_file)).claims[2].identity == before
+    recipe_file.write_text(recipe_file.read_text().replace("less_than: 0", "less_than: 0.1"))
+    assert reading.find(str(recipe_file)).claims[2].identity != before
 
 
 def test_what_is_claimed_is_no_part_of_the_configuration(recipe_file):
