@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +29,8 @@ class Counts:
     dropped: int = 0  # of these, left out
     unlearned: int = 0  # documents left out because nothing in them is learned
     partners: int = 0  # documents of pairs left out because the other one was
-    unlike: int = 0  # of the first documents, those whose generation prompt is another
-    unended: int = 0  # documents whose last learned token does not end the turn
+    losses: dict[str, int] = field(default_factory=dict)  # kind -> documents the template changed
+    losses_rows: dict[str, list[str]] = field(default_factory=dict)  # the first of each kind
     supervised: int = 0  # learned tokens
     longest: int = 0  # tokens of the longest document, before it was cut
     longest_row: str = ""  # where it came from
@@ -46,6 +46,14 @@ class Counts:
         named = self.left_out_rows.setdefault(reason, [])
         if len(named) < SHOWN:
             named.append(place)
+
+    def lose(self, kinds: Sequence[str], place: str) -> None:
+        """Count and name a document that the chat template does not write as the data have it."""
+        for kind in kinds:
+            self.losses[kind] = self.losses.get(kind, 0) + 1
+            named = self.losses_rows.setdefault(kind, [])
+            if len(named) < SHOWN:
+                named.append(place)
 
 
 def accounting(meta: Mapping[str, Any]) -> str:

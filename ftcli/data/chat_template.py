@@ -1,174 +1,272 @@
-"""A chat template, and which characters of a rendered conversation the assistant wrote.
+"""A rendered conversation: its text, where each of the assistant's turns stands, and what was lost.
 
-Templates with `{% generation %}` markers say so themselves. For all others the conversation is
-rendered up to each answer and through it; the difference is what the assistant wrote. A template
-that renders a turn differently once others follow (Qwen3 drops earlier thinking, some strip
-whitespace) has no such prefix; there each answer is found by rendering a stand-in in its place.
+Templates with `{% generation %}` markers say themselves what the assistant wrote. For all others the
+conversation is rendered up to each answer and through it; the difference is what the assistant wrote.
+A template that renders a turn differently once others follow (Qwen3 drops earlier thinking, gpt-oss
+ends the last answer with another token) has no such prefix; there each turn is found by rendering
+another of the same shape in its place.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ftcli.data.pieces import Piece
+from ftcli.data.fidelity import Turn, find_losses
 from ftcli.data.rows import Unusable
-from ftcli.errors import UserError
+from ftcli.data.template_program import Messages, Span, TemplateProgram
+from ftcli.data.template_traits import Traits, find_traits
+from ftcli.data.turns import adapted, content_text, says_something, stood_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
-STAND_IN = "q9stand0in9q"
-SHOWN = 300  # characters of what a template says
 COMPARED = 8  # characters by which the end of a generation prompt is recognised
-Messages = list[dict[str, Any]]
+
+
+class Conversation(NamedTuple):
+    """A rendered conversation.
+
+    Attributes:
+        text: all of it.
+        learned: character ranges of what the assistant wrote and is to learn, each with its end.
+        unlearned: ranges of turns that the data keep from being learned.
+        losses: kinds of what the text does not have as the data have it.
+    """
+
+    text: str
+    learned: tuple[Span, ...]
+    unlearned: tuple[Span, ...]
+    losses: tuple[str, ...]
 
 
 class ChatTemplate:
     """The template of a tokenizer.
 
+    Args:
+        tokenizer: its template, special tokens and added tokens are used.
+        day: ISO date that templates print as today's.
+
     Raises:
         UserError: the tokenizer has none.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        if not getattr(tokenizer, "chat_template", None):
-            raise UserError(
-                "the tokenizer has no chat template, and the data are conversations.",
-                where="model.chat_template",
-                fix="set model.chat_template to a template (text or file), or use an instruct model's",
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, day: str) -> None:
+        self.tokenizer, self.day = tokenizer, day
+        self.program, self.traits = self._for(None)
+        self.marked = self.program.marked
+
+    def notes(self) -> list[str]:
+        """What ftcli adds to the template's own text, in words."""
+        found = []
+        token, traits = self.traits.adds_end, self.traits
+        if token and traits.separated:
+            found.append(
+                f"it ends no answer: {token!r}, which begins the next turn, is learned as the end"
             )
-        self.tokenizer = tokenizer
-        self.text = tokenizer.get_chat_template()
-        self.marked = bool(MARKER.search(self.text))
-        specials = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-        self._specials = tuple(sorted(token for token in specials if token.strip()))
-        self._special = re.compile("|".join(map(re.escape, self._specials)) or r"(?!)")
+        elif token:
+            found.append(f"it ends no answer: {token!r} is written behind each, in prompts too")
+        if self.program.prints_date:
+            found.append(f"where it prints today's date it prints data.date={self.day}")
+        return found
 
     def prompt(self, messages: Messages, tools: Any = None) -> str:
         """The conversation so far and the beginning of the answer to come."""
-        return self._render(messages, tools, add_generation_prompt=True)
+        program, traits = self._for(tools)
+        return program.render(_adapted(messages, traits, followed=True), tools, prompt=True)
 
-    def pieces(self, messages: Messages, tools: Any = None) -> list[Piece]:
-        """The whole conversation, with all that the assistant wrote as its learned spans.
+    def conversation(self, messages: Messages, tools: Any = None) -> Conversation:
+        """The whole conversation, and what of it is learned.
 
         Raises:
-            Unusable: no assistant turn, or the template refuses the conversation.
+            Unusable: nothing to learn, or the template refuses the conversation.
         """
-        said = [m for m in messages if m["role"] == "assistant"]
-        if not said:
+        answers = [m for m in messages if m["role"] == "assistant"]
+        if not answers:
             raise Unusable("has no assistant turn: nothing to learn.")
-        if not any(_says_something(turn) for turn in said):
+        if not any(says_something(turn) for turn in answers):
             raise Unusable("has only empty assistant turns: nothing to learn.", "empty")
-        if self.marked:
-            text, spans = self._by_markers(messages, tools)
+        if not any(turn.get("learn", True) for turn in answers):
+            raise Unusable("keeps every assistant turn from being learned.", "no labels")
+        return _Rendered(*self._for(tools), messages, tools).conversation()
+
+    def _for(self, tools: Any) -> tuple[TemplateProgram, Traits]:
+        program = TemplateProgram.of(self.tokenizer, tools, self.day)
+        tokens = tuple(sorted(program.tokens.items()))
+        return _asked(program.source, tokens, program.specials, self.day)
+
+
+@lru_cache(maxsize=64)
+def _asked(
+    text: str, tokens: tuple[tuple[str, str], ...], specials: tuple[str, ...], day: str
+) -> tuple[TemplateProgram, Traits]:
+    program = TemplateProgram(text, dict(tokens), specials, day)
+    return program, find_traits(program)
+
+
+def _adapted(messages: Messages, traits: Traits, followed: bool) -> list[dict[str, Any]]:
+    """Messages as the template reads them; `followed` where an answer comes behind the last."""
+    form, ends_last = traits.arguments or "object", traits.ends_last and not followed
+    return adapted(messages, traits.parts, form, traits.ending, ends_last)
+
+
+class _Rendered:
+    """One conversation on its way through a template."""
+
+    def __init__(
+        self, program: TemplateProgram, traits: Traits, messages: Messages, tools: Any
+    ) -> None:
+        self.program, self.traits, self.tools = program, traits, tools
+        self.messages = messages
+        self.turns = _adapted(messages, traits, followed=False)
+
+    def conversation(self) -> Conversation:
+        marks: list[Span] | None = None
+        if self.program.marked:
+            self.text, marks = self.program.render_marked(self.turns, self.tools)
+            marks = [self._narrowed(*span) for span in marks if span[0] < span[1]]
         else:
-            text = self._render(messages, tools)
-            answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-            spans = [self._span(messages, i, text, tools) for i in answers]
-        return [Piece(text, _merged(spans))]
+            self.text = self.program.render(self.turns, self.tools)
+        numbers = [i for i, turn in enumerate(self.turns) if turn["role"] == "assistant"]
+        turns = self._marked(numbers, marks) if marks is not None else self._found(numbers)
+        self._close(turns)
+        spans = {turn.message: turn.spans for turn in turns}
+        learned: list[Span] = []
+        unlearned: list[Span] = []
+        for number, parts in spans.items():
+            (learned if self._learns(number) else unlearned).extend(parts)
+        losses = find_losses(self.messages, self.tools, self.text, turns, self.program, self.traits)
+        return Conversation(self.text, tuple(learned), tuple(unlearned), losses)
 
-    def _render(self, messages: Messages, tools: Any, **options: Any) -> str:
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                messages, tools=tools, tokenize=False, **options
-            )
-        except Exception as error:  # a template is a program: it may raise anything
-            raise _refused(error) from error
-        return str(rendered)
+    def _learns(self, number: int) -> bool:
+        return bool(self.messages[number].get("learn", True))
 
-    def _by_markers(self, messages: Messages, tools: Any) -> tuple[str, Sequence[tuple[int, int]]]:
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        try:
-            texts, spans = cast(Any, render_jinja_template)(
-                conversations=[messages],
-                tools=tools,
-                chat_template=self.text,
-                return_assistant_tokens_mask=True,
-                **self.tokenizer.special_tokens_map,
-            )
-        except Exception as error:  # a template is a program: it may raise anything
-            raise _refused(error) from error
-        return texts[0], spans[0]
-
-    def _span(self, messages: Messages, turn: int, text: str, tools: Any) -> tuple[int, int]:
-        """Where in `text` the assistant's turn stands, with the token that ends it."""
-        before = self._partial(messages[:turn], tools, add_generation_prompt=True)
-        last = turn == len(messages) - 1
-        through = text if last else self._partial(messages[: turn + 1], tools)
-        stable = before and through and text.startswith(through) and through.startswith(before)
-        if stable:
-            assert before is not None and through is not None
-            start, end = len(before), len(through)
+    def _marked(self, numbers: Sequence[int], marks: Sequence[Span]) -> list[Turn]:
+        """Turns by the template's markers; where their numbers differ, by where each turn stands."""
+        if len(marks) == len(numbers):
+            turns = [Turn(i, (span,), True) for i, span in zip(numbers, marks, strict=True)]
         else:
-            start, end = self._located(messages, turn, text, before, tools)
-        return start, self._trimmed(text, start, end)
+            turns = [
+                replace(turn, spans=tuple(m for m in marks if turn.overlaps(m)))
+                for turn in self._found(numbers)
+            ]
+        last = turns[-1]
+        if last.spans and not self._opens(last.spans[0][0]):
+            before = self.program.try_render(self.turns[: last.message], self.tools, prompt=True)
+            turns[-1] = replace(last, prompted=before is None or self.text.startswith(before))
+        return turns
 
-    def _partial(self, messages: Messages, tools: Any, **options: Any) -> str | None:
-        """Part of a conversation; None when the template refuses it, as some do without a user."""
-        if not messages:
-            return None
-        try:
-            return self._render(messages, tools, **options)
-        except Unusable:
-            return None
+    def _narrowed(self, start: int, end: int) -> Span:
+        """A marked range without the generation prompt and without white space behind its end."""
+        opening = self.traits.opening
+        start += len(opening) if opening and self.text.startswith(opening, start, end) else 0
+        return start, self._trimmed(start, end)
 
-    def _located(
-        self, messages: Messages, turn: int, text: str, before: str | None, tools: Any
-    ) -> tuple[int, int]:
-        """The turn's content, found by what does not change when a stand-in takes its place."""
-        stood_in = [*messages]
-        stood_in[turn] = {**messages[turn], "content": STAND_IN}
-        head, found, tail = self._render(stood_in, tools).partition(STAND_IN)
-        if not found:
+    def _opens(self, start: int) -> bool:
+        opening = self.traits.opening
+        return bool(opening) and self.text.endswith(opening, 0, start)
+
+    def _found(self, numbers: Sequence[int]) -> list[Turn]:
+        turns: list[Turn] = []
+        low = 0
+        for number in numbers:
+            turn = self._turn(number, low)
+            turns.append(turn)
+            low = turn.end or low
+        return turns
+
+    def _turn(self, number: int, low: int) -> Turn:
+        """Where a turn stands, with the token that ends it."""
+        last = number == len(self.turns) - 1
+        before = self._part(number, prompt=True)
+        through = self.text if last else self._part(number + 1)
+        prompted = before is None or self.text.startswith(before)
+        if before and through and self.text.startswith(through) and through.startswith(before):
+            start, end = len(before), self._trimmed(len(before), len(through))
+            end = self._end_behind(start, end)
+        else:
+            start, end = self._located(number, low, before)
+            if before is None:
+                prompted = self._opens(start) or not self.turns[:number]
+        return Turn(number, ((start, end),) if start < end else (), prompted)
+
+    def _part(self, count: int, prompt: bool = False) -> str | None:
+        """The first messages alone; None when the template refuses them, as some do without a user."""
+        return self.program.try_render(self.turns[:count], self.tools, prompt)
+
+    def _located(self, number: int, low: int, before: str | None) -> Span:
+        """The turn, found by what changes when another of the same shape takes its place."""
+        other = [*self.turns]
+        other[number] = stood_in(self.turns[number])
+        text = self.program.try_render(other, self.tools) or ""
+        first = len(os.path.commonprefix([text, self.text]))
+        tail = os.path.commonprefix([text[first:][::-1], self.text[first:][::-1]])
+        last = len(self.text) - len(tail)
+        if not text or text == self.text:
             return 0, 0
-        start = len(os.path.commonprefix([head, text]))
-        end = len(text) - len(_common_suffix(tail, text[start:]))
-        if before and text.startswith(before) and len(before) <= end:
-            start = len(before)
-        elif before and start == len(head):
-            start = _opening(head, before)
-        ending = self._partial(stood_in[: turn + 1], tools) or ""
-        return start, end + self._ending(ending.rpartition(STAND_IN)[2], text[end:])
+        if not any(says_something(turn) for turn in (self.messages[number],)):
+            last = first
+        return self._start(low, first, before), self._first_end(number, last)
 
-    def _ending(self, expected: str, behind: str) -> int:
-        """How much of what stands behind an answer belongs to it: whole special tokens only."""
-        common = os.path.commonprefix([expected, behind])
-        ends = [m.end() for m in self._special.finditer(behind) if m.end() <= len(common)]
-        return max(ends, default=len(common))
+    def _start(self, low: int, first: int, before: str | None) -> int:
+        """Where the generation prompt ends in front of a turn's text."""
+        if before and self.text.startswith(before) and low <= len(before) <= first:
+            return len(before)
+        for end in range(first, low + COMPARED - 1, -1) if before else ():
+            if before is not None and before.endswith(self.text[end - COMPARED : end]):
+                return end
+        opening = self.traits.opening
+        for length in range(len(opening), 0, -1):
+            at = self.text.rfind(opening[:length], low, first)
+            if at >= 0 and not self.program.cuts_special(self.text, at + length):
+                return at + length
+        return first
 
-    def _trimmed(self, text: str, start: int, end: int) -> int:
+    def _first_end(self, number: int, last: int) -> int:
+        """Behind the first token that ends a turn, in front of what the next message says."""
+        limit = len(self.text)
+        if number + 1 < len(self.turns):
+            following = content_text(self.messages[number + 1].get("content")).strip()
+            at = self.text.find(following, last) if following else -1
+            limit = at if at >= 0 else limit
+        found = [
+            (at, at + len(end))
+            for end in self.traits.ends
+            if (at := self.text.find(end, last, limit)) >= 0
+        ]
+        return min(found)[1] if found else self._trimmed(0, last)
+
+    def _trimmed(self, start: int, end: int) -> int:
         """Without the line break that many templates put behind the end-of-turn token."""
-        turn = text[start:end].rstrip()
-        return start + len(turn) if turn.endswith(self._specials) else end
+        turn = self.text[start:end].rstrip()
+        return start + len(turn) if turn.endswith(self.program.specials) else end
 
-
-def _refused(error: Exception) -> Unusable:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return Unusable(f"is refused by the chat template: {said[:SHOWN]}")
-
-
-def _says_something(turn: dict[str, Any]) -> bool:
-    """Whether there is text, or a field such as tool_calls that the template writes out."""
-    fields = (value for key, value in turn.items() if key not in ("role", "content"))
-    return bool(turn["content"].strip() or any(fields))
-
-
-def _merged(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    return tuple((start, end) for start, end in spans if start < end)
-
-
-def _opening(head: str, before: str) -> int:
-    """Where the generation prompt ends in `head`: some templates put a blank before the answer."""
-    for end in range(len(head), len(head.rstrip()) - 1, -1):
-        if before.endswith(head[max(0, end - COMPARED) : end]):
+    def _end_behind(self, start: int, end: int) -> int:
+        """Behind the token that ends the turn, where it is not the last of what the turn adds."""
+        if not self.traits.ends or self.text[start:end].endswith(self.traits.ends):
             return end
-    return len(head)
+        written = self.text.rfind(self.traits.ending, start, end) if self.traits.ending else -1
+        if written >= 0:
+            return written + len(self.traits.ending)
+        behind = self.text[end:]
+        blank = len(behind) - len(behind.lstrip())
+        token = next((t for t in self.traits.ends if behind.startswith(t, blank)), "")
+        return end + blank + len(token) if token else end
 
-
-def _common_suffix(left: str, right: str) -> str:
-    return os.path.commonprefix([left[::-1], right[::-1]])[::-1]
+    def _close(self, turns: list[Turn]) -> None:
+        """Write the end behind the last turn where the template writes none."""
+        last = turns[-1]
+        if last.message != len(self.turns) - 1 or not last.spans:
+            return
+        calls = bool(self.turns[last.message].get("tool_calls"))
+        token = self.traits.call_closing if calls else self.traits.closing
+        if not token or self.text[: last.end].endswith(token):
+            return
+        start, end = last.spans[-1]
+        if self.text[end:].strip():
+            return
+        self.text = self.text[:end] + token
+        turns[-1] = replace(last, spans=(*last.spans[:-1], (start, end + len(token))))

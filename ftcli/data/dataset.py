@@ -12,7 +12,7 @@ from ftcli.data.accounting import Counts, accounting
 from ftcli.data.figures import statistics, warnings
 from ftcli.data.loader import Loader
 from ftcli.data.preparation import Preparation
-from ftcli.data.render import Document, Renderer, Rendering
+from ftcli.data.render import DATE, Document, Renderer, Rendering
 from ftcli.data.rows import BadRow, Unusable
 from ftcli.data.sources import Source, find, is_path
 from ftcli.data.split import Split
@@ -59,6 +59,8 @@ class Data:
     template: Literal["plain", "chat"] = "plain"  # how prompt and instruction rows are written
     prompt_template: str | None = None  # plain rows: "{prompt}\n" when left out
     system: str | None = None  # system message for conversations that have none
+    date: str = DATE  # what chat templates print where they ask for today's
+    on_lost: Literal["refuse", "warn"] = "refuse"  # a template that does not write what rows say
     pairs: bool = False  # preference rows give both answers, for objectives that compare them
     on_error: Literal["stop", "skip"] = "stop"  # rows that cannot be used
     limit: int | None = None  # read only the first rows of the training source
@@ -74,6 +76,7 @@ class Data:
             self.prompt_template,
             self.system,
             self.pairs,
+            self.date,
         )
         self.reading = "plain"
         self._prepared: dict[str, Tokens] = {}
@@ -117,13 +120,18 @@ class Data:
         known = self._prepared.get(key)
         if known is None:
             work = Preparation(
-                Renderer(self._rendering, tokenizer), self.on_error, self.overlong, progress
+                Renderer(self._rendering, tokenizer),
+                self.on_error,
+                self.overlong,
+                self.on_lost,
+                progress,
             )
             known = cache.load_or_write(
                 cache.folder(self.cache_dir),
                 key,
                 lambda writer: work.fill(writer, rows.entries()),
             )
+            work.refuse_losses(known.meta)
             self._prepared[key] = known
             for warning in warnings(known.meta, split):
                 log.warning(warning)
@@ -224,6 +232,10 @@ class Data:
             return Renderer(self._rendering, tokenizer).prompt(example)
         except Unusable as error:
             raise UserError(f"the conversation {error}", where="data") from error
+
+    def beginning_ids(self, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """Token ids of a plain text that the model is to continue, as in training."""
+        return Renderer(self._rendering, tokenizer).beginning(text)
 
     @property
     def splits(self) -> list[str]:

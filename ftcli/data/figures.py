@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ftcli.data.accounting import SHOWN
+from ftcli.data.fidelity import BY_DESIGN, LOSSES
 from ftcli.data.tokens import Tokens
 
 SKIPPED = ("broken", "unfit", "empty")  # reasons for which a row gives no example
@@ -20,6 +21,7 @@ def statistics(tokens: Tokens) -> dict[str, Any]:
         **{k: meta[k] for k in ("skipped", "overlong", "dropped", "unlearned")},
         "read": meta["entries"],
         **{k: meta[k] for k in ("used", "elsewhere", "left_out", "left_out_rows")},
+        **{k: meta[k] for k in ("losses", "losses_rows")},
         "tokens": meta["tokens"],
         "supervised": meta["supervised"],
         "mean_length": round(float(lengths.mean()), 2) if len(lengths) else 0,
@@ -57,16 +59,10 @@ def warnings(meta: dict[str, Any], split: str) -> list[str]:
         found.append(
             f"{split}: {meta['partners']:,} more left out with them: the other one of a pair."
         )
-    if meta["unlike"]:
+    for kind, count in meta["losses"].items():
         found.append(
-            f"{split}: in {meta['unlike']:,} of the first rows the chat template begins an answer "
-            "otherwise when it is asked for one (add_generation_prompt) than it shows here. "
-            "See: ftcli preview"
-        )
-    if meta["unended"]:
-        found.append(
-            f"{split}: in {meta['unended']:,} of {meta['documents']:,} documents the end-of-turn "
-            "token is not learned, so the model may never stop. See: ftcli preview"
+            f"{split}: {kind} in {count:,} of {meta['documents']:,} documents: "
+            f"{(LOSSES | BY_DESIGN)[kind]}. First: {meta['losses_rows'][kind][0]}"
         )
     return found
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ftcli.data.fidelity import LOSSES
 from ftcli.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,3 +73,51 @@ def empty(split: str, path: str, why: str) -> UserError:
         fix="check the file, data.limit and data.max_length; a share of a small file needs at least "
         "two different prompts, otherwise set data.validation=null",
     )
+
+
+def lost(counts: Mapping[str, Any], template: str) -> UserError:
+    """A chat template that does not write what the data say.
+
+    Args:
+        counts: of a preparation.
+        template: the source of the chat template.
+    """
+    kinds = [kind for kind in LOSSES if kind in counts["losses"]]
+    named = "; ".join(
+        f"{kind} in {counts['losses'][kind]:,} ({LOSSES[kind]}; first: "
+        f"{counts['losses_rows'][kind][0]})"
+        for kind in kinds
+    )
+    ways = [WAYS[kind] for kind in kinds if kind in WAYS]
+    twin = marked_twin(template)
+    if twin:
+        ways.insert(0, f"model.chat_template={twin}, the same template marked for training")
+    ways.append("data.on_lost=warn to train on what is written; see: ftcli preview")
+    return UserError(
+        f"the chat template does not write what the data say. Of {counts['rows']:,} rows: {named}.",
+        where="data",
+        fix=", or ".join(dict.fromkeys(ways)),
+    )
+
+
+#: Kind of loss -> what helps beside another template.
+WAYS = {
+    "lost_text": "set model.chat_template to one that writes such messages",
+    "lost_tool_call": "set model.chat_template to one that writes tool calls",
+    "lost_tools": "set model.chat_template to one that writes tools",
+    "lost_reasoning": "set model.chat_template to one that writes thinking, or put it into the "
+    "content where the template writes that whole",
+    "unlike_prompt": "give every answer the thinking with which the template opens it",
+}
+
+
+def marked_twin(template: str) -> Path | None:
+    """The template that trl ships for training in the place of this one, where trl is installed."""
+    spec = find_spec("trl")
+    places = spec.submodule_search_locations if spec else None
+    for place in places or ():
+        for path in sorted(Path(place).glob("chat_templates/*.jinja")):
+            twin = path.with_name(f"{path.stem}_training.jinja")
+            if twin.exists() and path.read_text(encoding="utf-8") == template:
+                return twin
+    return None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 
+from ftcli.data import mistakes
 from ftcli.data.accounting import Counts
 from ftcli.data.cache import Writer
+from ftcli.data.fidelity import LOSSES
 from ftcli.data.render import Document, Renderer
 from ftcli.data.rows import BadRow, Unusable
 from ftcli.data.split import Entry
@@ -20,7 +22,6 @@ CHUNK = 2000  # source rows between two commits
 HEAVY = (
     1 << 24
 )  # characters between two commits: rows of megabytes are not gathered by the thousand
-COMPARED = 32  # rows whose generation prompt is compared with what training shows
 
 
 class Preparation:
@@ -30,6 +31,7 @@ class Preparation:
         renderer: makes documents of examples.
         on_error: stop at the first row that cannot be used, or skip and count such rows.
         overlong: what happens to documents above the renderer's `max_length`.
+        on_lost: what happens when the chat template does not write what the data say.
         progress: called with the counts after every chunk.
     """
 
@@ -38,19 +40,19 @@ class Preparation:
         renderer: Renderer,
         on_error: Literal["stop", "skip"],
         overlong: Literal["truncate", "drop", "error"],
+        on_lost: Literal["refuse", "warn"],
         progress: Callable[[Counts], None] | None = None,
     ) -> None:
         self.renderer, self.on_error, self.overlong = renderer, on_error, overlong
-        self.progress = progress
+        self.on_lost, self.progress = on_lost, progress
         self.limit = renderer.rendering.max_length
-        tokenizer = renderer.tokenizer
-        self._ends = {*tokenizer.get_added_vocab().values(), *tokenizer.all_special_ids}
 
     def fill(self, writer: Writer, entries: Iterable[Entry]) -> dict[str, Any]:
         """Append the documents of all entries; returns the counts as `meta.json` holds them.
 
         Raises:
-            UserError: a row cannot be used and `on_error` is stop, or nothing would be learned.
+            UserError: a row cannot be used and `on_error` is stop, nothing would be learned, or the
+                template loses something and `on_lost` is refuse.
         """
         self.counts = Counts(**writer.state)
         self.writer = writer
@@ -60,6 +62,7 @@ class Preparation:
             if self.counts.rows and not self.counts.supervised:
                 raise self._nothing_to_learn()
             writer.commit(asdict(self.counts))
+            self.refuse_losses(asdict(self.counts))
             if self.progress:
                 self.progress(self.counts)
         return asdict(self.counts)
@@ -76,8 +79,8 @@ class Preparation:
                 self._skip(documents.at(example["origin"]))
                 continue
             self.counts.rows += 1
-            if self.counts.rows <= COMPARED:
-                self.counts.unlike += self._unlike(example, documents)
+            for document in documents:
+                self.counts.lose(document.losses, example["origin"])
             dropped = self.counts.dropped
             fitting = [f for d in documents if (f := self._fitted(d, example)) is not None]
             if self.renderer.rendering.pairs and len(fitting) < len(documents):
@@ -110,22 +113,19 @@ class Preparation:
         if not len(learned):
             counts.unlearned += 1
             return None
-        if "text" not in example and length <= self.limit:
-            counts.unended += int(document.ids[learned[-1]]) not in self._ends
         return document
 
-    def _unlike(self, example: dict[str, Any], documents: Sequence[Document]) -> bool:
-        """Whether generation would begin otherwise than training shows, as some templates do."""
-        if (
-            not documents
-            or example.get("messages", [{}])[-1].get("role", "assistant") != "assistant"
-        ):
-            return False
-        try:
-            prompt = self.renderer.prompt(example)
-        except Unusable:
-            return True
-        return documents[0].ids[: len(prompt)].tolist() != prompt
+    def refuse_losses(self, counts: Mapping[str, Any]) -> None:
+        """Stop where the chat template loses what the data say.
+
+        Args:
+            counts: so far, or those of a cache that was written with `on_lost=warn`.
+
+        Raises:
+            UserError: it does, and `on_lost` is refuse.
+        """
+        if self.on_lost == "refuse" and LOSSES.keys() & counts["losses"].keys():
+            raise mistakes.lost(counts, self.renderer.chat.program.source)
 
     def _skip(self, row: BadRow) -> None:
         if self.on_error == "stop" and not row.intended:

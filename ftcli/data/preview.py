@@ -33,6 +33,7 @@ class Sample:
         tokens: how many it has.
         learned: how many of them are learned.
         ends: whether the last learned token is a special one, which ends the turn.
+        losses: kinds of what the chat template does not write as the row has it.
     """
 
     origin: str
@@ -40,6 +41,7 @@ class Sample:
     tokens: int
     learned: int
     ends: bool
+    losses: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -71,4 +73,4 @@ def _sample(document: Document, origin: str, tokenizer: PreTrainedTokenizerBase)
             stretches.append(Stretch(text, bool(document.learned[start]), marks[start]))
             start = end
     ends = bool(len(learned)) and marks[int(learned[-1])]
-    return Sample(origin, stretches, len(ids), len(learned), ends)
+    return Sample(origin, stretches, len(ids), len(learned), ends, document.losses)

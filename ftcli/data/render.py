@@ -7,9 +7,11 @@ gets at generation time.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,17 +26,31 @@ if TYPE_CHECKING:
 
 HOLE = "{prompt}"
 DEFAULT_TEMPLATE = "{prompt}\n"
+DATE = (
+    "2026-01-01"  # what templates print as today's: one date, so that a run is the same every day
+)
 
 
 class Document(NamedTuple):
-    """One sequence: ids int32 [n] and learned uint8 [n] (1 where a token is learned)."""
+    """One sequence: ids int32 [n] and learned uint8 [n] (1 where a token is learned).
+
+    `losses` are the kinds of what the chat template did not write as the data have it.
+    """
 
     ids: np.ndarray
     learned: np.ndarray
+    losses: tuple[str, ...] = ()
 
     def cut(self, length: int) -> Document:
         """Its first `length` tokens."""
-        return Document(self.ids[:length], self.learned[:length])
+        return Document(self.ids[:length], self.learned[:length], self.losses)
+
+
+class Writing(NamedTuple):
+    """A document before it is tokenised."""
+
+    pieces: list[Piece]
+    losses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,7 @@ class Rendering:
     prompt_template: str | None = None
     system: str | None = None
     pairs: bool = False
+    date: str = DATE  # ISO
 
     def __post_init__(self) -> None:
         if self.prompt_template is not None and HOLE not in self.prompt_template:
@@ -55,6 +72,12 @@ class Rendering:
                 where="data.prompt_template",
                 fix=f"write {HOLE} where it belongs, for example '{HOLE}\\n'",
             )
+        try:
+            datetime.date.fromisoformat(self.date)
+        except ValueError as error:
+            raise UserError(
+                f"{self.date!r} is no date.", "data.date", "write year, month, day: 2026-01-31"
+            ) from error
 
 
 class Renderer:
@@ -67,39 +90,33 @@ class Renderer:
 
     def __init__(self, rendering: Rendering, tokenizer: PreTrainedTokenizerBase) -> None:
         self.rendering, self.tokenizer = rendering, tokenizer
-        self._chat: ChatTemplate | None = None
 
-    @property
+    @cached_property
     def chat(self) -> ChatTemplate:
         """The tokenizer's chat template; UserError when it has none."""
-        if self._chat is None:
-            self._chat = ChatTemplate(self.tokenizer)
-        return self._chat
+        return ChatTemplate(self.tokenizer, self.rendering.date)
 
     @property
     def uses_markers(self) -> bool:
         """Whether the template itself marks what the assistant wrote."""
-        return self._chat is not None and self._chat.marked
+        return "chat" in self.__dict__ and self.chat.marked
 
     def documents(self, examples: Sequence[dict[str, Any]]) -> list[list[Document] | Unusable]:
         """The documents of each example, or why it has none.
 
         Plain text may become several; an example of a pair becomes two, chosen and rejected.
         """
-        pieces: list[list[list[Piece]] | Unusable] = []
-        for example in examples:
-            try:
-                pieces.append(self._written(example))
-            except Unusable as error:
-                pieces.append(error)
-        rows = [row for given in pieces if not isinstance(given, Unusable) for row in given]
+        writings = [self._try_write(example) for example in examples]
+        rows = [w.pieces for row in writings if not isinstance(row, Unusable) for w in row]
         encoded = iter(encode(rows, self.tokenizer))
         found: list[list[Document] | Unusable] = []
-        for example, given in zip(examples, pieces, strict=True):
-            if isinstance(given, Unusable):
-                found.append(given)
+        for example, row in zip(examples, writings, strict=True):
+            if isinstance(row, Unusable):
+                found.append(row)
                 continue
-            documents = [self._masked(*next(encoded)) for _ in given]
+            documents = [Document(*next(encoded), w.losses) for w in row]
+            for document in documents:
+                document.learned[:1] = 0  # nothing stands before it to predict it from
             if "text" in example:
                 documents = windows(documents[0], self.rendering.max_length)
             found.append(documents)
@@ -107,15 +124,19 @@ class Renderer:
 
     def prompt(self, example: dict[str, Any]) -> list[int]:
         """Token ids of all that stands before the answer; none for plain text."""
-        pieces = self._prompt_pieces(example)
-        if not pieces:
-            return []
-        return [int(i) for i in encode([pieces], self.tokenizer)[0][0]]
+        return self._ids(self._prompt_pieces(example))
+
+    def beginning(self, text: str) -> list[int]:
+        """Token ids of a plain text that is to be continued, as training shows its beginning."""
+        return self._ids([*self._start(), Piece(text)])
+
+    def _ids(self, pieces: list[Piece]) -> list[int]:
+        return [int(i) for i in encode([pieces], self.tokenizer)[0][0]] if pieces else []
 
     def fingerprint(self, example: dict[str, Any]) -> str:
         """Hash of the template that examples like this one are written with."""
         if self._as_chat(example):
-            text = f"{self.chat.text}\n{self.rendering.system}"
+            text = f"{self.chat.program.text}\n{self.rendering.system}"
         else:
             text = "" if "text" in example else self._template
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -143,31 +164,40 @@ class Renderer:
             messages.insert(0, {"role": "system", "content": system})
         return messages
 
-    def _written(self, example: dict[str, Any]) -> list[list[Piece]]:
-        """The pieces of each document of an example."""
+    def _try_write(self, example: dict[str, Any]) -> list[Writing] | Unusable:
+        """The documents of an example, not yet tokenised."""
+        try:
+            return self._write(example)
+        except Unusable as error:
+            return error
+
+    def _write(self, example: dict[str, Any]) -> list[Writing]:
         if not self.rendering.pairs:
-            return [self._pieces(example)]
+            return [self._writing(example)]
         if "rejected" not in example:
             raise Unusable("has no rejected answer, which data.pairs=true asks for.")
         if example["chosen"] == example["rejected"]:
             raise Unusable("'chosen' and 'rejected' do not differ.")
-        sides = [example, {**example, "chosen": example["rejected"]}]
-        return [self._completion(side) for side in sides]
+        prompt = example["prompt"]
+        if isinstance(prompt, list):  # of a pair only the answers that are compared count
+            prompt = [{**turn, "learn": False} for turn in prompt]
+        sides = (example["chosen"], example["rejected"])
+        return [self._writing({**example, "prompt": prompt, "chosen": side}) for side in sides]
 
-    def _completion(self, example: dict[str, Any]) -> list[Piece]:
-        """The pieces of one side of a pair: what the assistant said in the prompt is not learned."""
-        pieces, prompt = self._pieces(example), example["prompt"]
-        if isinstance(prompt, str):
-            return pieces
-        before = sum(turn["role"] == "assistant" for turn in prompt)
-        return [Piece(piece.content, piece.spans[before:]) for piece in pieces]
-
-    def _pieces(self, example: dict[str, Any]) -> list[Piece]:
+    def _writing(self, example: dict[str, Any]) -> Writing:
+        learns_all = self.rendering.mask == "all"
         if self._as_chat(example):
-            return self.chat.pieces(self._messages(example), example.get("tools"))
+            written = self.chat.conversation(self._messages(example), example.get("tools"))
+            spans = (
+                _without(len(written.text), written.unlearned) if learns_all else written.learned
+            )
+            return Writing([Piece(written.text, spans)], written.losses)
         if "text" in example:
-            return [*self._start(), Piece(example["text"], ALL), *self._end()]
-        return [*self._prompt_pieces(example), Piece(_answer(example), ALL), *self._end()]
+            return Writing([*self._start(), Piece(example["text"], ALL), *self._end()])
+        prompt = self._prompt_pieces(example)
+        if learns_all:
+            prompt = [Piece(piece.content, ALL) for piece in prompt]
+        return Writing([*prompt, Piece(_answer(example), ALL), *self._end()])
 
     def _prompt_pieces(self, example: dict[str, Any]) -> list[Piece]:
         if self._as_chat(example):
@@ -180,8 +210,8 @@ class Renderer:
         return [*self._start(), Piece(self._template.replace(HOLE, example["prompt"]))]
 
     def _start(self) -> list[Piece]:
-        token = self.tokenizer.bos_token_id
-        return [] if token is None else [Piece([token])]
+        tokens = leading_ids(self.tokenizer)
+        return [Piece(tokens)] if tokens else []
 
     def _end(self) -> list[Piece]:
         token = self.tokenizer.eos_token_id
@@ -193,11 +223,23 @@ class Renderer:
             )
         return [Piece([token], ALL)]
 
-    def _masked(self, ids: np.ndarray, learned: np.ndarray) -> Document:
-        if self.rendering.mask == "all":
-            learned = np.ones_like(learned)
-        learned[:1] = 0  # nothing stands before the first token to predict it from
-        return Document(ids, learned)
+
+def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What stands in front of every plain document: what the tokenizer itself puts there, else its bos."""
+    whole = list(tokenizer("a").input_ids)
+    plain = list(tokenizer("a", add_special_tokens=False).input_ids)
+    for start in range(1, len(whole) - len(plain) + 1):
+        if plain and whole[start : start + len(plain)] == plain:
+            return whole[:start]
+    token = tokenizer.bos_token_id
+    return [] if token is None else [token]
+
+
+def _without(length: int, spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """What of a text of some length lies outside of the spans."""
+    bounds = [0, *(bound for span in sorted(spans) for bound in span), length]
+    pairs = zip(bounds[::2], bounds[1::2], strict=True)
+    return tuple((start, end) for start, end in pairs if start < end)
 
 
 def windows(document: Document, length: int) -> list[Document]:

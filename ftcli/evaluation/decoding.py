@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ftcli.data.chat_template import ChatTemplate
+from ftcli.data.render import DATE
+
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
@@ -23,7 +26,6 @@ NEUTRAL: dict[str, Any] = {
     "length_penalty": 1.0,
     "min_length": 0,
 }
-CONTENT = "x0x0x"  # stands for an answer when a chat template is asked how it ends one
 
 
 @contextmanager
@@ -44,24 +46,21 @@ def judging(run: Any) -> Iterator[Any]:
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, model: Any = None) -> list[int]:
-    """Tokens that end an answer: the model's and the tokenizer's eos, and the template's end of turn."""
+    """Tokens that end an answer: the model's and the tokenizer's eos, and the template's ends of turns."""
     stops = {tokenizer.eos_token_id}
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     stops |= set(configured) if isinstance(configured, list | tuple) else {configured}
-    stops.add(_end_of_turn(tokenizer))
+    stops |= _ends_of_turns(tokenizer)
     return sorted(stop for stop in stops if stop is not None)
 
 
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the chat template puts right behind an answer, if it puts one."""
+def _ends_of_turns(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The special tokens that are learned as the end of an answer or of tool calls."""
     if not getattr(tokenizer, "chat_template", None):
-        return None
-    turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": CONTENT}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False)
-    behind = str(text).rpartition(CONTENT)[2].lstrip()
-    ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
-    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
-    return ids[0] if ids and ids[0] in special else None
+        return set()
+    ends = ChatTemplate(tokenizer, DATE).traits.ends
+    vocabulary = tokenizer.get_added_vocab()
+    return {vocabulary[token] for token in ends if token in vocabulary}
 
 
 def settings(

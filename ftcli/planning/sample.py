@@ -90,9 +90,10 @@ def template(data: Any, tokenizer: Any, example: dict[str, Any]) -> Finding:
     if "text" in example:
         return ok("template", "none: text is learned as it is")
     if data.template == "chat" or "messages" in example or "chosen" in example:
-        marked = ChatTemplate(tokenizer).marked
-        how = "by its own markers" if marked else "by prefix differencing"
-        return ok("template", f"the tokenizer's chat template; answers are found {how}")
+        chat = ChatTemplate(tokenizer, data.date)
+        how = "by its own markers" if chat.marked else "by prefix differencing"
+        notes = "".join(f"; {note}" for note in chat.notes())
+        return ok("template", f"the tokenizer's chat template; answers are found {how}{notes}")
     return ok("template", f"plain: {data.prompt_template or DEFAULT_TEMPLATE!r}, then the answer")
 
 
@@ -105,7 +106,7 @@ def findings(sample: Sample, limit: int, turns: bool = True) -> Iterator[Finding
     """
     prompt, learned = (repr(_short(text)) for text in sample.shown)
     share = f"{100 * sample.learned:.0f} % of the tokens are learned"
-    if turns and not sample.meta["unended"]:
+    if turns and "no_end" not in sample.meta["losses"]:
         share += ", every end of turn too"
     yield ok("mask", f"{share}; first: {prompt} -> {learned}")
     median, high = np.percentile(sample.lengths, (50, 95))

@@ -102,7 +102,7 @@ class Chat:
     def render(self, text: str) -> list[int]:
         """Token ids of the prompt for `text`, however long; the model is not needed for it."""
         if self.kind == "text":
-            return list(self.run.tokenizer(text)["input_ids"])
+            return list(self.run.data.beginning_ids(text, self.run.tokenizer))
         return self.run.data.prompt_ids(self._example(text), self.run.tokenizer)
 
     def _example(self, text: str) -> dict[str, Any]:

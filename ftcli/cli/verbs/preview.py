@@ -85,6 +85,7 @@ def _boundary(packing: str) -> str:
 def _drawn(sample: Sample, coloured: bool) -> Text:
     from rich.text import Text
 
+    from ftcli.data.fidelity import BY_DESIGN, LOSSES
     from ftcli.inert import printable
 
     text = Text()
@@ -99,6 +100,8 @@ def _drawn(sample: Sample, coloured: bool) -> Text:
         shown = printable(stretch.text)
         text.append(shown, f"{style} {SPECIAL}" if stretch.special else style)
     text.append(CLOSE if open_ else "")
+    for kind in sample.losses:
+        text.append(f"\n{kind}: {(LOSSES | BY_DESIGN)[kind]}", WRONG)
     if not sample.learned:
         text.append("\nnothing in this row is learned", WRONG)
     elif not sample.ends:

@@ -1,0 +1,230 @@
+"""Whether a rendered conversation has what the data say: each loss has a kind, and none is silent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ftcli.data.template_program import Messages, Span, TemplateProgram
+from ftcli.data.template_traits import Traits
+from ftcli.data.turns import Words, content_text, leaves, words_of
+
+#: Kind -> what it means. Rows with one are refused, unless `data.on_lost=warn`.
+LOSSES = {
+    "lost_text": "text of a message is not in the conversation as the template writes it",
+    "lost_reasoning": "the template drops the thinking of an answer",
+    "lost_tool_call": "a tool call, or an argument of one, is not written as the data have it",
+    "lost_tools": "the list of tools, or a part of it, is not in the prompt",
+    "unlearned_turn": "an answer that should be learned is not",
+    "no_end": "an answer is learned without a token that ends it",
+    "foreign_text": "what another role says would be learned",
+    "cut_special": "what is learned begins or ends inside a special token",
+    "unlike_prompt": "the prompt for the last answer is not how the training text begins",
+}
+#: What templates leave out of earlier turns by design, so that generation never sees it either.
+BY_DESIGN = {
+    "earlier_reasoning": "the template drops the thinking of earlier answers: it is not learned",
+    "earlier_prompt": "earlier answers begin otherwise than the generation prompt does",
+}
+#: Fields of a tool's schema whose texts every template writes; types are often renamed.
+DESCRIBED = ("description", "enum")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Where an assistant's turn stands in the text.
+
+    Attributes:
+        message: its number among the messages.
+        spans: character ranges of what the assistant wrote; none where nothing was found.
+        prompted: the generation prompt for it is how the text begins.
+    """
+
+    message: int
+    spans: tuple[Span, ...]
+    prompted: bool
+
+    @property
+    def start(self) -> int:
+        """Of the first range; 0 without one."""
+        return self.spans[0][0] if self.spans else 0
+
+    @property
+    def end(self) -> int:
+        """Of the last range; 0 without one."""
+        return self.spans[-1][1] if self.spans else 0
+
+    def overlaps(self, span: Span) -> bool:
+        """Whether a range and the turn share a character."""
+        return span[0] < self.end and self.start < span[1]
+
+
+def find_losses(
+    messages: Messages,
+    tools: Any,
+    text: str,
+    turns: Sequence[Turn],
+    program: TemplateProgram,
+    traits: Traits,
+) -> tuple[str, ...]:
+    """The kinds of losses of a rendered conversation, each once, in the order of `LOSSES`."""
+    check = _Fidelity(messages, tools, text, turns, program, traits)
+    found = set(check.kinds())
+    return tuple(kind for kind in (*LOSSES, *BY_DESIGN) if kind in found)
+
+
+class _Fidelity:
+    """Searches the text for what the messages say; the order of messages bounds each search."""
+
+    def __init__(
+        self,
+        messages: Messages,
+        tools: Any,
+        text: str,
+        turns: Sequence[Turn],
+        program: TemplateProgram,
+        traits: Traits,
+    ) -> None:
+        self.messages, self.tools, self.text = messages, tools, text
+        self.turns = {turn.message: turn for turn in turns}
+        self.program, self.traits = program, traits
+
+    def kinds(self) -> Iterator[str]:
+        at = 0  # behind what was found last
+        for number, message in enumerate(self.messages):
+            if message["role"] == "assistant":
+                yield from self._turn(number, message)
+                at = max(at, self.turns[number].end)
+                continue
+            limit = self._next_start(number)
+            found = self._context(message, at, limit)
+            if isinstance(found, str):
+                yield found
+            else:
+                at = max(at, found)
+        yield from self._lost_tools()
+
+    def _next_start(self, number: int) -> int:
+        starts = [t.start for t in self.turns.values() if t.message > number and t.spans]
+        return min(starts, default=len(self.text))
+
+    def _context(self, message: Mapping[str, Any], at: int, limit: int) -> int | str:
+        """Where the text of another role's message ends, or what became of it."""
+        words = content_text(message.get("content")).strip()
+        if not words:
+            return at
+        for written in _forms(words):
+            found = self.text.find(written, at, limit)
+            if found >= 0:
+                return found + len(written)
+        if message["role"] in ("system", "developer") and self._outside(words):
+            return at
+        inside = any(words in self.text[a:b] for t in self.turns.values() for a, b in t.spans)
+        return "foreign_text" if inside else "lost_text"
+
+    def _outside(self, words: str) -> bool:
+        """Whether a text stands somewhere outside of what the assistant wrote: some templates move it."""
+        at = self.text.find(words)
+        while at >= 0:
+            span = (at, at + len(words))
+            if not any(
+                a < span[1] and span[0] < b for t in self.turns.values() for a, b in t.spans
+            ):
+                return True
+            at = self.text.find(words, at + 1)
+        return False
+
+    def _turn(self, number: int, message: Mapping[str, Any]) -> Iterator[str]:
+        turn, words = self.turns[number], words_of(message)
+        calls = message.get("tool_calls") or ()
+        written = "".join(self.text[start:end] for start, end in turn.spans)
+        yield from self._words(number, written, words)
+        if not turn.spans:
+            if calls:
+                yield "lost_tool_call"
+            if message.get("learn", True) and not (words or calls):
+                yield "unlearned_turn"
+            return
+        if not all(self._call(written, calls)):
+            yield "lost_tool_call"
+        if message.get("learn", True):
+            if not written.endswith(self.traits.ends):
+                yield "no_end"
+            if not turn.prompted:
+                last = number == len(self.messages) - 1
+                yield "unlike_prompt" if last else "earlier_prompt"
+        if any(self.program.cuts_special(self.text, at) for span in turn.spans for at in span):
+            yield "cut_special"
+
+    def _words(self, number: int, written: str, words: Sequence[Words]) -> Iterator[str]:
+        """Thinking and text in order; where thinking is missing, what follows it alone."""
+        at = 0
+        for text, thought in words:
+            found = written.find(text, at)
+            if found >= 0:
+                at = found + len(text)
+            else:
+                yield self._lost_thought(number, thought) if thought else "lost_text"
+
+    def _lost_thought(self, number: int, form: str) -> str:
+        """Thinking that a template shows in the last answer only is left out by design."""
+        followed = any(m["role"] == "user" for m in self.messages[number + 1 :])
+        return "earlier_reasoning" if followed and form in self.traits.thinks else "lost_reasoning"
+
+    def _call(self, written: str, calls: Sequence[Mapping[str, Any]]) -> Iterator[bool]:
+        """Whether each call stands there: its name behind the one before, its arguments behind it."""
+        at = 0
+        for call in calls:
+            function = call["function"]
+            found = written.find(function["name"], at)
+            yield found >= 0
+            at = max(at, found + len(function["name"]))
+            arguments = function.get("arguments") or {}
+            yield all(_has_pair(written, at, key, value) for key, value in dict(arguments).items())
+
+    def _lost_tools(self) -> Iterator[str]:
+        if not self.tools:
+            return
+        spans = [span for turn in self.turns.values() for span in turn.spans]
+        prompt = self.text[: spans[0][0]] if spans else self.text
+        if not all(_has(prompt, 0, text) for tool in self.tools for text in _tool_texts(tool)):
+            yield "lost_tools"
+
+
+def _has_pair(written: str, at: int, key: str, value: Any) -> bool:
+    """Whether an argument's name and behind it every part of its value are there."""
+    found = written.find(key, at)
+    return found >= 0 and all(_has(written, found, leaf) for leaf in leaves(value))
+
+
+def _has(written: str, at: int, leaf: Any) -> bool:
+    return any(written.find(form, at) >= 0 for form in _forms(leaf))
+
+
+def _forms(leaf: Any) -> tuple[str, ...]:
+    """How a plain value may be written: as it is, as JSON, as Python or as an empty text."""
+    if isinstance(leaf, str):
+        text = leaf.strip()
+        return text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]
+    return json.dumps(leaf), str(leaf), str(leaf).lower()
+
+
+def _tool_texts(tool: Mapping[str, Any]) -> Iterator[str]:
+    """A tool's name, its description, the names of its parameters and what describes them."""
+    function = tool.get("function", tool)
+    yield function.get("name", "")
+    yield function.get("description") or ""
+    yield from _schema_texts(function.get("parameters") or {})
+
+
+def _schema_texts(schema: Mapping[str, Any]) -> Iterator[str]:
+    for name, parameter in (schema.get("properties") or {}).items():
+        yield name
+        if isinstance(parameter, Mapping):
+            for key in DESCRIBED:
+                yield from map(str, leaves(parameter.get(key) or ""))
+            yield from _schema_texts(parameter)
+            if isinstance(parameter.get("items"), Mapping):
+                yield from _schema_texts(parameter["items"])

@@ -1,0 +1,198 @@
+"""What a chat template does with a conversation, found by rendering small ones.
+
+Nothing is known of any template by name: each is asked. The answers are kept for the process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ftcli.data.template_program import TemplateProgram
+from ftcli.data.turns import adapted
+
+ASKED, ANSWERED, ASKED_NEXT, RESULT = "qzaskedzq", "qzansweredzq", "qznextzq", "qzresultzq"
+THOUGHT, FIRST, SECOND, NAME = "qzthoughtzq", "qzfirstzq", "qzsecondzq", "qznamezq"
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": NAME,
+        "description": "d",
+        "parameters": {"type": "object", "properties": {"key": {"type": "string"}}},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Of one template with the special tokens of one tokenizer.
+
+    Attributes:
+        parts: it writes content that is a list of parts, and loses text.
+        opening: what it writes in front of an answer that it is asked for.
+        ends: special tokens behind which an assistant's turn is over.
+        ending: token that has to be written behind answers; "" where it writes one.
+        ends_last: it writes an end behind the last answer.
+        closing: token that has to be written behind the conversation, where the last answer stands.
+        call_closing: the same where tool calls stand last.
+        separated: the ends are the tokens that begin the turn which follows.
+        arguments: the form of tool calls' arguments that it writes as JSON once; None: it loses calls.
+        thinks: the forms of thinking that it shows of a last answer: `field`, `tags`.
+    """
+
+    parts: bool
+    opening: str
+    ends: tuple[str, ...]
+    ending: str
+    ends_last: bool
+    closing: str
+    call_closing: str
+    separated: bool
+    arguments: Literal["object", "text"] | None
+    thinks: tuple[str, ...]
+
+    @property
+    def adds_end(self) -> str:
+        """The token that is learned as the end though the template writes none; "" where it does."""
+        return self.ending or self.closing
+
+
+def find_traits(program: TemplateProgram) -> Traits:
+    """Ask a template for what it does."""
+    parts = _wants_parts(program)
+    probe = _Probe(program, parts)
+    answer = [_user(ASKED), _assistant(ANSWERED)]
+    last, middle = (
+        probe.behind(answer, ANSWERED),
+        probe.between([*answer, _user(ASKED_NEXT), _assistant("x")], ANSWERED, ASKED_NEXT),
+    )
+    ends_last = program.leading_specials(last)
+    follows = program.leading_specials(middle) if middle else ends_last
+    separator = _separator(program, ends_last, follows)
+    eos = program.tokens.get("eos_token", "")
+    ends = list(dict.fromkeys(filter(None, [separator, *ends_last[-1:], eos])))
+    arguments, call_end, call_closing = _calls(probe, ends)
+    return Traits(
+        parts=parts,
+        opening=_opening(program, probe),
+        ends=tuple(dict.fromkeys(filter(None, [*ends, call_end]))),
+        ending="" if separator else eos,
+        ends_last=bool(ends_last),
+        closing="" if ends_last else separator,
+        call_closing=call_closing or ("" if ends_last else separator or eos),
+        separated=bool(separator) and not ends_last,
+        arguments=arguments,
+        thinks=_thinks(probe),
+    )
+
+
+class _Probe:
+    """Renders small conversations; a template that refuses one writes nothing."""
+
+    def __init__(self, program: TemplateProgram, parts: bool) -> None:
+        self.program, self.parts = program, parts
+
+    def text(self, messages: Any, arguments: str = "object", prompt: bool = False) -> str:
+        turns = adapted(messages, self.parts, arguments)
+        tools = [TOOL] if any("tool_calls" in turn for turn in turns) else None
+        return self.program.try_render(turns, tools, prompt) or ""
+
+    def behind(self, messages: Any, mark: str) -> str:
+        return self.text(messages).rpartition(mark)[2]
+
+    def between(self, messages: Any, mark: str, other: str) -> str:
+        return self.text(messages).rpartition(mark)[2].partition(other)[0]
+
+
+def _wants_parts(program: TemplateProgram) -> bool:
+    turns = [_user(ASKED), _assistant(ANSWERED)]
+    if ANSWERED in (program.try_render(adapted(turns, False)) or ""):
+        return False
+    return ANSWERED in (program.try_render(adapted(turns, True)) or "")
+
+
+def _separator(program: TemplateProgram, ends_last: list[str], follows: list[str]) -> str:
+    """The token that ends an answer which others follow: an end of its own, or what begins the next turn.
+
+    Args:
+        ends_last: special tokens behind an answer that stands last.
+        follows: special tokens between an answer and the next question.
+    """
+    shared = os.path.commonprefix([ends_last, follows])
+    separator = shared[-1] if shared else (follows[0] if follows else "")
+    begins = program.tokens.get("bos_token", "") != program.tokens.get("eos_token", "")
+    return "" if begins and separator == program.tokens.get("bos_token") else separator
+
+
+def _calls(probe: _Probe, ends: Sequence[str]) -> tuple[Literal["object", "text"] | None, str, str]:
+    """(form of the arguments, token that ends a calling turn, what to write behind it)."""
+    for form in ("object", "text"):
+        single = probe.text(_calling(FIRST), form)
+        if _writes_json_once(single, form):
+            break
+    else:
+        return None, "", ""
+    last = single.rpartition(FIRST)[2]
+    whole = probe.text([*_calling(FIRST), _result("a"), _assistant(ANSWERED)], form)
+    middle = whole.rpartition(FIRST)[2].partition(RESULT)[0]
+    inside, several, _ = probe.text(_calling(FIRST, SECOND), form).partition(SECOND)
+    specials = probe.program.specials_in
+    closers = set(specials(inside.rpartition(FIRST)[2])) if several else set()
+    written = specials(last)
+    if set(written) & set(ends) and (not middle or set(specials(middle)) & set(ends)):
+        return form, "", ""
+    own = [token for token in written if token not in closers]
+    if own:
+        return form, own[-1], ""
+    behind = [token for token in specials(middle) if token not in written]
+    end = behind[0] if behind else ""
+    return form, end, end
+
+
+def _writes_json_once(text: str, form: str) -> bool:
+    """Whether the probe's call stands there, not as Python's repr nor encoded a second time."""
+    wrong = f"'{FIRST}'" if form == "object" else f'\\"{FIRST}\\"'
+    return NAME in text.partition(ASKED)[2] and FIRST in text and wrong not in text
+
+
+def _thinks(probe: _Probe) -> tuple[str, ...]:
+    field = [_user(ASKED), {**_assistant(ANSWERED), "reasoning_content": THOUGHT}]
+    tags = [_user(ASKED), _assistant(f"<think>\n{THOUGHT}\n</think>\n\n{ANSWERED}")]
+    forms = {"field": field, "tags": tags}
+    return tuple(form for form, turns in forms.items() if THOUGHT in probe.text(turns))
+
+
+def _opening(program: TemplateProgram, probe: _Probe) -> str:
+    asked = [_user(ASKED)]
+    prompt, plain = probe.text(asked, prompt=True), probe.text(asked)
+    start = len(os.path.commonprefix([prompt, plain]))
+    while start > 0 and program.cuts_special(prompt, start):
+        start -= 1
+    return prompt[start:]
+
+
+def _user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def _assistant(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def _result(name: str) -> dict[str, Any]:
+    return {"role": "tool", "name": NAME, "tool_call_id": f"call00000{name}", "content": RESULT}
+
+
+def _calling(*values: str) -> list[dict[str, Any]]:
+    """A question and a call for each value; nine letters of id, which some templates ask for."""
+    calls = [
+        {
+            "id": f"call0000{number}",
+            "type": "function",
+            "function": {"name": NAME, "arguments": {"key": value}},
+        }
+        for number, value in enumerate(values)
+    ]
+    return [_user(ASKED), {"role": "assistant", "content": "", "tool_calls": calls}]

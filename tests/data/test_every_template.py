@@ -1,0 +1,140 @@
+"""Every chat template that trl ships, with every kind of conversation: nothing is lost in silence.
+
+The judge is independent of the code under test. Each text is a word that stands nowhere else, and
+the judge looks at learned tokens alone: which words are in them, what ends them, how they begin.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from ftcli.data.fidelity import BY_DESIGN, LOSSES
+from ftcli.data.render import Renderer, Rendering
+from ftcli.data.rows import Unusable
+
+from .conversations import Kind, everything
+
+FOLDER = Path(find_spec("trl").submodule_search_locations[0]) / "chat_templates"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.jinja"))
+TOKENS = re.compile(
+    r"<\|[^<>|\s]+\|?>|<｜[^｜]+｜>|<[a-z_]+\|>|<(?:start|end)_of_\w+>|\[gMASK\]|<sop>|</?think>"
+    r"|</?tool_\w+>|</?arg_\w+>|<image>|</s>"
+)
+#: First letters of a template's name -> the tokens that end a turn, by its model's documentation.
+ENDS = {
+    "cohere": {"<|END_OF_TURN_TOKEN|>"},
+    "deepseek": {"<|eos|>", "<｜end▁of▁sentence｜>"},
+    "diffusion_gemma": {"<turn|>", "<|tool_response>"},
+    "gemma4": {"<turn|>", "<|tool_response>"},
+    "gemma": {"<end_of_turn>"},
+    "glm": {"<|user|>", "<|observation|>"},
+    "gptoss": {"<|return|>", "<|end|>", "<|call|>"},
+    "idefics": {"<end_of_utterance>"},
+    "smolvlm": {"<end_of_utterance>"},
+    "lfm2": {"<|im_end|>"},
+    "llama": {"<|eot_id|>", "<|eom_id|>"},
+    "llava": {"</s>", "<|eos|>"},
+    "muse": {"<|eot|>", "<|eos|>"},
+    "nemotron": {"<|im_end|>"},
+    "phi": {"<|end|>", "<|eos|>"},
+    "qwen": {"<|im_end|>"},
+}
+
+
+def tokenizer_for(base, name):
+    """The shipped tokenizer with a template and every special token that it writes."""
+    own = copy.deepcopy(base)
+    own.chat_template = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    own.add_tokens(sorted(set(TOKENS.findall(own.chat_template))), special_tokens=True)
+    return own
+
+
+def learned_stretches(tokenizer, document):
+    stretches, before = [], 0
+    for token, learned in zip(document.ids.tolist(), document.learned.tolist(), strict=True):
+        if learned and not before:
+            stretches.append([])
+        if learned:
+            stretches[-1].append(token)
+        before = learned
+    return [tokenizer.decode(tokens) for tokens in stretches]
+
+
+def ends_of(name):
+    return next(ends for start, ends in ENDS.items() if name.startswith(start))
+
+
+def judge(kind: Kind, name, tokenizer, document) -> set[str]:
+    """What is wrong with a document, in the words of ftcli's kinds."""
+    stretches = learned_stretches(tokenizer, document)
+    learned = "\x00".join(stretches)
+    whole = tokenizer.decode(document.ids.tolist())
+    wrong = set()
+    for number, said in enumerate(kind.said):
+        place = learned if said.learn else whole
+        for words, loss in (
+            (said.thoughts, "lost_reasoning"),
+            (said.texts, "lost_text"),
+            (said.calls, "lost_tool_call"),
+        ):
+            if any(word not in place for word in words):
+                wrong.add(loss)
+        words = [*said.thoughts, *said.texts, *said.calls]
+        if not said.learn and any(word in learned for word in words):
+            wrong.add("LEARNED")
+        if said.learn and (ends := [learned.find(w) + len(w) for w in words if w in learned]):
+            following = [w for s in kind.said[number + 1 :] for w in (*s.thoughts, *s.texts, *s.calls)]
+            behind = learned[max(ends) :].partition("\x00")[0]
+            cut = min((behind.find(w) for w in following if w in behind), default=len(behind))
+            if not any(end in behind[:cut] for end in ends_of(name)):
+                wrong.add("no_end")
+    order = [learned.find(w) for s in kind.said if s.learn for w in (*s.thoughts, *s.texts)]
+    if (found := [at for at in order if at >= 0]) != sorted(found):
+        wrong.add("ORDER")
+    if any(word in learned for word in (*kind.context, *kind.tool_words[2:])):
+        wrong.add("foreign_text")
+    if any(word not in whole for word in kind.context):
+        wrong.add("lost_text")
+    if any(word not in whole for word in kind.tool_words):
+        wrong.add("lost_tools")
+    if "\\\\\"" in learned or re.search(r"\{'\w+Zq", learned):
+        wrong.add("lost_tool_call")
+    wrong |= {"cut_special" for s in stretches if s and re.match(r"\w*\|>|[a-z_]+>", s)}
+    if kind.messages[-1]["role"] == "assistant" and kind.said[-1].learn:
+        example = {"messages": kind.messages, "tools": kind.tools}
+        prompt = Renderer(Rendering(), tokenizer).prompt(example)
+        if document.ids[: len(prompt)].tolist() != prompt:
+            wrong.add("unlike_prompt")
+    return wrong
+
+
+def verdict(kind: Kind, name, tokenizer):
+    """(reported, wrong) of one conversation; reported is None where it is refused."""
+    example = {"messages": kind.messages, **({"tools": kind.tools} if kind.tools else {})}
+    (documents,) = Renderer(Rendering(), tokenizer).documents([example])
+    if isinstance(documents, Unusable):
+        return None, str(documents)
+    return set(documents[0].losses), judge(kind, name, tokenizer, documents[0])
+
+
+def silent(reported, wrong) -> set[str]:
+    """What is wrong and nobody says so: of thinking and prompts the kinds by design say it too."""
+    known = reported | ({"lost_reasoning"} if "earlier_reasoning" in reported else set())
+    if reported & LOSSES.keys():  # where a turn is lost, neither its end nor its prompt can be judged
+        known |= {"no_end", "unlike_prompt"}
+    return wrong - known
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_lost_in_silence(tokenizer, name):
+    own = tokenizer_for(tokenizer, name)
+    for title, kind in everything().items():
+        reported, wrong = verdict(kind, name, own)
+        if reported is not None:
+            assert not silent(reported, wrong), (title, reported, wrong)
+            assert reported <= {*LOSSES, *BY_DESIGN}
