@@ -9,15 +9,16 @@ another of the same shape in its place.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ftcli.data.fidelity import Turn, find_losses
 from ftcli.data.rows import Unusable
-from ftcli.data.template_program import Messages, Span, TemplateProgram
+from ftcli.data.template_program import Messages, Span, TemplateProgram, template_of
 from ftcli.data.template_traits import Traits, find_traits
 from ftcli.data.turns import adapted, content_text, says_something, stood_in
 
@@ -49,13 +50,19 @@ class ChatTemplate:
     Args:
         tokenizer: its template, special tokens and added tokens are used.
         day: ISO date that templates print as today's.
+        options: further variables that the template reads, such as enable_thinking.
 
     Raises:
         UserError: the tokenizer has none.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, day: str) -> None:
-        self.tokenizer, self.day = tokenizer, day
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        day: str,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer, self.day, self.options = tokenizer, day, dict(options or {})
         self.program, self.traits = self._for(None)
         self.marked = self.program.marked
 
@@ -73,10 +80,22 @@ class ChatTemplate:
             found.append(f"where it prints today's date it prints data.date={self.day}")
         return found
 
-    def prompt(self, messages: Messages, tools: Any = None) -> str:
-        """The conversation so far and the beginning of the answer to come."""
+    def prompt(self, messages: Messages, tools: Any = None) -> tuple[str, tuple[Span, ...]]:
+        """The conversation so far with the beginning of the answer to come, and the ranges of answers.
+
+        Tokens are cut at the ranges in training, and so they are in prompts.
+        """
         program, traits = self._for(tools)
-        return program.render(_adapted(messages, traits, followed=True), tools, prompt=True)
+        text = program.render(_adapted(messages, traits, followed=True), tools, prompt=True)
+        if not any(message["role"] == "assistant" for message in messages):
+            return text, ()
+        try:
+            so_far = _Rendered(program, traits, messages, tools).conversation()
+        except Unusable:  # some templates refuse conversations that end with a question
+            return text, ()
+        same = len(os.path.commonprefix([text, so_far.text]))
+        spans = sorted((*so_far.learned, *so_far.unlearned))
+        return text, tuple((start, end) for start, end in spans if end <= same)
 
     def conversation(self, messages: Messages, tools: Any = None) -> Conversation:
         """The whole conversation, and what of it is learned.
@@ -94,16 +113,19 @@ class ChatTemplate:
         return _Rendered(*self._for(tools), messages, tools).conversation()
 
     def _for(self, tools: Any) -> tuple[TemplateProgram, Traits]:
-        program = TemplateProgram.of(self.tokenizer, tools, self.day)
-        tokens = tuple(sorted(program.tokens.items()))
-        return _asked(program.source, tokens, program.specials, self.day)
+        text, tokens, specials = template_of(self.tokenizer, tools)
+        return _asked(text, tokens, specials, self.day, json.dumps(self.options, sort_keys=True))
 
 
 @lru_cache(maxsize=64)
 def _asked(
-    text: str, tokens: tuple[tuple[str, str], ...], specials: tuple[str, ...], day: str
+    text: str,
+    tokens: tuple[tuple[str, str], ...],
+    specials: tuple[str, ...],
+    day: str,
+    options: str,
 ) -> tuple[TemplateProgram, Traits]:
-    program = TemplateProgram(text, dict(tokens), specials, day)
+    program = TemplateProgram(text, dict(tokens), specials, day, json.loads(options))
     return program, find_traits(program)
 
 
@@ -163,7 +185,7 @@ class _Rendered:
         """A marked range without the generation prompt and without white space behind its end."""
         opening = self.traits.opening
         start += len(opening) if opening and self.text.startswith(opening, start, end) else 0
-        return start, self._trimmed(start, end)
+        return start, self._end_behind(start, self._trimmed(start, end))
 
     def _opens(self, start: int) -> bool:
         opening = self.traits.opening
@@ -207,7 +229,7 @@ class _Rendered:
         last = len(self.text) - len(tail)
         if not text or text == self.text:
             return 0, 0
-        if not any(says_something(turn) for turn in (self.messages[number],)):
+        if not says_something(self.messages[number]):
             last = first
         return self._start(low, first, before), self._first_end(number, last)
 

@@ -60,6 +60,7 @@ class Data:
     prompt_template: str | None = None  # plain rows: "{prompt}\n" when left out
     system: str | None = None  # system message for conversations that have none
     date: str = DATE  # what chat templates print where they ask for today's
+    template_options: dict[str, Any] = field(default_factory=dict)  # variables of the chat template
     on_lost: Literal["refuse", "warn"] = "refuse"  # a template that does not write what rows say
     pairs: bool = False  # preference rows give both answers, for objectives that compare them
     on_error: Literal["stop", "skip"] = "stop"  # rows that cannot be used
@@ -77,6 +78,7 @@ class Data:
             self.system,
             self.pairs,
             self.date,
+            self.template_options,
         )
         self.reading = "plain"
         self._prepared: dict[str, Tokens] = {}

@@ -17,7 +17,7 @@ LOSSES = {
     "lost_reasoning": "the template drops the thinking of an answer",
     "lost_tool_call": "a tool call, or an argument of one, is not written as the data have it",
     "lost_tools": "the list of tools, or a part of it, is not in the prompt",
-    "unlearned_turn": "an answer that should be learned is not",
+    "unlearned_turn": "an answer, or the beginning of one, cannot be learned",
     "no_end": "an answer is learned without a token that ends it",
     "foreign_text": "what another role says would be learned",
     "cut_special": "what is learned begins or ends inside a special token",
@@ -152,6 +152,8 @@ class _Fidelity:
         if message.get("learn", True):
             if not written.endswith(self.traits.ends):
                 yield "no_end"
+            if turn.start == 0:  # nothing stands before its first token
+                yield "unlearned_turn"
             if not turn.prompted:
                 last = number == len(self.messages) - 1
                 yield "unlike_prompt" if last else "earlier_prompt"

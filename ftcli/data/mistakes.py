@@ -89,6 +89,8 @@ def lost(counts: Mapping[str, Any], template: str) -> UserError:
         for kind in kinds
     )
     ways = [WAYS[kind] for kind in kinds if kind in WAYS]
+    if "unlike_prompt" in kinds and SWITCH in template:
+        ways.insert(0, f"data.template_options.{SWITCH}=false where answers have no thinking")
     twin = marked_twin(template)
     if twin:
         ways.insert(0, f"model.chat_template={twin}, the same template marked for training")
@@ -100,6 +102,7 @@ def lost(counts: Mapping[str, Any], template: str) -> UserError:
     )
 
 
+SWITCH = "enable_thinking"  # the variable by which templates leave thinking out of prompts
 #: Kind of loss -> what helps beside another template.
 WAYS = {
     "lost_text": "set model.chat_template to one that writes such messages",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -64,6 +64,7 @@ class Rendering:
     system: str | None = None
     pairs: bool = False
     date: str = DATE  # ISO
+    template_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.prompt_template is not None and HOLE not in self.prompt_template:
@@ -94,7 +95,7 @@ class Renderer:
     @cached_property
     def chat(self) -> ChatTemplate:
         """The tokenizer's chat template; UserError when it has none."""
-        return ChatTemplate(self.tokenizer, self.rendering.date)
+        return ChatTemplate(self.tokenizer, self.rendering.date, self.rendering.template_options)
 
     @property
     def uses_markers(self) -> bool:
@@ -136,7 +137,7 @@ class Renderer:
     def fingerprint(self, example: dict[str, Any]) -> str:
         """Hash of the template that examples like this one are written with."""
         if self._as_chat(example):
-            text = f"{self.chat.program.text}\n{self.rendering.system}"
+            text = f"{self.chat.program.text}\n{self.rendering.system}\n{self.chat.options}"
         else:
             text = "" if "text" in example else self._template
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -204,7 +205,7 @@ class Renderer:
             messages = self._messages(example)
             if messages[-1]["role"] == "assistant":
                 messages.pop()
-            return [Piece(self.chat.prompt(messages, example.get("tools")))]
+            return [Piece(*self.chat.prompt(messages, example.get("tools")))]
         if "text" in example:
             return []
         return [*self._start(), Piece(self._template.replace(HOLE, example["prompt"]))]

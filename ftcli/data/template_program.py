@@ -29,12 +29,19 @@ class TemplateProgram:
         tokens: special tokens by name, such as eos_token, which templates may write.
         specials: all tokens that the tokenizer never splits.
         day: ISO date that is written wherever the template asks for today's.
+        options: further variables that the template reads.
     """
 
     def __init__(
-        self, text: str, tokens: Mapping[str, str], specials: Sequence[str], day: str
+        self,
+        text: str,
+        tokens: Mapping[str, str],
+        specials: Sequence[str],
+        day: str,
+        options: Mapping[str, Any],
     ) -> None:
         self.source, self.tokens, self.day = text, dict(tokens), day
+        self.variables = {**options, **tokens}
         self.text = _dated(text, day)
         self.prints_date = self.text != text
         self.marked = bool(MARKER.search(text))
@@ -42,23 +49,6 @@ class TemplateProgram:
         self._special = re.compile("|".join(map(re.escape, self.specials)) or r"(?!)")
         self._run = re.compile(rf"\s*(?:(?:{self._special.pattern})\s*)*")
         self._longest = max(map(len, self.specials), default=1)
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, tools: Any, day: str) -> TemplateProgram:
-        """The template that a tokenizer uses for conversations with or without tools.
-
-        Raises:
-            UserError: the tokenizer has none.
-        """
-        if not getattr(tokenizer, "chat_template", None):
-            raise UserError(
-                "the tokenizer has no chat template, and the data are conversations.",
-                where="model.chat_template",
-                fix="set model.chat_template to a template (text or file), or use an instruct model's",
-            )
-        text = tokenizer.get_chat_template(tools=tools or None)
-        specials = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-        return cls(text, tokenizer.special_tokens_map, sorted(specials), day)
 
     def render(self, messages: Messages, tools: Any = None, prompt: bool = False) -> str:
         """The text of a conversation; with `prompt` also the beginning of an answer.
@@ -106,11 +96,30 @@ class TemplateProgram:
                 tools=tools or None,
                 chat_template=self.text,
                 **options,
-                **self.tokens,
+                **self.variables,
             )
         except Exception as error:  # a template is a program: it may raise anything
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise Unusable(f"is refused by the chat template: {lines[0][:SHOWN]}") from error
+
+
+def template_of(
+    tokenizer: PreTrainedTokenizerBase, tools: Any
+) -> tuple[str, tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """The template of a tokenizer, for conversations with or without tools, and its special tokens.
+
+    Raises:
+        UserError: the tokenizer has none.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            "the tokenizer has no chat template, and the data are conversations.",
+            where="model.chat_template",
+            fix="set model.chat_template to a template (text or file), or use an instruct model's",
+        )
+    text = tokenizer.get_chat_template(tools=tools or None)
+    specials = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    return text, tuple(sorted(tokenizer.special_tokens_map.items())), tuple(sorted(specials))
 
 
 def _dated(text: str, day: str) -> str:

@@ -90,7 +90,7 @@ def template(data: Any, tokenizer: Any, example: dict[str, Any]) -> Finding:
     if "text" in example:
         return ok("template", "none: text is learned as it is")
     if data.template == "chat" or "messages" in example or "chosen" in example:
-        chat = ChatTemplate(tokenizer, data.date)
+        chat = ChatTemplate(tokenizer, data.date, data.template_options)
         how = "by its own markers" if chat.marked else "by prefix differencing"
         notes = "".join(f"; {note}" for note in chat.notes())
         return ok("template", f"the tokenizer's chat template; answers are found {how}{notes}")

@@ -123,7 +123,11 @@ def call_words(call: dict[str, Any]) -> list[str]:
 
 
 def think(text: str, thought: str) -> dict[str, Any]:
-    return {"content": f"<think>\n{thought}\n</think>\n\n{text}", "thoughts": [thought], "texts": [text]}
+    return {
+        "content": f"<think>\n{thought}\n</think>\n\n{text}",
+        "thoughts": [thought],
+        "texts": [text],
+    }
 
 
 def field(text: str, thought: str) -> dict[str, Any]:
@@ -132,7 +136,10 @@ def field(text: str, thought: str) -> dict[str, Any]:
 
 def everything() -> dict[str, Kind]:
     """Every kind by name, with new words."""
-    nested = {word("key"): {word("key"): [word("value"), 2718281, None, True]}, word("key"): word("v")}
+    nested = {
+        word("key"): {word("key"): [word("value"), 2718281, None, True]},
+        word("key"): word("v"),
+    }
     spaced = word("answer")
     first, second, middle = word("answer"), word("answer"), word("answer")
     three = [word("answer") for _ in range(3)]
