@@ -164,7 +164,9 @@ def _of_evidence(recipe: Recipe, where: _Where) -> Iterator[UserError]:
     """Seeds that can decide, and the claims that the paper stands on."""
     central = [claim for claim in recipe.claims if claim.central]
     if recipe.claims and not 1 <= len(central) <= MOST_CENTRAL:
-        what = f"a recipe names one to {MOST_CENTRAL} central claims; this one names {len(central)}."
+        what = (
+            f"a recipe names one to {MOST_CENTRAL} central claims; this one names {len(central)}."
+        )
         yield UserError(
             what, where("claims"), "central: true; with `needs` where it cannot be judged here"
         )

@@ -86,7 +86,9 @@ class Search:
     def _of(self, variant: str, points: list[list[str]]) -> dict[str, Any]:
         names = [f"{variant}-{number}" for number in range(len(points))]
         scores = [self._score(next(self.experiment.of(name))) for name in names]
-        known = [(score, point) for score, point in zip(scores, points, strict=True) if score is not None]
+        known = [
+            (score, point) for score, point in zip(scores, points, strict=True) if score is not None
+        ]
         if not known:
             what = f"no trial of {variant} has {self.tune.by}."
             raise UserError(what, "--tune", f"see {self.experiment.folder}")

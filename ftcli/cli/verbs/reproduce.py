@@ -10,15 +10,15 @@ GROUP = "Train"
 
 
 def reproduce(
-    paper: Annotated[
-        str | None, typer.Argument(help="A recipe: qlora, or its YAML file.")
-    ] = None,
+    paper: Annotated[str | None, typer.Argument(help="A recipe: qlora, or its YAML file.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value for every run, to try things.")
     ] = None,
     look: Annotated[
         int,
-        typer.Option(help="2: with as many further seeds, and an interval that allows for it.", min=1),
+        typer.Option(
+            help="2: with as many further seeds, and an interval that allows for it.", min=1
+        ),
     ] = 1,
     seeds: Annotated[
         int | None, typer.Option(help="Fewer, to try things; decides nothing.", min=1)
@@ -95,9 +95,7 @@ def _search(recipe: Any, overrides: list[str], as_json: bool) -> int:
     from ftcli.reproduce import display, tuning
 
     search = tuning.Search(recipe, overrides)
-    searched = search.run(
-        lambda step: console(stderr=True).print(display.step(step), markup=False)
-    )
+    searched = search.run(lambda step: console(stderr=True).print(display.step(step), markup=False))
     path = None if overrides else tuning.store(recipe, searched)
 
     def render() -> None:
