@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ftcli.data.fidelity import Turn, find_losses
 from ftcli.data.rows import Unusable
+from ftcli.data.template_messages import adapted, content_text, says_something, stood_in
 from ftcli.data.template_program import Messages, Span, TemplateProgram, template_of
 from ftcli.data.template_traits import Traits, find_traits
-from ftcli.data.turns import adapted, content_text, says_something, stood_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ftcli.data.template_messages import Words, content_text, leaves, words_of
 from ftcli.data.template_program import Messages, Span, TemplateProgram
 from ftcli.data.template_traits import Traits
-from ftcli.data.turns import Words, content_text, leaves, words_of
 
 #: Kind -> what it means. Rows with one are refused, unless `data.on_lost=warn`.
 LOSSES = {

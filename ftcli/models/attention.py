@@ -159,9 +159,7 @@ def in_use(model: Any) -> bool:
 def use(model: Any, attention: Literal["documents", "library"]) -> None:
     """Switch a model that was adopted; others have the library's attention only."""
     if in_use(model):
-        model.set_attn_implementation(
-            NAME if attention == "documents" else model.library_attention
-        )
+        model.set_attn_implementation(NAME if attention == "documents" else model.library_attention)
 
 
 @torch.compiler.disable  # lengths change with every batch: compiling them would never end
@@ -331,9 +329,9 @@ def _with_sinks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, how: Setti
         q = pad(q, (0, 0, 1, 0))
     elif mask is not None:
         mask = pad(mask, (1, 0), value=True if mask.dtype == torch.bool else 0.0)
-    out = scaled_dot_product_attention(
-        q, k, v, mask, how.dropout, is_causal=square, scale=scale
-    )[..., :width]
+    out = scaled_dot_product_attention(q, k, v, mask, how.dropout, is_causal=square, scale=scale)[
+        ..., :width
+    ]
     return out[:, :, 1:] if square else out
 
 

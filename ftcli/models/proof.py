@@ -156,7 +156,9 @@ class Rows:
         except Exception as error:  # whatever a library raises that does not know such input
             return _line(error)
         largest = max(gaps)
-        return None if largest <= 1 else f"losses differ by {largest * self._limit:.2g} nats a token"
+        return (
+            None if largest <= 1 else f"losses differ by {largest * self._limit:.2g} nats a token"
+        )
 
     def losses(self, way: Way, rows: Sequence[int]) -> Tensor:
         """Losses [n] of the compared tokens of these rows by the product's own batches and objective."""

@@ -24,11 +24,11 @@ def tokenizer():
 
 @pytest.fixture
 def with_template(tokenizer):
-    """name -> a tokenizer with that template and its special tokens."""
+    """Name or text of a template -> a tokenizer with it and its special tokens."""
 
     def make(name):
         own = copy.deepcopy(tokenizer)
-        own.chat_template = templates.ALL[name]
+        own.chat_template = {**templates.ALL, **templates.ENDLESS}.get(name, name)
         own.add_tokens(templates.SPECIALS.get(name, []), special_tokens=True)
         return own
 

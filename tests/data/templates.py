@@ -32,6 +32,7 @@ SPECIALS = {
     "gemma": ["<start_of_turn>", "<end_of_turn>"],
     "deepseek_r1": ["<|User|>", "<|Assistant|>"],
     "phi": ["<|user|>", "<|assistant|>", "<|system|>", "<|end|>"],
+    "glm": ["[gMASK]", "<sop>", "<|user|>", "<|assistant|>", "<|system|>"],
 }
 
 ALL = {
@@ -47,3 +48,25 @@ ALL = {
     "zephyr": ZEPHYR,
     "vicuna": VICUNA,
 }
+
+# Templates without an end of turn: nothing, or only the token that begins the next turn, stands behind
+# an answer.
+GLM = """[gMASK]<sop>{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"""
+
+FALCON = """{% for m in messages %}{% if not loop.first %}{{ '\n\n' }}{% endif %}{{ m['role'] | capitalize + ': ' + m['content'] }}{% endfor %}{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"""
+
+SOLAR = """{% for m in messages %}{{ '### ' + m['role'] | capitalize + ':\n' + m['content'] + '\n\n' }}{% endfor %}{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"""
+
+ENDLESS = {"glm": GLM, "falcon": FALCON, "solar": SOLAR}
+
+# Two that write tools and calls: one wants arguments as an object, the other as JSON text.
+CALLS_OF_OBJECTS = """{% if tools %}{{ '<|im_start|>system\n' + tools | tojson + '<|im_end|>\n' }}{% endif %}{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}{% for c in m['tool_calls'] or [] %}{{ '<call>' + c['function']['name'] + ' ' + c['function']['arguments'] | tojson + '</call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+
+CALLS_OF_TEXT = CALLS_OF_OBJECTS.replace("['arguments'] | tojson", "['arguments']")
+
+# A template that prints today's date, as several do in their system message.
+DATED = (
+    """{{ '<|im_start|>system\nToday: ' + strftime_now('%d %B %Y') + '<|im_end|>\n' }}""" + CHATML
+)
+
+PARTS = """{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% for part in m['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""

@@ -79,7 +79,9 @@ def build(kind: str, seed: int = 0) -> PreTrainedModel:
     config = small_config(kind)
     with torch.device("meta"):
         size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
-    assert size < MOST_PARAMETERS, f"{kind} has {size} parameters; a rule or an exception is missing"
+    assert size < MOST_PARAMETERS, (
+        f"{kind} has {size} parameters; a rule or an exception is missing"
+    )
     with torch.random.fork_rng([]):
         torch.manual_seed(zlib.crc32(kind.encode()) + seed)
         model = AutoModelForCausalLM.from_config(config)

@@ -45,9 +45,18 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     # Layers follow from a period, not from a list.
     "jamba": {"num_hidden_layers": 4, "attn_layer_period": 4, "attn_layer_offset": 2},
     "recurrent_gemma": {"num_hidden_layers": 3},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "attention_layers": ["global", "local"]},
+    "gpt_neo": {
+        "attention_types": [[["global", "local"], 1]],
+        "attention_layers": ["global", "local"],
+    },
     "bailing_hybrid": {"layer_group_size": 2},
-    "dory": {"layer_types": ["full_attention", "sliding_attention"] * 2, "num_hidden_layers": 4, "n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1},
+    "dory": {
+        "layer_types": ["full_attention", "sliding_attention"] * 2,
+        "num_hidden_layers": 4,
+        "n_input_layers": 1,
+        "n_recurrent_layers": 2,
+        "n_output_layers": 1,
+    },
     # The last layers use keys and values of the last unshared one of their kind.
     "gemma3n_text": {
         "layer_types": ["sliding_attention", "full_attention"] * 2,

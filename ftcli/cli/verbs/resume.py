@@ -16,7 +16,9 @@ def resume(
     ] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option(help="A key that may have changed though steps depend on it, 'data' or 'model'."),
+        typer.Option(
+            help="A key that may have changed though steps depend on it, 'data' or 'model'."
+        ),
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="last, best or step-000400.")] = "last",
 ) -> int:
