@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Expected: from_pretrained(..., local_files_only=True) of a cached model uses no network.
 # Happens: with peft installed the Auto classes ask the hub for adapter_config.json, with five retries
-#   (1, 2, 4, 8, 8 s), before they load. The model's own class asks nothing. What helps:
+#   (1, 2, 4, 8, 8 s), before they load. The model's own class does not wait. What helps:
 #   adapter_kwargs={"local_files_only": True}.
 # Who meets it: whoever loads cached models on a machine without network and has not set
 #   HF_HUB_OFFLINE: half a minute a load.
@@ -55,5 +55,5 @@ told = load(AutoModelForCausalLM, adapter_kwargs={"local_files_only": True})
 print(f"transformers {transformers.__version__}: looked up a host, and seconds")
 for name, (count, seconds) in {"own class": own, "Auto class": auto, "with adapter_kwargs": told}.items():
     print(f"  {name:20} {count:2} {seconds:6.1f}")
-assert own[0] == 0 and told[0] == 0 and auto[0] > 0, "the behaviour has changed"
+assert told[0] == 0 and own[1] < 2 and auto[0] > 3 and auto[1] > 10, "the behaviour has changed"
 PY

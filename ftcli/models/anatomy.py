@@ -223,13 +223,16 @@ def true_numel(module: nn.Module, name: str, parameter: nn.Parameter) -> int:
 
 def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
     """Names and modules depth first; an adapter layer is replaced by the layer it wraps."""
-    base = getattr(module, "base_layer", getattr(module, "original_module", None))
-    if isinstance(base, nn.Module):
-        yield from _walk(base, name)
-        return
+    module = _unwrapped(module)
     yield name, module
     for child_name, child in module.named_children():
         yield from _walk(child, f"{name}.{child_name}" if name else child_name)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The layer under adapters, under a copy that is trained, and under trained rows of a table."""
+    base = getattr(module, "base_layer", getattr(module, "original_module", None))
+    return _unwrapped(base) if isinstance(base, nn.Module) else module
 
 
 def _within(name: str, ancestor: str) -> bool:
@@ -245,7 +248,7 @@ def _accessor(model: nn.Module, name: str) -> nn.Module | None:
         found = method()
     except (AttributeError, NotImplementedError):
         return None
-    return getattr(found, "base_layer", found) if found is not model else None
+    return _unwrapped(found) if isinstance(found, nn.Module) and found is not model else None
 
 
 def _shape(module: Any) -> tuple[int, int] | None:

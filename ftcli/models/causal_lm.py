@@ -77,7 +77,8 @@ class CausalLM:
         compute = getattr(torch, self.compute_dtype) if self.compute_dtype else dtype
 
         def load(local: bool, key_mapping: dict[str, str]) -> tuple[Any, dict[str, Any]]:
-            return AutoModelForCausalLM.from_pretrained(
+            loader: Any = AutoModelForCausalLM
+            return loader.from_pretrained(
                 path,
                 config=config,
                 revision=self.revision or "main",
@@ -129,8 +130,8 @@ class CausalLM:
         stored = refuse_stored(config, self.quantization, self.name, local_device())
         files = find_weight_files(path, self.revision)
         if stored:
-            shapes = files.shapes() if files else {}
-            return f"{len(shapes)} tensors, stored quantised ({stored})" if shapes else ""
+            count = len(files.shapes()) if files else 0
+            return f"{count} tensors, stored quantised ({stored})" if count else ""
         seen = compare_files(path, self.revision, self.meta)
         if seen is None:
             return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ftcli.models import hub
@@ -73,7 +73,7 @@ def compare_files(
 
 def _in_files(
     path: str, revision: str | None, meta: Callable[[], Any]
-) -> tuple[Shapes, Mapping[str, str] | Any]:
+) -> tuple[Shapes, dict[str, str]]:
     files = find_weight_files(path, revision)
     if files is None:
         return {}, {}

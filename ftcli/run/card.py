@@ -69,15 +69,16 @@ def _front_matter(config: dict[str, Any], result: dict[str, Any], artefact: str)
 
     base, adapter = _base(config), artefact == "adapter"
     metrics = [name.removeprefix("eval.") for name in result.get("metrics") or {}]
-    data = ModelCardData(
+    data: Any = ModelCardData(
         base_model=base,
         library_name="peft" if adapter else "transformers",
         license=_licence_of_base(config),
         tags=["ftcli"],
         datasets=[path] if (path := _hub_data(config)) else None,
         metrics=[name for name in metrics if name not in ("loss", "perplexity")] or None,
-        **({"base_model_relation": "adapter" if adapter else "finetune"} if base else {}),
     )
+    if base:
+        data.base_model_relation = "adapter" if adapter else "finetune"  # a key of the Hub's own
     return f"---\n{data.to_yaml().rstrip()}\n---"
 
 
