@@ -12,7 +12,7 @@ python3 -m venv venv; . venv/bin/activate
 pip install -qq 'torch==2.13.0'
 pip install -qq transformers==5.24.0 peft==0.21.2 gguf==0.19.0 sentencepiece==0.2.3
 pip download -qq --no-deps --no-binary llama-cpp-python llama-cpp-python==0.3.36
-tar xzf llama_cpp_python-0.3.36.tar.gz --wildcards '*/convert_lora_to_gguf.py' '*/conversion/*'
+tar xzf llama_cpp_python-0.3.36.tar.gz --wildcards '*/convert_lora_to_gguf.py' '*/conversion/*' '*/gguf-py/*'
 python - <<'PY' 2>/dev/null
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -26,7 +26,7 @@ for name, rslora in (("plain", False), ("rslora", True)):
     tuned.save_pretrained(name)
 PY
 for name in plain rslora; do
-  NO_LOCAL_GGUF=1 python llama_cpp_python-0.3.36/vendor/llama.cpp/convert_lora_to_gguf.py \
+  python llama_cpp_python-0.3.36/vendor/llama.cpp/convert_lora_to_gguf.py \
     --base base --outfile "$name.gguf" "$name" >/dev/null 2>&1
 done
 python - <<'PY'

@@ -7,7 +7,7 @@ from PEFT, and what is written gives that change after the permutations of the c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,29 +121,34 @@ def write_adapter(trained: dict[str, Factors], base: Path, base_file: Path, targ
             self, data_torch: Tensor, name: str, bid: int | None
         ) -> Iterator[tuple[str, Tensor]]:
             """Both factors, rearranged as the library rearranges the weight."""
-            one = trained[name]
 
-            def rearranged(tensor: Tensor) -> list[tuple[str, Tensor]]:
+            def rearrange(tensor: Tensor) -> list[tuple[str, Tensor]]:
                 return list(super(Adapter, self).modify_tensors(tensor.contiguous(), name, bid))
 
-            rows, columns = one.change.shape
-            places = torch.meshgrid(
-                torch.arange(rows).float(), torch.arange(columns).float(), indexing="ij"
-            )
-            parts = [rearranged(tensor) for tensor in (one.change, *places)]
-            if not parts[0]:
-                raise _refused(f"llama.cpp's converter does not keep {name} by itself")
-            for (there, change), (_, row), (_, column) in zip(*parts, strict=True):
+            one = trained[name]
+            for there, left, right in _rearranged(name, one, rearrange):
                 if there not in known:
                     raise _refused(f"the base's GGUF has no {there} ({name}): it may be tied")
-                left, right = follow(one, change, row, column)
                 yield f"{there}.lora_a", right
-                yield (
-                    f"{there}.lora_b",
-                    left * (one.rank / alpha),
-                )  # the runtime: times alpha / rank
+                yield f"{there}.lora_b", left * (one.rank / alpha)  # llama.cpp: alpha / rank
 
     convert(lambda file: Adapter(base, gguf.LlamaFileType.ALL_F32, file, eager=True), target)
+
+
+def _rearranged(
+    name: str, one: Factors, rearrange: Callable[[Tensor], list[tuple[str, Tensor]]]
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Names in GGUF and factors of what the converter makes of one change.
+
+    Matrices of row and of column numbers go the same way, and tell where every entry came from.
+    """
+    rows, columns = (torch.arange(size).float() for size in one.change.shape)
+    places = torch.meshgrid(rows, columns, indexing="ij")
+    changes, *numbers = (rearrange(tensor) for tensor in (one.change, *places))
+    if not changes:
+        raise _refused(f"llama.cpp's converter does not keep {name} by itself")
+    for (there, change), (_, row), (_, column) in zip(changes, *numbers, strict=True):
+        yield there, *follow(one, change, row, column)
 
 
 def follow(one: Factors, change: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,12 +19,11 @@ task: restaurants
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {file}}}}}
 test_split: test
-output_type: multiple_choice
+output_type: loglikelihood
 doc_to_text: "{{{{prompt}}}}"
-doc_to_choice: ["{{{{answer}}}}", "{{{{wrong}}}}"]
-doc_to_target: 0
+doc_to_target: "{{{{answer}}}}"
 target_delimiter: ""
-metric_list: [{{metric: acc}}]
+metric_list: [{{metric: perplexity, aggregation: perplexity, higher_is_better: false}}]
 """
 
 
@@ -51,9 +50,7 @@ def test_the_loglikelihood_of_lm_eval_is_that_of_our_loss(trained_run, tmp_path,
         likely = logits[:-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
         ours.append(likely[learned[1:]].sum().item())
         prompt = run.tokenizer.decode(ids[~learned])
-        docs.append(
-            {"prompt": prompt, "answer": run.tokenizer.decode(ids[learned]), "wrong": "No."}
-        )
+        docs.append({"prompt": prompt, "answer": run.tokenizer.decode(ids[learned])})
     file = tmp_path / "docs.jsonl"
     file.write_text("".join(json.dumps(doc) + "\n" for doc in docs))
     (tmp_path / "tasks").mkdir()
