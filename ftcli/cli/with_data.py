@@ -18,11 +18,12 @@ def data_of(job: str, overrides: Sequence[str]) -> Iterator[tuple[Data, PreTrain
     from ftcli.config import build, compose, validate
     from ftcli.config.building import located
     from ftcli.errors import UserError
+    from ftcli.reproduce.bases import with_stand_in
 
     composed = compose(job, overrides)
     validate(composed)
     data = build(composed.config["data"], "data", composed)
-    source = build(composed.config["model"], "model", composed)
+    source = build(with_stand_in(composed)["model"], "model", composed)
     try:
         yield data, source.load_tokenizer()
     except UserError as error:

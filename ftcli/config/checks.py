@@ -7,33 +7,61 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ftcli.config import requirements
-from ftcli.config.composed import COMMAND_LINE, Composed
+from ftcli.config.composed import COMMAND_LINE, Composed, leaves
 from ftcli.config.effective import promise, value
 from ftcli.errors import UserError
 
 log = logging.getLogger("ftcli.config")
 
-#: Key -> the least it may be, and whether it must be more than that.
-LEAST: dict[str, tuple[float, bool]] = {
-    "trainer.batch_size": (1, False),
-    "trainer.gradient_accumulation_steps": (1, False),
-    "trainer.max_steps": (0, False),  # 0: a run that only judges or draws
-    "trainer.epochs": (0, True),
-    "trainer.max_grad_norm": (0, True),
-    "trainer.log_every": (1, False),
-    "trainer.eval_every": (1, False),
-    "trainer.save_every": (1, False),
-    "trainer.keep_last": (1, False),
-    "data.max_length": (2, False),
-    "optimizer.lr": (0, True),
-    "optimizer.weight_decay": (0, False),
-    "scheduler.warmup_steps": (0, False),
-    "seed": (0, False),
-}
+
+@dataclass(frozen=True)
+class Range:
+    """What a number may be; `open` ends do not belong to it."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    open_least: bool = False
+    open_most: bool = False
+
+    def holds(self, number: float) -> bool:
+        """Whether a number lies in it."""
+        low = number > self.least if self.open_least else number >= self.least
+        high = number < self.most if self.open_most else number <= self.most
+        return math.isfinite(number) and low and high
+
+    def __str__(self) -> str:
+        low = f"{'more than' if self.open_least else 'at least'} {self.least:g}"
+        high = f"{'less than' if self.open_most else 'at most'} {self.most:g}"
+        return " and ".join([low] * (self.least > -math.inf) + [high] * (self.most < math.inf))
+
+
+ONE, NONE, POSITIVE = Range(1), Range(0), Range(0, open_least=True)
+SHARE, LOSS = Range(0, 1), Range(0, 1, open_most=True)
+#: Pattern of a dotted key -> what it may be, whichever class reads it. The first that fits counts.
+RANGES: tuple[tuple[str, Range], ...] = (
+    (r"trainer\.max_steps", NONE),  # 0: a run that only judges or draws
+    (r"trainer\.(epochs|max_grad_norm|spike_factor)", POSITIVE),
+    (r"trainer\.(batch_size|gradient_accumulation_steps|\w+_every|keep_last|max_skipped)", ONE),
+    (r"trainer\.max_rollbacks", NONE),
+    (r"eval\.\w+\.(batch_size|max_new_tokens|limit)", ONE),
+    (r"data\.max_length", Range(2)),
+    (r"data\.limit", ONE),
+    (r"optimizer\.lr", POSITIVE),
+    (r"optimizer\.(weight_decay|eps)", NONE),
+    (r"optimizer\.(betas|momentum|beta1|beta2)", LOSS),
+    (r"scheduler\.warmup_steps", NONE),
+    (r"scheduler\.\w+_ratio", SHARE),
+    (r"method\.r", ONE),
+    (r"method\.(lora_)?alpha", POSITIVE),
+    (r".*dropout(_p|_prob)?", LOSS),
+    (r"seed", NONE),
+)
 
 #: Groups whose parts have names of their own, which files are called by.
 NAMED = ("eval", "logger", "penalty")
@@ -45,16 +73,14 @@ def problems(composed: Composed) -> list[UserError]:
 
 
 def out_of_range(job: Composed) -> Iterator[UserError]:
-    """Counts and rates that are too small to mean anything; evaluators' batches too."""
-    keys = dict(LEAST)
-    keys |= {f"eval.{name}.batch_size": (1, False) for name in job.config.get("eval") or {}}
-    for key, (least, open_) in keys.items():
-        given = job.get(key)
-        if not isinstance(given, (int, float)):
-            continue
-        if not (math.isfinite(given) and (given > least if open_ else given >= least)):
-            wanted = f"more than {least:g}" if open_ else f"at least {least:g}"
-            yield _said(job, key, f"{key}={given} must be {wanted}.", f"see: ftcli schema {key}")
+    """Numbers that cannot mean anything: counts below one, shares above it, a rate of nothing."""
+    for key, given in leaves(job.config):
+        allowed = next((r for pattern, r in RANGES if re.fullmatch(pattern, key)), None)
+        for number in given if isinstance(given, list) else [given]:
+            wrong = isinstance(number, (int, float)) and not isinstance(number, bool)
+            if allowed is not None and wrong and not allowed.holds(number):
+                what = f"{key}={number} must be {allowed}."
+                yield _said(job, key, what, f"see: ftcli schema {key}")
 
 
 def file_names(job: Composed) -> Iterator[UserError]:

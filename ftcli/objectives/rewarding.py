@@ -44,7 +44,7 @@ class Rewarding:
             raise UserError(
                 "answers are compared by no reward.",
                 where="objective.rewards",
-                fix=f"objective.rewards={{exact_match: 1}}; there is {', '.join(rewards.available())}",
+                fix=f"objective.rewards={{exact_match:1}}; there is {', '.join(rewards.available())}",
             )
         self.weights = {name: float(options.pop("weight", 1.0)) for name, options in given.items()}
         self.functions = {name: rewards.find(name, options) for name, options in given.items()}

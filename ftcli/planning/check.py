@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+from ftcli.config.effective import value
 from ftcli.config.paths import shown
+from ftcli.config.plausible import doubts
 from ftcli.errors import UserError
 from ftcli.notes import silenced
 from ftcli.planning.draft import Draft, NeedsWeights
@@ -40,6 +42,8 @@ class Check:
     def _findings(self) -> Iterator[Finding]:
         name = shown(self.composed.job)
         yield ok("config", f"{name}: {len(self.composed.origins)} values, known and consistent")
+        for doubt in doubts(self.composed):
+            yield unknown("config", doubt)
         for name, check in self._checks().items():
             try:
                 yield from check()
@@ -48,25 +52,36 @@ class Check:
                 yield mark(name, self._located(error, name))
 
     def _checks(self) -> dict[str, Callable[[], Iterator[Finding]]]:
-        return {
-            "model": self._model,
-            "targets": self._targets,
-            "data": self._data,
-            "packing": self._packing,
-            "memory": self._memory,
-            "disk": self._disk,
-        }
+        checks = {
+            "settings": self._settings, "model": self._model, "targets": self._targets,
+            "data": self._data, "packing": self._packing,
+        }  # fmt: skip
+        if value(self.composed, "trainer.max_steps") == 0:  # it judges or draws, and keeps nothing
+            return checks | {"memory": self._no_step}
+        return checks | {"memory": self._memory, "disk": self._disk}
 
     def _located(self, error: UserError, name: str) -> UserError:
         """The error with file:line where a component only knew its key."""
         from ftcli.config.building import located
 
-        group = "method" if name == "targets" else name
+        group = "method" if name == "targets" else name  # `settings` are of several
         return located(error, self.composed, group if group in self.composed.config else "")
+
+    def _settings(self) -> Iterator[Finding]:
+        """What parts of the job refuse when they are built that no later check builds."""
+        _ = self.draft.scheduler, self.draft.trainer, self.draft.optimizer, self.draft.evaluators
+        yield from ()
 
     def _model(self) -> Iterator[Finding]:
         from ftcli.planning.files import weights_finding
+        from ftcli.reproduce import bases
 
+        if not bases.is_there(self.composed):
+            steps = bases.steps(self.composed)
+            text = f"{self.composed.base} is not trained yet: the first run of this job does that"
+            text += f" ({steps} steps)" if steps else ""
+            yield warn("model", f"{text}; its layers are known from its recipe")
+            return
         yield weights_finding(self.draft.source)
 
     def _targets(self) -> Iterator[Finding]:
@@ -152,6 +167,9 @@ class Check:
         """The plan for full micro-batches; rows as long as the longest where all were seen."""
         longest = int(self.sample.lengths.max()) if self.sample and self.sample.whole else None
         return Plan(self.draft, self.gpu, Schedule(longest=longest))
+
+    def _no_step(self) -> Iterator[Finding]:
+        yield ok("memory", "trainer.max_steps=0: no step is taken, so that none is planned")
 
     def _memory(self) -> Iterator[Finding]:
         from ftcli.planning.display import gigabytes

@@ -42,9 +42,10 @@ class Draft:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The job's values; `auto` precision and type are those of this machine, bf16 of a GPU."""
+        from ftcli.reproduce.bases import with_stand_in
         from ftcli.run.precision import settle
 
-        config = self.composed.config
+        config = with_stand_in(self.composed)
         if self.gpu and config["trainer"].get("precision", "auto") == "auto":
             config = {**config, "trainer": {**config["trainer"], "precision": "bf16"}}
         return settle(config)
@@ -84,6 +85,17 @@ class Draft:
     def trainer(self) -> Any:
         """How the loop runs."""
         return self._build("trainer")
+
+    @cached_property
+    def scheduler(self) -> Any:
+        """How the rate goes."""
+        return self._build("scheduler")
+
+    @cached_property
+    def evaluators(self) -> dict[str, Any]:
+        """What judges it, by name."""
+        nodes = self.config.get("eval") or {}
+        return {name: self._build(f"eval.{name}") for name, node in nodes.items() if node}
 
     @cached_property
     def data(self) -> Any:

@@ -39,7 +39,7 @@ def ensure(composed: Any) -> None:
     """
     from ftcli.run.trial import complete
 
-    if composed.base is None or Path(composed.config["model"]["path"]).is_dir():
+    if is_there(composed):
         return
     base = job(composed.base)
     folder = _run_of(base)
@@ -51,6 +51,29 @@ def ensure(composed: Any) -> None:
             where=composed.where("model.path"),
             fix="a base is trained with method=full",
         )
+
+
+def is_there(composed: Any) -> bool:
+    """Whether the base of a job is trained, or the job needs none."""
+    return composed.base is None or Path(composed.config["model"]["path"]).is_dir()
+
+
+def with_stand_in(composed: Any) -> dict[str, Any]:
+    """The job's configuration; a base that is not trained yet is replaced by what it is trained from.
+
+    Shapes, tokenizer and layers are those of the base: `method=full` keeps them.
+    """
+    config: dict[str, Any] = composed.config
+    if is_there(composed):
+        return config
+    own = {key: value for key, value in config["model"].items() if key != "path"}
+    return {**config, "model": {**with_stand_in(job(composed.base))["model"], **own}}
+
+
+def steps(composed: Any) -> int | None:
+    """How many steps the base of a job is trained for, where its recipe says so."""
+    found = job(composed.base).get("trainer.max_steps")
+    return found if isinstance(found, int) else None
 
 
 def job(name: str) -> Any:

@@ -2,9 +2,12 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
+
+import pytest
 
 SECONDS = 5
 
@@ -79,3 +82,117 @@ def test_it_takes_less_than_5_seconds(tmp_path):
         if spent[-1] < SECONDS * waiting:
             break
     assert min(spent) < SECONDS * waiting
+
+
+MISSPELT = (
+    ("method.rank_pattern={q_porj:8}", "method.rank_pattern={q_proj:8}"),
+    ("method.rank_pattern={q_porj:8,v_proj:4}", "method.rank_pattern={q_proj:8,v_proj:4}"),
+    ("method.alpha_pattern={dwon_proj:8}", "method.alpha_pattern={down_proj:8}"),
+    ("method.rank_pattern={*q_proj:8}", "method.rank_pattern={q_proj:8}"),
+    ("method.target_modules=[q_porj,v_proj]", "method.target_modules=[q_proj,v_proj]"),
+)
+
+
+@pytest.mark.parametrize(("wrong", "right"), MISSPELT)
+def test_a_name_that_matches_nothing_is_put_right_in_its_own_value(ftcli, wrong, right):
+    """The way out is pasted in the place of the setting, and the check of targets passes."""
+    bad = targets(ftcli, wrong)
+    assert bad["status"] == "fail"
+    first = shlex.split(bad["fix"].split("; ")[0])
+    assert first == [right], bad["fix"]
+    assert targets(ftcli, *first)["status"] == "ok"
+
+
+def targets(ftcli, *words: str) -> dict:
+    """The finding on target modules."""
+    ended = ftcli("check", "--json", "qlora_llama", "data.limit=8", "eval=none", *words)
+    return next(one for one in json.loads(ended.out)["checks"] if one["name"] == "targets")
+
+
+BASED = ("note_dpo", "gazal_r1", "styleid", "petl_ast")
+
+
+@pytest.mark.parametrize("recipe", BASED)
+def test_a_base_that_is_not_trained_yet_is_one_finding(ftcli, work, monkeypatch, recipe):
+    """Everything else is checked on what the base is trained from; nothing is trained."""
+    monkeypatch.setenv("FTCLI_CACHE", str(work / "cache"))
+    ended = ftcli("check", "--json", recipe)
+    assert ended.status == 0, ended.out
+    found = json.loads(ended.out)["checks"]
+    model = next(one for one in found if one["name"] == "model")
+    assert (
+        model["status"] == "warn"
+        and "is not trained yet: the first run of this job" in model["text"]
+    )
+    assert not any(str(work) in one["text"] for one in found)
+    checked = {one["name"] for one in found if one["status"] == "ok"}
+    assert {"config", "targets", "data", "memory"} <= checked
+    assert not (work / "cache" / "bases").exists()
+
+
+DOUBTFUL = (
+    (
+        "optimizer.lr=2e3",
+        "optimizer.lr=2000 is 1e+07 times what optimizer=adamw starts from (0.0002)",
+    ),
+    ("optimizer.lr=1e-9", "steps that short learn nothing"),
+    ("scheduler.warmup_ratio=0.9", "most of the run is warmup"),
+    ("scheduler.warmup_steps=800", "the rate is never reached"),
+    ("method.lora_dropout=0.9", "most of what the adapter says is left out"),
+    ("data.max_length=8", "hardly a row has so few tokens"),
+    ("optimizer.weight_decay=3", "weights are drawn to nothing"),
+)
+
+
+@pytest.mark.parametrize(("word", "says"), DOUBTFUL)
+def test_what_is_hardly_meant_is_a_warning_whose_way_out_takes_it_away(ftcli, word, says):
+    from ftcli.config import compose
+    from ftcli.config.plausible import doubts
+
+    ended = ftcli("check", "--json", "qlora_llama", "eval=none", "data.limit=8", word)
+    found = json.loads(ended.out)["checks"]
+    doubt = next(one for one in found if one["name"] == "config" and one["status"] == "warn")
+    assert says in doubt["text"]
+    assert list(doubts(compose("qlora_llama", [word, *shlex.split(doubt["fix"])]))) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "usual"),
+    [(["optimizer=sgd", "optimizer.lr=1"], 0.01), (["optimizer=mezo", "optimizer.lr=1e-7"], 1e-6),
+     (["optimizer=kseed", "optimizer.lr=2e-3"], 3e-7), (["optimizer=lion", "optimizer.lr=1e-6"], 2e-5), (["optimizer.lr=0.06"], 2e-4),
+     (["optimizer.optimizer_class=torch.optim.SGD", "optimizer.lr=1"], 0.01)],
+)  # fmt: skip
+def test_rates_are_judged_by_their_own_optimizer(words, usual):
+    from ftcli.config import compose
+    from ftcli.config.plausible import doubts, usual_rate
+
+    composed = compose("qlora_llama", words)
+    assert usual_rate(composed) == usual and list(doubts(composed)) == []
+
+
+IMPOSSIBLE = (
+    "method.lora_dropout=1", "method.lora_dropout=-0.1", "method.r=0", "method.lora_alpha=0",
+    "scheduler.warmup_ratio=3", "scheduler.warmup_ratio=-1", "scheduler.min_ratio=2", "trainer.max_steps=-1",
+    "trainer.batch_size=0", "data.max_length=1", "data.limit=0", "optimizer.lr=inf", "optimizer.lr=-1e-4",
+    "optimizer.betas=[0.9,1.0]", "trainer.max_skipped=0", "eval.generation.max_new_tokens=0", "seed=-1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("word", IMPOSSIBLE)
+def test_what_cannot_be_is_refused_by_check_and_train_alike(ftcli, work, word):
+    key = word.partition("=")[0]
+    for verb in ("check", "train"):
+        ended = ftcli(verb, "qlora_llama", word)
+        assert ended.status == 2 and key in ended.err and "must be" in ended.err, ended.err
+    assert list(work.iterdir()) == []
+
+
+def test_no_job_or_recipe_that_ships_is_doubtful():
+    from ftcli.config import compose, paths
+    from ftcli.config.plausible import doubts
+
+    jobs = [*paths.jobs(paths.configs_dir()), *paths.recipes()]
+    assert len(jobs) > 30
+    assert {job: [d.what for d in doubts(compose(job))] for job in jobs} == {
+        job: [] for job in jobs
+    }

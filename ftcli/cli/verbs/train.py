@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any
 
 import typer
@@ -27,11 +28,14 @@ def train(
     """Compose, check, train, and leave a run directory."""
     from ftcli.cli.outcome import show
     from ftcli.config import compose, validate
+    from ftcli.config.plausible import doubts
     from ftcli.run.launch import launch
     from ftcli.run.train import train as start
 
     composed = compose(job, overrides or [])
     validate(composed, trust=tuple(trust or ()))
+    for doubt in doubts(composed):
+        logging.getLogger("ftcli.config").warning("%s %s", doubt.where, doubt.what)
     if dry_run:
         return _dry_run(composed)
     if composed.config.get("stages"):

@@ -60,7 +60,7 @@ class Source:
             raise UserError(
                 f"{pattern!r} has no group called label.",
                 where="data.pattern",
-                fix=r"such as data.pattern='(?P<label>\d)_(?P<group>[a-z]+)_'",
+                fix=r"""such as "data.pattern='(?P<label>\d)_(?P<group>[a-z]+)_'" """.strip(),
             )
         self.items = list(self._items())
         if not self.items:
