@@ -38,7 +38,7 @@ class Advice:
     def none(self) -> UserError:
         """No format fits."""
         tries = [
-            f"data.format={name} {s}" for name in formats.names() if (s := self._mapping(name))
+            f"data.format={name} {s}" for name in formats.names() if (s := self._written(name))
         ]
         wanted = "; ".join(
             f"{name} wants {', '.join(formats.required(formats.find(name)))}"
@@ -108,7 +108,7 @@ class Advice:
         return {field: column for field, column in found.items() if column != field}
 
     def _written(self, name: str) -> str:
-        """The mapping as overrides."""
+        """The mapping as overrides; "" where there is none."""
         mapping = self.mapping(name) or {}
         return " ".join(f"data.columns.{field}={column}" for field, column in mapping.items())
 

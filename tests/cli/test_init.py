@@ -83,3 +83,70 @@ def test_a_wrong_answer_names_the_nearest_and_writes_nothing(ftcli, work):
     wrong = ftcli("init", "--method", "lroa")
     assert wrong.status == 2 and "Closest: lora" in wrong.err
     assert list(work.iterdir()) == []
+
+
+TOWNS = "Oslo Rome Lima Cairo Paris Quito Delhi Tunis Graz Bern Kyiv Riga Nice Lyon Bonn Baku Male Doha".split()
+
+
+def few(path, count=30):
+    """Rows of which each answer can be learned."""
+    rows = [
+        {
+            "prompt": f"Where is {TOWNS[i % 18]} {i // 18}?",
+            "completion": f"{TOWNS[i % 18]} lies by the sea.",
+        }
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path.name
+
+
+def test_thirty_rows_give_a_job_that_learns_them(ftcli, work):
+    few(work / "my.jsonl")
+    assert ftcli("init", "--data", "my.jsonl").status == 0
+    assert ftcli("check", "job.yaml").status == 0
+    assert ftcli("train", "job.yaml", "trainer.log_every=1").status == 0
+    (metrics,) = (work / "runs" / "job").glob("*/metrics.jsonl")
+    losses = [m["loss"] for m in map(json.loads, metrics.read_text().splitlines()) if "loss" in m]
+    assert len(losses) >= 50 and sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+@pytest.mark.parametrize(("rows", "batch", "epochs"), [(8, 4, 20.0), (30, 4, 8.0), (400, 8, 1.0)])
+def test_few_rows_get_smaller_batches_and_more_passes(work, rows, batch, epochs):
+    job = written(CPU, data=few(work / "my.jsonl", rows))
+    assert (job.get("trainer.batch_size"), job.get("trainer.epochs")) == (batch, epochs)
+    assert job.get("optimizer.lr") == 5e-4
+
+
+def test_many_rows_get_one_pass(work):
+    job = written(LARGE, data=few(work / "my.jsonl", 1200))
+    assert (job.get("trainer.batch_size"), job.get("trainer.epochs")) == (16, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("row", "format", "columns"),
+    [
+        ({"instruction": "Where is Oslo?", "context": "Oslo is a city.", "response": "There.", "category": "x"},
+         "instruction", {"input": "context", "output": "response"}),
+        ({"question": "1+1?", "answer": "2"}, "instruction", {"instruction": "question", "output": "answer"}),
+        ({"conversation": [{"input": "a", "output": "b"}]}, "chat", {"messages": "conversation"}),
+        ({"instruction": "a", "input": "", "output": "b", "text": "a b"}, "instruction", None),
+    ],
+)  # fmt: skip
+def test_odd_columns_are_mapped_so_that_check_accepts_the_job(ftcli, work, row, format, columns):
+    (work / "my.jsonl").write_text((json.dumps(row) + "\n") * 4)
+    assert ftcli("init", "--data", "my.jsonl").status == 0
+    job = compose("job.yaml")
+    assert (job.get("data.format"), job.get("data.columns")) == (format, columns)
+    assert job.get("data.validation") is None  # every row asks the same
+    assert ftcli("check", "job.yaml").status == 0
+
+
+@pytest.mark.parametrize(
+    "row", [{"src": "a", "dst": "b"}, {"text": "a", "role": "user", "parent_id": "x"}]
+)
+def test_columns_that_fit_nothing_are_named_and_nothing_is_written(ftcli, work, row):
+    (work / "my.jsonl").write_text((json.dumps(row) + "\n") * 4)
+    wrong = ftcli("init", "--data", "my.jsonl")
+    assert wrong.status == 2 and f"columns are [{', '.join(row)}]" in wrong.err
+    assert [path.name for path in work.iterdir()] == ["my.jsonl"]
