@@ -1,47 +1,21 @@
-"""A rendered conversation: its text, where each of the assistant's turns stands, and what was lost.
-
-Templates with `{% generation %}` markers say themselves what the assistant wrote. For all others the
-conversation is rendered up to each answer and through it; the difference is what the assistant wrote.
-A template that renders a turn differently once others follow (Qwen3 drops earlier thinking, gpt-oss
-ends the last answer with another token) has no such prefix; there each turn is found by rendering
-another of the same shape in its place.
-"""
+"""The chat template of a tokenizer: whole conversations, and prompts for the answer to come."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from ftcli.data.fidelity import Turn, find_losses
+from ftcli.data.rendered_conversation import Conversation, RenderedConversation, as_read
 from ftcli.data.rows import Unusable
-from ftcli.data.template_messages import adapted, content_text, says_something, stood_in
+from ftcli.data.template_messages import says_something
 from ftcli.data.template_program import Messages, Span, TemplateProgram, template_of
 from ftcli.data.template_traits import Traits, find_traits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-COMPARED = 8  # characters by which the end of a generation prompt is recognised
-
-
-class Conversation(NamedTuple):
-    """A rendered conversation.
-
-    Attributes:
-        text: all of it.
-        learned: character ranges of what the assistant wrote and is to learn, each with its end.
-        unlearned: ranges of turns that the data keep from being learned.
-        losses: kinds of what the text does not have as the data have it.
-    """
-
-    text: str
-    learned: tuple[Span, ...]
-    unlearned: tuple[Span, ...]
-    losses: tuple[str, ...]
 
 
 class ChatTemplate:
@@ -63,6 +37,9 @@ class ChatTemplate:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer, self.day, self.options = tokenizer, day, dict(options or {})
+        self._known: dict[
+            bool, tuple[TemplateProgram, Traits]
+        ] = {}  # for rows with and without tools
         self.program, self.traits = self._for(None)
         self.marked = self.program.marked
 
@@ -86,11 +63,11 @@ class ChatTemplate:
         Tokens are cut at the ranges in training, and so they are in prompts.
         """
         program, traits = self._for(tools)
-        text = program.render(_adapted(messages, traits, followed=True), tools, prompt=True)
+        text = program.render(as_read(messages, traits, followed=True), tools, prompt=True)
         if not any(message["role"] == "assistant" for message in messages):
             return text, ()
         try:
-            so_far = _Rendered(program, traits, messages, tools).conversation()
+            so_far = RenderedConversation(program, traits, messages, tools).conversation()
         except Unusable:  # some templates refuse conversations that end with a question
             return text, ()
         same = len(os.path.commonprefix([text, so_far.text]))
@@ -110,11 +87,14 @@ class ChatTemplate:
             raise Unusable("has only empty assistant turns: nothing to learn.", "empty")
         if not any(turn.get("learn", True) for turn in answers):
             raise Unusable("keeps every assistant turn from being learned.", "no labels")
-        return _Rendered(*self._for(tools), messages, tools).conversation()
+        return RenderedConversation(*self._for(tools), messages, tools).conversation()
 
     def _for(self, tools: Any) -> tuple[TemplateProgram, Traits]:
-        text, tokens, specials = template_of(self.tokenizer, tools)
-        return _asked(text, tokens, specials, self.day, json.dumps(self.options, sort_keys=True))
+        kind = bool(tools)
+        if kind not in self._known:
+            options = json.dumps(self.options, sort_keys=True)
+            self._known[kind] = _asked(*template_of(self.tokenizer, tools), self.day, options)
+        return self._known[kind]
 
 
 @lru_cache(maxsize=64)
@@ -127,168 +107,3 @@ def _asked(
 ) -> tuple[TemplateProgram, Traits]:
     program = TemplateProgram(text, dict(tokens), specials, day, json.loads(options))
     return program, find_traits(program)
-
-
-def _adapted(messages: Messages, traits: Traits, followed: bool) -> list[dict[str, Any]]:
-    """Messages as the template reads them; `followed` where an answer comes behind the last."""
-    form, ends_last = traits.arguments or "object", traits.ends_last and not followed
-    return adapted(messages, traits.parts, form, traits.ending, ends_last)
-
-
-class _Rendered:
-    """One conversation on its way through a template."""
-
-    def __init__(
-        self, program: TemplateProgram, traits: Traits, messages: Messages, tools: Any
-    ) -> None:
-        self.program, self.traits, self.tools = program, traits, tools
-        self.messages = messages
-        self.turns = _adapted(messages, traits, followed=False)
-
-    def conversation(self) -> Conversation:
-        marks: list[Span] | None = None
-        if self.program.marked:
-            self.text, marks = self.program.render_marked(self.turns, self.tools)
-            marks = [self._narrowed(*span) for span in marks if span[0] < span[1]]
-        else:
-            self.text = self.program.render(self.turns, self.tools)
-        numbers = [i for i, turn in enumerate(self.turns) if turn["role"] == "assistant"]
-        turns = self._marked(numbers, marks) if marks is not None else self._found(numbers)
-        self._close(turns)
-        spans = {turn.message: turn.spans for turn in turns}
-        learned: list[Span] = []
-        unlearned: list[Span] = []
-        for number, parts in spans.items():
-            (learned if self._learns(number) else unlearned).extend(parts)
-        losses = find_losses(self.messages, self.tools, self.text, turns, self.program, self.traits)
-        return Conversation(self.text, tuple(learned), tuple(unlearned), losses)
-
-    def _learns(self, number: int) -> bool:
-        return bool(self.messages[number].get("learn", True))
-
-    def _marked(self, numbers: Sequence[int], marks: Sequence[Span]) -> list[Turn]:
-        """Turns by the template's markers; where their numbers differ, by where each turn stands."""
-        if len(marks) == len(numbers):
-            turns = [Turn(i, (span,), True) for i, span in zip(numbers, marks, strict=True)]
-        else:
-            turns = [
-                replace(turn, spans=tuple(m for m in marks if turn.overlaps(m)))
-                for turn in self._found(numbers)
-            ]
-        last = turns[-1]
-        if last.spans and not self._opens(last.spans[0][0]):
-            before = self.program.try_render(self.turns[: last.message], self.tools, prompt=True)
-            turns[-1] = replace(last, prompted=before is None or self.text.startswith(before))
-        return turns
-
-    def _narrowed(self, start: int, end: int) -> Span:
-        """A marked range without the generation prompt and without white space behind its end."""
-        opening = self.traits.opening
-        start += len(opening) if opening and self.text.startswith(opening, start, end) else 0
-        return start, self._end_behind(start, self._trimmed(start, end))
-
-    def _opens(self, start: int) -> bool:
-        opening = self.traits.opening
-        return bool(opening) and self.text.endswith(opening, 0, start)
-
-    def _found(self, numbers: Sequence[int]) -> list[Turn]:
-        turns: list[Turn] = []
-        low = 0
-        for number in numbers:
-            turn = self._turn(number, low)
-            turns.append(turn)
-            low = turn.end or low
-        return turns
-
-    def _turn(self, number: int, low: int) -> Turn:
-        """Where a turn stands, with the token that ends it."""
-        last = number == len(self.turns) - 1
-        before = self._part(number, prompt=True)
-        through = self.text if last else self._part(number + 1)
-        prompted = before is None or self.text.startswith(before)
-        if before and through and self.text.startswith(through) and through.startswith(before):
-            start, end = len(before), self._trimmed(len(before), len(through))
-            end = self._end_behind(start, end)
-        else:
-            start, end = self._located(number, low, before)
-            if before is None:
-                prompted = self._opens(start) or not self.turns[:number]
-        return Turn(number, ((start, end),) if start < end else (), prompted)
-
-    def _part(self, count: int, prompt: bool = False) -> str | None:
-        """The first messages alone; None when the template refuses them, as some do without a user."""
-        return self.program.try_render(self.turns[:count], self.tools, prompt)
-
-    def _located(self, number: int, low: int, before: str | None) -> Span:
-        """The turn, found by what changes when another of the same shape takes its place."""
-        other = [*self.turns]
-        other[number] = stood_in(self.turns[number])
-        text = self.program.try_render(other, self.tools) or ""
-        first = len(os.path.commonprefix([text, self.text]))
-        tail = os.path.commonprefix([text[first:][::-1], self.text[first:][::-1]])
-        last = len(self.text) - len(tail)
-        if not text or text == self.text:
-            return 0, 0
-        if not says_something(self.messages[number]):
-            last = first
-        return self._start(low, first, before), self._first_end(number, last)
-
-    def _start(self, low: int, first: int, before: str | None) -> int:
-        """Where the generation prompt ends in front of a turn's text."""
-        if before and self.text.startswith(before) and low <= len(before) <= first:
-            return len(before)
-        for end in range(first, low + COMPARED - 1, -1) if before else ():
-            if before is not None and before.endswith(self.text[end - COMPARED : end]):
-                return end
-        opening = self.traits.opening
-        for length in range(len(opening), 0, -1):
-            at = self.text.rfind(opening[:length], low, first)
-            if at >= 0 and not self.program.cuts_special(self.text, at + length):
-                return at + length
-        return first
-
-    def _first_end(self, number: int, last: int) -> int:
-        """Behind the first token that ends a turn, in front of what the next message says."""
-        limit = len(self.text)
-        if number + 1 < len(self.turns):
-            following = content_text(self.messages[number + 1].get("content")).strip()
-            at = self.text.find(following, last) if following else -1
-            limit = at if at >= 0 else limit
-        found = [
-            (at, at + len(end))
-            for end in self.traits.ends
-            if (at := self.text.find(end, last, limit)) >= 0
-        ]
-        return min(found)[1] if found else self._trimmed(0, last)
-
-    def _trimmed(self, start: int, end: int) -> int:
-        """Without the line break that many templates put behind the end-of-turn token."""
-        turn = self.text[start:end].rstrip()
-        return start + len(turn) if turn.endswith(self.program.specials) else end
-
-    def _end_behind(self, start: int, end: int) -> int:
-        """Behind the token that ends the turn, where it is not the last of what the turn adds."""
-        if not self.traits.ends or self.text[start:end].endswith(self.traits.ends):
-            return end
-        written = self.text.rfind(self.traits.ending, start, end) if self.traits.ending else -1
-        if written >= 0:
-            return written + len(self.traits.ending)
-        behind = self.text[end:]
-        blank = len(behind) - len(behind.lstrip())
-        token = next((t for t in self.traits.ends if behind.startswith(t, blank)), "")
-        return end + blank + len(token) if token else end
-
-    def _close(self, turns: list[Turn]) -> None:
-        """Write the end behind the last turn where the template writes none."""
-        last = turns[-1]
-        if last.message != len(self.turns) - 1 or not last.spans:
-            return
-        calls = bool(self.turns[last.message].get("tool_calls"))
-        token = self.traits.call_closing if calls else self.traits.closing
-        if not token or self.text[: last.end].endswith(token):
-            return
-        start, end = last.spans[-1]
-        if self.text[end:].strip():
-            return
-        self.text = self.text[:end] + token
-        turns[-1] = replace(last, spans=(*last.spans[:-1], (start, end + len(token))))

@@ -313,8 +313,6 @@ class Data:
 
     def _settings(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """Everything that decides the tokens of a split."""
-        template = getattr(tokenizer, "chat_template", None)
-        may_be_chat = self.template == "chat" or split.columns.name in ("chat", "preference")
         return {
             "version": VERSION,
             "rows": split.key(),
@@ -323,5 +321,5 @@ class Data:
             "on_error": self.on_error,
             "text_unit": self.text_unit,
             "tokenizer": tokenizer_hash(tokenizer),
-            "chat_template": template if may_be_chat else None,
+            "chat_template": getattr(tokenizer, "chat_template", None),
         }

@@ -147,8 +147,7 @@ class Renderer:
         return self.rendering.prompt_template or DEFAULT_TEMPLATE
 
     def _as_chat(self, example: dict[str, Any]) -> bool:
-        turns = "messages" in example or isinstance(example.get("prompt"), list)
-        return turns or ("prompt" in example and self.rendering.template == "chat")
+        return is_conversation(example, self.rendering.template)
 
     def _messages(self, example: dict[str, Any]) -> list[dict[str, Any]]:
         if "messages" in example:
@@ -223,6 +222,12 @@ class Renderer:
                 fix="use a tokenizer with eos_token, or data.template=chat",
             )
         return [Piece([token], ALL)]
+
+
+def is_conversation(example: dict[str, Any], template: str) -> bool:
+    """Whether a row is written by the chat template; `template` is `data.template`."""
+    turns = "messages" in example or isinstance(example.get("prompt"), list)
+    return turns or ("prompt" in example and template == "chat")
 
 
 def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -85,11 +85,11 @@ def template(data: Any, tokenizer: Any, example: dict[str, Any]) -> Finding:
         UserError: they are conversations, and the tokenizer has no chat template.
     """
     from ftcli.data.chat_template import ChatTemplate
-    from ftcli.data.render import DEFAULT_TEMPLATE
+    from ftcli.data.render import DEFAULT_TEMPLATE, is_conversation
 
     if "text" in example:
         return ok("template", "none: text is learned as it is")
-    if data.template == "chat" or "messages" in example or "chosen" in example:
+    if is_conversation(example, data.template):
         chat = ChatTemplate(tokenizer, data.date, data.template_options)
         how = "by its own markers" if chat.marked else "by prefix differencing"
         notes = "".join(f"; {note}" for note in chat.notes())
