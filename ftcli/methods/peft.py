@@ -110,7 +110,8 @@ class Peft(Method):
         """The base model with the adapter added to its weights.
 
         Raises:
-            UserError: the base is quantised, or this adapter is no change of weights.
+            UserError: the base is quantised, this adapter is no change of weights, or layers with
+                adapters of their own share one weight.
         """
         if quantisation_of(model) is not None:
             raise UserError(
@@ -118,6 +119,7 @@ class Peft(Method):
                 where="model.quantization",
                 fix="ftcli merge RUN --to FOLDER dequantises the base first",
             )
+        refuse_shared(model)
         try:
             return model.merge_and_unload(safe_merge=True)
         except (NotImplementedError, AttributeError, ValueError) as error:
@@ -250,6 +252,27 @@ def quantised_weights(model: nn.Module) -> dict[str, nn.Parameter]:
         return {}
     named = model.named_parameters()
     return {name: p for name, p in named if not p.dtype.is_floating_point}
+
+
+def refuse_shared(model: nn.Module) -> None:
+    """Raise where one weight would get the adapters of several layers (the shared blocks of Zamba).
+
+    Raises:
+        UserError: names such a layer.
+    """
+    owners: dict[int, list[str]] = {}
+    for name, layer in model.named_modules():
+        weight = getattr(getattr(layer, "base_layer", None), "weight", None)
+        if isinstance(weight, nn.Parameter) and hasattr(layer, "adapter_layer_names"):
+            owners.setdefault(id(weight), []).append(name)
+    shared = next((names for names in owners.values() if len(names) > 1), None)
+    if shared is not None:
+        raise UserError(
+            f"{len(shared)} layers share the weight of {shared[0]} and have an adapter each; merged, it "
+            "would get all of them.",
+            where="method",
+            fix="use the adapter with its base: ftcli chat RUN, or PEFT",
+        )
 
 
 def plain(value: Any) -> Any:

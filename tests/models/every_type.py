@@ -18,13 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from ftcli.data.loader import Loader
 from ftcli.errors import UserError
 from ftcli.evaluation.decoding import left_padded
+from ftcli.methods.left_out import LeftOut, left_out
 from ftcli.methods.peft import Peft
 from ftcli.models.causal_lm import CausalLM
+from ftcli.models.experts import expert_weights
+from ftcli.models.proof import Outcome
 from ftcli.objectives.causal_lm import CausalLM as Objective
 
 from . import zoo
@@ -33,14 +37,16 @@ LIMIT = 1e-4
 LENGTHS = (21, 9, 30, 5, 13, 13, 26, 7)
 EQUAL = (17, 17, 17, 17)
 PROMPTS, NEW_TOKENS = (11, 4, 19), 5
-#: Name of a mode -> lengths of its documents, and how they become batches.
-MODES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
-    "none, 1 row": (LENGTHS[:3], {"packing": "none", "batch_size": 1}),
-    "none, 4 rows": (LENGTHS, {"packing": "none", "batch_size": 4}),
-    "none, 4 equal rows": (EQUAL, {"packing": "none", "batch_size": 4}),
-    "flat": (LENGTHS, {"packing": "flat", "batch_size": 4}),
-    "bins": (LENGTHS, {"packing": "bins", "batch_size": 2, "max_length": 40}),
+#: Name of a mode -> packing that is asked for, lengths of its documents, documents or bins a batch.
+MODES: dict[str, tuple[str, tuple[int, ...], int]] = {
+    "none, 1 row": ("none", LENGTHS[:3], 1),
+    "none, 4 rows": ("none", LENGTHS, 4),
+    "none, 4 equal rows": ("none", EQUAL, 4),
+    "flat": ("flat", LENGTHS, 4),
+    "bins": ("bins", LENGTHS, 2),
+    "auto": ("auto", LENGTHS, 4),
 }
+MAX_LENGTH = 40  # tokens of a bin, and the most that a row has
 
 
 @dataclass
@@ -50,7 +56,10 @@ class Result:
     kind: str
     reason: str = ""  # why it was not built
     steps: dict[str, str] = field(default_factory=dict)  # step -> right, refused: .., wrong: .., ..
-    experts: str = ""
+    auto: Outcome | None = None  # what data.packing=auto becomes
+    left_out: list[LeftOut] = field(default_factory=list)
+    experts: int = 0  # stacked weights of experts
+    looks_ahead: bool = False  # an earlier prediction changes with a later token
 
     @property
     def faults(self) -> dict[str, str]:
@@ -66,13 +75,14 @@ def examine(kind: str, folder: Path) -> Result:
             path = zoo.write(kind, folder / "base")
             library = Library(path)
             library.losses(zoo.documents(LENGTHS[:1]))
+            result.looks_ahead = library.looks_ahead()
         except Exception as error:
             result.reason = _line(error)
             return result
         for name in MODES:
-            result.steps[name] = outcome(lambda name=name: _mode(path, library, name))
+            result.steps[name] = outcome(lambda name=name: _mode(path, library, name, result))
         result.steps["generation"] = outcome(lambda: _generation(path, library))
-        result.steps |= _adapters(path, library, folder)
+        _adapters(path, library, folder, result)
     return result
 
 
@@ -89,21 +99,48 @@ class Library:
 
     @torch.no_grad()
     def losses(self, documents: list[list[int]], model: Any = None) -> list[float]:
-        """The model's own loss of each document, nats a token."""
-        rows = [torch.tensor([ids]) for ids in documents]
+        """The mean loss of each document by the model's own logits, nats a token.
+
+        Its own `loss` is the same where the class shifts labels; those of decoders of translation
+        models (Bart, Marian, ...) do not, and predict the token that they have just read.
+        """
         call: Callable[..., Any] = model or self.model
-        return [call(input_ids=x, labels=x, use_cache=False).loss.item() for x in rows]
+        found = []
+        for ids in documents:
+            logits = call(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+            found.append(cross_entropy(logits[-len(ids) : -1].float(), torch.tensor(ids[1:])).item())
+        return found
+
+    @torch.no_grad()
+    def looks_ahead(self) -> bool:
+        """Whether an earlier prediction changes with the last token."""
+        ids = torch.tensor(zoo.documents([20]))
+        other = ids.clone()
+        other[0, -1] = 5 + int(ids[0, -1] == 5)
+        one, two = (self.model(input_ids=x, use_cache=False).logits[:, :-1] for x in (ids, other))
+        return bool((one - two).abs().max() > 1e-4)
 
 
-def _mode(path: Path, library: Library, mode: str) -> float:
-    lengths, options = MODES[mode]
+def _load(path: Path, packing: str) -> tuple[Any, Outcome]:
+    """The model as a run loads it, and how it is to be given its rows."""
+    source = CausalLM(path=str(path))
+    model = source.load("cpu")
+    return model, source.prove(model, packing, MAX_LENGTH)
+
+
+def _mode(path: Path, library: Library, mode: str, result: Result) -> float:
+    packing, lengths, batch_size = MODES[mode]
     documents = zoo.documents(lengths)
-    model = CausalLM(path=str(path)).load("cpu")
-    return _largest(losses(model, documents, **options), library.losses(documents))
+    model, proved = _load(path, packing)
+    if packing == "auto":
+        result.auto = proved
+    return _largest(losses(model, documents, batch_size, proved), library.losses(documents))
 
 
 @torch.no_grad()
-def losses(model: nn.Module, documents: list[list[int]], **options: Any) -> list[float]:
+def losses(
+    model: nn.Module, documents: list[list[int]], batch_size: int, proved: Outcome
+) -> list[float]:
     """The mean loss of each document by the product's batches and objective."""
     lengths = [len(d) for d in documents]
     learned = [np.arange(n) > 0 for n in lengths]  # nothing predicts the first token
@@ -113,8 +150,11 @@ def losses(model: nn.Module, documents: list[list[int]], **options: Any) -> list
         offsets=np.cumsum([0, *lengths]),
         lengths=np.asarray(lengths),
     )
+    loader = Loader(
+        tokens, batch_size, proved.packing, MAX_LENGTH, shuffle=False, reading=proved.reading
+    )
     found: dict[int, float] = {}
-    for batch in Loader(tokens, shuffle=False, **options):
+    for batch in loader:
         result = Objective(chunk_size=16)(model, batch)
         for number, row in enumerate(batch["rows"]):
             found[row] = result.values[result.sequence == number].mean().item()
@@ -125,7 +165,7 @@ def losses(model: nn.Module, documents: list[list[int]], **options: Any) -> list
 def _generation(path: Path, library: Library) -> float:
     """Log-probabilities of what a left-padded batch says against those of one prompt alone."""
     prompts = zoo.documents(PROMPTS)
-    model: Any = CausalLM(path=str(path)).load("cpu")
+    model, _ = _load(path, "auto")
     ids, mask = left_padded(prompts, 0)
     ours, scores = _continue(model, ids, mask)
     worst = 0.0
@@ -152,25 +192,19 @@ def _continue(model: Any, ids: torch.Tensor, mask: Any) -> tuple[torch.Tensor, t
     return new, each.gather(2, new[..., None])[..., 0]
 
 
-def _adapters(path: Path, library: Library, folder: Path) -> dict[str, str]:
-    """Train nothing, but move every trained tensor; then save, load elsewhere, and merge."""
-    steps: dict[str, str] = {}
+def _adapters(path: Path, library: Library, folder: Path, result: Result) -> None:
+    """Move every tensor that gets a gradient; then save, load with plain PEFT, and merge."""
     documents = zoo.documents(LENGTHS[:4])
     method = Peft(r=4)
-    options: dict[str, Any] = {"packing": "none", "batch_size": 1}
-
-    def prepared() -> nn.Module:
-        model = method.prepare(CausalLM(path=str(path)).load("cpu")).eval()
-        generator = torch.Generator().manual_seed(1)
-        for p in (p for p in model.parameters() if p.requires_grad):
-            p.data.copy_(torch.randn(p.shape, generator=generator) * 0.1)
-        return model
-
     kept: dict[str, Any] = {}
 
     def add() -> float:
-        kept["model"] = prepared()
-        kept["losses"] = losses(kept["model"], documents, **options)
+        model, proved = _load(path, "none")
+        kept["model"] = method.prepare(model).eval()
+        result.experts = len(expert_weights(model))
+        result.left_out = left_out(kept["model"], method.left_out)
+        _move(kept["model"], documents[2], proved)
+        kept["losses"] = losses(kept["model"], documents, 1, proved)
         moved = _largest(kept["losses"], library.losses(documents))
         assert moved > 1e-3, "the adapter changes nothing"
         return 0.0
@@ -187,11 +221,27 @@ def _adapters(path: Path, library: Library, folder: Path) -> dict[str, str]:
         merged.save_pretrained(folder / "merged")
         return _largest(Library(folder / "merged").losses(documents), kept["losses"])
 
-    steps["lora"] = outcome(add)
-    if steps["lora"] == "right":
-        steps["plain peft"] = outcome(reload)
-        steps["merge"] = outcome(merge)
-    return steps
+    result.steps["lora"] = outcome(add)
+    if result.steps["lora"] == "right":
+        result.steps["plain peft"] = outcome(reload)
+        result.steps["merge"] = outcome(merge)
+
+
+def _move(model: Any, ids: list[int], proved: Outcome) -> None:
+    """Give every trained tensor other values, but those of parts that a text does not reach."""
+    generator = torch.Generator().manual_seed(1)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for p in trained.values():
+        p.data.copy_(torch.randn(p.shape, generator=generator) * 0.1)
+    row = torch.tensor([ids])
+    batch = {"input_ids": row, "labels": row, "attention_mask": torch.ones_like(row)}
+    batch["position_ids"] = torch.arange(len(ids))[None]
+    Objective()(model, batch | {"reading": proved.reading}).values.mean().backward()
+    unused = [name for name, p in trained.items() if p.grad is None]
+    assert len(unused) < len(trained), "no adapter is used"
+    for name in unused:
+        trained[name].data.zero_()  # as they would be after training
+    model.zero_grad()
 
 
 def outcome(step: Callable[[], float]) -> str:
