@@ -156,6 +156,11 @@ def in_use(model: Any) -> bool:
     return getattr(model, "library_attention", None) is not None
 
 
+def current(model: Any) -> Literal["documents", "library"]:
+    """Which attention a model has now."""
+    return "documents" if model.config._attn_implementation == NAME else "library"
+
+
 def use(model: Any, attention: Literal["documents", "library"]) -> None:
     """Switch a model that was adopted; others have the library's attention only."""
     if in_use(model):

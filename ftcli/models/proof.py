@@ -80,7 +80,7 @@ def prove(model: Any, packing: str, longest: int, name: str = "the model") -> Ou
     """
     wanted: Packing = "flat" if packing == "auto" else packing  # type: ignore[assignment]
     rows = Rows(model, longest)
-    with _untouched(model):
+    with untouched(model):
         _refuse_unreadable(rows, name)
         failures = [] if attention.in_use(model) or wanted == "none" else [NOT_ADOPTED]
         for way in _ways(wanted, attention.in_use(model)):
@@ -104,13 +104,14 @@ def _refuse_unreadable(rows: Rows, name: str) -> None:
     try:
         finite = all(bool(losses.isfinite().all()) for losses in rows.alone)
     except Exception as error:  # whatever a library raises of a model that is no decoder of text
-        what = f"{name} cannot read a row of text: {_line(error)}."
+        what = f"{name} cannot read a row of text: {first_line(error)}."
         raise UserError(what, where="model") from error
     if not finite:
         raise UserError(f"{name} gives a short row losses that are not finite.", where="model")
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An error of a library in short."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
@@ -136,15 +137,7 @@ class Rows:
     def __init__(self, model: Any, longest: int) -> None:
         self.model = model
         self.device = next(model.parameters()).device
-        config = model.config.get_text_config()
-        tables = (model.get_input_embeddings(), model.get_output_embeddings())
-        vocabulary = min(len(table.weight) for table in tables if table is not None)
-        lengths = [min(n, longest) for n in (_length(config, longest), SHORT[1])]
-        generator = torch.Generator().manual_seed(0)
-        special = _special(config)
-        allowed = [i for i in range(vocabulary // 20, 3 * vocabulary // 4) if i not in special]
-        chosen = torch.tensor(allowed or [0])
-        self.ids = [chosen[torch.randint(len(chosen), (n,), generator=generator)] for n in lengths]
+        self.ids = random_rows(model, (row_length(model, longest), min(SHORT[1], longest)))
 
     def failure(self, way: Way) -> str | None:
         """How the losses of this way differ from those of each row alone; None where they do not."""
@@ -154,10 +147,10 @@ class Rows:
         except UserError as error:
             return error.what.rstrip(".")
         except Exception as error:  # whatever a library raises that does not know such input
-            return _line(error)
+            return first_line(error)
         largest = max(gaps)
         return (
-            None if largest <= 1 else f"losses differ by {largest * self._limit:.2g} nats a token"
+            None if largest <= 1 else f"losses differ by {largest:.3g} times what rounding explains"
         )
 
     def losses(self, way: Way, rows: Sequence[int]) -> Tensor:
@@ -199,20 +192,19 @@ class Rows:
         """How far the losses of a batch are from those of its rows alone, by what may be: 1 is the most."""
         expected = torch.cat([self.alone[row] for row in rows])
         attention.use(self.model, way.attention)
-        gaps = (self.losses(way, rows) - expected).abs()
-        if not gaps.isfinite().all():
-            return math.inf
-        return float(gaps.max() if self._exact else gaps.mean()) / self._limit
+        return difference(self.model, self.losses(way, rows), expected)
 
-    @property
-    def _exact(self) -> bool:
-        quantised = getattr(self.model, "is_quantized", False)
-        return self.model.dtype == torch.float32 and not quantised
 
-    @cached_property
-    def _limit(self) -> float:
-        largest = max(float(losses.max()) for losses in self.alone)
-        return EXACT * max(1.0, largest / 10) if self._exact else ROUNDED
+def difference(model: Any, found: Tensor, expected: Tensor) -> float:
+    """How far log-probabilities or losses [n] are apart, by what rounding explains: 1 is the most."""
+    gaps = (found - expected).abs()
+    if not gaps.isfinite().all():
+        return math.inf
+    quantised = getattr(model, "is_quantized", False)
+    rounded = quantised or torch.is_autocast_enabled(next(model.parameters()).device.type)
+    if rounded or model.dtype != torch.float32:
+        return float(gaps.mean()) / ROUNDED
+    return float(gaps.max()) / (EXACT * max(1.0, float(expected.abs().max()) / 10))
 
 
 def _batches(way: Way) -> list[list[int]]:
@@ -221,22 +213,32 @@ def _batches(way: Way) -> list[list[int]]:
     return [together] if way.packing != "none" else [together, [0]]
 
 
-def _length(config: Any, longest: int) -> int:
-    """Tokens of the longer row: beyond every window or chunk that rows of the run will pass."""
+def row_length(model: Any, longest: int) -> int:
+    """Tokens of a row beyond every window or chunk of a model that rows of this length can pass."""
+    config = model.config.get_text_config()
     sizes = [
         value
         for key, value in vars(config).items()
         if re.search("window|chunk", key) and type(value) is int and 1 < value < longest
     ]
-    limit = getattr(config, "max_position_embeddings", None) or longest
+    limit = getattr(config, "max_position_embeddings", None) or 0
+    limit = limit if limit > 0 else longest  # XLNet says -1 for none
     return min(max([SHORT[0], *(size + 8 for size in sizes)]), limit, longest)
 
 
-def _special(config: Any) -> set[int]:
-    """Ids that a configuration names: ends, padding, images."""
-    named = (v for k, v in vars(config).items() if re.search("token|_id", k))
-    return {i for value in named for i in (value if isinstance(value, list) else [value])
-            if type(i) is int}  # fmt: skip
+def random_rows(model: Any, lengths: Sequence[int]) -> list[Tensor]:
+    """Rows of ids that stand for text: no end, padding or image; always the same for a vocabulary."""
+    named = [
+        v for k, v in vars(model.config.get_text_config()).items() if re.search("token|_id", k)
+    ]
+    special = {i for value in named for i in (value if isinstance(value, list) else [value])
+               if type(i) is int}  # fmt: skip
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    vocabulary = min(len(table.weight) for table in tables if table is not None)
+    middle = range(vocabulary // 20, 3 * vocabulary // 4)
+    chosen = torch.tensor([i for i in middle if i not in special] or [0])
+    generator = torch.Generator().manual_seed(0)
+    return [chosen[torch.randint(len(chosen), (n,), generator=generator)] for n in lengths]
 
 
 def _compared_tokens(length: int) -> np.ndarray:
@@ -256,7 +258,7 @@ def _reason(rows: Rows, packing: Packing, failure: str) -> str:
 
 
 @contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; mode and random generators as they were behind it."""
     from ftcli.trainer.generators import random_state, set_random_state
 
