@@ -153,7 +153,9 @@ class Rows:
         largest = max(gaps)
         if largest > 1:
             return f"losses differ by {largest:.3g} times what rounding explains"
-        return None if leak <= LEAK else f"a row's losses change by {leak:.2g} nats with the other row"
+        return (
+            None if leak <= LEAK else f"a row's losses change by {leak:.2g} nats with the other row"
+        )
 
     def losses(self, way: Way, rows: Sequence[int], other: bool = False) -> Tensor:
         """Losses [n] of the compared tokens of these rows by the product's own batches and objective.
@@ -187,6 +189,7 @@ class Rows:
         if way.reading == "alone":
             return 0.0
         size = len(self.alone[1])
+        attention.use(self.model, way.attention)
         before, after = (self.losses(way, [0, 1], other)[-size:] for other in (False, True))
         return float((after - before).abs().mean())
 

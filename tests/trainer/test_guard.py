@@ -70,7 +70,9 @@ def poison(monkeypatch, choose, how="loss"):
         return losses
 
     monkeypatch.setattr(CausalLM, "__call__", call)
-    monkeypatch.setattr(Source, "prove", lambda *_: Outcome("flat"))  # its losses would be poisoned too
+    monkeypatch.setattr(
+        Source, "prove", lambda *_: Outcome("flat")
+    )  # its losses would be poisoned too
 
 
 def order(tmp_path, *overrides):
