@@ -156,6 +156,11 @@ def in_use(model: Any) -> bool:
     return getattr(model, "library_attention", None) is not None
 
 
+def current(model: Any) -> Literal["documents", "library"]:
+    """Which attention a model has now."""
+    return "documents" if model.config._attn_implementation == NAME else "library"
+
+
 def use(model: Any, attention: Literal["documents", "library"]) -> None:
     """Switch a model that was adopted; others have the library's attention only."""
     if in_use(model):
@@ -337,16 +342,14 @@ def _with_sinks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, how: Setti
 
 def _restriction(length: int, how: Settings, device: torch.device) -> Tensor | None:
     """What of a document [L, L] a window or chunk leaves; None where that is all of it."""
-    narrow = how.window is not None and length > how.window
-    parted = how.chunk is not None and length > how.chunk
-    if not narrow and not parted:
+    window, chunk = how.window or length, how.chunk or length
+    if length <= window and length <= chunk:
         return None
     seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    if narrow:
-        assert how.window is not None
-        seen = seen.triu(1 - how.window)
-    if parted:
-        chunks = torch.arange(length, device=device) // how.chunk
+    if length > window:
+        seen = seen.triu(1 - window)
+    if length > chunk:
+        chunks = torch.arange(length, device=device) // chunk
         seen = seen & (chunks[:, None] == chunks)
     return seen
 

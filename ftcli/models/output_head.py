@@ -162,5 +162,5 @@ def states_and_head(model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, O
             hook.remove()
     if not caught:
         raise UserError("this model's forward does not pass its output layer.", where="model")
-    head.follow(recording, output.logits)
+    head.follow(recording, getattr(output, "logits", output))
     return caught[0], head

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ftcli.evaluation.decoding import left_padded, settings
+from ftcli.evaluation.decoding_proof import decoding_of
 
 
 class Drawn(NamedTuple):
@@ -39,11 +40,11 @@ def draw(
     """
     chosen = {"temperature": 1.0, "top_p": 1.0, "top_k": 0} | options
     config = settings(tokenizer, model, max_new_tokens, do_sample=True, **chosen)
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    places = [i for i in order for _ in range(count)]
+    places = [i for i in range(len(prompts)) for _ in range(count)]
     answers: list[list[Drawn]] = [[] for _ in prompts]
-    for start in range(0, len(places), batch_size):
-        some = places[start : start + batch_size]
+    lengths = [len(prompts[i]) for i in places]
+    for batch in decoding_of(model).batches(lengths, batch_size):
+        some = [places[i] for i in batch]
         ids, mask = left_padded([prompts[i] for i in some], config.pad_token_id, model.device)
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         for index, row in zip(some, output[:, ids.shape[1] :].tolist(), strict=True):

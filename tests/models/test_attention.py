@@ -97,3 +97,68 @@ def test_a_model_that_loses_the_lengths_is_refused():
     dummy = attention.packed_inputs(batch)["attention_mask"]
     with pytest.raises(RuntimeError, match="packing=none"):
         attention.documents_attention(torch.nn.Module(), x, x, x, dummy)
+
+
+@torch.no_grad()
+def test_sinks_are_the_librarys_formula():
+    """softmax over the scores and one more logit a head, whose share goes nowhere (gpt-oss)."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 7, 8), torch.randn(2, 4, 7, 8), torch.randn(2, 4, 7, 6)
+    sinks, seen = torch.randn(4), torch.ones(7, 7).tril().bool()
+    scores = (q @ k.mT * 0.3).masked_fill(~seen, -torch.inf)
+    scores = torch.cat([scores, sinks.view(1, 4, 1, 1).expand(2, 4, 7, 1)], -1)
+    expected = scores.softmax(-1)[..., :-1] @ v
+    how = attention.Settings(scaling=0.3, sinks=sinks)
+    for mask in (None, seen, torch.zeros(7, 7).masked_fill(~seen, -torch.inf)):
+        assert (attention.attend(q, k, v, mask, how) - expected).abs().max() < 1e-6
+
+
+@torch.no_grad()
+def test_capped_scores_are_causal_without_a_mask_and_see_all_of_a_cache():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 6, 8) for _ in range(3))
+    whole, _ = attention.documents_attention(torch.nn.Module(), q, k, v, None, softcap=2.0)
+    first, _ = attention.documents_attention(
+        torch.nn.Module(), q[:, :, :3], k[:, :, :3], v[:, :, :3], None, softcap=2.0
+    )
+    last, _ = attention.documents_attention(torch.nn.Module(), q[:, :, 5:], k, v, None, softcap=2.0)
+    assert (whole[:, :3] - first).abs().max() < 1e-6
+    assert (whole[:, 5:] - last).abs().max() < 1e-6
+
+
+def test_a_keyword_that_is_not_known_is_refused():
+    x = torch.zeros(1, 2, 6, 8)
+    with pytest.raises(NotImplementedError, match="indices"):
+        attention.documents_attention(torch.nn.Module(), x, x, x, None, indices=x)
+
+
+LOCAL = {
+    "llama4_chunks": tf.Llama4TextConfig(
+        **GROUPED, head_dim=8, attention_chunk_size=4, num_local_experts=2, intermediate_size_mlp=48,
+        layer_types=["chunked_attention", "full_attention"], no_rope_layers=[1, 0],
+    ),
+    "phimoe_window": tf.PhimoeConfig(**GROUPED, sliding_window=4, num_local_experts=2),
+    "gpt_oss_sinks": tf.GptOssConfig(
+        **GROUPED, head_dim=8, sliding_window=4, num_local_experts=2, num_experts_per_tok=1,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOCAL)
+@torch.no_grad()
+def test_what_only_the_mask_restricts_is_kept_within_each_document(name, documents):
+    torch.manual_seed(0)
+    model = tf.AutoModelForCausalLM.from_config(LOCAL[name]).eval()
+    for parameter_name, weight in model.named_parameters():
+        weight.normal_(std=1.0 if "sinks" in parameter_name else 0.2)
+    alone = torch.cat([model(input_ids=d).logits for d in documents], dim=1)
+    attention.adopt(model)
+    packed = model(**pack(documents)).logits[:, : sum(LENGTHS)]
+    assert (packed - alone).abs().max() < 1e-4 * alone.abs().max()
+    for single in documents:
+        attention.use(model, "library")
+        expected = model(input_ids=single).logits
+        attention.use(model, "documents")
+        gap = model(input_ids=single).logits - expected
+        assert gap.abs().max() < 1e-4 * expected.abs().max()

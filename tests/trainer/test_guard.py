@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from ftcli.config import compose, validate
 from ftcli.errors import FAILED, UserError
+from ftcli.models.causal_lm import CausalLM as Source
+from ftcli.models.proof import Outcome
 from ftcli.objectives.causal_lm import CausalLM
 from ftcli.run.rundir import RunDir
 from ftcli.run.train import resume, train
@@ -68,6 +70,9 @@ def poison(monkeypatch, choose, how="loss"):
         return losses
 
     monkeypatch.setattr(CausalLM, "__call__", call)
+    monkeypatch.setattr(
+        Source, "prove", lambda *_: Outcome("flat")
+    )  # its losses would be poisoned too
 
 
 def order(tmp_path, *overrides):

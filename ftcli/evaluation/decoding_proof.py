@@ -1,0 +1,131 @@
+"""How a model may write several answers at a time, measured at its first generation.
+
+A batch of prompts that are padded on the left must give each the logits that the library's own
+forward gives for prompt and answer alone, without a cache. Recurrent layers that take the padding for
+text, and caches that lose part of it, show there; such models write answers to prompts of one length
+together, or one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from ftcli.errors import UserError
+from ftcli.models import attention
+from ftcli.models.proof import difference, first_line, random_rows, row_length, untouched
+
+NEW = 3  # tokens that are written: one from the prompt, the others from what is kept of it
+LONG = 256  # tokens of a prompt at most; windows beyond that are not tried
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers may be written.
+
+    Attributes:
+        batch: padded on the left, prompts of equal length only, or single ones.
+        cache: whether what is kept of earlier tokens gives the same as reading them again.
+    """
+
+    batch: Literal["padded", "equal", "single"] = "padded"
+    cache: bool = True
+
+    def batches(self, lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+        """Numbers of the prompts that are answered together, longest first.
+
+        Args:
+            lengths: tokens of each prompt; equal ones keep their order.
+            size: prompts a batch at most.
+        """
+        order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        batch: list[int] = []
+        for index in order:
+            other = self.batch == "equal" and batch and lengths[batch[0]] != lengths[index]
+            if len(batch) == (1 if self.batch == "single" else size) or other:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+
+WAYS = (Decoding(), Decoding("equal"), Decoding("single"), Decoding("single", cache=False))
+_known: WeakKeyDictionary[Any, Decoding] = WeakKeyDictionary()
+
+
+def decoding_of(model: Any) -> Decoding:
+    """The fastest right way for a model in eval mode, measured once.
+
+    Raises:
+        UserError: what it writes follows its own probabilities in no way.
+    """
+    if model not in _known:
+        _known[model] = _measured(model)
+    return _known[model]
+
+
+@torch.no_grad()
+def _measured(model: Any) -> Decoding:
+    device = next(model.parameters()).device
+    longer = row_length(model, LONG)
+    long, other, short = random_rows(model, (longer, longer, max(2, longer // 2)))
+    failure = ""
+    with untouched(model):
+        for way in WAYS:
+            prompts = {"padded": [long, short], "equal": [long, other], "single": [long]}
+            try:
+                gap = _gap(model, [row.to(device) for row in prompts[way.batch]], way.cache)
+            except Exception as error:  # whatever a library raises that does not know such input
+                failure = first_line(error)
+                continue
+            if gap <= 1:
+                return way
+            failure = "the logits are not those of a forward pass over the same text"
+    raise UserError(
+        f"what this model generates does not follow its own probabilities: {failure}.",
+        where="model",
+        fix="eval=loss, which generates no text",
+    )
+
+
+def _gap(model: Any, prompts: list[Tensor], cache: bool) -> float:
+    """How far written tokens are from the library's log-probabilities, by what may be: 1 is the most."""
+    from transformers import GenerationConfig
+
+    width = max(map(len, prompts))
+    ids = torch.stack([torch.nn.functional.pad(row, (width - len(row), 0)) for row in prompts])
+    real = torch.stack([torch.arange(width) >= width - len(row) for row in prompts]).long()
+    config = GenerationConfig(
+        max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, num_beams=1, pad_token_id=0,
+        use_cache=cache, output_logits=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    output = model.generate(
+        input_ids=ids, attention_mask=real.to(ids.device), generation_config=config
+    )
+    written = output.sequences[:, width:]
+    scores = torch.stack(output.logits, 1).float().log_softmax(-1)
+    found = scores.gather(2, written[..., None])[..., 0]
+    expected = _alone(model, [torch.cat(pair) for pair in zip(prompts, written, strict=True)])
+    return difference(model, found.flatten().cpu(), expected.cpu())
+
+
+def _alone(model: Any, rows: Sequence[Tensor]) -> Tensor:
+    """Log-probabilities of the last `NEW` tokens of rows, by the library's attention."""
+    before = attention.current(model)
+    attention.use(model, "library")
+    try:
+        logits = [
+            model(input_ids=row[None], use_cache=False).logits[0, -NEW - 1 : -1] for row in rows
+        ]
+    finally:
+        attention.use(model, before)
+    pairs = zip(logits, rows, strict=True)
+    return torch.cat(
+        [some.float().log_softmax(-1).gather(1, row[-NEW:, None])[:, 0] for some, row in pairs]
+    )

@@ -1,0 +1,90 @@
+"""Answers that are written together are those that are written one by one, or they are not written together."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ftcli.errors import UserError
+from ftcli.evaluation.decoding import answer
+from ftcli.evaluation.decoding_proof import Decoding, decoding_of
+from ftcli.models import attention
+from ftcli.models.proof import prove
+
+from ..models import zoo
+
+FOUND = {
+    "llama": "padded", "gemma2": "padded", "gemma3_text": "padded", "gpt_oss": "padded",
+    "llama4_text": "padded", "minimax": "padded", "mamba2": "padded", "qwen3_next": "padded",
+    "bloom": "padded", "falcon": "padded", "rwkv": "single", "recurrent_gemma": "equal",
+    "zamba2": "equal", "xlstm": "equal",
+}  # fmt: skip
+PROMPTS = (11, 4, 19, 4)
+
+
+class Numbers:
+    """A tokenizer whose texts are the ids themselves."""
+
+    eos_token_id, pad_token_id, chat_template = 1, 0, None
+    all_special_ids = (0, 1)
+
+    def decode(self, ids, skip_special_tokens=True):
+        return " ".join(map(str, ids))
+
+
+def model_of(kind):
+    model = zoo.build(kind)
+    attention.adopt(model)
+    prove(model, "auto", 512)
+    return model
+
+
+@torch.no_grad()
+def greedy(kind, prompt, count):
+    """Tokens by the library's forward over the whole text, each time anew."""
+    model, ids = zoo.build(kind), list(prompt)
+    stops = model.generation_config.eos_token_id
+    stops = {1, *(stops if isinstance(stops, list) else [stops])}
+    for _ in range(count):
+        ids.append(
+            int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+        )
+        if ids[-1] in stops:
+            ids.pop()
+            break
+    return " ".join(map(str, ids[len(prompt) :]))
+
+
+@pytest.mark.parametrize("kind", FOUND)
+def test_answers_are_those_of_each_prompt_alone(kind):
+    model, prompts = model_of(kind), zoo.documents(PROMPTS)
+    assert decoding_of(model).batch == FOUND[kind]
+    answers = answer(model, Numbers(), prompts, 5)
+    assert answers == [greedy(kind, prompt, 5) for prompt in prompts]
+
+
+def test_prompts_of_one_length_stand_together_longest_first():
+    lengths = (3, 7, 3, 5, 7, 7)
+    assert list(Decoding().batches(lengths, 4)) == [[1, 4, 5, 3], [0, 2]]
+    assert list(Decoding("equal").batches(lengths, 2)) == [[1, 4], [5], [3], [0, 2]]
+    assert list(Decoding("single").batches(lengths, 4)) == [[1], [4], [5], [3], [0], [2]]
+    assert list(Decoding().batches((), 4)) == []
+
+
+def test_a_model_whose_generation_is_not_its_own_is_refused():
+    """RoBERTa counts positions from behind the padding's id; `generate` hands over others."""
+    with pytest.raises(UserError, match="does not follow its own probabilities"):
+        decoding_of(model_of("roberta"))
+
+
+def test_it_is_measured_once_and_uses_no_chance(monkeypatch):
+    model = model_of("llama")
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    found = decoding_of(model)
+    assert torch.equal(torch.rand(3), expected)
+    monkeypatch.setattr(model, "generate", SimpleNamespace())
+    assert decoding_of(model) is found
