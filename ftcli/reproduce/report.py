@@ -72,8 +72,8 @@ def write(made: Reproduction) -> Path | None:
 
 
 def _parts(made: Reproduction, plots: Sequence[Path]) -> Iterator[Part]:
-    from ftcli.reproduce.plots import CAPTIONS
     from ftcli.reproduce.origin import commit
+    from ftcli.reproduce.plots import CAPTIONS
     from ftcli.reproduce.verdicts import machine
 
     experiment, paper = made.experiment, made.recipe.paper

@@ -22,7 +22,7 @@ def analytic_loss(run: Path) -> float:
     from ftcli.deltas.calibration import OutputChange, analytic, mean_inputs
     from ftcli.deltas.darex import search
     from ftcli.deltas.measuring import opened
-    from ftcli.reproduce.measures.dare_q import P, SEEDS, pruned
+    from ftcli.reproduce.measures.dare_q import SEEDS, P, pruned
 
     one = opened(run)
     finetuned = one.delta.apply(one.base)
