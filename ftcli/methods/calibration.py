@@ -54,7 +54,10 @@ def batches(
 
     Args:
         count: rounded up to whole batches; all rows where there are fewer.
-        seed: of their order; null: the run's, so that they are the first rows trained on.
+        batch_size: at data.packing=none batches are put together by length and drawn as wholes, so
+            that another size takes other rows.
+        seed: of their order; null: the run's. At data.packing=none they are the first rows trained on
+            only where `batch_size` is the run's own.
         data: other data than the run's.
     """
     loader = (data or run.data).loader(

@@ -35,7 +35,9 @@ class Corda(ShiftedLora):
         mode: ipm trains the first r components, those the context uses most (instruction-previewed);
             kpm the last r, so that what it uses stays frozen (knowledge-preserved).
         samples: rows (bins, where packing=bins) of the context.
-        batch_size: rows a forward pass; how they are cut does not matter.
+        batch_size: rows a forward pass. Each row is rescaled by itself, so that it decides speed alone
+            where the rows are the same ones; at data.packing=none it also decides which rows those are
+            (see `calibration.batches`).
         damping: share of the mean of C's diagonal that is added to it; doubled until C inverts.
         calibration: the context, with the keys of the data group; null: the training data.
         cache: keep covariances beside the token cache; in^2 * 4 bytes a layer (28 GB for Llama 2 7B).

@@ -58,6 +58,8 @@ class SpIEL(Peft):
     gradients it judges by begin with step m * reselect_every, or with step 1. Gradients are those
     of micro-batches: with accumulation each holds its share of the step's. Weight decay acts on the
     deltas, so it pulls towards the pretrained weights; that is why it may be as large as 30.
+    A grown entry's bias correction counts the steps whose gradients its moments hold; in the authors' code
+    it is one step behind.
 
     Args:
         growth: ag, ma, or fixed: the random support stays.

@@ -42,8 +42,10 @@ class MeZO(Optimizer):
     copies instead, to the bit.
 
     Args:
-        params: parameters or (name, parameter) pairs, or groups of them. The order is kept, and one
-            tensor under two names is moved once.
+        params: parameters or (name, parameter) pairs, or groups of them. z is drawn for the tensors
+            with weight decay first, in the order given, then for those without. The authors draw in the
+            model's own order, so that a log of their seeds is not one of ours. One tensor under two
+            names is moved once.
         eps: how far the two losses lie apart.
         directions: directions a step; each takes two losses.
         seed: of the directions; null: 0, or what `reseed` is given.

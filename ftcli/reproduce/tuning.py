@@ -24,7 +24,6 @@ from ftcli.run.atomic import write_text
 
 SUFFIX = ".tuned.yaml"
 FOLDER = "tune"  # of the trials, below the recipe's runs
-ROWS = ("data", "eval")  # groups that say which rows a score is of
 HEAD = "# Written by `ftcli reproduce {name} --tune`: every trial, and what was chosen a variant.\n"
 
 
@@ -54,13 +53,14 @@ class Search:
         self._refuse_judged_rows(overrides or [])
 
     def _refuse_judged_rows(self, overrides: list[str]) -> None:
-        judged = Experiment(self.recipe, {self.recipe.own: []}, self.recipe.seeds[:1], overrides)
-        searched = next(self.experiment.of(f"{self._first()}-0")).composed.config
-        if all(judged.trials[0].composed.config[group] == searched[group] for group in ROWS):
+        own = {self.recipe.own: self.recipe.overrides(self.recipe.own)}
+        judged = Experiment(self.recipe, own, self.recipe.seeds[:1], overrides).trials[0]
+        searched = next(self.experiment.of(f"{self._first()}-0"))
+        if _rows(judged.composed.config) & _rows(searched.composed.config):
             raise UserError(
                 "the search would choose by the rows that judge.",
                 where=f"{self.recipe.path.name}: tune.changes",
-                fix="tune.changes: [data.validation=0.1], or another split of the evaluator",
+                fix="tune.changes: [eval.loss.split=validation], where the job judges by test",
             )
 
     def _first(self) -> str:
@@ -102,6 +102,12 @@ class Search:
         except measure.Absent:
             return None
         return score if math.isfinite(score) else None
+
+
+def _rows(config: dict[str, Any]) -> set[tuple[str, str]]:
+    """Data and split of every evaluator. Shares of one split overlap, whatever their size."""
+    data = str(config["data"].get("path"))
+    return {(data, node.get("split", "validation")) for node in config["eval"].values()}
 
 
 def state(recipe: Recipe, variant: str) -> str:

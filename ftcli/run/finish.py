@@ -73,6 +73,8 @@ def summary(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
     result |= outcome.loop.participants["costs"].state_dict() | outcome.figures
     if result["seconds"] > 0:
         result["tok_s"] = (meter.total_tokens + meter.tokens) / result["seconds"]
+    if state.step:
+        result["optimizer"] = type(outcome.loop.optimizer).__name__  # what ran, whatever was asked
     if size:
         result["adapter_bytes"] = size
     frozen = left_out(run.model, getattr(run.method, "left_out", None))

@@ -88,6 +88,7 @@ def figures_table(result: Mapping[str, Any]) -> str:
     share = f"{trainable:,} of {total:,} ({trainable / total:.2%})" if trainable and total else None
     rows = [
         ("status", result.get("status")),
+        ("optimizer", result.get("optimizer")),
         ("optimizer steps", _whole(result.get("step"))),
         ("tokens", _whole(result.get("tokens"))),
         ("training time", _with(result.get("seconds"), "{:,.0f} s")),
@@ -127,11 +128,12 @@ def _inert(cell: Any) -> str:
 
 def _what(folder: Path) -> str:
     config = read_config(folder)
+    ran = {"optimizer": read_json(folder / "result.json").get("optimizer")}
     chosen = [
         ("base model", config.get("model", {}).get("path")),
         ("weights stored as", _storage(config.get("model", {}))),
         ("data", config.get("data", {}).get("path")),
-        *((part, _choice(config.get(part, {}))) for part in CHOICES),
+        *((part, _choice(config.get(part, {}), ran.get(part))) for part in CHOICES),
         ("seed", config.get("seed")),
     ]
     return table(("choice", "value"), [(k, v) for k, v in chosen if v is not None])
@@ -142,8 +144,12 @@ def _storage(model: Mapping[str, Any]) -> str | None:
     return kind if kind and kind != "none" else model.get("dtype")
 
 
-def _choice(node: Mapping[str, Any]) -> str | None:
-    """`LoraConfig (r=16, lora_alpha=32)`: the class that does the work, and what was set of it."""
+def _choice(node: Mapping[str, Any], ran: str | None = None) -> str | None:
+    """`LoraConfig (r=16, lora_alpha=32)`: the class that does the work, and what was set of it.
+
+    Args:
+        ran: the class that took its place, as on a machine that the one asked for is not made for.
+    """
     from ftcli.config.job import UNREAD
     from ftcli.config.signature import NoSuchClass, read
 
@@ -156,6 +162,8 @@ def _choice(node: Mapping[str, Any]) -> str | None:
         chooser = None
     key = chooser.name if chooser else "_target_"
     name = str(node.get(key, chooser.default if chooser else target)).rpartition(".")[2]
+    if ran and chooser and ran != name:
+        name = f"{ran} in the place of {name}"
     told = ("_target_", key, *UNREAD)
     options = [f"{k}={v}" for k, v in node.items() if k not in told and v is not None]
     return f"{name} ({', '.join(options)})" if options else name

@@ -27,6 +27,7 @@ class Lift(Trainable):
     biases stay as they are. The optimizer keeps moments for the chosen entries alone and holds
     which they are. They are chosen anew at the end of every step s with (s + 1) % interval == 0,
     from the weights of that moment: moments of entries that stay are kept, others start at zero.
+    Weight decay acts on the chosen entries; in the authors' code it has no effect.
 
     Scores: `lift` is the magnitude after reduction to `filter_rank` (the paper's principal weights),
     `weight` the magnitude as it is, `grad` that of the step's gradient, `movement` minus the sum

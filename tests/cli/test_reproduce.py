@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
 RECIPE = """# Two adapters of different rank
 defaults: [qlora_llama, override eval: none, _self_]
@@ -57,6 +58,38 @@ def test_mistakes(ftcli, recipe):
     recipe.write_text(RECIPE.replace("of: large", "of: lagre"))
     wrong = ftcli("check", "small.yaml")
     assert wrong.status == 2 and "small.yaml:9" in wrong.err and "Did you mean large?" in wrong.err
+
+
+def test_a_real_search_from_the_command_line(ftcli, work):
+    """Two trials a variant of two steps each, then judged with what they chose."""
+    (work / "real.yaml").write_text("""# A recipe that searches
+defaults: [qlora_llama, override eval: loss, _self_]
+data: {limit: 48}
+method: {r: 2}
+eval: {loss: {split: test, limit: 4}}
+trainer: {max_steps: 1, batch_size: 2, log_every: 1, eval_every: null}
+paper: {title: Ranks, arxiv: "2000.00001", year: 2020}
+baselines: {large: [method.r=4]}
+tune: {grid: {optimizer.lr: [1.0e-4, 1.0e-1]}, changes: [eval.loss.split=validation, data.validation=0.2]}
+claims:
+  - {say: fewer, measure: trainable_parameters, kind: exact, central: true, of: large, less_than: 0}
+""")
+    refused = ftcli("reproduce", "real.yaml", "--seeds", "1")
+    assert refused.status == 2 and "reproduce real --tune" in refused.err
+    search = ftcli("reproduce", "real.yaml", "--tune")
+    assert search.status == 0, search.err
+    assert "run 4 of 4: large-1, seed 100" in search.err and "of 2 trials" in search.out
+    stored = yaml.safe_load((work / "real.tuned.yaml").read_text())
+    trials = stored["variants"]["real"]["trials"]
+    assert trials[0]["eval.loss"] != trials[1]["eval.loss"]
+    least = min(trials, key=lambda trial: trial["eval.loss"])
+    assert stored["variants"]["real"]["chosen"] == least["set"]
+    judged = ftcli("reproduce", "real.yaml", "--seeds", "1")
+    assert judged.status == 0, judged.err
+    configs = [p.read_text() for p in (work / "runs/reproduce/real").glob("*/config.yaml")]
+    rate = least["set"][0].partition("=")[2]
+    assert any(float(line.split(": ")[1]) == float(rate) for text in configs
+               for line in text.splitlines() if line.strip().startswith("lr: "))  # fmt: skip
 
 
 def test_recipes_are_filtered(ftcli):

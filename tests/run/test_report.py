@@ -100,3 +100,18 @@ def test_a_real_run_has_every_part_and_its_card_stands_beside_the_weights(traine
     card = (trained_run / "card.md").read_text()
     assert "CC BY-SA 4.0" in card and "library_name: peft" in card
     assert (trained_run / "adapter" / "README.md").read_text() == card
+
+
+def test_the_optimizer_that_ran_is_the_one_reported(train_tiny):
+    """A paged optimizer is for CUDA; elsewhere AdamW takes its place, and is what the files name."""
+    import torch
+
+    run = train_tiny("optimizer=paged_adamw", "method.r=2", "eval=none", "run.name=paged")
+    ran = "PagedAdamW32bit" if torch.cuda.is_available() else "AdamW"
+    result = json.loads((run / "result.json").read_text())
+    assert result["optimizer"] == ran
+    report, card = (run / "report.md").read_text(), (run / "card.md").read_text()
+    assert f"| optimizer | {ran} |" in report and f"| optimizer | {ran} |" in card
+    if not torch.cuda.is_available():
+        assert "| optimizer | AdamW in the place of PagedAdamW32bit (" in report
+        assert "PagedAdamW32bit" not in card.replace("optimizer=paged_adamw", "")

@@ -1,0 +1,92 @@
+"""The search of settings: as many trials for all, on other rows, with another seed; then judged with."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from ftcli.errors import UserError
+from ftcli.reproduce import papers, reading, tuning
+from ftcli.reproduce.report import write
+from ftcli.reproduce.reproduction import Reproduction
+
+TUNE = """tune:
+  grid: {optimizer.lr: [1.0e-3, 3.0e-3]}
+  own: {fp4: {method.r: [2, 4]}}
+  fixed: {lora16: it is what others are compared with}
+  changes: [eval.loss.split=validation]
+claims:
+"""
+
+
+@pytest.fixture
+def searching(recipe_file):
+    """The tiny recipe with a search."""
+    text = recipe_file.read_text().replace("claims:\n", TUNE, 1)
+    recipe_file.write_text(text.replace("\npaper:", "\neval: {loss: {split: test}}\npaper:", 1))
+    return reading.find(str(recipe_file))
+
+
+@pytest.fixture
+def scored(pretended, monkeypatch):
+    """Losses of made-up runs follow the learning rate; the higher rate diverges for FP4's rank 4."""
+    from ftcli.run import trial
+
+    def complete(composed, path, quiet=True):
+        config = composed.config
+        if config["model"]["quantization"] == "fp4" and config["method"].get("r") == 4:
+            raise UserError("the loss is not finite.")
+        rate = config["optimizer"]["lr"]
+        pretended.losses = dict.fromkeys(("nf4", "none", "fp4"), 2.0 - 100 * rate)
+        return pretended(composed, path, quiet)
+
+    monkeypatch.setattr(trial, "complete", complete)
+
+
+def test_every_variant_has_as_many_trials_with_a_seed_that_judges_nothing(searching, scored):
+    search = tuning.Search(searching)
+    seen = [(one.variant, one.seed) for one in search.experiment.trials]
+    assert seen == [(f"{v}-{i}", 100) for v in ("tiny", "fp4") for i in (0, 1)]
+    searched = search.run(lambda step: None)
+    assert searched["variants"]["tiny"]["chosen"] == ["optimizer.lr=0.003"]
+    scores = [trial["eval.loss"] for trial in searched["variants"]["fp4"]["trials"]]
+    assert scores[0] is not None and scores[1] is None, "what diverged has no score"
+    assert searched["variants"]["fp4"]["chosen"] == ["method.r=2"]
+
+
+def test_judging_takes_what_was_chosen_and_waits_for_the_search(searching, scored):
+    with pytest.raises(UserError, match="not searched") as caught:
+        Reproduction(searching).run(lambda step: None)
+    assert caught.value.fix == "ftcli reproduce tiny --tune"
+    tuning.store(searching, tuning.Search(searching).run(lambda step: None))
+    assert yaml.safe_load(tuning.path_of(searching).read_text())["by"] == "eval.loss"
+    made = Reproduction(searching)
+    made.run(lambda step: None)
+    rates = {t.variant: t.composed.config["optimizer"]["lr"] for t in made.experiment.trials}
+    assert rates["tiny"] == 0.003 and rates["lora16"] != 0.003
+    text = write(made).read_text()
+    assert "| tiny | optimizer.lr=0.003 | " in text and "| chosen |" in text
+    assert "lora16 was not searched: it is what others" in text
+    assert "2 trials a variant, 20" in "\n".join(papers._of_recipe(searching))
+
+
+def test_a_search_of_another_state_of_the_recipe_is_not_taken(searching, scored, recipe_file):
+    tuning.store(searching, tuning.Search(searching).run(lambda step: None))
+    assert tuning.missing(searching) == []
+    recipe_file.write_text(recipe_file.read_text().replace("3.0e-3]", "4.0e-3]"))
+    assert tuning.missing(reading.find(str(recipe_file))) == ["tiny"]
+    recipe_file.write_text(recipe_file.read_text().replace("max_steps: 3", "max_steps: 4"))
+    assert tuning.missing(reading.find(str(recipe_file))) == ["tiny", "fp4"]
+
+
+def test_rows_that_judge_do_not_choose(recipe_file, searching):
+    shares = "data.validation=0.25, eval.loss.split=test"  # another share is no other split
+    text = recipe_file.read_text().replace("eval.loss.split=validation", shares)
+    recipe_file.write_text(text)
+    with pytest.raises(UserError, match="by the rows that judge"):
+        tuning.Search(reading.find(str(recipe_file)))
+
+
+def test_settings_not_searched_alike_are_said(recipe_file):
+    page = "\n".join(papers._of_recipe(reading.find(str(recipe_file))))
+    assert "Settings not searched alike." in page
