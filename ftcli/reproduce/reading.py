@@ -119,7 +119,7 @@ def _problem(error: Any, where: _Where) -> UserError:
     kind = str(error["type"])
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         owner, _, name = key.rpartition(".")
-        keys = {"claim": Claim, "tune": Tune}.get(_owner(owner))
+        keys: Any = {"claim": Claim, "tune": Tune}.get(_owner(owner))
         known = keys.__dataclass_fields__ if keys else ()
         near = nearest(name, list(known), 1)
         hint = f" Did you mean {near[0]}?" if near else ""

@@ -178,8 +178,8 @@ def _docstrings(tree: ast.Module) -> Iterator[ast.stmt]:
 def _imports(node: ast.AST, name: str, modules: Mapping[str, Path]) -> Iterator[str]:
     """Modules of the package that a module imports where it runs, not for type checking alone."""
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-        for child in node.orelse:
-            yield from _imports(child, name, modules)
+        for statement in node.orelse:
+            yield from _imports(statement, name, modules)
         return
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names if alias.name in modules)
