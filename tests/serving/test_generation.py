@@ -68,11 +68,12 @@ def test_a_pipeline_on_the_merged_folder_says_what_chat_says(merged, spoken):
 
 
 def test_peft_with_the_settings_beside_the_adapter_says_what_chat_says(tuned, spoken):
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoTokenizer, GenerationConfig
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     folder = tuned / "adapter"
-    model = AutoPeftModelForCausalLM.from_pretrained(folder)
+    plain = AutoModelForCausalLM.from_pretrained(resolve("asset:llama_mini"))
+    model = PeftModel.from_pretrained(plain, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     settings = GenerationConfig.from_pretrained(folder)
     for ask, answer in spoken.items():

@@ -43,14 +43,24 @@ def test_the_loglikelihood_of_lm_eval_is_that_of_our_loss(trained_run, tmp_path,
     rows = [tokens.row(index) for index in range(6)]
     docs, ours = [], []
     for row in rows:
-        ids, labels = torch.tensor(row["input_ids"][:-1]), torch.tensor(row["labels"][:-1])
-        learned = labels != -100
+        ids = torch.tensor(row["input_ids"])
+        # lm-eval takes blanks at the end of a context for the beginning of the continuation: so do
+        # we, from the line break on
+        start = int((torch.tensor(row["labels"]) != -100).nonzero()[0]) - 1
+        labels = ids.clone()
+        labels[:start] = -100
+        ids, labels = ids[:-1], labels[:-1]  # its text has no end token
+        batch = {"input_ids": ids[None], "labels": labels[None]}
+        batch["attention_mask"] = torch.ones_like(ids[None])
         with torch.no_grad():
-            logits = run.model(ids[None]).logits[0].float()
-        likely = logits[:-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
-        ours.append(likely[learned[1:]].sum().item())
-        prompt = run.tokenizer.decode(ids[~learned])
-        docs.append({"prompt": prompt, "answer": run.tokenizer.decode(ids[learned])})
+            losses = run.objective(run.model, batch)
+        ours.append(-losses.values.sum().item())
+        docs.append(
+            {
+                "prompt": run.tokenizer.decode(ids[:start]),
+                "answer": run.tokenizer.decode(ids[start:]),
+            }
+        )
     file = tmp_path / "docs.jsonl"
     file.write_text("".join(json.dumps(doc) + "\n" for doc in docs))
     (tmp_path / "tasks").mkdir()
