@@ -19,7 +19,7 @@ from ftcli.config.schema import job_schema
 PACKAGE = Path(ftcli.__file__).parent
 HOLE = "1"  # stands for what a message fills in
 QUOTED = re.compile(r"\"([a-z_]+(?:\.\w+)*='[^']*')\"")
-WORD = re.compile(r"(?<![\w./'-])~?[a-z_]+(?:[./]\w+)*=(?:\{[^}]*\}|\[[^\]]*\]|[^\s,;)])*")
+WORD = re.compile(r"(?<![\w./'-])~?[a-z_]+(?:[./]\w+)*=(?:\{[^}]*\}|\[[^\]]*\]|[^\s,;)\]])*")
 
 
 def fixes() -> Iterator[tuple[str, str]]:

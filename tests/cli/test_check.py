@@ -21,7 +21,7 @@ def test_the_shipped_job_is_sound(ftcli, work):
     found = json.loads(ended.out)
     assert ended.status == 0 and found["ok"]
     assert names(ended, "ok") == [
-        "config", "model", "targets", "data", "template", "mask", "lengths", "memory", "disk",
+        "config", "model", "targets", "data", "template", "mask", "lengths", "packing", "memory", "disk",
     ]  # fmt: skip
     assert sum(bar["documents"] for bar in found["lengths"]) > 200
     assert list(work.iterdir()) == []
@@ -44,7 +44,7 @@ def test_paper_scale_without_network_warns_and_does_not_fail(ftcli, monkeypatch)
     ended = ftcli("check", "qlora_llama", "model=llama3_8b", "method.r=64", "--gpu", "80",
                   "trainer.batch_size=4", "--json")  # fmt: skip
     assert ended.status == 0
-    assert names(ended, "warn") == ["model", "tokens"]
+    assert names(ended, "warn") == ["model", "tokens", "packing"]
     targets = next(c for c in json.loads(ended.out)["checks"] if c["name"] == "targets")
     assert "167,772,160 of 8,030,261,248" in targets["text"]
 
@@ -187,6 +187,7 @@ def test_what_cannot_be_is_refused_by_check_and_train_alike(ftcli, work, word):
     assert list(work.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_no_job_or_recipe_that_ships_is_doubtful():
     from ftcli.config import compose, paths
     from ftcli.config.plausible import doubts

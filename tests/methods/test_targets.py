@@ -25,7 +25,7 @@ def test_the_message_of_the_shipped_model():
         Peft(target_modules=["q_porj", "v_proj"]).prepare(CausalLM("asset:llama_mini").load("cpu"))
     assert str(caught.value) == (
         "method.target_modules  'q_porj' matches 0 of 56 linear layers of llama_mini "
-        "('q_proj' would match 8).\n  fix: method.target_modules=[q_proj]; "
+        "('q_proj' would match 8).\n  fix: method.target_modules=[q_proj,v_proj]; "
         "method.targets_strict=false allows it"
     )
 
