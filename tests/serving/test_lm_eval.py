@@ -12,9 +12,7 @@ from ftcli.deltas.merge import merge_run
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("lm_eval") is None, reason="pip install lm-eval"
-    ),
+    pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="pip install lm-eval"),
 ]
 TASK = """
 task: restaurants
@@ -53,7 +51,9 @@ def test_the_loglikelihood_of_lm_eval_is_that_of_our_loss(trained_run, tmp_path,
         likely = logits[:-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
         ours.append(likely[learned[1:]].sum().item())
         prompt = run.tokenizer.decode(ids[~learned])
-        docs.append({"prompt": prompt, "answer": run.tokenizer.decode(ids[learned]), "wrong": "No."})
+        docs.append(
+            {"prompt": prompt, "answer": run.tokenizer.decode(ids[learned]), "wrong": "No."}
+        )
     file = tmp_path / "docs.jsonl"
     file.write_text("".join(json.dumps(doc) + "\n" for doc in docs))
     (tmp_path / "tasks").mkdir()
