@@ -103,7 +103,7 @@ class Advice:
         try:
             module.example({field: self.row[column] for field, column in found.items()})
         except Unusable as error:
-            if error.reason == "unfit":
+            if error.reason in ("unfit", "broken"):
                 return None
         return {field: column for field, column in found.items() if column != field}
 

@@ -48,15 +48,13 @@ def survey(source: Source, where: str) -> Survey | None:
         return None
     advice = Advice(first.values, where, first.origin)
     fitting = [name for name in formats.names() if advice.fits(name)]
-    chosen = (
-        fitting[0] if fitting else next((n for n in formats.names() if advice.mapping(n)), None)
-    )
-    if chosen is None:
-        raise advice.none()
-    mapping = {} if fitting else advice.mapping(chosen) or {}
-    columns = Columns(chosen, mapping, first.values, where, first.origin)
+    guesses = [] if fitting else [name for name in formats.names() if advice.mapping(name)]
+    mapping = advice.mapping(guesses[0]) or {} if guesses else {}
+    several = fitting if len(fitting) > 1 else []
+    name = next(iter(guesses or several), "auto")  # which refuses what cannot be told
+    columns = Columns(name, mapping, first.values, where, first.origin)
     asked = list(_prompts(source, columns))
-    return Survey(len(asked), len(set(asked)), chosen, mapping, tuple(fitting[1:]))
+    return Survey(len(asked), len(set(asked)), columns.name, mapping, tuple(fitting[1:]))
 
 
 def _rows(source: Source) -> Iterator[Row]:

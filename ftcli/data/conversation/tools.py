@@ -55,6 +55,8 @@ def tools(value: Any) -> list[dict[str, Any]]:
     Raises:
         Unusable: a tool without a name.
     """
+    if isinstance(value, str) and not value.strip():
+        return []
     value = parsed(value, "'tools'")
     if not value:
         return []

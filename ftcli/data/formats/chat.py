@@ -9,7 +9,9 @@ from ftcli.data.conversation.tools import parsed
 from ftcli.data.conversation.turns import conversation
 
 FIELDS = {"messages": True, "system": False, "tools": False, "label": False}
-SYNONYMS = {"messages": ("conversations", "conversation", "dialog", "dialogue", "turns", "chat")}
+SYNONYMS = {
+    "messages": ("conversations", "conversation", "dialog", "dialogue", "turns", "chat", "data")
+}
 DEFAULTS = {"messages": ("messages", "conversations")}
 
 

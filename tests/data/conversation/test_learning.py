@@ -45,7 +45,7 @@ def test_what_cannot_be_followed_is_refused_by_name(turn, role, why):
 
 def test_neutral_words_on_other_turns_say_nothing():
     turns = [
-        {"role": "user", "content": "a", "weight": 1, "masked": True},
+        {"role": "user", "content": "a", "masked": True},
         {"role": "assistant", "content": "b", "loss": None},
     ]
     assert conversation(turns, "messages") == [
