@@ -196,9 +196,17 @@ class _Fidelity:
 
 
 def _has_pair(written: str, at: int, key: str, value: Any) -> bool:
-    """Whether an argument's name and behind it every part of its value are there."""
+    """Whether an argument's name and behind it every part of its value are there, encoded once."""
     found = written.find(key, at)
+    while found >= 0 and _is_encoded_twice(written, found, found + len(key)):
+        found = written.find(key, found + 1)
     return found >= 0 and all(_has(written, found, leaf) for leaf in leaves(value))
+
+
+def _is_encoded_twice(written: str, start: int, end: int) -> bool:
+    """Whether a name stands as JSON inside of JSON text, or as Python prints a mapping."""
+    before, behind = written[max(0, start - 2) : start], written[end : end + 2]
+    return (before == '\\"' and behind == '\\"') or (before[-1:] == "'" and behind == "':")
 
 
 def _has(written: str, at: int, leaf: Any) -> bool:

@@ -181,3 +181,13 @@ def test_tokens_that_a_tokenizer_puts_first_stand_first_in_plain_rows_and_prompt
     assert renderer.beginning("a b") == own("a b").input_ids
     ((document,),) = renderer.documents([{"text": "a b"}])
     assert document.ids[:-1].tolist() == renderer.beginning("a b")
+
+
+def test_arguments_as_python_prints_them_are_given_as_json_text_instead(with_template):
+    own = with_template(
+        templates.CALLS_OF_OBJECTS.replace("['arguments'] | tojson", "['arguments'] | string")
+    )
+    example = {"messages": CALLED, "tools": [TOOL]}
+    ((document,),) = Renderer(Rendering(), own).documents([example])
+    assert document.losses == ()
+    assert learned_texts(own, document)[0] == f"<call>weather {WRITTEN}</call><|im_end|>"
