@@ -108,7 +108,9 @@ class Library:
         found = []
         for ids in documents:
             logits = call(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
-            found.append(cross_entropy(logits[-len(ids) : -1].float(), torch.tensor(ids[1:])).item())
+            found.append(
+                cross_entropy(logits[-len(ids) : -1].float(), torch.tensor(ids[1:])).item()
+            )
         return found
 
     @torch.no_grad()
