@@ -28,6 +28,7 @@ ROUTER = "a router; method.target_modules names it to train it"
 BYPASSED = "the model reads its weight and does not call the layer"
 NOT_LINEAR = "its forward is not that of a linear layer"
 RENAMED = "PEFT takes its name for that of the experts"
+LOST = "PEFT gives its adapter another name when it loads it, and so loses it"
 EXCLUDED = "method.exclude_modules"
 
 
@@ -62,6 +63,9 @@ def select(config: Any, model: nn.Module) -> Selection:
             reasons[f"{name}.weight"] = reason
     reasons |= {name: ROUTER for name in routers}
     modules = [name for name in linears if f"{name}.weight" not in reasons]
+    lost = lost_on_loading(config, model, modules)
+    reasons |= {f"{name}.weight": LOST for name in lost}
+    modules = [name for name in modules if name not in lost]
     renamed = _renamed(config, model, modules)
     wanted = [f"{name}.weight" for name in modules if name in renamed]
     refusal = _refusal(config)
@@ -74,7 +78,7 @@ def select(config: Any, model: nn.Module) -> Selection:
     wanted += [stack.name for stack in stacks]
     return Selection(
         tuple(name for name in modules if name not in renamed),
-        tuple(name for name in wanted if name not in reasons and _in_layers(name, config)),
+        tuple(name for name in wanted if name not in reasons),
         reasons,
     )
 
@@ -184,6 +188,18 @@ def _renamed(config: Any, model: nn.Module, modules: list[str]) -> set[str]:
     return set(modules) - set(trial.target_modules)
 
 
+def lost_on_loading(config: Any, model: nn.Module, modules: Iterable[str]) -> set[str]:
+    """Layers whose adapter PEFT renames on loading, as it renames the base's weights in old files."""
+    from peft.utils.transformers_weight_conversion import (
+        convert_peft_adapter_state_dict_for_transformers,
+    )
+
+    keys = {f"base_model.model.{name}.lora_A.weight": name for name in modules}
+    state = {key: torch.empty(1, 1) for key in keys}
+    loaded = convert_peft_adapter_state_dict_for_transformers(model, config, state)
+    return {name for key, name in keys.items() if key not in loaded}
+
+
 def _refusal(config: Any) -> str | None:
     """Why this adapter cannot train a bare parameter; None where it can."""
     from peft import PeftType
@@ -207,12 +223,3 @@ def _is_excluded(name: str, config: Any) -> bool:
     if isinstance(excluded, str):
         return re.fullmatch(excluded, name) is not None
     return any(name == e or name.endswith(f".{e}") for e in excluded)
-
-
-def _in_layers(name: str, config: Any) -> bool:
-    """Whether `layers_to_transform` lets a parameter through; PEFT asks it of modules alone."""
-    layers = getattr(config, "layers_to_transform", None)
-    if layers is None:
-        return True
-    number = next((int(part) for part in name.split(".") if part.isdigit()), None)
-    return number in ([layers] if isinstance(layers, int) else layers)

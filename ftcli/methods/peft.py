@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath, fetch_kind
 from ftcli.errors import Problems, UserError
-from ftcli.methods.all_linear import apply, select
+from ftcli.methods.all_linear import apply, lost_on_loading, select
 from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
 from ftcli.methods.targets import ALL_LINEAR, refuse_patterns, unmatched
 from ftcli.models.heads import new_modules
@@ -84,6 +84,7 @@ class Peft(Method):
             if not quantised:
                 raise
             raise self._not_on_quantised("it has no layer for them") from error
+        self._refuse_lost(wrapped)
         if quantised:
             self._refuse_changed(quantised, wrapped)
             self._refuse_unfit(wrapped)
@@ -213,6 +214,19 @@ class Peft(Method):
 
     def _refused(self, error: Exception) -> UserError:
         return UserError(f"{self.config_class}: {str(error).strip()}", where="method")
+
+    def _refuse_lost(self, wrapped: Any) -> None:
+        """Layers that were named, but whose adapter PEFT would not find again in its own file."""
+        base, config = wrapped.get_base_model(), wrapped.peft_config[ADAPTER]
+        names = [name for name, m in base.named_modules() if hasattr(m, "lora_A")]
+        lost = sorted(lost_on_loading(config, base, names))
+        if lost:
+            raise UserError(
+                f"PEFT renames the adapter of {lost[0]} when it loads it, and {len(lost)} such would be "
+                f"lost ({model_name(base)}).",
+                where="method.target_modules",
+                fix=f"method.target_modules={ALL_LINEAR} leaves them out",
+            )
 
     def _refuse_changed(self, before: dict[str, nn.Parameter], model: nn.Module) -> None:
         """Initialisations that take a part out of the base would round what is left."""

@@ -7,7 +7,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from ftcli.methods.all_linear import BYPASSED, RENAMED, ROUTER, suffixes
+from ftcli.errors import UserError
+from ftcli.methods.all_linear import BYPASSED, LOST, RENAMED, ROUTER, suffixes
 from ftcli.methods.left_out import left_out, sentence
 from ftcli.methods.peft import Peft
 from tests.models import zoo
@@ -47,7 +48,20 @@ def test_dense_and_shared_layers_beside_experts_are_reached():
     assert {item.reason for item in left_out(model, {})} == {ROUTER}
 
 
-def test_what_peft_refuses_is_left_out_with_its_words():
+def test_layers_whose_adapter_peft_would_lose_are_left_out_or_refused():
+    method, _ = prepared("laguna")
+    assert why(method, "shared_experts.up_proj.weight") == LOST
+    with pytest.raises(UserError, match="would be lost"):
+        prepared("laguna", target_modules=["shared_experts.up_proj"])
+
+
+def test_layers_that_share_a_weight_are_not_merged():
+    method, model = prepared("zamba")
+    with pytest.raises(UserError, match="share the weight"):
+        method.merge(model)
+
+
+def test_what_peft_refuses_is_left_out():
     for kind in ("mamba2", "falcon_h1", "nemotron_h"):
         method, model = prepared(kind)
         assert trainable(model) and not any("out_proj" in name for name in trainable(model))
@@ -93,11 +107,6 @@ def test_no_experts_on_request():
     method, model = prepared("gpt_oss", target_parameters=[])
     assert not any("experts" in name for name in trainable(model))
     assert any("experts" in item.pattern for item in left_out(model, method.left_out))
-
-
-def test_layers_to_transform_holds_for_experts():
-    _, model = prepared("mixtral", layers_to_transform=[1])
-    assert trainable(model) and all("layers.1." in name for name in trainable(model))
 
 
 def test_a_plain_model_keeps_all_linear_as_it_was():

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 from ftcli.data.loader import Loader
 from ftcli.errors import UserError
 from ftcli.evaluation.decoding import left_padded
+from ftcli.evaluation.decoding_proof import Decoding, decoding_of
 from ftcli.methods.left_out import LeftOut, left_out
 from ftcli.methods.peft import Peft
 from ftcli.models.causal_lm import CausalLM
@@ -57,6 +58,7 @@ class Result:
     reason: str = ""  # why it was not built
     steps: dict[str, str] = field(default_factory=dict)  # step -> right, refused: .., wrong: .., ..
     auto: Outcome | None = None  # what data.packing=auto becomes
+    decoding: Decoding | None = None  # how answers are batched
     left_out: list[LeftOut] = field(default_factory=list)
     experts: int = 0  # stacked weights of experts
     looks_ahead: bool = False  # an earlier prediction changes with a later token
@@ -81,7 +83,7 @@ def examine(kind: str, folder: Path) -> Result:
             return result
         for name in MODES:
             result.steps[name] = outcome(lambda name=name: _mode(path, library, name, result))
-        result.steps["generation"] = outcome(lambda: _generation(path, library))
+        result.steps["generation"] = outcome(lambda: _generation(path, library, result))
         _adapters(path, library, folder, result)
     return result
 
@@ -108,7 +110,9 @@ class Library:
         found = []
         for ids in documents:
             logits = call(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
-            found.append(cross_entropy(logits[-len(ids) : -1].float(), torch.tensor(ids[1:])).item())
+            found.append(
+                cross_entropy(logits[-len(ids) : -1].float(), torch.tensor(ids[1:])).item()
+            )
         return found
 
     @torch.no_grad()
@@ -162,28 +166,35 @@ def losses(
 
 
 @torch.no_grad()
-def _generation(path: Path, library: Library) -> float:
-    """Log-probabilities of what a left-padded batch says against those of one prompt alone."""
+def _generation(path: Path, library: Library, result: Result) -> float:
+    """Log-probabilities of what batches of prompts are answered with, against each text alone."""
     prompts = zoo.documents(PROMPTS)
     model, _ = _load(path, "auto")
-    ids, mask = left_padded(prompts, 0)
-    ours, scores = _continue(model, ids, mask)
+    result.decoding = decoding_of(model)
     worst = 0.0
-    for row, prompt in enumerate(prompts):
-        alone, theirs = _continue(library.model, torch.tensor([prompt]), None)
-        same = alone[0].tolist() == ours[row].tolist()
-        worst = max(worst, (scores[row] - theirs[0]).abs().max().item() if same else float("inf"))
+    for chosen in result.decoding.batches([len(p) for p in prompts], len(prompts)):
+        answers, scores = _continue(model, [prompts[i] for i in chosen], result.decoding.cache)
+        for number, answer, ours in zip(chosen, answers, scores, strict=True):
+            text = torch.cat([torch.tensor(prompts[number]), answer])[None]
+            logits = library.model(input_ids=text, use_cache=False).logits[0, -NEW_TOKENS - 1 : -1]
+            theirs = logits.log_softmax(-1).gather(1, answer[:, None])[:, 0]
+            worst = max(worst, (ours - theirs).abs().max().item())
     return worst
 
 
-def _continue(model: Any, ids: torch.Tensor, mask: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _continue(
+    model: Any, prompts: list[list[int]], cache: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """New tokens [B, n] of a left-padded batch, and the log-probabilities they were taken with."""
+    ids, mask = left_padded(prompts, 0)
     out = model.generate(
         input_ids=ids,
-        attention_mask=torch.ones_like(ids) if mask is None else mask,
+        attention_mask=mask,
         max_new_tokens=NEW_TOKENS,
         min_new_tokens=NEW_TOKENS,
         do_sample=False,
         pad_token_id=0,
+        use_cache=cache,
         output_logits=True,
         return_dict_in_generate=True,
     )

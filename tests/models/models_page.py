@@ -1,4 +1,4 @@
-"""docs/models.md from the results of every type: `python -m tests.models.models_page > docs/models.md`."""
+"""docs/models.md from the results of every type: `python -m tests.models.models_page docs/models.md`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ def page(results: Sequence[Result]) -> str:
         "",
         "- **packing=auto**: what the default becomes. `library`: with the attention of transformers.",
         "  `alone`: each row of a batch by itself.",
+        "- **generation**: how prompts are batched. `padded`: on the left; `equal`: prompts of one length",
+        "  together; `single`: one at a time.",
         "- **experts**: stacked experts and whether LoRA on all linear layers reaches them; in brackets",
         "  what else is left out, routers aside.",
         "- **looks ahead**: predictions depend on later tokens, so the loss means little.",
@@ -64,7 +66,7 @@ def _cells(result: Result) -> list[str]:
         kind,
         _auto(result) if all(v == "right" for v in none) else _worst(none),
         _worst([result.steps["flat"], result.steps["bins"]]),
-        _worst([result.steps["generation"]]),
+        _decoding(result),
         _worst(adapters),
         _experts(result),
     ]
@@ -76,6 +78,14 @@ def _auto(result: Result) -> str:
     words = [result.auto.packing]
     words += ["library"] if result.auto.attention == "library" else []
     words += [result.auto.reading] if result.auto.reading != "plain" else []
+    return ", ".join(words)
+
+
+def _decoding(result: Result) -> str:
+    step = result.steps["generation"]
+    if step != "right" or result.decoding is None:
+        return _worst([step])
+    words = [result.decoding.batch] + ([] if result.decoding.cache else ["no cache"])
     return ", ".join(words)
 
 
@@ -101,15 +111,15 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def main() -> None:
-    """Examine every type and print the page."""
+def main(path: str) -> None:
+    """Examine every type and write the page."""
     results = []
     for kind in types():
         with tempfile.TemporaryDirectory() as folder:
             results.append(examine(kind, Path(folder)))
-        print(f"{kind}: {results[-1].reason or results[-1].steps}", file=sys.stderr, flush=True)
-    print(page(results), end="")
+        print(f"{kind}: {results[-1].reason or results[-1].steps}", flush=True)
+    Path(path).write_text(page(results), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
