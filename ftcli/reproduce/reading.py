@@ -120,8 +120,7 @@ def _problem(error: Any, where: _Where) -> UserError:
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         owner, _, name = key.rpartition(".")
         keys: Any = {"claim": Claim, "tune": Tune}.get(_owner(owner))
-        known = keys.__dataclass_fields__ if keys else ()
-        near = nearest(name, list(known), 1)
+        near = nearest(name, list(keys.__dataclass_fields__) if keys else [], 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         return UserError(f"{key} is not a key of a {_owner(owner)}.{hint}", where(key))
     said = _WORDS.get(kind, str(error["msg"]).lower())

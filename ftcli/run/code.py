@@ -161,8 +161,8 @@ def _significant(source: str, tree: ast.Module) -> str:
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
-    for node in _docstrings(tree):
-        for row in range(node.lineno, (node.end_lineno or node.lineno) + 1):
+    for text in _docstrings(tree):
+        for row in range(text.lineno, (text.end_lineno or text.lineno) + 1):
             lines[row - 1] = ""
     return "\n".join(line.rstrip() for line in lines if line.strip())
 

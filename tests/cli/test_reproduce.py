@@ -61,7 +61,7 @@ def test_mistakes(ftcli, recipe):
 
 
 def test_a_real_search_from_the_command_line(ftcli, work):
-    """Two trials a variant of two steps each, then judged with what they chose."""
+    """Two trials of a step each, then judged with what they chose."""
     (work / "real.yaml").write_text("""# A recipe that searches
 defaults: [qlora_llama, override eval: loss, _self_]
 data: {limit: 48}
@@ -69,16 +69,15 @@ method: {r: 2}
 eval: {loss: {split: test, limit: 4}}
 trainer: {max_steps: 1, batch_size: 2, log_every: 1, eval_every: null}
 paper: {title: Ranks, arxiv: "2000.00001", year: 2020}
-baselines: {large: [method.r=4]}
 tune: {grid: {optimizer.lr: [1.0e-4, 1.0e-1]}, changes: [eval.loss.split=validation, data.validation=0.2]}
 claims:
-  - {say: fewer, measure: trainable_parameters, kind: exact, central: true, of: large, less_than: 0}
+  - {say: some, measure: trainable_parameters, kind: exact, central: true, greater_than: 0}
 """)
     refused = ftcli("reproduce", "real.yaml", "--seeds", "1")
     assert refused.status == 2 and "reproduce real --tune" in refused.err
     search = ftcli("reproduce", "real.yaml", "--tune")
     assert search.status == 0, search.err
-    assert "run 4 of 4: large-1, seed 100" in search.err and "of 2 trials" in search.out
+    assert "run 2 of 2: real-1, seed 100" in search.err and "of 2 trials" in search.out
     stored = yaml.safe_load((work / "real.tuned.yaml").read_text())
     trials = stored["variants"]["real"]["trials"]
     assert trials[0]["eval.loss"] != trials[1]["eval.loss"]

@@ -11,7 +11,7 @@ from ftcli.reproduce.report import write
 from ftcli.reproduce.reproduction import Reproduction
 
 TUNE = """tune:
-  grid: {optimizer.lr: [1.0e-3, 3.0e-3]}
+  grid: {optimizer.lr: [1.0e-3, 5.0e-3]}
   own: {fp4: {method.r: [2, 4]}}
   fixed: {lora16: it is what others are compared with}
   changes: [eval.loss.split=validation]
@@ -48,7 +48,7 @@ def test_every_variant_has_as_many_trials_with_a_seed_that_judges_nothing(search
     seen = [(one.variant, one.seed) for one in search.experiment.trials]
     assert seen == [(f"{v}-{i}", 100) for v in ("tiny", "fp4") for i in (0, 1)]
     searched = search.run(lambda step: None)
-    assert searched["variants"]["tiny"]["chosen"] == ["optimizer.lr=0.003"]
+    assert searched["variants"]["tiny"]["chosen"] == ["optimizer.lr=0.005"]
     scores = [trial["eval.loss"] for trial in searched["variants"]["fp4"]["trials"]]
     assert scores[0] is not None and scores[1] is None, "what diverged has no score"
     assert searched["variants"]["fp4"]["chosen"] == ["method.r=2"]
@@ -63,9 +63,9 @@ def test_judging_takes_what_was_chosen_and_waits_for_the_search(searching, score
     made = Reproduction(searching)
     made.run(lambda step: None)
     rates = {t.variant: t.composed.config["optimizer"]["lr"] for t in made.experiment.trials}
-    assert rates["tiny"] == 0.003 and rates["lora16"] != 0.003
+    assert rates["tiny"] == 0.005 and rates["lora16"] != 0.005
     text = write(made).read_text()
-    assert "| tiny | optimizer.lr=0.003 | " in text and "| chosen |" in text
+    assert "| tiny | optimizer.lr=0.005 | " in text and "| chosen |" in text
     assert "lora16 was not searched: it is what others" in text
     assert "2 trials a variant, 20" in "\n".join(papers._of_recipe(searching))
 
@@ -73,7 +73,7 @@ def test_judging_takes_what_was_chosen_and_waits_for_the_search(searching, score
 def test_a_search_of_another_state_of_the_recipe_is_not_taken(searching, scored, recipe_file):
     tuning.store(searching, tuning.Search(searching).run(lambda step: None))
     assert tuning.missing(searching) == []
-    recipe_file.write_text(recipe_file.read_text().replace("3.0e-3]", "4.0e-3]"))
+    recipe_file.write_text(recipe_file.read_text().replace("5.0e-3]", "4.0e-3]"))
     assert tuning.missing(reading.find(str(recipe_file))) == ["tiny"]
     recipe_file.write_text(recipe_file.read_text().replace("max_steps: 3", "max_steps: 4"))
     assert tuning.missing(reading.find(str(recipe_file))) == ["tiny", "fp4"]
