@@ -140,7 +140,7 @@ def half_weights(job: Composed) -> Iterator[UserError]:
 def packed_attention(job: Composed) -> Iterator[UserError]:
     """Only our attention keeps the documents of a packed row apart."""
     packing, attention = value(job, "data.packing"), value(job, "model.attention")
-    if packing in (None, "none") or attention in (None, "auto"):
+    if packing in (None, "none", "auto") or attention in (None, "auto"):
         return
     what = f"{_at(job, 'data.packing', packing)} with {_at(job, 'model.attention', attention)}: "
     what += "documents that share a row would attend to each other."

@@ -28,7 +28,7 @@ CONTRADICTIONS = {
     "full on nf4": (["method=full"], "method=full with model.quantization=nf4 (configs/qlora_llama.yaml:"),
     "full in float16": ([*PLAIN, "method=full", "model.dtype=float16"], "small updates vanish"),
     "float16 under bf16": ([*PLAIN, "method=lora", "model.dtype=float16", "trainer.precision=bf16"], "two half precisions"),
-    "packed, eager": (["model.attention=eager"], "data.packing=flat (its default) with model.attention=eager (command line)"),
+    "packed, eager": (["model.attention=eager", "data.packing=flat"], "data.packing=flat (command line) with model.attention=eager (command line)"),
     "two warmups": (["scheduler.warmup_ratio=0.1", "scheduler.warmup_steps=5"], "are both given"),
     "qlora without q": (["model.quantization=none"], "model.quantization=none (command line)"),
 }  # fmt: skip

@@ -68,7 +68,7 @@ def test_every_packaged_option_fits_the_main_job(write, group, option):
         ("data.validation=held.jsonl", "data.validation", "held.jsonl"),
         ("model.revision=1234567", "model.revision", "1234567"),
         ("method.target_modules=[q_proj,v_proj]", "method.target_modules", ["q_proj", "v_proj"]),
-        ("optimizer.betas=[0.9,1]", "optimizer.betas", [0.9, 1.0]),
+        ("optimizer.betas=[0,0.9]", "optimizer.betas", [0.0, 0.9]),
     ],
 )
 def test_values_become_what_their_keys_want(write, override, key, value):
