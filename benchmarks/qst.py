@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from ftcli.config import compose, validate
-from ftcli.methods.side_tuner import SideTuned
-from ftcli.run.run import Run
-from ftcli.trainer.participant import Participant
+from ftcli.core.callback import Participant
+from ftcli.core.run import Run
+from ftcli.papers.qst.tuner import SideTuned
 
 VARIANTS = {
     "qst": [],

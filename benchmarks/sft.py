@@ -26,8 +26,8 @@ import heavy_tailed
 import torch
 
 from ftcli.config import compose, validate
-from ftcli.run.run import Run
-from ftcli.trainer.participant import Participant
+from ftcli.core.callback import Participant
+from ftcli.core.run import Run
 
 WARM = 3  # steps that are not timed
 Figures = dict[str, float]

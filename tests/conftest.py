@@ -38,7 +38,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def train_tiny(tmp_path_factory) -> Callable[..., Path]:
     """Train the packaged job for three steps on 64 rows, with further overrides; the run's folder."""
     from ftcli.config import compose, validate
-    from ftcli.run.train import train
+    from ftcli.jobs.train import train
 
     root = tmp_path_factory.mktemp("runs")
 

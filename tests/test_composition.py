@@ -10,9 +10,9 @@ import math
 
 import pytest
 
-from ftcli.errors import Problems, UserError
-from ftcli.run.run import Run
-from ftcli.trainer.participant import Participant
+from ftcli.core.callback import Participant
+from ftcli.core.errors import Problems, UserError
+from ftcli.core.run import Run
 from tests.methods.options import options
 from tests.methods.tiny_runs import Bench, Choices, followed
 from tests.pairwise import covering

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from ftcli.notes import silenced
+from ftcli.core.logs import silenced
 
 
 def test_a_room_is_silent_inside_the_block_only(caplog):

@@ -17,10 +17,11 @@ from typing import Any, NoReturn
 
 import typer
 
-from ftcli import __version__, errors
-from ftcli.cli.messages import show_error, shown
+from ftcli import __version__
 from ftcli.cli.verbs_found import Verbs, names
-from ftcli.run.disk import message
+from ftcli.config.messages import show_error, shown
+from ftcli.core import errors
+from ftcli.core.disk import message
 
 #: What is wrong with a path that was given, not with this machine.
 _PATHS = (
@@ -167,7 +168,7 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record."""
-        from ftcli.cli.console import console
+        from ftcli.core.console import console
 
         line = f"note: {shown(record.getMessage())}"
         console(stderr=True).print(line, style="yellow", markup=False)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import typer
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 def jobs(incomplete: str) -> list[str]:

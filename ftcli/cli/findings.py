@@ -20,8 +20,8 @@ def show(finding: Finding) -> None:
     """Print one finding and, below it, the way out."""
     from rich.text import Text
 
-    from ftcli.cli.console import console
-    from ftcli.inert import printable
+    from ftcli.core.console import console
+    from ftcli.core.escaping import printable
 
     mark, style = MARKS[finding.status]
     line = Text(f"{mark} ", style=style).append(f"{finding.name:<10}", style="bold")

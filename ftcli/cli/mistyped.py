@@ -14,7 +14,7 @@ from typing import Any
 
 from ftcli.cli.verbs_found import load, names
 from ftcli.config import compose, meant, overrides, paths
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 CONFIG = ("config", "config-name", "config-file", "config-path", "yaml", "c")
 MANY = ("m", "multirun")

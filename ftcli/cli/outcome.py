@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ftcli import errors
+from ftcli.core import errors
 
 
 def show(result: dict[str, Any]) -> int:
     """Print the end of a run; returns the exit status of the process."""
-    from ftcli.cli.console import console
+    from ftcli.core.console import console
 
     out = console()
     finished = result["status"] == "finished"

@@ -17,8 +17,8 @@ def data_of(job: str, overrides: Sequence[str]) -> Iterator[tuple[Data, PreTrain
     """Data and tokenizer of a job; errors inside the block name the file and line of their key."""
     from ftcli.config import build, compose, validate
     from ftcli.config.building import located
-    from ftcli.errors import UserError
-    from ftcli.reproduce.bases import with_stand_in
+    from ftcli.core.errors import UserError
+    from ftcli.jobs.bases import with_stand_in
 
     composed = compose(job, overrides)
     validate(composed)

@@ -10,7 +10,7 @@ from ftcli.config.composed import Composed
 from ftcli.config.job import UNREAD
 from ftcli.config.keys import TARGET
 from ftcli.config.packages import missing
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 def build(node: dict[str, Any], key: str = "", composed: Composed | None = None) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 from ftcli.config import requirements
 from ftcli.config.composed import COMMAND_LINE, Composed, leaves
 from ftcli.config.effective import promise, value
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 log = logging.getLogger("ftcli.config")
 

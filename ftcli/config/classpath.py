@@ -1,6 +1,6 @@
 """Which classes a configuration may name, and how they are fetched: nothing else is ever imported.
 
-A name counts by where the class is defined, not by how it is spelt: `ftcli.run.launch.subprocess.Popen`
+A name counts by where the class is defined, not by how it is spelt: `ftcli.jobs.launch.subprocess.Popen`
 passes through ftcli and stands in subprocess.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from ftcli.config import source
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 #: A dotted class name. A component with such a field and `**options` takes the options of that class.
 ClassPath: TypeAlias = str

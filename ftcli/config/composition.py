@@ -33,7 +33,7 @@ from ftcli.config.composed import Composed, Origin
 from ftcli.config.job import RECIPE
 from ftcli.config.overrides import Word
 from ftcli.config.primary import Primary
-from ftcli.errors import Problems
+from ftcli.core.errors import Problems
 
 environment.guard()
 
@@ -69,7 +69,7 @@ def _composed_from(path: Path, overrides: Sequence[str]) -> Composed:
     composed.repicked = dict.fromkeys(source.overridden(), False)
     composed.repicked |= {w.key: True for w in words if w.picks and w.kind == "set"}
     if composed.get("model.from_recipe") is not None:
-        from ftcli.reproduce.bases import settle
+        from ftcli.jobs.bases import settle
 
         settle(composed)
     requirements.derive(composed)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ftcli.config import paths
 from ftcli.config.nearest import nearest
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 def find(name: str) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.resolvers import oc
 
-from ftcli.redaction import is_secret_variable
+from ftcli.core.redaction import is_secret_variable
 
 
 def guard() -> None:

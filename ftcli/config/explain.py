@@ -13,7 +13,7 @@ from ftcli.config.keys import TARGET, Keys, keys_of
 from ftcli.config.nearest import nearest_key
 from ftcli.config.option import content
 from ftcli.config.signature import NoSuchClass, Parameter
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 @dataclass(frozen=True)

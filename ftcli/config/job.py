@@ -37,7 +37,7 @@ REQUIRES = "requires"
 PROMISES = "promises"
 #: Keys of an option that are read by nobody but the house.
 UNREAD = (REQUIRES, PROMISES)
-#: Keys of a recipe beside its job (`ftcli.reproduce.recipe.Recipe`): judged, never configured.
+#: Keys of a recipe beside its job (`ftcli.config.recipe.Recipe`): judged, never configured.
 RECIPE = ("paper", "variant", "baselines", "claims", "scales", "seeds", "tune")
 #: Groups whose node is one object; a job cannot run without them.
 OBJECTS = ("model", "data", "method", "objective", "optimizer", "scheduler", "trainer")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ftcli.config import paths
 from ftcli.config.nearest import nearest
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ftcli.config.composed import Origin
 from ftcli.config.paths import shown
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 def read(path: Path) -> DictConfig:

@@ -16,7 +16,7 @@ from ftcli.config import marks, paths
 from ftcli.config.composed import leaves
 from ftcli.config.nearest import nearest
 from ftcli.config.overrides import Word
-from ftcli.errors import Problems, UserError
+from ftcli.core.errors import Problems, UserError
 
 _ABSENT = re.compile(r"Could not (?:override|delete) '(?P<key>[\w/]+)(?:=.*)?'\.\s*No match")
 _OPEN = re.compile(r"You must specify '(?P<group>[\w/]+)'")

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from ftcli.errors import Problems, UserError
+from ftcli.core.errors import Problems, UserError
 
 _WRITTEN = "settings are written key=value, such as optimizer.lr=1e-4"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib import metadata
 
-from ftcli.errors import UserError, missing_package
+from ftcli.core.errors import UserError, missing_package
 
 
 def missing(package: str, needed_by: str, where: str | None = None) -> UserError:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ftcli.config.nearest import nearest
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: Groups whose plural, as `ftcli ls` takes it, is not the name and an s.

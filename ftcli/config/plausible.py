@@ -9,7 +9,7 @@ from ftcli.config.composed import Composed
 from ftcli.config.effective import value
 from ftcli.config.option import content
 from ftcli.config.signature import NoSuchClass
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 #: A rate of more than so many times that of the optimizer's option, or less than this share of it.
 #: Steps differ between optimizers by more than this (SGD 1e-2, Lion 2e-5), between jobs by less; without

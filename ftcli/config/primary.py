@@ -10,7 +10,7 @@ from omegaconf import ListConfig, OmegaConf
 
 from ftcli.config import marks
 from ftcli.config.overrides import Word
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 #: What Hydra calls it.
 NAME = "_ftcli_job_"

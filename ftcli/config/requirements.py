@@ -17,7 +17,7 @@ from ftcli.config.composed import Composed
 from ftcli.config.effective import value
 from ftcli.config.job import REQUIRES
 from ftcli.config.paths import shown
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 def problems(composed: Composed) -> list[UserError]:

@@ -46,7 +46,7 @@ def job_schema() -> dict[str, Any]:
 
 def _of_recipe() -> tuple[dict[str, Any], dict[str, Any]]:
     """A recipe's keys beside the job, and the definitions they refer to."""
-    from ftcli.reproduce.recipe import Recipe
+    from ftcli.config.recipe import Recipe
 
     schema = TypeAdapter(Recipe).json_schema()
     keys = {name: schema["properties"][name] for name in job.RECIPE}

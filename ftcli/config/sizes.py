@@ -10,7 +10,7 @@ import yaml
 
 from ftcli.config import marks, paths
 from ftcli.config.overrides import Word
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 #: Values that a file may stand for; the longest job or recipe that ships has about 2,000.
 MOST = 100_000

@@ -11,7 +11,7 @@ from ftcli.config.meant import Setting
 from ftcli.config.nearest import nearest, nearest_key
 from ftcli.config.packages import missing
 from ftcli.config.signature import NoSuchClass, Parameter
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 def of_node(composed: Composed, key: str, owner: str, known: Mapping[str, Parameter]) -> UserError:

@@ -11,7 +11,7 @@ from ftcli.config.composed import Composed
 from ftcli.config.keys import TARGET, Keys, keys_of
 from ftcli.config.signature import NoSuchClass, Parameter
 from ftcli.config.values import WrongType, normalised
-from ftcli.errors import Problems, UserError
+from ftcli.core.errors import Problems, UserError
 
 log = logging.getLogger("ftcli.config")
 USUAL = "qlora_llama"  # the packaged job whose choices are proposed
@@ -41,7 +41,7 @@ def _of_recipe(composed: Composed) -> list[UserError]:
     """What is wrong in a recipe's own keys, which are no part of the configuration."""
     if not any(key in composed.sections for key in job.RECIPE):
         return []
-    from ftcli.reproduce.reading import problems
+    from ftcli.config.recipe_reading import problems
 
     return problems(composed.job)
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ftcli.core.errors import UserError
 from ftcli.data import formats
 from ftcli.data.rows import Unusable, listed
-from ftcli.errors import UserError
 
 SHOWN = 300  # characters of a row in a message
 

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from ftcli.config.paths import cache_folder
+from ftcli.core.atomic import write_text
 from ftcli.data.render import Document
 from ftcli.data.tokens import ARRAYS, Tokens
-from ftcli.run.atomic import write_text
 
 MANIFEST, META, DONE = "manifest.json", "meta.json", "DONE"
 

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ftcli.core.errors import Problems, UserError
 from ftcli.data import holdout
 from ftcli.data.captions import COLUMNS, CaptionLoader, Captions
 from ftcli.data.loader import Loader
@@ -16,7 +17,6 @@ from ftcli.data.pictures import grid
 from ftcli.data.rows import Item, Row
 from ftcli.data.sources import Source, find, is_path
 from ftcli.data.sources.hub import Hub
-from ftcli.errors import Problems, UserError
 
 SPLITS = ("train", "validation", "test")
 ACROSS = 8  # images in a row of a preview

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ftcli.core.errors import UserError
 from ftcli.data.loader import Loader
 from ftcli.data.pictures import picture
 from ftcli.data.sources import Source
-from ftcli.errors import UserError
 
 if TYPE_CHECKING:
     from ftcli.data.captioned import Captioned

@@ -8,12 +8,12 @@ from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
+from ftcli.core.errors import UserError
 from ftcli.data import formats
 from ftcli.data.advice import Advice
 from ftcli.data.conversation.learning import verdict
 from ftcli.data.formats import LABEL, REFERENCES, defaults
 from ftcli.data.rows import Unusable, as_text, brief, listed
-from ftcli.errors import UserError
 
 TRAINED = "data.path"  # the key of the source that is trained on
 #: Fields that make a row a conversation.

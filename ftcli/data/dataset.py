@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from ftcli.core.errors import Problems, UserError
 from ftcli.data import cache, mistakes
 from ftcli.data.accounting import Counts, accounting
 from ftcli.data.figures import statistics, warnings
@@ -19,7 +20,6 @@ from ftcli.data.split import Split
 from ftcli.data.tokenizers import tokenizer_hash
 from ftcli.data.tokens import Tokens
 from ftcli.data.unused import Unused
-from ftcli.errors import Problems, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from ftcli.core.errors import Problems, UserError
 from ftcli.data.media import parts
 from ftcli.data.media.items import Item
 from ftcli.data.media.labelled import Array, ExampleLoader, Labelled
 from ftcli.data.media.sources import Source
-from ftcli.errors import Problems, UserError
 
 
 @dataclass

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
+from ftcli.core.errors import UserError
 from ftcli.data import packing as ways
 from ftcli.data.tokens import Tokens
-from ftcli.errors import UserError
 
 Packing = Literal["flat", "bins", "none"]
 

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftcli.core.errors import UserError
 from ftcli.data.accounting import accounting
 from ftcli.data.fidelity import LOSSES
-from ftcli.errors import UserError
 
 if TYPE_CHECKING:
     from ftcli.data.dataset import Data

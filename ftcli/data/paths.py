@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ftcli.core.errors import UserError
 from ftcli.data.readers import can_read
-from ftcli.errors import UserError
 
 
 def walk(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 SHEETS = 16  # sheets that stay decoded
 ACROSS = 16  # tiles in a row of a sheet

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ftcli.core.errors import UserError
 from ftcli.data import mistakes
 from ftcli.data.accounting import Counts
 from ftcli.data.cache import Writer
@@ -16,7 +17,6 @@ from ftcli.data.fidelity import LOSSES
 from ftcli.data.render import Document, Renderer
 from ftcli.data.rows import BadRow, Unusable
 from ftcli.data.split import Entry
-from ftcli.errors import UserError
 
 CHUNK = 2000  # source rows between two commits
 HEAVY = (

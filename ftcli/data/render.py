@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from ftcli.core.errors import UserError
 from ftcli.data.chat_template import ChatTemplate
 from ftcli.data.pieces import ALL, Piece, encode
 from ftcli.data.rows import Unusable
-from ftcli.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

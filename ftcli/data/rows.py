@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 SKIP = "mend the row, or set data.on_error=skip to leave such rows out and count them"
 COLUMNS = 20  # names of columns in a message

@@ -7,13 +7,13 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+from ftcli.core.errors import UserError
 from ftcli.data import holdout
 from ftcli.data.columns import Columns
 from ftcli.data.conversation.exchange import prompt_of
 from ftcli.data.rows import BadRow, Item, Row, Unusable
 from ftcli.data.sources import Source
 from ftcli.data.unused import Unused, find_unused
-from ftcli.errors import UserError
 
 #: What a stream holds for each source row: an example of this split, why the row cannot be used, or
 #: nothing when it belongs to another split.

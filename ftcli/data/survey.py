@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from ftcli.core.errors import UserError
 from ftcli.data import formats
 from ftcli.data.advice import Advice
 from ftcli.data.columns import Columns
 from ftcli.data.conversation.exchange import prompt_of
 from ftcli.data.rows import Row, Unusable
 from ftcli.data.sources import Source
-from ftcli.errors import UserError
 
 MOST = 5000  # rows that are counted
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ftcli.core.errors import UserError
 from ftcli.deltas.weights import FileWeights
-from ftcli.errors import UserError
 
 Kind = Literal["model", "adapter"]
 SAMPLE = 64  # entries of each tensor that a fingerprint looks at
@@ -107,7 +107,7 @@ class Artefact:
         """
         if self.run is not None:
             from ftcli.config import build, load
-            from ftcli.run.base import refuse_other_base
+            from ftcli.core.base_model import refuse_other_base
 
             model = load(self.run / "config.yaml").config["model"]
             refuse_other_base(self.run, build(model, "model", None))

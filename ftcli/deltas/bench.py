@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import Kind
 from ftcli.deltas.publish import run_config
-from ftcli.errors import UserError
 
 LOSS = "eval.loss"
 
@@ -28,9 +28,9 @@ class Bench:
     """
 
     def __init__(self, folder: str | Path, kind: Kind, metric: str = LOSS) -> None:
-        from ftcli.run.base import refuse_other_base
-        from ftcli.run.run import Run
-        from ftcli.run.rundir import RunDir
+        from ftcli.core.base_model import refuse_other_base
+        from ftcli.core.run import Run
+        from ftcli.core.run_dir import RunDir
 
         self.folder, self.kind, self.metric = RunDir.open(folder).path, kind, metric
         config = run_config(self.folder, kind)

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import Artefact, Kind
 from ftcli.deltas.weights import Lazy, layout_of
-from ftcli.errors import UserError
 
 Read = Callable[[str], Tensor]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.delta import Delta, grown, widest
-from ftcli.errors import UserError
 
 #: What the tensors of a fresh adapter count as, by PEFT's type (ComPEFT, arXiv 2311.13171, section 2).
 ORIGINS = {"LORA": 0.0, "IA3": 1.0}

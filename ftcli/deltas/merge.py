@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ftcli.core.errors import UserError
 from ftcli.deltas.agreement import (
     ROUNDING,
     Agreement,
@@ -21,9 +22,8 @@ from ftcli.deltas.agreement import (
     rounding,
 )
 from ftcli.deltas.tied import merge_apart
-from ftcli.errors import UserError
+from ftcli.models.generation import save_generation
 from ftcli.models.heads import name_classes
-from ftcli.serving.generation import save_generation
 
 ROWS, LONGEST = 8, 256
 
@@ -82,7 +82,7 @@ def merge_run(
     Raises:
         UserError: `to` exists and is not empty, or merged and trained model differ too much.
     """
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
     target = Path(to)
     refuse_existing(target)
@@ -269,8 +269,8 @@ def save_model(
     Args:
         complete: adds to the folder before it takes its name.
     """
+    from ftcli.core.atomic import folder
     from ftcli.models.hub import progress_for_people
-    from ftcli.run.atomic import folder
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with folder(target) as unfinished, progress_for_people():

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ftcli.deltas.compeft import pruned
 from ftcli.deltas.delta import Delta, compose, refuse_mixed, widest
+from ftcli.papers.compeft.compression import pruned
 
 Merger = Literal["sum", "ties", "consensus"]
 DENSITY = 0.2  # of TIES: share of a task's entries that stay

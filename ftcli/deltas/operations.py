@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from ftcli.deltas import compeft, darex, lines, mergers, soup, storage, ternary, transfer
+from ftcli.core.errors import UserError
+from ftcli.deltas import mergers, storage, ternary
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.bench import Bench
 from ftcli.deltas.delta import Delta
@@ -16,7 +17,11 @@ from ftcli.deltas.product import strengthened
 from ftcli.deltas.publish import Result, publish
 from ftcli.deltas.source import Report, Source, finished_runs
 from ftcli.deltas.weights import Lazy
-from ftcli.errors import UserError
+from ftcli.papers.compeft import compression as compeft
+from ftcli.papers.darex import pruning as darex
+from ftcli.papers.finetuning_transfer import transfer
+from ftcli.papers.lines import scaling as lines
+from ftcli.papers.model_soups import soup
 
 PRUNINGS = Literal["dare", "darex_q", "magnitude"]
 QS = Literal["fixed", "validation", "output", "analytic"]
@@ -217,7 +222,7 @@ def _search_q(
     opened: Source, p: float, names: Sequence[str], search: QS,
     grid: tuple[float, float, float], metric: str,
 ) -> Any:  # fmt: skip
-    from ftcli.deltas.calibration import OutputChange, analytic, mean_inputs
+    from ftcli.papers.darex.calibration import OutputChange, analytic, mean_inputs
 
     delta, bench = opened.delta, opened.bench(metric)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.delta import Delta
-from ftcli.errors import UserError
 
 PREFIX = "base_model.model."
 FACTORS = {".lora_A.weight": ".lora_B.weight", ".lora_embedding_A": ".lora_embedding_B"}

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ftcli.core import atomic
 from ftcli.deltas.artefact import Kind
 from ftcli.deltas.storage import RECORD, fresh
 from ftcli.deltas.weights import FileWeights, Lazy, write
-from ftcli.run import atomic
 
 RECORDS = ("data.json", "env.json", "overrides.yaml", "sources.yaml", "command.txt")
 FILE = {"model": "model.safetensors", "adapter": "adapter_model.safetensors"}
@@ -73,10 +73,10 @@ def _weights(result: Result, folder: Path) -> int:
 def _run(result: Result, source: Path, folder: Path, size: int) -> None:
     """Configuration, record and one checkpoint beside the weights."""
     from ftcli.config import build
-    from ftcli.run.base import FILE as BASE
-    from ftcli.run.base import record_base
+    from ftcli.core.base_model import FILE as BASE
+    from ftcli.core.base_model import record_base
+    from ftcli.core.run_dir import RunDir
     from ftcli.run.record import write_config
-    from ftcli.run.rundir import RunDir
     from ftcli.trainer import manifest
 
     run_dir, before = RunDir(folder), RunDir(source).result()
@@ -120,7 +120,7 @@ def _checkpoint(result: Result, config: dict[str, Any], folder: Path, checkpoint
         os.link(inner / FILE["adapter"], checkpoint / "adapter.safetensors")
         shutil.copy(inner / "adapter_config.json", checkpoint / "adapter_config.json")
         return
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
     from ftcli.trainer.checkpoint import save_weights
 
     model = {**config["model"], "path": str(inner), "architecture": None}

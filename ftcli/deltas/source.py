@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ftcli.core.errors import UserError
 from ftcli.deltas import storage
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.bench import Bench
 from ftcli.deltas.delta import Delta
 from ftcli.deltas.publish import Result, publish
 from ftcli.deltas.weights import Lazy
-from ftcli.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def finished_runs(sources: Sequence[str]) -> list[str]:
     Raises:
         UserError: fewer than two are finished.
     """
-    from ftcli.run.trial import finished
+    from ftcli.jobs.trial import finished
 
     found: list[str] = []
     for source in sources:

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from ftcli.core import atomic
+from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import MARKS, Artefact
 from ftcli.deltas.delta import Delta
 from ftcli.deltas.weights import FileWeights, Lazy, write
-from ftcli.errors import UserError
-from ftcli.run import atomic
 
 RECORD, TENSORS, TERNARY, FILES = "delta.json", "delta.safetensors", "delta.ternary", "source"
 

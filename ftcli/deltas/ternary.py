@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 Codec = Literal["golomb", "masks"]
 MAGIC = b"FT3\x01"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config.job import UNREAD
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.loggers.base import flat
 
 COSTS = (

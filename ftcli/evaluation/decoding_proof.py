@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models import attention
 from ftcli.models.proof import difference, first_line, random_rows, row_length, untouched
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ftcli.errors import UserError
-from ftcli.evaluation.decoding import judging
+from ftcli.core.errors import UserError
+from ftcli.models.decoding import judging
 from ftcli.models.parts import bare
 from ftcli.objectives.diffusion import JUDGED, draws, errors, pixels
 

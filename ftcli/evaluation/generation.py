@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.evaluation import metrics as known
-from ftcli.evaluation.decoding import answer, judging
+from ftcli.models.decoding import answer, judging
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Generation:
     def _keep(self, run: Any, prompts: Sequence[Any], predictions: Sequence[str]) -> None:
         if run.dir is None:
             return
-        from ftcli.run.atomic import write_text
+        from ftcli.core.atomic import write_text
 
         samples = [
             {

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ftcli.data.pictures import as_bytes, grid
-from ftcli.evaluation.decoding import judging
+from ftcli.models.decoding import judging
 from ftcli.models.diffusion import Ddim, denoiser
 from ftcli.models.parts import bare
 from ftcli.objectives.diffusion import JUDGED, draws

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.nn.functional import cross_entropy
 
-from ftcli.evaluation.decoding import judging
+from ftcli.models.decoding import judging
 from ftcli.objectives.candidates import scored, token_ids
 
 

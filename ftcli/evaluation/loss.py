@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ftcli.errors import UserError
-from ftcli.evaluation.decoding import judging
+from ftcli.core.errors import UserError
+from ftcli.models.decoding import judging
 
 # Without a backward pass one layer's activations are held, not all of them: an accelerator has room
 # for more rows. A CPU gains nothing (llama_mini, 176 rows: 4.7 s in 16s, 6.0 s in 64s).

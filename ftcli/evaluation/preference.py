@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ftcli.evaluation.decoding import judging
+from ftcli.models.decoding import judging
 from ftcli.objectives.dpo import DPO
 from ftcli.objectives.preference import figures
 

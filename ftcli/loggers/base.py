@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from ftcli.trainer.participant import Participant
+from ftcli.core.callback import Participant
 
 NOT_CURVES = {"step", "time", "row"}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from ftcli.errors import UserError, missing_package
+from ftcli.core.errors import UserError, missing_package
 from ftcli.loggers.base import Logger, run_name, settings
 
 LOCAL = "sqlite:///mlflow.db"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ftcli.errors import missing_package
+from ftcli.core.errors import missing_package
 from ftcli.loggers.base import Logger, run_name, settings
 
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath
-from ftcli.errors import UserError
+from ftcli.core.callback import State
+from ftcli.core.errors import UserError
 from ftcli.methods.peft import ADAPTER, Peft
 from ftcli.trainable.base import Trainable
-from ftcli.trainer.participant import State
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
 SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 

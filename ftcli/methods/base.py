@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from ftcli.errors import UserError
+from ftcli.core.callback import Participant
+from ftcli.core.errors import UserError
 from ftcli.models.quantization import stored_quantisation
-from ftcli.trainer.participant import Participant
 
 
 class Method(Participant, ABC):

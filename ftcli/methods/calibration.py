@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 if TYPE_CHECKING:
+    from ftcli.core.run import Run
     from ftcli.data.dataset import Data
-    from ftcli.run.run import Run
 
 Batch = dict[str, Any]
 #: Real tokens [t, in] of a layer's input and the sequence [t] of each -> the same tokens, rescaled.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from ftcli.errors import Problems, UserError
+from ftcli.core.errors import Problems, UserError
 from ftcli.methods.base import (
     Method,
     model_name,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath, fetch_kind
-from ftcli.errors import Problems, UserError
+from ftcli.core.errors import Problems, UserError
 from ftcli.methods.all_linear import apply, lost_on_loading, select
 from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
 from ftcli.methods.targets import ALL_LINEAR, refuse_patterns, unmatched

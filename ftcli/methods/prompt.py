@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.methods.base import refuse_names
 from ftcli.methods.peft import ADAPTER, Peft
 

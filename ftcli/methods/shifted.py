@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.methods.base import quantisation_of, refuse_names
 from ftcli.methods.peft import ADAPTER, Peft
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
 INITIAL = "initial."  # before the names of A0 and B0 in a checkpoint
 FACTORS = ("lora_A", "lora_B")

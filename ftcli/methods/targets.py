@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ftcli.config.overrides import written
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.methods.base import model_name
 from ftcli.models.anatomy import Anatomy
 

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models import hub
 from ftcli.models.pretrained import compare_files, load_pretrained
 from ftcli.models.quantization import (

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models import hub
 from ftcli.models.causal_lm import Dtype, local_device
 from ftcli.models.heads import declare_new, outside_core

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 #: Latents [B, ...] and a timestep -> the noise in them.
 Noise = Callable[[Tensor, int], Tensor]

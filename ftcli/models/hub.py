@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ftcli.errors import UserError, missing_package
+from ftcli.core.errors import UserError, missing_package
 from ftcli.models import hub
 from ftcli.models.parts import AUTOENCODER, DENOISER, FOLDERS, NAMES, TEXT, LatentDiffusion, Patches
 from ftcli.models.strict import Extra, Misfit, Shapes, compare, refused_loading

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 Head = Callable[[Tensor], Tensor]
 

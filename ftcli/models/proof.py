@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models import attention
 
 Packing = Literal["flat", "bins", "none"]
@@ -290,7 +290,7 @@ def _reason(rows: Rows, packing: Packing, failure: str) -> str:
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; mode and random generators as they were behind it."""
-    from ftcli.trainer.generators import random_state, set_random_state
+    from ftcli.core.rng import random_state, set_random_state
 
     training, before = model.training, random_state()
     model.eval()

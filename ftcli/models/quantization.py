@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models.bits import FOUR_BIT
 
 Quantization = Literal["none", "nf4", "fp4", "int8"]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models.weight_files import AGAIN
 
 Shapes = Mapping[str, tuple[int, ...]]

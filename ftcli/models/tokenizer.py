@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 def complete(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftcli.config.paths import cache_folder
-from ftcli.errors import UserError
+from ftcli.core.atomic import write_text
+from ftcli.core.errors import UserError
 from ftcli.models import hub
-from ftcli.run.atomic import write_text
 
 MODEL, DIFFUSION = "model.safetensors", "diffusion_pytorch_model.safetensors"
 SMALL, BLOCK = 16 << 20, 8 << 20  # bytes: hashed anew each time; read at once

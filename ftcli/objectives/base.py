@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ftcli.errors import UserError
-from ftcli.trainer.participant import Participant, State
+from ftcli.core.callback import Participant, State
+from ftcli.core.errors import UserError
 
 Reduction = Literal["token", "sequence", "target", "constant"]
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ftcli.core.errors import UserError
 from ftcli.data.pieces import ALL, Piece, encode
-from ftcli.errors import UserError
 from ftcli.objectives.causal_lm import final_hidden, supervised
 
 MOST = 100  # different completions that still are labels rather than text

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models.heads import name_classes
 from ftcli.objectives.base import Losses, Objective
 

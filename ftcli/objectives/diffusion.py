@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ftcli.errors import UserError
+from ftcli.core.callback import State
+from ftcli.core.errors import UserError
 from ftcli.models.diffusion import noised, target
 from ftcli.models.parts import bare
 from ftcli.objectives.base import Losses, Objective
-from ftcli.trainer.participant import State
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
 JUDGED = 1 << 31  # stands for the step where nothing is trained
 

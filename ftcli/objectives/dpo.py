@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ftcli.errors import UserError
+from ftcli.core.callback import State
+from ftcli.core.errors import UserError
 from ftcli.objectives.base import Losses
 from ftcli.objectives.causal_lm import CausalLM, final_hidden, supervised
 from ftcli.objectives.preference import Answers, Compared, figures, pairs_of
@@ -23,10 +24,9 @@ from ftcli.objectives.preference_losses import (
 )
 from ftcli.objectives.preference_reference import ReferenceScores
 from ftcli.objectives.reference import Mode, Reference
-from ftcli.trainer.participant import State
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
 Head = Callable[[Tensor], Tensor]
 

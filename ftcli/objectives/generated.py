@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ftcli.core.errors import UserError
 from ftcli.data.tokens import IGNORED
-from ftcli.errors import UserError
 from ftcli.evaluation import metrics as known
-from ftcli.evaluation.decoding import answer, read, stop_ids
+from ftcli.models.decoding import answer, read, stop_ids
 from ftcli.objectives.base import Losses, Objective
 from ftcli.objectives.causal_lm import supervised
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ftcli.errors import UserError
+from ftcli.core.callback import State
+from ftcli.core.errors import UserError
 from ftcli.objectives.advantages import Aggregation, Scale
 from ftcli.objectives.base import Losses, Reduction
 from ftcli.objectives.causal_lm import CausalLM, final_hidden
@@ -19,7 +20,6 @@ from ftcli.objectives.policy_loss import PolicyLoss, Tokens
 from ftcli.objectives.reference import Mode
 from ftcli.objectives.rewarding import Rewarding
 from ftcli.objectives.rollouts import Batch
-from ftcli.trainer.participant import State
 
 log = logging.getLogger("ftcli.objectives")
 Head = Callable[[Tensor], Tensor]

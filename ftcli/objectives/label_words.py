@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.objectives.base import Losses, Objective
 from ftcli.objectives.candidates import Scored, answers, scored, token_ids
 

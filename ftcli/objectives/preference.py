@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ftcli.objectives.reference import Reference
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
 #: Model and batch of P pairs -> log pi(y|x) of their answers [P, 2].
 Score = Callable[[nn.Module, dict[str, Any]], Tensor]

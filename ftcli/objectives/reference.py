@@ -11,13 +11,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
+from ftcli.core.hooks import muted
 from ftcli.methods.calibration import as_base
 from ftcli.objectives.base import Losses
-from ftcli.trainer.probes import muted
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
 Mode = Literal["auto", "adapter_off", "separate"]
 

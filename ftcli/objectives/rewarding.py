@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from ftcli import rewards
-from ftcli.errors import UserError
-from ftcli.evaluation.decoding import judging, read, stop_ids
+from ftcli.core.errors import UserError
+from ftcli.core.hooks import muted
+from ftcli.models.decoding import judging, read, stop_ids
 from ftcli.objectives.advantages import advantages, spread
 from ftcli.objectives.reference import Reference
 from ftcli.objectives.rollouts import Asked, Batch, Layout, asked, micro_batch
 from ftcli.objectives.sampling import Drawn, draw
 from ftcli.rewards import Answer
-from ftcli.trainer.probes import muted
 
 if TYPE_CHECKING:
+    from ftcli.core.callback import State
     from ftcli.objectives.grpo import GRPO
-    from ftcli.trainer.participant import State
 
 SAMPLES = "rollouts.jsonl"  # of the folder samples/: a group of answers at every log
 

@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ftcli.core.errors import UserError
 from ftcli.data.tokens import IGNORED
-from ftcli.errors import UserError
-from ftcli.evaluation.decoding import read
+from ftcli.models.decoding import read
 from ftcli.objectives.generated import documents
 from ftcli.objectives.sampling import Drawn
 

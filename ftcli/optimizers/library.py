@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath, fetch_kind
-from ftcli.errors import UserError, missing_package
-from ftcli.trainer.participant import Participant
+from ftcli.core.callback import Participant
+from ftcli.core.errors import UserError, missing_package
 
 #: Packages that an optimizer may come from -> the extra of ftcli that installs it.
 EXTRAS = {"schedulefree": "schedulefree"}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.optimizers.library import LibraryOptimizer
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.errors import UserError
+from ftcli.core.callback import State
+from ftcli.core.errors import UserError
 from ftcli.optimizers.library import LibraryOptimizer
 from ftcli.optimizers.mezo import Direction
-from ftcli.trainer.participant import State
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
 FILE = "steps.bin"
 #: One direction: seed uint32, slope float32, learning rate float32, little-endian. 12 bytes.
@@ -83,7 +83,7 @@ def replay(folder: Path) -> Run:
         UserError: the run has no log.
     """
     from ftcli.config import load
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
     run = Run(dict(load(folder / "config.yaml").config) | {"logger": {}})
     named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]

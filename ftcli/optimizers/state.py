@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 def drop(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:

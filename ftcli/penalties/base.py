@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ftcli.core.callback import Participant
 from ftcli.objectives.base import Losses
-from ftcli.trainer.participant import Participant
 
 
 @dataclass

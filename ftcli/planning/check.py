@@ -9,8 +9,8 @@ from typing import Any
 from ftcli.config.effective import value
 from ftcli.config.paths import shown
 from ftcli.config.plausible import doubts
-from ftcli.errors import UserError
-from ftcli.notes import silenced
+from ftcli.core.errors import UserError
+from ftcli.core.logs import silenced
 from ftcli.planning.draft import Draft, NeedsWeights
 from ftcli.planning.examples import of_examples
 from ftcli.planning.findings import Finding, failed, ok, unknown, warn
@@ -73,8 +73,8 @@ class Check:
         yield from ()
 
     def _model(self) -> Iterator[Finding]:
+        from ftcli.jobs import bases
         from ftcli.planning.files import weights_finding
-        from ftcli.reproduce import bases
 
         if not bases.is_there(self.composed):
             steps = bases.steps(self.composed)

@@ -8,7 +8,7 @@ from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 if TYPE_CHECKING:
     from ftcli.config import Composed
@@ -42,8 +42,8 @@ class Draft:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The job's values; `auto` precision and type are those of this machine, bf16 of a GPU."""
-        from ftcli.reproduce.bases import with_stand_in
-        from ftcli.run.precision import settle
+        from ftcli.core.precision import settle
+        from ftcli.jobs.bases import with_stand_in
 
         config = with_stand_in(self.composed)
         if self.gpu and config["trainer"].get("precision", "auto") == "auto":

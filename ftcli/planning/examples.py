@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.planning.findings import Finding, failed, ok
 
 READ = 4  # examples that are read and turned into tensors

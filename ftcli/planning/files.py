@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.planning.findings import Finding, failed, ok, unknown, warn
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 Status = Literal["ok", "warn", "fail"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ftcli.config import compose, validate
 from ftcli.config.paths import shown
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.planning.draft import Draft
 from ftcli.planning.machine import GB
 from ftcli.planning.plan import Plan

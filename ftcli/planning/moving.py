@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from ftcli.core.callback import State
 from ftcli.planning.draft import Draft
 from ftcli.planning.weights import size
 from ftcli.trainable.blockwise import Blockwise, StateOnSwitch
-from ftcli.trainer.participant import State
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ftcli.errors import UserError
-from ftcli.notes import silenced
+from ftcli.core.errors import UserError
+from ftcli.core.logs import silenced
 from ftcli.planning.draft import Draft
 from ftcli.planning.findings import Finding, ok, unknown, warn
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.planning.draft import Draft
 from ftcli.planning.machine import Machine, target
 from ftcli.planning.schedule import Schedule, schedule

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.planning.draft import Draft
 
 MOST_ROWS = 50_000  # a larger source is judged by its beginning

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.planning.findings import Finding, failed, ok
 
 STEPS, CUT = 3, 2  # steps of the run, and after how many it is cut off

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ftcli.config.recipe import KINDS, Claim
 from ftcli.reproduce.experiment import Progress
 from ftcli.reproduce.judge import FAILS, HOLDS, INCONCLUSIVE, NOT_HERE, VERDICTS, Verdict
-from ftcli.reproduce.recipe import KINDS, Claim
 
 if TYPE_CHECKING:
     from ftcli.reproduce.reproduction import Reproduction

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ftcli.errors import Problems, UserError
-from ftcli.notes import silenced
-from ftcli.reproduce import bases
-from ftcli.reproduce.recipe import Recipe, joined
-from ftcli.run import trial
-from ftcli.run.atomic import write_json
+from ftcli.config.recipe import Recipe, joined
+from ftcli.core.atomic import write_json
+from ftcli.core.errors import Problems, UserError
+from ftcli.core.logs import silenced
+from ftcli.jobs import bases, trial
 
 STORE = "reproduce"
 RUNS = "runs.json"  # beside the runs: variant and seed -> folder, of the recipe as it was run last
@@ -100,7 +99,7 @@ class Experiment:
     def _composed(self, variant: str) -> list[Any]:
         """The job, its stages and its base."""
         from ftcli.config import compose, validate
-        from ftcli.pipelines import stages
+        from ftcli.jobs import stages
 
         with silenced("config"):  # keys give way to a baseline's option: the recipe means it so
             composed = compose(self.recipe.path, joined(self.changes[variant], self.overrides))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ftcli.core.run_dir import RunDir
 from ftcli.reproduce.interval import interval
 from ftcli.reproduce.measure import figures
-from ftcli.run.rundir import RunDir
 
 if TYPE_CHECKING:
     from ftcli.reproduce.experiment import Experiment

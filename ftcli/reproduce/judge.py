@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ftcli.config.recipe import Claim
 from ftcli.reproduce.interval import MOST, Interval, confidence, interval, seeds_needed
-from ftcli.reproduce.recipe import Claim
 
 HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
 NOT_HERE = "not measurable here"

@@ -9,7 +9,7 @@ from typing import Any
 
 from ftcli.config import paths
 from ftcli.config.listing import Entry
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 NONE = "none"  # of the verdicts: not judged yet
 _SIZE = re.compile(r"^(<=?|>=?)\s*([\d.]+)\s*GB$", re.IGNORECASE)
@@ -70,7 +70,7 @@ def _known(verdict: str) -> None:
 
 
 def _stored(entry: Entry) -> dict[str, Any]:
-    from ftcli.reproduce import reading
+    from ftcli.config import recipe_reading as reading
     from ftcli.reproduce.verdicts import stored
 
     path = paths.found(entry.file) or Path(entry.file)

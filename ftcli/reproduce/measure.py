@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config.nearest import nearest
-from ftcli.run import code
-from ftcli.run.atomic import write_json
+from ftcli.core import code
+from ftcli.core.atomic import write_json
 
 _FOLDER = Path(__file__).parent / "measures"
 #: Figures of result.json -> whether they are counted rather than sampled.

@@ -17,10 +17,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ftcli.config import job, marks
-from ftcli.errors import UserError
+from ftcli.config.recipe import Claim, Recipe
+from ftcli.core import code
+from ftcli.core.errors import UserError
 from ftcli.reproduce import measure
-from ftcli.reproduce.recipe import Claim, Recipe
-from ftcli.run import code
 
 MEASURES = "ftcli.reproduce.measures"
 PLANNED = "ftcli.reproduce.planned"

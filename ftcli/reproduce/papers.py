@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config import paths
-from ftcli.reproduce import origin, reading, tuning
+from ftcli.config import recipe_reading as reading
+from ftcli.config.recipe import Claim, Recipe
+from ftcli.core.atomic import write_text
+from ftcli.reproduce import origin, tuning
 from ftcli.reproduce.display import NEVER, kind, number, said, summary, wanted
-from ftcli.reproduce.recipe import Claim, Recipe
 from ftcli.reproduce.verdicts import stored, verdict_of, withdrawn
-from ftcli.run.atomic import write_text
 from ftcli.run.report import table
 
 HEAD = """# Papers

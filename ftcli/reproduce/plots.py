@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftcli.core.run_dir import RunDir
 from ftcli.reproduce.figures import QUALITY, values
 from ftcli.run.plots import BLUE, GREY, INK, STYLE, smooth
-from ftcli.run.rundir import RunDir
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

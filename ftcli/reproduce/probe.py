@@ -13,7 +13,7 @@ def again(folder: Path, **groups: dict[str, Any]) -> Any:
         groups: keys that differ, by group: `trainer={"max_steps": 3}`.
     """
     from ftcli.config import load
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
     config = dict(load(folder / "config.yaml").config) | {"logger": {}}
     for group, keys in groups.items():
@@ -33,7 +33,7 @@ def distance_to(folder: Path, rebuilt: Any) -> float:
 
     Infinite where the weights that were trained are those of the start: then nothing is shown.
     """
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
     start, trained = again(folder).trained_state(), Run.from_dir(folder).trained_state()
     if all((start[name] == value).all() for name, value in trained.items()):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcli import __version__
+from ftcli.core.atomic import write_text
 from ftcli.reproduce.display import kind, measured, number, said, summary
 from ftcli.reproduce.figures import table
-from ftcli.run.atomic import write_text
 from ftcli.run.report import table as markdown_table
 
 if TYPE_CHECKING:

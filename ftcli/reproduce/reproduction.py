@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ftcli.errors import FAILED, OK, UserError
-from ftcli.notes import silenced
+from ftcli.config.recipe import SMALL, Claim, Recipe, joined
+from ftcli.core.errors import FAILED, OK, UserError
+from ftcli.core.logs import silenced
 from ftcli.reproduce import measure, origin, tuning, verdicts
 from ftcli.reproduce.experiment import Experiment, Progress
 from ftcli.reproduce.judge import FAILS, NOT_HERE, Judge, Verdict
-from ftcli.reproduce.recipe import SMALL, Claim, Recipe, joined
 
 if TYPE_CHECKING:
     from ftcli.planning.findings import Finding

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftcli.errors import UserError
-from ftcli.pipelines.stages import last
-from ftcli.run.rundir import RunDir
+from ftcli.core.errors import UserError
+from ftcli.core.run_dir import RunDir
+from ftcli.jobs.stages import last
 
 SHARE = 4  # of the lines at each end: one in so many
 

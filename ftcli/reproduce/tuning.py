@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
-from ftcli.errors import UserError
+from ftcli.config.recipe import Recipe, Tune, joined
+from ftcli.core.atomic import write_text
+from ftcli.core.errors import UserError
 from ftcli.reproduce import measure, origin
 from ftcli.reproduce.experiment import Experiment, Progress, Trial
-from ftcli.reproduce.recipe import Recipe, Tune, joined
-from ftcli.run.atomic import write_text
 
 SUFFIX = ".tuned.yaml"
 FOLDER = "tune"  # of the trials, below the recipe's runs

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftcli.config.recipe import Claim, Recipe
+from ftcli.core.atomic import write_json
 from ftcli.reproduce import measure
-from ftcli.reproduce.recipe import Claim, Recipe
-from ftcli.run.atomic import write_json
 
 if TYPE_CHECKING:
     from ftcli.reproduce.reproduction import Reproduction

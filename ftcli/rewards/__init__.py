@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 Scores = Sequence[float | None]
 Reward = Callable[..., Scores]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.rewards import Answer, find
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.rewards import Answer
 
 INSIDE = (

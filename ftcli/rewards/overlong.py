@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.rewards import Answer
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcli import __version__
-from ftcli.errors import UserError
-from ftcli.inert import in_markdown
-from ftcli.run.atomic import write_text
-from ftcli.run.base import FILE as BASE
+from ftcli.core.atomic import write_text
+from ftcli.core.base_model import FILE as BASE
+from ftcli.core.errors import UserError
+from ftcli.core.escaping import in_markdown
 from ftcli.run.report import (
     figures_table,
     read_config,
@@ -21,7 +21,7 @@ from ftcli.run.report import (
 )
 
 if TYPE_CHECKING:
-    from ftcli.run.rundir import RunDir
+    from ftcli.core.run_dir import RunDir
 
 UNKNOWN = "not recorded with the data; find it out before sharing the model"
 

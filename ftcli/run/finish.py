@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.run.atomic import folder, tidy, write_json
+from ftcli.core.atomic import folder, tidy, write_json
+from ftcli.models.generation import save_generation
 from ftcli.run.report import write_report
-from ftcli.serving.generation import save_generation
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
-    from ftcli.run.rundir import RunDir
+    from ftcli.core.run import Run
+    from ftcli.core.run_dir import RunDir
     from ftcli.trainer.trainer import Outcome
 
 

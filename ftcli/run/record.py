@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config.classpath import trusted
-from ftcli.redaction import redacted, redacted_tree, redacted_word
-from ftcli.run.atomic import write_json, write_text
-from ftcli.run.rundir import RunDir
+from ftcli.core.atomic import write_json, write_text
+from ftcli.core.redaction import redacted, redacted_tree, redacted_word
+from ftcli.core.run_dir import RunDir
 
 PACKAGES = (
     "ftcli", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets",

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.inert import in_markdown, printable
-from ftcli.run.atomic import write_text
+from ftcli.core.atomic import write_text
+from ftcli.core.escaping import in_markdown, printable
 
 if TYPE_CHECKING:
-    from ftcli.run.rundir import RunDir
+    from ftcli.core.run_dir import RunDir
 
 CHOICES = ("method", "objective", "optimizer", "scheduler", "trainer")
 SAMPLES_SHOWN = 6

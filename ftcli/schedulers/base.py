@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 @dataclass

@@ -10,8 +10,8 @@ from typing import Any
 
 from transformers import TextStreamer
 
-from ftcli.errors import UserError
-from ftcli.evaluation.decoding import judging, read, settings
+from ftcli.core.errors import UserError
+from ftcli.models.decoding import judging, read, settings
 from ftcli.run.report import read_json
 
 Write = Callable[[str], None]
@@ -48,7 +48,7 @@ class Chat:
     @classmethod
     def open(cls, path: str | Path, checkpoint: str = "last", **options: Any) -> Chat:
         """Load a run directory's trained model; options as in the class."""
-        from ftcli.run.run import Run
+        from ftcli.core.run import Run
 
         return cls(Run.from_dir(path, checkpoint=checkpoint), **options)
 

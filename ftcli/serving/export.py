@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ftcli.core.errors import UserError
 from ftcli.deltas.merge import MergeReport, is_quantised, merge_run, refuse_existing, save_model
-from ftcli.errors import UserError
 
 FORMATS = ("hf", "safetensors", "gguf")
 
@@ -78,7 +78,7 @@ def _merged(path: str | Path, target: Path, checkpoint: str) -> MergeReport:
 
 
 def _base_and_adapter(path: str | Path, target: Path, checkpoint: str) -> AdapterReport:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
     from ftcli.serving.gguf import write_model
     from ftcli.serving.gguf_lora import factors, write_adapter
 
@@ -104,8 +104,8 @@ def _without_adapter(run: Any) -> Any:
 def _words(path: str | Path) -> tuple[Any, bool]:
     """The run's tokenizer, and whether its prompts begin with the beginning-of-text token."""
     from ftcli.config import load
-    from ftcli.run.run import Run
-    from ftcli.run.rundir import RunDir
+    from ftcli.core.run import Run
+    from ftcli.core.run_dir import RunDir
     from ftcli.serving.chat import Chat
 
     run_dir = RunDir.open(path)

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ftcli.errors import FAILED, UserError, missing_package
-from ftcli.run.atomic import UNFINISHED
-from ftcli.serving.generation import GENERATION
+from ftcli.core.atomic import UNFINISHED
+from ftcli.core.errors import FAILED, UserError, missing_package
+from ftcli.models.generation import GENERATION
 from ftcli.serving.llama_tokens import check_tokens
 from ftcli.serving.pretokenizers import llama_name
 

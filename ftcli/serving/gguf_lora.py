@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.serving.gguf import convert, converter_class
 
 MERGE = "ftcli export RUN --to gguf, which merges the adapter"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ftcli.errors import FAILED, UserError
+from ftcli.core.errors import FAILED, UserError
 
 #: What cuts text in different places under different rules: digits, contractions, blanks, scripts.
 HARD = (

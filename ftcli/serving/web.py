@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 
-from ftcli.errors import UserError, missing_package
+from ftcli.core.errors import UserError, missing_package
 from ftcli.serving.chat import Chat
 from ftcli.serving.limits import LARGEST, USER, BodyLimit, asking
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from ftcli.config import build, compose, paths, signature, validate
 from ftcli.config.composed import Composed, leaves
-from ftcli.errors import Problems, UserError
-from ftcli.run.trial import prepare
+from ftcli.core.errors import Problems, UserError
+from ftcli.jobs.trial import prepare
 from ftcli.sweeps.launchers.base import Launcher
 from ftcli.sweeps.space import Point
 from ftcli.sweeps.trial import described
@@ -64,7 +64,7 @@ def compose_all(
 
 def record(composed: Composed, folder: Path) -> None:
     """Write the record of a trial to its folder: all that a worker gets."""
-    from ftcli.reproduce.bases import ensure
+    from ftcli.jobs.bases import ensure
 
     ensure(composed)  # the model may be what another recipe trains: once, before any worker
     prepare(composed, folder)

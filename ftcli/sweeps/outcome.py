@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftcli import errors
-from ftcli.run.atomic import write_text
+from ftcli.core import errors
+from ftcli.core.atomic import write_text
 from ftcli.sweeps import plots
 from ftcli.sweeps.plan import Plan
 from ftcli.sweeps.search import Search

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftcli.errors import UserError
-from ftcli.run.atomic import write_text
+from ftcli.core.atomic import write_text
+from ftcli.core.errors import UserError
 
 FILE = "sweep.yaml"
 #: Figures of a run that are costs, so that less is better.

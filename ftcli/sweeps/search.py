@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftcli.run.trial import finished
+from ftcli.jobs.trial import finished
 from ftcli.sweeps.importance import one_factor
 from ftcli.sweeps.plan import Plan
 from ftcli.sweeps.space import Space

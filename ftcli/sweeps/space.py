@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Rang
 from hydra.errors import HydraException
 
 from ftcli.config import paths
-from ftcli.errors import Problems, UserError
+from ftcli.core.errors import Problems, UserError
 
 #: An interval whose ends lie this far apart is searched on a logarithmic scale.
 LOG_FROM = 100

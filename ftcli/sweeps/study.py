@@ -6,9 +6,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.errors import UserError
-from ftcli.run.rundir import RunDir
-from ftcli.run.trial import finished
+from ftcli.core.errors import UserError
+from ftcli.core.run_dir import RunDir
+from ftcli.jobs.trial import finished
 from ftcli.sweeps import composing
 from ftcli.sweeps.plan import Plan
 from ftcli.sweeps.search import Importance, Search
@@ -164,7 +164,7 @@ def require() -> None:
     try:
         import optuna  # noqa: F401
     except ImportError as error:
-        from ftcli.errors import missing_package
+        from ftcli.core.errors import missing_package
 
         raise missing_package("optuna", "sweep", "--optuna") from error
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ftcli.config import paths
 from ftcli.config.composed import Composed
-from ftcli.errors import UserError
-from ftcli.run.atomic import link
-from ftcli.run.lock import locked
+from ftcli.core.atomic import link
+from ftcli.core.errors import UserError
+from ftcli.core.run_lock import locked
 from ftcli.sweeps import composing, space
 from ftcli.sweeps.drive import Drive
 from ftcli.sweeps.launchers.base import Launcher

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.run.atomic import write_text
+from ftcli.core.atomic import write_text
 from ftcli.sweeps.plan import COSTS
 from ftcli.sweeps.trial import (
     ENDED,
@@ -82,7 +82,7 @@ class Lines(Quiet):
 
     def ended(self, trial: Trial) -> None:
         """Print the trial."""
-        from ftcli.cli.console import console
+        from ftcli.core.console import console
 
         done = sum(t.status in ENDED for t in self.trials)
         score = trial.score(self.metric)
@@ -99,7 +99,7 @@ class Live(Quiet):
     def __enter__(self) -> Self:
         from rich.live import Live as Screen
 
-        from ftcli.cli.console import console
+        from ftcli.core.console import console
 
         self._screen = Screen(console=console(), refresh_per_second=4, get_renderable=self._table)
         self._screen.start()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftcli.run.rundir import RunDir
+from ftcli.core.run_dir import RunDir
 from ftcli.sweeps.space import Point
 
 LONGEST = 80  # characters of a folder's name

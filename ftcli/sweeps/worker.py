@@ -1,7 +1,7 @@
 """The process that trains one trial: `python -m ftcli.sweeps.worker FOLDER`.
 
 The folder and the record in it are all a worker gets, so it may run on any machine that sees the
-folder. It waits for another worker that is still busy there; `ftcli.run.trial` ends it, with a
+folder. It waits for another worker that is still busy there; `ftcli.jobs.trial` ends it, with a
 checkpoint, when the process that started it goes away.
 """
 
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ftcli.run.lock import locked
+from ftcli.core.run_lock import locked
 
 
 def spawn(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -47,7 +47,7 @@ def main(folder: str) -> None:
     with locked(Path(folder) / ".lock", wait=True):
         if os.getppid() != parent:  # whoever wanted the trial went away while it waited
             return
-        from ftcli.run.trial import child, finished
+        from ftcli.jobs.trial import child, finished
 
         if finished(Path(folder)) is None:
             (Path(folder) / "result.json").unlink(missing_ok=True)  # of a stop: it is over

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from ftcli.trainer.participant import Participant
+from ftcli.core.callback import Participant
 
 
 class Trainable(Participant):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models.anatomy import Anatomy
 
 Named = tuple[str, nn.Parameter]

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from ftcli.errors import Problems, UserError
+from ftcli.core.callback import State
+from ftcli.core.errors import Problems, UserError
 from ftcli.optimizers.state import drop, fetch, offload
 from ftcli.trainable.base import Trainable, activate
 from ftcli.trainable.blocks import Candidates
 from ftcli.trainable.selection import Draws, Every
-from ftcli.trainer.participant import State
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
 #: Optimizer state of blocks that leave: stays, is forgotten, or waits on the CPU.
 StateOnSwitch = Literal["keep", "drop", "offload"]

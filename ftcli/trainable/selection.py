@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftcli.errors import UserError
-from ftcli.trainer.participant import State
+from ftcli.core.callback import State
+from ftcli.core.errors import UserError
 
 
 @dataclass(frozen=True)

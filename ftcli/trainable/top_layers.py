@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ftcli.core.callback import State
 from ftcli.trainable.blockwise import Blockwise
 from ftcli.trainable.selection import Every, within
-from ftcli.trainer.participant import State
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
 
 class TopLayers(Blockwise):

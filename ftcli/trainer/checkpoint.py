@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ftcli.errors import UserError
-from ftcli.run import atomic, disk
-from ftcli.run.rundir import RunDir
+from ftcli.core import atomic, disk
+from ftcli.core.errors import UserError
+from ftcli.core.run_dir import RunDir
 from ftcli.trainer import manifest
 from ftcli.trainer.contents import WEIGHTS, load_weights, restore, save_weights, write
 from ftcli.trainer.manifest import step_of

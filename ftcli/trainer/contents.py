@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from ftcli.core import atomic
+from ftcli.core.redaction import redacted_tree
+from ftcli.core.rng import random_state, set_random_state
 from ftcli.methods.base import refuse_shapes
-from ftcli.redaction import redacted_tree
-from ftcli.run import atomic
-from ftcli.trainer.generators import random_state, set_random_state
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
     from ftcli.trainer.loop import Loop
 
 WEIGHTS = ("adapter.safetensors", "adapter_config.json")  # what is read to use what was trained

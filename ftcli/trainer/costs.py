@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ftcli.core.callback import Participant, State
 from ftcli.optimizers import state as optimizer_state
-from ftcli.trainer.participant import Participant, State
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
 
 class Costs(Participant):

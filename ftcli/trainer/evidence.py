@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ftcli.run import atomic, disk
+from ftcli.core import atomic, disk
 from ftcli.trainer.meter import NonFinite
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
 FOLDER = "nonfinite"
 

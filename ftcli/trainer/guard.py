@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ftcli.errors import UserError
+from ftcli.core.callback import Participant
+from ftcli.core.errors import UserError
 from ftcli.trainer import evidence
 from ftcli.trainer.allocator import OutOfMemory, ran_out
 from ftcli.trainer.meter import NonFinite, Step, refuse
-from ftcli.trainer.participant import Participant
 from ftcli.trainer.undo import Snapshot
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
     from ftcli.trainer.loop import Batch, Loop
     from ftcli.trainer.trainer import Trainer
 

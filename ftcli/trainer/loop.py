@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from ftcli.core.callback import Participant, State
 from ftcli.trainer.guard import Guard
 from ftcli.trainer.loss import StepLoss
 from ftcli.trainer.meter import Meter
-from ftcli.trainer.participant import Participant, State
 from ftcli.trainer.signals import Requests
 from ftcli.trainer.spikes import Spikes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from ftcli.core.run import Run
     from ftcli.data.loader import Loader
-    from ftcli.run.run import Run
 
 Batch = dict[str, Any]
 

@@ -9,8 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from ftcli.run import atomic
-from ftcli.run.disk import size
+from ftcli.core import atomic
+from ftcli.core.disk import size
 
 DONE = "DONE"
 BLOCK = 1 << 24  # bytes read at a time

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.trainer.participant import Participant
+from ftcli.core.callback import Participant
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -166,7 +166,7 @@ def _bar(total: int | None) -> tuple[Bar, TaskID]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    from ftcli.cli.console import console
+    from ftcli.core.console import console
 
     bar = Bar(
         TextColumn("step"),

@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from ftcli.run.rundir import RunDir
+from ftcli.core.run_dir import RunDir
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1")  # Slurm warns by SIGUSR1 or SIGTERM
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ftcli.errors import UserError
+from ftcli.core.callback import Participant, State
+from ftcli.core.errors import UserError
 from ftcli.trainer.manifest import step_of
-from ftcli.trainer.participant import Participant, State
 from ftcli.trainer.undo import restore
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
     from ftcli.trainer.checkpoint import Checkpoints
     from ftcli.trainer.loop import Loop
     from ftcli.trainer.trainer import Trainer

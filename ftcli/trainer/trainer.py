@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ftcli.core.callback import State
 from ftcli.trainer import checkpoint
 from ftcli.trainer.checkpoint import Checkpoints
 from ftcli.trainer.costs import Costs
 from ftcli.trainer.guard import Guard
 from ftcli.trainer.loop import Batch, Loop, prepared, real_tokens
-from ftcli.trainer.participant import State
 from ftcli.trainer.progress import Progress
 from ftcli.trainer.signals import Requests
 from ftcli.trainer.spikes import Spikes
 
 if TYPE_CHECKING:
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
 
 @dataclass

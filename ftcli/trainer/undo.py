@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ftcli.errors import FAILED, UserError
+from ftcli.core.errors import FAILED, UserError
 from ftcli.trainer import checkpoint
 from ftcli.trainer.contents import load
 

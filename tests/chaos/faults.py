@@ -97,7 +97,7 @@ class Faulty:
         """Count the calls that touch the disk, and follow where the run is."""
         import torch
 
-        from ftcli.run.rundir import RunDir
+        from ftcli.core.run_dir import RunDir
         from ftcli.trainer import contents
 
         self._point(os, "replace")
@@ -115,7 +115,7 @@ class Faulty:
 
     def _follow(self) -> None:
         from ftcli.data import cache
-        from ftcli.run import train
+        from ftcli.jobs import train
         from ftcli.trainer.checkpoint import Checkpoints
         from ftcli.trainer.loop import Loop
         from ftcli.trainer.trainer import Trainer
@@ -193,7 +193,7 @@ def die(everything: bool) -> None:
 
 
 def _short_report(run_dir: Any) -> None:
-    from ftcli.run.atomic import write_text
+    from ftcli.core.atomic import write_text
 
     write_text(run_dir.path / "report.md", "")
 

@@ -177,7 +177,7 @@ class Forked:
 
 def _fork_workers() -> None:
     """Trials of sweeps and reproductions, which are processes of their own, are forked too."""
-    from ftcli.run import trial
+    from ftcli.jobs import trial
     from ftcli.sweeps import drive, worker
     from ftcli.sweeps.launchers import local
 

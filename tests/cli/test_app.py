@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ftcli import errors
-from ftcli.cli import messages, verbs_found
+from ftcli.cli import verbs_found
+from ftcli.config import messages
+from ftcli.core import errors
 
 HEAVY = ("torch", "transformers", "datasets", "peft", "hydra", "pydantic")
 

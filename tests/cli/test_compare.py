@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ftcli.cli.app import app
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.evaluation.compare import compare
 
 

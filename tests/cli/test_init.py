@@ -7,9 +7,10 @@ import json
 import pytest
 import yaml
 
-from ftcli.config import compose, paths, starter, validate
+from ftcli.config import compose, paths, validate
 from ftcli.config.option import content
-from ftcli.config.starter import Machine
+from ftcli.jobs import starter
+from ftcli.jobs.starter import Machine
 
 CPU = Machine("the CPU")
 SMALL = Machine("a small GPU", memory_gb=16, bf16=True)

@@ -29,7 +29,7 @@ def test_preview_follows_overrides(ftcli):
 
 
 def test_preview_shows_colours_where_there_are_some(ftcli, monkeypatch):
-    from ftcli.cli.console import console
+    from ftcli.core.console import console
 
     console.cache_clear()
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ftcli.config import compose
-from ftcli.errors import FAILED, OUT_OF_MEMORY
+from ftcli.core.errors import FAILED, OUT_OF_MEMORY
+from ftcli.core.run import Run
+from ftcli.jobs.dry_run import longest
 from ftcli.objectives.causal_lm import CausalLM
-from ftcli.run.dry_run import longest
-from ftcli.run.run import Run
 
 SMALL = (
     "data.limit=64", "data.validation=0.1", "trainer.max_steps=200", "method.r=4",

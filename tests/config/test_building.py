@@ -8,7 +8,7 @@ import pytest
 
 from ftcli.config import build, compose
 from ftcli.config.building import located
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 def test_a_node_becomes_the_object_it_names():
@@ -21,7 +21,7 @@ def test_a_node_becomes_the_object_it_names():
 def mine(write, monkeypatch):
     write(
         "my_parts.py",
-        "from ftcli.errors import UserError\n"
+        "from ftcli.core.errors import UserError\n"
         "class Pair:\n"
         "    def __init__(self, left, right=None, many=()):\n"
         "        self.left, self.right, self.many = left, right, many\n"

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from ftcli.config import compose, configs_dir, load
 from ftcli.config.composed import leaves
 from ftcli.config.option import content
-from ftcli.errors import Problems, UserError
+from ftcli.core.errors import Problems, UserError
 
 FULL = content(configs_dir() / "method" / "full.yaml")
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from ftcli.config import compose, configs_dir, paths
 from ftcli.config.explain import meanings
 from ftcli.config.schema import job_schema
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 jsonschema = pytest.importorskip("jsonschema")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ftcli.config import paths
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 def test_a_wheel_holds_its_own_copy(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from ftcli.config import compose, paths, validate
 from ftcli.config.option import content
 from ftcli.config.packages import missing
-from ftcli.errors import Problems, UserError
+from ftcli.core.errors import Problems, UserError
 
 FULL = content(paths.configs_dir() / "method" / "full.yaml")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ftcli.core.errors import UserError
 from ftcli.data import cache, preparation
 from ftcli.data.dataset import Data
 from ftcli.data.render import Document
-from ftcli.errors import UserError
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from ftcli.core.errors import UserError
 from ftcli.data.render import Renderer, Rendering
 from ftcli.data.rows import Unusable
-from ftcli.errors import UserError
 
 from . import templates
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ftcli.core.errors import UserError
 from ftcli.data import formats
 from ftcli.data.columns import Columns
 from ftcli.data.rows import Unusable
-from ftcli.errors import UserError
 
 CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 SHAREGPT = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]

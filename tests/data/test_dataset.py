@@ -8,8 +8,8 @@ import logging
 import numpy as np
 import pytest
 
+from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
-from ftcli.errors import UserError
 
 E2E = {"prompt": "mr", "completion": "ref", "references": "refs"}
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from ftcli.core.errors import Problems, UserError
 from ftcli.data.media.images import Images
-from ftcli.errors import Problems, UserError
 from ftcli.models.classifier import Classifier
 
 

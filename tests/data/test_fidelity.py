@@ -138,7 +138,7 @@ def test_a_template_without_an_end_of_turn_gets_one_by_rule(with_template, name)
 
 
 def test_an_answer_stops_at_the_ends_that_are_learned(with_template):
-    from ftcli.evaluation.decoding import stop_ids
+    from ftcli.models.decoding import stop_ids
 
     own = with_template("glm")
     assert set(stop_ids(own)) == set(own.convert_tokens_to_ids(["<|eos|>", "<|user|>"]))

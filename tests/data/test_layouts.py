@@ -7,8 +7,8 @@ import re
 
 import pytest
 
+from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
-from ftcli.errors import UserError
 
 from .layouts import LAYOUTS
 

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftcli.core.errors import UserError
 from ftcli.data import packing
 from ftcli.data.cache import Writer
 from ftcli.data.loader import Loader
 from ftcli.data.render import Document
 from ftcli.data.tokens import Tokens
-from ftcli.errors import UserError
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=200).map(np.array)
 WAYS = ("flat", "bins", "none")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
 from ftcli.data.loader import Loader
-from ftcli.errors import UserError
 
 WAYS = ("flat", "bins", "none")
 

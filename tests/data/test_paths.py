@@ -6,9 +6,9 @@ import os
 
 import pytest
 
+from ftcli.core.errors import UserError
 from ftcli.data.sources import find
 from ftcli.data.sources.files import exists
-from ftcli.errors import UserError
 
 
 def prompts(path):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
 from ftcli.data.sources import asset, find, hub, is_path
-from ftcli.errors import UserError
 
 
 def prompts(source):

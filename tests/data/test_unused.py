@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
-from ftcli.errors import UserError
 
 ROW = {"prompt": "Where is Oslo?", "completion": "There."}
 

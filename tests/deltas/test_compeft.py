@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ftcli.deltas import compeft, storage, ternary
+from ftcli.core.errors import UserError
+from ftcli.deltas import storage, ternary
 from ftcli.deltas.delta import Delta
 from ftcli.deltas.largest import largest, moments
-from ftcli.errors import UserError
+from ftcli.papers.compeft import compression as compeft
 from tests.deltas.fakes import delta, flat, random
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.deltas import darex
-from ftcli.deltas.calibration import OutputChange, analytic, mean_inputs
+from ftcli.core.errors import UserError
 from ftcli.deltas.delta import Delta
-from ftcli.errors import UserError
 from ftcli.models.anatomy import Anatomy
+from ftcli.papers.darex import pruning as darex
+from ftcli.papers.darex.calibration import OutputChange, analytic, mean_inputs
 from tests.deltas.fakes import delta, flat, random
 
 

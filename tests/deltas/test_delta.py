@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ftcli.core.errors import UserError
 from ftcli.deltas import storage
 from ftcli.deltas.artefact import Artefact, fingerprint
 from ftcli.deltas.delta import Delta, compose
 from ftcli.deltas.weights import FileWeights, Lazy, write
-from ftcli.errors import UserError
 from tests.deltas.fakes import delta, flat, random
 
 BASE = "asset:llama_mini"
@@ -100,7 +100,7 @@ def test_an_adapter_counts_from_the_origin_of_its_kind(lora_run, train_tiny):
 
 
 def test_the_product_of_factors_is_what_merging_adds(lora_run):
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
     base = Artefact.open(BASE)
     made = Delta.of(lora_run, product=True).added(base.weights)

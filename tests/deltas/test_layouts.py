@@ -9,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftcli.deltas import operations, soup, transfer
+from ftcli.core.errors import UserError
+from ftcli.deltas import operations
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.delta import Delta
-from ftcli.errors import UserError
+from ftcli.papers.finetuning_transfer import transfer
+from ftcli.papers.model_soups import soup
 
 IDS = torch.arange(12).view(2, 6)
 

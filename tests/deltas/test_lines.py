@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.deltas import lines
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.delta import Delta, compose
 from ftcli.models.anatomy import Anatomy
+from ftcli.papers.lines import scaling as lines
 from tests.deltas.fakes import delta, flat
 
 BASE = "asset:llama_mini"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.deltas.measuring import beside, name_of, opened, partner
+from ftcli.reproduce.deltas import beside, name_of, opened, partner
 from ftcli.reproduce.measure import Absent, value
 
 
@@ -61,7 +61,7 @@ def test_what_is_exact_holds(full_run, lora_run, tmp_path):
 
 
 def test_a_run_as_it_is_has_the_loss_it_was_judged_with(full_run):
-    from ftcli.run.rundir import RunDir
+    from ftcli.core.run_dir import RunDir
 
     one = opened(full_run)
     said = RunDir(full_run).result()["metrics"]["eval.loss"]

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
 from ftcli.deltas.merge import merge_run, rounding
-from ftcli.errors import UserError
-from ftcli.evaluation.decoding import answer, judging
-from ftcli.run.run import Run
+from ftcli.models.decoding import answer, judging
 
 TEXT = "name[The Mill], eatType[pub], food[French]\n"
 

@@ -8,10 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ftcli.deltas import compeft, lines, soup, ternary
+from ftcli.core.errors import UserError
+from ftcli.deltas import ternary
 from ftcli.deltas.delta import Delta, compose
 from ftcli.deltas.mergers import consensus, merged, ties
-from ftcli.errors import UserError
+from ftcli.papers.compeft import compression as compeft
+from ftcli.papers.lines import scaling as lines
+from ftcli.papers.model_soups import soup
 from tests.deltas.fakes import delta, flat, random
 
 TASKS = [random(seed) for seed in range(4)]

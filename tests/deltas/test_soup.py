@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ftcli.deltas import soup
+from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.bench import Bench
 from ftcli.deltas.delta import Delta
-from ftcli.errors import UserError
+from ftcli.papers.model_soups import soup
 from tests.deltas.fakes import delta, flat, random
 
 HIGHER = float.__gt__

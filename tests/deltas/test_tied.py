@@ -57,7 +57,7 @@ def test_a_merge_that_is_wrong_is_refused_though_bf16_would_hide_it(
     train_tiny, tmp_path, monkeypatch
 ):
     """Without copies of the tied matrix the table changes with the head, by less than bf16's rounding."""
-    from ftcli.errors import UserError
+    from ftcli.core.errors import UserError
 
     run = train_tiny(
         "run.name=tied_wrong", "method=lora", "model.quantization=none", "eval=none",

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ftcli.deltas import transfer
+from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.delta import Delta
 from ftcli.deltas.difference import of_model
-from ftcli.errors import UserError
+from ftcli.papers.finetuning_transfer import transfer
 
 BASE = "asset:llama_mini"
 TOKENS = "model.embed_tokens.weight"

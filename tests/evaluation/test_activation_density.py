@@ -9,10 +9,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from ftcli.config import compose, validate
-from ftcli.evaluation.activation_density import ActivationDensity
-from ftcli.models.mlp_activations import mlp_activations
-from ftcli.run.run import Run
-from ftcli.trainer.probes import Probes
+from ftcli.core.hooks import Probes
+from ftcli.core.run import Run
+from ftcli.papers.deft.activations import mlp_activations
+from ftcli.papers.deft.evaluation import ActivationDensity
 
 SIZES = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,

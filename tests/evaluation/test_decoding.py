@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from ftcli.evaluation.decoding import answer, left_padded, stop_ids
+from ftcli.models.decoding import answer, left_padded, stop_ids
 
 
 @pytest.fixture(scope="module")

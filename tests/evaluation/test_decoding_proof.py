@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ftcli.errors import UserError
-from ftcli.evaluation.decoding import answer
+from ftcli.core.errors import UserError
 from ftcli.evaluation.decoding_proof import Decoding, decoding_of
 from ftcli.models import attention
+from ftcli.models.decoding import answer
 from ftcli.models.proof import prove
 
 from ..models import zoo

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
 from ftcli.evaluation.generation import Generation, spread
-from ftcli.run.run import Run
 
 
 @pytest.fixture(scope="module")

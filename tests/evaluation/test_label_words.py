@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ftcli.config import compose, validate
-from ftcli.evaluation.evaluate import evaluate_path
+from ftcli.core.run import Run
 from ftcli.evaluation.label_words import LabelWords
-from ftcli.run.run import Run
+from ftcli.jobs.evaluate import evaluate_path
 
 JOB = (
     "method=lora", "model.quantization=none", "data=mr", "data.limit=60", "data.validation=0.2",

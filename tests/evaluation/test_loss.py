@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
 from ftcli.evaluation.loss import Loss
-from ftcli.run.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftcli.evaluation.style_distances import color_distance, content_distance, gram_distance
-from ftcli.evaluation.style_transfer import StyleTransfer
 from ftcli.models.diffusion import Ddim, denoiser
+from ftcli.papers.styleid.distances import color_distance, content_distance, gram_distance
+from ftcli.papers.styleid.evaluation import StyleTransfer
 
 from ..models.small_ldm import small
 

@@ -23,7 +23,7 @@ VALUES = (
     "!!binary aGk=", "!!set {a, b}", "!!str", "!unknown x", "&a [*a]", "*nowhere", "&a {b: *a}",
     "| \n    text", "> folded", "@x", "`x`", "%x", "- a", "a: b: c", "../../../etc/passwd",
     "/dev/null", "/", ".", "asset:../../x", "asset:", "owner/name", "os.system", "builtins.eval",
-    "ftcli.run.launch.subprocess.Popen", "ftcli.data", "ftcli", ".", "..", "a.b.c", "peft.LoraConfig",
+    "ftcli.jobs.launch.subprocess.Popen", "ftcli.data", "ftcli", ".", "..", "a.b.c", "peft.LoraConfig",
     "torch.optim.SGD", "qlora", "full", "none", "auto", "8", "3.5", "[a, b]", "{a: 1, a: 2}",
     "{_target_: os.system}", "[{_target_: builtins.eval}]", "{_target_: null}", "{_target_: [x]}",
     "{_args_: [1]}", "{_partial_: true}", "{}}", "[", "]", "{", ",", "#", "# x", "? x", "? [a]", ":",

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from ftcli import errors
 from ftcli.cli.app import run
+from ftcli.core import errors
 from tests.fuzz.config_cases import Case, case, deep, lay, mild
 
 FAST = 50
@@ -36,9 +36,9 @@ def nothing_starts(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def started(*_: object, **__: object) -> None:
         raise typer.Exit(errors.OK)
 
-    monkeypatch.setattr("ftcli.run.train.train", started)
-    monkeypatch.setattr("ftcli.run.launch.launch", started)
-    monkeypatch.setattr("ftcli.pipelines.stages.start", started)
+    monkeypatch.setattr("ftcli.jobs.train.train", started)
+    monkeypatch.setattr("ftcli.jobs.launch.launch", started)
+    monkeypatch.setattr("ftcli.jobs.stages.start", started)
     monkeypatch.setattr("ftcli.sweeps.composing.record", started)
     monkeypatch.setattr("ftcli.sweeps.sweep._run", started)
     monkeypatch.setattr(Reproduction, "run", started)

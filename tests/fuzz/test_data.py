@@ -19,12 +19,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 import ftcli
+from ftcli.core.errors import UserError
 from ftcli.data.accounting import accounting
 from ftcli.data.dataset import Data
 from ftcli.data.figures import statistics
 from ftcli.data.rows import BadRow, Row
 from ftcli.data.sources import find
-from ftcli.errors import UserError
 from tests.fuzz.data_files import DataFile, data_files
 
 MODEL = Path(ftcli.__file__).parent / "assets" / "models" / "llama_mini"

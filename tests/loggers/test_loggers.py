@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.loggers.base import curves, flat, run_name
 from ftcli.loggers.mlflow import Mlflow
 from ftcli.loggers.tensorboard import Tensorboard

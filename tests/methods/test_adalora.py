@@ -7,9 +7,9 @@ import peft
 import pytest
 import torch
 
-from ftcli.errors import UserError
+from ftcli.core.callback import State
+from ftcli.core.errors import UserError
 from ftcli.methods.adalora import AdaLora, orthogonality
-from ftcli.trainer.participant import State
 
 from .tiny import load, logits, loss_of, trainable, write_llama
 

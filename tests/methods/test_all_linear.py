@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.methods.all_linear import BYPASSED, LOST, RENAMED, ROUTER, suffixes
 from ftcli.methods.left_out import left_out, sentence
 from ftcli.methods.peft import Peft

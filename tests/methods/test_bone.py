@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.methods.peft import ADAPTER, Peft
 from ftcli.models.anatomy import Anatomy, count_parameters
 from ftcli.models.causal_lm import CausalLM

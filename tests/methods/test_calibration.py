@@ -18,8 +18,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
-from ftcli.errors import UserError
 from ftcli.methods import calibration
 from ftcli.methods.peft import Peft
 from ftcli.models.anatomy import Anatomy

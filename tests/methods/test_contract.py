@@ -14,7 +14,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models.anatomy import Anatomy, count_parameters
 
 from .options import kinds, promised, promises, storages

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from ftcli.core.callback import Participant
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
+from ftcli.core.run_dir import RunDir
 from ftcli.deltas.merge import ROUNDING
-from ftcli.errors import UserError
-from ftcli.run.run import Run
-from ftcli.run.rundir import RunDir
-from ftcli.run.train import fit, resume
-from ftcli.trainer.participant import Participant
+from ftcli.jobs.train import fit, resume
 
 from .options import options, promised, promises
 from .test_contract import furthest

@@ -10,14 +10,14 @@ from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 
 from ftcli.config import build, compose, validate
+from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
-from ftcli.errors import UserError
-from ftcli.methods import corda
-from ftcli.methods.corda import INVERSE_ERROR, Corda, by_maximum, damped, oriented
 from ftcli.methods.peft import ADAPTER, Peft
 from ftcli.methods.shifted import lora_layers, weight_of
 from ftcli.models.anatomy import Anatomy, count_parameters
 from ftcli.models.causal_lm import CausalLM
+from ftcli.papers.corda import method as corda
+from ftcli.papers.corda.method import INVERSE_ERROR, Corda, by_maximum, damped, oriented
 
 from .small_run import Rows, rows, small_run
 from .tiny import logits, write_llama

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ftcli.errors import Problems, UserError
+from ftcli.core.errors import Problems, UserError
 from ftcli.methods.full import Full
 
 from .tiny import load, trainable, write_llama

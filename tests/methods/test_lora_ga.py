@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cosine_similarity
 
-from ftcli.errors import UserError
-from ftcli.methods import lora_ga
+from ftcli.core.errors import UserError
 from ftcli.methods.calibration import gradients, objective_loss
-from ftcli.methods.lora_ga import LoraGA, gradient_factors, singular_vectors
 from ftcli.methods.peft import ADAPTER, Peft
 from ftcli.methods.shifted import lora_layers, weight_of
 from ftcli.models.anatomy import Anatomy, count_parameters
 from ftcli.models.causal_lm import CausalLM
+from ftcli.papers.lora_ga import method as lora_ga
+from ftcli.papers.lora_ga.method import LoraGA, gradient_factors, singular_vectors
 
 from .small_run import rows, small_run
 from .tiny import logits, write_llama
@@ -208,8 +208,8 @@ def test_published_count_on_the_meta_device():
 
 
 def test_a_run_opens_and_resumes_to_the_bit(train_tiny, tmp_path):
-    from ftcli.run.run import Run
-    from ftcli.run.train import resume
+    from ftcli.core.run import Run
+    from ftcli.jobs.train import resume
 
     whole = train_tiny(
         "run.name=lora_ga", "model.quantization=none", "method=lora_ga", "method.r=4",

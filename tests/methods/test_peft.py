@@ -17,7 +17,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.methods.peft import Peft, plain
 from ftcli.methods.prompt import PromptLearning
 from ftcli.models.anatomy import Anatomy, count_parameters

@@ -15,11 +15,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )  # fmt: skip
 
-from ftcli.errors import UserError
-from ftcli.methods.qst import Qst
-from ftcli.methods.side_tuner import side_layer
+from ftcli.core.errors import UserError
 from ftcli.models.anatomy import Anatomy
 from ftcli.objectives.causal_lm import CausalLM as Objective
+from ftcli.papers.qst.method import Qst
+from ftcli.papers.qst.tuner import side_layer
 
 from .tiny import IDS, load, logits, loss_of, method, train, trainable, write_gpt2, write_llama
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.errors import UserError
-from ftcli.methods.gathered import installed
-from ftcli.methods.sara import POSITIONS, SaRA, default_rate
+from ftcli.core.errors import UserError
 from ftcli.optimizers.sparse_adamw import SparseAdamW
 from ftcli.optimizers.state import elements
+from ftcli.papers.sara.gathered import installed
+from ftcli.papers.sara.method import POSITIONS, SaRA, default_rate
 
 
 def network(seed: int = 0) -> nn.Module:

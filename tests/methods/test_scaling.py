@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from ftcli.errors import UserError
-from ftcli.methods.scaling import damped, scaled_layers
+from ftcli.core.errors import UserError
+from ftcli.papers.ist.scaling import damped, scaled_layers
 
 from .tiny import load, logits, method, train, write_llama
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.methods.peft import ADAPTER
 from ftcli.methods.shifted import ShiftedLora, lora_layers, weight_of
 

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ftcli.methods.side_states import HiddenStates, Store, fingerprint
-from ftcli.methods.side_tuner import side_layer
+from ftcli.core.run import Run
 from ftcli.models.anatomy import Anatomy
 from ftcli.objectives.causal_lm import CausalLM as Objective
-from ftcli.run.run import Run
+from ftcli.papers.qst.states import HiddenStates, Store, fingerprint
+from ftcli.papers.qst.tuner import side_layer
 
 from .small_run import small_run
 from .test_qst import prepared, spread, written
@@ -150,7 +150,7 @@ def test_files_are_found_by_another_run_of_the_same_base_only(tmp_path):
 
 
 def with_states(path, root):
-    from ftcli.methods.qst import Qst
+    from ftcli.papers.qst.method import Qst
 
     method = Qst(reduction=4, cache="disk", cache_dir=str(root / "kept"))
     return method, method.prepare(load(path))

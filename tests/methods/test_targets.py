@@ -2,7 +2,7 @@
 
 import pytest
 
-from ftcli.errors import Problems, UserError
+from ftcli.core.errors import Problems, UserError
 from ftcli.methods.peft import Peft
 from ftcli.models.causal_lm import CausalLM
 

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftcli.config import compose, validate
 from ftcli.config.composed import Composed
-from ftcli.errors import Problems, UserError
+from ftcli.core.errors import Problems, UserError
 
 from .options import kinds, promised, promises, storages
 from .tiny import HEADS, SIZES, write_gpt2

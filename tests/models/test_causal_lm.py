@@ -5,7 +5,7 @@ import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from transformers import GPT2Config
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models.anatomy import Anatomy
 from ftcli.models.attention import NAME
 from ftcli.models.causal_lm import CausalLM

@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from ftcli.config import compose, validate
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
 from ftcli.deltas.merge import merge_run
-from ftcli.errors import UserError
+from ftcli.jobs.train import resume, train
 from ftcli.methods.full import Full
 from ftcli.methods.peft import Peft
 from ftcli.models.classifier import Classifier
 from ftcli.models.heads import new_modules
-from ftcli.run.run import Run
-from ftcli.run.train import resume, train
 
 SMALL = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16}
 HEAD = ["classifier.bias", "classifier.weight"]
@@ -94,7 +94,7 @@ def test_every_method_trains_a_new_head_and_lora_leaves_a_kept_one(saved):
 
 def test_an_adapter_without_room_for_a_head_is_refused(saved):
     with pytest.raises(UserError, match="head of .* is new"):
-        how = Peft(config_class="ftcli.methods.tuners.peqa.PeqaConfig")
+        how = Peft(config_class="ftcli.papers.peqa.method.PeqaConfig")
         how.prepare(source(saved, labels=3).load())
 
 

@@ -28,7 +28,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from ftcli.models.coupled import Coupled, coupled, inverse
+from ftcli.papers.s2ft.coupled import Coupled, coupled, inverse
 
 IDS = torch.arange(3, 27).reshape(2, 12)
 SIZES = {

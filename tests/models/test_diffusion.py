@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models.diffusion import Ddim, denoiser, move, noise_of, noised, target
 
 from .small_ldm import batch, small

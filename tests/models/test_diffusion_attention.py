@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models.diffusion import denoiser
-from ftcli.models.diffusion_attention import Features, adain, attend, mixed, pairs, tapped
+from ftcli.papers.styleid.attention import Features, adain, attend, mixed, pairs, tapped
 
 from .small_ldm import batch, small
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models import hub
 from ftcli.models.causal_lm import CausalLM
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.methods.full import Full
 from ftcli.methods.peft import Peft
 from ftcli.models.ldm import Ldm

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models.output_head import states_and_head
 
 from . import zoo

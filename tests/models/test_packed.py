@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.models.packed import (
+from ftcli.papers.peqa.packed import (
     PACKS,
     bits_per_weight,
     group_count,
@@ -16,7 +16,7 @@ from ftcli.models.packed import (
     stored_bytes,
     unpack,
 )
-from ftcli.models.packed_linear import PackedLinear
+from ftcli.papers.peqa.packed_linear import PackedLinear
 
 BITS = sorted(PACKS)
 

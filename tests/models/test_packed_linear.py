@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ftcli.models.packed import scaled
-from ftcli.models.packed_linear import PackedLinear
+from ftcli.papers.peqa.packed import scaled
+from ftcli.papers.peqa.packed_linear import PackedLinear
 
 
 @pytest.mark.parametrize("kind", [nn.Linear, Conv1D])

@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+from ftcli.core.errors import UserError
 from ftcli.data.loader import Loader
-from ftcli.errors import UserError
 from ftcli.models import attention
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.proof import Outcome, prove, random_rows, row_length

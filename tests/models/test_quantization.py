@@ -7,7 +7,7 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.methods.peft import Peft
 from ftcli.models.bits import model_bits
 from ftcli.models.causal_lm import CausalLM

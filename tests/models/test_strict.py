@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, MixtralConfig
 
 from ftcli.cli.app import run as ftcli
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.hub import resolve
 from ftcli.models.ldm import Ldm

@@ -7,14 +7,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftcli.config import compose, validate
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
 from ftcli.data.tokens import IGNORED
-from ftcli.errors import UserError
-from ftcli.evaluation.decoding import answer
 from ftcli.evaluation.metrics.f1 import f1
+from ftcli.models.decoding import answer
 from ftcli.objectives.accuracy import Accuracy
 from ftcli.objectives.generated import Generated, documents
 from ftcli.optimizers.mezo import MeZO
-from ftcli.run.run import Run
 
 BASE = (
     "method=lora", "model.quantization=none", "model.dtype=float32", "trainer.precision=fp32",

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.objectives.diffusion import Diffusion, draws, errors
 
 from ..models.small_ldm import batch, small

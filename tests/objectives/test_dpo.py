@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from ftcli.config import compose, validate
-from ftcli.errors import UserError
+from ftcli.core.callback import State
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
 from ftcli.evaluation.preference import Preference
+from ftcli.jobs.train import resume, train
 from ftcli.objectives.dpo import DPO
 from ftcli.objectives.preference_losses import LOSSES
-from ftcli.run.run import Run
-from ftcli.run.train import resume, train
 from ftcli.trainer.loss import StepLoss
-from ftcli.trainer.participant import State
 from tests.objectives.pairs import Logits, batch_of, logits_of
 
 SMALL = (

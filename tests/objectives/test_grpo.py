@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from ftcli.config import compose, validate
-from ftcli.errors import UserError
+from ftcli.core.callback import State
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
+from ftcli.jobs.train import resume, train
 from ftcli.objectives.advantages import advantages
 from ftcli.objectives.base import Losses
 from ftcli.objectives.grpo import GRPO
 from ftcli.objectives.policy_loss import PolicyLoss, Tokens, k3
-from ftcli.run.run import Run
-from ftcli.run.train import resume, train
-from ftcli.trainer.participant import State
 
 LONGEST = 6
 JOB = (
@@ -245,7 +245,7 @@ def test_a_run_lifts_its_reward_and_resumes_to_the_same_bits(tmp_path, monkeypat
     validate(composed)
     result = train(composed)
     assert result["status"] == "finished"
-    from ftcli.run.rundir import RunDir
+    from ftcli.core.run_dir import RunDir
 
     run_dir = RunDir.open(result["run"])
     rows = [row for row in run_dir.metrics() if "loss" in row]

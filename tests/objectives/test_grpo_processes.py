@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from ftcli.config import compose, validate
-from ftcli.pipelines import stages
-from ftcli.run.rundir import RunDir
+from ftcli.core.run_dir import RunDir
+from ftcli.jobs import stages
 
 pytestmark = pytest.mark.slow
 JOB = """

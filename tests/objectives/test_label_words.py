@@ -9,10 +9,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ftcli.config import compose, validate
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
 from ftcli.objectives.candidates import answers, token_ids
 from ftcli.objectives.label_words import LabelWords
-from ftcli.run.run import Run
 
 JOB = (
     "method=lora", "model.quantization=none", "model.dtype=float32", "trainer.precision=fp32",

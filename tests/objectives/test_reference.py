@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ftcli.config import compose, validate
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
+from ftcli.core.hooks import Probes
+from ftcli.core.run import Run
 from ftcli.objectives.reference import Reference
-from ftcli.run.run import Run
-from ftcli.trainer.probes import Probes
 
 SMALL = (
     "data.limit=40", "data.validation=0.2", "eval=none", "model.quantization=none",

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from ftcli.config import compose, validate
-from ftcli.evaluation.decoding import judging, stop_ids
+from ftcli.core.callback import State
+from ftcli.core.run import Run
+from ftcli.models.decoding import judging, stop_ids
 from ftcli.objectives.rollouts import Asked, asked, micro_batch
 from ftcli.objectives.sampling import Drawn, draw
-from ftcli.run.run import Run
-from ftcli.trainer.participant import State
 
 GROUP, TEMPERATURE = 3, 0.7
 JOB = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftcli.optimizers.adamr import AdamR
+from ftcli.papers.darex.optimizer import AdamR
 
 
 def parameters() -> list[torch.nn.Parameter]:

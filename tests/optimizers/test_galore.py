@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ftcli.config import build, configs_dir
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.optimizers import state as optimizer_state
-from ftcli.optimizers.galore import GaLore, natural_gradient
+from ftcli.papers.natural_galore.optimizer import GaLore, natural_gradient
 
 TALL, WIDE = "model.layers.0.tall.weight", "model.layers.0.wide.weight"
 SHAPES = {

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.optimizers.kseed import KSeed, candidates
 from ftcli.optimizers.mezo import SEEDS, MeZO
+from ftcli.papers.fedkseed.optimizer import KSeed, candidates
 
 
 def parameters():

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ftcli.config import build, configs_dir
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.optimizers.library import LibraryOptimizer
 
 FOLDER = configs_dir() / "optimizer"

@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ftcli.config import compose, validate
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
+from ftcli.jobs.train import train
 from ftcli.optimizers import mezo as module
 from ftcli.optimizers import state as optimizer_state
 from ftcli.optimizers.mezo import Direction, MeZO
@@ -21,8 +23,6 @@ from ftcli.optimizers.replay import FILE, RECORD, Replayable, replay, steps
 from ftcli.reproduce.measures.gradients_taken import gradients_taken
 from ftcli.reproduce.measures.replay_difference import replay_difference
 from ftcli.reproduce.measures.step_memory_over_inference import step_memory_over_inference
-from ftcli.run.run import Run
-from ftcli.run.train import train
 
 SHAPES = {"a.weight": (20, 30), "a.bias": (30,), "norm.weight": (30,), "b.weight": (5, 4, 3)}
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.optimizers.none import Nothing
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ftcli.config import compose, validate
-from ftcli.run.run import Run
+from ftcli.core.run import Run
 from ftcli.trainer.loss import StepLoss
 
 SMALL = (

@@ -29,12 +29,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )  # fmt: skip
 
-from ftcli.errors import UserError
-from ftcli.models.mlp_activations import RealTokens, mlp_activations
+from ftcli.core.errors import UserError
+from ftcli.core.hooks import Probes
+from ftcli.core.run import Run
 from ftcli.objectives.base import Losses
-from ftcli.penalties.activation_density import ActivationDensity, _Surrogate, density_surrogate
-from ftcli.run.run import Run
-from ftcli.trainer.probes import Probes
+from ftcli.papers.deft.activations import RealTokens, mlp_activations
+from ftcli.papers.deft.penalty import ActivationDensity, _Surrogate, density_surrogate
 
 from .runs import SGD, fitted, furthest, made, start, step_loss, wake
 
@@ -320,7 +320,7 @@ def test_it_composes_with_a_reference_on_the_same_modules():
 
 def test_the_norm_of_its_gradient_is_logged(tmp_path):
     from ftcli.config import compose, validate
-    from ftcli.run.train import train
+    from ftcli.jobs.train import train
 
     from .runs import SMALL
 

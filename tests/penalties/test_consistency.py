@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, kl_div
 
 from ftcli.objectives.base import Losses
-from ftcli.penalties.consistency import Consistency, kl_divergence, logit_distance
+from ftcli.papers.ba_lora.consistency import Consistency, kl_divergence, logit_distance
 
 from .runs import SGD, fitted, furthest, made, start, step_loss, wake
 

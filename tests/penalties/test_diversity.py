@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.objectives.base import Losses
-from ftcli.penalties.diversity import Diversity, entropy, off_diagonal_covariance
+from ftcli.papers.ba_lora.diversity import Diversity, entropy, off_diagonal_covariance
 
 from .runs import fitted, made
 

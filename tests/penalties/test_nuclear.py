@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.errors import UserError
-from ftcli.methods.gathered import installed
-from ftcli.methods.sara import SaRA
-from ftcli.penalties.nuclear import Nuclear, nuclear_norm
+from ftcli.core.errors import UserError
+from ftcli.papers.sara.gathered import installed
+from ftcli.papers.sara.method import SaRA
+from ftcli.papers.sara.penalty import Nuclear, nuclear_norm
 
 
 def prepared(min_dim: int = 4) -> tuple[Nuclear, nn.Module]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ftcli.core.callback import State
 from ftcli.objectives.base import Losses
-from ftcli.penalties.spectrum import Spectrum, top_mass
-from ftcli.trainer.participant import State
+from ftcli.papers.ba_lora.spectrum import Spectrum, top_mass
 
 from .runs import fitted, furthest, start, step_loss
 

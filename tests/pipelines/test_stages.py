@@ -10,10 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from ftcli.config import compose, load, validate
-from ftcli.errors import Problems, UserError
-from ftcli.pipelines import stages
-from ftcli.pipelines.table import table
-from ftcli.run import trial
+from ftcli.core.errors import Problems, UserError
+from ftcli.jobs import stages, trial
+from ftcli.jobs.stages_table import table
 
 JOB = """
 defaults: [qlora_llama, {override /method: lora}, {override /eval: loss}, _self_]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.planning.draft import NeedsWeights
 from ftcli.planning.plan import estimate
 from ftcli.planning.trained import layers

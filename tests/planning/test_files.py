@@ -5,7 +5,7 @@ import shutil
 import pytest
 from huggingface_hub.errors import GatedRepoError
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.hub import resolve
 from ftcli.planning.files import weights_finding

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from ftcli.core.callback import Participant
+from ftcli.core.run import Run
 from ftcli.optimizers.state import nbytes
 from ftcli.planning.memory import Estimate
 from ftcli.planning.moving import moving
 from ftcli.planning.plan import estimate
-from ftcli.run.run import Run
-from ftcli.trainer.participant import Participant
 from tests.planning.drafts import PLAIN, draft, machine
 from tests.planning.test_memory import FULL, Peak, batch
 
@@ -88,7 +88,7 @@ def test_what_rests_is_free_again_and_in_every_checkpoint():
 
 
 def test_a_policy_that_does_not_fit_is_said_before_anything_is_loaded():
-    from ftcli.errors import UserError
+    from ftcli.core.errors import UserError
 
     with pytest.raises(UserError, match="cannot be chosen"):
         planned(*LISA, "trainable.gamma=99")

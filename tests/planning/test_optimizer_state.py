@@ -46,7 +46,7 @@ def test_state_is_that_of_a_real_step(optimizer, dtype, shape):
         ("bitsandbytes.optim.PagedAdamW32bit", {}, BF16, 8),
         ("bitsandbytes.optim.Lion", {}, FP32, 4),
         ("torch.optim.Adafactor", {}, FP32, 4 * (700 + 900) / (700 * 900)),
-        ("ftcli.optimizers.adamr.AdamR", {}, FP32, 8 + 4),  # and the pretrained weights
+        ("ftcli.papers.darex.optimizer.AdamR", {}, FP32, 8 + 4),  # and the pretrained weights
     ],
 )
 def test_bytes_an_entry(optimizer, options, dtype, per_entry):
@@ -83,7 +83,7 @@ def test_the_optimizer_of_the_job_is_left_as_it_was():
     "options", [{}, {"projector": "tucker"}, {"transform": "natural", "history": 3}]
 )
 def test_galore_says_what_it_keeps(name, shape, options):
-    made = LibraryOptimizer("ftcli.optimizers.galore.GaLore", rank=16, **options)
+    made = LibraryOptimizer("ftcli.papers.natural_galore.optimizer.GaLore", rank=16, **options)
     parameter = nn.Parameter(torch.zeros(shape))
     parameter.grad = torch.ones_like(parameter)
     built = made.build([(name, parameter)], torch.device("cpu"))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from bitsandbytes.nn import Linear4bit
 
+from ftcli.core.run import Run
 from ftcli.models.bits import measured_bytes
 from ftcli.objectives.reference import Reference
 from ftcli.planning.plan import Plan, estimate
 from ftcli.planning.reference import second_copy
 from ftcli.planning.schedule import Schedule
-from ftcli.run.run import Run
 from tests.planning.drafts import draft, machine
 from tests.planning.test_memory import FULL, Peak
 

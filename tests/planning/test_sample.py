@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.planning.sample import findings, sampled, template
 from tests.planning.drafts import draft
 

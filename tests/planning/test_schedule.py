@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
 from ftcli.objectives.causal_lm import model_inputs
 from ftcli.planning import schedule as module
 from ftcli.planning.schedule import schedule
-from ftcli.run.run import Run
 from tests.planning.drafts import draft
 
 SMALL = ("data.limit=200", "trainer.batch_size=8", "trainer.max_steps=null", "trainer.epochs=1")

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from ftcli.core.run_dir import RunDir
 from ftcli.planning.plan import Plan
 from ftcli.planning.throughput import measured
 from ftcli.run.record import write_record
-from ftcli.run.rundir import RunDir
 from tests.planning.drafts import draft
 
 WORDS = ("method.r=4", "trainer.batch_size=8", "data.limit=64", "data.validation=0.1")

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from ftcli.config import compose, recipes_dir, validate
-from ftcli.run.run import Run
-from ftcli.run.train import train
+from ftcli.core.run import Run
+from ftcli.jobs.train import train
 
 WORDS = ["the river", "runs", "to the sea", "and the wind", "comes", "from the hills", "at night"]
 

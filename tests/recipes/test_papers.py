@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ftcli.config import compose, validate
+from ftcli.config.recipe import SMALL
 from ftcli.reproduce.papers import recipes
-from ftcli.reproduce.recipe import SMALL
 from ftcli.reproduce.reproduction import Reproduction
 
 RECIPES = {recipe.name: recipe for recipe in recipes()}

@@ -43,8 +43,8 @@ class Pretended:
         self.dies_after: int | None = None
 
     def __call__(self, composed: Any, path: Path, quiet: bool = True) -> dict[str, Any]:
-        from ftcli.run.atomic import write_json
-        from ftcli.run.rundir import RunDir
+        from ftcli.core.atomic import write_json
+        from ftcli.core.run_dir import RunDir
 
         if self.dies_after is not None and len(self.calls) >= self.dies_after:
             raise KeyboardInterrupt
@@ -70,7 +70,7 @@ class Pretended:
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     """Runs are made up; their figures can be set."""
-    from ftcli.run import trial
+    from ftcli.jobs import trial
 
     fake = Pretended()
     monkeypatch.setattr(trial, "complete", fake)
@@ -90,7 +90,7 @@ def committed(monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def reproduce(recipe_file: Path) -> Callable[..., Any]:
     """`reproduce(seeds=1, text=(old, new))`: the recipe, changed, run and judged."""
-    from ftcli.reproduce import reading
+    from ftcli.config import recipe_reading as reading
     from ftcli.reproduce.reproduction import Reproduction
 
     def run(*changes: tuple[str, str], **options: Any) -> Reproduction:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ftcli.config import compose, validate
-from ftcli.reproduce import bases
+from ftcli.jobs import bases
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_base_is_trained_once_and_named_by_its_config(base, monkeypatch):
     assert job.config["model"]["path"].startswith(f"{place}/little-") and not place.exists()
     bases.ensure(job)
     weights = next(place.glob("little-*/model/model.safetensors"))
-    from ftcli.run import trial
+    from ftcli.jobs import trial
 
     monkeypatch.setattr(trial, "complete", None)  # a second training would fail
     bases.ensure(compose("qlora_llama", [f"model.from_recipe={base}"]))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ftcli.config.recipe import Claim
 from ftcli.reproduce.judge import Judge
-from ftcli.reproduce.recipe import Claim
 
 
 def claim(**keys) -> Claim:

@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
+from ftcli.core import code
 from ftcli.reproduce import measure
-from ftcli.run import code
 
 
 @pytest.fixture(scope="module")

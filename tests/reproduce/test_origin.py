@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ftcli.core import code
 from ftcli.reproduce import origin, papers
 from ftcli.reproduce.verdicts import stored
-from ftcli.run import code
 
 RECIPES = {recipe.name: recipe for recipe in papers.recipes()}
 ROOTS = ["ftcli.methods.a"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ftcli.config import compose, validate
-from ftcli.errors import Problems, UserError
-from ftcli.reproduce import reading
-from ftcli.reproduce.recipe import joined
+from ftcli.config import recipe_reading as reading
+from ftcli.config.recipe import joined
+from ftcli.core.errors import Problems, UserError
 
 
 def line_of(path, text: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 
 def said(made) -> list[str]:

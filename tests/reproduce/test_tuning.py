@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from ftcli.errors import UserError
-from ftcli.reproduce import papers, reading, tuning
+from ftcli.config import recipe_reading as reading
+from ftcli.core.errors import UserError
+from ftcli.reproduce import papers, tuning
 from ftcli.reproduce.report import write
 from ftcli.reproduce.reproduction import Reproduction
 
@@ -30,7 +31,7 @@ def searching(recipe_file):
 @pytest.fixture
 def scored(pretended, monkeypatch):
     """Losses of made-up runs follow the learning rate; the higher rate diverges for FP4's rank 4."""
-    from ftcli.run import trial
+    from ftcli.jobs import trial
 
     def complete(composed, path, quiet=True):
         config = composed.config

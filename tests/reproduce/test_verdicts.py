@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from ftcli.errors import UserError
+from ftcli.core import code
+from ftcli.core.errors import UserError
 from ftcli.reproduce import origin, papers, verdicts
-from ftcli.run import code
 
 LORA, FP4 = "small | eval.loss | difference to lora16", "small | eval.loss | difference to fp4"
 
@@ -43,7 +43,7 @@ def test_verdicts_are_kept_and_those_not_judged_again_stay(reproduce):
 def test_a_verdict_says_what_made_it(reproduce, committed):
     one = kept(reproduce())["verdicts"][f"{FP4} | less_than 0"]
     assert one["commit"] == committed and one["seeds"] == [0, 1, 2]
-    assert {"ftcli.run.trial", "ftcli.methods.peft", "configs/eval/loss.yaml"} <= set(one["roots"])
+    assert {"ftcli.jobs.trial", "ftcli.methods.peft", "configs/eval/loss.yaml"} <= set(one["roots"])
     assert one["code"] == code.digest(one["roots"]) and "torch" in one["libraries"]
 
 
@@ -102,7 +102,7 @@ def test_changed_code_and_settings_make_verdicts_stale(reproduce, monkeypatch):
 
 def test_what_no_commit_can_have_made_is_not_stored(reproduce, monkeypatch, refusing):
     made = reproduce(only="1")
-    monkeypatch.setattr(origin, "git", lambda *words: b" M ftcli/methods/qst.py\n")
+    monkeypatch.setattr(origin, "git", lambda *words: b" M ftcli/papers/qst/method.py\n")
     with pytest.raises(UserError, match=r"differ from the commit: ftcli/methods/qst\.py"):
         refusing(made.recipe)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.objectives.grpo import GRPO
 from ftcli.rewards import Answer, available, find
 

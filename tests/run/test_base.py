@@ -12,10 +12,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from ftcli.cli.app import run as ftcli
+from ftcli.core.base_model import describe_base
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.hub import resolve
 from ftcli.models.weight_files import sha256_of
-from ftcli.run.base import describe_base
 
 MINI = Path(resolve("asset:llama_mini"))
 NAME = "model.layers.1.mlp.up_proj.weight"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ftcli.config import compose
-from ftcli.run import code
-from ftcli.run.trial import address
+from ftcli.core import code
+from ftcli.jobs.trial import address
 
 JOB = ["~eval.generation"]
 
@@ -46,9 +46,12 @@ def roots(*overrides: str) -> list[str]:
 
 def test_a_run_imports_the_loop_and_the_classes_that_its_configuration_names():
     modules = code.closure(roots("optimizer=mezo"))
-    assert {"ftcli.trainer.trainer", "ftcli.run.train", "ftcli.optimizers.mezo"} <= set(modules)
+    assert {"ftcli.trainer.trainer", "ftcli.jobs.train", "ftcli.optimizers.mezo"} <= set(modules)
     assert {"ftcli.data.formats.prompt", "ftcli.data.readers"} <= set(modules), "found by name"
-    assert "ftcli.methods.qst" not in modules and "ftcli.optimizers.kseed" not in modules
+    assert (
+        "ftcli.papers.qst.method" not in modules
+        and "ftcli.papers.fedkseed.optimizer" not in modules
+    )
     assert not [m for m in modules if m.startswith(("ftcli.cli.", "ftcli.reproduce.measures"))]
 
 
@@ -73,7 +76,7 @@ def test_a_change_of_what_is_imported_is_noticed(tree, edit, file):
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("ftcli/methods/qst.py", FUTURE, f"{FUTURE}\nEPS = 1\n"),  # another method
+        ("ftcli/papers/qst/method.py", FUTURE, f"{FUTURE}\nEPS = 1\n"),  # another method
         ("ftcli/cli/verbs/plan.py", FUTURE, f"{FUTURE}\nEPS = 1\n"),  # a verb
         ("ftcli/optimizers/mezo.py", '"""', '"""Other words. '),  # a docstring
         ("ftcli/trainer/trainer.py", FUTURE, f"{FUTURE}\n# a comment\n"),

@@ -8,10 +8,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ftcli.config import compose, validate
-from ftcli.run.run import Run
-from ftcli.run.rundir import RunDir
-from ftcli.run.train import fit, resume
-from ftcli.trainer.participant import Participant
+from ftcli.core.callback import Participant
+from ftcli.core.run import Run
+from ftcli.core.run_dir import RunDir
+from ftcli.jobs.train import fit, resume
 
 NEW = ("~model.from_recipe", "model=ldm_emoji", "data.limit=24", "data.test=null")
 SARA = (

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ftcli.core.run_dir import RunDir
 from ftcli.run.report import write_report
-from ftcli.run.rundir import RunDir
 
 CONFIG = """
 seed: 7

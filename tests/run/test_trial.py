@@ -10,9 +10,9 @@ import time
 import pytest
 
 from ftcli.config import compose, validate
-from ftcli.errors import UserError
-from ftcli.run.rundir import RunDir
-from ftcli.run.trial import address, complete
+from ftcli.core.errors import UserError
+from ftcli.core.run_dir import RunDir
+from ftcli.jobs.trial import address, complete
 
 JOB = [
     "data.limit=24", "trainer.max_steps=3", "trainer.batch_size=2", "trainer.save_every=1",
@@ -77,7 +77,7 @@ def test_a_trial_ends_with_its_caller_and_goes_on_later(tmp_path):
     script = (
         "from pathlib import Path; from ftcli.config import compose, validate\n"
         f"job = compose('qlora_llama', {overrides!r}); validate(job)\n"
-        "from ftcli.run.trial import complete\n"
+        "from ftcli.jobs.trial import complete\n"
         f"complete(job, Path({str(tmp_path / 'one')!r}))\n"
     )
     caller = subprocess.Popen([sys.executable, "-c", script])

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ftcli.config import build, configs_dir
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.schedulers.constant import Constant
 from ftcli.schedulers.cosine import Cosine
 from ftcli.schedulers.linear import Linear

@@ -11,7 +11,7 @@ import pytest
 
 from ftcli.config import build, compose, load, validate
 from ftcli.config.classpath import COMPONENTS, LIBRARIES, NotAllowed, fetch
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 JOB = "defaults: [qlora_llama, _self_]\n"
 BARE = {
@@ -20,9 +20,9 @@ BARE = {
     "eval": {"_target_": "builtins.eval", "source": "{code}"},
     "a module beside the job": {"_target_": "evil.Evil"},
     "a function of ftcli that writes": {
-        "_target_": "ftcli.run.atomic.write_text", "path": "{marker}", "text": "x",
+        "_target_": "ftcli.core.atomic.write_text", "path": "{marker}", "text": "x",
     },
-    "a class of ftcli's machinery": {"_target_": "ftcli.run.rundir.RunDir", "path": "{marker}"},
+    "a class of ftcli's machinery": {"_target_": "ftcli.core.run_dir.RunDir", "path": "{marker}"},
     "a class that a room imports": {"_target_": "ftcli.methods.reexports.Popen",
                                     "args": ["touch", "{marker}"]},
     "a function that a room imports": {"_target_": "ftcli.methods.reexports.system",
@@ -40,7 +40,7 @@ def nothing_trains(monkeypatch):
         raise AssertionError("the job was taken")
 
     for name in (
-        "ftcli.run.train.train",
+        "ftcli.jobs.train.train",
         "ftcli.sweeps.composing.record",
         "ftcli.sweeps.sweep._run",
     ):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
 from ftcli.data.media.sources import Source
-from ftcli.errors import UserError
 from tests.security.test_models import Bomb
 
 

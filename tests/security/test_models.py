@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import Artefact
-from ftcli.errors import UserError
 from ftcli.models import hub
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.classifier import LOADERS, Classifier

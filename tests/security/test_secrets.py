@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from ftcli import errors
-from ftcli.cli.messages import show_error
 from ftcli.config import compose, load
-from ftcli.redaction import HIDDEN, redacted, redacted_tree
-from ftcli.run.changes import between
+from ftcli.config.messages import show_error
+from ftcli.core import errors
+from ftcli.core.redaction import HIDDEN, redacted, redacted_tree
+from ftcli.core.run_dir import RunDir
+from ftcli.jobs.changes import between
 from ftcli.run.record import write_record
 from ftcli.run.report import write_report
-from ftcli.run.rundir import RunDir
 
 ENVIRONMENT = {
     "HF_TOKEN": "hf_AbCdEfGhIjKlMnOpQrSt", "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.serving import limits, web
 
 

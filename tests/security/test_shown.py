@@ -8,9 +8,9 @@ import shutil
 
 import pytest
 
+from ftcli.core.run_dir import RunDir
 from ftcli.run.card import write_card
 from ftcli.run.report import write_report
-from ftcli.run.rundir import RunDir
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 PICTURE = "![x](http://tracker/pixel.png)"

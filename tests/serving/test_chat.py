@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from ftcli.errors import UserError
-from ftcli.run.run import Run
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
 from ftcli.serving.chat import Chat
 
 TALK = [

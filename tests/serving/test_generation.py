@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ftcli.deltas.merge import merge_run
+from ftcli.models.generation import save_generation
 from ftcli.models.hub import resolve
 from ftcli.serving.chat import Chat
-from ftcli.serving.generation import save_generation
 
 EOS, IM_END = 2, 4  # of the shipped tokenizer: the base's own end, and that of its chat template
 

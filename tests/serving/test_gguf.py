@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.serving.chat import Chat
 from ftcli.serving.export import export_run
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.methods.peft import Peft
 from ftcli.serving.gguf_lora import Factors, factors, follow
 

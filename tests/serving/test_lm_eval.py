@@ -32,7 +32,7 @@ def test_the_loglikelihood_of_lm_eval_is_that_of_our_loss(trained_run, tmp_path,
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))

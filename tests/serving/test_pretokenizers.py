@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models.hub import resolve
 from ftcli.serving.pretokenizers import llama_name
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from ftcli.cli.app import run
-from ftcli.errors import UserError
-from ftcli.run.run import Run
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
 from ftcli.serving import web
 from ftcli.serving.chat import Chat
 

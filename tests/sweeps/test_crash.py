@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.errors import INTERRUPTED
-from ftcli.run.lock import locked
+from ftcli.core.errors import INTERRUPTED
+from ftcli.core.run_lock import locked
 from ftcli.sweeps.sweep import resume
 from ftcli.sweeps.trial import FINISHED
 from ftcli.sweeps.worker import spawn

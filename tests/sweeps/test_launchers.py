@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ftcli.config import compose, validate
-from ftcli.errors import OK, UserError
+from ftcli.core.errors import OK, UserError
 from ftcli.sweeps import composing
 from ftcli.sweeps.launchers.local import Local, cores, gpus
 from ftcli.sweeps.sweep import start

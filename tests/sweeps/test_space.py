@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ftcli.config.paths import configs_dir, options
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.sweeps.space import Choices, Interval, read, value
 
 

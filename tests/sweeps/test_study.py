@@ -8,7 +8,7 @@ import pytest
 
 optuna = pytest.importorskip("optuna")
 
-from ftcli.errors import FAILED, OK, UserError  # noqa: E402
+from ftcli.core.errors import FAILED, OK, UserError  # noqa: E402
 from ftcli.sweeps import study as studies  # noqa: E402
 from ftcli.sweeps.plan import Plan  # noqa: E402
 from ftcli.sweeps.space import Choices, Interval, read  # noqa: E402

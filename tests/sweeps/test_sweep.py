@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ftcli.config import compose, validate
-from ftcli.errors import FAILED, INTERRUPTED, OK, Problems, UserError
+from ftcli.core.errors import FAILED, INTERRUPTED, OK, Problems, UserError
 from ftcli.sweeps.sweep import resume, start
 
 
@@ -114,7 +114,7 @@ def test_a_metric_that_nobody_measures_is_said_before(tmp_path, plan, answers):
 
 
 def test_two_processes_do_not_share_a_sweep(tmp_path, plan, answers):
-    from ftcli.run.lock import locked
+    from ftcli.core.run_lock import locked
 
     answers(by_lr)
     folder = start(plan("method.r=2,4"), tmp_path).folder

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from ftcli.config import compose, validate
-from ftcli.run.run import Run
-from ftcli.run.rundir import RunDir
-from ftcli.trainer.participant import Participant, State
+from ftcli.core.callback import Participant, State
+from ftcli.core.run import Run
+from ftcli.core.run_dir import RunDir
 
 BASE = (
     "model.quantization=none", "model.dtype=float32", "trainer.precision=fp32", "data.limit=40",

@@ -15,7 +15,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models.anatomy import count_parameters
 from ftcli.trainable.blocks import Candidates
 

@@ -7,13 +7,13 @@ import json
 import pytest
 import torch
 
-from ftcli.errors import UserError
-from ftcli.methods.scaling import scaled_layers
+from ftcli.core.errors import UserError
 from ftcli.objectives.causal_lm import CausalLM
+from ftcli.papers.ist.random import Rst
+from ftcli.papers.ist.scaling import scaled_layers
+from ftcli.papers.ist.trainable import updated
 from ftcli.reproduce.measures.peak_saved_activation_bytes import Ledger
 from ftcli.reproduce.probe import first_batch
-from ftcli.trainable.ist import updated
-from ftcli.trainable.rst import Rst
 
 from .small import block_of, fitted, made, same
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from ftcli.errors import UserError
+from ftcli.core.callback import State
+from ftcli.core.errors import UserError
 from ftcli.optimizers.sparse_adamw import SparseAdamW
 from ftcli.optimizers.state import elements
+from ftcli.papers.lift.trainable import Lift, budget, targets
 from ftcli.trainable import scores
-from ftcli.trainable.lift import Lift, budget, targets
-from ftcli.trainer.participant import State
 
 IDS = torch.arange(3, 27).reshape(2, 12)
 RATES = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-6}
@@ -245,7 +245,7 @@ def test_mistakes_are_said():
 
 def test_a_run_keeps_what_it_does_not_train(train_tiny):
     """Through the command: other matrices, norms and embeddings of the artefact are the base's."""
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
     folder = train_tiny(
         "method=full", "model.quantization=none", "trainable=lift", "trainable.rank=2",

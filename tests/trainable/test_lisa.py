@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.models.anatomy import Anatomy
 from ftcli.objectives.causal_lm import model_inputs
+from ftcli.papers.lisa.trainable import Lisa
 from ftcli.reproduce.probe import first_batch
-from ftcli.trainable.lisa import Lisa
 from ftcli.trainable.top_layers import TopLayers
 
 from .small import block_of, fitted, made, same

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.trainable.selection import Draws, Every, share, top, within
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import torch
 
-from ftcli.run.rundir import RunDir
+from ftcli.core.run_dir import RunDir
 from ftcli.trainer import contents
 from ftcli.trainer.checkpoint import Checkpoints
 from ftcli.trainer.meter import Meter

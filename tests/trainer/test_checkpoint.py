@@ -11,9 +11,9 @@ import shutil
 import pytest
 import torch
 
-from ftcli.errors import UserError
-from ftcli.run import atomic, disk
-from ftcli.run.rundir import RunDir
+from ftcli.core import atomic, disk
+from ftcli.core.errors import UserError
+from ftcli.core.run_dir import RunDir
 from ftcli.trainer import checkpoint, manifest
 from tests.trainer.small_loop import Small
 
@@ -317,7 +317,7 @@ def test_samples_of_steps_that_are_taken_again_are_forgotten(tmp_path):
 
 
 def test_resume_without_any_checkpoint_begins_again(train_tiny):
-    from ftcli.run.train import resume
+    from ftcli.jobs.train import resume
 
     run = train_tiny("~eval", "method.r=2", "run.name=again")
     before = manifest.sha256(run / "checkpoints/last/adapter.safetensors")

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from ftcli.config import compose
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
 from ftcli.objectives.causal_lm import CausalLM
 from ftcli.optimizers.state import drop, elements, nbytes
 from ftcli.penalties.base import Penalty
-from ftcli.run.run import Run
 
 SMALL = (
     "model.quantization=none", "model.dtype=float32", "trainer.precision=fp32", "data.limit=32",

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.run.run import Run
-from ftcli.run.rundir import RunDir
-from ftcli.run.train import fit
+from ftcli.core.run import Run
+from ftcli.core.run_dir import RunDir
+from ftcli.jobs.train import fit
 from tests.trainer.test_guard import job
 
 LAST, FIRST = 5_000, 500

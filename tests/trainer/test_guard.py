@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from ftcli.config import compose, validate
-from ftcli.errors import FAILED, UserError
+from ftcli.core.errors import FAILED, UserError
+from ftcli.core.run_dir import RunDir
+from ftcli.jobs.train import resume, train
 from ftcli.models.causal_lm import CausalLM as Source
 from ftcli.models.proof import Outcome
 from ftcli.objectives.causal_lm import CausalLM
-from ftcli.run.rundir import RunDir
-from ftcli.run.train import resume, train
 from ftcli.trainer.checkpoint import Checkpoints
 from ftcli.trainer.meter import Meter
 
@@ -77,7 +77,7 @@ def poison(monkeypatch, choose, how="loss"):
 
 def order(tmp_path, *overrides):
     """The batches of the first epoch."""
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
     return Run(job(tmp_path, *overrides).config).loader().batches(0)
 
@@ -244,7 +244,7 @@ ONE_RANK = """
 import os, sys
 import torch
 from ftcli.objectives.causal_lm import CausalLM
-from ftcli.run import launch
+from ftcli.jobs import launch
 
 original, bad = CausalLM.__call__, set(map(int, sys.argv[2].split(",")))
 
@@ -265,7 +265,7 @@ def test_ranks_agree_to_skip_what_only_one_of_them_sees(tmp_path):
     import subprocess
     import sys
 
-    from ftcli.run.run import new_directory
+    from ftcli.core.run import new_directory
 
     words = (*KINDS["plain"], "trainer.on_nonfinite=skip", "model.quantization=none", "method=lora")
     plan = order(tmp_path, *words)

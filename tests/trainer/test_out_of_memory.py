@@ -10,9 +10,9 @@ import sys
 import pytest
 import torch
 
-from ftcli.errors import OUT_OF_MEMORY, UserError
+from ftcli.core.errors import OUT_OF_MEMORY, UserError
+from ftcli.jobs.train import resume, train
 from ftcli.objectives.causal_lm import CausalLM
-from ftcli.run.train import resume, train
 from ftcli.trainer.allocator import ran_out
 from ftcli.trainer.checkpoint import Checkpoints
 from tests.trainer.test_guard import job, only
@@ -65,7 +65,7 @@ def test_other_errors_are_not_taken_for_it():
 LIMITED = """
 import resource, sys
 import torch, transformers, peft, accelerate
-import ftcli.run.run, ftcli.run.train, ftcli.models.anatomy, ftcli.planning.fit
+import ftcli.core.run, ftcli.jobs.train, ftcli.models.anatomy, ftcli.planning.fit
 from ftcli.cli.app import run
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + int(sys.argv[1]) * 2**20

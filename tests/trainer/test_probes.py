@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ftcli.trainer.probes import Probes, in_backward, muted
+from ftcli.core.hooks import Probes, in_backward, muted
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from safetensors.torch import load_file
 
 from ftcli.config import compose, validate
-from ftcli.errors import UserError
-from ftcli.run.launch import launch
-from ftcli.run.train import train
+from ftcli.core.errors import UserError
+from ftcli.jobs.launch import launch
+from ftcli.jobs.train import train
 
 JOB = [
     "data.limit=40", "trainer.epochs=null", "trainer.max_steps=3", "trainer.batch_size=2",

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from ftcli.cli import console as printing
+from ftcli.core import console as printing
 from ftcli.trainer.progress import Progress, brief
 
 LOG = {"step": 20, "loss": 2.5, "lr": 2e-3, "tok_s": 5321.4, "mem_gb": 1.234, "time": 3.0}

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.errors import UserError
-from ftcli.run import disk
-from ftcli.run.lock import alone
+from ftcli.core import disk
+from ftcli.core.errors import UserError
+from ftcli.core.run_lock import alone
 from tests.trainer.small_loop import Small
 
 WIDTH = 256  # 0.8 MB a checkpoint
@@ -87,7 +87,7 @@ def test_a_folder_that_may_not_be_written(as_nobody, caplog):
 
 
 def test_a_run_in_a_folder_that_may_not_be_written(as_nobody):
-    from ftcli.run.rundir import RunDir
+    from ftcli.core.run_dir import RunDir
 
     as_nobody.chmod(0o555)
     with pytest.raises(UserError, match="the run cannot be written: no permission") as caught:
@@ -116,7 +116,7 @@ def test_one_process_a_run(tmp_path):
 
 
 def test_a_run_killed_before_its_report_gets_it(train_tiny):
-    from ftcli.run.train import resume
+    from ftcli.jobs.train import resume
 
     run = train_tiny("~eval", "method.r=2", "run.name=unreported")
     with pytest.raises(UserError, match="is finished"):

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 from ftcli.config import compose, validate
-from ftcli.errors import UserError
-from ftcli.run.run import Run
-from ftcli.run.rundir import RunDir
-from ftcli.run.train import resume, train
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
+from ftcli.core.run_dir import RunDir
+from ftcli.jobs.train import resume, train
 
 CLOCK = {"time", "tok_s", "mem_gb"}
 SHORT = [

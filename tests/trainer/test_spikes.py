@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ftcli.core.run_dir import RunDir
+from ftcli.jobs.train import resume, train
 from ftcli.objectives.causal_lm import CausalLM
-from ftcli.run.rundir import RunDir
-from ftcli.run.train import resume, train
 from ftcli.trainer.checkpoint import Checkpoints
 from ftcli.trainer.spikes import FEWEST, spike_limit
 from ftcli.trainer.undo import same

@@ -16,10 +16,10 @@ import torch
 
 import ftcli.trainer
 from ftcli.config import compose, validate
-from ftcli.errors import FAILED, UserError
-from ftcli.run.run import Run
-from ftcli.run.rundir import RunDir
-from ftcli.run.train import train
+from ftcli.core.errors import FAILED, UserError
+from ftcli.core.run import Run
+from ftcli.core.run_dir import RunDir
+from ftcli.jobs.train import train
 from ftcli.trainer.checkpoint import Checkpoints
 
 COMMON = [
@@ -105,7 +105,7 @@ def test_training_leaves_the_bytes_of_a_quantised_base_alone():
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path):
     poisoned = composed("trainer.max_steps=4", "trainer.batch_size=2", f"run.dir={tmp_path}")
     made = Run.create(poisoned)
-    from ftcli.run.train import fit
+    from ftcli.jobs.train import fit
 
     class Poison:
         """Breaks the weights after the second step."""

@@ -71,7 +71,7 @@ def _converse(bot: Chat) -> None:
 
 
 def _answer(bot: Chat, text: str) -> None:
-    from ftcli.inert import printable
+    from ftcli.core.escaping import printable
 
     def write(piece: str) -> None:
         sys.stdout.write(printable(piece))

@@ -24,9 +24,9 @@ def check(
 
     Loads no weights and needs no network. Exit status 2 when training could not start.
     """
-    from ftcli import errors
-    from ftcli.cli.console import emit
     from ftcli.cli.findings import show
+    from ftcli.core import errors
+    from ftcli.core.console import emit
     from ftcli.planning.lean import lean
 
     with lean():
@@ -50,7 +50,7 @@ def _histogram(bars: list[dict[str, int]]) -> None:
     """Lengths of the sampled documents, a bar a range of tokens."""
     from rich.text import Text
 
-    from ftcli.cli.console import console
+    from ftcli.core.console import console
 
     most = max((bar["documents"] for bar in bars), default=0)
     for bar in bars:

@@ -15,7 +15,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Scores, speed, memory and size of runs, and the config keys in which they differ."""
-    from ftcli.cli.console import console, emit
+    from ftcli.core.console import console, emit
     from ftcli.evaluation.compare import compare as compare_runs
 
     result = compare_runs(runs)

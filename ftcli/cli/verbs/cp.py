@@ -16,9 +16,9 @@ def cp(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Copy a job, recipe or option to edit it."""
-    from ftcli.cli.console import console, emit
     from ftcli.config.copying import copy
     from ftcli.config.paths import shown
+    from ftcli.core.console import console, emit
 
     source, target = copy(name, dest, force)
     emit(

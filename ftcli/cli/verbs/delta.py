@@ -199,7 +199,7 @@ def transfer(
 
 
 def _show(report: Report, as_json: bool) -> None:
-    from ftcli.cli.console import console, emit
+    from ftcli.core.console import console, emit
 
     def render() -> None:
         from rich.table import Table

@@ -17,9 +17,9 @@ def doctor(
 
     Exit status 1 when something does not work.
     """
-    from ftcli import errors
-    from ftcli.cli.console import emit
     from ftcli.cli.findings import show
+    from ftcli.core import errors
+    from ftcli.core.console import emit
     from ftcli.planning.doctor import findings
     from ftcli.planning.trial import trial
 

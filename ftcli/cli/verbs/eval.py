@@ -20,8 +20,8 @@ def eval(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Loss, perplexity and task scores; kept as RUN/eval/<task>.json."""
-    from ftcli.cli.console import console, emit
-    from ftcli.evaluation.evaluate import evaluate_path
+    from ftcli.core.console import console, emit
+    from ftcli.jobs.evaluate import evaluate_path
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     scores = evaluate_path(path, names, split, config, checkpoint)

@@ -22,7 +22,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Merge, check, and write the model for other programs."""
-    from ftcli.cli.console import console, emit
+    from ftcli.core.console import console, emit
     from ftcli.serving.export import export_run
 
     report = export_run(run, to, output, checkpoint=checkpoint, adapter=adapter)

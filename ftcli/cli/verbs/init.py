@@ -23,8 +23,9 @@ def init(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a commented job with settings that fit this machine; asks what is not given."""
-    from ftcli.cli.console import console, emit
-    from ftcli.config import fitting, starter
+    from ftcli.config import fitting
+    from ftcli.core.console import console, emit
+    from ftcli.jobs import starter
 
     ask = sys.stdin.isatty() and not as_json
     answers = {"model": model, "data": data, "method": method}

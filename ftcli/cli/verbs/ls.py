@@ -22,8 +22,8 @@ def ls(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Jobs, recipes, options of a group, or runs, with a line about each."""
-    from ftcli.cli.console import console, emit
     from ftcli.config import listing
+    from ftcli.core.console import console, emit
     from ftcli.reproduce.listing import kept
 
     filters = {"family": family, "needs": needs, "verdict": verdict}

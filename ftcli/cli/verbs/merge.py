@@ -19,7 +19,7 @@ def merge(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Merge the adapter into its base, check that nothing changed, save for plain transformers."""
-    from ftcli.cli.console import console, emit
+    from ftcli.core.console import console, emit
     from ftcli.deltas.merge import merge_run
 
     report = merge_run(run, to, checkpoint=checkpoint, tolerance=tolerance)

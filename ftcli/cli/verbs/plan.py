@@ -23,7 +23,7 @@ def plan(
 
     Needs neither weights nor network. A time is given where earlier runs measured one.
     """
-    from ftcli.cli.console import console, emit
+    from ftcli.core.console import console, emit
     from ftcli.planning.lean import lean
 
     with lean():

@@ -18,8 +18,8 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tokenise every split into the cache; a preparation that was killed goes on where it was."""
-    from ftcli.cli.console import console, emit
     from ftcli.cli.with_data import data_of
+    from ftcli.core.console import console, emit
     from ftcli.data.figures import statistics
 
     found = {}

@@ -30,8 +30,8 @@ def preview(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rendered rows: what is learned, what is only context, where documents meet."""
-    from ftcli.cli.console import console, emit
     from ftcli.cli.with_data import data_of
+    from ftcli.core.console import console, emit
     from ftcli.data.preview import samples
 
     with data_of(job, overrides or []) as (data, tokenizer):
@@ -54,8 +54,8 @@ def preview(
 
 def _show_picture(seen: list[Any], to: Path, as_json: bool) -> None:
     """Data that are no text draw themselves; the lines say what was drawn."""
-    from ftcli.cli.console import console, emit
-    from ftcli.inert import printable
+    from ftcli.core.console import console, emit
+    from ftcli.core.escaping import printable
 
     def render() -> None:
         for one in seen:
@@ -85,8 +85,8 @@ def _boundary(packing: str) -> str:
 def _drawn(sample: Sample, coloured: bool) -> Text:
     from rich.text import Text
 
+    from ftcli.core.escaping import printable
     from ftcli.data.fidelity import BY_DESIGN, LOSSES
-    from ftcli.inert import printable
 
     text = Text()
     origin = printable(sample.origin)

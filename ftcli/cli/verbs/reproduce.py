@@ -44,8 +44,8 @@ def reproduce(
     Finished runs of the same code are found again. Exit status 1 when a claim fails; what is
     inconclusive or not measurable here is said and does not change it.
     """
-    from ftcli.errors import UserError
-    from ftcli.reproduce import reading
+    from ftcli.config import recipe_reading as reading
+    from ftcli.core.errors import UserError
 
     if stale:
         return _list_stale(paper, as_json)
@@ -61,8 +61,8 @@ def reproduce(
 
 
 def _judge(recipe: Any, store: bool, as_json: bool, **options: Any) -> int:
-    from ftcli.cli.console import console, emit
     from ftcli.cli.findings import show as show_finding
+    from ftcli.core.console import console, emit
     from ftcli.reproduce import display, origin, verdicts
     from ftcli.reproduce.report import write
     from ftcli.reproduce.reproduction import Reproduction
@@ -91,7 +91,7 @@ def _judge(recipe: Any, store: bool, as_json: bool, **options: Any) -> int:
 
 def _search(recipe: Any, overrides: list[str], as_json: bool) -> int:
     """Make the trials; keep them beside the recipe unless they are not its own."""
-    from ftcli.cli.console import console, emit
+    from ftcli.core.console import console, emit
     from ftcli.reproduce import display, tuning
 
     search = tuning.Search(recipe, overrides)
@@ -111,8 +111,9 @@ def _search(recipe: Any, overrides: list[str], as_json: bool) -> int:
 
 def _list_stale(paper: str | None, as_json: bool) -> int:
     """Exit status 1 where a verdict is stale."""
-    from ftcli.cli.console import console, emit
-    from ftcli.reproduce import papers, reading, verdicts
+    from ftcli.config import recipe_reading as reading
+    from ftcli.core.console import console, emit
+    from ftcli.reproduce import papers, verdicts
 
     recipes = [reading.find(paper)] if paper else papers.recipes()
     rows = [

@@ -29,9 +29,10 @@ def resume(
     length: with scheduler=constant they are those of a run that was that long from the start.
     """
     from ftcli.cli.outcome import show
-    from ftcli.errors import UserError
-    from ftcli.pipelines import stages, table
-    from ftcli.run.train import resume as go_on
+    from ftcli.core.errors import UserError
+    from ftcli.jobs import stages
+    from ftcli.jobs import stages_table as table
+    from ftcli.jobs.train import resume as go_on
 
     if stages.is_parent(run):
         if overrides:

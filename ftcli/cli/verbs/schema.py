@@ -21,9 +21,9 @@ def schema(
     """
     import json
 
-    from ftcli.cli.console import console, emit
     from ftcli.config.explain import meanings
     from ftcli.config.schema import job_schema
+    from ftcli.core.console import console, emit
 
     if key is None:
         typer.echo(json.dumps(job_schema(), indent=2, default=str, ensure_ascii=False))

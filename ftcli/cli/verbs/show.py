@@ -20,10 +20,10 @@ def show(
 
     It is valid YAML and runs alone. What is wrong with it is said after it.
     """
-    from ftcli.cli.console import emit
     from ftcli.config import compose, validate
     from ftcli.config.display import annotated
-    from ftcli.errors import UserError
+    from ftcli.core.console import emit
+    from ftcli.core.errors import UserError
 
     composed = compose(job, overrides or [])
     wrong = None

@@ -50,7 +50,7 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Try values of keys: every combination, or a search; one folder a trial, one table."""
-    from ftcli.errors import UserError
+    from ftcli.core.errors import UserError
     from ftcli.sweeps import sweep as sweeps
     from ftcli.sweeps.plan import Plan, less_is_better
 
@@ -75,7 +75,7 @@ def sweep(
 
 
 def _view(as_json: bool) -> MakeView:
-    from ftcli.cli.console import console
+    from ftcli.core.console import console
     from ftcli.sweeps.table import Lines, Live, Quiet
 
     if as_json or os.environ.get("FTCLI_QUIET"):
@@ -84,7 +84,7 @@ def _view(as_json: bool) -> MakeView:
 
 
 def _show(outcome: object, as_json: bool) -> int:
-    from ftcli.cli.console import console, emit
+    from ftcli.core.console import console, emit
     from ftcli.sweeps.outcome import Outcome
     from ftcli.sweeps.table import table
     from ftcli.sweeps.trial import described

@@ -29,8 +29,8 @@ def train(
     from ftcli.cli.outcome import show
     from ftcli.config import compose, validate
     from ftcli.config.plausible import doubts
-    from ftcli.run.launch import launch
-    from ftcli.run.train import train as start
+    from ftcli.jobs.launch import launch
+    from ftcli.jobs.train import train as start
 
     composed = compose(job, overrides or [])
     validate(composed, trust=tuple(trust or ()))
@@ -39,7 +39,8 @@ def train(
     if dry_run:
         return _dry_run(composed)
     if composed.config.get("stages"):
-        from ftcli.pipelines import stages, table
+        from ftcli.jobs import stages
+        from ftcli.jobs import stages_table as table
 
         return table.show(stages.start(composed, processes))
     return show(launch(composed, processes) if processes > 1 else start(composed))
@@ -47,11 +48,11 @@ def train(
 
 def _dry_run(composed: Any) -> int:
     """Try every stage of a job, or the job itself, and print what it took."""
-    from ftcli import errors
-    from ftcli.cli.console import console
-    from ftcli.pipelines import stages
+    from ftcli.core import errors
+    from ftcli.core.console import console
+    from ftcli.jobs import stages
+    from ftcli.jobs.dry_run import dry_run
     from ftcli.planning.display import duration, gigabytes
-    from ftcli.run.dry_run import dry_run
 
     several = stages.composed_stages(composed) if composed.config.get("stages") else {}
     for name, job in (several or {"": composed}).items():

@@ -20,7 +20,7 @@ from difflib import get_close_matches
 from functools import cache
 from types import ModuleType
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 #: Any format may have it: answers to compare with.
 REFERENCES = "references"

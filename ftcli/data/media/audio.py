@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ftcli.core.errors import UserError
 from ftcli.data.examples import Array, Examples
 from ftcli.data.media.items import Item
-from ftcli.errors import UserError
 
 WIDTHS: dict[int, tuple[Any, float, float]] = {  # bytes -> type, centre, scale
     1: (np.uint8, 128.0, 128.0),

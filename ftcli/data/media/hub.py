@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ftcli.core.errors import UserError
 from ftcli.data.media.items import Item, split_name
 from ftcli.data.rows import Row
 from ftcli.data.sources.hub import Hub
-from ftcli.errors import UserError
 
 
 def items(

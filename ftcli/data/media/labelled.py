@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ftcli.core.errors import UserError
 from ftcli.data.loader import Loader
 from ftcli.data.media.items import Item
-from ftcli.errors import UserError
 
 if TYPE_CHECKING:
     from ftcli.data.examples import Examples

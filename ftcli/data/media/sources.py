@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ftcli.core.errors import UserError
 from ftcli.data.media.items import Item, named, split_name
 from ftcli.data.rows import Row
 from ftcli.data.sources import hub
-from ftcli.errors import UserError
 
 ASSETS = Path(__file__).parents[2] / "assets" / "media"
 PREFIX = "asset:"

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+from ftcli.core.errors import UserError
 from ftcli.data.rows import Item
-from ftcli.errors import UserError
 
 Reader = Callable[[Path, str], Iterator[Item]]
 

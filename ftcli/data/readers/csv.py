@@ -6,9 +6,9 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from ftcli.core.errors import UserError
 from ftcli.data.readers.lines import lines
 from ftcli.data.rows import BadRow, Item, Row, bad, brief
-from ftcli.errors import UserError
 
 SUFFIXES = (".csv", ".tsv")
 csv.field_size_limit(1 << 30)

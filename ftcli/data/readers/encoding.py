@@ -6,7 +6,7 @@ import codecs
 import shlex
 from pathlib import Path
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 BOM = codecs.BOM_UTF8
 #: Longest first: the mark of UTF-32 begins with that of UTF-16.

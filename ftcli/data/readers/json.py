@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ftcli.core.errors import UserError
 from ftcli.data import strict_json
 from ftcli.data.readers import jsonl
 from ftcli.data.readers.encoding import BOM
@@ -13,7 +14,6 @@ from ftcli.data.readers.json_array import Array
 from ftcli.data.readers.lines import lines, open_text
 from ftcli.data.rows import Item, Row, bad
 from ftcli.data.strict_json import LONGEST
-from ftcli.errors import UserError
 
 SUFFIXES = (".json",)
 HOLDERS = ("data", "rows", "examples", "train")

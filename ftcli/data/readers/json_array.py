@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ftcli.core.errors import UserError
 from ftcli.data.readers.lines import open_text
 from ftcli.data.strict_json import BLANK, LONGEST, Decoder, Unparsable
-from ftcli.errors import UserError
 
 CHUNK = 1 << 18
 WORD = (

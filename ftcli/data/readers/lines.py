@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
+from ftcli.core.errors import UserError
 from ftcli.data.readers.encoding import BOM, refuse_other
 from ftcli.data.strict_json import LONGEST
-from ftcli.errors import UserError
 
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 HEAD = 1 << 16  # bytes by which encoding and line ends are told

@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
+from ftcli.core.errors import UserError
 from ftcli.data.readers.lines import open_bytes
 from ftcli.data.rows import Item, Row, bad, brief
-from ftcli.errors import UserError
 
 if TYPE_CHECKING:
     from pyarrow import DataType, RecordBatch

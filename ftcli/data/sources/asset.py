@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.resources import files as packaged
 from pathlib import Path
 
+from ftcli.core.errors import UserError
 from ftcli.data.sources.files import Files
-from ftcli.errors import UserError
 
 PREFIX = "asset:"
 

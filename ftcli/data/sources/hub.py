@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftcli.core.errors import UserError
 from ftcli.data.readers import readers, suffix_of
 from ftcli.data.readers.parquet import without_gaps
 from ftcli.data.rows import Item, Row
-from ftcli.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset

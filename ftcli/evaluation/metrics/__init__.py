@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 Rows = Sequence[Mapping[str, Any]]
 References = Sequence[Sequence[str]]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.optimizers.replay import Replayable
 from ftcli.pipelines.federated.partition import Kind
 
 if TYPE_CHECKING:
+    from ftcli.core.run import Run
     from ftcli.pipelines.federated.client import Client
     from ftcli.pipelines.federated.shared import Shared
-    from ftcli.run.run import Run
     from ftcli.trainer.loop import Loop
     from ftcli.trainer.trainer import Outcome
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ftcli.core.callback import State
 from ftcli.pipelines.federated.partition import categories, partition
 from ftcli.pipelines.federated.wire import Reply, read_call
 from ftcli.trainer.meter import Meter
-from ftcli.trainer.participant import State
 
 if TYPE_CHECKING:
+    from ftcli.core.run import Run
     from ftcli.pipelines.federated.base import Federated
     from ftcli.pipelines.federated.shared import Shared
-    from ftcli.run.run import Run
     from ftcli.trainer.loop import Batch, Loop
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ftcli.errors import FAILED, UserError, missing_package
+from ftcli.core.errors import FAILED, UserError, missing_package
 from ftcli.pipelines.federated.engines import Exchange, Mail
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ _clients: dict[str, Client] = {}  # of this process
 
 def played(config: dict[str, Any]) -> Client:
     """The player of clients in this process, made at its first message."""
-    from ftcli.run.run import Run
-    from ftcli.run.train import take_over
+    from ftcli.core.run import Run
+    from ftcli.jobs.train import take_over
 
     key = json.dumps(config, sort_keys=True, default=str)
     if key not in _clients:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 
 Kind = Literal["iid", "dirichlet", "category"]
 TRIES = 100  # draws until every client has a row

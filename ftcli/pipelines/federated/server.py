@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ftcli.core.callback import Participant
 from ftcli.pipelines.federated.engines import Engine, Exchange, Local, Mail
 from ftcli.pipelines.federated.wire import call, read_reply
 from ftcli.trainer import checkpoint
 from ftcli.trainer.checkpoint import Checkpoints
-from ftcli.trainer.participant import Participant
 from ftcli.trainer.signals import Requests
 from ftcli.trainer.trainer import Outcome
 
 if TYPE_CHECKING:
+    from ftcli.core.run import Run
     from ftcli.pipelines.federated.base import Federated
-    from ftcli.run.run import Run
 
 
 class Traffic(Participant):

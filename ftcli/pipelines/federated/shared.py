@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.trainer.participant import Participant
+from ftcli.core.callback import Participant
 
 if TYPE_CHECKING:
     from ftcli.trainer.loop import Loop

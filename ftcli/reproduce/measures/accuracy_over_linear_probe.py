@@ -29,7 +29,7 @@ def _features(run: Any, split: str) -> tuple[Any, Any]:
     """Hidden states with a 1 for the bias [n, d + 1] and classes [n] of the rows of a split."""
     import torch
 
-    from ftcli.evaluation.decoding import judging
+    from ftcli.models.decoding import judging
     from ftcli.objectives.candidates import scored
 
     loader = run.data.loader(split, run.tokenizer, batch_size=64, seed=0, shuffle=False)

@@ -13,8 +13,9 @@ def compeft_faults(run: Path) -> float:
     import numpy as np
     import torch
 
-    from ftcli.deltas import compeft, ternary
-    from ftcli.deltas.measuring import opened
+    from ftcli.deltas import ternary
+    from ftcli.papers.compeft import compression as compeft
+    from ftcli.reproduce.deltas import opened
 
     before = torch.cat(list(opened(run).delta.flat()))
     faults: list[bool] = []

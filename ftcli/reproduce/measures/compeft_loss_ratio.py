@@ -9,8 +9,8 @@ DENSITY = 0.2
 
 def compeft_loss_ratio(run: Path) -> float:
     """Test loss with the ternary adapter at 20 % over that with the adapter as trained."""
-    from ftcli.deltas.compeft import tuned
-    from ftcli.deltas.measuring import opened
+    from ftcli.papers.compeft.compression import tuned
+    from ftcli.reproduce.deltas import opened
 
     one = opened(run)
     return one.loss(tuned(one.delta, [DENSITY], one.loss)[0]) / one.trained

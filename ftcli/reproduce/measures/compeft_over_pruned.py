@@ -9,8 +9,8 @@ DENSITY = 0.05
 
 def compeft_over_pruned(run: Path) -> float:
     """Test loss of ComPEFT at 5 %, its scale chosen on held-out rows, minus that of pruning alone."""
-    from ftcli.deltas.compeft import pruned, tuned
-    from ftcli.deltas.measuring import opened
+    from ftcli.papers.compeft.compression import pruned, tuned
+    from ftcli.reproduce.deltas import opened
 
     one = opened(run)
     return one.loss(tuned(one.delta, [DENSITY], one.loss)[0]) - one.loss(pruned(one.delta, DENSITY))

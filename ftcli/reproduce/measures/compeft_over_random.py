@@ -9,8 +9,8 @@ DENSITY = 0.05
 
 def compeft_over_random(run: Path) -> float:
     """Test loss with signs of the largest 5 % minus that with as many at random; scales chosen alike."""
-    from ftcli.deltas.compeft import tuned
-    from ftcli.deltas.measuring import opened
+    from ftcli.papers.compeft.compression import tuned
+    from ftcli.reproduce.deltas import opened
 
     one = opened(run)
     largest, drawn = (

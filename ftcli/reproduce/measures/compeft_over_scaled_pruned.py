@@ -10,8 +10,8 @@ SCALES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 def compeft_over_scaled_pruned(run: Path) -> float:
     """Test loss of ComPEFT at 5 % minus that of pruning, both scales chosen of eight on held-out rows."""
-    from ftcli.deltas.compeft import pruned, tuned
-    from ftcli.deltas.measuring import VALIDATION, least, opened
+    from ftcli.papers.compeft.compression import pruned, tuned
+    from ftcli.reproduce.deltas import VALIDATION, least, opened
 
     one = opened(run)
     kept = pruned(one.delta, DENSITY)

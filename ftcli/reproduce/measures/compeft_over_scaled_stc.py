@@ -9,8 +9,8 @@ DENSITY = 0.05
 
 def compeft_over_scaled_stc(run: Path) -> float:
     """Test loss of ComPEFT at 5 % minus that of STC, both scales chosen of eight on held-out rows."""
-    from ftcli.deltas.compeft import tuned
-    from ftcli.deltas.measuring import opened
+    from ftcli.papers.compeft.compression import tuned
+    from ftcli.reproduce.deltas import opened
 
     one = opened(run)
     stc = tuned(one.delta, [DENSITY], one.loss, rule="mean")[0]

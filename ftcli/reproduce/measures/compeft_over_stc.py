@@ -9,8 +9,8 @@ DENSITY = 0.05
 
 def compeft_over_stc(run: Path) -> float:
     """Test loss of ComPEFT at 5 %, its scale chosen on held-out rows, minus that of STC."""
-    from ftcli.deltas.compeft import compress, tuned
-    from ftcli.deltas.measuring import opened
+    from ftcli.papers.compeft.compression import compress, tuned
+    from ftcli.reproduce.deltas import opened
 
     one = opened(run)
     stc = compress(one.delta, DENSITY, rule="mean")[0]

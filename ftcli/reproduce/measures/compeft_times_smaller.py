@@ -11,8 +11,9 @@ def compeft_times_smaller(run: Path) -> float:
     """Bytes of the adapter's tensors in 16 bits over bytes of the whole ternary file, at 20 %."""
     import tempfile
 
-    from ftcli.deltas import compeft, storage, ternary
-    from ftcli.deltas.measuring import opened
+    from ftcli.deltas import storage, ternary
+    from ftcli.papers.compeft import compression as compeft
+    from ftcli.reproduce.deltas import opened
 
     made, coded = compeft.compress(opened(run).delta, DENSITY)
     with tempfile.TemporaryDirectory() as folder:

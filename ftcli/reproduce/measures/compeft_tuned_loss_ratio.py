@@ -11,7 +11,7 @@ DENSITIES = (0.2, 0.3, 0.5)
 
 def compeft_tuned_loss_ratio(run: Path) -> float:
     """Test loss with the ternary adapter over that with the adapter as trained."""
-    from ftcli.deltas.measuring import opened
+    from ftcli.reproduce.deltas import opened
 
     return opened(run).loss(chosen(run)[0]) / opened(run).trained
 
@@ -19,7 +19,7 @@ def compeft_tuned_loss_ratio(run: Path) -> float:
 @cache
 def chosen(run: Path) -> Any:
     """The compressed delta, and its ternary form."""
-    from ftcli.deltas.compeft import tuned
-    from ftcli.deltas.measuring import opened
+    from ftcli.papers.compeft.compression import tuned
+    from ftcli.reproduce.deltas import opened
 
     return tuned(opened(run).delta, DENSITIES, opened(run).loss)

@@ -19,8 +19,8 @@ def context_truncation_ratio(run: Path) -> float:
 
     import torch
 
-    from ftcli.methods.corda import oriented
     from ftcli.methods.shifted import lora_layers, weight_of
+    from ftcli.papers.corda.method import oriented
     from ftcli.reproduce.probe import again
 
     fresh = again(run)

@@ -19,9 +19,9 @@ def dare_analytic_gain(run: Path) -> float:
 @cache
 def analytic_loss(run: Path) -> float:
     """Test loss at the analytic q, mean over four masks; eta moves the finetuned outputs least."""
-    from ftcli.deltas.calibration import OutputChange, analytic, mean_inputs
-    from ftcli.deltas.darex import search
-    from ftcli.deltas.measuring import opened
+    from ftcli.papers.darex.calibration import OutputChange, analytic, mean_inputs
+    from ftcli.papers.darex.pruning import search
+    from ftcli.reproduce.deltas import opened
     from ftcli.reproduce.measures.dare_q import SEEDS, P, pruned
 
     one = opened(run)

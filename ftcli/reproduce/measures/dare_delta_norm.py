@@ -7,6 +7,6 @@ from pathlib import Path
 
 def dare_delta_norm(run: Path) -> float:
     """Euclidean norm of finetuned minus pretrained."""
-    from ftcli.deltas.measuring import opened
+    from ftcli.reproduce.deltas import opened
 
     return opened(run).delta.norm()

@@ -9,9 +9,9 @@ def dare_over_magnitude(run: Path) -> float:
     """Test loss of DAREx-q minus that of magnitude pruning, both at p = 0.99 on the blocks' matrices."""
     from dataclasses import replace
 
-    from ftcli.deltas.compeft import pruned
-    from ftcli.deltas.darex import scope
-    from ftcli.deltas.measuring import opened
+    from ftcli.papers.compeft.compression import pruned
+    from ftcli.papers.darex.pruning import scope
+    from ftcli.reproduce.deltas import opened
     from ftcli.reproduce.measures.dare_q import P, dare_q, mean_loss
 
     one = opened(run)

@@ -13,8 +13,8 @@ SEEDS = (0, 1, 2, 3)  # of masks
 @cache
 def dare_q(run: Path) -> float:
     """Coarse and fine search by held-out loss, one mask."""
-    from ftcli.deltas.darex import search
-    from ftcli.deltas.measuring import VALIDATION, opened
+    from ftcli.papers.darex.pruning import search
+    from ftcli.reproduce.deltas import VALIDATION, opened
 
     one = opened(run)
     return search(
@@ -24,7 +24,7 @@ def dare_q(run: Path) -> float:
 
 def pruned(one: Any, q: float | dict[str, float], seed: int) -> Any:
     """The run's delta with 99 % of its blocks' entries dropped."""
-    from ftcli.deltas.darex import dropped, scope
+    from ftcli.papers.darex.pruning import dropped, scope
 
     return dropped(one.delta, P, q, seed, scope(one.delta))
 
@@ -32,7 +32,7 @@ def pruned(one: Any, q: float | dict[str, float], seed: int) -> Any:
 @cache
 def mean_loss(run: Path, q: float) -> float:
     """Test loss, mean over four masks."""
-    from ftcli.deltas.measuring import opened
+    from ftcli.reproduce.deltas import opened
 
     one = opened(run)
     return sum(one.loss(pruned(one, q, seed)) for seed in SEEDS) / len(SEEDS)

@@ -9,9 +9,9 @@ ROWS = 8
 
 def dare_unlabelled_gap(run: Path) -> float:
     """Test loss at the q that moves the finetuned model's outputs least, minus that at the validated q."""
-    from ftcli.deltas.calibration import OutputChange
-    from ftcli.deltas.darex import search
-    from ftcli.deltas.measuring import opened
+    from ftcli.papers.darex.calibration import OutputChange
+    from ftcli.papers.darex.pruning import search
+    from ftcli.reproduce.deltas import opened
     from ftcli.reproduce.measures.dare_q import HIGH, LOW, STEP, dare_q, mean_loss, pruned
 
     one = opened(run)

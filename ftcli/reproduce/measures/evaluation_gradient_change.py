@@ -14,7 +14,7 @@ def evaluation_gradient_change(run: Path) -> float:
     bitsandbytes 0.50 on CPUs with AVX512-BF16 repacks weights in the first such pass, after which
     the path through the base gave no gradient; `ftcli.models.quantization` turns that off.
     """
-    from ftcli.evaluation.decoding import judging
+    from ftcli.models.decoding import judging
     from ftcli.reproduce.probe import again, first_batch, loss_of
 
     fresh = again(run)

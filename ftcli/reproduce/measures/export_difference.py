@@ -13,8 +13,8 @@ def export_difference(run: Path) -> float:
     import peft
     import torch
 
+    from ftcli.core.run import Run
     from ftcli.reproduce.probe import first_batch, loss_of
-    from ftcli.run.run import Run
 
     trained = Run.from_dir(run)
     batch = first_batch(trained)

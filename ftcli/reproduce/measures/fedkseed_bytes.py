@@ -9,7 +9,7 @@ EXACT = True
 
 def fedkseed_bytes(run: Path) -> float:
     """Bytes of the server's message and of the reply, as they were sent; a mean over the run."""
-    from ftcli.run.rundir import RunDir
+    from ftcli.core.run_dir import RunDir
 
     result = RunDir(run).result()
     return float(result["bytes_down"] + result["bytes_up"])

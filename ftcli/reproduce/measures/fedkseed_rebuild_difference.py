@@ -9,7 +9,7 @@ EXACT = True
 
 def fedkseed_rebuild_difference(run: Path) -> float:
     """Largest difference between the trained weights and those rebuilt from `sums.bin`."""
-    from ftcli.pipelines.federated.fedkseed import rebuild
+    from ftcli.papers.fedkseed.pipeline import rebuild
     from ftcli.reproduce.probe import distance_to
 
     return distance_to(run, rebuild(run))

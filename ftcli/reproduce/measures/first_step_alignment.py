@@ -18,8 +18,8 @@ def first_step_alignment(run: Path) -> float:
     import torch
 
     from ftcli.methods.calibration import batches, objective_loss
-    from ftcli.methods.lora_ga import layer_gradients
     from ftcli.methods.shifted import lora_layers
+    from ftcli.papers.lora_ga.method import layer_gradients
     from ftcli.reproduce.probe import again
 
     fresh = again(run)

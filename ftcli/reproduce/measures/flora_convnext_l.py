@@ -14,7 +14,7 @@ def flora_convnext_l(_run: Path) -> float:
     from peft import get_peft_model
     from transformers import AutoModel, ConvNextConfig
 
-    from ftcli.methods.tuners.flora import FloraConfig
+    from ftcli.papers.flora.method import FloraConfig
 
     size = ConvNextConfig(hidden_sizes=[192, 384, 768, 1536], depths=[3, 3, 27, 3])
     layers = ["dwconv", "pwconv1", "pwconv2"]

@@ -14,7 +14,7 @@ def flora_deberta_base(_run: Path) -> float:
     from peft import get_peft_model
     from transformers import AutoModel, DebertaV2Config
 
-    from ftcli.methods.tuners.flora import FloraConfig
+    from ftcli.papers.flora.method import FloraConfig
 
     size = DebertaV2Config(
         hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12

@@ -28,7 +28,7 @@ def _error(method: str, seed: int) -> float:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from ftcli.methods.tuners.flora import FloraConfig
+    from ftcli.papers.flora.method import FloraConfig
 
     base, target = _pair(seed)
     inputs = torch.randn(64, WIDTH, SIDE, SIDE, generator=torch.Generator().manual_seed(99))

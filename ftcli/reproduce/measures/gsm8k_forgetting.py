@@ -13,9 +13,9 @@ def gsm8k_forgetting(run: Path) -> float:
 
     Every token is judged, those of the question too. Negative where finetuning has helped.
     """
+    from ftcli.core.run import Run
     from ftcli.data.dataset import Data
     from ftcli.reproduce.probe import again
-    from ftcli.run.run import Run
 
     tuned = Run.from_dir(run)
     data = Data(

@@ -11,8 +11,8 @@ STEPS = 3
 def lift_support_excess(run: Path) -> float:
     """Over all matrices, entries too many or too few in the support, plus entries outside it that
     real steps between two choices have changed, plus entries of other tensors that have."""
+    from ftcli.papers.lift.trainable import budget
     from ftcli.reproduce.probe import again
-    from ftcli.trainable.lift import budget
 
     length = {"max_steps": STEPS, "eval_first": False, "eval_every": None}
     fresh = again(run, trainer=length, trainable={"interval": None})

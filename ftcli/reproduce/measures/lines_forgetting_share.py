@@ -7,8 +7,8 @@ from pathlib import Path
 
 def lines_forgetting_share(run: Path) -> float:
     """Rise of the loss on the pretrained model's own text at the chosen gamma, over the finetuned's rise."""
-    from ftcli.deltas.lines import scaled, single
-    from ftcli.deltas.measuring import opened
+    from ftcli.papers.lines.scaling import scaled, single
+    from ftcli.reproduce.deltas import opened
     from ftcli.reproduce.measures.lines_gamma import lines_gamma
 
     one = opened(run)

@@ -11,8 +11,8 @@ GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 @cache
 def lines_gamma(run: Path) -> float:
     """Least 2 * target + control, held-out losses over the finetuned and the pretrained model's own."""
-    from ftcli.deltas.lines import scaled, search, single
-    from ftcli.deltas.measuring import VALIDATION, opened
+    from ftcli.papers.lines.scaling import scaled, search, single
+    from ftcli.reproduce.deltas import VALIDATION, opened
 
     one = opened(run)
 

@@ -11,8 +11,8 @@ def lines_limits_error(run: Path) -> float:
     """Largest deviation from: gamma 1 is the finetuned model, gamma 0 keeps all of the last block and
     nothing of the first and of what is outside, no slope is a uniform scale.
     """
-    from ftcli.deltas.lines import positions, scaled, single
-    from ftcli.deltas.measuring import opened
+    from ftcli.papers.lines.scaling import positions, scaled, single
+    from ftcli.reproduce.deltas import opened
 
     change = opened(run).delta
     assert change.source is not None

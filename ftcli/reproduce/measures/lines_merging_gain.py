@@ -14,8 +14,8 @@ def lines_merging_gain(run: Path) -> float:
     alpha = 1/2.
     """
     from ftcli.deltas.delta import Delta, compose
-    from ftcli.deltas.lines import scaled
-    from ftcli.deltas.measuring import TEST, VALIDATION, least, opened, partner
+    from ftcli.papers.lines.scaling import scaled
+    from ftcli.reproduce.deltas import TEST, VALIDATION, least, opened, partner
 
     tasks = [opened(run), opened(partner(run, "gsm8k"))]
     merged = compose([task.delta for task in tasks])

@@ -13,8 +13,8 @@ def lines_over_uniform(run: Path) -> float:
 
     The uniform scale's is read off, between neighbouring scales, where its test loss is LiNeS's.
     """
-    from ftcli.deltas.lines import scaled, single
-    from ftcli.deltas.measuring import opened
+    from ftcli.papers.lines.scaling import scaled, single
+    from ftcli.reproduce.deltas import opened
 
     one = opened(run)
     changes = [one.delta.scale(factor) for factor in SCALES]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 def lines_target_ratio(run: Path) -> float:
     """Test loss at the gamma chosen on held-out rows over that of the finetuned model."""
-    from ftcli.deltas.lines import scaled, single
-    from ftcli.deltas.measuring import opened
+    from ftcli.papers.lines.scaling import scaled, single
+    from ftcli.reproduce.deltas import opened
     from ftcli.reproduce.measures.lines_gamma import lines_gamma
 
     one = opened(run)

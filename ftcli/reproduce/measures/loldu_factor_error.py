@@ -10,8 +10,8 @@ EXACT = True
 
 def loldu_factor_error(run: Path) -> float:
     """Largest |P L diag(D) U - W| / |W| (Frobenius) over the linears of the base's blocks."""
-    from ftcli.methods.tuners.loldu import ldu
     from ftcli.models.anatomy import Anatomy
+    from ftcli.papers.loldu.method import ldu
     from ftcli.reproduce.probe import again
 
     base = again(run).model_source.load()

@@ -24,7 +24,7 @@ def loldu_over_head(run: Path) -> float:
 def _difference(seed: int) -> float:
     from peft import get_peft_model
 
-    from ftcli.methods.tuners.loldu import LolduConfig
+    from ftcli.papers.loldu.method import LolduConfig
     from ftcli.reproduce.glyphs import Glyphs, fit, judge, vit
 
     base = fit(vit(seed), Glyphs(100 + seed), 3e-3, PRETRAINING, seed)

@@ -14,7 +14,7 @@ def loldu_vit_base(_run: Path) -> float:
     from peft import get_peft_model
     from transformers import AutoModel, ViTConfig
 
-    from ftcli.methods.tuners.loldu import LolduConfig
+    from ftcli.papers.loldu.method import LolduConfig
 
     size = ViTConfig()
     with torch.device("meta"):

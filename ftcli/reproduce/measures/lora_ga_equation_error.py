@@ -14,9 +14,9 @@ def lora_ga_equation_error(run: Path) -> float:
     """
     import torch
 
-    from ftcli.methods.lora_ga import layer_gradients
     from ftcli.methods.peft import ADAPTER
     from ftcli.methods.shifted import lora_layers
+    from ftcli.papers.lora_ga.method import layer_gradients
     from ftcli.reproduce.probe import again
 
     fresh = again(run)

@@ -15,8 +15,8 @@ def merged_difference(run: Path) -> float:
     """
     import torch
 
+    from ftcli.core.run import Run
     from ftcli.reproduce.probe import first_batch
-    from ftcli.run.run import Run
 
     trained = Run.from_dir(run)
     batch = first_batch(trained)

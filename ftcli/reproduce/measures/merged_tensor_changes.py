@@ -10,7 +10,7 @@ EXACT = True
 
 def merged_tensor_changes(run: Path) -> float:
     """Tensors that the merged model has and the base has not, or the other way, by name and shape."""
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
     trained = Run.from_dir(run)
     base, merged = trained.model_source.meta(), trained.method.merge(trained.model)

@@ -18,7 +18,7 @@ def natural_galore_history_share(_run: Path) -> float:
     from transformers import AutoModel, RobertaConfig
 
     from ftcli.models.anatomy import Anatomy
-    from ftcli.optimizers.galore import GaLore
+    from ftcli.papers.natural_galore.optimizer import GaLore
 
     size = RobertaConfig()
     with torch.device("meta"):

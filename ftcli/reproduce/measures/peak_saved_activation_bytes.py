@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ftcli.trainer.participant import Participant, State
+from ftcli.core.callback import Participant, State
 
 STEPS = 8
 

@@ -12,8 +12,8 @@ def peqa_integer_residue(run: Path) -> float:
     """Largest distance of a merged weight, divided by its trained scale, from an integer."""
     import torch
 
-    from ftcli.methods.tuners.peqa import PeqaLinear
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
+    from ftcli.papers.peqa.method import PeqaLinear
 
     model = Run.from_dir(run).model
     worst = 0.0

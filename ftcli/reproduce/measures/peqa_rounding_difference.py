@@ -14,7 +14,7 @@ def peqa_rounding_difference(run: Path) -> float:
     import torch
 
     from ftcli.models.anatomy import Anatomy
-    from ftcli.models.packed import quantise
+    from ftcli.papers.peqa.packed import quantise
     from ftcli.reproduce.probe import again, first_batch, loss_of
 
     fresh = again(run)

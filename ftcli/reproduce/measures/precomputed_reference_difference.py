@@ -14,8 +14,8 @@ def precomputed_reference_difference(run: Path) -> float:
     """
     import torch
 
+    from ftcli.core.run import Run
     from ftcli.reproduce.probe import first_batch
-    from ftcli.run.run import Run
 
     trained = Run.from_dir(run)
     trained.objective.setup(trained)

@@ -16,8 +16,8 @@ def pretrained_divergence(run: Path) -> float:
     """
     import torch
 
+    from ftcli.core.run import Run
     from ftcli.reproduce.probe import again
-    from ftcli.run.run import Run
 
     tuned = Run.from_dir(run)
     base = again(run).model_source.load()

@@ -16,10 +16,10 @@ def qst_kept_states_difference(run: Path) -> float:
     """
     import torch
 
-    from ftcli.methods.side_states import HiddenStates, Store
-    from ftcli.methods.side_tuner import side_layer
+    from ftcli.core.run import Run
+    from ftcli.papers.qst.states import HiddenStates, Store
+    from ftcli.papers.qst.tuner import side_layer
     from ftcli.reproduce.probe import loss_of
-    from ftcli.run.run import Run
 
     trained = Run.from_dir(run)
     loader, layer, furthest = trained.loader(), side_layer(trained.model), 0.0

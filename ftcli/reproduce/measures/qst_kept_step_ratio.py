@@ -9,10 +9,10 @@ BATCHES, ROUNDS = 4, 3
 
 def qst_kept_step_ratio(run: Path) -> float:
     """Time of forward and backward passes with kept hidden states over that of the same without."""
-    from ftcli.methods.side_states import HiddenStates, Store
-    from ftcli.methods.side_tuner import side_layer
+    from ftcli.core.run import Run
+    from ftcli.papers.qst.states import HiddenStates, Store
+    from ftcli.papers.qst.tuner import side_layer
     from ftcli.reproduce.measures.qst_step_over_lora import first_batches, seconds
-    from ftcli.run.run import Run
 
     trained = Run.from_dir(run)
     layer, batches = side_layer(trained.model), first_batches(trained, BATCHES)

@@ -12,8 +12,8 @@ LORA = {"_target_": "ftcli.methods.peft.Peft", "r": 16, "lora_alpha": 32}
 
 def qst_step_over_lora(run: Path) -> float:
     """Time of its forward and backward passes over LoRA's (rank 16, all linears), in turn, same rows."""
+    from ftcli.core.run import Run
     from ftcli.reproduce.probe import again
-    from ftcli.run.run import Run
 
     side = again(run)
     lora = Run({**side.config, "method": LORA})

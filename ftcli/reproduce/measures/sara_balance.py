@@ -7,7 +7,7 @@ from pathlib import Path
 
 def sara_balance(run: Path) -> float:
     """Share by which the target's denoising error fell minus the share by which the original's rose."""
-    from ftcli.run.rundir import RunDir
+    from ftcli.core.run_dir import RunDir
 
     result = RunDir.open(run).result()
     before, after = result["metrics_before"], result["metrics"]

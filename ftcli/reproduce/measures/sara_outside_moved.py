@@ -9,8 +9,8 @@ EXACT = True
 
 def sara_outside_moved(run: Path) -> float:
     """Entries of the base with |w| >= threshold that differ by any bit after training."""
+    from ftcli.core.run import Run
     from ftcli.reproduce.probe import again
-    from ftcli.run.run import Run
 
     trained = Run.from_dir(run)
     limit = trained.method.describe()["threshold"]

@@ -12,8 +12,8 @@ def sara_rank(run: Path) -> float:
     """
     import torch
 
-    from ftcli.methods.gathered import installed
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
+    from ftcli.papers.sara.gathered import installed
 
     trained = Run.from_dir(run)
     least = (trained.config.get("penalty") or {}).get("nuclear", {}).get("min_dim", 31)

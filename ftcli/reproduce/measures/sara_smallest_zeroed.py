@@ -12,7 +12,7 @@ EXACT = True  # of the base alone
 
 def sara_smallest_zeroed(run: Path) -> float:
     """Share by which the base's error on what it knows rises when its smallest 10 % are set to 0."""
-    from ftcli.methods.sara import below
+    from ftcli.papers.sara.method import below
 
     def smallest(parameters: dict[str, Any]) -> dict[str, Any]:
         limit = below(parameters, SHARE)

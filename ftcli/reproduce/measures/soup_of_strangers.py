@@ -10,8 +10,8 @@ def soup_of_strangers(run: Path) -> float:
 
     The same for every seed: they are averaged together.
     """
-    from ftcli.deltas.measuring import beside, name_of, opened
-    from ftcli.deltas.soup import uniform
+    from ftcli.papers.model_soups.soup import uniform
+    from ftcli.reproduce.deltas import beside, name_of, opened
 
     variant = name_of(run)[0]
     runs = [one for (own, _), one in sorted(beside(run).items()) if own == variant]

@@ -22,7 +22,7 @@ class Halves(Bench):
 
     def score(self, tensors: Any = None, split: str | None = None) -> float:
         """Loss, nats a token."""
-        from ftcli.evaluation.decoding import judging
+        from ftcli.models.decoding import judging
 
         if split == SHIFT:
             return super().score(tensors, split)
@@ -42,8 +42,8 @@ class Halves(Bench):
 @cache
 def pot(run: Path) -> Any:
     """Them, with this run as the judge."""
-    from ftcli.deltas.measuring import beside, name_of, opened
-    from ftcli.deltas.soup import Pot
+    from ftcli.papers.model_soups.soup import Pot
+    from ftcli.reproduce.deltas import beside, name_of, opened
 
     seed = name_of(run)[1]
     runs = [r for (v, s), r in sorted(beside(run).items()) if s == seed and v != OTHERS]

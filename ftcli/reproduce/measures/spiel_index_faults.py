@@ -9,9 +9,9 @@ EXACT = True
 
 def spiel_index_faults(run: Path) -> float:
     """Over all matrices, positions that are double or outside, and entries more or fewer than at first."""
-    from ftcli.methods.tuners.spiel import SpIELLinear
+    from ftcli.core.run import Run
+    from ftcli.papers.spiel.tuner import SpIELLinear
     from ftcli.reproduce.probe import again
-    from ftcli.run.run import Run
 
     def layers(model: object) -> list[SpIELLinear]:
         return [m for m in model.modules() if isinstance(m, SpIELLinear)]  # type: ignore[attr-defined]

@@ -9,9 +9,9 @@ def spiel_moved_share(run: Path) -> float:
     """Share of the positions after training that were not among the random ones of the start."""
     import torch
 
-    from ftcli.methods.tuners.spiel import SpIELLinear
+    from ftcli.core.run import Run
+    from ftcli.papers.spiel.tuner import SpIELLinear
     from ftcli.reproduce.probe import again
-    from ftcli.run.run import Run
 
     supports = [
         [m.spiel_indices["default"] for m in model.modules() if isinstance(m, SpIELLinear)]

@@ -15,7 +15,7 @@ def ssf_convnext_b(_run: Path) -> float:
     from transformers import AutoModelForImageClassification as AutoModel
     from transformers import ConvNextConfig
 
-    from ftcli.methods.tuners.ssf import SsfConfig
+    from ftcli.papers.ssf.method import SsfConfig
 
     size = ConvNextConfig(hidden_sizes=[128, 256, 512, 1024], depths=[3, 3, 27, 3])
     with torch.device("meta"):

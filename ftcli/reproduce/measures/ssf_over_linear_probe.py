@@ -26,7 +26,7 @@ def _accuracy(base: Any, ssf: bool, seed: int) -> float:
     import torch
     from peft import get_peft_model
 
-    from ftcli.methods.tuners.ssf import SsfConfig
+    from ftcli.papers.ssf.method import SsfConfig
     from ftcli.reproduce.glyphs import Glyphs, fit, judge
 
     torch.manual_seed(seed)

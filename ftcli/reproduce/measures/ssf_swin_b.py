@@ -15,7 +15,7 @@ def ssf_swin_b(_run: Path) -> float:
     from transformers import AutoModelForImageClassification as AutoModel
     from transformers import SwinConfig
 
-    from ftcli.methods.tuners.ssf import SsfConfig
+    from ftcli.papers.ssf.method import SsfConfig
 
     size = SwinConfig(embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32])
     with torch.device("meta"):

@@ -15,7 +15,7 @@ def ssf_vit_b16(_run: Path) -> float:
     from transformers import AutoModelForImageClassification as AutoModel
     from transformers import ViTConfig
 
-    from ftcli.methods.tuners.ssf import SsfConfig
+    from ftcli.papers.ssf.method import SsfConfig
 
     size = ViTConfig()
     with torch.device("meta"):

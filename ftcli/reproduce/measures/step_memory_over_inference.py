@@ -10,7 +10,7 @@ def step_memory_over_inference(run: Path) -> float:
 
     Counted are all tensors that live, the model's among them, in one process for both.
     """
-    from ftcli.evaluation.decoding import judging
+    from ftcli.models.decoding import judging
     from ftcli.reproduce.allocations import Allocations
     from ftcli.reproduce.probe import again, first_batch, loss_of
 

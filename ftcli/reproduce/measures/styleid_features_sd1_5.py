@@ -13,8 +13,8 @@ def styleid_features_sd1_5(_run: Path) -> float:
     """Values of queries, keys and values over all steps, counted in a call on the meta device."""
     import torch
 
-    from ftcli.models.diffusion_attention import Features, tapped
     from ftcli.models.ldm import Ldm
+    from ftcli.papers.styleid.attention import Features, tapped
 
     source = Ldm("stable-diffusion-v1-5/stable-diffusion-v1-5", architecture="sd1_5")
     model = source.meta()

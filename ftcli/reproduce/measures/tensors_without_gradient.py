@@ -11,8 +11,8 @@ STEPS = 3
 
 def tensors_without_gradient(run: Path) -> float:
     """Trained tensors, biases included, whose gradient is exactly 0 in each of the first real steps."""
+    from ftcli.core.callback import Participant
     from ftcli.reproduce.probe import again
-    from ftcli.trainer.participant import Participant
 
     still: set[str] = set()
 

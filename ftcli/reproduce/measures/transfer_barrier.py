@@ -13,8 +13,8 @@ def transfer_barrier(run: Path) -> float:
     Of the finetuned models of both: a base knows nothing of the task, whose loss judges.
     """
     from ftcli.deltas.artefact import Artefact
-    from ftcli.deltas.measuring import TEST, opened, partner
-    from ftcli.deltas.transfer import barrier, connectivity
+    from ftcli.papers.finetuning_transfer.transfer import barrier, connectivity
+    from ftcli.reproduce.deltas import TEST, opened, partner
     from ftcli.reproduce.measures.transfer_gain import SOURCE
 
     ends = (Artefact.open(partner(run, SOURCE)), Artefact.open(run))

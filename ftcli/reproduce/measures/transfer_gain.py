@@ -17,8 +17,8 @@ def transfer_gain(run: Path) -> float:
 @cache
 def losses(run: Path) -> tuple[float, float]:
     """Of this run's base as it is, and with the change."""
-    from ftcli.deltas.measuring import opened, partner
-    from ftcli.deltas.transfer import transferred
+    from ftcli.papers.finetuning_transfer.transfer import transferred
+    from ftcli.reproduce.deltas import opened, partner
 
     one, source = opened(run), opened(partner(run, SOURCE))
     bare = one.loss(one.delta.scale(0.0))

@@ -9,8 +9,8 @@ STEPS = 15  # a quarter of the run's
 
 def transfer_head_start(run: Path) -> float:
     """Test loss after 15 steps from the transferred model minus that after 15 steps from the base."""
-    from ftcli.deltas.measuring import opened, partner
-    from ftcli.deltas.transfer import transferred
+    from ftcli.papers.finetuning_transfer.transfer import transferred
+    from ftcli.reproduce.deltas import opened, partner
     from ftcli.reproduce.measures.transfer_gain import SOURCE
 
     one, source = opened(run), opened(partner(run, SOURCE))
@@ -23,7 +23,7 @@ def _after(run: Path, start: dict) -> float:
     """Test loss of a model that was trained for some steps as the run was."""
     import torch
 
-    from ftcli.deltas.measuring import opened
+    from ftcli.reproduce.deltas import opened
     from ftcli.reproduce.probe import again
 
     fresh = again(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})

@@ -16,7 +16,7 @@ def useful_block_share(run: Path) -> float:
     """
     import torch
 
-    from ftcli.methods.scaling import damped
+    from ftcli.papers.ist.scaling import damped
     from ftcli.reproduce.probe import again
 
     short = {"max_steps": STEPS, "eval_first": False, "eval_every": None}

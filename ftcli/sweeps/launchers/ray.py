@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftcli.errors import missing_package
+from ftcli.core.errors import missing_package
 from ftcli.sweeps.launchers.base import Launcher, Worker
 from ftcli.sweeps.worker import work
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ftcli.errors import missing_package
+from ftcli.core.errors import missing_package
 from ftcli.sweeps.launchers.base import Launcher, Worker
 from ftcli.sweeps.launchers.local import cores
 from ftcli.sweeps.worker import work

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ftcli.core.errors import UserError
 from ftcli.data.conversation.exchange import prompt_of
 from ftcli.data.dataset import Data
 from ftcli.data.rows import Unusable
-from ftcli.errors import UserError
 
 ROW = {"instruction": "And its capital?", "input": "", "output": "Vienna."}
 AROUND = {"system": "Be terse.", "history": [["Name a country.", "Austria."]]}

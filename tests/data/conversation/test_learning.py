@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from ftcli.core.errors import UserError
 from ftcli.data.conversation.learning import take_learn
 from ftcli.data.conversation.turns import conversation
 from ftcli.data.dataset import Data
 from ftcli.data.rows import Unusable
-from ftcli.errors import UserError
 
 
 @pytest.mark.parametrize(

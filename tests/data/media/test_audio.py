@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from ftcli.core.errors import UserError
 from ftcli.data.media.audio import Audio, resample
-from ftcli.errors import UserError
 from ftcli.models.classifier import Classifier
 
 RATE = 8000

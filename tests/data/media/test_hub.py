@@ -10,9 +10,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
+from ftcli.core.errors import UserError
 from ftcli.data.media import hub
 from ftcli.data.media.images import Images
-from ftcli.errors import UserError
 
 
 def png(value: int) -> dict:

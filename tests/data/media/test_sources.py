@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ftcli.core.errors import UserError
 from ftcli.data.media.images import Images
 from ftcli.data.media.items import named
 from ftcli.data.media.sources import Source, shipped
-from ftcli.errors import UserError
 
 PNG = (".png",)
 RANDOM = np.random.default_rng(0)

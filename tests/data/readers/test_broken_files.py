@@ -9,10 +9,10 @@ from unittest import mock
 
 import pytest
 
+from ftcli.core.errors import UserError
 from ftcli.data import strict_json
 from ftcli.data.readers import json_array, lines, read
 from ftcli.data.rows import BadRow, Row
-from ftcli.errors import UserError
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ftcli.core.errors import UserError
 from ftcli.data.readers import can_read, read
 from ftcli.data.readers.encoding import MARKS, PACKED
 from ftcli.data.rows import Row
-from ftcli.errors import UserError
 
 FAST = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.evaluation import metrics
 from ftcli.evaluation.metrics.final_number import read
 

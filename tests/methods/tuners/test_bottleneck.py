@@ -17,7 +17,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )  # fmt: skip
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.methods.tuners.bottleneck import BottleneckConfig, closing_linears
 
 from ..tiny import load, logits, method, train, trainable, write_llama

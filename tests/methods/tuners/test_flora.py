@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.methods.tuners.flora import FloraConfig, FloraLayer
+from ftcli.papers.flora.method import FloraConfig, FloraLayer
 
 from ..tiny import load, loss_of, method, trainable, write_llama
 from .kinds import KINDS, build, output

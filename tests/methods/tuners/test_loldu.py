@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import RobertaConfig, RobertaForSequenceClassification, ViTConfig, ViTModel
 
-from ftcli.methods.tuners.loldu import FLOOR, LolduConfig, LolduLinear, ldu
+from ftcli.papers.loldu.method import FLOOR, LolduConfig, LolduLinear, ldu
 
 from ..tiny import load, logits, loss_of, method, train, trainable, write_llama
 from .kinds import KINDS, build, output

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ftcli.errors import UserError
-from ftcli.methods.tuners.peqa import PeqaConfig, PeqaLinear
+from ftcli.core.errors import UserError
 from ftcli.models.anatomy import Anatomy
-from ftcli.models.packed import quantise, stored_bytes
-from ftcli.models.packed_linear import PackedLinear
+from ftcli.papers.peqa.method import PeqaConfig, PeqaLinear
+from ftcli.papers.peqa.packed import quantise, stored_bytes
+from ftcli.papers.peqa.packed_linear import PackedLinear
 
 from ..tiny import load, logits, loss_of, method, train, trainable, write_llama
 from .kinds import KINDS, build, output
@@ -166,7 +166,7 @@ def test_a_half_precision_base_keeps_float32_scales(folder):
 
 def test_a_finished_run_is_the_trained_function_again(train_tiny):
     """The integers are made anew from the base; scales come from the run's folder."""
-    from ftcli.run.run import Run
+    from ftcli.core.run import Run
 
     path = train_tiny("method=peqa", "model.quantization=none", "eval=loss", "run.name=peqa")
     run, again = Run.from_dir(path), Run.from_dir(path)

@@ -12,9 +12,9 @@ from torch import nn
 from torch.autograd.function import Function
 from transformers import AutoConfig, LlamaForCausalLM
 
-from ftcli.errors import UserError
-from ftcli.methods.tuners.s2ft import S2ftConfig, S2ftLinear
-from ftcli.models.coupled import coupled
+from ftcli.core.errors import UserError
+from ftcli.papers.s2ft.coupled import coupled
+from ftcli.papers.s2ft.method import S2ftConfig, S2ftLinear
 
 from ..tiny import load, logits, loss_of, method, train, trainable, write_llama
 from .kinds import KINDS, build, output

@@ -10,14 +10,20 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from ftcli.errors import UserError
-from ftcli.methods.spiel import Candidates, SpIEL, grow_by_gradients, grow_by_momenta, smallest
-from ftcli.methods.tuners.spiel import SpIELConfig, SpIELConv1D, SpIELLinear
+from ftcli.core.callback import State
+from ftcli.core.errors import UserError
 from ftcli.models.anatomy import count_parameters
 from ftcli.optimizers.sm3 import SM3
 from ftcli.optimizers.sparse_adamw import SparseAdamW
 from ftcli.optimizers.state import elements
-from ftcli.trainer.participant import State
+from ftcli.papers.spiel.method import (
+    Candidates,
+    SpIEL,
+    grow_by_gradients,
+    grow_by_momenta,
+    smallest,
+)
+from ftcli.papers.spiel.tuner import SpIELConfig, SpIELConv1D, SpIELLinear
 
 from ..tiny import IDS, load, logits, loss_of, trainable, write_llama
 

@@ -17,9 +17,9 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from ftcli.errors import UserError
-from ftcli.methods.tuners.ssf import SsfConfig
-from ftcli.methods.tuners.ssf_layers import SsfLayer
+from ftcli.core.errors import UserError
+from ftcli.papers.ssf.layers import SsfLayer
+from ftcli.papers.ssf.method import SsfConfig
 
 from ..tiny import load, logits, method, trainable, write_llama
 from .kinds import KINDS, build, output

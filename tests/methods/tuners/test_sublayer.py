@@ -15,8 +15,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from ftcli.methods.tuners.sublayer import SublayerConfig, sublayers
-from ftcli.methods.tuners.sublayer_blocks import Bottleneck, Conformer
+from ftcli.papers.petl_ast.adapter import SublayerConfig, sublayers
+from ftcli.papers.petl_ast.blocks import Bottleneck, Conformer
 
 SIZES = {
     "hidden_size": 32,

@@ -14,8 +14,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from ftcli.errors import UserError
-from ftcli.methods.tuners.token_prompts import TokenPromptsConfig
+from ftcli.core.errors import UserError
+from ftcli.papers.petl_ast.token_prompts import TokenPromptsConfig
 
 SIZES = {
     "hidden_size": 32,

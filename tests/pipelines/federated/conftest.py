@@ -51,6 +51,6 @@ def federated_job(tmp_path_factory) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def federated_run(federated_job) -> Path:
     """The folder of a finished run of three rounds."""
-    from ftcli.run.train import train
+    from ftcli.jobs.train import train
 
     return Path(train(federated_job())["run"])

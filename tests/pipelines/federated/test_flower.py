@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
+from ftcli.core.run_dir import RunDir
+from ftcli.jobs.train import train
 from ftcli.pipelines.federated import flower
-from ftcli.run.rundir import RunDir
-from ftcli.run.train import train
 
 
 @pytest.mark.parametrize("absent", ["flwr", "ray"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
 from ftcli.pipelines.federated.partition import partition
 
 LABELS = ["good"] * 300 + ["bad"] * 300

@@ -8,15 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftcli.errors import UserError
+from ftcli.core.errors import UserError
+from ftcli.core.run import Run
+from ftcli.core.run_dir import RunDir
+from ftcli.jobs.train import resume, train
 from ftcli.optimizers.replay import FILE as LOG
+from ftcli.papers.fedkseed.pipeline import FILE, Scalars, rebuild
 from ftcli.pipelines.federated.engines import Mail
-from ftcli.pipelines.federated.fedkseed import FILE, Scalars, rebuild
 from ftcli.pipelines.federated.server import Server
 from ftcli.pipelines.federated.wire import call, read_call, read_reply
-from ftcli.run.run import Run
-from ftcli.run.rundir import RunDir
-from ftcli.run.train import resume, train
 
 
 def server_of(composed):

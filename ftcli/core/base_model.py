@@ -1,0 +1,97 @@
+"""The base of a run: recorded when it begins, and refused when it is another one later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftcli.core.atomic import write_json
+from ftcli.core.errors import UserError
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
+
+FILE = "base.json"
+
+
+def hold_base(run: Run) -> bool:
+    """Record the base of a run that begins; of another, see that it is the recorded one.
+
+    Returns:
+        False where the files are not on this machine yet.
+
+    Raises:
+        UserError: the base is another one than the run was trained on.
+    """
+    if run.dir is None or not run.accelerator.is_main_process:
+        return True
+    if (run.dir.path / FILE).exists():
+        return refuse_other_base(run.dir.path, run.model_source)
+    if any(run.dir.checkpoints.glob("step-*")):
+        return True  # its base was not recorded when it began, and what lies there now says nothing
+    return record_base(run.dir.path, run.model_source)
+
+
+def record_base(folder: Path, source: Any) -> bool:
+    """Write base.json into a run directory; returns whether the files are there."""
+    described = describe_base(source)
+    if described is not None:
+        write_json(folder / FILE, described)
+    return described is not None
+
+
+def describe_base(source: Any) -> dict[str, Any] | None:
+    """Path, commit, and SHA-256 of each file of a model; None where they are not on this machine."""
+    if getattr(source, "weights", None) == "random":
+        return {"path": source.path, "weights": "random", "commit": None, "files": {}}
+    parts = source.weight_files()
+    if not parts:
+        return None
+    files = {name: digest for part in parts for name, digest in part.hashes().items()}
+    return {"path": source.path, "commit": parts[0].commit, "files": files}
+
+
+def refuse_other_base(folder: Path, source: Any) -> bool:
+    """Compare a model with the one that a run recorded.
+
+    Returns:
+        False where its files are not on this machine yet.
+
+    Raises:
+        UserError: a file has another content, is absent or new.
+    """
+    if not (folder / FILE).is_file():
+        return True
+    then, now = json.loads((folder / FILE).read_text(encoding="utf-8")), describe_base(source)
+    if now is None:
+        return False
+    names = sorted({*then["files"], *now["files"]})
+    changed = [name for name in names if then["files"].get(name) != now["files"].get(name)]
+    if changed:
+        raise _other(folder, then, now, changed)
+    return True
+
+
+def _other(
+    folder: Path, then: dict[str, Any], now: dict[str, Any], changed: list[str]
+) -> UserError:
+    def short(base: dict[str, Any], name: str) -> str:
+        return base["files"].get(name, "absent")[:12]
+
+    what = "; ".join(
+        f"{name} was {short(then, name)}, now {short(now, name)}" for name in changed[:3]
+    )
+    more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
+    commit = then["commit"]
+    moved = f" (commit {commit[:12]}, now {str(now['commit'])[:12]})" if commit else ""
+    pinned = (
+        f"model.revision={commit} in its config.yaml"
+        if commit
+        else f"put the files of {then['path']} back"
+    )
+    return UserError(
+        f"the base {now['path']}{moved} is not the one that {folder} was trained on: {what}{more}.",
+        where=str(folder / FILE),
+        fix=f"{pinned}; or ftcli train {folder}/config.yaml, which trains on what is there now",
+    )

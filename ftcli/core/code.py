@@ -1,0 +1,206 @@
+"""Which code computed a figure: a hash over the modules of ftcli that a computation imports.
+
+The imports are read from source with `ast`, those inside functions too, and followed. A class that is
+named by a string, as `_target_` in a configuration, is an import as well, and so are all modules of a
+package that imports its own members by name. Comments, docstrings and blank lines do not count. A YAML
+file, of which the values count, may stand among the modules: an option that a job is composed of.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import json
+import tokenize
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the package
+PACKAGE = "ftcli"
+SETTINGS = ".yaml"  # ends the name of a file of values
+#: What trains or resumes a run whose configuration is resolved.
+ENTRY = "ftcli.jobs.trial"
+#: Libraries whose version is part of what was computed.
+LIBRARIES = ("torch", "transformers", "peft")
+#: Modules that compose, plan or show. They compute no figure of a run: what they compose, the resolved
+#: configuration, is part of a run's address by itself. Those that a root lies in do count.
+APART = (
+    "ftcli.cli", "ftcli.config", "ftcli.planning", "ftcli.loggers", "ftcli.serving", "ftcli.core.errors",
+    "ftcli.run.card", "ftcli.run.plots", "ftcli.run.report", "ftcli.core.code",
+)  # fmt: skip
+
+
+def roots_of(*configs: Any) -> list[str]:
+    """The modules that runs of these configurations start from: the entry and every class named."""
+    named = {module for config in configs for module in _named(config)}
+    return sorted({ENTRY, *named})
+
+
+def digest(roots: Iterable[str], root: Path = ROOT) -> str:
+    """Hash of the code that the modules `roots` import, at any depth: 16 hex digits.
+
+    Args:
+        root: folder that holds the package; another one for the code of another commit.
+
+    Raises:
+        KeyError: there is no such module or file.
+    """
+    state = hashlib.sha256()
+    for name in closure(roots, root):
+        path = _file(name, root)
+        text = _values(path) if name.endswith(SETTINGS) else _parsed(path, _time(path), root)[0]
+        state.update(f"{name}\n{text}\n".encode())
+    return state.hexdigest()[:16]
+
+
+def closure(roots: Iterable[str], root: Path = ROOT) -> list[str]:
+    """The modules and files `roots`, and what they import inside the package; sorted.
+
+    A module brings the packages that it lies in, since importing it runs them.
+    """
+    seen, waiting = set[str](), list(roots)
+    apart = tuple(part for part in APART if not any(_is_in(name, part) for name in waiting))
+    while waiting:
+        name = waiting.pop()
+        if name in seen or any(_is_in(name, part) for part in apart):
+            continue
+        seen.add(name)
+        path = _file(name, root)
+        if not name.endswith(SETTINGS):
+            waiting += _parsed(path, _time(path), root)[1]
+            parent = name.rpartition(".")[0]
+            waiting += [parent] if parent else []
+    return sorted(seen)
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that compute."""
+    return {name: found for name in LIBRARIES if (found := _version(name))}
+
+
+@cache
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _is_in(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
+
+
+def _file(name: str, root: Path) -> Path:
+    if not name.endswith(SETTINGS):
+        return _modules(root)[name]
+    if not (root / name).is_file():
+        raise KeyError(name)
+    return root / name
+
+
+def _time(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _values(path: Path) -> str:
+    """What a YAML file says, without its comments and the order of its keys."""
+    import yaml
+
+    return json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True, default=str)
+
+
+def _named(value: Any) -> Iterator[str]:
+    """Modules of the classes named anywhere in a configuration."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _named(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _named(item)
+    elif isinstance(value, str) and (module := _module_in(value, _modules(ROOT))):
+        yield module
+
+
+def _module_in(text: str, modules: Mapping[str, Path]) -> str | None:
+    """The module that a dotted path such as `ftcli.papers.qst.method.QST` begins with."""
+    if not text.startswith(f"{PACKAGE}.") or not text.isascii():
+        return None
+    while text and text not in modules:
+        text = text.rpartition(".")[0]
+    return text if "." in text else None
+
+
+@cache
+def _modules(root: Path) -> dict[str, Path]:
+    """Module -> file, for the whole package."""
+    found = {}
+    for path in (root / PACKAGE).rglob("*.py"):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def _parsed(path: Path, changed: int, root: Path) -> tuple[str, tuple[str, ...]]:
+    """A file's significant text, and what it imports inside the package."""
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    modules = _modules(root)
+    name = next(module for module, file in modules.items() if file == path)
+    return _significant(source, tree), tuple(sorted(set(_imports(tree, name, modules))))
+
+
+def _significant(source: str, tree: ast.Module) -> str:
+    """The source without docstrings, comments and blank lines."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for text in _docstrings(tree):
+        for row in range(text.lineno, (text.end_lineno or text.lineno) + 1):
+            lines[row - 1] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _docstrings(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Statements that are a string alone."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            if isinstance(node.value.value, str):
+                yield node
+
+
+def _imports(node: ast.AST, name: str, modules: Mapping[str, Path]) -> Iterator[str]:
+    """Modules of the package that a module imports where it runs, not for type checking alone."""
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        for statement in node.orelse:
+            yield from _imports(statement, name, modules)
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names if alias.name in modules)
+    elif isinstance(node, ast.ImportFrom) and node.module in modules:
+        for alias in node.names:
+            full = f"{node.module}.{alias.name}"
+            yield full if full in modules else str(node.module)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if module := _module_in(node.value, modules):
+            yield module
+    elif isinstance(node, ast.Call) and _imports_members(node):
+        yield from (module for module in modules if module.rpartition(".")[0] == name)
+    for child in ast.iter_child_nodes(node):
+        yield from _imports(child, name, modules)
+
+
+def _imports_members(call: ast.Call) -> bool:
+    """Whether a call is `import_module(f"{__name__}.{...}")`: any member of the own package."""
+    if not ast.unparse(call.func).endswith("import_module") or not call.args:
+        return False
+    text = call.args[0]
+    if not isinstance(text, ast.JoinedStr) or not isinstance(text.values[0], ast.FormattedValue):
+        return False
+    return ast.unparse(text.values[0].value) == "__name__"

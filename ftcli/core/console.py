@@ -1,0 +1,37 @@
+"""Printing for people (rich) or for programs (JSON): the two faces of every reading verb."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from ftcli.core.escaping import in_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@cache
+def console(stderr: bool = False) -> Console:
+    """The process's rich console; rich itself honours NO_COLOR and plain pipes.
+
+    Where no terminal reads, lines are never wrapped: a log or a pipe wants them whole.
+    """
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    if stream.isatty():
+        return Console(stderr=stderr, highlight=False)
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=1000)
+
+
+def emit(data: Any, as_json: bool, render: Callable[[], None]) -> None:
+    """Print `data` as JSON when asked to, otherwise let `render` draw it."""
+    if as_json:
+        text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
+        sys.stdout.write(in_json(text) + "\n")
+    else:
+        render()

@@ -1,0 +1,228 @@
+"""The run object: the parts a configuration names, built once and joined."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftcli.config import build, load
+from ftcli.core.atomic import write_json
+from ftcli.core.base_model import hold_base
+from ftcli.core.errors import UserError
+from ftcli.core.precision import settle
+from ftcli.core.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from ftcli.config import Composed
+    from ftcli.core.callback import Participant
+    from ftcli.data.loader import Loader
+    from ftcli.models.proof import Outcome
+
+PROOF = "proof.json"  # how the model is given its rows, as measured before the first step
+
+
+class Run:
+    """Everything one configuration stands for. Heavy parts (model, tokens) are loaded when asked for.
+
+    Args:
+        config: the resolved configuration as plain dicts.
+        dir: where the run writes; None for a run that leaves nothing behind.
+        composed: where the configuration came from, for messages.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], dir: RunDir | None = None, composed: Composed | None = None
+    ) -> None:
+        self.config, self.dir, self.composed = settle(config), dir, composed
+        self.seed = int(config.get("seed", 0))
+        self.step = 0
+        self.proof: Outcome | None = None
+        self.started = time.time()
+        self.model_source = self._build("model")
+        self.data = self._build("data")
+        self.method = self._build("method")
+        self.trainable = self._build("trainable") if config.get("trainable") else None
+        self.objective = self._build("objective")
+        self.penalties = self._build_named("penalty")
+        self.optimizer = self._build("optimizer")
+        self.scheduler = self._build("scheduler")
+        self.trainer = self._build("trainer")
+        self.pipeline = self._build("pipeline") if config.get("pipeline") else None
+        self.evaluators = self._build_named("eval")
+        self.loggers = self._build_named("logger")
+
+    def _build(self, key: str) -> Any:
+        group, _, name = key.partition(".")
+        node = self.config[group]
+        return build(node[name] if name else node, key, self.composed)
+
+    def _build_named(self, group: str) -> dict[str, Any]:
+        """The parts of a group that holds several; one set to null is left out."""
+        nodes = self.config.get(group) or {}
+        return {name: self._build(f"{group}.{name}") for name, node in nodes.items() if node}
+
+    @classmethod
+    def create(cls, composed: Any) -> Run:
+        """A run with a new directory that already holds its record; none is left where a part refuses."""
+        run_dir = new_directory(composed)
+        with run_dir.kept_once_begun():
+            return cls(composed.config, run_dir, composed)
+
+    @classmethod
+    def from_dir(cls, path: str | Path, checkpoint: str = "last") -> Run:
+        """A run with what it trained: its final artefact's weights, or those of a checkpoint.
+
+        Raises:
+            UserError: the folder is not a run, or has no such checkpoint.
+        """
+        from ftcli.trainer.checkpoint import WEIGHTS, Checkpoints, load_weights
+        from ftcli.trainer.manifest import step_of
+
+        run_dir = RunDir.open(path)
+        run = cls(load(run_dir.path / "config.yaml").config, run_dir)
+        folder = Checkpoints(run_dir.checkpoints).find(checkpoint, only=WEIGHTS)
+        load_weights(folder, run)
+        run.step = step_of(folder)
+        run.model.eval()
+        return run
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        """Devices and ranks. Precision is ours (`autocast`), so that evaluation shares it."""
+        import torch
+        from accelerate import Accelerator
+
+        return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.model_source.load_tokenizer()
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, rewritten by the method and on its device. Seeded, so that it is repeatable."""
+        from accelerate.utils import set_seed
+
+        held = hold_base(self)
+        set_seed(self.seed)
+        self._obey(known := self._recorded_proof())
+        base = self.model_source.load()
+        if not held:  # it has been downloaded just now
+            hold_base(self)
+        if not getattr(base, "is_quantized", False):
+            base = base.to(self.accelerator.device)
+        if known is None:
+            self._prove(base)
+        return self.method.prepare(base)
+
+    def _prove(self, base: Any) -> None:
+        """Measure how the model may be given its rows, before a method adds to it.
+
+        Methods change what a token's states become, not which tokens a layer looks at; before them
+        the library's own forward is there to compare with.
+        """
+        if not hasattr(self.model_source, "prove") or not hasattr(self.data, "settle"):
+            return
+        packing = self.data.packing if self.method.packable else "none"
+        outcome = self.model_source.prove(base, packing, self.data.max_length)
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            outcome = broadcast_object_list([outcome])[0]
+        self._obey(outcome)
+        if self.dir is not None and self.accelerator.is_main_process:
+            write_json(self.dir.path / PROOF, asdict(outcome))
+
+    def _recorded_proof(self) -> Outcome | None:
+        """What this run has measured before: it stays as it is when it is resumed or judged."""
+        path = self.dir.path / PROOF if self.dir is not None else None
+        if path is None or not path.exists():
+            return None
+        from ftcli.models.proof import Outcome
+
+        return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+
+    def _obey(self, outcome: Outcome | None) -> None:
+        """Serve batches and load models as measured."""
+        self.proof = outcome
+        if outcome is not None:
+            self.data.settle(outcome.packing, outcome.reading)
+            self.model_source.settle(outcome.attention)
+
+    def loader(self, rank: int = 0, world: int = 1) -> Loader:
+        """The training batches in the order of this run's seed, in the form that its model reads."""
+        if getattr(self.data, "packing", None) == "auto":
+            _ = self.model  # the proof comes with it
+        return self.data.loader(
+            "train", self.tokenizer, batch_size=self.trainer.batch_size, seed=self.seed,
+            shuffle=True, rank=rank, world=world,
+        )  # fmt: skip
+
+    def participants(self) -> dict[str, Participant]:
+        """Everything configured that takes part in the loop, in the order it is called."""
+        parts: dict[str, Participant] = {"method": self.method}
+        if self.trainable is not None:
+            parts["trainable"] = self.trainable
+        parts["objective"] = self.objective
+        parts |= {f"penalty.{name}": penalty for name, penalty in self.penalties.items()}
+        parts["optimizer"] = self.optimizer
+        return parts | {f"logger.{name}": logger for name, logger in self.loggers.items()}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What the method has trained, by name."""
+        return self.method.state(self.model)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The run's precision for forward passes."""
+        import torch
+
+        if self.trainer.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Weights as the optimizer wants them judged (averaged ones, for some), then as they were.
+
+        Random generators come back too: how often one looks must not change what is trained.
+        """
+        from ftcli.core.rng import random_state, set_random_state
+
+        before = random_state()
+        self.optimizer.eval_mode()
+        try:
+            yield
+        finally:
+            self.optimizer.train_mode()
+            set_random_state(before)
+
+    def where(self, row: int) -> str:
+        """File and line of a training row."""
+        try:
+            return str(self.data.prepare("train", self.tokenizer).origin(row))
+        except (UserError, IndexError):
+            return f"row {row}"
+
+
+def new_directory(composed: Any) -> RunDir:
+    """A run directory with the record of where the run comes from."""
+    from ftcli.jobs.bases import ensure
+    from ftcli.run.record import write_record
+
+    ensure(composed)  # the model may be what another recipe trains
+    options = composed.config.get("run") or {}
+    name = options.get("name") or composed.job.stem
+    run_dir = RunDir.create(options.get("dir", "runs"), name)
+    composed.config = settle(composed.config)
+    write_record(run_dir, composed)
+    return run_dir

@@ -1,0 +1,176 @@
+"""What a run may go on with that differs from how it began: when it ends, logs, judges and saves."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ftcli.core.atomic import write_text
+from ftcli.core.errors import Problems, UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ftcli.config import Composed
+    from ftcli.core.run import Run
+    from ftcli.core.run_dir import RunDir
+
+log = logging.getLogger("ftcli.config")
+
+#: Keys, and groups with all their keys, by which no step computes anything else than it would have.
+FREE = (
+    "trainer.max_steps", "trainer.epochs", "trainer.log_every", "trainer.eval_every", "trainer.eval_first",
+    "trainer.save_every", "trainer.keep_last", "trainer.on_nonfinite", "trainer.max_skipped",
+    "trainer.on_spike", "trainer.spike_factor", "trainer.max_rollbacks",
+    "trainer.gradient_checkpointing", "eval", "logger", "run.name",
+)  # fmt: skip
+ENDED = "ended"  # folder for what a finished run had written when it went on
+OUTCOME = ("result.json", "report.md", "eval")
+RECORD = ("config.yaml", "sources.yaml", "metrics.jsonl")
+
+Change = tuple[Any, Any]
+
+
+def composed(run_dir: RunDir, overrides: Sequence[str]) -> Composed:
+    """The run's configuration with the command line's changes, checked.
+
+    Raises:
+        UserError: an override cannot be read, or the configuration with it is not sound.
+    """
+    from ftcli.config import compose, load, validate
+
+    if not overrides:
+        return load(run_dir.path / "config.yaml")
+    changed = compose(run_dir.path / "config.yaml", overrides)
+    validate(changed)
+    return changed
+
+
+def between(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Change]:
+    """Dotted key -> value then and now, of what differs."""
+    from ftcli.loggers.base import flat
+
+    old, new = dict(flat(then)), dict(flat(now))
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return {key: (old.get(key), new.get(key)) for key in keys}
+
+
+def refuse(
+    changed: Mapping[str, Change], allow: Sequence[str], typed: Sequence[str], path: Any
+) -> None:
+    """Refuse changes of what a step computes.
+
+    Args:
+        allow: further keys and groups that may change.
+        typed: the overrides of the command line.
+
+    Raises:
+        UserError, Problems: each key that may not change, by name.
+    """
+    free = (*FREE, *allow)
+    keys = [k for k in changed if not any(k == one or k.startswith(f"{one}.") for one in free)]
+    Problems.raise_if_any([_refused(key, *changed[key], typed, path) for key in keys])
+
+
+def _refused(key: str, old: Any, new: Any, typed: Sequence[str], path: Any) -> UserError:
+    words = [word for word in typed if key.startswith(word.partition("=")[0].lstrip("+~"))]
+    what = f"was {old!r} when the checkpoint was written, now it is {new!r}"
+    what += ": the steps to come would not be those of this run." if words else "."
+    return UserError(
+        f"{key} {what}" if words else what,
+        where="command line" if words else f"{path}/config.yaml  {key}",
+        fix=(f"leave out {words[0]}" if words else "put it back")
+        + f", or: ftcli resume {' '.join([str(path), *typed])} --allow {key}",
+    )
+
+
+def refuse_no_step(run: Run, step: int, path: Any) -> int:
+    """The steps of the whole run as it is set now, which are more than it has taken.
+
+    Raises:
+        UserError: it would end before or at the step it has reached.
+    """
+    steps = run.trainer.steps(run)
+    if steps > step:
+        return steps
+    which, words = "trainer.epochs", ["trainer.epochs=N"]
+    if run.trainer.max_steps is not None:
+        which, words = "trainer.max_steps", [f"trainer.max_steps={2 * step or 100}"]
+    raise UserError(
+        f"{path} is at step {step}, and {which}={getattr(run.trainer, which[8:])} ends it at step {steps}.",
+        where="command line",
+        fix=f"ftcli resume {path} {' '.join(words)}",
+    )
+
+
+def say_rate(run: Run, then: Mapping[str, Any], step: int, steps: int) -> None:
+    """Say where the schedule of the new length differs from the one that the steps so far have had."""
+    own = {
+        k: (then.get("trainer") or {}).get(k, getattr(run.trainer, k))
+        for k in ("max_steps", "epochs")
+    }
+    before = replace(run.trainer, **own).steps(run)
+    factor = run.scheduler.factor
+    if step and before != steps and factor(step - 1, before) != factor(step - 1, steps):
+        log.warning(
+            "the schedule is that of %d steps from here on: step %d was taken at %.3g times optimizer.lr, "
+            "step %d is taken at %.3g times",
+            steps, step, factor(step - 1, before), step + 1, factor(step, steps),
+        )  # fmt: skip
+
+
+@contextmanager
+def recorded(
+    run_dir: RunDir, config: dict[str, Any], changed: Mapping[str, Change], step: int
+) -> Iterator[None]:
+    """Put the changes into the run's record while the block goes on with it.
+
+    What a finished run had concluded moves to `ended/step-000006/`. All of it is put back where the
+    block refuses before its first step.
+
+    Args:
+        step: where the run goes on.
+    """
+    from ftcli.run.record import write_config
+
+    kept = {
+        name: (run_dir.path / name).read_bytes()
+        for name in RECORD
+        if (run_dir.path / name).exists()
+    }
+    times, aside = run_dir.begun, run_dir.path / ENDED / f"step-{step:06d}"
+    if run_dir.result().get("status") == "finished":
+        _move(run_dir.path, aside)
+    if changed:
+        write_config(run_dir, config)
+        _note_sources(run_dir, changed)
+    try:
+        yield
+    except UserError:
+        if run_dir.begun == times:
+            for name, content in kept.items():
+                (run_dir.path / name).write_bytes(content)
+            _move(aside, run_dir.path)
+            shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _move(source: Path, target: Path) -> None:
+    for name in OUTCOME:
+        if (source / name).exists():
+            target.mkdir(parents=True, exist_ok=True)
+            if (target / name).is_dir():
+                shutil.rmtree(target / name)
+            (source / name).replace(target / name)
+
+
+def _note_sources(run_dir: RunDir, changed: Mapping[str, Change]) -> None:
+    from omegaconf import OmegaConf
+
+    file = run_dir.path / "sources.yaml"
+    lines: Any = OmegaConf.to_container(OmegaConf.load(file)) if file.exists() else {}
+    write_text(file, OmegaConf.to_yaml({**lines, **dict.fromkeys(changed, "ftcli resume")}))

@@ -1,0 +1,129 @@
+"""`ftcli train --dry-run`: one real step on the longest rows there are, and nothing left behind."""
+
+from __future__ import annotations
+
+import time
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ftcli.core.run import Run
+
+if TYPE_CHECKING:
+    from ftcli.trainer.loop import Batch, Loop
+
+QUICK = 20.0  # seconds; a first step below it is followed by a second one, which is timed
+
+
+@dataclass
+class Trial:
+    """What a step took.
+
+    Attributes:
+        shape: of the largest micro-batch, in words.
+        step, evaluation: seconds of one step, and of the batches that were judged.
+        peak: bytes, the highest so far.
+        steps: of the whole run.
+        seconds: of the whole run by this step's speed, evaluations and saves not counted.
+    """
+
+    shape: str
+    step: float
+    evaluation: float
+    peak: int
+    steps: int
+    seconds: float
+
+
+def dry_run(composed: Any) -> Trial:
+    """Forward, backward, update and evaluation of a checked job, on its longest rows.
+
+    One process is tried; of several ranks each takes as much.
+
+    Raises:
+        UserError: what training would end with; code 3 when memory ran out.
+    """
+    from ftcli.jobs import failures
+    from ftcli.jobs.bases import ensure
+
+    ensure(composed)  # the model may be what another recipe trains
+    run = Run(composed.config, None, composed)
+    run.loggers = {}
+    with failures.told(run):
+        return _tried(run)
+
+
+def _tried(run: Run) -> Trial:
+    from ftcli.trainer.allocator import shape
+    from ftcli.trainer.meter import peak_memory_gb
+
+    loop = run.trainer.start(run)
+    loader = loop.loader()
+    chosen = longest(run, loader)
+    batches = [loader.batch(rows) for rows in chosen]
+    seconds = _step(loop, batches)
+    if seconds < QUICK:  # the first one also loads kernels and makes buffers
+        seconds = _step(loop, batches)
+    began = time.perf_counter()
+    _judge(run)
+    judged = time.perf_counter() - began
+    plan = loader.batches(0)
+    share = _size(loader, plan) / len(plan) / (_size(loader, chosen) / len(chosen))
+    steps = run.trainer.steps(run)
+    peak = int(peak_memory_gb() * 1e9)
+    return Trial(shape(batches[0]), seconds, judged, peak, steps, seconds * share * steps)
+
+
+def _step(loop: Loop, batches: list[Batch]) -> float:
+    began = time.perf_counter()
+    loop.run.trainer.step(loop, batches)
+    loop.meter.settle()  # waits for the device, and sees that all was finite
+    return time.perf_counter() - began
+
+
+def _judge(run: Run) -> None:
+    """A forward pass on the longest validation rows, and a batch of each evaluator that can stop early."""
+    from ftcli.models.decoding import judging
+
+    with run.evaluating():
+        if "validation" in run.data.splits:
+            size = run.trainer.batch_size
+            loader = run.data.loader("validation", run.tokenizer, size, seed=0, shuffle=False)
+            with judging(run) as model:
+                run.objective(model, loader.batch(longest(run, loader)[0]))
+        for evaluator in run.evaluators.values():
+            if hasattr(evaluator, "limit"):
+                limited = copy(evaluator)
+                limited.limit = getattr(evaluator, "batch_size", None) or run.trainer.batch_size
+                limited(run)
+
+
+def longest(run: Run, loader: Any) -> list[list[int]]:
+    """Rows of the micro-batches of one step, the longest first: no batch of any epoch is longer.
+
+    Bins are full whatever is in them, and what has no lengths is all alike: there it is the order of
+    the first epoch.
+    """
+    times, size = run.trainer.gradient_accumulation_steps, run.trainer.batch_size
+    lengths = getattr(getattr(loader, "tokens", None), "lengths", None)
+    if lengths is None or getattr(loader, "packing", None) == "bins":
+        plan = loader.batches(0)
+        plan = sorted(plan, key=lambda rows: -_size(loader, [rows]))
+        return [list(rows) for rows in plan[:times]]
+    group = loader.group
+    widths = lengths.reshape(-1, group)
+    taken = widths.max(1) if loader.packing == "none" else widths.sum(1)  # padded, or end to end
+    order = taken.argsort(kind="stable")[::-1]
+    units = [order[start : start + size] for start in range(0, times * size, size)]
+    rows = [[int(group * u + i) for u in part for i in range(group)] for part in units]
+    return [part for part in rows if part]
+
+
+def _size(loader: Any, plan: list[list[int]]) -> int:
+    """What micro-batches take: tokens, padding counted; of what has no lengths, rows."""
+    lengths = getattr(getattr(loader, "tokens", None), "lengths", None)
+    if lengths is None:
+        return sum(map(len, plan))
+    if getattr(loader, "packing", None) == "none":
+        return sum(len(rows) * int(lengths[rows].max()) for rows in plan)
+    return sum(int(lengths[rows].sum()) for rows in plan)

@@ -1,0 +1,102 @@
+"""Judge a finished run, or any model by the data of a job, and keep the scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ftcli.core.errors import UserError
+
+
+def evaluate_path(
+    path: str | Path,
+    tasks: Sequence[str] = (),
+    split: str | None = None,
+    job: str | None = None,
+    checkpoint: str = "last",
+) -> dict[str, dict[str, float]]:
+    """Scores of a run directory or of a model folder, by task.
+
+    A run is judged by its own data and evaluators, and each task's scores are kept as
+    `eval/<task>.json` of the run (`eval/<task>-<split>.json` for a split the config does not name). A bare model needs `job`, a YAML that names data and evaluators.
+
+    Args:
+        tasks: names of the evaluators to run; all of them when empty.
+        split: judge this split instead of the one the config names.
+        checkpoint: which weights of a run: last, best, or step-000400.
+
+    Raises:
+        UserError: the folder is neither a run nor a model, or a task is not one of the run's.
+    """
+    folder = Path(path)
+    run = _open(folder, job, checkpoint)
+    scores = {}
+    with run.evaluating():
+        for task, evaluator in _chosen(run.evaluators, tasks).items():
+            name = task
+            if split and split != evaluator.split:
+                name, evaluator = f"{task}-{split}", _on(evaluator, split)
+            scores[name] = evaluator(run)
+            if run.dir is not None:
+                _keep(run, name, evaluator.split, checkpoint, scores[name])
+    return scores
+
+
+def _open(folder: Path, job: str | None, checkpoint: str) -> Any:
+    from ftcli.core.run import Run
+
+    if (folder / "config.yaml").exists():
+        return Run.from_dir(folder, checkpoint=checkpoint)
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} is neither a run (no config.yaml) nor a model (no config.json).",
+            fix="ftcli ls runs",
+        )
+    if job is None:
+        raise UserError(
+            f"{folder} is a model without data to judge it by.",
+            fix=f"ftcli eval {folder} --config configs/qlora_llama.yaml",
+        )
+    from ftcli.config import compose, validate
+
+    composed = compose(job, [f"model.path={folder}"])
+    validate(composed)
+    return Run(composed.config)
+
+
+def _on(evaluator: Any, split: str) -> Any:
+    """The evaluator for another split; its samples get a file of their own."""
+    named = {"name": f"{evaluator.name}-{split}"} if hasattr(evaluator, "name") else {}
+    return replace(evaluator, split=split, **named)
+
+
+def _chosen(evaluators: dict[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    unknown = [task for task in tasks if task not in evaluators]
+    if unknown or not evaluators:
+        raise UserError(
+            f"{', '.join(unknown)}: no such task here." if unknown else "there is no task to run.",
+            where="--tasks" if unknown else "eval",
+            fix=f"one of: {', '.join(evaluators)}" if evaluators else "use a config with eval=e2e",
+        )
+    return {name: evaluators[name] for name in tasks or evaluators}
+
+
+def _keep(run: Any, task: str, split: str, checkpoint: str, scores: dict[str, float]) -> None:
+    from ftcli.core.atomic import write_json
+
+    folder = run.dir.path / "eval"
+    folder.mkdir(exist_ok=True)
+    write_json(
+        folder / f"{task}.json",
+        {
+            "task": task,
+            "split": split,
+            "checkpoint": checkpoint,
+            "step": run.step,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "scores": scores,
+        },
+    )

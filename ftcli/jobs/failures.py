@@ -1,0 +1,147 @@
+"""What a run that failed says: step, rows, what was saved, and what goes on from where."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from ftcli.core.errors import FAILED, OUT_OF_MEMORY, UserError
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
+    from ftcli.trainer.meter import NonFinite
+
+SHOWN = 8  # rows that a message names
+
+
+@contextmanager
+def told(run: Run) -> Iterator[None]:
+    """Figures that are not finite and memory that runs out in the block become their messages."""
+    from ftcli.trainer.allocator import OutOfMemory, ran_out
+    from ftcli.trainer.meter import NonFinite
+
+    try:
+        yield
+    except NonFinite as error:
+        raise non_finite(run, error) from error
+    except Exception as error:
+        if not (isinstance(error, OutOfMemory) or ran_out(error)):
+            raise
+        raise out_of_memory(run, error) from None
+
+
+def non_finite(run: Run, error: NonFinite) -> UserError:
+    """The message for a figure that was infinite or not a number; writes the batch down."""
+    from ftcli.trainer import evidence
+
+    evidence.keep(run, error)
+    if run.dir is not None and run.accelerator.is_main_process:
+        with suppress(OSError):  # a full disk must not hide it
+            run.dir.event("non_finite", step=error.step, what=error.what, rows=error.rows)
+    rows = [row for batch in error.rows for row in batch]
+    loss = "" if error.what.endswith("loss") else f" (loss {error.loss:.4g})"
+    batch = f" The batch is in {error.folder}." if error.folder else ""
+    checkpoint = last_checkpoint(run)
+    change = f"ftcli resume {run.dir.path if run.dir else 'RUN'} trainer.on_nonfinite=skip"
+    return UserError(
+        f"{error.sentence}{loss}, on rows {_places(run, rows)}. The run stopped, and nothing was "
+        f"saved after it.{batch}",
+        where=str(run.dir.path) if run.dir else None,
+        fix=f"look at these rows. To go on from {checkpoint} without them: {change}"
+        if checkpoint
+        else "there is no checkpoint from before: look at these rows, then train again with "
+        "trainer.on_nonfinite=skip, or a lower optimizer.lr",
+        code=FAILED,
+    )
+
+
+def out_of_memory(run: Run, error: BaseException) -> UserError:
+    """The message for memory that ran out: the batch, its shape, and what would fit."""
+    from ftcli.trainer.allocator import said
+    from ftcli.trainer.meter import peak_memory_gb
+
+    peak = peak_memory_gb()
+    if run.dir is not None:
+        run.dir.note(traceback.format_exc())
+    error.__traceback__ = error.__cause__ = error.__context__ = None  # they hold what was computed
+    gc.collect()
+    batches: list[Any] = getattr(error, "batches", [])
+    step: int | None = getattr(error, "step", None)
+    rows = [row for batch in batches for row in batch["rows"]]
+    if run.dir is not None:
+        with suppress(OSError):
+            run.dir.event("out_of_memory", step=step, rows=rows)
+    checkpoint = last_checkpoint(run)
+    kept = f" {checkpoint} is whole." if checkpoint else ""
+    ways = _what_fits(run, peak)
+    return UserError(
+        f"memory ran out at {peak:.2f} GB, {_where(run, step, batches, rows)}: {said(error)}.{kept}",
+        where=str(run.dir.path) if run.dir else None,
+        fix=f"by estimate it fits with {' or '.join(ways)}",
+        code=OUT_OF_MEMORY,
+    )
+
+
+def _where(run: Run, step: int | None, batches: Sequence[Any], rows: Sequence[int]) -> str:
+    from ftcli.trainer.allocator import shape
+
+    if step is None:
+        return "outside of a step"
+    largest = max(batches, key=lambda batch: int(_size(batch)))
+    return f"in step {step}, micro-batch of {shape(largest)} (rows {_places(run, rows)})"
+
+
+def _size(batch: Any) -> int:
+    ids = batch.get("input_ids")
+    return len(batch["rows"]) if ids is None else ids.numel()
+
+
+def _what_fits(run: Run, peak: float) -> list[str]:
+    """Overrides under which the job needs less than the process had, by the planner's estimate."""
+    trainer = run.config["trainer"]
+    try:
+        found = _planned(run, peak)
+    except Exception:  # planning needs memory too, and knows no model that is not text
+        found = []
+    if found:
+        return found
+    rows, times = run.trainer.batch_size, run.trainer.gradient_accumulation_steps
+    halved = f"trainer.batch_size={rows // 2} trainer.gradient_accumulation_steps={2 * times}"
+    again = "" if trainer.get("gradient_checkpointing") else "trainer.gradient_checkpointing=true"
+    return [way for way in (halved if rows > 1 else "", again) if way] or ["a smaller model"]
+
+
+def _planned(run: Run, peak: float) -> list[str]:
+    from dataclasses import replace
+
+    from ftcli.config import load
+    from ftcli.planning.draft import Draft
+    from ftcli.planning.fit import alternatives
+    from ftcli.planning.machine import GB
+    from ftcli.planning.plan import Plan
+
+    composed = run.composed
+    if composed is None:
+        assert run.dir is not None
+        composed = load(run.dir.path / "config.yaml")
+    plan = Plan(Draft(composed))
+    # it did not fit, whatever the estimate says: less than both has to do
+    budget = min(int(peak * GB), plan.memory.least - 1)
+    plan.machine = replace(plan.machine, memory=budget)
+    return [str(way) for way in alternatives(plan) if way.total <= budget]
+
+
+def last_checkpoint(run: Run) -> str | None:
+    """The name of the newest whole checkpoint."""
+    from ftcli.trainer.checkpoint import Checkpoints
+
+    whole = Checkpoints(run.dir.checkpoints).finished() if run.dir is not None else []
+    return whole[-1].name if whole else None
+
+
+def _places(run: Run, rows: Sequence[int]) -> str:
+    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+    return ", ".join(run.where(row) for row in rows[:SHOWN]) + more

@@ -1,0 +1,71 @@
+"""Several processes for one run: the parent composes once, the ranks get the resolved file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+from ftcli.core.errors import INTERRUPTED, OUT_OF_MEMORY, USER, UserError
+from ftcli.core.run_dir import RunDir
+
+
+def launch(composed: Any, processes: int) -> dict[str, Any]:
+    """Train in `processes` ranks on this machine, through torchrun; returns result.json's content.
+
+    Raises:
+        UserError: a rank failed; its own message has been printed by then. No run is left where that
+            was a mistake of the user before the first step.
+    """
+    from ftcli.core.run import Run
+
+    run_dir = Run.create(
+        composed
+    ).dir  # its parts are built here once: what they refuse is said once
+    assert run_dir is not None
+    with run_dir.kept_once_begun():
+        return in_ranks(run_dir, processes)
+
+
+def in_ranks(run_dir: RunDir, processes: int) -> dict[str, Any]:
+    """The same for a run whose record lies there already."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", "-m", "ftcli.jobs.launch", str(run_dir.path)]
+    # torchrun would print a warning and set one thread; a CPU is better shared evenly
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    done = subprocess.run(command, env={"OMP_NUM_THREADS": threads} | os.environ, check=False)
+    result = run_dir.result()
+    if not result:
+        code = INTERRUPTED if done.returncode < 0 else run_dir.failure()
+        if code == USER and not run_dir.begun:
+            raise UserError("nothing was trained.", fix="mend what is said above")
+        raise UserError(
+            f"a process ended with status {code}.",
+            where=str(run_dir.path),
+            fix=f"see {run_dir.path}/train.log",
+            code=code,
+        )
+    return result
+
+
+def _rank(path: str) -> None:
+    """What each rank does."""
+    from ftcli.config import load
+    from ftcli.core.run import Run
+    from ftcli.jobs.train import fit
+
+    run_dir = RunDir.open(path)
+    run = Run(load(run_dir.path / "config.yaml").config, run_dir)
+    try:
+        fit(run, None)
+    except UserError as error:
+        from ftcli.config.messages import show_error
+
+        if run.accelerator.is_main_process or error.code == OUT_OF_MEMORY:  # a rank's own
+            show_error(error)
+        sys.exit(error.code)
+
+
+if __name__ == "__main__":
+    _rank(sys.argv[1])

@@ -1,0 +1,248 @@
+"""`stages:` of a job: runs one after the other, each beginning with what the one before has trained.
+
+The folder of such a job holds a folder for each stage, an ordinary run directory. All of them are
+composed, checked and written before the first one begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ftcli.config import compose, load, validate
+from ftcli.config.checks import is_plain
+from ftcli.config.composed import Composed
+from ftcli.config.effective import promise, value
+from ftcli.core.atomic import write_json
+from ftcli.core.errors import Problems, UserError
+from ftcli.core.run_dir import RunDir
+from ftcli.jobs import trial
+
+KEY = "stages"
+MERGED = "merged"  # folder of a stage: its model, for a stage of another method
+PLACES = ("model.path", "model.weights", "model.revision")  # keys that say where weights are from
+
+
+def is_parent(folder: str | Path) -> bool:
+    """Whether a folder is that of a job with stages."""
+    return (Path(folder) / "config.yaml").is_file() and bool(names(folder))
+
+
+def names(folder: str | Path) -> list[str]:
+    """The stages of a folder, in order; none where it is an ordinary run."""
+    return list(load(Path(folder) / "config.yaml").config.get(KEY) or {})
+
+
+def start(composed: Composed, processes: int = 1) -> dict[str, Any]:
+    """Train all stages in a new folder `<run.dir>/<run.name>/<time>`; returns its result.json.
+
+    Raises:
+        UserError, Problems: what is wrong with any stage; nothing has started then.
+    """
+    options = composed.config["run"]
+    made = composed_stages(composed)
+    run_dir = RunDir.create(options.get("dir", "runs"), options["name"])
+    with run_dir.kept_once_begun():
+        _record(composed, made, run_dir.path)
+        return _run(run_dir.path, processes)
+
+
+def go_on(
+    folder: str | Path, allow: Sequence[str] = (), checkpoint: str = "last"
+) -> dict[str, Any]:
+    """Skip the stages that are finished, resume the one that was cut off, train the others.
+
+    Args:
+        allow, checkpoint: as for resuming a run; of the stage that is resumed.
+
+    Raises:
+        UserError: all stages are finished, or one fails.
+    """
+    if RunDir(folder).result().get("status") == "finished":
+        raise UserError(f"{folder}: all its stages are finished.", fix=f"ftcli show {folder}")
+    return _run(Path(folder), 1, allow, checkpoint)
+
+
+def record(composed: Composed, folder: Path) -> None:
+    """Write the records of a job and all its stages to a folder, unless they are there."""
+    if not (folder / "config.yaml").exists():
+        made = composed_stages(composed)
+        folder.mkdir(parents=True, exist_ok=True)
+        _record(composed, made, folder)
+
+
+def composed_stages(composed: Composed) -> dict[str, Composed]:
+    """Every stage: the job with the stage's changes, the command line's on top; all checked.
+
+    Raises:
+        UserError, Problems: what is wrong with any of them.
+    """
+    found: dict[str, Composed] = {}
+    problems: list[UserError] = []
+    for name, own in composed.config[KEY].items():
+        try:
+            found[name] = _stage(composed, name, own)
+        except UserError as error:
+            several = error.problems if isinstance(error, Problems) else [error]
+            for one in several:
+                one.what = f"stage {name}: {one.what}"
+            problems += several
+    Problems.raise_if_any(problems)
+    return found
+
+
+def _stage(composed: Composed, name: str, own: Sequence[str]) -> Composed:
+    if not is_plain(name):
+        raise UserError("its name is no plain folder name.", where=composed.where(KEY))
+    stage = compose(composed.job, [*own, *composed.overrides])
+    stage.config.pop(KEY, None)
+    stage.forget(KEY)
+    validate(stage)
+    return stage
+
+
+def _record(composed: Composed, made: dict[str, Composed], folder: Path) -> None:
+    from ftcli.core.precision import settle
+    from ftcli.run.record import write_record
+
+    folder = folder.resolve()
+    last: tuple[Path, Composed] | None = None
+    for name, stage in made.items():
+        stage.config["run"] = {**stage.config["run"], "dir": str(folder), "name": name}
+        stage.config = settle(stage.config)
+        if last is not None:
+            _begin(stage, *last)
+        last = folder / name, stage
+    for name, stage in made.items():
+        (folder / name / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_record(RunDir(folder / name), stage)
+    if not any((folder / "checkpoints").glob("*")) and (folder / "checkpoints").is_dir():
+        (folder / "checkpoints").rmdir()  # there is none of the whole
+    composed.config = settle(composed.config)
+    write_record(RunDir(folder), composed)
+    first = next(iter(made.values()))
+    _ensure(first)
+
+
+def _ensure(first: Composed) -> None:
+    from ftcli.jobs.bases import ensure
+
+    ensure(first)  # the model may be what another recipe trains
+
+
+def _begin(stage: Composed, folder: Path, before: Composed) -> None:
+    """Let a stage begin with what the one before trains in `folder`."""
+    model = before.config["model"]
+    if promise(before, "method", "artefact") == "model":
+        return _place(stage, folder / "model")
+    same = stage.config["method"] == before.config["method"] and _same_base(stage, before)
+    how = value(stage, "handover") or "auto"
+    if how == "continue" and not same:
+        raise UserError(
+            f"stage {stage.config['run']['name']} cannot go on with the adapter of the stage before: "
+            "their methods or models differ.",
+            where=stage.where("handover"),
+            fix="handover=merge",
+        )
+    if same and how != "merge":
+        stage.config["model"] = dict(model)
+        stage.config["init_from"] = str(folder)
+        stage.base = before.base
+        return None
+    if promise(before, "method", "mergeable") is False:
+        raise UserError(
+            f"{before.named('method')} cannot be merged, and the next stage has another method.",
+            where=before.where("method"),
+            fix="one method for both stages",
+        )
+    return _place(stage, folder / MERGED)
+
+
+def _same_base(stage: Composed, before: Composed) -> bool:
+    """Whether two stages were asked to start from the same model; where weights lie is left out."""
+    ours, theirs = (
+        {k: v for k, v in one.config["model"].items() if f"model.{k}" not in PLACES}
+        for one in (stage, before)
+    )
+    return ours == theirs
+
+
+def _place(stage: Composed, folder: Path) -> None:
+    """Make a folder the stage's model."""
+    model = dict(stage.config["model"])
+    if "path" not in model:
+        raise UserError("this kind of model is not read from a folder.", stage.where("model"))
+    model["path"] = str(folder)
+    model.pop("revision", None)
+    if "weights" in model:
+        model["weights"] = "pretrained"
+    stage.config["model"], stage.base = model, None
+    stage.origins["model.path"] = stage.origin(KEY)
+
+
+def _run(
+    folder: Path, processes: int, allow: Sequence[str] = (), checkpoint: str = "last"
+) -> dict[str, Any]:
+    results: dict[str, dict[str, Any]] = {}
+    for name in names(folder):
+        _merge(folder / name)
+        results[name] = _finished(folder / name, processes, allow, checkpoint)
+        if results[name]["status"] != "finished":
+            break
+    result = _summary(folder, results)
+    write_json(folder / "result.json", result)
+    return result
+
+
+def _merge(stage: Path) -> None:
+    """Write the merged model that a stage begins with, where it does."""
+    from ftcli.deltas.merge import merge_run
+
+    path = Path(str(load(stage / "config.yaml").config["model"].get("path")))
+    own = path.name == MERGED and path.parent.parent == stage.parent.resolve()
+    if own and not path.exists():
+        merge_run(path.parent, path)
+
+
+def _finished(
+    folder: Path, processes: int, allow: Sequence[str], checkpoint: str
+) -> dict[str, Any]:
+    """The result of one stage: taken as it is, resumed, or trained."""
+    from ftcli.core.run import Run
+    from ftcli.jobs.launch import in_ranks
+    from ftcli.jobs.train import fit, resume
+    from ftcli.trainer.checkpoint import Checkpoints
+
+    done = trial.finished(folder)
+    if done is not None:
+        return done
+    run_dir = RunDir.open(folder)
+    unreported = run_dir.result().get("status") == "finished"
+    if unreported or Checkpoints(run_dir.checkpoints).finished():
+        return resume(folder, allow, checkpoint)
+    run_dir.rewind(0)  # what an earlier try logged before its first checkpoint
+    if processes > 1:
+        return in_ranks(run_dir, processes)
+    composed = load(folder / "config.yaml")
+    return fit(Run(composed.config, run_dir, composed), None)
+
+
+def _summary(folder: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Scores before the first and after the last stage, costs of all, and each stage's own result."""
+    first, last = (list(results.values())[i] for i in (0, -1))
+    summed = ("step", "tokens", "supervised_tokens", "seconds", "forward_passes")
+    return {
+        **last,
+        "run": str(folder),
+        "max_steps": sum(one["max_steps"] for one in results.values()),
+        **{key: sum(one[key] for one in results.values()) for key in summed},
+        "metrics_before": first["metrics_before"],
+        KEY: results,
+    }
+
+
+def last(folder: str | Path) -> Path:
+    """The run that a job ends with: its last stage, or itself where it has none."""
+    own = names(folder)
+    return Path(folder) / own[-1] if own else Path(folder)

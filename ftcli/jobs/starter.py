@@ -1,0 +1,178 @@
+"""A first job from three answers, with settings that fit the machine it is written on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftcli.config import composition, fitting, paths, signature, validation
+from ftcli.config.display import scalar
+from ftcli.config.fitting import Machine
+from ftcli.config.job import PROMISES
+from ftcli.config.keys import TARGET
+from ftcli.config.nearest import nearest
+from ftcli.config.option import content
+from ftcli.core.errors import UserError
+
+if TYPE_CHECKING:
+    from ftcli.data.survey import Survey
+
+#: What is taken where nobody answers.
+USUAL = {"model": "llama_mini", "data": "e2e", "method": "lora"}
+
+
+class Flow(str):
+    """YAML that is written as it stands."""
+
+
+NULL = Flow("null")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An answer: an option of the group, and the path it is given if the answer was no option."""
+
+    option: str
+    path: str | None = None
+
+
+def write(
+    model: str, data: str, method: str, output: str, machine: Machine, force: bool = False
+) -> Path:
+    """Write the job, checked as `ftcli train` would check it.
+
+    Args:
+        model: an option of the group, a hub id or a folder.
+        data: an option of the group, a file, folder or hub id.
+        method: an option of the group.
+
+    Raises:
+        UserError: no such option, the file exists and `force` is off, or no format fits the data.
+    """
+    target = Path(output)
+    if target.exists() and not force:
+        raise UserError(f"{target} exists already.", fix="--output ANOTHER.yaml, or add --force")
+    answers = choose("model", model), choose("data", data), choose("method", method)
+    text = starter(*answers, machine, _surveyed(answers[1]))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.stem}.draft.yaml")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        validation.validate(composition.compose(draft))
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target
+
+
+def choose(group: str, answer: str) -> Choice:
+    """What an answer means; a path goes to the option whose path is left open.
+
+    Raises:
+        UserError: neither an option nor anything that could be a path.
+    """
+    known = paths.options(group)
+    if answer in known:
+        return Choice(answer)
+    if "/" in answer or Path(answer).suffix or Path(answer).exists():
+        open_ = {
+            o: c
+            for o, file in known.items()
+            if (c := content(file)).get("path") == "???" and (group != "data" or _of_text(c))
+        }
+        plain = Path(answer).suffix in (".txt", ".md")
+        fitting = [o for o, c in open_.items() if (c.get("format") == "text") == plain]
+        if fitting:
+            return Choice(fitting[0], answer)
+    near = nearest(answer, known)
+    hint = f" Closest: {', '.join(near)}." if near else ""
+    raise UserError(
+        f"{group}={answer}: no such {group}.{hint}", fix=f"ftcli ls {paths.plural(group)}"
+    )
+
+
+def starter(
+    model: Choice, data: Choice, method: Choice, machine: Machine, seen: Survey | None = None
+) -> str:
+    """The YAML of a job.
+
+    Args:
+        seen: what the data hold, where that is known.
+    """
+    chosen = content(paths.options("method")[method.option])
+    promises = signature.read(chosen[TARGET]).attributes | (chosen.get(PROMISES) or {})
+    settings = fitting.settings(promises, machine, None if seen is None else seen.rows)
+    fitting.meet(settings, chosen)
+    own = _own_data(data, seen)
+    judged = data.option if data.option in paths.options("eval") else "loss"
+    judged = "none" if "validation" in own and own["validation"][0] is NULL else judged
+    picks = {
+        "model": model.option, "data": data.option, "method": method.option,
+        "objective": "causal_lm", "optimizer": "adamw", "scheduler": "linear",
+        "trainer": "default", "eval": judged, "logger": "default", "run": "default",
+    }  # fmt: skip
+    lines = [
+        f"# {method.option} on {data.path or data.option}, written for {machine.name}",
+        "# ftcli check FILE looks it over, ftcli train FILE runs it, ftcli schema KEY explains a key",
+        "defaults:",
+    ]
+    lines += [f"  - {group}: {option}  # {_others(group)}" for group, option in picks.items()]
+    lines += ["  - _self_  # what follows goes over all that", "", "seed: 0"]
+    lines += _body("model", {"path": (model.path, "")}, settings["model"])
+    lines += _body("data", own, settings["data"])
+    for group in ("optimizer", "scheduler", "trainer"):
+        lines += _body(group, {}, settings[group])
+    return "\n".join(lines) + "\n"
+
+
+def _others(group: str) -> str:
+    count = len(paths.options(group))
+    return f"{count} choices: ftcli ls {paths.plural(group)}" if group != "run" else "runs/<file>/"
+
+
+def _body(group: str, *parts: dict[str, tuple[Any, str]]) -> list[str]:
+    """A group's keys with their comments; a key without a value is left out."""
+    keys = {k: v for part in parts for k, v in part.items() if v[0] is not None}
+    written = {k: (v if isinstance(v, Flow) else scalar(v), why) for k, (v, why) in keys.items()}
+    lines = [f"  {k}: {v}" + (f"  # {why}" if why else "") for k, (v, why) in written.items()]
+    return [f"{group}:", *lines] if lines else []
+
+
+def _of_text(node: dict[str, Any]) -> bool:
+    """Whether an option of `data` reads text, whose format may be told from its columns."""
+    return "format" in signature.read(node[TARGET]).parameters
+
+
+def _surveyed(data: Choice) -> Survey | None:
+    """What local rows hold; None for what ships, lies on the hub, or is plain text."""
+    if data.path is None or _is_plain(data):
+        return None
+    from ftcli.data.sources import files
+    from ftcli.data.survey import survey
+
+    if not files.exists(data.path):
+        return None
+    return survey(files.find(data.path), "data.path")
+
+
+def _is_plain(data: Choice) -> bool:
+    return bool(content(paths.options("data")[data.option]).get("format") == "text")
+
+
+def _own_data(data: Choice, seen: Survey | None) -> dict[str, tuple[Any, str]]:
+    if data.path is None:
+        return {}
+    found: dict[str, tuple[Any, str]] = {"path": (data.path, "")}
+    if not _is_plain(data):
+        found["format"] = ("auto", "told from its columns; see: ftcli schema data.format")
+    if seen is not None and (seen.columns or seen.others):
+        also = f"; {', '.join(seen.others)} would fit too" if seen.others else ""
+        found["format"] = (seen.format, f"by its columns{also}")
+        if seen.columns:
+            pairs = ", ".join(f"{name}: {scalar(col)}" for name, col in seen.columns.items())
+            found["columns"] = (Flow(f"{{{pairs}}}"), "field of the format: column")
+    found["validation"] = (0.05, "share held out to judge the model")
+    if seen is not None and seen.prompts < 2:
+        found["validation"] = (NULL, "a share needs two different prompts")
+    return found

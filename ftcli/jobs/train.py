@@ -1,0 +1,202 @@
+"""Start a run, or go on with one, and end it whatever happens."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftcli.core.base_model import record_base, refuse_other_base
+from ftcli.core.disk import explained
+from ftcli.core.errors import FAILED, UserError
+from ftcli.core.run import Run
+from ftcli.core.run_dir import RunDir
+from ftcli.core.run_lock import alone
+from ftcli.jobs import changes
+from ftcli.run.finish import conclude, finish
+
+if TYPE_CHECKING:
+    from ftcli.config import Composed
+
+
+def train(composed: Any) -> dict[str, Any]:
+    """Train what a checked configuration says; returns result.json's content.
+
+    A mistake that shows before the first step leaves no run.
+
+    Raises:
+        UserError: what the user can mend; code 3 when memory ran out, 1 when the loss was not
+            finite.
+    """
+    run = Run.create(composed)
+    assert run.dir is not None
+    with run.dir.kept_once_begun():
+        return fit(run, None)
+
+
+def resume(
+    path: str | Path,
+    allow: Sequence[str] = (),
+    checkpoint: str = "last",
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Go on with a run at the exact batch where its checkpoint was written.
+
+    Args:
+        allow: configuration keys that may differ from the checkpoint's, besides those of
+            `changes.FREE`, and `data`.
+        overrides: changes of the configuration, in Hydra's grammar; with more steps to take, a finished
+            run goes on as well. Its schedule is then that of the new length.
+
+    Raises:
+        UserError: the run is finished, has no such checkpoint or no whole one, or its config or
+            data have changed.
+    """
+    run_dir = RunDir.open(path)
+    try:
+        with alone(run_dir.path):
+            return _resume(run_dir, path, allow, checkpoint, overrides)
+    except OSError as error:
+        raise explained(error, run_dir.path) or error from error
+
+
+def _resume(
+    run_dir: RunDir,
+    path: str | Path,
+    allow: Sequence[str],
+    checkpoint: str,
+    overrides: Sequence[str],
+) -> dict[str, Any]:
+    from ftcli.trainer.checkpoint import Checkpoints
+
+    if run_dir.result().get("status") == "finished" and not overrides:
+        if not (run_dir.path / "report.md").exists():  # it was killed between the two
+            return conclude(run_dir)
+        step = run_dir.result()["step"]
+        raise UserError(
+            f"{path} is finished, at step {step}.",
+            fix=f"ftcli resume {path} trainer.max_steps={2 * step or 100} for more, or: ftcli eval {path}",
+        )
+    checkpoints = Checkpoints(run_dir.checkpoints)
+    composed = changes.composed(run_dir, overrides)
+    if checkpoint == "last" and not checkpoints.finished():
+        return again(run_dir, composed, allow, path)
+    folder = checkpoints.find(checkpoint, fall_back=True)
+    run = Run(composed.config, run_dir, composed)
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    changed = changes.between(state["config"], run.config)
+    changes.refuse(changed, allow, overrides, path)
+    _same_data(folder, run, allow, path)
+    _same_base(run, allow, path)
+    if overrides:
+        steps = changes.refuse_no_step(run, state["step"], path)
+        changes.say_rate(run, state["config"], state["step"], steps)
+    with changes.recorded(run_dir, run.config, changed if overrides else {}, state["step"]):
+        run_dir.rewind(state["lines"], state["step"])
+        run_dir.event("resume", checkpoint=folder.name, **({"changed": changed} if changed else {}))
+        return fit(run, folder)
+
+
+def again(
+    run_dir: RunDir, composed: Composed, allow: Sequence[str] = (), path: Any = None
+) -> dict[str, Any]:
+    """Begin once more with a run that ended before its first checkpoint."""
+    from ftcli.config import load
+
+    run = Run(composed.config, run_dir, composed)
+    before = load(run_dir.path / "config.yaml").config
+    changed = changes.between(before, run.config) if composed.overrides else {}
+    changes.refuse(changed, allow, composed.overrides, path)
+    with changes.recorded(run_dir, run.config, changed, 0):
+        if run_dir.metrics():
+            run_dir.event("restart", **({"changed": changed} if changed else {}))
+        run_dir.rewind(0)  # samples may have been written before the first line
+        return fit(run, None)
+
+
+def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
+    """Train a run that has a directory, and write what it leaves; errors become messages."""
+    from ftcli.config.building import located
+
+    held = alone(run.dir.path) if run.dir and run.accelerator.is_main_process else nullcontext()
+    try:
+        with held:
+            return _fit(run, checkpoint)
+    except Exception as error:
+        if run.dir is not None:
+            with suppress(OSError):  # where the disk is what failed
+                run.dir.event("failed", error=str(error), code=getattr(error, "code", FAILED))
+                run.dir.note(traceback.format_exc())
+            told = None if isinstance(error, UserError) else explained(error, run.dir.path)
+            if told is not None:
+                raise told from error
+        if isinstance(error, UserError):
+            raise located(error, run.composed) from error
+        raise
+
+
+def _fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
+    from ftcli.core.atomic import write_json
+    from ftcli.jobs import failures
+
+    assert run.dir is not None
+    with failures.told(run):
+        with run.accelerator.main_process_first():  # one rank tokenises, the others find it done
+            described = run.data.describe(run.tokenizer)
+        if run.accelerator.is_main_process:
+            write_json(run.dir.path / "data.json", described)
+        if checkpoint is None and run.config.get("init_from"):
+            take_over(run, run.config["init_from"])
+        outcome = (run.pipeline or run.trainer).fit(run, resume=checkpoint)
+    return finish(run, outcome) if run.accelerator.is_main_process else {}
+
+
+def take_over(run: Run, folder: str | Path) -> None:
+    """Put the weights that another run trained in the place of the method's fresh ones.
+
+    Raises:
+        UserError: they are those of another method or model, or the method would overwrite them.
+    """
+    from ftcli.core.callback import Participant
+    from ftcli.trainer.checkpoint import WEIGHTS, Checkpoints, load_weights
+
+    if type(run.method).setup is not Participant.setup:
+        raise UserError(
+            f"{type(run.method).__name__} chooses its weights when a run begins, and would not go on with "
+            "those of another.",
+            where="init_from",
+            fix="handover=merge, between stages",
+        )
+    load_weights(Checkpoints(RunDir.open(folder).checkpoints).find("last", only=WEIGHTS), run)
+
+
+def _same_base(run: Run, allow: Sequence[str], path: Any) -> None:
+    assert run.dir is not None
+    if "model" in allow:
+        record_base(run.dir.path, run.model_source)
+        return
+    try:
+        refuse_other_base(run.dir.path, run.model_source)
+    except UserError as error:
+        allowed = (
+            f"{error.fix}; or ftcli resume {path} --allow model (what was trained goes on there)"
+        )
+        raise UserError(error.what, error.where, allowed) from error
+
+
+def _same_data(folder: Path, run: Run, allow: Sequence[str], path: Any) -> None:
+    position = json.loads((folder / "loader.json").read_text(encoding="utf-8"))
+    tokens = run.data.prepare("train", run.tokenizer)
+    if tokens.fingerprint == position["fingerprint"] or "data" in allow:
+        return
+    raise UserError(
+        f"{path} was at epoch {position['epoch']}, batch {position['batch']} of data "
+        f"{position['fingerprint'][:8]}; the data now is {tokens.fingerprint[:8]} "
+        f"({len(tokens):,} rows). The position cannot be restored.",
+        where=f"data.path={run.config['data'].get('path')}",
+        fix=f"restore the data, or: ftcli resume {path} --allow data (the batches to come are "
+        "drawn from the new rows)",
+    )

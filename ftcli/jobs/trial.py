@@ -1,0 +1,120 @@
+"""One run among many, in a folder that its caller chose: finished, resumed or trained as needed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from ftcli.core import code
+from ftcli.core.errors import FAILED, USER, UserError
+from ftcli.core.run_dir import RunDir
+
+NOT_CHOICES = ("run", "logger")  # where a run writes does not change what it computes
+
+
+def address(config: dict[str, Any], *stages: dict[str, Any]) -> str:
+    """Content address of a resolved config: of it, and of the code that it names (`ftcli.core.code`).
+
+    Args:
+        stages: the resolved configs of its stages, whose classes are part of that code.
+    """
+    chosen = {key: value for key, value in config.items() if key not in NOT_CHOICES}
+    stated = [code.digest(code.roots_of(config, *stages)), code.libraries(), chosen]
+    text = json.dumps(stated, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def finished(path: Path) -> dict[str, Any] | None:
+    """result.json of a run that has ended well, else None.
+
+    One that was killed between its result and its report has not; going on with it writes the report. That
+    of a run of stages is the last stage's own.
+    """
+    result = RunDir(path).result()
+    reported = "stages" in result or (path / "report.md").exists()
+    return result if result.get("status") == "finished" and reported else None
+
+
+def prepare(composed: Any, path: Path) -> None:
+    """Write the record of a checked job to the folder `path`, unless it is there already."""
+    from ftcli.core.precision import settle
+    from ftcli.run.record import write_record
+
+    if composed.config.get("stages"):
+        from ftcli.jobs import stages
+
+        stages.record(composed, path)
+    elif not (path / "config.yaml").exists():
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        composed.config = settle(composed.config)
+        write_record(RunDir(path), composed)
+
+
+def complete(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any]:
+    """The result of a checked job in the folder `path`, in a process of its own.
+
+    A finished run is taken as it is, one that was interrupted goes on at its last checkpoint, and
+    otherwise it is trained from the start.
+
+    Raises:
+        UserError: the run failed; names its log.
+    """
+    done = finished(path)
+    if done is not None:
+        return done
+    known = path.exists()
+    prepare(composed, path)
+    environment = os.environ | ({"FTCLI_QUIET": "1"} if quiet else {})
+    command = [sys.executable, "-m", "ftcli.jobs.trial", str(path)]
+    ended = subprocess.run(command, env=environment, check=False)
+    done = finished(path)
+    if done is None:
+        if ended.returncode == USER and not known and not RunDir(path).begun:
+            shutil.rmtree(path)
+            raise UserError("nothing was trained.", fix="mend what is said above")
+        raise UserError(
+            f"the run ended with status {ended.returncode}.",
+            where=str(path),
+            fix=f"see {path}/train.log",
+            code=ended.returncode if ended.returncode > 0 else FAILED,
+        )
+    return done
+
+
+def child(path: str) -> None:
+    """Train or resume the run whose record lies in `path`; exits with the code of a mistake."""
+    from ftcli.jobs import stages
+    from ftcli.jobs.train import resume
+
+    run_dir = RunDir.open(path)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    try:
+        if stages.is_parent(run_dir.path):
+            stages.go_on(run_dir.path)
+        else:
+            resume(run_dir.path)
+    except UserError as error:
+        from ftcli.config.messages import show_error
+
+        show_error(error)
+        sys.exit(error.code)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Save and end when the caller is gone, so that whoever starts it again finds the folder free."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    child(sys.argv[1])

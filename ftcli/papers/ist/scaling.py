@@ -1,0 +1,73 @@
+"""One handle on the strength of adapters, whichever PEFT tuner they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from ftcli.core.errors import UserError
+from ftcli.models.anatomy import Anatomy
+
+
+def scaled_layers(model: nn.Module, blocks: Iterable[int]) -> list[Any]:
+    """The adapted layers inside the blocks, known to multiply their adapter by `scaling[name]`.
+
+    Args:
+        blocks: numbers through all stacks of the model, as in `Anatomy.blocks`.
+
+    Raises:
+        UserError: there is none, or one has an adapter without a scale.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    every = Anatomy(model).blocks
+    found: list[Any] = [
+        module
+        for number in blocks
+        for module in every[number][1].modules()
+        if isinstance(module, BaseTunerLayer)
+    ]
+    if not found:
+        raise _refused("the method puts no adapter layers into the blocks")
+    for layer in found:
+        scaling = getattr(layer, "scaling", None)
+        if not isinstance(scaling, dict) or not set(layer.active_adapters) & scaling.keys():
+            raise _refused(f"{_tuner(layer)} has no scale to multiply")
+    return found
+
+
+@contextmanager
+def damped(model: nn.Module, blocks: Iterable[int], factor: float) -> Iterator[None]:
+    """Multiply the scale of the adapters in the blocks by a factor; afterwards it is as before.
+
+    LoRA and its kin add scale * adapter(x), which shrinks by the factor. DoRA scales the change in
+    front of its normalisation: the direction moves back to the base's, the magnitude stays.
+
+    Raises:
+        UserError: see `scaled_layers`.
+    """
+    layers = scaled_layers(model, blocks)
+    before = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer, scales in zip(layers, before, strict=True):
+            layer.scaling.update({name: scale * factor for name, scale in scales.items()})
+        yield
+    finally:
+        for layer, scales in zip(layers, before, strict=True):
+            layer.scaling.update(scales)
+
+
+def _tuner(layer: Any) -> str:
+    """`lora`, of peft.tuners.lora.layer.Linear."""
+    return type(layer).__module__.split(".")[-2]
+
+
+def _refused(why: str) -> UserError:
+    return UserError(
+        f"adapters cannot be damped: {why}.",
+        where="method",
+        fix="method=lora or method=dora, or trainable=rst, which damps nothing",
+    )

@@ -1,0 +1,189 @@
+"""Model soups (arXiv 2203.05482): the mean of models finetuned from one start, all or the best mix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ftcli.deltas.artefact import Artefact
+from ftcli.deltas.bench import Bench
+from ftcli.deltas.delta import Delta, compose, refuse_mixed
+from ftcli.papers.lines.scaling import positions
+
+Accept = Literal[
+    "ge", "gt"
+]  # the paper's rule takes an equal score, its code asks for a better one
+Granularity = Literal["layer", "model"]
+Better = Callable[[float, float], bool]
+
+
+def uniform(deltas: Sequence[Delta]) -> Delta:
+    """The mean of all: of changes, which is that of models, since they share their base.
+
+    Raises:
+        UserError: they do not: bases differ by fingerprint.
+    """
+    return compose(deltas, [1 / len(deltas)] * len(deltas))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A model that the greedy soup has tried, the score with it, and whether it stayed."""
+
+    model: int
+    score: float
+    kept: bool
+
+
+def greedy(
+    singles: Sequence[float],
+    score: Callable[[list[int]], float],
+    better: Better,
+    accept: Accept = "ge",
+) -> tuple[list[int], list[Step]]:
+    """Recipe 1: models from best to worst, each kept if the mean with it is no worse.
+
+    Args:
+        singles: held-out score of each model.
+        score: that of the mean of some of them.
+        accept: whether an equal score is enough (ge) or not (gt).
+    """
+    order = sorted(range(len(singles)), key=lambda i: sum(better(s, singles[i]) for s in singles))
+    kept, current = [order[0]], singles[order[0]]
+    steps = [Step(order[0], current, True)]
+    for model in order[1:]:
+        value = score([*kept, model])
+        taken = better(value, current) or (accept == "ge" and value == current)
+        steps.append(Step(model, value, taken))
+        if taken:
+            kept, current = [*kept, model], value
+    return kept, steps
+
+
+@dataclass
+class Pot:
+    """Models of one base, and the run whose held-out rows judge their mixtures.
+
+    Raises:
+        UserError: the bases differ.
+    """
+
+    members: Sequence[Delta]
+    base: Artefact
+    bench: Bench
+
+    def __post_init__(self) -> None:
+        refuse_mixed(self.members)
+        self.members[0].refuse_other(self.base.fingerprint, str(self.base.folder))
+
+    @cached_property
+    def singles(self) -> list[float]:
+        """Held-out score of each model."""
+        return [self.score([i]) for i in range(len(self.members))]
+
+    def score(self, chosen: Sequence[int], split: str | None = None) -> float:
+        """Held-out score of the mean of some."""
+        return self.judge(uniform([self.members[i] for i in chosen]), split)
+
+    def judge(self, delta: Delta, split: str | None = None) -> float:
+        """Score of the base with a change; of all models one exists at a time."""
+        return self.bench.score(delta.added(self.base.weights), split)
+
+    def greedy(self, accept: Accept = "ge") -> tuple[list[int], list[Step]]:
+        """Ingredients of the greedy soup, and how it came about."""
+        return greedy(self.singles, self.score, self.bench.better, accept)
+
+    def learned(
+        self,
+        granularity: Granularity = "layer",
+        lr: float = 0.05,
+        epochs: int = 5,
+        temperature: bool = True,
+        logits: Tensor | None = None,
+    ) -> tuple[Delta, Tensor]:
+        """Softmax weights by gradient on the held-out rows; all models are in memory.
+
+        Args:
+            granularity: one mixture for each block (and one for what is outside), or one for all.
+            temperature: whether a factor of the logits is learned with them.
+            logits: where to start, [mixtures, models]; zeros, the uniform soup, if left out.
+
+        Returns:
+            The soup and its weights [mixtures, models].
+        """
+        mixture = _Mixture(self.members, granularity, logits)
+        run, model = self.bench.run, _Backward(self.bench.model, self.bench.run.objective)
+        base = {n: p.detach().clone() for n, p in self.bench.model.named_parameters()}
+        base |= {n: self.base.weights[n].to(base[n].dtype) for n in self.base.weights if n in base}
+        changes = {n: mixture.stacked(n, base[n].dtype) for n in mixture.group}
+        trained = [mixture.logits, *([mixture.beta] if temperature else [])]
+        optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
+        loader = run.data.loader(
+            "validation", run.tokenizer, batch_size=run.trainer.batch_size, seed=0, shuffle=True
+        )
+        for epoch in range(epochs):
+            for rows in loader.batches(epoch):
+                weights = mixture.weights()
+                mixed = {
+                    f"model.{n}": base[n]
+                    + torch.tensordot(weights[g].to(base[n].dtype), changes[n], 1)
+                    for n, g in mixture.group.items()
+                }
+                optimizer.zero_grad()
+                torch.func.functional_call(model, mixed, (loader.batch(rows),))
+                optimizer.step()
+        found = mixture.weights().detach()
+        return mixed_by(self.members, mixture.group, found), found
+
+
+def mixed_by(members: Sequence[Delta], group: dict[str, int], weights: Tensor) -> Delta:
+    """The sum of changes weighted by group of tensors; weights [mixtures, models]."""
+
+    def read(name: str) -> Tensor:
+        own = weights[group[name]].double()
+        return sum((m.read(name) * w for m, w in zip(members, own, strict=True)), torch.tensor(0.0))
+
+    return replace(members[0], read=read, said=(f"learned soup of {len(members)} models",))
+
+
+class _Mixture:
+    """Logits of the models for each group of tensors."""
+
+    def __init__(
+        self, members: Sequence[Delta], granularity: Granularity, logits: Tensor | None
+    ) -> None:
+        self.members = members
+        source = members[0].source
+        assert source is not None
+        places = positions(source.anatomy, list(members[0].shapes))
+        blocks = [0 if place is None else place[0] + 1 for place in places.values()]
+        layered = granularity == "layer"
+        self.group = {n: b if layered else 0 for n, b in zip(places, blocks, strict=True)}
+        shape = (max(self.group.values()) + 1, len(members))
+        self.logits = nn.Parameter(torch.zeros(shape) if logits is None else logits.clone())
+        self.beta = nn.Parameter(torch.ones(()))
+
+    def weights(self) -> Tensor:
+        """Softmax of beta times the logits, [mixtures, models]."""
+        return (self.beta * self.logits).softmax(-1)
+
+    def stacked(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A tensor's change of each model, [models, ...]."""
+        return torch.stack([member.read(name).to(dtype) for member in self.members])
+
+
+class _Backward(nn.Module):
+    """Loss and backward while the mixed weights are in place: parts of the loss are computed again."""
+
+    def __init__(self, model: nn.Module, objective: Any) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch: Any) -> None:
+        """Leave the gradients of the batch's mean loss in the logits."""
+        self.objective(self.model, batch).values.mean().backward()

@@ -1,0 +1,186 @@
+"""PEQA (arXiv 2305.14152): weights become frozen integers, and only their scales are trained.
+
+The weight is (s0 + ds) * wbar: integers wbar and scales s0 come from rounding the base to the
+nearest once (equation 1), ds is 0 at first and is all that is trained and saved (equation 2). The
+integers are made anew from the base whenever an adapter is loaded; several adapters share them, so
+that changing the task is changing the scales.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from peft import PeftConfig
+from peft.utils import PeftType
+from torch import Tensor, nn
+
+from ftcli.config.classpath import ClassPath
+from ftcli.core.errors import UserError
+from ftcli.methods.base import quantisation_of, without_quantisation
+from ftcli.methods.peft import Peft
+from ftcli.methods.tuners.base import Tuner, TunerLayer, register
+from ftcli.papers.peqa.packed import PACKS, Search, group_count, scaled
+from ftcli.papers.peqa.packed_linear import PackedLinear
+
+_log = logging.getLogger("ftcli.methods")
+
+
+@dataclass
+class PeqaConfig(PeftConfig):
+    """How the base is rounded, and which layers of it."""
+
+    target_modules: list[str] | str | None = field(default=None)  # layers that become integers
+    exclude_modules: list[str] | str | None = field(default=None)  # layers among them that do not
+    bits: int = 4  # of a weight: 2, 3, 4 or 8
+    group_size: int | None = None  # weights of a row that share a scale; null: the whole row
+    search: Search = "mse"  # of the grid: least squared error, or minmax
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be packed.
+
+        Raises:
+            ValueError: bits or search are unknown.
+        """
+        super().__post_init__()
+        self.peft_type = PeftType("PEQA")
+        if self.bits not in PACKS:
+            raise ValueError(f"bits={self.bits}: there are {', '.join(map(str, PACKS))}")
+        if self.search not in ("minmax", "mse"):
+            raise ValueError(f"search={self.search!r}: there are minmax and mse")
+
+
+class PeqaLinear(TunerLayer):
+    """A packed linear with a change of its scales for each adapter.
+
+    `peqa_scale` is flat, float32 [out * groups]: rules for optimizers take a matrix for a weight
+    that decays, and scales must not; in half precision small updates of them would vanish.
+    """
+
+    adapter_layer_names = ("peqa_scale",)
+    base_layer: PackedLinear
+    peqa_scale: nn.ParameterDict
+
+    def add(self, adapter: str, config: PeqaConfig) -> None:
+        """ds = 0."""
+        own = group_count(self.base_layer.in_features, config.group_size)
+        if config.bits != self.base_layer.bits or own != self.base_layer.scale.shape[1]:
+            raise ValueError("adapters on one integer base have its bits and its group_size")
+        self.peqa_scale[adapter] = nn.Parameter(torch.zeros_like(self.base_layer.scale).flatten())
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """[.., in] -> [.., out] with scales s0 + ds."""
+        shifts = [self.peqa_scale[name] for name in self.active()]
+        if not shifts:
+            return self.base_layer(x)
+        return self.base_layer(x, sum(shifts[1:], shifts[0]).view_as(self.base_layer.scale))
+
+    def delta(self, adapter: str) -> Tensor:
+        """ds * wbar, in the layout of the layer that was replaced."""
+        shift = self.peqa_scale[adapter].view_as(self.base_layer.scale)
+        change = scaled(self.base_layer.integers(shift.dtype), shift)
+        return change.T if self.base_layer.transposed else change
+
+    def unload_and_optionally_merge_module(
+        self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
+    ) -> nn.Module:
+        """A plain layer with the trained weight, or the packed layer as it was rounded."""
+        if not merge:
+            self.unmerge()
+            return self.base_layer
+        self.merge(safe_merge, adapter_names)
+        return self.base_layer.plain()
+
+    def _shift(self, adapter: str, sign: float, safe: bool) -> None:
+        shift = self.peqa_scale[adapter].detach().view_as(self.base_layer.scale)
+        if safe and not torch.isfinite(shift).all():
+            raise ValueError(f"merging {adapter} gives values that are not finite")
+        self.base_layer.scale.data.add_(sign * shift)
+
+
+class PeqaModel(Tuner):
+    """Replaces linears (and GPT-2's Conv1D) by packed ones with trained scales."""
+
+    prefix = "peqa_"
+    tuner_layer_cls = PeqaLinear
+
+    def wrapped(self, target: nn.Module, config: Any) -> TunerLayer:
+        """Around its packed form; the weight goes, for PEFT holds the layers until all are replaced."""
+        packed = self._packed(target, config)
+        target.register_parameter("weight", None)
+        return PeqaLinear(packed)
+
+    def _packed(self, linear: Any, config: PeqaConfig) -> PackedLinear:
+        weight = getattr(linear, "weight", None)
+        shaped = hasattr(linear, "nf") or isinstance(linear, nn.Linear)
+        if not shaped or weight is None or not weight.dtype.is_floating_point:
+            raise TypeError(f"{type(linear).__name__} is no linear layer of plain weights")
+        return PackedLinear(linear, config.bits, config.group_size, config.search)
+
+    def _replace_module(self, parent: Any, child_name: str, new_module: Any, child: Any) -> None:
+        """As PEFT, which would give an unloaded layer the packed bytes for its weight."""
+        if isinstance(new_module, TunerLayer):
+            super()._replace_module(parent, child_name, new_module, child)
+        else:
+            setattr(parent, child_name, new_module)
+
+
+class Peqa(Peft):
+    """Scales of a base that is rounded to integers; further keys are PeqaConfig's own.
+
+    Merging gives a plain model that computes the same: its weights are the scaled integers, in the
+    type of the base and at its size. To keep the small form, ship the adapter.
+
+    Args:
+        config_class: PeqaConfig or a subclass of it.
+        targets_strict: refuse names of modules that match nothing in the model.
+        autocast_adapter_dtype: has no effect, scales being float32 always.
+    """
+
+    quantisable: ClassVar[bool] = False
+    formula = "sum(out * in / group_size) over the targets; out a target without groups"
+
+    def __init__(
+        self,
+        config_class: ClassPath = "ftcli.papers.peqa.method.PeqaConfig",
+        targets_strict: bool = True,
+        autocast_adapter_dtype: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(config_class, targets_strict, autocast_adapter_dtype, **options)
+
+    @property
+    def keeps_base(self) -> bool:
+        """No: with the adapter off it is the rounded model."""
+        return False
+
+    def prepare(self, model: Any) -> nn.Module:
+        """Round the targets to integers and freeze all but their scales.
+
+        Raises:
+            UserError: the base is quantised already, or an option does not fit it.
+        """
+        if quantisation_of(model) is not None:
+            raise UserError(
+                "PEQA rounds plain weights to its own integers; these are quantised already.",
+                where="model.quantization",
+                fix=without_quantisation(model),
+            )
+        return super().prepare(model)
+
+    def merge(self, model: Any) -> nn.Module:
+        """A plain model whose weights are the scaled integers; says that it is no longer small.
+
+        Raises:
+            UserError: the scales are not finite.
+        """
+        _log.warning(
+            "PEQA merged: the weights are its scaled integers, stored in the base's type and at "
+            "its size; the adapter alone keeps the small form"
+        )
+        return super().merge(model)
+
+
+register("peqa", PeqaConfig, PeqaModel)

@@ -1,0 +1,190 @@
+"""The layers of SSF: where the channels of each kind of operation are, and how it takes them in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from peft.tuners.tuners_utils import check_adapters_to_merge
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ftcli.methods.tuners.base import TunerLayer
+
+if TYPE_CHECKING:
+    from ftcli.papers.ssf.method import SsfConfig
+
+
+class SsfLayer(TunerLayer):
+    """Scale and shift after a layer; what subclasses say is where its channels are."""
+
+    adapter_layer_names = ("ssf_scale", "ssf_shift")
+    weight_axis: ClassVar[int] = 0  # of the base's weight
+    ssf_scale: nn.ParameterDict
+    ssf_shift: nn.ParameterDict
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__(base_layer)
+        self._unmerged: tuple[nn.Parameter, nn.Parameter | None] | None = None
+
+    @property
+    def axis(self) -> int:
+        """Where the channels are in what the layer puts out."""
+        return -1
+
+    def add(self, adapter: str, config: SsfConfig) -> None:
+        """C scales, and C shifts where the layer has a bias or can get one."""
+        base: Any = self.get_base_layer()
+        channels = getattr(base, "out_features", None) or base.weight.shape[self.weight_axis]
+        self.ssf_scale[adapter] = nn.Parameter(_normal(channels, 1.0, config.init_std))
+        if hasattr(base, "bias") and (base.bias is not None or config.new_biases):
+            self.ssf_shift[adapter] = nn.Parameter(_normal(channels, 0.0, config.init_std))
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer's own output [..., C, ...], then each active adapter's scale and shift."""
+        active = self.active()
+        out: Tensor = self.base_layer(x, *args, **kwargs)
+        for adapter in active:
+            out = self._scaled_and_shifted(out, adapter)
+        return out
+
+    def adds_bias(self, adapters: list[str]) -> bool:
+        """Whether folding these adapters gives the layer a bias that the base has not."""
+        return getattr(self.get_base_layer(), "bias", None) is None and any(
+            adapter in self.ssf_shift for adapter in adapters
+        )
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Fold scales and shifts into new weights; the base's own are kept for `unmerge`.
+
+        New tensors, so that a weight the layer shares with another one is not changed there.
+
+        Raises:
+            ValueError: the weights are quantised, or what is folded is not finite (safe_merge).
+        """
+        if self.quantization_backend is not None:
+            raise ValueError("a scale cannot be folded into quantised weights without rounding")
+        for adapter in check_adapters_to_merge(self, adapter_names):
+            if adapter in self.ssf_scale:
+                self._fold(adapter, safe_merge)
+                self.merged_adapters.append(adapter)
+
+    def unmerge(self) -> None:
+        """Put the base's own tensors back."""
+        base: Any = self.get_base_layer()
+        if self._unmerged is not None:
+            base.weight, bias = self._unmerged
+            if hasattr(base, "bias"):
+                base.bias = bias
+        self._unmerged = None
+        self.merged_adapters.clear()
+
+    def scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """The weight with which the layer gives `scale` times its output, without its bias."""
+        shape = [1] * weight.dim()
+        shape[self.weight_axis] = -1
+        return weight * scale.view(shape)
+
+    def _scaled_and_shifted(self, out: Tensor, adapter: str) -> Tensor:
+        """In the adapter's precision: half precision has no numbers near enough to 1."""
+        shape = [1] * out.dim()
+        shape[self.axis] = -1
+        result = out * self.ssf_scale[adapter].view(shape)
+        if adapter in self.ssf_shift:
+            result = result + self.ssf_shift[adapter].view(shape)
+        return result.to(out.dtype)
+
+    @torch.no_grad()
+    def _fold(self, adapter: str, safe: bool) -> None:
+        base: Any = self.get_base_layer()
+        weight, bias, scale = base.weight, getattr(base, "bias", None), self.ssf_scale[adapter]
+        folded = {"weight": self.scaled(weight, scale).to(weight.dtype)}
+        if adapter in self.ssf_shift:
+            shift = self.ssf_shift[adapter]
+            moved = shift if bias is None else bias * scale + shift
+            folded["bias"] = moved.to(weight.dtype, copy=True)
+        if safe and not all(torch.isfinite(tensor).all() for tensor in folded.values()):
+            raise ValueError(f"merging {adapter} gives values that are not finite")
+        self._unmerged = self._unmerged or (weight, bias)
+        for name, tensor in folded.items():
+            setattr(base, name, nn.Parameter(tensor, requires_grad=False))
+
+
+class SsfLinear(SsfLayer):
+    """Weight [out, in]."""
+
+
+class SsfConv1D(SsfLayer):
+    """GPT-2's linear: weight [in, out]."""
+
+    weight_axis = 1
+
+
+class SsfConv(SsfLayer):
+    """Weight [out, in, kernel...]; puts out [..., C, spatial...]."""
+
+    @property
+    def axis(self) -> int:
+        """In front of as many dimensions as the kernel has."""
+        return 1 - self.weight.dim()
+
+
+class SsfBatchNorm(SsfLayer):
+    """Puts out [B, C, ...]."""
+
+    @property
+    def axis(self) -> int:
+        """The second."""
+        return 1
+
+
+class SsfNorm(SsfLayer):
+    """LayerNorm and RMSNorm, whose factor is the weight, or 1 + weight (Gemma)."""
+
+    @property
+    def axis(self) -> int:
+        """The last, in images too unless the norm says that their channels come first."""
+        return -3 if getattr(self.get_base_layer(), "data_format", "") == "channels_first" else -1
+
+    def scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """scale * (one + w) - one, where the norm multiplies by one + w."""
+        one = added_to_weight(self.get_base_layer())
+        return scale * (one + weight) - one
+
+
+def is_rms_norm(module: nn.Module) -> bool:
+    """A norm without children whose only parameter is a vector, and no place for a bias."""
+    named = dict(module.named_parameters(recurse=False))
+    alone = named.keys() == {"weight"} and named["weight"].dim() == 1
+    leaf = next(module.children(), None) is None
+    return (
+        alone and leaf and "norm" in type(module).__name__.lower() and not hasattr(module, "bias")
+    )
+
+
+def added_to_weight(norm: nn.Module) -> float:
+    """What a norm adds to its weight before it multiplies: 0, or 1 as Gemma does.
+
+    Found by calling it with the weight at which a factor would be zero, -0 or -1.
+
+    Raises:
+        ValueError: its output is not proportional to either.
+    """
+    if isinstance(norm, (nn.LayerNorm, *_BATCH_NORMS)):
+        return 0.0
+    weight: Any = norm.weight
+    x = torch.linspace(-1, 2, 2 * len(weight)).view(2, -1).to(weight)
+    for one in (0.0, 1.0):
+        out = functional_call(norm, {"weight": torch.full_like(weight, -one)}, (x,))
+        if not out.any():
+            return one
+    raise ValueError(f"the output of {type(norm).__name__} is not proportional to its weight")
+
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def _normal(count: int, mean: float, std: float) -> Tensor:
+    """Exactly the mean where std is 0."""
+    values = torch.full((count,), mean)
+    return nn.init.normal_(values, mean, std) if std > 0 else values
