@@ -55,3 +55,24 @@ def train_tiny(tmp_path_factory) -> Callable[..., Path]:
 def trained_run(train_tiny) -> Path:
     """A finished run: LoRA of rank 4 on the shipped Llama in nf4, judged before and after."""
     return train_tiny("run.name=tiny", "method.r=4", *JUDGED)
+
+
+PLAIN = ("model.quantization=none", "eval.generation=null", "eval.loss.limit=8")
+
+
+@pytest.fixture(scope="session")
+def lora_run(train_tiny) -> Path:
+    """A LoRA of rank 16 on plain float32 weights."""
+    return train_tiny("run.name=lora16", "method=lora", "method.r=16", *PLAIN)
+
+
+@pytest.fixture(scope="session")
+def full_run(train_tiny) -> Path:
+    """All weights, float32; its base ships in bfloat16."""
+    return train_tiny("run.name=full", "method=full", *PLAIN)
+
+
+@pytest.fixture(scope="session")
+def other_run(train_tiny) -> Path:
+    """The same with another rate and order of rows."""
+    return train_tiny("run.name=other", "method=full", "seed=1", "optimizer.lr=3e-4", *PLAIN)

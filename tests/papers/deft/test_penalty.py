@@ -35,8 +35,7 @@ from ftcli.core.run import Run
 from ftcli.objectives.base import Losses
 from ftcli.papers.deft.activations import RealTokens, mlp_activations
 from ftcli.papers.deft.penalty import ActivationDensity, _Surrogate, density_surrogate
-
-from .runs import SGD, fitted, furthest, made, start, step_loss, wake
+from tests.penalties.runs import SGD, fitted, furthest, made, start, step_loss, wake
 
 EPS = 1e-7
 TINY = {
@@ -321,8 +320,7 @@ def test_it_composes_with_a_reference_on_the_same_modules():
 def test_the_norm_of_its_gradient_is_logged(tmp_path):
     from ftcli.config import compose, validate
     from ftcli.jobs.train import train
-
-    from .runs import SMALL
+    from tests.penalties.runs import SMALL
 
     composed = compose("qlora_llama", [*SMALL, *METHODS["lora"], *ON, f"run.dir={tmp_path}"])
     validate(composed)

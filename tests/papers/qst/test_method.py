@@ -20,8 +20,17 @@ from ftcli.models.anatomy import Anatomy
 from ftcli.objectives.causal_lm import CausalLM as Objective
 from ftcli.papers.qst.method import Qst
 from ftcli.papers.qst.tuner import side_layer
-
-from .tiny import IDS, load, logits, loss_of, method, train, trainable, write_gpt2, write_llama
+from tests.methods.tiny import (
+    IDS,
+    load,
+    logits,
+    loss_of,
+    method,
+    train,
+    trainable,
+    write_gpt2,
+    write_llama,
+)
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 4, "vocab_size": 128, "num_hidden_layers": 2}
 #: Families beside Llama and GPT-2: grouped queries with heads wider than d / heads, positions in the

@@ -8,8 +8,7 @@ import torch
 from ftcli.core.callback import State
 from ftcli.objectives.base import Losses
 from ftcli.papers.ba_lora.spectrum import Spectrum, top_mass
-
-from .runs import fitted, furthest, start, step_loss
+from tests.penalties.runs import fitted, furthest, start, step_loss
 
 
 def of_rank(rank: int, rows: int = 20, columns: int = 30) -> torch.Tensor:

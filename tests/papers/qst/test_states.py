@@ -12,11 +12,10 @@ from ftcli.models.anatomy import Anatomy
 from ftcli.objectives.causal_lm import CausalLM as Objective
 from ftcli.papers.qst.states import HiddenStates, Store, fingerprint
 from ftcli.papers.qst.tuner import side_layer
-
-from .small_run import small_run
-from .test_qst import prepared, spread, written
-from .tiny import load, write_gpt2, write_llama
-from .tiny_runs import Bench
+from tests.methods.small_run import small_run
+from tests.methods.tiny import load, write_gpt2, write_llama
+from tests.methods.tiny_runs import Bench
+from tests.papers.qst.test_method import prepared, spread, written
 
 WRITERS = {"llama": write_llama, "gpt2": write_gpt2}
 

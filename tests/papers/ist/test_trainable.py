@@ -14,8 +14,7 @@ from ftcli.papers.ist.scaling import scaled_layers
 from ftcli.papers.ist.trainable import updated
 from ftcli.reproduce.measures.peak_saved_activation_bytes import Ledger
 from ftcli.reproduce.probe import first_batch
-
-from .small import block_of, fitted, made, same
+from tests.trainable.small import block_of, fitted, made, same
 
 LORA = ("method=lora", "method.r=2")
 IST = (*LORA, "trainable=ist", "trainable.interval=2", "trainable.score_batch=4")

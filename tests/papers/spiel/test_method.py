@@ -24,8 +24,7 @@ from ftcli.papers.spiel.method import (
     smallest,
 )
 from ftcli.papers.spiel.tuner import SpIELConfig, SpIELConv1D, SpIELLinear
-
-from ..tiny import IDS, load, logits, loss_of, trainable, write_llama
+from tests.methods.tiny import IDS, load, logits, loss_of, trainable, write_llama
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ import torch
 from ftcli.models.diffusion import Ddim, denoiser
 from ftcli.papers.styleid.distances import color_distance, content_distance, gram_distance
 from ftcli.papers.styleid.evaluation import StyleTransfer
-
-from ..models.small_ldm import small
+from tests.models.small_ldm import small
 
 ALL = ["up_blocks.*"]
 EMPTY = torch.zeros(6, dtype=torch.int64)

@@ -15,9 +15,8 @@ from ftcli.models.anatomy import Anatomy
 from ftcli.papers.peqa.method import PeqaConfig, PeqaLinear
 from ftcli.papers.peqa.packed import quantise, stored_bytes
 from ftcli.papers.peqa.packed_linear import PackedLinear
-
-from ..tiny import load, logits, loss_of, method, train, trainable, write_llama
-from .kinds import KINDS, build, output
+from tests.methods.tiny import load, logits, loss_of, method, train, trainable, write_llama
+from tests.methods.tuners.kinds import KINDS, build, output
 
 
 @pytest.fixture(scope="module")

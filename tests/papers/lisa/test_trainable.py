@@ -15,8 +15,7 @@ from ftcli.objectives.causal_lm import model_inputs
 from ftcli.papers.lisa.trainable import Lisa
 from ftcli.reproduce.probe import first_batch
 from ftcli.trainable.top_layers import TopLayers
-
-from .small import block_of, fitted, made, same
+from tests.trainable.small import block_of, fitted, made, same
 
 LISA = ("method=full", "trainable=lisa", "trainable.gamma=2", "trainable.interval=3")
 STEPS = 8

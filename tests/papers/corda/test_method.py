@@ -18,9 +18,8 @@ from ftcli.models.anatomy import Anatomy, count_parameters
 from ftcli.models.causal_lm import CausalLM
 from ftcli.papers.corda import method as corda
 from ftcli.papers.corda.method import INVERSE_ERROR, Corda, by_maximum, damped, oriented
-
-from .small_run import Rows, rows, small_run
-from .tiny import logits, write_llama
+from tests.methods.small_run import Rows, rows, small_run
+from tests.methods.tiny import logits, write_llama
 
 R = 8
 MODES = ["ipm", "kpm"]

@@ -8,8 +8,7 @@ import torch
 from ftcli.core.errors import UserError
 from ftcli.models.diffusion import denoiser
 from ftcli.papers.styleid.attention import Features, adain, attend, mixed, pairs, tapped
-
-from .small_ldm import batch, small
+from tests.models.small_ldm import batch, small
 
 ALL = ["up_blocks.*"]
 

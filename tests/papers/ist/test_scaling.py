@@ -7,8 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from ftcli.core.errors import UserError
 from ftcli.papers.ist.scaling import damped, scaled_layers
-
-from .tiny import load, logits, method, train, write_llama
+from tests.methods.tiny import load, logits, method, train, write_llama
 
 ADDED = ["lora", "rslora", "adalora", "loha", "lokr", "gralora", "randlora", "shira"]
 

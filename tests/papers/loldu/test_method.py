@@ -10,9 +10,8 @@ from torch import nn
 from transformers import RobertaConfig, RobertaForSequenceClassification, ViTConfig, ViTModel
 
 from ftcli.papers.loldu.method import FLOOR, LolduConfig, LolduLinear, ldu
-
-from ..tiny import load, logits, loss_of, method, train, trainable, write_llama
-from .kinds import KINDS, build, output
+from tests.methods.tiny import load, logits, loss_of, method, train, trainable, write_llama
+from tests.methods.tuners.kinds import KINDS, build, output
 
 
 @pytest.fixture(scope="module")

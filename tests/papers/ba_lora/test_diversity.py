@@ -10,8 +10,7 @@ import torch
 from ftcli.core.errors import UserError
 from ftcli.objectives.base import Losses
 from ftcli.papers.ba_lora.diversity import Diversity, entropy, off_diagonal_covariance
-
-from .runs import fitted, made
+from tests.penalties.runs import fitted, made
 
 
 def losses(logits: torch.Tensor) -> Losses:

@@ -15,9 +15,8 @@ from transformers import AutoConfig, LlamaForCausalLM
 from ftcli.core.errors import UserError
 from ftcli.papers.s2ft.coupled import coupled
 from ftcli.papers.s2ft.method import S2ftConfig, S2ftLinear
-
-from ..tiny import load, logits, loss_of, method, train, trainable, write_llama
-from .kinds import KINDS, build, output
+from tests.methods.tiny import load, logits, loss_of, method, train, trainable, write_llama
+from tests.methods.tuners.kinds import KINDS, build, output
 
 #: On the tiny Llama (2 layers of 4 heads in 2 groups, 192 channels): 5 heads, 2 groups, 38 channels.
 ALL = {"v": 0.5, "o": 0.7, "u": 0.1, "d": 0.1}

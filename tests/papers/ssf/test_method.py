@@ -20,9 +20,8 @@ from transformers import (
 from ftcli.core.errors import UserError
 from ftcli.papers.ssf.layers import SsfLayer
 from ftcli.papers.ssf.method import SsfConfig
-
-from ..tiny import load, logits, method, trainable, write_llama
-from .kinds import KINDS, build, output
+from tests.methods.tiny import load, logits, method, trainable, write_llama
+from tests.methods.tuners.kinds import KINDS, build, output
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 

@@ -11,8 +11,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from ftcli.objectives.base import Losses
 from ftcli.papers.ba_lora.consistency import Consistency, kl_divergence, logit_distance
-
-from .runs import SGD, fitted, furthest, made, start, step_loss, wake
+from tests.penalties.runs import SGD, fitted, furthest, made, start, step_loss, wake
 
 
 def measured(run, batches) -> float:

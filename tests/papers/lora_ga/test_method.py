@@ -17,9 +17,8 @@ from ftcli.models.anatomy import Anatomy, count_parameters
 from ftcli.models.causal_lm import CausalLM
 from ftcli.papers.lora_ga import method as lora_ga
 from ftcli.papers.lora_ga.method import LoraGA, gradient_factors, singular_vectors
-
-from .small_run import rows, small_run
-from .tiny import logits, write_llama
+from tests.methods.small_run import rows, small_run
+from tests.methods.tiny import logits, write_llama
 
 DIRECTIONS = ["ArB2r", "A2rBr", "ArBr", "random"]
 R, ALPHA, GAMMA = 4, 16, 16.0

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from ftcli.papers.flora.method import FloraConfig, FloraLayer
-
-from ..tiny import load, loss_of, method, trainable, write_llama
-from .kinds import KINDS, build, output
+from tests.methods.tiny import load, loss_of, method, trainable, write_llama
+from tests.methods.tuners.kinds import KINDS, build, output
 
 #: A layer of each number of modes, with everything a convolution can have, and its input.
 LAYERS = {
