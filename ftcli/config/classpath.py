@@ -24,7 +24,7 @@ ClassPath: TypeAlias = str
 LIBRARIES = ("peft", "torch.optim", "bitsandbytes.optim", "transformers", "schedulefree", "ftcli")
 #: Rooms of ftcli whose classes may be components (`_target_`); the others hold its machinery.
 ROOMS = (
-    "data", "evaluation", "loggers", "methods", "models", "objectives", "optimizers", "penalties",
+    "data", "evaluation", "loggers", "methods", "models", "objectives", "optimizers", "papers", "penalties",
     "pipelines", "schedulers", "sweeps.launchers", "trainable", "trainer",
 )  # fmt: skip
 COMPONENTS = tuple(f"ftcli.{room}" for room in ROOMS)
