@@ -34,6 +34,16 @@ def largest(delta: Delta, k: int) -> Iterator[Tensor]:
         yield (bits > last) | equal
 
 
+def pruned(delta: Delta, density: float) -> Delta:
+    """The largest entries with their values, all others zero."""
+    count = delta.entries
+    kept = dict(zip(delta.shapes, largest(delta, int(count * density)), strict=True))
+    return delta.map(
+        lambda name, tensor: tensor * kept[name].view(tensor.shape),
+        f"largest {density:g} of the entries kept",
+    )
+
+
 def moments(delta: Delta) -> tuple[int, float, float]:
     """Number of values, their mean, and their unbiased standard deviation, over all tensors."""
     count, mean, squares = 0, 0.0, 0.0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ftcli.deltas.delta import Delta, compose, refuse_mixed, widest
-from ftcli.papers.compeft.compression import pruned
+from ftcli.deltas.largest import pruned
 
 Merger = Literal["sum", "ties", "consensus"]
 DENSITY = 0.2  # of TIES: share of a task's entries that stay

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,8 @@ from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.bench import Bench
 from ftcli.deltas.delta import Delta
 from ftcli.deltas.publish import Result, publish
+from ftcli.deltas.report import Report
 from ftcli.deltas.weights import Lazy
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was written, in figures, and the next command."""
-
-    folder: str
-    bytes: int
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    then: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for --json."""
-        return asdict(self)
 
 
 class Source:
@@ -94,27 +80,3 @@ class Source:
     def next(self, to: str) -> str:
         """The command that judges what was written."""
         return f"ftcli eval {to}" if self.run else f"ftcli eval {to} --config JOB"
-
-
-def finished_runs(sources: Sequence[str]) -> list[str]:
-    """Run directories; of a sweep's folder its finished trials.
-
-    Raises:
-        UserError: fewer than two are finished.
-    """
-    from ftcli.jobs.trial import finished
-
-    found: list[str] = []
-    for source in sources:
-        inside = sorted(Path(source).glob("*/config.yaml"))
-        if (Path(source) / "config.yaml").exists() or not inside:
-            found.append(source)
-        else:
-            runs = [file.parent for file in inside if not file.parent.is_symlink()]
-            found += [str(run) for run in runs if finished(run)]
-    if len(found) < 2:
-        raise UserError(
-            f"a soup takes two models or more; there is {len(found)} that is finished.",
-            fix="ftcli delta soup sweeps/NAME/latest --to FOLDER",
-        )
-    return found

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from ftcli.core.errors import UserError
-from ftcli.deltas import operations
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.delta import Delta
+from ftcli.deltas.operations import find_operations
 from ftcli.papers.finetuning_transfer import transfer
 from ftcli.papers.model_soups import soup
 
@@ -91,8 +91,8 @@ def furthest(one, other) -> float:
 @pytest.mark.parametrize("kind", ["gpt2", "phi3"])
 def test_diff_and_apply_are_there_and_back(folder, tmp_path, kind):
     base, tuned = str(folder / kind / "base"), folder / kind / "tuned"
-    figures = operations.diff(str(tuned), str(tmp_path / "delta"), base=base).figures
-    operations.apply(str(tmp_path / "delta"), str(tmp_path / "again"))
+    figures = find_operations()["diff"](str(tuned), str(tmp_path / "delta"), base=base).figures
+    find_operations()["apply"](str(tmp_path / "delta"), str(tmp_path / "again"))
     trained = load_file(tuned / "model.safetensors")
     made = load_file(tmp_path / "again" / "model.safetensors")
     assert made.keys() == trained.keys() and len(trained) == figures["tensors"]
@@ -105,8 +105,8 @@ def test_diff_and_apply_are_there_and_back(folder, tmp_path, kind):
 @pytest.mark.parametrize("kind", ["gpt2", "phi3"])
 def test_a_compressed_change_is_applied_from_its_bytes(folder, tmp_path, kind):
     base, tuned = folder / kind / "base", folder / kind / "tuned"
-    operations.compress(str(tuned), str(tmp_path / "small"), density=0.3, base=str(base))
-    operations.apply(str(tmp_path / "small"), str(tmp_path / "again"))
+    find_operations()["compress"](str(tuned), str(tmp_path / "small"), density=0.3, base=str(base))
+    find_operations()["apply"](str(tmp_path / "small"), str(tmp_path / "again"))
     made = load_file(tmp_path / "again" / "model.safetensors")
     before, after = (load_file(path / "model.safetensors") for path in (base, tuned))
     change = torch.cat([(after[n].double() - before[n].double()).flatten() for n in sorted(after)])
@@ -160,8 +160,10 @@ def test_compressed_adapters_are_merged_from_their_files(folder, tmp_path):
     paths = [adapter(folder, f"task{i}", 10 + i) for i in range(2)]
     small = [str(tmp_path / path.name) for path in paths]
     for path, to in zip(paths, small, strict=True):
-        operations.compress(str(path), to, density=0.5)
-    operations.scale(small, str(tmp_path / "both"), alpha=1.0, beta=0.0, merger="ties", density=1.0)
+        find_operations()["compress"](str(path), to, density=0.5)
+    find_operations()["scale"](
+        small, str(tmp_path / "both"), alpha=1.0, beta=0.0, merge="ties", density=1.0
+    )
     made = load_file(tmp_path / "both" / "model.safetensors")
     base = load_file(folder / "gpt2" / "base" / "model.safetensors")
     one, two = (Delta.of(path, product=True) for path in small)

@@ -79,16 +79,6 @@ def restored(
     return replace(delta, read=coded.tensor, said=said), coded
 
 
-def pruned(delta: Delta, density: float) -> Delta:
-    """The largest entries with their values, all others zero: the paper's baseline."""
-    count = delta.entries
-    kept = dict(zip(delta.shapes, largest(delta, int(count * density)), strict=True))
-    return delta.map(
-        lambda name, tensor: tensor * kept[name].view(tensor.shape),
-        f"largest {density:g} of the entries kept",
-    )
-
-
 def search(
     delta: Delta,
     score: Callable[[Delta], float],

@@ -9,7 +9,8 @@ DENSITY = 0.05
 
 def compeft_over_pruned(run: Path) -> float:
     """Test loss of ComPEFT at 5 %, its scale chosen on held-out rows, minus that of pruning alone."""
-    from ftcli.papers.compeft.compression import pruned, tuned
+    from ftcli.deltas.largest import pruned
+    from ftcli.papers.compeft.compression import tuned
     from ftcli.reproduce.deltas import opened
 
     one = opened(run)

@@ -9,7 +9,7 @@ def dare_over_magnitude(run: Path) -> float:
     """Test loss of DAREx-q minus that of magnitude pruning, both at p = 0.99 on the blocks' matrices."""
     from dataclasses import replace
 
-    from ftcli.papers.compeft.compression import pruned
+    from ftcli.deltas.largest import pruned
     from ftcli.papers.darex.pruning import scope
     from ftcli.reproduce.deltas import opened
     from ftcli.reproduce.measures.dare_q import P, dare_q, mean_loss

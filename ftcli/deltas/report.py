@@ -1,0 +1,21 @@
+"""What a command of `ftcli delta` reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, in figures, and the next command."""
+
+    folder: str
+    bytes: int
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    then: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for --json."""
+        return asdict(self)

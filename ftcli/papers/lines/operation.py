@@ -1,0 +1,84 @@
+"""`ftcli delta scale`: LiNeS on one change, or on what several are merged into."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ftcli.core.errors import UserError
+from ftcli.deltas.options import Base, Force, Product, To
+from ftcli.deltas.report import Report
+
+if TYPE_CHECKING:
+    from ftcli.deltas.source import Source
+
+Sources = Annotated[list[str], typer.Argument(help="As for apply; several are merged first.")]
+Gamma = Annotated[
+    float | None, typer.Option(help="One task: the first block's share; the last keeps all.")
+]
+Alpha = Annotated[
+    float | None, typer.Option(help="Of the first block; by the changes' sizes if left out.")
+]
+Beta = Annotated[float | None, typer.Option(help="What the last block gets besides.")]
+Outside = Annotated[
+    Literal["alpha", "by_position"], typer.Option(help="Tensors outside the blocks.")
+]
+Control = Annotated[
+    str | None, typer.Option(help="A run whose data must not suffer: gamma is searched.")
+]
+Merge = Annotated[Literal["sum", "ties", "consensus"], typer.Option(help="How several are merged.")]
+Density = Annotated[float, typer.Option(help="ties: share of each change kept.", min=1e-6, max=1)]
+
+
+def scale(
+    source: Sources, to: To, gamma: Gamma = None, alpha: Alpha = None, beta: Beta = None,
+    outside: Outside = "alpha", control: Control = None, merge: Merge = "sum",
+    density: Density = 0.2, base: Base = None, product: Product = False, force: Force = False,
+) -> Report:  # fmt: skip
+    """Scale a change by depth (LiNeS, arXiv 2410.17146)."""
+    from ftcli.deltas import mergers
+    from ftcli.deltas import source as sources
+    from ftcli.deltas.delta import Delta
+    from ftcli.papers.lines import scaling
+
+    if merge != "sum" and len(source) == 1:
+        raise UserError(
+            f"{merge} merges several changes, and there is one.", "--merge", "name more"
+        )
+    opened = sources.Source(source[0], base, product or len(source) > 1)
+    parts = [opened.delta, *(Delta.of(path, base, True) for path in source[1:])]
+    merged = mergers.merged(parts, merge, density) if len(parts) > 1 else parts[0]
+    figures: dict[str, Any] = {}
+    if control is not None:
+        gamma, scores = _search_gamma(opened, control, outside)
+        figures |= {f"gamma {value:g}": score for value, score in scores.items()}
+    if gamma is not None:
+        alpha, beta = scaling.single(gamma)
+    if beta is None:
+        raise UserError("how shall it be scaled?", fix="--gamma 0.3, or --beta 0.7 with --alpha")
+    alpha = scaling.share(parts, merged) if alpha is None else alpha
+    figures |= {"alpha": alpha, "beta": beta, "changes": len(parts)}
+    return opened.write(scaling.scaled(merged, alpha, beta, outside), to, force, figures)
+
+
+def _search_gamma(
+    opened: Source, control: str, outside: Literal["alpha", "by_position"]
+) -> tuple[float, dict[float, float]]:
+    """By the run's own held-out rows and those of another run, the control."""
+    from ftcli.deltas.bench import Bench
+    from ftcli.deltas.delta import Delta
+    from ftcli.papers.lines import scaling
+
+    delta = opened.delta
+    task, other = opened.bench("eval.loss"), Bench(control, delta.kind)
+
+    def score_both(change: Delta) -> tuple[float, float]:
+        tensors = opened.tensors(change)
+        return task.score(tensors), other.score(tensors)
+
+    return scaling.search(
+        lambda gamma: score_both(scaling.scaled(delta, *scaling.single(gamma), outside)),
+        finetuned=task.score(opened.tensors(delta)),
+        pretrained=other.score(opened.tensors(delta.scale(0.0))),
+    )

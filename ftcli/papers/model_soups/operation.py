@@ -1,0 +1,81 @@
+"""`ftcli delta soup`: a soup of finished runs, or of the trials of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ftcli.core.errors import UserError
+from ftcli.deltas.options import Force, Metric, To
+from ftcli.deltas.report import Report
+
+Sources = Annotated[list[str], typer.Argument(help="Runs, or the folder of a sweep.")]
+Recipe = Annotated[
+    Literal["uniform", "greedy", "learned"], typer.Option(help="How they are mixed.")
+]
+Accept = Annotated[
+    Literal["ge", "gt"], typer.Option(help="greedy: an equal score is enough, or not.")
+]
+Granularity = Annotated[
+    Literal["layer", "model"], typer.Option(help="learned: weights a block, or for all.")
+]
+Epochs = Annotated[int, typer.Option(help="learned: over the held-out rows.", min=1)]
+Split = Annotated[str | None, typer.Option(help="Judge the soup on this split besides: test.")]
+
+
+def soup(
+    source: Sources, to: To, recipe: Recipe = "greedy", accept: Accept = "ge",
+    granularity: Granularity = "layer", epochs: Epochs = 5, metric: Metric = "eval.loss",
+    split: Split = None, force: Force = False,
+) -> Report:  # fmt: skip
+    """Average finetuned models (model soups, arXiv 2203.05482)."""
+    from ftcli.deltas import source as sources
+    from ftcli.papers.model_soups import soup as soups
+
+    runs = _finished_runs(source)
+    opened = [sources.Source(run, product=True) for run in runs]
+    deltas, names = [run.delta for run in opened], [Path(run).name for run in runs]
+    if recipe == "uniform":
+        ingredients = {"ingredients": ", ".join(names)}
+        return opened[0].write(soups.uniform(deltas), to, force, ingredients)
+    pot = soups.Pot(deltas, opened[0].base, opened[0].bench(metric))
+    figures: dict[str, Any] = dict(zip(names, pot.singles, strict=True))
+    if recipe == "learned":
+        mixture, weights = pot.learned(granularity, epochs=epochs)
+        mean = weights.mean(0).tolist()
+        figures |= {f"weight of {name}": w for name, w in zip(names, mean, strict=True)}
+    else:
+        chosen = pot.greedy(accept)[0]
+        mixture = soups.uniform([pot.members[i] for i in chosen])
+        figures["ingredients"] = ", ".join(names[i] for i in chosen)
+    figures[f"{metric} of the soup"] = pot.judge(mixture)
+    if split is not None:
+        figures[f"{metric} on {split}"] = pot.judge(mixture, split)
+    return opened[0].write(mixture, to, force, figures)
+
+
+def _finished_runs(sources: Sequence[str]) -> list[str]:
+    """Run directories; of a sweep's folder its finished trials.
+
+    Raises:
+        UserError: fewer than two are finished.
+    """
+    from ftcli.jobs.trial import finished
+
+    runs: list[str] = []
+    for source in sources:
+        inside = sorted(Path(source).glob("*/config.yaml"))
+        if (Path(source) / "config.yaml").exists() or not inside:
+            runs.append(source)
+        else:
+            trials = [file.parent for file in inside if not file.parent.is_symlink()]
+            runs += [str(trial) for trial in trials if finished(trial)]
+    if len(runs) < 2:
+        raise UserError(
+            f"a soup takes two models or more; there is {len(runs)} that is finished.",
+            fix="ftcli delta soup sweeps/NAME/latest --to FOLDER",
+        )
+    return runs
