@@ -16,6 +16,7 @@ from ftcli.config import requirements
 from ftcli.config.composed import COMMAND_LINE, Composed, leaves
 from ftcli.config.effective import promise, value
 from ftcli.core.errors import UserError
+from ftcli.core.run_dir import is_plain
 
 log = logging.getLogger("ftcli.config")
 
@@ -95,16 +96,6 @@ def file_names(job: Composed) -> Iterator[UserError]:
         if name is not None and not is_plain(str(name)):
             what = f"{str(name)!r} is no plain name for a file."
             yield _said(job, key, what, "letters, digits, - and _, without / and .. in front")
-
-
-def is_plain(name: str) -> bool:
-    """Whether a name stays in the folder it is put into, on any system."""
-    parts = name and not any(c in "/\\" or ord(c) < 32 or ord(c) == 127 for c in name)
-    return (
-        bool(parts)
-        and name.strip() not in ("", ".", "..")
-        and len(name.encode("utf-8", "replace")) < 200
-    )
 
 
 def no_end(job: Composed) -> Iterator[UserError]:

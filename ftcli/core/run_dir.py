@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ftcli.config.checks import is_plain
 from ftcli.core import atomic, disk
 from ftcli.core.errors import FAILED, USER, Problems, UserError
 from ftcli.core.redaction import redacted, redacted_tree
@@ -193,3 +192,13 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return rows
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name stays in the folder it is put into, on any system."""
+    parts = name and not any(c in "/\\" or ord(c) < 32 or ord(c) == 127 for c in name)
+    return (
+        bool(parts)
+        and name.strip() not in ("", ".", "..")
+        and len(name.encode("utf-8", "replace")) < 200
+    )

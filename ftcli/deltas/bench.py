@@ -45,7 +45,7 @@ class Bench:
     @property
     def lower(self) -> bool:
         """Whether less of the metric is better."""
-        from ftcli.sweeps.plan import less_is_better
+        from ftcli.evaluation.scores import less_is_better
 
         return less_is_better(self.metric)
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config import compose, load, validate
-from ftcli.config.checks import is_plain
 from ftcli.config.composed import Composed
 from ftcli.config.effective import promise, value
 from ftcli.core.atomic import write_json
 from ftcli.core.errors import Problems, UserError
-from ftcli.core.run_dir import RunDir
+from ftcli.core.run_dir import RunDir, is_plain
 from ftcli.jobs import trial
 
 KEY = "stages"

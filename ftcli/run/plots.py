@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftcli.evaluation.scores import less_is_better
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -27,7 +29,6 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.8,
     "legend.frameon": False,
 }
-LOWER_IS_BETTER = {"loss", "perplexity", "slot_error", "slots_missed", "slots_invented"}
 MOST_PANELS = 8
 SPARSE = 12  # with fewer points than this each gets a marker
 FEW = 30  # so many points and fewer are shown as they are
@@ -189,7 +190,7 @@ def _bars(axes: Axes, name: str, before: float, after: float) -> None:
     bars = axes.bar(["before", "after"], [before, after], color=[GREY, BLUE], width=0.62)
     axes.bar_label(bars, labels=[f"{before:.4g}", f"{after:.4g}"], padding=2)
     axes.set_title(name, loc="center", fontweight="normal")
-    lower = name.rsplit(".", 1)[-1] in LOWER_IS_BETTER
+    lower = less_is_better(name)
     axes.set_xlabel("lower is better" if lower else "higher is better", color="#6b7280", fontsize=8)
     axes.grid(False)
     axes.spines["left"].set_visible(False)

@@ -10,8 +10,6 @@ from ftcli.core.atomic import write_text
 from ftcli.core.errors import UserError
 
 FILE = "sweep.yaml"
-#: Figures of a run that are costs, so that less is better.
-COSTS = {"seconds", "peak_memory_gb", "trainable_parameters", "adapter_bytes", "bits_per_parameter"}
 
 
 @dataclass
@@ -69,10 +67,3 @@ class Plan:
             )
         kept: Any = OmegaConf.to_container(OmegaConf.load(folder / FILE))
         return cls(**kept)
-
-
-def less_is_better(metric: str) -> bool:
-    """Whether a metric is a loss or a cost, by its name."""
-    from ftcli.run.plots import LOWER_IS_BETTER
-
-    return metric.rsplit(".", 1)[-1] in LOWER_IS_BETTER | COSTS

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcli.core.atomic import write_text
-from ftcli.sweeps.plan import COSTS
+from ftcli.evaluation.scores import COSTS
 from ftcli.sweeps.trial import (
     ENDED,
     FINISHED,

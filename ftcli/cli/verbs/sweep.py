@@ -51,8 +51,9 @@ def sweep(
 ) -> int:
     """Try values of keys: every combination, or a search; one folder a trial, one table."""
     from ftcli.core.errors import UserError
+    from ftcli.evaluation.scores import less_is_better
     from ftcli.sweeps import sweep as sweeps
-    from ftcli.sweeps.plan import Plan, less_is_better
+    from ftcli.sweeps.plan import Plan
 
     view = _view(as_json)
     if resume is not None:
