@@ -20,8 +20,8 @@ import torch
 
 from ftcli.config import compose, validate
 from ftcli.core.callback import Participant
-from ftcli.core.run import Run
 from ftcli.papers.qst.tuner import SideTuned
+from ftcli.run.build import build_run
 
 VARIANTS = {
     "qst": [],
@@ -60,7 +60,7 @@ def epochs(name: str, overrides: list[str]) -> Figures:
     """Train, and say what an epoch took."""
     composed = compose("qst", [*overrides, *VARIANTS[name]])
     validate(composed)
-    run = Run(composed.config)
+    run = build_run(composed.config)
     run.loggers["epochs"] = clock = Epochs()
     run.trainer.fit(run)
     later = statistics.median(clock.seconds[1:])

@@ -28,6 +28,7 @@ import torch
 from ftcli.config import compose, validate
 from ftcli.core.callback import Participant
 from ftcli.core.run import Run
+from ftcli.run.build import build_run
 
 WARM = 3  # steps that are not timed
 Figures = dict[str, float]
@@ -82,7 +83,7 @@ def ours(overrides: list[str]) -> Figures:
     began = time.perf_counter()
     composed = compose("qlora_llama", overrides)
     validate(composed)
-    run = Run(composed.config)
+    run = build_run(composed.config)
     run.loggers["clock"] = clock = Clock(began)
     run.trainer.fit(run)
     return clock.figures()
@@ -93,7 +94,7 @@ def plain(overrides: list[str]) -> Figures:
     from transformers import AutoModelForCausalLM
 
     began = time.perf_counter()
-    run = Run(compose("qlora_llama", overrides).config)  # for the rows and the settings only
+    run = build_run(compose("qlora_llama", overrides).config)  # for the rows and the settings only
     torch.manual_seed(run.seed)
     source, device = run.model_source, run.accelerator.device
     base = AutoModelForCausalLM.from_pretrained(
@@ -160,7 +161,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         f"trainer.max_steps={options.steps}", "trainer.eval_first=false", "eval=none",
         "scheduler=constant", "trainer.log_every=1000",
     ]  # fmt: skip
-    run = Run(compose("qlora_llama", overrides).config)
+    run = build_run(compose("qlora_llama", overrides).config)
     rows = options.batch_size * options.steps
     heavy_tailed.write(folder / "rows.jsonl", run.tokenizer, rows)
     lengths = run.data.prepare("train", run.tokenizer).lengths

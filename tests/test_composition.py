@@ -12,7 +12,7 @@ import pytest
 
 from ftcli.core.callback import Participant
 from ftcli.core.errors import Problems, UserError
-from ftcli.core.run import Run
+from ftcli.run.build import build_run
 from tests.methods.options import options
 from tests.methods.tiny_runs import Bench, Choices, followed
 from tests.pairwise import covering
@@ -54,7 +54,7 @@ def trains(bench: Bench, choices: Choices, tried: set[frozenset] = set()) -> Non
     """Three steps of finite loss; of what many messages advise, only once."""
     if frozenset(choices.items()) in tried:
         return
-    run = Run(bench.job(choices | {"trainer.max_steps": "3"}).config)
+    run = build_run(bench.job(choices | {"trainer.max_steps": "3"}).config)
     losses = run.loggers["losses"] = Losses()
     outcome = run.trainer.fit(run)
     assert outcome.status == "finished" and outcome.state.step == 3

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def data_of(job: str, overrides: Sequence[str]) -> Iterator[tuple[Data, PreTrainedTokenizerBase]]:
     """Data and tokenizer of a job; errors inside the block name the file and line of their key."""
     from ftcli.config import build, compose, validate
+    from ftcli.config.base_recipe import with_stand_in
     from ftcli.config.building import located
     from ftcli.core.errors import UserError
-    from ftcli.jobs.bases import with_stand_in
 
     composed = compose(job, overrides)
     validate(composed)

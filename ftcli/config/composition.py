@@ -69,9 +69,9 @@ def _composed_from(path: Path, overrides: Sequence[str]) -> Composed:
     composed.repicked = dict.fromkeys(source.overridden(), False)
     composed.repicked |= {w.key: True for w in words if w.picks and w.kind == "set"}
     if composed.get("model.from_recipe") is not None:
-        from ftcli.jobs.bases import settle
+        from ftcli.config.base_recipe import resolve_base
 
-        settle(composed)
+        resolve_base(composed)
     requirements.derive(composed)
     return composed
 

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.config import build, load
 from ftcli.core.atomic import write_json
 from ftcli.core.base_model import hold_base
 from ftcli.core.errors import UserError
-from ftcli.core.precision import settle
-from ftcli.core.run_dir import RunDir
+from ftcli.core.row_format import RowFormat
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from ftcli.config import Composed
     from ftcli.core.callback import Participant
-    from ftcli.data.loader import Loader
-    from ftcli.models.proof import Outcome
+    from ftcli.core.run_dir import RunDir
 
 PROOF = "proof.json"  # how the model is given its rows, as measured before the first step
 
@@ -33,67 +28,34 @@ PROOF = "proof.json"  # how the model is given its rows, as measured before the 
 class Run:
     """Everything one configuration stands for. Heavy parts (model, tokens) are loaded when asked for.
 
+    Built by `ftcli.run.build`, which is where configurations become objects.
+
     Args:
         config: the resolved configuration as plain dicts.
+        parts: the object of each group by name; of `penalty`, `eval` and `logger`, objects by name.
         dir: where the run writes; None for a run that leaves nothing behind.
         composed: where the configuration came from, for messages.
     """
 
     def __init__(
-        self, config: dict[str, Any], dir: RunDir | None = None, composed: Composed | None = None
+        self,
+        config: dict[str, Any],
+        parts: Mapping[str, Any],
+        dir: RunDir | None = None,
+        composed: Any = None,
     ) -> None:
-        self.config, self.dir, self.composed = settle(config), dir, composed
+        self.config, self.dir, self.composed = config, dir, composed
         self.seed = int(config.get("seed", 0))
         self.step = 0
-        self.proof: Outcome | None = None
+        self.row_format: RowFormat | None = None
         self.started = time.time()
-        self.model_source = self._build("model")
-        self.data = self._build("data")
-        self.method = self._build("method")
-        self.trainable = self._build("trainable") if config.get("trainable") else None
-        self.objective = self._build("objective")
-        self.penalties = self._build_named("penalty")
-        self.optimizer = self._build("optimizer")
-        self.scheduler = self._build("scheduler")
-        self.trainer = self._build("trainer")
-        self.pipeline = self._build("pipeline") if config.get("pipeline") else None
-        self.evaluators = self._build_named("eval")
-        self.loggers = self._build_named("logger")
-
-    def _build(self, key: str) -> Any:
-        group, _, name = key.partition(".")
-        node = self.config[group]
-        return build(node[name] if name else node, key, self.composed)
-
-    def _build_named(self, group: str) -> dict[str, Any]:
-        """The parts of a group that holds several; one set to null is left out."""
-        nodes = self.config.get(group) or {}
-        return {name: self._build(f"{group}.{name}") for name, node in nodes.items() if node}
-
-    @classmethod
-    def create(cls, composed: Any) -> Run:
-        """A run with a new directory that already holds its record; none is left where a part refuses."""
-        run_dir = new_directory(composed)
-        with run_dir.kept_once_begun():
-            return cls(composed.config, run_dir, composed)
-
-    @classmethod
-    def from_dir(cls, path: str | Path, checkpoint: str = "last") -> Run:
-        """A run with what it trained: its final artefact's weights, or those of a checkpoint.
-
-        Raises:
-            UserError: the folder is not a run, or has no such checkpoint.
-        """
-        from ftcli.trainer.checkpoint import WEIGHTS, Checkpoints, load_weights
-        from ftcli.trainer.manifest import step_of
-
-        run_dir = RunDir.open(path)
-        run = cls(load(run_dir.path / "config.yaml").config, run_dir)
-        folder = Checkpoints(run_dir.checkpoints).find(checkpoint, only=WEIGHTS)
-        load_weights(folder, run)
-        run.step = step_of(folder)
-        run.model.eval()
-        return run
+        self.model_source, self.data, self.method = parts["model"], parts["data"], parts["method"]
+        self.objective, self.trainer = parts["objective"], parts["trainer"]
+        self.optimizer, self.scheduler = parts["optimizer"], parts["scheduler"]
+        self.trainable, self.pipeline = parts.get("trainable"), parts.get("pipeline")
+        self.penalties: dict[str, Any] = parts.get("penalty") or {}
+        self.evaluators: dict[str, Any] = parts.get("eval") or {}
+        self.loggers: dict[str, Any] = parts.get("logger") or {}
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -115,7 +77,7 @@ class Run:
 
         held = hold_base(self)
         set_seed(self.seed)
-        self._obey(known := self._recorded_proof())
+        self._use_format(known := self._recorded_format())
         base = self.model_source.load()
         if not held:  # it has been downloaded just now
             hold_base(self)
@@ -139,27 +101,25 @@ class Run:
             from accelerate.utils import broadcast_object_list
 
             outcome = broadcast_object_list([outcome])[0]
-        self._obey(outcome)
+        self._use_format(outcome)
         if self.dir is not None and self.accelerator.is_main_process:
             write_json(self.dir.path / PROOF, asdict(outcome))
 
-    def _recorded_proof(self) -> Outcome | None:
+    def _recorded_format(self) -> RowFormat | None:
         """What this run has measured before: it stays as it is when it is resumed or judged."""
         path = self.dir.path / PROOF if self.dir is not None else None
         if path is None or not path.exists():
             return None
-        from ftcli.models.proof import Outcome
+        return RowFormat(**json.loads(path.read_text(encoding="utf-8")))
 
-        return Outcome(**json.loads(path.read_text(encoding="utf-8")))
-
-    def _obey(self, outcome: Outcome | None) -> None:
+    def _use_format(self, row_format: RowFormat | None) -> None:
         """Serve batches and load models as measured."""
-        self.proof = outcome
-        if outcome is not None:
-            self.data.settle(outcome.packing, outcome.reading)
-            self.model_source.settle(outcome.attention)
+        self.row_format = row_format
+        if row_format is not None:
+            self.data.settle(row_format.packing, row_format.reading)
+            self.model_source.settle(row_format.attention)
 
-    def loader(self, rank: int = 0, world: int = 1) -> Loader:
+    def loader(self, rank: int = 0, world: int = 1) -> Any:
         """The training batches in the order of this run's seed, in the form that its model reads."""
         if getattr(self.data, "packing", None) == "auto":
             _ = self.model  # the proof comes with it
@@ -212,17 +172,3 @@ class Run:
             return str(self.data.prepare("train", self.tokenizer).origin(row))
         except (UserError, IndexError):
             return f"row {row}"
-
-
-def new_directory(composed: Any) -> RunDir:
-    """A run directory with the record of where the run comes from."""
-    from ftcli.jobs.bases import ensure
-    from ftcli.run.record import write_record
-
-    ensure(composed)  # the model may be what another recipe trains
-    options = composed.config.get("run") or {}
-    name = options.get("name") or composed.job.stem
-    run_dir = RunDir.create(options.get("dir", "runs"), name)
-    composed.config = settle(composed.config)
-    write_record(run_dir, composed)
-    return run_dir

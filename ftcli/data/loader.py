@@ -72,7 +72,7 @@ class Loader:
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         """The tensors of these documents; see `ftcli.data.collate`.
 
-        A batch that is not to be read as it stands has `reading`; see `ftcli.models.proof.Outcome`. Of
+        A batch that is not to be read as it stands has `reading`; see `ftcli.core.row_format.RowFormat`. Of
         paired documents also `pairs`, how many: document 2 i of the batch is preferred to 2 i + 1.
         """
         from ftcli.data import collate

@@ -29,12 +29,12 @@ class Bench:
 
     def __init__(self, folder: str | Path, kind: Kind, metric: str = LOSS) -> None:
         from ftcli.core.base_model import refuse_other_base
-        from ftcli.core.run import Run
         from ftcli.core.run_dir import RunDir
+        from ftcli.run.build import build_run
 
         self.folder, self.kind, self.metric = RunDir.open(folder).path, kind, metric
         config = run_config(self.folder, kind)
-        self.run = Run({**config, "logger": {}})
+        self.run = build_run({**config, "logger": {}})
         refuse_other_base(self.folder, self.run.model_source)
 
     @cached_property

@@ -82,11 +82,11 @@ def merge_run(
     Raises:
         UserError: `to` exists and is not empty, or merged and trained model differ too much.
     """
-    from ftcli.core.run import Run
+    from ftcli.run.build import open_run
 
     target = Path(to)
     refuse_existing(target)
-    run = Run.from_dir(path, checkpoint=checkpoint)
+    run = open_run(path, checkpoint=checkpoint)
     if not run.method.mergeable:
         raise UserError(
             "this method adds no change of weights, so there is nothing to merge.",

@@ -120,8 +120,8 @@ def _checkpoint(result: Result, config: dict[str, Any], folder: Path, checkpoint
         os.link(inner / FILE["adapter"], checkpoint / "adapter.safetensors")
         shutil.copy(inner / "adapter_config.json", checkpoint / "adapter_config.json")
         return
-    from ftcli.core.run import Run
+    from ftcli.run.build import build_run
     from ftcli.trainer.checkpoint import save_weights
 
     model = {**config["model"], "path": str(inner), "architecture": None}
-    save_weights(checkpoint, Run({**config, "model": model, "logger": {}}))
+    save_weights(checkpoint, build_run({**config, "model": model, "logger": {}}))

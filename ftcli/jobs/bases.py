@@ -1,37 +1,14 @@
-"""Small base models that are recipes themselves: trained once on this machine, found again by config.
-
-`model.from_recipe: bases/NAME` in a job stands for the `model.path` of what that recipe trains.
-"""
+"""Train the base that a job starts from, once on this machine; see `ftcli.config.base_recipe`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from ftcli.config.paths import cache_folder
+from ftcli.config.base_recipe import base_job, is_there, run_folder
 from ftcli.core.errors import UserError
 
-KEY = "from_recipe"
 
-
-def cache_dir() -> Path:
-    """$FTCLI_CACHE/bases, or ~/.cache/ftcli/bases."""
-    return cache_folder("bases")
-
-
-def settle(composed: Any) -> None:
-    """Put the folder of the base in the place of `model.from_recipe`; nothing is trained yet."""
-    model = composed.config.get("model")
-    if not isinstance(model, dict) or KEY not in model:
-        return
-    composed.base = str(model.pop(KEY))
-    origin = composed.origin(f"model.{KEY}")
-    composed.forget(f"model.{KEY}")
-    model["path"] = str(_run_of(job(composed.base)) / "model")
-    composed.origins["model.path"] = origin
-
-
-def ensure(composed: Any) -> None:
+def ensure_base(composed: Any) -> None:
     """Train the base that a job starts from, unless that has been done.
 
     Raises:
@@ -41,8 +18,8 @@ def ensure(composed: Any) -> None:
 
     if is_there(composed):
         return
-    base = job(composed.base)
-    folder = _run_of(base)
+    base = base_job(composed.base)
+    folder = run_folder(base)
     folder.parent.mkdir(parents=True, exist_ok=True)
     complete(base, folder, quiet=False)
     if not (folder / "model").is_dir():
@@ -51,42 +28,3 @@ def ensure(composed: Any) -> None:
             where=composed.where("model.path"),
             fix="a base is trained with method=full",
         )
-
-
-def is_there(composed: Any) -> bool:
-    """Whether the base of a job is trained, or the job needs none."""
-    return composed.base is None or Path(composed.config["model"]["path"]).is_dir()
-
-
-def with_stand_in(composed: Any) -> dict[str, Any]:
-    """The job's configuration; a base that is not trained yet is replaced by what it is trained from.
-
-    Shapes, tokenizer and layers are those of the base: `method=full` keeps them.
-    """
-    config: dict[str, Any] = composed.config
-    if is_there(composed):
-        return config
-    own = {key: value for key, value in config["model"].items() if key != "path"}
-    return {**config, "model": {**with_stand_in(job(composed.base))["model"], **own}}
-
-
-def steps(composed: Any) -> int | None:
-    """How many steps the base of a job is trained for, where its recipe says so."""
-    found = job(composed.base).get("trainer.max_steps")
-    return found if isinstance(found, int) else None
-
-
-def job(name: str) -> Any:
-    """The composed job that trains a base."""
-    from ftcli.config import compose, validate
-
-    composed = compose(name)
-    validate(composed)
-    return composed
-
-
-def _run_of(base: Any) -> Path:
-    """The base's run directory."""
-    from ftcli.jobs.trial import address
-
-    return cache_dir() / f"{base.job.stem}-{address(base.config)}"

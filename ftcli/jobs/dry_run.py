@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ftcli.core.run import Run
+from ftcli.run.build import build_run
 
 if TYPE_CHECKING:
     from ftcli.trainer.loop import Batch, Loop
@@ -44,10 +45,10 @@ def dry_run(composed: Any) -> Trial:
         UserError: what training would end with; code 3 when memory ran out.
     """
     from ftcli.jobs import failures
-    from ftcli.jobs.bases import ensure
+    from ftcli.jobs.bases import ensure_base
 
-    ensure(composed)  # the model may be what another recipe trains
-    run = Run(composed.config, None, composed)
+    ensure_base(composed)  # the model may be what another recipe trains
+    run = build_run(composed.config, None, composed)
     run.loggers = {}
     with failures.told(run):
         return _tried(run)

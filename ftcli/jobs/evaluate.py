@@ -46,10 +46,10 @@ def evaluate_path(
 
 
 def _open(folder: Path, job: str | None, checkpoint: str) -> Any:
-    from ftcli.core.run import Run
+    from ftcli.run.build import build_run, open_run
 
     if (folder / "config.yaml").exists():
-        return Run.from_dir(folder, checkpoint=checkpoint)
+        return open_run(folder, checkpoint=checkpoint)
     if not (folder / "config.json").exists():
         raise UserError(
             f"{folder} is neither a run (no config.yaml) nor a model (no config.json).",
@@ -64,7 +64,7 @@ def _open(folder: Path, job: str | None, checkpoint: str) -> Any:
 
     composed = compose(job, [f"model.path={folder}"])
     validate(composed)
-    return Run(composed.config)
+    return build_run(composed.config)
 
 
 def _on(evaluator: Any, split: str) -> Any:

@@ -18,11 +18,12 @@ def launch(composed: Any, processes: int) -> dict[str, Any]:
         UserError: a rank failed; its own message has been printed by then. No run is left where that
             was a mistake of the user before the first step.
     """
-    from ftcli.core.run import Run
+    from ftcli.jobs.bases import ensure_base
+    from ftcli.run.build import create_run
 
-    run_dir = Run.create(
-        composed
-    ).dir  # its parts are built here once: what they refuse is said once
+    ensure_base(composed)
+    # its parts are built here once: what they refuse is said once
+    run_dir = create_run(composed).dir
     assert run_dir is not None
     with run_dir.kept_once_begun():
         return in_ranks(run_dir, processes)
@@ -52,11 +53,11 @@ def in_ranks(run_dir: RunDir, processes: int) -> dict[str, Any]:
 def _rank(path: str) -> None:
     """What each rank does."""
     from ftcli.config import load
-    from ftcli.core.run import Run
     from ftcli.jobs.train import fit
+    from ftcli.run.build import build_run
 
     run_dir = RunDir.open(path)
-    run = Run(load(run_dir.path / "config.yaml").config, run_dir)
+    run = build_run(load(run_dir.path / "config.yaml").config, run_dir)
     try:
         fit(run, None)
     except UserError as error:

@@ -125,9 +125,9 @@ def _record(composed: Composed, made: dict[str, Composed], folder: Path) -> None
 
 
 def _ensure(first: Composed) -> None:
-    from ftcli.jobs.bases import ensure
+    from ftcli.jobs.bases import ensure_base
 
-    ensure(first)  # the model may be what another recipe trains
+    ensure_base(first)  # the model may be what another recipe trains
 
 
 def _begin(stage: Composed, folder: Path, before: Composed) -> None:
@@ -208,9 +208,9 @@ def _finished(
     folder: Path, processes: int, allow: Sequence[str], checkpoint: str
 ) -> dict[str, Any]:
     """The result of one stage: taken as it is, resumed, or trained."""
-    from ftcli.core.run import Run
     from ftcli.jobs.launch import in_ranks
     from ftcli.jobs.train import fit, resume
+    from ftcli.run.build import build_run
     from ftcli.trainer.checkpoint import Checkpoints
 
     done = trial.finished(folder)
@@ -224,7 +224,7 @@ def _finished(
     if processes > 1:
         return in_ranks(run_dir, processes)
     composed = load(folder / "config.yaml")
-    return fit(Run(composed.config, run_dir, composed), None)
+    return fit(build_run(composed.config, run_dir, composed), None)
 
 
 def _summary(folder: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]:

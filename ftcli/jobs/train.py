@@ -16,6 +16,8 @@ from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.core.run_lock import alone
 from ftcli.jobs import changes
+from ftcli.jobs.bases import ensure_base
+from ftcli.run.build import build_run, create_run
 from ftcli.run.finish import conclude, finish
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ def train(composed: Any) -> dict[str, Any]:
         UserError: what the user can mend; code 3 when memory ran out, 1 when the loss was not
             finite.
     """
-    run = Run.create(composed)
+    ensure_base(composed)  # the model may be what another recipe trains
+    run = create_run(composed)
     assert run.dir is not None
     with run.dir.kept_once_begun():
         return fit(run, None)
@@ -85,7 +88,7 @@ def _resume(
     if checkpoint == "last" and not checkpoints.finished():
         return again(run_dir, composed, allow, path)
     folder = checkpoints.find(checkpoint, fall_back=True)
-    run = Run(composed.config, run_dir, composed)
+    run = build_run(composed.config, run_dir, composed)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     changed = changes.between(state["config"], run.config)
     changes.refuse(changed, allow, overrides, path)
@@ -106,7 +109,7 @@ def again(
     """Begin once more with a run that ended before its first checkpoint."""
     from ftcli.config import load
 
-    run = Run(composed.config, run_dir, composed)
+    run = build_run(composed.config, run_dir, composed)
     before = load(run_dir.path / "config.yaml").config
     changed = changes.between(before, run.config) if composed.overrides else {}
     changes.refuse(changed, allow, composed.overrides, path)

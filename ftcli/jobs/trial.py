@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import signal
@@ -14,23 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ftcli.core import code
 from ftcli.core.errors import FAILED, USER, UserError
 from ftcli.core.run_dir import RunDir
-
-NOT_CHOICES = ("run", "logger")  # where a run writes does not change what it computes
-
-
-def address(config: dict[str, Any], *stages: dict[str, Any]) -> str:
-    """Content address of a resolved config: of it, and of the code that it names (`ftcli.core.code`).
-
-    Args:
-        stages: the resolved configs of its stages, whose classes are part of that code.
-    """
-    chosen = {key: value for key, value in config.items() if key not in NOT_CHOICES}
-    stated = [code.digest(code.roots_of(config, *stages)), code.libraries(), chosen]
-    text = json.dumps(stated, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def finished(path: Path) -> dict[str, Any] | None:

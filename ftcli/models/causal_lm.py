@@ -31,7 +31,7 @@ from ftcli.models.tokenizer import check_vocabulary, complete
 from ftcli.models.weight_files import WeightFiles, find_weight_files
 
 if TYPE_CHECKING:
-    from ftcli.models.proof import Outcome
+    from ftcli.core.row_format import RowFormat
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
@@ -104,7 +104,7 @@ class CausalLM:
         hub.sign(model, self.path)
         return self._attending(model).eval()
 
-    def prove(self, model: PreTrainedModel, packing: str, longest: int) -> Outcome:
+    def prove(self, model: PreTrainedModel, packing: str, longest: int) -> RowFormat:
         """How this loaded model may be given its rows, see `ftcli.models.proof`; further loads obey.
 
         Raises:

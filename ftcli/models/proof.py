@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
@@ -24,10 +23,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ftcli.core.errors import UserError
+from ftcli.core.row_format import Packing, Reading, RowFormat
 from ftcli.models import attention
 
-Packing = Literal["flat", "bins", "none"]
-Reading = Literal["plain", "reset", "alone"]
 #: Nats a token by which float32 losses may differ; per ten nats where losses are larger.
 EXACT = 1e-4
 #: Mean difference in nats a token of half precision and quantised weights: a bf16 logit of 20 is known
@@ -39,24 +37,6 @@ NOT_ADOPTED = "its attention cannot be told where documents end"
 SEEN = 32  # tokens at either end of a row whose losses are compared
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What was found right.
-
-    Attributes:
-        packing: how rows share a batch.
-        attention: documents is that of `ftcli.models.attention`; library what transformers takes.
-        reading: reset hands the documents' numbers and bounds to recurrent layers; alone gives the
-            model each row of a batch by itself.
-        reason: why it is not what was tried first; empty where it is.
-    """
-
-    packing: Packing
-    attention: Literal["documents", "library"] = "documents"
-    reading: Reading = "plain"
-    reason: str = ""
-
-
 class Way(NamedTuple):
     """One way to give a model its rows."""
 
@@ -66,7 +46,7 @@ class Way(NamedTuple):
 
 
 @torch.no_grad()
-def prove(model: Any, packing: str, longest: int, name: str = "the model") -> Outcome:
+def prove(model: Any, packing: str, longest: int, name: str = "the model") -> RowFormat:
     """The fastest right way, in which the model is left.
 
     The model is in eval mode while this lasts. Chance is not used up.
@@ -97,7 +77,7 @@ def prove(model: Any, packing: str, longest: int, name: str = "the model") -> Ou
         what = f"{name} does not keep the documents of a packed row apart: {reason}."
         raise UserError(what, where="data.packing", fix="data.packing=auto or data.packing=none")
     attention.use(model, way.attention)
-    return Outcome(*way, reason)
+    return RowFormat(*way, reason)
 
 
 def _refuse_unreadable(rows: Rows, name: str) -> None:

@@ -73,11 +73,11 @@ class Check:
         yield from ()
 
     def _model(self) -> Iterator[Finding]:
-        from ftcli.jobs import bases
+        from ftcli.config import base_recipe
         from ftcli.planning.files import weights_finding
 
-        if not bases.is_there(self.composed):
-            steps = bases.steps(self.composed)
+        if not base_recipe.is_there(self.composed):
+            steps = base_recipe.steps(self.composed)
             text = f"{self.composed.base} is not trained yet: the first run of this job does that"
             text += f" ({steps} steps)" if steps else ""
             yield warn("model", f"{text}; its layers are known from its recipe")

@@ -42,8 +42,8 @@ class Draft:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The job's values; `auto` precision and type are those of this machine, bf16 of a GPU."""
+        from ftcli.config.base_recipe import with_stand_in
         from ftcli.core.precision import settle
-        from ftcli.jobs.bases import with_stand_in
 
         config = with_stand_in(self.composed)
         if self.gpu and config["trainer"].get("precision", "auto") == "auto":

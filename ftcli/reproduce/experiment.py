@@ -9,11 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ftcli.config.base_recipe import base_job
 from ftcli.config.recipe import Recipe, joined
 from ftcli.core.atomic import write_json
+from ftcli.core.config_hash import config_hash
 from ftcli.core.errors import Problems, UserError
 from ftcli.core.logs import silenced
-from ftcli.jobs import bases, trial
+from ftcli.jobs import trial
+from ftcli.jobs.bases import ensure_base
 
 STORE = "reproduce"
 RUNS = "runs.json"  # beside the runs: variant and seed -> folder, of the recipe as it was run last
@@ -105,7 +108,7 @@ class Experiment:
             composed = compose(self.recipe.path, joined(self.changes[variant], self.overrides))
             validate(composed)
             parts = stages.composed_stages(composed) if composed.config.get(stages.KEY) else {}
-            base = [bases.job(composed.base)] if composed.base else []
+            base = [base_job(composed.base)] if composed.base else []
         return [composed, *parts.values(), *base]
 
     def _trial(self, variant: str, sources: list[Any], seed: int) -> Trial:
@@ -115,7 +118,7 @@ class Experiment:
         seeded = replace(composed, config=config)
         seeded.overrides = [*composed.overrides, f"seed={seed}", f"run.name={run['name']}"]
         root = Path(run.get("dir", "runs")) / STORE / self.recipe.name / self.part
-        name = trial.address(config, *(one.config for one in further))
+        name = config_hash(config, *(one.config for one in further))
         return Trial(variant, seed, seeded, root / name, sources)
 
     def run(self, report: Callable[[Progress], None], may_fail: bool = False) -> None:
@@ -132,7 +135,7 @@ class Experiment:
         for number, one in enumerate(waiting, start=len(self.trials) - len(waiting) + 1):
             left = sum(took) / len(took) * (len(self.trials) - number + 1) if took else None
             report(Progress(number, len(self.trials), one, left))
-            bases.ensure(one.composed)
+            ensure_base(one.composed)
             began = time.monotonic()
             try:
                 trial.complete(one.composed, one.path)

@@ -13,12 +13,12 @@ def again(folder: Path, **groups: dict[str, Any]) -> Any:
         groups: keys that differ, by group: `trainer={"max_steps": 3}`.
     """
     from ftcli.config import load
-    from ftcli.core.run import Run
+    from ftcli.run.build import build_run
 
     config = dict(load(folder / "config.yaml").config) | {"logger": {}}
     for group, keys in groups.items():
         config[group] = {**config[group], **keys}
-    return Run(config)
+    return build_run(config)
 
 
 def seed_of(folder: Path) -> int:
@@ -33,9 +33,9 @@ def distance_to(folder: Path, rebuilt: Any) -> float:
 
     Infinite where the weights that were trained are those of the start: then nothing is shown.
     """
-    from ftcli.core.run import Run
+    from ftcli.run.build import open_run
 
-    start, trained = again(folder).trained_state(), Run.from_dir(folder).trained_state()
+    start, trained = again(folder).trained_state(), open_run(folder).trained_state()
     if all((start[name] == value).all() for name, value in trained.items()):
         return float("inf")
     state = rebuilt.trained_state()

@@ -48,9 +48,9 @@ class Chat:
     @classmethod
     def open(cls, path: str | Path, checkpoint: str = "last", **options: Any) -> Chat:
         """Load a run directory's trained model; options as in the class."""
-        from ftcli.core.run import Run
+        from ftcli.run.build import open_run
 
-        return cls(Run.from_dir(path, checkpoint=checkpoint), **options)
+        return cls(open_run(path, checkpoint=checkpoint), **options)
 
     def say(self, text: str, write: Write | None = None) -> str:
         """The answer to `text`; `write` gets its pieces as they come.

@@ -78,14 +78,14 @@ def _merged(path: str | Path, target: Path, checkpoint: str) -> MergeReport:
 
 
 def _base_and_adapter(path: str | Path, target: Path, checkpoint: str) -> AdapterReport:
-    from ftcli.core.run import Run
+    from ftcli.run.build import open_run
     from ftcli.serving.gguf import write_model
     from ftcli.serving.gguf_lora import factors, write_adapter
 
     folder = Path(f"{target}-base-hf")
     base, lora = Path(f"{target}-base.gguf"), Path(f"{target}-lora.gguf")
     refuse_existing(folder)
-    run = Run.from_dir(path, checkpoint=checkpoint)
+    run = open_run(path, checkpoint=checkpoint)
     trained = factors(run)
     save_model(_without_adapter(run), run.tokenizer, folder)
     write_model(folder, base, *_words(path))
@@ -104,11 +104,11 @@ def _without_adapter(run: Any) -> Any:
 def _words(path: str | Path) -> tuple[Any, bool]:
     """The run's tokenizer, and whether its prompts begin with the beginning-of-text token."""
     from ftcli.config import load
-    from ftcli.core.run import Run
     from ftcli.core.run_dir import RunDir
+    from ftcli.run.build import build_run
     from ftcli.serving.chat import Chat
 
     run_dir = RunDir.open(path)
-    run = Run(load(run_dir.path / "config.yaml").config, run_dir)
+    run = build_run(load(run_dir.path / "config.yaml").config, run_dir)
     start = run.tokenizer.bos_token_id
     return run.tokenizer, start is not None and Chat(run).render("x")[:1] == [start]

@@ -64,9 +64,9 @@ def compose_all(
 
 def record(composed: Composed, folder: Path) -> None:
     """Write the record of a trial to its folder: all that a worker gets."""
-    from ftcli.jobs.bases import ensure
+    from ftcli.jobs.bases import ensure_base
 
-    ensure(composed)  # the model may be what another recipe trains: once, before any worker
+    ensure_base(composed)  # the model may be what another recipe trains: once, before any worker
     prepare(composed, folder)
 
 

@@ -9,9 +9,9 @@ import torch
 
 from ftcli.config import compose
 from ftcli.core.errors import FAILED, OUT_OF_MEMORY
-from ftcli.core.run import Run
 from ftcli.jobs.dry_run import longest
 from ftcli.objectives.causal_lm import CausalLM
+from ftcli.run.build import build_run
 
 SMALL = (
     "data.limit=64", "data.validation=0.1", "trainer.max_steps=200", "method.r=4",
@@ -31,14 +31,16 @@ def test_it_says_what_a_step_takes_and_leaves_nothing(ftcli, work):
     said = re.search(r"\((\d+) rows, ([\d,]+) tokens.*takes ([\d.]+) s and [\d.,]+ .B", ended.out)
     assert said and said[1] == "4" and float(said[3]) > 0
     assert "200 steps take about" in " ".join(ended.out.split())
-    run = Run(compose("qlora_llama", small()).config)
+    run = build_run(compose("qlora_llama", small()).config)
     lengths = run.loader().tokens.lengths
     assert int(said[2].replace(",", "")) == sum(sorted(lengths)[-4:])
     assert not list(work.iterdir())
 
 
 def test_no_batch_of_any_epoch_is_longer():
-    run = Run(compose("qlora_llama", [*small(), "trainer.gradient_accumulation_steps=3"]).config)
+    run = build_run(
+        compose("qlora_llama", [*small(), "trainer.gradient_accumulation_steps=3"]).config
+    )
     loader = run.loader()
     rows = longest(run, loader)
     total = [int(loader.tokens.lengths[part].sum()) for part in rows]

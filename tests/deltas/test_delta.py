@@ -100,11 +100,11 @@ def test_an_adapter_counts_from_the_origin_of_its_kind(lora_run, train_tiny):
 
 
 def test_the_product_of_factors_is_what_merging_adds(lora_run):
-    from ftcli.core.run import Run
+    from ftcli.run.build import open_run
 
     base = Artefact.open(BASE)
     made = Delta.of(lora_run, product=True).added(base.weights)
-    run = Run.from_dir(lora_run)
+    run = open_run(lora_run)
     merged = dict(run.method.merge(run.model).named_parameters())
     assert max((made[n] - merged[n]).abs().max().item() for n in made if n in merged) < 1e-6
     assert any(not torch.equal(made[n], base.weights[n].float()) for n in made)

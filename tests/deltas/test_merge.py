@@ -14,6 +14,7 @@ from ftcli.core.errors import UserError
 from ftcli.core.run import Run
 from ftcli.deltas.merge import merge_run, rounding
 from ftcli.models.decoding import answer, judging
+from ftcli.run.build import open_run
 
 TEXT = "name[The Mill], eatType[pub], food[French]\n"
 
@@ -41,7 +42,7 @@ def compare(run: Run, folder: Path) -> tuple[float, float]:
 
 def test_a_dequantised_merge_computes_what_was_trained_on_the_quantised_base(nf4, trained_run):
     report, folder = nf4
-    run = Run.from_dir(trained_run)
+    run = open_run(trained_run)
     difference, largest = compare(run, folder)
     assert difference <= 1e-4 * largest
     assert report.same_choice == 1 and report.max_difference <= report.tolerance
@@ -50,7 +51,7 @@ def test_a_dequantised_merge_computes_what_was_trained_on_the_quantised_base(nf4
 
 
 def test_plain_transformers_writes_the_same_text_from_the_folder(nf4, trained_run):
-    run = Run.from_dir(trained_run)
+    run = open_run(trained_run)
     tokenizer = AutoTokenizer.from_pretrained(nf4[1])
     merged = AutoModelForCausalLM.from_pretrained(nf4[1])
     ids = tokenizer(TEXT)["input_ids"]
@@ -69,7 +70,7 @@ def test_the_merge_is_not_the_base(nf4):
 
 def test_a_plain_base_merges_within_rounding(plain_run, tmp_path):
     merge_run(plain_run, tmp_path / "plain")
-    difference, largest = compare(Run.from_dir(plain_run), tmp_path / "plain")
+    difference, largest = compare(open_run(plain_run), tmp_path / "plain")
     assert difference <= 1e-4 * largest
 
 
@@ -80,7 +81,7 @@ def test_a_fully_finetuned_model_is_written_as_it_was_trained(train_tiny, tmp_pa
     )  # fmt: skip
     report = merge_run(path, tmp_path / "full")
     assert report.max_difference == 0
-    assert compare(Run.from_dir(path), tmp_path / "full")[0] == 0
+    assert compare(open_run(path), tmp_path / "full")[0] == 0
     assert (path / "model" / "model.safetensors").exists()
 
 
@@ -125,7 +126,7 @@ def test_half_precision_is_merged_within_its_own_rounding(train_tiny, tmp_path):
 
 
 def test_coarser_types_are_allowed_more_rounding(trained_run):
-    model = Run.from_dir(trained_run).model
+    model = open_run(trained_run).model
     assert rounding(model) == 1e-4
     model.config.quantization_config.bnb_4bit_compute_dtype = torch.bfloat16
     assert rounding(model) == 4e-2

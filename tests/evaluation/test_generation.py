@@ -7,13 +7,13 @@ import json
 import pytest
 
 from ftcli.core.errors import UserError
-from ftcli.core.run import Run
 from ftcli.evaluation.generation import Generation, spread
+from ftcli.run.build import open_run
 
 
 @pytest.fixture(scope="module")
 def run(trained_run):
-    found = Run.from_dir(trained_run)
+    found = open_run(trained_run)
     found.step = 77  # samples of its own
     return found
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ftcli.config import compose, validate
-from ftcli.core.run import Run
 from ftcli.evaluation.label_words import LabelWords
 from ftcli.jobs.evaluate import evaluate_path
+from ftcli.run.build import build_run, open_run
 
 JOB = (
     "method=lora", "model.quantization=none", "data=mr", "data.limit=60", "data.validation=0.2",
@@ -23,7 +23,7 @@ def run(tmp_path_factory):
         "qlora_llama", [*JOB, *places, "model.dtype=float32", "trainer.precision=fp32"]
     )
     validate(composed)
-    return Run(composed.config)
+    return build_run(composed.config)
 
 
 def by_hand(run):
@@ -62,7 +62,7 @@ def test_a_limit_judges_the_first_rows(run):
 def test_a_finished_run_is_judged_again_to_the_same_scores(train_tiny):
     folder = train_tiny(*JOB, "objective=label_words")
     again = evaluate_path(folder)["label_words"]
-    run = Run.from_dir(folder)
+    run = open_run(folder)
     metrics = run.dir.metrics()[-1]
     assert again["accuracy"] == pytest.approx(metrics["eval.accuracy"])
     assert again["loss"] == pytest.approx(metrics["eval.loss"], abs=1e-5)

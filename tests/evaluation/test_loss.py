@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from ftcli.core.errors import UserError
-from ftcli.core.run import Run
 from ftcli.evaluation.loss import Loss
+from ftcli.run.build import open_run
 
 
 @pytest.fixture(scope="module")
 def run(trained_run):
-    return Run.from_dir(trained_run)
+    return open_run(trained_run)
 
 
 def by_hand(run):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ftcli.config import compose, validate
-from ftcli.jobs import bases
+from ftcli.config.base_recipe import cache_dir
+from ftcli.jobs.bases import ensure_base
 
 
 @pytest.fixture
@@ -33,15 +34,15 @@ def base(tmp_path, monkeypatch):
 def test_a_base_is_trained_once_and_named_by_its_config(base, monkeypatch):
     job = compose("qlora_llama", [f"model.from_recipe={base}"])
     validate(job)
-    place = bases.cache_dir()
+    place = cache_dir()
     assert job.base == str(base) and "from_recipe" not in job.config["model"]
     assert job.config["model"]["path"].startswith(f"{place}/little-") and not place.exists()
-    bases.ensure(job)
+    ensure_base(job)
     weights = next(place.glob("little-*/model/model.safetensors"))
     from ftcli.jobs import trial
 
     monkeypatch.setattr(trial, "complete", None)  # a second training would fail
-    bases.ensure(compose("qlora_llama", [f"model.from_recipe={base}"]))
+    ensure_base(compose("qlora_llama", [f"model.from_recipe={base}"]))
     assert weights.exists()
     base.write_text(base.read_text().replace("seed: 0", "seed: 1"))
     other = compose("qlora_llama", [f"model.from_recipe={base}"])

@@ -10,9 +10,10 @@ import time
 import pytest
 
 from ftcli.config import compose, validate
+from ftcli.core.config_hash import config_hash
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
-from ftcli.jobs.trial import address, complete
+from ftcli.jobs.trial import complete
 
 JOB = [
     "data.limit=24", "trainer.max_steps=3", "trainer.batch_size=2", "trainer.save_every=1",
@@ -66,9 +67,9 @@ def test_a_failing_trial_says_where_its_log_is(tmp_path):
 
 
 def test_the_address_follows_what_is_computed_and_nothing_else():
-    base = address(job().config)
-    assert address(job("run.name=elsewhere", "logger=tensorboard").config) == base
-    assert address(job("seed=1").config) != base
+    base = config_hash(job().config)
+    assert config_hash(job("run.name=elsewhere", "logger=tensorboard").config) == base
+    assert config_hash(job("seed=1").config) != base
 
 
 def test_a_trial_ends_with_its_caller_and_goes_on_later(tmp_path):

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from ftcli.core.callback import Participant
 from ftcli.core.errors import UserError
-from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.deltas.merge import ROUNDING
 from ftcli.jobs.train import fit, resume
+from ftcli.run.build import create_run, open_run
 
 from .options import options, promised, promises
 from .test_contract import furthest
@@ -47,7 +47,7 @@ class Watch(Participant):
 
 
 def trained(composed, stop: int | None = None):
-    run = Run.create(composed)
+    run = create_run(composed)
     watch = run.loggers["watch"] = Watch(stop)
     fit(run, None)
     return SimpleNamespace(run=run, path=run.dir.path, start=watch.start, weights=watch.weights)
@@ -111,7 +111,7 @@ def test_weights_move(story):
 
 
 def test_a_checkpoint_is_enough_to_compute_what_was_trained(story):
-    again = Run.from_dir(story.resumed)
+    again = open_run(story.resumed)
     with story.whole.run.evaluating():
         assert torch.equal(logits(again.model), logits(story.whole.run.model))
 
@@ -134,7 +134,7 @@ def test_the_artefact_loads_without_ftcli(story):
 
 
 def test_merged_equals_trained(story):
-    run = Run.from_dir(story.resumed)
+    run = open_run(story.resumed)
     before = logits(run.model)
     if story.source.quantization != "none" or not promised(story.method, "mergeable"):
         with pytest.raises(UserError, match="cannot be merged|round the adapter away"):

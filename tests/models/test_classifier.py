@@ -12,13 +12,13 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from ftcli.config import compose, validate
 from ftcli.core.errors import UserError
-from ftcli.core.run import Run
 from ftcli.deltas.merge import merge_run
 from ftcli.jobs.train import resume, train
 from ftcli.methods.full import Full
 from ftcli.methods.peft import Peft
 from ftcli.models.classifier import Classifier
 from ftcli.models.heads import new_modules
+from ftcli.run.build import open_run
 
 SMALL = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16}
 HEAD = ["classifier.bias", "classifier.weight"]
@@ -129,7 +129,7 @@ def run(saved, tmp_path_factory) -> Path:
 
 
 def test_a_run_trains_scales_shifts_and_head_and_names_its_classes(run):
-    adapted = Run.from_dir(run)
+    adapted = open_run(run)
     names = trained(adapted.model)
     assert {n.split(".")[-2] for n in names} == {"ssf_scale", "ssf_shift", "default"}
     assert sum("modules_to_save" in n for n in names) == 2
@@ -158,7 +158,7 @@ def test_a_merged_run_is_a_plain_model_of_the_base_class(run, tmp_path):
     base = source("asset:vit_mini", labels=10, weights="random", config=SMALL).meta()
     shapes = [{n: p.shape for n, p in m.named_parameters()} for m in (merged, base)]
     assert shapes[0] == shapes[1] and merged.config.id2label[0] == "Ankle boot"
-    adapted = Run.from_dir(run)
+    adapted = open_run(run)
     batch = adapted.data.prepare("validation", adapted.tokenizer).batch(range(8))
     with torch.no_grad():
         ours, theirs = (m.eval()(**batch["inputs"]).logits for m in (adapted.model, merged))

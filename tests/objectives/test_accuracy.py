@@ -8,13 +8,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftcli.config import compose, validate
 from ftcli.core.errors import UserError
-from ftcli.core.run import Run
 from ftcli.data.tokens import IGNORED
 from ftcli.evaluation.metrics.f1 import f1
 from ftcli.models.decoding import answer
 from ftcli.objectives.accuracy import Accuracy
 from ftcli.objectives.generated import Generated, documents
 from ftcli.optimizers.mezo import MeZO
+from ftcli.run.build import build_run
 
 BASE = (
     "method=lora", "model.quantization=none", "model.dtype=float32", "trainer.precision=fp32",
@@ -31,7 +31,7 @@ def tokens(tmp_path_factory):
 def make(tokens, *overrides):
     composed = compose("qlora_llama", [*BASE, f"data.cache_dir={tokens}", *overrides])
     validate(composed)
-    run = Run(composed.config)
+    run = build_run(composed.config)
     run.objective.setup(run)
     run.model.eval()
     return run

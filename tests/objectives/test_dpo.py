@@ -17,6 +17,7 @@ from ftcli.evaluation.preference import Preference
 from ftcli.jobs.train import resume, train
 from ftcli.objectives.dpo import DPO
 from ftcli.objectives.preference_losses import LOSSES
+from ftcli.run.build import build_run, open_run
 from ftcli.trainer.loss import StepLoss
 from tests.objectives.pairs import Logits, batch_of, logits_of
 
@@ -33,7 +34,7 @@ def made(*overrides: str, moved: bool = True) -> Run:
     """A run, set up, as if it had been trained."""
     composed = compose("qlora_llama", [*SMALL, *overrides])
     validate(composed)
-    run = Run(composed.config)
+    run = build_run(composed.config)
     run.objective.setup(run)
     generator = torch.Generator().manual_seed(5)
     if moved:
@@ -127,7 +128,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path):
     record = Path(stopped) / "result.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "stopped"}))
     resume(stopped, checkpoint="step-000002")
-    states = [Run.from_dir(folder).trained_state() for folder in (whole, stopped)]
+    states = [open_run(folder).trained_state() for folder in (whole, stopped)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 

@@ -17,6 +17,7 @@ from ftcli.objectives.advantages import advantages
 from ftcli.objectives.base import Losses
 from ftcli.objectives.grpo import GRPO
 from ftcli.objectives.policy_loss import PolicyLoss, Tokens, k3
+from ftcli.run.build import build_run
 
 LONGEST = 6
 JOB = (
@@ -166,7 +167,7 @@ def made(tmp_path_factory):
     def make(*overrides: str) -> Run:
         composed = compose("qlora_llama", [*JOB, f"data.cache_dir={folder}", *overrides])
         validate(composed)
-        run = Run(composed.config)
+        run = build_run(composed.config)
         run.objective.setup(run)
         run.model.eval()
         return run

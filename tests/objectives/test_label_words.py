@@ -10,9 +10,9 @@ from torch.nn.functional import cross_entropy
 
 from ftcli.config import compose, validate
 from ftcli.core.errors import UserError
-from ftcli.core.run import Run
 from ftcli.objectives.candidates import answers, token_ids
 from ftcli.objectives.label_words import LabelWords
+from ftcli.run.build import build_run
 
 JOB = (
     "method=lora", "model.quantization=none", "model.dtype=float32", "trainer.precision=fp32",
@@ -29,7 +29,7 @@ def run(request, tmp_path_factory):
         "qlora_llama", [*JOB, f"data.packing={request.param}", f"data.cache_dir={folder}"]
     )
     validate(composed)
-    found = Run(composed.config)
+    found = build_run(composed.config)
     found.objective.setup(found)
     found.model.eval()
     return found

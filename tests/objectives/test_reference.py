@@ -10,6 +10,7 @@ from ftcli.core.errors import UserError
 from ftcli.core.hooks import Probes
 from ftcli.core.run import Run
 from ftcli.objectives.reference import Reference
+from ftcli.run.build import build_run
 
 SMALL = (
     "data.limit=40", "data.validation=0.2", "eval=none", "model.quantization=none",
@@ -20,7 +21,7 @@ SMALL = (
 def made(*overrides: str) -> Run:
     composed = compose("qlora_llama", [*SMALL, *overrides])
     validate(composed)
-    run = Run(composed.config)
+    run = build_run(composed.config)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():  # as if it had been trained
         for p in run.model.parameters():

@@ -11,6 +11,7 @@ from ftcli.core.run import Run
 from ftcli.models.decoding import judging, stop_ids
 from ftcli.objectives.rollouts import Asked, asked, micro_batch
 from ftcli.objectives.sampling import Drawn, draw
+from ftcli.run.build import build_run
 
 GROUP, TEMPERATURE = 3, 0.7
 JOB = (
@@ -28,7 +29,7 @@ def run(tmp_path_factory) -> Run:
     """A model whose adapter is not the identity, in training mode, with dropout asked for."""
     composed = compose("qlora_llama", [*JOB, f"data.cache_dir={tmp_path_factory.mktemp('t')}"])
     validate(composed)
-    run = Run(composed.config)
+    run = build_run(composed.config)
     run.objective.setup(run)
     torch.manual_seed(0)
     with torch.no_grad():

@@ -14,15 +14,16 @@ from torch import nn
 
 from ftcli.config import compose, validate
 from ftcli.core.errors import UserError
-from ftcli.core.run import Run
 from ftcli.jobs.train import train
 from ftcli.optimizers import mezo as module
 from ftcli.optimizers import state as optimizer_state
 from ftcli.optimizers.mezo import Direction, MeZO
-from ftcli.optimizers.replay import FILE, RECORD, Replayable, replay, steps
+from ftcli.optimizers.replay import FILE, RECORD, Replayable
 from ftcli.reproduce.measures.gradients_taken import gradients_taken
 from ftcli.reproduce.measures.replay_difference import replay_difference
 from ftcli.reproduce.measures.step_memory_over_inference import step_memory_over_inference
+from ftcli.run.build import build_run, open_run
+from ftcli.run.replay import replay, steps
 
 SHAPES = {"a.weight": (20, 30), "a.bias": (30,), "norm.weight": (30,), "b.weight": (5, 4, 3)}
 
@@ -297,8 +298,8 @@ def test_a_run_costs_two_forward_passes_a_step_and_no_state(run_folder):
 def test_a_run_is_replayed_from_its_log_alone(run_folder):
     folder = Path(run_folder.result["run"])
     assert (folder / FILE).stat().st_size == 4 * RECORD.size
-    trained, again = Run.from_dir(folder), replay(folder)
-    fresh = Run(trained.config)
+    trained, again = open_run(folder), replay(folder)
+    fresh = build_run(trained.config)
     pairs = zip(trained.trained_state().items(), again.trained_state().values(), strict=True)
     for (name, a), b in pairs:
         assert torch.equal(a, b), name

@@ -6,6 +6,7 @@ import torch
 
 from ftcli.config import compose, validate
 from ftcli.core.run import Run
+from ftcli.run.build import build_run
 from ftcli.trainer.loss import StepLoss
 
 SMALL = (
@@ -21,7 +22,7 @@ SGD = ("optimizer.optimizer_class=torch.optim.SGD", "optimizer.lr=0.1", "trainer
 def made(*overrides: str) -> Run:
     composed = compose("qlora_llama", [*SMALL, *overrides])
     validate(composed)
-    return Run(composed.config)
+    return build_run(composed.config)
 
 
 def fitted(*overrides: str) -> Run:

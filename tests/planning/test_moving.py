@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ftcli.core.callback import Participant
-from ftcli.core.run import Run
 from ftcli.optimizers.state import nbytes
 from ftcli.planning.memory import Estimate
 from ftcli.planning.moving import moving
 from ftcli.planning.plan import estimate
+from ftcli.run.build import build_run
 from tests.planning.drafts import PLAIN, draft, machine
 from tests.planning.test_memory import FULL, Peak, batch
 
@@ -45,7 +45,7 @@ def planned(*overrides: str) -> Estimate:
 @pytest.mark.parametrize("name", ["lisa", "lisa, state stays", "random adapters"])
 def test_gradients_and_state_are_those_of_a_run(name, tmp_path):
     words = (*CASES[name], *STEPS, f"data.cache_dir={tmp_path}")
-    run = Run(draft(*words).config)
+    run = build_run(draft(*words).config)
     watch = run.loggers["watch"] = Watch()
     run.trainer.fit(run)
     memory = planned(*words).memory(2)

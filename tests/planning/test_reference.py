@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from bitsandbytes.nn import Linear4bit
 
-from ftcli.core.run import Run
 from ftcli.models.bits import measured_bytes
 from ftcli.objectives.reference import Reference
 from ftcli.planning.plan import Plan, estimate
 from ftcli.planning.reference import second_copy
 from ftcli.planning.schedule import Schedule
+from ftcli.run.build import build_run
 from tests.planning.drafts import draft, machine
 from tests.planning.test_memory import FULL, Peak
 
@@ -33,7 +33,7 @@ def held(model) -> int:
 )  # fmt: skip
 def test_the_copy_has_the_bytes_of_the_one_that_is_read(overrides, tmp_path):
     job = draft(*PAIRS, *overrides, f"data.cache_dir={tmp_path}")
-    run = Run(job.config)
+    run = build_run(job.config)
     with Reference(run, run.objective.reference).model() as model:
         assert model is not run.model
         assert second_copy(job).bytes == held(model) > 0
@@ -63,7 +63,7 @@ def test_penalties_and_answers_are_compared_too():
 def test_a_step_of_pairs_has_the_planned_peak(tmp_path):
     words = (*PAIRS, *FULL, f"data.cache_dir={tmp_path}")
     job = draft(*words)
-    run = Run(job.config)
+    run = build_run(job.config)
     run.objective.setup(run)
     batches = (next(iter(run.loader())),)
     (micro,) = run.objective.rollout(None, list(batches))

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ftcli.core.errors import UserError
-from ftcli.core.run import Run
 from ftcli.objectives.causal_lm import model_inputs
 from ftcli.planning import schedule as module
 from ftcli.planning.schedule import schedule
+from ftcli.run.build import build_run
 from tests.planning.drafts import draft
 
 SMALL = ("data.limit=200", "trainer.batch_size=8", "trainer.max_steps=null", "trainer.epochs=1")
@@ -25,7 +25,7 @@ def test_steps_and_tokens_are_those_of_the_run(small, packing):
     job = small(f"data.packing={packing}", "trainer.epochs=2.5",
                 "trainer.gradient_accumulation_steps=3")  # fmt: skip
     found = schedule(job)
-    run = Run(job.composed.config)
+    run = build_run(job.composed.config)
     loader = run.loader()
     batches = [loader.batch(rows) for rows in loader.batches(0)]
     assert found.batches == len(loader)

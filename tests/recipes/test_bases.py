@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from ftcli.config import compose, recipes_dir, validate
-from ftcli.core.run import Run
 from ftcli.jobs.train import train
+from ftcli.run.build import build_run
 
 WORDS = ["the river", "runs", "to the sea", "and the wind", "comes", "from the hills", "at night"]
 
@@ -37,14 +37,16 @@ def test_llama_mini_learns_from_a_folder_of_text(tmp_path):
     assert result["trainable_parameters"] == result["total_parameters"] == 6_951_168
     folder = Path(result["run"]) / "model"
     assert (folder / "model.safetensors").exists() and (folder / "tokenizer.json").exists()
-    again = Run(compose("qlora_llama", [f"model.path={folder}"]).config)
+    again = build_run(compose("qlora_llama", [f"model.path={folder}"]).config)
     assert again.model_source.load_tokenizer().eos_token_id == 2
 
 
 def test_new_weights_follow_the_seed():
     composed = compose(recipes_dir() / "bases" / "llama_mini.yaml", ["data.path=nowhere"])
-    one, two = (Run(composed.config).model.state_dict() for _ in range(2))
+    one, two = (build_run(composed.config).model.state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    other = Run(compose(composed.job, ["data.path=nowhere", "seed=1"]).config).model.state_dict()
+    other = build_run(
+        compose(composed.job, ["data.path=nowhere", "seed=1"]).config
+    ).model.state_dict()
     assert not torch.equal(one["model.norm.weight"], 0 * one["model.norm.weight"])
     assert not torch.equal(one["model.embed_tokens.weight"], other["model.embed_tokens.weight"])

@@ -10,7 +10,7 @@ import pytest
 
 from ftcli.config import compose
 from ftcli.core import code
-from ftcli.jobs.trial import address
+from ftcli.core.config_hash import config_hash
 
 JOB = ["~eval.generation"]
 
@@ -103,12 +103,12 @@ def test_values_of_a_file_of_settings_count(tmp_path):
 
 def test_a_runs_address_follows_code_and_libraries(monkeypatch):
     config = compose("qlora_llama", JOB).config
-    before = address(config)
+    before = config_hash(config)
     monkeypatch.setattr(code, "libraries", lambda: {"torch": "1.0"})
-    assert address(config) != before
+    assert config_hash(config) != before
     monkeypatch.undo()
     monkeypatch.setattr(code, "digest", lambda roots: "0" * 16)
-    assert address(config) != before
+    assert config_hash(config) != before
 
 
 def test_every_class_that_an_option_names_is_a_module_that_is_found():

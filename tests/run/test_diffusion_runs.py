@@ -12,6 +12,7 @@ from ftcli.core.callback import Participant
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import fit, resume
+from ftcli.run.build import create_run, open_run
 
 NEW = ("~model.from_recipe", "model=ldm_emoji", "data.limit=24", "data.test=null")
 SARA = (
@@ -36,7 +37,7 @@ class Stop(Participant):
 def trained(folder, job: str, *overrides: str, stop: int | None = None) -> Run:
     composed = compose(job, [*overrides, f"run.dir={folder}"])
     validate(composed)
-    run = Run.create(composed)
+    run = create_run(composed)
     run.loggers["stop"] = Stop(stop)
     fit(run, None)
     return run
@@ -67,7 +68,7 @@ def test_stopped_before_or_behind_a_new_selection_and_resumed_it_is_the_same(who
 
 
 def test_a_run_is_found_again_with_what_it_trained(whole):
-    again = Run.from_dir(whole.dir.path)
+    again = open_run(whole.dir.path)
     score = again.evaluators["denoising"]
     after = RunDir(whole.dir.path).result()["metrics"]["eval.loss"]
     assert score(again)["loss"] == pytest.approx(after, rel=1e-6)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ftcli.core.errors import UserError
-from ftcli.core.run import Run
+from ftcli.run.build import open_run
 from ftcli.serving.chat import Chat
 
 TALK = [
@@ -18,7 +18,7 @@ TALK = [
 
 @pytest.fixture(scope="module")
 def bot(trained_run):
-    return Chat(Run.from_dir(trained_run), max_new_tokens=8)
+    return Chat(open_run(trained_run), max_new_tokens=8)
 
 
 @pytest.fixture(scope="module")

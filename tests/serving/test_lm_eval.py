@@ -32,13 +32,13 @@ def test_the_loglikelihood_of_lm_eval_is_that_of_our_loss(trained_run, tmp_path,
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from ftcli.core.run import Run
+    from ftcli.run.build import open_run
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     folder = tmp_path / "merged"
     merge_run(trained_run, folder)
-    run = Run.from_dir(trained_run)
+    run = open_run(trained_run)
     tokens = run.data.prepare("train", run.tokenizer)
     rows = [tokens.row(index) for index in range(6)]
     docs, ours = [], []

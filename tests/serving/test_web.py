@@ -10,7 +10,7 @@ import pytest
 
 from ftcli.cli.app import run
 from ftcli.core.errors import UserError
-from ftcli.core.run import Run
+from ftcli.run.build import open_run
 from ftcli.serving import web
 from ftcli.serving.chat import Chat
 
@@ -19,7 +19,7 @@ PROMPT = "name[The Mill], food[French]"
 
 @pytest.fixture(scope="module")
 def bot(trained_run):
-    return Chat(Run.from_dir(trained_run), max_new_tokens=8)
+    return Chat(open_run(trained_run), max_new_tokens=8)
 
 
 def test_the_answer_grows_and_ends_as_chat_has_it(bot):

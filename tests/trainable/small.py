@@ -10,6 +10,7 @@ from ftcli.config import compose, validate
 from ftcli.core.callback import Participant, State
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
+from ftcli.run.build import build_run
 
 BASE = (
     "model.quantization=none", "model.dtype=float32", "trainer.precision=fp32", "data.limit=40",
@@ -25,7 +26,7 @@ def made(*overrides: str, folder: Path | None = None) -> Run:
     validate(composed)
     if folder is not None:
         (folder / "checkpoints").mkdir(parents=True)
-    return Run(composed.config, RunDir(folder) if folder else None)
+    return build_run(composed.config, RunDir(folder) if folder else None)
 
 
 def fitted(*overrides: str, folder: Path | None = None, resume: Path | None = None) -> Run:

@@ -11,10 +11,10 @@ import torch
 
 from ftcli.config import compose
 from ftcli.core.errors import UserError
-from ftcli.core.run import Run
 from ftcli.objectives.causal_lm import CausalLM
 from ftcli.optimizers.state import drop, elements, nbytes
 from ftcli.penalties.base import Penalty
+from ftcli.run.build import build_run
 
 SMALL = (
     "model.quantization=none", "model.dtype=float32", "trainer.precision=fp32", "data.limit=32",
@@ -52,7 +52,7 @@ class MeanSquare(Penalty):
 
 def step_gradients(batches: int, weight: float, tmp_path: Path):
     words = ["data.packing=none", f"data.cache_dir={tmp_path}"]
-    run = Run(compose("qlora_llama", [*SMALL, *words]).config)
+    run = build_run(compose("qlora_llama", [*SMALL, *words]).config)
     if weight:
         run.penalties = {"square": MeanSquare(weight)}
     loop = run.trainer.start(run)
@@ -91,7 +91,7 @@ class TwoLooks(torch.optim.Optimizer):
 def test_an_optimizer_without_backward_sees_a_pure_loss(tmp_path):
     words = ["method.lora_dropout=0.5", "trainer.batch_size=4", f"data.cache_dir={tmp_path}",
              "trainer.gradient_accumulation_steps=2"]  # fmt: skip
-    run = Run(compose("qlora_llama", [*SMALL, *words]).config)
+    run = build_run(compose("qlora_llama", [*SMALL, *words]).config)
     run.optimizer._make = lambda groups, device: TwoLooks(
         [p for group in groups for _, p in group["params"]]
     )
@@ -111,7 +111,7 @@ class Right(CausalLM):
 
 
 def test_an_objective_without_gradient_is_refused_by_gradient_steps(tmp_path):
-    run = Run(compose("qlora_llama", [*SMALL, f"data.cache_dir={tmp_path}"]).config)
+    run = build_run(compose("qlora_llama", [*SMALL, f"data.cache_dir={tmp_path}"]).config)
     run.objective = Right()
     with pytest.raises(UserError, match="Right has no gradient, and AdamW steps by gradients"):
         run.trainer.fit(run)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import fit
+from ftcli.run.build import create_run
 from tests.trainer.test_guard import job
 
 LAST, FIRST = 5_000, 500
@@ -42,7 +42,7 @@ class Gauge:
 def test_five_thousand_steps_grow_by_nothing(tmp_path):
     """With logs, checkpoints, skipping and spikes looked for: everything that could pile up."""
     gauge = Gauge()
-    made = Run.create(
+    made = create_run(
         job(tmp_path, "method.r=4", f"trainer.max_steps={LAST}", "trainer.batch_size=1", "data.max_length=32",
             "model.quantization=none", "method=lora",
             "trainer.log_every=10", "trainer.save_every=250", "trainer.keep_last=2",

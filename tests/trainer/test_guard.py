@@ -77,9 +77,9 @@ def poison(monkeypatch, choose, how="loss"):
 
 def order(tmp_path, *overrides):
     """The batches of the first epoch."""
-    from ftcli.core.run import Run
+    from ftcli.run.build import build_run
 
-    return Run(job(tmp_path, *overrides).config).loader().batches(0)
+    return build_run(job(tmp_path, *overrides).config).loader().batches(0)
 
 
 def without(monkeypatch, dropped):
@@ -265,7 +265,7 @@ def test_ranks_agree_to_skip_what_only_one_of_them_sees(tmp_path):
     import subprocess
     import sys
 
-    from ftcli.core.run import new_directory
+    from ftcli.run.build import new_directory
 
     words = (*KINDS["plain"], "trainer.on_nonfinite=skip", "model.quantization=none", "method=lora")
     plan = order(tmp_path, *words)

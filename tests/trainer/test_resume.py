@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from ftcli.config import compose, validate
 from ftcli.core.errors import UserError
-from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
+from ftcli.run.build import create_run
 
 CLOCK = {"time", "tok_s", "mem_gb"}
 SHORT = [
@@ -98,7 +98,7 @@ def stopped(tmp_path_factory):
     runs = tmp_path_factory.mktemp("stopped")
     composed = compose("qlora_llama", arguments("bins", runs))
     validate(composed)
-    run = Run.create(composed)
+    run = create_run(composed)
 
     class Stop:
         """Asks for a stop as a person would, by making the file STOP."""

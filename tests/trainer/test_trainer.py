@@ -20,6 +20,7 @@ from ftcli.core.errors import FAILED, UserError
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import train
+from ftcli.run.build import build_run, create_run, open_run
 from ftcli.trainer.checkpoint import Checkpoints
 
 COMMON = [
@@ -36,7 +37,7 @@ def composed(*overrides: str):
 
 def run(*overrides: str) -> Run:
     """A run without a directory."""
-    return Run(composed(*overrides).config)
+    return build_run(composed(*overrides).config)
 
 
 def fitted(*overrides: str) -> Run:
@@ -104,7 +105,7 @@ def test_training_leaves_the_bytes_of_a_quantised_base_alone():
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path):
     poisoned = composed("trainer.max_steps=4", "trainer.batch_size=2", f"run.dir={tmp_path}")
-    made = Run.create(poisoned)
+    made = create_run(poisoned)
     from ftcli.jobs.train import fit
 
     class Poison:
@@ -235,6 +236,6 @@ def test_what_is_loaded_later_is_what_was_judged(tmp_path):
             "trainer.batch_size=4", "data.validation=0.2", f"run.dir={tmp_path}",
         )
     )  # fmt: skip
-    again = Run.from_dir(result["run"])
+    again = open_run(result["run"])
     scores = again.evaluators["loss"](again)
     assert scores["loss"] == pytest.approx(result["metrics"]["eval.loss"], abs=1e-6)

@@ -178,11 +178,11 @@ def rebuild(folder: Path) -> Run:
         UserError: the run has no scalars.
     """
     from ftcli.config import load
-    from ftcli.core.run import Run
+    from ftcli.run.build import build_run
 
     if not (folder / FILE).exists():
         raise UserError(f"there is no {folder / FILE}.", fix="take a run of pipeline=fedkseed")
-    run = Run(dict(load(folder / "config.yaml").config) | {"logger": {}})
+    run = build_run(dict(load(folder / "config.yaml").config) | {"logger": {}})
     named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
     optimizer: Any = run.optimizer.build(named, run.accelerator.device)
     optimizer.add(np.frombuffer((folder / FILE).read_bytes(), FLOATS).tolist())

@@ -140,12 +140,12 @@ _clients: dict[str, Client] = {}  # of this process
 
 def played(config: dict[str, Any]) -> Client:
     """The player of clients in this process, made at its first message."""
-    from ftcli.core.run import Run
     from ftcli.jobs.train import take_over
+    from ftcli.run.build import build_run
 
     key = json.dumps(config, sort_keys=True, default=str)
     if key not in _clients:
-        run = Run(config | {"logger": {}})
+        run = build_run(config | {"logger": {}})
         if config.get("init_from"):
             take_over(run, config["init_from"])
         settings: Any = run.pipeline

@@ -13,10 +13,10 @@ def export_difference(run: Path) -> float:
     import peft
     import torch
 
-    from ftcli.core.run import Run
     from ftcli.reproduce.probe import first_batch, loss_of
+    from ftcli.run.build import open_run
 
-    trained = Run.from_dir(run)
+    trained = open_run(run)
     batch = first_batch(trained)
     base = trained.model_source.load().to(trained.accelerator.device)
     loaded = peft.PeftModel.from_pretrained(base, run / "adapter").eval()

@@ -13,11 +13,11 @@ def gsm8k_forgetting(run: Path) -> float:
 
     Every token is judged, those of the question too. Negative where finetuning has helped.
     """
-    from ftcli.core.run import Run
     from ftcli.data.dataset import Data
     from ftcli.reproduce.probe import again
+    from ftcli.run.build import open_run
 
-    tuned = Run.from_dir(run)
+    tuned = open_run(run)
     data = Data(
         "asset:gsm8k", split="test", format="prompt", mask="all", limit=ROWS, packing="none",
         columns={"prompt": "question", "completion": "answer"}, cache_dir=tuned.data.cache_dir,

@@ -15,10 +15,10 @@ def merged_difference(run: Path) -> float:
     """
     import torch
 
-    from ftcli.core.run import Run
     from ftcli.reproduce.probe import first_batch
+    from ftcli.run.build import open_run
 
-    trained = Run.from_dir(run)
+    trained = open_run(run)
     batch = first_batch(trained)
     with torch.no_grad():
         before = trained.objective(trained.model.eval(), batch).values

@@ -10,9 +10,9 @@ EXACT = True
 
 def merged_tensor_changes(run: Path) -> float:
     """Tensors that the merged model has and the base has not, or the other way, by name and shape."""
-    from ftcli.core.run import Run
+    from ftcli.run.build import open_run
 
-    trained = Run.from_dir(run)
+    trained = open_run(run)
     base, merged = trained.model_source.meta(), trained.method.merge(trained.model)
     return float(len(_shapes(base) ^ _shapes(merged)))
 

@@ -12,10 +12,10 @@ def peqa_integer_residue(run: Path) -> float:
     """Largest distance of a merged weight, divided by its trained scale, from an integer."""
     import torch
 
-    from ftcli.core.run import Run
     from ftcli.papers.peqa.method import PeqaLinear
+    from ftcli.run.build import open_run
 
-    model = Run.from_dir(run).model
+    model = open_run(run).model
     worst = 0.0
     for layer in model.modules():
         if isinstance(layer, PeqaLinear):

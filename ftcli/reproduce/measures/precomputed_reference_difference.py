@@ -14,10 +14,10 @@ def precomputed_reference_difference(run: Path) -> float:
     """
     import torch
 
-    from ftcli.core.run import Run
     from ftcli.reproduce.probe import first_batch
+    from ftcli.run.build import open_run
 
-    trained = Run.from_dir(run)
+    trained = open_run(run)
     trained.objective.setup(trained)
     batch = first_batch(trained)
     known = trained.objective.with_reference(batch, "train")["reference"]

@@ -16,10 +16,10 @@ def pretrained_divergence(run: Path) -> float:
     """
     import torch
 
-    from ftcli.core.run import Run
     from ftcli.reproduce.probe import again
+    from ftcli.run.build import open_run
 
-    tuned = Run.from_dir(run)
+    tuned = open_run(run)
     base = again(run).model_source.load()
     start = torch.full((ROWS, 1), tuned.tokenizer.bos_token_id)
     with torch.random.fork_rng(), torch.no_grad():

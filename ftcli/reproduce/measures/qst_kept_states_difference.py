@@ -16,12 +16,12 @@ def qst_kept_states_difference(run: Path) -> float:
     """
     import torch
 
-    from ftcli.core.run import Run
     from ftcli.papers.qst.states import HiddenStates, Store
     from ftcli.papers.qst.tuner import side_layer
     from ftcli.reproduce.probe import loss_of
+    from ftcli.run.build import open_run
 
-    trained = Run.from_dir(run)
+    trained = open_run(run)
     loader, layer, furthest = trained.loader(), side_layer(trained.model), 0.0
     second = [loader.batch(rows) for rows in loader.batches(1)[:BATCHES]]
     wanted = {row for batch in second for row in batch["rows"]}

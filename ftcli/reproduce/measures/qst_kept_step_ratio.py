@@ -9,12 +9,12 @@ BATCHES, ROUNDS = 4, 3
 
 def qst_kept_step_ratio(run: Path) -> float:
     """Time of forward and backward passes with kept hidden states over that of the same without."""
-    from ftcli.core.run import Run
     from ftcli.papers.qst.states import HiddenStates, Store
     from ftcli.papers.qst.tuner import side_layer
     from ftcli.reproduce.measures.qst_step_over_lora import first_batches, seconds
+    from ftcli.run.build import open_run
 
-    trained = Run.from_dir(run)
+    trained = open_run(run)
     layer, batches = side_layer(trained.model), first_batches(trained, BATCHES)
     kept, spent = HiddenStates(Store(float("inf"))), {False: 0.0, True: 0.0}
     for turn in range(ROUNDS + 1):

@@ -12,11 +12,11 @@ LORA = {"_target_": "ftcli.methods.peft.Peft", "r": 16, "lora_alpha": 32}
 
 def qst_step_over_lora(run: Path) -> float:
     """Time of its forward and backward passes over LoRA's (rank 16, all linears), in turn, same rows."""
-    from ftcli.core.run import Run
     from ftcli.reproduce.probe import again
+    from ftcli.run.build import build_run
 
     side = again(run)
-    lora = Run({**side.config, "method": LORA})
+    lora = build_run({**side.config, "method": LORA})
     batches, spent = first_batches(side, BATCHES), [0.0, 0.0]
     for turn in range(ROUNDS + 1):
         for i, one in enumerate((side, lora)):

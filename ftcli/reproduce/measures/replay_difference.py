@@ -9,7 +9,7 @@ EXACT = True
 
 def replay_difference(run: Path) -> float:
     """Largest difference between the trained weights and those that the log of (seed, g) leads to."""
-    from ftcli.optimizers.replay import replay
     from ftcli.reproduce.probe import distance_to
+    from ftcli.run.replay import replay
 
     return distance_to(run, replay(run))

@@ -9,10 +9,10 @@ EXACT = True
 
 def sara_outside_moved(run: Path) -> float:
     """Entries of the base with |w| >= threshold that differ by any bit after training."""
-    from ftcli.core.run import Run
     from ftcli.reproduce.probe import again
+    from ftcli.run.build import open_run
 
-    trained = Run.from_dir(run)
+    trained = open_run(run)
     limit = trained.method.describe()["threshold"]
     after = dict(trained.method.merge(trained.model).named_parameters())
     base = dict(again(run).model_source.load().named_parameters())

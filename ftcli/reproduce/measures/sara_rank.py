@@ -12,10 +12,10 @@ def sara_rank(run: Path) -> float:
     """
     import torch
 
-    from ftcli.core.run import Run
     from ftcli.papers.sara.gathered import installed
+    from ftcli.run.build import open_run
 
-    trained = Run.from_dir(run)
+    trained = open_run(run)
     least = (trained.config.get("penalty") or {}).get("nuclear", {}).get("min_dim", 31)
     ranks = []
     for one in installed(trained.model).values():

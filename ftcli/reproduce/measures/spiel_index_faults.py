@@ -9,15 +9,15 @@ EXACT = True
 
 def spiel_index_faults(run: Path) -> float:
     """Over all matrices, positions that are double or outside, and entries more or fewer than at first."""
-    from ftcli.core.run import Run
     from ftcli.papers.spiel.tuner import SpIELLinear
     from ftcli.reproduce.probe import again
+    from ftcli.run.build import open_run
 
     def layers(model: object) -> list[SpIELLinear]:
         return [m for m in model.modules() if isinstance(m, SpIELLinear)]  # type: ignore[attr-defined]
 
     faults = 0
-    pairs = zip(layers(Run.from_dir(run).model), layers(again(run).model), strict=True)
+    pairs = zip(layers(open_run(run).model), layers(again(run).model), strict=True)
     for trained, fresh in pairs:
         places, first = trained.spiel_indices["default"], fresh.spiel_indices["default"]
         outside = (places < 0) | (places >= trained.shape[0] * trained.shape[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ftcli.config import compose, validate
-from ftcli.core.run import Run
+from ftcli.run.build import build_run
 
 
 def scores(*overrides: str, wake: bool = False):
@@ -14,7 +14,7 @@ def scores(*overrides: str, wake: bool = False):
         "model.dtype=float32", "trainer.precision=fp32", "method.r=4", "trainer.batch_size=4", *overrides,
     ])  # fmt: skip
     validate(composed)
-    run = Run(composed.config)
+    run = build_run(composed.config)
     if wake:
         torch.manual_seed(0)
         with torch.no_grad():

@@ -10,9 +10,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from ftcli.config import compose, validate
 from ftcli.core.hooks import Probes
-from ftcli.core.run import Run
 from ftcli.papers.deft.activations import mlp_activations
 from ftcli.papers.deft.evaluation import ActivationDensity
+from ftcli.run.build import build_run
 
 SIZES = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -108,7 +108,7 @@ def test_in_a_run_it_leaves_no_hook_and_changes_nothing():
         "eval.activation_density.limit=4", "trainer.batch_size=2",
     ])  # fmt: skip
     validate(composed)
-    run = Run(composed.config)
+    run = build_run(composed.config)
     run.model.train()
     found = run.evaluators["activation_density"](run)
     assert found == run.evaluators["activation_density"](run)

@@ -245,13 +245,13 @@ def test_mistakes_are_said():
 
 def test_a_run_keeps_what_it_does_not_train(train_tiny):
     """Through the command: other matrices, norms and embeddings of the artefact are the base's."""
-    from ftcli.core.run import Run
+    from ftcli.run.build import open_run
 
     folder = train_tiny(
         "method=full", "model.quantization=none", "trainable=lift", "trainable.rank=2",
         "trainable.interval=2", "optimizer=sparse_adamw", "eval=none",
     )  # fmt: skip
-    run = Run.from_dir(folder)
+    run = open_run(folder)
     base = dict(run.model_source.load().named_parameters())
     moved = {n: int((p != base[n]).sum()) for n, p in run.model.named_parameters()}
     linear = {f"{li.name}.weight" for li in targets(run.model.requires_grad_(True))}

@@ -207,15 +207,15 @@ def test_published_count_on_the_meta_device():
 
 
 def test_a_run_opens_and_resumes_to_the_bit(train_tiny, tmp_path):
-    from ftcli.core.run import Run
     from ftcli.jobs.train import resume
+    from ftcli.run.build import open_run
 
     whole = train_tiny(
         "run.name=lora_ga", "model.quantization=none", "method=lora_ga", "method.r=4",
         "eval=loss", "eval.loss.limit=4", "trainer.max_steps=2", "trainer.save_every=1",
         "trainer.batch_size=4",
     )  # fmt: skip
-    opened = Run.from_dir(whole)
+    opened = open_run(whole)
     final = load_file(whole / "checkpoints/last/adapter.safetensors")
     state = opened.method.state(opened.model)
     assert state.keys() == final.keys() and any(name.startswith("initial.") for name in state)

@@ -165,10 +165,10 @@ def test_a_half_precision_base_keeps_float32_scales(folder):
 
 def test_a_finished_run_is_the_trained_function_again(train_tiny):
     """The integers are made anew from the base; scales come from the run's folder."""
-    from ftcli.core.run import Run
+    from ftcli.run.build import open_run
 
     path = train_tiny("method=peqa", "model.quantization=none", "eval=loss", "run.name=peqa")
-    run, again = Run.from_dir(path), Run.from_dir(path)
+    run, again = open_run(path), open_run(path)
     result = json.loads((path / "result.json").read_text())
     assert torch.equal(logits(run.model), logits(again.model))
     with run.evaluating():

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ftcli.core.run import Run
 from ftcli.models.anatomy import Anatomy
 from ftcli.objectives.causal_lm import CausalLM as Objective
 from ftcli.papers.qst.states import HiddenStates, Store, fingerprint
 from ftcli.papers.qst.tuner import side_layer
+from ftcli.run.build import build_run
 from tests.methods.small_run import small_run
 from tests.methods.tiny import load, write_gpt2, write_llama
 from tests.methods.tiny_runs import Bench
@@ -160,7 +160,7 @@ def test_a_run_with_kept_states_learns_the_same(tmp_path):
     for place in ("none", "memory"):
         choices = {"method": "qst", "method.cache": place, "data.limit": "8",
                    "trainer.max_steps": "8"}  # fmt: skip
-        run = Run(bench.job(choices).config)
+        run = build_run(bench.job(choices).config)
         assert run.trainer.fit(run).state.epoch >= 2
         states.append({name: t.clone() for name, t in run.trained_state().items()})
     one, other = states

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from ftcli.core.errors import UserError
-from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
 from ftcli.optimizers.replay import FILE as LOG
@@ -17,10 +16,11 @@ from ftcli.papers.fedkseed.pipeline import FILE, Scalars, rebuild
 from ftcli.pipelines.federated.engines import Mail
 from ftcli.pipelines.federated.server import Server
 from ftcli.pipelines.federated.wire import call, read_call, read_reply
+from ftcli.run.build import build_run, open_run
 
 
 def server_of(composed):
-    run = Run(composed.config)
+    run = build_run(composed.config)
     server = Server(run.pipeline, run)
     return server, run.pipeline.client(run, server.loop, server.shared)
 
@@ -117,7 +117,7 @@ def test_clients_forget_and_answer_alike_in_any_order(federated_job, one_round):
 def test_a_run_is_rebuilt_from_its_start_and_its_scalars_alone(federated_run):
     assert (federated_run / FILE).stat().st_size == 4 * 64
     assert not (federated_run / LOG).exists()
-    trained, again = Run.from_dir(federated_run), rebuild(federated_run)
+    trained, again = open_run(federated_run), rebuild(federated_run)
     for (name, a), b in zip(
         trained.trained_state().items(), again.trained_state().values(), strict=True
     ):
@@ -237,7 +237,7 @@ def test_members_and_weights_are_as_asked(federated_job):
     ],
 )
 def test_what_rounds_cannot_do_is_refused(federated_job, override, what):
-    run = Run(federated_job(override).config)
+    run = build_run(federated_job(override).config)
     with pytest.raises(UserError, match=what):
         run.pipeline.start(run)
 
@@ -254,4 +254,4 @@ def test_what_rounds_cannot_do_is_refused(federated_job, override, what):
 )
 def test_what_does_not_go_together_is_said_before_anything_is_loaded(federated_job, override):
     with pytest.raises(UserError, match="optimizer|scheduler|pipeline|clients|positive"):
-        Run(federated_job(override).config)
+        build_run(federated_job(override).config)

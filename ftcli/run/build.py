@@ -1,0 +1,74 @@
+"""From a resolved configuration to a Run: a new one, that of a folder, or one that leaves nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ftcli.config import Composed, build, load
+from ftcli.core.precision import settle
+from ftcli.core.run import Run
+from ftcli.core.run_dir import RunDir
+
+#: Groups of one object; the optional ones may be left out of a configuration or be null.
+REQUIRED = ("model", "data", "method", "objective", "optimizer", "scheduler", "trainer")
+OPTIONAL = ("trainable", "pipeline")
+#: Groups of several objects by name; one set to null is left out.
+NAMED = ("penalty", "eval", "logger")
+
+
+def build_run(
+    config: dict[str, Any], dir: RunDir | None = None, composed: Composed | None = None
+) -> Run:
+    """The run of a resolved configuration; nothing heavy is loaded.
+
+    Args:
+        dir: where the run writes; None for a run that leaves nothing behind.
+        composed: where the configuration came from, for messages.
+    """
+    config = settle(config)
+    groups = [*REQUIRED, *(group for group in OPTIONAL if config.get(group))]
+    parts = {group: build(config[group], group, composed) for group in groups}
+    for group in NAMED:
+        nodes = {name: node for name, node in (config.get(group) or {}).items() if node}
+        parts[group] = {
+            name: build(node, f"{group}.{name}", composed) for name, node in nodes.items()
+        }
+    return Run(config, parts, dir, composed)
+
+
+def create_run(composed: Composed) -> Run:
+    """A run with a new directory that already holds its record; none is left where a part refuses."""
+    run_dir = new_directory(composed)
+    with run_dir.kept_once_begun():
+        return build_run(composed.config, run_dir, composed)
+
+
+def open_run(path: str | Path, checkpoint: str = "last") -> Run:
+    """A run with what it trained: its final artefact's weights, or those of a checkpoint.
+
+    Raises:
+        UserError: the folder is not a run, or has no such checkpoint.
+    """
+    from ftcli.trainer.checkpoint import WEIGHTS, Checkpoints, load_weights
+    from ftcli.trainer.manifest import step_of
+
+    run_dir = RunDir.open(path)
+    run = build_run(load(run_dir.path / "config.yaml").config, run_dir)
+    folder = Checkpoints(run_dir.checkpoints).find(checkpoint, only=WEIGHTS)
+    load_weights(folder, run)
+    run.step = step_of(folder)
+    run.model.eval()
+    return run
+
+
+def new_directory(composed: Composed) -> RunDir:
+    """A run directory with the record of where the run comes from."""
+    from ftcli.run.record import write_record
+
+    options = composed.config.get("run") or {}
+    name = options.get("name") or composed.job.stem
+    run_dir = RunDir.create(options.get("dir", "runs"), name)
+    composed.config = settle(composed.config)
+    write_record(run_dir, composed)
+    return run_dir
