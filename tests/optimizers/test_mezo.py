@@ -19,8 +19,7 @@ from ftcli.optimizers import mezo as module
 from ftcli.optimizers import state as optimizer_state
 from ftcli.optimizers.mezo import Direction, MeZO
 from ftcli.optimizers.replay import FILE, RECORD, Replayable
-from ftcli.reproduce.measures.gradients_taken import gradients_taken
-from ftcli.reproduce.measures.replay_difference import replay_difference
+from ftcli.papers.mezo.measures import gradients_taken, replay_difference
 from ftcli.reproduce.measures.step_memory_over_inference import step_memory_over_inference
 from ftcli.run.build import build_run, open_run
 from ftcli.run.replay import replay, steps

@@ -32,7 +32,7 @@ def test_figures_by_name(folder):
 
 
 def test_the_nf4_of_the_library_is_that_of_the_paper(folder):
-    from ftcli.reproduce.measures.nf4_code_error import defined
+    from ftcli.papers.qlora.measures import defined
 
     printed = [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0,
                0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]  # fmt: skip
@@ -104,7 +104,7 @@ def test_a_change_of_what_a_measure_or_the_run_calls_is_noticed(folder, called, 
     from ftcli.config import load
 
     config = load(folder / "config.yaml").config
-    roots = ["ftcli.reproduce.measures.nf4_bits", *code.roots_of(config)]
+    roots = ["ftcli.papers.qlora.measures", *code.roots_of(config)]
     skip = shutil.ignore_patterns("assets", "__pycache__")
     shutil.copytree(code.ROOT / "ftcli", tmp_path / "ftcli", ignore=skip)
     assert code.digest(roots, tmp_path) == measure._state("nf4_bits", folder)["code"]

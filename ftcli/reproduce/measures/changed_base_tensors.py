@@ -6,10 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-EXACT = True
+from ftcli.reproduce.measures import measure
+
 STEPS = 3
 
 
+@measure(exact=True)
 def changed_base_tensors(run: Path) -> float:
     """Base tensors, packed codes and scales included, whose bytes differ after real steps."""
     from ftcli.reproduce.probe import again

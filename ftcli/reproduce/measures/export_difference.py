@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-EXACT = True
+from ftcli.reproduce.measures import measure
 
 
+@measure(exact=True)
 def export_difference(run: Path) -> float:
     """Largest difference of a training token's loss between the trained model and PEFT's reading of
     `adapter/` on the untouched base."""

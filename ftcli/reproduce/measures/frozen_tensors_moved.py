@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.core.callback import Participant, State
+from ftcli.reproduce.measures import measure
 
-EXACT = True
 STEPS = 12
 
 
+@measure(exact=True)
 def frozen_tensors_moved(run: Path) -> float:
     """Tensors that a step changed by any bit although they did not require a gradient, all steps."""
     from ftcli.reproduce.probe import again

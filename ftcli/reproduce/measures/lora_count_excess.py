@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-EXACT = True
+from ftcli.reproduce.measures import measure
 
 
+@measure(exact=True)
 def lora_count_excess(run: Path) -> float:
     """Trainable parameters minus r * sum(in + out) over the linears of the base's blocks."""
     from ftcli.models.anatomy import Anatomy

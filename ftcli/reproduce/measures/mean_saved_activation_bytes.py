@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ftcli.reproduce.measures import measure
 from ftcli.reproduce.measures.peak_saved_activation_bytes import of_each_step
 
 
+@measure
 def mean_saved_activation_bytes(run: Path) -> float:
     """Mean over the first steps of the run of the most that is kept at one time in each."""
     found = of_each_step(run)

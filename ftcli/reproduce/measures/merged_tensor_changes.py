@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-EXACT = True
+from ftcli.reproduce.measures import measure
 
 
+@measure(exact=True)
 def merged_tensor_changes(run: Path) -> float:
     """Tensors that the merged model has and the base has not, or the other way, by name and shape."""
     from ftcli.run.build import open_run

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.core.callback import Participant, State
+from ftcli.reproduce.measures import measure
 
 STEPS = 8
 
 
+@measure
 def peak_saved_activation_bytes(run: Path) -> float:
     """Largest amount kept at one time over the first steps of the run, its parameters left out."""
     return float(max(of_each_step(run)))

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ftcli.reproduce.measures import measure
+
 ROWS, TOKENS = 32, 64
 
 
+@measure
 def pretrained_divergence(run: Path) -> float:
     """KL(pretrained || finetuned) in nats a token, estimated on text that the pretrained model writes.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-EXACT = True
+from ftcli.reproduce.measures import measure
 
 
+@measure(exact=True)
 def shift_difference(run: Path) -> float:
     """Largest difference of a training token's loss between the base and the method after setup."""
     import torch

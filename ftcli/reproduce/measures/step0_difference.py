@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-EXACT = True
+from ftcli.reproduce.measures import measure
 
 
+@measure(exact=True)
 def step0_difference(run: Path) -> float:
     """Largest difference of a training token's loss between the fresh adapter and its base."""
     import torch

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ftcli.reproduce.measures import measure
 
+
+@measure
 def step_memory_over_inference(run: Path) -> float:
     """Peak of the first step of the run, over the peak of a forward pass on its first micro-batch.
 

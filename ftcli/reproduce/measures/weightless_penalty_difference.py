@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-EXACT = True
+from ftcli.reproduce.measures import measure
+
 STEPS = 3
 
 
+@measure(exact=True)
 def weightless_penalty_difference(run: Path) -> float:
     """Largest difference of a trained value after real steps with all weights 0 and without penalties."""
     from ftcli.config import load

@@ -1,0 +1,191 @@
+"""Measurements of the compeft recipe, by the names its claims use; each takes a run folder."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ftcli.reproduce.measures import measure
+
+DENSITIES = (0.05, 0.2, 0.5)
+DENSITY = 0.2
+SPARSE = 0.05
+COMPEFT_OVER_SCALED_PRUNED_DENSITY = 0.05
+SCALES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+COMPEFT_OVER_SCALED_STC_DENSITY = 0.05
+COMPEFT_QLORA_7B_MB_ENTRIES, COMPEFT_QLORA_7B_MB_DENSITY = 159_907_840, 0.05
+CANDIDATES = (0.2, 0.3, 0.5)
+
+
+@measure(exact=True)
+def compeft_faults(run: Path) -> float:
+    """Broken statements, over three densities: int(d k) signs of one size, the largest, read back exactly."""
+    import numpy as np
+    import torch
+
+    from ftcli.deltas import ternary
+    from ftcli.papers.compeft import compression as compeft
+    from ftcli.reproduce.deltas import opened
+
+    before = torch.cat(list(opened(run).delta.flat()))
+    faults: list[bool] = []
+    for density in DENSITIES:
+        made, coded = compeft.compress(opened(run).delta, density)
+        after = torch.cat(list(made.flat()))
+        kept, again = after != 0, ternary.read(ternary.write(coded))
+        expected = np.float32(before.std().item())
+        faults += [
+            int(kept.sum()) != int(len(before) * density),
+            len(after[kept].abs().unique()) != 1,
+            bool(abs(coded.scale / expected - 1) > 1e-6),
+            bool(before[kept].abs().min() < before[~kept].abs().max()),
+            not torch.equal(after[kept].sign(), before[kept].sign()),
+            not np.array_equal(again.positions, coded.positions),
+            not np.array_equal(again.negative, coded.negative),
+        ]
+    return float(sum(faults))
+
+
+@measure
+def compeft_loss_ratio(run: Path) -> float:
+    """Test loss with the ternary adapter at 20 % over that with the adapter as trained."""
+    from ftcli.papers.compeft.compression import tuned
+    from ftcli.reproduce.deltas import opened
+
+    one = opened(run)
+    return one.loss(tuned(one.delta, [DENSITY], one.loss)[0]) / one.trained
+
+
+@measure
+def compeft_over_golomb(run: Path) -> float:
+    """Bytes of the ternary file, header included, over d * k * (gap bits + 1) / 8, at 20 %."""
+    from ftcli.deltas import ternary
+    from ftcli.papers.compeft import compression as compeft
+    from ftcli.reproduce.deltas import opened
+
+    coded = compeft.compress(opened(run).delta, DENSITY)[1]
+    return len(ternary.write(coded)) * 8 / (coded.entries * ternary.golomb_rate(DENSITY))
+
+
+@measure
+def compeft_over_pruned(run: Path) -> float:
+    """Test loss of ComPEFT at 5 %, its scale chosen on held-out rows, minus that of pruning alone."""
+    from ftcli.deltas.largest import pruned
+    from ftcli.papers.compeft.compression import tuned
+    from ftcli.reproduce.deltas import opened
+
+    one = opened(run)
+    return one.loss(tuned(one.delta, [SPARSE], one.loss)[0]) - one.loss(pruned(one.delta, SPARSE))
+
+
+@measure
+def compeft_over_random(run: Path) -> float:
+    """Test loss with signs of the largest 5 % minus that with as many at random; scales chosen alike."""
+    from ftcli.papers.compeft.compression import tuned
+    from ftcli.reproduce.deltas import opened
+
+    one = opened(run)
+    largest, drawn = (
+        one.loss(tuned(one.delta, [SPARSE], one.loss, r)[0]) for r in ("std", "random")
+    )
+    return largest - drawn
+
+
+@measure
+def compeft_over_scaled_pruned(run: Path) -> float:
+    """Test loss of ComPEFT at 5 % minus that of pruning, both scales chosen of eight on held-out rows."""
+    from ftcli.papers.compeft.compression import pruned, tuned
+    from ftcli.reproduce.deltas import VALIDATION, least, opened
+
+    one = opened(run)
+    kept = pruned(one.delta, COMPEFT_OVER_SCALED_PRUNED_DENSITY)
+    scale = least(lambda value: one.loss(kept.scale(value), VALIDATION), SCALES)
+    ternary = tuned(one.delta, [COMPEFT_OVER_SCALED_PRUNED_DENSITY], one.loss)[0]
+    return one.loss(ternary) - one.loss(kept.scale(scale))
+
+
+@measure
+def compeft_over_scaled_stc(run: Path) -> float:
+    """Test loss of ComPEFT at 5 % minus that of STC, both scales chosen of eight on held-out rows."""
+    from ftcli.papers.compeft.compression import tuned
+    from ftcli.reproduce.deltas import opened
+
+    one = opened(run)
+    stc = tuned(one.delta, [COMPEFT_OVER_SCALED_STC_DENSITY], one.loss, rule="mean")[0]
+    return one.loss(tuned(one.delta, [COMPEFT_OVER_SCALED_STC_DENSITY], one.loss)[0]) - one.loss(
+        stc
+    )
+
+
+@measure
+def compeft_over_stc(run: Path) -> float:
+    """Test loss of ComPEFT at 5 %, its scale chosen on held-out rows, minus that of STC."""
+    from ftcli.papers.compeft.compression import compress, tuned
+    from ftcli.reproduce.deltas import opened
+
+    one = opened(run)
+    stc = compress(one.delta, SPARSE, rule="mean")[0]
+    return one.loss(tuned(one.delta, [SPARSE], one.loss)[0]) - one.loss(stc)
+
+
+@measure(exact=True)
+def compeft_qlora_7b_mb(_run: Path) -> float:
+    """Megabytes by the Golomb code's formula; 320 MB in bfloat16."""
+    from ftcli.deltas.ternary import golomb_rate
+
+    return COMPEFT_QLORA_7B_MB_ENTRIES * golomb_rate(COMPEFT_QLORA_7B_MB_DENSITY) / 8 / 1e6
+
+
+@measure
+def compeft_times_smaller(run: Path) -> float:
+    """Bytes of the adapter's tensors in 16 bits over bytes of the whole ternary file, at 20 %."""
+    import tempfile
+
+    from ftcli.deltas import storage, ternary
+    from ftcli.papers.compeft import compression as compeft
+    from ftcli.reproduce.deltas import opened
+
+    made, coded = compeft.compress(opened(run).delta, DENSITY)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "small"
+        storage.save(made, target, coded=ternary.write(coded))
+        size = (target / storage.TERNARY).stat().st_size
+    return 2 * made.entries / size
+
+
+@measure
+def compeft_times_smaller_5(run: Path) -> float:
+    """Bytes of the adapter's tensors in 16 bits over bytes of the ternary file, header included, at 5 %."""
+    from ftcli.deltas import ternary
+    from ftcli.papers.compeft import compression as compeft
+    from ftcli.reproduce.deltas import opened
+
+    made, coded = compeft.compress(opened(run).delta, 0.05)
+    return 2 * made.entries / len(ternary.write(coded))
+
+
+@measure
+def compeft_tuned_loss_ratio(run: Path) -> float:
+    """Test loss with the ternary adapter over that with the adapter as trained."""
+    from ftcli.reproduce.deltas import opened
+
+    return opened(run).loss(chosen(run)[0]) / opened(run).trained
+
+
+@cache
+def chosen(run: Path) -> Any:
+    """The compressed delta, and its ternary form."""
+    from ftcli.papers.compeft.compression import tuned
+    from ftcli.reproduce.deltas import opened
+
+    return tuned(opened(run).delta, CANDIDATES, opened(run).loss)
+
+
+@measure
+def compeft_tuned_times_smaller(run: Path) -> float:
+    """Bytes of the adapter's tensors in 16 bits over bytes of the ternary file, header included."""
+    from ftcli.deltas import ternary
+
+    coded = chosen(run)[1]
+    return 2 * coded.entries / len(ternary.write(coded))

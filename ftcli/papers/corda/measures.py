@@ -1,0 +1,79 @@
+"""Measurements of the corda recipe, by the names its claims use; each takes a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ftcli.reproduce.measures import measure
+
+KEPT = (0.25, 0.5, 0.75)  # shares of the components that stay
+ROWS = 64
+
+
+@measure(exact=True)
+def context_truncation_ratio(run: Path) -> float:
+    """||(W - W_k) X||_F of the context-oriented decomposition over that of the plain SVD.
+
+    X is what the context puts into the layer; the geometric mean over layers and k. Below 1 the
+    oriented components keep more of what the context uses (CorDA, arXiv 2406.05223, section 3).
+    """
+    import math
+
+    import torch
+
+    from ftcli.methods.shifted import lora_layers, weight_of
+    from ftcli.papers.corda.method import oriented
+    from ftcli.reproduce.probe import again
+
+    fresh = again(run)
+    covariances = fresh.method.covariances(fresh)
+    logarithms = []
+    for name, layer in lora_layers(fresh.model).items():
+        weight, covariance = weight_of(layer).detach().float(), covariances[name]
+        parts = oriented(weight, covariance, fresh.method.damping)
+        left, values, right = torch.linalg.svd(weight, full_matrices=False)
+        for share in KEPT:
+            k = round(share * len(values))
+            errors = [
+                _error(weight - one[:, :k] * middle[:k] @ other[:k], covariance)
+                for one, middle, other in (parts, (left, values, right))
+            ]
+            logarithms.append(math.log(errors[0] / errors[1]))
+    return math.exp(sum(logarithms) / len(logarithms))
+
+
+def _error(rest: Any, covariance: Any) -> float:
+    """||R X||_F = sqrt(trace(R X X^T R^T))."""
+    return float((rest @ covariance * rest).sum().clamp(min=1e-30).sqrt())
+
+
+@measure
+def gsm8k_forgetting(run: Path) -> float:
+    """Loss of GSM8K's held-out questions and answers after finetuning minus the base's, nats a token.
+
+    Every token is judged, those of the question too. Negative where finetuning has helped.
+    """
+    from ftcli.data.dataset import Data
+    from ftcli.reproduce.probe import again
+    from ftcli.run.build import open_run
+
+    tuned = open_run(run)
+    data = Data(
+        "asset:gsm8k", split="test", format="prompt", mask="all", limit=ROWS, packing="none",
+        columns={"prompt": "question", "completion": "answer"}, cache_dir=tuned.data.cache_dir,
+    )  # fmt: skip
+    loader = data.loader("train", tuned.tokenizer, batch_size=8, shuffle=False)
+    base = again(run).model_source.load().to(tuned.accelerator.device)
+    before, after = (_loss(tuned, model, list(loader)) for model in (base, tuned.model))
+    return after - before
+
+
+def _loss(run: Any, model: Any, batches: list[dict[str, Any]]) -> float:
+    import torch
+
+    from ftcli.reproduce.probe import loss_of
+
+    with torch.no_grad():
+        values = torch.cat([loss_of(run, model.eval(), batch) for batch in batches])
+    return values.double().mean().item()

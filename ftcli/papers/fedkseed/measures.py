@@ -1,0 +1,59 @@
+"""Measurements of the fedkseed recipe, by the names its claims use; each takes a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ftcli.reproduce.measures import measure
+
+
+@measure(exact=True)
+def fedkseed_bytes(run: Path) -> float:
+    """Bytes of the server's message and of the reply, as they were sent; a mean over the run."""
+    from ftcli.core.run_dir import RunDir
+
+    result = RunDir(run).result()
+    return float(result["bytes_down"] + result["bytes_up"])
+
+
+@measure(exact=True)
+def fedkseed_mean_error(run: Path) -> float:
+    """Largest difference between the model after the first round and the mean of its clients' models.
+
+    The round is done again; each client's weights are taken as its local steps leave them and
+    averaged in float64 by its rows, which is what the sums stand for.
+    """
+    from ftcli.pipelines.federated.engines import Mail
+    from ftcli.pipelines.federated.server import Server
+    from ftcli.pipelines.federated.wire import read_reply
+    from ftcli.reproduce.probe import again
+
+    fresh = again(run)
+    server = Server(fresh.pipeline, fresh)
+    client = fresh.pipeline.client(fresh, server.loop, server.shared)
+    total = {name: value.double() * 0 for name, value in fresh.trained_state().items()}
+    rows = 0
+
+    def exchange(messages):
+        nonlocal rows
+        replies = {}
+        for number, message in messages.items():
+            replies[number] = client.answer(number, message)
+            own = read_reply(replies[number]).rows
+            rows += own
+            for name, value in fresh.trained_state().items():
+                total[name] += own * value.double()
+        return Mail(replies, 0, 0)
+
+    server.one(exchange)
+    state = fresh.trained_state()
+    return max((state[n].double() - total[n] / rows).abs().max().item() for n in total)
+
+
+@measure(exact=True)
+def fedkseed_rebuild_difference(run: Path) -> float:
+    """Largest difference between the trained weights and those rebuilt from `sums.bin`."""
+    from ftcli.papers.fedkseed.pipeline import rebuild
+    from ftcli.reproduce.probe import distance_to
+
+    return distance_to(run, rebuild(run))

@@ -1,0 +1,34 @@
+"""Measurements of the ist recipe, by the names its claims use; each takes a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ftcli.reproduce.measures import measure
+
+USEFUL = (2, 5)
+STEPS, INTERVAL = 60, 2
+
+
+@measure
+def useful_block_share(run: Path) -> float:
+    """Chance that the first block drawn at the end is one of the two whose adapters can act.
+
+    The adapters of all other blocks are damped to nothing for the whole of a short training, with
+    scores learned at every second step; a policy that learns nothing has 2 / blocks.
+    """
+    import torch
+
+    from ftcli.papers.ist.scaling import damped
+    from ftcli.reproduce.probe import again
+
+    short = {"max_steps": STEPS, "eval_first": False, "eval_every": None}
+    fresh = again(run, trainer=short, trainable={"interval": INTERVAL})
+    fresh.evaluators = {}
+    policy = fresh.trainable
+    policy.setup(fresh)
+    blocks = policy.candidates.blocks
+    with damped(fresh.model, [b for b in blocks if b not in USEFUL], 0.0):
+        fresh.trainer.fit(fresh)
+    weights = torch.sigmoid(-policy.scores)
+    return float(sum(weights[blocks.index(b)] for b in USEFUL) / weights.sum())

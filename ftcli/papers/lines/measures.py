@@ -1,0 +1,133 @@
+"""Measurements of the lines recipe, by the names its claims use; each takes a run folder."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from ftcli.reproduce.measures import measure
+
+GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+MERGING_GRID = (0.2, 0.4, 0.6, 0.8, 1.0)
+GAMMAS = (0.2, 0.5)
+SCALES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@measure
+@cache
+def lines_gamma(run: Path) -> float:
+    """Least 2 * target + control, held-out losses over the finetuned and the pretrained model's own."""
+    from ftcli.papers.lines.scaling import scaled, search, single
+    from ftcli.reproduce.deltas import VALIDATION, opened
+
+    one = opened(run)
+
+    def losses(gamma: float) -> tuple[float, float]:
+        change = scaled(one.delta, *single(gamma))
+        return one.loss(change, VALIDATION), one.control_loss(change)
+
+    return search(
+        losses,
+        finetuned=one.loss(one.delta, VALIDATION),
+        pretrained=one.control_loss(one.delta.scale(0.0)),
+        grid=GRID,
+    )[0]
+
+
+@measure
+def lines_forgetting_share(run: Path) -> float:
+    """Rise of the loss on the pretrained model's own text at the chosen gamma, over the finetuned's rise."""
+    from ftcli.papers.lines.scaling import scaled, single
+    from ftcli.reproduce.deltas import opened
+
+    one = opened(run)
+    zero, full = (one.control_loss(one.delta.scale(factor)) for factor in (0.0, 1.0))
+    left = one.control_loss(scaled(one.delta, *single(lines_gamma(run))))
+    return (left - zero) / (full - zero)
+
+
+@measure(exact=True)
+def lines_limits_error(run: Path) -> float:
+    """Largest deviation from: gamma 1 is the finetuned model, gamma 0 keeps all of the last block and
+    nothing of the first and of what is outside, no slope is a uniform scale.
+    """
+    from ftcli.papers.lines.scaling import positions, scaled, single
+    from ftcli.reproduce.deltas import opened
+
+    change = opened(run).delta
+    assert change.source is not None
+    places = positions(change.source.anatomy, list(change))
+    whole, none = scaled(change, *single(1.0)), scaled(change, *single(0.0))
+    level = scaled(change, 0.3, 0.0)
+    found = []
+    for name, place in places.items():
+        own = change[name]
+        found += [(whole[name] - own).abs().max(), (level[name] - 0.3 * own).abs().max()]
+        if place is None or place[0] == 0:
+            found.append(none[name].abs().max())
+        elif place[0] == place[1] - 1:
+            found.append((none[name] - own).abs().max())
+    return max(one.item() for one in found)
+
+
+@measure
+def lines_merging_gain(run: Path) -> float:
+    """Mean test loss of two tasks, each over its own finetuned model's: with LiNeS minus without.
+
+    Both mergers have one number, chosen on held-out rows: the scale of the sum, or beta with
+    alpha = 1/2.
+    """
+    from ftcli.deltas.delta import Delta, compose
+    from ftcli.papers.lines.scaling import scaled
+    from ftcli.reproduce.deltas import TEST, VALIDATION, least, opened, partner
+
+    tasks = [opened(run), opened(partner(run, "gsm8k"))]
+    merged = compose([task.delta for task in tasks])
+
+    def loss(change: Delta, split: str) -> float:
+        return sum(t.loss(change, split) / t.loss(t.delta, split) for t in tasks) / len(tasks)
+
+    def with_lines(beta: float) -> Delta:
+        return scaled(merged, 1 / len(tasks), beta)
+
+    beta = least(lambda b: loss(with_lines(b), VALIDATION), MERGING_GRID)
+    level = least(lambda s: loss(merged.scale(s), VALIDATION), MERGING_GRID)
+    return loss(with_lines(beta), TEST) - loss(merged.scale(level), TEST)
+
+
+@measure
+def lines_over_uniform(run: Path) -> float:
+    """Loss on the pretrained model's own text, LiNeS minus uniform scaling; mean over two gammas.
+
+    The uniform scale's is read off, between neighbouring scales, where its test loss is LiNeS's.
+    """
+    from ftcli.papers.lines.scaling import scaled, single
+    from ftcli.reproduce.deltas import opened
+
+    one = opened(run)
+    changes = [one.delta.scale(factor) for factor in SCALES]
+    line = [(one.loss(change), one.control_loss(change)) for change in changes]
+    found = []
+    for gamma in GAMMAS:
+        change = scaled(one.delta, *single(gamma))
+        found.append(one.control_loss(change) - _at(line, one.loss(change)))
+    return sum(found) / len(found)
+
+
+def _at(line: list[tuple[float, float]], target: float) -> float:
+    """The second figure where the first is `target`; the nearest end beyond the line."""
+    for (before, low), (after, high) in zip(line, line[1:], strict=False):
+        if min(before, after) <= target <= max(before, after):
+            share = (target - before) / (after - before)
+            return low + share * (high - low)
+    return min(line, key=lambda point: abs(point[0] - target))[1]
+
+
+@measure
+def lines_target_ratio(run: Path) -> float:
+    """Test loss at the gamma chosen on held-out rows over that of the finetuned model."""
+    from ftcli.papers.lines.scaling import scaled, single
+    from ftcli.reproduce.deltas import opened
+
+    one = opened(run)
+    return one.loss(scaled(one.delta, *single(lines_gamma(run)))) / one.trained

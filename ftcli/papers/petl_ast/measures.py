@@ -1,0 +1,53 @@
+"""Measurements of the petl_ast recipe, by the names its claims use; each takes a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ftcli.reproduce.measures import measure
+
+STEPS = 3
+
+
+@measure(exact=True)
+def adapter_start_difference(run: Path) -> float:
+    """Largest difference of a training example's outputs with the fresh adapter switched on and off."""
+    import torch
+
+    from ftcli.reproduce.probe import again, first_batch
+
+    fresh = again(run)
+    inputs = first_batch(fresh)["inputs"]
+    model = fresh.model.eval()
+    with torch.no_grad():
+        own = model(**inputs).logits
+        with model.disable_adapter():
+            base = model(**inputs).logits
+    return float((own - base).abs().max())
+
+
+@measure(exact=True)
+def tensors_without_gradient(run: Path) -> float:
+    """Trained tensors, biases included, whose gradient is exactly 0 in each of the first real steps."""
+    from ftcli.core.callback import Participant
+    from ftcli.reproduce.probe import again
+
+    still: set[str] = set()
+
+    class Watch(Participant):
+        def setup(self, run: Any) -> None:
+            self.model = run.model
+            still.update(n for n, p in run.model.named_parameters() if p.requires_grad)
+
+        def after_backward(self, state: Any) -> None:
+            for name in list(still):
+                found = self.model.get_parameter(name).grad
+                if found is not None and bool(found.any()):
+                    still.discard(name)
+
+    fresh = again(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
+    fresh.evaluators = {}
+    fresh.loggers["watch"] = Watch()
+    fresh.trainer.fit(fresh)
+    return float(len(still))

@@ -1,0 +1,111 @@
+"""Measurements of the sara recipe, by the names its claims use; each takes a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ftcli.reproduce.measures import measure
+
+SHARE = 0.1
+
+
+@measure
+def sara_balance(run: Path) -> float:
+    """Share by which the target's denoising error fell minus the share by which the original's rose."""
+    from ftcli.core.run_dir import RunDir
+
+    result = RunDir.open(run).result()
+    before, after = result["metrics_before"], result["metrics"]
+    change = {
+        name: after[f"eval.{name}"] / before[f"eval.{name}"] - 1 for name in ("loss", "original")
+    }
+    return -change["loss"] - change["original"]
+
+
+@measure(exact=True)
+def sara_outside_moved(run: Path) -> float:
+    """Entries of the base with |w| >= threshold that differ by any bit after training."""
+    from ftcli.reproduce.probe import again
+    from ftcli.run.build import open_run
+
+    trained = open_run(run)
+    limit = trained.method.describe()["threshold"]
+    after = dict(trained.method.merge(trained.model).named_parameters())
+    base = dict(again(run).model_source.load().named_parameters())
+    moved = [((after[n] != p) & (p.abs() >= limit)).sum() for n, p in base.items()]
+    return float(sum(int(count) for count in moved))
+
+
+@measure(exact=True)
+def sara_smallest_zeroed(run: Path) -> float:
+    """Share by which the base's error on what it knows rises when its smallest 10 % are set to 0."""
+    from ftcli.papers.sara.method import below
+
+    def smallest(parameters: dict[str, Any]) -> dict[str, Any]:
+        limit = below(parameters, SHARE)
+        return {name: p.abs() < limit for name, p in parameters.items()}
+
+    return rise(run, smallest)
+
+
+def rise(run: Path, chosen: Callable[[dict[str, Any]], dict[str, Any]]) -> float:
+    """Share by which the error of the run's base on the split `test` rises without some weights.
+
+    Args:
+        chosen: parameters by name -> masks of those that are set to 0.
+    """
+    import torch
+
+    from ftcli.reproduce.probe import again
+
+    fresh = again(run)
+    score = fresh.evaluators["original"]
+    before = score(fresh)["original"]
+    base = fresh.model_source.load().to(fresh.accelerator.device)
+    with torch.no_grad():
+        for name, mask in chosen(dict(base.named_parameters())).items():
+            base.get_parameter(name)[mask] = 0.0
+    fresh.model = base
+    return float(score(fresh)["original"] / before - 1)
+
+
+@measure
+def sara_random_zeroed(run: Path) -> float:
+    """Share by which the base's error on what it knows rises when a random 10 % are set to 0."""
+    import torch
+
+    from ftcli.reproduce.probe import again
+
+    generator = torch.Generator().manual_seed(again(run).seed)
+
+    def drawn(parameters: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: (torch.rand(p.shape, generator=generator) < SHARE).to(p.device)
+            for name, p in parameters.items()
+        }
+
+    return rise(run, drawn)
+
+
+@measure
+def sara_rank(run: Path) -> float:
+    """Effective rank exp(-sum p log p), p being the normalised singular values (Roy and Vetterli 2007).
+
+    Mean over the matrices of trained entries that the nuclear penalty is drawn from.
+    """
+    import torch
+
+    from ftcli.papers.sara.gathered import installed
+    from ftcli.run.build import open_run
+
+    trained = open_run(run)
+    least = (trained.config.get("penalty") or {}).get("nuclear", {}).get("min_dim", 31)
+    ranks = []
+    for one in installed(trained.model).values():
+        if len(one.shape) == 2 and min(one.shape) > least:
+            values = torch.linalg.svdvals(one.matrix().detach().double())
+            share = values / values.sum()
+            ranks.append(torch.special.entr(share).sum().exp().item())
+    return sum(ranks) / len(ranks)
