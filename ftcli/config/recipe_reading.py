@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
-from ftcli.config import job, marks, paths
+from ftcli.config import job, marks, measures, paths
 from ftcli.config.nearest import nearest
 from ftcli.config.recipe import (
     EXACT,
@@ -25,7 +25,6 @@ from ftcli.config.recipe import (
     Tune,
 )
 from ftcli.core.errors import Problems, UserError
-from ftcli.reproduce import measure
 
 #: How pydantic's answers read here.
 _WORDS = {
@@ -171,7 +170,7 @@ def _of_evidence(recipe: Recipe, where: _Where) -> Iterator[UserError]:
         )
     if len(set(recipe.seeds)) != len(recipe.seeds) or min(recipe.seeds, default=-1) < 0:
         yield UserError("seeds are different whole numbers from 0.", where("seeds"), None)
-    chance = [c for c in recipe.claims if not (c.needs or measure.is_exact(c.measure))]
+    chance = [c for c in recipe.claims if not (c.needs or measures.is_exact(c.measure))]
     if chance and len(recipe.seeds) < LEAST_SEEDS:
         what = f"seeds: what chance moves takes {LEAST_SEEDS}; here are {len(recipe.seeds)}."
         yield UserError(what, where("seeds"), "seeds: [0, 1, 2]")
@@ -227,6 +226,6 @@ def _of_claim(recipe: Recipe, claim: Claim) -> Iterator[tuple[str, str, str | No
         )
     if claim.given and not claim.measure.startswith("plan."):
         yield "given", "given changes what is planned; this figure needs runs.", "use a baseline"
-    unknown = measure.unknown(claim.measure)
+    unknown = measures.unknown(claim.measure)
     if unknown:
         yield "measure", unknown, None

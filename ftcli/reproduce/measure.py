@@ -1,8 +1,4 @@
-"""What a claim's `measure` names: a figure of result.json, of the plan, or a measurement of its own.
-
-A measurement is a module of `ftcli.reproduce.measures` with a function of the same name, run folder
--> float. `EXACT = True` in it says that no seed and no rounding moves its value.
-"""
+"""The value of what a claim's `measure` names, for a finished run; see `ftcli.config.measures`."""
 
 from __future__ import annotations
 
@@ -11,54 +7,16 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ftcli.config.nearest import nearest
+from ftcli.config.measures import FIGURES, named
 from ftcli.core import code
 from ftcli.core.atomic import write_json
-
-_FOLDER = Path(__file__).parent / "measures"
-#: Figures of result.json -> whether they are counted rather than sampled.
-FIGURES = {
-    "bits_per_parameter": True, "trainable_parameters": True, "total_parameters": True,
-    "adapter_bytes": True, "optimizer_state_bytes": True, "optimizer_state_elements": True,
-    "active_parameters": True, "forward_passes": True, "step": True, "tokens": False, "supervised_tokens": False,
-    "seconds": False, "tok_s": False, "peak_memory_gb": False,
-}  # fmt: skip
-#: Scores at the end of training, before its first step, and the first minus the second.
-SCORES = ("eval.", "before.eval.", "change.eval.")
-PLAN = "plan."
 
 
 class Absent(Exception):
     """A figure that a run does not have; says which ones it has."""
-
-
-@cache
-def named() -> dict[str, Path]:
-    """Measurement -> its file."""
-    return {f.stem: f for f in sorted(_FOLDER.glob("*.py")) if f.stem != "__init__"}
-
-
-def unknown(name: str) -> str | None:
-    """What is wrong with a name that no run and no module can answer to; None where it is known."""
-    from ftcli.reproduce.planned import FIGURES as PLANNED
-
-    known = [*FIGURES, *named(), *(PLAN + figure for figure in PLANNED)]
-    if name in known or name.startswith(SCORES):
-        return None
-    near = nearest(name, known, 1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return f"{name} is neither a figure nor a measure.{hint}"
-
-
-def is_exact(name: str) -> bool:
-    """Whether chance has no part in the figure, so that it needs no interval."""
-    if name in named():
-        return bool(getattr(_module(name), "EXACT", False))
-    return name.startswith(PLAN) or FIGURES.get(name, False)
 
 
 def value(name: str, folder: Path) -> float:
@@ -85,10 +43,6 @@ def figures(result: dict[str, Any]) -> dict[str, float]:
     return {key: float(v) for key, v in found.items() if isinstance(v, (int, float))}
 
 
-def _module(name: str) -> Any:
-    return importlib.import_module(f"ftcli.reproduce.measures.{name}")
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress of training while a figure is taken."""
@@ -113,7 +67,7 @@ def _measured(name: str, folder: Path) -> float:
 
     quiet_bitsandbytes()
     with quiet():
-        measured = float(getattr(_module(name), name)(folder))
+        measured = float(getattr(importlib.import_module(named()[name].module), name)(folder))
     kept.parent.mkdir(exist_ok=True)
     write_json(kept, {"value": measured, "state": state})
     return measured
@@ -124,7 +78,7 @@ def _state(name: str, folder: Path) -> dict[str, Any]:
     from ftcli.config import load
 
     configs = [load(path).config for path in sorted(folder.glob("**/config.yaml"))]
-    roots = [f"ftcli.reproduce.measures.{name}", *code.roots_of(*configs)]
+    roots = [named()[name].module, *code.roots_of(*configs)]
     index = folder.parent / "runs.json"
     beside = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}
     return {"code": code.digest(roots), "libraries": code.libraries(), "beside": beside}

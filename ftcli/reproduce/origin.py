@@ -16,11 +16,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ftcli.config import job, marks
+from ftcli.config import job, marks, measures
 from ftcli.config.recipe import Claim, Recipe
 from ftcli.core import code
 from ftcli.core.errors import UserError
-from ftcli.reproduce import measure
 
 MEASURES = "ftcli.reproduce.measures"
 PLANNED = "ftcli.reproduce.planned"
@@ -80,9 +79,9 @@ def roots_of(claim: Claim, composed: Iterable[Any]) -> list[str]:
     files = {place.file for one in jobs for place in one.origins.values() if place.file}
     inside = (f.relative_to(code.ROOT) for f in files if f.is_relative_to(code.ROOT / "configs"))
     roots = {*code.roots_of(*(one.config for one in jobs)), *map(str, inside)}
-    if claim.measure in measure.named():
+    if claim.measure in measures.named():
         roots.add(f"{MEASURES}.{claim.measure}")
-    if claim.measure.startswith(measure.PLAN):
+    if claim.measure.startswith(measures.PLAN):
         roots |= {PLANNED, "ftcli.planning.plan"}
     return sorted(roots)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ftcli.config import measures
 from ftcli.config.recipe import SMALL, Claim, Recipe, joined
 from ftcli.core.errors import FAILED, OK, UserError
 from ftcli.core.logs import silenced
@@ -101,7 +102,7 @@ class Reproduction:
         if self.only is None:
             variants = [*self.recipe.variants(), *variants]
         changes = {v: self._changes(v) for v in dict.fromkeys(variants)}
-        every = all(measure.is_exact(claim.measure) for claim in needing)
+        every = all(measures.is_exact(claim.measure) for claim in needing)
         seeds = self.recipe.seeds_of(self.look)[: 1 if every else self.seeds]
         return Experiment(self.recipe, changes, seeds, self.overrides)
 
@@ -110,7 +111,7 @@ class Reproduction:
 
     @staticmethod
     def _needs_runs(claim: Claim) -> bool:
-        return not (claim.needs or claim.measure.startswith(measure.PLAN))
+        return not (claim.needs or claim.measure.startswith(measures.PLAN))
 
     def run(self, report: Callable[[Progress], None]) -> None:
         """Make the runs that are missing, then judge.
@@ -125,7 +126,7 @@ class Reproduction:
     def _judged(self, claim: Claim) -> Verdict:
         if claim.needs:
             return Verdict(NOT_HERE, f"needs {claim.needs}")
-        planned = claim.measure.startswith(measure.PLAN)
+        planned = claim.measure.startswith(measures.PLAN)
         if not planned and self.experiment is None:
             return Verdict(NOT_HERE, f"needs training at the {self.scale} scale: --run")
         take = self._planned if planned else self._measured
@@ -138,7 +139,7 @@ class Reproduction:
                 raise
             return Verdict(NOT_HERE, f"cannot be planned: {error.what}")
         judge = Judge(
-            claim, measure.is_exact(claim.measure), len(self.recipe.seeds), self.look_at(claim)
+            claim, measures.is_exact(claim.measure), len(self.recipe.seeds), self.look_at(claim)
         )
         return judge.verdict(values)
 
@@ -151,7 +152,7 @@ class Reproduction:
     @staticmethod
     def _is_of_one_run(claim: Claim) -> bool:
         """Whether no seed moves the figure, and it has to be measured."""
-        return claim.measure in measure.named() and measure.is_exact(claim.measure)
+        return claim.measure in measures.named() and measures.is_exact(claim.measure)
 
     def look_at(self, claim: Claim) -> int:
         """The how many-th look at the claim's figure this is, those that were stored counted."""
@@ -166,7 +167,7 @@ class Reproduction:
             return origin.origin(
                 self.recipe, claim, [s for t in needed for s in t.sources], self.tuned
             )
-        planned = claim.measure.startswith(measure.PLAN) and not claim.needs
+        planned = claim.measure.startswith(measures.PLAN) and not claim.needs
         jobs = [self._composed(claim, v) for v in self.recipe.variants_of(claim)] if planned else []
         return origin.origin(self.recipe, claim, jobs, self.tuned)
 
@@ -191,7 +192,7 @@ class Reproduction:
         from ftcli.reproduce.planned import FIGURES
 
         plan = self._plans(tuple(self._given(claim, variant)))
-        return [float(FIGURES[claim.measure.removeprefix(measure.PLAN)](plan))]
+        return [float(FIGURES[claim.measure.removeprefix(measures.PLAN)](plan))]
 
     def _plans(self, overrides: tuple[str, ...]) -> Any:
         """The plan of the recipe with overrides, made once."""

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftcli.config import measures
 from ftcli.config.recipe import Claim, Recipe
 from ftcli.core.atomic import write_json
-from ftcli.reproduce import measure
 
 if TYPE_CHECKING:
     from ftcli.reproduce.reproduction import Reproduction
@@ -137,7 +137,7 @@ def store(reproduction: Reproduction) -> Path:
     for claim in reproduction.claims:
         one = new["verdicts"][claim.identity]
         before = kept["verdicts"].get(claim.identity, {}).get("looks", [])
-        if "seeds" in one and not measure.is_exact(claim.measure):
+        if "seeds" in one and not measures.is_exact(claim.measure):
             one["looks"] = [*before, _look(claim, one, 1 + sum(1 for _ in _all_looks(kept)))]
         kept["verdicts"][claim.identity] = one
     order = [claim.identity for claim in recipe.claims if claim.identity in kept["verdicts"]]

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from ftcli.config import measures
 from ftcli.core import code
 from ftcli.reproduce import measure
 
@@ -90,7 +91,7 @@ def test_a_figure_is_kept_while_code_and_libraries_stay(folder):
 
 def test_a_value_planted_under_the_hash_of_its_own_small_file_is_not_taken(folder):
     """That hash was all that once stood for its code."""
-    own = hashlib.sha256(measure.named()["nf4_bits"].read_bytes()).hexdigest()[:12]
+    own = hashlib.sha256(measures.named()["nf4_bits"].read_bytes()).hexdigest()[:12]
     kept = folder / "measures" / "nf4_bits.json"
     kept.write_text(json.dumps({"value": 5.0, "code": own}))
     assert measure.value("nf4_bits", folder) == pytest.approx(4.127, abs=1e-3)
@@ -113,7 +114,7 @@ def test_a_change_of_what_a_measure_or_the_run_calls_is_noticed(folder, called, 
 
 
 def test_a_name_that_means_nothing_names_the_nearest():
-    assert measure.unknown("nf4_bits") is None and measure.unknown("eval.anything") is None
-    assert "Did you mean nf4_bits?" in (measure.unknown("nf4_bit") or "")
-    assert measure.is_exact("nf4_bits") and measure.is_exact("plan.parameters")
-    assert not measure.is_exact("eval.loss") and not measure.is_exact("seconds")
+    assert measures.unknown("nf4_bits") is None and measures.unknown("eval.anything") is None
+    assert "Did you mean nf4_bits?" in (measures.unknown("nf4_bit") or "")
+    assert measures.is_exact("nf4_bits") and measures.is_exact("plan.parameters")
+    assert not measures.is_exact("eval.loss") and not measures.is_exact("seconds")

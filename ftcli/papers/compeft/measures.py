@@ -11,10 +11,8 @@ from ftcli.reproduce.measures import measure
 DENSITIES = (0.05, 0.2, 0.5)
 DENSITY = 0.2
 SPARSE = 0.05
-COMPEFT_OVER_SCALED_PRUNED_DENSITY = 0.05
 SCALES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-COMPEFT_OVER_SCALED_STC_DENSITY = 0.05
-COMPEFT_QLORA_7B_MB_ENTRIES, COMPEFT_QLORA_7B_MB_DENSITY = 159_907_840, 0.05
+QLORA_7B_ENTRIES = 159_907_840
 CANDIDATES = (0.2, 0.3, 0.5)
 
 
@@ -99,9 +97,9 @@ def compeft_over_scaled_pruned(run: Path) -> float:
     from ftcli.reproduce.deltas import VALIDATION, least, opened
 
     one = opened(run)
-    kept = pruned(one.delta, COMPEFT_OVER_SCALED_PRUNED_DENSITY)
+    kept = pruned(one.delta, SPARSE)
     scale = least(lambda value: one.loss(kept.scale(value), VALIDATION), SCALES)
-    ternary = tuned(one.delta, [COMPEFT_OVER_SCALED_PRUNED_DENSITY], one.loss)[0]
+    ternary = tuned(one.delta, [SPARSE], one.loss)[0]
     return one.loss(ternary) - one.loss(kept.scale(scale))
 
 
@@ -112,10 +110,8 @@ def compeft_over_scaled_stc(run: Path) -> float:
     from ftcli.reproduce.deltas import opened
 
     one = opened(run)
-    stc = tuned(one.delta, [COMPEFT_OVER_SCALED_STC_DENSITY], one.loss, rule="mean")[0]
-    return one.loss(tuned(one.delta, [COMPEFT_OVER_SCALED_STC_DENSITY], one.loss)[0]) - one.loss(
-        stc
-    )
+    stc = tuned(one.delta, [SPARSE], one.loss, rule="mean")[0]
+    return one.loss(tuned(one.delta, [SPARSE], one.loss)[0]) - one.loss(stc)
 
 
 @measure
@@ -134,7 +130,7 @@ def compeft_qlora_7b_mb(_run: Path) -> float:
     """Megabytes by the Golomb code's formula; 320 MB in bfloat16."""
     from ftcli.deltas.ternary import golomb_rate
 
-    return COMPEFT_QLORA_7B_MB_ENTRIES * golomb_rate(COMPEFT_QLORA_7B_MB_DENSITY) / 8 / 1e6
+    return QLORA_7B_ENTRIES * golomb_rate(SPARSE) / 8 / 1e6
 
 
 @measure

@@ -12,7 +12,7 @@ P, LOW, HIGH, STEP = 0.99, 0.05, 1.0, 0.1
 SEEDS = (0, 1, 2, 3)  # of masks
 ROWS = 8  # training rows whose outputs choose eta
 ETAS = (0.1, 0.7, 0.1)  # lowest, highest, step of the search
-DARE_UNLABELLED_GAP_ROWS = 8
+GAP_ROWS = 8
 
 
 @measure
@@ -120,7 +120,7 @@ def dare_unlabelled_gap(run: Path) -> float:
     from ftcli.reproduce.deltas import opened
 
     one = opened(run)
-    change = OutputChange(one.bench, one.delta.apply(one.base), DARE_UNLABELLED_GAP_ROWS)
+    change = OutputChange(one.bench, one.delta.apply(one.base), GAP_ROWS)
     q, _ = search(
         lambda q: change(pruned(one, q, 0).apply(one.base)), lambda a, b: a < b, LOW, HIGH, STEP
     )
