@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ftcli.config.paths import cache_folder
+from ftcli.config.paths import cache_folder, job_name
 
 KEY = "from_recipe"
 
@@ -44,7 +44,7 @@ def run_folder(base: Any) -> Path:
     """The base's run directory."""
     from ftcli.core.config_hash import config_hash
 
-    return cache_dir() / f"{base.job.stem}-{config_hash(base.config)}"
+    return cache_dir() / f"{job_name(base.job)}-{config_hash(base.config)}"
 
 
 def is_there(composed: Any) -> bool:

@@ -146,6 +146,6 @@ def _with_name(composed: Composed) -> Composed:
     """`run.name` is the name of the job unless it is given, so that a resolved file keeps it."""
     run = composed.config.setdefault("run", {})
     if isinstance(run, dict) and run.get("name") is None:
-        run["name"] = composed.job.stem
+        run["name"] = paths.job_name(composed.job)
         composed.origins.setdefault("run.name", Origin(composed.job))
     return composed

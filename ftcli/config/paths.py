@@ -13,6 +13,12 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _PLURALS = {"data": "data", "penalty": "penalties"}
 
 
+#: File of a paper's recipe, in a folder of the paper's name.
+RECIPE = "recipe.yaml"
+#: Folders of recipes that are no paper's.
+SHARED = ("bases", "comparisons")
+
+
 def configs_dir() -> Path:
     """The packaged configs: `configs/` of the repository, or its copy in an installed wheel."""
     return _packaged("configs")
@@ -43,7 +49,8 @@ def cache_folder(name: str) -> Path:
 
 def search_path(job_folder: Path | None = None) -> list[Path]:
     """Existing folders that hold groups, in the order in which they are asked."""
-    asked = [job_folder, user_dir(), Path("configs"), configs_dir()]
+    papers = sorted(recipes_dir().glob("*/configs"))  # what only one paper has
+    asked = [job_folder, user_dir(), Path("configs"), configs_dir(), *papers]
     found = [folder.resolve() for folder in asked if folder is not None and folder.is_dir()]
     return list(dict.fromkeys(found))
 
@@ -82,10 +89,17 @@ def jobs(root: Path) -> dict[str, Path]:
 
 
 def recipes() -> dict[str, Path]:
-    """Name -> file of the packaged recipes: `bases/llama_mini`."""
+    """Name -> file of the packaged recipes: `qlora`, `bases/llama_mini`."""
     root = recipes_dir()
-    found = sorted(root.rglob("*.yaml"))
-    return {file.relative_to(root).with_suffix("").as_posix(): file for file in found}
+    papers = {file.parent.name: file for file in root.glob(f"*/{RECIPE}")}
+    others = [file for folder in SHARED for file in (root / folder).glob("*.yaml")]
+    named = {file.relative_to(root).with_suffix("").as_posix(): file for file in others}
+    return dict(sorted({**papers, **named}.items()))
+
+
+def job_name(file: Path) -> str:
+    """What a job is called: its file's name; a paper's recipe is called as its folder."""
+    return file.resolve().parent.name if file.name == RECIPE else file.stem
 
 
 def find_job(job: str | Path) -> Path:

@@ -12,6 +12,8 @@ from itertools import count, islice, product
 from pathlib import Path
 from typing import Literal
 
+from ftcli.config.paths import RECIPE, job_name
+
 SMALL = "small"  # the scale of the job as it stands in the file
 EXACT, STATISTICAL, TRIVIAL = "exact", "statistical", "trivial"
 KINDS = (EXACT, STATISTICAL, TRIVIAL)
@@ -137,17 +139,16 @@ class Recipe:
     @property
     def name(self) -> str:
         """`qlora`."""
-        return self.path.stem
+        return job_name(self.path)
+
+    def beside(self, file: str) -> Path:
+        """A file kept for the recipe: `verdicts.json` in a paper's folder, else `NAME.verdicts.json`."""
+        return self.path.with_name(file if self.path.name == RECIPE else f"{self.name}.{file}")
 
     @property
     def own(self) -> str:
         """The job itself among the variants."""
         return self.variant or self.name
-
-    @property
-    def family(self) -> str:
-        """The folder it stands in."""
-        return self.path.resolve().parent.name
 
     def overrides(self, variant: str, scale: str = SMALL) -> list[str]:
         """What a variant (the job itself, or a baseline) changes of the job at a scale."""

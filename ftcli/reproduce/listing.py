@@ -1,4 +1,4 @@
-"""Recipes in `ftcli ls recipes`: filtered by family, by what they take, by what was found."""
+"""Recipes in `ftcli ls recipes`: filtered by what they take, by what was found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ _SIZE = re.compile(r"^(<=?|>=?)\s*([\d.]+)\s*GB$", re.IGNORECASE)
 def kept(
     kind: str,
     entries: Sequence[Entry],
-    family: str | None = None,
     needs: str | None = None,
     verdict: str | None = None,
 ) -> list[Entry]:
@@ -32,7 +31,7 @@ def kept(
     Raises:
         UserError: a filter does not fit the kind, or cannot be read.
     """
-    asked = [f"--{k}" for k, v in (("family", family), ("needs", needs), ("verdict", verdict)) if v]
+    asked = [f"--{k}" for k, v in (("needs", needs), ("verdict", verdict)) if v]
     if asked and kind not in ("recipe", "recipes"):
         raise UserError(
             f"{asked[0]} filters recipes, not {kind}.", fix=f"ftcli ls recipes {asked[0]} ..."
@@ -43,8 +42,7 @@ def kept(
     return [
         entry
         for entry in entries
-        if (family is None or entry.name.rpartition("/")[0] == family)
-        and (bound is None or bound(_memory(entry)))
+        if (bound is None or bound(_memory(entry)))
         and (verdict is None or verdict in _verdicts(entry))
     ]
 

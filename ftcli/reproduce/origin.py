@@ -21,11 +21,15 @@ from ftcli.config.recipe import Claim, Recipe
 from ftcli.core import code
 from ftcli.core.errors import UserError
 
-MEASURES = "ftcli.reproduce.measures"
 PLANNED = "ftcli.reproduce.planned"
 #: What a commit is read for: all but the assets, which are data, and whose hashes are part of a run.
 SOURCES = (".", ":(exclude)ftcli/assets")
-CODE = ("ftcli", "configs", "recipes/bases")  # what must be as in the commit when a verdict is kept
+CODE = (
+    "ftcli",
+    "configs",
+    "recipes/bases",
+    "recipes/*/configs",
+)  # what must be as in the commit when a verdict is kept
 EARLIER = "earlier"  # rules: a verdict that was kept without its code and its looks
 
 
@@ -77,13 +81,20 @@ def roots_of(claim: Claim, composed: Iterable[Any]) -> list[str]:
     """What a claim's figure starts from: its measure, the classes named, the options composed."""
     jobs = list(composed)
     files = {place.file for one in jobs for place in one.origins.values() if place.file}
-    inside = (f.relative_to(code.ROOT) for f in files if f.is_relative_to(code.ROOT / "configs"))
+    inside = (f.relative_to(code.ROOT) for f in files if _is_option(f))
     roots = {*code.roots_of(*(one.config for one in jobs)), *map(str, inside)}
     if claim.measure in measures.named():
-        roots.add(f"{MEASURES}.{claim.measure}")
+        roots.add(measures.named()[claim.measure].module)
     if claim.measure.startswith(measures.PLAN):
         roots |= {PLANNED, "ftcli.planning.plan"}
     return sorted(roots)
+
+
+def _is_option(file: Path) -> bool:
+    """Whether a file is an option of a group that ships: general, or a paper's own."""
+    return any(
+        file.is_relative_to(folder) for folder in search_path() if folder.is_relative_to(code.ROOT)
+    )
 
 
 def settings(recipe: Recipe, claim: Claim, tuned: Mapping[str, list[str]]) -> str:

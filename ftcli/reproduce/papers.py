@@ -29,19 +29,18 @@ often seeds were added. STALE marks a verdict whose code or settings have change
 
 
 def recipes() -> list[Recipe]:
-    """Every packaged recipe that claims something, by family and name."""
+    """Every packaged recipe that claims something, by name."""
     found = [file for file in paths.recipes().values() if reading.is_recipe(file)]
-    return sorted((reading.read(file) for file in found), key=lambda r: (r.family, r.name))
+    return sorted((reading.read(file) for file in found), key=lambda r: r.name)
 
 
 def page() -> str:
     """The whole page."""
     every = recipes()
     rows = [
-        (f"[{r.paper.title}](#{r.name})", r.paper.arxiv, r.paper.year, r.family, overall(r))
-        for r in every
+        (f"[{r.paper.title}](#{r.name})", r.paper.arxiv, r.paper.year, overall(r)) for r in every
     ]
-    parts = [HEAD, table(("paper", "arXiv", "year", "family", "verdicts"), rows)]
+    parts = [HEAD, table(("paper", "arXiv", "year", "verdicts"), rows)]
     return "\n\n".join([*parts, *(part for r in every for part in _of_recipe(r))]) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The search of settings that a recipe asks for (`tune:`), and what it chose: `<paper>.tuned.yaml`.
+"""The search of settings that a recipe asks for (`tune:`), and what it chose: `tuned.yaml`.
 
 Every variant gets the same number of trials, on rows that judge nothing, with a seed that judges
 nothing. What is chosen is kept with all trials beside the verdicts, and every judged run takes it.
@@ -22,7 +22,7 @@ from ftcli.core.errors import UserError
 from ftcli.reproduce import measure, origin
 from ftcli.reproduce.experiment import Experiment, Progress, Trial
 
-SUFFIX = ".tuned.yaml"
+FILE = "tuned.yaml"
 FOLDER = "tune"  # of the trials, below the recipe's runs
 HEAD = "# Written by `ftcli reproduce {name} --tune`: every trial, and what was chosen a variant.\n"
 
@@ -67,7 +67,7 @@ class Search:
         return next(variant for variant, points in self.points.items() if points)
 
     def run(self, report: Callable[[Progress], None]) -> dict[str, Any]:
-        """Make all trials; returns what `<paper>.tuned.yaml` holds.
+        """Make all trials; returns what `tuned.yaml` holds.
 
         A trial that fails, or whose loss is no number, has no score and is not chosen.
 
@@ -124,7 +124,7 @@ def state(recipe: Recipe, variant: str) -> str:
 
 def path_of(recipe: Recipe) -> Path:
     """Where a search is kept."""
-    return recipe.path.with_name(f"{recipe.name}{SUFFIX}")
+    return recipe.beside(FILE)
 
 
 def stored(recipe: Recipe) -> dict[str, Any]:

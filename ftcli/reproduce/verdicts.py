@@ -1,4 +1,4 @@
-"""Verdicts kept beside a recipe, `<paper>.verdicts.json`.
+"""Verdicts kept beside a recipe, `verdicts.json`.
 
 Each is stored under the identity of its claim (`Claim.identity`) and found by it alone: other words
 change nothing, another bound is another claim. It carries what made it (`ftcli.reproduce.origin`) and
@@ -20,7 +20,7 @@ from ftcli.core.atomic import write_json
 if TYPE_CHECKING:
     from ftcli.reproduce.reproduction import Reproduction
 
-SUFFIX = ".verdicts.json"
+FILE = "verdicts.json"
 #: What makes a look another one: the seeds, the settings, the bound.
 STATE = ("seeds", "settings", "identity")
 
@@ -76,7 +76,7 @@ def machine() -> str:
 
 def path_of(recipe: Recipe) -> Path:
     """Where a recipe's verdicts are kept."""
-    return recipe.path.with_name(f"{recipe.name}{SUFFIX}")
+    return recipe.beside(FILE)
 
 
 def stored(recipe: Recipe) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config import Composed, build, load
+from ftcli.config.paths import job_name
 from ftcli.core.precision import settle
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
@@ -67,7 +68,7 @@ def new_directory(composed: Composed) -> RunDir:
     from ftcli.run.record import write_record
 
     options = composed.config.get("run") or {}
-    name = options.get("name") or composed.job.stem
+    name = options.get("name") or job_name(composed.job)
     run_dir = RunDir.create(options.get("dir", "runs"), name)
     composed.config = settle(composed.config)
     write_record(run_dir, composed)

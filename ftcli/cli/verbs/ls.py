@@ -14,7 +14,6 @@ def ls(
         str | None,
         typer.Argument(help="jobs, recipes, runs, or a group: methods, models, data ..."),
     ] = None,
-    family: Annotated[str | None, typer.Option(help="Recipes of this family.")] = None,
     needs: Annotated[str | None, typer.Option(help="Recipes by measured memory: '<2GB'.")] = None,
     verdict: Annotated[
         str | None, typer.Option(help="Recipes with such a verdict: fails, none ...")
@@ -26,7 +25,7 @@ def ls(
     from ftcli.core.console import console, emit
     from ftcli.reproduce.listing import kept
 
-    filters = {"family": family, "needs": needs, "verdict": verdict}
+    filters = {"needs": needs, "verdict": verdict}
     if kind is None:
         counts = {name: len(listing.entries(name)) for name in sorted(listing.kinds())}
         rows = [(name, f"{count}", f"ftcli ls {name}") for name, count in counts.items()]
