@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ftcli.config import job, marks, measures
+from ftcli.config.paths import search_path
 from ftcli.config.recipe import Claim, Recipe
 from ftcli.core import code
 from ftcli.core.errors import UserError
