@@ -136,7 +136,7 @@ def header(run: Any) -> str:
         f"({trained / total:.2%})\n"
         f"{targets}"
         f"data    {run.data.path}: {tokens.summary()}\n"
-        f"{_packing(run.proof)}"
+        f"{_packing(run.row_format)}"
         f"sample  {sample!r}"
     )
 
