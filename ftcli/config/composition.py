@@ -33,6 +33,7 @@ from ftcli.config.composed import Composed, Origin
 from ftcli.config.job import RECIPE
 from ftcli.config.overrides import Word
 from ftcli.config.primary import Primary
+from ftcli.config.renamed import with_current_names
 from ftcli.core.errors import Problems
 
 environment.guard()
@@ -83,7 +84,7 @@ def load(path: str | Path) -> Composed:
     config.pop("defaults", None)
     found = marks.marks(file)
     plain = mistakes.resolved(config, lambda key: origins.nearest(found, key, file), file)
-    composed = _with_name(origins.attach(plain, found, file))
+    composed = _with_name(origins.attach(with_current_names(plain), found, file))
     Problems.raise_if_any(list(checks.file_names(composed)))  # a stranger's run may name any place
     return composed
 

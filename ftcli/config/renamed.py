@@ -1,0 +1,64 @@
+"""Classes of version 0.1.0 that stand elsewhere now, so that its run directories still open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Module of 0.1.0 -> where its classes are now.
+MODULES = {
+    "ftcli.evaluation.activation_density": "ftcli.papers.deft.evaluation",
+    "ftcli.evaluation.outputs": "ftcli.papers.ba_lora.evaluation",
+    "ftcli.evaluation.style_distances": "ftcli.papers.styleid.distances",
+    "ftcli.evaluation.style_transfer": "ftcli.papers.styleid.evaluation",
+    "ftcli.methods.corda": "ftcli.papers.corda.method",
+    "ftcli.methods.covariances": "ftcli.papers.corda.covariances",
+    "ftcli.methods.gathered": "ftcli.papers.sara.gathered",
+    "ftcli.methods.lora_ga": "ftcli.papers.lora_ga.method",
+    "ftcli.methods.qst": "ftcli.papers.qst.method",
+    "ftcli.methods.sara": "ftcli.papers.sara.method",
+    "ftcli.methods.scaling": "ftcli.papers.ist.scaling",
+    "ftcli.methods.side": "ftcli.papers.qst.side",
+    "ftcli.methods.side_states": "ftcli.papers.qst.states",
+    "ftcli.methods.side_trace": "ftcli.papers.qst.trace",
+    "ftcli.methods.side_tuner": "ftcli.papers.qst.tuner",
+    "ftcli.methods.side_twin": "ftcli.papers.qst.side_model",
+    "ftcli.methods.spiel": "ftcli.papers.spiel.method",
+    "ftcli.methods.tuners.flora": "ftcli.papers.flora.method",
+    "ftcli.methods.tuners.loldu": "ftcli.papers.loldu.method",
+    "ftcli.methods.tuners.peqa": "ftcli.papers.peqa.method",
+    "ftcli.methods.tuners.s2ft": "ftcli.papers.s2ft.method",
+    "ftcli.methods.tuners.s2ft_selection": "ftcli.papers.s2ft.selection",
+    "ftcli.methods.tuners.spiel": "ftcli.papers.spiel.tuner",
+    "ftcli.methods.tuners.ssf": "ftcli.papers.ssf.method",
+    "ftcli.methods.tuners.ssf_layers": "ftcli.papers.ssf.layers",
+    "ftcli.methods.tuners.sublayer": "ftcli.papers.petl_ast.adapter",
+    "ftcli.methods.tuners.sublayer_blocks": "ftcli.papers.petl_ast.blocks",
+    "ftcli.methods.tuners.token_prompts": "ftcli.papers.petl_ast.token_prompts",
+    "ftcli.optimizers.adamr": "ftcli.papers.darex.optimizer",
+    "ftcli.optimizers.galore": "ftcli.papers.natural_galore.optimizer",
+    "ftcli.optimizers.kseed": "ftcli.papers.fedkseed.optimizer",
+    "ftcli.optimizers.projection": "ftcli.papers.natural_galore.projection",
+    "ftcli.penalties.activation_density": "ftcli.papers.deft.penalty",
+    "ftcli.penalties.consistency": "ftcli.papers.ba_lora.consistency",
+    "ftcli.penalties.diversity": "ftcli.papers.ba_lora.diversity",
+    "ftcli.penalties.nuclear": "ftcli.papers.sara.penalty",
+    "ftcli.penalties.outputs": "ftcli.papers.ba_lora.outputs",
+    "ftcli.penalties.spectrum": "ftcli.papers.ba_lora.spectrum",
+    "ftcli.pipelines.federated.fedkseed": "ftcli.papers.fedkseed.pipeline",
+    "ftcli.trainable.ist": "ftcli.papers.ist.trainable",
+    "ftcli.trainable.lift": "ftcli.papers.lift.trainable",
+    "ftcli.trainable.lisa": "ftcli.papers.lisa.trainable",
+    "ftcli.trainable.rst": "ftcli.papers.ist.random",
+}
+
+
+def with_current_names(value: Any) -> Any:
+    """A resolved configuration in which every class of `MODULES` has its present name."""
+    if isinstance(value, dict):
+        return {key: with_current_names(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_current_names(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    module, _, name = value.rpartition(".")
+    return f"{MODULES[module]}.{name}" if module in MODULES else value
