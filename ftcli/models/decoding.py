@@ -10,7 +10,7 @@ import torch
 
 from ftcli.data.chat_template import ChatTemplate
 from ftcli.data.render import DATE
-from ftcli.evaluation.decoding_proof import decoding_of
+from ftcli.models.decoding_proof import decoding_of
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -97,7 +97,7 @@ def answer(
 
     Prompts are taken longest first, so that a batch holds hardly any padding and the largest
     batch, the one that may not fit, is the first; a model that takes padding for text gets prompts of
-    one length at a time (`ftcli.evaluation.decoding_proof`). Decoding is the library's and the model is the
+    one length at a time (`ftcli.models.decoding_proof`). Decoding is the library's and the model is the
     run's own, so that what is scored is what was trained. On CPU, a loop of our own that dropped
     finished rows from the cache was measured at 1.1 times the library's speed (630 prompts of E2E);
     merged plain weights at 1.2 times that of LoRA on nf4 in float32 and 1.7 times in bfloat16, where

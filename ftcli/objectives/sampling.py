@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ftcli.evaluation.decoding_proof import decoding_of
 from ftcli.models.decoding import left_padded, settings
+from ftcli.models.decoding_proof import decoding_of
 
 
 class Drawn(NamedTuple):

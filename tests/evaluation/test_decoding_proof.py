@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ftcli.core.errors import UserError
-from ftcli.evaluation.decoding_proof import Decoding, decoding_of
 from ftcli.models import attention
 from ftcli.models.decoding import answer
+from ftcli.models.decoding_proof import Decoding, decoding_of
 from ftcli.models.proof import prove
 
 from ..models import zoo

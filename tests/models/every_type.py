@@ -23,11 +23,11 @@ from transformers import AutoModelForCausalLM
 
 from ftcli.core.errors import UserError
 from ftcli.data.loader import Loader
-from ftcli.evaluation.decoding_proof import Decoding, decoding_of
 from ftcli.methods.left_out import LeftOut, left_out
 from ftcli.methods.peft import Peft
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.decoding import left_padded
+from ftcli.models.decoding_proof import Decoding, decoding_of
 from ftcli.models.experts import expert_weights
 from ftcli.models.proof import Outcome
 from ftcli.objectives.causal_lm import CausalLM as Objective

@@ -51,7 +51,8 @@ def lines_limits_error(run: Path) -> float:
     """Largest deviation from: gamma 1 is the finetuned model, gamma 0 keeps all of the last block and
     nothing of the first and of what is outside, no slope is a uniform scale.
     """
-    from ftcli.papers.lines.scaling import positions, scaled, single
+    from ftcli.deltas.positions import positions
+    from ftcli.papers.lines.scaling import scaled, single
     from ftcli.reproduce.deltas import opened
 
     change = opened(run).delta

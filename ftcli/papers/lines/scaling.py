@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from ftcli.core.errors import UserError
 from ftcli.deltas.delta import Delta, refuse_mixed
-from ftcli.deltas.product import PREFIX, is_second
+from ftcli.deltas.positions import positions
+from ftcli.deltas.product import is_second
 
 Outside = Literal["alpha", "by_position"]
 GRID = tuple(i / 10 for i in range(11))
@@ -21,23 +22,6 @@ def factor(alpha: float, beta: float, index: int, total: int) -> float:
 def single(gamma: float) -> tuple[float, float]:
     """alpha and beta for one task: the first block gets gamma, the last one all of its change."""
     return gamma, 1.0 - gamma
-
-
-def positions(anatomy: Any, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:
-    """Block and number of blocks in its stack of each tensor; None outside blocks.
-
-    Blocks are those of the model, whatever digits a name has besides (`layers.3.mlp.0.weight`).
-    An adapter's names carry PEFT's prefix.
-    """
-    found: dict[str, tuple[int, int] | None] = {}
-    for name in names:
-        inner = name.removeprefix(PREFIX)
-        found[name] = None
-        for stack in anatomy.stacks:
-            number = inner.removeprefix(f"{stack.name}.").partition(".")[0]
-            if inner.startswith(f"{stack.name}.") and number.isdigit():
-                found[name] = (int(number), len(stack.blocks))
-    return found
 
 
 def scaled(

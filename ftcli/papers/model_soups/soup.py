@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.bench import Bench
 from ftcli.deltas.delta import Delta, compose, refuse_mixed
-from ftcli.papers.lines.scaling import positions
+from ftcli.deltas.positions import positions
 
 Accept = Literal[
     "ge", "gt"

@@ -10,6 +10,7 @@ from torch import nn
 
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.delta import Delta, compose
+from ftcli.deltas.positions import positions
 from ftcli.models.anatomy import Anatomy
 from ftcli.papers.lines import scaling as lines
 from tests.deltas.fakes import delta, flat
@@ -116,7 +117,7 @@ def test_two_stacks_have_a_depth_each():
     )
     with torch.device("meta"):
         model = transformers.T5ForConditionalGeneration(config)
-    found = lines.positions(Anatomy(model), [name for name, _ in model.named_parameters()])
+    found = positions(Anatomy(model), [name for name, _ in model.named_parameters()])
     assert found["encoder.block.1.layer.0.SelfAttention.q.weight"] == (1, 2)
     assert found["decoder.block.1.layer.2.DenseReluDense.wi.weight"] == (1, 3)
     assert found["shared.weight"] is None
@@ -141,5 +142,5 @@ def test_the_search_weighs_the_target_twice():
 
 def test_the_shipped_llama_has_eight_blocks():
     anatomy = Artefact.open(BASE).anatomy
-    found = lines.positions(anatomy, ["model.layers.7.mlp.up_proj.weight", "model.norm.weight"])
+    found = positions(anatomy, ["model.layers.7.mlp.up_proj.weight", "model.norm.weight"])
     assert list(found.values()) == [(7, 8), None]

@@ -1,0 +1,25 @@
+"""Where in a model the tensors of a change stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ftcli.deltas.product import PREFIX
+
+
+def positions(anatomy: Any, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:
+    """Block and number of blocks in its stack of each tensor; None outside blocks.
+
+    Blocks are those of the model, whatever digits a name has besides (`layers.3.mlp.0.weight`).
+    An adapter's names carry PEFT's prefix.
+    """
+    found: dict[str, tuple[int, int] | None] = {}
+    for name in names:
+        inner = name.removeprefix(PREFIX)
+        found[name] = None
+        for stack in anatomy.stacks:
+            number = inner.removeprefix(f"{stack.name}.").partition(".")[0]
+            if inner.startswith(f"{stack.name}.") and number.isdigit():
+                found[name] = (int(number), len(stack.blocks))
+    return found
