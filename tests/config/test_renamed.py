@@ -17,10 +17,12 @@ def test_every_module_is_gone_and_its_successor_is_there():
 
 def test_names_are_replaced_at_any_depth_and_nothing_else():
     config = {
-        "method": {"_target_": "ftcli.papers.qst.method.Qst", "reduction": 4},
-        "penalty": {"density": {"_target_": "ftcli.papers.deft.penalty.ActivationDensity"}},
-        "optimizer": {"optimizer_class": "ftcli.papers.darex.optimizer.AdamR"},
-        "data": {"path": "ftcli.papers.qst.method", "columns": ["ftcli.papers.qst.method.Qst"]},
+        "method": {"_target_": "ftcli.methods.qst.Qst", "reduction": 4},
+        "penalty": {
+            "density": {"_target_": "ftcli.penalties.activation_density.ActivationDensity"}
+        },
+        "optimizer": {"optimizer_class": "ftcli.optimizers.adamr.AdamR"},
+        "data": {"path": "ftcli.methods.qst", "columns": ["ftcli.methods.qst.Qst"]},
     }
     current = with_current_names(config)
     assert current["method"] == {"_target_": "ftcli.papers.qst.method.Qst", "reduction": 4}
@@ -28,16 +30,14 @@ def test_names_are_replaced_at_any_depth_and_nothing_else():
         current["penalty"]["density"]["_target_"] == "ftcli.papers.deft.penalty.ActivationDensity"
     )
     assert current["optimizer"]["optimizer_class"] == "ftcli.papers.darex.optimizer.AdamR"
-    assert current["data"]["path"] == "ftcli.papers.qst.method"
+    assert current["data"]["path"] == "ftcli.methods.qst"
 
 
 def test_the_config_of_an_old_run_is_read_with_the_present_names(trained_run, tmp_path):
     old = (
         (trained_run / "config.yaml")
         .read_text()
-        .replace(
-            "ftcli.optimizers.library.LibraryOptimizer", "ftcli.papers.fedkseed.optimizer.KSeed"
-        )
+        .replace("ftcli.optimizers.library.LibraryOptimizer", "ftcli.optimizers.kseed.KSeed")
     )
     path = tmp_path / "config.yaml"
     path.write_text(old)

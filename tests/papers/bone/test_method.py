@@ -9,7 +9,7 @@ from ftcli.methods.peft import ADAPTER, Peft
 from ftcli.models.anatomy import Anatomy, count_parameters
 from ftcli.models.causal_lm import CausalLM
 
-from .tiny import load, logits, method, train, write_llama
+from tests.methods.tiny import load, logits, method, train, write_llama
 
 R = 4
 
