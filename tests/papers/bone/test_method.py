@@ -8,7 +8,6 @@ from ftcli.core.errors import UserError
 from ftcli.methods.peft import ADAPTER, Peft
 from ftcli.models.anatomy import Anatomy, count_parameters
 from ftcli.models.causal_lm import CausalLM
-
 from tests.methods.tiny import load, logits, method, train, write_llama
 
 R = 4
