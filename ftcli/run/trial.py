@@ -18,8 +18,6 @@ from ftcli.errors import FAILED, USER, UserError
 from ftcli.run import code
 from ftcli.run.rundir import RunDir
 
-NOT_CHOICES = ("run", "logger")  # where a run writes does not change what it computes
-
 
 def address(config: dict[str, Any], *stages: dict[str, Any]) -> str:
     """Content address of a resolved config: of it, and of the code that it names (`ftcli.run.code`).
@@ -27,7 +25,7 @@ def address(config: dict[str, Any], *stages: dict[str, Any]) -> str:
     Args:
         stages: the resolved configs of its stages, whose classes are part of that code.
     """
-    chosen = {key: value for key, value in config.items() if key not in NOT_CHOICES}
+    chosen = {key: value for key, value in config.items() if key not in code.NOT_CHOICES}
     stated = [code.digest(code.roots_of(config, *stages)), code.libraries(), chosen]
     text = json.dumps(stated, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
