@@ -24,6 +24,7 @@ PACKAGE = "ftcli"
 SETTINGS = ".yaml"  # ends the name of a file of values
 #: What trains or resumes a run whose configuration is resolved.
 ENTRY = "ftcli.jobs.trial"
+NOT_CHOICES = ("run", "logger")  # where a run writes does not change what it computes
 #: Libraries whose version is part of what was computed.
 LIBRARIES = ("torch", "transformers", "peft")
 #: Modules that compose, plan or show. They compute no figure of a run: what they compose, the resolved
@@ -34,9 +35,10 @@ APART = (
 )  # fmt: skip
 
 
-def roots_of(*configs: Any) -> list[str]:
+def roots_of(*configs: Mapping[str, Any]) -> list[str]:
     """The modules that runs of these configurations start from: the entry and every class named."""
-    named = {module for config in configs for module in _named(config)}
+    chosen = [{k: v for k, v in config.items() if k not in NOT_CHOICES} for config in configs]
+    named = {module for config in chosen for module in _named(config)}
     return sorted({ENTRY, *named})
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from ftcli.core import code
 
-NOT_CHOICES = ("run", "logger")  # where a run writes does not change what it computes
-
 
 def config_hash(config: dict[str, Any], *stages: dict[str, Any]) -> str:
     """Content address of a resolved config: of it, and of the code that it names (`ftcli.core.code`).
@@ -17,7 +15,7 @@ def config_hash(config: dict[str, Any], *stages: dict[str, Any]) -> str:
     Args:
         stages: the resolved configs of its stages, whose classes are part of that code.
     """
-    chosen = {key: value for key, value in config.items() if key not in NOT_CHOICES}
+    chosen = {key: value for key, value in config.items() if key not in code.NOT_CHOICES}
     stated = [code.digest(code.roots_of(config, *stages)), code.libraries(), chosen]
     text = json.dumps(stated, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from ftcli.core.errors import UserError
 from ftcli.models import attention
-from ftcli.models.proof import difference, first_line, random_rows, row_length, untouched
+from ftcli.models.proof import (
+    difference,
+    first_line,
+    raise_if_memory_ran_out,
+    random_rows,
+    row_length,
+    untouched,
+)
 
 NEW = 3  # tokens that are written: one from the prompt, the others from what is kept of it
 LONG = 256  # tokens of a prompt at most; windows beyond that are not tried
@@ -82,6 +89,7 @@ def _measured(model: Any) -> Decoding:
             try:
                 gap = _gap(model, [row.to(device) for row in prompts[way.batch]], way.cache)
             except Exception as error:  # whatever a library raises that does not know such input
+                raise_if_memory_ran_out(error)
                 failure = first_line(error)
                 continue
             if gap <= 1:

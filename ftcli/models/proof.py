@@ -85,10 +85,19 @@ def _refuse_unreadable(rows: Rows, name: str) -> None:
     try:
         finite = all(bool(losses.isfinite().all()) for losses in rows.alone)
     except Exception as error:  # whatever a library raises of a model that is no decoder of text
+        raise_if_memory_ran_out(error)
         what = f"{name} cannot read a row of text: {first_line(error)}."
         raise UserError(what, where="model") from error
     if not finite:
         raise UserError(f"{name} gives a short row losses that are not finite.", where="model")
+
+
+def raise_if_memory_ran_out(error: Exception) -> None:
+    """Raise an error that says nothing about the model."""
+    from ftcli.trainer.allocator import ran_out
+
+    if ran_out(error):
+        raise error
 
 
 def first_line(error: Exception) -> str:
@@ -129,6 +138,7 @@ class Rows:
         except UserError as error:
             return error.what.rstrip(".")
         except Exception as error:  # whatever a library raises that does not know such input
+            raise_if_memory_ran_out(error)
             return first_line(error)
         largest = max(gaps)
         if largest > 1:

@@ -97,22 +97,6 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_head_is_known_under_every_wrapper_of_peft():
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=32, num_hidden_layers=1, tie_word_embeddings=True, **sizes)
-    for options in (
-        {"target_modules": ["lm_head"]},
-        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
-        {"target_modules": ["q_proj"], "trainable_token_indices": [1, 2]},
-    ):
-        base = LlamaForCausalLM(config)
-        head = base.lm_head
-        assert Anatomy(get_peft_model(base, LoraConfig(r=2, **options))).head == ("lm_head", head)
-
-
 def test_parts_of_a_model(name):
     build, stacks, linears, table, head, tied, norms = CASES[name]
     model = build()
@@ -222,3 +206,19 @@ def test_a_model_that_is_not_from_transformers():
     assert anatomy.embeddings[0][0] == "table"
     assert anatomy.head is not None and anatomy.head[0] == "out"
     assert len(anatomy.block_linears) == 4 and len(anatomy.linears) == 7
+
+
+def test_the_head_is_known_under_every_wrapper_of_peft():
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=32, num_hidden_layers=1, tie_word_embeddings=True, **sizes)
+    for options in (
+        {"target_modules": ["lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [1, 2]},
+    ):
+        base = LlamaForCausalLM(config)
+        head = base.lm_head
+        assert Anatomy(get_peft_model(base, LoraConfig(r=2, **options))).head == ("lm_head", head)
