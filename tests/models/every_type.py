@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from ftcli.core.errors import UserError
+from ftcli.core.row_format import RowFormat
 from ftcli.data.loader import Loader
 from ftcli.methods.left_out import LeftOut, left_out
 from ftcli.methods.peft import Peft
@@ -29,7 +30,6 @@ from ftcli.models.causal_lm import CausalLM
 from ftcli.models.decoding import left_padded
 from ftcli.models.decoding_proof import Decoding, decoding_of
 from ftcli.models.experts import expert_weights
-from ftcli.models.proof import Outcome
 from ftcli.objectives.causal_lm import CausalLM as Objective
 
 from . import zoo
@@ -57,7 +57,7 @@ class Result:
     kind: str
     reason: str = ""  # why it was not built
     steps: dict[str, str] = field(default_factory=dict)  # step -> right, refused: .., wrong: .., ..
-    auto: Outcome | None = None  # what data.packing=auto becomes
+    auto: RowFormat | None = None  # what data.packing=auto becomes
     decoding: Decoding | None = None  # how answers are batched
     left_out: list[LeftOut] = field(default_factory=list)
     experts: int = 0  # stacked weights of experts
@@ -125,7 +125,7 @@ class Library:
         return bool((one - two).abs().max() > 1e-4)
 
 
-def _load(path: Path, packing: str) -> tuple[Any, Outcome]:
+def _load(path: Path, packing: str) -> tuple[Any, RowFormat]:
     """The model as a run loads it, and how it is to be given its rows."""
     source = CausalLM(path=str(path))
     model = source.load("cpu")
@@ -143,7 +143,7 @@ def _mode(path: Path, library: Library, mode: str, result: Result) -> float:
 
 @torch.no_grad()
 def losses(
-    model: nn.Module, documents: list[list[int]], batch_size: int, proved: Outcome
+    model: nn.Module, documents: list[list[int]], batch_size: int, proved: RowFormat
 ) -> list[float]:
     """The mean loss of each document by the product's batches and objective."""
     lengths = [len(d) for d in documents]
@@ -238,7 +238,7 @@ def _adapters(path: Path, library: Library, folder: Path, result: Result) -> Non
         result.steps["merge"] = outcome(merge)
 
 
-def _move(model: Any, ids: list[int], proved: Outcome) -> None:
+def _move(model: Any, ids: list[int], proved: RowFormat) -> None:
     """Give every trained tensor other values, but those of parts that a text does not reach."""
     generator = torch.Generator().manual_seed(1)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -15,10 +15,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from ftcli.core.errors import UserError
+from ftcli.core.row_format import RowFormat
 from ftcli.data.loader import Loader
 from ftcli.models import attention
 from ftcli.models.causal_lm import CausalLM
-from ftcli.models.proof import Outcome, prove, random_rows, row_length
+from ftcli.models.proof import prove, random_rows, row_length
 from ftcli.objectives.causal_lm import CausalLM as Objective
 
 from . import zoo
@@ -90,7 +91,7 @@ def test_rows_go_one_by_one_where_padding_changes_them():
     outcome = prove(model, "none", 512)
     assert outcome.reading == "alone"
     documents = zoo.documents(LENGTHS)
-    wrong = ours(model, documents, Outcome("none", "library"))
+    wrong = ours(model, documents, RowFormat("none", "library"))
     expected = library("cpmant", documents)
     assert (ours(model, documents, outcome) - expected).abs().max() < 1e-4
     assert (wrong - expected).abs().max() > 1e-2
@@ -138,7 +139,7 @@ def test_the_shipped_model_is_proved_within_a_second():
     source = CausalLM("asset:llama_mini")
     model = source.load("cpu")
     start = time.perf_counter()
-    assert source.prove(model, "auto", 512) == Outcome("flat")
+    assert source.prove(model, "auto", 512) == RowFormat("flat")
     assert time.perf_counter() - start < 1
 
 
@@ -216,6 +217,6 @@ def test_layers_that_can_begin_anew_are_told_where_documents_end():
     outcome = prove(model, "auto", 512)
     assert (outcome.packing, outcome.reading) == ("flat", "reset")
     rows = [[i % 60 for i in ids] for ids in zoo.documents(LENGTHS)]
-    alone = torch.cat([ours(model, [row], Outcome("none")) for row in rows])
+    alone = torch.cat([ours(model, [row], RowFormat("none")) for row in rows])
     assert (ours(model, rows, outcome) - alone).abs().max() < 1e-4
-    assert (ours(model, rows, Outcome("flat")) - alone).abs().max() > 1e-2
+    assert (ours(model, rows, RowFormat("flat")) - alone).abs().max() > 1e-2

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from ftcli.config import compose, validate
 from ftcli.core.errors import FAILED, UserError
+from ftcli.core.row_format import RowFormat
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
 from ftcli.models.causal_lm import CausalLM as Source
-from ftcli.models.proof import Outcome
 from ftcli.objectives.causal_lm import CausalLM
 from ftcli.trainer.checkpoint import Checkpoints
 from ftcli.trainer.meter import Meter
@@ -71,7 +71,7 @@ def poison(monkeypatch, choose, how="loss"):
 
     monkeypatch.setattr(CausalLM, "__call__", call)
     monkeypatch.setattr(
-        Source, "prove", lambda *_: Outcome("flat")
+        Source, "prove", lambda *_: RowFormat("flat")
     )  # its losses would be poisoned too
 
 

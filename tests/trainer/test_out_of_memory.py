@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from ftcli.core.errors import OUT_OF_MEMORY, UserError
+from ftcli.core.row_format import RowFormat
 from ftcli.jobs.train import resume, train
 from ftcli.models.causal_lm import CausalLM as Source
-from ftcli.models.proof import Outcome
 from ftcli.objectives.causal_lm import CausalLM
 from ftcli.trainer.allocator import ran_out
 from ftcli.trainer.checkpoint import Checkpoints
@@ -42,7 +42,7 @@ def test_it_names_step_batch_and_what_would_fit(kind, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(CausalLM, "__call__", fails)
-        patch.setattr(Source, "prove", lambda *_: Outcome("flat"))  # it would be counted too
+        patch.setattr(Source, "prove", lambda *_: RowFormat("flat"))  # it would be counted too
         # what fits depends on what the process had, and that on the tests before this one
         patch.setattr("ftcli.trainer.meter.peak_memory_gb", lambda: 10.0)
         with pytest.raises(UserError) as caught:
