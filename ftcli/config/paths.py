@@ -49,10 +49,14 @@ def cache_folder(name: str) -> Path:
 
 def search_path(job_folder: Path | None = None) -> list[Path]:
     """Existing folders that hold groups, in the order in which they are asked."""
-    papers = sorted(recipes_dir().glob("*/configs"))  # what only one paper has
-    asked = [job_folder, user_dir(), Path("configs"), configs_dir(), *papers]
+    asked = [job_folder, user_dir(), Path("configs"), *packaged_folders()]
     found = [folder.resolve() for folder in asked if folder is not None and folder.is_dir()]
     return list(dict.fromkeys(found))
+
+
+def packaged_folders() -> list[Path]:
+    """Folders of groups that ship: the general one, then those of what only one paper has."""
+    return [configs_dir(), *sorted(recipes_dir().glob("*/configs"))]
 
 
 def groups() -> list[str]:

@@ -36,7 +36,7 @@ OPTIONS = [
     (group, option)
     for group in paths.groups()
     if group not in ("run",)
-    for option in paths.options(group, [paths.configs_dir()])
+    for option in paths.options(group, paths.packaged_folders())
 ]
 
 

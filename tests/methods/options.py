@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from ftcli.config import configs_dir
+from ftcli.config import paths
 from ftcli.config.job import PROMISES
 from ftcli.config.requirements import allowed
 from ftcli.methods.base import Method
@@ -17,12 +18,17 @@ STORED = ("none", "nf4")
 
 def options(group: str) -> list[str]:
     """Names of all options of a group."""
-    return sorted(file.stem for file in (configs_dir() / group).glob("*.yaml"))
+    return sorted(paths.options(group, paths.packaged_folders()))
+
+
+def file_of(group: str, name: str) -> Path:
+    """The file of an option that ships."""
+    return paths.options(group, paths.packaged_folders())[name]
 
 
 def node(group: str, name: str) -> dict[str, Any]:
     """The content of an option's file, its own `defaults` not followed."""
-    found = OmegaConf.to_container(OmegaConf.load(configs_dir() / group / f"{name}.yaml"))
+    found = OmegaConf.to_container(OmegaConf.load(file_of(group, name)))
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items()}
 

@@ -2,9 +2,11 @@
 
 import pytest
 
-from ftcli.config import compose, configs_dir, validate
+from ftcli.config import compose, validate
 from ftcli.config.option import content
 from ftcli.config.requirements import allowed
+
+from .options import file_of, options
 
 TEXT = "ftcli.models.causal_lm.CausalLM"
 GIVEN = {
@@ -14,15 +16,15 @@ GIVEN = {
     "ldm": ["model.path=asset:ldm_emoji"],
 }
 CHOICES = [
-    (group, file.stem)
+    (group, name)
     for group in ("model", "method", "optimizer", "scheduler")
-    for file in sorted((configs_dir() / group).glob("*.yaml"))
+    for name in options(group)
 ]
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_it_composes_and_validates(group, name):
-    option = content(configs_dir() / group / f"{name}.yaml")
+    option = content(file_of(group, name))
     plain = ["data.packing=none"]
     if group != "model" or option["_target_"] == TEXT:
         plain += ["model.quantization=none"]
@@ -30,5 +32,5 @@ def test_it_composes_and_validates(group, name):
     required = allowed(option)
     plain += [f"{key}={values[0]}" for key, values in required.items()]
     validate(compose("qlora_llama", [f"{group}={name}", *plain, *GIVEN.get(name, [])]))
-    first = (configs_dir() / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    first = file_of(group, name).read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ") and len(first) < 110

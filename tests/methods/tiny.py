@@ -22,12 +22,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from ftcli.config import build, configs_dir
+from ftcli.config import build
 from ftcli.methods.peft import Peft
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.quantization import bitsandbytes_config, keep_trainable_on_cpu
 
-from .options import method_class, promises
+from .options import file_of, method_class, node, options, promises
 
 IDS = torch.arange(3, 27).reshape(2, 12)
 SIZES = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}
@@ -94,18 +94,17 @@ def load(folder: Path, quantization: str = "none", dtype: str = "float32", kind:
 
 def names() -> list[str]:
     """Every method but those that only narrow another one (`defaults:` in place of a class)."""
-    files = (configs_dir() / "method").glob("*.yaml")
-    return sorted(file.stem for file in files if "_target_" in OmegaConf.load(file))
+    return [name for name in options("method") if "_target_" in node("method", name)]
 
 
 def method(name: str, kind: str = "llama", **choices):
     """A method from its file, with what that leaves to the user (`promises.given`)."""
-    node = OmegaConf.load(configs_dir() / "method" / f"{name}.yaml")
+    option = OmegaConf.load(file_of("method", name))
     of_kind = {"task_type": OTHERS[kind][1]} if kind in OTHERS else {}
     if not issubclass(method_class(name), Peft):
         of_kind = {}
     given = promises(name).get("given") or {}
-    return build(OmegaConf.to_container(OmegaConf.merge(node, given, of_kind, choices)))
+    return build(OmegaConf.to_container(OmegaConf.merge(option, given, of_kind, choices)))
 
 
 @contextmanager
@@ -146,7 +145,7 @@ def trainable(model) -> dict[str, torch.nn.Parameter]:
 def train(model, steps: int = 3, bf16: bool = False, optimizer: str = "adamw") -> None:
     """Steps of an optimizer option; leaves the last gradients in place."""
     model.train()
-    node = OmegaConf.load(configs_dir() / "optimizer" / f"{optimizer}.yaml")
+    node = OmegaConf.load(file_of("optimizer", optimizer))
     built = build(OmegaConf.to_container(OmegaConf.merge(node, {"lr": 1e-2})))
     stepper = built.build(trainable(model).items(), "cpu")
     for _ in range(steps):

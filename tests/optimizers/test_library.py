@@ -9,16 +9,16 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from ftcli.config import build, configs_dir
+from ftcli.config import build, paths
 from ftcli.core.errors import UserError
 from ftcli.optimizers.library import LibraryOptimizer
 
-FOLDER = configs_dir() / "optimizer"
-NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
+FILES = paths.options("optimizer", paths.packaged_folders())
+NAMES = sorted(FILES)
 
 
 def node(name: str, **options):
-    return OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(FOLDER / f"{name}.yaml"), options))
+    return OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(FILES[name]), options))
 
 
 def parameters() -> list[tuple[str, nn.Parameter]]:

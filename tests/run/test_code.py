@@ -114,7 +114,10 @@ def test_a_runs_address_follows_code_and_libraries(monkeypatch):
 def test_every_class_that_an_option_names_is_a_module_that_is_found():
     """Otherwise its code would be missing from the hash in silence."""
     named = set()
-    for path in (code.ROOT / "configs").rglob("*.yaml"):
+    for path in (
+        *code.ROOT.glob("configs/**/*.yaml"),
+        *code.ROOT.glob("recipes/*/configs/**/*.yaml"),
+    ):
         named |= set(re.findall(r"(?:_target_|_class): (ftcli[\w.]+)", path.read_text()))
     assert len(named) > 50
     for target in named:

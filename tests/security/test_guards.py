@@ -102,24 +102,24 @@ GUARDS = {
         "serving/limits.py", "if seen > self.largest:", "if False:", SERVER),
     # where text is read
     "terminals get no control characters": Guard(
-        "inert.py", "return text.translate(_CONTROLS)", "return text", SHOWN),
+        "core/escaping.py", "return text.translate(_CONTROLS)", "return text", SHOWN),
     "JSON for a terminal holds none": Guard(
-        "inert.py", "return text.translate(_IN_JSON)", "return text", SHOWN),
+        "core/escaping.py", "return text.translate(_IN_JSON)", "return text", SHOWN),
     "reports hold no markup": Guard(
-        "inert.py", 'return text.replace("<", "&lt;").replace("![", "!\\\\[")', "return text", SHOWN),
+        "core/escaping.py", 'return text.replace("<", "&lt;").replace("![", "!\\\\[")', "return text", SHOWN),
     "a report as HTML is escaped": Guard(
         "reproduce/report.py", "from html import escape", "escape = str", SHOWN),
     # secrets
     "values of the environment are hidden": Guard(
-        "redaction.py", "    for value in _of_environment():\n", "    for value in ():\n", SECRETS),
+        "core/redaction.py", "    for value in _of_environment():\n", "    for value in ():\n", SECRETS),
     "what stands behind a name is hidden": Guard(
-        "redaction.py", "    return _GIVEN.sub(lambda at: at[1] + (at[2] if _plain(at[2]) else HIDDEN), found)",
+        "core/redaction.py", "    return _GIVEN.sub(lambda at: at[1] + (at[2] if _plain(at[2]) else HIDDEN), found)",
         "    return found", SECRETS),
     "what stands under a key is hidden": Guard(
-        "redaction.py", "    if is_secret(name) and not _plain(value):\n", "    if False:\n", SECRETS),
+        "core/redaction.py", "    if is_secret(name) and not _plain(value):\n", "    if False:\n", SECRETS),
     "what has the shape of a secret is hidden": Guard(
-        "redaction.py", "    return _SHAPE.sub(HIDDEN, text)", "    return text", SECRETS),
-    "the log is redacted": Guard("run/rundir.py", "{redacted(line)}", "{line}", SECRETS),
+        "core/redaction.py", "    return _SHAPE.sub(HIDDEN, text)", "    return text", SECRETS),
+    "the log is redacted": Guard("core/run_dir.py", "{redacted(line)}", "{line}", SECRETS),
     "checkpoints are redacted": Guard(
         "trainer/contents.py", "redacted_tree(run.config)", "run.config", SECRETS),
     "the configuration of a run is redacted": Guard(
@@ -132,7 +132,7 @@ GUARDS = {
         "run/record.py", '    return redacted("\\n".join(lines)) + "\\n"', '    return "\\n".join(lines) + "\\n"',
         SECRETS),
     "messages are redacted": Guard(
-        "cli/messages.py", "return printable(redacted(text))", "return printable(text)", SECRETS),
+        "config/messages.py", "return printable(redacted(text))", "return printable(text)", SECRETS),
 }  # fmt: skip
 
 

@@ -202,7 +202,8 @@ def test_the_loop_knows_no_method_by_name():
     root = Path(__file__).parents[2]
     names = {
         path.stem for group in ("method", "objective", "optimizer", "model")
-        for path in (root / "configs" / group).glob("*.yaml")
+        for folder in (root / "configs", *root.glob("recipes/*/configs"))
+        for path in (folder / group).glob("*.yaml")
     } - {"full", "prompt", "causal_lm"}  # fmt: skip
     assert {"lora", "adamw", "llama_mini"} <= names
     words = re.compile(rf"\b({'|'.join(sorted(names))}|peft|causal_lm)\b", re.IGNORECASE)

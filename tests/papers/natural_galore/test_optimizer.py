@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from ftcli.config import build, configs_dir
+from ftcli.config import build, recipes_dir
 from ftcli.core.errors import UserError
 from ftcli.optimizers import state as optimizer_state
 from ftcli.papers.natural_galore.optimizer import GaLore, natural_gradient
@@ -17,6 +17,8 @@ TALL, WIDE = "model.layers.0.tall.weight", "model.layers.0.wide.weight"
 SHAPES = {
     "model.embed_tokens.weight": (50, 12), TALL: (24, 12), WIDE: (12, 24), "model.norm.weight": (12,),
 }  # fmt: skip
+
+FOLDER = recipes_dir() / "natural_galore" / "configs" / "optimizer"
 
 
 def parameters(dtype=torch.float32):
@@ -266,7 +268,7 @@ def test_natural_reaches_a_lower_loss_on_an_ill_conditioned_quadratic():
 
 @pytest.mark.parametrize("name", ["galore", "natural_galore"])
 def test_the_options_build(name):
-    node = OmegaConf.to_container(OmegaConf.load(configs_dir() / "optimizer" / f"{name}.yaml"))
+    node = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
     named = parameters()
     optimizer = build(node | {"rank": 3}).build(named, "cpu")
     advance(named, optimizer, 0, 2)
@@ -277,6 +279,6 @@ def test_the_options_build(name):
 
 @pytest.mark.parametrize("options", [{"rank": 0}, {"projector": "std"}, {"transform": "newton"}])
 def test_impossible_options_are_refused(options):
-    node = OmegaConf.to_container(OmegaConf.load(configs_dir() / "optimizer" / "galore.yaml"))
+    node = OmegaConf.to_container(OmegaConf.load(FOLDER / "galore.yaml"))
     with pytest.raises(UserError):
         build(copy.deepcopy(node) | options).build(parameters(), "cpu")
