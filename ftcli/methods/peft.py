@@ -65,6 +65,7 @@ class Peft(Method):
 
         config = self._for_model(self.config(), model)
         refuse_patterns(config)
+        self._refuse_parted(config, model)
         self._spread(config, model)
         if self.targets_strict:
             Problems.raise_if_any(unmatched(config, model))
@@ -211,6 +212,17 @@ class Peft(Method):
                 fix="method._target_=ftcli.methods.prompt.PromptLearning",
             )
         return config
+
+    def _refuse_parted(self, config: Any, model: Any) -> None:
+        """PEFT casts each tied adapter to float32 by itself: trained, they are two, saved they are one."""
+        half = getattr(model, "dtype", None) in (torch.bfloat16, torch.float16)
+        if getattr(config, "ensure_weight_tying", False) and half and self.autocast_adapter_dtype:
+            raise UserError(
+                "PEFT parts tied adapters (ensure_weight_tying) when it casts them to float32, and "
+                "what is saved would not be what was trained.",
+                where="method.autocast_adapter_dtype",
+                fix="method.autocast_adapter_dtype=false, or model.dtype=float32",
+            )
 
     def _refused(self, error: Exception) -> UserError:
         return UserError(f"{self.config_class}: {str(error).strip()}", where="method")
