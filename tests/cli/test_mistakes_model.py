@@ -72,7 +72,7 @@ def test_4_targets_that_match_nothing(refused):
     text = refused("method.target_modules=[q_porj,v_proj]")
     assert (
         "command line  method.target_modules: 'q_porj' matches 0 of 56 linear layers of llama_mini "
-        "('q_proj' would match 8).\n→ method.target_modules=[q_proj]; "
+        "('q_proj' would match 8).\n→ method.target_modules=[q_proj,v_proj]; "
         "method.targets_strict=false allows it\n"
     ) in text
 
