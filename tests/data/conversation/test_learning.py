@@ -98,3 +98,29 @@ def test_a_conversation_without_an_answer_to_learn_is_left_out(write_rows, token
         "train", tokenizer
     )
     assert tokens.meta["left_out"] == {"not to learn": 1} and len(tokens) == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "bad"),
+    [
+        ("messages", {"role": "assistant", "content": "BADANSWER", "weight": 0}),
+        ("messages", {"role": "assistant", "content": "BADANSWER", "loss": False}),
+        ("conversations", {"from": "gpt", "value": "BADANSWER", "train": False}),
+    ],
+)
+@pytest.mark.parametrize("mask", ["assistant", "all"])
+def test_a_marked_answer_stands_in_the_text_and_is_never_learned(
+    write_rows, tokenizer, column, bad, mask
+):
+    ask = {"role": "user", "content": "Name a river."}
+    turns = [
+        ask,
+        bad,
+        {"role": "user", "content": "No."},
+        {"role": "assistant", "content": "The Danube."},
+    ]
+    tokens = Data(str(write_rows([{column: turns}])), mask=mask).prepare("train", tokenizer)
+    row = tokens.row(0)
+    learned = tokenizer.decode(row["input_ids"][row["labels"] >= 0])
+    assert "BADANSWER" in tokenizer.decode(row["input_ids"])
+    assert "BADANSWER" not in learned and "The Danube." in learned
