@@ -197,7 +197,9 @@ class Peft(Method):
         """All linear layers, as far as this adapter can train them, and the experts with them."""
         if getattr(config, "target_modules", None) != ALL_LINEAR:
             return
-        with torch.random.fork_rng():  # a trial of its own draws; the adapter's start stays the seed's
+        with (
+            torch.random.fork_rng()
+        ):  # a trial of its own draws; the adapter's start stays the seed's
             selection = select(config, model)
         if self.options.get("target_parameters") is not None:
             selection = replace(selection, parameters=())

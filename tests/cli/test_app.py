@@ -53,7 +53,13 @@ def test_a_verb_imports_what_it_needs_and_no_more():
         ("show", "qlora_llama"),
         ("train", "qlora_llama", "method=nope"),
         ("plan", "qlora_llama", *small),
-        ("check", "qlora_llama", "method=lora", "model.quantization=none", *small),  # the proof loads it
+        (
+            "check",
+            "qlora_llama",
+            "method=lora",
+            "model.quantization=none",
+            *small,
+        ),  # the proof loads it
     )
     heavy = {"torch", "transformers", "datasets", "peft", "numpy", "matplotlib", "accelerate"}
     assert "hydra" in reading and reading & heavy == set() and mistaken & heavy == set()

@@ -58,7 +58,9 @@ def test_what_does_not_contradict_composes(write, overrides):
 
 
 def test_contradictions_come_together(write):
-    found = complaints("method=full", "model.attention=sdpa", "data.packing=flat", "trainer.batch_size=0")
+    found = complaints(
+        "method=full", "model.attention=sdpa", "data.packing=flat", "trainer.batch_size=0"
+    )
     assert len(found) == 3
 
 

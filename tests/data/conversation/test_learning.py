@@ -80,10 +80,16 @@ def test_only_bad_answers_are_refused(write_rows, tokenizer):
         assert "data.columns.label=null" in caught.value.fix
 
 
-def test_a_label_can_be_left_out_and_must_be_a_verdict(write_rows):
+def test_a_label_that_names_a_class_says_nothing_of_the_answer(write_rows):
+    path = str(write_rows([{**BAD, "label": "geography"}], "rated.jsonl"))
+    assert next(Data(path).examples())["completion"] == "Sahara."
+
+
+def test_a_label_can_be_left_out_and_must_be_a_verdict_where_it_is_mapped(write_rows):
     plain = Data(str(write_rows([BAD])), columns={"label": None})
     assert next(plain.examples())["completion"] == "Sahara."
-    rated = Data(str(write_rows([{**BAD, "label": "geography"}], "rated.jsonl")))
+    path = str(write_rows([{**BAD, "label": "geography"}], "rated.jsonl"))
+    rated = Data(path, columns={"prompt": "prompt", "completion": "completion", "label": "label"})
     with pytest.raises(UserError, match="'label' is 'geography'.*data.columns.label=null"):
         next(rated.examples())
     asked = {"prompt": "1+1?", "label": "2"}
