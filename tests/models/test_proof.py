@@ -86,12 +86,12 @@ def test_what_is_found_gives_the_losses_of_each_document_alone(kind):
 
 
 def test_rows_go_one_by_one_where_padding_changes_them():
-    model = zoo.build("cpmant")
+    model = zoo.build("reformer")
     outcome = prove(model, "none", 512)
     assert outcome.reading == "alone"
     documents = zoo.documents(LENGTHS)
     wrong = ours(model, documents, Outcome("none", "library"))
-    expected = library("cpmant", documents)
+    expected = library("reformer", documents)
     assert (ours(model, documents, outcome) - expected).abs().max() < 1e-4
     assert (wrong - expected).abs().max() > 1e-2
 
