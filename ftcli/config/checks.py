@@ -141,7 +141,7 @@ def packed_attention(job: Composed) -> Iterator[UserError]:
 def packed_prompts(job: Composed) -> Iterator[UserError]:
     """A method that stands before a row cannot stand before each document in it."""
     packing = value(job, "data.packing")
-    if packing not in (None, "none") and promise(job, "method", "packable") is False:
+    if packing not in (None, "none", "auto") and promise(job, "method", "packable") is False:
         what = f"{job.named('method')} with {_at(job, 'data.packing', packing)}: "
         what += "it adds to each row, and a packed row holds several documents."
         yield UserError(what, fix="data.packing=none")

@@ -93,7 +93,9 @@ class Columns:
             raise Unusable(f"has no column {wanted}; its columns are {listed(row) or 'none'}.")
         named = {field: self.column(field, row) for field in self._fields}
         fields = {field: row[column] for field, column in named.items() if column}
-        _refuse_bad_answer(fields.pop(LABEL, None), named.get(LABEL))
+        label = fields.pop(LABEL, None)
+        if LABEL in self.mapping or verdict(label) is not None:  # other values name a row's class
+            _refuse_bad_answer(label, named.get(LABEL))
         if not self._surrounded(row):
             fields = {f: v for f, v in fields.items() if f not in SURROUNDINGS}
         if self.turned:

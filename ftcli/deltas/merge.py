@@ -22,6 +22,8 @@ from ftcli.deltas.agreement import (
     rounding,
 )
 from ftcli.deltas.tied import merge_apart
+from ftcli.core.errors import UserError
+from ftcli.models.anatomy import Anatomy
 from ftcli.models.generation import save_generation
 from ftcli.models.heads import name_classes
 
@@ -134,7 +136,7 @@ def _merged(run: Any, rows: list[Row], tolerance: float | None) -> tuple[Any, Ex
         UserError: it does not compute what was trained.
     """
     model = trained_on_plain(run)
-    types = stored_types(model)
+    types, usual = stored_types(model), model.dtype
     if _fits_as_float32(model):
         model = model.float()
     share = ROUNDING.get(model.dtype, max(ROUNDING.values()))
@@ -146,7 +148,7 @@ def _merged(run: Any, rows: list[Row], tolerance: float | None) -> tuple[Any, Ex
     kind = str(merged.dtype).removeprefix("torch.")
     with torch.no_grad():
         for name, parameter in merged.named_parameters():
-            parameter.data = parameter.data.to(types.get(name, run.model.dtype))
+            parameter.data = parameter.data.to(types.get(name, usual))
     return merged, Exact(kind, result)
 
 
@@ -178,12 +180,12 @@ def trained_on_plain(run: Any) -> Any:
 
 
 def stored_types(model: nn.Module) -> dict[str, torch.dtype]:
-    """Name a parameter will have after merging -> its type now; what an adapter adds is left out."""
-    types = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        plain = name.removeprefix("base_model.model.").replace(".base_layer", "")
-        types[plain.replace(".modules_to_save.default", "")] = parameter.dtype
-    return types
+    """Name of a parameter of the base -> its type; what adapters add or copy is left out."""
+    return {
+        f"{name}.{key}": parameter.dtype
+        for name, module in Anatomy(model).modules.items()
+        for key, parameter in module.named_parameters(recurse=False)
+    }
 
 
 def _fits_as_float32(model: nn.Module) -> bool:

@@ -65,6 +65,7 @@ class Peft(Method):
 
         config = self._for_model(self.config(), model)
         refuse_patterns(config)
+        self._refuse_parted(config, model)
         self._spread(config, model)
         if self.targets_strict:
             Problems.raise_if_any(unmatched(config, model))
@@ -196,7 +197,10 @@ class Peft(Method):
         """All linear layers, as far as this adapter can train them, and the experts with them."""
         if getattr(config, "target_modules", None) != ALL_LINEAR:
             return
-        selection = select(config, model)
+        with (
+            torch.random.fork_rng()
+        ):  # a trial of its own draws; the adapter's start stays the seed's
+            selection = select(config, model)
         if self.options.get("target_parameters") is not None:
             selection = replace(selection, parameters=())
         if selection.parameters or selection.reasons:
@@ -211,6 +215,17 @@ class Peft(Method):
                 fix="method._target_=ftcli.methods.prompt.PromptLearning",
             )
         return config
+
+    def _refuse_parted(self, config: Any, model: Any) -> None:
+        """PEFT casts each tied adapter to float32 by itself: trained, they are two, saved they are one."""
+        half = getattr(model, "dtype", None) in (torch.bfloat16, torch.float16)
+        if getattr(config, "ensure_weight_tying", False) and half and self.autocast_adapter_dtype:
+            raise UserError(
+                "PEFT parts tied adapters (ensure_weight_tying) when it casts them to float32, and "
+                "what is saved would not be what was trained.",
+                where="method.autocast_adapter_dtype",
+                fix="method.autocast_adapter_dtype=false, or model.dtype=float32",
+            )
 
     def _refused(self, error: Exception) -> UserError:
         return UserError(f"{self.config_class}: {str(error).strip()}", where="method")

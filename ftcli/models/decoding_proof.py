@@ -81,7 +81,7 @@ def decoding_of(model: Any) -> Decoding:
 def _measured(model: Any) -> Decoding:
     device = next(model.parameters()).device
     longer = row_length(model, LONG)
-    long, other, short = random_rows(model, (longer, longer, max(2, longer // 2)))
+    long, other, short = random_rows(model, (longer, longer, max(2, longer // 5)))
     failure = ""
     with untouched(model):
         for way in WAYS:

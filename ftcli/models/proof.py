@@ -81,7 +81,7 @@ def prove(model: Any, packing: str, longest: int, name: str = "the model") -> Ro
 
 
 def _refuse_unreadable(rows: Rows, name: str) -> None:
-    """Raise where a row alone has no losses to compare with."""
+    """Raise where a row alone has no losses to compare with, or losses that mean nothing."""
     try:
         finite = all(bool(losses.isfinite().all()) for losses in rows.alone)
     except Exception as error:  # whatever a library raises of a model that is no decoder of text
@@ -90,6 +90,13 @@ def _refuse_unreadable(rows: Rows, name: str) -> None:
         raise UserError(what, where="model") from error
     if not finite:
         raise UserError(f"{name} gives a short row losses that are not finite.", where="model")
+    if rows.look_ahead():
+        raise UserError(
+            f"{name} is not causal: its predictions change with tokens that come later, so that it would "
+            "learn to read the answer.",
+            where="model",
+            fix="a decoder; is_decoder in the config.json of an encoder such as BERT makes it one",
+        )
 
 
 def raise_if_memory_ran_out(error: Exception) -> None:
@@ -188,6 +195,15 @@ class Rows:
         """Losses [n] of each row alone by the library's attention and the model's own forward."""
         attention.use(self.model, "library")
         return [self._alone(ids) for ids in self.ids]
+
+    def look_ahead(self) -> bool:
+        """Whether losses of a row change when its last token is not there."""
+        row, whole = self.ids[-1], self.alone[-1]
+        if len(row) < 3:
+            return False
+        attention.use(self.model, "library")
+        shorter = self._alone(row[:-1])
+        return difference(self.model, shorter, whole[: len(shorter)]) > 1
 
     def _alone(self, ids: Tensor) -> Tensor:
         """Only the logits that are compared are made: the output layer gets their states."""

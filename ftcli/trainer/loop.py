@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.core.callback import Participant, State
+from ftcli.core.errors import UserError
 from ftcli.trainer.guard import Guard
 from ftcli.trainer.loss import StepLoss
 from ftcli.trainer.meter import Meter
@@ -70,6 +71,7 @@ class Loop:
         for index, batch in enumerate(batches):
             with self._sync_only(last=index == len(batches) - 1):
                 loss = step(batch)
+                refuse_unreached(loss)
                 # data parallelism averages gradients over ranks; the sum is wanted
                 (loss * ranks if ranks > 1 else loss).backward()
             total += loss.detach()
@@ -246,3 +248,18 @@ def real_tokens(batch: Batch) -> int:
         if key in batch:
             return int(batch[key].sum())
     return int(batch["count"])
+
+
+def refuse_unreached(loss: Tensor) -> None:
+    """Raise where backward would end in an error of autograd, as with adapters in Reformer.
+
+    Raises:
+        UserError: the loss depends on nothing that is trained.
+    """
+    if not loss.requires_grad:
+        raise UserError(
+            "no gradient of the loss reaches what is trained: the model passes none on where its input "
+            "is frozen, or does not use these layers.",
+            where="method",
+            fix="method=full, or other method.target_modules",
+        )

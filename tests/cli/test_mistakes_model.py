@@ -72,7 +72,7 @@ def test_4_targets_that_match_nothing(refused):
     text = refused("method.target_modules=[q_porj,v_proj]")
     assert (
         "command line  method.target_modules: 'q_porj' matches 0 of 56 linear layers of llama_mini "
-        "('q_proj' would match 8).\n→ method.target_modules=[q_proj]; "
+        "('q_proj' would match 8).\n→ method.target_modules=[q_proj,v_proj]; "
         "method.targets_strict=false allows it\n"
     ) in text
 
@@ -127,7 +127,7 @@ def test_8_a_path_that_is_neither_folder_nor_hub_id(refused):
         (["method=full"], "quantised weights cannot be"),
         (["method=loha"], "PEFT has no quantised layer for it"),
         (["method=pissa"], "it takes a part out of the base's weights"),
-        (["method=prompt_tuning"], "a packed row holds several documents"),
+        (["method=prompt_tuning", "data.packing=flat"], "a packed row holds several documents"),
     ],
 )
 def test_9_methods_that_contradict_the_rest(refused, overrides, words):

@@ -180,3 +180,17 @@ def test_description_is_plain_json(folder):
 )
 def test_says_whether_the_pretrained_model_is_left_without_the_adapter(options, kept):
     assert Peft(**options).keeps_base is kept
+
+
+def test_what_all_linear_layers_are_is_found_without_using_up_chance():
+    """The same seed starts the same adapter, whether its layers are found or named."""
+
+    def start(targets):
+        model = CausalLM("asset:llama_mini").load("cpu")
+        torch.manual_seed(0)
+        return Peft(r=4, target_modules=targets).prepare(model).state_dict()
+
+    named = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    found, expected = start("all-linear"), start(named)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

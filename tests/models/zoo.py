@@ -36,6 +36,10 @@ RULES: tuple[tuple[str, Any], ...] = (
     (r".*num_key_value_heads|num_kv_heads|.*_kv_heads|linear_num_key_heads", KV_HEADS),
     (r"num_query_groups|mamba_n_groups|n_groups|mamba_ngroups", KV_HEADS),
     (r"mamba_n_heads|mamba_num_heads|n_mamba_heads", 8),
+    (
+        r"index(er)?_n_heads",
+        16,
+    ),  # with few heads scores are often exactly 0, and the choice is a tie
     (r".*num_(\w+_)?heads(_per_layer)?|.*attention_heads|.*n_heads?", HEADS),
     (r"qk_head_dim", 24),
     (r"qk_rope_head_dim|rotary_dim", 8),

@@ -6,7 +6,7 @@ from typing import Any
 
 #: Sparse attention and n-gram embeddings, both off in the default configuration.
 QWEN4_INDEX = {
-    "indexer_n_heads": 4,
+    "indexer_n_heads": 16,
     "indexer_kv_heads": 1,
     "indexer_head_dim": 16,
     "indexer_budget": 8,

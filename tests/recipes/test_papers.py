@@ -6,6 +6,7 @@ import pytest
 
 from ftcli.config import compose, validate
 from ftcli.config.recipe import SMALL
+from ftcli.reproduce import tuning
 from ftcli.reproduce.papers import recipes
 from ftcli.reproduce.reproduction import Reproduction
 
@@ -40,6 +41,14 @@ def test_figures_of_the_papers_models_hold_without_weights():
     made = Reproduction(RECIPES["qlora"], scale="paper")
     counted = [c for c in made.claims if not (c.needs or "memory" in c.measure)]
     assert [made._judged(c).verdict for c in counted] == ["holds"] * 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.tune])
+def test_every_trial_of_a_search_is_a_sound_job_on_rows_that_judge_nothing(name):
+    search = tuning.Search(RECIPES[name])
+    counts = {len(points) for points in search.points.values() if points}
+    assert len(counts) == 1 and counts.pop() >= 2
 
 
 @pytest.mark.slow

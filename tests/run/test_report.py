@@ -76,7 +76,9 @@ def test_the_card_names_command_base_and_licence(folder):
     finish(folder)
     write_report(RunDir(folder))
     card = (folder / "card.md").read_text()
-    assert card.startswith("---\nbase_model: ftcli/llama_mini\nlibrary_name: peft\n")
+    assert (
+        card.startswith("---\nbase_model: ftcli/llama_mini\n") and "\nlibrary_name: peft\n" in card
+    )
     assert "## Licence of the data\n\nCC BY-SA 4.0" in card and "asset:llama_mini" in card
     assert "ftcli train configs/qlora_llama.yaml seed=7" in card
     config = folder / "config.yaml"

@@ -80,10 +80,16 @@ def test_only_bad_answers_are_refused(write_rows, tokenizer):
         assert "data.columns.label=null" in caught.value.fix
 
 
-def test_a_label_can_be_left_out_and_must_be_a_verdict(write_rows):
+def test_a_label_that_names_a_class_says_nothing_of_the_answer(write_rows):
+    path = str(write_rows([{**BAD, "label": "geography"}], "rated.jsonl"))
+    assert next(Data(path).examples())["completion"] == "Sahara."
+
+
+def test_a_label_can_be_left_out_and_must_be_a_verdict_where_it_is_mapped(write_rows):
     plain = Data(str(write_rows([BAD])), columns={"label": None})
     assert next(plain.examples())["completion"] == "Sahara."
-    rated = Data(str(write_rows([{**BAD, "label": "geography"}], "rated.jsonl")))
+    path = str(write_rows([{**BAD, "label": "geography"}], "rated.jsonl"))
+    rated = Data(path, columns={"prompt": "prompt", "completion": "completion", "label": "label"})
     with pytest.raises(UserError, match="'label' is 'geography'.*data.columns.label=null"):
         next(rated.examples())
     asked = {"prompt": "1+1?", "label": "2"}
@@ -98,3 +104,29 @@ def test_a_conversation_without_an_answer_to_learn_is_left_out(write_rows, token
         "train", tokenizer
     )
     assert tokens.meta["left_out"] == {"not to learn": 1} and len(tokens) == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "bad"),
+    [
+        ("messages", {"role": "assistant", "content": "BADANSWER", "weight": 0}),
+        ("messages", {"role": "assistant", "content": "BADANSWER", "loss": False}),
+        ("conversations", {"from": "gpt", "value": "BADANSWER", "train": False}),
+    ],
+)
+@pytest.mark.parametrize("mask", ["assistant", "all"])
+def test_a_marked_answer_stands_in_the_text_and_is_never_learned(
+    write_rows, tokenizer, column, bad, mask
+):
+    ask = {"role": "user", "content": "Name a river."}
+    turns = [
+        ask,
+        bad,
+        {"role": "user", "content": "No."},
+        {"role": "assistant", "content": "The Danube."},
+    ]
+    tokens = Data(str(write_rows([{column: turns}])), mask=mask).prepare("train", tokenizer)
+    row = tokens.row(0)
+    learned = tokenizer.decode(row["input_ids"][row["labels"] >= 0])
+    assert "BADANSWER" in tokenizer.decode(row["input_ids"])
+    assert "BADANSWER" not in learned and "The Danube." in learned
