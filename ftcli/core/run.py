@@ -32,7 +32,8 @@ class Run:
 
     Args:
         config: the resolved configuration as plain dicts.
-        parts: the object of each group by name; of `penalty`, `eval` and `logger`, objects by name.
+        parts: the object of each group by name; of `penalty`, `eval` and `logger`, objects by name;
+            `next_token`: the objective by which the row format is measured.
         dir: where the run writes; None for a run that leaves nothing behind.
         composed: where the configuration came from, for messages.
     """
@@ -51,6 +52,7 @@ class Run:
         self.started = time.time()
         self.model_source, self.data, self.method = parts["model"], parts["data"], parts["method"]
         self.objective, self.trainer = parts["objective"], parts["trainer"]
+        self.next_token = parts["next_token"]
         self.optimizer, self.scheduler = parts["optimizer"], parts["scheduler"]
         self.trainable, self.pipeline = parts.get("trainable"), parts.get("pipeline")
         self.penalties: dict[str, Any] = parts.get("penalty") or {}
@@ -96,7 +98,7 @@ class Run:
         if not hasattr(self.model_source, "prove") or not hasattr(self.data, "settle"):
             return
         packing = self.data.packing if self.method.packable else "none"
-        outcome = self.model_source.prove(base, packing, self.data.max_length)
+        outcome = self.model_source.prove(base, packing, self.data.max_length, self.next_token)
         if self.accelerator.num_processes > 1:
             from accelerate.utils import broadcast_object_list
 

@@ -22,7 +22,6 @@ from ftcli.deltas.agreement import (
     rounding,
 )
 from ftcli.deltas.tied import merge_apart
-from ftcli.core.errors import UserError
 from ftcli.models.anatomy import Anatomy
 from ftcli.models.generation import save_generation
 from ftcli.models.heads import name_classes

@@ -55,7 +55,7 @@ def dry_run(composed: Any) -> Trial:
 
 
 def _tried(run: Run) -> Trial:
-    from ftcli.trainer.allocator import shape
+    from ftcli.core.allocator import shape
     from ftcli.trainer.meter import peak_memory_gb
 
     loop = run.trainer.start(run)

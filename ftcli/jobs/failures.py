@@ -20,7 +20,7 @@ SHOWN = 8  # rows that a message names
 @contextmanager
 def told(run: Run) -> Iterator[None]:
     """Figures that are not finite and memory that runs out in the block become their messages."""
-    from ftcli.trainer.allocator import OutOfMemory, ran_out
+    from ftcli.core.allocator import OutOfMemory, ran_out
     from ftcli.trainer.meter import NonFinite
 
     try:
@@ -60,7 +60,7 @@ def non_finite(run: Run, error: NonFinite) -> UserError:
 
 def out_of_memory(run: Run, error: BaseException) -> UserError:
     """The message for memory that ran out: the batch, its shape, and what would fit."""
-    from ftcli.trainer.allocator import said
+    from ftcli.core.allocator import said
     from ftcli.trainer.meter import peak_memory_gb
 
     peak = peak_memory_gb()
@@ -86,7 +86,7 @@ def out_of_memory(run: Run, error: BaseException) -> UserError:
 
 
 def _where(run: Run, step: int | None, batches: Sequence[Any], rows: Sequence[int]) -> str:
-    from ftcli.trainer.allocator import shape
+    from ftcli.core.allocator import shape
 
     if step is None:
         return "outside of a step"

@@ -104,7 +104,9 @@ class CausalLM:
         hub.sign(model, self.path)
         return self._attending(model).eval()
 
-    def prove(self, model: PreTrainedModel, packing: str, longest: int) -> RowFormat:
+    def prove(
+        self, model: PreTrainedModel, packing: str, longest: int, objective: Any
+    ) -> RowFormat:
         """How this loaded model may be given its rows, see `ftcli.models.proof`; further loads obey.
 
         Raises:
@@ -112,7 +114,7 @@ class CausalLM:
         """
         from ftcli.models.proof import prove
 
-        outcome = prove(model, packing, longest, self.name)
+        outcome = prove(model, packing, longest, objective, self.name)
         self.settle(outcome.attention)
         return outcome
 

@@ -46,7 +46,9 @@ class Way(NamedTuple):
 
 
 @torch.no_grad()
-def prove(model: Any, packing: str, longest: int, name: str = "the model") -> RowFormat:
+def prove(
+    model: Any, packing: str, longest: int, objective: Any, name: str = "the model"
+) -> RowFormat:
     """The fastest right way, in which the model is left.
 
     The model is in eval mode while this lasts. Chance is not used up.
@@ -55,12 +57,13 @@ def prove(model: Any, packing: str, longest: int, name: str = "the model") -> Ro
         model: a causal language model without adapters, which look at one token at a time.
         packing: auto (flat where that is right, else none), flat, bins or none.
         longest: tokens of the longest row that will come; windows beyond it are not tried.
+        objective: next-token prediction as a run computes it.
 
     Raises:
         UserError: no way is right, or the packing that was asked for is not.
     """
     wanted: Packing = "flat" if packing == "auto" else packing  # type: ignore[assignment]
-    rows = Rows(model, longest)
+    rows = Rows(model, longest, objective)
     with untouched(model):
         _refuse_unreadable(rows, name)
         failures = [] if attention.in_use(model) or wanted == "none" else [NOT_ADOPTED]
@@ -101,7 +104,7 @@ def _refuse_unreadable(rows: Rows, name: str) -> None:
 
 def raise_if_memory_ran_out(error: Exception) -> None:
     """Raise an error that says nothing about the model."""
-    from ftcli.trainer.allocator import ran_out
+    from ftcli.core.allocator import ran_out
 
     if ran_out(error):
         raise error
@@ -129,9 +132,11 @@ class Rows:
 
     Args:
         longest: tokens that a row may have.
+        objective: next-token prediction as a run computes it.
     """
 
-    def __init__(self, model: Any, longest: int) -> None:
+    def __init__(self, model: Any, longest: int, objective: Any) -> None:
+        self.objective = objective
         self.model = model
         self.device = next(model.parameters()).device
         self.ids = random_rows(model, (row_length(model, longest), min(SHORT[1], longest)))
@@ -161,7 +166,6 @@ class Rows:
             other: the first row is another one of the same length, and padding has another id.
         """
         from ftcli.data.loader import Loader
-        from ftcli.objectives.causal_lm import CausalLM
 
         lengths = [len(ids) for ids in self.ids]
         tokens: Any = SimpleNamespace(
@@ -172,7 +176,7 @@ class Rows:
         )
         pad = int(self.ids[0][0]) if other else 0
         loader = Loader(tokens, len(lengths), way.packing, sum(lengths), pad, reading=way.reading)
-        return CausalLM()(self.model, loader.batch(rows)).values.float().cpu()
+        return self.objective(self.model, loader.batch(rows)).values.float().cpu()
 
     def _ids(self, other: bool) -> list[Tensor]:
         first, *rest = self.ids

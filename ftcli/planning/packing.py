@@ -20,6 +20,7 @@ def packing_finding(draft: Draft) -> Iterator[Finding]:
         UserError: the packing that was asked for is not right for the model, or no way is.
     """
     from ftcli.models.anatomy import count_parameters
+    from ftcli.objectives.causal_lm import CausalLM
 
     source, data = draft.source, draft.data
     if not hasattr(source, "prove") or not hasattr(data, "settle"):
@@ -33,7 +34,7 @@ def packing_finding(draft: Draft) -> Iterator[Finding]:
         if not draft.method.packable:
             wanted = "none"
         with silenced("data"):
-            outcome = source.prove(source.load("cpu"), wanted, data.max_length)
+            outcome = source.prove(source.load("cpu"), wanted, data.max_length, CausalLM())
         data.settle(outcome.packing, outcome.reading)
         yield _measured(outcome, wanted)
 

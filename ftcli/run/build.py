@@ -27,9 +27,12 @@ def build_run(
         dir: where the run writes; None for a run that leaves nothing behind.
         composed: where the configuration came from, for messages.
     """
+    from ftcli.objectives.causal_lm import CausalLM
+
     config = settle(config)
     groups = [*REQUIRED, *(group for group in OPTIONAL if config.get(group))]
     parts = {group: build(config[group], group, composed) for group in groups}
+    parts["next_token"] = CausalLM()
     for group in NAMED:
         nodes = {name: node for name, node in (config.get(group) or {}).items() if node}
         parts[group] = {

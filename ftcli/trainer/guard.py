@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ftcli.core.allocator import OutOfMemory, ran_out
 from ftcli.core.callback import Participant
 from ftcli.core.errors import UserError
 from ftcli.trainer import evidence
-from ftcli.trainer.allocator import OutOfMemory, ran_out
 from ftcli.trainer.meter import NonFinite, Step, refuse
 from ftcli.trainer.undo import Snapshot
 

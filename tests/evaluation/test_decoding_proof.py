@@ -12,6 +12,7 @@ from ftcli.models import attention
 from ftcli.models.decoding import answer
 from ftcli.models.decoding_proof import Decoding, decoding_of
 from ftcli.models.proof import prove
+from ftcli.objectives.causal_lm import CausalLM as NextToken
 
 from ..models import zoo
 
@@ -37,7 +38,7 @@ class Numbers:
 def model_of(kind):
     model = zoo.build(kind)
     attention.adopt(model)
-    prove(model, "auto", 512)
+    prove(model, "auto", 512, NextToken())
     return model
 
 

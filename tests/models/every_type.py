@@ -30,6 +30,7 @@ from ftcli.models.causal_lm import CausalLM
 from ftcli.models.decoding import left_padded
 from ftcli.models.decoding_proof import Decoding, decoding_of
 from ftcli.models.experts import expert_weights
+from ftcli.objectives.causal_lm import CausalLM as NextToken
 from ftcli.objectives.causal_lm import CausalLM as Objective
 from ftcli.trainer.loop import refuse_unreached
 
@@ -140,7 +141,7 @@ def _load(path: Path, packing: str) -> tuple[Any, RowFormat]:
     """The model as a run loads it, and how it is to be given its rows."""
     source = CausalLM(path=str(path))
     model = source.load("cpu")
-    return model, source.prove(model, packing, MAX_LENGTH)
+    return model, source.prove(model, packing, MAX_LENGTH, NextToken())
 
 
 def _mode(path: Path, library: Library, mode: str, result: Result) -> float:

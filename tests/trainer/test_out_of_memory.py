@@ -10,12 +10,12 @@ import sys
 import pytest
 import torch
 
+from ftcli.core.allocator import ran_out
 from ftcli.core.errors import OUT_OF_MEMORY, UserError
 from ftcli.core.row_format import RowFormat
 from ftcli.jobs.train import resume, train
 from ftcli.models.causal_lm import CausalLM as Source
 from ftcli.objectives.causal_lm import CausalLM
-from ftcli.trainer.allocator import ran_out
 from ftcli.trainer.checkpoint import Checkpoints
 from tests.trainer.test_guard import job, only
 

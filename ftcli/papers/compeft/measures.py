@@ -93,7 +93,8 @@ def compeft_over_random(run: Path) -> float:
 @measure
 def compeft_over_scaled_pruned(run: Path) -> float:
     """Test loss of ComPEFT at 5 % minus that of pruning, both scales chosen of eight on held-out rows."""
-    from ftcli.papers.compeft.compression import pruned, tuned
+    from ftcli.deltas.largest import pruned
+    from ftcli.papers.compeft.compression import tuned
     from ftcli.reproduce.deltas import VALIDATION, least, opened
 
     one = opened(run)

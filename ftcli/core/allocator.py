@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from ftcli.trainer.loop import Batch
 
 #: What allocators say that raise a plain RuntimeError: torch's on the CPU, and libraries on a GPU.
 SAID = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "can't allocate memory")
@@ -22,7 +19,7 @@ class OutOfMemory(Exception):
         batches: the micro-batches of the step in this process.
     """
 
-    def __init__(self, step: int, batches: list[Batch], error: BaseException) -> None:
+    def __init__(self, step: int, batches: list[dict[str, Any]], error: BaseException) -> None:
         super().__init__(said(error))
         self.step, self.batches = step, batches
 
@@ -43,7 +40,7 @@ def said(error: BaseException) -> str:
     return line.rpartition("DefaultCPUAllocator: ")[2]
 
 
-def shape(batch: Batch) -> str:
+def shape(batch: dict[str, Any]) -> str:
     """`16 rows x 812 tokens`: what is computed at a time, padding counted."""
     rows, ids = len(batch["rows"]), batch.get("input_ids")
     if ids is None:
