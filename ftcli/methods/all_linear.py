@@ -69,7 +69,10 @@ def select(config: Any, model: nn.Module) -> Selection:
     renamed = _renamed(config, model, modules)
     wanted = [f"{name}.weight" for name in modules if name in renamed]
     refusal = _refusal(config)
-    quantised = {f"{n}.weight" for n in renamed if not linears[n].weight.is_floating_point()}
+    later = getattr(model, "to_be_quantised", False)  # on the meta device weights are plain
+    quantised = {
+        f"{n}.weight" for n in renamed if later or not linears[n].weight.is_floating_point()
+    }
     reasons |= {name: RENAMED for name in wanted if refusal or name in quantised}
     stacks = [stack for stack in expert_weights(model) if stack.parameter.dim() == 3]
     reasons |= {stack.name: refusal for stack in stacks if refusal}

@@ -292,7 +292,8 @@ def refuse_shared(model: nn.Module) -> None:
     owners: dict[int, list[str]] = {}
     for name, layer in model.named_modules():
         weight = getattr(getattr(layer, "base_layer", None), "weight", None)
-        if isinstance(weight, nn.Parameter) and hasattr(layer, "adapter_layer_names"):
+        tied = getattr(layer, "tied_adapter", None)  # trained as one by PEFT
+        if isinstance(weight, nn.Parameter) and hasattr(layer, "adapter_layer_names") and not tied:
             owners.setdefault(id(weight), []).append(name)
     shared = next((names for names in owners.values() if len(names) > 1), None)
     if shared is not None:

@@ -179,9 +179,11 @@ class CausalLM:
         """The model on the meta device: every shape, no memory, never quantised."""
         config = self.hf_config()
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
+            model = AutoModelForCausalLM.from_config(
                 config, dtype=self._dtype(config), trust_remote_code=False
             )
+        model.to_be_quantised = self.quantization != "none"  # a method may ask for plain weights
+        return model
 
     @property
     def name(self) -> str:

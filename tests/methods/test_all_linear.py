@@ -11,6 +11,7 @@ from ftcli.core.errors import UserError
 from ftcli.methods.all_linear import BYPASSED, LOST, RENAMED, ROUTER, suffixes
 from ftcli.methods.left_out import left_out, sentence
 from ftcli.methods.peft import Peft
+from ftcli.models.causal_lm import CausalLM
 from tests.models import zoo
 
 from .tiny import trainable
@@ -95,6 +96,13 @@ def test_renamed_layers_are_named_where_no_parameter_can_stand_for_them():
     method, model = prepared("deepseek_v3", lora_dropout=0.1)
     assert why(method, "shared_experts.up_proj.weight") == RENAMED
     assert not any("experts" in name for name in trainable(model))
+
+
+def test_a_plan_leaves_out_what_the_quantised_model_will(tmp_path):
+    source = CausalLM(path=str(zoo.write("deepseek_v3", tmp_path)), quantization="nf4")
+    loaded, planned = (Peft(r=4).prepare(model) for model in (source.load("cpu"), source.meta()))
+    assert trainable(planned).keys() == trainable(loaded).keys()
+    assert any("experts" in name for name in trainable(loaded))  # stacks are not quantised
 
 
 def test_other_adapters_name_the_experts_they_leave_out():
