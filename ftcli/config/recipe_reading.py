@@ -39,7 +39,7 @@ _WORDS = {
 
 
 def find(name: str) -> Recipe:
-    """The recipe that a word means: a path, `quantised/qlora`, or `qlora`.
+    """The recipe that a word means: a path, or `qlora`.
 
     Raises:
         UserError: there is none, it is a job without claims, or something in it is wrong.
@@ -89,7 +89,7 @@ def _parsed(path: Path) -> tuple[Recipe | None, list[UserError]]:
 
 
 class _Where:
-    """`recipes/quantised/qlora.yaml:31` of a dotted key, or of the mapping it would stand in."""
+    """`recipes/qlora/recipe.yaml:31` of a dotted key, or of the mapping it would stand in."""
 
     def __init__(self, path: Path, lines: dict[str, int]) -> None:
         self.path, self.lines = path, lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,13 +85,18 @@ def _front_matter(config: dict[str, Any], result: dict[str, Any], artefact: str)
 
 def _base(config: dict[str, Any]) -> str | None:
     """The base's id in the form that the Hub takes; None for a folder of this machine."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
     from ftcli.models.hub import published_name
 
     path = config.get("model", {}).get("path")
     try:
-        return published_name(path) if isinstance(path, str) else None
-    except UserError:  # a folder that is no longer there
+        name = published_name(path) if isinstance(path, str) else None
+        if name is not None:
+            validate_repo_id(name)
+    except (UserError, HFValidationError):  # a folder that is no longer there, or no id
         return None
+    return name
 
 
 def _licence_of_base(config: dict[str, Any]) -> str | None:
@@ -130,8 +136,10 @@ def _use(config: dict[str, Any], artefact: str) -> str:
     if artefact == "adapter":
         lines.append("from peft import PeftModel")
         lines += ["from ftcli.models.hub import resolve  # the base ships with ftcli"] * shipped
-        place = f'resolve("{name}")' if shipped else f'"{name}"'
-        revision = f', revision="{model["revision"]}"' if model.get("revision") else ""
+        quoted = json.dumps(name)  # a stranger's configuration must not write lines of code
+        place = f"resolve({quoted})" if shipped else quoted
+        chosen = model.get("revision")
+        revision = f", revision={json.dumps(str(chosen))}" if chosen else ""
         lines += [
             f"base = AutoModelForCausalLM.from_pretrained({place}{revision})",
             'model = PeftModel.from_pretrained(base, "FOLDER")',

@@ -9,7 +9,9 @@ import torch
 
 from ftcli.config import compose
 from ftcli.core.errors import FAILED, OUT_OF_MEMORY
+from ftcli.core.row_format import RowFormat
 from ftcli.jobs.dry_run import longest
+from ftcli.models.causal_lm import CausalLM as Source
 from ftcli.objectives.causal_lm import CausalLM
 from ftcli.run.build import build_run
 
@@ -69,6 +71,7 @@ def test_what_training_would_fail_of_ends_it_in_one_message(
         losses.values = losses.values * float("nan")
         return losses
 
+    monkeypatch.setattr(Source, "prove", lambda *_: RowFormat("flat"))  # it has the same objective
     monkeypatch.setattr(CausalLM, "__call__", fails)
     ended = ftcli("train", "qlora_llama", *small(), "--dry-run")
     text = " ".join(ended.err.split())

@@ -117,7 +117,7 @@ def test_what_is_claimed_is_no_part_of_the_configuration(recipe_file):
 def test_a_job_without_claims_is_no_recipe():
     with pytest.raises(UserError, match="without claims"):
         reading.find("qlora_llama")
-    assert reading.find("qlora").name == reading.find("quantised/qlora").name == "qlora"
+    assert reading.find("qlora").name == reading.find("recipes/qlora").name == "qlora"
 
 
 def test_a_later_option_replaces_earlier_keys_of_its_group():

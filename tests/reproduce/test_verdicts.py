@@ -103,7 +103,7 @@ def test_changed_code_and_settings_make_verdicts_stale(reproduce, monkeypatch):
 def test_what_no_commit_can_have_made_is_not_stored(reproduce, monkeypatch, refusing):
     made = reproduce(only="1")
     monkeypatch.setattr(origin, "git", lambda *words: b" M ftcli/papers/qst/method.py\n")
-    with pytest.raises(UserError, match=r"differ from the commit: ftcli/methods/qst\.py"):
+    with pytest.raises(UserError, match=r"differ from the commit: ftcli/papers/qst/method\.py"):
         refusing(made.recipe)
 
     def absent(*words: str) -> bytes:

@@ -173,7 +173,7 @@ def test_a_lying_header_is_one_message(attack, model, kind):
     with pytest.raises(UserError, match="cannot be read"):
         list(Artefact.open(folder).weights.values())
     (model / "model.safetensors").write_bytes(lying(kind))
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="cannot be read"):
         CausalLM(path=str(model)).load("cpu")
 
 
@@ -202,7 +202,7 @@ def test_a_chat_template_stays_in_its_sandbox(attack, template, marked):
     tokenizer.chat_template = text + mark + "{% for m in messages %}{{ m.content }}{% endfor %}"
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     with pytest.raises(Unusable, match="refused by the chat template"):
-        ChatTemplate(tokenizer).pieces(talk)
+        ChatTemplate(tokenizer, "2026-01-01").conversation(talk)
     assert not attack.won
 
 
