@@ -47,7 +47,7 @@ def prepare() -> None:
     import datasets  # noqa: F401
     import transformers  # noqa: F401
 
-    from ftcli.run import train  # noqa: F401
+    from ftcli.jobs import train  # noqa: F401
     from ftcli.trainer import checkpoint  # noqa: F401
 
 
