@@ -134,7 +134,7 @@ def _composed(config: DictConfig, found: dict[str, Origin], job: Path) -> Compos
     for key in ("hydra", *RECIPE):
         config.pop(key, None)
     plain = mistakes.resolved(config, lambda key: origins.nearest(found, key, job), job)
-    composed = origins.attach(plain, found, job)
+    composed = origins.attach(with_current_names(plain), found, job)
     composed.choices = {
         str(group): option
         for group, option in known.items()

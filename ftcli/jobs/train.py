@@ -9,6 +9,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftcli.config.renamed import with_current_names
 from ftcli.core.base_model import record_base, refuse_other_base
 from ftcli.core.disk import explained
 from ftcli.core.errors import FAILED, UserError
@@ -90,13 +91,14 @@ def _resume(
     folder = checkpoints.find(checkpoint, fall_back=True)
     run = build_run(composed.config, run_dir, composed)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    changed = changes.between(state["config"], run.config)
+    then = with_current_names(state["config"])
+    changed = changes.between(then, run.config)
     changes.refuse(changed, allow, overrides, path)
     _same_data(folder, run, allow, path)
     _same_base(run, allow, path)
     if overrides:
         steps = changes.refuse_no_step(run, state["step"], path)
-        changes.say_rate(run, state["config"], state["step"], steps)
+        changes.say_rate(run, then, state["step"], steps)
     with changes.recorded(run_dir, run.config, changed if overrides else {}, state["step"]):
         run_dir.rewind(state["lines"], state["step"])
         run_dir.event("resume", checkpoint=folder.name, **({"changed": changed} if changed else {}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from ftcli.config import load
+from ftcli.config import compose, load
 from ftcli.config.renamed import MODULES, with_current_names
 
 
@@ -42,3 +42,5 @@ def test_the_config_of_an_old_run_is_read_with_the_present_names(trained_run, tm
     path = tmp_path / "config.yaml"
     path.write_text(old)
     assert load(path).config["optimizer"]["_target_"] == "ftcli.papers.fedkseed.optimizer.KSeed"
+    composed = compose(path, ["trainer.max_steps=5"])  # as `resume RUN trainer.max_steps=5` does
+    assert composed.config["optimizer"]["_target_"] == "ftcli.papers.fedkseed.optimizer.KSeed"
