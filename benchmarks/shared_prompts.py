@@ -16,8 +16,8 @@ import torch
 
 from ftcli.models.causal_lm import CausalLM
 from ftcli.objectives.grpo import GRPO
-from ftcli.objectives.rollouts import Asked, Batch, micro_batch
-from ftcli.objectives.sampling import Drawn
+from ftcli.objectives.rollouts import Batch, Prompt, build_micro_batch
+from ftcli.objectives.sampling import SampledAnswer
 
 
 def made(prompts: int, prompt: int, answer: int, group: int) -> dict[str, Batch]:
@@ -27,9 +27,9 @@ def made(prompts: int, prompt: int, answer: int, group: int) -> dict[str, Batch]
     def ids(length: int) -> list[int]:
         return torch.randint(3, 4000, (length,), generator=maker).tolist()
 
-    asked = [Asked(ids(prompt), "", i) for i in range(prompts)]
-    answers = [[Drawn(ids(answer), False) for _ in range(group)] for _ in asked]
-    return {layout: micro_batch(asked, answers, layout) for layout in ("shared", "packed")}
+    asked = [Prompt(ids(prompt), "", i) for i in range(prompts)]
+    answers = [[SampledAnswer(ids(answer), False) for _ in range(group)] for _ in asked]
+    return {layout: build_micro_batch(asked, answers, layout) for layout in ("shared", "packed")}
 
 
 def seconds(model: torch.nn.Module, objective: GRPO, batch: Batch) -> float:
@@ -37,7 +37,7 @@ def seconds(model: torch.nn.Module, objective: GRPO, batch: Batch) -> float:
     on_gpu = next(model.parameters()).is_cuda
     clock = time.perf_counter if on_gpu else time.process_time
     began = clock()
-    objective.scored(model, batch)[0].sum().backward()
+    objective.token_log_probs(model, batch)[0].sum().backward()
     if on_gpu:
         torch.cuda.synchronize()
     return clock() - began

@@ -10,7 +10,7 @@ import torch
 from ftcli.core.errors import UserError
 from ftcli.models.decoding import judging
 from ftcli.models.parts import bare
-from ftcli.objectives.diffusion import JUDGED, draws, errors, pixels
+from ftcli.objectives.diffusion import EVALUATION_STEP, draw_noise, pixels, prediction_errors
 
 
 @dataclass
@@ -54,9 +54,9 @@ class Denoising:
         total = 0.0
         for level in range(self.levels):
             time = (2 * level + 1) * count // (2 * self.levels)
-            key = (0, JUDGED, time)
-            noise = draws(batch["rows"], latents.shape[1:], count, key)[1].to(latents)
+            key = (0, EVALUATION_STEP, time)
+            noise = draw_noise(batch["rows"], latents.shape[1:], count, key)[1].to(latents)
             times = torch.full((len(latents),), time)
-            found = errors(model, latents, batch["inputs"]["input_ids"], times, noise)
+            found = prediction_errors(model, latents, batch["inputs"]["input_ids"], times, noise)
             total += float(found.double().sum())
         return total

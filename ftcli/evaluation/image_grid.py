@@ -12,7 +12,7 @@ from ftcli.data.pictures import as_bytes, grid
 from ftcli.models.decoding import judging
 from ftcli.models.diffusion import Ddim, denoiser
 from ftcli.models.parts import bare
-from ftcli.objectives.diffusion import JUDGED, draws
+from ftcli.objectives.diffusion import EVALUATION_STEP, draw_noise
 
 
 @dataclass
@@ -73,7 +73,7 @@ def draw(model: Any, batch: dict[str, Any], steps: int, guidance: float = 1.0) -
     """Pixels [B, 3, h, w] in [-1, 1] for the captions of a batch, from noise of its row numbers."""
     parts = bare(model)
     shape = torch.Size(latent_shape(parts))
-    noise = draws(batch["rows"], shape, 1, (0, JUDGED))[1].to(parts.device)
+    noise = draw_noise(batch["rows"], shape, 1, (0, EVALUATION_STEP))[1].to(parts.device)
     score = denoiser(model, batch["inputs"]["input_ids"], batch["empty"], guidance)
     return parts.decode(Ddim.of(parts.scheduler, steps).sample(noise, score))
 

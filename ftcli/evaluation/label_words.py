@@ -8,7 +8,7 @@ from typing import Any
 from torch.nn.functional import cross_entropy
 
 from ftcli.models.decoding import judging
-from ftcli.objectives.candidates import scored, token_ids
+from ftcli.objectives.candidates import score_candidates, token_ids
 
 
 @dataclass
@@ -35,7 +35,7 @@ class LabelWords:
         rows = 0
         with judging(run) as model:
             for batch in loader:
-                found = scored(model, batch, candidates)
+                found = score_candidates(model, batch, candidates)
                 hits += (found.logits.argmax(1) == found.targets).sum().item()
                 loss += cross_entropy(found.logits, found.targets, reduction="sum").item()
                 rows += len(found.targets)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ftcli.models.decoding import judging
 from ftcli.objectives.dpo import DPO
-from ftcli.objectives.preference import figures
+from ftcli.objectives.preference import reward_metrics
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Preference:
         self, objective: DPO, model: Any, batch: dict[str, Any], trained: bool
     ) -> dict[str, float]:
         compared, weights = objective.compare(model, batch)
-        scores = figures(compared, self.beta or objective.beta)
+        scores = reward_metrics(compared, self.beta or objective.beta)
         scores["likelier"] = (compared.policy[:, 0] > compared.policy[:, 1]).float().mean()
         if trained:
             scores["loss"] = objective.values(compared, weights).mean()

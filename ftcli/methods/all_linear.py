@@ -47,7 +47,7 @@ class Selection:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-def select(config: Any, model: nn.Module) -> Selection:
+def select_targets(config: Any, model: nn.Module) -> Selection:
     """The layers and stacked experts of a model that this adapter can train.
 
     Args:
@@ -58,17 +58,17 @@ def select(config: Any, model: nn.Module) -> Selection:
     routers = router_weights(model)
     linears = dict(_linears(model))
     for name in linears:
-        reason = _obstacle(name, linears[name], model, config, routers)
+        reason = _find_obstacle(name, linears[name], model, config, routers)
         if reason:
             reasons[f"{name}.weight"] = reason
     reasons |= {name: ROUTER for name in routers}
     modules = [name for name in linears if f"{name}.weight" not in reasons]
-    lost = lost_on_loading(config, model, modules)
+    lost = find_lost_on_loading(config, model, modules)
     reasons |= {f"{name}.weight": LOST for name in lost}
     modules = [name for name in modules if name not in lost]
-    renamed = _renamed(config, model, modules)
+    renamed = _find_renamed(config, model, modules)
     wanted = [f"{name}.weight" for name in modules if name in renamed]
-    refusal = _refusal(config)
+    refusal = _find_refusal(config)
     later = getattr(model, "to_be_quantised", False)  # on the meta device weights are plain
     quantised = {
         f"{n}.weight" for n in renamed if later or not linears[n].weight.is_floating_point()
@@ -86,16 +86,16 @@ def select(config: Any, model: nn.Module) -> Selection:
     )
 
 
-def apply(selection: Selection, config: Any, model: nn.Module) -> None:
+def apply_selection(selection: Selection, config: Any, model: nn.Module) -> None:
     """Write a selection into a configuration, by the shortest names that mean no other module."""
     modules = [name for name, _ in model.named_modules() if name]
     weights = [name for name, _ in model.named_parameters()]
-    config.target_modules = set(suffixes(selection.modules, modules))
+    config.target_modules = set(shortest_suffixes(selection.modules, modules))
     if selection.parameters:
-        config.target_parameters = suffixes(selection.parameters, weights, parts=2)
+        config.target_parameters = shortest_suffixes(selection.parameters, weights, parts=2)
 
 
-def suffixes(chosen: Collection[str], names: Iterable[str], parts: int = 1) -> list[str]:
+def shortest_suffixes(chosen: Collection[str], names: Iterable[str], parts: int = 1) -> list[str]:
     """The shortest dotted ends, of so many parts or more, that match the chosen names and no other."""
     others = set(names) - set(chosen)
     ends: set[str] = set()
@@ -118,7 +118,7 @@ def _linears(model: Any) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def _obstacle(
+def _find_obstacle(
     name: str, module: Any, model: nn.Module, config: Any, routers: Collection[str]
 ) -> str | None:
     """Why an adapter does not go on this layer; None where it does."""
@@ -129,10 +129,10 @@ def _obstacle(
         return BYPASSED
     if not _is_plain(module):
         return NOT_LINEAR
-    return _peft_obstacle(config, model, leaf)
+    return _find_peft_obstacle(config, model, leaf)
 
 
-def _peft_obstacle(config: Any, model: nn.Module, leaf: str) -> str | None:
+def _find_peft_obstacle(config: Any, model: nn.Module, leaf: str) -> str | None:
     """PEFT's own refusal of a name: the check that its tuners run before they wrap a layer."""
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
@@ -181,7 +181,7 @@ def _is_plain(module: Any) -> bool:
     return isinstance(out, torch.Tensor) and out.shape == (1, 2, weight.shape[0])
 
 
-def _renamed(config: Any, model: nn.Module, modules: list[str]) -> set[str]:
+def _find_renamed(config: Any, model: nn.Module, modules: list[str]) -> set[str]:
     """Layers that PEFT's conversion of old adapters takes for experts, and gives no adapter."""
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
@@ -191,7 +191,7 @@ def _renamed(config: Any, model: nn.Module, modules: list[str]) -> set[str]:
     return set(modules) - set(trial.target_modules)
 
 
-def lost_on_loading(config: Any, model: nn.Module, modules: Iterable[str]) -> set[str]:
+def find_lost_on_loading(config: Any, model: nn.Module, modules: Iterable[str]) -> set[str]:
     """Layers whose adapter PEFT renames on loading, as it renames the base's weights in old files."""
     from peft.utils.transformers_weight_conversion import (
         convert_peft_adapter_state_dict_for_transformers,
@@ -203,7 +203,7 @@ def lost_on_loading(config: Any, model: nn.Module, modules: Iterable[str]) -> se
     return {name for key, name in keys.items() if key not in loaded}
 
 
-def _refusal(config: Any) -> str | None:
+def _find_refusal(config: Any) -> str | None:
     """Why this adapter cannot train a bare parameter; None where it can."""
     from peft import PeftType
     from peft.tuners.lora.layer import ParamWrapper

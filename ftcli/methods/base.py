@@ -88,7 +88,7 @@ def quantisation_of(model: nn.Module) -> str | None:
     return stored_quantisation(getattr(model, "config", None))
 
 
-def without_quantisation(model: nn.Module) -> str:
+def suggest_plain_weights(model: nn.Module) -> str:
     """What to do where a method needs plain weights: the quantisation is asked for, or in the files."""
     quantiser = getattr(model, "hf_quantizer", None)
     stored = quantiser is None or getattr(quantiser, "pre_quantized", False)

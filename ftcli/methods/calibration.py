@@ -47,7 +47,7 @@ class Covariance:
         return self.total / max(1, self.sequences)
 
 
-def batches(
+def calibration_batches(
     run: Run, count: int, batch_size: int = 1, seed: int | None = None, data: Data | None = None
 ) -> Iterator[Batch]:
     """About `count` training rows (bins, where data.packing=bins), the same ones on every rank.
@@ -102,20 +102,20 @@ def input_covariance(
         UserError: a layer's input is not finite, or does not have the batch's tokens.
     """
     found: dict[str, Covariance] = {}
-    sides = _Sides(model)
+    owners = _SequenceOwners(model)
 
     def watch(name: str, layer: nn.Module) -> Any:
         def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            owner = sides.owner(layer, args[0], name)
+            owner = owners.owner(layer, args[0], name)
             _add(found, name, args[0].flatten(0, -2), owner, rescale)
 
         return layer.register_forward_pre_hook(add)
 
-    hooks = [watch(name, layer) for name, layer in layers.items()] + sides.hooks
+    hooks = [watch(name, layer) for name, layer in layers.items()] + owners.hooks
     try:
         with as_base(model):
             for batch in drawn:
-                sides.batch = batch
+                owners.batch = batch
                 forward(model, batch)
     finally:
         for hook in hooks:
@@ -139,7 +139,7 @@ def _add(
     known.sequences += len(owner.unique())
 
 
-class _Sides:
+class _SequenceOwners:
     """Which sequence each token of a layer's input belongs to; -1 for padding.
 
     In an encoder-decoder, layers of the decoder see its tokens, but keys and values of cross
@@ -162,7 +162,7 @@ class _Sides:
     def owner(self, layer: nn.Module, x: Tensor, name: str) -> Tensor:
         """Numbers [tokens] of the sequences of an input [..., T, in]."""
         decodes = layer in self._decoder and x.data_ptr() != self._encoded
-        owner = sequences(self.batch, decodes)
+        owner = sequence_numbers(self.batch, decodes)
         width = x.shape[-2] if x.dim() > 1 else 0
         if "lengths" in self.batch:  # a packed row is filled up behind its last document
             owner = nn.functional.pad(owner, (0, max(0, width - owner.shape[1])), value=-1)
@@ -175,7 +175,7 @@ class _Sides:
         return owner.flatten().to(x.device)
 
 
-def sequences(batch: Batch, decoder: bool = False) -> Tensor:
+def sequence_numbers(batch: Batch, decoder: bool = False) -> Tensor:
     """The number of each token's sequence within the batch, int64 [B, T]; -1 for padding.
 
     Args:
@@ -187,7 +187,7 @@ def sequences(batch: Batch, decoder: bool = False) -> Tensor:
     return torch.where(real, torch.arange(len(real), device=real.device)[:, None], -1)
 
 
-def gradients(
+def sum_gradients(
     model: nn.Module,
     weights: Mapping[str, nn.Parameter],
     drawn: Iterable[Batch],

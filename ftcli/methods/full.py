@@ -14,7 +14,7 @@ from ftcli.methods.base import (
     model_name,
     quantisation_of,
     refuse_names,
-    without_quantisation,
+    suggest_plain_weights,
 )
 from ftcli.models.heads import new_modules
 from ftcli.models.hub import progress_for_people
@@ -92,7 +92,7 @@ class Full(Method):
                 "method=full trains the model's own weights, and quantised weights have no "
                 "gradient.",
                 where="model.quantization",
-                fix=without_quantisation(model),
+                fix=suggest_plain_weights(model),
             )
 
 

@@ -17,7 +17,7 @@ MANY = 0.02  # share of all parameters from which on it is more than routers and
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeftOutWeights:
     """Weights of one pattern: `model.layers.*.mlp.gate.weight`, how many, their share of the model."""
 
     pattern: str
@@ -31,7 +31,9 @@ class LeftOut:
         return asdict(self)
 
 
-def left_out(model: nn.Module, reasons: Mapping[str, str] | None = None) -> list[LeftOut]:
+def list_left_out(
+    model: nn.Module, reasons: Mapping[str, str] | None = None
+) -> list[LeftOutWeights]:
     """What an adapted model keeps frozen, the largest first; empty where no layer is adapted.
 
     Token, position and output tables are not counted: all linear layers never means them.
@@ -53,13 +55,13 @@ def left_out(model: nn.Module, reasons: Mapping[str, str] | None = None) -> list
             groups.setdefault(key, []).append(size)
     total = Anatomy(model).parameters()
     found = [
-        LeftOut(pattern, len(sizes), sum(sizes), sum(sizes) / total, reason)
+        LeftOutWeights(pattern, len(sizes), sum(sizes), sum(sizes) / total, reason)
         for (pattern, reason), sizes in groups.items()
     ]
     return sorted(found, key=lambda item: -item.parameters)
 
 
-def sentence(found: Sequence[LeftOut]) -> str:
+def summarise(found: Sequence[LeftOutWeights]) -> str:
     """`4.1 % of all parameters: mlp.gate.weight 24 (a router), ...`; one reason is given once."""
     texts: dict[str, list[str]] = {}
     for item in found:

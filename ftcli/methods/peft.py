@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath, fetch_kind
 from ftcli.core.errors import Problems, UserError
-from ftcli.methods.all_linear import apply, lost_on_loading, select
+from ftcli.methods.all_linear import apply_selection, find_lost_on_loading, select_targets
 from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
-from ftcli.methods.targets import ALL_LINEAR, refuse_patterns, unmatched
+from ftcli.methods.targets import ALL_LINEAR, find_unmatched, refuse_patterns
 from ftcli.models.heads import new_modules
 
 ADAPTER = "default"
@@ -63,12 +63,12 @@ class Peft(Method):
         """
         from peft import get_peft_model
 
-        config = self._for_model(self.config(), model)
+        config = self._fit_to_model(self.config(), model)
         refuse_patterns(config)
-        self._refuse_parted(config, model)
-        self._spread(config, model)
+        self._refuse_split_ties(config, model)
+        self._resolve_all_linear(config, model)
         if self.targets_strict:
-            Problems.raise_if_any(unmatched(config, model))
+            Problems.raise_if_any(find_unmatched(config, model))
         quantised = quantised_weights(model)
         try:
             with warnings.catch_warnings():
@@ -80,16 +80,16 @@ class Peft(Method):
                     autocast_adapter_dtype=self.autocast_adapter_dtype,
                 )
         except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-            raise self._refused(error) from error
+            raise self._option_error(error) from error
         except RuntimeError as error:  # shapes or dtypes of packed bytes
             if not quantised:
                 raise
-            raise self._not_on_quantised("it has no layer for them") from error
+            raise self._quantised_error("it has no layer for them") from error
         self._refuse_lost(wrapped)
         if quantised:
             self._refuse_changed(quantised, wrapped)
-            self._refuse_unfit(wrapped)
-        self._applied = plain(wrapped.peft_config[ADAPTER].to_dict())
+            self._refuse_unsupported_layers(wrapped)
+        self._applied = to_plain_data(wrapped.peft_config[ADAPTER].to_dict())
         return wrapped
 
     def config(self) -> Any:
@@ -105,8 +105,8 @@ class Peft(Method):
         try:
             config = cls(**options)
         except (ValueError, TypeError) as error:
-            raise self._refused(error) from error
-        return self._checked(config)
+            raise self._option_error(error) from error
+        return self._check_config(config)
 
     def merge(self, model: Any) -> nn.Module:
         """The base model with the adapter added to its weights.
@@ -172,7 +172,7 @@ class Peft(Method):
         except ImportError as error:
             raise UserError(f"there is no {path}.", where, f"ftcli schema {where}") from error
 
-    def _for_model(self, config: Any, model: Any) -> Any:
+    def _fit_to_model(self, config: Any, model: Any) -> Any:
         """The configuration with what this model asks for: its task, and new parts to train.
 
         Raises:
@@ -193,21 +193,21 @@ class Peft(Method):
         config.modules_to_save = sorted({*(config.modules_to_save or ()), *new})
         return config
 
-    def _spread(self, config: Any, model: nn.Module) -> None:
+    def _resolve_all_linear(self, config: Any, model: nn.Module) -> None:
         """All linear layers, as far as this adapter can train them, and the experts with them."""
         if getattr(config, "target_modules", None) != ALL_LINEAR:
             return
         with (
             torch.random.fork_rng()
         ):  # a trial of its own draws; the adapter's start stays the seed's
-            selection = select(config, model)
+            selection = select_targets(config, model)
         if self.options.get("target_parameters") is not None:
             selection = replace(selection, parameters=())
         if selection.parameters or selection.reasons:
-            apply(selection, config, model)
+            apply_selection(selection, config, model)
         self.left_out = selection.reasons
 
-    def _checked(self, config: Any) -> Any:
+    def _check_config(self, config: Any) -> Any:
         if config.is_prompt_learning:
             raise UserError(
                 f"{self.config_class} adds soft prompts and no layers.",
@@ -216,7 +216,7 @@ class Peft(Method):
             )
         return config
 
-    def _refuse_parted(self, config: Any, model: Any) -> None:
+    def _refuse_split_ties(self, config: Any, model: Any) -> None:
         """PEFT casts each tied adapter to float32 by itself: trained, they are two, saved they are one."""
         half = getattr(model, "dtype", None) in (torch.bfloat16, torch.float16)
         if getattr(config, "ensure_weight_tying", False) and half and self.autocast_adapter_dtype:
@@ -227,14 +227,14 @@ class Peft(Method):
                 fix="method.autocast_adapter_dtype=false, or model.dtype=float32",
             )
 
-    def _refused(self, error: Exception) -> UserError:
+    def _option_error(self, error: Exception) -> UserError:
         return UserError(f"{self.config_class}: {str(error).strip()}", where="method")
 
     def _refuse_lost(self, wrapped: Any) -> None:
         """Layers that were named, but whose adapter PEFT would not find again in its own file."""
         base, config = wrapped.get_base_model(), wrapped.peft_config[ADAPTER]
         names = [name for name, m in base.named_modules() if hasattr(m, "lora_A")]
-        lost = sorted(lost_on_loading(config, base, names))
+        lost = sorted(find_lost_on_loading(config, base, names))
         if lost:
             raise UserError(
                 f"PEFT renames the adapter of {lost[0]} when it loads it, and {len(lost)} such would be "
@@ -247,9 +247,9 @@ class Peft(Method):
         """Initialisations that take a part out of the base would round what is left."""
         kept = {id(parameter) for parameter in quantised_weights(model).values()}
         if any(id(parameter) not in kept for parameter in before.values()):
-            raise self._not_on_quantised("its initialisation changes the base's weights")
+            raise self._quantised_error("its initialisation changes the base's weights")
 
-    def _refuse_unfit(self, model: Any) -> None:
+    def _refuse_unsupported_layers(self, model: Any) -> None:
         """Ask one adapted layer of each kind; layers without a quantised form fail on packed bytes."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -265,9 +265,9 @@ class Peft(Method):
                 with torch.no_grad():
                     layer(torch.zeros(1, 1, base.in_features, dtype=dtype, device=weight.device))
             except RuntimeError as error:
-                raise self._not_on_quantised("it has no layer for them") from error
+                raise self._quantised_error("it has no layer for them") from error
 
-    def _not_on_quantised(self, why: str) -> UserError:
+    def _quantised_error(self, why: str) -> UserError:
         return UserError(
             f"{self.config_class} does not work on quantised weights: {why}.",
             where="model.quantization",
@@ -305,12 +305,12 @@ def refuse_shared(model: nn.Module) -> None:
         )
 
 
-def plain(value: Any) -> Any:
+def to_plain_data(value: Any) -> Any:
     """The same as JSON can hold it: enumerations as their values, sets as sorted lists."""
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_plain_data(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):
-        return sorted(plain(item) for item in value)
+        return sorted(to_plain_data(item) for item in value)
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [to_plain_data(item) for item in value]
     return getattr(value, "value", value)

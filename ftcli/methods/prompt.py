@@ -71,7 +71,7 @@ class PromptLearning(Peft):
         named = {name.removeprefix("prompt_encoder."): t for name, t in tensors.items()}
         model.prompt_encoder[ADAPTER].load_state_dict(named)
 
-    def _checked(self, config: Any) -> Any:
+    def _check_config(self, config: Any) -> Any:
         if not config.is_prompt_learning:
             raise UserError(
                 f"{self.config_class} is no prompt learning.",

@@ -50,7 +50,9 @@ class ShiftedLora(Peft):
     ) -> None:
         super().__init__(config_class, targets_strict, autocast_adapter_dtype, **options)
         self._initial: dict[str, Tensor] = {}  # A0, B0 under the names of `state`; none: no shift
-        self._pristine: tuple[Any, int] | None = None  # the base's source; the seed of new weights
+        self._base_source: tuple[Any, int] | None = (
+            None  # the base's source; the seed of new weights
+        )
 
     @property
     def keeps_base(self) -> bool:
@@ -72,8 +74,8 @@ class ShiftedLora(Peft):
             UserError: the base is quantised, or a target cannot be shifted.
         """
         if quantisation_of(model) is not None:
-            raise self._not_on_quantised("its initialisation changes the base's weights")
-        self._initial, self._pristine = {}, None
+            raise self._quantised_error("its initialisation changes the base's weights")
+        self._initial, self._base_source = {}, None
         wrapped = super().prepare(model)
         _refuse_unshiftable(wrapped)
         return wrapped
@@ -82,13 +84,13 @@ class ShiftedLora(Peft):
         """Compute A0 and B0, write them into the adapter and shift the base by them."""
         model = run.model
         self._shift(model, {})
-        self._pristine = (run.model_source, run.seed)
+        self._base_source = (run.model_source, run.seed)
         layers = lora_layers(model)
         with torch.no_grad():
             for name, *pair in self.factors(run, layers):
                 for part, value in zip(FACTORS, pair, strict=True):
-                    _weight(layers[name], part).copy_(_agreed(run, value))
-        own = {key: tensor.clone() for key, tensor in _own(model).items()}
+                    _weight(layers[name], part).copy_(_broadcast_first_rank(run, value))
+        own = {key: tensor.clone() for key, tensor in _current_factors(model).items()}
         self._shift(model, own)
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
@@ -102,7 +104,7 @@ class ShiftedLora(Peft):
             UserError: names differ from those of this adapter.
         """
         initial = {k[len(INITIAL) :]: t for k, t in tensors.items() if k.startswith(INITIAL)}
-        names = {INITIAL + key for key in _own(model)} if initial else set()
+        names = {INITIAL + key for key in _current_factors(model)} if initial else set()
         given = {INITIAL + key for key in initial}
         refuse_names(sorted(names - given), sorted(given - names))
         shift, self._initial = self._initial, {}  # Peft's own state, for its own check
@@ -126,14 +128,14 @@ class ShiftedLora(Peft):
             return super().save(model, folder)
         tensors = dict(model.state_dict())
         for key, start in self._initial.items():
-            name, sign = _with_adapter(key), -1 if "lora_B" in key else 1
+            name, sign = _adapter_key(key), -1 if "lora_B" in key else 1
             trained = tensors[name]
             both = [trained, sign * start.to(trained)]
             tensors[name] = torch.cat(both, dim=1 if "lora_B" in key else 0)
-        with _doubled(model):
+        with _double_rank(model):
             model.save_pretrained(folder, state_dict=tensors, save_embedding_layers=False)
 
-    def _checked(self, config: Any) -> Any:
+    def _check_config(self, config: Any) -> Any:
         for name, plain in (("init_lora_weights", True), ("use_dora", False)):
             if getattr(config, name) != plain:
                 raise UserError(
@@ -142,7 +144,7 @@ class ShiftedLora(Peft):
                     where=f"method.{name}",
                     fix=f"method.{name}={str(plain).lower()}, or method=lora",
                 )
-        return super()._checked(config)
+        return super()._check_config(config)
 
     @torch.no_grad()
     def _shift(self, model: nn.Module, initial: Mapping[str, Tensor]) -> None:
@@ -155,18 +157,18 @@ class ShiftedLora(Peft):
         if known:
             self._unshift(model)
         # Copies: what is read from a file may lie where products come out with other rounding.
-        self._initial = {k: t.to(_own(model)[k], copy=True) for k, t in initial.items()}
+        self._initial = {k: t.to(_current_factors(model)[k], copy=True) for k, t in initial.items()}
         if initial:
             for name, layer in lora_layers(model).items():
-                _subtract(layer, self._change(name, layer))
+                _subtract(layer, self._initial_product(name, layer))
 
     def _unshift(self, model: nn.Module) -> None:
         """The original weights: read again where it is known from where, else added back."""
-        if self._pristine is None:
+        if self._base_source is None:
             for name, layer in lora_layers(model).items():
-                _subtract(layer, -self._change(name, layer))
+                _subtract(layer, -self._initial_product(name, layer))
             return
-        source, seed = self._pristine
+        source, seed = self._base_source
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # as Run does, where the weights are new ones
             base = source.load("cpu")
@@ -175,7 +177,7 @@ class ShiftedLora(Peft):
             original = modules[name.removeprefix("base_model.model.")]
             layer.get_base_layer().weight.copy_(original.weight)
 
-    def _change(self, name: str, layer: Any) -> Tensor:
+    def _initial_product(self, name: str, layer: Any) -> Tensor:
         """scale * B0 A0, float32 [out, in]."""
         a, b = (self._initial[f"{name}.{part}.weight"].float() for part in FACTORS)
         return layer.scaling[ADAPTER] * (b @ a)
@@ -199,13 +201,13 @@ def _weight(layer: Any, part: str) -> nn.Parameter:
     return getattr(layer, part)[ADAPTER].weight
 
 
-def _own(model: nn.Module) -> dict[str, Tensor]:
+def _current_factors(model: nn.Module) -> dict[str, Tensor]:
     """The factors as they are now, under the names of PEFT's state."""
     layers = lora_layers(model).items()
     return {f"{n}.{part}.weight": _weight(m, part).data for n, m in layers for part in FACTORS}
 
 
-def _with_adapter(key: str) -> str:
+def _adapter_key(key: str) -> str:
     return f"{key.removesuffix('.weight')}.{ADAPTER}.weight"
 
 
@@ -215,7 +217,7 @@ def _subtract(layer: Any, change: Tensor) -> None:
     weight.copy_(weight.float() - change)
 
 
-def _agreed(run: Run, value: Tensor) -> Tensor:
+def _broadcast_first_rank(run: Run, value: Tensor) -> Tensor:
     """The first rank's value: signs of singular vectors may differ between devices."""
     if run.accelerator.num_processes == 1:
         return value
@@ -225,7 +227,7 @@ def _agreed(run: Run, value: Tensor) -> Tensor:
 
 
 @contextmanager
-def _doubled(model: Any) -> Iterator[None]:
+def _double_rank(model: Any) -> Iterator[None]:
     """The adapter's configuration with twice the rank and the same scale."""
     config = model.peft_config[ADAPTER]
     more = math.sqrt(2) if config.use_rslora else 2  # alpha / sqrt(r), else alpha / r

@@ -36,12 +36,12 @@ def refuse_patterns(config: Any) -> None:
             raise UserError(
                 f"{pattern!r} is no pattern: {error}.",
                 where=f"method.{key}",
-                fix=written(f"method.{key}", _replaced(getattr(config, key), pattern, "q_proj"))
+                fix=written(f"method.{key}", _replace_name(getattr(config, key), pattern, "q_proj"))
                 + "; text is a regular expression",
             ) from error
 
 
-def unmatched(config: Any, model: nn.Module) -> list[UserError]:
+def find_unmatched(config: Any, model: nn.Module) -> list[UserError]:
     """One problem for each name of a PEFT configuration that matches no module of the model."""
     names = [name for name, _ in model.named_modules() if name]
     problems = []
@@ -49,14 +49,14 @@ def unmatched(config: Any, model: nn.Module) -> list[UserError]:
         wanted = getattr(config, key, None)
         if isinstance(wanted, str):
             if wanted != ALL_LINEAR and not any(re.fullmatch(wanted, name) for name in names):
-                problems.append(_report(key, wanted, wanted, model))
+                problems.append(_unmatched_error(key, wanted, wanted, model))
             continue
         missing = [w for w in sorted(wanted or ()) if not any(_ends(name, w) for name in names)]
-        problems += [_report(key, name, wanted, model) for name in missing]
+        problems += [_unmatched_error(key, name, wanted, model) for name in missing]
     for key in PATTERNS:
         given = getattr(config, key, None) or {}
         missing = [pattern for pattern in given if not _any_pattern(names, pattern)]
-        problems += [_report(key, pattern, given, model) for pattern in missing]
+        problems += [_unmatched_error(key, pattern, given, model) for pattern in missing]
     return problems
 
 
@@ -69,7 +69,7 @@ def _any_pattern(names: list[str], pattern: str) -> bool:
     return any(re.match(rf"(.*\.)?({pattern})$", name) for name in names)
 
 
-def _replaced(given: Any, wrong: str, right: str) -> Any:
+def _replace_name(given: Any, wrong: str, right: str) -> Any:
     """The option's value with one name put right: a list of names, or a mapping by names."""
     if isinstance(given, dict):
         return {right if name == wrong else name: value for name, value in given.items()}
@@ -77,7 +77,7 @@ def _replaced(given: Any, wrong: str, right: str) -> Any:
     return [right if name == wrong else name for name in names]
 
 
-def _report(key: str, wanted: str, given: Any, model: nn.Module) -> UserError:
+def _unmatched_error(key: str, wanted: str, given: Any, model: nn.Module) -> UserError:
     """`'q_porj' matches 0 of 226 linear layers of Llama-3.2-1B ('q_proj' would match 16).`"""
     anatomy = Anatomy(model)
     linears = Counter(linear.name.rpartition(".")[2] for linear in anatomy.block_linears)
@@ -88,7 +88,7 @@ def _report(key: str, wanted: str, given: Any, model: nn.Module) -> UserError:
         hint = f"'{near[0]}' would match {linears[near[0]] or others[near[0]]}"
     else:
         hint = f"there are {', '.join(linears)}"
-    fixes = [written(f"method.{key}", _replaced(given, wanted, near[0]))] if near else []
+    fixes = [written(f"method.{key}", _replace_name(given, wanted, near[0]))] if near else []
     if key == "target_modules" and not near:
         fixes = [f"method.{key}={ALL_LINEAR}"]
     return UserError(

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ftcli.objectives.candidates import Scored
+from ftcli.objectives.candidates import CandidateScores
 from ftcli.objectives.label_words import LabelWords
 
 
@@ -21,6 +21,6 @@ class Accuracy(LabelWords):
 
     differentiable: ClassVar[bool] = False
 
-    def values(self, found: Scored, hits: Tensor) -> Tensor:
+    def values(self, found: CandidateScores, hits: Tensor) -> Tensor:
         """0 for a right word, 1 for a wrong one."""
         return 1 - hits

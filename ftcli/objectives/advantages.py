@@ -55,7 +55,7 @@ def advantages(
     return found.flatten().nan_to_num(0.0)
 
 
-def spread(rewards: Tensor, weights: Tensor, group: int) -> Tensor:
+def group_std(rewards: Tensor, weights: Tensor, group: int) -> Tensor:
     """Standard deviation of the weighted sum within each group [A / group]."""
     silent = rewards.isnan().all(1)
     total = (rewards * weights).nansum(1).masked_fill(silent, torch.nan)

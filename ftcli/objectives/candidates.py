@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from ftcli.core.errors import UserError
 from ftcli.data.pieces import ALL, Piece, encode
-from ftcli.objectives.causal_lm import final_hidden, supervised
+from ftcli.objectives.causal_lm import final_hidden, find_supervised
 
 MOST = 100  # different completions that still are labels rather than text
 
 
-class Scored(NamedTuple):
+class CandidateScores(NamedTuple):
     """Candidates of n rows.
 
     Attributes:
@@ -54,13 +54,15 @@ def token_ids(words: Sequence[str] | None, run: Any) -> Tensor:
     return torch.tensor(ids)
 
 
-def scored(model: nn.Module, batch: dict[str, Any], candidates: Tensor) -> Scored:
+def score_candidates(
+    model: nn.Module, batch: dict[str, Any], candidates: Tensor
+) -> CandidateScores:
     """Logits of the candidates where each row's answer begins.
 
     Raises:
         UserError: a row's answer is not among the candidates.
     """
-    where, labels = answers(batch)
+    where, labels = answer_positions(batch)
     matches = labels[:, None] == candidates
     if not matches.any(1).all():
         raise UserError(
@@ -72,12 +74,12 @@ def scored(model: nn.Module, batch: dict[str, Any], candidates: Tensor) -> Score
     hidden, head = final_hidden(model, batch, device)
     hidden = hidden.flatten(0, 1)[where.to(device)]
     logits = head(hidden)[:, candidates.to(device)].float()
-    return Scored(logits, matches.int().argmax(1).to(device), hidden, head)
+    return CandidateScores(logits, matches.int().argmax(1).to(device), hidden, head)
 
 
-def answers(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def answer_positions(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Flat positions [n] that predict the first learned token of each row, and that token [n]."""
-    where, labels, sequence = supervised(batch)
+    where, labels, sequence = find_supervised(batch)
     first = torch.ones_like(sequence, dtype=torch.bool)
     first[1:] = sequence[1:] != sequence[:-1]
     return where[first], labels[first]

@@ -22,7 +22,7 @@ class CausalLM(Objective):
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
         """Losses [n], one a label; labels are as in transformers: not shifted, -100 is none."""
-        where, labels, sequence = supervised(batch)
+        where, labels, sequence = find_supervised(batch)
         device = next(model.parameters()).device
         hidden, head = final_hidden(model, batch, device)
         hidden = hidden.flatten(0, 1)[where.to(device, non_blocking=True)]
@@ -33,7 +33,7 @@ class CausalLM(Objective):
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
         """Labelled tokens, and documents that have any."""
-        where, _, sequence = supervised(batch)
+        where, _, sequence = find_supervised(batch)
         return len(where), len(sequence.unique_consecutive())
 
     def token_losses(
@@ -56,7 +56,7 @@ class CausalLM(Objective):
         return torch.cat([checkpoint(of_chunk, h, y, use_reentrant=False) for h, y in pieces])
 
 
-def supervised(batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+def find_supervised(batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """Where a label is predicted, from the batch on the CPU (on a device it would wait for it).
 
     Returns:

@@ -18,7 +18,7 @@ from ftcli.objectives.base import Losses, Objective
 if TYPE_CHECKING:
     from ftcli.core.run import Run
 
-JUDGED = 1 << 31  # stands for the step where nothing is trained
+EVALUATION_STEP = 1 << 31  # stands for the step where nothing is trained
 
 
 @dataclass
@@ -55,13 +55,13 @@ class Diffusion(Objective):
         """Losses [B], one an image."""
         parts = bare(model)
         latents = parts.encode(pixels(batch, parts.device))
-        key = (self._seed, self._step) if model.training else (0, JUDGED)
-        times, noise, dropped = draws(batch["rows"], latents.shape[1:], len(parts.alphas), key)
+        key = (self._seed, self._step) if model.training else (0, EVALUATION_STEP)
+        times, noise, dropped = draw_noise(batch["rows"], latents.shape[1:], len(parts.alphas), key)
         ids = batch["inputs"]["input_ids"]
         if model.training:
             empty = dropped < self.caption_dropout
             ids = torch.where(empty[:, None], batch["empty"], ids)
-        values = errors(model, latents, ids, times, noise.to(latents))
+        values = prediction_errors(model, latents, ids, times, noise.to(latents))
         return Losses(values, torch.arange(len(values), device=values.device))
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
@@ -69,7 +69,9 @@ class Diffusion(Objective):
         return len(batch["rows"]), len(batch["rows"])
 
 
-def errors(model: nn.Module, latents: Tensor, ids: Tensor, times: Tensor, noise: Tensor) -> Tensor:
+def prediction_errors(
+    model: nn.Module, latents: Tensor, ids: Tensor, times: Tensor, noise: Tensor
+) -> Tensor:
     """Mean squared error [B] of the prediction for latents with this noise at these timesteps.
 
     Args:
@@ -89,7 +91,7 @@ def pixels(batch: dict[str, Any], device: torch.device) -> Tensor:
     return batch["inputs"]["pixels"].to(device, non_blocking=True).float() / 127.5 - 1
 
 
-def draws(
+def draw_noise(
     rows: list[int], shape: torch.Size, steps: int, key: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Timesteps [B], noise [B, *shape] and uniform numbers [B], each row's from a generator of its own.

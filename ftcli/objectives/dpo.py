@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from ftcli.core.callback import State
 from ftcli.core.errors import UserError
 from ftcli.objectives.base import Losses
-from ftcli.objectives.causal_lm import CausalLM, final_hidden, supervised
-from ftcli.objectives.preference import Answers, Compared, figures, pairs_of
+from ftcli.objectives.causal_lm import CausalLM, final_hidden, find_supervised
+from ftcli.objectives.preference import Answers, PairComparison, count_pairs, reward_metrics
 from ftcli.objectives.preference_losses import (
+    BATCH_LOSSES,
     LOSSES,
-    OF_BATCH,
-    OF_SCORES,
+    SCORE_LOSSES,
     Divergence,
     Settings,
     divergence,
@@ -76,30 +76,34 @@ class DPO(CausalLM):
     def rollout(self, state: State, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The micro-batches with what takes the whole step, or the whole split, to know."""
         tokens = sum(_chosen_tokens(batch) for batch in batches)
-        share = {"chosen_tokens": tokens / sum(map(pairs_of, batches))}
+        share = {"chosen_tokens": tokens / sum(map(count_pairs, batches))}
         if not self.precompute:
             return [batch | share for batch in batches]
         return [self.with_reference(batch, "train") | share for batch in batches]
 
     def with_reference(self, batch: dict[str, Any], split: str) -> dict[str, Any]:
         """The batch of a split with the precomputed log-probabilities of the reference."""
-        return batch | {"reference": self._ready().of(split)[batch["rows"]].view(-1, 2)}
+        return batch | {
+            "reference": self._require_scores().for_split(split)[batch["rows"]].view(-1, 2)
+        }
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
         """Losses [P], one a pair; metrics: rewards of chosen and rejected, margin, accuracy."""
         compared, weights = self.compare(model, batch)
         values = self.values(compared, weights)
         sequence = torch.arange(len(values), device=values.device)
-        return Losses(values, sequence, figures(compared, self.beta))
+        return Losses(values, sequence, reward_metrics(compared, self.beta))
 
-    def values(self, compared: Compared, weights: Tensor | None = None) -> Tensor:
+    def values(self, compared: PairComparison, weights: Tensor | None = None) -> Tensor:
         """The losses [P] of pairs, with the weights that `compare` gave."""
         values = torch.zeros_like(compared.nll)
         for name, weight in self._losses:
             values = values + weight * LOSSES[name](compared, self._settings)
         return values if weights is None else values * weights
 
-    def compare(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Compared, Tensor | None]:
+    def compare(
+        self, model: nn.Module, batch: dict[str, Any]
+    ) -> tuple[PairComparison, Tensor | None]:
         """Both answers of each pair under policy and reference; and the pairs' weights [P].
 
         The reference comes first: where blocks are recomputed in backward, nothing may have been
@@ -107,13 +111,13 @@ class DPO(CausalLM):
         """
         reference = batch.get("reference")
         if reference is None:
-            with self._ready().reference.model() as other:
+            with self._require_scores().reference.model() as other:
                 reference = self.log_probabilities(other, batch)
         answers, hidden, head = self._answers(model, batch)
         policy = answers.sums(self.ld_alpha)
         reference = reference.to(policy.device, non_blocking=True)
-        mean = batch.get("chosen_tokens") or _chosen_tokens(batch) / pairs_of(batch)
-        compared = Compared(
+        mean = batch.get("chosen_tokens") or _chosen_tokens(batch) / count_pairs(batch)
+        compared = PairComparison(
             policy,
             reference,
             answers.lengths.view(-1, 2),
@@ -128,7 +132,7 @@ class DPO(CausalLM):
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
         """Pairs, and pairs."""
-        return pairs_of(batch), pairs_of(batch)
+        return count_pairs(batch), count_pairs(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """The precomputed reference."""
@@ -136,16 +140,16 @@ class DPO(CausalLM):
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self._ready().load_state_dict(saved)
+        self._require_scores().load_state_dict(saved)
 
     def _answers(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Answers, Tensor, Head]:
         """The answers; hidden states [n, d] in front of their tokens, and what makes logits of them."""
-        where, labels, owner = supervised(batch)
+        where, labels, owner = find_supervised(batch)
         device = next(model.parameters()).device
         hidden, head = final_hidden(model, batch, device)
         hidden = hidden.flatten(0, 1)[where.to(device, non_blocking=True)]
         losses = self.token_losses(hidden, labels.to(device, non_blocking=True), head)
-        answers = Answers.of(-losses, owner.to(device, non_blocking=True), pairs_of(batch))
+        answers = Answers.of(-losses, owner.to(device, non_blocking=True), count_pairs(batch))
         return answers, hidden, head
 
     @torch.no_grad()
@@ -158,7 +162,7 @@ class DPO(CausalLM):
         found = torch.cat([collisions(h) for h in hidden.split(self.chunk_size)])
         return answers.means(answers.tokens - found).exp().prod(1)
 
-    def _ready(self) -> ReferenceScores:
+    def _require_scores(self) -> ReferenceScores:
         if self.scores is None:
             raise UserError("DPO has not been set up with a run.", "objective")
         return self.scores
@@ -166,7 +170,7 @@ class DPO(CausalLM):
 
 def _chosen_tokens(batch: dict[str, Any]) -> int:
     """Labelled tokens of the chosen answers."""
-    return int((supervised(batch)[2] % 2 == 0).sum())
+    return int((find_supervised(batch)[2] % 2 == 0).sum())
 
 
 def _refuse(names: list[str], weights: list[float], dpo: DPO) -> None:
@@ -183,15 +187,17 @@ def _refuse(names: list[str], weights: list[float], dpo: DPO) -> None:
         raise UserError(what, "objective.loss_weights", "one number a loss, or null")
     if dpo.beta <= 0:
         raise UserError(f"{dpo.beta} must be more than 0.", "objective.beta", "objective.beta=0.1")
-    strange = set(names) - OF_SCORES
+    strange = set(names) - SCORE_LOSSES
     if dpo.f_divergence != "reverse_kl" and strange:
         raise UserError(
             f"{dpo.f_divergence} is not defined for {', '.join(sorted(strange))}.",
             where="objective.f_divergence",
-            fix=f"objective.f_divergence=reverse_kl, or one of {', '.join(sorted(OF_SCORES))}",
+            fix=f"objective.f_divergence=reverse_kl, or one of {', '.join(sorted(SCORE_LOSSES))}",
         )
-    if dpo.weighting and OF_BATCH & set(names):
-        what = f"{', '.join(sorted(OF_BATCH & set(names)))} is no sum over pairs to be weighted."
+    if dpo.weighting and BATCH_LOSSES & set(names):
+        what = (
+            f"{', '.join(sorted(BATCH_LOSSES & set(names)))} is no sum over pairs to be weighted."
+        )
         raise UserError(what, "objective.weighting", "objective.weighting=false")
     _refuse_smoothing(names, dpo.label_smoothing)
 

@@ -13,7 +13,7 @@ from ftcli.data.tokens import IGNORED
 from ftcli.evaluation import metrics as known
 from ftcli.models.decoding import answer, read, stop_ids
 from ftcli.objectives.base import Losses, Objective
-from ftcli.objectives.causal_lm import supervised
+from ftcli.objectives.causal_lm import find_supervised
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Generated(Objective):
         if self.tokenizer is None:
             raise UserError("Generated has not been set up with a run.", "objective")
         bare: Any = getattr(model, "module", model)
-        prompts, references = self._asked(batch, bare)
+        prompts, references = self._split_prompts(batch, bare)
         texts = answer(bare, self.tokenizer, prompts, self.max_new_tokens, max(len(prompts), 1))
         scores = [self._score(text, given) for text, given in zip(texts, references, strict=True)]
         values = 1 - torch.tensor(scores, device=bare.device) / 100
@@ -52,10 +52,12 @@ class Generated(Objective):
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
         """Rows, and rows."""
-        rows = len(supervised(batch)[2].unique_consecutive())
+        rows = len(find_supervised(batch)[2].unique_consecutive())
         return rows, rows
 
-    def _asked(self, batch: dict[str, Any], model: Any) -> tuple[list[list[int]], list[str]]:
+    def _split_prompts(
+        self, batch: dict[str, Any], model: Any
+    ) -> tuple[list[list[int]], list[str]]:
         """The tokens before each row's answer, and the answer as text."""
         stops = stop_ids(self.tokenizer, model)
         prompts, references = [], []

@@ -18,7 +18,7 @@ from ftcli.objectives.base import Losses, Reduction
 from ftcli.objectives.causal_lm import CausalLM, final_hidden
 from ftcli.objectives.policy_loss import PolicyLoss, Tokens
 from ftcli.objectives.reference import Mode
-from ftcli.objectives.rewarding import Rewarding
+from ftcli.objectives.rewarding import RolloutBuilder
 from ftcli.objectives.rollouts import Batch
 
 log = logging.getLogger("ftcli.objectives")
@@ -77,20 +77,20 @@ class GRPO(PolicyLoss, CausalLM):
                     where=f"objective.{key}",
                     fix=f"objective.{key}={least} is the least",
                 )
-        self.rewarding = Rewarding(self)
+        self.rollout_builder = RolloutBuilder(self)
         self._buffer: list[Batch] = []
         self._used = 0
 
     def setup(self, run: Any) -> None:
         """Switch dropout off, with which old and new probabilities would differ by chance."""
-        _silence(run.model)
-        self.rewarding.setup(run)
+        _disable_dropout(run.model)
+        self.rollout_builder.setup(run)
 
     def rollout(self, state: State, batches: list[Batch]) -> list[Batch]:
         """Answers to the prompts of the micro-batches, or once more those of the step before."""
         fresh = self._used >= self.num_iterations or len(batches) != len(self._buffer)
         if fresh:
-            self._buffer, self._used = self.rewarding.answered(state, batches), 0
+            self._buffer, self._used = self.rollout_builder.build(state, batches), 0
         self._used += 1
         return self._buffer
 
@@ -98,7 +98,7 @@ class GRPO(PolicyLoss, CausalLM):
         """Losses [n], one a token of an answer; metrics: rewards, entropy, divergence, clipped."""
         if "advantages" not in batch:
             return super().__call__(model, batch)
-        log_probs, entropy = self.scored(model, batch)
+        log_probs, entropy = self.token_log_probs(model, batch)
         device = log_probs.device
         owner = batch["owner"].to(device)
         given = {k: batch[k].to(device) if k in batch else None for k in ("old", "reference")}
@@ -111,7 +111,7 @@ class GRPO(PolicyLoss, CausalLM):
         figures |= {k: torch.tensor(v, device=device) for k, v in batch["figures"].items()}
         return Losses(values, owner, figures)
 
-    def scored(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def token_log_probs(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities [n] of the tokens of the answers, and entropies [n], at `temperature`."""
         device = next(model.parameters()).device
         hidden, head = final_hidden(model, batch, device)
@@ -140,14 +140,14 @@ class GRPO(PolicyLoss, CausalLM):
 
     def state_dict(self) -> dict[str, Any]:
         """Answers that further steps will learn from."""
-        return {"buffer": self._buffer, "used": self._used} if self._again else {}
+        return {"buffer": self._buffer, "used": self._used} if self._has_buffered_answers else {}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self._buffer, self._used = saved["buffer"], saved["used"]
 
     @property
-    def _again(self) -> bool:
+    def _has_buffered_answers(self) -> bool:
         return 0 < self._used < self.num_iterations
 
     def _factors(self, owner: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class GRPO(PolicyLoss, CausalLM):
 
         The mean is over the tokens of a micro-batch that learn, then over micro-batches.
         """
-        learned = self.chosen(tokens.entropy)
+        learned = self.select_tokens(tokens.entropy)
         share = batch["share"] / learned.sum().clamp(min=1)
         return tokens.entropy * learned * share / self._factors(tokens.owner)
 
@@ -186,7 +186,7 @@ class GRPO(PolicyLoss, CausalLM):
         return torch.cat([logs for logs, _ in found]), torch.cat([e for _, e in found])
 
 
-def _silence(model: nn.Module) -> None:
+def _disable_dropout(model: nn.Module) -> None:
     """Dropout of the model and of the method to 0."""
     found = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
     for module in found:

@@ -11,7 +11,12 @@ from torch.nn.functional import cross_entropy
 
 from ftcli.core.errors import UserError
 from ftcli.objectives.base import Losses, Objective
-from ftcli.objectives.candidates import Scored, answers, scored, token_ids
+from ftcli.objectives.candidates import (
+    CandidateScores,
+    answer_positions,
+    score_candidates,
+    token_ids,
+)
 
 
 @dataclass
@@ -34,17 +39,17 @@ class LabelWords(Objective):
         """Losses [n], one a row; metric: accuracy."""
         if not len(self.candidates):
             raise UserError(f"{type(self).__name__} has not been set up with a run.", "objective")
-        found = scored(model, batch, self.candidates)
+        found = score_candidates(model, batch, self.candidates)
         hits = (found.logits.argmax(1) == found.targets).float()
         sequence = torch.arange(len(hits), device=hits.device)
         values = self.values(found, hits)
         return Losses(values, sequence, {"accuracy": hits.mean()}, found.hidden, found.head)
 
-    def values(self, found: Scored, hits: Tensor) -> Tensor:
+    def values(self, found: CandidateScores, hits: Tensor) -> Tensor:
         """What each row contributes."""
         return cross_entropy(found.logits, found.targets, reduction="none")
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
         """Rows, and rows."""
-        rows = len(answers(batch)[0])
+        rows = len(answer_positions(batch)[0])
         return rows, rows

@@ -110,7 +110,7 @@ class PolicyLoss:
         if self.off_policy_mask_threshold is not None:
             drift = tokens.mean(-log_ratio.detach())[tokens.owner]
             values = values * ((advantages >= 0) | (drift <= self.off_policy_mask_threshold))
-        values = values * self.chosen(tokens.entropy)
+        values = values * self.select_tokens(tokens.entropy)
         if tokens.reference is not None:
             divergence = k3(tokens.log_probs, tokens.reference)
             figures["kl"] = _mean(divergence)
@@ -119,7 +119,7 @@ class PolicyLoss:
             )
         return values, figures
 
-    def chosen(self, entropy: Tensor) -> Tensor:
+    def select_tokens(self, entropy: Tensor) -> Tensor:
         """Which tokens [n] learn: those among the `top_entropy_quantile` of the micro-batch."""
         if self.top_entropy_quantile == 1 or not len(entropy):
             return torch.ones_like(entropy, dtype=torch.bool)
@@ -135,7 +135,7 @@ class PolicyLoss:
         self, tokens: Tokens, log_ratio: Tensor, ratio: Tensor, advantages: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         if self.loss_type in CLIPPED:
-            return self._clipped(ratio, advantages)
+            return self._clip_loss(ratio, advantages)
         if self.loss_type == "cispo":
             clipped = (ratio > self.high) & (advantages > 0)
             weight = ratio.clamp(max=self.high).detach()
@@ -147,7 +147,7 @@ class PolicyLoss:
         weight = self._vespo_weight(tokens, log_ratio.detach())[tokens.owner]
         return -weight * advantages * tokens.log_probs, {}
 
-    def _clipped(self, ratio: Tensor, advantages: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _clip_loss(self, ratio: Tensor, advantages: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         inside = ratio.clamp(1 - self.epsilon, 1 + self.high)
         if self.delta is not None:
             ratio = ratio.clamp(max=self.delta)

@@ -41,13 +41,13 @@ class Answers:
         if tail is not None:
             shared = self.lengths.view(-1, 2).amin(1).repeat_interleave(2)
             values = torch.where(self._position() < shared[self.owner], values, tail * values)
-        return self._summed(values).view(-1, 2)
+        return self._sum_by_answer(values).view(-1, 2)
 
     def means(self, values: Tensor) -> Tensor:
         """Mean over each answer's tokens of `values` [n]: [P, 2]."""
-        return (self._summed(values) / self.lengths.clamp(min=1)).view(-1, 2)
+        return (self._sum_by_answer(values) / self.lengths.clamp(min=1)).view(-1, 2)
 
-    def _summed(self, values: Tensor) -> Tensor:
+    def _sum_by_answer(self, values: Tensor) -> Tensor:
         return values.new_zeros(len(self.lengths)).index_add(0, self.owner, values)
 
     def _position(self) -> Tensor:
@@ -57,7 +57,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Compared:
+class PairComparison:
     """P pairs under policy and reference.
 
     Attributes:
@@ -91,7 +91,7 @@ class Compared:
         return means[:, 0] - means[:, 1]
 
 
-def figures(compared: Compared, beta: float) -> dict[str, Tensor]:
+def reward_metrics(compared: PairComparison, beta: float) -> dict[str, Tensor]:
     """Implicit rewards beta * log-ratio, means over pairs; accuracy counts strictly higher ones."""
     rewards = beta * compared.ratios.detach()
     chosen, rejected = rewards.unbind(1)
@@ -103,7 +103,7 @@ def figures(compared: Compared, beta: float) -> dict[str, Tensor]:
     }
 
 
-def pairs_of(batch: dict[str, Any]) -> int:
+def count_pairs(batch: dict[str, Any]) -> int:
     """How many pairs a batch holds.
 
     Raises:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ftcli.objectives.preference import Compared
+from ftcli.objectives.preference import PairComparison
 
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 LARGEST = 80.0  # exponents above this leave float32
@@ -46,100 +46,100 @@ def divergence(ratios: Tensor, kind: Divergence, alpha: float) -> Tensor:
     return ratios
 
 
-def sigmoid(c: Compared, s: Settings) -> Tensor:
+def sigmoid(c: PairComparison, s: Settings) -> Tensor:
     """-log sigma(beta Delta) (DPO, arXiv 2305.18290, equation 7)."""
     return -logsigmoid(s.beta * c.delta)
 
 
-def sigmoid_norm(c: Compared, s: Settings) -> Tensor:
+def sigmoid_norm(c: PairComparison, s: Settings) -> Tensor:
     """-log sigma(beta (s_w / T_w - s_l / T_l)) (Tulu 3, arXiv 2411.15124)."""
     return -logsigmoid(s.beta * c.mean_delta)
 
 
-def hinge(c: Compared, s: Settings) -> Tensor:
+def hinge(c: PairComparison, s: Settings) -> Tensor:
     """max(0, 1 - beta Delta) (SLiC, arXiv 2305.10425, in the form of RSO, 2309.06657)."""
     return torch.relu(1 - s.beta * c.delta)
 
 
-def ipo(c: Compared, s: Settings) -> Tensor:
+def ipo(c: PairComparison, s: Settings) -> Tensor:
     """(s_w / T_w - s_l / T_l - 1 / (2 beta))^2 (IPO, arXiv 2310.12036, equation 17, by token)."""
     return (c.mean_delta - 1 / (2 * s.beta)) ** 2
 
 
-def robust(c: Compared, s: Settings) -> Tensor:
+def robust(c: PairComparison, s: Settings) -> Tensor:
     """[-(1 - e) log sigma(beta Delta) + e log sigma(-beta Delta)] / (1 - 2 e) (arXiv 2403.00409)."""
     z = s.beta * c.delta
     kept, flipped = -logsigmoid(z), -logsigmoid(-z)
     return ((1 - s.epsilon) * kept - s.epsilon * flipped) / (1 - 2 * s.epsilon)
 
 
-def exo_pair(c: Compared, s: Settings) -> Tensor:
+def exo_pair(c: PairComparison, s: Settings) -> Tensor:
     """KL of (sigma(beta Delta), sigma(-beta Delta)) to (1 - e, e) (EXO, arXiv 2402.00856, eq. 16)."""
     z = s.beta * c.delta
     won = torch.sigmoid(z) * (logsigmoid(z) - math.log1p(-s.epsilon))
     return won + torch.sigmoid(-z) * (logsigmoid(-z) - math.log(s.epsilon))
 
 
-def nca_pair(c: Compared, s: Settings) -> Tensor:
+def nca_pair(c: PairComparison, s: Settings) -> Tensor:
     """-log sigma(b_w) - (log sigma(-b_w) + log sigma(-b_l)) / 2, b = beta r (arXiv 2402.05369)."""
     chosen, rejected = (s.beta * c.ratios).unbind(1)
     return -logsigmoid(chosen) - 0.5 * (logsigmoid(-chosen) + logsigmoid(-rejected))
 
 
-def bco_pair(c: Compared, s: Settings) -> Tensor:
+def bco_pair(c: PairComparison, s: Settings) -> Tensor:
     """-log sigma(beta r_w) - log sigma(-beta r_l) (BCO, arXiv 2404.04656, without its shift)."""
     chosen, rejected = (s.beta * c.ratios).unbind(1)
     return -logsigmoid(chosen) - logsigmoid(-rejected)
 
 
-def sppo_hard(c: Compared, s: Settings) -> Tensor:
+def sppo_hard(c: PairComparison, s: Settings) -> Tensor:
     """(r_w - 1/(2 beta))^2 + (r_l + 1/(2 beta))^2 (SPPO, arXiv 2405.00675, with P of 1 and 0)."""
     chosen, rejected = c.ratios.unbind(1)
     return (chosen - 0.5 / s.beta) ** 2 + (rejected + 0.5 / s.beta) ** 2
 
 
-def aot(c: Compared, s: Settings) -> Tensor:
+def aot(c: PairComparison, s: Settings) -> Tensor:
     """Sorted log pi(w)/pi(l) against sorted log pi_ref(w)/pi_ref(l) (AOT, arXiv 2406.05882)."""
     policy, reference = (logps[:, 0] - logps[:, 1] for logps in (c.policy, c.reference))
-    return _smoothed(policy.sort().values - reference.sort().values, s)
+    return _smooth(policy.sort().values - reference.sort().values, s)
 
 
-def aot_unpaired(c: Compared, s: Settings) -> Tensor:
+def aot_unpaired(c: PairComparison, s: Settings) -> Tensor:
     """Sorted r_w against sorted r_l (AOT, arXiv 2406.05882)."""
     chosen, rejected = c.ratios.unbind(1)
-    return _smoothed(chosen.sort().values - rejected.sort().values, s)
+    return _smooth(chosen.sort().values - rejected.sort().values, s)
 
 
-def _smoothed(delta: Tensor, s: Settings) -> Tensor:
+def _smooth(delta: Tensor, s: Settings) -> Tensor:
     z = s.beta * delta
     return -(1 - s.epsilon) * logsigmoid(z) - s.epsilon * logsigmoid(-z)
 
 
-def apo_zero(c: Compared, s: Settings) -> Tensor:
+def apo_zero(c: PairComparison, s: Settings) -> Tensor:
     """1 - sigma(beta r_w) + sigma(beta r_l) (APO, arXiv 2408.06266, equation 7)."""
     chosen, rejected = torch.sigmoid(s.beta * c.ratios).unbind(1)
     return 1 - chosen + rejected
 
 
-def apo_down(c: Compared, s: Settings) -> Tensor:
+def apo_down(c: PairComparison, s: Settings) -> Tensor:
     """sigma(beta r_w) + 1 - sigma(beta (r_w - r_l)) (APO, arXiv 2408.06266, equation 8)."""
     chosen, rejected = (s.beta * c.ratios).unbind(1)
     return torch.sigmoid(chosen) + 1 - torch.sigmoid(chosen - rejected)
 
 
-def discopop(c: Compared, s: Settings) -> Tensor:
+def discopop(c: PairComparison, s: Settings) -> Tensor:
     """(1 - q)(-log sigma(z)) + q exp(-z), z = beta Delta, q = sigma(z / tau) (arXiv 2406.08414)."""
     z = s.beta * c.delta
     mix = torch.sigmoid(z / s.tau)
     return (1 - mix) * -logsigmoid(z) + mix * torch.exp(-z)
 
 
-def sft(c: Compared, s: Settings) -> Tensor:
+def sft(c: PairComparison, s: Settings) -> Tensor:
     """Cross-entropy of the chosen answers, a mean over their tokens."""
     return c.nll
 
 
-PairLoss = Callable[[Compared, Settings], Tensor]
+PairLoss = Callable[[PairComparison, Settings], Tensor]
 LOSSES: dict[str, PairLoss] = {
     loss.__name__: loss
     for loss in (
@@ -148,6 +148,6 @@ LOSSES: dict[str, PairLoss] = {
     )
 }  # fmt: skip
 #: Losses of scores, which another f-divergence may give; the others are derived for log-ratios.
-OF_SCORES = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "discopop", "sft"}
+SCORE_LOSSES = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "discopop", "sft"}
 #: Losses that are no sum over pairs, so that a weight of each pair has no meaning.
-OF_BATCH = {"aot", "aot_unpaired", "sft"}
+BATCH_LOSSES = {"aot", "aot_unpaired", "sft"}

@@ -31,11 +31,11 @@ class ReferenceScores:
         self._tables: dict[str, Tensor] = {}
         self._fingerprints: dict[str, str] = {}
 
-    def of(self, split: str) -> Tensor:
+    def for_split(self, split: str) -> Tensor:
         """[documents] float32; one pass over the split the first time, or where its rows changed."""
         fingerprint = self.run.data.prepare(split, self.run.tokenizer).fingerprint
         if self._fingerprints.get(split) != fingerprint:
-            self._tables[split] = self._computed(split)
+            self._tables[split] = self._compute_table(split)
             self._fingerprints[split] = fingerprint
         return self._tables[split]
 
@@ -47,7 +47,7 @@ class ReferenceScores:
         """Take back what `state_dict` gave."""
         self._tables, self._fingerprints = saved["tables"], saved["fingerprints"]
 
-    def _computed(self, split: str) -> Tensor:
+    def _compute_table(self, split: str) -> Tensor:
         run = self.run
         size = run.trainer.batch_size
         loader = run.data.loader(split, run.tokenizer, batch_size=size, seed=0, shuffle=False)

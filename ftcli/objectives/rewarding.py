@@ -13,10 +13,10 @@ from ftcli import rewards
 from ftcli.core.errors import UserError
 from ftcli.core.hooks import muted
 from ftcli.models.decoding import judging, read, stop_ids
-from ftcli.objectives.advantages import advantages, spread
+from ftcli.objectives.advantages import advantages, group_std
 from ftcli.objectives.reference import Reference
-from ftcli.objectives.rollouts import Asked, Batch, Layout, asked, micro_batch
-from ftcli.objectives.sampling import Drawn, draw
+from ftcli.objectives.rollouts import Batch, Layout, Prompt, build_micro_batch, read_prompts
+from ftcli.objectives.sampling import SampledAnswer, sample_answers
 from ftcli.rewards import Answer
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SAMPLES = "rollouts.jsonl"  # of the folder samples/: a group of answers at every log
 
 
-class Rewarding:
+class RolloutBuilder:
     """Draws answers and judges them.
 
     Args:
@@ -65,12 +65,12 @@ class Rewarding:
         if self.settings.beta:
             self._reference = Reference(run, self.settings.reference)
 
-    def answered(self, state: State, batches: Sequence[Batch]) -> list[Batch]:
+    def build(self, state: State, batches: Sequence[Batch]) -> list[Batch]:
         """Micro-batches with answers, advantages and, where they are needed, old log-probabilities."""
         run, s = state.run, self.settings
         stops = stop_ids(run.tokenizer, run.model)
-        prompts = [asked(batch, run.tokenizer, stops) for batch in batches]
-        drawn = self._drawn(run, prompts)
+        prompts = [read_prompts(batch, run.tokenizer, stops) for batch in batches]
+        drawn = self._sample(run, prompts)
         answers = [self._read(run, p, d, stops) for p, d in zip(prompts, drawn, strict=True)]
         table = self.scores([one for some in answers for one in some])
         weights = torch.tensor(list(self.weights.values()))
@@ -107,11 +107,13 @@ class Rewarding:
             columns.append([float("nan") if score is None else float(score) for score in scores])
         return torch.tensor(columns).T.contiguous()
 
-    def _drawn(self, run: Any, prompts: Sequence[Sequence[Asked]]) -> list[list[list[Drawn]]]:
+    def _sample(
+        self, run: Any, prompts: Sequence[Sequence[Prompt]]
+    ) -> list[list[list[SampledAnswer]]]:
         """Answers to all prompts of the step; together, so that fewer batches are decoded."""
         s = self.settings
         with judging(run) as model, muted():
-            every = draw(
+            every = sample_answers(
                 model, run.tokenizer, [p.ids for some in prompts for p in some], s.num_generations,
                 s.max_new_tokens, s.generation_batch_size,
                 temperature=s.temperature, top_p=s.top_p, top_k=s.top_k,
@@ -123,7 +125,11 @@ class Rewarding:
         return found
 
     def _read(
-        self, run: Any, prompts: Sequence[Asked], drawn: Sequence[Sequence[Drawn]], stops: list[int]
+        self,
+        run: Any,
+        prompts: Sequence[Prompt],
+        drawn: Sequence[Sequence[SampledAnswer]],
+        stops: list[int],
     ) -> list[Answer]:
         tokenizer = run.tokenizer
         return [
@@ -139,8 +145,8 @@ class Rewarding:
     def _micro_batch(
         self,
         batch: Batch,
-        prompts: Sequence[Asked],
-        drawn: Sequence[Sequence[Drawn]],
+        prompts: Sequence[Prompt],
+        drawn: Sequence[Sequence[SampledAnswer]],
         found: Tensor,
         table: Tensor,
     ) -> Batch:
@@ -149,12 +155,12 @@ class Rewarding:
         reading = {"reading": batch["reading"]} if "reading" in batch else {}
         if "lengths" in batch:
             layout = "shared" if s.share_prompts and not reading else "packed"
-        made = micro_batch(prompts, drawn, layout, keep_truncated=not s.mask_truncated)
+        made = build_micro_batch(prompts, drawn, layout, keep_truncated=not s.mask_truncated)
         return made | reading | {"advantages": found, "figures": self._figures(drawn, table)}
 
-    def _figures(self, drawn: Sequence[Sequence[Drawn]], table: Tensor) -> dict[str, float]:
+    def _figures(self, drawn: Sequence[Sequence[SampledAnswer]], table: Tensor) -> dict[str, float]:
         weights = torch.tensor(list(self.weights.values()))
-        deviations = spread(table, weights, self.settings.num_generations)
+        deviations = group_std(table, weights, self.settings.num_generations)
         every = [one for some in drawn for one in some]
         figures = {
             "reward": float((table * weights).nansum(1).mean()),
@@ -173,11 +179,11 @@ class Rewarding:
         with judging(run) as model, muted():
             for batch in made:
                 if s.num_iterations > 1:
-                    batch["old"] = s.scored(model, batch)[0].cpu()
+                    batch["old"] = s.token_log_probs(model, batch)[0].cpu()
         if self._reference is not None:
             with self._reference.model() as model, run.autocast():
                 for batch in made:
-                    batch["reference"] = s.scored(model, batch)[0].cpu()
+                    batch["reference"] = s.token_log_probs(model, batch)[0].cpu()
         if s.entropy_coef:
             whole = torch.tensor([s.denominator(made), len(made)], dtype=torch.float64)
             total, count = _over_ranks(run, whole).tolist()

@@ -17,13 +17,13 @@ from ftcli.core.errors import UserError
 from ftcli.data.tokens import IGNORED
 from ftcli.models.decoding import read
 from ftcli.objectives.generated import documents
-from ftcli.objectives.sampling import Drawn
+from ftcli.objectives.sampling import SampledAnswer
 
 Layout = Literal["padded", "packed", "shared"]
 Batch = dict[str, Any]
 
 
-class Asked(NamedTuple):
+class Prompt(NamedTuple):
     """A prompt of a batch: its tokens, the completion of its row as text, the number of the row."""
 
     ids: list[int]
@@ -31,7 +31,7 @@ class Asked(NamedTuple):
     row: int
 
 
-def asked(batch: Batch, tokenizer: Any, stops: Sequence[int]) -> list[Asked]:
+def read_prompts(batch: Batch, tokenizer: Any, stops: Sequence[int]) -> list[Prompt]:
     """What stands before the first learned token of each document.
 
     Raises:
@@ -42,7 +42,7 @@ def asked(batch: Batch, tokenizer: Any, stops: Sequence[int]) -> list[Asked]:
         learned = (labels != IGNORED).nonzero().flatten()
         if len(learned):
             reference = read(ids[learned].tolist(), stops, tokenizer)
-            found.append(Asked(ids[: int(learned[0])].tolist(), reference, row))
+            found.append(Prompt(ids[: int(learned[0])].tolist(), reference, row))
     if not found:
         raise UserError(
             "no document of the batch has a prompt and an answer.",
@@ -52,9 +52,9 @@ def asked(batch: Batch, tokenizer: Any, stops: Sequence[int]) -> list[Asked]:
     return found
 
 
-def micro_batch(
-    prompts: Sequence[Asked],
-    answers: Sequence[Sequence[Drawn]],
+def build_micro_batch(
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[SampledAnswer]],
     layout: Layout,
     pad: int = 0,
     keep_truncated: bool = True,
@@ -77,9 +77,9 @@ def micro_batch(
     flat = [torch.tensor(ids) for some in own for ids in some]
     kept = [i for i, yes in enumerate(learned) if yes]
     return tensors | {
-        "where": _joined([where[i] for i in kept]),
-        "targets": _joined([flat[i] for i in kept]),
-        "owner": _joined([torch.full_like(flat[i], i) for i in kept]),
+        "where": _concatenate([where[i] for i in kept]),
+        "targets": _concatenate([flat[i] for i in kept]),
+        "owner": _concatenate([torch.full_like(flat[i], i) for i in kept]),
         "answers": len(flat),
         "group": len(answers[0]),
         "rows": [p.row for p in prompts],
@@ -90,7 +90,7 @@ def micro_batch(
 Ids = Sequence[Sequence[int]]
 
 
-def _padded(prompts: Ids, answers: Sequence[Ids], pad: int) -> tuple[Batch, list[Tensor]]:
+def _lay_out_padded(prompts: Ids, answers: Sequence[Ids], pad: int) -> tuple[Batch, list[Tensor]]:
     rows = [[*p, *a] for p, some in zip(prompts, answers, strict=True) for a in some]
     width = max(map(len, rows))
     starts = [len(p) for p, some in zip(prompts, answers, strict=True) for _ in some]
@@ -107,7 +107,7 @@ def _padded(prompts: Ids, answers: Sequence[Ids], pad: int) -> tuple[Batch, list
     return tensors, where
 
 
-def _packed(prompts: Ids, answers: Sequence[Ids], _: int) -> tuple[Batch, list[Tensor]]:
+def _lay_out_packed(prompts: Ids, answers: Sequence[Ids], _: int) -> tuple[Batch, list[Tensor]]:
     rows = [[*p, *a] for p, some in zip(prompts, answers, strict=True) for a in some]
     starts = [len(p) for p, some in zip(prompts, answers, strict=True) for _ in some]
     where, offset = [], 0
@@ -115,14 +115,14 @@ def _packed(prompts: Ids, answers: Sequence[Ids], _: int) -> tuple[Batch, list[T
         where.append(torch.arange(offset + start - 1, offset + len(row) - 1))
         offset += len(row)
     tensors = {
-        "input_ids": _joined([torch.tensor(row) for row in rows])[None],
-        "position_ids": _joined([torch.arange(len(row)) for row in rows])[None],
+        "input_ids": _concatenate([torch.tensor(row) for row in rows])[None],
+        "position_ids": _concatenate([torch.arange(len(row)) for row in rows])[None],
         "lengths": torch.tensor([len(row) for row in rows], dtype=torch.int32),
     }
     return tensors, where
 
 
-def _shared(prompts: Ids, answers: Sequence[Ids], _: int) -> tuple[Batch, list[Tensor]]:
+def _lay_out_shared(prompts: Ids, answers: Sequence[Ids], _: int) -> tuple[Batch, list[Tensor]]:
     """All prompts, then all answers; an answer's positions go on where its prompt ends."""
     parts = [*prompts, *(a for some in answers for a in some)]
     lengths = torch.tensor([len(part) for part in parts])
@@ -137,16 +137,16 @@ def _shared(prompts: Ids, answers: Sequence[Ids], _: int) -> tuple[Batch, list[T
             places.append(torch.arange(len(answer)) + lengths[index])
             part += 1
     tensors = {
-        "input_ids": _joined([torch.tensor(part) for part in parts])[None],
-        "position_ids": _joined(places)[None],
+        "input_ids": _concatenate([torch.tensor(part) for part in parts])[None],
+        "position_ids": _concatenate(places)[None],
         "lengths": lengths.int(),
         "shared": torch.tensor([len(some) for some in answers]),
     }
     return tensors, where
 
 
-_LAYOUTS = {"padded": _padded, "packed": _packed, "shared": _shared}
+_LAYOUTS = {"padded": _lay_out_padded, "packed": _lay_out_packed, "shared": _lay_out_shared}
 
 
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
+def _concatenate(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(tensors)) if tensors else torch.empty(0, dtype=torch.long)

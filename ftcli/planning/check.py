@@ -97,12 +97,12 @@ class Check:
 
     def _left_out(self, model: Any) -> Iterator[Finding]:
         """Weight matrices that the adapter does not reach; a warning where they are many."""
-        from ftcli.methods.left_out import MANY, left_out, sentence
+        from ftcli.methods.left_out import MANY, list_left_out, summarise
 
-        found = left_out(model, getattr(self.draft.method, "left_out", None))
+        found = list_left_out(model, getattr(self.draft.method, "left_out", None))
         if not found:
             return
-        text = f"left out: {sentence(found)}"
+        text = f"left out: {summarise(found)}"
         if sum(item.share for item in found) < MANY:
             yield ok("targets", text)
         else:

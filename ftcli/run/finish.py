@@ -48,7 +48,7 @@ def save_artefact(run: Run, target: Path) -> int:
 
 def summary(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
     """The record of a run in figures; what was not measured is absent."""
-    from ftcli.methods.left_out import left_out
+    from ftcli.methods.left_out import list_left_out
     from ftcli.models.anatomy import count_parameters
     from ftcli.models.bits import model_bits
     from ftcli.trainer.meter import peak_memory_gb
@@ -77,7 +77,7 @@ def summary(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
         result["optimizer"] = type(outcome.loop.optimizer).__name__  # what ran, whatever was asked
     if size:
         result["adapter_bytes"] = size
-    frozen = left_out(run.model, getattr(run.method, "left_out", None))
+    frozen = list_left_out(run.model, getattr(run.method, "left_out", None))
     if frozen:
         result["left_out"] = [item.as_dict() for item in frozen]
     bits = model_bits(run.model)

@@ -121,15 +121,15 @@ class Progress(Participant):
 
 def header(run: Any) -> str:
     """What is trained on what, and the first row as the model will see it; data say both themselves."""
-    from ftcli.methods.left_out import left_out, sentence
+    from ftcli.methods.left_out import list_left_out, summarise
     from ftcli.models.anatomy import count_parameters
 
     tokens = run.data.prepare("train", run.tokenizer)
     trained, total = count_parameters(run.model, trainable_only=True), count_parameters(run.model)
     first = tokens.sample(run.tokenizer)
     sample = first if len(first) <= SAMPLE else f"{first[:SAMPLE]} ..."
-    frozen = left_out(run.model, getattr(run.method, "left_out", None))
-    targets = f"targets left out: {sentence(frozen)}\n" if frozen else ""
+    frozen = list_left_out(run.model, getattr(run.method, "left_out", None))
+    targets = f"targets left out: {summarise(frozen)}\n" if frozen else ""
     return (
         f"run     {run.dir.path}\n"
         f"model   {run.model_source.path}: {total:,} parameters, {trained:,} trained "

@@ -8,8 +8,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from ftcli.core.errors import UserError
-from ftcli.methods.all_linear import BYPASSED, LOST, RENAMED, ROUTER, suffixes
-from ftcli.methods.left_out import left_out, sentence
+from ftcli.methods.all_linear import BYPASSED, LOST, RENAMED, ROUTER, shortest_suffixes
+from ftcli.methods.left_out import list_left_out, summarise
 from ftcli.methods.peft import Peft
 from ftcli.models.causal_lm import CausalLM
 from tests.models import zoo
@@ -46,7 +46,7 @@ def test_dense_and_shared_layers_beside_experts_are_reached():
     dense = {f"mlp.{name}_proj" for name in ("gate", "up", "down")}
     shared = {f"mlp.shared_experts.{name}_proj" for name in ("gate", "up", "down")}
     assert dense | shared <= reached(model)
-    assert {item.reason for item in left_out(model, {})} == {ROUTER}
+    assert {item.reason for item in list_left_out(model, {})} == {ROUTER}
 
 
 def test_layers_whose_adapter_peft_would_lose_are_left_out_or_refused():
@@ -89,7 +89,7 @@ def test_experts_that_an_option_rules_out_are_named(options, reason):
     method, model = prepared("gpt_oss", **options)
     assert not any("experts" in name for name in trainable(model))
     assert reason in why(method, "experts.gate_up_proj")
-    assert "experts" in sentence(left_out(model, method.left_out))
+    assert "experts" in summarise(list_left_out(model, method.left_out))
 
 
 def test_renamed_layers_are_named_where_no_parameter_can_stand_for_them():
@@ -114,12 +114,12 @@ def test_other_adapters_name_the_experts_they_leave_out():
 def test_no_experts_on_request():
     method, model = prepared("gpt_oss", target_parameters=[])
     assert not any("experts" in name for name in trainable(model))
-    assert any("experts" in item.pattern for item in left_out(model, method.left_out))
+    assert any("experts" in item.pattern for item in list_left_out(model, method.left_out))
 
 
 def test_a_plain_model_keeps_all_linear_as_it_was():
     method, model = prepared("llama")
-    assert method.left_out == {} and left_out(model) == []
+    assert method.left_out == {} and list_left_out(model) == []
     assert not method.describe().get("target_parameters")
 
 
@@ -154,6 +154,6 @@ def test_plain_peft_loads_what_was_trained(kind, tmp_path):
 
 def test_suffixes_are_the_shortest_that_mean_nothing_else():
     names = ["a.0.mlp.up", "a.0.shared.up", "a.1.mlp.up", "a.0.mlp.down"]
-    assert suffixes([names[0], names[2]], names) == ["mlp.up"]
-    assert suffixes([names[3]], names) == ["down"]
-    assert suffixes([names[0]], names) == ["0.mlp.up"]
+    assert shortest_suffixes([names[0], names[2]], names) == ["mlp.up"]
+    assert shortest_suffixes([names[3]], names) == ["down"]
+    assert shortest_suffixes([names[0]], names) == ["0.mlp.up"]

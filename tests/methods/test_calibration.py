@@ -257,7 +257,7 @@ def test_gradients_are_autograds_own_one_at_a_time(kind):
 
     hooks = []
     model.train()  # dropout is switched off, and on again
-    found = calibration.gradients(model, weights, batches, loss)
+    found = calibration.sum_gradients(model, weights, batches, loss)
     for hook in hooks:
         hook.remove()
     assert model.training and not any(p.requires_grad for p in model.parameters())
@@ -273,7 +273,7 @@ def test_gradients_are_autograds_own_one_at_a_time(kind):
 
 def test_the_gradient_is_the_bases_and_the_adapter_is_left_as_it_was():
     plain = model_of("llama")
-    expected = calibration.gradients(
+    expected = calibration.sum_gradients(
         plain, {"q": plain.model.layers[0].self_attn.q_proj.weight}, [padded(documents())], loss_of
     )
     model = Peft(r=4, lora_dropout=0.5).prepare(model_of("llama"))
@@ -283,7 +283,7 @@ def test_the_gradient_is_the_bases_and_the_adapter_is_left_as_it_was():
                 parameter.normal_()
     before = {n: (p.requires_grad, p.detach().clone()) for n, p in model.named_parameters()}
     layer = model.base_model.model.model.layers[0].self_attn.q_proj
-    found = calibration.gradients(
+    found = calibration.sum_gradients(
         model, {"q": layer.get_base_layer().weight}, [padded(documents())], loss_of
     )
     torch.testing.assert_close(found["q"], expected["q"])
@@ -298,7 +298,7 @@ def test_a_weight_that_no_batch_reaches_has_no_gradient():
     alone = torch.nn.Parameter(torch.ones(2, 2))
     model.register_parameter("alone", alone)
     weights = {"alone": alone, "q": model.model.layers[0].self_attn.q_proj.weight}
-    assert calibration.gradients(model, weights, [padded(documents())], loss_of).keys() == {"q"}
+    assert calibration.sum_gradients(model, weights, [padded(documents())], loss_of).keys() == {"q"}
 
 
 @pytest.mark.parametrize("reduction", ["token", "sequence"])
@@ -309,7 +309,7 @@ def test_the_objectives_loss_does_not_depend_on_how_the_rows_are_cut(reduction):
 
     def gradient(batches):
         loss = calibration.objective_loss(run, batches)
-        return calibration.gradients(model, weights, batches, loss)["q"]
+        return calibration.sum_gradients(model, weights, batches, loss)["q"]
 
     whole = gradient([packed(docs)])
     torch.testing.assert_close(gradient([packed([d]) for d in docs]), whole, rtol=1e-4, atol=1e-7)
@@ -323,9 +323,11 @@ def test_batches_are_the_first_rows_of_the_runs_order(tmp_path):
     settings = {"format": "text", "text_unit": "line", "cache_dir": str(tmp_path / "tokens")}
     data = Data(str(text), **settings)
     run = SimpleNamespace(data=data, tokenizer=Source("asset:llama_mini").load_tokenizer(), seed=3)
-    drawn = list(calibration.batches(run, count=5, batch_size=2))
+    drawn = list(calibration.calibration_batches(run, count=5, batch_size=2))
     trained = data.loader("train", run.tokenizer, 2, seed=3)
     assert [b["rows"] for b in drawn] == trained.batches(0)[:3]  # rounded up to whole batches
-    assert [b["rows"] for b in calibration.batches(run, 5, 2, seed=4)] != [b["rows"] for b in drawn]
-    elsewhere = list(calibration.batches(run, 5, data=Data(str(other), **settings)))
+    assert [b["rows"] for b in calibration.calibration_batches(run, 5, 2, seed=4)] != [
+        b["rows"] for b in drawn
+    ]
+    elsewhere = list(calibration.calibration_batches(run, 5, data=Data(str(other), **settings)))
     assert [b["rows"] for b in elsewhere] in ([[0], [1]], [[1], [0]])  # all there is

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from ftcli.core.errors import UserError
 from ftcli.core.row_format import RowFormat
 from ftcli.data.loader import Loader
-from ftcli.methods.left_out import LeftOut, left_out
+from ftcli.methods.left_out import LeftOutWeights, list_left_out
 from ftcli.methods.peft import Peft
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.decoding import left_padded
@@ -61,7 +61,7 @@ class Result:
     steps: dict[str, str] = field(default_factory=dict)  # step -> right, refused: .., wrong: .., ..
     auto: RowFormat | None = None  # what data.packing=auto becomes
     decoding: Decoding | None = None  # how answers are batched
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[LeftOutWeights] = field(default_factory=list)
     limit: float = LIMIT  # nats a token
     experts: int = 0  # stacked weights of experts
     looks_ahead: bool = False  # an earlier prediction changes with a later token
@@ -238,7 +238,7 @@ def _adapters(path: Path, library: Library, folder: Path, result: Result) -> Non
         model, proved = _load(path, "none")
         kept["model"] = method.prepare(model).eval()
         result.experts = len(expert_weights(model))
-        result.left_out = left_out(kept["model"], method.left_out)
+        result.left_out = list_left_out(kept["model"], method.left_out)
         _move(kept["model"], documents[2], proved)
         kept["losses"] = losses(kept["model"], documents, 1, proved)
         moved = _largest(kept["losses"], library.losses(documents))

@@ -7,8 +7,8 @@ import torch
 
 from ftcli.models.attention import packed_inputs
 from ftcli.models.shared_prompts import shared_layout
-from ftcli.objectives.rollouts import Asked, micro_batch
-from ftcli.objectives.sampling import Drawn
+from ftcli.objectives.rollouts import Prompt, build_micro_batch
+from ftcli.objectives.sampling import SampledAnswer
 
 PROMPTS, ANSWERS = (5, 7, 6, 31), ((3, 1, 4), (2, 2, 2), (1, 6, 3), (9, 2, 2))
 KINDS = {
@@ -34,9 +34,11 @@ def batches():
     def ids(length: int) -> list[int]:
         return torch.randint(1, 50, (length,), generator=maker).tolist()
 
-    prompts = [Asked(ids(n), "", i) for i, n in enumerate(PROMPTS)]
-    answers = [[Drawn(ids(n), False) for n in some] for some in ANSWERS]
-    return [micro_batch(prompts, answers, layout) for layout in ("shared", "packed", "padded")]
+    prompts = [Prompt(ids(n), "", i) for i, n in enumerate(PROMPTS)]
+    answers = [[SampledAnswer(ids(n), False) for n in some] for some in ANSWERS]
+    return [
+        build_micro_batch(prompts, answers, layout) for layout in ("shared", "packed", "padded")
+    ]
 
 
 def log_probs(model, batch):

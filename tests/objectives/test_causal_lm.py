@@ -8,7 +8,7 @@ import transformers as tf
 from torch.nn.functional import cross_entropy
 
 from ftcli.models import attention
-from ftcli.objectives.causal_lm import CausalLM, supervised
+from ftcli.objectives.causal_lm import CausalLM, find_supervised
 
 SMALL = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96,
@@ -121,7 +121,7 @@ def test_the_full_logits_never_exist():
 
 
 def test_first_token_of_a_document_is_not_predicted_from_the_one_before():
-    where, labels, sequence = supervised(packed())
+    where, labels, sequence = find_supervised(packed())
     starts = {0, 7, 19}
     assert not {int(w) + 1 for w in where} & starts
     assert len(labels) == packed()["count"] and sequence.unique().tolist() == [0, 1, 2]

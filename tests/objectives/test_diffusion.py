@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ftcli.core.errors import UserError
-from ftcli.objectives.diffusion import Diffusion, draws, errors
+from ftcli.objectives.diffusion import Diffusion, draw_noise, prediction_errors
 
 from ..models.small_ldm import batch, small
 
@@ -24,7 +24,7 @@ def test_values_are_mean_squared_errors_of_the_prediction(predicts):
     objective = Diffusion()
     objective.before_step(SimpleNamespace(step=3))
     found = losses(objective, model, given)
-    times, noise, _ = draws([0, 1], torch.Size((12, 4, 4)), 1000, (0, 3))
+    times, noise, _ = draw_noise([0, 1], torch.Size((12, 4, 4)), 1000, (0, 3))
     x = model.encode(given["inputs"]["pixels"].float() / 127.5 - 1)
     for i in range(2):
         a = model.alphas[times[i]]
@@ -65,7 +65,7 @@ def test_all_captions_dropped_is_the_empty_caption():
 
 
 def test_timesteps_cover_the_schedule_evenly():
-    times, noise, uniform = draws(list(range(4000)), torch.Size((1,)), 1000, (0, 0))
+    times, noise, uniform = draw_noise(list(range(4000)), torch.Size((1,)), 1000, (0, 0))
     assert times.min() >= 0 and times.max() <= 999
     assert abs(times.float().mean().item() - 499.5) < 15  # 3 standard errors
     assert abs(noise.std().item() - 1) < 0.04 and abs((uniform < 0.1).float().mean() - 0.1) < 0.015
@@ -77,7 +77,7 @@ def test_gradients_reach_the_denoiser_and_not_the_frozen_parts():
     assert all(p.grad is None for p in model.part("text_encoder").parameters())
     assert any(p.grad is not None for p in model.part("denoiser").parameters())
     x = torch.randn(2, 12, 4, 4)
-    found = errors(
+    found = prediction_errors(
         model, x, given["inputs"]["input_ids"], torch.tensor([0, 999]), torch.randn_like(x)
     )
     assert found.shape == (2,)

@@ -106,7 +106,7 @@ def test_the_precomputed_reference_is_the_live_one(method):
     assert (live - LN2).abs().max() > 1e-3
     again = made(*method, "objective.precompute=true")
     again.objective.load_state_dict(run.objective.state_dict())
-    again.objective.scores._computed = None  # it need not be asked
+    again.objective.scores._compute_table = None  # it need not be asked
     assert torch.equal(
         again.objective.with_reference(batch, "train")["reference"], known["reference"]
     )

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ftcli.objectives.dpo import DPO
-from ftcli.objectives.preference_losses import LOSSES, OF_SCORES
+from ftcli.objectives.preference_losses import LOSSES, SCORE_LOSSES
 from tests.objectives.pairs import Logits, batch_of, logits_of
 
 pytestmark = pytest.mark.slow
@@ -73,7 +73,7 @@ CASES += [
 ]
 CASES += [
     {"loss_type": name, "f_divergence": kind}
-    for name in sorted(OF_SCORES - {"exo_pair", "sft"})
+    for name in sorted(SCORE_LOSSES - {"exo_pair", "sft"})
     for kind in ("forward_kl", "js_divergence", "alpha_divergence")
 ]
 CASES += [

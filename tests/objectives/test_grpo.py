@@ -188,7 +188,7 @@ def test_tokens_are_scored_as_the_model_alone_scores_them(made, packing):
     batch = rolled(run)[0]
     assert batch["answers"] == 6 and batch["group"] == 3 and len(batch["advantages"]) == 6
     with torch.no_grad():
-        scores, entropy = run.objective.scored(run.model, batch)
+        scores, entropy = run.objective.token_log_probs(run.model, batch)
         prompt = run.loader().batch([0])
         ids = prompt["input_ids"][0][: int((prompt["labels"][0] >= 0).nonzero()[0])]
         for answer in range(3):
@@ -208,7 +208,7 @@ def test_padding_changes_nothing(made):
     ]
     run = made()
     with torch.no_grad():
-        packed, padded = (run.objective.scored(run.model, batch)[0] for batch in batches)
+        packed, padded = (run.objective.token_log_probs(run.model, batch)[0] for batch in batches)
     assert torch.equal(batches[0]["targets"], batches[1]["targets"])
     assert torch.allclose(packed, padded, atol=1e-4)
 

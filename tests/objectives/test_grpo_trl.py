@@ -88,7 +88,7 @@ def ours(kind, options, batches):
     total = 0.0
     for batch, scores in made:
         batch["share"] = denominator / len(made)
-        objective.scored = lambda model, batch, scores=scores: scores
+        objective.token_log_probs = lambda model, batch, scores=scores: scores
         loss = objective.numerator(objective(None, batch)) / denominator
         loss.backward()
         total += loss.item()

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from ftcli.config import compose, validate
 from ftcli.core.errors import UserError
-from ftcli.objectives.candidates import answers, token_ids
+from ftcli.objectives.candidates import answer_positions, token_ids
 from ftcli.objectives.label_words import LabelWords
 from ftcli.run.build import build_run
 
@@ -92,7 +92,7 @@ def test_gradients_reach_what_is_trained(run, batch):
 
 
 def test_answers_stand_where_documents_begin_to_be_learned(run, batch):
-    where, tokens = answers(batch)
+    where, tokens = answer_positions(batch)
     assert len(where) == 6 and set(tokens.tolist()) <= set(word_ids(run))
     following = batch["input_ids"].flatten()[where + 1]
     assert torch.equal(following, tokens)

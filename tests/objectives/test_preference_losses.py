@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from ftcli.objectives.preference import Answers, Compared, figures
-from ftcli.objectives.preference_losses import LOSSES, OF_SCORES, Settings, divergence
+from ftcli.objectives.preference import Answers, PairComparison, reward_metrics
+from ftcli.objectives.preference_losses import LOSSES, SCORE_LOSSES, Settings, divergence
 
 BETA, EPSILON, TAU = 0.3, 0.1, 0.5
 SETTINGS = Settings(BETA, EPSILON, TAU)
@@ -46,13 +46,13 @@ WANTED = {
 }
 
 
-def compared(ratios, lengths=((T_W, T_L),), nll=(NLL,)) -> Compared:
+def compared(ratios, lengths=((T_W, T_L),), nll=(NLL,)) -> PairComparison:
     """Pairs of these log-ratios; the reference's log-probabilities are any."""
     ratios = torch.as_tensor(ratios, dtype=torch.float64)
     generator = torch.Generator().manual_seed(1)
     reference = -torch.rand(ratios.shape, generator=generator, dtype=torch.float64)
     lengths = torch.tensor(lengths)
-    return Compared(reference + ratios, reference, lengths, ratios, torch.tensor(nll))
+    return PairComparison(reference + ratios, reference, lengths, ratios, torch.tensor(nll))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -90,7 +90,7 @@ def test_without_smoothing_robust_is_sigmoid_and_swapping_turns_the_sign():
 def test_the_gradient_is_the_one_of_the_paper():
     """-beta sigma(-beta Delta) (grad log pi(w) - grad log pi(l)), equation 7 of DPO."""
     ratios = torch.tensor([[R_W, R_L]], dtype=torch.float64, requires_grad=True)
-    pair = Compared(ratios, torch.zeros(1, 2), torch.tensor([[4, 6]]), ratios, torch.zeros(1))
+    pair = PairComparison(ratios, torch.zeros(1, 2), torch.tensor([[4, 6]]), ratios, torch.zeros(1))
     LOSSES["sigmoid"](pair, SETTINGS).sum().backward()
     slope = BETA * sigma(-Z)
     assert ratios.grad.tolist()[0] == pytest.approx([-slope, slope])
@@ -109,7 +109,7 @@ def test_divergences_are_f_prime_and_agree_at_the_reference():
         found = divergence(ratios, kind, 0.5)
         assert torch.allclose(found, values) and found[0] == 0
     assert torch.equal(divergence(ratios, "alpha_divergence", 1.0), ratios)
-    assert OF_SCORES <= set(LOSSES)
+    assert SCORE_LOSSES <= set(LOSSES)
 
 
 def test_sums_of_answers_and_the_tail_beyond_the_shorter_one():
@@ -124,8 +124,8 @@ def test_sums_of_answers_and_the_tail_beyond_the_shorter_one():
 
 def test_rewards_and_their_accuracy_is_strict():
     pairs = compared([[1.0, 0.0], [0.5, 0.5], [-1.0, 2.0]], [(1, 1)] * 3, [0.0] * 3)
-    exact = Compared(pairs.ratios, torch.zeros(3, 2), pairs.lengths, pairs.scores, pairs.nll)
-    found = {k: v.item() for k, v in figures(exact, 0.1).items()}
+    exact = PairComparison(pairs.ratios, torch.zeros(3, 2), pairs.lengths, pairs.scores, pairs.nll)
+    found = {k: v.item() for k, v in reward_metrics(exact, 0.1).items()}
     assert found["rewards/accuracy"] == pytest.approx(1 / 3)
     assert found["rewards/margin"] == pytest.approx(0.1 * (1 + 0 - 3) / 3)
     assert found["rewards/chosen"] == pytest.approx(0.1 * 0.5 / 3)

@@ -9,8 +9,8 @@ from ftcli.config import compose, validate
 from ftcli.core.callback import State
 from ftcli.core.run import Run
 from ftcli.models.decoding import judging, stop_ids
-from ftcli.objectives.rollouts import Asked, asked, micro_batch
-from ftcli.objectives.sampling import Drawn, draw
+from ftcli.objectives.rollouts import Prompt, build_micro_batch, read_prompts
+from ftcli.objectives.sampling import SampledAnswer, sample_answers
 from ftcli.run.build import build_run
 
 GROUP, TEMPERATURE = 3, 0.7
@@ -40,8 +40,8 @@ def run(tmp_path_factory) -> Run:
     return run
 
 
-def prompts(run: Run, rows: list[int]) -> list[Asked]:
-    return asked(run.loader().batch(rows), run.tokenizer, stop_ids(run.tokenizer, run.model))
+def prompts(run: Run, rows: list[int]) -> list[Prompt]:
+    return read_prompts(run.loader().batch(rows), run.tokenizer, stop_ids(run.tokenizer, run.model))
 
 
 def alone(run: Run, prompt: list[int], answer: list[int]) -> torch.Tensor:
@@ -59,12 +59,14 @@ def test_kept_log_probabilities_are_those_of_the_model_that_wrote(run, layout, m
     if layout == "padded":
         batch = padded(batch)
     torch.manual_seed(1)
-    (made,) = run.objective.rewarding.answered(State(run, run.model, 1), [batch])
+    (made,) = run.objective.rollout_builder.build(State(run, run.model, 1), [batch])
     assert ("shared" in made, "lengths" in made) == (layout == "shared", layout != "padded")
     own = prompts(run, [0, 3])
     stops = stop_ids(run.tokenizer, run.model)
     with torch.no_grad():
-        trained, _ = run.objective.scored(run.model, made)  # as a step does, in training mode
+        trained, _ = run.objective.token_log_probs(
+            run.model, made
+        )  # as a step does, in training mode
     assert torch.equal(trained, made["old"])  # dropout is off, so the ratio begins at exactly 1
     for answer in range(len(own) * GROUP):
         mine = made["owner"] == answer
@@ -92,7 +94,7 @@ def test_tokens_are_drawn_from_the_distribution_they_are_scored_by(run):
     (prompt,) = prompts(run, [0])
     torch.manual_seed(2)
     with judging(run) as model:
-        (drawn,) = draw(
+        (drawn,) = sample_answers(
             model, run.tokenizer, [prompt.ids], count, 1, count, temperature=TEMPERATURE
         )
         logits = model(input_ids=torch.tensor([prompt.ids])).logits[0, -1]
@@ -115,19 +117,21 @@ def test_an_answer_depends_on_its_own_prompt_alone(run):
     some[1] = some[1][:-5]
     greedy = {"top_k": 1}
     with judging(run) as model:
-        together = draw(model, run.tokenizer, some, 2, 6, **greedy)
-        apart = [draw(model, run.tokenizer, [one], 2, 6, **greedy)[0] for one in some]
+        together = sample_answers(model, run.tokenizer, some, 2, 6, **greedy)
+        apart = [sample_answers(model, run.tokenizer, [one], 2, 6, **greedy)[0] for one in some]
     assert len({len(one) for one in some}) > 1
     assert together == apart and together[0] != together[1]
 
 
 def test_cut_answers_are_left_out_of_the_tokens_and_stay_among_the_answers():
-    prompt = [Asked([1, 7, 8], "", 0)]
-    answers = [[Drawn([5, 2], False), Drawn([5, 6, 5], True), Drawn([6, 2], False)]]
-    made = micro_batch(prompt, answers, "padded", keep_truncated=False)
+    prompt = [Prompt([1, 7, 8], "", 0)]
+    answers = [
+        [SampledAnswer([5, 2], False), SampledAnswer([5, 6, 5], True), SampledAnswer([6, 2], False)]
+    ]
+    made = build_micro_batch(prompt, answers, "padded", keep_truncated=False)
     assert made["targets"].tolist() == [5, 2, 6, 2] and made["owner"].tolist() == [0, 0, 2, 2]
     assert made["where"].tolist() == [2, 3, 14, 15]  # rows of 6; predicted one position before
     assert (made["answers"], made["group"], made["count"]) == (3, 3, 4)
     assert made["attention_mask"].sum(1).tolist() == [5, 6, 5]
-    whole = micro_batch(prompt, answers, "padded")
+    whole = build_micro_batch(prompt, answers, "padded")
     assert whole["targets"].tolist() == [5, 2, 5, 6, 5, 6, 2]

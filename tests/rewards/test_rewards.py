@@ -238,18 +238,18 @@ def test_scores_stand_in_columns_and_their_weighted_sum_is_the_reward():
     )
     good = Answer("<think>7+8=15</think><answer>95</answer>", range(20), reference="95")
     bad = Answer("96", [5, 6, 5, 6, 5, 6] + [9] * 14, reference="95")
-    table = objective.rewarding.scores([good, bad])
+    table = objective.rollout_builder.scores([good, bad])
     repeated = 5 / 18 - 1  # of 18 trigrams 565, 656, 569, 699 and 999 differ
     assert table[0].tolist() == pytest.approx([1, 1, 0.75, 0])
     assert table[1].tolist() == pytest.approx([0, 0, -0.75, repeated])
-    weights = torch.tensor(list(objective.rewarding.weights.values()))
+    weights = torch.tensor(list(objective.rollout_builder.weights.values()))
     assert (table * weights).sum(1).tolist() == pytest.approx(
         [1 + 0.5 + 0.375, -0.375 + 0.5 * repeated]
     )
 
 
 def test_a_reward_that_has_nothing_to_say_is_not_a_number():
-    rewarding = combined(length={"longest": 4}, exact_match=1).rewarding
+    rewarding = combined(length={"longest": 4}, exact_match=1).rollout_builder
     rewarding.functions["exact_match"] = lambda answers: [None, 1.0]
     table = rewarding.scores([of(1), of(2)])
     assert table[:, 0].tolist() == [0.25, 0.5] and table[0, 1].isnan() and table[1, 1] == 1

@@ -77,27 +77,31 @@ class TunerLayer(nn.Module, BaseTunerLayer):
             ValueError: the sum is not finite (safe_merge).
         """
         for adapter in check_adapters_to_merge(self, adapter_names):
-            if adapter in self._own():
-                self._shift(adapter, 1.0, safe_merge)
+            if adapter in self._adapter_values():
+                self._add_to_weight(adapter, 1.0, safe_merge)
                 self.merged_adapters.append(adapter)
 
     def unmerge(self) -> None:
         """Take the merged adapters out again."""
         while self.merged_adapters:
-            self._shift(self.merged_adapters.pop(), -1.0, False)
+            self._add_to_weight(self.merged_adapters.pop(), -1.0, False)
 
-    def active(self) -> list[str]:
+    def adapters_in_effect(self) -> list[str]:
         """Adapters that act in this forward pass, none where they are switched off or merged."""
         if self.disable_adapters:
             if self.merged:
                 self.unmerge()
             return []
-        return [] if self.merged else [name for name in self.active_adapters if name in self._own()]
+        return (
+            []
+            if self.merged
+            else [name for name in self.active_adapters if name in self._adapter_values()]
+        )
 
-    def _own(self) -> Any:
+    def _adapter_values(self) -> Any:
         return getattr(self, self.adapter_layer_names[0])
 
-    def _shift(self, adapter: str, sign: float, safe: bool) -> None:
+    def _add_to_weight(self, adapter: str, sign: float, safe: bool) -> None:
         weight = self.get_base_weight()
         shifted = weight + sign * self.delta(adapter).to(weight.dtype)
         if safe and not torch.isfinite(shifted).all():
@@ -127,19 +131,19 @@ class Tuner(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         if isinstance(target, TunerLayer):
-            self.adapt(target, adapter_name, peft_config, current_key)
+            self.add_adapter_to_layer(target, adapter_name, peft_config, current_key)
             return
-        layer = self.wrapped(target, peft_config)
-        self.adapt(layer, adapter_name, peft_config, current_key)
+        layer = self.wrap_layer(target, peft_config)
+        self.add_adapter_to_layer(layer, adapter_name, peft_config, current_key)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # a further adapter is not trained unasked
         self._replace_module(parent, target_name, layer, layer.base_layer)
 
-    def wrapped(self, target: nn.Module, config: Any) -> TunerLayer:
+    def wrap_layer(self, target: nn.Module, config: Any) -> TunerLayer:
         """The tuner layer around a base layer, without adapters yet."""
         return self.layer_class(target)(target)
 
-    def adapt(self, layer: TunerLayer, adapter: str, config: Any, name: str) -> None:
+    def add_adapter_to_layer(self, layer: TunerLayer, adapter: str, config: Any, name: str) -> None:
         """Add an adapter to the tuner layer that stands in the model as `name`."""
         layer.update_layer(adapter, config, config.inference_mode)
 

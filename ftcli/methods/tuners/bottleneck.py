@@ -76,7 +76,7 @@ class BottleneckLayer(TunerLayer):
         """x [.., in] -> [.., d]."""
         base: Any = self.base_layer
         out: Tensor = base(x, *args, **kwargs)
-        for name in self.active():
+        for name in self.adapters_in_effect():
             down = self.bottleneck_down[name]
             narrow = relu(linear(out.to(down.dtype), down, self.bottleneck_down_bias[name]))
             change = linear(narrow, self.bottleneck_up[name], self.bottleneck_up_bias[name])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ftcli.config.classpath import ClassPath
 from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
-from ftcli.methods.calibration import Batch, batches, input_covariance
+from ftcli.methods.calibration import Batch, calibration_batches, input_covariance
 from ftcli.methods.peft import ADAPTER
 from ftcli.methods.shifted import ShiftedLora, lora_layers, weight_of
 from ftcli.papers.corda import covariances
@@ -83,7 +83,7 @@ class Corda(ShiftedLora):
         layers = {n: layer.get_base_layer() for n, layer in lora_layers(run.model).items()}
 
         def measure() -> dict[str, Tensor]:
-            drawn = batches(run, self.samples, self.batch_size, data=data)
+            drawn = calibration_batches(run, self.samples, self.batch_size, data=data)
             found = input_covariance(run.model, layers, drawn, _forward(run), by_maximum)
             _refuse_unseen(layers, found)
             return {name: one.sequence_mean for name, one in found.items()}

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ftcli.core.errors import UserError
-from ftcli.methods.calibration import sequences
+from ftcli.methods.calibration import sequence_numbers
 from ftcli.models.anatomy import ATTENTION_MARKS, Anatomy, Stack
 
 #: Where classes of activations live; of torch's own, those that are none.
@@ -81,7 +81,7 @@ class RealTokens:
         return self._masks[key]
 
     def _made(self, values: Tensor, role: str) -> Tensor:
-        real = sequences(self.batch, decoder=self._two and role == "decoder") >= 0
+        real = sequence_numbers(self.batch, decoder=self._two and role == "decoder") >= 0
         rows, length = real.shape
         places = values.shape[:-1].numel()
         width = places // rows

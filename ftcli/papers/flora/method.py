@@ -103,7 +103,7 @@ class FloraLayer(TunerLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's output plus that of each active update on the input after dropout."""
-        active = self.active()
+        active = self.adapters_in_effect()
         out: Tensor = self.base_layer(x, *args, **kwargs)
         for adapter in active:
             dropped = dropout(x, self.flora_dropout[adapter], self.training)
@@ -216,12 +216,12 @@ class FloraModel(Tuner):
         nn.Conv3d: FloraConv3d,
     }
 
-    def adapt(self, layer: TunerLayer, adapter: str, config: Any, name: str) -> None:
+    def add_adapter_to_layer(self, layer: TunerLayer, adapter: str, config: Any, name: str) -> None:
         """With the ranks that `rank_pattern` gives this layer."""
         own = copy(config)
         pattern = get_pattern_key(config.rank_pattern.keys(), name)
         own.ranks = config.rank_pattern.get(pattern, config.ranks)
-        super().adapt(layer, adapter, own, name)
+        super().add_adapter_to_layer(layer, adapter, own, name)
 
 
 register("flora", FloraConfig, FloraModel)

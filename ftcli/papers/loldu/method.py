@@ -102,7 +102,7 @@ class LolduLinear(TunerLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's output plus the changed part of it."""
-        active = self.active()
+        active = self.adapters_in_effect()
         out: Tensor = self.base_layer(x, *args, **kwargs)
         for adapter in active:
             upper = self.loldu_U[adapter]

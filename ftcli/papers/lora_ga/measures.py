@@ -20,7 +20,7 @@ def first_step_alignment(run: Path) -> float:
     """
     import torch
 
-    from ftcli.methods.calibration import batches, objective_loss
+    from ftcli.methods.calibration import calibration_batches, objective_loss
     from ftcli.methods.shifted import lora_layers
     from ftcli.papers.lora_ga.method import layer_gradients
     from ftcli.reproduce.probe import again
@@ -30,7 +30,7 @@ def first_step_alignment(run: Path) -> float:
     goal = layer_gradients(fresh, layers, SAMPLES)
     fresh.method.setup(fresh)
     before = {name: _product(layer) for name, layer in layers.items()}
-    drawn = list(batches(fresh, SAMPLES))
+    drawn = list(calibration_batches(fresh, SAMPLES))
     loss = objective_loss(fresh, drawn)
     for batch in drawn:
         loss(fresh.model.eval(), batch).backward()

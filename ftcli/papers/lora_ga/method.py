@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ftcli.config.classpath import ClassPath
 from ftcli.core.errors import UserError
-from ftcli.methods.calibration import batches, gradients, objective_loss
+from ftcli.methods.calibration import calibration_batches, objective_loss, sum_gradients
 from ftcli.methods.peft import ADAPTER
 from ftcli.methods.shifted import ShiftedLora, weight_of
 
@@ -80,9 +80,9 @@ def layer_gradients(
 
     float32 on the CPU; absent where no row reaches a layer.
     """
-    drawn = list(batches(run, samples, batch_size))
+    drawn = list(calibration_batches(run, samples, batch_size))
     weights = {name: layer.get_base_layer().weight for name, layer in layers.items()}
-    found = gradients(run.model, weights, drawn, objective_loss(run, drawn))
+    found = sum_gradients(run.model, weights, drawn, objective_loss(run, drawn))
     return {name: g.T if layers[name].fan_in_fan_out else g for name, g in found.items()}
 
 

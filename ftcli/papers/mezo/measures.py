@@ -33,13 +33,13 @@ def _features(run: Any, split: str) -> tuple[Any, Any]:
     import torch
 
     from ftcli.models.decoding import judging
-    from ftcli.objectives.candidates import scored
+    from ftcli.objectives.candidates import score_candidates
 
     loader = run.data.loader(split, run.tokenizer, batch_size=64, seed=0, shuffle=False)
     hidden, targets = [], []
     with judging(run) as model:
         for batch in loader:
-            found = scored(model, batch, run.objective.candidates)
+            found = score_candidates(model, batch, run.objective.candidates)
             hidden.append(found.hidden.float())
             targets.append(found.targets)
     features = torch.cat(hidden)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath
 from ftcli.core.errors import UserError
-from ftcli.methods.base import quantisation_of, without_quantisation
+from ftcli.methods.base import quantisation_of, suggest_plain_weights
 from ftcli.methods.peft import Peft
 from ftcli.methods.tuners.base import Tuner, TunerLayer, register
 from ftcli.papers.peqa.packed import PACKS, Search, group_count, scaled
@@ -72,7 +72,7 @@ class PeqaLinear(TunerLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[.., in] -> [.., out] with scales s0 + ds."""
-        shifts = [self.peqa_scale[name] for name in self.active()]
+        shifts = [self.peqa_scale[name] for name in self.adapters_in_effect()]
         if not shifts:
             return self.base_layer(x)
         return self.base_layer(x, sum(shifts[1:], shifts[0]).view_as(self.base_layer.scale))
@@ -93,7 +93,7 @@ class PeqaLinear(TunerLayer):
         self.merge(safe_merge, adapter_names)
         return self.base_layer.plain()
 
-    def _shift(self, adapter: str, sign: float, safe: bool) -> None:
+    def _add_to_weight(self, adapter: str, sign: float, safe: bool) -> None:
         shift = self.peqa_scale[adapter].detach().view_as(self.base_layer.scale)
         if safe and not torch.isfinite(shift).all():
             raise ValueError(f"merging {adapter} gives values that are not finite")
@@ -106,7 +106,7 @@ class PeqaModel(Tuner):
     prefix = "peqa_"
     tuner_layer_cls = PeqaLinear
 
-    def wrapped(self, target: nn.Module, config: Any) -> TunerLayer:
+    def wrap_layer(self, target: nn.Module, config: Any) -> TunerLayer:
         """Around its packed form; the weight goes, for PEFT holds the layers until all are replaced."""
         packed = self._packed(target, config)
         target.register_parameter("weight", None)
@@ -166,7 +166,7 @@ class Peqa(Peft):
             raise UserError(
                 "PEQA rounds plain weights to its own integers; these are quantised already.",
                 where="model.quantization",
-                fix=without_quantisation(model),
+                fix=suggest_plain_weights(model),
             )
         return super().prepare(model)
 

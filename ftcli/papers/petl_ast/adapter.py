@@ -92,7 +92,7 @@ class SublayerLayer(TunerLayer):
         x = args[0] if args else kwargs["hidden_states"]
         given = self.base_layer(*args, **kwargs)
         out: Tensor = given[0] if isinstance(given, tuple) else given
-        for name in self.active():
+        for name in self.adapters_in_effect():
             placement, residual = self.forms[name]
             parallel = placement == "parallel"
             block: Any = self.sublayer_adapter[name]

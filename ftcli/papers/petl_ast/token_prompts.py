@@ -75,7 +75,7 @@ class PromptedBlock(TunerLayer):
                 where="method",
                 fix="method=prompt_tuning",
             )
-        names = self.active()
+        names = self.adapters_in_effect()
         for name in names if self.first else ():
             prompts = self.token_prompts_values[name].to(hidden.dtype)
             hidden = torch.cat([hidden, prompts.expand(len(hidden), -1, -1)], dim=1)
@@ -85,7 +85,7 @@ class PromptedBlock(TunerLayer):
             return out
         return (out[0][:, :-added], *out[1:]) if isinstance(out, tuple) else out[:, :-added]
 
-    def _own(self) -> dict[str, int]:
+    def _adapter_values(self) -> dict[str, int]:
         return self.counts
 
 

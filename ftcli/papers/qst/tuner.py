@@ -109,7 +109,7 @@ class SideTuned(TunerLayer):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the trunk's: what the head is given is mixed."""
         trunk: Any = self.base_layer
-        names = self.active()
+        names = self.adapters_in_effect()
         if not names:
             return trunk(*args, **kwargs)
         trace, output = self._traced(args, kwargs)
@@ -162,7 +162,7 @@ class QstModel(Tuner):
             config.target_modules = {trunk_of(model).name}
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
-    def wrapped(self, target: nn.Module, config: Any) -> TunerLayer:
+    def wrap_layer(self, target: nn.Module, config: Any) -> TunerLayer:
         """The trunk, with a place for side networks of this model."""
         return SideTuned(target, self.model)
 

@@ -93,7 +93,7 @@ class S2ftLinear(TunerLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[.., in] -> [.., out]; of the inputs only the chosen columns are kept for the gradient."""
         out = self.base_layer(x, *args, **kwargs)
-        for adapter in self.active():
+        for adapter in self.adapters_in_effect():
             part = self.s2ft_slice[adapter]
             if self.places[adapter].side == "in":
                 chosen = self._cast_input_dtype(self._taken(x, adapter), part.dtype)
@@ -149,11 +149,11 @@ class S2ftModel(Tuner):
     def _check_target_module_exists(peft_config: Any, key: str) -> bool:
         return key in peft_config.selected
 
-    def adapt(self, layer: TunerLayer, adapter: str, config: Any, name: str) -> None:
+    def add_adapter_to_layer(self, layer: TunerLayer, adapter: str, config: Any, name: str) -> None:
         """Where the slices of this layer are."""
         assert isinstance(layer, S2ftLinear)
         layer.places[adapter] = self._places[name]
-        super().adapt(layer, adapter, config, name)
+        super().add_adapter_to_layer(layer, adapter, config, name)
 
     def _arrange(
         self, structures: Sequence[Coupled], selected: dict[str, list[int]]

@@ -138,7 +138,7 @@ class SpIELLinear(TunerLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Like the base layer, with the changed weight; x is [..., in]."""
-        active = self.active()
+        active = self.adapters_in_effect()
         if not active:
             return cast(Tensor, self.base_layer(x, *args, **kwargs))
         values = torch.cat([self.spiel_values[name] for name in active])

@@ -42,7 +42,7 @@ class SsfLayer(TunerLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's own output [..., C, ...], then each active adapter's scale and shift."""
-        active = self.active()
+        active = self.adapters_in_effect()
         out: Tensor = self.base_layer(x, *args, **kwargs)
         for adapter in active:
             out = self._scaled_and_shifted(out, adapter)

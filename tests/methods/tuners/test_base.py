@@ -34,7 +34,7 @@ class NudgeLinear(TunerLayer):
 
     def forward(self, x):
         out = self.base_layer(x)
-        for adapter in self.active():
+        for adapter in self.adapters_in_effect():
             out = out + (x.sum(-1, keepdim=True) @ self.nudge_row[adapter].T).to(out.dtype)
         return out
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cosine_similarity
 
 from ftcli.core.errors import UserError
-from ftcli.methods.calibration import gradients, objective_loss
+from ftcli.methods.calibration import objective_loss, sum_gradients
 from ftcli.methods.peft import ADAPTER, Peft
 from ftcli.methods.shifted import lora_layers, weight_of
 from ftcli.models.anatomy import Anatomy, count_parameters
@@ -45,7 +45,7 @@ def base_gradients(source):
     run = small_run(base, source)
     batches = [run.data.batch(range(4))]
     weights = {li.name: li.module.weight for li in Anatomy(base).block_linears}
-    return gradients(base, weights, batches, objective_loss(run, batches))
+    return sum_gradients(base, weights, batches, objective_loss(run, batches))
 
 
 def truncated(matrix, rank):
