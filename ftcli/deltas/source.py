@@ -9,8 +9,8 @@ from typing import Any
 from ftcli.core.errors import UserError
 from ftcli.deltas import storage
 from ftcli.deltas.artefact import Artefact
-from ftcli.deltas.bench import Bench
 from ftcli.deltas.delta import Delta
+from ftcli.deltas.evaluator import RunEvaluator
 from ftcli.deltas.publish import Result, publish
 from ftcli.deltas.report import Report
 from ftcli.deltas.weights import Lazy
@@ -54,7 +54,7 @@ class Source:
         """What the model or adapter is with a changed delta."""
         return delta.apply(self.base)
 
-    def bench(self, metric: str) -> Bench:
+    def evaluator(self, metric: str) -> RunEvaluator:
         """The run as a judge.
 
         Raises:
@@ -65,7 +65,7 @@ class Source:
                 f"{self.path} is no run, so there are no held-out rows to judge by.",
                 fix="give the run directory",
             )
-        return Bench(self.run, self.delta.kind, metric)
+        return RunEvaluator(self.run, self.delta.kind, metric)
 
     def write(
         self, delta: Delta, to: str, force: bool, figures: Mapping[str, Any] | None = None

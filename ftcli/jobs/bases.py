@@ -14,14 +14,14 @@ def ensure_base(composed: Any) -> None:
     Raises:
         UserError: training it failed, or it left no whole model.
     """
-    from ftcli.jobs.trial import complete
+    from ftcli.jobs.trial import complete_job
 
     if is_there(composed):
         return
     base = base_job(composed.base)
     folder = run_folder(base)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    complete(base, folder, quiet=False)
+    complete_job(base, folder, quiet=False)
     if not (folder / "model").is_dir():
         raise UserError(
             f"{composed.base} trains no whole model.",

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("ftcli.config")
 
 #: Keys, and groups with all their keys, by which no step computes anything else than it would have.
-FREE = (
+FREE_KEYS = (
     "trainer.max_steps", "trainer.epochs", "trainer.log_every", "trainer.eval_every", "trainer.eval_first",
     "trainer.save_every", "trainer.keep_last", "trainer.on_nonfinite", "trainer.max_skipped",
     "trainer.on_spike", "trainer.spike_factor", "trainer.max_rollbacks",
     "trainer.gradient_checkpointing", "eval", "logger", "run.name",
 )  # fmt: skip
-ENDED = "ended"  # folder for what a finished run had written when it went on
+ENDED_FOLDER = "ended"  # folder for what a finished run had written when it went on
 OUTCOME = ("result.json", "report.md", "eval")
 RECORD = ("config.yaml", "sources.yaml", "metrics.jsonl")
 
 Change = tuple[Any, Any]
 
 
-def composed(run_dir: RunDir, overrides: Sequence[str]) -> Composed:
+def compose_config(run_dir: RunDir, overrides: Sequence[str]) -> Composed:
     """The run's configuration with the command line's changes, checked.
 
     Raises:
@@ -50,7 +50,7 @@ def composed(run_dir: RunDir, overrides: Sequence[str]) -> Composed:
     return changed
 
 
-def between(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Change]:
+def find_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Change]:
     """Dotted key -> value then and now, of what differs."""
     from ftcli.loggers.base import flat
 
@@ -59,7 +59,7 @@ def between(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Change
     return {key: (old.get(key), new.get(key)) for key in keys}
 
 
-def refuse(
+def refuse_changes(
     changed: Mapping[str, Change], allow: Sequence[str], typed: Sequence[str], path: Any
 ) -> None:
     """Refuse changes of what a step computes.
@@ -71,12 +71,12 @@ def refuse(
     Raises:
         UserError, Problems: each key that may not change, by name.
     """
-    free = (*FREE, *allow)
+    free = (*FREE_KEYS, *allow)
     keys = [k for k in changed if not any(k == one or k.startswith(f"{one}.") for one in free)]
-    Problems.raise_if_any([_refused(key, *changed[key], typed, path) for key in keys])
+    Problems.raise_if_any([_build_refusal(key, *changed[key], typed, path) for key in keys])
 
 
-def _refused(key: str, old: Any, new: Any, typed: Sequence[str], path: Any) -> UserError:
+def _build_refusal(key: str, old: Any, new: Any, typed: Sequence[str], path: Any) -> UserError:
     words = [word for word in typed if key.startswith(word.partition("=")[0].lstrip("+~"))]
     what = f"was {old!r} when the checkpoint was written, now it is {new!r}"
     what += ": the steps to come would not be those of this run." if words else "."
@@ -88,7 +88,7 @@ def _refused(key: str, old: Any, new: Any, typed: Sequence[str], path: Any) -> U
     )
 
 
-def refuse_no_step(run: Run, step: int, path: Any) -> int:
+def require_further_steps(run: Run, step: int, path: Any) -> int:
     """The steps of the whole run as it is set now, which are more than it has taken.
 
     Raises:
@@ -107,7 +107,7 @@ def refuse_no_step(run: Run, step: int, path: Any) -> int:
     )
 
 
-def say_rate(run: Run, then: Mapping[str, Any], step: int, steps: int) -> None:
+def warn_schedule_change(run: Run, then: Mapping[str, Any], step: int, steps: int) -> None:
     """Say where the schedule of the new length differs from the one that the steps so far have had."""
     own = {
         k: (then.get("trainer") or {}).get(k, getattr(run.trainer, k))
@@ -124,7 +124,7 @@ def say_rate(run: Run, then: Mapping[str, Any], step: int, steps: int) -> None:
 
 
 @contextmanager
-def recorded(
+def record_changes(
     run_dir: RunDir, config: dict[str, Any], changed: Mapping[str, Change], step: int
 ) -> Iterator[None]:
     """Put the changes into the run's record while the block goes on with it.
@@ -142,9 +142,9 @@ def recorded(
         for name in RECORD
         if (run_dir.path / name).exists()
     }
-    times, aside = run_dir.begun, run_dir.path / ENDED / f"step-{step:06d}"
+    times, aside = run_dir.begun, run_dir.path / ENDED_FOLDER / f"step-{step:06d}"
     if run_dir.result().get("status") == "finished":
-        _move(run_dir.path, aside)
+        _move_outcome(run_dir.path, aside)
     if changed:
         write_config(run_dir, config)
         _note_sources(run_dir, changed)
@@ -154,12 +154,12 @@ def recorded(
         if run_dir.begun == times:
             for name, content in kept.items():
                 (run_dir.path / name).write_bytes(content)
-            _move(aside, run_dir.path)
+            _move_outcome(aside, run_dir.path)
             shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
-def _move(source: Path, target: Path) -> None:
+def _move_outcome(source: Path, target: Path) -> None:
     for name in OUTCOME:
         if (source / name).exists():
             target.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ QUICK = 20.0  # seconds; a first step below it is followed by a second one, whic
 
 
 @dataclass
-class Trial:
+class DryRunReport:
     """What a step took.
 
     Attributes:
@@ -36,7 +36,7 @@ class Trial:
     seconds: float
 
 
-def dry_run(composed: Any) -> Trial:
+def dry_run(composed: Any) -> DryRunReport:
     """Forward, backward, update and evaluation of a checked job, on its longest rows.
 
     One process is tried; of several ranks each takes as much.
@@ -50,39 +50,39 @@ def dry_run(composed: Any) -> Trial:
     ensure_base(composed)  # the model may be what another recipe trains
     run = build_run(composed.config, None, composed)
     run.loggers = {}
-    with failures.told(run):
-        return _tried(run)
+    with failures.translate_errors(run):
+        return _measure_run(run)
 
 
-def _tried(run: Run) -> Trial:
+def _measure_run(run: Run) -> DryRunReport:
     from ftcli.core.allocator import shape
     from ftcli.trainer.meter import peak_memory_gb
 
     loop = run.trainer.start(run)
     loader = loop.loader()
-    chosen = longest(run, loader)
+    chosen = find_longest_rows(run, loader)
     batches = [loader.batch(rows) for rows in chosen]
-    seconds = _step(loop, batches)
+    seconds = _time_step(loop, batches)
     if seconds < QUICK:  # the first one also loads kernels and makes buffers
-        seconds = _step(loop, batches)
+        seconds = _time_step(loop, batches)
     began = time.perf_counter()
-    _judge(run)
+    _evaluate_longest(run)
     judged = time.perf_counter() - began
     plan = loader.batches(0)
-    share = _size(loader, plan) / len(plan) / (_size(loader, chosen) / len(chosen))
+    share = _count_tokens(loader, plan) / len(plan) / (_count_tokens(loader, chosen) / len(chosen))
     steps = run.trainer.steps(run)
     peak = int(peak_memory_gb() * 1e9)
-    return Trial(shape(batches[0]), seconds, judged, peak, steps, seconds * share * steps)
+    return DryRunReport(shape(batches[0]), seconds, judged, peak, steps, seconds * share * steps)
 
 
-def _step(loop: Loop, batches: list[Batch]) -> float:
+def _time_step(loop: Loop, batches: list[Batch]) -> float:
     began = time.perf_counter()
     loop.run.trainer.step(loop, batches)
     loop.meter.settle()  # waits for the device, and sees that all was finite
     return time.perf_counter() - began
 
 
-def _judge(run: Run) -> None:
+def _evaluate_longest(run: Run) -> None:
     """A forward pass on the longest validation rows, and a batch of each evaluator that can stop early."""
     from ftcli.models.decoding import judging
 
@@ -91,7 +91,7 @@ def _judge(run: Run) -> None:
             size = run.trainer.batch_size
             loader = run.data.loader("validation", run.tokenizer, size, seed=0, shuffle=False)
             with judging(run) as model:
-                run.objective(model, loader.batch(longest(run, loader)[0]))
+                run.objective(model, loader.batch(find_longest_rows(run, loader)[0]))
         for evaluator in run.evaluators.values():
             if hasattr(evaluator, "limit"):
                 limited = copy(evaluator)
@@ -99,7 +99,7 @@ def _judge(run: Run) -> None:
                 limited(run)
 
 
-def longest(run: Run, loader: Any) -> list[list[int]]:
+def find_longest_rows(run: Run, loader: Any) -> list[list[int]]:
     """Rows of the micro-batches of one step, the longest first: no batch of any epoch is longer.
 
     Bins are full whatever is in them, and what has no lengths is all alike: there it is the order of
@@ -109,7 +109,7 @@ def longest(run: Run, loader: Any) -> list[list[int]]:
     lengths = getattr(getattr(loader, "tokens", None), "lengths", None)
     if lengths is None or getattr(loader, "packing", None) == "bins":
         plan = loader.batches(0)
-        plan = sorted(plan, key=lambda rows: -_size(loader, [rows]))
+        plan = sorted(plan, key=lambda rows: -_count_tokens(loader, [rows]))
         return [list(rows) for rows in plan[:times]]
     group = loader.group
     widths = lengths.reshape(-1, group)
@@ -120,7 +120,7 @@ def longest(run: Run, loader: Any) -> list[list[int]]:
     return [part for part in rows if part]
 
 
-def _size(loader: Any, plan: list[list[int]]) -> int:
+def _count_tokens(loader: Any, plan: list[list[int]]) -> int:
     """What micro-batches take: tokens, padding counted; of what has no lengths, rows."""
     lengths = getattr(getattr(loader, "tokens", None), "lengths", None)
     if lengths is None:

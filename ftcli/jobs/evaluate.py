@@ -32,20 +32,20 @@ def evaluate_path(
         UserError: the folder is neither a run nor a model, or a task is not one of the run's.
     """
     folder = Path(path)
-    run = _open(folder, job, checkpoint)
+    run = _open_run(folder, job, checkpoint)
     scores = {}
     with run.evaluating():
-        for task, evaluator in _chosen(run.evaluators, tasks).items():
+        for task, evaluator in _choose_evaluators(run.evaluators, tasks).items():
             name = task
             if split and split != evaluator.split:
-                name, evaluator = f"{task}-{split}", _on(evaluator, split)
+                name, evaluator = f"{task}-{split}", _with_split(evaluator, split)
             scores[name] = evaluator(run)
             if run.dir is not None:
-                _keep(run, name, evaluator.split, checkpoint, scores[name])
+                _save_scores(run, name, evaluator.split, checkpoint, scores[name])
     return scores
 
 
-def _open(folder: Path, job: str | None, checkpoint: str) -> Any:
+def _open_run(folder: Path, job: str | None, checkpoint: str) -> Any:
     from ftcli.run.build import build_run, open_run
 
     if (folder / "config.yaml").exists():
@@ -67,13 +67,13 @@ def _open(folder: Path, job: str | None, checkpoint: str) -> Any:
     return build_run(composed.config)
 
 
-def _on(evaluator: Any, split: str) -> Any:
+def _with_split(evaluator: Any, split: str) -> Any:
     """The evaluator for another split; its samples get a file of their own."""
     named = {"name": f"{evaluator.name}-{split}"} if hasattr(evaluator, "name") else {}
     return replace(evaluator, split=split, **named)
 
 
-def _chosen(evaluators: dict[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+def _choose_evaluators(evaluators: dict[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
     unknown = [task for task in tasks if task not in evaluators]
     if unknown or not evaluators:
         raise UserError(
@@ -84,7 +84,9 @@ def _chosen(evaluators: dict[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
     return {name: evaluators[name] for name in tasks or evaluators}
 
 
-def _keep(run: Any, task: str, split: str, checkpoint: str, scores: dict[str, float]) -> None:
+def _save_scores(
+    run: Any, task: str, split: str, checkpoint: str, scores: dict[str, float]
+) -> None:
     from ftcli.core.atomic import write_json
 
     folder = run.dir.path / "eval"

@@ -18,7 +18,7 @@ SHOWN = 8  # rows that a message names
 
 
 @contextmanager
-def told(run: Run) -> Iterator[None]:
+def translate_errors(run: Run) -> Iterator[None]:
     """Figures that are not finite and memory that runs out in the block become their messages."""
     from ftcli.core.allocator import OutOfMemory, ran_out
     from ftcli.trainer.meter import NonFinite
@@ -26,14 +26,14 @@ def told(run: Run) -> Iterator[None]:
     try:
         yield
     except NonFinite as error:
-        raise non_finite(run, error) from error
+        raise report_non_finite(run, error) from error
     except Exception as error:
         if not (isinstance(error, OutOfMemory) or ran_out(error)):
             raise
-        raise out_of_memory(run, error) from None
+        raise report_out_of_memory(run, error) from None
 
 
-def non_finite(run: Run, error: NonFinite) -> UserError:
+def report_non_finite(run: Run, error: NonFinite) -> UserError:
     """The message for a figure that was infinite or not a number; writes the batch down."""
     from ftcli.trainer import evidence
 
@@ -44,10 +44,10 @@ def non_finite(run: Run, error: NonFinite) -> UserError:
     rows = [row for batch in error.rows for row in batch]
     loss = "" if error.what.endswith("loss") else f" (loss {error.loss:.4g})"
     batch = f" The batch is in {error.folder}." if error.folder else ""
-    checkpoint = last_checkpoint(run)
+    checkpoint = find_last_checkpoint(run)
     change = f"ftcli resume {run.dir.path if run.dir else 'RUN'} trainer.on_nonfinite=skip"
     return UserError(
-        f"{error.sentence}{loss}, on rows {_places(run, rows)}. The run stopped, and nothing was "
+        f"{error.sentence}{loss}, on rows {_describe_rows(run, rows)}. The run stopped, and nothing was "
         f"saved after it.{batch}",
         where=str(run.dir.path) if run.dir else None,
         fix=f"look at these rows. To go on from {checkpoint} without them: {change}"
@@ -58,7 +58,7 @@ def non_finite(run: Run, error: NonFinite) -> UserError:
     )
 
 
-def out_of_memory(run: Run, error: BaseException) -> UserError:
+def report_out_of_memory(run: Run, error: BaseException) -> UserError:
     """The message for memory that ran out: the batch, its shape, and what would fit."""
     from ftcli.core.allocator import said
     from ftcli.trainer.meter import peak_memory_gb
@@ -74,36 +74,36 @@ def out_of_memory(run: Run, error: BaseException) -> UserError:
     if run.dir is not None:
         with suppress(OSError):
             run.dir.event("out_of_memory", step=step, rows=rows)
-    checkpoint = last_checkpoint(run)
+    checkpoint = find_last_checkpoint(run)
     kept = f" {checkpoint} is whole." if checkpoint else ""
-    ways = _what_fits(run, peak)
+    ways = _suggest_overrides(run, peak)
     return UserError(
-        f"memory ran out at {peak:.2f} GB, {_where(run, step, batches, rows)}: {said(error)}.{kept}",
+        f"memory ran out at {peak:.2f} GB, {_describe_place(run, step, batches, rows)}: {said(error)}.{kept}",
         where=str(run.dir.path) if run.dir else None,
         fix=f"by estimate it fits with {' or '.join(ways)}",
         code=OUT_OF_MEMORY,
     )
 
 
-def _where(run: Run, step: int | None, batches: Sequence[Any], rows: Sequence[int]) -> str:
+def _describe_place(run: Run, step: int | None, batches: Sequence[Any], rows: Sequence[int]) -> str:
     from ftcli.core.allocator import shape
 
     if step is None:
         return "outside of a step"
-    largest = max(batches, key=lambda batch: int(_size(batch)))
-    return f"in step {step}, micro-batch of {shape(largest)} (rows {_places(run, rows)})"
+    largest = max(batches, key=lambda batch: int(_count_tokens(batch)))
+    return f"in step {step}, micro-batch of {shape(largest)} (rows {_describe_rows(run, rows)})"
 
 
-def _size(batch: Any) -> int:
+def _count_tokens(batch: Any) -> int:
     ids = batch.get("input_ids")
     return len(batch["rows"]) if ids is None else ids.numel()
 
 
-def _what_fits(run: Run, peak: float) -> list[str]:
+def _suggest_overrides(run: Run, peak: float) -> list[str]:
     """Overrides under which the job needs less than the process had, by the planner's estimate."""
     trainer = run.config["trainer"]
     try:
-        found = _planned(run, peak)
+        found = _plan_alternatives(run, peak)
     except Exception:  # planning needs memory too, and knows no model that is not text
         found = []
     if found:
@@ -114,7 +114,7 @@ def _what_fits(run: Run, peak: float) -> list[str]:
     return [way for way in (halved if rows > 1 else "", again) if way] or ["a smaller model"]
 
 
-def _planned(run: Run, peak: float) -> list[str]:
+def _plan_alternatives(run: Run, peak: float) -> list[str]:
     from dataclasses import replace
 
     from ftcli.config import load
@@ -134,7 +134,7 @@ def _planned(run: Run, peak: float) -> list[str]:
     return [str(way) for way in alternatives(plan) if way.total <= budget]
 
 
-def last_checkpoint(run: Run) -> str | None:
+def find_last_checkpoint(run: Run) -> str | None:
     """The name of the newest whole checkpoint."""
     from ftcli.trainer.checkpoint import Checkpoints
 
@@ -142,6 +142,6 @@ def last_checkpoint(run: Run) -> str | None:
     return whole[-1].name if whole else None
 
 
-def _places(run: Run, rows: Sequence[int]) -> str:
+def _describe_rows(run: Run, rows: Sequence[int]) -> str:
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     return ", ".join(run.where(row) for row in rows[:SHOWN]) + more

@@ -26,10 +26,10 @@ def launch(composed: Any, processes: int) -> dict[str, Any]:
     run_dir = create_run(composed).dir
     assert run_dir is not None
     with run_dir.kept_once_begun():
-        return in_ranks(run_dir, processes)
+        return run_ranks(run_dir, processes)
 
 
-def in_ranks(run_dir: RunDir, processes: int) -> dict[str, Any]:
+def run_ranks(run_dir: RunDir, processes: int) -> dict[str, Any]:
     """The same for a run whose record lies there already."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={processes}", "-m", "ftcli.jobs.launch", str(run_dir.path)]
@@ -50,7 +50,7 @@ def in_ranks(run_dir: RunDir, processes: int) -> dict[str, Any]:
     return result
 
 
-def _rank(path: str) -> None:
+def _run_rank(path: str) -> None:
     """What each rank does."""
     from ftcli.config import load
     from ftcli.jobs.train import fit
@@ -69,4 +69,4 @@ def _rank(path: str) -> None:
 
 
 if __name__ == "__main__":
-    _rank(sys.argv[1])
+    _run_rank(sys.argv[1])

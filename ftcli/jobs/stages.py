@@ -20,34 +20,38 @@ from ftcli.jobs import trial
 
 KEY = "stages"
 MERGED = "merged"  # folder of a stage: its model, for a stage of another method
-PLACES = ("model.path", "model.weights", "model.revision")  # keys that say where weights are from
+WEIGHT_KEYS = (
+    "model.path",
+    "model.weights",
+    "model.revision",
+)  # keys that say where weights are from
 
 
 def is_parent(folder: str | Path) -> bool:
     """Whether a folder is that of a job with stages."""
-    return (Path(folder) / "config.yaml").is_file() and bool(names(folder))
+    return (Path(folder) / "config.yaml").is_file() and bool(list_stages(folder))
 
 
-def names(folder: str | Path) -> list[str]:
+def list_stages(folder: str | Path) -> list[str]:
     """The stages of a folder, in order; none where it is an ordinary run."""
     return list(load(Path(folder) / "config.yaml").config.get(KEY) or {})
 
 
-def start(composed: Composed, processes: int = 1) -> dict[str, Any]:
+def start_stages(composed: Composed, processes: int = 1) -> dict[str, Any]:
     """Train all stages in a new folder `<run.dir>/<run.name>/<time>`; returns its result.json.
 
     Raises:
         UserError, Problems: what is wrong with any stage; nothing has started then.
     """
     options = composed.config["run"]
-    made = composed_stages(composed)
+    made = compose_stages(composed)
     run_dir = RunDir.create(options.get("dir", "runs"), options["name"])
     with run_dir.kept_once_begun():
-        _record(composed, made, run_dir.path)
-        return _run(run_dir.path, processes)
+        _write_records(composed, made, run_dir.path)
+        return _run_stages(run_dir.path, processes)
 
 
-def go_on(
+def resume_stages(
     folder: str | Path, allow: Sequence[str] = (), checkpoint: str = "last"
 ) -> dict[str, Any]:
     """Skip the stages that are finished, resume the one that was cut off, train the others.
@@ -60,18 +64,18 @@ def go_on(
     """
     if RunDir(folder).result().get("status") == "finished":
         raise UserError(f"{folder}: all its stages are finished.", fix=f"ftcli show {folder}")
-    return _run(Path(folder), 1, allow, checkpoint)
+    return _run_stages(Path(folder), 1, allow, checkpoint)
 
 
-def record(composed: Composed, folder: Path) -> None:
+def record_stages(composed: Composed, folder: Path) -> None:
     """Write the records of a job and all its stages to a folder, unless they are there."""
     if not (folder / "config.yaml").exists():
-        made = composed_stages(composed)
+        made = compose_stages(composed)
         folder.mkdir(parents=True, exist_ok=True)
-        _record(composed, made, folder)
+        _write_records(composed, made, folder)
 
 
-def composed_stages(composed: Composed) -> dict[str, Composed]:
+def compose_stages(composed: Composed) -> dict[str, Composed]:
     """Every stage: the job with the stage's changes, the command line's on top; all checked.
 
     Raises:
@@ -81,7 +85,7 @@ def composed_stages(composed: Composed) -> dict[str, Composed]:
     problems: list[UserError] = []
     for name, own in composed.config[KEY].items():
         try:
-            found[name] = _stage(composed, name, own)
+            found[name] = _compose_stage(composed, name, own)
         except UserError as error:
             several = error.problems if isinstance(error, Problems) else [error]
             for one in several:
@@ -91,7 +95,7 @@ def composed_stages(composed: Composed) -> dict[str, Composed]:
     return found
 
 
-def _stage(composed: Composed, name: str, own: Sequence[str]) -> Composed:
+def _compose_stage(composed: Composed, name: str, own: Sequence[str]) -> Composed:
     if not is_plain(name):
         raise UserError("its name is no plain folder name.", where=composed.where(KEY))
     stage = compose(composed.job, [*own, *composed.overrides])
@@ -101,7 +105,7 @@ def _stage(composed: Composed, name: str, own: Sequence[str]) -> Composed:
     return stage
 
 
-def _record(composed: Composed, made: dict[str, Composed], folder: Path) -> None:
+def _write_records(composed: Composed, made: dict[str, Composed], folder: Path) -> None:
     from ftcli.core.precision import settle
     from ftcli.run.record import write_record
 
@@ -111,7 +115,7 @@ def _record(composed: Composed, made: dict[str, Composed], folder: Path) -> None
         stage.config["run"] = {**stage.config["run"], "dir": str(folder), "name": name}
         stage.config = settle(stage.config)
         if last is not None:
-            _begin(stage, *last)
+            _connect_stage(stage, *last)
         last = folder / name, stage
     for name, stage in made.items():
         (folder / name / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -130,12 +134,12 @@ def _ensure(first: Composed) -> None:
     ensure_base(first)  # the model may be what another recipe trains
 
 
-def _begin(stage: Composed, folder: Path, before: Composed) -> None:
+def _connect_stage(stage: Composed, folder: Path, before: Composed) -> None:
     """Let a stage begin with what the one before trains in `folder`."""
     model = before.config["model"]
     if promise(before, "method", "artefact") == "model":
-        return _place(stage, folder / "model")
-    same = stage.config["method"] == before.config["method"] and _same_base(stage, before)
+        return _set_model_folder(stage, folder / "model")
+    same = stage.config["method"] == before.config["method"] and _is_same_base(stage, before)
     how = value(stage, "handover") or "auto"
     if how == "continue" and not same:
         raise UserError(
@@ -155,19 +159,19 @@ def _begin(stage: Composed, folder: Path, before: Composed) -> None:
             where=before.where("method"),
             fix="one method for both stages",
         )
-    return _place(stage, folder / MERGED)
+    return _set_model_folder(stage, folder / MERGED)
 
 
-def _same_base(stage: Composed, before: Composed) -> bool:
+def _is_same_base(stage: Composed, before: Composed) -> bool:
     """Whether two stages were asked to start from the same model; where weights lie is left out."""
     ours, theirs = (
-        {k: v for k, v in one.config["model"].items() if f"model.{k}" not in PLACES}
+        {k: v for k, v in one.config["model"].items() if f"model.{k}" not in WEIGHT_KEYS}
         for one in (stage, before)
     )
     return ours == theirs
 
 
-def _place(stage: Composed, folder: Path) -> None:
+def _set_model_folder(stage: Composed, folder: Path) -> None:
     """Make a folder the stage's model."""
     model = dict(stage.config["model"])
     if "path" not in model:
@@ -180,21 +184,21 @@ def _place(stage: Composed, folder: Path) -> None:
     stage.origins["model.path"] = stage.origin(KEY)
 
 
-def _run(
+def _run_stages(
     folder: Path, processes: int, allow: Sequence[str] = (), checkpoint: str = "last"
 ) -> dict[str, Any]:
     results: dict[str, dict[str, Any]] = {}
-    for name in names(folder):
-        _merge(folder / name)
-        results[name] = _finished(folder / name, processes, allow, checkpoint)
+    for name in list_stages(folder):
+        _merge_before_stage(folder / name)
+        results[name] = _finish_stage(folder / name, processes, allow, checkpoint)
         if results[name]["status"] != "finished":
             break
-    result = _summary(folder, results)
+    result = _summarise_stages(folder, results)
     write_json(folder / "result.json", result)
     return result
 
 
-def _merge(stage: Path) -> None:
+def _merge_before_stage(stage: Path) -> None:
     """Write the merged model that a stage begins with, where it does."""
     from ftcli.deltas.merge import merge_run
 
@@ -204,16 +208,16 @@ def _merge(stage: Path) -> None:
         merge_run(path.parent, path)
 
 
-def _finished(
+def _finish_stage(
     folder: Path, processes: int, allow: Sequence[str], checkpoint: str
 ) -> dict[str, Any]:
     """The result of one stage: taken as it is, resumed, or trained."""
-    from ftcli.jobs.launch import in_ranks
+    from ftcli.jobs.launch import run_ranks
     from ftcli.jobs.train import fit, resume
     from ftcli.run.build import build_run
     from ftcli.trainer.checkpoint import Checkpoints
 
-    done = trial.finished(folder)
+    done = trial.read_finished_result(folder)
     if done is not None:
         return done
     run_dir = RunDir.open(folder)
@@ -222,12 +226,12 @@ def _finished(
         return resume(folder, allow, checkpoint)
     run_dir.rewind(0)  # what an earlier try logged before its first checkpoint
     if processes > 1:
-        return in_ranks(run_dir, processes)
+        return run_ranks(run_dir, processes)
     composed = load(folder / "config.yaml")
     return fit(build_run(composed.config, run_dir, composed), None)
 
 
-def _summary(folder: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _summarise_stages(folder: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Scores before the first and after the last stage, costs of all, and each stage's own result."""
     first, last = (list(results.values())[i] for i in (0, -1))
     summed = ("step", "tokens", "supervised_tokens", "seconds", "forward_passes")
@@ -241,7 +245,7 @@ def _summary(folder: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]
     }
 
 
-def last(folder: str | Path) -> Path:
+def find_last_run(folder: str | Path) -> Path:
     """The run that a job ends with: its last stage, or itself where it has none."""
-    own = names(folder)
+    own = list_stages(folder)
     return Path(folder) / own[-1] if own else Path(folder)

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from ftcli.data.survey import Survey
 
 #: What is taken where nobody answers.
-USUAL = {"model": "llama_mini", "data": "e2e", "method": "lora"}
+DEFAULTS = {"model": "llama_mini", "data": "e2e", "method": "lora"}
 
 
-class Flow(str):
+class RawYaml(str):
     """YAML that is written as it stands."""
 
 
-NULL = Flow("null")
+NULL = RawYaml("null")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Choice:
     path: str | None = None
 
 
-def write(
+def write_job(
     model: str, data: str, method: str, output: str, machine: Machine, force: bool = False
 ) -> Path:
     """Write the job, checked as `ftcli train` would check it.
@@ -53,8 +53,12 @@ def write(
     target = Path(output)
     if target.exists() and not force:
         raise UserError(f"{target} exists already.", fix="--output ANOTHER.yaml, or add --force")
-    answers = choose("model", model), choose("data", data), choose("method", method)
-    text = starter(*answers, machine, _surveyed(answers[1]))
+    answers = (
+        choose_option("model", model),
+        choose_option("data", data),
+        choose_option("method", method),
+    )
+    text = render_job(*answers, machine, _survey_data(answers[1]))
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.stem}.draft.yaml")
     try:
@@ -66,7 +70,7 @@ def write(
     return target
 
 
-def choose(group: str, answer: str) -> Choice:
+def choose_option(group: str, answer: str) -> Choice:
     """What an answer means; a path goes to the option whose path is left open.
 
     Raises:
@@ -79,7 +83,7 @@ def choose(group: str, answer: str) -> Choice:
         open_ = {
             o: c
             for o, file in known.items()
-            if (c := content(file)).get("path") == "???" and (group != "data" or _of_text(c))
+            if (c := content(file)).get("path") == "???" and (group != "data" or _reads_text(c))
         }
         plain = Path(answer).suffix in (".txt", ".md")
         fitting = [o for o, c in open_.items() if (c.get("format") == "text") == plain]
@@ -92,7 +96,7 @@ def choose(group: str, answer: str) -> Choice:
     )
 
 
-def starter(
+def render_job(
     model: Choice, data: Choice, method: Choice, machine: Machine, seen: Survey | None = None
 ) -> str:
     """The YAML of a job.
@@ -104,7 +108,7 @@ def starter(
     promises = signature.read(chosen[TARGET]).attributes | (chosen.get(PROMISES) or {})
     settings = fitting.settings(promises, machine, None if seen is None else seen.rows)
     fitting.meet(settings, chosen)
-    own = _own_data(data, seen)
+    own = _choose_data_settings(data, seen)
     judged = data.option if data.option in paths.options("eval") else "loss"
     judged = "none" if "validation" in own and own["validation"][0] is NULL else judged
     picks = {
@@ -117,36 +121,38 @@ def starter(
         "# ftcli check FILE looks it over, ftcli train FILE runs it, ftcli schema KEY explains a key",
         "defaults:",
     ]
-    lines += [f"  - {group}: {option}  # {_others(group)}" for group, option in picks.items()]
+    lines += [
+        f"  - {group}: {option}  # {_count_options(group)}" for group, option in picks.items()
+    ]
     lines += ["  - _self_  # what follows goes over all that", "", "seed: 0"]
-    lines += _body("model", {"path": (model.path, "")}, settings["model"])
-    lines += _body("data", own, settings["data"])
+    lines += _render_group("model", {"path": (model.path, "")}, settings["model"])
+    lines += _render_group("data", own, settings["data"])
     for group in ("optimizer", "scheduler", "trainer"):
-        lines += _body(group, {}, settings[group])
+        lines += _render_group(group, {}, settings[group])
     return "\n".join(lines) + "\n"
 
 
-def _others(group: str) -> str:
+def _count_options(group: str) -> str:
     count = len(paths.options(group))
     return f"{count} choices: ftcli ls {paths.plural(group)}" if group != "run" else "runs/<file>/"
 
 
-def _body(group: str, *parts: dict[str, tuple[Any, str]]) -> list[str]:
+def _render_group(group: str, *parts: dict[str, tuple[Any, str]]) -> list[str]:
     """A group's keys with their comments; a key without a value is left out."""
     keys = {k: v for part in parts for k, v in part.items() if v[0] is not None}
-    written = {k: (v if isinstance(v, Flow) else scalar(v), why) for k, (v, why) in keys.items()}
+    written = {k: (v if isinstance(v, RawYaml) else scalar(v), why) for k, (v, why) in keys.items()}
     lines = [f"  {k}: {v}" + (f"  # {why}" if why else "") for k, (v, why) in written.items()]
     return [f"{group}:", *lines] if lines else []
 
 
-def _of_text(node: dict[str, Any]) -> bool:
+def _reads_text(node: dict[str, Any]) -> bool:
     """Whether an option of `data` reads text, whose format may be told from its columns."""
     return "format" in signature.read(node[TARGET]).parameters
 
 
-def _surveyed(data: Choice) -> Survey | None:
+def _survey_data(data: Choice) -> Survey | None:
     """What local rows hold; None for what ships, lies on the hub, or is plain text."""
-    if data.path is None or _is_plain(data):
+    if data.path is None or _is_plain_text(data):
         return None
     from ftcli.data.sources import files
     from ftcli.data.survey import survey
@@ -156,22 +162,22 @@ def _surveyed(data: Choice) -> Survey | None:
     return survey(files.find(data.path), "data.path")
 
 
-def _is_plain(data: Choice) -> bool:
+def _is_plain_text(data: Choice) -> bool:
     return bool(content(paths.options("data")[data.option]).get("format") == "text")
 
 
-def _own_data(data: Choice, seen: Survey | None) -> dict[str, tuple[Any, str]]:
+def _choose_data_settings(data: Choice, seen: Survey | None) -> dict[str, tuple[Any, str]]:
     if data.path is None:
         return {}
     found: dict[str, tuple[Any, str]] = {"path": (data.path, "")}
-    if not _is_plain(data):
+    if not _is_plain_text(data):
         found["format"] = ("auto", "told from its columns; see: ftcli schema data.format")
     if seen is not None and (seen.columns or seen.others):
         also = f"; {', '.join(seen.others)} would fit too" if seen.others else ""
         found["format"] = (seen.format, f"by its columns{also}")
         if seen.columns:
             pairs = ", ".join(f"{name}: {scalar(col)}" for name, col in seen.columns.items())
-            found["columns"] = (Flow(f"{{{pairs}}}"), "field of the format: column")
+            found["columns"] = (RawYaml(f"{{{pairs}}}"), "field of the format: column")
     found["validation"] = (0.05, "share held out to judge the model")
     if seen is not None and seen.prompts < 2:
         found["validation"] = (NULL, "a share needs two different prompts")

@@ -85,27 +85,27 @@ def _resume(
             fix=f"ftcli resume {path} trainer.max_steps={2 * step or 100} for more, or: ftcli eval {path}",
         )
     checkpoints = Checkpoints(run_dir.checkpoints)
-    composed = changes.composed(run_dir, overrides)
+    composed = changes.compose_config(run_dir, overrides)
     if checkpoint == "last" and not checkpoints.finished():
-        return again(run_dir, composed, allow, path)
+        return restart(run_dir, composed, allow, path)
     folder = checkpoints.find(checkpoint, fall_back=True)
     run = build_run(composed.config, run_dir, composed)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     then = with_current_names(state["config"])
-    changed = changes.between(then, run.config)
-    changes.refuse(changed, allow, overrides, path)
-    _same_data(folder, run, allow, path)
-    _same_base(run, allow, path)
+    changed = changes.find_changes(then, run.config)
+    changes.refuse_changes(changed, allow, overrides, path)
+    _refuse_other_data(folder, run, allow, path)
+    _refuse_other_base(run, allow, path)
     if overrides:
-        steps = changes.refuse_no_step(run, state["step"], path)
-        changes.say_rate(run, then, state["step"], steps)
-    with changes.recorded(run_dir, run.config, changed if overrides else {}, state["step"]):
+        steps = changes.require_further_steps(run, state["step"], path)
+        changes.warn_schedule_change(run, then, state["step"], steps)
+    with changes.record_changes(run_dir, run.config, changed if overrides else {}, state["step"]):
         run_dir.rewind(state["lines"], state["step"])
         run_dir.event("resume", checkpoint=folder.name, **({"changed": changed} if changed else {}))
         return fit(run, folder)
 
 
-def again(
+def restart(
     run_dir: RunDir, composed: Composed, allow: Sequence[str] = (), path: Any = None
 ) -> dict[str, Any]:
     """Begin once more with a run that ended before its first checkpoint."""
@@ -113,9 +113,9 @@ def again(
 
     run = build_run(composed.config, run_dir, composed)
     before = load(run_dir.path / "config.yaml").config
-    changed = changes.between(before, run.config) if composed.overrides else {}
-    changes.refuse(changed, allow, composed.overrides, path)
-    with changes.recorded(run_dir, run.config, changed, 0):
+    changed = changes.find_changes(before, run.config) if composed.overrides else {}
+    changes.refuse_changes(changed, allow, composed.overrides, path)
+    with changes.record_changes(run_dir, run.config, changed, 0):
         if run_dir.metrics():
             run_dir.event("restart", **({"changed": changed} if changed else {}))
         run_dir.rewind(0)  # samples may have been written before the first line
@@ -148,18 +148,18 @@ def _fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
     from ftcli.jobs import failures
 
     assert run.dir is not None
-    with failures.told(run):
+    with failures.translate_errors(run):
         with run.accelerator.main_process_first():  # one rank tokenises, the others find it done
             described = run.data.describe(run.tokenizer)
         if run.accelerator.is_main_process:
             write_json(run.dir.path / "data.json", described)
         if checkpoint is None and run.config.get("init_from"):
-            take_over(run, run.config["init_from"])
+            load_init_weights(run, run.config["init_from"])
         outcome = (run.pipeline or run.trainer).fit(run, resume=checkpoint)
     return finish(run, outcome) if run.accelerator.is_main_process else {}
 
 
-def take_over(run: Run, folder: str | Path) -> None:
+def load_init_weights(run: Run, folder: str | Path) -> None:
     """Put the weights that another run trained in the place of the method's fresh ones.
 
     Raises:
@@ -178,7 +178,7 @@ def take_over(run: Run, folder: str | Path) -> None:
     load_weights(Checkpoints(RunDir.open(folder).checkpoints).find("last", only=WEIGHTS), run)
 
 
-def _same_base(run: Run, allow: Sequence[str], path: Any) -> None:
+def _refuse_other_base(run: Run, allow: Sequence[str], path: Any) -> None:
     assert run.dir is not None
     if "model" in allow:
         record_base(run.dir.path, run.model_source)
@@ -192,7 +192,7 @@ def _same_base(run: Run, allow: Sequence[str], path: Any) -> None:
         raise UserError(error.what, error.where, allowed) from error
 
 
-def _same_data(folder: Path, run: Run, allow: Sequence[str], path: Any) -> None:
+def _refuse_other_data(folder: Path, run: Run, allow: Sequence[str], path: Any) -> None:
     position = json.loads((folder / "loader.json").read_text(encoding="utf-8"))
     tokens = run.data.prepare("train", run.tokenizer)
     if tokens.fingerprint == position["fingerprint"] or "data" in allow:

@@ -16,7 +16,7 @@ from ftcli.core.errors import FAILED, USER, UserError
 from ftcli.core.run_dir import RunDir
 
 
-def finished(path: Path) -> dict[str, Any] | None:
+def read_finished_result(path: Path) -> dict[str, Any] | None:
     """result.json of a run that has ended well, else None.
 
     One that was killed between its result and its report has not; going on with it writes the report. That
@@ -27,7 +27,7 @@ def finished(path: Path) -> dict[str, Any] | None:
     return result if result.get("status") == "finished" and reported else None
 
 
-def prepare(composed: Any, path: Path) -> None:
+def write_job_record(composed: Any, path: Path) -> None:
     """Write the record of a checked job to the folder `path`, unless it is there already."""
     from ftcli.core.precision import settle
     from ftcli.run.record import write_record
@@ -35,14 +35,14 @@ def prepare(composed: Any, path: Path) -> None:
     if composed.config.get("stages"):
         from ftcli.jobs import stages
 
-        stages.record(composed, path)
+        stages.record_stages(composed, path)
     elif not (path / "config.yaml").exists():
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         composed.config = settle(composed.config)
         write_record(RunDir(path), composed)
 
 
-def complete(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any]:
+def complete_job(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any]:
     """The result of a checked job in the folder `path`, in a process of its own.
 
     A finished run is taken as it is, one that was interrupted goes on at its last checkpoint, and
@@ -51,15 +51,15 @@ def complete(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any]:
     Raises:
         UserError: the run failed; names its log.
     """
-    done = finished(path)
+    done = read_finished_result(path)
     if done is not None:
         return done
     known = path.exists()
-    prepare(composed, path)
+    write_job_record(composed, path)
     environment = os.environ | ({"FTCLI_QUIET": "1"} if quiet else {})
     command = [sys.executable, "-m", "ftcli.jobs.trial", str(path)]
     ended = subprocess.run(command, env=environment, check=False)
-    done = finished(path)
+    done = read_finished_result(path)
     if done is None:
         if ended.returncode == USER and not known and not RunDir(path).begun:
             shutil.rmtree(path)
@@ -73,7 +73,7 @@ def complete(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any]:
     return done
 
 
-def child(path: str) -> None:
+def run_child(path: str) -> None:
     """Train or resume the run whose record lies in `path`; exits with the code of a mistake."""
     from ftcli.jobs import stages
     from ftcli.jobs.train import resume
@@ -82,7 +82,7 @@ def child(path: str) -> None:
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
         if stages.is_parent(run_dir.path):
-            stages.go_on(run_dir.path)
+            stages.resume_stages(run_dir.path)
         else:
             resume(run_dir.path)
     except UserError as error:
@@ -100,4 +100,4 @@ def _end_with_parent(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    child(sys.argv[1])
+    run_child(sys.argv[1])

@@ -11,15 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from ftcli.deltas.artefact import Artefact
-from ftcli.deltas.bench import Bench
 from ftcli.deltas.delta import Delta
+from ftcli.deltas.evaluator import RunEvaluator
 
 VALIDATION, TEST = "validation", "test"
 ROWS, TOKENS = 32, 64  # of the text that stands for what a model was pretrained on
 
 
 @dataclass(frozen=True)
-class Opened:
+class RunAnalysis:
     """A finished run, its delta, and scores of other deltas in its place."""
 
     folder: Path
@@ -36,17 +36,17 @@ class Opened:
         return Artefact.open(self.folder).base
 
     @cached_property
-    def bench(self) -> Bench:
+    def evaluator(self) -> RunEvaluator:
         """Its own data as a judge."""
-        return Bench(self.folder, self.delta.kind)
+        return RunEvaluator(self.folder, self.delta.kind)
 
     def loss(self, delta: Delta, split: str = TEST) -> float:
         """Held-out loss of base and delta, nats a token."""
-        return self.bench.score(delta.apply(self.base), split)
+        return self.evaluator.score(delta.apply(self.base), split)
 
     def loss_of(self, tensors: Mapping[str, Tensor], split: str = TEST) -> float:
         """Held-out loss of any tensors."""
-        return self.bench.score(tensors, split)
+        return self.evaluator.score(tensors, split)
 
     @cached_property
     def trained(self) -> float:
@@ -58,11 +58,11 @@ class Opened:
         """Text that the pretrained model writes: token ids [32, 64], the same for every run."""
         import torch
 
-        self.bench.hold(self.delta.scale(0.0).apply(self.base))
-        start = torch.full((ROWS, 1), self.bench.run.tokenizer.bos_token_id)
+        self.evaluator.load(self.delta.scale(0.0).apply(self.base))
+        start = torch.full((ROWS, 1), self.evaluator.run.tokenizer.bos_token_id)
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
-            return self.bench.model.generate(
+            return self.evaluator.model.generate(
                 start, do_sample=True, top_k=0, min_new_tokens=TOKENS, max_new_tokens=TOKENS
             )
 
@@ -71,9 +71,11 @@ class Opened:
         import torch
 
         text = self.control
-        self.bench.hold(delta.apply(self.base))
+        self.evaluator.load(delta.apply(self.base))
         with torch.no_grad():
-            logits = self.bench.model(input_ids=text, attention_mask=torch.ones_like(text)).logits
+            logits = self.evaluator.model(
+                input_ids=text, attention_mask=torch.ones_like(text)
+            ).logits
         return float(
             torch.nn.functional.cross_entropy(
                 logits[:, :-1].float().flatten(0, 1), text[:, 1:].flatten()
@@ -82,17 +84,17 @@ class Opened:
 
 
 @cache
-def opened(folder: Path, product: bool = False) -> Opened:
+def analyse_run(folder: Path, product: bool = False) -> RunAnalysis:
     """The run in a folder; claims about one run share what was computed of it."""
-    return Opened(folder, product)
+    return RunAnalysis(folder, product)
 
 
-def least(score: Callable[[float], float], values: Sequence[float]) -> float:
+def find_minimum(score: Callable[[float], float], values: Sequence[float]) -> float:
     """The value with the lowest score."""
     return min(values, key=score)
 
 
-def name_of(folder: Path) -> tuple[str, str]:
+def read_name(folder: Path) -> tuple[str, str]:
     """Variant and seed of a run of a recipe."""
     from ftcli.config import load
 
@@ -101,26 +103,28 @@ def name_of(folder: Path) -> tuple[str, str]:
     return variant, seed
 
 
-def beside(folder: Path) -> dict[tuple[str, str], Path]:
+def find_sibling_runs(folder: Path) -> dict[tuple[str, str], Path]:
     """(variant, seed) -> finished run in the same reproduction, of the recipe as it was run last."""
-    from ftcli.jobs.trial import finished
+    from ftcli.jobs.trial import read_finished_result
     from ftcli.run.report import read_json
 
     index = read_json(folder.parent / "runs.json")
     runs = {name: folder.parent / address for name, address in index.items()}
     split = {name: name.rpartition("-")[::2] for name in runs}
-    return {split[name]: run for name, run in runs.items() if finished(run)}
+    return {split[name]: run for name, run in runs.items() if read_finished_result(run)}
 
 
-def partner(folder: Path, variant: str) -> Path:
+def find_partner_run(folder: Path, variant: str) -> Path:
     """The run of another variant with the same seed.
 
     Raises:
-        Absent: there is none: only some claims are judged.
+        MetricUnavailable: there is none: only some claims are judged.
     """
-    from ftcli.reproduce.measure import Absent
+    from ftcli.reproduce.measure import MetricUnavailable
 
-    found = beside(folder).get((variant, name_of(folder)[1]))
+    found = find_sibling_runs(folder).get((variant, read_name(folder)[1]))
     if found is None:
-        raise Absent(f"there is no finished run of {variant} beside this one; judge all claims")
+        raise MetricUnavailable(
+            f"there is no finished run of {variant} beside this one; judge all claims"
+        )
     return found

@@ -18,19 +18,21 @@ NEVER = "not judged yet"
 STYLES = {HOLDS: "green", FAILS: "bold red", INCONCLUSIVE: "yellow", NOT_HERE: "dim"}
 
 
-def step(progress: Progress) -> str:
+def describe_progress(progress: Progress) -> str:
     """`run 4 of 12: fp4, seed 0 (about 11 min left)`."""
     one = progress.trial
     text = f"run {progress.number} of {progress.total}: {one.variant}, seed {one.seed}"
-    return text if progress.left is None else f"{text} (about {duration(progress.left)} left)"
+    return (
+        text if progress.left is None else f"{text} (about {format_duration(progress.left)} left)"
+    )
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds, or minutes where there are many."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def verdicts(made: Reproduction) -> Iterator[Any]:
+def render_verdicts(made: Reproduction) -> Iterator[Any]:
     """What to print: the title, the table, the sum."""
     from rich.table import Table
     from rich.text import Text
@@ -43,15 +45,21 @@ def verdicts(made: Reproduction) -> Iterator[Any]:
         mark = Text(verdict.verdict, STYLES[verdict.verdict])
         mark.append(f" ({verdict.why})", "default")
         number = str(made.number(claim))
-        cells = (number, claim.say, kind(claim), said(claim), measured(claim, verdict))
+        cells = (
+            number,
+            claim.say,
+            format_kind(claim),
+            format_paper_figure(claim),
+            format_measured(claim, verdict),
+        )
         table.add_row(*map(Text, cells), mark)
     yield table
-    yield summary(
+    yield summarise_verdicts(
         (claim, verdict.verdict) for claim, verdict in zip(made.claims, made.verdicts, strict=True)
     )
 
 
-def summary(judged: Iterable[tuple[Claim, str | None]]) -> str:
+def summarise_verdicts(judged: Iterable[tuple[Claim, str | None]]) -> str:
     """`central 2/3 hold, exact 9/9, statistical 3/5, trivial 4/4; 1 fails, 1 not judged yet`.
 
     Central claims are counted apart, and once more among their kind.
@@ -69,42 +77,42 @@ def summary(judged: Iterable[tuple[Claim, str | None]]) -> str:
     return "; ".join(part for part in (", ".join(shares), ", ".join(others)) if part)
 
 
-def kind(claim: Claim) -> str:
+def format_kind(claim: Claim) -> str:
     """`exact`, or `statistical, central`."""
     return f"{claim.kind}, central" if claim.central else claim.kind
 
 
-def said(claim: Claim) -> str:
+def format_paper_figure(claim: Claim) -> str:
     """The paper's figure; a question mark behind one that nobody has read there."""
     if claim.paper is None:
         return "–"
-    text = claim.paper if isinstance(claim.paper, str) else number(claim.paper)
+    text = claim.paper if isinstance(claim.paper, str) else format_number(claim.paper)
     return text if claim.verified else f"{text} (?)"
 
 
-def measured(claim: Claim, verdict: Verdict) -> str:
+def format_measured(claim: Claim, verdict: Verdict) -> str:
     """The judged figure with its interval, and what it had to satisfy."""
     if verdict.mean is None:
         if not verdict.values:
             return "–"
-        return "differences " + ", ".join(map(number, verdict.values))
-    text = number(verdict.mean)
+        return "differences " + ", ".join(map(format_number, verdict.values))
+    text = format_number(verdict.mean)
     if verdict.low is not None and verdict.high is not None and verdict.low != verdict.high:
-        text += f" [{number(verdict.low)}, {number(verdict.high)}]"
-    return f"{text}, {wanted(claim)}"
+        text += f" [{format_number(verdict.low)}, {format_number(verdict.high)}]"
+    return f"{text}, {format_relation(claim)}"
 
 
-def wanted(claim: Claim) -> str:
+def format_relation(claim: Claim) -> str:
     """`difference to lora16 within 0.02`."""
     name, value = claim.relation
     words = name.replace("_", " ")
-    text = f"{words} {number(value)}" if name != "ranks" else "in this order"
+    text = f"{words} {format_number(value)}" if name != "ranks" else "in this order"
     if claim.tolerance:
-        text += f" ± {number(claim.tolerance)}"
+        text += f" ± {format_number(claim.tolerance)}"
     return f"{claim.compare} to {claim.of} {text}" if claim.of else text
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Four significant digits; counts with all of theirs."""
     if not math.isfinite(value):
         return str(value)

@@ -39,7 +39,7 @@ class Trial:
     @property
     def done(self) -> bool:
         """Whether it has ended well."""
-        return trial.finished(self.path) is not None
+        return trial.read_finished_result(self.path) is not None
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Experiment:
         with silenced("config"):  # keys give way to a baseline's option: the recipe means it so
             composed = compose(self.recipe.path, joined(self.changes[variant], self.overrides))
             validate(composed)
-            parts = stages.composed_stages(composed) if composed.config.get(stages.KEY) else {}
+            parts = stages.compose_stages(composed) if composed.config.get(stages.KEY) else {}
             base = [base_job(composed.base)] if composed.base else []
         return [composed, *parts.values(), *base]
 
@@ -138,7 +138,7 @@ class Experiment:
             ensure_base(one.composed)
             began = time.monotonic()
             try:
-                trial.complete(one.composed, one.path)
+                trial.complete_job(one.composed, one.path)
             except UserError:
                 if not may_fail:
                     raise

@@ -19,34 +19,36 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def values(experiment: Experiment, variant: str) -> dict[str, list[float]]:
+def collect_values(experiment: Experiment, variant: str) -> dict[str, list[float]]:
     """Figure -> its values, one a seed; only figures that every seed has."""
     seeds = [figures(RunDir(one.path).result()) for one in experiment.of(variant)]
     shared = [name for name in seeds[0] if all(name in seed for seed in seeds)]
     return {name: [seed[name] for seed in seeds] for name in shared}
 
 
-def table(experiment: Experiment) -> dict[str, dict[str, Any]]:
+def build_table(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """Variant -> figure -> mean over seeds, the best quality first, with its rank.
 
     Variants share a rank while the paired difference to the first of that rank may be zero: its
     95 % interval contains 0. With few seeds many do.
     """
-    found = {variant: values(experiment, variant) for variant in experiment.variants}
+    found = {variant: collect_values(experiment, variant) for variant in experiment.variants}
     shown = {
         variant: {
-            name: sum(v[name]) / len(v[name]) for name in (*COLUMNS, *_further(v)) if name in v
+            name: sum(v[name]) / len(v[name])
+            for name in (*COLUMNS, *_further_scores(v))
+            if name in v
         }
         for variant, v in found.items()
     }
     if not all(QUALITY in v for v in found.values()):
         return shown
     order = sorted(shown, key=lambda variant: shown[variant][QUALITY])
-    places = ranks([found[variant][QUALITY] for variant in order])
+    places = rank_variants([found[variant][QUALITY] for variant in order])
     return {v: {"rank": place, **shown[v]} for v, place in zip(order, places, strict=True)}
 
 
-def ranks(ordered: Sequence[Sequence[float]]) -> list[int]:
+def rank_variants(ordered: Sequence[Sequence[float]]) -> list[int]:
     """Ranks of variants that are sorted by their mean; each holds one value a seed."""
     places: list[int] = []
     first = 0
@@ -58,7 +60,7 @@ def ranks(ordered: Sequence[Sequence[float]]) -> list[int]:
     return places
 
 
-def _further(found: dict[str, list[float]]) -> list[str]:
+def _further_scores(found: dict[str, list[float]]) -> list[str]:
     """Scores besides the loss."""
     own = [n for n in found if n.startswith("eval.") and n not in COLUMNS]
     return [n for n in own if n != "eval.perplexity"]

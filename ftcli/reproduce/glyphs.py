@@ -40,7 +40,7 @@ class Glyphs:
         return (-images.mT if self.negative else images), labels
 
 
-def vit(seed: int) -> Any:
+def build_vit(seed: int) -> Any:
     """A ViT of 20 thousand parameters with a linear classifier, untrained."""
     import torch
     from transformers import ViTConfig, ViTForImageClassification
@@ -53,7 +53,7 @@ def vit(seed: int) -> Any:
     return ViTForImageClassification(config)
 
 
-def fit(model: Any, task: Glyphs, lr: float, steps: int, seed: int) -> Any:
+def fit_model(model: Any, task: Glyphs, lr: float, steps: int, seed: int) -> Any:
     """Train what requires a gradient with AdamW, the rate falling to zero; returns the model."""
     import torch
 
@@ -71,7 +71,7 @@ def fit(model: Any, task: Glyphs, lr: float, steps: int, seed: int) -> Any:
     return model.eval()
 
 
-def judge(model: Any, task: Glyphs) -> tuple[float, float]:
+def evaluate_model(model: Any, task: Glyphs) -> tuple[float, float]:
     """Loss and accuracy on held-out images."""
     import torch
 

@@ -15,7 +15,7 @@ NONE = "none"  # of the verdicts: not judged yet
 _SIZE = re.compile(r"^(<=?|>=?)\s*([\d.]+)\s*GB$", re.IGNORECASE)
 
 
-def kept(
+def filter_recipes(
     kind: str,
     entries: Sequence[Entry],
     needs: str | None = None,
@@ -36,18 +36,18 @@ def kept(
         raise UserError(
             f"{asked[0]} filters recipes, not {kind}.", fix=f"ftcli ls recipes {asked[0]} ..."
         )
-    bound = _bound(needs) if needs else None
+    bound = _parse_bound(needs) if needs else None
     if verdict:
-        _known(verdict)
+        _check_verdict(verdict)
     return [
         entry
         for entry in entries
-        if (bound is None or bound(_memory(entry)))
-        and (verdict is None or verdict in _verdicts(entry))
+        if (bound is None or bound(_read_peak_memory(entry)))
+        and (verdict is None or verdict in _read_verdicts(entry))
     ]
 
 
-def _bound(text: str) -> Callable[[float | None], bool]:
+def _parse_bound(text: str) -> Callable[[float | None], bool]:
     found = _SIZE.match(text.strip())
     if found is None:
         raise UserError(f"{text!r} is no bound on memory.", where="--needs", fix="--needs '<2GB'")
@@ -59,7 +59,7 @@ def _bound(text: str) -> Callable[[float | None], bool]:
     return lambda memory: memory is not None and (memory > size or sign == ">=" and memory == size)
 
 
-def _known(verdict: str) -> None:
+def _check_verdict(verdict: str) -> None:
     from ftcli.reproduce.judge import VERDICTS
 
     if verdict not in (*VERDICTS, NONE):
@@ -67,21 +67,21 @@ def _known(verdict: str) -> None:
         raise UserError(f"{verdict!r} is no verdict.", where="--verdict", fix=f"one of: {known}")
 
 
-def _stored(entry: Entry) -> dict[str, Any]:
+def _read_stored(entry: Entry) -> dict[str, Any]:
     from ftcli.config import recipe_reading as reading
-    from ftcli.reproduce.verdicts import stored
+    from ftcli.reproduce.verdicts import load_verdicts
 
     path = paths.found(entry.file) or Path(entry.file)
-    return stored(reading.read(path)) if reading.is_recipe(path) else {}
+    return load_verdicts(reading.read(path)) if reading.is_recipe(path) else {}
 
 
-def _verdicts(entry: Entry) -> set[str]:
-    kept = _stored(entry).get("verdicts", {})
+def _read_verdicts(entry: Entry) -> set[str]:
+    kept = _read_stored(entry).get("verdicts", {})
     return {one["verdict"] for one in kept.values()} or {NONE}
 
 
-def _memory(entry: Entry) -> float | None:
+def _read_peak_memory(entry: Entry) -> float | None:
     """Highest peak memory of its small runs, GB."""
-    figures = _stored(entry).get("variants", {}).get("small", {}).get("figures", {}).values()
+    figures = _read_stored(entry).get("variants", {}).get("small", {}).get("figures", {}).values()
     peaks = [v["peak_memory_gb"] for v in figures if "peak_memory_gb" in v]
     return max(peaks) if peaks else None

@@ -15,22 +15,22 @@ from ftcli.core import code
 from ftcli.core.atomic import write_json
 
 
-class Absent(Exception):
+class MetricUnavailable(Exception):
     """A figure that a run does not have; says which ones it has."""
 
 
-def value(name: str, folder: Path) -> float:
+def read_metric(name: str, folder: Path) -> float:
     """The figure of a finished run.
 
     Raises:
-        Absent: the run did not measure it.
+        MetricUnavailable: the run did not measure it.
     """
     if name in named():
-        return _measured(name, folder)
+        return _take_measurement(name, folder)
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     found = figures(result)
     if name not in found:
-        raise Absent(f"the runs have no {name}; they have {', '.join(found)}")
+        raise MetricUnavailable(f"the runs have no {name}; they have {', '.join(found)}")
     return found[name]
 
 
@@ -44,7 +44,7 @@ def figures(result: dict[str, Any]) -> dict[str, float]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def suppress_progress() -> Iterator[None]:
     """No progress of training while a figure is taken."""
     before = os.environ.get("FTCLI_QUIET")
     os.environ["FTCLI_QUIET"] = "1"
@@ -55,9 +55,9 @@ def quiet() -> Iterator[None]:
             del os.environ["FTCLI_QUIET"]
 
 
-def _measured(name: str, folder: Path) -> float:
+def _take_measurement(name: str, folder: Path) -> float:
     """A measurement, kept beside the run while the code, the libraries and the runs beside it stay."""
-    state = _state(name, folder)
+    state = _cache_state(name, folder)
     kept = folder / "measures" / f"{name}.json"
     if kept.exists():
         before = json.loads(kept.read_text(encoding="utf-8"))
@@ -66,14 +66,14 @@ def _measured(name: str, folder: Path) -> float:
     from ftcli.models.quantization import quiet_bitsandbytes
 
     quiet_bitsandbytes()
-    with quiet():
+    with suppress_progress():
         measured = float(getattr(importlib.import_module(named()[name].module), name)(folder))
     kept.parent.mkdir(exist_ok=True)
     write_json(kept, {"value": measured, "state": state})
     return measured
 
 
-def _state(name: str, folder: Path) -> dict[str, Any]:
+def _cache_state(name: str, folder: Path) -> dict[str, Any]:
     """What a measurement of a run rests on."""
     from ftcli.config import load
 

@@ -34,11 +34,11 @@ CODE = (
 EARLIER = "earlier"  # rules: a verdict that was kept without its code and its looks
 
 
-class Unknown(Exception):
+class HistoryUnavailable(Exception):
     """Nothing can be said about commits here; says why."""
 
 
-class NoCommit(Exception):
+class CommitNotFound(Exception):
     """The whole history is here, and what was asked for is not in it."""
 
 
@@ -65,20 +65,24 @@ class Origin:
         return asdict(self)
 
 
-def origin(recipe: Recipe, claim: Claim, composed: Iterable[Any], tuned: Any) -> Origin:
+def find_origin(recipe: Recipe, claim: Claim, composed: Iterable[Any], tuned: Any) -> Origin:
     """The origin of a verdict that is made now.
 
     Args:
         composed: the jobs, stages and bases that were run or planned for it.
         tuned: overrides by variant that a search chose.
     """
-    roots = roots_of(claim, composed)
+    roots = find_roots(claim, composed)
     return Origin(
-        commit(), roots, code.digest(roots), settings(recipe, claim, tuned), code.libraries()
+        current_commit(),
+        roots,
+        code.digest(roots),
+        settings(recipe, claim, tuned),
+        code.libraries(),
     )
 
 
-def roots_of(claim: Claim, composed: Iterable[Any]) -> list[str]:
+def find_roots(claim: Claim, composed: Iterable[Any]) -> list[str]:
     """What a claim's figure starts from: its measure, the classes named, the options composed."""
     jobs = list(composed)
     files = {place.file for one in jobs for place in one.origins.values() if place.file}
@@ -115,7 +119,9 @@ def job_of(path: Path) -> Any:
     return {key: value for key, value in plain.items() if key not in job.RECIPE}
 
 
-def changed(recipe: Recipe, claim: Claim, record: Mapping[str, Any], tuned: Any) -> str | None:
+def explain_staleness(
+    recipe: Recipe, claim: Claim, record: Mapping[str, Any], tuned: Any
+) -> str | None:
     """Why a stored verdict is no longer one of this code and this recipe; None where it is."""
     if record.get("rules") == EARLIER:
         return None
@@ -128,23 +134,23 @@ def changed(recipe: Recipe, claim: Claim, record: Mapping[str, Any], tuned: Any)
     return None if today == record["code"] else "the code has changed"
 
 
-def impossible(recipe: Recipe, identity: str, record: Mapping[str, Any]) -> str | None:
+def check_provenance(recipe: Recipe, identity: str, record: Mapping[str, Any]) -> str | None:
     """Why no commit can have made a stored verdict; None where one can.
 
     A verdict of the earlier rules must stand, figure by figure, in the file of its commit.
 
     Raises:
-        Unknown: commits cannot be read here.
+        HistoryUnavailable: commits cannot be read here.
     """
     try:
         earlier = record.get("rules") == EARLIER
-        why = _not_in_history(recipe, record) if earlier else _not_of_code(record)
-    except NoCommit as error:
+        why = _check_history(recipe, record) if earlier else _check_code(record)
+    except CommitNotFound as error:
         why = str(error)
     return f"{identity}: {why}" if why else None
 
 
-def _not_of_code(record: Mapping[str, Any]) -> str | None:
+def _check_code(record: Mapping[str, Any]) -> str | None:
     try:
         if code.digest(record["roots"]) == record["code"]:
             return None
@@ -152,34 +158,34 @@ def _not_of_code(record: Mapping[str, Any]) -> str | None:
         pass  # it is then one of an earlier commit
     at = record["commit"]
     try:
-        made = code.digest(record["roots"], tree(at))
+        made = code.digest(record["roots"], extract_commit(at))
     except KeyError as error:
         return f"commit {at[:9]} has no {error.args[0]}"
     return None if made == record["code"] else f"the code of commit {at[:9]} is {made}"
 
 
-def _not_in_history(recipe: Recipe, record: Mapping[str, Any]) -> str | None:
+def _check_history(recipe: Recipe, record: Mapping[str, Any]) -> str | None:
     keys = ("verdict", "why", "mean", "low", "high", "values")
-    for one in _kept_at(record["commit"], recipe.name):
+    for one in _read_verdicts_at(record["commit"], recipe.name):
         if all(one.get(key) == record.get(key) for key in keys):
             return None
     return f"commit {record['commit'][:9]} holds no such verdict of {recipe.name}"
 
 
 @cache
-def _kept_at(at: str, name: str) -> list[dict[str, Any]]:
+def _read_verdicts_at(at: str, name: str) -> list[dict[str, Any]]:
     """The verdicts of a recipe in the file that a commit of the earlier rules has."""
-    files = git("ls-tree", "-r", "--name-only", at).decode().split("\n")
+    files = run_git("ls-tree", "-r", "--name-only", at).decode().split("\n")
     file = next((file for file in files if Path(file).name == f"{name}.verdicts.json"), None)
-    kept = json.loads(git("show", f"{at}:{file}")) if file else {}
+    kept = json.loads(run_git("show", f"{at}:{file}")) if file else {}
     return [claim for scale in kept.values() for claim in scale.get("claims", [])]
 
 
-def commit() -> str | None:
+def current_commit() -> str | None:
     """The commit that is checked out; None outside a repository."""
     try:
-        return git("rev-parse", "HEAD").decode().strip()
-    except (Unknown, NoCommit):
+        return run_git("rev-parse", "HEAD").decode().strip()
+    except (HistoryUnavailable, CommitNotFound):
         return None
 
 
@@ -190,8 +196,8 @@ def require_commit(recipe: Recipe) -> None:
         UserError: there is no repository, or code or recipe differ from the commit.
     """
     try:
-        status = git("status", "--porcelain", "--", *CODE, str(recipe.path)).decode()
-    except Unknown as error:
+        status = run_git("status", "--porcelain", "--", *CODE, str(recipe.path)).decode()
+    except HistoryUnavailable as error:
         what = f"a stored verdict names the commit that made it: {error}."
         raise UserError(what, "--store", "store in a clone of the repository") from error
     if status.strip():
@@ -203,35 +209,38 @@ def require_commit(recipe: Recipe) -> None:
 
 
 @cache
-def tree(at: str) -> Path:
+def extract_commit(at: str) -> Path:
     """The sources of a commit in a temporary folder.
 
     Raises:
-        Unknown, NoCommit: the commit cannot be read.
+        HistoryUnavailable, CommitNotFound: the commit cannot be read.
     """
     folder = Path(tempfile.mkdtemp(prefix="ftcli-commit-"))
-    with tarfile.open(fileobj=BytesIO(git("archive", at, "--", *SOURCES))) as archive:
+    with tarfile.open(fileobj=BytesIO(run_git("archive", at, "--", *SOURCES))) as archive:
         archive.extractall(folder, filter="data")
     return folder
 
 
-def git(*words: str) -> bytes:
+def run_git(*words: str) -> bytes:
     """The output of a git command on the repository of this package.
 
     Raises:
-        Unknown: there is no git, no repository, or its history is cut off.
-        NoCommit: git has no such object.
+        HistoryUnavailable: there is no git, no repository, or its history is cut off.
+        CommitNotFound: git has no such object.
     """
     if not (code.ROOT / ".git").exists():
-        raise Unknown("there is no git repository")
+        raise HistoryUnavailable("there is no git repository")
     try:
         done = subprocess.run(
             ["git", "-C", str(code.ROOT), *words], capture_output=True, timeout=60, check=False
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise Unknown(f"git cannot be run: {error}") from error
+        raise HistoryUnavailable(f"git cannot be run: {error}") from error
     if done.returncode == 0:
         return done.stdout
-    if words[0] != "rev-parse" and git("rev-parse", "--is-shallow-repository").strip() == b"true":
-        raise Unknown("the history is cut off (a shallow clone)")
-    raise NoCommit(done.stderr.decode(errors="replace").strip())
+    if (
+        words[0] != "rev-parse"
+        and run_git("rev-parse", "--is-shallow-repository").strip() == b"true"
+    ):
+        raise HistoryUnavailable("the history is cut off (a shallow clone)")
+    raise CommitNotFound(done.stderr.decode(errors="replace").strip())

@@ -11,8 +11,15 @@ from ftcli.config import recipe_reading as reading
 from ftcli.config.recipe import Claim, Recipe
 from ftcli.core.atomic import write_text
 from ftcli.reproduce import origin, tuning
-from ftcli.reproduce.display import NEVER, kind, number, said, summary, wanted
-from ftcli.reproduce.verdicts import stored, verdict_of, withdrawn
+from ftcli.reproduce.display import (
+    NEVER,
+    format_kind,
+    format_number,
+    format_paper_figure,
+    format_relation,
+    summarise_verdicts,
+)
+from ftcli.reproduce.verdicts import find_verdict, find_withdrawn, load_verdicts
 from ftcli.run.report import table
 
 HEAD = """# Papers
@@ -28,56 +35,57 @@ looks were counted, settings searched alike, and code recorded: their intervals 
 often seeds were added. STALE marks a verdict whose code or settings have changed since."""
 
 
-def recipes() -> list[Recipe]:
+def list_recipes() -> list[Recipe]:
     """Every packaged recipe that claims something, by name."""
     found = [file for file in paths.recipes().values() if reading.is_recipe(file)]
     return sorted((reading.read(file) for file in found), key=lambda r: r.name)
 
 
-def page() -> str:
+def render_page() -> str:
     """The whole page."""
-    every = recipes()
+    every = list_recipes()
     rows = [
-        (f"[{r.paper.title}](#{r.name})", r.paper.arxiv, r.paper.year, overall(r)) for r in every
+        (f"[{r.paper.title}](#{r.name})", r.paper.arxiv, r.paper.year, summarise_paper(r))
+        for r in every
     ]
     parts = [HEAD, table(("paper", "arXiv", "year", "verdicts"), rows)]
-    return "\n\n".join([*parts, *(part for r in every for part in _of_recipe(r))]) + "\n"
+    return "\n\n".join([*parts, *(part for r in every for part in _render_recipe(r))]) + "\n"
 
 
-def overall(recipe: Recipe) -> str:
+def summarise_paper(recipe: Recipe) -> str:
     """`central 2/3 hold, exact 9/9; 1 fails`, over all scales."""
-    kept = stored(recipe)
-    records = [(claim, verdict_of(claim, kept)) for claim in recipe.claims]
-    return summary((claim, one["verdict"] if one else None) for claim, one in records)
+    kept = load_verdicts(recipe)
+    records = [(claim, find_verdict(claim, kept)) for claim in recipe.claims]
+    return summarise_verdicts((claim, one["verdict"] if one else None) for claim, one in records)
 
 
-def stale(recipe: Recipe) -> Iterator[tuple[Claim, str]]:
+def find_stale(recipe: Recipe) -> Iterator[tuple[Claim, str]]:
     """Claims whose verdict is not of today's code and settings, and why."""
-    kept, tuned = stored(recipe), tuning.known(recipe)
+    kept, tuned = load_verdicts(recipe), tuning.load_choices(recipe)
     for claim in recipe.claims:
-        one = verdict_of(claim, kept)
-        if one and (why := origin.changed(recipe, claim, one, tuned)):
+        one = find_verdict(claim, kept)
+        if one and (why := origin.explain_staleness(recipe, claim, one, tuned)):
             yield claim, why
 
 
-def _of_recipe(recipe: Recipe) -> Iterator[str]:
-    kept = stored(recipe)
+def _render_recipe(recipe: Recipe) -> Iterator[str]:
+    kept = load_verdicts(recipe)
     yield f"## {recipe.name}"
     yield f"{recipe.paper.title}, arXiv {recipe.paper.arxiv}. `ftcli reproduce {recipe.name}`"
-    yield " ".join(_conditions(recipe, kept))
-    changed = {claim.identity for claim, _ in stale(recipe)}
+    yield " ".join(_describe_conditions(recipe, kept))
+    changed = {claim.identity for claim, _ in find_stale(recipe)}
     rows = [
-        _row(i, claim, verdict_of(claim, kept), claim.identity in changed)
+        _format_row(i, claim, find_verdict(claim, kept), claim.identity in changed)
         for i, claim in enumerate(recipe.claims, start=1)
     ]
     head = ("", "claim", "kind", "scale", "paper says", "we measured", "verdict", "made by")
     yield table(head, rows)
     yield from (f"{i}: {c.note}" for i, c in enumerate(recipe.claims, start=1) if c.note)
-    for identity, one in withdrawn(recipe, kept).items():
+    for identity, one in find_withdrawn(recipe, kept).items():
         yield f"Claimed and judged before, no longer claimed: {one['say']} ({identity}): {one['verdict']}."
 
 
-def _conditions(recipe: Recipe, kept: Mapping[str, Any]) -> Iterator[str]:
+def _describe_conditions(recipe: Recipe, kept: Mapping[str, Any]) -> Iterator[str]:
     """Machines and days, and how settings were found."""
     for scale, one in kept["variants"].items():
         seeds = ", ".join(map(str, one["seeds"]))
@@ -86,43 +94,56 @@ def _conditions(recipe: Recipe, kept: Mapping[str, Any]) -> Iterator[str]:
     if recipe.tune:
         trials = max(len(recipe.tune.points(variant)) for variant in recipe.variants())
         yield f"Settings: {trials} trials a variant" + (
-            " are to be made." if tuning.missing(recipe) else f", {tuning.stored(recipe)['date']}."
+            " are to be made."
+            if tuning.find_missing(recipe)
+            else f", {tuning.load_search(recipe)['date']}."
         )
     elif recipe.is_compared():
         yield "Settings not searched alike."
 
 
-def _row(index: int, claim: Claim, one: dict[str, Any] | None, changed: bool) -> tuple[str, ...]:
+def _format_row(
+    index: int, claim: Claim, one: dict[str, Any] | None, changed: bool
+) -> tuple[str, ...]:
     verdict, measured, by = NEVER, "–", "–"
     if one:
         verdict = one["verdict"] if one["why"] == "exact" else f"{one['verdict']}: {one['why']}"
-        measured, by = _measured(claim, one), _made_by(one, changed)
-    return str(index), claim.say, kind(claim), claim.scale, said(claim), measured, verdict, by
+        measured, by = _format_measured(claim, one), _format_origin(one, changed)
+    return (
+        str(index),
+        claim.say,
+        format_kind(claim),
+        claim.scale,
+        format_paper_figure(claim),
+        measured,
+        verdict,
+        by,
+    )
 
 
-def _made_by(one: Mapping[str, Any], changed: bool) -> str:
+def _format_origin(one: Mapping[str, Any], changed: bool) -> str:
     commit = one["commit"][:9]
     if one.get("rules") == origin.EARLIER:
         return f"earlier rules, commit {commit}"
     return f"STALE, commit {commit}" if changed else f"commit {commit}"
 
 
-def _measured(claim: Claim, found: dict[str, Any]) -> str:
+def _format_measured(claim: Claim, found: dict[str, Any]) -> str:
     if "mean" not in found:
         return "–"
     low, high = found.get("low"), found.get("high")
     reach = ""
     if low is not None and high is not None and low != high:
-        reach = f" [{number(low)}, {number(high)}]"
-    return f"{number(found['mean'])}{reach}, {wanted(claim)}"
+        reach = f" [{format_number(low)}, {format_number(high)}]"
+    return f"{format_number(found['mean'])}{reach}, {format_relation(claim)}"
 
 
-def write() -> Path:
+def write_page() -> Path:
     """Write docs/papers.md of the repository; returns the file."""
     path = paths.recipes_dir().parent / "docs" / "papers.md"
-    write_text(path, page())
+    write_text(path, render_page())
     return path
 
 
 if __name__ == "__main__":
-    print(write())
+    print(write_page())

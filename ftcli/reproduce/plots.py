@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcli.core.run_dir import RunDir
-from ftcli.reproduce.figures import QUALITY, values
+from ftcli.reproduce.figures import QUALITY, collect_values
 from ftcli.run.plots import BLUE, GREY, INK, STYLE, smooth
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def draw_all(experiment: Experiment, folder: Path) -> list[Path]:
     import matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)
-    found = {variant: values(experiment, variant) for variant in experiment.variants}
+    found = {variant: collect_values(experiment, variant) for variant in experiment.variants}
     drawn: list[Path] = []
     with matplotlib.rc_context(STYLE):
         figures = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-def again(folder: Path, **groups: dict[str, Any]) -> Any:
+def rebuild_run(folder: Path, **groups: dict[str, Any]) -> Any:
     """A Run of the config in `folder`, untrained, that leaves nothing behind.
 
     Args:
@@ -28,14 +28,14 @@ def seed_of(folder: Path) -> int:
     return int(load(folder / "config.yaml").config["seed"])
 
 
-def distance_to(folder: Path, rebuilt: Any) -> float:
+def measure_distance(folder: Path, rebuilt: Any) -> float:
     """Largest difference between the trained weights and those of a run that was rebuilt another way.
 
     Infinite where the weights that were trained are those of the start: then nothing is shown.
     """
     from ftcli.run.build import open_run
 
-    start, trained = again(folder).trained_state(), open_run(folder).trained_state()
+    start, trained = rebuild_run(folder).trained_state(), open_run(folder).trained_state()
     if all((start[name] == value).all() for name, value in trained.items()):
         return float("inf")
     state = rebuilt.trained_state()

@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli import __version__
 from ftcli.core.atomic import write_text
-from ftcli.reproduce.display import kind, measured, number, said, summary
-from ftcli.reproduce.figures import table
+from ftcli.reproduce.display import (
+    format_kind,
+    format_measured,
+    format_number,
+    format_paper_figure,
+    summarise_verdicts,
+)
+from ftcli.reproduce.figures import build_table
 from ftcli.run.report import table as markdown_table
 
 if TYPE_CHECKING:
@@ -54,7 +60,7 @@ class Picture:
 Part = Heading | Table | Picture | str
 
 
-def write(made: Reproduction) -> Path | None:
+def write_report(made: Reproduction) -> Path | None:
     """Write report.md, report.html and plots/ beside the runs; None where there were no runs."""
     from ftcli.reproduce.plots import draw_all
 
@@ -72,9 +78,9 @@ def write(made: Reproduction) -> Path | None:
 
 
 def _parts(made: Reproduction, plots: Sequence[Path]) -> Iterator[Part]:
-    from ftcli.reproduce.origin import commit
+    from ftcli.reproduce.origin import current_commit
     from ftcli.reproduce.plots import CAPTIONS
-    from ftcli.reproduce.verdicts import machine
+    from ftcli.reproduce.verdicts import describe_machine
 
     experiment, paper = made.experiment, made.recipe.paper
     assert experiment is not None
@@ -82,13 +88,13 @@ def _parts(made: Reproduction, plots: Sequence[Path]) -> Iterator[Part]:
     yield (
         f"arXiv {paper.arxiv}, {paper.year}. Recipe {made.recipe.name} at the {made.scale} scale, "
         f"seeds {', '.join(map(str, experiment.seeds))}, ftcli {__version__}, "
-        f"commit {(commit() or 'unknown')[:9]}, {time.strftime('%Y-%m-%d')}, {machine()}."
+        f"commit {(current_commit() or 'unknown')[:9]}, {time.strftime('%Y-%m-%d')}, {describe_machine()}."
     )
     if made.overrides:
         yield f"Changed on the command line: {' '.join(made.overrides)}. Not the recipe as it stands."
     yield Heading(2, "Claims")
     pairs = zip(made.claims, made.verdicts, strict=True)
-    yield f"{summary((claim, verdict.verdict) for claim, verdict in pairs)}."
+    yield f"{summarise_verdicts((claim, verdict.verdict) for claim, verdict in pairs)}."
     yield _claims(made)
     yield from _notes(made)
     yield from _search(made)
@@ -104,7 +110,15 @@ def _parts(made: Reproduction, plots: Sequence[Path]) -> Iterator[Part]:
 
 def _claims(made: Reproduction) -> Table:
     rows = [
-        (str(made.number(c)), c.say, kind(c), said(c), measured(c, v), v.verdict, v.why)
+        (
+            str(made.number(c)),
+            c.say,
+            format_kind(c),
+            format_paper_figure(c),
+            format_measured(c, v),
+            v.verdict,
+            v.why,
+        )
         for c, v in zip(made.claims, made.verdicts, strict=True)
     ]
     head = ("", "claim", "kind", "paper says", "we measured", "verdict", "because")
@@ -135,7 +149,7 @@ def _search(made: Reproduction) -> Iterator[Part]:
             yield "They were not searched alike: the recipe has no `tune:`."
         return
     yield Heading(2, "Settings")
-    kept = tuning.stored(recipe)
+    kept = tuning.load_search(recipe)
     yield (
         f"Chosen by {tune.by} ({'highest' if tune.highest else 'lowest'}) of one run a trial with seed "
         f"{kept['seed']}, on rows that judge nothing ({', '.join(tune.changes)}); {kept['date']}."
@@ -153,7 +167,7 @@ def _search(made: Reproduction) -> Iterator[Part]:
 def _variants(made: Reproduction) -> Iterator[Part]:
     """Means over seeds; the best first."""
     assert made.experiment is not None
-    found = table(made.experiment)
+    found = build_table(made.experiment)
     names = list(dict.fromkeys(name for v in found.values() for name in v))
     rows = [[variant, *(_cell(v.get(name)) for name in names)] for variant, v in found.items()]
     yield Table(("variant", *names), rows)
@@ -165,7 +179,7 @@ def _variants(made: Reproduction) -> Iterator[Part]:
 
 
 def _cell(value: Any) -> str:
-    return "–" if value is None else number(value)
+    return "–" if value is None else format_number(value)
 
 
 def _markdown(part: Part) -> str:

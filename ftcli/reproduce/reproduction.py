@@ -59,7 +59,7 @@ class Reproduction:
         Raises:
             UserError: the recipe asks for a search that was not made, or not of this recipe.
         """
-        return tuning.chosen(self.recipe) if self.scale == SMALL else {}
+        return tuning.require_choices(self.recipe) if self.scale == SMALL else {}
 
     @cached_property
     def claims(self) -> list[Claim]:
@@ -132,7 +132,7 @@ class Reproduction:
         take = self._planned if planned else self._measured
         try:
             values = {v: take(claim, v) for v in dict.fromkeys(self.recipe.variants_of(claim))}
-        except measure.Absent as absent:
+        except measure.MetricUnavailable as absent:
             return Verdict(NOT_HERE, str(absent))
         except UserError as error:
             if not planned:
@@ -157,19 +157,19 @@ class Reproduction:
     def look_at(self, claim: Claim) -> int:
         """The how many-th look at the claim's figure this is, those that were stored counted."""
         settings = origin.settings(self.recipe, claim, self.tuned)
-        kept = verdicts.stored(self.recipe)
-        return verdicts.look_number(claim, self.seeds_of(claim), settings, kept)
+        kept = verdicts.load_verdicts(self.recipe)
+        return verdicts.count_look(claim, self.seeds_of(claim), settings, kept)
 
     def origin(self, claim: Claim) -> origin.Origin:
         """What the verdict on a claim is made by."""
         if self.experiment is not None and self._needs_runs(claim):
             needed = [t for v in self.recipe.variants_of(claim) for t in self.experiment.of(v)]
-            return origin.origin(
+            return origin.find_origin(
                 self.recipe, claim, [s for t in needed for s in t.sources], self.tuned
             )
         planned = claim.measure.startswith(measures.PLAN) and not claim.needs
         jobs = [self._composed(claim, v) for v in self.recipe.variants_of(claim)] if planned else []
-        return origin.origin(self.recipe, claim, jobs, self.tuned)
+        return origin.find_origin(self.recipe, claim, jobs, self.tuned)
 
     def _composed(self, claim: Claim, variant: str) -> Any:
         from ftcli.config import compose
@@ -186,7 +186,7 @@ class Reproduction:
         runs = list(self.experiment.of(variant))
         if self._is_of_one_run(claim):
             runs = runs[:1]
-        return [measure.value(claim.measure, one.path) for one in runs]
+        return [measure.read_metric(claim.measure, one.path) for one in runs]
 
     def _planned(self, claim: Claim, variant: str) -> list[float]:
         from ftcli.reproduce.planned import FIGURES

@@ -56,7 +56,7 @@ class Search:
         own = {self.recipe.own: self.recipe.overrides(self.recipe.own)}
         judged = Experiment(self.recipe, own, self.recipe.seeds[:1], overrides).trials[0]
         searched = next(self.experiment.of(f"{self._first()}-0"))
-        if _rows(judged.composed.config) & _rows(searched.composed.config):
+        if _evaluated_rows(judged.composed.config) & _evaluated_rows(searched.composed.config):
             raise UserError(
                 "the search would choose by the rows that judge.",
                 where=f"{self.recipe.path.name}: tune.changes",
@@ -79,7 +79,7 @@ class Search:
             "by": self.tune.by,
             "seed": self.tune.seed,
             "date": time.strftime("%Y-%m-%d"),
-            "commit": origin.commit(),
+            "commit": origin.current_commit(),
             "variants": {v: self._of(v, points) for v, points in self.points.items() if points},
         }
 
@@ -98,13 +98,13 @@ class Search:
 
     def _score(self, trial: Trial) -> float | None:
         try:
-            score = measure.value(self.tune.by, trial.path) if trial.done else math.nan
-        except measure.Absent:
+            score = measure.read_metric(self.tune.by, trial.path) if trial.done else math.nan
+        except measure.MetricUnavailable:
             return None
         return score if math.isfinite(score) else None
 
 
-def _rows(config: dict[str, Any]) -> set[tuple[str, str]]:
+def _evaluated_rows(config: dict[str, Any]) -> set[tuple[str, str]]:
     """Data and split of every evaluator. Shares of one split overlap, whatever their size."""
     data = str(config["data"].get("path"))
     return {(data, node.get("split", "validation")) for node in config["eval"].values()}
@@ -127,47 +127,47 @@ def path_of(recipe: Recipe) -> Path:
     return recipe.beside(FILE)
 
 
-def stored(recipe: Recipe) -> dict[str, Any]:
+def load_search(recipe: Recipe) -> dict[str, Any]:
     """What was kept of a search; empty before it was made."""
     path = path_of(recipe)
     kept = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
     return kept or {}
 
 
-def store(recipe: Recipe, searched: dict[str, Any]) -> Path:
+def store_search(recipe: Recipe, searched: dict[str, Any]) -> Path:
     """Keep a search beside the recipe; returns the file."""
     text = yaml.safe_dump(searched, sort_keys=False, default_flow_style=None, width=100)
     write_text(path_of(recipe), HEAD.format(name=recipe.name) + text)
     return path_of(recipe)
 
 
-def missing(recipe: Recipe) -> list[str]:
+def find_missing(recipe: Recipe) -> list[str]:
     """Variants whose search was not made, or is of another state of the recipe."""
     if recipe.tune is None:
         return []
-    kept = stored(recipe).get("variants", {})
+    kept = load_search(recipe).get("variants", {})
     searched = [v for v in recipe.variants() if recipe.tune.points(v)]
     return [v for v in searched if kept.get(v, {}).get("of") != state(recipe, v)]
 
 
-def chosen(recipe: Recipe) -> dict[str, list[str]]:
+def require_choices(recipe: Recipe) -> dict[str, list[str]]:
     """Variant -> overrides of its judged runs; empty where the recipe asks for no search.
 
     Raises:
         UserError: the search was not made, or is of another state of the recipe.
     """
-    absent = missing(recipe)
+    absent = find_missing(recipe)
     if absent:
         raise UserError(
             f"the settings of {', '.join(absent)} were not searched as the recipe now asks.",
             where=recipe.path.name,
             fix=f"ftcli reproduce {recipe.name} --tune",
         )
-    return known(recipe)
+    return load_choices(recipe)
 
 
-def known(recipe: Recipe) -> dict[str, list[str]]:
+def load_choices(recipe: Recipe) -> dict[str, list[str]]:
     """As `chosen`, of whatever search was stored."""
     if recipe.tune is None:
         return {}
-    return {v: one["chosen"] for v, one in stored(recipe).get("variants", {}).items()}
+    return {v: one["chosen"] for v, one in load_search(recipe).get("variants", {}).items()}

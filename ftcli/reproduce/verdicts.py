@@ -28,15 +28,15 @@ STATE = ("seeds", "settings", "identity")
 def as_dict(reproduction: Reproduction) -> dict[str, Any]:
     """A reproduction as plain data."""
     records = {
-        claim.identity: record(reproduction, claim, index)
+        claim.identity: build_record(reproduction, claim, index)
         for index, claim in enumerate(reproduction.claims)
     }
     return {"paper": reproduction.recipe.name, "scale": reproduction.scale, "verdicts": records} | {
-        "variants": variants(reproduction)
+        "variants": collect_variants(reproduction)
     }
 
 
-def record(reproduction: Reproduction, claim: Claim, index: int) -> dict[str, Any]:
+def build_record(reproduction: Reproduction, claim: Claim, index: int) -> dict[str, Any]:
     """All that is kept of a verdict."""
     verdict = reproduction.verdicts[index].as_dict()
     seeds = reproduction.seeds_of(claim)
@@ -46,26 +46,26 @@ def record(reproduction: Reproduction, claim: Claim, index: int) -> dict[str, An
         **verdict,
         **({"seeds": seeds, "look": reproduction.look_at(claim)} if seeds else {}),
         "date": time.strftime("%Y-%m-%d"),
-        "machine": machine(),
+        "machine": describe_machine(),
         **reproduction.origin(claim).as_dict(),
     }
 
 
-def variants(reproduction: Reproduction) -> dict[str, Any]:
+def collect_variants(reproduction: Reproduction) -> dict[str, Any]:
     """Figures of all variants side by side; empty where there were no runs."""
-    from ftcli.reproduce.figures import table
+    from ftcli.reproduce.figures import build_table
 
     if reproduction.experiment is None:
         return {}
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "machine": machine(),
+        "machine": describe_machine(),
         "seeds": reproduction.experiment.seeds,
-        "figures": table(reproduction.experiment),
+        "figures": build_table(reproduction.experiment),
     }
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """Processor and GPUs in a line."""
     from ftcli.run.record import environment
 
@@ -79,37 +79,37 @@ def path_of(recipe: Recipe) -> Path:
     return recipe.beside(FILE)
 
 
-def stored(recipe: Recipe) -> dict[str, Any]:
+def load_verdicts(recipe: Recipe) -> dict[str, Any]:
     """`verdicts`: identity -> record, `variants`: scale -> figures; both empty before the first."""
     path = path_of(recipe)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {"verdicts": {}, "variants": {}} | kept
 
 
-def verdict_of(claim: Claim, kept: dict[str, Any]) -> dict[str, Any] | None:
+def find_verdict(claim: Claim, kept: dict[str, Any]) -> dict[str, Any] | None:
     """What was stored of a claim; None before it was judged."""
     found: dict[str, Any] | None = kept["verdicts"].get(claim.identity)
     return found
 
 
-def withdrawn(recipe: Recipe, kept: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def find_withdrawn(recipe: Recipe, kept: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Stored verdicts that no claim of the recipe has any more: it was taken out, or its bound moved."""
     claimed = {claim.identity for claim in recipe.claims}
     return {name: one for name, one in kept["verdicts"].items() if name not in claimed}
 
 
-def looks(figure: str, kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def sort_looks(figure: str, kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Every look at a figure, whatever bound it was judged by; the first one first."""
     found = [look for one in kept["verdicts"].values() for look in one.get("looks", [])]
     return iter(sorted((one for one in found if one["figure"] == figure), key=_date))
 
 
-def look_number(claim: Claim, seeds: list[int], settings: str, kept: dict[str, Any]) -> int:
+def count_look(claim: Claim, seeds: list[int], settings: str, kept: dict[str, Any]) -> int:
     """The how many-th look at its figure one with these seeds and settings is, from 1.
 
     The same seeds, settings and bound again, as after a change of the code, are the same look.
     """
-    states = [_state(look) for look in looks(claim.figure, kept)]
+    states = [_state(look) for look in sort_looks(claim.figure, kept)]
     states = list(dict.fromkeys(states))
     now = _state({"seeds": seeds, "settings": settings, "identity": claim.identity})
     return 1 + (states.index(now) if now in states else len(states))
@@ -123,7 +123,7 @@ def _date(look: dict[str, Any]) -> int:
     return int(look["order"])
 
 
-def store(reproduction: Reproduction) -> Path:
+def store_verdicts(reproduction: Reproduction) -> Path:
     """Keep the verdicts; those of other claims stay. Returns the file.
 
     Raises:
@@ -133,12 +133,12 @@ def store(reproduction: Reproduction) -> Path:
 
     recipe = reproduction.recipe
     require_commit(recipe)
-    kept, new = stored(recipe), as_dict(reproduction)
+    kept, new = load_verdicts(recipe), as_dict(reproduction)
     for claim in reproduction.claims:
         one = new["verdicts"][claim.identity]
         before = kept["verdicts"].get(claim.identity, {}).get("looks", [])
         if "seeds" in one and not measures.is_exact(claim.measure):
-            one["looks"] = [*before, _look(claim, one, 1 + sum(1 for _ in _all_looks(kept)))]
+            one["looks"] = [*before, _build_look(claim, one, 1 + sum(1 for _ in _all_looks(kept)))]
         kept["verdicts"][claim.identity] = one
     order = [claim.identity for claim in recipe.claims if claim.identity in kept["verdicts"]]
     gone = [name for name in kept["verdicts"] if name not in order]
@@ -150,7 +150,7 @@ def store(reproduction: Reproduction) -> Path:
     return path
 
 
-def _look(claim: Claim, one: dict[str, Any], order: int) -> dict[str, Any]:
+def _build_look(claim: Claim, one: dict[str, Any], order: int) -> dict[str, Any]:
     keys = ("figure", "seeds", "settings", "look", "verdict", "mean", "low", "high", "date")
     kept = {key: one[key] for key in (*keys, "commit", "code") if key in one}
     return {"order": order, "identity": claim.identity, **kept}

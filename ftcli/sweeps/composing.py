@@ -11,7 +11,7 @@ from typing import Any
 from ftcli.config import build, compose, paths, signature, validate
 from ftcli.config.composed import Composed, leaves
 from ftcli.core.errors import Problems, UserError
-from ftcli.jobs.trial import prepare
+from ftcli.jobs.trial import write_job_record
 from ftcli.sweeps.launchers.base import Launcher
 from ftcli.sweeps.space import Point
 from ftcli.sweeps.trial import described
@@ -67,7 +67,7 @@ def record(composed: Composed, folder: Path) -> None:
     from ftcli.jobs.bases import ensure_base
 
     ensure_base(composed)  # the model may be what another recipe trains: once, before any worker
-    prepare(composed, folder)
+    write_job_record(composed, folder)
 
 
 def launcher(job: str, name: str | None, words: Sequence[str]) -> Launcher:

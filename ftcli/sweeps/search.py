@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftcli.jobs.trial import finished
+from ftcli.jobs.trial import read_finished_result
 from ftcli.sweeps.importance import one_factor
 from ftcli.sweeps.plan import Plan
 from ftcli.sweeps.space import Space
@@ -68,7 +68,7 @@ class Grid(Search):
 
 def _trial(number: int, kept: dict[str, Any], folder: Path) -> Trial:
     trial = Trial(number, kept["point"], kept["overrides"], folder / kept["folder"])
-    result = finished(trial.folder)
+    result = read_finished_result(trial.folder)
     if result is not None:
         trial.status, trial.result = FINISHED, result
     return trial

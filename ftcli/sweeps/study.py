@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
-from ftcli.jobs.trial import finished
+from ftcli.jobs.trial import read_finished_result
 from ftcli.sweeps import composing
 from ftcli.sweeps.plan import Plan
 from ftcli.sweeps.search import Importance, Search
@@ -153,7 +153,7 @@ class Study(Search):
             if SAME in frozen.user_attrs:
                 trial.folder = self.trials[frozen.user_attrs[SAME]].folder
             trial.result = RunDir(trial.folder).result()
-        elif (result := finished(trial.folder)) is not None:
+        elif (result := read_finished_result(trial.folder)) is not None:
             trial.status, trial.result = FINISHED, result  # ended, but the study never heard
             self.ended(trial)
         return trial

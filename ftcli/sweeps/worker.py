@@ -47,11 +47,11 @@ def main(folder: str) -> None:
     with locked(Path(folder) / ".lock", wait=True):
         if os.getppid() != parent:  # whoever wanted the trial went away while it waited
             return
-        from ftcli.jobs.trial import child, finished
+        from ftcli.jobs.trial import read_finished_result, run_child
 
-        if finished(Path(folder)) is None:
+        if read_finished_result(Path(folder)) is None:
             (Path(folder) / "result.json").unlink(missing_ok=True)  # of a stop: it is over
-            child(folder)
+            run_child(folder)
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def _fork_workers() -> None:
     from ftcli.sweeps.launchers import local
 
     def run(command: Sequence[str], **options: object) -> SimpleNamespace:
-        return SimpleNamespace(returncode=Forked(trial.child, Path(command[-1])).wait())
+        return SimpleNamespace(returncode=Forked(trial.run_child, Path(command[-1])).wait())
 
     local.spawn = lambda folder, environment: Forked(worker.main, folder)  # type: ignore[assignment]
     trial.subprocess = SimpleNamespace(run=run)  # type: ignore[assignment]

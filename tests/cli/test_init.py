@@ -19,7 +19,7 @@ LARGE = Machine("a large GPU", memory_gb=80, bf16=True)
 
 def written(machine, **answers):
     given = {"model": "llama_mini", "data": "e2e", "method": "lora", **answers}
-    starter.write(**given, output="job.yaml", machine=machine, force=True)
+    starter.write_job(**given, output="job.yaml", machine=machine, force=True)
     composed = compose("job.yaml")
     validate(composed)
     return composed

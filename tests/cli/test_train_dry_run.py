@@ -10,7 +10,7 @@ import torch
 from ftcli.config import compose
 from ftcli.core.errors import FAILED, OUT_OF_MEMORY
 from ftcli.core.row_format import RowFormat
-from ftcli.jobs.dry_run import longest
+from ftcli.jobs.dry_run import find_longest_rows
 from ftcli.models.causal_lm import CausalLM as Source
 from ftcli.objectives.causal_lm import CausalLM
 from ftcli.run.build import build_run
@@ -44,7 +44,7 @@ def test_no_batch_of_any_epoch_is_longer():
         compose("qlora_llama", [*small(), "trainer.gradient_accumulation_steps=3"]).config
     )
     loader = run.loader()
-    rows = longest(run, loader)
+    rows = find_longest_rows(run, loader)
     total = [int(loader.tokens.lengths[part].sum()) for part in rows]
     assert [len(part) for part in rows] == [4, 4, 4] and total == sorted(total)[::-1]
     most = max(int(loader.tokens.lengths[b].sum()) for e in range(5) for b in loader.batches(e))

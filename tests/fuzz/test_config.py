@@ -38,7 +38,7 @@ def nothing_starts(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("ftcli.jobs.train.train", started)
     monkeypatch.setattr("ftcli.jobs.launch.launch", started)
-    monkeypatch.setattr("ftcli.jobs.stages.start", started)
+    monkeypatch.setattr("ftcli.jobs.stages.start_stages", started)
     monkeypatch.setattr("ftcli.sweeps.composing.record", started)
     monkeypatch.setattr("ftcli.sweeps.sweep._run", started)
     monkeypatch.setattr(Reproduction, "run", started)

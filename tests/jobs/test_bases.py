@@ -41,7 +41,7 @@ def test_a_base_is_trained_once_and_named_by_its_config(base, monkeypatch):
     weights = next(place.glob("little-*/model/model.safetensors"))
     from ftcli.jobs import trial
 
-    monkeypatch.setattr(trial, "complete", None)  # a second training would fail
+    monkeypatch.setattr(trial, "complete_job", None)  # a second training would fail
     ensure_base(compose("qlora_llama", [f"model.from_recipe={base}"]))
     assert weights.exists()
     base.write_text(base.read_text().replace("seed: 0", "seed: 1"))

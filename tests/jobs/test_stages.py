@@ -36,11 +36,11 @@ def job(folder: Path, *overrides: str):
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory) -> Path:
-    return Path(stages.start(job(tmp_path_factory.mktemp("runs")))["run"])
+    return Path(stages.start_stages(job(tmp_path_factory.mktemp("runs")))["run"])
 
 
 def result(folder: Path) -> dict:
-    return trial.finished(folder) or {}
+    return trial.read_finished_result(folder) or {}
 
 
 def adapter(folder: Path) -> dict[str, torch.Tensor]:
@@ -48,12 +48,12 @@ def adapter(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_every_stage_is_a_run_that_begins_where_the_one_before_ended(parent):
-    assert stages.names(parent) == ["first", "second", "third"]
-    losses = [result(parent / name) for name in stages.names(parent)]
+    assert stages.list_stages(parent) == ["first", "second", "third"]
+    losses = [result(parent / name) for name in stages.list_stages(parent)]
     for before, after in zip(losses, losses[1:], strict=False):
         ended, began = (before["metrics"], after["metrics_before"])
         assert began["eval.loss"] == pytest.approx(ended["eval.loss"], abs=1e-5)
-    configs = {name: load(parent / name).config for name in stages.names(parent)}
+    configs = {name: load(parent / name).config for name in stages.list_stages(parent)}
     assert [configs[n]["optimizer"]["lr"] for n in configs] == [1e-2, 2e-2, 1e-2]
     assert all("stages" not in config for config in configs.values())
 
@@ -68,7 +68,7 @@ def test_the_same_method_goes_on_with_its_adapter_another_begins_with_the_merged
 
 def test_the_whole_has_scores_before_the_first_and_after_the_last_and_costs_of_all(parent):
     whole = result(parent)
-    own = [result(parent / name) for name in stages.names(parent)]
+    own = [result(parent / name) for name in stages.list_stages(parent)]
     assert whole["metrics_before"] == own[0]["metrics_before"]
     assert whole["metrics"] == own[-1]["metrics"] and whole["step"] == 3
     assert whole["seconds"] == pytest.approx(sum(one["seconds"] for one in own))
@@ -77,7 +77,7 @@ def test_the_whole_has_scores_before_the_first_and_after_the_last_and_costs_of_a
 
 def test_resuming_skips_what_is_finished_and_repeats_to_the_same_bits(parent, tmp_path):
     with pytest.raises(UserError, match="finished"):
-        stages.go_on(parent)
+        stages.resume_stages(parent)
     times = {
         name: (parent / name / "result.json").stat().st_mtime_ns for name in ("first", "second")
     }
@@ -87,7 +87,7 @@ def test_resuming_skips_what_is_finished_and_repeats_to_the_same_bits(parent, tm
     for name in ("adapter", "checkpoints"):
         shutil.rmtree(parent / "third" / name)
     (parent / "third" / "checkpoints").mkdir()
-    assert stages.go_on(parent)["status"] == "finished"
+    assert stages.resume_stages(parent)["status"] == "finished"
     assert {n: (parent / n / "result.json").stat().st_mtime_ns for n in times} == times
     again = adapter(parent / "third")
     assert all(torch.equal(kept[name], again[name]) for name in kept)
@@ -97,7 +97,7 @@ def test_mistakes_of_all_stages_are_said_before_any_begins(tmp_path):
     wrong = 'stages={first: ["optimizer.lrr=1"], second: ["trainer.max_steps=-1"], third: []}'
     composed = job(tmp_path, wrong)
     with pytest.raises(Problems) as caught:
-        stages.start(composed)
+        stages.start_stages(composed)
     said = str(caught.value)
     assert "stage first" in said and "stage second" in said
     assert not (tmp_path / "three").exists()
@@ -106,10 +106,10 @@ def test_mistakes_of_all_stages_are_said_before_any_begins(tmp_path):
 def test_an_adapter_of_another_method_is_not_gone_on_with(tmp_path):
     composed = job(tmp_path, "handover=continue")
     with pytest.raises(UserError, match="stage third cannot go on with the adapter"):
-        stages.start(composed)
+        stages.start_stages(composed)
 
 
 def test_a_command_line_holds_for_all_stages(tmp_path):
-    made = stages.composed_stages(job(tmp_path, "seed=7", "optimizer.lr=5e-3"))
+    made = stages.compose_stages(job(tmp_path, "seed=7", "optimizer.lr=5e-3"))
     assert [one.config["seed"] for one in made.values()] == [7] * 3
     assert [one.config["optimizer"]["lr"] for one in made.values()] == [5e-3] * 3

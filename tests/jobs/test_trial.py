@@ -13,7 +13,7 @@ from ftcli.config import compose, validate
 from ftcli.core.config_hash import config_hash
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
-from ftcli.jobs.trial import complete
+from ftcli.jobs.trial import complete_job
 
 JOB = [
     "data.limit=24", "trainer.max_steps=3", "trainer.batch_size=2", "trainer.save_every=1",
@@ -28,17 +28,17 @@ def job(*overrides):
 
 
 def test_a_finished_trial_is_not_repeated(tmp_path):
-    first = complete(job(), tmp_path / "one")
+    first = complete_job(job(), tmp_path / "one")
     log = (tmp_path / "one" / "train.log").read_text()
     assert first["step"] == 3 and first["run"] == str(tmp_path / "one")
-    assert complete(job(), tmp_path / "one") == first
+    assert complete_job(job(), tmp_path / "one") == first
     assert (tmp_path / "one" / "train.log").read_text() == log
 
 
 def test_a_trial_cut_off_goes_on_at_its_checkpoint(tmp_path):
-    whole = complete(job(), tmp_path / "one")
+    whole = complete_job(job(), tmp_path / "one")
     (tmp_path / "one" / "result.json").unlink()
-    again = complete(job(), tmp_path / "one")
+    again = complete_job(job(), tmp_path / "one")
     assert again["metrics"] == whole["metrics"]
     events = (tmp_path / "one" / "events.jsonl").read_text().splitlines()
     assert [json.loads(e)["event"] for e in events].count("resume") == 1
@@ -46,23 +46,23 @@ def test_a_trial_cut_off_goes_on_at_its_checkpoint(tmp_path):
 
 
 def test_a_trial_killed_between_its_result_and_its_report_gets_the_report(tmp_path):
-    whole = complete(job(), tmp_path / "one")
+    whole = complete_job(job(), tmp_path / "one")
     (tmp_path / "one" / "report.md").unlink()
     (tmp_path / "one" / ".report.md.x1.unfinished").touch()
-    assert complete(job(), tmp_path / "one") == whole
+    assert complete_job(job(), tmp_path / "one") == whole
     assert (tmp_path / "one" / "report.md").exists()
     assert not list((tmp_path / "one").glob("*.unfinished"))
 
 
 def test_a_refused_trial_leaves_no_folder(tmp_path):
     with pytest.raises(UserError, match="nothing was trained"):
-        complete(job("method.target_modules=[no_such]"), tmp_path / "one")
+        complete_job(job("method.target_modules=[no_such]"), tmp_path / "one")
     assert not (tmp_path / "one").exists()
 
 
 def test_a_failing_trial_says_where_its_log_is(tmp_path):
     with pytest.raises(UserError, match="status 1") as caught:
-        complete(job("optimizer.lr=1e30"), tmp_path / "one")
+        complete_job(job("optimizer.lr=1e30"), tmp_path / "one")
     assert "train.log" in caught.value.fix and (tmp_path / "one" / "train.log").exists()
 
 

@@ -7,10 +7,10 @@ import pytest
 from ftcli.config import compose, validate
 from ftcli.config.recipe import SMALL
 from ftcli.reproduce import tuning
-from ftcli.reproduce.papers import recipes
+from ftcli.reproduce.papers import list_recipes
 from ftcli.reproduce.reproduction import Reproduction
 
-RECIPES = {recipe.name: recipe for recipe in recipes()}
+RECIPES = {recipe.name: recipe for recipe in list_recipes()}
 CASES = [(name, v) for name, recipe in RECIPES.items() for v in recipe.variants()]
 
 

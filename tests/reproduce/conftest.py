@@ -73,7 +73,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     from ftcli.jobs import trial
 
     fake = Pretended()
-    monkeypatch.setattr(trial, "complete", fake)
+    monkeypatch.setattr(trial, "complete_job", fake)
     return fake
 
 
@@ -83,7 +83,7 @@ def committed(monkeypatch: pytest.MonkeyPatch) -> str:
     from ftcli.reproduce import origin
 
     monkeypatch.setattr(origin, "require_commit", lambda recipe: None)
-    monkeypatch.setattr(origin, "commit", lambda: "c0ffee" * 6)
+    monkeypatch.setattr(origin, "current_commit", lambda: "c0ffee" * 6)
     return "c0ffee" * 6
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.reproduce.deltas import beside, name_of, opened, partner
-from ftcli.reproduce.measure import Absent, value
+from ftcli.reproduce.deltas import analyse_run, find_partner_run, find_sibling_runs, read_name
+from ftcli.reproduce.measure import MetricUnavailable, read_metric
 
 
 def placed(run: Path, folder: Path, name: str) -> Path:
@@ -33,37 +33,39 @@ def family(full_run, other_run, tmp_path_factory):
 
 
 def test_runs_of_a_recipe_stand_beside_each_other(family):
-    assert [name_of(run) for run in family][:2] == [("low", "0"), ("high", "0")]
-    assert partner(family[0], "high") == family[1] and len(beside(family[0])) == 4
-    with pytest.raises(Absent, match="no finished run of other"):
-        partner(family[0], "other")
+    assert [read_name(run) for run in family][:2] == [("low", "0"), ("high", "0")]
+    assert (
+        find_partner_run(family[0], "high") == family[1] and len(find_sibling_runs(family[0])) == 4
+    )
+    with pytest.raises(MetricUnavailable, match="no finished run of other"):
+        find_partner_run(family[0], "other")
 
 
 def test_a_run_of_an_earlier_state_of_the_recipe_does_not_stand_beside(family, other_run):
     placed(other_run, family[0].parent, "older-0")  # finished, newest, and not in the index
-    assert len(beside(family[0])) == 4
+    assert len(find_sibling_runs(family[0])) == 4
 
 
 def test_a_soup_is_of_one_seed_and_one_start(family):
-    assert value("soup_pot", family[0]) == 2
-    assert value("soup_held_out_gain", family[0]) <= 1e-6
+    assert read_metric("soup_pot", family[0]) == 2
+    assert read_metric("soup_held_out_gain", family[0]) <= 1e-6
 
 
 def test_what_is_exact_holds(full_run, lora_run, tmp_path):
     full, lora = (placed(run, tmp_path, name) for run, name in ((full_run, "a"), (lora_run, "b")))
-    assert value("lines_limits_error", full) <= 1e-12
-    assert value("compeft_faults", lora) == 0
-    assert value("compeft_times_smaller", lora) > 15
-    assert value("compeft_over_golomb", lora) == pytest.approx(
+    assert read_metric("lines_limits_error", full) <= 1e-12
+    assert read_metric("compeft_faults", lora) == 0
+    assert read_metric("compeft_times_smaller", lora) > 15
+    assert read_metric("compeft_over_golomb", lora) == pytest.approx(
         1, abs=0.04
     )  # 3 steps: B is nearly 0
-    assert value("compeft_qlora_7b_mb", lora) == pytest.approx(6.78, abs=0.01)
+    assert read_metric("compeft_qlora_7b_mb", lora) == pytest.approx(6.78, abs=0.01)
 
 
 def test_a_run_as_it_is_has_the_loss_it_was_judged_with(full_run):
     from ftcli.core.run_dir import RunDir
 
-    one = opened(full_run)
+    one = analyse_run(full_run)
     said = RunDir(full_run).result()["metrics"]["eval.loss"]
     assert one.loss(one.delta, "validation") == pytest.approx(said, abs=1e-5)
     assert one.control_loss(one.delta) >= one.control_loss(one.delta.scale(0.0)) - 0.05

@@ -26,12 +26,12 @@ def folder(trained_run, tmp_path_factory):
 def test_figures_by_name(folder):
     result = json.loads((folder / "result.json").read_text())
     before, after = result["metrics_before"]["eval.loss"], result["metrics"]["eval.loss"]
-    assert measure.value("eval.loss", folder) == after
-    assert measure.value("before.eval.loss", folder) == before
-    assert measure.value("change.eval.loss", folder) == after - before
-    assert measure.value("trainable_parameters", folder) == result["trainable_parameters"]
-    with pytest.raises(measure.Absent, match=r"no eval\.mmlu; they have .*eval\.loss"):
-        measure.value("eval.mmlu", folder)
+    assert measure.read_metric("eval.loss", folder) == after
+    assert measure.read_metric("before.eval.loss", folder) == before
+    assert measure.read_metric("change.eval.loss", folder) == after - before
+    assert measure.read_metric("trainable_parameters", folder) == result["trainable_parameters"]
+    with pytest.raises(measure.MetricUnavailable, match=r"no eval\.mmlu; they have .*eval\.loss"):
+        measure.read_metric("eval.mmlu", folder)
 
 
 def test_the_nf4_of_the_library_is_that_of_the_paper(folder):
@@ -40,17 +40,17 @@ def test_the_nf4_of_the_library_is_that_of_the_paper(folder):
     printed = [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0,
                0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]  # fmt: skip
     assert defined() == pytest.approx(printed, abs=1e-6)
-    assert measure.value("nf4_code_error", folder) < 1e-6
-    assert measure.value("nf4_roundtrip_error", folder) == 0
-    assert measure.value("nf4_gaussian_error", folder) == pytest.approx(0.092, abs=5e-4)
-    assert measure.value("nf4_bits", folder) == pytest.approx(4.127, abs=1e-3)
+    assert measure.read_metric("nf4_code_error", folder) < 1e-6
+    assert measure.read_metric("nf4_roundtrip_error", folder) == 0
+    assert measure.read_metric("nf4_gaussian_error", folder) == pytest.approx(0.092, abs=5e-4)
+    assert measure.read_metric("nf4_bits", folder) == pytest.approx(4.127, abs=1e-3)
 
 
 def test_promises_of_an_adapter_on_a_quantised_base(folder):
-    assert measure.value("lora_count_excess", folder) == 0
-    assert measure.value("step0_difference", folder) == 0
-    assert measure.value("changed_base_tensors", folder) == 0
-    assert measure.value("evaluation_gradient_change", folder) == 0
+    assert measure.read_metric("lora_count_excess", folder) == 0
+    assert measure.read_metric("step0_difference", folder) == 0
+    assert measure.read_metric("changed_base_tensors", folder) == 0
+    assert measure.read_metric("evaluation_gradient_change", folder) == 0
 
 
 def test_a_changed_base_is_seen(train_tiny):
@@ -66,9 +66,9 @@ def test_a_changed_base_is_seen(train_tiny):
 def _model(run, touched: bool = False):
     import torch
 
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    model = again(run).model
+    model = rebuild_run(run).model
     if touched:
         with torch.no_grad():
             next(p for n, p in model.named_parameters() if n.endswith("norm.weight")).add_(1e-3)
@@ -77,10 +77,10 @@ def _model(run, touched: bool = False):
 
 def test_a_figure_is_kept_while_code_and_libraries_stay(folder):
     kept = folder / "measures" / "nf4_bits.json"
-    first = measure.value("nf4_bits", folder)
+    first = measure.read_metric("nf4_bits", folder)
     record = json.loads(kept.read_text())
     kept.write_text(json.dumps(record | {"value": 5.0}))
-    assert measure.value("nf4_bits", folder) == 5.0, "it is not measured at every look"
+    assert measure.read_metric("nf4_bits", folder) == 5.0, "it is not measured at every look"
     for part, other in (
         ("code", "0" * 16),
         ("libraries", {"torch": "1.0"}),
@@ -88,7 +88,7 @@ def test_a_figure_is_kept_while_code_and_libraries_stay(folder):
     ):
         state = record["state"] | {part: other}
         kept.write_text(json.dumps({"value": 5.0, "state": state}))
-        assert measure.value("nf4_bits", folder) == first, part
+        assert measure.read_metric("nf4_bits", folder) == first, part
 
 
 def test_a_value_planted_under_the_hash_of_its_own_small_file_is_not_taken(folder):
@@ -98,7 +98,7 @@ def test_a_value_planted_under_the_hash_of_its_own_small_file_is_not_taken(folde
     ).hexdigest()[:12]
     kept = folder / "measures" / "nf4_bits.json"
     kept.write_text(json.dumps({"value": 5.0, "code": own}))
-    assert measure.value("nf4_bits", folder) == pytest.approx(4.127, abs=1e-3)
+    assert measure.read_metric("nf4_bits", folder) == pytest.approx(4.127, abs=1e-3)
 
 
 @pytest.mark.parametrize("called", ["ftcli/models/bits.py", "ftcli/methods/peft.py"])
@@ -112,9 +112,9 @@ def test_a_change_of_what_a_measure_or_the_run_calls_is_noticed(folder, called, 
     roots = ["ftcli.papers.qlora.measures", *code.roots_of(config)]
     skip = shutil.ignore_patterns("assets", "__pycache__")
     shutil.copytree(code.ROOT / "ftcli", tmp_path / "ftcli", ignore=skip)
-    assert code.digest(roots, tmp_path) == measure._state("nf4_bits", folder)["code"]
+    assert code.digest(roots, tmp_path) == measure._cache_state("nf4_bits", folder)["code"]
     (tmp_path / called).write_text((tmp_path / called).read_text() + "\nLATER = 1\n")
-    assert code.digest(roots, tmp_path) != measure._state("nf4_bits", folder)["code"]
+    assert code.digest(roots, tmp_path) != measure._cache_state("nf4_bits", folder)["code"]
 
 
 def test_a_name_that_means_nothing_names_the_nearest():

@@ -10,9 +10,9 @@ import pytest
 
 from ftcli.core import code
 from ftcli.reproduce import origin, papers
-from ftcli.reproduce.verdicts import stored
+from ftcli.reproduce.verdicts import load_verdicts
 
-RECIPES = {recipe.name: recipe for recipe in papers.recipes()}
+RECIPES = {recipe.name: recipe for recipe in papers.list_recipes()}
 ROOTS = ["ftcli.methods.a"]
 
 
@@ -20,15 +20,18 @@ ROOTS = ["ftcli.methods.a"]
 def test_a_commit_can_have_made_every_stored_verdict(name):
     recipe = RECIPES[name]
     try:
-        found = [origin.impossible(recipe, k, v) for k, v in stored(recipe)["verdicts"].items()]
-    except origin.Unknown as unknown:
+        found = [
+            origin.check_provenance(recipe, k, v)
+            for k, v in load_verdicts(recipe)["verdicts"].items()
+        ]
+    except origin.HistoryUnavailable as unknown:
         pytest.skip(str(unknown))
     assert [why for why in found if why] == []
 
 
 def test_every_stored_verdict_names_its_commit():
     for recipe in RECIPES.values():
-        for one in stored(recipe)["verdicts"].values():
+        for one in load_verdicts(recipe)["verdicts"].values():
             assert len(one["commit"]) == 40, recipe.name
 
 
@@ -54,8 +57,8 @@ def repository(tmp_path, monkeypatch):
     digest = code.digest
     monkeypatch.setattr(code, "digest", lambda roots, root=tmp_path: digest(roots, root))
     yield tmp_path, git
-    origin.tree.cache_clear()
-    origin._kept_at.cache_clear()
+    origin.extract_commit.cache_clear()
+    origin._read_verdicts_at.cache_clear()
 
 
 def verdict(commit: str, made: str) -> dict:
@@ -65,14 +68,14 @@ def verdict(commit: str, made: str) -> dict:
 def test_the_code_of_a_commit_is_compared_with_what_a_verdict_says(repository):
     root, git = repository
     recipe, first, made = RECIPES["qlora"], git("rev-parse", "HEAD"), code.digest(ROOTS)
-    assert origin.impossible(recipe, "x", verdict(first, made)) is None, "it is today's code"
+    assert origin.check_provenance(recipe, "x", verdict(first, made)) is None, "it is today's code"
     path: Path = root / "ftcli" / "methods" / "b.py"
     path.write_text("X = 2\n")
     assert code.digest(ROOTS) != made
-    assert origin.impossible(recipe, "x", verdict(first, made)) is None, "it is that commit's"
-    planted = origin.impossible(recipe, "x", verdict(first, "0" * 16))
+    assert origin.check_provenance(recipe, "x", verdict(first, made)) is None, "it is that commit's"
+    planted = origin.check_provenance(recipe, "x", verdict(first, "0" * 16))
     assert planted == f"x: the code of commit {first[:9]} is {made}"
-    assert "not" in origin.impossible(recipe, "x", verdict("f" * 40, "0" * 16))
+    assert "not" in origin.check_provenance(recipe, "x", verdict("f" * 40, "0" * 16))
 
 
 def test_a_shallow_clone_says_that_it_cannot_tell(repository, tmp_path_factory, monkeypatch):
@@ -83,8 +86,8 @@ def test_a_shallow_clone_says_that_it_cannot_tell(repository, tmp_path_factory, 
     clone = tmp_path_factory.mktemp("shallow") / "clone"
     subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{root}", clone], check=True)
     monkeypatch.setattr(code, "ROOT", clone)
-    with pytest.raises(origin.Unknown, match="shallow clone"):
-        origin.tree(first)
+    with pytest.raises(origin.HistoryUnavailable, match="shallow clone"):
+        origin.extract_commit(first)
 
 
 def test_a_verdict_of_the_earlier_rules_must_stand_in_its_commit(repository):
@@ -95,12 +98,12 @@ def test_a_verdict_of_the_earlier_rules_must_stand_in_its_commit(repository):
     git("add", "-A")
     git("commit", "-qm", "verdicts")
     one = {**old, "rules": "earlier", "commit": git("rev-parse", "HEAD")}
-    assert origin.impossible(recipe, "x", one) is None
-    assert "no such verdict" in origin.impossible(recipe, "x", one | {"mean": 2.0})
+    assert origin.check_provenance(recipe, "x", one) is None
+    assert "no such verdict" in origin.check_provenance(recipe, "x", one | {"mean": 2.0})
 
 
 def test_without_a_repository_nothing_can_be_said(tmp_path, monkeypatch):
     monkeypatch.setattr(code, "ROOT", tmp_path)
-    assert origin.commit() is None
-    with pytest.raises(origin.Unknown, match="no git repository"):
-        origin.git("status")
+    assert origin.current_commit() is None
+    with pytest.raises(origin.HistoryUnavailable, match="no git repository"):
+        origin.run_git("status")

@@ -10,12 +10,14 @@ PAGE = Path(__file__).parents[2] / "docs" / "papers.md"
 
 
 def test_the_page_is_up_to_date():
-    assert PAGE.read_text(encoding="utf-8") == papers.page(), "python -m ftcli.reproduce.papers"
+    assert PAGE.read_text(encoding="utf-8") == papers.render_page(), (
+        "python -m ftcli.reproduce.papers"
+    )
 
 
 def test_every_recipe_and_claim_is_on_it():
-    text = papers.page()
-    for recipe in papers.recipes():
+    text = papers.render_page()
+    for recipe in papers.list_recipes():
         assert f"## {recipe.name}\n" in text and recipe.paper.title in text
         # a bar would end the cell of the table
         assert all(claim.say.replace("|", "\\|") in text for claim in recipe.claims)
@@ -25,8 +27,8 @@ def test_stored_verdicts_are_counted_by_kind(reproduce, pretended, committed):
     from ftcli.reproduce import verdicts
 
     made = reproduce(only="1")
-    before = papers.overall(made.recipe)
+    before = papers.summarise_paper(made.recipe)
     assert before == "central 0/1 hold, exact 0/1, statistical 0/2; 3 not judged yet"
-    verdicts.store(made)
-    after = papers.overall(made.recipe)
+    verdicts.store_verdicts(made)
+    after = papers.summarise_paper(made.recipe)
     assert after == "central 0/1 hold, exact 1/1, statistical 0/2; 2 not judged yet"

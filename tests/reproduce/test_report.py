@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from ftcli.reproduce.figures import ranks, table
+from ftcli.reproduce.figures import build_table, rank_variants
 from ftcli.reproduce.plots import band
-from ftcli.reproduce.report import write
+from ftcli.reproduce.report import write_report
 
 
 def test_report_in_both_forms_with_pictures(reproduce, pretended):
     made = reproduce(
         ("measure: bits_per_parameter", "note: as stored, measure: bits_per_parameter")
     )
-    path = write(made)
+    path = write_report(made)
     text, html = path.read_text(), path.with_suffix(".html").read_text()
     assert (
         "| 2 | as good as 16-bit LoRA | statistical, central | – | 0.02067 [" in text
@@ -27,7 +27,7 @@ def test_report_in_both_forms_with_pictures(reproduce, pretended):
 
 
 def test_variants_stand_side_by_side_the_best_first(reproduce, pretended):
-    found = table(reproduce().experiment)
+    found = build_table(reproduce().experiment)
     assert list(found) == ["lora16", "tiny", "fp4"]
     assert [v["rank"] for v in found.values()] == [1, 2, 3]
     assert found["fp4"]["eval.loss"] == pytest.approx(2.2 + 0.3)
@@ -35,9 +35,9 @@ def test_variants_stand_side_by_side_the_best_first(reproduce, pretended):
 
 
 def test_variants_that_seeds_do_not_tell_apart_share_a_rank():
-    assert ranks([[1.0, 1.2], [1.1, 1.11], [2.0, 2.2]]) == [1, 1, 3]
-    assert ranks([[1.0], [5.0]]) == [1, 1], "one seed tells nothing apart"
-    assert ranks([[1.0, 2.0], [1.1, 2.1], [1.2, 2.2]]) == [1, 2, 3]
+    assert rank_variants([[1.0, 1.2], [1.1, 1.11], [2.0, 2.2]]) == [1, 1, 3]
+    assert rank_variants([[1.0], [5.0]]) == [1, 1], "one seed tells nothing apart"
+    assert rank_variants([[1.0, 2.0], [1.1, 2.1], [1.2, 2.2]]) == [1, 2, 3]
 
 
 def test_a_band_covers_the_steps_that_all_seeds_have():

@@ -8,7 +8,7 @@ import yaml
 from ftcli.config import recipe_reading as reading
 from ftcli.core.errors import UserError
 from ftcli.reproduce import papers, tuning
-from ftcli.reproduce.report import write
+from ftcli.reproduce.report import write_report
 from ftcli.reproduce.reproduction import Reproduction
 
 TUNE = """tune:
@@ -41,7 +41,7 @@ def scored(pretended, monkeypatch):
         pretended.losses = dict.fromkeys(("nf4", "none", "fp4"), 2.0 - 100 * rate)
         return pretended(composed, path, quiet)
 
-    monkeypatch.setattr(trial, "complete", complete)
+    monkeypatch.setattr(trial, "complete_job", complete)
 
 
 def test_every_variant_has_as_many_trials_with_a_seed_that_judges_nothing(searching, scored):
@@ -59,25 +59,25 @@ def test_judging_takes_what_was_chosen_and_waits_for_the_search(searching, score
     with pytest.raises(UserError, match="not searched") as caught:
         Reproduction(searching).run(lambda step: None)
     assert caught.value.fix == "ftcli reproduce tiny --tune"
-    tuning.store(searching, tuning.Search(searching).run(lambda step: None))
+    tuning.store_search(searching, tuning.Search(searching).run(lambda step: None))
     assert yaml.safe_load(tuning.path_of(searching).read_text())["by"] == "eval.loss"
     made = Reproduction(searching)
     made.run(lambda step: None)
     rates = {t.variant: t.composed.config["optimizer"]["lr"] for t in made.experiment.trials}
     assert rates["tiny"] == 0.005 and rates["lora16"] != 0.005
-    text = write(made).read_text()
+    text = write_report(made).read_text()
     assert "| tiny | optimizer.lr=0.005 | " in text and "| chosen |" in text
     assert "lora16 was not searched: it is what others" in text
-    assert "2 trials a variant, 20" in "\n".join(papers._of_recipe(searching))
+    assert "2 trials a variant, 20" in "\n".join(papers._render_recipe(searching))
 
 
 def test_a_search_of_another_state_of_the_recipe_is_not_taken(searching, scored, recipe_file):
-    tuning.store(searching, tuning.Search(searching).run(lambda step: None))
-    assert tuning.missing(searching) == []
+    tuning.store_search(searching, tuning.Search(searching).run(lambda step: None))
+    assert tuning.find_missing(searching) == []
     recipe_file.write_text(recipe_file.read_text().replace("5.0e-3]", "4.0e-3]"))
-    assert tuning.missing(reading.find(str(recipe_file))) == ["tiny"]
+    assert tuning.find_missing(reading.find(str(recipe_file))) == ["tiny"]
     recipe_file.write_text(recipe_file.read_text().replace("max_steps: 3", "max_steps: 4"))
-    assert tuning.missing(reading.find(str(recipe_file))) == ["tiny", "fp4"]
+    assert tuning.find_missing(reading.find(str(recipe_file))) == ["tiny", "fp4"]
 
 
 def test_rows_that_judge_do_not_choose(recipe_file, searching):
@@ -89,5 +89,5 @@ def test_rows_that_judge_do_not_choose(recipe_file, searching):
 
 
 def test_settings_not_searched_alike_are_said(recipe_file):
-    page = "\n".join(papers._of_recipe(reading.find(str(recipe_file))))
+    page = "\n".join(papers._render_recipe(reading.find(str(recipe_file))))
     assert "Settings not searched alike." in page

@@ -16,7 +16,7 @@ REQUIRE_COMMIT = origin.require_commit
 
 
 def kept(reproduction) -> dict:
-    return json.loads(verdicts.store(reproduction).read_text())
+    return json.loads(verdicts.store_verdicts(reproduction).read_text())
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_verdict_says_what_made_it(reproduce, committed):
 def test_claims_worded_alike_have_verdicts_of_their_own(reproduce):
     made = reproduce(("say: better than FP4", "say: as good as 16-bit LoRA"))
     stored = kept(made)
-    first, second = (verdicts.verdict_of(claim, stored) for claim in made.recipe.claims[1:])
+    first, second = (verdicts.find_verdict(claim, stored) for claim in made.recipe.claims[1:])
     assert first["mean"] == pytest.approx(0.0207, abs=1e-4)
     assert second["mean"] == pytest.approx(-0.1993, abs=1e-4)
 
@@ -58,12 +58,12 @@ def test_claims_worded_alike_have_verdicts_of_their_own(reproduce):
 def test_other_words_keep_the_verdict_and_another_bound_has_none(reproduce):
     kept(reproduce())
     made = reproduce(("better than FP4", "beats FP4"), ("within: 0.1", "within: 0.2"), only="1")
-    stored = verdicts.stored(made.recipe)
+    stored = verdicts.load_verdicts(made.recipe)
     _, bound, words = made.recipe.claims
-    assert verdicts.verdict_of(words, stored)["verdict"] == "holds"
-    assert verdicts.verdict_of(bound, stored) is None
-    assert list(verdicts.withdrawn(made.recipe, stored)) == [f"{LORA} | within 0.1"]
-    page = "\n\n".join(papers._of_recipe(made.recipe))
+    assert verdicts.find_verdict(words, stored)["verdict"] == "holds"
+    assert verdicts.find_verdict(bound, stored) is None
+    assert list(verdicts.find_withdrawn(made.recipe, stored)) == [f"{LORA} | within 0.1"]
+    page = "\n\n".join(papers._render_recipe(made.recipe))
     assert f"no longer claimed: as good as 16-bit LoRA ({LORA} | within 0.1): holds." in page
 
 
@@ -89,26 +89,26 @@ def test_another_bound_or_other_settings_are_further_looks_at_the_figure(reprodu
 def test_changed_code_and_settings_make_verdicts_stale(reproduce, monkeypatch):
     made = reproduce()
     kept(made)
-    assert list(papers.stale(made.recipe)) == []
+    assert list(papers.find_stale(made.recipe)) == []
     changed = reproduce(("max_steps: 3", "max_steps: 4"), only="1")
-    assert {why for _, why in papers.stale(changed.recipe)} == {
+    assert {why for _, why in papers.find_stale(changed.recipe)} == {
         "the recipe's settings have changed"
     }
     reproduce(("max_steps: 4", "max_steps: 3"), only="1")
     monkeypatch.setattr(code, "digest", lambda roots: "0" * 16)
-    assert [why for _, why in papers.stale(made.recipe)] == ["the code has changed"] * 3
-    assert "STALE, commit c0ffeec0f" in "\n\n".join(papers._of_recipe(made.recipe))
+    assert [why for _, why in papers.find_stale(made.recipe)] == ["the code has changed"] * 3
+    assert "STALE, commit c0ffeec0f" in "\n\n".join(papers._render_recipe(made.recipe))
 
 
 def test_what_no_commit_can_have_made_is_not_stored(reproduce, monkeypatch, refusing):
     made = reproduce(only="1")
-    monkeypatch.setattr(origin, "git", lambda *words: b" M ftcli/papers/qst/method.py\n")
+    monkeypatch.setattr(origin, "run_git", lambda *words: b" M ftcli/papers/qst/method.py\n")
     with pytest.raises(UserError, match=r"differ from the commit: ftcli/papers/qst/method\.py"):
         refusing(made.recipe)
 
     def absent(*words: str) -> bytes:
-        raise origin.Unknown("there is no git repository")
+        raise origin.HistoryUnavailable("there is no git repository")
 
-    monkeypatch.setattr(origin, "git", absent)
+    monkeypatch.setattr(origin, "run_git", absent)
     with pytest.raises(UserError, match="no git repository"):
         refusing(made.recipe)

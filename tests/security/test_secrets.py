@@ -11,7 +11,7 @@ from ftcli.config.messages import show_error
 from ftcli.core import errors
 from ftcli.core.redaction import HIDDEN, redacted, redacted_tree
 from ftcli.core.run_dir import RunDir
-from ftcli.jobs.changes import between
+from ftcli.jobs.changes import find_changes
 from ftcli.run.record import write_record
 from ftcli.run.report import write_report
 
@@ -61,7 +61,7 @@ def test_a_run_keeps_no_secret(train_tiny, monkeypatch):
     state = next(folder.glob("checkpoints/step-*/state.json"))
     assert of(kept(folder)) == [] and HIDDEN in state.read_text()
     now = load(folder / "config.yaml").config
-    assert not between(json.loads(state.read_text())["config"], now)  # it can be resumed
+    assert not find_changes(json.loads(state.read_text())["config"], now)  # it can be resumed
     run.event("failed", error=f"401 for url https://x/?token={token}")
     run.note(
         f"Authorization: {ENVIRONMENT['WANDB_API_KEY']}\npassword={TYPED['+model.auth.password']}"

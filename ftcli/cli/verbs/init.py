@@ -29,11 +29,11 @@ def init(
 
     ask = sys.stdin.isatty() and not as_json
     answers = {"model": model, "data": data, "method": method}
-    for name, usual in starter.USUAL.items():
+    for name, usual in starter.DEFAULTS.items():
         if answers[name] is None:
             answers[name] = typer.prompt(name, default=usual) if ask else usual
     machine = fitting.this_machine()
-    path = starter.write(**answers, output=output, machine=machine, force=force)  # type: ignore[arg-type]
+    path = starter.write_job(**answers, output=output, machine=machine, force=force)  # type: ignore[arg-type]
     emit(
         {"file": str(path), "machine": machine.__dict__, **answers},
         as_json,

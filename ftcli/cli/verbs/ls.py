@@ -23,14 +23,14 @@ def ls(
     """Jobs, recipes, options of a group, or runs, with a line about each."""
     from ftcli.config import listing
     from ftcli.core.console import console, emit
-    from ftcli.reproduce.listing import kept
+    from ftcli.reproduce.listing import filter_recipes
 
     filters = {"needs": needs, "verdict": verdict}
     if kind is None:
         counts = {name: len(listing.entries(name)) for name in sorted(listing.kinds())}
         rows = [(name, f"{count}", f"ftcli ls {name}") for name, count in counts.items()]
     else:
-        found = kept(kind, listing.entries(kind), **filters)
+        found = filter_recipes(kind, listing.entries(kind), **filters)
         rows = [(entry.name, entry.about) for entry in found]  # type: ignore[misc]
 
     def render() -> None:

@@ -64,7 +64,7 @@ def _judge(recipe: Any, store: bool, as_json: bool, **options: Any) -> int:
     from ftcli.cli.findings import show as show_finding
     from ftcli.core.console import console, emit
     from ftcli.reproduce import display, origin, verdicts
-    from ftcli.reproduce.report import write
+    from ftcli.reproduce.report import write_report
     from ftcli.reproduce.reproduction import Reproduction
 
     if store:
@@ -73,14 +73,16 @@ def _judge(recipe: Any, store: bool, as_json: bool, **options: Any) -> int:
     for finding in reproduction.findings():
         if not as_json:
             show_finding(finding)
-    reproduction.run(lambda step: console(stderr=True).print(display.step(step), markup=False))
-    report = write(reproduction)
+    reproduction.run(
+        lambda step: console(stderr=True).print(display.describe_progress(step), markup=False)
+    )
+    report = write_report(reproduction)
     plain = verdicts.as_dict(reproduction)
     if store:
-        verdicts.store(reproduction)
+        verdicts.store_verdicts(reproduction)
 
     def render() -> None:
-        for line in display.verdicts(reproduction):
+        for line in display.render_verdicts(reproduction):
             console().print(line)
         if report:
             console().print(f"report  {report}", markup=False)
@@ -95,8 +97,10 @@ def _search(recipe: Any, overrides: list[str], as_json: bool) -> int:
     from ftcli.reproduce import display, tuning
 
     search = tuning.Search(recipe, overrides)
-    searched = search.run(lambda step: console(stderr=True).print(display.step(step), markup=False))
-    path = None if overrides else tuning.store(recipe, searched)
+    searched = search.run(
+        lambda step: console(stderr=True).print(display.describe_progress(step), markup=False)
+    )
+    path = None if overrides else tuning.store_search(recipe, searched)
 
     def render() -> None:
         for variant, one in searched["variants"].items():
@@ -115,14 +119,16 @@ def _list_stale(paper: str | None, as_json: bool) -> int:
     from ftcli.core.console import console, emit
     from ftcli.reproduce import papers, verdicts
 
-    recipes = [reading.find(paper)] if paper else papers.recipes()
+    recipes = [reading.find(paper)] if paper else papers.list_recipes()
     rows = [
         {"paper": r.name, "claim": c.identity, "say": c.say, "why": why}
         for r in recipes
-        for c, why in papers.stale(r)
+        for c, why in papers.find_stale(r)
     ]
     earlier = {
-        r.name: sum(one.get("rules") is not None for one in verdicts.stored(r)["verdicts"].values())
+        r.name: sum(
+            one.get("rules") is not None for one in verdicts.load_verdicts(r)["verdicts"].values()
+        )
         for r in recipes
     }
 

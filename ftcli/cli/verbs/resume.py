@@ -38,7 +38,7 @@ def resume(
         if overrides:
             raise UserError(
                 f"{run} is a job with stages, and each is a run of its own.",
-                fix=f"ftcli resume {stages.last(run)} {' '.join(overrides)}",
+                fix=f"ftcli resume {stages.find_last_run(run)} {' '.join(overrides)}",
             )
-        return table.show(stages.go_on(run, allow or [], checkpoint))
+        return table.show(stages.resume_stages(run, allow or [], checkpoint))
     return show(go_on(run, allow or [], checkpoint, overrides or []))

@@ -42,7 +42,7 @@ def train(
         from ftcli.jobs import stages
         from ftcli.jobs import stages_table as table
 
-        return table.show(stages.start(composed, processes))
+        return table.show(stages.start_stages(composed, processes))
     return show(launch(composed, processes) if processes > 1 else start(composed))
 
 
@@ -54,7 +54,7 @@ def _dry_run(composed: Any) -> int:
     from ftcli.jobs.dry_run import dry_run
     from ftcli.planning.display import duration, gigabytes
 
-    several = stages.composed_stages(composed) if composed.config.get("stages") else {}
+    several = stages.compose_stages(composed) if composed.config.get("stages") else {}
     for name, job in (several or {"": composed}).items():
         tried = dry_run(job)
         console().print(

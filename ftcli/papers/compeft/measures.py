@@ -24,12 +24,12 @@ def compeft_faults(run: Path) -> float:
 
     from ftcli.deltas import ternary
     from ftcli.papers.compeft import compression as compeft
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    before = torch.cat(list(opened(run).delta.flat()))
+    before = torch.cat(list(analyse_run(run).delta.flat()))
     faults: list[bool] = []
     for density in DENSITIES:
-        made, coded = compeft.compress(opened(run).delta, density)
+        made, coded = compeft.compress(analyse_run(run).delta, density)
         after = torch.cat(list(made.flat()))
         kept, again = after != 0, ternary.read(ternary.write(coded))
         expected = np.float32(before.std().item())
@@ -49,9 +49,9 @@ def compeft_faults(run: Path) -> float:
 def compeft_loss_ratio(run: Path) -> float:
     """Test loss with the ternary adapter at 20 % over that with the adapter as trained."""
     from ftcli.papers.compeft.compression import tuned
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    one = opened(run)
+    one = analyse_run(run)
     return one.loss(tuned(one.delta, [DENSITY], one.loss)[0]) / one.trained
 
 
@@ -60,9 +60,9 @@ def compeft_over_golomb(run: Path) -> float:
     """Bytes of the ternary file, header included, over d * k * (gap bits + 1) / 8, at 20 %."""
     from ftcli.deltas import ternary
     from ftcli.papers.compeft import compression as compeft
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    coded = compeft.compress(opened(run).delta, DENSITY)[1]
+    coded = compeft.compress(analyse_run(run).delta, DENSITY)[1]
     return len(ternary.write(coded)) * 8 / (coded.entries * ternary.golomb_rate(DENSITY))
 
 
@@ -71,9 +71,9 @@ def compeft_over_pruned(run: Path) -> float:
     """Test loss of ComPEFT at 5 %, its scale chosen on held-out rows, minus that of pruning alone."""
     from ftcli.deltas.largest import pruned
     from ftcli.papers.compeft.compression import tuned
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    one = opened(run)
+    one = analyse_run(run)
     return one.loss(tuned(one.delta, [SPARSE], one.loss)[0]) - one.loss(pruned(one.delta, SPARSE))
 
 
@@ -81,9 +81,9 @@ def compeft_over_pruned(run: Path) -> float:
 def compeft_over_random(run: Path) -> float:
     """Test loss with signs of the largest 5 % minus that with as many at random; scales chosen alike."""
     from ftcli.papers.compeft.compression import tuned
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    one = opened(run)
+    one = analyse_run(run)
     largest, drawn = (
         one.loss(tuned(one.delta, [SPARSE], one.loss, r)[0]) for r in ("std", "random")
     )
@@ -95,11 +95,11 @@ def compeft_over_scaled_pruned(run: Path) -> float:
     """Test loss of ComPEFT at 5 % minus that of pruning, both scales chosen of eight on held-out rows."""
     from ftcli.deltas.largest import pruned
     from ftcli.papers.compeft.compression import tuned
-    from ftcli.reproduce.deltas import VALIDATION, least, opened
+    from ftcli.reproduce.deltas import VALIDATION, analyse_run, find_minimum
 
-    one = opened(run)
+    one = analyse_run(run)
     kept = pruned(one.delta, SPARSE)
-    scale = least(lambda value: one.loss(kept.scale(value), VALIDATION), SCALES)
+    scale = find_minimum(lambda value: one.loss(kept.scale(value), VALIDATION), SCALES)
     ternary = tuned(one.delta, [SPARSE], one.loss)[0]
     return one.loss(ternary) - one.loss(kept.scale(scale))
 
@@ -108,9 +108,9 @@ def compeft_over_scaled_pruned(run: Path) -> float:
 def compeft_over_scaled_stc(run: Path) -> float:
     """Test loss of ComPEFT at 5 % minus that of STC, both scales chosen of eight on held-out rows."""
     from ftcli.papers.compeft.compression import tuned
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    one = opened(run)
+    one = analyse_run(run)
     stc = tuned(one.delta, [SPARSE], one.loss, rule="mean")[0]
     return one.loss(tuned(one.delta, [SPARSE], one.loss)[0]) - one.loss(stc)
 
@@ -119,9 +119,9 @@ def compeft_over_scaled_stc(run: Path) -> float:
 def compeft_over_stc(run: Path) -> float:
     """Test loss of ComPEFT at 5 %, its scale chosen on held-out rows, minus that of STC."""
     from ftcli.papers.compeft.compression import compress, tuned
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    one = opened(run)
+    one = analyse_run(run)
     stc = compress(one.delta, SPARSE, rule="mean")[0]
     return one.loss(tuned(one.delta, [SPARSE], one.loss)[0]) - one.loss(stc)
 
@@ -141,9 +141,9 @@ def compeft_times_smaller(run: Path) -> float:
 
     from ftcli.deltas import storage, ternary
     from ftcli.papers.compeft import compression as compeft
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    made, coded = compeft.compress(opened(run).delta, DENSITY)
+    made, coded = compeft.compress(analyse_run(run).delta, DENSITY)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "small"
         storage.save(made, target, coded=ternary.write(coded))
@@ -156,27 +156,27 @@ def compeft_times_smaller_5(run: Path) -> float:
     """Bytes of the adapter's tensors in 16 bits over bytes of the ternary file, header included, at 5 %."""
     from ftcli.deltas import ternary
     from ftcli.papers.compeft import compression as compeft
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    made, coded = compeft.compress(opened(run).delta, 0.05)
+    made, coded = compeft.compress(analyse_run(run).delta, 0.05)
     return 2 * made.entries / len(ternary.write(coded))
 
 
 @measure
 def compeft_tuned_loss_ratio(run: Path) -> float:
     """Test loss with the ternary adapter over that with the adapter as trained."""
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    return opened(run).loss(chosen(run)[0]) / opened(run).trained
+    return analyse_run(run).loss(chosen(run)[0]) / analyse_run(run).trained
 
 
 @cache
 def chosen(run: Path) -> Any:
     """The compressed delta, and its ternary form."""
     from ftcli.papers.compeft.compression import tuned
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    return tuned(opened(run).delta, CANDIDATES, opened(run).loss)
+    return tuned(analyse_run(run).delta, CANDIDATES, analyse_run(run).loss)
 
 
 @measure

@@ -31,9 +31,9 @@ def compress(
     opened = sources.Source(source, base, product)
     delta, figures = opened.delta, {}
     if search:
-        bench = opened.bench(metric)
+        evaluator = opened.evaluator(metric)
         density, alpha, trials = compression.search(
-            delta, lambda d: bench.score(opened.tensors(d)), bench.better
+            delta, lambda d: evaluator.score(opened.tensors(d)), evaluator.better
         )
         figures = {metric: min(v for d, a, v in trials if (d, a) == (density, alpha))}
     changed, coded = compression.compress(delta, density, alpha)

@@ -24,9 +24,9 @@ def context_truncation_ratio(run: Path) -> float:
 
     from ftcli.methods.shifted import lora_layers, weight_of
     from ftcli.papers.corda.method import oriented
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     covariances = fresh.method.covariances(fresh)
     logarithms = []
     for name, layer in lora_layers(fresh.model).items():
@@ -55,7 +55,7 @@ def gsm8k_forgetting(run: Path) -> float:
     Every token is judged, those of the question too. Negative where finetuning has helped.
     """
     from ftcli.data.dataset import Data
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
     from ftcli.run.build import open_run
 
     tuned = open_run(run)
@@ -64,7 +64,7 @@ def gsm8k_forgetting(run: Path) -> float:
         columns={"prompt": "question", "completion": "answer"}, cache_dir=tuned.data.cache_dir,
     )  # fmt: skip
     loader = data.loader("train", tuned.tokenizer, batch_size=8, shuffle=False)
-    base = again(run).model_source.load().to(tuned.accelerator.device)
+    base = rebuild_run(run).model_source.load().to(tuned.accelerator.device)
     before, after = (_loss(tuned, model, list(loader)) for model in (base, tuned.model))
     return after - before
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftcli.deltas.bench import Bench
+from ftcli.deltas.evaluator import RunEvaluator
 from ftcli.models.anatomy import Anatomy
 
 TOP = 5
@@ -25,15 +25,17 @@ class OutputChange:
         rows: how many rows are looked at.
     """
 
-    def __init__(self, bench: Bench, tensors: Mapping[str, Tensor], rows: int = 16) -> None:
-        self.bench = bench
-        self.batches = list(calibration(bench, rows))
-        bench.hold(tensors)
+    def __init__(
+        self, evaluator: RunEvaluator, tensors: Mapping[str, Tensor], rows: int = 16
+    ) -> None:
+        self.evaluator = evaluator
+        self.batches = list(calibration(evaluator, rows))
+        evaluator.load(tensors)
         self.teacher = [logits.topk(TOP, dim=-1) for logits in self._logits()]
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> float:
         """The change of these weights' outputs."""
-        self.bench.hold(tensors)
+        self.evaluator.load(tensors)
         total, count = 0.0, 0
         for logits, (values, indices) in zip(self._logits(), self.teacher, strict=True):
             total += (logits.gather(-1, indices) - values).square().sum().item()
@@ -43,21 +45,23 @@ class OutputChange:
     @torch.no_grad()
     def _logits(self) -> Iterator[Tensor]:
         for ids in self.batches:
-            yield self.bench.model(input_ids=ids).logits.float()
+            yield self.evaluator.model(input_ids=ids).logits.float()
 
 
-def calibration(bench: Bench, rows: int) -> Iterator[Tensor]:
+def calibration(evaluator: RunEvaluator, rows: int) -> Iterator[Tensor]:
     """Token ids [1, T] of the first training rows of the run."""
-    run = bench.run
+    run = evaluator.run
     tokens = run.data.prepare("train", run.tokenizer)
     for row in range(min(rows, len(tokens))):
         yield torch.tensor([[int(t) for t in tokens.row(row)["input_ids"]]])
 
 
 @torch.no_grad()
-def mean_inputs(bench: Bench, tensors: Mapping[str, Tensor], rows: int = 50) -> dict[str, Tensor]:
+def mean_inputs(
+    evaluator: RunEvaluator, tensors: Mapping[str, Tensor], rows: int = 50
+) -> dict[str, Tensor]:
     """Name of each linear of the blocks -> its mean input [in] over all tokens of some rows."""
-    bench.hold(tensors)
+    evaluator.load(tensors)
     sums: dict[str, Tensor] = {}
     count = 0
 
@@ -68,11 +72,11 @@ def mean_inputs(bench: Bench, tensors: Mapping[str, Tensor], rows: int = 50) -> 
 
         return hook
 
-    linears = Anatomy(bench.model).block_linears
+    linears = Anatomy(evaluator.model).block_linears
     hooks = [li.module.register_forward_pre_hook(collect(li.name)) for li in linears]
     try:
-        for ids in calibration(bench, rows):
-            bench.model(input_ids=ids)
+        for ids in calibration(evaluator, rows):
+            evaluator.model(input_ids=ids)
             count += ids.numel()
     finally:
         for hook in hooks:

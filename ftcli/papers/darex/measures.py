@@ -20,9 +20,9 @@ GAP_ROWS = 8
 def dare_q(run: Path) -> float:
     """Coarse and fine search by held-out loss, one mask."""
     from ftcli.papers.darex.pruning import search
-    from ftcli.reproduce.deltas import VALIDATION, opened
+    from ftcli.reproduce.deltas import VALIDATION, analyse_run
 
-    one = opened(run)
+    one = analyse_run(run)
     return search(
         lambda q: one.loss(pruned(one, q, 0), VALIDATION), lambda a, b: a < b, LOW, HIGH, STEP
     )[0]
@@ -38,9 +38,9 @@ def pruned(one: Any, q: float | dict[str, float], seed: int) -> Any:
 @cache
 def mean_loss(run: Path, q: float) -> float:
     """Test loss, mean over four masks."""
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    one = opened(run)
+    one = analyse_run(run)
     return sum(one.loss(pruned(one, q, seed)) for seed in SEEDS) / len(SEEDS)
 
 
@@ -55,12 +55,12 @@ def analytic_loss(run: Path) -> float:
     """Test loss at the analytic q, mean over four masks; eta moves the finetuned outputs least."""
     from ftcli.papers.darex.calibration import OutputChange, analytic, mean_inputs
     from ftcli.papers.darex.pruning import search
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    one = opened(run)
+    one = analyse_run(run)
     finetuned = one.delta.apply(one.base)
-    inputs = mean_inputs(one.bench, finetuned)
-    change = OutputChange(one.bench, finetuned, ROWS)
+    inputs = mean_inputs(one.evaluator, finetuned)
+    change = OutputChange(one.evaluator, finetuned, ROWS)
 
     def moved(eta: float) -> float:
         return change(pruned(one, analytic(one.delta, inputs, P, eta), 0).apply(one.base))
@@ -79,9 +79,9 @@ def dare_analytic_gap(run: Path) -> float:
 @measure
 def dare_delta_norm(run: Path) -> float:
     """Euclidean norm of finetuned minus pretrained."""
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    return opened(run).delta.norm()
+    return analyse_run(run).delta.norm()
 
 
 @measure
@@ -103,9 +103,9 @@ def dare_over_magnitude(run: Path) -> float:
 
     from ftcli.deltas.largest import pruned
     from ftcli.papers.darex.pruning import scope
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    one = opened(run)
+    one = analyse_run(run)
     inner = {name: one.delta.shapes[name] for name in scope(one.delta)}
     cut = pruned(replace(one.delta, shapes=inner), 1 - P)
     change = one.delta.map(lambda name, own: cut.read(name) if name in inner else own, "largest")
@@ -117,10 +117,10 @@ def dare_unlabelled_gap(run: Path) -> float:
     """Test loss at the q that moves the finetuned model's outputs least, minus that at the validated q."""
     from ftcli.papers.darex.calibration import OutputChange
     from ftcli.papers.darex.pruning import search
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    one = opened(run)
-    change = OutputChange(one.bench, one.delta.apply(one.base), GAP_ROWS)
+    one = analyse_run(run)
+    change = OutputChange(one.evaluator, one.delta.apply(one.base), GAP_ROWS)
     q, _ = search(
         lambda q: change(pruned(one, q, 0).apply(one.base)), lambda a, b: a < b, LOW, HIGH, STEP
     )

@@ -67,17 +67,17 @@ def _search_q(
     from ftcli.papers.darex import pruning
     from ftcli.papers.darex.calibration import OutputChange, analytic, mean_inputs
 
-    delta, bench = opened.delta, opened.bench(metric)
+    delta, evaluator = opened.delta, opened.evaluator(metric)
 
     def tensors(q: Any) -> Lazy:
         return opened.tensors(pruning.dropped(delta, p, q, names=names))
 
     if search == "validation":
-        return pruning.search(lambda q: bench.score(tensors(q)), bench.better, *grid)[0]
-    change = OutputChange(bench, opened.tensors(delta))
+        return pruning.search(lambda q: evaluator.score(tensors(q)), evaluator.better, *grid)[0]
+    change = OutputChange(evaluator, opened.tensors(delta))
     if search == "output":
         return pruning.search(lambda q: change(tensors(q)), lambda a, b: a < b, *grid)[0]
-    inputs = mean_inputs(bench, opened.tensors(delta))
+    inputs = mean_inputs(evaluator, opened.tensors(delta))
     eta = pruning.search(
         lambda eta: change(tensors(analytic(delta, inputs, p, eta))),
         lambda a, b: a < b, 0.1, 0.7, 0.1,

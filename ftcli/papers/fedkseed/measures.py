@@ -26,9 +26,9 @@ def fedkseed_mean_error(run: Path) -> float:
     from ftcli.pipelines.federated.engines import Mail
     from ftcli.pipelines.federated.server import Server
     from ftcli.pipelines.federated.wire import read_reply
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     server = Server(fresh.pipeline, fresh)
     client = fresh.pipeline.client(fresh, server.loop, server.shared)
     total = {name: value.double() * 0 for name, value in fresh.trained_state().items()}
@@ -54,6 +54,6 @@ def fedkseed_mean_error(run: Path) -> float:
 def fedkseed_rebuild_difference(run: Path) -> float:
     """Largest difference between the trained weights and those rebuilt from `sums.bin`."""
     from ftcli.papers.fedkseed.pipeline import rebuild
-    from ftcli.reproduce.probe import distance_to
+    from ftcli.reproduce.probe import measure_distance
 
-    return distance_to(run, rebuild(run))
+    return measure_distance(run, rebuild(run))

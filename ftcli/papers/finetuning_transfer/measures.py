@@ -23,9 +23,9 @@ def transfer_gain(run: Path) -> float:
 def losses(run: Path) -> tuple[float, float]:
     """Of this run's base as it is, and with the change."""
     from ftcli.papers.finetuning_transfer.transfer import transferred
-    from ftcli.reproduce.deltas import opened, partner
+    from ftcli.reproduce.deltas import analyse_run, find_partner_run
 
-    one, source = opened(run), opened(partner(run, SOURCE))
+    one, source = analyse_run(run), analyse_run(find_partner_run(run, SOURCE))
     bare = one.loss(one.delta.scale(0.0))
     return bare, one.loss_of(transferred(source.delta, one.base))
 
@@ -38,19 +38,19 @@ def transfer_barrier(run: Path) -> float:
     """
     from ftcli.deltas.artefact import Artefact
     from ftcli.papers.finetuning_transfer.transfer import barrier, connectivity
-    from ftcli.reproduce.deltas import TEST, opened, partner
+    from ftcli.reproduce.deltas import TEST, analyse_run, find_partner_run
 
-    ends = (Artefact.open(partner(run, SOURCE)), Artefact.open(run))
-    return barrier(connectivity(opened(run).bench, *ends, POINTS, TEST))
+    ends = (Artefact.open(find_partner_run(run, SOURCE)), Artefact.open(run))
+    return barrier(connectivity(analyse_run(run).evaluator, *ends, POINTS, TEST))
 
 
 @measure
 def transfer_head_start(run: Path) -> float:
     """Test loss after 15 steps from the transferred model minus that after 15 steps from the base."""
     from ftcli.papers.finetuning_transfer.transfer import transferred
-    from ftcli.reproduce.deltas import opened, partner
+    from ftcli.reproduce.deltas import analyse_run, find_partner_run
 
-    one, source = opened(run), opened(partner(run, SOURCE))
+    one, source = analyse_run(run), analyse_run(find_partner_run(run, SOURCE))
     starts = (transferred(source.delta, one.base), one.delta.scale(0.0).apply(one.base))
     moved, bare = (_after(run, dict(start.items())) for start in starts)
     return moved - bare
@@ -60,23 +60,23 @@ def _after(run: Path, start: dict) -> float:
     """Test loss of a model that was trained for some steps as the run was."""
     import torch
 
-    from ftcli.reproduce.deltas import opened
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.deltas import analyse_run
+    from ftcli.reproduce.probe import rebuild_run
 
-    fresh = again(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
+    fresh = rebuild_run(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
     fresh.evaluators = {}
     with torch.no_grad():
         for name, parameter in fresh.model.named_parameters():
             parameter.copy_(start[name])
     fresh.trainer.fit(fresh)
     trained = {name: p.detach() for name, p in fresh.model.named_parameters()}
-    return opened(run).loss_of(trained)
+    return analyse_run(run).loss_of(trained)
 
 
 @measure
 def transfer_recovered(run: Path) -> float:
     """Fall of the test loss by transfer over the fall by finetuning this run's base itself."""
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
     bare, moved = losses(run)
-    return (bare - moved) / (bare - opened(run).trained)
+    return (bare - moved) / (bare - analyse_run(run).trained)

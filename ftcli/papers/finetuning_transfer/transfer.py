@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ftcli.deltas.artefact import Artefact
-from ftcli.deltas.bench import Bench
 from ftcli.deltas.delta import Delta
 from ftcli.deltas.difference import of_model, refuse_misfits
+from ftcli.deltas.evaluator import RunEvaluator
 from ftcli.deltas.product import strengthened
 from ftcli.deltas.weights import Lazy
 
@@ -37,7 +37,11 @@ def changed_config(tensors: Lazy, target: Artefact) -> dict[str, Any]:
 
 
 def connectivity(
-    bench: Bench, one: Artefact, other: Artefact, points: int = 5, split: str | None = None
+    evaluator: RunEvaluator,
+    one: Artefact,
+    other: Artefact,
+    points: int = 5,
+    split: str | None = None,
 ) -> list[tuple[float, float]]:
     """(t, score of (1-t) one + t other) at evenly spaced t: a flat path predicts success.
 
@@ -46,7 +50,7 @@ def connectivity(
     """
     path = of_model(other, one)
     steps: Sequence[float] = [i / (points - 1) for i in range(points)]
-    return [(t, bench.score(path.added(one.weights, t), split)) for t in steps]
+    return [(t, evaluator.score(path.added(one.weights, t), split)) for t in steps]
 
 
 def barrier(path: Sequence[tuple[float, float]]) -> float:

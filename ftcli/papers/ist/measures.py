@@ -20,10 +20,10 @@ def useful_block_share(run: Path) -> float:
     import torch
 
     from ftcli.papers.ist.scaling import damped
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
     short = {"max_steps": STEPS, "eval_first": False, "eval_every": None}
-    fresh = again(run, trainer=short, trainable={"interval": INTERVAL})
+    fresh = rebuild_run(run, trainer=short, trainable={"interval": INTERVAL})
     fresh.evaluators = {}
     policy = fresh.trainable
     policy.setup(fresh)

@@ -35,10 +35,10 @@ def lift_support_excess(run: Path) -> float:
     """Over all matrices, entries too many or too few in the support, plus entries outside it that
     real steps between two choices have changed, plus entries of other tensors that have."""
     from ftcli.papers.lift.trainable import budget
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
     length = {"max_steps": STEPS, "eval_first": False, "eval_every": None}
-    fresh = again(run, trainer=length, trainable={"interval": None})
+    fresh = rebuild_run(run, trainer=length, trainable={"interval": None})
     fresh.evaluators = {}
     before = {name: p.detach().clone() for name, p in fresh.model.named_parameters()}
     fresh.trainer.fit(fresh)

@@ -18,9 +18,9 @@ SCALES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 def lines_gamma(run: Path) -> float:
     """Least 2 * target + control, held-out losses over the finetuned and the pretrained model's own."""
     from ftcli.papers.lines.scaling import scaled, search, single
-    from ftcli.reproduce.deltas import VALIDATION, opened
+    from ftcli.reproduce.deltas import VALIDATION, analyse_run
 
-    one = opened(run)
+    one = analyse_run(run)
 
     def losses(gamma: float) -> tuple[float, float]:
         change = scaled(one.delta, *single(gamma))
@@ -38,9 +38,9 @@ def lines_gamma(run: Path) -> float:
 def lines_forgetting_share(run: Path) -> float:
     """Rise of the loss on the pretrained model's own text at the chosen gamma, over the finetuned's rise."""
     from ftcli.papers.lines.scaling import scaled, single
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    one = opened(run)
+    one = analyse_run(run)
     zero, full = (one.control_loss(one.delta.scale(factor)) for factor in (0.0, 1.0))
     left = one.control_loss(scaled(one.delta, *single(lines_gamma(run))))
     return (left - zero) / (full - zero)
@@ -53,9 +53,9 @@ def lines_limits_error(run: Path) -> float:
     """
     from ftcli.deltas.positions import positions
     from ftcli.papers.lines.scaling import scaled, single
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    change = opened(run).delta
+    change = analyse_run(run).delta
     assert change.source is not None
     places = positions(change.source.anatomy, list(change))
     whole, none = scaled(change, *single(1.0)), scaled(change, *single(0.0))
@@ -80,9 +80,9 @@ def lines_merging_gain(run: Path) -> float:
     """
     from ftcli.deltas.delta import Delta, compose
     from ftcli.papers.lines.scaling import scaled
-    from ftcli.reproduce.deltas import TEST, VALIDATION, least, opened, partner
+    from ftcli.reproduce.deltas import TEST, VALIDATION, analyse_run, find_minimum, find_partner_run
 
-    tasks = [opened(run), opened(partner(run, "gsm8k"))]
+    tasks = [analyse_run(run), analyse_run(find_partner_run(run, "gsm8k"))]
     merged = compose([task.delta for task in tasks])
 
     def loss(change: Delta, split: str) -> float:
@@ -91,8 +91,8 @@ def lines_merging_gain(run: Path) -> float:
     def with_lines(beta: float) -> Delta:
         return scaled(merged, 1 / len(tasks), beta)
 
-    beta = least(lambda b: loss(with_lines(b), VALIDATION), MERGING_GRID)
-    level = least(lambda s: loss(merged.scale(s), VALIDATION), MERGING_GRID)
+    beta = find_minimum(lambda b: loss(with_lines(b), VALIDATION), MERGING_GRID)
+    level = find_minimum(lambda s: loss(merged.scale(s), VALIDATION), MERGING_GRID)
     return loss(with_lines(beta), TEST) - loss(merged.scale(level), TEST)
 
 
@@ -103,9 +103,9 @@ def lines_over_uniform(run: Path) -> float:
     The uniform scale's is read off, between neighbouring scales, where its test loss is LiNeS's.
     """
     from ftcli.papers.lines.scaling import scaled, single
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    one = opened(run)
+    one = analyse_run(run)
     changes = [one.delta.scale(factor) for factor in SCALES]
     line = [(one.loss(change), one.control_loss(change)) for change in changes]
     found = []
@@ -128,7 +128,7 @@ def _at(line: list[tuple[float, float]], target: float) -> float:
 def lines_target_ratio(run: Path) -> float:
     """Test loss at the gamma chosen on held-out rows over that of the finetuned model."""
     from ftcli.papers.lines.scaling import scaled, single
-    from ftcli.reproduce.deltas import opened
+    from ftcli.reproduce.deltas import analyse_run
 
-    one = opened(run)
+    one = analyse_run(run)
     return one.loss(scaled(one.delta, *single(lines_gamma(run)))) / one.trained

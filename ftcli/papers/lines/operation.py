@@ -66,12 +66,12 @@ def _search_gamma(
     opened: Source, control: str, outside: Literal["alpha", "by_position"]
 ) -> tuple[float, dict[float, float]]:
     """By the run's own held-out rows and those of another run, the control."""
-    from ftcli.deltas.bench import Bench
     from ftcli.deltas.delta import Delta
+    from ftcli.deltas.evaluator import RunEvaluator
     from ftcli.papers.lines import scaling
 
     delta = opened.delta
-    task, other = opened.bench("eval.loss"), Bench(control, delta.kind)
+    task, other = opened.evaluator("eval.loss"), RunEvaluator(control, delta.kind)
 
     def score_both(change: Delta) -> tuple[float, float]:
         tensors = opened.tensors(change)

@@ -18,9 +18,9 @@ def loldu_factor_error(run: Path) -> float:
     """Largest |P L diag(D) U - W| / |W| (Frobenius) over the linears of the base's blocks."""
     from ftcli.models.anatomy import Anatomy
     from ftcli.papers.loldu.method import ldu
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    base = again(run).model_source.load()
+    base = rebuild_run(run).model_source.load()
     errors = []
     for linear in Anatomy(base).block_linears:
         weight: Any = linear.module.weight
@@ -45,13 +45,13 @@ def _difference(seed: int) -> float:
     from peft import get_peft_model
 
     from ftcli.papers.loldu.method import LolduConfig
-    from ftcli.reproduce.glyphs import Glyphs, fit, judge, vit
+    from ftcli.reproduce.glyphs import Glyphs, build_vit, evaluate_model, fit_model
 
-    base = fit(vit(seed), Glyphs(100 + seed), 3e-3, PRETRAINING, seed)
+    base = fit_model(build_vit(seed), Glyphs(100 + seed), 3e-3, PRETRAINING, seed)
     task = Glyphs(100 + seed, negative=True)
 
     def loss(model: Any, rate: float) -> float:
-        return judge(fit(model, task, rate, STEPS, seed + 50), task)[0]
+        return evaluate_model(fit_model(model, task, rate, STEPS, seed + 50), task)[0]
 
     adapted = get_peft_model(copy.deepcopy(base), LolduConfig(target_modules=LAYERS))
     return loss(adapted, DIAGONAL_RATE) - loss(_head(base), HEAD_RATE)

@@ -23,9 +23,9 @@ def first_step_alignment(run: Path) -> float:
     from ftcli.methods.calibration import calibration_batches, objective_loss
     from ftcli.methods.shifted import lora_layers
     from ftcli.papers.lora_ga.method import layer_gradients
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     layers = lora_layers(fresh.model)
     goal = layer_gradients(fresh, layers, SAMPLES)
     fresh.method.setup(fresh)
@@ -66,9 +66,9 @@ def lora_ga_equation_error(run: Path) -> float:
     from ftcli.methods.peft import ADAPTER
     from ftcli.methods.shifted import lora_layers
     from ftcli.papers.lora_ga.method import layer_gradients
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     how, layers = fresh.method, lora_layers(fresh.model)
     gradients = layer_gradients(fresh, layers, how.samples, how.batch_size)
     how.setup(fresh)

@@ -17,15 +17,15 @@ def accuracy_over_linear_probe(run: Path) -> float:
 
     Its features are the base's hidden states where the answer begins.
     """
-    from ftcli.reproduce.measure import value
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.measure import read_metric
+    from ftcli.reproduce.probe import rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     fresh.objective.setup(fresh)
     weights = _fit(*_features(fresh, "train"))
     features, targets = _features(fresh, "test")
     hits = ((features @ weights).argmax(1) == targets).float()
-    return value("eval.accuracy", run) - 100 * hits.mean().item()
+    return read_metric("eval.accuracy", run) - 100 * hits.mean().item()
 
 
 def _features(run: Any, split: str) -> tuple[Any, Any]:
@@ -68,9 +68,9 @@ def _fit(features: Any, targets: Any) -> Any:
 @measure(exact=True)
 def gradients_taken(run: Path) -> float:
     """Gradients of parameters that arrive during the first step of the run, one a tensor."""
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    fresh = again(run, trainer={"max_steps": 1, "eval_first": False, "eval_every": None})
+    fresh = rebuild_run(run, trainer={"max_steps": 1, "eval_first": False, "eval_every": None})
     fresh.evaluators = {}
     arrived: list[int] = []
     for parameter in fresh.model.parameters():
@@ -83,7 +83,7 @@ def gradients_taken(run: Path) -> float:
 @measure(exact=True)
 def replay_difference(run: Path) -> float:
     """Largest difference between the trained weights and those that the log of (seed, g) leads to."""
-    from ftcli.reproduce.probe import distance_to
+    from ftcli.reproduce.probe import measure_distance
     from ftcli.run.replay import replay
 
-    return distance_to(run, replay(run))
+    return measure_distance(run, replay(run))

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ftcli.deltas.bench import Bench
+from ftcli.deltas.evaluator import RunEvaluator
 from ftcli.reproduce.measures import measure
 
 OTHERS = "scratch"  # variants that begin elsewhere
@@ -19,7 +19,7 @@ def soup_pot(run: Path) -> float:
     return float(len(pot(run).members))
 
 
-class Halves(Bench):
+class Halves(RunEvaluator):
     """A judge whose split `validation` is one half of those rows, and `fresh` the other."""
 
     def score(self, tensors: Any = None, split: str | None = None) -> float:
@@ -28,7 +28,7 @@ class Halves(Bench):
 
         if split == SHIFT:
             return super().score(tensors, split)
-        self.hold(tensors)
+        self.load(tensors)
         run = self.run
         loader = run.data.loader("validation", run.tokenizer, batch_size=8, seed=0, shuffle=False)
         batches = loader.batches(0)
@@ -45,11 +45,13 @@ class Halves(Bench):
 def pot(run: Path) -> Any:
     """Them, with this run as the judge."""
     from ftcli.papers.model_soups.soup import Pot
-    from ftcli.reproduce.deltas import beside, name_of, opened
+    from ftcli.reproduce.deltas import analyse_run, find_sibling_runs, read_name
 
-    seed = name_of(run)[1]
-    runs = [r for (v, s), r in sorted(beside(run).items()) if s == seed and v != OTHERS]
-    return Pot([opened(one).delta for one in runs], opened(run).base, Halves(run, "model"))
+    seed = read_name(run)[1]
+    runs = [r for (v, s), r in sorted(find_sibling_runs(run).items()) if s == seed and v != OTHERS]
+    return Pot(
+        [analyse_run(one).delta for one in runs], analyse_run(run).base, Halves(run, "model")
+    )
 
 
 @cache
@@ -107,12 +109,12 @@ def soup_of_strangers(run: Path) -> float:
     The same for every seed: they are averaged together.
     """
     from ftcli.papers.model_soups.soup import uniform
-    from ftcli.reproduce.deltas import beside, name_of, opened
+    from ftcli.reproduce.deltas import analyse_run, find_sibling_runs, read_name
 
-    variant = name_of(run)[0]
-    runs = [one for (own, _), one in sorted(beside(run).items()) if own == variant]
-    own = opened(run)
-    deltas = [opened(one).delta for one in runs]
+    variant = read_name(run)[0]
+    runs = [one for (own, _), one in sorted(find_sibling_runs(run).items()) if own == variant]
+    own = analyse_run(run)
+    deltas = [analyse_run(one).delta for one in runs]
     return own.loss(uniform(deltas)) - sum(own.loss(d) for d in deltas) / len(deltas)
 
 

@@ -41,7 +41,7 @@ def soup(
     if recipe == "uniform":
         ingredients = {"ingredients": ", ".join(names)}
         return opened[0].write(soups.uniform(deltas), to, force, ingredients)
-    pot = soups.Pot(deltas, opened[0].base, opened[0].bench(metric))
+    pot = soups.Pot(deltas, opened[0].base, opened[0].evaluator(metric))
     figures: dict[str, Any] = dict(zip(names, pot.singles, strict=True))
     if recipe == "learned":
         mixture, weights = pot.learned(granularity, epochs=epochs)
@@ -63,7 +63,7 @@ def _finished_runs(sources: Sequence[str]) -> list[str]:
     Raises:
         UserError: fewer than two are finished.
     """
-    from ftcli.jobs.trial import finished
+    from ftcli.jobs.trial import read_finished_result
 
     runs: list[str] = []
     for source in sources:
@@ -72,7 +72,7 @@ def _finished_runs(sources: Sequence[str]) -> list[str]:
             runs.append(source)
         else:
             trials = [file.parent for file in inside if not file.parent.is_symlink()]
-            runs += [str(trial) for trial in trials if finished(trial)]
+            runs += [str(trial) for trial in trials if read_finished_result(trial)]
     if len(runs) < 2:
         raise UserError(
             f"a soup takes two models or more; there is {len(runs)} that is finished.",

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.deltas.artefact import Artefact
-from ftcli.deltas.bench import Bench
 from ftcli.deltas.delta import Delta, compose, refuse_mixed
+from ftcli.deltas.evaluator import RunEvaluator
 from ftcli.deltas.positions import positions
 
 Accept = Literal[
@@ -75,7 +75,7 @@ class Pot:
 
     members: Sequence[Delta]
     base: Artefact
-    bench: Bench
+    evaluator: RunEvaluator
 
     def __post_init__(self) -> None:
         refuse_mixed(self.members)
@@ -92,11 +92,11 @@ class Pot:
 
     def judge(self, delta: Delta, split: str | None = None) -> float:
         """Score of the base with a change; of all models one exists at a time."""
-        return self.bench.score(delta.added(self.base.weights), split)
+        return self.evaluator.score(delta.added(self.base.weights), split)
 
     def greedy(self, accept: Accept = "ge") -> tuple[list[int], list[Step]]:
         """Ingredients of the greedy soup, and how it came about."""
-        return greedy(self.singles, self.score, self.bench.better, accept)
+        return greedy(self.singles, self.score, self.evaluator.better, accept)
 
     def learned(
         self,
@@ -117,8 +117,11 @@ class Pot:
             The soup and its weights [mixtures, models].
         """
         mixture = _Mixture(self.members, granularity, logits)
-        run, model = self.bench.run, _Backward(self.bench.model, self.bench.run.objective)
-        base = {n: p.detach().clone() for n, p in self.bench.model.named_parameters()}
+        run, model = (
+            self.evaluator.run,
+            _Backward(self.evaluator.model, self.evaluator.run.objective),
+        )
+        base = {n: p.detach().clone() for n, p in self.evaluator.model.named_parameters()}
         base |= {n: self.base.weights[n].to(base[n].dtype) for n in self.base.weights if n in base}
         changes = {n: mixture.stacked(n, base[n].dtype) for n in mixture.group}
         trained = [mixture.logits, *([mixture.beta] if temperature else [])]

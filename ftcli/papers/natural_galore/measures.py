@@ -19,9 +19,9 @@ def galore_state_excess(run: Path) -> float:
     history of s gradients (Natural GaLore, arXiv 2410.16029); every other tensor: two moments.
     """
     from ftcli.models.anatomy import Anatomy
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     how = fresh.config["optimizer"]
     kept = 2 + (how["history"] if how.get("transform") == "natural" else 0)
     model = fresh.model_source.meta()

@@ -38,9 +38,9 @@ def peqa_rounding_difference(run: Path) -> float:
 
     from ftcli.models.anatomy import Anatomy
     from ftcli.papers.peqa.packed import quantise
-    from ftcli.reproduce.probe import again, first_batch, loss_of
+    from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     config: Any = fresh.model.peft_config["default"]
     batch, base = first_batch(fresh), fresh.model_source.load()
     for linear in Anatomy(base).block_linears:

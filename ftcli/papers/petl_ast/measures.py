@@ -15,9 +15,9 @@ def adapter_start_difference(run: Path) -> float:
     """Largest difference of a training example's outputs with the fresh adapter switched on and off."""
     import torch
 
-    from ftcli.reproduce.probe import again, first_batch
+    from ftcli.reproduce.probe import first_batch, rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     inputs = first_batch(fresh)["inputs"]
     model = fresh.model.eval()
     with torch.no_grad():
@@ -31,7 +31,7 @@ def adapter_start_difference(run: Path) -> float:
 def tensors_without_gradient(run: Path) -> float:
     """Trained tensors, biases included, whose gradient is exactly 0 in each of the first real steps."""
     from ftcli.core.callback import Participant
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
     still: set[str] = set()
 
@@ -46,7 +46,7 @@ def tensors_without_gradient(run: Path) -> float:
                 if found is not None and bool(found.any()):
                     still.discard(name)
 
-    fresh = again(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
+    fresh = rebuild_run(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
     fresh.evaluators = {}
     fresh.loggers["watch"] = Watch()
     fresh.trainer.fit(fresh)

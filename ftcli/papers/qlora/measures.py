@@ -22,9 +22,9 @@ def evaluation_gradient_change(run: Path) -> float:
     the path through the base gave no gradient; `ftcli.models.quantization` turns that off.
     """
     from ftcli.models.decoding import judging
-    from ftcli.reproduce.probe import again, first_batch, loss_of
+    from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     batch = first_batch(fresh)
     _wake(fresh.model)
     before = _gradients(fresh, batch)
@@ -68,9 +68,9 @@ def int4_over_fp4(run: Path) -> float:
 def _loss(folder: Path, rounded: Any) -> float:
     from ftcli.evaluation.loss import Loss
     from ftcli.models.anatomy import Anatomy
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    run = again(folder, model={"quantization": "none"})
+    run = rebuild_run(folder, model={"quantization": "none"})
     weights: list[Any] = [linear.module.weight for linear in Anatomy(run.model).block_linears]
     for weight in weights:
         weight.data.copy_(rounded(weight.data.float()))

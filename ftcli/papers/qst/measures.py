@@ -18,9 +18,9 @@ LORA = {"_target_": "ftcli.methods.peft.Peft", "r": 16, "lora_alpha": 32}
 def qst_base_graph(run: Path) -> float:
     """Blocks whose output is part of autograd's graph in a step, and base tensors with a gradient."""
     from ftcli.models.anatomy import Anatomy
-    from ftcli.reproduce.probe import again, first_batch, loss_of
+    from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     anatomy, inside = Anatomy(fresh.model), []
     for _, block in anatomy.blocks:
         block.register_forward_hook(lambda _m, _a, out: inside.append(out.requires_grad))
@@ -37,9 +37,9 @@ def qst_count_excess(run: Path) -> float:
 
     The block is a Llama's of width w, with as many heads and heads for keys as the base's, and no bias.
     """
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     c: Any = fresh.model_source.hf_config()
     r, k = fresh.config["method"]["reduction"], fresh.config["method"]["rank"]
     d, w, depth = c.hidden_size, c.hidden_size // r, c.num_hidden_layers
@@ -87,10 +87,10 @@ def qst_kept_states_difference(run: Path) -> float:
 @measure
 def qst_step_over_lora(run: Path) -> float:
     """Time of its forward and backward passes over LoRA's (rank 16, all linears), in turn, same rows."""
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
     from ftcli.run.build import build_run
 
-    side = again(run)
+    side = rebuild_run(run)
     lora = build_run({**side.config, "method": LORA})
     batches, spent = first_batches(side, BATCHES), [0.0, 0.0]
     for turn in range(ROUNDS + 1):

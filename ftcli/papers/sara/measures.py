@@ -27,13 +27,13 @@ def sara_balance(run: Path) -> float:
 @measure(exact=True)
 def sara_outside_moved(run: Path) -> float:
     """Entries of the base with |w| >= threshold that differ by any bit after training."""
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
     from ftcli.run.build import open_run
 
     trained = open_run(run)
     limit = trained.method.describe()["threshold"]
     after = dict(trained.method.merge(trained.model).named_parameters())
-    base = dict(again(run).model_source.load().named_parameters())
+    base = dict(rebuild_run(run).model_source.load().named_parameters())
     moved = [((after[n] != p) & (p.abs() >= limit)).sum() for n, p in base.items()]
     return float(sum(int(count) for count in moved))
 
@@ -58,9 +58,9 @@ def rise(run: Path, chosen: Callable[[dict[str, Any]], dict[str, Any]]) -> float
     """
     import torch
 
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     score = fresh.evaluators["original"]
     before = score(fresh)["original"]
     base = fresh.model_source.load().to(fresh.accelerator.device)
@@ -76,9 +76,9 @@ def sara_random_zeroed(run: Path) -> float:
     """Share by which the base's error on what it knows rises when a random 10 % are set to 0."""
     import torch
 
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    generator = torch.Generator().manual_seed(again(run).seed)
+    generator = torch.Generator().manual_seed(rebuild_run(run).seed)
 
     def drawn(parameters: dict[str, Any]) -> dict[str, Any]:
         return {

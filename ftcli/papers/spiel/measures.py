@@ -11,14 +11,14 @@ from ftcli.reproduce.measures import measure
 def spiel_index_faults(run: Path) -> float:
     """Over all matrices, positions that are double or outside, and entries more or fewer than at first."""
     from ftcli.papers.spiel.tuner import SpIELLinear
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
     from ftcli.run.build import open_run
 
     def layers(model: object) -> list[SpIELLinear]:
         return [m for m in model.modules() if isinstance(m, SpIELLinear)]  # type: ignore[attr-defined]
 
     faults = 0
-    pairs = zip(layers(open_run(run).model), layers(again(run).model), strict=True)
+    pairs = zip(layers(open_run(run).model), layers(rebuild_run(run).model), strict=True)
     for trained, fresh in pairs:
         places, first = trained.spiel_indices["default"], fresh.spiel_indices["default"]
         outside = (places < 0) | (places >= trained.shape[0] * trained.shape[1])
@@ -33,12 +33,12 @@ def spiel_moved_share(run: Path) -> float:
     import torch
 
     from ftcli.papers.spiel.tuner import SpIELLinear
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
     from ftcli.run.build import open_run
 
     supports = [
         [m.spiel_indices["default"] for m in model.modules() if isinstance(m, SpIELLinear)]
-        for model in (open_run(run).model, again(run).model)
+        for model in (open_run(run).model, rebuild_run(run).model)
     ]
     pairs = list(zip(*supports, strict=True))
     new = sum(int((~torch.isin(after, before)).sum()) for after, before in pairs)

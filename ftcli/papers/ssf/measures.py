@@ -34,11 +34,11 @@ def ssf_over_linear_probe(run: Path) -> float:
 
     Both train a new classifier on eight new classes, with the same batches, steps and rate.
     """
-    from ftcli.reproduce.glyphs import Glyphs, fit, vit
+    from ftcli.reproduce.glyphs import Glyphs, build_vit, fit_model
     from ftcli.reproduce.probe import seed_of
 
     seed = seed_of(run)
-    base = fit(vit(seed), Glyphs(100 + seed), 3e-3, PRETRAINING, seed)
+    base = fit_model(build_vit(seed), Glyphs(100 + seed), 3e-3, PRETRAINING, seed)
     return _accuracy(base, True, seed) - _accuracy(base, False, seed)
 
 
@@ -47,7 +47,7 @@ def _accuracy(base: Any, ssf: bool, seed: int) -> float:
     from peft import get_peft_model
 
     from ftcli.papers.ssf.method import SsfConfig
-    from ftcli.reproduce.glyphs import Glyphs, fit, judge
+    from ftcli.reproduce.glyphs import Glyphs, evaluate_model, fit_model
 
     torch.manual_seed(seed)
     model = copy.deepcopy(base).requires_grad_(False)
@@ -57,7 +57,7 @@ def _accuracy(base: Any, ssf: bool, seed: int) -> float:
     if ssf:
         model = get_peft_model(model, SsfConfig(modules_to_save=["classifier"]))
     task = Glyphs(200 + seed)
-    return judge(fit(model, task, RATE, STEPS, seed + 50), task)[1]
+    return evaluate_model(fit_model(model, task, RATE, STEPS, seed + 50), task)[1]
 
 
 @measure(exact=True)

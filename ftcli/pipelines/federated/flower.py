@@ -140,14 +140,14 @@ _clients: dict[str, Client] = {}  # of this process
 
 def played(config: dict[str, Any]) -> Client:
     """The player of clients in this process, made at its first message."""
-    from ftcli.jobs.train import take_over
+    from ftcli.jobs.train import load_init_weights
     from ftcli.run.build import build_run
 
     key = json.dumps(config, sort_keys=True, default=str)
     if key not in _clients:
         run = build_run(config | {"logger": {}})
         if config.get("init_from"):
-            take_over(run, config["init_from"])
+            load_init_weights(run, config["init_from"])
         settings: Any = run.pipeline
         _clients[key] = settings.client(run, *settings.start(run))
     return _clients[key]

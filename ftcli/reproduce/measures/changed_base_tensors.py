@@ -14,9 +14,9 @@ STEPS = 3
 @measure(exact=True)
 def changed_base_tensors(run: Path) -> float:
     """Base tensors, packed codes and scales included, whose bytes differ after real steps."""
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    fresh = again(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
+    fresh = rebuild_run(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
     fresh.evaluators = {}
     before = _hashes(fresh.model)
     fresh.trainer.fit(fresh)

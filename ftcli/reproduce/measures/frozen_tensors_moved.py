@@ -14,9 +14,9 @@ STEPS = 12
 @measure(exact=True)
 def frozen_tensors_moved(run: Path) -> float:
     """Tensors that a step changed by any bit although they did not require a gradient, all steps."""
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    fresh = again(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
+    fresh = rebuild_run(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
     fresh.evaluators = {}
     watch = _Watch()
     fresh.loggers = {"watch": watch}

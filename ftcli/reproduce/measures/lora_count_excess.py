@@ -13,9 +13,9 @@ from ftcli.reproduce.measures import measure
 def lora_count_excess(run: Path) -> float:
     """Trainable parameters minus r * sum(in + out) over the linears of the base's blocks."""
     from ftcli.models.anatomy import Anatomy
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     r = fresh.config["method"]["r"]
     base: Any = fresh.model_source.meta()
     weights: list[Any] = [linear.module.weight for linear in Anatomy(base).block_linears]

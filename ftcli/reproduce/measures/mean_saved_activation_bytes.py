@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftcli.reproduce.measures import measure
-from ftcli.reproduce.measures.peak_saved_activation_bytes import of_each_step
+from ftcli.reproduce.measures.peak_saved_activation_bytes import measure_peaks
 
 
 @measure
 def mean_saved_activation_bytes(run: Path) -> float:
     """Mean over the first steps of the run of the most that is kept at one time in each."""
-    found = of_each_step(run)
+    found = measure_peaks(run)
     return sum(found) / len(found)

@@ -14,16 +14,18 @@ STEPS = 8
 @measure
 def peak_saved_activation_bytes(run: Path) -> float:
     """Largest amount kept at one time over the first steps of the run, its parameters left out."""
-    return float(max(of_each_step(run)))
+    return float(max(measure_peaks(run)))
 
 
-def of_each_step(folder: Path) -> list[int]:
+def measure_peaks(folder: Path) -> list[int]:
     """Bytes kept at the peak of each of the first steps."""
     from torch.autograd.graph import saved_tensors_hooks
 
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
 
-    fresh = again(folder, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
+    fresh = rebuild_run(
+        folder, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None}
+    )
     fresh.evaluators = {}
     ledger = Ledger(fresh.model)
     fresh.loggers = {"saved": ledger}
@@ -45,11 +47,11 @@ class Ledger(Participant):
         """A new step, with a peak of its own."""
         self.peaks.append(0)
 
-    def keep(self, tensor: Any) -> Kept:
+    def keep(self, tensor: Any) -> SavedTensor:
         """Enter a tensor that is being saved."""
         storage = tensor.untyped_storage()
         place, size = storage.data_ptr(), storage.nbytes()
-        kept = Kept(self, tensor, place, size)
+        kept = SavedTensor(self, tensor, place, size)
         if place not in self.weights:
             self.holders[place] = self.holders.get(place, 0) + 1
             self.live += size if self.holders[place] == 1 else 0
@@ -66,7 +68,7 @@ class Ledger(Participant):
                 self.live -= size
 
 
-class Kept:
+class SavedTensor:
     """A saved tensor, which reports its end."""
 
     def __init__(self, ledger: Ledger, tensor: Any, place: int, size: int) -> None:

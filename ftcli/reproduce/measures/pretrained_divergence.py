@@ -19,11 +19,11 @@ def pretrained_divergence(run: Path) -> float:
     """
     import torch
 
-    from ftcli.reproduce.probe import again
+    from ftcli.reproduce.probe import rebuild_run
     from ftcli.run.build import open_run
 
     tuned = open_run(run)
-    base = again(run).model_source.load()
+    base = rebuild_run(run).model_source.load()
     start = torch.full((ROWS, 1), tuned.tokenizer.bos_token_id)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)

@@ -12,9 +12,9 @@ def shift_difference(run: Path) -> float:
     """Largest difference of a training token's loss between the base and the method after setup."""
     import torch
 
-    from ftcli.reproduce.probe import again, first_batch, loss_of
+    from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     fresh.method.setup(fresh)
     batch = first_batch(fresh)
     base = fresh.model_source.load()

@@ -12,9 +12,9 @@ def step0_difference(run: Path) -> float:
     """Largest difference of a training token's loss between the fresh adapter and its base."""
     import torch
 
-    from ftcli.reproduce.probe import again, first_batch, loss_of
+    from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
-    fresh = again(run)
+    fresh = rebuild_run(run)
     batch = first_batch(fresh)
     base = fresh.model_source.load()
     with torch.no_grad():

@@ -15,9 +15,9 @@ def step_memory_over_inference(run: Path) -> float:
     """
     from ftcli.models.decoding import judging
     from ftcli.reproduce.allocations import Allocations
-    from ftcli.reproduce.probe import again, first_batch, loss_of
+    from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
-    fresh = again(run, trainer={"max_steps": 1, "eval_first": False, "eval_every": None})
+    fresh = rebuild_run(run, trainer={"max_steps": 1, "eval_first": False, "eval_every": None})
     fresh.evaluators = {}
     fresh.objective.setup(fresh)
     batch = first_batch(fresh)

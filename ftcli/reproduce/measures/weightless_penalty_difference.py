@@ -18,15 +18,15 @@ def weightless_penalty_difference(run: Path) -> float:
     names = load(run / "config.yaml").config["penalty"]
     nothing: dict[str, Any] = dict.fromkeys(names)
     weightless = {name: {**node, "weight": 0.0} for name, node in names.items() if node}
-    plain, other = (_trained(run, penalty) for penalty in (nothing, weightless))
+    plain, other = (_train_weights(run, penalty) for penalty in (nothing, weightless))
     return max((plain[name] - other[name]).abs().max().item() for name in plain)
 
 
-def _trained(folder: Path, penalty: dict[str, Any]) -> dict[str, Any]:
-    from ftcli.reproduce.probe import again
+def _train_weights(folder: Path, penalty: dict[str, Any]) -> dict[str, Any]:
+    from ftcli.reproduce.probe import rebuild_run
 
     steps = {"max_steps": STEPS, "eval_first": False, "eval_every": None}
-    fresh = again(folder, trainer=steps, penalty=penalty)
+    fresh = rebuild_run(folder, trainer=steps, penalty=penalty)
     fresh.evaluators = {}
     fresh.trainer.fit(fresh)
     return fresh.trained_state()

@@ -160,15 +160,15 @@ def test_tables_norms_and_heads_are_out_of_scope():
 
 def test_searches_without_labels_look_at_the_finetuned_models_outputs(full_run):
     from ftcli.deltas.artefact import Artefact
-    from ftcli.deltas.bench import Bench
+    from ftcli.deltas.evaluator import RunEvaluator
 
     change, base = Delta.of(full_run), Artefact.open("asset:llama_mini")
-    bench = Bench(full_run, "model")
-    moved = OutputChange(bench, change.apply(base), rows=2)
+    evaluator = RunEvaluator(full_run, "model")
+    moved = OutputChange(evaluator, change.apply(base), rows=2)
     assert moved(change.apply(base)) == 0
     few, many = (moved(darex.dropped(change, p).apply(base)) for p in (0.5, 0.99))
     assert 0 < few < many
-    inputs = mean_inputs(bench, change.apply(base), rows=2)
+    inputs = mean_inputs(evaluator, change.apply(base), rows=2)
     found = analytic(change, inputs, p=0.9, eta=0.5)
     assert len(inputs) == 56 and found.keys() == dict(change.shapes).keys()
     assert all(0.1 - 1e-9 <= q <= 0.999 for q in found.values())

@@ -10,8 +10,8 @@ import torch
 
 from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import Artefact
-from ftcli.deltas.bench import Bench
 from ftcli.deltas.delta import Delta
+from ftcli.deltas.evaluator import RunEvaluator
 from ftcli.papers.model_soups import soup
 from tests.deltas.fakes import delta, flat, random
 
@@ -21,7 +21,7 @@ HIGHER = float.__gt__
 @pytest.fixture(scope="module")
 def pot(full_run, other_run):
     members = [Delta.of(full_run), Delta.of(other_run)]
-    return soup.Pot(members, Artefact.open("asset:llama_mini"), Bench(full_run, "model"))
+    return soup.Pot(members, Artefact.open("asset:llama_mini"), RunEvaluator(full_run, "model"))
 
 
 def test_the_mean_of_copies_is_the_model_and_order_does_not_matter():
@@ -96,7 +96,7 @@ def test_a_mixture_is_the_sum_of_models_weighted_by_group():
 
 def test_one_step_of_learning_is_adams_first_along_the_gradient(pot, monkeypatch):
     """All held-out rows are one batch: each logit moves by the rate against its derivative."""
-    monkeypatch.setattr(pot.bench.run.trainer, "batch_size", 64)
+    monkeypatch.setattr(pot.evaluator.run.trainer, "batch_size", 64)
     group = dict.fromkeys(pot.members[0].shapes, 0)
 
     def loss(logits: list[float]) -> float:
@@ -145,4 +145,4 @@ def test_learning_moves_the_weights_where_the_held_out_loss_falls(pot):
 def test_models_of_different_bases_make_no_soup(full_run):
     members = [random(0), random(1)]
     with pytest.raises(UserError, match="not the base"):
-        soup.Pot(members, Artefact.open("asset:llama_mini"), Bench(full_run, "model"))
+        soup.Pot(members, Artefact.open("asset:llama_mini"), RunEvaluator(full_run, "model"))

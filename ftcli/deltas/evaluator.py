@@ -18,7 +18,7 @@ from ftcli.deltas.publish import run_config
 LOSS = "eval.loss"
 
 
-class Bench:
+class RunEvaluator:
     """A run's model into which weights are put to be judged.
 
     Args:
@@ -49,7 +49,7 @@ class Bench:
 
         return less_is_better(self.metric)
 
-    def hold(self, tensors: Mapping[str, Tensor]) -> None:
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Put tensors into the model, one at a time; those not named stay as they are.
 
         Raises:
@@ -78,7 +78,7 @@ class Bench:
             UserError: no evaluator of the run gives the metric.
         """
         if tensors is not None:
-            self.hold(tensors)
+            self.load(tensors)
         found: dict[str, float] = {}
         with self.run.evaluating():
             for evaluator in self._evaluators().values():
