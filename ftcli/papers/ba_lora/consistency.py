@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss, normalize
 
 from ftcli.objectives.base import Losses
 from ftcli.objectives.reference import Mode, Reference
-from ftcli.papers.ba_lora.outputs import OutputPenalty, predicted
+from ftcli.papers.ba_lora.outputs import OutputPenalty, require_logits
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -28,14 +28,15 @@ class Consistency(OutputPenalty):
 
     Args:
         weight: the paper's lambda_1.
-        reference: adapter_off or separate (a second copy); auto takes the first where it is right.
+        reference: adapter_off or separate (a second copy); auto takes the first where the method
+            leaves the base unchanged.
     """
 
     reference: Mode = "auto"
     _teacher: Reference | None = field(default=None, init=False, repr=False)
 
     def setup(self, run: Run) -> None:
-        """Find the teacher.
+        """Create the teacher.
 
         Raises:
             UserError: `reference: adapter_off` with a method that changes the base.
@@ -43,22 +44,24 @@ class Consistency(OutputPenalty):
         self._teacher = Reference(run, self.reference)
 
     def __call__(self, model: nn.Module, batch: dict[str, Any], losses: Losses) -> Tensor:
-        """L_CR of the micro-batch."""
-        assert self._teacher is not None, "setup comes first"
-        hidden, head = predicted(losses)
-        teacher, teacher_head = predicted(self._teacher(batch))
-        with self.gradient():
+        """Return L_CR of the micro-batch, in nats for `form: tokens`."""
+        assert self._teacher is not None, "call setup first"
+        hidden, head = require_logits(losses)
+        teacher, teacher_head = require_logits(self._teacher(batch))
+        with self.enable_gradient():
             if self.form == "classes":
                 return logit_distance(head(hidden), teacher_head(teacher))
-            return self.mean(lambda h, t: kl_divergence(teacher_head(t), head(h)), hidden, teacher)
+            return self.mean_over_chunks(
+                lambda h, t: kl_divergence(teacher_head(t), head(h)), hidden, teacher
+            )
 
 
 def kl_divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """KL(teacher || student) of logits [n, V] -> [n], float32."""
+    """Return KL(teacher || student) [n] of logits [n, V], in nats, float32."""
     log_p, log_q = teacher.float().log_softmax(-1), student.float().log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def logit_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over [n, D] of (z_F / ||z_F|| - z_P / ||z_P||)^2, norms by row; float32."""
+    """Return the mean over [n, D] of (z_F / ||z_F|| - z_P / ||z_P||)^2, norms by row; float32."""
     return mse_loss(normalize(student.float(), dim=-1), normalize(teacher.float(), dim=-1))

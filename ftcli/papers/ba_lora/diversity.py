@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ftcli.core.errors import UserError
 from ftcli.objectives.base import Losses
-from ftcli.papers.ba_lora.outputs import OutputPenalty, predicted
+from ftcli.papers.ba_lora.outputs import OutputPenalty, require_logits
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -30,7 +30,7 @@ class Diversity(OutputPenalty):
     """
 
     def setup(self, run: Run) -> None:
-        """Refuse a covariance of single examples.
+        """Refuse `form: classes` where a micro-batch has a single example.
 
         Raises:
             UserError: `form: classes` with micro-batches of one.
@@ -43,22 +43,22 @@ class Diversity(OutputPenalty):
             )
 
     def __call__(self, model: nn.Module, batch: dict[str, Any], losses: Losses) -> Tensor:
-        """L_DR of the micro-batch."""
-        hidden, head = predicted(losses)
-        with self.gradient():
+        """Return L_DR of the micro-batch, in nats for `form: tokens`."""
+        hidden, head = require_logits(losses)
+        with self.enable_gradient():
             if self.form == "classes":
                 return off_diagonal_covariance(head(hidden))
-            return self.mean(lambda h: -entropy(head(h)), hidden)
+            return self.mean_over_chunks(lambda h: -entropy(head(h)), hidden)
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """H of the distributions of logits [n, V] -> [n] in nats, float32."""
+    """Return the entropies [n] of the distributions of logits [n, V], in nats, float32."""
     log_p = logits.float().log_softmax(-1)
     return -(log_p.exp() * log_p).sum(-1)
 
 
 def off_diagonal_covariance(logits: Tensor) -> Tensor:
-    """(1/D) sum over i != j of C_ij^2 for logits [n, D]; 0 for n = 1, the last row of an epoch."""
+    """Return (1/D) sum over i != j of C_ij^2 for logits [n, D]; 0 for n = 1, which an epoch may end with."""
     z = logits.float()
     centred = z - z.mean(0)
     covariance = centred.T @ centred / max(1, len(z) - 1)

@@ -1,9 +1,9 @@
-"""How the predicted distributions look on held-out rows: distance to the pretrained model, entropy, spectrum."""
+"""Evaluator of the predicted distributions: distance to the pretrained model, entropy, spectrum."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
 from ftcli.models.decoding import judging
@@ -11,14 +11,17 @@ from ftcli.papers.ba_lora.consistency import Consistency
 from ftcli.papers.ba_lora.diversity import Diversity
 from ftcli.papers.ba_lora.spectrum import Spectrum
 
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
+
 
 @dataclass
 class Outputs:
-    """What BA-LoRA's penalties (arXiv 2408.04556) act on, whether or not they were trained with.
+    """Measure the quantities that BA-LoRA's penalties (arXiv 2408.04556) act on, also without them.
 
-    `teacher_kl`: KL(pretrained || finetuned) in nats, and `entropy` of the finetuned, both mean over
-    labelled tokens. `top_mass`: share of the k largest singular values of the logits, mean over batches
-    by their labelled tokens.
+    `teacher_kl` is KL(pretrained || finetuned) and `entropy` that of the finetuned model, both in nats
+    and means over labelled tokens. `top_mass` is the share of the k largest singular values of the
+    logits, a mean over batches weighted by their labelled tokens.
     """
 
     split: str = "validation"  # which rows: validation, test or train
@@ -28,11 +31,11 @@ class Outputs:
     svd_positions: int = 128  # labelled tokens of a batch whose logits are the matrix
     periodic: bool = False  # also at trainer.eval_every, not only before and after training
 
-    def __call__(self, run: Any) -> dict[str, float]:
-        """The three figures.
+    def __call__(self, run: Run) -> dict[str, float]:
+        """Return `teacher_kl`, `entropy` and `top_mass`.
 
         Raises:
-            UserError: the split holds nothing, or the objective gives no logits.
+            UserError: the split has no labelled token, or the objective gives no logits.
         """
         parts: dict[str, tuple[float, Any]] = {
             "teacher_kl": (1.0, Consistency()),
@@ -54,5 +57,5 @@ class Outputs:
                 if self.limit is not None and rows >= self.limit:
                     break
         if not tokens:
-            raise UserError(f"the split '{self.split}' has no token to look at.", where="eval")
+            raise UserError(f"the split '{self.split}' has no labelled token.", where="eval")
         return {name: total / tokens for name, total in totals.items()}

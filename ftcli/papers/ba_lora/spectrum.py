@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ftcli.core.callback import State
 from ftcli.objectives.base import Losses
-from ftcli.papers.ba_lora.outputs import OutputPenalty, predicted
+from ftcli.papers.ba_lora.outputs import OutputPenalty, require_logits
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class Spectrum(OutputPenalty):
     """-(sum of the k largest singular values) / (sum of all) of the matrix of logits, in [-1, -k/rank].
 
-    Its rows are labelled positions (`form: classes`: examples), of a micro-batch; a random subset of
-    them where there are more than `svd_positions`, another one at every step. It is not additive over
-    micro-batches: accumulated ones give the mean of their ratios.
+    The rows of the matrix are the labelled positions of a micro-batch (`form: classes`: its examples).
+    Where there are more than `svd_positions`, they are a random subset, drawn at every step. The
+    penalty is not additive over micro-batches: accumulated ones give the mean of their ratios.
 
     The official code indexes the singular values as a matrix, which raises for every input, and for
     generation it takes the matrix batch x (length * V), which for micro-batches of one has one singular
@@ -31,8 +31,8 @@ class Spectrum(OutputPenalty):
 
     Args:
         weight: the paper's lambda_3.
-        k: how many singular values are to hold the mass.
-        svd_positions: rows of the matrix at most; the cost grows with their square times V.
+        k: number of the largest singular values in the numerator.
+        svd_positions: largest number of rows; the cost grows with their square times V.
     """
 
     k: int = 3
@@ -45,17 +45,17 @@ class Spectrum(OutputPenalty):
         self._seed = run.seed
 
     def before_step(self, state: State) -> None:
-        """Remember the step: the subset is a function of seed, step and rows, so nothing is kept."""
+        """Remember the step; the subset is a function of seed, step and rows, so there is no state."""
         self._step = state.step
 
     def __call__(self, model: nn.Module, batch: dict[str, Any], losses: Losses) -> Tensor:
-        """L_SVDR of the micro-batch."""
-        hidden, head = predicted(losses)
-        with self.gradient():
-            return -top_mass(head(hidden[self._chosen(len(hidden), batch["rows"])]), self.k)
+        """Return L_SVDR of the micro-batch."""
+        hidden, head = require_logits(losses)
+        with self.enable_gradient():
+            return -top_mass(head(hidden[self._select_rows(len(hidden), batch["rows"])]), self.k)
 
-    def _chosen(self, count: int, rows: list[int]) -> Tensor:
-        """Row numbers of the matrix, ascending."""
+    def _select_rows(self, count: int, rows: list[int]) -> Tensor:
+        """Return the positions that are rows of the matrix, ascending."""
         if count <= self.svd_positions:
             return torch.arange(count)
         generator = np.random.default_rng([self._seed, self._step, *rows[:1]])
@@ -63,9 +63,9 @@ class Spectrum(OutputPenalty):
 
 
 def top_mass(logits: Tensor, k: int) -> Tensor:
-    """Share of the k largest singular values of logits [n, V] in the sum of all; float32.
+    """Return the share of the k largest singular values of logits [n, V] in the sum of all; float32.
 
-    Only values are differentiated: the gradient of singular vectors has no limit where two values meet.
+    Only values are differentiated: the gradient of singular vectors diverges where two values coincide.
     Values that are 0 up to rounding get no gradient, for they can only grow.
     """
     z = logits.float()

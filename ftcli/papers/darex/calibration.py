@@ -1,4 +1,4 @@
-"""What a DAREx search without labels looks at: outputs of the finetuned model, mean inputs of layers."""
+"""Inputs of the DAREx searches without labels: changes of the outputs, mean inputs of layers."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ftcli.deltas.delta import Delta
 from ftcli.deltas.evaluator import RunEvaluator
 from ftcli.models.anatomy import Anatomy
 
-TOP = 5
+TOP = 5  # likeliest tokens of a position whose logits are compared
 
 
 class OutputChange:
-    """How far weights move the finetuned model's largest logits, on some training rows.
+    """Change of the finetuned model's largest logits by pruning, on some training rows.
 
-    Mean squared difference at the teacher's 5 likeliest tokens of every position (arXiv 2410.09344,
-    decoders). Less is better.
+    The mean squared difference at the finetuned model's 5 likeliest tokens of every position (arXiv
+    2410.09344, decoders). Lower is better.
 
     Args:
         tensors: the unpruned finetuned model.
-        rows: how many rows are looked at.
+        rows: number of training rows.
     """
 
     def __init__(
         self, evaluator: RunEvaluator, tensors: Mapping[str, Tensor], rows: int = 16
     ) -> None:
         self.evaluator = evaluator
-        self.batches = list(calibration(evaluator, rows))
+        self.batches = list(iterate_calibration_ids(evaluator, rows))
         evaluator.load(tensors)
         self.teacher = [logits.topk(TOP, dim=-1) for logits in self._logits()]
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> float:
-        """The change of these weights' outputs."""
+        """Return the mean squared difference of the logits with these weights."""
         self.evaluator.load(tensors)
         total, count = 0.0, 0
         for logits, (values, indices) in zip(self._logits(), self.teacher, strict=True):
@@ -48,8 +49,8 @@ class OutputChange:
             yield self.evaluator.model(input_ids=ids).logits.float()
 
 
-def calibration(evaluator: RunEvaluator, rows: int) -> Iterator[Tensor]:
-    """Token ids [1, T] of the first training rows of the run."""
+def iterate_calibration_ids(evaluator: RunEvaluator, rows: int) -> Iterator[Tensor]:
+    """Yield the token ids [1, T] of the first training rows of the run."""
     run = evaluator.run
     tokens = run.data.prepare("train", run.tokenizer)
     for row in range(min(rows, len(tokens))):
@@ -57,25 +58,25 @@ def calibration(evaluator: RunEvaluator, rows: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def mean_inputs(
+def compute_mean_inputs(
     evaluator: RunEvaluator, tensors: Mapping[str, Tensor], rows: int = 50
 ) -> dict[str, Tensor]:
-    """Name of each linear of the blocks -> its mean input [in] over all tokens of some rows."""
+    """Return the mean input [in] of each linear of the blocks by name, over all tokens of some rows."""
     evaluator.load(tensors)
     sums: dict[str, Tensor] = {}
     count = 0
 
     def collect(name: str) -> Any:
         def hook(_: Any, inputs: tuple[Tensor, ...]) -> None:
-            own = inputs[0].detach().double().reshape(-1, inputs[0].shape[-1]).sum(0)
-            sums[name] = sums[name] + own if name in sums else own
+            total = inputs[0].detach().double().reshape(-1, inputs[0].shape[-1]).sum(0)
+            sums[name] = sums[name] + total if name in sums else total
 
         return hook
 
     linears = Anatomy(evaluator.model).block_linears
     hooks = [li.module.register_forward_pre_hook(collect(li.name)) for li in linears]
     try:
-        for ids in calibration(evaluator, rows):
+        for ids in iterate_calibration_ids(evaluator, rows):
             evaluator.model(input_ids=ids)
             count += ids.numel()
     finally:
@@ -84,13 +85,18 @@ def mean_inputs(
     return {name: total / count for name, total in sums.items()}
 
 
-def analytic(
-    delta: Any, inputs: Mapping[str, Tensor], p: float, eta: float, **options: Any
+def compute_layer_q(
+    delta: Delta, inputs: Mapping[str, Tensor], p: float, eta: float, **options: Any
 ) -> dict[str, float]:
-    """q of each tensor: of a linear by `darex.analytic_q`, its bias the same, of others the mean."""
+    """Return q by tensor: `analytic_q` for a linear and its bias, the mean of those for the others.
+
+    Args:
+        inputs: mean input [in] of each linear by name.
+        options: of `analytic_q`.
+    """
     from ftcli.papers.darex.pruning import analytic_q
 
-    found: dict[str, float] = {}
+    q_by_name: dict[str, float] = {}
     for layer, mean in inputs.items():
         if f"{layer}.weight" not in delta.shapes:
             continue
@@ -99,6 +105,6 @@ def analytic(
         if f"{layer}.bias" in delta.shapes:
             c = torch.cat([c, delta.read(f"{layer}.bias")[:, None]], dim=1)
         q = analytic_q(c, p, eta, **options)
-        found |= {f"{layer}.{part}": q for part in ("weight", "bias")}
-    mean_q = sum(found.values()) / len(found)
-    return {name: found.get(name, mean_q) for name in delta.shapes}
+        q_by_name |= {f"{layer}.{part}": q for part in ("weight", "bias")}
+    mean_q = sum(q_by_name.values()) / len(q_by_name)
+    return {name: q_by_name.get(name, mean_q) for name in delta.shapes}

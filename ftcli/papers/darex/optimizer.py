@@ -17,8 +17,8 @@ class AdamR(Optimizer):
 
     v_bar is the root of the mean over all parameters of the bias-corrected second moment, one
     number for the whole model, so that the pull keeps its strength beside Adam's normalised step.
-    Where it is 0, it counts as 1. theta_pre is what a parameter is at its first step, and part of
-    its state: one more copy of what is trained, and begun anew where the state is dropped.
+    Where it is 0, it counts as 1. theta_pre is the value of a parameter at its first step, and part of
+    its state: one more copy of the trained parameters, taken again where the state is dropped.
 
     Args:
         params: parameters, or groups of them.
@@ -43,28 +43,30 @@ class AdamR(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of every parameter that has a gradient."""
+        """Update every parameter that has a gradient; returns the loss of the closure, if any."""
         loss = evaluated(closure)
-        moved = [(p, g) for g in self.param_groups for p in g["params"] if p.grad is not None]
-        if not moved:
+        pairs = [(p, g) for g in self.param_groups for p in g["params"] if p.grad is not None]
+        if not pairs:
             return loss
-        for parameter, _ in moved:
-            self._moments(parameter)
-        pull = self.decay / self._size([parameter for parameter, _ in moved])
-        for parameter, group in moved:
-            self._move(parameter, group["lr"], group["weight_decay"], pull)
+        for parameter, _ in pairs:
+            self._update_moments(parameter)
+        pull = self.decay / self._root_mean_second_moment([parameter for parameter, _ in pairs])
+        for parameter, group in pairs:
+            self._update_parameter(parameter, group["lr"], group["weight_decay"], pull)
         return loss
 
-    def _move(self, parameter: Tensor, lr: float, weight_decay: float, pull: Tensor) -> None:
+    def _update_parameter(
+        self, parameter: Tensor, lr: float, weight_decay: float, pull: Tensor
+    ) -> None:
         state = self.state[parameter]
-        away = parameter - state["pretrained"]
-        away = away.sign() if self.norm == "l1" else away
-        parameter.addcmul_(away, (lr * pull).to(parameter.dtype), value=-1)
+        change = parameter - state["pretrained"]
+        change = change.sign() if self.norm == "l1" else change
+        parameter.addcmul_(change, (lr * pull).to(parameter.dtype), value=-1)
         parameter.mul_(1 - lr * weight_decay)
         mean = state["exp_avg"] / (1 - self.betas[0] ** state["step"])
-        parameter.sub_(lr * mean / (self._second(parameter).sqrt() + self.eps))
+        parameter.sub_(lr * mean / (self._corrected_second_moment(parameter).sqrt() + self.eps))
 
-    def _moments(self, parameter: Tensor) -> None:
+    def _update_moments(self, parameter: Tensor) -> None:
         state = self.state[parameter]
         if not state:
             state["step"] = 0
@@ -76,12 +78,14 @@ class AdamR(Optimizer):
         state["exp_avg"].lerp_(gradient, 1 - self.betas[0])
         state["exp_avg_sq"].lerp_(gradient.square(), 1 - self.betas[1])
 
-    def _second(self, parameter: Tensor) -> Tensor:
+    def _corrected_second_moment(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         return state["exp_avg_sq"] / (1 - self.betas[1] ** state["step"])
 
-    def _size(self, parameters: list[Tensor]) -> Tensor:
-        """v_bar, float64; it stays on the device, so that no step waits for it."""
-        total = torch.stack([self._second(p).double().sum() for p in parameters]).sum()
-        size = (total / sum(p.numel() for p in parameters)).sqrt()
-        return torch.where(size == 0, torch.ones_like(size), size)
+    def _root_mean_second_moment(self, parameters: list[Tensor]) -> Tensor:
+        """Return v_bar, float64; it stays on the device, so that no step waits for it."""
+        total = torch.stack(
+            [self._corrected_second_moment(p).double().sum() for p in parameters]
+        ).sum()
+        root = (total / sum(p.numel() for p in parameters)).sqrt()
+        return torch.where(root == 0, torch.ones_like(root), root)

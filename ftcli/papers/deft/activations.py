@@ -1,4 +1,4 @@
-"""The activation modules inside the MLPs of a model, and which of the values they give are of real tokens."""
+"""Find the activation modules inside the MLPs of a model, and mask the positions of real tokens."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ from ftcli.core.errors import UserError
 from ftcli.methods.calibration import sequence_numbers
 from ftcli.models.anatomy import ATTENTION_MARKS, Anatomy, Stack
 
-#: Where classes of activations live; of torch's own, those that are none.
-HOMES = ("torch.nn.modules.activation", "transformers.activations")
-NO_ACTIVATION = (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)
-#: What transformers calls them where the class is the model's own.
-NAMES = ("act", "act_fn", "activation_fn", "activation", "intermediate_act_fn", "gelu_impl")
+#: Modules that define classes of activations, and the classes in them that are no activations.
+ACTIVATION_MODULES = ("torch.nn.modules.activation", "transformers.activations")
+NOT_ACTIVATIONS = (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)
+#: Attribute names of activation modules in transformers, where the model defines the class.
+ACTIVATION_NAMES = (
+    "act",
+    "act_fn",
+    "activation_fn",
+    "activation",
+    "intermediate_act_fn",
+    "gelu_impl",
+)
 
 
 @dataclass(frozen=True)
 class MlpActivation:
-    """One activation module: its name in the base model, and the stack it stands in."""
+    """One activation module: its name in the base model, and the role of its stack."""
 
     name: str
     module: nn.Module
@@ -28,93 +35,96 @@ class MlpActivation:
 
 
 def mlp_activations(model: nn.Module, tap: str | None = None) -> list[MlpActivation]:
-    """One for each MLP, in the order of the model; under adapters as on the bare model.
+    """Return the activation module of each MLP, in the order of the model, with or without adapters.
 
-    They are leaves of a block that are activations by class or name, outside attention. In a gated
-    MLP that is act(gate), before the product with the other half.
+    These are leaf modules of a block that are activations by class or name, outside attention. In a
+    gated MLP the output is act(gate), before the product with the other half.
 
     Args:
-        tap: last parts of the names of the modules instead (`mlp.act_fn`).
+        tap: last parts of the modules' names (`mlp.act_fn`), by which to select them instead.
 
     Raises:
-        UserError: there are none.
+        UserError: no module matches.
     """
     anatomy = Anatomy(model)
     modules = anatomy.modules
-    found = [
+    activations = [
         MlpActivation(name, module, stack.role)
         for stack in anatomy.stacks
         for name, module in modules.items()
-        if _in(stack, name) and (_ends(name, tap) if tap else _is_activation(name, modules))
+        if _is_inside(stack, name)
+        and (_has_suffix(name, tap) if tap else _is_activation(name, modules))
     ]
-    if not found:
+    if not activations:
         raise UserError(
             f"no MLP of this model has an activation module{f' called {tap}' if tap else ''}.",
-            fix="tap=NAME, the end of the names of the modules to look at",
+            fix="tap=NAME, the end of the names of the activation modules",
         )
-    return found
+    return activations
 
 
 class RealTokens:
-    """Which places of a tensor that layers pass along belong to tokens of the batch.
+    """Masks of the positions of an activation that belong to tokens of the batch.
 
-    Padding, the filling of a packed row and soft prompts in front do not. In the decoder of an
-    encoder-decoder the tokens are those of the labels.
+    Padding, also at the end of a packed row, and soft prompts in front are masked out. In the decoder
+    of an encoder-decoder the tokens are those of the labels.
     """
 
-    def __init__(self, batch: dict[str, Any], encodes_and_decodes: bool = False) -> None:
-        self.batch, self._two = batch, encodes_and_decodes
+    def __init__(self, batch: dict[str, Any], encoder_decoder: bool = False) -> None:
+        self.batch, self._encoder_decoder = batch, encoder_decoder
         self._masks: dict[tuple[Any, ...], Tensor] = {}
 
     def mask(self, values: Tensor, role: str) -> Tensor:
-        """bool of the shape of `values` but for its last dimension, on its device.
+        """Return the mask: bool, of the shape of `values` without its last dimension, on its device.
 
         Args:
             values: [B, S, ..] or flattened [B * S, ..].
+            role: encoder or decoder.
 
         Raises:
-            UserError: the values are not one a token, as behind a router of experts.
+            UserError: `values` does not have one position for each token, as behind a router of
+                experts.
         """
         key = (values.shape[:-1], values.device, role)
         if key not in self._masks:
-            self._masks[key] = self._made(values, role)
+            self._masks[key] = self._build_mask(values, role)
         return self._masks[key]
 
-    def _made(self, values: Tensor, role: str) -> Tensor:
-        real = sequence_numbers(self.batch, decoder=self._two and role == "decoder") >= 0
+    def _build_mask(self, values: Tensor, role: str) -> Tensor:
+        real = (
+            sequence_numbers(self.batch, decoder=self._encoder_decoder and role == "decoder") >= 0
+        )
         rows, length = real.shape
         places = values.shape[:-1].numel()
         width = places // rows
         if places % rows or width < length:
             raise UserError(
-                f"an activation has {places} places where the batch has {rows} x {length} tokens.",
-                fix="tap=NAME of a module that every token passes; experts see some of them only",
+                f"an activation has {places} positions where the batch has {rows} x {length} tokens.",
+                fix="tap=NAME of a module that every token passes; an expert gets only some of them",
             )
-        spare = width - length
-        side = (
-            (0, spare) if "lengths" in self.batch else (spare, 0)
-        )  # filling behind, prompts before
-        padded = nn.functional.pad(real, side, value=False)
+        extra = width - length  # padding behind a packed row, else soft prompts in front
+        padding = (0, extra) if "lengths" in self.batch else (extra, 0)
+        padded = nn.functional.pad(real, padding, value=False)
         return padded.reshape(values.shape[:-1]).to(values.device, non_blocking=True)
 
 
 def is_encoder_decoder(model: Any) -> bool:
-    """Whether the model has both."""
+    """Whether the model has an encoder and a decoder."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
-def _in(stack: Stack, name: str) -> bool:
+def _is_inside(stack: Stack, name: str) -> bool:
     return name.startswith(f"{stack.name}.")
 
 
-def _ends(name: str, tap: str) -> bool:
+def _has_suffix(name: str, tap: str) -> bool:
     return name == tap or name.endswith(f".{tap}")
 
 
 def _is_activation(name: str, modules: dict[str, nn.Module]) -> bool:
     module = modules[name]
-    parent, _, own = name.rpartition(".")
-    if next(module.children(), None) is not None or isinstance(module, NO_ACTIVATION):
+    parent, _, attribute = name.rpartition(".")
+    if next(module.children(), None) is not None or isinstance(module, NOT_ACTIVATIONS):
         return False
-    known = type(module).__module__ in HOMES or own in NAMES
+    known = type(module).__module__ in ACTIVATION_MODULES or attribute in ACTIVATION_NAMES
     return known and not any(hasattr(modules[parent], mark) for mark in ATTENTION_MARKS)

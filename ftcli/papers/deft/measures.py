@@ -10,7 +10,10 @@ from ftcli.reproduce.measures import measure
 
 @measure(exact=True)
 def bottleneck_roberta_large(_run: Path) -> float:
-    """One of reduction factor 16 behind each of the 24 MLPs: 24 (2 * 1024 * 64 + 64 + 1024), no head."""
+    """Trained parameters of a bottleneck adapter of reduction factor 16 behind each of 24 MLPs, no head.
+
+    The formula is 24 (2 * 1024 * 64 + 64 + 1024); the count is that of RoBERTa-large on the meta device.
+    """
     import torch
     from peft import get_peft_model
     from transformers import AutoModel, RobertaConfig

@@ -1,4 +1,4 @@
-"""DEFT (arXiv 2402.01911): a differentiable count of the active neurons inside MLPs."""
+"""DEFT (arXiv 2402.01911): a differentiable surrogate of the count of active neurons in MLPs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 class ActivationDensity(Penalty):
     """D = mean over layers, real tokens and neurons of h(a) = a^2 / (a^2 + eps), the paper's l0 surrogate.
 
-    `a` is what the activation function of an MLP gives. Encoder and decoder are averaged each on
+    `a` is the output of the activation function of an MLP. Encoder and decoder are averaged each on
     their own and added. D is no density: h(a) is 1/2 at |a| = sqrt(eps), and its gradient,
-    2 a eps / (a^2 + eps)^2, moves next to nothing beyond a few sqrt(eps). The norm of that gradient is
-    logged as `penalty.activation_density.gradient`. What is active is measured by the evaluator
+    2 a eps / (a^2 + eps)^2, is close to 0 beyond a few sqrt(eps). The norm of that gradient is
+    logged as `penalty.activation_density.gradient`. The density itself is measured by the evaluator
     `activation_density`.
 
     The official code counts padding tokens too and computes h in the precision of the activations;
@@ -36,8 +36,8 @@ class ActivationDensity(Penalty):
 
     Args:
         weight: the paper's alpha.
-        eps: where h rises.
-        tap: the end of the names of the activation modules; null finds them by their class.
+        eps: square of the |a| at which h is 1/2.
+        tap: end of the activation modules' names; null: they are found by class.
     """
 
     eps: float = 1e-7
@@ -47,79 +47,78 @@ class ActivationDensity(Penalty):
     _squared: Tensor | None = field(default=None, init=False, repr=False)
 
     def setup(self, run: Run) -> None:
-        """Find the activations.
+        """Find the activation modules.
 
         Raises:
-            UserError: there are none, or blocks are compiled, which may leave taps out.
+            UserError: the model has none, or its blocks are compiled, which may drop the hooks.
         """
         if run.trainer.compile:
             raise UserError(
-                "taps on activations may be left out of compiled blocks.",
+                "hooks on activations may be left out of compiled blocks.",
                 where="trainer.compile",
                 fix="trainer.compile=false",
             )
         taps = mlp_activations(run.model, self.tap)
         self._roles = {tap.name: tap.role for tap in taps}
-        self._two_sided = is_encoder_decoder(run.model)
-        self._probes = Probes({tap.name: tap.module for tap in taps}, self._read)
+        self._encoder_decoder = is_encoder_decoder(run.model)
+        self._probes = Probes({tap.name: tap.module for tap in taps}, self._measure)
 
     def begin(self, batch: dict[str, Any]) -> None:
-        """Taps on."""
-        assert self._probes is not None, "setup comes first"
-        self._tokens = RealTokens(batch, self._two_sided)
+        """Attach the hooks, and take the real tokens from the batch."""
+        assert self._probes is not None, "call setup first"
+        self._tokens = RealTokens(batch, self._encoder_decoder)
         self._probes.begin()
 
     def __call__(self, model: nn.Module, batch: dict[str, Any], losses: Losses) -> Tensor:
-        """D of what passed since `begin`.
+        """Return D of the forward passes since `begin`.
 
-        The taps stay on: a recomputation in backward must meet them.
+        The hooks stay attached, because a recomputation in backward has to run them too.
         """
-        assert self._probes is not None, "setup comes first"
-        found = self._probes.take()
+        assert self._probes is not None, "call setup first"
         sides: dict[str, list[Tensor]] = {}
-        for name, readings in found.items():
-            role = self._roles[name] if self._two_sided else ""
-            sides.setdefault(role, []).append(torch.stack(readings).mean())
+        for name, values in self._probes.take().items():
+            role = self._roles[name] if self._encoder_decoder else ""
+            sides.setdefault(role, []).append(torch.stack(values).mean())
         return torch.stack([torch.stack(layers).mean() for layers in sides.values()]).sum()
 
     def size(self, batch: dict[str, Any]) -> float:
-        """Real tokens of the micro-batch; of an encoder-decoder, those of its inputs."""
+        """Return the number of real tokens of the micro-batch; of an encoder-decoder, of its inputs."""
         return float(batch["lengths" if "lengths" in batch else "attention_mask"].sum())
 
     def after_backward(self, state: State) -> None:
-        """Taps off."""
-        self._end()
+        """Remove the hooks."""
+        self._detach_probes()
 
     def after_step(self, state: State) -> None:
-        """Taps off also where there was no backward."""
-        self._end()
+        """Remove the hooks also where there was no backward."""
+        self._detach_probes()
 
     def on_train_end(self, state: State) -> None:
-        """Taps off."""
-        self._end()
+        """Remove the hooks."""
+        self._detach_probes()
 
     @property
     def gradient_norm(self) -> float:
-        """Norm of the weighted penalty's gradient at the activations, over the last step; 0 before it."""
+        """Norm of the weighted penalty's gradient at the activations in the last step; 0 before it."""
         return 0.0 if self._squared is None else float(self._squared.sqrt())
 
     def before_step(self, state: State) -> None:
-        """Count the gradient of this step alone."""
+        """Reset the norm of the gradient, which is that of one step."""
         if self._squared is not None:
             self._squared.zero_()
 
     def on_log(self, state: State, metrics: Mapping[str, Any]) -> None:
-        """Log the norm of the gradient, which exists only after backward."""
+        """Log the norm of the gradient, which is known only after backward."""
         if state.run.dir is not None and state.run.accelerator.is_main_process:
             name = "penalty.activation_density.gradient"
             state.run.dir.log({"step": state.step, name: self.gradient_norm})
 
-    def _end(self) -> None:
+    def _detach_probes(self) -> None:
         if self._probes is not None:
             self._probes.end()
         self._tokens = RealTokens({})
 
-    def _read(self, name: str, values: Tensor) -> Tensor:
+    def _measure(self, name: str, values: Tensor) -> Tensor:
         real = self._tokens.mask(values, self._roles[name])
         if self._squared is None or self._squared.device != values.device:
             self._squared = torch.zeros((), device=values.device)
@@ -129,7 +128,7 @@ class ActivationDensity(Penalty):
 
 
 class _Surrogate(torch.autograd.Function):
-    """Sum of h over the real tokens, float32. Saves nothing that the model does not hold already."""
+    """Sum of h over the real tokens, float32; backward needs no tensor that the model does not keep."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, real: Tensor, eps: float, squared: Tensor) -> Tensor:
@@ -148,6 +147,6 @@ class _Surrogate(torch.autograd.Function):
 
 
 def density_surrogate(values: Tensor, eps: float = 1e-7) -> Tensor:
-    """h(a) = a^2 / (a^2 + eps), float32: 0 at 0, 1/2 at sqrt(eps), 1 far from it (the paper's equation for l0)."""
+    """Return h(a) = a^2 / (a^2 + eps), the paper's surrogate of l0, in float32: 0 at 0, 1/2 at sqrt(eps)."""
     square = values.float().square()
     return square / (square + eps)

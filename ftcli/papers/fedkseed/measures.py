@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ftcli.reproduce.measures import measure
@@ -9,7 +10,7 @@ from ftcli.reproduce.measures import measure
 
 @measure(exact=True)
 def fedkseed_bytes(run: Path) -> float:
-    """Bytes of the server's message and of the reply, as they were sent; a mean over the run."""
+    """Bytes of the server's message and of the reply as they were sent, means over the run."""
     from ftcli.core.run_dir import RunDir
 
     result = RunDir(run).result()
@@ -20,8 +21,8 @@ def fedkseed_bytes(run: Path) -> float:
 def fedkseed_mean_error(run: Path) -> float:
     """Largest difference between the model after the first round and the mean of its clients' models.
 
-    The round is done again; each client's weights are taken as its local steps leave them and
-    averaged in float64 by its rows, which is what the sums stand for.
+    The round is repeated. The weights that each client has after its local steps are averaged in
+    float64, weighted by its rows, and compared with the model rebuilt from the sums.
     """
     from ftcli.pipelines.federated.engines import Mail
     from ftcli.pipelines.federated.server import Server
@@ -34,15 +35,15 @@ def fedkseed_mean_error(run: Path) -> float:
     total = {name: value.double() * 0 for name, value in fresh.trained_state().items()}
     rows = 0
 
-    def exchange(messages):
+    def exchange(messages: Mapping[int, bytes]) -> Mail:
         nonlocal rows
         replies = {}
         for number, message in messages.items():
             replies[number] = client.answer(number, message)
-            own = read_reply(replies[number]).rows
-            rows += own
+            client_rows = read_reply(replies[number]).rows
+            rows += client_rows
             for name, value in fresh.trained_state().items():
-                total[name] += own * value.double()
+                total[name] += client_rows * value.double()
         return Mail(replies, 0, 0)
 
     server.one(exchange)
@@ -53,7 +54,7 @@ def fedkseed_mean_error(run: Path) -> float:
 @measure(exact=True)
 def fedkseed_rebuild_difference(run: Path) -> float:
     """Largest difference between the trained weights and those rebuilt from `sums.bin`."""
-    from ftcli.papers.fedkseed.pipeline import rebuild
+    from ftcli.papers.fedkseed.pipeline import rebuild_from_sums
     from ftcli.reproduce.probe import measure_distance
 
-    return measure_distance(run, rebuild(run))
+    return measure_distance(run, rebuild_from_sums(run))

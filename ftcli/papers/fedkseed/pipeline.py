@@ -1,4 +1,4 @@
-"""FedKSeed: the model is its start and one scalar a candidate seed, and only scalars travel."""
+"""FedKSeed: the model is its initial weights and one scalar for each candidate seed; scalars are sent."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from ftcli.core.run import Run
     from ftcli.trainer.loop import Loop
 
-#: What a client sends of a step: candidate uint16, slope float32, little-endian. 6 bytes.
+#: A step in a client's reply: candidate uint16, slope float32, little-endian; 6 bytes.
 STEP = struct.Struct("<Hf")
 FLOATS = np.dtype("<f4")
-LARGEST = 1000.0  # slopes count in the scores up to this size
+MAX_SLOPE = 1000.0  # |slope| is clipped to it in the scores of candidates
 FILE = "sums.bin"
 
 
@@ -37,54 +37,60 @@ class FedKSeed(Federated):
     pairs (j, g) (6 bytes a step). The server adds sum_i c_i sum_{steps of i at j} g to A_j, after
     which w(A) is exactly the mean of the clients' models with weights c_i.
 
-    `biased` (FedKSeed-Pro): the server keeps for each candidate the mean |g| seen so far, a 0 to
-    begin with, each cut at 1000; scaled to [0, 1] over the candidates, their softmax is the
-    probability that a client draws it, sent with A for 4 K bytes more.
+    `biased` (FedKSeed-Pro): the server keeps for each candidate the mean of a first 0 and of every |g|
+    so far, each clipped to 1000. Scaled to [0, 1] over the candidates, the softmax of these means is the
+    probability that a client draws a candidate; it is sent with A, in 4 K further bytes.
     """
 
     biased: bool = False  # draw candidates by the size of their slopes so far (FedKSeed-Pro)
 
     def shared(self, loop: Loop) -> Scalars:
-        """The scalars, over the model as it is now."""
+        """Return the scalars, with the model's current weights as the initial ones."""
         return Scalars(loop, self.biased)
 
     def check(self, run: Run, loop: Loop) -> None:
-        """Refuse what would make the sums of scalars another model than the clients'."""
+        """Refuse settings with which the sums of scalars are not the mean of the clients' models.
+
+        Raises:
+            UserError: the optimizer is not KSeed or has more than 2^16 candidates, there is weight
+                decay, or the learning rate is not constant; see also `Federated.check`.
+        """
         super().check(run, loop)
         optimizer: Any = loop.optimizer
         if not isinstance(optimizer, KSeed):
             raise UserError(
-                f"{type(optimizer).__name__} does not step along a pool of seeds.",
+                f"pipeline=fedkseed needs steps along a pool of seeds, which "
+                f"{type(optimizer).__name__} does not take.",
                 where="optimizer",
                 fix="optimizer=kseed",
             )
         if len(optimizer.pool) > 2**16:
             raise UserError(
-                f"{len(optimizer.pool)} candidates: the number of one travels as 16 bits.",
+                f"{len(optimizer.pool)} candidates: their numbers are sent as 16 bits, 65536 at most.",
                 where="optimizer.pool",
                 fix="optimizer.pool=4096",
             )
         if any(group["weight_decay"] for group in optimizer.param_groups):
             raise UserError(
-                "sums of scalars hold no weight decay.",
+                "pipeline=fedkseed allows no weight decay: sums of scalars cannot represent it.",
                 where="optimizer.weight_decay",
                 fix="optimizer.weight_decay=0",
             )
         steps = loop.state.max_steps
         if any(run.scheduler.factor(step, steps) != 1 for step in range(steps)):
             raise UserError(
-                "sums of scalars stand for weights only as long as the learning rate is constant.",
+                "sums of scalars represent the weights only if the learning rate is constant.",
                 where="scheduler",
                 fix="scheduler=constant",
             )
 
 
 class Scalars(Shared):
-    """Initial weights, and A.
+    """Initial weights and the vector A of sums of slopes.
 
     Attributes:
         sums: A, float32 [K].
-        size, seen: sum of |g| of each candidate and how many there were, float64 [K].
+        size, seen: for each candidate the sum of |g| and their number plus one, float64 [K].
     """
 
     def __init__(self, loop: Loop, biased: bool = False) -> None:
@@ -94,96 +100,98 @@ class Scalars(Shared):
         self.start = [p.detach().clone() for p in loop.parameters]
         self.sums = np.zeros(count, FLOATS)
         self.size, self.seen = np.zeros(count), np.ones(count)
-        self._taken: list[tuple[int, float]] = []
+        self._local_steps: list[tuple[int, float]] = []
         self._rebuilt: tuple[bytes, list[torch.Tensor]] | None = None
 
     def broadcast(self) -> bytes:
-        """A, and the probabilities where they are used."""
-        drawn = self.probabilities().astype(FLOATS).tobytes() if self.biased else b""
-        return self.sums.tobytes() + drawn
+        """Return A as bytes, followed by the probabilities if `biased`."""
+        probabilities = self.probabilities().astype(FLOATS).tobytes() if self.biased else b""
+        return self.sums.tobytes() + probabilities
 
     @torch.no_grad()
     def load(self, body: bytes) -> None:
-        """Rebuild w(A) from the initial weights; clients of one process and round share the work."""
+        """Rebuild w(A) from the initial weights, once for all clients of a process in a round."""
         sums = body[: self.sums.nbytes]
         if self._rebuilt is None or self._rebuilt[0] != sums:
             self._rebuilt = None
-            self._set(self.start)
+            self._set_parameters(self.start)
             optimizer: Any = self.loop.optimizer
-            optimizer.add(np.frombuffer(sums, FLOATS).tolist())
+            optimizer.apply_sums(np.frombuffer(sums, FLOATS).tolist())
             self._rebuilt = (sums, [p.detach().clone() for p in self.loop.parameters])
         else:
-            self._set(self._rebuilt[1])
+            self._set_parameters(self._rebuilt[1])
 
     def begin(self, optimizer: Any, body: bytes) -> None:
-        """Draw candidates as the server says."""
-        self._taken = []
-        drawn = np.frombuffer(body[self.sums.nbytes :], FLOATS)
-        optimizer.probabilities = torch.tensor(drawn) if len(drawn) else None
+        """Start a client's steps with the server's probabilities of the candidates."""
+        self._local_steps = []
+        probabilities = np.frombuffer(body[self.sums.nbytes :], FLOATS)
+        optimizer.probabilities = torch.tensor(probabilities) if len(probabilities) else None
 
     def after_step(self, state: State) -> None:
-        """Note candidate and slope, unless the step was dropped."""
+        """Record candidate and slope, unless the step was dropped."""
         optimizer: Any = state.run.optimizer.optimizer
         if optimizer.index is not None:
-            self._taken.append((optimizer.index, optimizer.taken[0].slope))
+            self._local_steps.append((optimizer.index, optimizer.taken[0].slope))
 
     def reply(self) -> bytes:
-        """The pairs of the local steps."""
-        return b"".join(STEP.pack(*pair) for pair in self._taken)
+        """Return the pairs (candidate, slope) of the local steps as bytes."""
+        return b"".join(STEP.pack(*pair) for pair in self._local_steps)
 
     def absorb(self, replies: Sequence[tuple[float, bytes]]) -> None:
-        """A <- A + sum_i c_i d_i, summed in float64; and the slopes' sizes for the scores."""
+        """Add sum_i c_i d_i to A, summed in float64, and |slope| to the scores of the candidates."""
         total = self.sums.astype(np.float64)
         for weight, body in replies:
             for index, slope in STEP.iter_unpack(body):
                 total[index] += weight * slope
-                self.size[index] += min(abs(slope), LARGEST)
+                self.size[index] += min(abs(slope), MAX_SLOPE)
                 self.seen[index] += 1
         self.sums = total.astype(FLOATS)
 
     def probabilities(self) -> np.ndarray:
-        """Of each candidate, float64 [K]; equal where nothing tells them apart."""
+        """Return the probability of each candidate, float64 [K]; uniform if all scores are equal."""
         scores = self.size / self.seen
-        width = scores.max() - scores.min()
-        powers = np.exp((scores - scores.min()) / width if width > 0 else np.zeros_like(scores))
+        spread = scores.max() - scores.min()
+        powers = np.exp((scores - scores.min()) / spread if spread > 0 else np.zeros_like(scores))
         return powers / powers.sum()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the server knows beside the initial weights."""
+        """Return the server's state beside the initial weights: sums, sizes and counts."""
         arrays: dict[str, np.ndarray] = {"sums": self.sums, "size": self.size, "seen": self.seen}
         return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore the state of `state_dict`."""
         self.sums, self.size, self.seen = (saved[k].numpy() for k in ("sums", "size", "seen"))
 
     def leave(self, folder: Path) -> None:
-        """Write A: with the initial weights it is the trained model."""
+        """Write A to `sums.bin`; with the initial weights it determines the trained model."""
         unfinished = folder / f".{FILE}"
         unfinished.write_bytes(self.sums.tobytes())
         unfinished.replace(folder / FILE)
 
-    def _set(self, values: Sequence[torch.Tensor]) -> None:
+    def _set_parameters(self, values: Sequence[torch.Tensor]) -> None:
         with torch.no_grad():
             for parameter, value in zip(self.loop.parameters, values, strict=True):
                 parameter.copy_(value)
 
 
-def rebuild(folder: Path) -> Run:
-    """The run of a folder with the weights that its scalars lead to, without data or a loss.
+def rebuild_from_sums(folder: Path) -> Run:
+    """Return the run of a folder with weights rebuilt from its scalars, without data or a loss.
 
-    Equal to the trained weights to the bit, on the kind of device that trained them.
+    They are equal to the trained weights to the bit, on the kind of device that trained them.
 
     Raises:
-        UserError: the run has no scalars.
+        UserError: the folder has no `sums.bin`.
     """
     from ftcli.config import load
     from ftcli.run.build import build_run
 
     if not (folder / FILE).exists():
-        raise UserError(f"there is no {folder / FILE}.", fix="take a run of pipeline=fedkseed")
+        raise UserError(
+            f"there is no {folder / FILE}.", fix="give the folder of a run with pipeline=fedkseed"
+        )
     run = build_run(dict(load(folder / "config.yaml").config) | {"logger": {}})
     named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
     optimizer: Any = run.optimizer.build(named, run.accelerator.device)
-    optimizer.add(np.frombuffer((folder / FILE).read_bytes(), FLOATS).tolist())
+    optimizer.apply_sums(np.frombuffer((folder / FILE).read_bytes(), FLOATS).tolist())
     return run

@@ -9,7 +9,7 @@ from ftcli.reproduce.measures import measure
 
 @measure
 def answer_tokens(run: Path) -> float:
-    """Mean tokens of an answer over the last quarter of the last stage's log."""
+    """Mean number of tokens per answer over the last quarter of the last stage's log."""
     from ftcli.reproduce.rollouts import mean_at_end, read_logged
 
     return mean_at_end(read_logged(run, "answer_tokens"))

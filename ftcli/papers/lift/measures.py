@@ -14,26 +14,29 @@ STEPS = 3
 def lift_budget_llama2_7b(_run: Path) -> float:
     """Sum of min((m + n) * 128, m * n) over the linears of the architecture, on the meta device."""
     from ftcli.models.causal_lm import CausalLM
-    from ftcli.papers.lift.trainable import entries
+    from ftcli.papers.lift.trainable import count_entries
 
     source = CausalLM("meta-llama/Llama-2-7b-hf", architecture="llama2_7b")
-    return float(entries(source.meta(), RANK))
+    return float(count_entries(source.meta(), RANK))
 
 
 @measure(exact=True)
 def lift_budget_llama3_8b(_run: Path) -> float:
     """Sum of min((m + n) * 128, m * n) over the linears of the architecture, on the meta device."""
     from ftcli.models.causal_lm import CausalLM
-    from ftcli.papers.lift.trainable import entries
+    from ftcli.papers.lift.trainable import count_entries
 
     source = CausalLM("meta-llama/Meta-Llama-3-8B", architecture="llama3_8b")
-    return float(entries(source.meta(), RANK))
+    return float(count_entries(source.meta(), RANK))
 
 
 @measure(exact=True)
 def lift_support_excess(run: Path) -> float:
-    """Over all matrices, entries too many or too few in the support, plus entries outside it that
-    real steps between two choices have changed, plus entries of other tensors that have."""
+    """Count deviations from the budget over all matrices, after three steps with one choice of entries.
+
+    A deviation is each entry too many or too few in the support of a matrix, each entry outside the
+    support that the steps changed, and each changed entry of another tensor.
+    """
     from ftcli.papers.lift.trainable import budget
     from ftcli.reproduce.probe import rebuild_run
 
@@ -42,12 +45,12 @@ def lift_support_excess(run: Path) -> float:
     fresh.evaluators = {}
     before = {name: p.detach().clone() for name, p in fresh.model.named_parameters()}
     fresh.trainer.fit(fresh)
-    wrong = 0
+    deviations = 0
     for name, parameter in fresh.model.named_parameters():
         moved = (parameter != before[name]).flatten()
         support = fresh.optimizer.optimizer.support(parameter)
         if support is not None:
-            wrong += abs(len(support) - budget(parameter, fresh.trainable.rank))
+            deviations += abs(len(support) - budget(parameter, fresh.trainable.rank))
             moved[support] = False
-        wrong += int(moved.sum())
-    return float(wrong)
+        deviations += int(moved.sum())
+    return float(deviations)

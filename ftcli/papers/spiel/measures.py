@@ -9,7 +9,11 @@ from ftcli.reproduce.measures import measure
 
 @measure(exact=True)
 def spiel_index_faults(run: Path) -> float:
-    """Over all matrices, positions that are double or outside, and entries more or fewer than at first."""
+    """Count the faults of the sparse indices over all matrices.
+
+    A fault is a position that occurs twice, a position outside of its matrix, and each entry more or
+    fewer than before training.
+    """
     from ftcli.papers.spiel.tuner import SpIELLinear
     from ftcli.reproduce.probe import rebuild_run
     from ftcli.run.build import open_run
@@ -29,7 +33,7 @@ def spiel_index_faults(run: Path) -> float:
 
 @measure
 def spiel_moved_share(run: Path) -> float:
-    """Share of the positions after training that were not among the random ones of the start."""
+    """Share of the positions after training that were not among the random ones before it."""
     import torch
 
     from ftcli.papers.spiel.tuner import SpIELLinear

@@ -21,7 +21,7 @@ NEEDS = {"ag": ("seed", "sparse_adamw"), "ma": ("covers", "sm3")}
 
 @dataclass
 class Candidates:
-    """Entries of one matrix that may be grown, with what was seen of their gradients."""
+    """Entries of one matrix that may be grown, with the sums of their gradients."""
 
     indices: Tensor  # positions in the flattened weight, int64 [k]
     total: Tensor  # sum of gradients, float32 [k]
@@ -29,26 +29,26 @@ class Candidates:
     samples: int = 0  # micro-batches
 
     @classmethod
-    def of(cls, gradient: Tensor, count: int) -> Candidates:
-        """The `count` entries whose gradient is largest, in the first micro-batch of a phase."""
+    def from_gradient(cls, gradient: Tensor, count: int) -> Candidates:
+        """Return the `count` entries of largest gradient in the first micro-batch of a phase."""
         indices = gradient.reshape(-1).abs().topk(count).indices
         zeros = torch.zeros(count, device=gradient.device)
         return cls(indices, zeros, zeros.clone())
 
-    def see(self, gradient: Tensor) -> None:
-        """Add the gradient of one micro-batch, of the whole weight."""
-        own = gradient.reshape(-1)[self.indices].float()
-        self.total += own
-        self.squares += own.square()
+    def add_gradient(self, gradient: Tensor) -> None:
+        """Add the gradient of one micro-batch; `gradient` is that of the whole weight."""
+        values = gradient.reshape(-1)[self.indices].float()
+        self.total += values
+        self.squares += values.square()
         self.samples += 1
 
 
 class SpIEL(Peft):
-    """Deltas of k entries a matrix; every `reselect_every` steps the least changed ones move.
+    """Deltas of k entries a matrix; every `reselect_every` steps the smallest ones are replaced.
 
-    Algorithm 1 of the paper. Dropped are the floor(k * p) deltas of smallest magnitude, where p is
+    Algorithm 1 of the paper. A phase drops the floor(k * p) deltas of smallest magnitude, where p is
     1 in the first phase (the random support of the start is replaced) and `drop_rate`, decaying to 0
-    over the run, later. Grown are, in place of them,
+    over the run, later. In their place it grows
 
         ag   the candidates of largest |sum of gradients| over `accumulate_steps` steps, with Adam
              moments seeded from those gradients (section 3.1, accumulated gradients)
@@ -93,50 +93,53 @@ class SpIEL(Peft):
         self._layers: dict[str, Any] = {}
 
     def setup(self, run: Any) -> None:
-        """Give the optimizer what it needs to know of the deltas.
+        """Find the layers and pass weight decay and the layout of the deltas to the optimizer.
 
         Raises:
-            UserError: it cannot do what this growth needs, phases overlap, or there are several
-                processes, which would see different gradients (ag).
+            UserError: the optimizer lacks the method that this growth needs, phases overlap, or
+                there are several processes, which would see different gradients (ag).
         """
         from ftcli.papers.spiel.tuner import SpIELLinear
 
         named = run.model.named_modules()
         self._layers = {name: m for name, m in named if isinstance(m, SpIELLinear)}
         optimizer, self._candidates = run.optimizer.optimizer, {}
-        self._refuse(optimizer, run.accelerator.num_processes)
+        self._check_options(optimizer, run.accelerator.num_processes)
         for group in optimizer.param_groups:  # deltas are vectors, which otherwise have no decay
             group["weight_decay"] = run.optimizer.weight_decay
         if self.growth == "ma":
             for layer in self._layers.values():
-                optimizer.layout(*_delta(layer), layer.shape)
+                optimizer.layout(*_get_delta(layer), layer.shape)
 
     def before_step(self, state: State) -> None:
-        """In the steps of a phase, look at the gradients of whole matrices."""
+        """In the steps of a phase, observe the gradients of whole matrices."""
         step = state.step + 1
-        looking = self.growth == "ag" and step % self.reselect_every <= self.accumulate_steps
+        in_phase = self.growth == "ag" and step % self.reselect_every <= self.accumulate_steps
         if step == 1 or step % self.reselect_every == 0:
             self._candidates = {}
         for name, layer in self._layers.items():
-            layer.observer = self._observer(name, layer) if looking else None
+            layer.observer = self._make_observer(name, layer) if in_phase else None
 
     def after_step(self, state: State) -> None:
-        """At the end of a phase, drop and grow."""
+        """At the end of a phase, drop deltas and grow others in their place."""
         due = state.step % self.reselect_every == self.accumulate_steps
         if self.growth == "fixed" or not due:
             return
-        share, optimizer = self.share(state.step, state.max_steps), state.run.optimizer.optimizer
+        share, optimizer = (
+            self.drop_share(state.step, state.max_steps),
+            state.run.optimizer.optimizer,
+        )
         accumulation = state.run.trainer.gradient_accumulation_steps
         for name, layer in self._layers.items():
-            dropped = smallest(_delta(layer)[0], share)
+            dropped = select_smallest(_get_delta(layer)[0], share)
             if self.growth == "ma":
                 grow_by_momenta(layer, dropped, optimizer)
-            elif name in self._candidates:  # a layer without part in the loss has none
+            elif name in self._candidates:  # a layer that the loss does not depend on has none
                 grow_by_gradients(layer, dropped, self._candidates[name], optimizer, accumulation)
         self._candidates = {}
 
-    def share(self, step: int, last: int) -> float:
-        """Share p of the deltas dropped by the phase that ends after this step."""
+    def drop_share(self, step: int, last: int) -> float:
+        """Return p, the share of the deltas that the phase ending after this step drops."""
         if step == self.accumulate_steps:
             return 1.0
         done = step / last
@@ -145,53 +148,56 @@ class SpIEL(Peft):
         return self.drop_rate * (1 + math.cos(math.pi * done)) / 2
 
     def state_dict(self) -> dict[str, Any]:
-        """What an unfinished phase has seen."""
-        return {name: vars(seen).copy() for name, seen in self._candidates.items()}
+        """Return the candidates of an unfinished phase, by layer."""
+        return {name: vars(item).copy() for name, item in self._candidates.items()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on with that phase."""
-        for name, seen in saved.items():
+        """Restore the candidates of an unfinished phase."""
+        for name, fields in saved.items():
             device = self._layers[name].get_base_layer().weight.device
-            kept = Candidates(**seen)
+            candidates = Candidates(**fields)
             for key in ("indices", "total", "squares"):
-                setattr(kept, key, getattr(kept, key).to(device, copy=True))
-            self._candidates[name] = kept
+                setattr(candidates, key, getattr(candidates, key).to(device, copy=True))
+            self._candidates[name] = candidates
 
-    def _observer(self, name: str, layer: Any) -> Any:
+    def _make_observer(self, name: str, layer: Any) -> Any:
         @torch.no_grad()
         def observe(gradient: Tensor) -> None:
             if name not in self._candidates:
-                self._candidates[name] = Candidates.of(gradient, len(_delta(layer)[0]))
-            self._candidates[name].see(gradient)
+                self._candidates[name] = Candidates.from_gradient(
+                    gradient, len(_get_delta(layer)[0])
+                )
+            self._candidates[name].add_gradient(gradient)
 
         return observe
 
-    def _refuse(self, optimizer: Any, processes: int) -> None:
+    def _check_options(self, optimizer: Any, processes: int) -> None:
         ability, option = NEEDS.get(self.growth, ("", ""))
         if ability and not callable(getattr(optimizer, ability, None)):
             raise UserError(
-                f"method.growth={self.growth} grows deltas by state of the optimizer that "
+                f"method.growth={self.growth} needs optimizer state that "
                 f"{type(optimizer).__name__} does not have.",
                 where="optimizer",
                 fix=f"optimizer={option}",
             )
         if self.accumulate_steps >= self.reselect_every - 1:
             raise UserError(
-                f"a phase of {self.accumulate_steps} steps is not over when the next begins, "
-                f"{self.reselect_every} steps after it.",
+                f"a phase of {self.accumulate_steps} steps is not over when the next begins: "
+                f"phases begin every {self.reselect_every} steps.",
                 where="method.accumulate_steps",
                 fix=f"method.reselect_every={4 * self.accumulate_steps}",
             )
         if self.growth == "ag" and processes > 1:
             raise UserError(
-                "candidates are judged by the gradients of one process.",
+                f"method.growth=ag chooses entries by the gradients of one process, and this run "
+                f"has {processes}.",
                 where="method.growth",
                 fix="method.growth=ma, or one process",
             )
 
 
-def smallest(values: Tensor, share: float) -> Tensor:
-    """Slots of the floor(k * share) values of smallest magnitude, the smallest first, int64."""
+def select_smallest(values: Tensor, share: float) -> Tensor:
+    """Return the slots of the floor(k * share) values of smallest magnitude, ascending, int64."""
     return values.detach().abs().argsort(stable=True)[: int(len(values) * share)]
 
 
@@ -201,18 +207,24 @@ def grow_by_gradients(
 ) -> None:
     """Replace dropped deltas by the candidates of largest |sum of gradients|.
 
-    Candidates that are active and stay so are no candidates; one that was dropped is kept as it is.
+    Candidates whose delta is active and not dropped are left out; one whose delta was dropped, and
+    is chosen again, keeps its value and moments.
+
+    Args:
+        dropped: slots of the deltas to replace, int64.
+        seen: the layer's candidates.
+        accumulation: micro-batches of an optimizer step.
     """
-    values, indices = _delta(layer)
-    leaving, stays = indices[dropped], torch.ones_like(values, dtype=torch.bool)
-    stays[dropped] = False
-    free = (~torch.isin(seen.indices, indices[stays])).nonzero().view(-1)
+    values, indices = _get_delta(layer)
+    leaving, active = indices[dropped], torch.ones_like(values, dtype=torch.bool)
+    active[dropped] = False
+    free = (~torch.isin(seen.indices, indices[active])).nonzero().view(-1)
     order = seen.total[free].abs().argsort(descending=True, stable=True)
     best = free[order[: len(dropped)]]
     slots = dropped[~torch.isin(leaving, seen.indices[best])]
     best = best[~torch.isin(seen.indices[best], leaving)]
     slots = slots[: len(best)]
-    _replace(layer, slots, seen.indices[best])
+    _replace_entries(layer, slots, seen.indices[best])
     (beta1, beta2), age = optimizer.param_groups[0]["betas"], seen.samples / accumulation
     mean, square = seen.total[best] / seen.samples, seen.squares[best] / seen.samples
     optimizer.seed(values, slots, mean * (1 - beta1**age), square * (1 - beta2**age), age)
@@ -221,22 +233,22 @@ def grow_by_gradients(
 @torch.no_grad()
 def grow_by_momenta(layer: Any, dropped: Tensor, optimizer: Any) -> None:
     """Replace dropped deltas by the inactive entries of largest r_i * c_j."""
-    values, indices = _delta(layer)
+    values, indices = _get_delta(layer)
     rows, columns = optimizer.covers(values)
     score = torch.outer(rows, columns).view(-1)
-    score[indices] = -1.0  # active ones, below every product
+    score[indices] = -1.0  # below every product, so that no active entry is chosen
     slots = dropped[: score.numel() - len(indices)]
     if len(slots):
-        _replace(layer, slots, top(score, len(slots)))
+        _replace_entries(layer, slots, top(score, len(slots)))
         optimizer.forget(values, slots)
 
 
-def _replace(layer: Any, slots: Tensor, entries: Tensor) -> None:
-    values, indices = _delta(layer)
+def _replace_entries(layer: Any, slots: Tensor, entries: Tensor) -> None:
+    values, indices = _get_delta(layer)
     indices[slots] = entries.to(indices.dtype)
     values[slots] = 0.0
 
 
-def _delta(layer: Any) -> tuple[Any, Tensor]:
-    """Values [k] and their positions [k]."""
+def _get_delta(layer: Any) -> tuple[Any, Tensor]:
+    """Return the values [k] of a layer's deltas and their positions [k]."""
     return layer.spiel_values[ADAPTER], layer.spiel_indices[ADAPTER]

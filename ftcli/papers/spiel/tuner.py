@@ -20,7 +20,7 @@ from ftcli.models.anatomy import count_parameters, true_numel
 
 @dataclass
 class SpIELConfig(PeftConfig):
-    """How many entries of which layers have a delta; one of the three budgets.
+    """Which layers have deltas, and the budget of entries in one of three forms.
 
     A matrix gets its share of the budget by its size: k = floor(budget * numel / sum of numels).
     """
@@ -42,21 +42,21 @@ class SpIELConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = cast(Any, PeftType).SPIEL
-        given = [v for v in (self.density, self.num_weights, self.rank) if v is not None]
-        if len(given) > 1:
-            raise ValueError("density, num_weights and rank are three ways to say one budget")
-        if not given:
+        budgets = [v for v in (self.density, self.num_weights, self.rank) if v is not None]
+        if len(budgets) > 1:
+            raise ValueError("density, num_weights and rank each set the budget: give one of them")
+        if not budgets:
             self.density = 0.01
 
     def budget(self, model: nn.Module, targets: list[nn.Module]) -> int:
-        """Entries of all layers together.
+        """Return the number of entries of all layers together.
 
         Raises:
-            ValueError: there are none, or more than the layers have.
+            ValueError: the budget is not positive, or exceeds the weights of the layers.
         """
-        weights = sum(_numel(module) for module in targets)
+        weights = sum(_count_weights(module) for module in targets)
         if self.rank is not None:
-            total = self.rank * sum(_sides(module) for module in targets)
+            total = self.rank * sum(_sum_sides(module) for module in targets)
         elif self.num_weights is not None:
             total = self.num_weights
         else:
@@ -67,8 +67,11 @@ class SpIELConfig(PeftConfig):
 
 
 class _SparseLinear(torch.autograd.Function):
-    """x -> x W'^T + bias with W' = W + scatter(values): the gradient of `values` is that of W' at
-    their positions, and no gradient of a whole matrix outlives its layer's backward."""
+    """x -> x W'^T + bias with W' = W + scatter(values).
+
+    The gradient of `values` is that of W' at their positions; the gradient of the whole matrix is
+    freed at the end of the layer's backward.
+    """
 
     @staticmethod
     def forward(
@@ -76,30 +79,31 @@ class _SparseLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, values, indices)
         ctx.layer = layer
-        return cast(Tensor, layer.apply_weight(x, layer.shifted(values, indices, x.dtype), bias))
+        return cast(Tensor, layer.apply_weight(x, layer.add_deltas(values, indices, x.dtype), bias))
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x, values, indices), layer = ctx.saved_tensors, ctx.layer
-        of_x = of_values = of_bias = None
+        x_gradient = values_gradient = bias_gradient = None
         if ctx.needs_input_grad[0]:
-            of_x = layer.apply_transposed(gradient, layer.shifted(values, indices, x.dtype))
+            weight = layer.add_deltas(values, indices, x.dtype)
+            x_gradient = layer.apply_transposed(gradient, weight)
         flat = gradient.reshape(-1, gradient.shape[-1])
         if ctx.needs_input_grad[1]:
             dense = layer.weight_gradient(flat, x.reshape(-1, x.shape[-1]))
             if layer.observer is not None:
                 layer.observer(dense)
-            of_values = dense.view(-1)[indices].to(values.dtype)
+            values_gradient = dense.view(-1)[indices].to(values.dtype)
         if ctx.needs_input_grad[2]:
-            of_bias = flat.sum(0)
-        return of_x, of_values, of_bias, None, None
+            bias_gradient = flat.sum(0)
+        return x_gradient, values_gradient, bias_gradient, None, None
 
 
 class SpIELLinear(TunerLayer):
     """A frozen linear layer with sparse deltas.
 
-    Positions are those of the flattened base weight, whose layout is [out, in] here.
+    Positions are those of the flattened base weight, whose layout is [out, in].
 
     Attributes:
         observer: called in backward with the gradient of the whole weight, which is then freed.
@@ -117,18 +121,24 @@ class SpIELLinear(TunerLayer):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the base weight as it is stored, unpacked."""
+        """Shape of the base weight in its stored layout, unpacked."""
         base: Any = self.get_base_layer()
         return int(base.out_features), int(base.in_features)
 
     def add(self, adapter: str, config: SpIELConfig) -> None:
-        """Zero values at random positions, ascending."""
+        """Add zero values at random positions, ascending.
+
+        Raises:
+            ValueError: the budget leaves no entry for this matrix.
+        """
         device = cast(Any, self.get_base_layer()).weight.device
         numel = self.shape[0] * self.shape[1]
         total, weights = cast(Any, config).shares
         count, kind = total * numel // weights, torch.int32 if numel < 2**31 else torch.int64
         if not count:
-            raise ValueError(f"{total} entries leave none for a matrix of {numel} weights")
+            raise ValueError(
+                f"a budget of {total} entries leaves none for a matrix of {numel} weights"
+            )
         if device.type == "meta":
             places = torch.empty(count, dtype=kind, device=device)
         else:
@@ -137,7 +147,7 @@ class SpIELLinear(TunerLayer):
         self.spiel_values[adapter] = nn.Parameter(torch.zeros(count, device=device))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Like the base layer, with the changed weight; x is [..., in]."""
+        """Apply the base layer with the deltas added to its weight: x [..., in] -> [..., out]."""
         active = self.adapters_in_effect()
         if not active:
             return cast(Tensor, self.base_layer(x, *args, **kwargs))
@@ -150,15 +160,15 @@ class SpIELLinear(TunerLayer):
         out = _SparseLinear.apply(x.to(dtype), values, bias, indices, self)
         return cast(Tensor, out)
 
-    def shifted(self, values: Tensor, indices: Tensor, dtype: torch.dtype) -> Tensor:
-        """The base weight plus the deltas, a new tensor; packed weights are unpacked for it."""
-        weight = self.get_base_weight()
-        own = weight.to(dtype, copy=self.quantization_backend is None)
-        own.view(-1).scatter_add_(0, indices.long(), values.detach().to(dtype))
-        return own
+    def add_deltas(self, values: Tensor, indices: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the base weight plus the deltas, a new tensor; packed weights are unpacked."""
+        base = self.get_base_weight()
+        weight = base.to(dtype, copy=self.quantization_backend is None)
+        weight.view(-1).scatter_add_(0, indices.long(), values.detach().to(dtype))
+        return weight
 
     def delta(self, adapter: str) -> Tensor:
-        """The deltas of an adapter in a matrix of zeros."""
+        """Return the deltas of an adapter in a matrix of zeros."""
         values = self.spiel_values[adapter]
         dense = torch.zeros(self.shape, dtype=values.dtype, device=values.device)
         dense.view(-1)[self.spiel_indices[adapter]] = values.detach()
@@ -166,47 +176,47 @@ class SpIELLinear(TunerLayer):
 
     @staticmethod
     def apply_weight(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's product."""
+        """Return x W^T + bias for a weight [out, in]."""
         return nn.functional.linear(x, weight, bias)
 
     @staticmethod
     def apply_transposed(gradient: Tensor, weight: Tensor) -> Tensor:
-        """Gradient of the input."""
+        """Return the gradient of the input."""
         return gradient @ weight
 
     @staticmethod
     def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
-        """Gradient of the whole weight from [tokens, out] and [tokens, in]."""
+        """Return the gradient [out, in] of the weight, from [tokens, out] and [tokens, in]."""
         return gradient.T @ x
 
 
 class SpIELConv1D(SpIELLinear):
-    """The same on GPT-2's layers, whose weight is stored [in, out]."""
+    """Sparse deltas of GPT-2's layers, whose weight is stored [in, out]."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the base weight as it is stored."""
+        """Shape of the base weight in its stored layout."""
         base: Any = self.get_base_layer()
         return int(base.nx), int(base.nf)
 
     @staticmethod
     def apply_weight(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's product."""
+        """Return x W + bias for a weight [in, out]."""
         return nn.functional.linear(x, weight.T, bias)
 
     @staticmethod
     def apply_transposed(gradient: Tensor, weight: Tensor) -> Tensor:
-        """Gradient of the input."""
+        """Return the gradient of the input."""
         return gradient @ weight.T
 
     @staticmethod
     def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
-        """Gradient of the whole weight from [tokens, out] and [tokens, in]."""
+        """Return the gradient [in, out] of the weight, from [tokens, out] and [tokens, in]."""
         return x.T @ gradient
 
 
 class SpIELModel(Tuner):
-    """Gives every target its share of the budget."""
+    """Tuner that gives every target its share of the budget."""
 
     prefix = "spiel_"
     tuner_layer_cls = SpIELLinear
@@ -221,15 +231,15 @@ class SpIELModel(Tuner):
             for name, module in model.named_modules()
             if name and self._check_target_module_exists(config, name)
         ]
-        if targets:  # PEFT itself says so where there are none
-            config.shares = (config.budget(model, targets), sum(map(_numel, targets)))
+        if targets:  # where there are none, PEFT raises the error
+            config.shares = (config.budget(model, targets), sum(map(_count_weights, targets)))
 
 
-def _numel(module: Any) -> int:
+def _count_weights(module: Any) -> int:
     return true_numel(module, "weight", module.weight)
 
 
-def _sides(module: Any) -> int:
+def _sum_sides(module: Any) -> int:
     linear = hasattr(module, "in_features")
     return int(module.in_features + module.out_features if linear else module.nx + module.nf)
 

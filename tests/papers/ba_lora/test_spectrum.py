@@ -58,12 +58,12 @@ def test_rows_are_a_subset_that_depends_on_seed_step_and_batch_alone():
 
     def chosen(step, rows):
         penalty.before_step(State(None, None, 10, step=step))
-        return penalty._chosen(40, rows).tolist()
+        return penalty._select_rows(40, rows).tolist()
 
     first = chosen(0, [3, 8])
     assert len(set(first)) == 5 and first == sorted(first) == chosen(0, [3, 8])
     assert first != chosen(1, [3, 8]) and first != chosen(0, [4, 8])
-    assert penalty._chosen(5, [0]).tolist() == [0, 1, 2, 3, 4]
+    assert penalty._select_rows(5, [0]).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_asking_twice_within_a_step_gives_the_same_figure():

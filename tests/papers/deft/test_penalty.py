@@ -337,7 +337,7 @@ def test_the_norm_of_its_gradient_is_logged(tmp_path):
 
 def test_compiled_blocks_are_refused():
     run = made(*METHODS["lora"], *ON, "trainer.compile=true")
-    with pytest.raises(UserError, match="left out of compiled"):
+    with pytest.raises(UserError, match="may be left out of compiled"):
         run.penalties["activation_density"].setup(run)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ftcli.optimizers.mezo import SEEDS, MeZO
-from ftcli.papers.fedkseed.optimizer import KSeed, candidates
+from ftcli.papers.fedkseed.optimizer import KSeed, draw_candidates
 
 
 def parameters():
@@ -27,9 +27,9 @@ def values(named):
 
 
 def test_candidates_are_different_and_known_from_one_seed():
-    found = candidates(4096, 7)
+    found = draw_candidates(4096, 7)
     assert len(set(found)) == 4096 and max(found) < SEEDS
-    assert found == candidates(4096, 7) != candidates(4096, 8)
+    assert found == draw_candidates(4096, 7) != draw_candidates(4096, 8)
 
 
 @pytest.mark.parametrize("copies", [0, 2**20])
@@ -41,7 +41,7 @@ def test_the_weights_are_the_start_and_one_scalar_a_seed(copies):
         optimizer.step(loss_of(named))
         sums[optimizer.index] += optimizer.taken[0].slope
         drawn.append(optimizer.index)
-    KSeed(again, lr=1e-4, pool=8).add(sums)
+    KSeed(again, lr=1e-4, pool=8).apply_sums(sums)
     assert len(set(drawn)) == 8
     assert torch.allclose(values(named), values(again), atol=1e-5)
     assert not torch.allclose(values(named), values(parameters()), atol=1e-2)
@@ -50,10 +50,10 @@ def test_the_weights_are_the_start_and_one_scalar_a_seed(copies):
 def test_the_order_of_the_replay_changes_nothing_beyond_rounding():
     ahead, back = parameters(), parameters()
     sums = torch.randn(16).tolist()
-    KSeed(ahead, lr=1e-2, pool=16).add(sums)
+    KSeed(ahead, lr=1e-2, pool=16).apply_sums(sums)
     other = KSeed(back, lr=1e-2, pool=16)
     other.pool.reverse()
-    other.add(sums[::-1])
+    other.apply_sums(sums[::-1])
     assert torch.allclose(values(ahead), values(back), atol=1e-6)
 
 
@@ -81,7 +81,10 @@ def test_candidates_are_drawn_by_their_probabilities():
     named = parameters()
     optimizer = KSeed(named, lr=0.0, pool=4)
     optimizer.probabilities = torch.tensor([0.0, 0.25, 0.75, 0.0])
-    drawn = torch.tensor([optimizer._draw() for _ in range(2000)]).bincount(minlength=4) / 2000
+    drawn = (
+        torch.tensor([optimizer._draw_candidate() for _ in range(2000)]).bincount(minlength=4)
+        / 2000
+    )
     assert drawn.tolist() == pytest.approx([0, 0.25, 0.75, 0], abs=0.04)
 
 

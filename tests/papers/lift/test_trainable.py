@@ -13,7 +13,7 @@ from ftcli.core.callback import State
 from ftcli.core.errors import UserError
 from ftcli.optimizers.sparse_adamw import SparseAdamW
 from ftcli.optimizers.state import elements
-from ftcli.papers.lift.trainable import Lift, budget, targets
+from ftcli.papers.lift.trainable import Lift, budget, find_targets
 from ftcli.trainable import scores
 
 IDS = torch.arange(3, 27).reshape(2, 12)
@@ -93,14 +93,14 @@ def test_of_equal_values_the_first_are_taken():
 
 
 def test_targets_are_the_linears_without_the_head_in_any_layout():
-    found = [linear.name for linear in targets(llama())]
+    found = [linear.name for linear in find_targets(llama())]
     assert len(found) == 14 and not any("lm_head" in name or "embed" in name for name in found)
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=32, n_positions=8))
-    assert [li.kind for li in targets(gpt2)] == ["conv1d"] * 4
+    assert [li.kind for li in find_targets(gpt2)] == ["conv1d"] * 4
     model = llama(attention_bias=True).requires_grad_(False)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("layers.1.mlp" in name)
-    assert [li.name for li in targets(model)] == [
+    assert [li.name for li in find_targets(model)] == [
         f"model.layers.1.mlp.{part}_proj" for part in ("gate", "up", "down")
     ]
 
@@ -129,7 +129,7 @@ def test_with_every_entry_it_is_dense_adam_of_the_same_form():
     model, twin = llama(), llama()
     policy = Lift(rank=10**4)
     state = begun(model, policy)
-    dense = SparseAdamW([linear.module.weight for linear in targets(twin)], **RATES)
+    dense = SparseAdamW([linear.module.weight for linear in find_targets(twin)], **RATES)
     for _ in range(4):
         step(policy, state)
         twin(input_ids=IDS, labels=IDS).loss.backward()
@@ -182,7 +182,7 @@ def test_scores_of_gradients_are_taken_before_anything_moves():
     twin = llama()
     twin(input_ids=IDS, labels=IDS).loss.backward()
     step(policy, state)
-    for linear in targets(twin):
+    for linear in find_targets(twin):
         gradient = linear.module.weight.grad
         expected = scores.top(gradient.abs(), budget(gradient, 1))
         own = policy._targets[f"{linear.name}.weight"]
@@ -254,7 +254,7 @@ def test_a_run_keeps_what_it_does_not_train(train_tiny):
     run = open_run(folder)
     base = dict(run.model_source.load().named_parameters())
     moved = {n: int((p != base[n]).sum()) for n, p in run.model.named_parameters()}
-    linear = {f"{li.name}.weight" for li in targets(run.model.requires_grad_(True))}
+    linear = {f"{li.name}.weight" for li in find_targets(run.model.requires_grad_(True))}
     assert {name for name, count in moved.items() if count} == linear
     assert all(moved[n] <= 2 * budget(base[n], 2) for n in linear)
     assert isinstance(run.model, nn.Module)

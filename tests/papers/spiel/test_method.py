@@ -21,7 +21,7 @@ from ftcli.papers.spiel.method import (
     SpIEL,
     grow_by_gradients,
     grow_by_momenta,
-    smallest,
+    select_smallest,
 )
 from ftcli.papers.spiel.tuner import SpIELConfig, SpIELConv1D, SpIELLinear
 from tests.methods.tiny import IDS, load, logits, loss_of, trainable, write_llama
@@ -136,7 +136,7 @@ def test_the_three_budgets(folder):
         counts = [p.numel() for p in trainable(prepared(folder, **options)).values()]
         assert counts == [budget * m.weight.numel() // weights for m in linears]
         assert budget - len(linears) < sum(counts) <= budget
-    with pytest.raises(UserError, match="three ways"):
+    with pytest.raises(UserError, match="each set the budget"):
         prepared(folder, density=0.1)
     with pytest.raises(UserError, match="a budget of"):
         prepared(folder, rank=10**6)
@@ -227,9 +227,9 @@ def test_phases_begin_and_end_as_in_the_authors_code():
     ]
     assert samples[24] == 5  # the sixth, in step 25, is seen before the choice
     assert set(moved) <= {5, 25, 45} and 5 in moved
-    assert method.share(5, 100) == 1.0
-    assert method.share(25, 100) == pytest.approx(0.2 * 0.75)
-    assert SpIEL(drop_schedule="cosine").share(25, 50) == pytest.approx(0.1)
+    assert method.drop_share(5, 100) == 1.0
+    assert method.drop_share(25, 100) == pytest.approx(0.2 * 0.75)
+    assert SpIEL(drop_schedule="cosine").drop_share(25, 50) == pytest.approx(0.1)
 
 
 def lone(width=12, height=10, count=20, optimizer=SparseAdamW, lr=1e-2, **options):
@@ -260,7 +260,7 @@ def test_growing_keeps_what_was_dropped_and_chosen_again_and_seeds_the_rest():
         squares=torch.tensor([99.0, 9.0, 20.0, 1.0]),
         samples=4,
     )
-    dropped = smallest(values, 0.75)
+    dropped = select_smallest(values, 0.75)
     assert dropped.tolist() == [0, 1, 2]
     grow_by_gradients(layer, dropped, seen, optimizer, accumulation=2)
     # 90 stays active and is no candidate; 10 was dropped and is chosen again, so it is untouched

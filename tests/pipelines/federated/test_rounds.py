@@ -12,7 +12,7 @@ from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
 from ftcli.optimizers.replay import FILE as LOG
-from ftcli.papers.fedkseed.pipeline import FILE, Scalars, rebuild
+from ftcli.papers.fedkseed.pipeline import FILE, Scalars, rebuild_from_sums
 from ftcli.pipelines.federated.engines import Mail
 from ftcli.pipelines.federated.server import Server
 from ftcli.pipelines.federated.wire import call, read_call, read_reply
@@ -67,7 +67,7 @@ def test_the_sums_are_those_of_the_equation(one_round):
     for parameter, value in zip(server.loop.parameters, server.shared.start, strict=True):
         parameter.data.copy_(value)
     assert torch.equal(weights(server.loop), start)
-    optimizer.add(expected.tolist())
+    optimizer.apply_sums(expected.tolist())
     moved = weights(server.loop)
     server.shared.load(server.shared.broadcast())
     assert (weights(server.loop) - moved).abs().max() < 1e-6
@@ -117,7 +117,7 @@ def test_clients_forget_and_answer_alike_in_any_order(federated_job, one_round):
 def test_a_run_is_rebuilt_from_its_start_and_its_scalars_alone(federated_run):
     assert (federated_run / FILE).stat().st_size == 4 * 64
     assert not (federated_run / LOG).exists()
-    trained, again = open_run(federated_run), rebuild(federated_run)
+    trained, again = open_run(federated_run), rebuild_from_sums(federated_run)
     for (name, a), b in zip(
         trained.trained_state().items(), again.trained_state().values(), strict=True
     ):
