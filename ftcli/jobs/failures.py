@@ -118,20 +118,20 @@ def _plan_alternatives(run: Run, peak: float) -> list[str]:
     from dataclasses import replace
 
     from ftcli.config import load
-    from ftcli.planning.draft import Draft
-    from ftcli.planning.fit import alternatives
+    from ftcli.planning.fit import find_alternatives
     from ftcli.planning.machine import GB
+    from ftcli.planning.meta_run import MetaRun
     from ftcli.planning.plan import Plan
 
     composed = run.composed
     if composed is None:
         assert run.dir is not None
         composed = load(run.dir.path / "config.yaml")
-    plan = Plan(Draft(composed))
+    plan = Plan(MetaRun(composed))
     # it did not fit, whatever the estimate says: less than both has to do
-    budget = min(int(peak * GB), plan.memory.least - 1)
+    budget = min(int(peak * GB), plan.memory.required - 1)
     plan.machine = replace(plan.machine, memory=budget)
-    return [str(way) for way in alternatives(plan) if way.total <= budget]
+    return [str(way) for way in find_alternatives(plan) if way.total <= budget]
 
 
 def find_last_checkpoint(run: Run) -> str | None:

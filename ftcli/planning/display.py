@@ -1,4 +1,4 @@
-"""A plan as lines for people: name, figure, remark."""
+"""A plan as text: sections of lines with name, figure and remark."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ Line = tuple[str, str, str]
 Section = tuple[str, list[Line]]
 
 
-def sections(plan: Plan) -> Iterator[Section]:
-    """The parts of a plan in the order in which they are read."""
+def format_plan(plan: Plan) -> Iterator[Section]:
+    """Return the sections of a plan: parameters, memory, largest micro-batch, run."""
     yield "parameters", list(_parameters(plan))
     yield f"memory, {_micro_batch(plan)}", list(_memory(plan))
     yield "largest micro-batch", list(_largest(plan))
     yield "run", list(_run(plan))
 
 
-def gigabytes(size: float) -> str:
-    """`5.70 GB`, small sizes as `16.7 MB`; 10^9 and 10^6 bytes."""
+def format_bytes(size: float) -> str:
+    """Format bytes as `5.70 GB`, small sizes as `16.7 MB`; 10^9 and 10^6 bytes."""
     return f"{size / GB:,.2f} GB" if size >= 0.1 * GB else f"{size / 1e6:,.1f} MB"
 
 
-def duration(seconds: float) -> str:
-    """`3 h 20 min`, `12 min`, `40 s`."""
+def format_duration(seconds: float) -> str:
+    """Format seconds as `3 h 20 min`, `12 min` or `40 s`."""
     hours, minutes = divmod(round(seconds / 60), 60)
     if hours:
         return f"{hours} h {minutes:02d} min"
@@ -33,18 +33,18 @@ def duration(seconds: float) -> str:
 
 
 def _parameters(plan: Plan) -> Iterator[Line]:
-    weights, source = plan.estimate.weights, plan.draft.source
+    weights, source = plan.estimate.weights, plan.meta_run.source
     yield "model", f"{weights.parameters:,}", f"{source.path} ({source.dtype})"
     share = 100 * weights.trainable / (weights.parameters + weights.adapter_parameters)
     yield "trainable", f"{weights.trainable:,}", f"{share:.3g} % of all"
     if weights.bits is not None:
         double = ", double quantisation" if getattr(source, "double_quant", False) else ""
-        how = f"{plan.draft.quantization}{double}: {weights.bits:.3f} bits each"
+        how = f"{plan.meta_run.quantization}{double}: {weights.bits:.3f} bits each"
         yield "quantised", f"{weights.quantised_parameters:,}", how
 
 
 def _micro_batch(plan: Plan) -> str:
-    schedule, rows = plan.schedule, plan.draft.trainer.batch_size
+    schedule, rows = plan.schedule, plan.meta_run.trainer.batch_size
     if plan.row_tokens == 1:
         return f"micro-batch of {rows} examples"
     if schedule.fullest:
@@ -54,18 +54,20 @@ def _micro_batch(plan: Plan) -> str:
 
 def _memory(plan: Plan) -> Iterator[Line]:
     memory, weights = plan.memory, plan.estimate.weights
-    counted = memory.parts()
+    at_peak = memory.parts()
     remarks = {
-        "weights": f"{gigabytes(weights.quantised)} quantised + {gigabytes(weights.rest)} others"
+        "weights": f"{format_bytes(weights.quantised)} quantised + {format_bytes(weights.rest)} others"
         if weights.quantised
         else "",
         "reference": "a second copy of the model",
-        "optimizer": f"{gigabytes(memory.pageable)} may leave the GPU" if memory.pageable else "",
+        "optimizer": f"{format_bytes(memory.pageable)} may leave the GPU"
+        if memory.pageable
+        else "",
         "activations": "kept for the backward pass, with gradient checkpointing"
         if plan.estimate.checkpointing
         else "kept for the backward pass",
         "logits": f"{min(plan.estimate.chunk, round(plan.rows * plan.row_tokens)):,} tokens at a time",
-        "backward": "gradients on their way, what is computed again",
+        "backward": "gradients of activations, recomputed blocks",
         "runtime": "libraries",
         "allocator": "freed memory that cannot be used again (measured share)",
     }
@@ -73,26 +75,26 @@ def _memory(plan: Plan) -> Iterator[Line]:
         if name in ("pageable", "total") or not size:
             continue
         label = "backward" if name == "transient" else name
-        apart = "" if counted[name] else "not there at the peak"
-        yield label, gigabytes(size), ", ".join(filter(None, (remarks.get(label, ""), apart)))
+        apart = "" if at_peak[name] else "not there at the peak"
+        yield label, format_bytes(size), ", ".join(filter(None, (remarks.get(label, ""), apart)))
     machine = plan.machine
-    free = "" if machine.assumed else f", {gigabytes(machine.memory)} free"
+    free = "" if machine.assumed else f", {format_bytes(machine.memory)} free"
     fits = "fits" if plan.fits else "DOES NOT FIT"
     if plan.fits and memory.total > machine.memory:
         fits = "fits, with part of the optimizer paged out,"
-    yield "peak", gigabytes(memory.total), f"{fits} {machine.name}{free}"
+    yield "peak", format_bytes(memory.total), f"{fits} {machine.name}{free}"
 
 
 def _largest(plan: Plan) -> Iterator[Line]:
-    """Rows of `row_tokens` tokens each."""
+    """Lines with the most rows of `row_tokens` tokens that fit, without and with checkpointing."""
     times = f"{plan.documents} x " if plan.documents > 1 else ""
     length = f"of {times}{plan.row_tokens:,} tokens" if plan.row_tokens > 1 else ""
-    again = plan.estimate.checkpointing
+    checkpointing = plan.estimate.checkpointing
     names = {"plain": "as it is", "gradient_checkpointing": "trainer.gradient_checkpointing=true"}
     for name, rows in plan.largest.items():
-        if again and name == "plain":
+        if checkpointing and name == "plain":
             continue
-        yield f"{rows:,} rows", length, "" if again else names[name]
+        yield f"{rows:,} rows", length, "" if checkpointing else names[name]
 
 
 def _run(plan: Plan) -> Iterator[Line]:
@@ -106,11 +108,13 @@ def _run(plan: Plan) -> Iterator[Line]:
         )
         mean = f"{known.tokens / known.rows:.0f} a row, longest {known.longest}{learned}"
         yield "tokens", f"{known.total_tokens:,}", mean
-    disk = f"{gigabytes(plan.checkpoint)} a checkpoint, {gigabytes(free_disk(plan.root))} free"
-    yield "disk", gigabytes(plan.disk), disk
+    disk = (
+        f"{format_bytes(plan.checkpoint)} a checkpoint, {format_bytes(free_disk(plan.root))} free"
+    )
+    yield "disk", format_bytes(plan.disk), disk
     if plan.time:
         speed = f"{plan.time.tokens_per_second:,.0f} tokens/s, measured in {plan.time.runs} earlier runs"
-        yield "time", duration(plan.time.seconds), speed
+        yield "time", format_duration(plan.time.seconds), speed
     else:
         yield "time", "unknown", "no earlier run of this kind on this machine was measured"
     for note in known.notes:

@@ -1,8 +1,8 @@
-"""How a device computes, shown on meta tensors: fused attention, mixed precision, quantised products.
+"""Emulation of a device on meta tensors: fused attention, mixed precision, quantised products.
 
-All three are decided by a device's dispatcher or by packed weights, which meta tensors never meet.
-They change what autograd keeps, so they are taken over here: attention through transformers'
-registry, the rest at the level of torch functions.
+All three are decided by a device's dispatcher or by packed weights, which meta tensors never reach.
+They change what autograd keeps, so they are emulated: attention through transformers' registry, the
+rest at the level of torch functions.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ LOWERED = {
 
 
 class DeviceArithmetic(TorchFunctionMode):
-    """While entered, products of meta tensors keep what they would keep with real ones.
+    """Mode in which products of meta tensors keep what those of real tensors keep.
 
     Args:
-        autocast: the type that `LOWERED` run in; None leaves tensors as they are.
+        autocast: the type that `LOWERED` run in; None: no autocast.
         quantised: ids of the weights that will be stored quantised.
     """
 
@@ -48,18 +48,18 @@ class DeviceArithmetic(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Multiply with packed weights as bitsandbytes does, lower what autocast lowers."""
+        """Multiply with packed weights as bitsandbytes does; cast what autocast casts."""
         kwargs = kwargs or {}
         if func is functional.linear:
-            inputs, weight = _arguments(args, kwargs)
+            inputs, weight = _linear_arguments(args, kwargs)
             if id(weight) in self.quantised:
-                return _Quantised.apply(inputs, weight)
+                return _QuantisedLinear.apply(inputs, weight)
         if self.autocast is not None and func in LOWERED:
-            args = tuple(self._lower(value) for value in args)
-            kwargs = {name: self._lower(value) for name, value in kwargs.items()}
+            args = tuple(self._cast(value) for value in args)
+            kwargs = {name: self._cast(value) for name, value in kwargs.items()}
         return func(*args, **kwargs)
 
-    def _lower(self, value: Any) -> Any:
+    def _cast(self, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
             return value
         if not (value.is_leaf and value.requires_grad):
@@ -69,14 +69,14 @@ class DeviceArithmetic(TorchFunctionMode):
         return self.casts[id(value)]
 
 
-def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Inputs and weight of a call of `linear`, whichever way they are given."""
-    given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
-    return given["input"], given["weight"]
+def _linear_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return inputs and weight of a call of `linear`, given by position or by name."""
+    named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+    return named["input"], named["weight"]
 
 
-def attention_of(device: str) -> str:
-    """The name under which transformers finds attention as it is on "cpu" or "cuda"."""
+def attention_name(device: str) -> str:
+    """Return the name under which attention of "cpu" or "cuda" is registered in transformers."""
     return f"planned_on_{device}"
 
 
@@ -92,9 +92,9 @@ def _attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """What `ftcli.models.attention` keeps of full rows: query [B, H, T, D] -> [B, T, H, D].
+    """Keep what `ftcli.models.attention` keeps of full rows: query [B, H, T, D] -> [B, T, H, D].
 
-    CPUs attend in float32. Scores with a cap have no fused kernel and are kept whole.
+    CPUs attend in float32. Capped scores have no fused kernel and are kept whole.
     """
     if softcap is not None:
         return documents_attention(module, query, key, value, None, 0.0, scaling, softcap=softcap)
@@ -102,16 +102,16 @@ def _attention(
     states = [query, repeat_kv(key, heads), repeat_kv(value, heads)]
     if device == "cpu":
         states = [x.float() for x in states]
-    out = _Fused.apply(*states)
+    out = _FusedAttention.apply(*states)
     return torch.cat([out.transpose(1, 2)]).to(query.dtype), None
 
 
 for _device in ("cpu", "cuda"):
-    AttentionInterface.register(attention_of(_device), partial(_attention, _device))
+    AttentionInterface.register(attention_name(_device), partial(_attention, _device))
 
 
-class _Fused(torch.autograd.Function):
-    """What flash attention keeps (arXiv 2205.14135): its inputs, its output, a number a row of scores.
+class _FusedAttention(torch.autograd.Function):
+    """Keeps what flash attention keeps (arXiv 2205.14135): inputs, output, one number a row of scores.
 
     query [B, H, T, D], key and value [B, H, T, D] -> [B, H, T, D]; linear in T.
     """
@@ -130,10 +130,10 @@ class _Fused(torch.autograd.Function):
         raise RuntimeError("a plan computes no gradients")
 
 
-class _Quantised(torch.autograd.Function):
-    """A product with a frozen packed weight [out, in]: keeps nothing, gives its input's type.
+class _QuantisedLinear(torch.autograd.Function):
+    """A product with a frozen packed weight [out, in]: keeps nothing, returns its input's type.
 
-    Autocast does not reach it: bitsandbytes casts to its own compute type and back.
+    Autocast does not reach it: bitsandbytes casts to its compute type and back.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What a check has found: one line each, with a mark and a way out."""
+"""Findings of a check: one line each, with a status and a fix."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One result of a check.
 
     Attributes:
-        name: what was looked at, one word.
-        text: what was found, in a sentence.
+        name: what was checked, one word.
+        text: the result, in a sentence.
         fix: what to do about it.
     """
 
@@ -26,29 +26,29 @@ class Finding:
     fix: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return the finding as plain data, without keys that have no value."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def ok(name: str, text: str) -> Finding:
-    """Nothing to do."""
+    """Return a finding on which nothing has to be done."""
     return Finding(name, "ok", text)
 
 
 def warn(name: str, text: str, fix: str | None = None) -> Finding:
-    """Training would start; the user should know."""
+    """Return a finding with which training starts, but that the user should know."""
     return Finding(name, "warn", text, fix)
 
 
-def failed(name: str, error: UserError) -> Finding:
-    """Training would not start, or not do what is wanted."""
-    return Finding(name, "fail", _said(error), error.fix)
+def fail(name: str, error: UserError) -> Finding:
+    """Return a finding with which training does not start, or does something else."""
+    return Finding(name, "fail", _text(error), error.fix)
 
 
 def unknown(name: str, error: UserError) -> Finding:
-    """It cannot be known here."""
-    return Finding(name, "warn", _said(error), error.fix)
+    """Return a warning that a check is not possible on this machine."""
+    return Finding(name, "warn", _text(error), error.fix)
 
 
-def _said(error: UserError) -> str:
+def _text(error: UserError) -> str:
     return f"{error.where}  {error.what}" if error.where else error.what

@@ -1,4 +1,4 @@
-"""What a plan is measured against: the memory of a GPU or of this machine, and its disk."""
+"""The machine that a job has to fit: memory of a GPU or of the host, and disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GB = 1e9  # 10^9 bytes, everywhere
 #: Bytes taken before the first tensor: a CUDA context with its libraries (typical); on a CPU python
 #: with torch, transformers and peft (measured: 0.56 GB resident after three steps of a tiny batch).
 RUNTIME = {"cuda": int(0.6 * GB), "cpu": int(0.56 * GB)}
-#: Freed memory that an allocator cannot use again, as a share of all activations of a forward pass.
+#: Freed memory that the allocator cannot use again, as a share of all activations of a forward pass.
 #: Measured resident sizes under glibc 2.36, which splits aligned blocks: 0.8 to 0.9 for 5,000 to
 #: 10,000 tokens of the shipped model, alike with and without gradient checkpointing, 0.5 for 1,900.
 #: CUDA's own allocator was not measured.
@@ -20,13 +20,13 @@ HEAP = {"cuda": 0.0, "cpu": 0.8}
 
 @dataclass(frozen=True)
 class Machine:
-    """Where training would run.
+    """The machine that training would run on.
 
     Attributes:
-        name: what messages call it.
+        name: its name in messages.
         kind: "cuda" or "cpu".
-        memory: bytes that training may use.
-        assumed: given by the user, not found.
+        memory: free bytes, all of them for a GPU that is assumed.
+        assumed: given by the user, not detected.
     """
 
     name: str
@@ -36,17 +36,17 @@ class Machine:
 
     @property
     def runtime(self) -> int:
-        """Bytes taken by libraries."""
+        """Bytes that libraries take."""
         return RUNTIME[self.kind]
 
     @property
     def heap(self) -> float:
-        """Share of a forward pass's activations that its allocator loses."""
+        """Share of a forward pass's activations that the allocator cannot use again."""
         return HEAP[self.kind]
 
 
-def target(gpu: float | None = None) -> Machine:
-    """A GPU of `gpu` GB when given, else the first GPU of this machine, else its main memory."""
+def find_machine(gpu: float | None = None) -> Machine:
+    """Return a GPU of `gpu` GB if given, else the first GPU of this machine, else its main memory."""
     if gpu is not None:
         return Machine(f"a GPU of {gpu:g} GB", "cuda", int(gpu * GB), assumed=True)
     import torch
@@ -58,24 +58,24 @@ def target(gpu: float | None = None) -> Machine:
 
 
 def free_memory() -> int:
-    """Bytes of main memory that a new process can have, within the limit of its control group."""
-    available = _meminfo("MemAvailable")
+    """Return the bytes of main memory a new process can have, within its control group's limit."""
+    available = _read_meminfo("MemAvailable")
     if available is None:
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _number(Path("/sys/fs/cgroup/memory.max"))
-    used = _number(Path("/sys/fs/cgroup/memory.current"))
+    limit = _read_int(Path("/sys/fs/cgroup/memory.max"))
+    used = _read_int(Path("/sys/fs/cgroup/memory.current"))
     return available if limit is None or used is None else min(available, limit - used)
 
 
 def free_disk(folder: str | Path) -> int:
-    """Free bytes where `folder` is, or where it will be created."""
+    """Return the free bytes where `folder` is, or where it will be created."""
     path = Path(folder).resolve()
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
 
 
-def _meminfo(name: str) -> int | None:
+def _read_meminfo(name: str) -> int | None:
     path = Path("/proc/meminfo")
     for line in path.read_text(encoding="ascii").splitlines() if path.exists() else ():
         if line.startswith(f"{name}:"):
@@ -83,7 +83,7 @@ def _meminfo(name: str) -> int | None:
     return None
 
 
-def _number(path: Path) -> int | None:
+def _read_int(path: Path) -> int | None:
     try:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):  # not Linux, or "max"

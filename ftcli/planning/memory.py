@@ -1,4 +1,4 @@
-"""Memory of a training step, part by part, as a function of the micro-batch."""
+"""Memory of a training step, by part, as a function of the micro-batch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass, replace
 
 from ftcli.planning.activations import Activations
 from ftcli.planning.optimizer_state import OptimizerState
-from ftcli.planning.reference import SecondCopy
-from ftcli.planning.weights import Weights
+from ftcli.planning.weights import ReferenceCopy, Weights
 
 FLOAT32 = 4
 LOGIT_COPIES = 3  # log-softmax, its gradient, and the gradient of the logits
-MOST_ROWS = 2**16
+MOST_ROWS = 2**16  # at which the search for the largest micro-batch ends
 TRANSIENT = 2  # gradients as large as the largest activation that live at the same time
 
 
@@ -19,8 +18,8 @@ TRANSIENT = 2  # gradients as large as the largest activation that live at the s
 class Memory:
     """Bytes by part at one micro-batch size.
 
-    Logits and the block that is being computed again are never there together; gradients and all
-    activations meet only while gradients are accumulated. The total is the higher of the moments:
+    Logits and a recomputed block never exist together; all gradients and all activations do only
+    while gradients are accumulated. The total is the highest of three phases:
 
         loss      standing + held gradients + activations + logits
         backward  standing + held gradients + activations + transient
@@ -36,24 +35,24 @@ class Memory:
     gradients: int
     activations: int
     logits: int
-    transient: int  # a block computed again, gradients on their way, one weight unpacked
+    transient: int  # a recomputed block, gradients of activations, one dequantised weight
     runtime: int  # libraries, and on a GPU its context
-    allocator: int  # freed, but of no use any more
+    allocator: int  # freed, but not usable again
     pageable: int  # share of `optimizer` that may leave the GPU
     accumulates: bool
 
     @property
     def total(self) -> int:
-        """The peak."""
+        """Bytes at the peak."""
         return sum(self.parts().values())
 
     @property
-    def least(self) -> int:
-        """The peak once a paged optimizer's state has left the GPU: what must fit."""
+    def required(self) -> int:
+        """Bytes that must fit: the peak without optimizer state that may leave the GPU."""
         return self.total - self.pageable
 
     def parts(self) -> dict[str, int]:
-        """What is in memory at the moment that needs most; the values add up to the total."""
+        """Return what is in memory at the peak, by part; the values add up to the total."""
         held = self.gradients if self.accumulates else 0
         forward = held + self.activations + max(self.logits, self.transient)
         at_step = self.gradients + self.transient > forward
@@ -72,7 +71,7 @@ class Memory:
         }
 
     def as_dict(self) -> dict[str, int]:
-        """The largest that each part gets, and the peak, in bytes."""
+        """Return the largest size of each part, and the peak, in bytes."""
         sizes = asdict(self)
         del sizes["accumulates"]
         return sizes | {"total": self.total}
@@ -80,24 +79,25 @@ class Memory:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is needed to know the memory of any micro-batch.
+    """What the memory of any micro-batch is computed from.
 
     Attributes:
-        gradients: bytes of what moves at a time.
-        reference: the second copy of the model, where there is one.
-        one, two: activations of one and of two rows; more rows follow the straight line.
+        gradients: bytes of the gradients of a step.
+        reference: the second copy of the model.
+        one_row, two_rows: activations of one and of two rows; those of more rows are extrapolated.
         row_tokens: tokens of a full row.
         hidden: width of the hidden states.
         chunk: tokens whose logits exist at the same time.
+        runtime: bytes taken before the first tensor.
         heap: share of all activations of a forward pass that the allocator loses.
     """
 
     weights: Weights
     optimizer: OptimizerState
     gradients: int
-    reference: SecondCopy
-    one: Activations
-    two: Activations
+    reference: ReferenceCopy
+    one_row: Activations
+    two_rows: Activations
     row_tokens: int
     vocabulary: int
     hidden: int
@@ -108,11 +108,13 @@ class Estimate:
     heap: float
 
     def memory(self, rows: float, checkpointing: bool | None = None) -> Memory:
-        """The parts for micro-batches of `rows` full rows.
+        """Return the memory of a micro-batch of `rows` full rows, every token supervised.
 
-        Every token of a row is taken as supervised, which is the most that can be. Without a backward
-        pass nothing is kept for it. A copy that leaves before the first step is there without
-        gradients and optimizer state: the moment that needs more is the one that is given.
+        A reference copy that leaves before the first step never meets gradients and optimizer state:
+        the larger of the two phases is returned.
+
+        Args:
+            checkpointing: with gradient checkpointing; None for what the job says.
         """
         copy, leaves = self.reference.bytes, self.reference.leaves
         standing = 0 if leaves else copy
@@ -121,14 +123,20 @@ class Estimate:
         if not leaves:
             return steps
         before = self._forward_only(rows, checkpointing, copy)
-        return max(steps, replace(before, optimizer=0, pageable=0), key=lambda m: m.least)
+        return max(steps, replace(before, optimizer=0, pageable=0), key=lambda m: m.required)
 
     def _backward(self, rows: float, checkpointing: bool | None, reference: int) -> Memory:
-        """A step by gradients."""
-        again = self.checkpointing if checkpointing is None else checkpointing
-        kept = _line(self.one.kept(again), self.two.kept(again), rows)
-        block = _line(self.one.block, self.two.block, rows) if again else 0
-        largest = _line(self.one.largest, self.two.largest, rows)
+        """Return the memory of a step with a backward pass."""
+        recompute = self.checkpointing if checkpointing is None else checkpointing
+        kept = _extrapolate(
+            self.one_row.kept_bytes(recompute), self.two_rows.kept_bytes(recompute), rows
+        )
+        block = (
+            _extrapolate(self.one_row.largest_block, self.two_rows.largest_block, rows)
+            if recompute
+            else 0
+        )
+        largest = _extrapolate(self.one_row.largest_storage, self.two_rows.largest_storage, rows)
         tokens = rows * self.row_tokens
         return Memory(
             weights=self.weights.base,
@@ -140,16 +148,19 @@ class Estimate:
             logits=self.logits(tokens),
             transient=block + TRANSIENT * largest + self.weights.dequantised,
             runtime=self.runtime,
-            allocator=round(self.heap * _line(self.one.kept(), self.two.kept(), rows)),
+            allocator=round(
+                self.heap
+                * _extrapolate(self.one_row.kept_bytes(), self.two_rows.kept_bytes(), rows)
+            ),
             pageable=self.optimizer.pageable,
             accumulates=self.accumulates,
         )
 
     def _forward_only(self, rows: float, _: bool | None, reference: int) -> Memory:
-        """Activations come and go; of the logits there are those of a chunk and their log-softmax."""
+        """Return the memory of forward passes: no activation is kept, logits exist twice (log-softmax)."""
         tokens = rows * self.row_tokens
         logits = self.logits(tokens, copies=2)
-        largest = _line(self.one.largest, self.two.largest, rows)
+        largest = _extrapolate(self.one_row.largest_storage, self.two_rows.largest_storage, rows)
         return Memory(
             weights=self.weights.base,
             adapter=self.weights.adapter,
@@ -165,27 +176,27 @@ class Estimate:
             accumulates=False,
         )
 
-    def accumulating(self) -> Estimate:
-        """The same job with gradients kept from one micro-batch to the next."""
+    def with_accumulation(self) -> Estimate:
+        """Return the estimate of the same job with gradients accumulated over micro-batches."""
         return replace(self, accumulates=True)
 
     def logits(self, tokens: float, copies: int = LOGIT_COPIES) -> int:
-        """chunk x vocabulary x 4 bytes x copies, and hidden states of all supervised tokens, twice."""
+        """Return chunk x vocabulary x 4 bytes x copies, plus twice the hidden states of all tokens."""
         held = min(tokens, self.chunk) * self.vocabulary * FLOAT32 * copies
         return round(held + 2 * tokens * self.hidden * FLOAT32)
 
     def largest_rows(self, budget: float, checkpointing: bool | None = None) -> int:
-        """The most full rows a micro-batch may have within `budget` bytes; 0 when not even one fits."""
+        """Return the most full rows a micro-batch may have within `budget` bytes; 0 where one does not fit."""
         low, high = 0, 1
-        while self.memory(high, checkpointing).least <= budget and high < MOST_ROWS:
+        while self.memory(high, checkpointing).required <= budget and high < MOST_ROWS:
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            fits = self.memory(middle, checkpointing).least <= budget
+            fits = self.memory(middle, checkpointing).required <= budget
             low, high = (middle, high) if fits else (low, middle)
         return low
 
 
-def _line(one: int, two: int, rows: float) -> int:
-    """The straight line through the values at one and two rows, at `rows`."""
+def _extrapolate(one: int, two: int, rows: float) -> int:
+    """Extrapolate the values at one and two rows linearly to `rows`."""
     return round(one + (rows - 1) * (two - one))

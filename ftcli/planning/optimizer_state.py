@@ -1,10 +1,10 @@
 """Bytes of an optimizer's state, measured on stand-ins of the trained tensors.
 
-The configured optimizer takes one step on small tensors and its state is counted, so that every
-optimizer of every library is planned by what it really keeps: 8 bytes a float32 parameter for
+The configured optimizer takes one step on small tensors and its state is counted, so that each
+optimizer of each library is planned by what it really keeps: 8 bytes a float32 parameter for
 AdamW, 2 and the scales for 8-bit AdamW, 4 for Lion, rows + columns for Adafactor, 0 for plain SGD.
 One whose state depends on more than the shape (GaLore: on the name, and on which side is shorter)
-says how much it keeps of a parameter by `state_elements(parameter)`.
+states how much it keeps of a parameter by `state_elements(parameter)`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from ftcli.planning.moving import Moving
+    from ftcli.planning.weights import ActiveParameters
 
 Shape = tuple[int, ...]
 
@@ -31,9 +31,12 @@ SIDES = (128, 256)  # of the stand-ins of larger ones: large enough for 8-bit st
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """Bytes of all state; `pageable` is what may leave the GPU for the host when memory is short.
+    """Size of an optimizer's state.
 
-    `uses_backward` is False for an optimizer that steps by losses alone.
+    Attributes:
+        bytes: of all state.
+        pageable: bytes that may leave the GPU for the host when memory is short.
+        uses_backward: False for an optimizer that steps by losses alone.
     """
 
     bytes: int
@@ -41,14 +44,14 @@ class OptimizerState:
     uses_backward: bool = True
 
 
-def state_of(
+def measure_state(
     optimizer: Any, trained: Iterable[tuple[str, Shape, torch.dtype]], device: str
 ) -> OptimizerState:
-    """The state that `optimizer` will keep for tensors of these names, shapes and types.
+    """Return the state that `optimizer` will keep for tensors of these names, shapes and types.
 
     Args:
-        optimizer: a participant with `build(named_parameters, device)`.
-        device: the kind of device that will train; it may choose the class ("cuda", "cpu").
+        optimizer: the `optimizer` of a job; it is copied, not changed.
+        device: the kind of device that will train, "cuda" or "cpu"; the class may depend on it.
 
     Raises:
         UserError: the optimizer cannot be built.
@@ -61,36 +64,41 @@ def state_of(
     built = copy.deepcopy(optimizer).build(named, torch.device(device))
     backward = getattr(built, "uses_backward", True)
     if hasattr(built, "state_elements"):
-        said = sum(built.state_elements(p) * p.element_size() for _, p in named)
-        return OptimizerState(said, 0, backward)
+        stated = sum(built.state_elements(p) * p.element_size() for _, p in named)
+        return OptimizerState(stated, 0, backward)
     counted = Counter((shape, dtype) for _, shape, dtype in trained)
     wanted = {(shape, dtype) for key, dtype in counted for shape in _stand_ins(key)}
     measured, paged = _measure(optimizer, sorted(wanted, key=str), device)
     total = sum(
-        number * _extrapolated(shape, dtype, measured) for (shape, dtype), number in counted.items()
+        number * _extrapolate(shape, dtype, measured) for (shape, dtype), number in counted.items()
     )
     return OptimizerState(round(total), round(total) if paged else 0, backward)
 
 
-def state_at_a_time(
-    optimizer: Any, trained: Iterable[tuple[str, Shape, torch.dtype]], moves: Moving, device: str
+def measure_peak_state(
+    optimizer: Any,
+    trained: Iterable[tuple[str, Shape, torch.dtype]],
+    active: ActiveParameters,
+    device: str,
 ) -> OptimizerState:
-    """The most state that there is at a time, where a policy may let parts rest.
+    """Return the most state that exists at a step, where a policy may make parameters inactive.
 
     State that waits on the CPU counts as paged out on a GPU, and is in memory on a CPU.
     """
     trained = list(trained)
-    moved = state_of(optimizer, [one for one in trained if one[0] in moves.names], device)
-    if moves.resting == "drop":
-        return moved
-    every = state_of(optimizer, trained, device)
-    if moves.resting == "keep" or device == "cpu":
-        return every
-    return replace(every, pageable=every.bytes - moved.bytes + moved.pageable)
+    at_step = measure_state(
+        optimizer, [item for item in trained if item[0] in active.names], device
+    )
+    if active.inactive_state == "drop":
+        return at_step
+    total = measure_state(optimizer, trained, device)
+    if active.inactive_state == "keep" or device == "cpu":
+        return total
+    return replace(total, pageable=total.bytes - at_step.bytes + at_step.pageable)
 
 
 def _stand_ins(shape: Shape) -> list[Shape]:
-    """The tensor itself where it is small, else the corners from which its state is extrapolated."""
+    """Return the shape itself where it is small, else the corners to extrapolate its state from."""
     if prod(shape) <= SMALL:
         return [shape]
     if len(shape) == 1:
@@ -98,17 +106,17 @@ def _stand_ins(shape: Shape) -> list[Shape]:
     return [(rows, columns) for rows in SIDES for columns in SIDES]
 
 
-def _extrapolated(
+def _extrapolate(
     shape: Shape, dtype: torch.dtype, measured: dict[tuple[Shape, torch.dtype], int]
 ) -> float:
-    """State that is a + b*rows + c*columns + d*rows*columns, through the values at the corners."""
+    """Extrapolate state bytes as a + b*rows + c*columns + d*rows*columns from the corners."""
     if (shape, dtype) in measured and prod(shape) <= SMALL:
         return measured[shape, dtype]
     low, high = SIDES
     if len(shape) == 1:
-        weights = _line(shape[0], 32 * low, 32 * high)
+        weights = _line_weights(shape[0], 32 * low, 32 * high)
         return sum(w * measured[(32 * s,), dtype] for w, s in zip(weights, SIDES, strict=True))
-    rows, columns = _line(shape[0], low, high), _line(prod(shape[1:]), low, high)
+    rows, columns = _line_weights(shape[0], low, high), _line_weights(prod(shape[1:]), low, high)
     return sum(
         r * c * measured[(m, n), dtype]
         for r, m in zip(rows, SIDES, strict=True)
@@ -116,8 +124,8 @@ def _extrapolated(
     )
 
 
-def _line(x: float, low: int, high: int) -> tuple[float, float]:
-    """Weights of the values at `low` and `high` in the straight line's value at `x`."""
+def _line_weights(x: float, low: int, high: int) -> tuple[float, float]:
+    """Return the weights that the values at `low` and `high` have in a linear extrapolation to `x`."""
     share = (x - low) / (high - low)
     return 1 - share, share
 
@@ -125,21 +133,23 @@ def _line(x: float, low: int, high: int) -> tuple[float, float]:
 def _measure(
     optimizer: Any, wanted: list[tuple[Shape, torch.dtype]], device: str
 ) -> tuple[dict[tuple[Shape, torch.dtype], int], bool]:
-    """Bytes of the state of each stand-in after one step, and whether the optimizer is paged."""
+    """Take a step on the stand-ins; return the bytes of each one's state, and whether it is paged."""
     twice = [*wanted, *wanted]  # what two tensors share (code tables) is no state of either
     parameters = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape, dtype in twice]
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     named = [(f"stand_in.{index}", parameter) for index, parameter in enumerate(parameters)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what stands in for a GPU's optimizer is said elsewhere
+        warnings.simplefilter("ignore")  # the check reports what takes a GPU optimizer's place
         built = copy.deepcopy(optimizer).build(named, torch.device(device))
         built.step(*([] if getattr(built, "uses_backward", True) else [lambda: torch.zeros(())]))
     tensors = [list(_tensors(built.state.get(p, {}))) for p in parameters]
-    shared = Counter(t.data_ptr() for own in tensors for t in own)
+    users = Counter(t.data_ptr() for state in tensors for t in state)
     sizes = [
-        sum(t.numel() * t.element_size() for t in own if t.data_ptr() and shared[t.data_ptr()] == 1)
-        for own in tensors[: len(wanted)]
+        sum(
+            t.numel() * t.element_size() for t in state if t.data_ptr() and users[t.data_ptr()] == 1
+        )
+        for state in tensors[: len(wanted)]
     ]
     return dict(zip(wanted, sizes, strict=True)), bool(getattr(built, "is_paged", False))
 

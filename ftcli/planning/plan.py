@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
-from ftcli.planning.draft import Draft
-from ftcli.planning.machine import Machine, target
-from ftcli.planning.schedule import Schedule, schedule
+from ftcli.planning.machine import Machine, find_machine
+from ftcli.planning.meta_run import MetaRun
+from ftcli.planning.schedule import Schedule, compute_schedule, find_speed
 
 if TYPE_CHECKING:
     from ftcli.planning.activations import Activations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Time:
-    """Seconds of training, by the measured speed of `runs` earlier runs."""
+    """Seconds of training at the median speed of `runs` earlier runs."""
 
     seconds: float
     tokens_per_second: float
@@ -27,56 +27,56 @@ class Time:
 
 
 class Plan:
-    """Everything about a run that is known before it starts. No weights, no network, no GPU.
+    """What is known of a run before it starts, found without weights, network or GPU.
 
     Args:
-        draft: a checked job's parts.
+        meta_run: the job on the meta device.
         gpu: GB of the GPU to plan for; None takes this machine as it is.
-        schedule: of a job with the same data, where it is known already.
+        schedule: of a job with the same data, where that is known already.
     """
 
     def __init__(
-        self, draft: Draft, gpu: float | None = None, schedule: Schedule | None = None
+        self, meta_run: MetaRun, gpu: float | None = None, schedule: Schedule | None = None
     ) -> None:
-        self.draft, self.gpu, self._schedule = draft, gpu, schedule
+        self.meta_run, self.gpu, self._schedule = meta_run, gpu, schedule
 
     @cached_property
     def machine(self) -> Machine:
-        """What it is measured against."""
-        return target(self.gpu)
+        """The machine that the job has to fit."""
+        return find_machine(self.gpu)
 
     @cached_property
     def schedule(self) -> Schedule:
-        """Steps, epochs, tokens."""
-        return self._schedule or schedule(self.draft)
+        """Steps, epochs and tokens of the run."""
+        return self._schedule or compute_schedule(self.meta_run)
 
     @cached_property
     def row_tokens(self) -> int:
         """Tokens of a full row: the longest document, or a whole bin, or `data.max_length`."""
-        data = self.draft.data
+        data = self.meta_run.data
         known = None if data.packing == "bins" else self.schedule.longest
         return known or int(data.max_length)
 
     @cached_property
-    def estimate(self) -> Estimate:
+    def estimate_memory(self) -> Estimate:
         """Memory as a function of the micro-batch.
 
         Raises:
             UserError: model, method or optimizer cannot be built.
         """
-        return estimate(self.draft, self.row_tokens, self.machine)
+        return estimate_memory(self.meta_run, self.row_tokens, self.machine)
 
     @property
     def rows(self) -> float:
-        """Full rows that weigh as much as the fullest micro-batch."""
+        """Full rows that count_weights as much as the fullest micro-batch."""
         fullest = self.schedule.fullest
         known = fullest / self.row_tokens if fullest else None
-        return known or self.documents * self.draft.trainer.batch_size
+        return known or self.documents * self.meta_run.trainer.batch_size
 
     @property
     def documents(self) -> int:
-        """Rows of tokens that one row of `trainer.batch_size` becomes: two of a pair."""
-        return 2 if getattr(self.draft.data, "pairs", False) else 1
+        """Rows of tokens that one row of `trainer.batch_size` becomes: two for a pair of answers."""
+        return 2 if getattr(self.meta_run.data, "pairs", False) else 1
 
     @cached_property
     def memory(self) -> Memory:
@@ -85,15 +85,15 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether it fits where it is planned for, a paged optimizer's state being elsewhere."""
-        return self.memory.least <= self.machine.memory
+        """Whether it fits the machine, a paged optimizer's state being on the host."""
+        return self.memory.required <= self.machine.memory
 
     @cached_property
     def largest(self) -> dict[str, int]:
         """The largest `trainer.batch_size` that fits, with and without gradient checkpointing."""
         return {
-            name: self.estimate.largest_rows(self.machine.memory, again) // self.documents
-            for name, again in (("plain", False), ("gradient_checkpointing", True))
+            name: self.estimate.largest_rows(self.machine.memory, checkpointing) // self.documents
+            for name, checkpointing in (("plain", False), ("gradient_checkpointing", True))
         }
 
     @property
@@ -104,38 +104,36 @@ class Plan:
     @property
     def disk(self) -> int:
         """Bytes that a run keeps: its newest checkpoints, the best one, and the final artefact."""
-        trainer = self.draft.trainer
+        trainer = self.meta_run.trainer
         kept = trainer.keep_last + (1 if trainer.eval_every else 0)
         steps, every = self.schedule.steps, trainer.save_every
         if steps is not None:
             kept = min(kept, -(-steps // every) if every else 1)
         weights = self.estimate.weights
-        final = weights.adapter if self.draft.method.artefact == "adapter" else weights.base
+        final = weights.adapter if self.meta_run.method.artefact == "adapter" else weights.base
         return kept * self.checkpoint + final
 
     @property
     def root(self) -> str:
-        """The folder that runs go to."""
-        return str((self.draft.config.get("run") or {}).get("dir", "runs"))
+        """The folder that holds run directories."""
+        return str((self.meta_run.config.get("run") or {}).get("dir", "runs"))
 
     @cached_property
     def time(self) -> Time | None:
-        """How long training takes, where such runs were measured here; else None."""
-        from ftcli.planning.throughput import measured
-
+        """How long training takes; None without a measured run of this kind on this machine."""
         total = self.schedule.total_tokens
         if total is None or self.machine.assumed:
             return None
-        found = measured(self.draft.config, self.root)
-        return Time(total / found[0], *found) if found else None
+        speed = find_speed(self.meta_run.config, self.root)
+        return Time(total / speed[0], *speed) if speed else None
 
     def as_dict(self) -> dict[str, Any]:
-        """The whole plan as plain data; sizes in bytes."""
+        """Return the plan as plain data; sizes in bytes."""
         weights = asdict(self.estimate.weights)
         del weights["trained"]
         return {
-            "job": str(self.draft.composed.job),
-            "model": self.draft.source.path,
+            "job": str(self.meta_run.composed.job),
+            "model": self.meta_run.source.path,
             "parameters": weights.pop("parameters"),
             "trainable": weights.pop("trainable"),
             "bits_per_quantised_weight": self.estimate.weights.bits,
@@ -151,37 +149,46 @@ class Plan:
         }
 
 
-def estimate(draft: Draft, row_tokens: int, machine: Machine) -> Estimate:
-    """Memory of a job by the micro-batch, rows being `row_tokens` long."""
-    from ftcli.planning.memory import Estimate
-    from ftcli.planning.moving import moving
-    from ftcli.planning.optimizer_state import state_at_a_time
-    from ftcli.planning.reference import second_copy
-    from ftcli.planning.weights import weigh
+def estimate_memory(meta_run: MetaRun, row_tokens: int, machine: Machine) -> Estimate:
+    """Estimate the memory of a job as a function of the micro-batch.
 
-    model = draft.model
-    weights = weigh(model, draft.quantization, getattr(draft.source, "double_quant", True))
+    Args:
+        row_tokens: tokens of a full row.
+
+    Raises:
+        UserError: nothing is trainable, or a part of the job does not fit the model.
+    """
+    from ftcli.planning.memory import Estimate
+    from ftcli.planning.optimizer_state import measure_peak_state
+    from ftcli.planning.weights import count_weights, find_active_parameters, weigh_reference
+
+    model = meta_run.model
+    weights = count_weights(
+        model, meta_run.quantization, getattr(meta_run.source, "double_quant", True)
+    )
     if not weights.trainable:
-        raise UserError("nothing is trainable.", where=draft.composed.where("method"))
-    moves = moving(draft)
+        raise UserError("nothing is trainable.", where=meta_run.composed.where("method"))
+    active = find_active_parameters(meta_run)
     try:
-        one, two = _activations(draft, model, row_tokens, machine, moves.names)
+        one_row, two_rows = _trace_rows(meta_run, model, row_tokens, machine, active.names)
     except (RuntimeError, NotImplementedError) as error:  # it reads values, which meta tensors lack
-        one, two = _activations(draft, draft.on_cpu(error), row_tokens, machine, moves.names)
+        one_row, two_rows = _trace_rows(
+            meta_run, meta_run.prepare_on_cpu(error), row_tokens, machine, active.names
+        )
     config = model.config.get_text_config()
     width = getattr(config, "hidden_size", None) or max(getattr(config, "hidden_sizes", [0]))
-    trainer = draft.trainer
+    trainer = meta_run.trainer
     return Estimate(
         weights=weights,
-        optimizer=state_at_a_time(draft.optimizer, weights.trained, moves, machine.kind),
-        gradients=weights.bytes_of(moves.names),
-        reference=second_copy(draft),
-        one=one,
-        two=two,
+        optimizer=measure_peak_state(meta_run.optimizer, weights.trained, active, machine.kind),
+        gradients=weights.bytes_of(active.names),
+        reference=weigh_reference(meta_run),
+        one_row=one_row,
+        two_rows=two_rows,
         row_tokens=row_tokens,
         vocabulary=getattr(config, "vocab_size", None) or config.num_labels,
         hidden=width,
-        chunk=getattr(draft.objective, "chunk_size", row_tokens),
+        chunk=getattr(meta_run.objective, "chunk_size", row_tokens),
         checkpointing=trainer.gradient_checkpointing,
         accumulates=trainer.gradient_accumulation_steps > 1,
         runtime=machine.runtime,
@@ -189,31 +196,32 @@ def estimate(draft: Draft, row_tokens: int, machine: Machine) -> Estimate:
     )
 
 
-def _activations(
-    draft: Draft, model: Any, row_tokens: int, machine: Machine, moves: frozenset[str]
+def _trace_rows(
+    meta_run: MetaRun, model: Any, row_tokens: int, machine: Machine, active: frozenset[str]
 ) -> list[Activations]:
-    """What is kept of one and of two rows while these parameters move."""
-    from ftcli.planning.activations import trace
-    from ftcli.planning.moving import only
-    from ftcli.planning.weights import quantised_weights
+    """Trace one and two rows while only the parameters `active` require a gradient."""
+    from ftcli.planning.activations import trace_activations
+    from ftcli.planning.weights import find_quantised_weights, freeze_inactive
 
-    packed = quantised_weights(model, draft.quantization)
-    inputs = getattr(draft.source, "example_inputs", lambda rows: None)
-    with only(model, moves):
+    packed = find_quantised_weights(model, meta_run.quantization)
+    inputs = getattr(meta_run.source, "example_inputs", lambda rows: None)
+    with freeze_inactive(model, active):
         return [
-            trace(model, rows, row_tokens, draft.autocast, machine.kind, packed, inputs(rows))
+            trace_activations(
+                model, rows, row_tokens, meta_run.autocast, machine.kind, packed, inputs(rows)
+            )
             for rows in (1, 2)
         ]
 
 
-def make(job: str, overrides: Sequence[str] = (), gpu: float | None = None) -> Plan:
-    """Compose, check and plan a job.
+def make_plan(job: str, overrides: Sequence[str] = (), gpu: float | None = None) -> Plan:
+    """Compose and validate a job and return its plan.
 
     Raises:
-        UserError: the job is not sound.
+        UserError: the configuration is not valid.
     """
     from ftcli.config import compose, validate
 
     composed = compose(job, overrides)
     validate(composed)
-    return Plan(Draft(composed, gpu is not None), gpu)
+    return Plan(MetaRun(composed, gpu is not None), gpu)

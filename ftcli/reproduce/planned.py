@@ -15,16 +15,16 @@ FIGURES: dict[str, Callable[[Any], float]] = {
     "quantised_gb": lambda plan: _weights(plan).quantised / GB,
     "weights_gb": lambda plan: _weights(plan).base / GB,
     "memory_gb": lambda plan: plan.memory.total / GB,
-    "least_memory_gb": lambda plan: plan.memory.least / GB,
+    "least_memory_gb": lambda plan: plan.memory.required / GB,
 }
 
 
 def _weights(plan: Any) -> Any:
     """Counted without the trace of a step, which memory needs and takes seconds."""
-    from ftcli.planning.weights import weigh
+    from ftcli.planning.weights import count_weights
 
     if not hasattr(plan, "counted"):
-        draft = plan.draft
-        double = getattr(draft.source, "double_quant", True)
-        plan.counted = weigh(draft.model, draft.quantization, double)
+        meta_run = plan.meta_run
+        double = getattr(meta_run.source, "double_quant", True)
+        plan.counted = count_weights(meta_run.model, meta_run.quantization, double)
     return plan.counted

@@ -196,12 +196,12 @@ class Reproduction:
 
     def _plans(self, overrides: tuple[str, ...]) -> Any:
         """The plan of the recipe with overrides, made once."""
-        from ftcli.planning.plan import make
+        from ftcli.planning.plan import make_plan
 
         plans: dict[tuple[str, ...], Any] = self.__dict__.setdefault("_made", {})
         if overrides not in plans:
             with silenced("config"):
-                plans[overrides] = make(str(self.recipe.path), overrides, GPU_GB)
+                plans[overrides] = make_plan(str(self.recipe.path), overrides, GPU_GB)
         return plans[overrides]
 
     @property
@@ -219,10 +219,10 @@ class Reproduction:
         """
         if self.scale == SMALL:
             return
-        from ftcli.planning.check import check
+        from ftcli.planning.check import prepare_check
 
         own = joined(self.recipe.overrides(self.recipe.own, self.scale), self.overrides)
-        for finding in check(str(self.recipe.path), own).findings():
+        for finding in prepare_check(str(self.recipe.path), own).findings():
             yield finding
             if finding.status == "fail" and finding.name not in HERE:
                 raise UserError(finding.text, fix=finding.fix)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ftcli.planning import trial
+from ftcli.planning import doctor
 
 
 def test_without_training_it_is_a_report(ftcli):
@@ -17,8 +17,8 @@ def test_without_training_it_is_a_report(ftcli):
 
 
 def test_a_run_that_fails_is_said_and_is_the_exit_status(ftcli, monkeypatch):
-    monkeypatch.setattr(trial, "SMALL", ("method.no_such_key=1",))
-    monkeypatch.setattr("ftcli.planning.doctor.four_bit", lambda: iter(()))
+    monkeypatch.setattr(doctor, "SMALL", ("method.no_such_key=1",))
+    monkeypatch.setattr("ftcli.planning.doctor.check_four_bit", lambda: iter(()))
     ended = ftcli("doctor")
     assert ended.status == 1
     assert "✗ train" in ended.out and "no_such_key" in ended.out
@@ -26,14 +26,17 @@ def test_a_run_that_fails_is_said_and_is_the_exit_status(ftcli, monkeypatch):
 
 def test_a_resume_to_other_weights_is_found_out(monkeypatch):
     weights = iter((b"one", b"another"))
-    monkeypatch.setattr(trial, "_ftcli", lambda *words: None)
-    monkeypatch.setattr(trial, "_cut", lambda run: None)
-    monkeypatch.setattr(trial, "_trained", lambda run: next(weights))
-    found = list(trial.trial())
+    monkeypatch.setattr(doctor, "_run_verb", lambda *words: None)
+    monkeypatch.setattr(doctor, "_remove_end", lambda run: None)
+    monkeypatch.setattr(doctor, "_read_adapter", lambda run: next(weights))
+    found = list(doctor.train_and_resume())
     assert [f.status for f in found] == ["ok", "fail"]
     assert "other weights" in found[1].text
 
 
 @pytest.mark.slow
 def test_train_save_and_resume_work_here():
-    assert [(f.name, f.status) for f in trial.trial()] == [("train", "ok"), ("resume", "ok")]
+    assert [(f.name, f.status) for f in doctor.train_and_resume()] == [
+        ("train", "ok"),
+        ("resume", "ok"),
+    ]

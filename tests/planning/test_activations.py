@@ -11,8 +11,8 @@ from ftcli.methods.peft import Peft
 from ftcli.models.anatomy import Anatomy
 from ftcli.models.causal_lm import CausalLM
 from ftcli.objectives.causal_lm import final_hidden
-from ftcli.planning.activations import trace
-from ftcli.planning.weights import quantised_weights
+from ftcli.planning.activations import trace_activations
+from ftcli.planning.weights import find_quantised_weights
 
 METHODS = {
     "full": Full,
@@ -61,7 +61,7 @@ def measured(model, batch, autocast=False):
 @pytest.mark.parametrize("rows, length", LENGTHS)
 @pytest.mark.parametrize("method", METHODS)
 def test_estimate_is_within_5_percent_of_what_is_kept(method, rows, length):
-    estimate = trace(prepared(method, "meta"), rows, length).kept()
+    estimate = trace_activations(prepared(method, "meta"), rows, length).kept_bytes()
     real = measured(prepared(method, "cpu"), packed(rows, length))
     assert estimate == pytest.approx(real, rel=0.05)
 
@@ -70,10 +70,13 @@ def test_estimate_is_within_5_percent_of_what_is_kept(method, rows, length):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_mixed_precision_is_counted(method, dtype):
     meta = prepared(method, "meta", dtype=dtype)
-    estimate = trace(meta, 2, 64, autocast=torch.bfloat16).kept()
+    estimate = trace_activations(meta, 2, 64, autocast=torch.bfloat16).kept_bytes()
     real = measured(prepared(method, "cpu", dtype=dtype), packed(2, 64), autocast=True)
     assert estimate == pytest.approx(real, rel=0.05)
-    assert trace(meta, 2, 64, autocast=torch.bfloat16, device="cuda").kept() < estimate
+    assert (
+        trace_activations(meta, 2, 64, autocast=torch.bfloat16, device="cuda").kept_bytes()
+        < estimate
+    )
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -81,8 +84,8 @@ def test_mixed_precision_is_counted(method, dtype):
 def test_products_with_quantised_weights_are_counted(autocast, quantization):
     meta = prepared("lora", "meta")
     lower = torch.bfloat16 if autocast else None
-    packed_ids = quantised_weights(meta, quantization)
-    estimate = trace(meta, 2, 64, lower, quantised=packed_ids).kept()
+    packed_ids = find_quantised_weights(meta, quantization)
+    estimate = trace_activations(meta, 2, 64, lower, quantised=packed_ids).kept_bytes()
     real = measured(prepared("lora", "cpu", quantization), packed(2, 64), autocast)
     # int8 products on a CPU (not on a GPU) go through autocast: less is kept than is estimated
     assert estimate == pytest.approx(real, rel=0.2 if quantization == "int8" and autocast else 0.05)
@@ -90,9 +93,9 @@ def test_products_with_quantised_weights_are_counted(autocast, quantization):
 
 def test_eager_attention_keeps_the_square_of_the_length():
     model = prepared("lora", "meta")
-    fused = [trace(model, 1, length).kept() for length in (64, 128, 256)]
+    fused = [trace_activations(model, 1, length).kept_bytes() for length in (64, 128, 256)]
     model.config._attn_implementation = "eager"
-    eager = [trace(model, 1, length).kept() for length in (64, 128, 256)]
+    eager = [trace_activations(model, 1, length).kept_bytes() for length in (64, 128, 256)]
     assert fused[2] - 2 * fused[1] == fused[1] - 2 * fused[0]  # a straight line
     probabilities = 4 * 8 * 8  # bytes, heads, layers
     curve = (eager[2] - 2 * eager[1]) - (eager[1] - 2 * eager[0])
@@ -101,26 +104,26 @@ def test_eager_attention_keeps_the_square_of_the_length():
 
 def test_with_checkpointing_block_inputs_and_one_block_are_left():
     model = prepared("lora", "meta")
-    found = trace(model, 2, 64)
+    found = trace_activations(model, 2, 64)
     blocks = len(Anatomy(model).blocks)
     assert len(found.blocks) == blocks == 8
     assert found.inputs == (2 * 64 * 256 * 4,) * blocks
-    assert found.kept(checkpointing=True) == found.outside + sum(found.inputs)
-    assert found.block == max(found.blocks)
-    assert found.kept(checkpointing=True) + found.block < found.kept() / 3
+    assert found.kept_bytes(checkpointing=True) == found.outside + sum(found.inputs)
+    assert found.largest_block == max(found.blocks)
+    assert found.kept_bytes(checkpointing=True) + found.largest_block < found.kept_bytes() / 3
 
 
 def test_frozen_layers_below_the_first_trained_one_keep_nothing():
     top = prepared("full", "meta")
     for name, parameter in top.named_parameters():
         parameter.requires_grad_(name.startswith("model.layers.7."))
-    found = trace(top, 1, 64)
+    found = trace_activations(top, 1, 64)
     assert found.blocks[:7] == (0,) * 7 and found.blocks[7] > 0
 
 
 def test_a_model_of_capped_scores_is_traced():
-    from ftcli.planning.plan import estimate
-    from tests.planning.drafts import draft, machine
+    from ftcli.planning.plan import estimate_memory
+    from tests.planning.jobs import build_job, machine
 
-    job = draft("model=gemma2_2b")
-    assert estimate(job, 64, machine(24e9)).one.kept() > 0
+    job = build_job("model=gemma2_2b")
+    assert estimate_memory(job, 64, machine(24e9)).one_row.kept_bytes() > 0

@@ -12,44 +12,46 @@ def of(findings):
 def test_every_package_is_named_with_its_version():
     import torch
 
-    found = of(doctor.packages())["packages"]
+    found = of(doctor.check_packages())["packages"]
     assert found.status == "ok" and f"torch {torch.__version__}" in found.text
 
 
 def test_a_wrong_version_and_a_missing_package_are_found(monkeypatch):
     versions = {"torch": "1.0", "peft": None}
-    real = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, real(name)) if name in
+    real = doctor._installed_version
+    monkeypatch.setattr(doctor, "_installed_version", lambda name: versions.get(name, real(name)) if name in
                         versions else real(name))  # fmt: skip
-    found = of(doctor.packages())["packages"]
+    found = of(doctor.check_packages())["packages"]
     assert found.status == "warn"
     assert "torch 1.0 (wanted" in found.text and "peft is missing" in found.text
 
 
 def test_a_missing_extra_names_the_command(monkeypatch):
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "wandb" else "99")
-    found = [f for f in doctor.packages() if f.name == "extra" and f.text.startswith("wandb")]
+    monkeypatch.setattr(
+        doctor, "_installed_version", lambda name: None if name == "wandb" else "99"
+    )
+    found = [f for f in doctor.check_packages() if f.name == "extra" and f.text.startswith("wandb")]
     assert "pip install 'ftcli[wandb]'" in found[0].text
 
 
 def test_the_token_is_never_shown(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret_of_a_user")
-    assert doctor.hub().text.startswith("a token is set")
-    assert "secret" not in doctor.hub().text
+    assert doctor.check_hub().text.startswith("a token is set")
+    assert "secret" not in doctor.check_hub().text
 
 
 def test_four_bit_layers_pass_gradients_here():
-    (found,) = doctor.four_bit()
+    (found,) = doctor.check_four_bit()
     assert found.status == "ok"
 
 
-@pytest.mark.skipif("avx512_bf16" not in doctor.flags(), reason="the CPU has no AVX512-BF16")
+@pytest.mark.skipif("avx512_bf16" not in doctor.cpu_flags(), reason="the CPU has no AVX512-BF16")
 def test_a_loader_without_its_guard_is_found_out(monkeypatch):
     monkeypatch.setattr("ftcli.models.causal_lm.keep_trainable_on_cpu", lambda model: None)
-    (found,) = doctor.four_bit()
+    (found,) = doctor.check_four_bit()
     assert found.status == "warn"
 
 
 def test_a_folder_that_cannot_be_written_is_found(monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
-    assert all(finding.status == "warn" for finding in doctor.disk())
+    assert all(finding.status == "warn" for finding in doctor.check_disk())

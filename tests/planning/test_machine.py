@@ -2,11 +2,11 @@
 
 import pytest
 
-from ftcli.planning.machine import free_disk, free_memory, target
+from ftcli.planning.machine import find_machine, free_disk, free_memory
 
 
 def test_a_gpu_that_is_named_is_taken_at_its_word():
-    found = target(24)
+    found = find_machine(24)
     assert (found.kind, found.memory, found.assumed) == ("cuda", 24_000_000_000, True)
 
 

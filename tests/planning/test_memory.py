@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_iter
 from ftcli.models.bits import measured_bytes
 from ftcli.objectives.causal_lm import CausalLM as NextToken
 from ftcli.planning.memory import Memory
-from ftcli.planning.plan import Plan, estimate
-from ftcli.planning.weights import weigh
-from tests.planning.drafts import PLAIN, draft, machine
+from ftcli.planning.plan import Plan, estimate_memory
+from ftcli.planning.weights import count_weights
+from tests.planning.jobs import PLAIN, build_job, machine
 
 FULL = ("method=full", "model.quantization=none")
 
@@ -84,22 +84,22 @@ def test_estimate_is_within_15_percent_of_a_real_step(overrides, autocast, check
     rows, length = 4, 128
     again = f"trainer.gradient_checkpointing={str(checkpointing).lower()}"
     precision = f"trainer.precision={'bf16' if autocast else 'fp32'}"
-    job = draft(*overrides, again, precision)
-    memory = estimate(job, length, machine(24e9, "cpu")).memory(rows)
+    job = build_job(*overrides, again, precision)
+    memory = estimate_memory(job, length, machine(24e9, "cpu")).memory(rows)
     standing = (
         memory.weights + memory.adapter + memory.optimizer + memory.runtime + memory.allocator
     )
     assert memory.total - standing == pytest.approx(
-        real_peak(draft(*overrides, again, precision), rows, length, autocast), rel=0.15
+        real_peak(build_job(*overrides, again, precision), rows, length, autocast), rel=0.15
     )
 
 
 @pytest.mark.parametrize("length", [32, 128])
 def test_without_backward_it_is_that_of_a_forward_pass(length):
-    job = draft(
+    job = build_job(
         "method=full", "model.quantization=none", "optimizer=mezo", "trainer.precision=fp32"
     )
-    memory = estimate(job, length, machine(24e9, "cpu")).memory(4)
+    memory = estimate_memory(job, length, machine(24e9, "cpu")).memory(4)
     model = job.method.prepare(job.source.load("cpu")).eval()
     own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
     with Peak(own) as peak, torch.no_grad():
@@ -109,8 +109,8 @@ def test_without_backward_it_is_that_of_a_forward_pass(length):
 
 
 def test_bytes_of_a_quantised_base_are_those_of_the_loaded_model():
-    job = draft()
-    weights = weigh(job.model, "nf4")
+    job = build_job()
+    weights = count_weights(job.model, "nf4")
     loaded = job.source.load("cpu")
     layers = [module for module in loaded.modules() if isinstance(module, Linear4bit)]
     held = sum(measured_bytes(layer).total for layer in layers)
@@ -147,23 +147,23 @@ def test_parts_add_up_to_the_total():
 
 
 def test_a_paged_optimizer_needs_to_fit_without_its_state():
-    assert memory(weights=10, optimizer=6, pageable=6).least == 10
+    assert memory(weights=10, optimizer=6, pageable=6).required == 10
 
 
 def test_logits_are_limited_by_the_chunk():
-    made = estimate(draft("objective.chunk_size=128", *PLAIN), 64, machine(24e9))
+    made = estimate_memory(build_job("objective.chunk_size=128", *PLAIN), 64, machine(24e9))
     hidden = 256 * 4 * 2
     assert made.logits(64) == 64 * (4096 * 12 + hidden)
     assert made.logits(1000) == 128 * 4096 * 12 + 1000 * hidden
 
 
 def test_the_largest_micro_batch_fits_and_one_more_row_does_not():
-    made = estimate(draft(*PLAIN), 128, machine(24e9))
+    made = estimate_memory(build_job(*PLAIN), 128, machine(24e9))
     budget = 2e9
     for checkpointing in (False, True):
         rows = made.largest_rows(budget, checkpointing)
-        assert made.memory(rows, checkpointing).least <= budget
-        assert made.memory(rows + 1, checkpointing).least > budget
+        assert made.memory(rows, checkpointing).required <= budget
+        assert made.memory(rows + 1, checkpointing).required > budget
     assert made.largest_rows(budget, True) > made.largest_rows(budget, False)
     assert made.largest_rows(1e6) == 0
 
@@ -179,5 +179,5 @@ def test_resident_memory_of_a_real_run_is_within_25_percent(checkpointing):
         command = [sys.executable, "-m", "ftcli", "train", "qlora_llama", *own]
         subprocess.run(command, check=True, capture_output=True)
         result = json.loads((Path(folder) / "rss" / "latest" / "result.json").read_text())
-        planned = Plan(draft(*own)).memory.total
+        planned = Plan(build_job(*own)).memory.total
     assert planned / 1e9 == pytest.approx(result["peak_memory_gb"], rel=0.25)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ftcli.optimizers.library import LibraryOptimizer
-from ftcli.planning.optimizer_state import state_of
+from ftcli.planning.optimizer_state import measure_state
 
 LARGE, VECTOR = (700, 900), (300_000,)  # above the size up to which a tensor is its own stand-in
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -31,7 +31,7 @@ def real(optimizer, shape, dtype):
 )  # fmt: skip
 def test_state_is_that_of_a_real_step(optimizer, dtype, shape):
     made = LibraryOptimizer(optimizer)
-    estimate = state_of(made, [("weight", shape, dtype)], "cpu").bytes
+    estimate = measure_state(made, [("weight", shape, dtype)], "cpu").bytes
     assert estimate == pytest.approx(real(made, shape, dtype), rel=0.002, abs=64)
 
 
@@ -50,22 +50,22 @@ def test_state_is_that_of_a_real_step(optimizer, dtype, shape):
     ],
 )
 def test_bytes_an_entry(optimizer, options, dtype, per_entry):
-    found = state_of(
+    found = measure_state(
         LibraryOptimizer(optimizer, **options), [("weight", LARGE, dtype)], "cpu"
     ).bytes
     assert found / (700 * 900) == pytest.approx(per_entry, rel=1e-3, abs=1e-5)
 
 
 def test_vectors_are_extrapolated_along_their_length():
-    assert state_of(LibraryOptimizer(), [("weight", VECTOR, FP32)], "cpu").bytes == pytest.approx(
-        8 * VECTOR[0], abs=8
-    )
+    assert measure_state(
+        LibraryOptimizer(), [("weight", VECTOR, FP32)], "cpu"
+    ).bytes == pytest.approx(8 * VECTOR[0], abs=8)
 
 
 def test_a_fallback_is_what_is_counted_where_it_will_be_used():
     paged = LibraryOptimizer("bitsandbytes.optim.PagedAdamW8bit", fallback="torch.optim.AdamW")
     on_cpu, on_gpu = (
-        state_of(paged, [("weight", LARGE, FP32)], device) for device in ("cpu", "cuda")
+        measure_state(paged, [("weight", LARGE, FP32)], device) for device in ("cpu", "cuda")
     )
     assert on_cpu.bytes > 3 * on_gpu.bytes
     assert on_cpu.pageable == 0 and on_gpu.pageable == on_gpu.bytes
@@ -73,7 +73,7 @@ def test_a_fallback_is_what_is_counted_where_it_will_be_used():
 
 def test_the_optimizer_of_the_job_is_left_as_it_was():
     made = LibraryOptimizer()
-    state_of(made, [("weight", (8, 8), FP32)], "cpu")
+    measure_state(made, [("weight", (8, 8), FP32)], "cpu")
     assert made.optimizer is None
 
 
@@ -89,4 +89,6 @@ def test_galore_says_what_it_keeps(name, shape, options):
     built = made.build([(name, parameter)], torch.device("cpu"))
     built.step()
     kept = [t for t in built.state[parameter].values() if torch.is_tensor(t)]
-    assert state_of(made, [(name, shape, FP32)], "cpu").bytes == sum(4 * t.numel() for t in kept)
+    assert measure_state(made, [(name, shape, FP32)], "cpu").bytes == sum(
+        4 * t.numel() for t in kept
+    )

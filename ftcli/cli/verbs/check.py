@@ -27,12 +27,12 @@ def check(
     from ftcli.cli.findings import show
     from ftcli.core import errors
     from ftcli.core.console import emit
-    from ftcli.planning.lean import lean
+    from ftcli.planning.fast_imports import fast_imports
 
-    with lean():
-        from ftcli.planning.check import check as checked
+    with fast_imports():
+        from ftcli.planning.check import prepare_check
 
-        job_check = checked(job, overrides or [], gpu)
+        job_check = prepare_check(job, overrides or [], gpu)
         found = []
         for finding in job_check.findings():
             found.append(finding)

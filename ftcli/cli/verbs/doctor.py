@@ -20,11 +20,10 @@ def doctor(
     from ftcli.cli.findings import show
     from ftcli.core import errors
     from ftcli.core.console import emit
-    from ftcli.planning.doctor import findings
-    from ftcli.planning.trial import trial
+    from ftcli.planning.doctor import check_machine, train_and_resume
 
     found = []
-    for part in (findings, trial) if train else (findings,):
+    for part in (check_machine, train_and_resume) if train else (check_machine,):
         for finding in part():
             found.append(finding)
             if not as_json:

@@ -24,16 +24,16 @@ def plan(
     Needs neither weights nor network. A time is given where earlier runs measured one.
     """
     from ftcli.core.console import console, emit
-    from ftcli.planning.lean import lean
+    from ftcli.planning.fast_imports import fast_imports
 
-    with lean():
-        from ftcli.planning.display import sections
-        from ftcli.planning.fit import alternatives, verdict
-        from ftcli.planning.plan import make
+    with fast_imports():
+        from ftcli.planning.display import format_plan
+        from ftcli.planning.fit import explain_misfit, find_alternatives
+        from ftcli.planning.plan import make_plan
 
-        made = make(job, overrides or [], gpu)
-        ways = [] if made.fits else alternatives(made)
-        found = verdict(made, ways)
+        made = make_plan(job, overrides or [], gpu)
+        ways = [] if made.fits else find_alternatives(made)
+        found = explain_misfit(made, ways)
         listed = [{"overrides": way.overrides, "total": way.total} for way in ways]
         data = made.as_dict() | {"alternatives": listed}
 
@@ -41,7 +41,7 @@ def plan(
         from rich.table import Table
         from rich.text import Text
 
-        for title, lines in sections(made):
+        for title, lines in format_plan(made):
             table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
             table.add_column(min_width=12)
             table.add_column(justify="right", min_width=14)

@@ -52,14 +52,14 @@ def _dry_run(composed: Any) -> int:
     from ftcli.core.console import console
     from ftcli.jobs import stages
     from ftcli.jobs.dry_run import dry_run
-    from ftcli.planning.display import duration, gigabytes
+    from ftcli.planning.display import format_bytes, format_duration
 
     several = stages.compose_stages(composed) if composed.config.get("stages") else {}
     for name, job in (several or {"": composed}).items():
         tried = dry_run(job)
         console().print(
             f"{name + ': ' if name else ''}a step on the longest rows ({tried.shape}) takes "
-            f"{tried.step:.2f} s and {gigabytes(tried.peak)}; judging a batch {tried.evaluation:.2f} s\n"
-            f"{tried.steps:,} steps take about {duration(tried.seconds)}, evaluations not counted"
+            f"{tried.step:.2f} s and {format_bytes(tried.peak)}; judging a batch {tried.evaluation:.2f} s\n"
+            f"{tried.steps:,} steps take about {format_duration(tried.seconds)}, evaluations not counted"
         )
     return errors.OK

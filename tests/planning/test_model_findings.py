@@ -8,7 +8,7 @@ from huggingface_hub.errors import GatedRepoError
 from ftcli.core.errors import UserError
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.hub import resolve
-from ftcli.planning.files import weights_finding
+from ftcli.planning.model_findings import weights_finding
 
 
 def test_a_shipped_model_is_here():

@@ -1,27 +1,34 @@
-"""The first rows of the training data, tokenised as training would, without touching its cache."""
+"""Findings on a job's data: its first rows as training would tokenise them, or counts of labels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ftcli.core.errors import UserError
 from ftcli.data.accounting import accounting
-from ftcli.planning.findings import Finding, ok, warn
+from ftcli.planning.findings import Finding, fail, ok, warn
 
-ROWS = 256  # source rows that are read
-BARS = 8
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from ftcli.data.dataset import Data
+    from ftcli.data.tokens import Tokens
+
+ROWS = 256  # source rows that are tokenised
+EXAMPLES = 4  # labelled examples of a split that are read and turned into tensors
+BARS = 8  # of the histogram
 SHORT = 60  # characters of a text that are shown
 MANY = 0.05  # share of cut documents that is worth a warning
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Figures of the sampled documents.
+class TokenSample:
+    """Figures of the first documents of the training split.
 
     Attributes:
         lengths: tokens of each document, int64 [documents], cut at `data.max_length`.
@@ -56,9 +63,8 @@ class Sample:
         ]
 
 
-@contextmanager
-def sampled(data: Any, tokenizer: Any, rows: int = ROWS) -> Iterator[Sample]:
-    """A sample of the training split, prepared in a temporary folder.
+def sample_tokens(data: Data, tokenizer: PreTrainedTokenizerBase, rows: int = ROWS) -> TokenSample:
+    """Tokenise the first `rows` rows of the training split in a temporary folder, not in the cache.
 
     Raises:
         UserError: a row cannot be used, or nothing would be learned.
@@ -67,10 +73,12 @@ def sampled(data: Any, tokenizer: Any, rows: int = ROWS) -> Iterator[Sample]:
     with TemporaryDirectory() as folder:
         tokens = replace(data, limit=most, cache_dir=folder).prepare("train", tokenizer)
         whole = tokens.meta["entries"] < most
-        yield Sample(np.array(tokens.lengths), dict(tokens.meta), whole, _text(tokens, tokenizer))
+        shown = _decode_first(tokens, tokenizer)
+        return TokenSample(np.array(tokens.lengths), dict(tokens.meta), whole, shown)
 
 
-def _text(tokens: Any, tokenizer: Any) -> tuple[str, str]:
+def _decode_first(tokens: Tokens, tokenizer: Any) -> tuple[str, str]:
+    """Return prompt and learned part of the first document as text."""
     row = tokens.row(0)
     learned = row["labels"] >= 0
     first = int(np.argmax(learned))
@@ -78,8 +86,10 @@ def _text(tokens: Any, tokenizer: Any) -> tuple[str, str]:
     return decode(row["input_ids"][:first].tolist()), decode(row["input_ids"][learned].tolist())
 
 
-def template(data: Any, tokenizer: Any, example: dict[str, Any]) -> Finding:
-    """How rows like this example are written.
+def template_finding(
+    data: Data, tokenizer: PreTrainedTokenizerBase, example: dict[str, Any]
+) -> Finding:
+    """Say how rows like this example are written.
 
     Raises:
         UserError: they are conversations, and the tokenizer has no chat template.
@@ -97,23 +107,24 @@ def template(data: Any, tokenizer: Any, example: dict[str, Any]) -> Finding:
     return ok("template", f"plain: {data.prompt_template or DEFAULT_TEMPLATE!r}, then the answer")
 
 
-def findings(sample: Sample, limit: int, turns: bool = True) -> Iterator[Finding]:
-    """Mask and lengths.
+def sample_findings(sample: TokenSample, limit: int, turns: bool = True) -> Iterator[Finding]:
+    """Findings on mask and lengths of sampled documents.
 
     Args:
-        limit: data.max_length.
+        limit: `data.max_length`.
         turns: whether documents are made of turns, whose ends must be learned.
     """
-    prompt, learned = (repr(_short(text)) for text in sample.shown)
+    prompt, learned = (repr(_shorten(text)) for text in sample.shown)
     share = f"{100 * sample.learned:.0f} % of the tokens are learned"
     if turns and "no_end" not in sample.meta["losses"]:
         share += ", every end of turn too"
     yield ok("mask", f"{share}; first: {prompt} -> {learned}")
     median, high = np.percentile(sample.lengths, (50, 95))
     longest = sample.meta["longest"]
-    text = f"{accounting(sample.meta)}; {len(sample.lengths)} sampled documents: median {median:.0f} tokens, 95 % below "
-    text += (
-        f"{high:.0f}, longest {longest:,}; {100 * sample.cut:.1f} % above data.max_length={limit}"
+    text = (
+        f"{accounting(sample.meta)}; {len(sample.lengths)} sampled documents: median {median:.0f} tokens, "
+        f"95 % below {high:.0f}, longest {longest:,}; "
+        f"{100 * sample.cut:.1f} % above data.max_length={limit}"
     )
     if sample.cut > MANY:
         yield warn("lengths", text, f"data.max_length={longest}")
@@ -121,5 +132,33 @@ def findings(sample: Sample, limit: int, turns: bool = True) -> Iterator[Finding
         yield ok("lengths", text)
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
+
+
+def example_findings(data: Any, processor: Any, config: PretrainedConfig) -> Iterator[Finding]:
+    """Findings on labelled examples that are no text: counts, shapes, number of classes.
+
+    Args:
+        data: images or sounds with their labels.
+        processor: what turns an example into tensors.
+        config: of the model, whose `num_labels` must be the number of classes.
+
+    Raises:
+        UserError: an example cannot be read, or a split is empty.
+    """
+    for split in data.splits:
+        rows = data.prepare(split, processor)
+        inputs = rows.batch(range(min(EXAMPLES, len(rows))))["inputs"]
+        shapes = ", ".join(f"{name} {list(tensor.shape[1:])}" for name, tensor in inputs.items())
+        yield ok(
+            "examples",
+            f"{split}: {rows.summary()}, {min(rows.counts.values())} or more of each; {shapes}",
+        )
+    classes = getattr(config, "num_labels", None)
+    if classes is not None and classes != len(data.names):
+        yield fail("labels", UserError(
+            f"the data have {len(data.names)} classes, the head has {classes}.",
+            where="model.labels",
+            fix=f"model.labels={len(data.names)}",
+        ))  # fmt: skip

@@ -7,10 +7,10 @@ import pytest
 from ftcli.core.callback import Participant
 from ftcli.optimizers.state import nbytes
 from ftcli.planning.memory import Estimate
-from ftcli.planning.moving import moving
-from ftcli.planning.plan import estimate
+from ftcli.planning.plan import estimate_memory
+from ftcli.planning.weights import find_active_parameters
 from ftcli.run.build import build_run
-from tests.planning.drafts import PLAIN, draft, machine
+from tests.planning.jobs import PLAIN, build_job, machine
 from tests.planning.test_memory import FULL, Peak, batch
 
 STEPS = ("trainer.precision=fp32", "model.dtype=float32", "trainer.max_steps=3", "eval=none",
@@ -39,13 +39,13 @@ class Watch(Participant):
 
 
 def planned(*overrides: str) -> Estimate:
-    return estimate(draft(*overrides), 64, machine(24e9, "cpu"))
+    return estimate_memory(build_job(*overrides), 64, machine(24e9, "cpu"))
 
 
 @pytest.mark.parametrize("name", ["lisa", "lisa, state stays", "random adapters"])
 def test_gradients_and_state_are_those_of_a_run(name, tmp_path):
     words = (*CASES[name], *STEPS, f"data.cache_dir={tmp_path}")
-    run = build_run(draft(*words).config)
+    run = build_run(build_job(*words).config)
     watch = run.loggers["watch"] = Watch()
     run.trainer.fit(run)
     memory = planned(*words).memory(2)
@@ -56,9 +56,9 @@ def test_gradients_and_state_are_those_of_a_run(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["top layers", "lisa, no table of tokens"])
 def test_activations_are_kept_from_the_lowest_block_that_moves(name):
-    job = draft(*CASES[name], *STEPS)
-    memory = estimate(job, 128, machine(24e9, "cpu")).memory(4)
-    names, model = moving(job).names, job.source.load("cpu")
+    job = build_job(*CASES[name], *STEPS)
+    memory = estimate_memory(job, 128, machine(24e9, "cpu")).memory(4)
+    names, model = find_active_parameters(job).names, job.source.load("cpu")
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(key in names)
     own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
@@ -67,22 +67,24 @@ def test_activations_are_kept_from_the_lowest_block_that_moves(name):
         losses.values.sum().backward()
     standing = memory.weights + memory.optimizer + memory.runtime + memory.allocator
     assert memory.total - standing == pytest.approx(peak.peak, rel=0.15)
-    whole = estimate(draft(*FULL, *STEPS), 128, machine(24e9, "cpu")).memory(4)
+    whole = estimate_memory(build_job(*FULL, *STEPS), 128, machine(24e9, "cpu")).memory(4)
     assert memory.activations < 0.9 * whole.activations
 
 
 def test_state_that_waits_on_the_cpu_is_paged_out_of_a_gpu():
     words = (*LISA, "trainable.state_on_switch=offload")
-    gpu, cpu = (estimate(draft(*words), 64, machine(24e9, kind)) for kind in ("cuda", "cpu"))
+    gpu, cpu = (
+        estimate_memory(build_job(*words), 64, machine(24e9, kind)) for kind in ("cuda", "cpu")
+    )
     dropped = planned(*LISA).optimizer.bytes
     assert gpu.optimizer.bytes - gpu.optimizer.pageable == dropped
     assert cpu.optimizer.pageable == 0 and cpu.optimizer.bytes == gpu.optimizer.bytes
 
 
 def test_what_rests_is_free_again_and_in_every_checkpoint():
-    job = draft(*LISA)
+    job = build_job(*LISA)
     before = [p.requires_grad for p in job.model.parameters()]
-    made = estimate(job, 64, machine(24e9))
+    made = estimate_memory(job, 64, machine(24e9))
     assert [p.requires_grad for p in job.model.parameters()] == before
     assert made.weights.trained_bytes > made.gradients > 0
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ftcli.planning.weights import weigh
-from tests.planning.drafts import draft, plan
+from ftcli.planning.weights import count_weights
+from tests.planning.jobs import build_job, build_plan
 
 #: model -> parameters, weights of the blocks' linears, LoRA of rank 64 on all of them
 #: (QLoRA, arXiv 2305.14314, and the models' own cards).
@@ -20,7 +20,7 @@ FIGURES = {
 @pytest.mark.parametrize("name", FIGURES)
 def test_parameters_of_qlora_at_paper_scale(name):
     parameters, quantised, trainable = FIGURES[name]
-    weights = weigh(draft(f"model={name}", "method.r=64").model, "nf4")
+    weights = count_weights(build_job(f"model={name}", "method.r=64").model, "nf4")
     assert weights.parameters == parameters
     assert weights.quantised_parameters == quantised
     assert weights.trainable == weights.adapter_parameters == trainable
@@ -29,30 +29,30 @@ def test_parameters_of_qlora_at_paper_scale(name):
 
 @pytest.mark.parametrize("name", ["llama1_7b", "llama2_7b"])
 def test_bytes_of_a_quantised_llama_7b(name):
-    weights = weigh(draft(f"model={name}").model, "nf4")
+    weights = count_weights(build_job(f"model={name}").model, "nf4")
     assert round(weights.quantised / 1e9, 2) == 3.34
     assert round(weights.base / 1e9, 2) == 3.87
 
 
 def test_without_double_quantisation_a_weight_takes_four_and_a_half_bits():
-    model = draft("model=llama2_7b").model
-    assert weigh(model, "nf4", double_quant=False).bits == pytest.approx(4.5, abs=5e-4)
-    assert weigh(model).base == 2 * 6_738_415_616
+    model = build_job("model=llama2_7b").model
+    assert count_weights(model, "nf4", double_quant=False).bits == pytest.approx(4.5, abs=5e-4)
+    assert count_weights(model).base == 2 * 6_738_415_616
 
 
 def test_the_largest_llama_trains_on_one_gpu_of_48_gb_with_paged_optimizer_state():
-    made = plan(
+    made = build_plan(
         "model=llama1_65b", "method.r=64", "data.max_length=528", "optimizer=paged_adamw",
         "trainer.batch_size=1", "trainer.gradient_accumulation_steps=16",
         "trainer.gradient_checkpointing=true", "trainer.precision=bf16", gpu=48,
     )  # fmt: skip
     assert made.fits
     assert made.memory.pageable == 8 * 799_539_200
-    assert made.memory.least > 36e9
+    assert made.memory.required > 36e9
 
 
 def test_full_finetuning_of_the_largest_llama_needs_far_more_than_780_gb():
-    made = plan(
+    made = build_plan(
         "model=llama1_65b", "method=full", "model.quantization=none",
         "model.dtype=float32", "trainer.batch_size=1", gpu=48,
     )  # fmt: skip

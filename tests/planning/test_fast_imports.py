@@ -1,15 +1,15 @@
-"""Starting quickly leaves no trace in the process."""
+"""Quick imports leave the process as it was."""
 
 import gc
 import subprocess
 import sys
 
-from ftcli.planning.lean import lean
+from ftcli.planning.fast_imports import fast_imports
 
 CODE = """
 import sys
-from tests.planning.drafts import draft
-job = draft()
+from tests.planning.jobs import build_job
+job = build_job()
 job.model
 assert "bitsandbytes" not in sys.modules, "loaded although nothing is quantised"
 model = job.method.prepare(job.source.load("cpu"))
@@ -19,7 +19,7 @@ print(type(layer).__module__, type(layer.base_layer).__name__)
 
 
 def test_garbage_is_collected_again_afterwards():
-    with lean():
+    with fast_imports():
         assert not gc.isenabled()
     assert gc.isenabled()
 
@@ -31,8 +31,7 @@ def test_planning_does_without_bitsandbytes_and_training_has_it():
 
 def test_the_modules_that_verbs_import_load_nothing_heavy():
     code = (
-        "import sys, ftcli.planning.check, ftcli.planning.display, ftcli.planning.trial, "
-        "ftcli.planning.doctor; "
+        "import sys, ftcli.planning.check, ftcli.planning.display, ftcli.planning.doctor; "
         "print([m for m in ('torch', 'transformers', 'datasets', 'peft') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,11 +3,11 @@
 import pytest
 
 from ftcli.core.errors import UserError
-from ftcli.planning.draft import NeedsWeights
-from ftcli.planning.plan import estimate
-from ftcli.planning.trained import layers
-from ftcli.planning.weights import weigh
-from tests.planning.drafts import draft, machine
+from ftcli.planning.meta_run import NeedsWeights
+from ftcli.planning.model_findings import summarize_trained
+from ftcli.planning.plan import estimate_memory
+from ftcli.planning.weights import count_weights
+from tests.planning.jobs import build_job, machine
 
 NONE = "model.quantization=none"
 
@@ -24,27 +24,29 @@ NONE = "model.quantization=none"
     ],
 )  # fmt: skip
 def test_layers_by_their_last_name(overrides, line):
-    assert layers(draft(*overrides).model) == line
+    assert summarize_trained(build_job(*overrides).model) == line
 
 
 @pytest.mark.parametrize("method", ["shira", "vblora"])
 def test_a_method_that_looks_at_values_is_tried_on_the_cpu_where_the_model_is_small(method):
-    job = draft(f"method={method}", NONE)
-    assert estimate(job, 32, machine(24e9)).one.kept() > 0
-    large = draft(f"method={method}", NONE, "model=llama3_2_1b")
-    with pytest.raises(NeedsWeights, match=f"method={method} looks at the weights"):
-        estimate(large, 32, machine(24e9))
+    job = build_job(f"method={method}", NONE)
+    assert estimate_memory(job, 32, machine(24e9)).one_row.kept_bytes() > 0
+    large = build_job(f"method={method}", NONE, "model=llama3_2_1b")
+    with pytest.raises(NeedsWeights, match=f"method={method} reads the weights"):
+        estimate_memory(large, 32, machine(24e9))
 
 
 @pytest.mark.parametrize("method", ["pissa", "olora"])
 def test_an_initialisation_from_the_weights_has_the_shapes_of_lora(method):
-    found = weigh(draft(f"method={method}", NONE, "model=llama3_2_1b", "method.r=8").model)
+    found = count_weights(
+        build_job(f"method={method}", NONE, "model=llama3_2_1b", "method.r=8").model
+    )
     assert found.trainable == 8 * 704_512
     assert found.parameters == 1_235_814_400
 
 
 def test_targets_that_match_nothing_are_the_users_mistake_and_not_tried_again(monkeypatch):
-    job = draft("method.target_modules=[q_porj]")
-    monkeypatch.setattr(job, "on_cpu", lambda why: pytest.fail("tried on the CPU"))
+    job = build_job("method.target_modules=[q_porj]")
+    monkeypatch.setattr(job, "prepare_on_cpu", lambda cause: pytest.fail("tried on the CPU"))
     with pytest.raises(UserError, match="q_porj"):
         _ = job.model

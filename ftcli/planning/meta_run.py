@@ -1,7 +1,8 @@
-"""The parts of a job as far as they exist without weights: the model on the meta device, the data."""
+"""A job without weights: its parts, the model on the meta device, the data."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -14,19 +15,20 @@ if TYPE_CHECKING:
     from ftcli.config import Composed
 
 
-READS_VALUES = (NotImplementedError, RuntimeError)  # what meta tensors raise
-SMALL = 100_000_000  # parameters of a model that may be made for real
+READS_VALUES = (NotImplementedError, RuntimeError)  # what meta tensors raise when they are read
+SMALL = 100_000_000  # parameters up to which a model is built on the CPU, with random weights
+QUANTISER = "bitsandbytes"
 #: Initialisers that are skipped: those that draw.
 RANDOM = ("uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_",
           "xavier_normal_", "trunc_normal_")  # fmt: skip
 
 
-class Draft:
+class MetaRun:
     """A checked job whose parts are built when asked for; nothing of it can be trained.
 
     Args:
-        composed: what `compose` gave and `validate` accepted.
-        gpu: it is meant for a GPU, whether this machine has one or not.
+        composed: what `compose` returned and `validate` accepted.
+        gpu: plan for a GPU, whether this machine has one or not.
     """
 
     def __init__(self, composed: Composed, gpu: bool = False) -> None:
@@ -41,7 +43,7 @@ class Draft:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The job's values; `auto` precision and type are those of this machine, bf16 of a GPU."""
+        """The job's values, with `auto` precision and type resolved for this machine or a GPU (bf16)."""
         from ftcli.config.base_recipe import with_stand_in
         from ftcli.core.precision import settle
 
@@ -52,54 +54,54 @@ class Draft:
 
     @cached_property
     def source(self) -> Any:
-        """Where the model comes from."""
+        """The model source (`model`)."""
         return self._build("model")
 
     @cached_property
     def method(self) -> Any:
-        """Which weights are trained."""
+        """The method: which weights are trained."""
         return self._build("method")
 
     @cached_property
     def objective(self) -> Any:
-        """What is minimised."""
+        """The objective."""
         return self._build("objective")
 
     @cached_property
     def trainable(self) -> Any:
-        """What of it moves at a time; None where everything does."""
+        """The policy that chooses what is trained at a step; None where all is."""
         return self._build("trainable") if self.config.get("trainable") else None
 
     @cached_property
     def penalties(self) -> dict[str, Any]:
-        """What is added to the loss, by name."""
+        """The penalties added to the loss, by name."""
         nodes = self.config.get("penalty") or {}
         return {name: self._build(f"penalty.{name}") for name, node in nodes.items() if node}
 
     @cached_property
     def optimizer(self) -> Any:
-        """How a step is taken."""
+        """The optimizer."""
         return self._build("optimizer")
 
     @cached_property
     def trainer(self) -> Any:
-        """How the loop runs."""
+        """The trainer."""
         return self._build("trainer")
 
     @cached_property
     def scheduler(self) -> Any:
-        """How the rate goes."""
+        """The schedule of the learning rate."""
         return self._build("scheduler")
 
     @cached_property
     def evaluators(self) -> dict[str, Any]:
-        """What judges it, by name."""
+        """The evaluators, by name."""
         nodes = self.config.get("eval") or {}
         return {name: self._build(f"eval.{name}") for name, node in nodes.items() if node}
 
     @cached_property
     def data(self) -> Any:
-        """What is learned from; until the model is proved, plans take packing=auto for flat."""
+        """The data; `packing=auto` is planned as flat until the model is proved."""
         data = self._build("data")
         if getattr(data, "packing", None) == "auto":
             data.settle("flat" if getattr(self.method, "packable", True) else "none")
@@ -107,7 +109,7 @@ class Draft:
 
     @property
     def remote(self) -> bool:
-        """Whether the data are a hub's, which may be out of reach."""
+        """Whether the data are on a hub, which may not be reachable."""
         from ftcli.data.sources import files, hub
 
         return hub.is_id(self.data.path) and not files.exists(self.data.path)
@@ -125,24 +127,24 @@ class Draft:
     def model(self) -> Any:
         """The model on the meta device as the method prepares it.
 
-        A small model whose method looks at its weights is made on the CPU, with weights at random.
+        A small model whose method reads its weights is built on the CPU, with random weights.
 
         Raises:
             UserError: the method does not fit the model.
-            NeedsWeights: the method looks at the weights of a model that is too large for that.
+            NeedsWeights: the method reads the weights of a model that is too large for that.
         """
         from ftcli.models.quantization import quiet_bitsandbytes
 
         quiet_bitsandbytes()
         try:
-            return self._prepared(self.source.meta())
-        except Exception as error:  # whatever a library raises that reads values on the meta device
+            return self._prepare(self.source.meta())
+        except Exception as error:  # any error of a library that reads values on the meta device
             if isinstance(error, UserError) and not isinstance(error.__cause__, READS_VALUES):
                 raise
-            return self.on_cpu(error)
+            return self.prepare_on_cpu(error)
 
-    def on_cpu(self, why: Exception) -> Any:
-        """The prepared model with random weights, for methods that look at values.
+    def prepare_on_cpu(self, cause: Exception) -> Any:
+        """Return the prepared model with random weights on the CPU, for methods that read values.
 
         Raises:
             NeedsWeights: it is too large for that.
@@ -151,40 +153,40 @@ class Draft:
 
         bare = self.source.meta()
         if count_parameters(bare) > SMALL:
-            what = f"{self.composed.named('method')} looks at the weights themselves: "
-            what += "what it takes is known only once they are loaded."
-            raise NeedsWeights(what, self.composed.where("method")) from why
-        return self._prepared(_at_random(bare))
+            what = f"{self.composed.named('method')} reads the weights themselves: "
+            what += "what it needs is known only once they are loaded."
+            raise NeedsWeights(what, self.composed.where("method")) from cause
+        return self._prepare(_randomize(bare))
 
-    def _prepared(self, bare: Any) -> Any:
-        bare.name_or_path = self.source.path  # what messages call it
-        with _undrawn():
-            model = _without_values(self.method).prepare(bare)
+    def _prepare(self, bare: Any) -> Any:
+        bare.name_or_path = self.source.path  # the name in messages
+        with _skip_init():
+            model = _without_data_init(self.method).prepare(bare)
         if getattr(self.source, "attention", None) == "eager":
             model.config._attn_implementation = "eager"
         return model
 
     @property
     def autocast(self) -> Any:
-        """The type of matrix products; None where they keep that of the weights."""
+        """The type of matrix products under autocast; None without autocast."""
         import torch
 
         return torch.bfloat16 if self.trainer.precision == "bf16" else None
 
     @property
     def quantization(self) -> str:
-        """How the linears of the blocks are stored."""
+        """The type that the linears of the blocks are stored in: none, nf4, fp4 or int8."""
         return str(getattr(self.source, "quantization", "none"))
 
 
 class NeedsWeights(UserError):
-    """Something cannot be known before the weights are loaded."""
+    """A figure cannot be known before the weights are loaded."""
 
 
-def _without_values(method: Any) -> Any:
-    """The same method without an initialisation that is computed from weights or data.
+def _without_data_init(method: Any) -> Any:
+    """Return the method without an initialisation that is computed from weights or data.
 
-    PiSSA, OLoRA, CorDA and the like begin elsewhere than LoRA; their shapes are LoRA's.
+    PiSSA, OLoRA, CorDA and the like start from other values than LoRA; their shapes are those of LoRA.
     """
     options = getattr(method, "options", {})
     if not isinstance(options.get("init_lora_weights"), str):
@@ -194,8 +196,8 @@ def _without_values(method: Any) -> Any:
     return plain
 
 
-def _at_random(bare: Any) -> Any:
-    """A model of the meta device on the CPU, with small random weights."""
+def _randomize(bare: Any) -> Any:
+    """Move a model from the meta device to the CPU, with small random weights."""
     import torch
 
     model = bare.to_empty(device="cpu")
@@ -207,28 +209,51 @@ def _at_random(bare: Any) -> Any:
 
 
 @contextmanager
-def _undrawn() -> Iterator[None]:
-    """Initial values are of no use here, and drawing them takes most of the time.
+def _skip_init() -> Iterator[None]:
+    """Skip random initialisation inside the block: drawing values takes most of the time.
 
-    Not `transformers.initialization.no_init_weights`, whose functions give nothing back: some
-    methods of peft go on with what an initialiser returns.
+    Not `transformers.initialization.no_init_weights`, whose functions return nothing: some methods
+    of peft use what an initialiser returns.
     """
     import warnings
 
     from torch.nn import init
 
-    from ftcli.planning.lean import without_quantiser
-
-    def same(tensor: Any, *_: Any, **__: Any) -> Any:
+    def keep(tensor: Any, *_: Any, **__: Any) -> Any:
         return tensor
 
     drawing = {name: getattr(init, name) for name in RANDOM}
-    with warnings.catch_warnings(), without_quantiser():
+    with warnings.catch_warnings(), _hide_quantiser():
         warnings.simplefilter("ignore")
         try:
             for name in drawing:
-                setattr(init, name, same)
+                setattr(init, name, keep)
             yield
         finally:
             for name, function in drawing.items():
                 setattr(init, name, function)
+
+
+@contextmanager
+def _hide_quantiser() -> Iterator[None]:
+    """Hide bitsandbytes from peft inside the block: its import takes a second (it loads inductor).
+
+    On the meta device nothing is quantised, so peft's answer is the same. What peft has cached about
+    the package is cleared afterwards. Nothing is done where the package is imported already.
+    """
+    if QUANTISER in sys.modules:
+        yield
+        return
+    from transformers.utils import is_bitsandbytes_available
+
+    is_bitsandbytes_available()  # transformers caches its answer for good, so it is asked first
+    sys.modules[QUANTISER] = None  # type: ignore[assignment]  # importing it raises ImportError
+    try:
+        yield
+    finally:
+        del sys.modules[QUANTISER]
+        checks = sys.modules.get("peft.import_utils")
+        for name in ("is_bnb_available", "is_bnb_4bit_available"):
+            clear = getattr(getattr(checks, name, None), "cache_clear", None)
+            if clear is not None:
+                clear()

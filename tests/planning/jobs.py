@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from ftcli.config import compose, validate
-from ftcli.planning.draft import Draft
 from ftcli.planning.machine import RUNTIME, Machine
+from ftcli.planning.meta_run import MetaRun
 from ftcli.planning.plan import Plan
 
 PLAIN = ("model.quantization=none", "method=lora")
 
 
-def draft(*overrides: str, job: str = "qlora_llama") -> Draft:
+def build_job(*overrides: str, job: str = "qlora_llama") -> MetaRun:
     """A composed and validated job without weights."""
     composed = compose(job, overrides)
     validate(composed)
-    return Draft(composed)
+    return MetaRun(composed)
 
 
 def machine(memory: float, kind: str = "cuda") -> Machine:
@@ -24,10 +24,10 @@ def machine(memory: float, kind: str = "cuda") -> Machine:
     return Machine("a machine", kind, int(memory), assumed=True)
 
 
-def plan(*overrides: str, gpu: float | None = None) -> Plan:
+def build_plan(*overrides: str, gpu: float | None = None) -> Plan:
     """A plan for a GPU of as many GB."""
-    job = draft(*overrides)
-    return Plan(Draft(job.composed, gpu is not None), gpu)
+    job = build_job(*overrides)
+    return Plan(MetaRun(job.composed, gpu is not None), gpu)
 
 
 def parts(made: Any) -> dict[str, int]:
@@ -35,4 +35,4 @@ def parts(made: Any) -> dict[str, int]:
     return {name: size for name, size in made.memory.parts().items() if size}
 
 
-__all__ = ["PLAIN", "RUNTIME", "draft", "machine", "parts", "plan"]
+__all__ = ["PLAIN", "RUNTIME", "build_job", "machine", "parts", "build_plan"]

@@ -7,11 +7,11 @@ from bitsandbytes.nn import Linear4bit
 
 from ftcli.models.bits import measured_bytes
 from ftcli.objectives.reference import Reference
-from ftcli.planning.plan import Plan, estimate
-from ftcli.planning.reference import second_copy
+from ftcli.planning.plan import Plan, estimate_memory
 from ftcli.planning.schedule import Schedule
+from ftcli.planning.weights import weigh_reference
 from ftcli.run.build import build_run
-from tests.planning.drafts import draft, machine
+from tests.planning.jobs import build_job, machine
 from tests.planning.test_memory import FULL, Peak
 
 PAIRS = ("data=e2e_pairs", "data.pairs=true", "objective=dpo", "eval=none", "data.limit=16",
@@ -32,11 +32,11 @@ def held(model) -> int:
     ids=["full", "pissa", "nf4"],
 )  # fmt: skip
 def test_the_copy_has_the_bytes_of_the_one_that_is_read(overrides, tmp_path):
-    job = draft(*PAIRS, *overrides, f"data.cache_dir={tmp_path}")
+    job = build_job(*PAIRS, *overrides, f"data.cache_dir={tmp_path}")
     run = build_run(job.config)
     with Reference(run, run.objective.reference).model() as model:
         assert model is not run.model
-        assert second_copy(job).bytes == held(model) > 0
+        assert weigh_reference(job).bytes == held(model) > 0
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_the_copy_has_the_bytes_of_the_one_that_is_read(overrides, tmp_path):
     ids=["adapter off", "nothing compared", "weight 0"],
 )
 def test_without_one_there_is_none(overrides):
-    assert second_copy(draft(*overrides)).bytes == 0
+    assert weigh_reference(build_job(*overrides)).bytes == 0
 
 
 def test_penalties_and_answers_are_compared_too():
@@ -57,12 +57,12 @@ def test_penalties_and_answers_are_compared_too():
         ("objective=grpo", "objective.rewards={exact_match: 1}", "objective.beta=0.1"),
         ("+penalty=consistency",),
     ):
-        assert second_copy(draft(*FULL, *words)).bytes > 0
+        assert weigh_reference(build_job(*FULL, *words)).bytes > 0
 
 
 def test_a_step_of_pairs_has_the_planned_peak(tmp_path):
     words = (*PAIRS, *FULL, f"data.cache_dir={tmp_path}")
-    job = draft(*words)
+    job = build_job(*words)
     run = build_run(job.config)
     run.objective.setup(run)
     batches = (next(iter(run.loader())),)
@@ -72,7 +72,7 @@ def test_a_step_of_pairs_has_the_planned_peak(tmp_path):
     with Peak(own) as peak:
         run.objective(model, micro).values.mean().backward()
     longest = int(micro["lengths"].max())
-    memory = estimate(job, longest, machine(24e9, "cpu")).memory(
+    memory = estimate_memory(job, longest, machine(24e9, "cpu")).memory(
         int(micro["lengths"].sum()) / longest
     )
     standing = memory.weights + memory.optimizer + memory.runtime + memory.allocator
@@ -81,14 +81,14 @@ def test_a_step_of_pairs_has_the_planned_peak(tmp_path):
 
 def test_scores_computed_before_give_the_copy_back():
     live, before = (
-        estimate(draft(*PAIRS, *more), 64, machine(24e9, "cpu"))
+        estimate_memory(build_job(*PAIRS, *more), 64, machine(24e9, "cpu"))
         for more in (FULL, (*FULL, "objective.precompute=true"))
     )
     copy = live.memory(4).reference
     assert live.memory(4).total - before.memory(4).total == copy == live.reference.bytes
     # of an adapter on a base that it has changed, the pass before the first step needs most
-    small = estimate(
-        draft(*PAIRS, "method=pissa", "model.quantization=none", "objective.precompute=true"),
+    small = estimate_memory(
+        build_job(*PAIRS, "method=pissa", "model.quantization=none", "objective.precompute=true"),
         8, machine(24e9, "cpu"),
     ).memory(1)  # fmt: skip
     assert small.reference == copy and small.optimizer == small.gradients == 0
@@ -96,7 +96,7 @@ def test_scores_computed_before_give_the_copy_back():
 
 def test_a_row_of_pairs_is_two_rows_of_tokens():
     alone, pairs = (
-        Plan(draft("data=e2e_pairs", f"data.pairs={kind}", *FULL), 24, Schedule(longest=64))
+        Plan(build_job("data=e2e_pairs", f"data.pairs={kind}", *FULL), 24, Schedule(longest=64))
         for kind in ("false", "true")
     )
     assert pairs.rows == 2 * alone.rows
