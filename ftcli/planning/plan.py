@@ -58,7 +58,7 @@ class Plan:
         return known or int(data.max_length)
 
     @cached_property
-    def estimate_memory(self) -> Estimate:
+    def estimate(self) -> Estimate:
         """Memory as a function of the micro-batch.
 
         Raises:
