@@ -32,10 +32,10 @@ def test_paths_and_links_exist(page):
 
 
 def test_classes_exist(page):
-    from ftcli.config.signature import read
+    from ftcli.config.signature import read_signature
 
     for name in re.findall(r"ftcli\.[a-z_]+\.[a-z_]+\.[A-Z]\w+", page[1]):
-        assert read(name).target == name
+        assert read_signature(name).target == name
 
 
 def test_every_file_of_a_run_is_described(trained_run):

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import ftcli
 from ftcli.config import paths
-from ftcli.config.schema import job_schema
+from ftcli.config.schema import build_job_schema
 
 PACKAGE = Path(ftcli.__file__).parent
 HOLE = "1"  # stands for what a message fills in
@@ -61,7 +61,7 @@ SETTINGS = sorted({(word, where) for where, text in fixes() for word in words(te
 def keys() -> dict[str, set[str] | None]:
     """Group -> its keys; None where any is taken."""
     found: dict[str, set[str] | None] = {}
-    for name, shape in job_schema()["properties"].items():
+    for name, shape in build_job_schema()["properties"].items():
         properties = shape.get("properties")
         closed = shape.get("additionalProperties") is False and properties
         found[name] = set(properties) if closed else None
@@ -82,7 +82,7 @@ def test_a_proposed_setting_is_an_override_with_a_key_that_exists(word, where):
     group, _, key = parsed.key_or_group.partition(".")
     if HOLE in group or group in ("hydra", "tap", "key", "use_cache"):
         return
-    assert group in keys() or group in paths.groups(), f"{where}: there is no {group}"
+    assert group in keys() or group in paths.list_groups(), f"{where}: there is no {group}"
     known = keys().get(group)
     if key and known and HOLE not in key:
         assert key.split(".")[0] in known, f"{where}: {group} has no {key}"

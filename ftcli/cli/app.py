@@ -19,7 +19,7 @@ import typer
 
 from ftcli import __version__
 from ftcli.cli.verbs_found import Verbs, names
-from ftcli.config.messages import show_error, shown
+from ftcli.config.display import sanitize_text, show_error
 from ftcli.core import errors
 from ftcli.core.disk import message
 
@@ -140,10 +140,10 @@ def _usage(error: Exception) -> errors.UserError | None:
 
 
 def _nearest_verb(message: str) -> str:
-    from ftcli.config.nearest import nearest
+    from ftcli.config.paths import find_nearest
 
     wrong = re.match(r"No such command '([^']+)'", message)
-    found = nearest(wrong[1], names()) if wrong else []
+    found = find_nearest(wrong[1], names()) if wrong else []
     return f" Closest: {', '.join(found)}." if found else ""
 
 
@@ -170,5 +170,5 @@ class _Warnings(logging.Handler):
         """Print the record."""
         from ftcli.core.console import console
 
-        line = f"note: {shown(record.getMessage())}"
+        line = f"note: {sanitize_text(record.getMessage())}"
         console(stderr=True).print(line, style="yellow", markup=False)

@@ -16,7 +16,11 @@ def jobs(incomplete: str) -> list[str]:
     """Packaged jobs and recipes by name, and YAML files and folders by path."""
     from ftcli.config import paths
 
-    names = [*paths.jobs(paths.configs_dir()), *paths.jobs(paths.user_dir()), *paths.recipes()]
+    names = [
+        *paths.list_jobs(paths.configs_dir()),
+        *paths.list_jobs(paths.user_dir()),
+        *paths.list_recipes(),
+    ]
     return _starting([*names, *_files(incomplete, ".yaml")], incomplete)
 
 
@@ -49,28 +53,28 @@ def _overrides(job: str | None, incomplete: str) -> Iterator[str]:
     from ftcli.config import paths
 
     key, given, _ = incomplete.partition("=")
-    if given and key in paths.groups():
-        yield from (f"{key}={option}" for option in paths.options(key))
+    if given and key in paths.list_groups():
+        yield from (f"{key}={option}" for option in paths.list_options(key))
     elif given:
         kind = dict(_keys(job, key)).get(key, Any)
         yield from (f"{key}={value}" for value in _values(kind))
     else:
-        yield from (f"{group}=" for group in paths.groups())
+        yield from (f"{group}=" for group in paths.list_groups())
         yield from (f"{name}=" for name, _ in _keys(job, incomplete))
 
 
 def _keys(job: str | None, incomplete: str) -> Iterator[tuple[str, Any]]:
     """Every key of the job's nodes with its type, the group that is being typed first of all."""
     from ftcli.config import compose
-    from ftcli.config.keys import TARGET, keys_of
+    from ftcli.config.job import JOB_CLASS, read_keys
 
     yield "seed", int
     if job is None:
         return
     group = incomplete.split(".")[0]
     for name, node in compose(job).config.items():
-        if name.startswith(group) and isinstance(node, dict) and TARGET in node:
-            yield from ((f"{name}.{k}", p.type) for k, p in keys_of(node).parameters.items())
+        if name.startswith(group) and isinstance(node, dict) and JOB_CLASS in node:
+            yield from ((f"{name}.{k}", p.type) for k, p in read_keys(node).parameters.items())
 
 
 def _values(kind: Any) -> Iterable[str]:

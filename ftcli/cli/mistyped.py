@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ftcli.cli.verbs_found import load, names
-from ftcli.config import compose, meant, overrides, paths
+from ftcli.config import compose, overrides, paths
+from ftcli.config.suggestions import find_setting
 from ftcli.core.errors import UserError
 
 CONFIG = ("config", "config-name", "config-file", "config-path", "yaml", "c")
@@ -44,7 +45,7 @@ class Reading:
         """The whole command as it is written here; of several jobs, one after the other."""
         more = [*map(_readable, self.settings), *self.options]
         lines = [["ftcli", self.verb, job, *more] for job in self.jobs or [USUAL]]
-        return " && ".join(" ".join(map(overrides.for_shell, words)) for words in lines)
+        return " && ".join(" ".join(map(overrides.quote_for_shell, words)) for words in lines)
 
 
 def explained(words: Sequence[str], error: UserError) -> UserError:
@@ -149,7 +150,7 @@ def _setting(name: str, flag: str, value: str, words: list[str], reading: Readin
         reading.said.append(f"{flag} is left out: settings are written key=value")
         return
     name = name.replace("-", "_")
-    found = meant.setting(name, _config([*reading.jobs, *words]))
+    found = find_setting(name, _config([*reading.jobs, *words]))
     if found is None:
         reading.said.append(f"No such option: {flag}, and no setting is called so")
         reading.lost.append(flag)
@@ -157,27 +158,27 @@ def _setting(name: str, flag: str, value: str, words: list[str], reading: Readin
     takes = words and not value and not words[0].startswith("-") and not _is_job(words[0])
     given = words.pop(0) if takes else value or "true"
     key = found.key
-    if found.parameter is None and given not in paths.options(key):
+    if found.parameter is None and given not in paths.list_options(key):
         key = f"{key}.path"  # `--model owner/name`
     reading.said.append(f"{flag} is the setting {key}, written key=value")
-    chosen, _ = found.value(name, overrides.value_of(given))
-    same = chosen == overrides.value_of(given)
-    reading.settings.append(f"{key}={given if same else overrides.text_of(chosen)}")
+    chosen, _ = found.value(name, overrides.parse_value(given))
+    same = chosen == overrides.parse_value(given)
+    reading.settings.append(f"{key}={given if same else overrides.format_value(chosen)}")
 
 
 def _complete(word: str, reading: Reading) -> str:
     """A setting with its group: `lr=1e-4` is `optimizer.lr=1e-4`."""
     name, _, value = word.partition("=")
-    if not re.fullmatch(r"\w+", name) or name in paths.groups():
+    if not re.fullmatch(r"\w+", name) or name in paths.list_groups():
         return word
-    found = meant.setting(name, _config(reading.jobs))
+    found = find_setting(name, _config(reading.jobs))
     return f"{found.key}={value}" if found else word
 
 
 def _readable(word: str) -> str:
     """The setting, its value in quotes where Hydra could not read it."""
     key, _, value = word.partition("=")
-    return word if overrides.is_readable(word) else f"{key}={overrides.text_of(value)}"
+    return word if overrides.is_valid_override(word) else f"{key}={overrides.format_value(value)}"
 
 
 def _config(words: list[str]) -> dict[str, Any]:

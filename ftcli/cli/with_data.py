@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 def data_of(job: str, overrides: Sequence[str]) -> Iterator[tuple[Data, PreTrainedTokenizerBase]]:
     """Data and tokenizer of a job; errors inside the block name the file and line of their key."""
     from ftcli.config import build, compose, validate
-    from ftcli.config.base_recipe import with_stand_in
-    from ftcli.config.building import located
+    from ftcli.config.building import locate_error
+    from ftcli.config.composition import substitute_base
     from ftcli.core.errors import UserError
 
     composed = compose(job, overrides)
     validate(composed)
     data = build(composed.config["data"], "data", composed)
-    source = build(with_stand_in(composed)["model"], "model", composed)
+    source = build(substitute_base(composed)["model"], "model", composed)
     try:
         yield data, source.load_tokenizer()
     except UserError as error:
-        raise located(error, composed) from error
+        raise locate_error(error, composed) from error

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftcli.config.building import build as build
-    from ftcli.config.composed import Composed as Composed
-    from ftcli.config.composed import Origin as Origin
     from ftcli.config.composition import compose as compose
     from ftcli.config.composition import load as load
+    from ftcli.config.job import ComposedJob as ComposedJob
+    from ftcli.config.job import Origin as Origin
     from ftcli.config.paths import configs_dir as configs_dir
     from ftcli.config.paths import recipes_dir as recipes_dir
     from ftcli.config.validation import validate as validate
 
 #: Public name -> the module that defines it. Hydra is imported only by whoever composes.
-_HOMES = {
-    "build": "building", "Composed": "composed", "Origin": "composed", "compose": "composition",
+_MODULES = {
+    "build": "building", "ComposedJob": "job", "Origin": "job", "compose": "composition",
     "load": "composition", "configs_dir": "paths", "recipes_dir": "paths", "validate": "validation",
 }  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

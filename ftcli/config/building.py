@@ -1,19 +1,18 @@
-"""Make the objects that a configuration names."""
+"""Build the objects that a configuration names."""
 
 from __future__ import annotations
 
 import inspect
+import re
+from importlib import metadata
 from typing import Any
 
 from ftcli.config import classpath
-from ftcli.config.composed import Composed
-from ftcli.config.job import UNREAD
-from ftcli.config.keys import TARGET
-from ftcli.config.packages import missing
-from ftcli.core.errors import UserError
+from ftcli.config.job import TARGET, UNREAD, ComposedJob
+from ftcli.core.errors import UserError, missing_package
 
 
-def build(node: dict[str, Any], key: str = "", composed: Composed | None = None) -> Any:
+def build(node: dict[str, Any], key: str = "", composed: ComposedJob | None = None) -> Any:
     """Import what `_target_` names and call it with the other keys; inner nodes are built first.
 
     Args:
@@ -27,23 +26,23 @@ def build(node: dict[str, Any], key: str = "", composed: Composed | None = None)
     target = node[TARGET]
     where = composed.where(key) if composed else None
     options = {
-        name: _inner(value, f"{key}.{name}".lstrip("."), composed)
+        name: _build_inner(value, f"{key}.{name}".lstrip("."), composed)
         for name, value in node.items()
         if name not in (TARGET, *UNREAD)
     }
-    made = _import(target, key, where)
-    _fits(made, options, key or target, where)
+    component = _import_class(target, key, where)
+    _check_options(component, options, key or target, where)
     try:
-        return made(**options)
+        return component(**options)
     except UserError as error:
-        raise located(error, composed, key) from error
+        raise locate_error(error, composed, key) from error
     except ModuleNotFoundError as error:
-        raise _absent(error, target, key, where) from error
+        raise _make_missing_error(error, target, key, where) from error
     except ValueError as error:
         raise UserError(f"{key or target}: {error}", where, f"see: ftcli schema {key}") from error
 
 
-def located(error: UserError, composed: Composed | None, key: str = "") -> UserError:
+def locate_error(error: UserError, composed: ComposedJob | None, key: str = "") -> UserError:
     """The same error, its `where` a file:line where it was a key of the job or nothing.
 
     A component knows only the name of its key (`data.path`); the job knows who set it.
@@ -59,39 +58,39 @@ def located(error: UserError, composed: Composed | None, key: str = "") -> UserE
     return error
 
 
-def _inner(value: Any, key: str, composed: Composed | None) -> Any:
+def _build_inner(value: Any, key: str, composed: ComposedJob | None) -> Any:
     if isinstance(value, dict):
         if TARGET in value:
             return build(value, key, composed)
-        return {name: _inner(v, f"{key}.{name}", composed) for name, v in value.items()}
+        return {name: _build_inner(v, f"{key}.{name}", composed) for name, v in value.items()}
     if isinstance(value, list):
-        return [_inner(v, f"{key}.{index}", composed) for index, v in enumerate(value)]
+        return [_build_inner(v, f"{key}.{index}", composed) for index, v in enumerate(value)]
     return value
 
 
-def _import(target: Any, key: str, where: str | None) -> Any:
+def _import_class(target: Any, key: str, where: str | None) -> Any:
     try:
-        return classpath.fetch(str(target), classpath.COMPONENTS)
+        return classpath.fetch_class(str(target), classpath.COMPONENTS)
     except classpath.NotAllowed as error:
         raise UserError(
-            f"{key}.{TARGET}: {error}.", where, classpath.way_in(str(target))
+            f"{key}.{TARGET}: {error}.", where, classpath.suggest_access(str(target))
         ) from error
     except ModuleNotFoundError as error:
-        raise _absent(error, str(target), key, where) from error
+        raise _make_missing_error(error, str(target), key, where) from error
     except (AttributeError, ValueError) as error:
         raise UserError(
             f"{key}.{TARGET}={target}: there is no such class.", where, f"ftcli schema {key}"
         ) from error
 
 
-def _fits(made: Any, options: dict[str, Any], key: str, where: str | None) -> None:
+def _check_options(component: Any, options: dict[str, Any], key: str, where: str | None) -> None:
     """Refuse options that the class does not take, as of a file that was never validated.
 
     Raises:
         UserError: there are such, or one that it wants is not there.
     """
     try:
-        signature = inspect.signature(made)
+        signature = inspect.signature(component)
     except ValueError:  # a class of C says nothing of its arguments
         return
     try:
@@ -100,9 +99,38 @@ def _fits(made: Any, options: dict[str, Any], key: str, where: str | None) -> No
         raise UserError(f"{key}: {error}.", where, f"see: ftcli schema {key}") from error
 
 
-def _absent(error: ModuleNotFoundError, target: str, key: str, where: str | None) -> UserError:
+def _make_missing_error(
+    error: ModuleNotFoundError, target: str, key: str, where: str | None
+) -> UserError:
     package = (error.name or "").split(".")[0]
     if package == target.split(".")[0]:
         what = f"{key}.{TARGET}={target}: there is no such class."
         return UserError(what, where, f"ftcli schema {key}")
-    return missing(package, f"{key or 'config'}={target}", where)
+    return make_package_error(package, f"{key or 'config'}={target}", where)
+
+
+def make_package_error(package: str, needed_by: str, where: str | None = None) -> UserError:
+    """The error for an import name that cannot be found, with the command that installs it."""
+    extra = _find_extra(package)
+    if extra:
+        error = missing_package(package, extra, needed_by)
+    else:
+        what = f"{needed_by} needs the package '{package}', which is not installed."
+        error = UserError(what, fix=f"pip install {package.replace('_', '-')}")
+    error.where = where
+    return error
+
+
+def _find_extra(package: str) -> str | None:
+    """The extra whose requirement is that package or one of its distributions (`mlflow-skinny`)."""
+    try:
+        requirements = metadata.requires("ftcli") or []
+    except metadata.PackageNotFoundError:
+        return None
+    wanted = package.replace("_", "-").lower()
+    for requirement in requirements:
+        name = re.split(r"[\s<>=!~;\[(]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+        extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", requirement)
+        if extra and extra[1] != "dev" and (name == wanted or name.startswith(f"{wanted}-")):
+            return extra[1]
+    return None

@@ -6,88 +6,35 @@ They run once every single value is sound, before torch is imported or anything 
 from __future__ import annotations
 
 import logging
-import math
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ftcli.config import requirements
-from ftcli.config.composed import COMMAND_LINE, Composed, leaves
-from ftcli.config.effective import promise, value
+from ftcli.config.job import (
+    COMMAND_LINE,
+    REQUIRES,
+    ComposedJob,
+    get_effective_value,
+    get_promise,
+)
+from ftcli.config.paths import format_path
+from ftcli.config.value_ranges import check_ranges
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import is_plain
 
 log = logging.getLogger("ftcli.config")
-
-
-@dataclass(frozen=True)
-class Range:
-    """What a number may be; `open` ends do not belong to it."""
-
-    least: float = -math.inf
-    most: float = math.inf
-    open_least: bool = False
-    open_most: bool = False
-
-    def holds(self, number: float) -> bool:
-        """Whether a number lies in it."""
-        low = number > self.least if self.open_least else number >= self.least
-        high = number < self.most if self.open_most else number <= self.most
-        return math.isfinite(number) and low and high
-
-    def __str__(self) -> str:
-        low = f"{'more than' if self.open_least else 'at least'} {self.least:g}"
-        high = f"{'less than' if self.open_most else 'at most'} {self.most:g}"
-        return " and ".join([low] * (self.least > -math.inf) + [high] * (self.most < math.inf))
-
-
-ONE, NONE, POSITIVE = Range(1), Range(0), Range(0, open_least=True)
-SHARE, LOSS = Range(0, 1), Range(0, 1, open_most=True)
-#: Pattern of a dotted key -> what it may be, whichever class reads it. The first that fits counts.
-RANGES: tuple[tuple[str, Range], ...] = (
-    (r"trainer\.max_steps", NONE),  # 0: a run that only judges or draws
-    (r"trainer\.(epochs|max_grad_norm|spike_factor)", POSITIVE),
-    (r"trainer\.(batch_size|gradient_accumulation_steps|\w+_every|keep_last|max_skipped)", ONE),
-    (r"trainer\.max_rollbacks", NONE),
-    (r"eval\.\w+\.(batch_size|max_new_tokens|limit)", ONE),
-    (r"data\.max_length", Range(2)),
-    (r"data\.limit", ONE),
-    (r"optimizer\.lr", POSITIVE),
-    (r"optimizer\.(weight_decay|eps)", NONE),
-    (r"optimizer\.(betas|momentum|beta1|beta2)", LOSS),
-    (r"scheduler\.warmup_steps", NONE),
-    (r"scheduler\.\w+_ratio", SHARE),
-    (r"method\.r", ONE),
-    (r"method\.(lora_)?alpha", POSITIVE),
-    (r".*dropout(_p|_prob)?", LOSS),
-    (r"seed", NONE),
-)
-
 #: Groups whose parts have names of their own, which files are called by.
-NAMED = ("eval", "logger", "penalty")
+NAMED_GROUPS = ("eval", "logger", "penalty")
 
 
-def problems(composed: Composed) -> list[UserError]:
+def find_problems(composed: ComposedJob) -> list[UserError]:
     """All contradictions of a job."""
-    return requirements.problems(composed) + [e for check in CHECKS for e in check(composed)]
+    return find_unmet(composed) + [e for check in CHECKS for e in check(composed)]
 
 
-def out_of_range(job: Composed) -> Iterator[UserError]:
-    """Numbers that cannot mean anything: counts below one, shares above it, a rate of nothing."""
-    for key, given in leaves(job.config):
-        allowed = next((r for pattern, r in RANGES if re.fullmatch(pattern, key)), None)
-        for number in given if isinstance(given, list) else [given]:
-            wrong = isinstance(number, (int, float)) and not isinstance(number, bool)
-            if allowed is not None and wrong and not allowed.holds(number):
-                what = f"{key}={number} must be {allowed}."
-                yield _said(job, key, what, f"see: ftcli schema {key}")
-
-
-def file_names(job: Composed) -> Iterator[UserError]:
+def check_file_names(job: ComposedJob) -> Iterator[UserError]:
     """What becomes the name of a file or folder must be one name, not a path to elsewhere."""
     given: dict[str, Any] = {"run.name": job.get("run.name")}
-    for group in NAMED:
+    for group in NAMED_GROUPS:
         nodes = job.config.get(group)
         for name, node in nodes.items() if isinstance(nodes, dict) else ():
             given[f"{group}.{name}"] = name
@@ -95,69 +42,72 @@ def file_names(job: Composed) -> Iterator[UserError]:
     for key, name in given.items():
         if name is not None and not is_plain(str(name)):
             what = f"{str(name)!r} is no plain name for a file."
-            yield _said(job, key, what, "letters, digits, - and _, without / and .. in front")
+            yield _make_error(job, key, what, "letters, digits, - and _, without / and .. in front")
 
 
-def no_end(job: Composed) -> Iterator[UserError]:
+def check_end(job: ComposedJob) -> Iterator[UserError]:
     """Neither steps nor epochs."""
     keys = ("trainer.max_steps", "trainer.epochs")
-    if "trainer" in job.config and all(value(job, key) is None for key in keys):
+    if "trainer" in job.config and all(get_effective_value(job, key) is None for key in keys):
         what = "trainer.max_steps and trainer.epochs are both null: training would have no end."
-        yield _said(job, "trainer.epochs", what, "trainer.epochs=1")
+        yield _make_error(job, "trainer.epochs", what, "trainer.epochs=1")
 
 
-def quantised_base(job: Composed) -> Iterator[UserError]:
+def check_quantised_base(job: ComposedJob) -> Iterator[UserError]:
     """A method that moves the base's own weights cannot have them quantised."""
-    stored = value(job, "model.quantization")
-    if stored not in (None, "none") and promise(job, "method", "quantisable") is False:
-        what = f"{job.named('method')} with {_at(job, 'model.quantization', stored)}: "
+    stored = get_effective_value(job, "model.quantization")
+    if stored not in (None, "none") and get_promise(job, "method", "quantisable") is False:
+        what = f"{job.named('method')} with {_format_setting(job, 'model.quantization', stored)}: "
         what += "this method trains the weights themselves, which quantised weights cannot be."
         yield UserError(what, fix="either model.quantization=none or a method on top, method=lora")
 
 
-def half_weights(job: Composed) -> Iterator[UserError]:
+def check_half_weights(job: ComposedJob) -> Iterator[UserError]:
     """float16 has no room for small gradients; bf16 activations do not meet float16 weights."""
-    if value(job, "model.dtype") != "float16":
+    if get_effective_value(job, "model.dtype") != "float16":
         return
-    at = _at(job, "model.dtype", "float16")
-    if promise(job, "method", "artefact") == "model":
+    at = _format_setting(job, "model.dtype", "float16")
+    if get_promise(job, "method", "artefact") == "model":
         what = f"{job.named('method')} with {at}: small updates vanish in float16 weights."
         yield UserError(what, fix="model.dtype=bfloat16 or model.dtype=float32")
-    if value(job, "trainer.precision") == "bf16":
-        what = f"{_at(job, 'trainer.precision', 'bf16')} with {at}: two half precisions meet."
+    if get_effective_value(job, "trainer.precision") == "bf16":
+        what = f"{_format_setting(job, 'trainer.precision', 'bf16')} with {at}: two half precisions meet."
         yield UserError(what, fix="model.dtype=bfloat16")
 
 
-def packed_attention(job: Composed) -> Iterator[UserError]:
+def check_packed_attention(job: ComposedJob) -> Iterator[UserError]:
     """Only our attention keeps the documents of a packed row apart."""
-    packing, attention = value(job, "data.packing"), value(job, "model.attention")
+    packing, attention = (
+        get_effective_value(job, "data.packing"),
+        get_effective_value(job, "model.attention"),
+    )
     if packing in (None, "none", "auto") or attention in (None, "auto"):
         return
-    what = f"{_at(job, 'data.packing', packing)} with {_at(job, 'model.attention', attention)}: "
+    what = f"{_format_setting(job, 'data.packing', packing)} with {_format_setting(job, 'model.attention', attention)}: "
     what += "documents that share a row would attend to each other."
     yield UserError(what, fix="either model.attention=auto or data.packing=none")
 
 
-def packed_prompts(job: Composed) -> Iterator[UserError]:
+def check_packed_prompts(job: ComposedJob) -> Iterator[UserError]:
     """A method that stands before a row cannot stand before each document in it."""
-    packing = value(job, "data.packing")
-    if packing not in (None, "none", "auto") and promise(job, "method", "packable") is False:
-        what = f"{job.named('method')} with {_at(job, 'data.packing', packing)}: "
+    packing = get_effective_value(job, "data.packing")
+    if packing not in (None, "none", "auto") and get_promise(job, "method", "packable") is False:
+        what = f"{job.named('method')} with {_format_setting(job, 'data.packing', packing)}: "
         what += "it adds to each row, and a packed row holds several documents."
         yield UserError(what, fix="data.packing=none")
 
 
-def recomputed_blocks(job: Composed) -> Iterator[UserError]:
+def check_recomputed_blocks(job: ComposedJob) -> Iterator[UserError]:
     """What reaches blocks through a cache is not there when they are computed again."""
-    if not value(job, "trainer.gradient_checkpointing"):
+    if not get_effective_value(job, "trainer.gradient_checkpointing"):
         return
-    if promise(job, "method", "gradient_checkpointing") is False:
-        what = f"{job.named('method')} with {_at(job, 'trainer.gradient_checkpointing', True)}: "
+    if get_promise(job, "method", "gradient_checkpointing") is False:
+        what = f"{job.named('method')} with {_format_setting(job, 'trainer.gradient_checkpointing', True)}: "
         what += "its blocks cannot be computed again in backward."
         yield UserError(what, fix="trainer.gradient_checkpointing=false")
 
 
-def two_warmups(job: Composed) -> Iterator[UserError]:
+def check_warmups(job: ComposedJob) -> Iterator[UserError]:
     """Both ways to say how long the warmup is, by the same hand; otherwise the command line wins."""
     keys = ("scheduler.warmup_ratio", "scheduler.warmup_steps")
     ratio, steps = (job.get(key) for key in keys)
@@ -167,48 +117,107 @@ def two_warmups(job: Composed) -> Iterator[UserError]:
     if typed[0] == typed[1] or typed[0]:
         what = f"scheduler.warmup_ratio={ratio} and scheduler.warmup_steps={steps} are both given."
         fix = "keep one: scheduler.warmup_ratio=0 or scheduler.warmup_steps=null"
-        yield _said(job, keys[1], what, fix)
+        yield _make_error(job, keys[1], what, fix)
     else:
         log.warning(
-            "%s is ignored: scheduler.warmup_steps=%s is given", _at(job, keys[0], ratio), steps
+            "%s is ignored: scheduler.warmup_steps=%s is given",
+            _format_setting(job, keys[0], ratio),
+            steps,
         )
 
 
-def never_reached(job: Composed) -> Iterator[UserError]:
+def warn_unreached_evaluation(job: ComposedJob) -> Iterator[UserError]:
     """Intervals longer than the run are no mistake (a short trial of a long job): only said."""
     steps = job.get("trainer.max_steps")
     every = job.get("trainer.eval_every")
     if isinstance(steps, int) and isinstance(every, int) and every > steps:
         log.warning(
             "%s: the run has %d steps, so it is judged only before and after",
-            _at(job, "trainer.eval_every", every), steps,
+            _format_setting(job, "trainer.eval_every", every), steps,
         )  # fmt: skip
     return iter(())
 
 
-def idle_compute_dtype(job: Composed) -> Iterator[UserError]:
+def warn_unused_compute_dtype(job: ComposedJob) -> Iterator[UserError]:
     """Only 4-bit weights are computed in a dtype of their own."""
-    given, stored = job.get("model.compute_dtype"), value(job, "model.quantization")
+    given, stored = job.get("model.compute_dtype"), get_effective_value(job, "model.quantization")
     if given and stored in ("none", "int8"):
         log.warning(
-            "%s is ignored: model.quantization=%s", _at(job, "model.compute_dtype", given), stored
+            "%s is ignored: model.quantization=%s",
+            _format_setting(job, "model.compute_dtype", given),
+            stored,
         )
     return iter(())
 
 
-Check = Callable[[Composed], Iterator[UserError]]
+Check = Callable[[ComposedJob], Iterator[UserError]]
 CHECKS: tuple[Check, ...] = (
-    out_of_range, file_names, no_end, quantised_base, half_weights, packed_attention, packed_prompts,
-    recomputed_blocks,
-    two_warmups, never_reached, idle_compute_dtype,
+    check_ranges, check_file_names, check_end, check_quantised_base, check_half_weights, check_packed_attention, check_packed_prompts,
+    check_recomputed_blocks,
+    check_warmups, warn_unreached_evaluation, warn_unused_compute_dtype,
 )  # fmt: skip
 
 
-def _at(job: Composed, key: str, given: Any) -> str:
+def _format_setting(job: ComposedJob, key: str, given: Any) -> str:
     """`model.quantization=nf4 (configs/my.yaml:9)`; a default has no place."""
     place = f" ({job.where(key)})" if job.get(key) is not None else " (its default)"
     return f"{key}={given}{place}"
 
 
-def _said(job: Composed, key: str, what: str, fix: str) -> UserError:
+def _make_error(job: ComposedJob, key: str, what: str, fix: str) -> UserError:
     return UserError(what, where=job.where(key), fix=fix)
+
+
+def find_unmet(composed: ComposedJob) -> list[UserError]:
+    """Every requirement of the job or of a chosen option that is not met."""
+    found = []
+    for owner, key, rule in _iter_rules(composed.config):
+        if get_effective_value(composed, key) not in _list_values(rule):
+            words = rule if isinstance(rule, Mapping) else {}
+            found.append(_make_unmet_error(composed, owner, key, _list_values(rule), words))
+    return found
+
+
+def derive_keys(composed: ComposedJob) -> None:
+    """Set the keys that an option derives from itself, unless they are set; its line is their origin."""
+    for owner, key, rule in _iter_rules(composed.config):
+        group, _, name = key.partition(".")
+        node = composed.config.get(group)
+        if not isinstance(rule, Mapping) or not rule.get("derive") or not isinstance(node, dict):
+            continue
+        if name not in node and get_effective_value(composed, key) is not None:
+            node[name] = _list_values(rule)[0]
+            composed.origins[key] = composed.origin(f"{owner}.{REQUIRES}" if owner else REQUIRES)
+
+
+def read_allowed_values(node: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Key -> values, of the requirements that one option states."""
+    return {str(key): _list_values(rule) for key, rule in (node.get(REQUIRES) or {}).items()}
+
+
+def _list_values(rule: Any) -> list[Any]:
+    found = rule.get("one_of") if isinstance(rule, Mapping) else rule
+    return found if isinstance(found, list) else [found]
+
+
+def _iter_rules(node: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Group that asks ('' for the job itself), key it asks about, values."""
+    for name, inner in node.items():
+        if not isinstance(inner, Mapping):
+            continue
+        if name == REQUIRES:
+            yield from ((owner, str(key), rule) for key, rule in inner.items())
+        elif not owner:
+            yield from _iter_rules(inner, name)
+
+
+def _make_unmet_error(
+    composed: ComposedJob, owner: str, key: str, values: list[Any], rule: Mapping[str, Any]
+) -> UserError:
+    asker = composed.named(owner) if owner else format_path(composed.job)
+    because = rule.get("because") or f"it is made for {', '.join(map(str, values))}"
+    what = f"{asker} with {key}={get_effective_value(composed, key)} ({composed.where(key)}): {because}."
+    instead = rule.get("or") or ("" if owner else "~requires to do without")
+    way = str(rule.get("fix") or f"{key}={values[0]}")
+    ways = [way, *([str(instead)] if instead else [])]
+    return UserError(what, fix=f"either {' or '.join(ways)}" if instead else ways[0])

@@ -19,17 +19,14 @@ from ftcli.core.errors import UserError
 
 #: A dotted class name. A component with such a field and `**options` takes the options of that class.
 ClassPath: TypeAlias = str
-
 #: What a ClassPath may name.
 LIBRARIES = ("peft", "torch.optim", "bitsandbytes.optim", "transformers", "schedulefree", "ftcli")
 #: Rooms of ftcli whose classes may be components (`_target_`); the others hold its machinery.
-ROOMS = (
+COMPONENT_FOLDERS = (
     "data", "evaluation", "loggers", "methods", "models", "objectives", "optimizers", "papers", "penalties",
     "pipelines", "schedulers", "sweeps.launchers", "trainable", "trainer",
 )  # fmt: skip
-COMPONENTS = tuple(f"ftcli.{room}" for room in ROOMS)
-
-
+COMPONENTS = tuple(f"ftcli.{folder}" for folder in COMPONENT_FOLDERS)
 TARGET_FORM = "a class is written as ftcli.room.module.Class"
 #: Environment variable with the packages the user trusts, by comma; ranks of a run inherit it.
 TRUST = "FTCLI_TRUST"
@@ -41,23 +38,23 @@ class NotAllowed(LookupError):
 
 def trust(packages: Iterable[str]) -> None:
     """Let classes of these packages be named too; modules of the working folder can be found then."""
-    known = dict.fromkeys([*trusted(), *packages])
+    known = dict.fromkeys([*list_trusted_packages(), *packages])
     if known:
         os.environ[TRUST] = ",".join(known)
-        _see_working_folder()
+        _add_working_folder()
 
 
-def trusted() -> list[str]:
+def list_trusted_packages() -> list[str]:
     """The packages that the user trusts in this process."""
     return [name for name in os.environ.get(TRUST, "").split(",") if name]
 
 
-def allowed(path: str, packages: tuple[str, ...] | list[str]) -> bool:
+def is_allowed(path: str, packages: tuple[str, ...] | list[str]) -> bool:
     """Whether `path` stands inside one of `packages`, or of those the user trusts."""
-    return _inside(path, (*packages, *trusted()))
+    return _is_inside(path, (*packages, *list_trusted_packages()))
 
 
-def fetch(path: str, packages: tuple[str, ...]) -> Any:
+def fetch_class(path: str, packages: tuple[str, ...]) -> Any:
     """The class of a dotted name.
 
     Args:
@@ -67,22 +64,22 @@ def fetch(path: str, packages: tuple[str, ...]) -> Any:
         NotAllowed: it is defined elsewhere or is no class; nothing outside has been imported.
         ModuleNotFoundError, AttributeError: there is no such class.
     """
-    if not allowed(path, packages):
-        raise NotAllowed(f"{path} stands outside {named(packages)}")
+    if not is_allowed(path, packages):
+        raise NotAllowed(f"{path} stands outside {format_packages(packages)}")
     module, _, name = path.rpartition(".")
-    if _inside(path, trusted()):  # the user has vouched for all of it
-        _see_working_folder()
+    if _is_inside(path, list_trusted_packages()):  # the user has vouched for all of it
+        _add_working_folder()
         return getattr(importlib.import_module(module), name)
     found = getattr(importlib.import_module(module), name)
     if not inspect.isclass(found):
         raise NotAllowed(f"{path} is no class")
-    if not _inside(f"{found.__module__}.{found.__qualname__}", packages):
+    if not _is_inside(f"{found.__module__}.{found.__qualname__}", packages):
         what = f"{path} is {found.__module__}.{found.__qualname__}"
-        raise NotAllowed(f"{what}, outside {named(packages)}")
+        raise NotAllowed(f"{what}, outside {format_packages(packages)}")
     return found
 
 
-def fetch_kind(path: str, kind: type, where: str, said: str) -> Any:
+def fetch_subclass(path: str, kind: type, where: str, said: str) -> Any:
     """The same for a class of a library that is a `kind`, in messages a `said`.
 
     Raises:
@@ -91,9 +88,9 @@ def fetch_kind(path: str, kind: type, where: str, said: str) -> Any:
     """
     fix = f"ftcli schema {where}"
     try:
-        found = fetch(path, LIBRARIES)
+        found = fetch_class(path, LIBRARIES)
     except NotAllowed as error:
-        raise UserError(f"{error}.", where, way_in(path)) from error
+        raise UserError(f"{error}.", where, suggest_access(path)) from error
     except (AttributeError, ValueError) as error:
         raise UserError(f"there is no {path}.", where, fix) from error
     if not (isinstance(found, type) and issubclass(found, kind)):
@@ -101,35 +98,35 @@ def fetch_kind(path: str, kind: type, where: str, said: str) -> Any:
     return found
 
 
-def defined(path: str, packages: tuple[str, ...]) -> str | None:
+def describe_definition(path: str, packages: tuple[str, ...]) -> str | None:
     """None where the source says that `path` is a class of `packages`, else what it is instead."""
-    if _inside(path, trusted()):
+    if _is_inside(path, list_trusted_packages()):
         return None
     found = source.locate(path)
     if found is None or not isinstance(found.node, ast.ClassDef):
         return "no class"
-    return None if _inside(found.dotted, packages) else found.dotted
+    return None if _is_inside(found.dotted, packages) else found.dotted
 
 
-def named(packages: tuple[str, ...]) -> str:
+def format_packages(packages: tuple[str, ...]) -> str:
     """The packages in a message; the rooms of components are simply ftcli."""
     return "ftcli" if packages == COMPONENTS else ", ".join(packages)
 
 
-def way_in(target: Any) -> str:
+def suggest_access(target: Any) -> str:
     """What to do about a name that is not allowed."""
     if not isinstance(target, str) or not target:
         return f"{TARGET_FORM}; see the options: ftcli ls"
     top = target.split(".")[0]
     if top == "ftcli":
-        return "components stand in " + ", ".join(ROOMS)
+        return "components stand in " + ", ".join(COMPONENT_FOLDERS)
     return f"--trust {top} (or {TRUST}={top}), if you trust that package with your machine"
 
 
-def _inside(path: str, packages: Iterable[str]) -> bool:
+def _is_inside(path: str, packages: Iterable[str]) -> bool:
     return any(path == p or path.startswith(f"{p}.") for p in packages)
 
 
-def _see_working_folder() -> None:
+def _add_working_folder() -> None:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -16,30 +16,47 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
-from ftcli.config import (
-    checks,
-    environment,
-    marks,
-    mistakes,
-    origins,
-    paths,
-    primary,
-    requirements,
-    sizes,
+from ftcli.config import paths
+from ftcli.config.checks import check_file_names, derive_keys
+from ftcli.config.hydra_errors import explain_error, find_absent_group, resolve_interpolations
+from ftcli.config.job import RECIPE_KEYS, ComposedJob, Origin
+from ftcli.config.overrides import Override, parse_overrides
+from ftcli.config.paths import cache_folder, get_job_name
+from ftcli.config.primary_config import (
+    PRIMARY_NAME,
+    PrimaryConfig,
+    attach_origins,
+    find_origin,
+    find_origins,
+    list_job_files,
+    refuse_huge_defaults,
 )
-from ftcli.config import overrides as typed
-from ftcli.config.composed import Composed, Origin
-from ftcli.config.job import RECIPE
-from ftcli.config.overrides import Word
-from ftcli.config.primary import Primary
-from ftcli.config.renamed import with_current_names
+from ftcli.config.renamed import replace_old_names
+from ftcli.config.yaml_locations import locate_keys, make_depth_error, read_yaml
 from ftcli.core.errors import Problems
+from ftcli.core.redaction import is_secret_variable
 
-environment.guard()
+
+def register_environment_resolver() -> None:
+    """Put our resolver in the place of OmegaConf's."""
+    OmegaConf.register_new_resolver("oc.env", _read_variable, replace=True)
 
 
-def compose(job: str | Path, overrides: Sequence[str] = ()) -> Composed:
+def _read_variable(name: str, *default: Any) -> Any:
+    if is_secret_variable(str(name)):
+        raise PermissionError(
+            f"{name} is named as secrets are; a configuration may not read it. Libraries take "
+            "their keys from the environment by themselves"
+        )
+    return oc.env(name, *default)
+
+
+register_environment_resolver()
+
+
+def compose(job: str | Path, overrides: Sequence[str] = ()) -> ComposedJob:
     """Compose a job file with its groups and the overrides of a command line.
 
     Args:
@@ -51,46 +68,44 @@ def compose(job: str | Path, overrides: Sequence[str] = ()) -> Composed:
     """
     path = paths.find_job(job)
     try:
-        return _composed_from(path, overrides)
+        return _compose_file(path, overrides)
     except RecursionError as error:
-        raise marks.too_deep(path) from error
+        raise make_depth_error(path) from error
 
 
-def _composed_from(path: Path, overrides: Sequence[str]) -> Composed:
-    folders = paths.search_path(path.resolve().parent)
-    words = typed.read(overrides, folders)
-    source = Primary(path)
-    sizes.refuse_huge_parts(path, words, folders)
-    with _hydra(path.resolve().parent):
-        config, defaults = _compose(source, words, folders)
-    found = origins.find(defaults, source, words, folders)
-    composed = _composed(config, found, path)
+def _compose_file(path: Path, overrides: Sequence[str]) -> ComposedJob:
+    folders = paths.build_search_path(path.resolve().parent)
+    words = parse_overrides(overrides, folders)
+    source = PrimaryConfig(path)
+    refuse_huge_defaults(path, words, folders)
+    with _initialize_hydra(path.resolve().parent):
+        config, defaults = _compose_with_hydra(source, words, folders)
+    found = find_origins(defaults, source, words, folders)
+    composed = _make_composed_job(config, found, path)
     composed.overrides = list(overrides)
-    composed.jobs = origins.jobs(defaults, path, folders)
+    composed.jobs = list_job_files(defaults, path, folders)
     composed.repicked = dict.fromkeys(source.overridden(), False)
     composed.repicked |= {w.key: True for w in words if w.picks and w.kind == "set"}
     if composed.get("model.from_recipe") is not None:
-        from ftcli.config.base_recipe import resolve_base
-
         resolve_base(composed)
-    requirements.derive(composed)
+    derive_keys(composed)
     return composed
 
 
-def load(path: str | Path) -> Composed:
+def load(path: str | Path) -> ComposedJob:
     """A file that is resolved already (`RUN/config.yaml`, or the run directory): read, not composed."""
     file = paths.find_job(path)
-    config = marks.read(file)
+    config = read_yaml(file)
     config.pop("defaults", None)
-    found = marks.marks(file)
-    plain = mistakes.resolved(config, lambda key: origins.nearest(found, key, file), file)
-    composed = _with_name(origins.attach(with_current_names(plain), found, file))
-    Problems.raise_if_any(list(checks.file_names(composed)))  # a stranger's run may name any place
+    found = locate_keys(file)
+    plain = resolve_interpolations(config, lambda key: find_origin(found, key, file), file)
+    composed = _set_run_name(attach_origins(replace_old_names(plain), found, file))
+    Problems.raise_if_any(list(check_file_names(composed)))  # a stranger's run may name any place
     return composed
 
 
 @contextmanager
-def _hydra(folder: Path) -> Iterator[None]:
+def _initialize_hydra(folder: Path) -> Iterator[None]:
     """Hydra ready for one composition; whatever state the process had is put back."""
     others = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
@@ -98,12 +113,12 @@ def _hydra(folder: Path) -> Iterator[None]:
         with initialize_config_dir(str(folder), job_name="ftcli", version_base=None):
             yield
     finally:
-        ConfigStore.instance().repo.pop(f"{primary.NAME}.yaml", None)
+        ConfigStore.instance().repo.pop(f"{PRIMARY_NAME}.yaml", None)
         GlobalHydra.instance().hydra = others
 
 
-def _compose(
-    source: Primary, words: list[Word], folders: list[Path]
+def _compose_with_hydra(
+    source: PrimaryConfig, words: list[Override], folders: list[Path]
 ) -> tuple[DictConfig, list[Any]]:
     """Hydra's composition; groups that the defaults list lacks are added to it and tried again."""
     pending = list(words)
@@ -111,42 +126,101 @@ def _compose(
         if word.picks and word.kind == "delete":  # `~eval`: the job's own keys of it go too
             source.drop(word.key)
     for _ in range(len(words) + 1):
-        ConfigStore.instance().store(name=primary.NAME, node=source.node)
+        ConfigStore.instance().store(name=PRIMARY_NAME, node=source.node)
         texts = [source.search_override(pending, folders)]
         texts += [w.for_hydra() for w in pending if w.key != "hydra.searchpath"]
         try:
-            config = hydra_compose(primary.NAME, texts, return_hydra_config=True)
+            config = hydra_compose(PRIMARY_NAME, texts, return_hydra_config=True)
             loader = GlobalHydra.instance().config_loader()
-            return config, loader.compute_defaults_list(primary.NAME, texts, RunMode.RUN).defaults
+            return config, loader.compute_defaults_list(PRIMARY_NAME, texts, RunMode.RUN).defaults
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-            absent = mistakes.absent_group(error, pending)
+            absent = find_absent_group(error, pending)
             if absent is None:
-                raise mistakes.explained(error, source.path, words, folders) from error
+                raise explain_error(error, source.path, words, folders) from error
             pending.remove(absent)
             if absent.kind != "delete":
                 source.pick(absent)
     raise AssertionError("every group was added, none is left to add")
 
 
-def _composed(config: DictConfig, found: dict[str, Origin], job: Path) -> Composed:
+def _make_composed_job(config: DictConfig, found: dict[str, Origin], job: Path) -> ComposedJob:
     known: dict[Any, Any] = dict(config.hydra.runtime.choices)
     OmegaConf.set_struct(config, False)
-    for key in ("hydra", *RECIPE):
+    for key in ("hydra", *RECIPE_KEYS):
         config.pop(key, None)
-    plain = mistakes.resolved(config, lambda key: origins.nearest(found, key, job), job)
-    composed = origins.attach(with_current_names(plain), found, job)
+    plain = resolve_interpolations(config, lambda key: find_origin(found, key, job), job)
+    composed = attach_origins(replace_old_names(plain), found, job)
     composed.choices = {
         str(group): option
         for group, option in known.items()
         if isinstance(option, str) and not str(group).startswith("hydra/")
     }
-    return _with_name(composed)
+    return _set_run_name(composed)
 
 
-def _with_name(composed: Composed) -> Composed:
+def _set_run_name(composed: ComposedJob) -> ComposedJob:
     """`run.name` is the name of the job unless it is given, so that a resolved file keeps it."""
     run = composed.config.setdefault("run", {})
     if isinstance(run, dict) and run.get("name") is None:
-        run["name"] = paths.job_name(composed.job)
+        run["name"] = paths.get_job_name(composed.job)
         composed.origins.setdefault("run.name", Origin(composed.job))
     return composed
+
+
+BASE_KEY = "from_recipe"
+
+
+def base_cache_dir() -> Path:
+    """$FTCLI_CACHE/bases, or ~/.cache/ftcli/bases."""
+    return cache_folder("bases")
+
+
+def resolve_base(composed: ComposedJob) -> None:
+    """Put the folder of the base in the place of `model.from_recipe`; nothing is trained yet."""
+    model = composed.config.get("model")
+    if not isinstance(model, dict) or BASE_KEY not in model:
+        return
+    composed.base = str(model.pop(BASE_KEY))
+    origin = composed.origin(f"model.{BASE_KEY}")
+    composed.forget(f"model.{BASE_KEY}")
+    model["path"] = str(locate_base_run(compose_base(composed.base)) / "model")
+    composed.origins["model.path"] = origin
+
+
+def compose_base(name: str) -> ComposedJob:
+    """The composed job that trains a base."""
+    from ftcli.config.validation import validate
+
+    composed = compose(name)
+    validate(composed)
+    return composed
+
+
+def locate_base_run(base: ComposedJob) -> Path:
+    """The base's run directory."""
+    from ftcli.core.config_hash import config_hash
+
+    return base_cache_dir() / f"{get_job_name(base.job)}-{config_hash(base.config)}"
+
+
+def is_base_trained(composed: ComposedJob) -> bool:
+    """Whether the base of a job is trained, or the job needs none."""
+    return composed.base is None or Path(composed.config["model"]["path"]).is_dir()
+
+
+def substitute_base(composed: ComposedJob) -> dict[str, Any]:
+    """The job's configuration; a base that is not trained yet is replaced by what it is trained from.
+
+    Shapes, tokenizer and layers are those of the base: `method=full` keeps them.
+    """
+    config: dict[str, Any] = composed.config
+    if is_base_trained(composed):
+        return config
+    own = {key: value for key, value in config["model"].items() if key != "path"}
+    return {**config, "model": {**substitute_base(compose_base(composed.base))["model"], **own}}
+
+
+def count_base_steps(composed: ComposedJob) -> int | None:
+    """How many steps the base of a job is trained for, where its recipe says so."""
+    found = compose_base(composed.base).get("trainer.max_steps")
+    return found if isinstance(found, int) else None

@@ -1,9 +1,14 @@
-"""What stands at the top of a job beside its groups."""
+"""A job: the keys outside its groups, the keys of its nodes, and the job as it is composed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+from ftcli.config import signature
+from ftcli.config.signature import NoSuchClass, Parameter
 
 
 @dataclass
@@ -29,17 +34,186 @@ class Job:
     init_from: str | None = None  # a finished run of the same method whose weights are gone on with
 
 
-TARGET = "ftcli.config.job.Job"
+JOB_CLASS = "ftcli.config.job.Job"
 #: Key -> values it must have for this job or option to make sense; kept in the configuration,
-#: seen by no class. See `ftcli.config.requirements`.
+#: seen by no class. See `ftcli.config.checks`.
 REQUIRES = "requires"
 #: What an option of a method says of itself (`ftcli.methods.base.Promises`); in place of its class.
 PROMISES = "promises"
 #: Keys of an option that are read by nobody but the house.
 UNREAD = (REQUIRES, PROMISES)
 #: Keys of a recipe beside its job (`ftcli.config.recipe.Recipe`): judged, never configured.
-RECIPE = ("paper", "variant", "baselines", "claims", "scales", "seeds", "tune")
+RECIPE_KEYS = ("paper", "variant", "baselines", "claims", "scales", "seeds", "tune")
 #: Groups whose node is one object; a job cannot run without them.
 OBJECTS = ("model", "data", "method", "objective", "optimizer", "scheduler", "trainer")
 #: Groups whose node is a mapping of a name to an object.
 COLLECTIONS = ("eval", "logger", "penalty")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who set a value: a line of a file, or (`file` None) the command line."""
+
+    file: Path | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        if self.file is None:
+            return "command line"
+        from ftcli.config.paths import format_path
+
+        return (
+            format_path(self.file) if self.line is None else f"{format_path(self.file)}:{self.line}"
+        )
+
+
+COMMAND_LINE = Origin()
+
+
+@dataclass
+class ComposedJob:
+    """A job after composition.
+
+    Attributes:
+        config: plain nested dict, interpolations resolved; `???` stays until validation.
+        origins: dotted key of every leaf (lists are leaves) -> who set it.
+        job: the YAML that was given.
+        overrides: what followed it on the command line, as typed.
+        choices: group -> option that was composed (`method` -> `lora`); empty for a resolved file.
+        sections: dotted key of every mapping -> the place that opened it last.
+        repicked: groups whose option was chosen over a job's own choice -> whether by the command
+            line (True) or by the given job over the one it starts from (False).
+        base: recipe of a base model that must be trained before (`model.from_recipe`).
+        jobs: files that were merged as jobs: the given one and those it starts from.
+    """
+
+    config: dict[str, Any]
+    origins: dict[str, Origin]
+    job: Path
+    overrides: list[str] = field(default_factory=list)
+    choices: dict[str, str] = field(default_factory=dict)
+    sections: dict[str, Origin] = field(default_factory=dict)
+    repicked: dict[str, bool] = field(default_factory=dict)
+    jobs: frozenset[Path] = frozenset()
+    base: str | None = None
+
+    def origin(self, key: str) -> Origin:
+        """Who set a key; for one that nobody set, who opened the mapping it would stand in."""
+        while key:
+            found = self.origins.get(key) or self.sections.get(key)
+            if found:
+                return found
+            key = key.rpartition(".")[0]
+        return Origin(self.job)
+
+    def where(self, key: str) -> str:
+        """`configs/my.yaml:14` or `command line`."""
+        return str(self.origin(key))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a dotted key."""
+        node: Any = self.config
+        for part in key.split("."):
+            if not isinstance(node, Mapping) or part not in node:
+                return default
+            node = node[part]
+        return node
+
+    def forget(self, key: str) -> None:
+        """Drop the origins of a key that is no longer in the configuration."""
+        for kept in (self.origins, self.sections):
+            for name in [n for n in kept if n == key or n.startswith(f"{key}.")]:
+                del kept[name]
+
+    def named(self, group: str) -> str:
+        """A group as the user would write it: `method=lora`, or `method` where no option is known."""
+        option = self.choices.get(group)
+        return f"{group}={option}" if option else group
+
+
+def iter_leaves(node: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything that is not a mapping with content; lists are leaves."""
+    for name, value in node.items():
+        key = f"{prefix}.{name}" if prefix else str(name)
+        if isinstance(value, Mapping) and value:
+            yield from iter_leaves(value, key)
+        else:
+            yield key, value
+
+
+TARGET = "_target_"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What a node with `_target_` may hold.
+
+    Attributes:
+        parameters: key -> Parameter, of the class and of the library class it names.
+        open: whether further keys are accepted.
+        owner: the class itself.
+        library: the library class whose options are accepted, if any.
+        lost: the key and error where the library class cannot be found.
+    """
+
+    parameters: dict[str, Parameter]
+    open: bool
+    owner: signature.Signature
+    library: str | None = None
+    lost: tuple[str, NoSuchClass] | None = None
+
+
+def read_keys(node: Mapping[str, Any]) -> Keys:
+    """Keys of a node, from `_target_` and from the key that names a library class.
+
+    Raises:
+        NoSuchClass: `_target_` leads nowhere.
+    """
+    if not isinstance(node[TARGET], str):
+        raise NoSuchClass(str(node[TARGET]), [])
+    own = signature.read_signature(node[TARGET])
+    parameter = own.class_path
+    if parameter is None:
+        return Keys(own.parameters, own.open, own)
+    named = node.get(parameter.name, parameter.default if parameter.has_value else None)
+    if not isinstance(named, str) or named == "???":
+        return Keys(own.parameters, True, own)
+    try:
+        library = signature.read_signature(named)
+    except NoSuchClass as error:
+        return Keys(own.parameters, True, own, named, (parameter.name, error))
+    # `params` of an optimizer is handed over by ftcli, never written in YAML
+    taken = {"params", *own.parameters}
+    options = {k: p for k, p in library.parameters.items() if k not in taken}
+    return Keys({**own.parameters, **options}, library.open, own, named)
+
+
+def get_effective_value(composed: ComposedJob, key: str) -> Any:
+    """The value of a dotted key; None where nothing reads such a key."""
+    absent = object()
+    found = composed.get(key, absent)
+    if found is not absent:
+        return found
+    group, _, name = key.partition(".")
+    node = composed.config.get(group)
+    if not isinstance(node, Mapping) or not isinstance(node.get(TARGET), str):
+        return None
+    try:
+        parameter = read_keys(node).parameters.get(name)
+    except NoSuchClass:
+        return None
+    return parameter.default if parameter is not None and parameter.has_value else None
+
+
+def get_promise(composed: ComposedJob, group: str, name: str) -> Any:
+    """A constant that the option of a group or its class declares (`quantisable`); else None."""
+    node = composed.config.get(group)
+    if not isinstance(node, Mapping) or not isinstance(node.get(TARGET), str):
+        return None
+    own = node.get(PROMISES) or {}
+    if name in own:
+        return own[name]
+    try:
+        return read_keys(node).owner.attributes.get(name)
+    except NoSuchClass:
+        return None

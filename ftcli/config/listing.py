@@ -1,8 +1,9 @@
-"""What there is to choose from: group options, jobs, recipes, and the runs that were made."""
+"""List and copy what can be chosen: options of groups, jobs, recipes; list the runs."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config import paths
-from ftcli.config.nearest import nearest
+from ftcli.config.paths import find_nearest
 from ftcli.core.errors import UserError
 
 
@@ -33,48 +34,48 @@ class Entry:
         return asdict(self)
 
 
-def kinds() -> dict[str, Callable[[], dict[str, Path]]]:
+def list_kinds() -> dict[str, Callable[[], dict[str, Path]]]:
     """What `ftcli ls` can list -> name and file of each."""
     found: dict[str, Callable[[], dict[str, Path]]] = {
-        "jobs": _jobs, "recipes": paths.recipes, "runs": _runs,
+        "jobs": _list_jobs, "recipes": paths.list_recipes, "runs": _list_runs,
     }  # fmt: skip
-    for group in paths.groups():  # `runs` are the runs, not the options of the group `run`
-        found.setdefault(paths.plural(group), partial(paths.options, group))
+    for group in paths.list_groups():  # `runs` are the runs, not the options of the group `run`
+        found.setdefault(paths.pluralize_group(group), partial(paths.list_options, group))
     return found
 
 
-def entries(kind: str) -> list[Entry]:
+def list_entries(kind: str) -> list[Entry]:
     """Everything of a kind; a group may be given in the singular too.
 
     Raises:
         UserError: there is no such kind.
     """
-    known = kinds()
-    group = paths.group_of(kind)
-    name = paths.plural(group) if group else kind if kind in known else f"{kind}s"
+    known = list_kinds()
+    group = paths.find_group(kind)
+    name = paths.pluralize_group(group) if group else kind if kind in known else f"{kind}s"
     if name not in known:
-        near = nearest(kind, known, 1)
+        near = find_nearest(kind, known, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"there is no list of {kind}.{hint}", fix="ftcli ls")
-    about = _outcome if name == "runs" else comment
-    return [Entry(n, about(file), paths.shown(file)) for n, file in known[name]().items()]
+    about = _describe_outcome if name == "runs" else read_comment
+    return [Entry(n, about(file), paths.format_path(file)) for n, file in known[name]().items()]
 
 
-def _jobs() -> dict[str, Path]:
+def _list_jobs() -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for folder in paths.search_path():
-        found = {**paths.jobs(folder), **found}
+    for folder in paths.build_search_path():
+        found = {**paths.list_jobs(folder), **found}
     return dict(sorted(found.items()))
 
 
-def _runs() -> dict[str, Path]:
+def _list_runs() -> dict[str, Path]:
     """Runs under `runs/`, the newest first."""
     files = [f for f in Path("runs").glob("*/*/config.yaml") if not f.parent.is_symlink()]
     files.sort(key=lambda f: f.parent.name, reverse=True)
     return {file.parent.as_posix(): file for file in files}
 
 
-def comment(file: Path) -> str:
+def read_comment(file: Path) -> str:
     """The comment that a YAML file starts with."""
     with open(file, encoding="utf-8") as stream:
         first = stream.readline().strip()
@@ -83,7 +84,7 @@ def comment(file: Path) -> str:
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
-def _outcome(config: Path) -> str:
+def _describe_outcome(config: Path) -> str:
     """How a run ended and what it scored; `unfinished` where it has no result yet."""
     try:
         result: dict[str, Any] = json.loads((config.parent / "result.json").read_text("utf-8"))
@@ -97,3 +98,48 @@ def _outcome(config: Path) -> str:
         if isinstance(value, (int, float))
     ]
     return ", ".join(parts)
+
+
+def find_copy_source(name: str) -> Path:
+    """The file that a name means: `qlora_llama`, `bases/llama_mini`, `method/lora`, `lora`.
+
+    Raises:
+        UserError: there is none, or an option's name stands in several groups.
+    """
+    name = name.removesuffix(".yaml")
+    for prefix in ("configs/", "recipes/"):
+        name = name.removeprefix(prefix)
+    known = {**paths.list_recipes(), **paths.list_jobs(paths.configs_dir())}
+    grouped = {
+        f"{g}/{o}": file for g in paths.list_groups() for o, file in paths.list_options(g).items()
+    }
+    if name in known or name in grouped:
+        return known.get(name) or grouped[name]
+    same = [full for full in grouped if full.partition("/")[2] == name]
+    if len(same) == 1:
+        return grouped[same[0]]
+    if same:
+        raise UserError(
+            f"'{name}' is in several groups: {', '.join(same)}.", fix=f"ftcli cp {same[0]}"
+        )
+    near = find_nearest(name, [*known, *grouped, *(n.partition("/")[2] for n in grouped)])
+    hint = f" Closest: {', '.join(near)}." if near else ""
+    raise UserError(f"nothing is called '{name}'.{hint}", fix="ftcli ls")
+
+
+def copy_config(name: str, destination: str, force: bool = False) -> tuple[Path, Path]:
+    """Copy what `name` means to a file or into a folder; gives source and target.
+
+    Raises:
+        UserError: no such name, or the target exists and `force` is off.
+    """
+    source, target = find_copy_source(name), Path(destination)
+    if target.is_dir() or destination.endswith("/"):
+        target = target / source.name
+    elif not target.suffix:
+        target = target.with_suffix(".yaml")
+    if target.exists() and not force:
+        raise UserError(f"{target} exists already.", fix="choose another name, or add --force")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    return source, target

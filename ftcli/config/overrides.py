@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override as HydraOverride
 from hydra.errors import HydraException
 
 from ftcli.core.errors import Problems, UserError
 
-_WRITTEN = "settings are written key=value, such as optimizer.lr=1e-4"
+_FORM = "settings are written key=value, such as optimizer.lr=1e-4"
 
 
 @dataclass(frozen=True)
-class Word:
+class Override:
     """One override as typed, with what it asks for.
 
     Attributes:
@@ -46,7 +46,7 @@ class Word:
         return self.text if not plain or self.text.startswith("++") else f"++{self.text}"
 
 
-def read(texts: Sequence[str], folders: Sequence[Path]) -> list[Word]:
+def parse_overrides(texts: Sequence[str], folders: Sequence[Path]) -> list[Override]:
     """Parse overrides; `folders` tell which words are groups.
 
     Raises:
@@ -55,27 +55,27 @@ def read(texts: Sequence[str], folders: Sequence[Path]) -> list[Word]:
     parser, words, problems = OverridesParser.create(), [], []
     for text in texts:
         try:
-            words.append(_word(parser.parse_override(text), text, folders))
+            words.append(_make_override(parser.parse_override(text), text, folders))
         except HydraException as error:
-            problems.append(_unreadable(text, error))
+            problems.append(_make_syntax_error(text, error))
         except UserError as error:
             problems.append(error)
     Problems.raise_if_any(problems)
     return words
 
 
-def _word(parsed: Override, text: str, folders: Sequence[Path]) -> Word:
+def _make_override(parsed: HydraOverride, text: str, folders: Sequence[Path]) -> Override:
     if parsed.is_sweep_override():
         values = text.partition("=")[2]
         raise UserError(
             f"'{text}' gives several values where one is wanted.",
             where="command line",
-            fix=f"a list is {for_shell(f'{parsed.key_or_group}=[{values}]')}; "
-            f"to try each: ftcli sweep JOB {for_shell(text)}",
+            fix=f"a list is {quote_for_shell(f'{parsed.key_or_group}=[{values}]')}; "
+            f"to try each: ftcli sweep JOB {quote_for_shell(text)}",
         )
     value, key = parsed.value(), parsed.key_or_group
     if not key:
-        raise UserError(f"'{text}' names no key.", "command line", _WRITTEN)
+        raise UserError(f"'{text}' names no key.", "command line", _FORM)
     group = any((folder / key).is_dir() for folder in folders)
     picks = group and not isinstance(value, dict)
     names = isinstance(value, str) or (
@@ -88,15 +88,15 @@ def _word(parsed: Override, text: str, folders: Sequence[Path]) -> Word:
             fix=f"{key}=NAME with a name of `ftcli ls {key}`, or ~{key} to leave it out",
         )
     kind = "delete" if parsed.is_delete() else "add" if parsed.is_add() else "set"
-    return Word(text, key, value, picks, kind)
+    return Override(text, key, value, picks, kind)
 
 
-def written(key: str, value: Any) -> str:
+def format_override(key: str, value: Any) -> str:
     """`key=value` as the command line takes it: Hydra reads the value back, and a shell changes nothing."""
-    return for_shell(f"{key}={text_of(value)}")
+    return quote_for_shell(f"{key}={format_value(value)}")
 
 
-def for_shell(word: str) -> str:
+def quote_for_shell(word: str) -> str:
     """A word as a shell leaves it alone."""
     if not set(word) & set(" '\"{}$*?;&|<>()`\\!#~"):
         return word
@@ -105,7 +105,7 @@ def for_shell(word: str) -> str:
     return shlex.quote(word)
 
 
-def is_readable(text: str) -> bool:
+def is_valid_override(text: str) -> bool:
     """Whether a word is in the grammar."""
     try:
         OverridesParser.create().parse_override(text)
@@ -114,38 +114,56 @@ def is_readable(text: str) -> bool:
     return True
 
 
-def value_of(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """A word as Hydra reads it in the place of a value; itself where it cannot."""
     word = f"k={text}"
-    return OverridesParser.create().parse_override(word).value() if is_readable(word) else text
+    return (
+        OverridesParser.create().parse_override(word).value() if is_valid_override(word) else text
+    )
 
 
-def text_of(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value in Hydra's grammar."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):
-        return "{" + ",".join(f"{name}:{text_of(inner)}" for name, inner in value.items()) + "}"
+        return (
+            "{" + ",".join(f"{name}:{format_value(inner)}" for name, inner in value.items()) + "}"
+        )
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(text_of, value)) + "]"
+        return "[" + ",".join(map(format_value, value)) + "]"
     if not isinstance(value, str):
         return str(value)
     escaped = value.replace("'", "\\'")
-    plain = is_readable(f"k={value}") and value_of(value) == value
+    plain = is_valid_override(f"k={value}") and parse_value(value) == value
     return value if plain else f"'{escaped}'"
 
 
-def _unreadable(text: str, error: HydraException) -> UserError:
+def _make_syntax_error(text: str, error: HydraException) -> UserError:
     if "=" not in text and not text.startswith("~"):
-        fix = _WRITTEN
+        fix = _FORM
     elif text.partition("=")[2][:1] in ("{", "["):
         fix = "quote what is inside and holds any of =:,[]{}, or write it into the YAML file"
     else:
-        fix = f"quote a value with spaces or any of ,[]{{}}: {_quoted(text)}"
+        fix = f"quote a value with spaces or any of ,[]{{}}: {_quote_value(text)}"
     reason = str(error).splitlines()[0].split(". See")[0]
     return UserError(f"'{text}' cannot be read: {reason}.", where="command line", fix=fix)
 
 
-def _quoted(text: str) -> str:
+def _quote_value(text: str) -> str:
     key, _, value = text.partition("=")
-    return written(key, value.strip("'\""))
+    return format_override(key, value.strip("'\""))
+
+
+def join_overrides(*parts: Iterable[str]) -> list[str]:
+    """Overrides one after the other; a later option of a group replaces its earlier keys.
+
+    `method=full` behind `method.r=64` leaves no `r`, as in the job itself.
+    """
+    found: list[str] = []
+    for override in (one for part in parts for one in part):
+        group, given, _ = override.partition("=")
+        if given and "." not in group:
+            found = [one for one in found if not one.startswith((f"{group}.", f"{group}="))]
+        found.append(override)
+    return found

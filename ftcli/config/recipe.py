@@ -1,24 +1,93 @@
-"""A paper as a file: the job, what it is compared with, and the statements to be judged.
+"""A paper as a file: the job, what it is compared with, the claims, and the figures they may name.
 
 A recipe is a job with the further keys of `Recipe` at its top. They are no part of the
 configuration of a run: what a claim says does not change what is computed.
+
+A claim's `measure` names a figure of result.json, a figure of a plan, or a measurement: a function
+marked by `ftcli.reproduce.measures.measure`, in a module beside that mark or in a paper's `measures.py`.
+Their names are read from source; nothing is imported or measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ast
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count, islice, product
 from pathlib import Path
 from typing import Literal
 
-from ftcli.config.paths import RECIPE, job_name
+from ftcli.config.overrides import join_overrides
+from ftcli.config.paths import RECIPE_FILE, find_nearest, get_job_name
+
+#: Figures of result.json -> whether they are counted rather than sampled.
+FIGURES = {
+    "bits_per_parameter": True, "trainable_parameters": True, "total_parameters": True,
+    "adapter_bytes": True, "optimizer_state_bytes": True, "optimizer_state_elements": True,
+    "active_parameters": True, "forward_passes": True, "step": True, "tokens": False, "supervised_tokens": False,
+    "seconds": False, "tok_s": False, "peak_memory_gb": False,
+}  # fmt: skip
+#: Scores at the end of training, before its first step, and the first minus the second.
+SCORES = ("eval.", "before.eval.", "change.eval.")
+PLAN_PREFIX = "plan."
+#: Figures of a plan, under `plan.<name>`.
+PLAN_FIGURES = (
+    "parameters", "trainable_parameters", "quantised_parameters", "bits_per_parameter",
+    "quantised_gb", "weights_gb", "memory_gb", "least_memory_gb",
+)  # fmt: skip
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measurement: the module it stands in, and whether no seed or rounding moves its value."""
+
+    module: str
+    exact: bool
+
+
+@cache
+def list_measures() -> dict[str, Measure]:
+    """Name of each measurement -> where it stands."""
+    files = [*(_PACKAGE / "reproduce" / "measures").glob("[!_]*.py")]
+    files += (_PACKAGE / "papers").glob("*/measures.py")
+    return {name: found for file in sorted(files) for name, found in _read_measures(file)}
+
+
+def _read_measures(file: Path) -> list[tuple[str, Measure]]:
+    module = ".".join(["ftcli", *file.relative_to(_PACKAGE).with_suffix("").parts])
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    marks = [(node.name, ast.unparse(mark)) for node in functions for mark in node.decorator_list]
+    return [
+        (name, Measure(module, "exact=True" in mark))
+        for name, mark in marks
+        if mark.partition("(")[0] == "measure"
+    ]
+
+
+def describe_unknown_measure(name: str) -> str | None:
+    """What is wrong with a name that no run and no module can answer to; None where it is known."""
+    known = [*FIGURES, *list_measures(), *(PLAN_PREFIX + figure for figure in PLAN_FIGURES)]
+    if name in known or name.startswith(SCORES):
+        return None
+    near = find_nearest(name, known, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{name} is neither a figure nor a measure.{hint}"
+
+
+def is_exact_measure(name: str) -> bool:
+    """Whether chance has no part in the figure, so that it needs no interval."""
+    if name in list_measures():
+        return list_measures()[name].exact
+    return name.startswith(PLAN_PREFIX) or FIGURES.get(name, False)
+
 
 SMALL = "small"  # the scale of the job as it stands in the file
 EXACT, STATISTICAL, TRIVIAL = "exact", "statistical", "trivial"
 KINDS = (EXACT, STATISTICAL, TRIVIAL)
-LEAST_SEEDS = 3  # of a figure that chance moves
-MOST_CENTRAL = 3  # claims that a paper stands on
+MIN_SEEDS = 3  # of a figure that chance moves
+MAX_CENTRAL = 3  # claims that a paper stands on
 #: Relations of a claim that compare a figure with a number.
 RELATIONS = ("at_least", "at_most", "equals", "within", "less_than", "greater_than")
 
@@ -139,11 +208,11 @@ class Recipe:
     @property
     def name(self) -> str:
         """`qlora`."""
-        return job_name(self.path)
+        return get_job_name(self.path)
 
     def beside(self, file: str) -> Path:
         """A file kept for the recipe: `verdicts.json` in a paper's folder, else `NAME.verdicts.json`."""
-        return self.path.with_name(file if self.path.name == RECIPE else f"{self.name}.{file}")
+        return self.path.with_name(file if self.path.name == RECIPE_FILE else f"{self.name}.{file}")
 
     @property
     def own(self) -> str:
@@ -153,7 +222,7 @@ class Recipe:
     def overrides(self, variant: str, scale: str = SMALL) -> list[str]:
         """What a variant (the job itself, or a baseline) changes of the job at a scale."""
         own = [] if variant == self.own else self.baselines[variant]
-        return joined(self.scales.get(scale, []), own)
+        return join_overrides(self.scales.get(scale, []), own)
 
     def variants(self) -> list[str]:
         """The recipe itself, then its baselines."""
@@ -177,17 +246,3 @@ class Recipe:
             c.kind == STATISTICAL and (c.of or c.ranks) and c.scale == SMALL and not c.needs
             for c in self.claims
         )
-
-
-def joined(*parts: Iterable[str]) -> list[str]:
-    """Overrides one after the other; a later option of a group replaces its earlier keys.
-
-    `method=full` behind `method.r=64` leaves no `r`, as in the job itself.
-    """
-    found: list[str] = []
-    for override in (one for part in parts for one in part):
-        group, given, _ = override.partition("=")
-        if given and "." not in group:
-            found = [one for one in found if not one.startswith((f"{group}.", f"{group}="))]
-        found.append(override)
-    return found

@@ -11,23 +11,26 @@ import yaml
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
-from ftcli.config import job, marks, measures, paths
-from ftcli.config.nearest import nearest
+from ftcli.config import job, paths
+from ftcli.config.paths import find_nearest
 from ftcli.config.recipe import (
     EXACT,
-    LEAST_SEEDS,
-    MOST_CENTRAL,
+    MAX_CENTRAL,
+    MIN_SEEDS,
     RELATIONS,
     SMALL,
     STATISTICAL,
     Claim,
     Recipe,
     Tune,
+    describe_unknown_measure,
+    is_exact_measure,
 )
+from ftcli.config.yaml_locations import locate_keys, read_yaml
 from ftcli.core.errors import Problems, UserError
 
 #: How pydantic's answers read here.
-_WORDS = {
+_MESSAGES = {
     "missing": "is not given",
     "float_type": "is no number", "float_parsing": "is no number",
     "int_type": "is no whole number", "int_parsing": "is no whole number",
@@ -38,16 +41,16 @@ _WORDS = {
 }  # fmt: skip
 
 
-def find(name: str) -> Recipe:
+def find_recipe(name: str) -> Recipe:
     """The recipe that a word means: a path, or `qlora`.
 
     Raises:
         UserError: there is none, it is a job without claims, or something in it is wrong.
     """
-    return read(paths.find_job(name))
+    return read_recipe(paths.find_job(name))
 
 
-def read(path: Path) -> Recipe:
+def read_recipe(path: Path) -> Recipe:
     """A recipe's own keys.
 
     Raises:
@@ -56,39 +59,41 @@ def read(path: Path) -> Recipe:
     if not is_recipe(path):
         raise UserError(
             "is a job without claims: nothing can be reproduced.",
-            where=paths.shown(path),
+            where=paths.format_path(path),
             fix="ftcli ls recipes, or add `paper:` and `claims:`",
         )
-    recipe, found = _parsed(path)
+    recipe, found = _parse_recipe(path)
     Problems.raise_if_any(found)
     assert recipe is not None
     return recipe
 
 
-def problems(path: Path) -> list[UserError]:
+def find_recipe_problems(path: Path) -> list[UserError]:
     """Everything wrong in the recipe's keys of a job; none where it has no such keys."""
-    return _parsed(path)[1] if is_recipe(path) else []
+    return _parse_recipe(path)[1] if is_recipe(path) else []
 
 
 def is_recipe(path: Path) -> bool:
     """Whether a job's file holds a recipe's keys."""
-    return any(key in marks.marks(path) for key in job.RECIPE)
+    return any(key in locate_keys(path) for key in job.RECIPE_KEYS)
 
 
-def _parsed(path: Path) -> tuple[Recipe | None, list[UserError]]:
-    node = marks.read(path)
+def _parse_recipe(path: Path) -> tuple[Recipe | None, list[UserError]]:
+    node = read_yaml(path)
     plain: Any = OmegaConf.to_container(node)
-    own = {key: plain[key] for key in job.RECIPE if key in plain}
-    lines = dict(_lines(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)))
-    where = _Where(path, lines)
+    own = {key: plain[key] for key in job.RECIPE_KEYS if key in plain}
+    lines = dict(
+        _iter_lines(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
+    )
+    where = _Locator(path, lines)
     try:
         recipe = replace(TypeAdapter(Recipe).validate_python(own), path=path)
     except ValidationError as error:
-        return None, [_problem(e, where) for e in error.errors(include_url=False)]
-    return recipe, list(_contradictions(recipe, where))
+        return None, [_make_error(e, where) for e in error.errors(include_url=False)]
+    return recipe, list(_find_contradictions(recipe, where))
 
 
-class _Where:
+class _Locator:
     """`recipes/qlora/recipe.yaml:31` of a dotted key, or of the mapping it would stand in."""
 
     def __init__(self, path: Path, lines: dict[str, int]) -> None:
@@ -97,10 +102,14 @@ class _Where:
     def __call__(self, key: str) -> str:
         while key and key not in self.lines:
             key = key.rpartition(".")[0]
-        return f"{paths.shown(self.path)}:{self.lines[key]}" if key else paths.shown(self.path)
+        return (
+            f"{paths.format_path(self.path)}:{self.lines[key]}"
+            if key
+            else paths.format_path(self.path)
+        )
 
 
-def _lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
+def _iter_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
     """Dotted key -> line, list items by their index."""
     items: list[tuple[str, yaml.Node, yaml.Node]] = []
     if isinstance(node, yaml.MappingNode):
@@ -110,27 +119,27 @@ def _lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]
     for name, at, value in items:
         key = f"{prefix}.{name}" if prefix else name
         yield key, at.start_mark.line + 1
-        yield from _lines(value, key)
+        yield from _iter_lines(value, key)
 
 
-def _problem(error: Any, where: _Where) -> UserError:
+def _make_error(error: Any, where: _Locator) -> UserError:
     key = ".".join(map(str, error["loc"]))
     kind = str(error["type"])
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         owner, _, name = key.rpartition(".")
-        keys: Any = {"claim": Claim, "tune": Tune}.get(_owner(owner))
-        near = nearest(name, list(keys.__dataclass_fields__) if keys else [], 1)
+        keys: Any = {"claim": Claim, "tune": Tune}.get(_find_owner(owner))
+        near = find_nearest(name, list(keys.__dataclass_fields__) if keys else [], 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        return UserError(f"{key} is not a key of a {_owner(owner)}.{hint}", where(key))
-    said = _WORDS.get(kind, str(error["msg"]).lower())
+        return UserError(f"{key} is not a key of a {_find_owner(owner)}.{hint}", where(key))
+    said = _MESSAGES.get(kind, str(error["msg"]).lower())
     return UserError(f"{key} {said}.", where(key))
 
 
-def _owner(key: str) -> str:
+def _find_owner(key: str) -> str:
     return "claim" if key.startswith("claims") else key.partition(".")[0] or "recipe"
 
 
-def _contradictions(recipe: Recipe, where: _Where) -> Iterator[UserError]:
+def _find_contradictions(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
     """What is wrong although every value has its type."""
     if not recipe.claims:
         yield UserError("claims is empty: nothing is judged.", where("claims"))
@@ -141,14 +150,14 @@ def _contradictions(recipe: Recipe, where: _Where) -> Iterator[UserError]:
         what = "the small scale is the job as it stands."
         yield UserError(what, where(f"scales.{SMALL}"), "put these values into the job")
     for index, claim in enumerate(recipe.claims):
-        for key, what, fix in _of_claim(recipe, claim):
+        for key, what, fix in _check_claim(recipe, claim):
             yield UserError(what, where(f"claims.{index}.{key}"), fix)
-    yield from _alike(recipe, where)
-    yield from _of_evidence(recipe, where)
-    yield from _of_tune(recipe, where)
+    yield from _find_duplicates(recipe, where)
+    yield from _check_evidence(recipe, where)
+    yield from _check_tune(recipe, where)
 
 
-def _alike(recipe: Recipe, where: _Where) -> Iterator[UserError]:
+def _find_duplicates(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
     """Two claims with one identity would share one verdict."""
     first: dict[str, int] = {}
     for index, claim in enumerate(recipe.claims):
@@ -158,25 +167,23 @@ def _alike(recipe: Recipe, where: _Where) -> Iterator[UserError]:
             yield UserError(what, where(f"claims.{index}"), "take one out")
 
 
-def _of_evidence(recipe: Recipe, where: _Where) -> Iterator[UserError]:
+def _check_evidence(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
     """Seeds that can decide, and the claims that the paper stands on."""
     central = [claim for claim in recipe.claims if claim.central]
-    if recipe.claims and not 1 <= len(central) <= MOST_CENTRAL:
-        what = (
-            f"a recipe names one to {MOST_CENTRAL} central claims; this one names {len(central)}."
-        )
+    if recipe.claims and not 1 <= len(central) <= MAX_CENTRAL:
+        what = f"a recipe names one to {MAX_CENTRAL} central claims; this one names {len(central)}."
         yield UserError(
             what, where("claims"), "central: true; with `needs` where it cannot be judged here"
         )
     if len(set(recipe.seeds)) != len(recipe.seeds) or min(recipe.seeds, default=-1) < 0:
         yield UserError("seeds are different whole numbers from 0.", where("seeds"), None)
-    chance = [c for c in recipe.claims if not (c.needs or measures.is_exact(c.measure))]
-    if chance and len(recipe.seeds) < LEAST_SEEDS:
-        what = f"seeds: what chance moves takes {LEAST_SEEDS}; here are {len(recipe.seeds)}."
+    chance = [c for c in recipe.claims if not (c.needs or is_exact_measure(c.measure))]
+    if chance and len(recipe.seeds) < MIN_SEEDS:
+        what = f"seeds: what chance moves takes {MIN_SEEDS}; here are {len(recipe.seeds)}."
         yield UserError(what, where("seeds"), "seeds: [0, 1, 2]")
 
 
-def _of_tune(recipe: Recipe, where: _Where) -> Iterator[UserError]:
+def _check_tune(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
     """The search is the same for every variant, and judges nothing."""
     tune = recipe.tune
     if tune is None:
@@ -195,7 +202,7 @@ def _of_tune(recipe: Recipe, where: _Where) -> Iterator[UserError]:
         yield UserError(f"variants have different numbers of trials: {text}.", where("tune"), None)
 
 
-def _of_claim(recipe: Recipe, claim: Claim) -> Iterator[tuple[str, str, str | None]]:
+def _check_claim(recipe: Recipe, claim: Claim) -> Iterator[tuple[str, str, str | None]]:
     """Key, problem and way out of everything wrong in one claim."""
     given = [name for name in (*RELATIONS, "ranks") if getattr(claim, name) is not None]
     if len(given) != 1:
@@ -205,7 +212,7 @@ def _of_claim(recipe: Recipe, claim: Claim) -> Iterator[tuple[str, str, str | No
     for key, names in (("variant", [claim.variant]), ("of", [claim.of]), ("ranks", claim.ranks)):
         for name in names or ():
             if name is not None and name not in known:
-                near = nearest(name, known, 1)
+                near = find_nearest(name, known, 1)
                 hint = f" Did you mean {near[0]}?" if near else ""
                 yield key, f"{name} is no baseline.{hint}", f"one of {', '.join(known)}"
     if claim.within is not None and claim.of is None:
@@ -226,6 +233,6 @@ def _of_claim(recipe: Recipe, claim: Claim) -> Iterator[tuple[str, str, str | No
         )
     if claim.given and not claim.measure.startswith("plan."):
         yield "given", "given changes what is planned; this figure needs runs.", "use a baseline"
-    unknown = measures.unknown(claim.measure)
+    unknown = describe_unknown_measure(claim.measure)
     if unknown:
         yield "measure", unknown, None

@@ -52,12 +52,12 @@ MODULES = {
 }
 
 
-def with_current_names(value: Any) -> Any:
+def replace_old_names(value: Any) -> Any:
     """A resolved configuration in which every class of `MODULES` has its present name."""
     if isinstance(value, dict):
-        return {key: with_current_names(item) for key, item in value.items()}
+        return {key: replace_old_names(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [with_current_names(item) for item in value]
+        return [replace_old_names(item) for item in value]
     if not isinstance(value, str):
         return value
     module, _, name = value.rpartition(".")

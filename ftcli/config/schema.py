@@ -1,38 +1,50 @@
-"""A JSON schema of the whole job, for editors: what every group and every key may be."""
+"""Documentation of the keys: a JSON schema of the whole job for editors, and the help of one key."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
 from ftcli.config import job, paths, signature
-from ftcli.config.keys import TARGET, keys_of
-from ftcli.config.option import content
+from ftcli.config.annotations import describe_type
+from ftcli.config.display import format_scalar
+from ftcli.config.job import TARGET, Keys, read_keys
+from ftcli.config.parameter_docs import Computed
 from ftcli.config.signature import NoSuchClass, Parameter
+from ftcli.config.suggestions import find_nearest_key
+from ftcli.config.yaml_locations import read_option
+from ftcli.core.errors import UserError
 
 #: What may stand in the place of any value: an interpolation, or `???` for "to be given".
 _LATER = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
 
 
-def job_schema() -> dict[str, Any]:
+def build_job_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) that a job, with or without defaults list, satisfies."""
-    top = signature.read(job.TARGET).parameters
-    properties: dict[str, Any] = {name: _key([parameter]) for name, parameter in top.items()}
-    properties["defaults"] = _defaults()
+    top = signature.read_signature(job.JOB_CLASS).parameters
+    properties: dict[str, Any] = {
+        name: _build_key_schema([parameter]) for name, parameter in top.items()
+    }
+    properties["defaults"] = _build_defaults_schema()
     properties[job.REQUIRES] = {"type": "object", "description": "Key -> values it must have."}
     properties["hydra"] = {"type": "object"}
-    for group in paths.groups():
+    for group in paths.list_groups():
         if group not in top:
             collection = group in job.COLLECTIONS
-            properties[group] = _collection(group) if collection else _node(_nodes(group), group)
+            properties[group] = (
+                _build_collection_schema(group)
+                if collection
+                else _build_node_schema(_read_options(group), group)
+            )
     properties["model"]["properties"]["from_recipe"] = {
         "type": "string",
         "description": "Recipe of a base, trained once; stands for the path of its weights.",
     }
-    own, definitions = _of_recipe()
+    own, definitions = _build_recipe_schema()
     properties |= own
     return {
         "$defs": definitions,
@@ -44,20 +56,20 @@ def job_schema() -> dict[str, Any]:
     }
 
 
-def _of_recipe() -> tuple[dict[str, Any], dict[str, Any]]:
+def _build_recipe_schema() -> tuple[dict[str, Any], dict[str, Any]]:
     """A recipe's keys beside the job, and the definitions they refer to."""
     from ftcli.config.recipe import Recipe
 
     schema = TypeAdapter(Recipe).json_schema()
-    keys = {name: schema["properties"][name] for name in job.RECIPE}
+    keys = {name: schema["properties"][name] for name in job.RECIPE_KEYS}
     return keys, schema["$defs"]
 
 
-def _defaults() -> dict[str, Any]:
+def _build_defaults_schema() -> dict[str, Any]:
     """The defaults list: one entry a group, or the name of another job."""
     picks: dict[str, Any] = {}
-    for group in paths.groups():
-        known = {"enum": [*paths.options(group), "???"]}
+    for group in paths.list_groups():
+        known = {"enum": [*paths.list_options(group), "???"]}
         listed = {"type": "array", "items": known}
         pick = {"anyOf": [known, listed, {"type": "null"}]}
         picks |= {group: pick, f"override {group}": pick, f"optional {group}": pick}
@@ -69,12 +81,12 @@ def _defaults() -> dict[str, Any]:
     }
 
 
-def _nodes(group: str) -> list[dict[str, Any]]:
+def _read_options(group: str) -> list[dict[str, Any]]:
     """The content of every option of a group."""
-    return [content(file) for file in paths.options(group).values()]
+    return [read_option(file) for file in paths.list_options(group).values()]
 
 
-def _node(nodes: Iterable[Mapping[str, Any]], what: str) -> dict[str, Any]:
+def _build_node_schema(nodes: Iterable[Mapping[str, Any]], what: str) -> dict[str, Any]:
     """One object: the keys of all classes that the options of its group name."""
     keys: dict[str, list[Parameter]] = {}
     targets, is_open = [], False
@@ -83,7 +95,7 @@ def _node(nodes: Iterable[Mapping[str, Any]], what: str) -> dict[str, Any]:
             continue
         targets.append(node[TARGET])
         try:
-            found = keys_of(node)
+            found = read_keys(node)
         except NoSuchClass:
             is_open = True
             continue
@@ -94,26 +106,26 @@ def _node(nodes: Iterable[Mapping[str, Any]], what: str) -> dict[str, Any]:
         TARGET: {"enum": sorted(set(targets)), "description": f"The class of the {what}."},
         **{key: {"type": "object"} for key in job.UNREAD},
     }
-    properties |= {name: _key(parameters) for name, parameters in keys.items()}
+    properties |= {name: _build_key_schema(parameters) for name, parameters in keys.items()}
     return {"type": "object", "properties": properties, "additionalProperties": is_open}
 
 
-def _collection(group: str) -> dict[str, Any]:
+def _build_collection_schema(group: str) -> dict[str, Any]:
     inner = [
         node
-        for option in _nodes(group)
+        for option in _read_options(group)
         for node in option.values()
         if isinstance(node, Mapping) and TARGET in node
     ]
-    each = {"anyOf": [_node(inner, group), {"type": "null"}]}
+    each = {"anyOf": [_build_node_schema(inner, group), {"type": "null"}]}
     return {"type": "object", "additionalProperties": each}
 
 
-def _key(parameters: list[Parameter]) -> dict[str, Any]:
+def _build_key_schema(parameters: list[Parameter]) -> dict[str, Any]:
     """One key; classes of a group that share its name may differ in type."""
     shapes: list[dict[str, Any]] = []
     for parameter in parameters:
-        shape = of_type(parameter)
+        shape = build_type_schema(parameter)
         if shape not in shapes:
             shapes.append(shape)
     if {} in shapes:
@@ -128,13 +140,13 @@ def _key(parameters: list[Parameter]) -> dict[str, Any]:
     return found
 
 
-def of_type(parameter: Parameter) -> dict[str, Any]:
+def build_type_schema(parameter: Parameter) -> dict[str, Any]:
     """JSON schema of one key's type; {} where anything is accepted."""
     if parameter.nested:
-        inner = signature.read(parameter.nested)
+        inner = signature.read_signature(parameter.nested)
         shape: dict[str, Any] = {
             "type": "object",
-            "properties": {name: _key([p]) for name, p in inner.parameters.items()},
+            "properties": {name: _build_key_schema([p]) for name, p in inner.parameters.items()},
             "additionalProperties": inner.open,
         }
         return {"anyOf": [shape, {"type": "null"}]} if parameter.default is None else shape
@@ -142,3 +154,119 @@ def of_type(parameter: Parameter) -> dict[str, Any]:
         return TypeAdapter(parameter.type).json_schema()
     except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):
         return {}
+
+
+@dataclass(frozen=True)
+class KeyDescription:
+    """One key as documentation.
+
+    Attributes:
+        key: dotted, as typed on the command line.
+        type: in words.
+        default: in YAML; "required" where it must be given.
+        help: one sentence.
+        options: the options of the group whose class takes it.
+        schema: JSON schema of its value.
+    """
+
+    key: str
+    type: str
+    default: str
+    help: str
+    options: list[str]
+    schema: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return dict(self.__dict__)
+
+
+def describe_keys(key: str) -> list[KeyDescription]:
+    """The key, or every key of the group (or option, `method=vera`) that is named.
+
+    Raises:
+        UserError: no such group or key; names the nearest.
+    """
+    key = key.removesuffix(".")
+    group, _, name = key.partition(".")
+    group, _, option = group.partition("=")
+    top = signature.read_signature(job.JOB_CLASS).parameters
+    if group in top and not name:
+        return _describe_setting(group, top[group])
+    if group == "run":
+        found = {m.key: m for m in _describe_setting("run", top["run"])}
+        return [_find_key(found, key)]
+    if paths.find_group(group) is None:
+        raise _make_unknown_error(key, [*paths.list_groups(), *top])
+    group = str(paths.find_group(group))
+    by_key = _describe_group(group, option or None)
+    return [_find_key(by_key, f"{group}.{name}")] if name else list(by_key.values())
+
+
+def _find_key(found: Mapping[str, KeyDescription], key: str) -> KeyDescription:
+    if key in found:
+        return found[key]
+    group, _, name = key.partition(".")
+    starred = f"{group}.*.{name.rpartition('.')[2]}"  # eval.loss.limit is eval.*.limit
+    if starred in found:
+        return found[starred]
+    raise _make_unknown_error(key, found)
+
+
+def _make_unknown_error(key: str, known: Any) -> UserError:
+    group, _, name = key.rpartition(".")
+    near = find_nearest_key(name, [k.rpartition(".")[2] for k in known])
+    meant = next((k for k in known if k.rpartition(".")[2] == near), None)
+    hint = f" Did you mean {meant}?" if meant else ""
+    return UserError(f"there is no key {key}.{hint}", fix=f"ftcli schema {group}".strip())
+
+
+def _describe_setting(key: str, parameter: Parameter) -> list[KeyDescription]:
+    if parameter.nested:
+        inner = signature.read_signature(parameter.nested).parameters
+        return [_describe_parameter(f"{key}.{name}", p, []) for name, p in inner.items()]
+    return [_describe_parameter(key, parameter, [])]
+
+
+def _describe_group(group: str, only: str | None) -> dict[str, KeyDescription]:
+    """Keys of all options of a group, each with the options that take it."""
+    found: dict[str, tuple[Parameter, list[str]]] = {}
+    for option, key, keys in _list_classes(group):
+        if only and option != only:
+            continue
+        for name, parameter in keys.parameters.items():
+            found.setdefault(f"{key}.{name}", (parameter, []))[1].append(option)
+    if not found:
+        raise UserError(
+            f"there is no {group}={only}.", fix=f"ftcli ls {paths.pluralize_group(group)}"
+        )
+    return {
+        key: _describe_parameter(key, p, sorted(set(options)))
+        for key, (p, options) in found.items()
+    }
+
+
+def _list_classes(group: str) -> list[tuple[str, str, Keys]]:
+    """Option, dotted place and keys of every class that the options of a group name."""
+    found = []
+    for option, file in paths.list_options(group).items():
+        written = read_option(file)
+        alone = TARGET in written
+        for node in [written] if alone else written.values():
+            if isinstance(node, Mapping) and TARGET in node:
+                try:
+                    found.append((option, group if alone else f"{group}.*", read_keys(node)))
+                except NoSuchClass:
+                    continue
+    return found
+
+
+def _describe_parameter(key: str, parameter: Parameter, options: list[str]) -> KeyDescription:
+    if parameter.required:
+        default = "required"
+    elif isinstance(parameter.default, Computed):
+        default = parameter.default.text
+    else:
+        default = format_scalar(parameter.default)
+    kind = "a mapping" if parameter.nested else describe_type(parameter.type)
+    return KeyDescription(key, kind, default, parameter.help, options, build_type_schema(parameter))

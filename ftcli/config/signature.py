@@ -12,9 +12,19 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from ftcli.config import defaults, descriptions, hints, source
-from ftcli.config.defaults import REQUIRED, Computed
-from ftcli.config.source import Definition
+from ftcli.config import source
+from ftcli.config.annotations import evaluate_annotation, find_dataclass, is_class_path
+from ftcli.config.parameter_docs import (
+    REQUIRED,
+    Computed,
+    evaluate_default,
+    evaluate_field_default,
+    infer_type,
+    parse_docstring,
+    read_field_comment,
+    read_metadata_help,
+)
+from ftcli.config.source import Definition, is_dataclass
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ class NoSuchClass(LookupError):
 
 
 @cache
-def read(target: str) -> Signature:
+def read_signature(target: str) -> Signature:
     """The signature of the class or function that a dotted name leads to.
 
     Raises:
@@ -85,13 +95,13 @@ def read(target: str) -> Signature:
     """
     found = source.locate(target)
     if found is None or not isinstance(found.node, (ast.ClassDef, ast.FunctionDef)):
-        raise _no_such(target)
+        raise _make_missing_error(target)
     if isinstance(found.node, ast.FunctionDef):
-        parameters, open_ = _arguments(found.node, found, skip=0)
+        parameters, open_ = _read_arguments(found.node, found, skip=0)
         attributes: dict[str, Any] = {}
     else:
-        parameters, open_ = _constructor(found)
-        attributes = _attributes(found)
+        parameters, open_ = _read_constructor(found)
+        attributes = _read_attributes(found)
     doc = ast.get_docstring(found.node) or ""
     return Signature(
         target, parameters, open_, attributes, doc.split("\n\n")[0].strip(),
@@ -99,9 +109,9 @@ def read(target: str) -> Signature:
     )  # fmt: skip
 
 
-def _no_such(target: str) -> NoSuchClass:
+def _make_missing_error(target: str) -> NoSuchClass:
     top = target.split(".")[0]
-    if not source.installed(top):
+    if not source.is_installed(top):
         return NoSuchClass(target, [], missing=top)
     owner, _, name = target.rpartition(".")
     while owner and source.locate(owner) is None:
@@ -109,46 +119,46 @@ def _no_such(target: str) -> NoSuchClass:
     found = source.locate(owner) if owner else None
     names: list[str] = []
     if found and found.node is None:
-        names = source.public_names(found.module)
+        names = source.list_public_names(found.module)
         if found.module.file.name == "__init__.py":
             names += [p.stem for p in found.module.file.parent.iterdir() if p.stem[0] not in "_."]
     near = difflib.get_close_matches(name, sorted(set(names)), 3, 0.5)
     return NoSuchClass(target, [f"{owner}.{n}" for n in near])
 
 
-def _constructor(found: Definition) -> tuple[dict[str, Parameter], bool]:
+def _read_constructor(found: Definition) -> tuple[dict[str, Parameter], bool]:
     """Parameters of a class: its own `__init__`, its dataclass fields, or what it inherits."""
     node = found.node
     assert isinstance(node, ast.ClassDef)
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            return _arguments(item, found, skip=1)
-    if hints.is_dataclass(node):
-        return _fields(found), False
-    for base in _bases(found):
+            return _read_arguments(item, found, skip=1)
+    if is_dataclass(node):
+        return _read_fields(found), False
+    for base in _find_bases(found):
         if isinstance(base.node, ast.ClassDef):
-            return _constructor(base)
+            return _read_constructor(base)
     return {}, False
 
 
-def _bases(found: Definition) -> list[Definition]:
+def _find_bases(found: Definition) -> list[Definition]:
     bases = [source.resolve_expr(found.module, b) for b in getattr(found.node, "bases", [])]
     return [b for b in bases if b is not None and b.node is not found.node]
 
 
-def _fields(found: Definition) -> dict[str, Parameter]:
+def _read_fields(found: Definition) -> dict[str, Parameter]:
     """Dataclass fields in order, those of the bases first."""
     fields: dict[str, Parameter] = {}
-    for base in reversed(_bases(found)):
+    for base in reversed(_find_bases(found)):
         if "dataclass" in base.module.text:
-            fields.update(_fields(base))
-    if not hints.is_dataclass(found.node):
+            fields.update(_read_fields(base))
+    if not is_dataclass(found.node):
         return fields
     assert isinstance(found.node, ast.ClassDef)
-    docs = descriptions.documented(ast.get_docstring(found.node) or "")
+    docs = parse_docstring(ast.get_docstring(found.node) or "")
     for item in found.node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-            parameter = _field(item, item.target.id, found)
+            parameter = _read_field(item, item.target.id, found)
             if parameter is None:
                 fields.pop(item.target.id, None)
             else:
@@ -157,27 +167,27 @@ def _fields(found: Definition) -> dict[str, Parameter]:
     return fields
 
 
-def _field(item: ast.AnnAssign, name: str, found: Definition) -> Parameter | None:
+def _read_field(item: ast.AnnAssign, name: str, found: Definition) -> Parameter | None:
     """One dataclass field; None for what `__init__` does not take (ClassVar, init=False)."""
     words = ast.unparse(item.annotation)
     if any(word in words for word in ("ClassVar", "InitVar", "KW_ONLY")):
         return None
     default: Any = REQUIRED
-    text = descriptions.beside(item, found.module)
+    text = read_field_comment(item, found.module)
     value = item.value
     if isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1] == "field":
         options = {k.arg: k.value for k in value.keywords if k.arg}
         init = options.get("init")
         if isinstance(init, ast.Constant) and init.value is False:
             return None
-        default = defaults.of_field(options, found.module)
-        text = descriptions.of_metadata(options.get("metadata")) or text
+        default = evaluate_field_default(options, found.module)
+        text = read_metadata_help(options.get("metadata")) or text
     elif value is not None:
-        default = defaults.value_of(value, found.module)
-    return _parameter(name, item.annotation, default, text, found)
+        default = evaluate_default(value, found.module)
+    return _make_parameter(name, item.annotation, default, text, found)
 
 
-def _arguments(
+def _read_arguments(
     node: ast.FunctionDef, found: Definition, skip: int
 ) -> tuple[dict[str, Parameter], bool]:
     """Parameters of a function, without `self`; and whether it takes `**options`."""
@@ -186,37 +196,37 @@ def _arguments(
     gap: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults))
     pairs = list(zip(positional, [*gap, *arguments.defaults], strict=True))[skip:]
     pairs += list(zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True))
-    docs = descriptions.documented(ast.get_docstring(found.node) or "") if found.node else {}  # type: ignore[arg-type]
-    docs |= descriptions.documented(ast.get_docstring(node) or "")
+    docs = parse_docstring(ast.get_docstring(found.node) or "") if found.node else {}  # type: ignore[arg-type]
+    docs |= parse_docstring(ast.get_docstring(node) or "")
     parameters = {}
     for argument, value in pairs:
-        default = REQUIRED if value is None else defaults.value_of(value, found.module)
-        text = descriptions.beside(argument, found.module) or docs.get(argument.arg, "")
-        parameters[argument.arg] = _parameter(
+        default = REQUIRED if value is None else evaluate_default(value, found.module)
+        text = read_field_comment(argument, found.module) or docs.get(argument.arg, "")
+        parameters[argument.arg] = _make_parameter(
             argument.arg, argument.annotation, default, text, found
         )
     return parameters, arguments.kwarg is not None
 
 
-def _parameter(
+def _make_parameter(
     name: str, annotation: ast.expr | None, default: Any, text: str, found: Definition
 ) -> Parameter:
-    kind = hints.evaluate(annotation, found.module)
+    kind = evaluate_annotation(annotation, found.module)
     if annotation is None:
-        kind = defaults.type_of(default)
-    nested = hints.names_class(annotation, found.module)
+        kind = infer_type(default)
+    nested = find_dataclass(annotation, found.module)
     return Parameter(
         name, kind, ast.unparse(annotation) if annotation else "", default, text, found.dotted,
-        nested.dotted if nested else None, hints.is_class_path(annotation),
+        nested.dotted if nested else None, is_class_path(annotation),
     )  # fmt: skip
 
 
-def _attributes(found: Definition) -> dict[str, Any]:
+def _read_attributes(found: Definition) -> dict[str, Any]:
     """Constants declared in the class body; the nearest class wins."""
     values: dict[str, Any] = {}
-    for base in reversed(_bases(found)):
+    for base in reversed(_find_bases(found)):
         if isinstance(base.node, ast.ClassDef):
-            values |= _attributes(base)
+            values |= _read_attributes(base)
     for item in getattr(found.node, "body", []):
         name, value = None, None
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
@@ -224,5 +234,5 @@ def _attributes(found: Definition) -> dict[str, Any]:
         elif isinstance(item, ast.AnnAssign) and "ClassVar" in ast.unparse(item.annotation):
             name, value = ast.unparse(item.target), item.value
         if name and value is not None:
-            values[name] = defaults.value_of(value, found.module)
+            values[name] = evaluate_default(value, found.module)
     return {k: v for k, v in values.items() if not isinstance(v, Computed)}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(eq=False)
@@ -54,19 +55,19 @@ class Definition:
 def locate(dotted: str) -> Definition | None:
     """The definition that a dotted name leads to, or None where a part of it does not exist."""
     top, *rest = dotted.split(".")
-    module = load(top)
+    module = load_module(top)
     found = Definition(module, None) if module else None
     for part in rest:
         if found is None:
             return None
-        found = member(found, part)
+        found = find_member(found, part)
     return found
 
 
-def member(owner: Definition, name: str) -> Definition | None:
+def find_member(owner: Definition, name: str) -> Definition | None:
     """`owner.name`, where the owner is a module or a class."""
     if owner.node is None:
-        return resolve(owner.module, name)
+        return resolve_name(owner.module, name)
     if isinstance(owner.node, ast.ClassDef):
         for node in owner.node.body:
             if isinstance(node, ast.ClassDef) and node.name == name:
@@ -74,7 +75,7 @@ def member(owner: Definition, name: str) -> Definition | None:
     return None
 
 
-def resolve(
+def resolve_name(
     module: Module, name: str, seen: frozenset[tuple[str, str]] = frozenset()
 ) -> Definition | None:
     """What `name` means inside `module`; imports are followed, circles end in None."""
@@ -84,16 +85,16 @@ def resolve(
     bound = module.names.get(name)
     if isinstance(bound, ast.stmt):
         return Definition(module, bound)
-    imported = _imported(bound, seen) if bound is not None else None
+    imported = _resolve_import(bound, seen) if bound is not None else None
     if imported:
         return imported
     # also where the package names its own submodule: `from torch import optim` inside torch
-    below = load(f"{module.name}.{name}") if module.file.name == "__init__.py" else None
+    below = load_module(f"{module.name}.{name}") if module.file.name == "__init__.py" else None
     if below:
         return Definition(below, None)
     for star in module.stars:
-        source = load(star)
-        found = resolve(source, name, seen) if source else None
+        source = load_module(star)
+        found = resolve_name(source, name, seen) if source else None
         if found:
             return found
     return None
@@ -102,25 +103,25 @@ def resolve(
 def resolve_expr(module: Module, expr: ast.expr) -> Definition | None:
     """What a name or a dotted attribute means inside `module`."""
     if isinstance(expr, ast.Name):
-        return resolve(module, expr.id)
+        return resolve_name(module, expr.id)
     if isinstance(expr, ast.Attribute):
         owner = resolve_expr(module, expr.value)
-        return member(owner, expr.attr) if owner else None
+        return find_member(owner, expr.attr) if owner else None
     return None
 
 
-def public_names(module: Module) -> list[str]:
+def list_public_names(module: Module) -> list[str]:
     """Names a user could mean in this module (for suggestions)."""
     return [name for name in module.names if not name.startswith("_")]
 
 
-def load(name: str) -> Module | None:
+def load_module(name: str) -> Module | None:
     """The parsed module of a dotted name, or None where there is no such Python file."""
-    file = _file(name)
-    return _parse(name, file) if file else None
+    file = _find_file(name)
+    return _parse_module(name, file) if file else None
 
 
-def installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
     """Whether a top-level package can be found."""
     try:
         return find_spec(package) is not None
@@ -128,7 +129,7 @@ def installed(package: str) -> bool:
         return False
 
 
-def _file(name: str) -> Path | None:
+def _find_file(name: str) -> Path | None:
     top, *rest = name.split(".")
     try:
         spec = find_spec(top)  # of a top-level name only: this imports nothing
@@ -147,25 +148,25 @@ def _file(name: str) -> Path | None:
 
 
 @cache
-def _parse(name: str, file: Path) -> Module:
+def _parse_module(name: str, file: Path) -> Module:
     text = file.read_text(encoding="utf-8")
     module = Module(name, file, text)
     try:
         tree = ast.parse(text)
     except SyntaxError:
         return module
-    for node in _statements(tree.body):
+    for node in _iter_statements(tree.body):
         _bind(module, node)
     return module
 
 
-def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+def _iter_statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     """Module-level statements, also those inside `if TYPE_CHECKING:`, `try:` and `with`."""
     for node in body:
         if isinstance(node, (ast.If, ast.Try, ast.With)):
             for part in ("body", "handlers", "orelse", "finalbody"):
                 for child in getattr(node, part, []):
-                    yield from _statements(child.body if part == "handlers" else [child])
+                    yield from _iter_statements(child.body if part == "handlers" else [child])
         else:
             yield node
 
@@ -201,9 +202,50 @@ def _bind_from(module: Module, node: ast.ImportFrom) -> None:
             module.names.setdefault(alias.asname or alias.name, (source, alias.name))
 
 
-def _imported(bound: tuple[str, str | None], seen: frozenset[tuple[str, str]]) -> Definition | None:
+def _resolve_import(
+    bound: tuple[str, str | None], seen: frozenset[tuple[str, str]]
+) -> Definition | None:
     source, name = bound
-    module = load(source)
+    module = load_module(source)
     if module is None:
         return None
-    return Definition(module, None) if name is None else resolve(module, name, seen)
+    return Definition(module, None) if name is None else resolve_name(module, name, seen)
+
+
+def is_dataclass(node: ast.AST | None) -> bool:
+    """Whether a class statement carries the dataclass decorator."""
+    if not isinstance(node, ast.ClassDef):
+        return False
+    decorators = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
+    return any(get_last_name(d) == "dataclass" for d in decorators)
+
+
+def read_enum_values(found: Definition | None) -> dict[str, Any] | None:
+    """Member name -> value of an enumeration; None for any other definition."""
+    if found is None or not isinstance(found.node, ast.ClassDef) or not _is_enum(found):
+        return None
+    values = {}
+    for node in found.node.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                values[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:
+                continue
+    return values
+
+
+def _is_enum(found: Definition) -> bool:
+    for base in getattr(found.node, "bases", []):
+        if get_last_name(base) in ("Enum", "StrEnum", "IntEnum"):
+            return True
+        parent = resolve_expr(found.module, base)
+        if parent and parent.node is not found.node and _is_enum(parent):
+            return True
+    return False
+
+
+def get_last_name(expr: ast.AST) -> str:
+    """The last word of a name: `t.Optional` and `Optional` are the same."""
+    if isinstance(expr, ast.Attribute):
+        return expr.attr
+    return expr.id if isinstance(expr, ast.Name) else ""

@@ -6,18 +6,23 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ftcli.config import checks, classpath, job, marks, paths, signature, unknown
-from ftcli.config.composed import Composed
-from ftcli.config.keys import TARGET, Keys, keys_of
+from ftcli.config import checks, classpath, job, paths, signature
+from ftcli.config.annotations import WrongType, convert_value
+from ftcli.config.job import TARGET, ComposedJob, Keys, read_keys
 from ftcli.config.signature import NoSuchClass, Parameter
-from ftcli.config.values import WrongType, normalised
+from ftcli.config.suggestions import (
+    explain_missing_class,
+    explain_unknown_job_key,
+    explain_unknown_key,
+)
+from ftcli.config.yaml_locations import read_choices
 from ftcli.core.errors import Problems, UserError
 
 log = logging.getLogger("ftcli.config")
-USUAL = "qlora_llama"  # the packaged job whose choices are proposed
+USUAL_JOB = "qlora_llama"  # the packaged job whose choices are proposed
 
 
-def validate(composed: Composed, trust: Iterable[str] = ()) -> None:
+def validate(composed: ComposedJob, trust: Iterable[str] = ()) -> None:
     """Check every node of a job, and bring its values to the types that are wanted, in place.
 
     Args:
@@ -31,32 +36,32 @@ def validate(composed: Composed, trust: Iterable[str] = ()) -> None:
     classpath.trust(trust)
     checker = _Checker(composed)
     checker.job()
-    checker.problems += _of_recipe(composed)
+    checker.problems += _find_recipe_problems(composed)
     if not checker.problems:  # what the values mean together is judged once each is sound
-        checker.problems += checks.problems(composed)
+        checker.problems += checks.find_problems(composed)
     Problems.raise_if_any(checker.problems)
 
 
-def _of_recipe(composed: Composed) -> list[UserError]:
+def _find_recipe_problems(composed: ComposedJob) -> list[UserError]:
     """What is wrong in a recipe's own keys, which are no part of the configuration."""
-    if not any(key in composed.sections for key in job.RECIPE):
+    if not any(key in composed.sections for key in job.RECIPE_KEYS):
         return []
-    from ftcli.config.recipe_reading import problems
+    from ftcli.config.recipe_reading import find_recipe_problems
 
-    return problems(composed.job)
+    return find_recipe_problems(composed.job)
 
 
 class _Checker:
-    def __init__(self, composed: Composed) -> None:
+    def __init__(self, composed: ComposedJob) -> None:
         self.composed = composed
         self.problems: list[UserError] = []
         self._nodes: dict[str, Keys] = {}
 
     def job(self) -> None:
         """The top of the job, then each group."""
-        top = signature.read(job.TARGET).parameters
+        top = signature.read_signature(job.JOB_CLASS).parameters
         config = self.composed.config
-        known = {*top, *paths.groups(), *self.composed.choices, job.REQUIRES}
+        known = {*top, *paths.list_groups(), *self.composed.choices, job.REQUIRES}
         for key in list(config):
             if key in top:
                 self._key(config, key, key, top[key])
@@ -65,12 +70,12 @@ class _Checker:
             elif key in known - {job.REQUIRES}:
                 self._group(key)
             elif key != job.REQUIRES:
-                self.problems.append(unknown.of_job(self.composed, key, known))
+                self.problems.append(explain_unknown_job_key(self.composed, key, known))
         absent = [group for group in job.OBJECTS if group not in config]
         if absent == list(job.OBJECTS):
             what = f"it chooses no {', '.join(absent[:-1])} and {absent[-1]}."
-            fix = f"let it start from a job: write `defaults: [{USUAL}, _self_]` there"
-            self.problems.append(UserError(what, f"{paths.shown(self.composed.job)}:1", fix))
+            fix = f"let it start from a job: write `defaults: [{USUAL_JOB}, _self_]` there"
+            self.problems.append(UserError(what, f"{paths.format_path(self.composed.job)}:1", fix))
         else:
             self.problems += [self._absent(group) for group in absent]
 
@@ -80,18 +85,18 @@ class _Checker:
             self._say(
                 group,
                 f"{group} does not say what it is.",
-                f"pick one: {group}=NAME with a name of `ftcli ls {paths.plural(group)}`",
+                f"pick one: {group}=NAME with a name of `ftcli ls {paths.pluralize_group(group)}`",
             )
         else:
             self.node(node, group)
 
     def _absent(self, group: str) -> UserError:
-        option = marks.choices(paths.configs_dir() / f"{USUAL}.yaml").get(group, "NAME")
+        option = read_choices(paths.configs_dir() / f"{USUAL_JOB}.yaml").get(group, "NAME")
         return UserError(
             f"no {group} is chosen.",
-            where=paths.shown(self.composed.job),
+            where=paths.format_path(self.composed.job),
             fix=f"{group}={option}, or `- {group}: {option}` in its defaults "
-            f"(choices: ftcli ls {paths.plural(group)})",
+            f"(choices: ftcli ls {paths.pluralize_group(group)})",
         )
 
     def _collection(self, group: str) -> None:
@@ -116,7 +121,7 @@ class _Checker:
                     key,
                     f"{self.composed.named(group)} has no '{name}'"
                     + (f" (it has {known})." if known else "."),
-                    f"give it a _target_, or pick another: ftcli ls {paths.plural(group)}",
+                    f"give it a _target_, or pick another: ftcli ls {paths.pluralize_group(group)}",
                 )
 
     def node(self, node: Any, key: str) -> None:
@@ -125,9 +130,9 @@ class _Checker:
         if not self._may(target, classpath.COMPONENTS, f"{key}.{TARGET}"):
             return
         try:
-            keys = keys_of(node)
+            keys = read_keys(node)
         except NoSuchClass as error:
-            self.problems.append(unknown.of_class(self.composed, error, f"{key}.{TARGET}"))
+            self.problems.append(explain_missing_class(self.composed, error, f"{key}.{TARGET}"))
             return
         if not self._stands(target, classpath.COMPONENTS, f"{key}.{TARGET}"):
             return
@@ -152,7 +157,7 @@ class _Checker:
         if not self._may(keys.library, classpath.LIBRARIES, named):
             return False
         if keys.lost:
-            self.problems.append(unknown.of_class(self.composed, keys.lost[1], named))
+            self.problems.append(explain_missing_class(self.composed, keys.lost[1], named))
             return False
         return self._stands(keys.library, classpath.LIBRARIES, named)
 
@@ -174,7 +179,7 @@ class _Checker:
                 node.pop(name)
             else:
                 owner = self._owner(prefix)
-                self.problems.append(unknown.of_node(self.composed, key, owner, parameters))
+                self.problems.append(explain_unknown_key(self.composed, key, owner, parameters))
         for name, parameter in parameters.items():
             if parameter.required and name not in node:
                 self._say(prefix, f"{prefix}.{name} is not given.", f"{prefix}.{name}=VALUE")
@@ -188,11 +193,11 @@ class _Checker:
         elif isinstance(value, dict) and TARGET in value:
             self.node(value, key)
         elif isinstance(value, dict) and parameter.nested:
-            inner = signature.read(parameter.nested)
+            inner = signature.read_signature(parameter.nested)
             self._mapping(value, key, inner.parameters, inner.open, set())
         else:
             try:
-                node[name] = normalised(value, parameter.type)
+                node[name] = convert_value(value, parameter.type)
             except WrongType as wrong:
                 self._wrong(key, value, str(wrong))
             else:
@@ -208,21 +213,21 @@ class _Checker:
                 self._inside(inner, f"{key}.{name}")
 
     def _may(self, target: Any, packages: tuple[str, ...], key: str) -> bool:
-        if isinstance(target, str) and classpath.allowed(target, packages):
+        if isinstance(target, str) and classpath.is_allowed(target, packages):
             return True
-        names = classpath.named(packages)
+        names = classpath.format_packages(packages)
         what = f"{key}={target}: only classes of {names} may be named here."
-        self._say(key, what, classpath.way_in(target))
+        self._say(key, what, classpath.suggest_access(target))
         return False
 
     def _stands(self, target: str, packages: tuple[str, ...], key: str) -> bool:
         """Whether the name leads to a class that is defined where it may stand."""
-        defined = classpath.defined(target, packages)
-        if defined is not None:
-            what = f"{key}={target}: that is {defined}; only classes of "
-            what += f"{classpath.named(packages)} may be named here."
+        other = classpath.describe_definition(target, packages)
+        if other is not None:
+            what = f"{key}={target}: that is {other}; only classes of "
+            what += f"{classpath.format_packages(packages)} may be named here."
             self._say(key, what, f"see: ftcli schema {key.split('.')[0]}")
-        return defined is None
+        return other is None
 
     def _wrong(self, key: str, value: Any, expected: str) -> None:
         where: str | None = self.composed.where(key)
@@ -240,7 +245,7 @@ class _Checker:
 
     def _left_over(self, key: str) -> bool:
         """Whether a job set this key for an option that has been replaced since."""
-        group, origin = _group(key), self.composed.origin(key)
+        group, origin = _get_group(key), self.composed.origin(key)
         by_command_line = self.composed.repicked.get(group)
         if by_command_line is None or origin.file not in self.composed.jobs:
             return False
@@ -256,5 +261,5 @@ class _Checker:
         self.problems.append(UserError(what, self.composed.where(key), fix))
 
 
-def _group(key: str) -> str:
+def _get_group(key: str) -> str:
     return key.split(".")[0]

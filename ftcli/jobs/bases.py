@@ -1,10 +1,10 @@
-"""Train the base that a job starts from, once on this machine; see `ftcli.config.base_recipe`."""
+"""Train the base that a job starts from, once on this machine; see `ftcli.config.composition`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ftcli.config.base_recipe import base_job, is_there, run_folder
+from ftcli.config.composition import compose_base, is_base_trained, locate_base_run
 from ftcli.core.errors import UserError
 
 
@@ -16,10 +16,10 @@ def ensure_base(composed: Any) -> None:
     """
     from ftcli.jobs.trial import complete_job
 
-    if is_there(composed):
+    if is_base_trained(composed):
         return
-    base = base_job(composed.base)
-    folder = run_folder(base)
+    base = compose_base(composed.base)
+    folder = locate_base_run(base)
     folder.parent.mkdir(parents=True, exist_ok=True)
     complete_job(base, folder, quiet=False)
     if not (folder / "model").is_dir():

@@ -15,7 +15,7 @@ from ftcli.core.errors import Problems, UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ftcli.config import Composed
+    from ftcli.config import ComposedJob
     from ftcli.core.run import Run
     from ftcli.core.run_dir import RunDir
 
@@ -35,7 +35,7 @@ RECORD = ("config.yaml", "sources.yaml", "metrics.jsonl")
 Change = tuple[Any, Any]
 
 
-def compose_config(run_dir: RunDir, overrides: Sequence[str]) -> Composed:
+def compose_config(run_dir: RunDir, overrides: Sequence[str]) -> ComposedJob:
     """The run's configuration with the command line's changes, checked.
 
     Raises:

@@ -61,7 +61,7 @@ def _run_rank(path: str) -> None:
     try:
         fit(run, None)
     except UserError as error:
-        from ftcli.config.messages import show_error
+        from ftcli.config.display import show_error
 
         if run.accelerator.is_main_process or error.code == OUT_OF_MEMORY:  # a rank's own
             show_error(error)

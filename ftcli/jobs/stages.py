@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config import compose, load, validate
-from ftcli.config.composed import Composed
-from ftcli.config.effective import promise, value
+from ftcli.config.job import ComposedJob, get_effective_value, get_promise
 from ftcli.core.atomic import write_json
 from ftcli.core.errors import Problems, UserError
 from ftcli.core.run_dir import RunDir, is_plain
@@ -37,7 +36,7 @@ def list_stages(folder: str | Path) -> list[str]:
     return list(load(Path(folder) / "config.yaml").config.get(KEY) or {})
 
 
-def start_stages(composed: Composed, processes: int = 1) -> dict[str, Any]:
+def start_stages(composed: ComposedJob, processes: int = 1) -> dict[str, Any]:
     """Train all stages in a new folder `<run.dir>/<run.name>/<time>`; returns its result.json.
 
     Raises:
@@ -67,7 +66,7 @@ def resume_stages(
     return _run_stages(Path(folder), 1, allow, checkpoint)
 
 
-def record_stages(composed: Composed, folder: Path) -> None:
+def record_stages(composed: ComposedJob, folder: Path) -> None:
     """Write the records of a job and all its stages to a folder, unless they are there."""
     if not (folder / "config.yaml").exists():
         made = compose_stages(composed)
@@ -75,13 +74,13 @@ def record_stages(composed: Composed, folder: Path) -> None:
         _write_records(composed, made, folder)
 
 
-def compose_stages(composed: Composed) -> dict[str, Composed]:
+def compose_stages(composed: ComposedJob) -> dict[str, ComposedJob]:
     """Every stage: the job with the stage's changes, the command line's on top; all checked.
 
     Raises:
         UserError, Problems: what is wrong with any of them.
     """
-    found: dict[str, Composed] = {}
+    found: dict[str, ComposedJob] = {}
     problems: list[UserError] = []
     for name, own in composed.config[KEY].items():
         try:
@@ -95,7 +94,7 @@ def compose_stages(composed: Composed) -> dict[str, Composed]:
     return found
 
 
-def _compose_stage(composed: Composed, name: str, own: Sequence[str]) -> Composed:
+def _compose_stage(composed: ComposedJob, name: str, own: Sequence[str]) -> ComposedJob:
     if not is_plain(name):
         raise UserError("its name is no plain folder name.", where=composed.where(KEY))
     stage = compose(composed.job, [*own, *composed.overrides])
@@ -105,12 +104,12 @@ def _compose_stage(composed: Composed, name: str, own: Sequence[str]) -> Compose
     return stage
 
 
-def _write_records(composed: Composed, made: dict[str, Composed], folder: Path) -> None:
+def _write_records(composed: ComposedJob, made: dict[str, ComposedJob], folder: Path) -> None:
     from ftcli.core.precision import settle
     from ftcli.run.record import write_record
 
     folder = folder.resolve()
-    last: tuple[Path, Composed] | None = None
+    last: tuple[Path, ComposedJob] | None = None
     for name, stage in made.items():
         stage.config["run"] = {**stage.config["run"], "dir": str(folder), "name": name}
         stage.config = settle(stage.config)
@@ -128,19 +127,19 @@ def _write_records(composed: Composed, made: dict[str, Composed], folder: Path) 
     _ensure(first)
 
 
-def _ensure(first: Composed) -> None:
+def _ensure(first: ComposedJob) -> None:
     from ftcli.jobs.bases import ensure_base
 
     ensure_base(first)  # the model may be what another recipe trains
 
 
-def _connect_stage(stage: Composed, folder: Path, before: Composed) -> None:
+def _connect_stage(stage: ComposedJob, folder: Path, before: ComposedJob) -> None:
     """Let a stage begin with what the one before trains in `folder`."""
     model = before.config["model"]
-    if promise(before, "method", "artefact") == "model":
+    if get_promise(before, "method", "artefact") == "model":
         return _set_model_folder(stage, folder / "model")
     same = stage.config["method"] == before.config["method"] and _is_same_base(stage, before)
-    how = value(stage, "handover") or "auto"
+    how = get_effective_value(stage, "handover") or "auto"
     if how == "continue" and not same:
         raise UserError(
             f"stage {stage.config['run']['name']} cannot go on with the adapter of the stage before: "
@@ -153,7 +152,7 @@ def _connect_stage(stage: Composed, folder: Path, before: Composed) -> None:
         stage.config["init_from"] = str(folder)
         stage.base = before.base
         return None
-    if promise(before, "method", "mergeable") is False:
+    if get_promise(before, "method", "mergeable") is False:
         raise UserError(
             f"{before.named('method')} cannot be merged, and the next stage has another method.",
             where=before.where("method"),
@@ -162,7 +161,7 @@ def _connect_stage(stage: Composed, folder: Path, before: Composed) -> None:
     return _set_model_folder(stage, folder / MERGED)
 
 
-def _is_same_base(stage: Composed, before: Composed) -> bool:
+def _is_same_base(stage: ComposedJob, before: ComposedJob) -> bool:
     """Whether two stages were asked to start from the same model; where weights lie is left out."""
     ours, theirs = (
         {k: v for k, v in one.config["model"].items() if f"model.{k}" not in WEIGHT_KEYS}
@@ -171,7 +170,7 @@ def _is_same_base(stage: Composed, before: Composed) -> bool:
     return ours == theirs
 
 
-def _set_model_folder(stage: Composed, folder: Path) -> None:
+def _set_model_folder(stage: ComposedJob, folder: Path) -> None:
     """Make a folder the stage's model."""
     model = dict(stage.config["model"])
     if "path" not in model:

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.config import composition, fitting, paths, signature, validation
-from ftcli.config.display import scalar
-from ftcli.config.fitting import Machine
-from ftcli.config.job import PROMISES
-from ftcli.config.keys import TARGET
-from ftcli.config.nearest import nearest
-from ftcli.config.option import content
+from ftcli.config import composition, paths, signature, validation
+from ftcli.config.display import format_scalar
+from ftcli.config.job import JOB_CLASS, PROMISES
+from ftcli.config.paths import find_nearest
+from ftcli.config.yaml_locations import read_option
 from ftcli.core.errors import UserError
+from ftcli.jobs.machine_settings import Machine, apply_requirements, choose_settings
 
 if TYPE_CHECKING:
     from ftcli.data.survey import Survey
@@ -76,23 +75,23 @@ def choose_option(group: str, answer: str) -> Choice:
     Raises:
         UserError: neither an option nor anything that could be a path.
     """
-    known = paths.options(group)
+    known = paths.list_options(group)
     if answer in known:
         return Choice(answer)
     if "/" in answer or Path(answer).suffix or Path(answer).exists():
         open_ = {
             o: c
             for o, file in known.items()
-            if (c := content(file)).get("path") == "???" and (group != "data" or _reads_text(c))
+            if (c := read_option(file)).get("path") == "???" and (group != "data" or _reads_text(c))
         }
         plain = Path(answer).suffix in (".txt", ".md")
         fitting = [o for o, c in open_.items() if (c.get("format") == "text") == plain]
         if fitting:
             return Choice(fitting[0], answer)
-    near = nearest(answer, known)
+    near = find_nearest(answer, known)
     hint = f" Closest: {', '.join(near)}." if near else ""
     raise UserError(
-        f"{group}={answer}: no such {group}.{hint}", fix=f"ftcli ls {paths.plural(group)}"
+        f"{group}={answer}: no such {group}.{hint}", fix=f"ftcli ls {paths.pluralize_group(group)}"
     )
 
 
@@ -104,12 +103,12 @@ def render_job(
     Args:
         seen: what the data hold, where that is known.
     """
-    chosen = content(paths.options("method")[method.option])
-    promises = signature.read(chosen[TARGET]).attributes | (chosen.get(PROMISES) or {})
-    settings = fitting.settings(promises, machine, None if seen is None else seen.rows)
-    fitting.meet(settings, chosen)
+    chosen = read_option(paths.list_options("method")[method.option])
+    promises = signature.read_signature(chosen[JOB_CLASS]).attributes | (chosen.get(PROMISES) or {})
+    settings = choose_settings(promises, machine, None if seen is None else seen.rows)
+    apply_requirements(settings, chosen)
     own = _choose_data_settings(data, seen)
-    judged = data.option if data.option in paths.options("eval") else "loss"
+    judged = data.option if data.option in paths.list_options("eval") else "loss"
     judged = "none" if "validation" in own and own["validation"][0] is NULL else judged
     picks = {
         "model": model.option, "data": data.option, "method": method.option,
@@ -133,21 +132,27 @@ def render_job(
 
 
 def _count_options(group: str) -> str:
-    count = len(paths.options(group))
-    return f"{count} choices: ftcli ls {paths.plural(group)}" if group != "run" else "runs/<file>/"
+    count = len(paths.list_options(group))
+    return (
+        f"{count} choices: ftcli ls {paths.pluralize_group(group)}"
+        if group != "run"
+        else "runs/<file>/"
+    )
 
 
 def _render_group(group: str, *parts: dict[str, tuple[Any, str]]) -> list[str]:
     """A group's keys with their comments; a key without a value is left out."""
     keys = {k: v for part in parts for k, v in part.items() if v[0] is not None}
-    written = {k: (v if isinstance(v, RawYaml) else scalar(v), why) for k, (v, why) in keys.items()}
+    written = {
+        k: (v if isinstance(v, RawYaml) else format_scalar(v), why) for k, (v, why) in keys.items()
+    }
     lines = [f"  {k}: {v}" + (f"  # {why}" if why else "") for k, (v, why) in written.items()]
     return [f"{group}:", *lines] if lines else []
 
 
 def _reads_text(node: dict[str, Any]) -> bool:
     """Whether an option of `data` reads text, whose format may be told from its columns."""
-    return "format" in signature.read(node[TARGET]).parameters
+    return "format" in signature.read_signature(node[JOB_CLASS]).parameters
 
 
 def _survey_data(data: Choice) -> Survey | None:
@@ -163,7 +168,7 @@ def _survey_data(data: Choice) -> Survey | None:
 
 
 def _is_plain_text(data: Choice) -> bool:
-    return bool(content(paths.options("data")[data.option]).get("format") == "text")
+    return bool(read_option(paths.list_options("data")[data.option]).get("format") == "text")
 
 
 def _choose_data_settings(data: Choice, seen: Survey | None) -> dict[str, tuple[Any, str]]:
@@ -176,7 +181,7 @@ def _choose_data_settings(data: Choice, seen: Survey | None) -> dict[str, tuple[
         also = f"; {', '.join(seen.others)} would fit too" if seen.others else ""
         found["format"] = (seen.format, f"by its columns{also}")
         if seen.columns:
-            pairs = ", ".join(f"{name}: {scalar(col)}" for name, col in seen.columns.items())
+            pairs = ", ".join(f"{name}: {format_scalar(col)}" for name, col in seen.columns.items())
             found["columns"] = (RawYaml(f"{{{pairs}}}"), "field of the format: column")
     found["validation"] = (0.05, "share held out to judge the model")
     if seen is not None and seen.prompts < 2:

@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.config.renamed import with_current_names
+from ftcli.config.renamed import replace_old_names
 from ftcli.core.base_model import record_base, refuse_other_base
 from ftcli.core.disk import explained
 from ftcli.core.errors import FAILED, UserError
@@ -22,7 +22,7 @@ from ftcli.run.build import build_run, create_run
 from ftcli.run.finish import conclude, finish
 
 if TYPE_CHECKING:
-    from ftcli.config import Composed
+    from ftcli.config import ComposedJob
 
 
 def train(composed: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _resume(
     folder = checkpoints.find(checkpoint, fall_back=True)
     run = build_run(composed.config, run_dir, composed)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    then = with_current_names(state["config"])
+    then = replace_old_names(state["config"])
     changed = changes.find_changes(then, run.config)
     changes.refuse_changes(changed, allow, overrides, path)
     _refuse_other_data(folder, run, allow, path)
@@ -106,7 +106,7 @@ def _resume(
 
 
 def restart(
-    run_dir: RunDir, composed: Composed, allow: Sequence[str] = (), path: Any = None
+    run_dir: RunDir, composed: ComposedJob, allow: Sequence[str] = (), path: Any = None
 ) -> dict[str, Any]:
     """Begin once more with a run that ended before its first checkpoint."""
     from ftcli.config import load
@@ -124,7 +124,7 @@ def restart(
 
 def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
     """Train a run that has a directory, and write what it leaves; errors become messages."""
-    from ftcli.config.building import located
+    from ftcli.config.building import locate_error
 
     held = alone(run.dir.path) if run.dir and run.accelerator.is_main_process else nullcontext()
     try:
@@ -139,7 +139,7 @@ def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
             if told is not None:
                 raise told from error
         if isinstance(error, UserError):
-            raise located(error, run.composed) from error
+            raise locate_error(error, run.composed) from error
         raise
 
 

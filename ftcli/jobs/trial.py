@@ -86,7 +86,7 @@ def run_child(path: str) -> None:
         else:
             resume(run_dir.path)
     except UserError as error:
-        from ftcli.config.messages import show_error
+        from ftcli.config.display import show_error
 
         show_error(error)
         sys.exit(error.code)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftcli.config.classpath import ClassPath, fetch_kind
+from ftcli.config.classpath import ClassPath, fetch_subclass
 from ftcli.core.errors import Problems, UserError
 from ftcli.methods.all_linear import apply_selection, find_lost_on_loading, select_targets
 from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
@@ -168,7 +168,7 @@ class Peft(Method):
 
         path, where = self.config_class, "method.config_class"
         try:
-            return fetch_kind(path, PeftConfig, where, "configuration of PEFT")
+            return fetch_subclass(path, PeftConfig, where, "configuration of PEFT")
         except ImportError as error:
             raise UserError(f"there is no {path}.", where, f"ftcli schema {where}") from error
 

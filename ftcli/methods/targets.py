@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ftcli.config.overrides import written
+from ftcli.config.overrides import format_override
 from ftcli.core.errors import UserError
 from ftcli.methods.base import model_name
 from ftcli.models.anatomy import Anatomy
@@ -36,7 +36,9 @@ def refuse_patterns(config: Any) -> None:
             raise UserError(
                 f"{pattern!r} is no pattern: {error}.",
                 where=f"method.{key}",
-                fix=written(f"method.{key}", _replace_name(getattr(config, key), pattern, "q_proj"))
+                fix=format_override(
+                    f"method.{key}", _replace_name(getattr(config, key), pattern, "q_proj")
+                )
                 + "; text is a regular expression",
             ) from error
 
@@ -88,7 +90,9 @@ def _unmatched_error(key: str, wanted: str, given: Any, model: nn.Module) -> Use
         hint = f"'{near[0]}' would match {linears[near[0]] or others[near[0]]}"
     else:
         hint = f"there are {', '.join(linears)}"
-    fixes = [written(f"method.{key}", _replace_name(given, wanted, near[0]))] if near else []
+    fixes = (
+        [format_override(f"method.{key}", _replace_name(given, wanted, near[0]))] if near else []
+    )
     if key == "target_modules" and not near:
         fixes = [f"method.{key}={ALL_LINEAR}"]
     return UserError(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftcli.config.classpath import ClassPath, fetch_kind
+from ftcli.config.classpath import ClassPath, fetch_subclass
 from ftcli.core.callback import Participant
 from ftcli.core.errors import UserError, missing_package
 
@@ -130,7 +130,7 @@ def _class(path: str) -> Any:
     """The class of a dotted name."""
     where = "optimizer.optimizer_class"
     try:
-        return fetch_kind(path, torch.optim.Optimizer, where, "optimizer of torch")
+        return fetch_subclass(path, torch.optim.Optimizer, where, "optimizer of torch")
     except ModuleNotFoundError as error:
         package = path.split(".")[0]
         if error.name == package and package in EXTRAS:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ftcli.config.effective import value
-from ftcli.config.paths import shown
-from ftcli.config.plausible import doubts
+from ftcli.config.job import get_effective_value
+from ftcli.config.paths import format_path
+from ftcli.config.value_ranges import find_unusual_values
 from ftcli.core.errors import UserError
 from ftcli.core.logs import silenced
 from ftcli.planning.data_findings import (
@@ -28,7 +28,7 @@ from ftcli.planning.schedule import Schedule
 if TYPE_CHECKING:
     from torch import nn
 
-    from ftcli.config import Composed
+    from ftcli.config import ComposedJob
 
 
 class Check:
@@ -42,7 +42,7 @@ class Check:
         sample: the first documents of text data, once `findings` has read them.
     """
 
-    def __init__(self, composed: Composed, gpu: float | None = None) -> None:
+    def __init__(self, composed: ComposedJob, gpu: float | None = None) -> None:
         self.composed, self.gpu = composed, gpu
         self.meta_run = MetaRun(composed, gpu is not None)
         self.sample: TokenSample | None = None
@@ -53,9 +53,9 @@ class Check:
             yield from self._findings()
 
     def _findings(self) -> Iterator[Finding]:
-        name = shown(self.composed.job)
+        name = format_path(self.composed.job)
         yield ok("config", f"{name}: {len(self.composed.origins)} values, known and consistent")
-        for doubt in doubts(self.composed):
+        for doubt in find_unusual_values(self.composed):
             yield unknown("config", doubt)
         for name, check in self._checks().items():
             try:
@@ -69,16 +69,18 @@ class Check:
             "settings": self._settings, "model": self._model, "targets": self._targets,
             "data": self._data, "packing": self._packing,
         }  # fmt: skip
-        if value(self.composed, "trainer.max_steps") == 0:  # nothing is trained, and nothing kept
+        if (
+            get_effective_value(self.composed, "trainer.max_steps") == 0
+        ):  # nothing is trained, and nothing kept
             return checks | {"memory": self._without_steps}
         return checks | {"memory": self._memory, "disk": self._disk}
 
     def _located(self, error: UserError, name: str) -> UserError:
         """Return the error with file:line in the place of a bare key."""
-        from ftcli.config.building import located
+        from ftcli.config.building import locate_error
 
         group = "method" if name == "targets" else name  # `settings` are of several
-        return located(error, self.composed, group if group in self.composed.config else "")
+        return locate_error(error, self.composed, group if group in self.composed.config else "")
 
     def _settings(self) -> Iterator[Finding]:
         """Build the parts of the job that no later check builds; they refuse wrong settings."""
@@ -91,11 +93,11 @@ class Check:
         yield from ()
 
     def _model(self) -> Iterator[Finding]:
-        from ftcli.config import base_recipe
+        from ftcli.config.composition import count_base_steps, is_base_trained
         from ftcli.planning.model_findings import weights_finding
 
-        if not base_recipe.is_there(self.composed):
-            steps = base_recipe.steps(self.composed)
+        if not is_base_trained(self.composed):
+            steps = count_base_steps(self.composed)
             text = f"{self.composed.base} is not trained yet: the first run of this job does that"
             text += f" ({steps} steps)" if steps else ""
             yield warn("model", f"{text}; its layers are known from its recipe")

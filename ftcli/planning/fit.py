@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ftcli.config import compose, validate
-from ftcli.config.paths import shown
+from ftcli.config.paths import format_path
 from ftcli.core.errors import UserError
 from ftcli.planning.machine import GB
 from ftcli.planning.meta_run import MetaRun
@@ -126,4 +126,6 @@ def explain_misfit(plan: Plan, ways: Sequence[Alternative]) -> UserError | None:
 def format_command(plan: Plan, way: Alternative) -> str:
     """Return the command line that trains with an alternative."""
     composed = plan.meta_run.composed
-    return shlex.join(["ftcli", "train", shown(composed.job), *composed.overrides, *way.overrides])
+    return shlex.join(
+        ["ftcli", "train", format_path(composed.job), *composed.overrides, *way.overrides]
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ftcli.core.errors import UserError
 
 if TYPE_CHECKING:
-    from ftcli.config import Composed
+    from ftcli.config import ComposedJob
 
 
 READS_VALUES = (NotImplementedError, RuntimeError)  # what meta tensors raise when they are read
@@ -31,7 +31,7 @@ class MetaRun:
         gpu: plan for a GPU, whether this machine has one or not.
     """
 
-    def __init__(self, composed: Composed, gpu: bool = False) -> None:
+    def __init__(self, composed: ComposedJob, gpu: bool = False) -> None:
         self.composed, self.gpu = composed, gpu
 
     def _build(self, key: str) -> Any:
@@ -44,10 +44,10 @@ class MetaRun:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The job's values, with `auto` precision and type resolved for this machine or a GPU (bf16)."""
-        from ftcli.config.base_recipe import with_stand_in
+        from ftcli.config.composition import substitute_base
         from ftcli.core.precision import settle
 
-        config = with_stand_in(self.composed)
+        config = substitute_base(self.composed)
         if self.gpu and config["trainer"].get("precision", "auto") == "auto":
             config = {**config, "trainer": {**config["trainer"], "precision": "bf16"}}
         return settle(config)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ftcli.config.base_recipe import base_job
-from ftcli.config.recipe import Recipe, joined
+from ftcli.config.composition import compose_base
+from ftcli.config.overrides import join_overrides
+from ftcli.config.recipe import Recipe
 from ftcli.core.atomic import write_json
 from ftcli.core.config_hash import config_hash
 from ftcli.core.errors import Problems, UserError
@@ -105,10 +106,12 @@ class Experiment:
         from ftcli.jobs import stages
 
         with silenced("config"):  # keys give way to a baseline's option: the recipe means it so
-            composed = compose(self.recipe.path, joined(self.changes[variant], self.overrides))
+            composed = compose(
+                self.recipe.path, join_overrides(self.changes[variant], self.overrides)
+            )
             validate(composed)
             parts = stages.compose_stages(composed) if composed.config.get(stages.KEY) else {}
-            base = [base_job(composed.base)] if composed.base else []
+            base = [compose_base(composed.base)] if composed.base else []
         return [composed, *parts.values(), *base]
 
     def _trial(self, variant: str, sources: list[Any], seed: int) -> Trial:

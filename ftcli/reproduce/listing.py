@@ -71,8 +71,8 @@ def _read_stored(entry: Entry) -> dict[str, Any]:
     from ftcli.config import recipe_reading as reading
     from ftcli.reproduce.verdicts import load_verdicts
 
-    path = paths.found(entry.file) or Path(entry.file)
-    return load_verdicts(reading.read(path)) if reading.is_recipe(path) else {}
+    path = paths.find_formatted_path(entry.file) or Path(entry.file)
+    return load_verdicts(reading.read_recipe(path)) if reading.is_recipe(path) else {}
 
 
 def _read_verdicts(entry: Entry) -> set[str]:

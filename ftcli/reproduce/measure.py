@@ -1,4 +1,4 @@
-"""The value of what a claim's `measure` names, for a finished run; see `ftcli.config.measures`."""
+"""The value of what a claim's `measure` names, for a finished run; see `ftcli.config.recipe`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ftcli.config.measures import FIGURES, named
+from ftcli.config.recipe import FIGURES, list_measures
 from ftcli.core import code
 from ftcli.core.atomic import write_json
 
@@ -25,7 +25,7 @@ def read_metric(name: str, folder: Path) -> float:
     Raises:
         MetricUnavailable: the run did not measure it.
     """
-    if name in named():
+    if name in list_measures():
         return _take_measurement(name, folder)
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     found = figures(result)
@@ -67,7 +67,9 @@ def _take_measurement(name: str, folder: Path) -> float:
 
     quiet_bitsandbytes()
     with suppress_progress():
-        measured = float(getattr(importlib.import_module(named()[name].module), name)(folder))
+        measured = float(
+            getattr(importlib.import_module(list_measures()[name].module), name)(folder)
+        )
     kept.parent.mkdir(exist_ok=True)
     write_json(kept, {"value": measured, "state": state})
     return measured
@@ -78,7 +80,7 @@ def _cache_state(name: str, folder: Path) -> dict[str, Any]:
     from ftcli.config import load
 
     configs = [load(path).config for path in sorted(folder.glob("**/config.yaml"))]
-    roots = [named()[name].module, *code.roots_of(*configs)]
+    roots = [list_measures()[name].module, *code.roots_of(*configs)]
     index = folder.parent / "runs.json"
     beside = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}
     return {"code": code.digest(roots), "libraries": code.libraries(), "beside": beside}

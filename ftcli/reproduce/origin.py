@@ -16,9 +16,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ftcli.config import job, marks, measures
-from ftcli.config.paths import search_path
-from ftcli.config.recipe import Claim, Recipe
+from ftcli.config import job
+from ftcli.config.paths import build_search_path
+from ftcli.config.recipe import PLAN_PREFIX, Claim, Recipe, list_measures
+from ftcli.config.yaml_locations import read_yaml
 from ftcli.core import code
 from ftcli.core.errors import UserError
 
@@ -88,9 +89,9 @@ def find_roots(claim: Claim, composed: Iterable[Any]) -> list[str]:
     files = {place.file for one in jobs for place in one.origins.values() if place.file}
     inside = (f.relative_to(code.ROOT) for f in files if _is_option(f))
     roots = {*code.roots_of(*(one.config for one in jobs)), *map(str, inside)}
-    if claim.measure in measures.named():
-        roots.add(measures.named()[claim.measure].module)
-    if claim.measure.startswith(measures.PLAN):
+    if claim.measure in list_measures():
+        roots.add(list_measures()[claim.measure].module)
+    if claim.measure.startswith(PLAN_PREFIX):
         roots |= {PLANNED, "ftcli.planning.plan"}
     return sorted(roots)
 
@@ -98,7 +99,9 @@ def find_roots(claim: Claim, composed: Iterable[Any]) -> list[str]:
 def _is_option(file: Path) -> bool:
     """Whether a file is an option of a group that ships: general, or a paper's own."""
     return any(
-        file.is_relative_to(folder) for folder in search_path() if folder.is_relative_to(code.ROOT)
+        file.is_relative_to(folder)
+        for folder in build_search_path()
+        if folder.is_relative_to(code.ROOT)
     )
 
 
@@ -115,8 +118,8 @@ def settings(recipe: Recipe, claim: Claim, tuned: Mapping[str, list[str]]) -> st
 
 def job_of(path: Path) -> Any:
     """A recipe's file without what is only claimed: the values of its job."""
-    plain: Any = OmegaConf.to_container(marks.read(path))
-    return {key: value for key, value in plain.items() if key not in job.RECIPE}
+    plain: Any = OmegaConf.to_container(read_yaml(path))
+    return {key: value for key, value in plain.items() if key not in job.RECIPE_KEYS}
 
 
 def explain_staleness(

@@ -37,8 +37,8 @@ often seeds were added. STALE marks a verdict whose code or settings have change
 
 def list_recipes() -> list[Recipe]:
     """Every packaged recipe that claims something, by name."""
-    found = [file for file in paths.recipes().values() if reading.is_recipe(file)]
-    return sorted((reading.read(file) for file in found), key=lambda r: r.name)
+    found = [file for file in paths.list_recipes().values() if reading.is_recipe(file)]
+    return sorted((reading.read_recipe(file) for file in found), key=lambda r: r.name)
 
 
 def render_page() -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ftcli.config import measures
-from ftcli.config.recipe import SMALL, Claim, Recipe, joined
+from ftcli.config.overrides import join_overrides
+from ftcli.config.recipe import PLAN_PREFIX, SMALL, Claim, Recipe, is_exact_measure, list_measures
 from ftcli.core.errors import FAILED, OK, UserError
 from ftcli.core.logs import silenced
 from ftcli.reproduce import measure, origin, tuning, verdicts
@@ -102,16 +102,18 @@ class Reproduction:
         if self.only is None:
             variants = [*self.recipe.variants(), *variants]
         changes = {v: self._changes(v) for v in dict.fromkeys(variants)}
-        every = all(measures.is_exact(claim.measure) for claim in needing)
+        every = all(is_exact_measure(claim.measure) for claim in needing)
         seeds = self.recipe.seeds_of(self.look)[: 1 if every else self.seeds]
         return Experiment(self.recipe, changes, seeds, self.overrides)
 
     def _changes(self, variant: str) -> list[str]:
-        return joined(self.recipe.overrides(variant, self.scale), self.tuned.get(variant, []))
+        return join_overrides(
+            self.recipe.overrides(variant, self.scale), self.tuned.get(variant, [])
+        )
 
     @staticmethod
     def _needs_runs(claim: Claim) -> bool:
-        return not (claim.needs or claim.measure.startswith(measures.PLAN))
+        return not (claim.needs or claim.measure.startswith(PLAN_PREFIX))
 
     def run(self, report: Callable[[Progress], None]) -> None:
         """Make the runs that are missing, then judge.
@@ -126,7 +128,7 @@ class Reproduction:
     def _judged(self, claim: Claim) -> Verdict:
         if claim.needs:
             return Verdict(NOT_HERE, f"needs {claim.needs}")
-        planned = claim.measure.startswith(measures.PLAN)
+        planned = claim.measure.startswith(PLAN_PREFIX)
         if not planned and self.experiment is None:
             return Verdict(NOT_HERE, f"needs training at the {self.scale} scale: --run")
         take = self._planned if planned else self._measured
@@ -139,7 +141,7 @@ class Reproduction:
                 raise
             return Verdict(NOT_HERE, f"cannot be planned: {error.what}")
         judge = Judge(
-            claim, measures.is_exact(claim.measure), len(self.recipe.seeds), self.look_at(claim)
+            claim, is_exact_measure(claim.measure), len(self.recipe.seeds), self.look_at(claim)
         )
         return judge.verdict(values)
 
@@ -152,7 +154,7 @@ class Reproduction:
     @staticmethod
     def _is_of_one_run(claim: Claim) -> bool:
         """Whether no seed moves the figure, and it has to be measured."""
-        return claim.measure in measures.named() and measures.is_exact(claim.measure)
+        return claim.measure in list_measures() and is_exact_measure(claim.measure)
 
     def look_at(self, claim: Claim) -> int:
         """The how many-th look at the claim's figure this is, those that were stored counted."""
@@ -167,7 +169,7 @@ class Reproduction:
             return origin.find_origin(
                 self.recipe, claim, [s for t in needed for s in t.sources], self.tuned
             )
-        planned = claim.measure.startswith(measures.PLAN) and not claim.needs
+        planned = claim.measure.startswith(PLAN_PREFIX) and not claim.needs
         jobs = [self._composed(claim, v) for v in self.recipe.variants_of(claim)] if planned else []
         return origin.find_origin(self.recipe, claim, jobs, self.tuned)
 
@@ -179,7 +181,7 @@ class Reproduction:
 
     def _given(self, claim: Claim, variant: str) -> list[str]:
         """The overrides of a plan."""
-        return joined(self._changes(variant), claim.given, self.overrides)
+        return join_overrides(self._changes(variant), claim.given, self.overrides)
 
     def _measured(self, claim: Claim, variant: str) -> list[float]:
         assert self.experiment is not None
@@ -192,7 +194,7 @@ class Reproduction:
         from ftcli.reproduce.planned import FIGURES
 
         plan = self._plans(tuple(self._given(claim, variant)))
-        return [float(FIGURES[claim.measure.removeprefix(measures.PLAN)](plan))]
+        return [float(FIGURES[claim.measure.removeprefix(PLAN_PREFIX)](plan))]
 
     def _plans(self, overrides: tuple[str, ...]) -> Any:
         """The plan of the recipe with overrides, made once."""
@@ -221,7 +223,7 @@ class Reproduction:
             return
         from ftcli.planning.check import prepare_check
 
-        own = joined(self.recipe.overrides(self.recipe.own, self.scale), self.overrides)
+        own = join_overrides(self.recipe.overrides(self.recipe.own, self.scale), self.overrides)
         for finding in prepare_check(str(self.recipe.path), own).findings():
             yield finding
             if finding.status == "fail" and finding.name not in HERE:

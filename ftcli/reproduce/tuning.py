@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from ftcli.config.recipe import Recipe, Tune, joined
+from ftcli.config.overrides import join_overrides
+from ftcli.config.recipe import Recipe, Tune
 from ftcli.core.atomic import write_text
 from ftcli.core.errors import UserError
 from ftcli.reproduce import measure, origin
@@ -45,7 +46,9 @@ class Search:
         self.recipe, self.tune = recipe, recipe.tune
         self.points = {v: self.tune.points(v) for v in recipe.variants()}
         trials = {
-            f"{variant}-{number}": joined(recipe.overrides(variant), point, self.tune.changes)
+            f"{variant}-{number}": join_overrides(
+                recipe.overrides(variant), point, self.tune.changes
+            )
             for variant, points in self.points.items()
             for number, point in enumerate(points)
         }

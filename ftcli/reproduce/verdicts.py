@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.config import measures
-from ftcli.config.recipe import Claim, Recipe
+from ftcli.config.recipe import Claim, Recipe, is_exact_measure
 from ftcli.core.atomic import write_json
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ def store_verdicts(reproduction: Reproduction) -> Path:
     for claim in reproduction.claims:
         one = new["verdicts"][claim.identity]
         before = kept["verdicts"].get(claim.identity, {}).get("looks", [])
-        if "seeds" in one and not measures.is_exact(claim.measure):
+        if "seeds" in one and not is_exact_measure(claim.measure):
             one["looks"] = [*before, _build_look(claim, one, 1 + sum(1 for _ in _all_looks(kept)))]
         kept["verdicts"][claim.identity] = one
     order = [claim.identity for claim in recipe.claims if claim.identity in kept["verdicts"]]

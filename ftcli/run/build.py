@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ftcli.config import Composed, build, load
-from ftcli.config.paths import job_name
+from ftcli.config import ComposedJob, build, load
+from ftcli.config.paths import get_job_name
 from ftcli.core.precision import settle
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
@@ -19,7 +19,7 @@ NAMED = ("penalty", "eval", "logger")
 
 
 def build_run(
-    config: dict[str, Any], dir: RunDir | None = None, composed: Composed | None = None
+    config: dict[str, Any], dir: RunDir | None = None, composed: ComposedJob | None = None
 ) -> Run:
     """The run of a resolved configuration; nothing heavy is loaded.
 
@@ -41,7 +41,7 @@ def build_run(
     return Run(config, parts, dir, composed)
 
 
-def create_run(composed: Composed) -> Run:
+def create_run(composed: ComposedJob) -> Run:
     """A run with a new directory that already holds its record; none is left where a part refuses."""
     run_dir = new_directory(composed)
     with run_dir.kept_once_begun():
@@ -66,12 +66,12 @@ def open_run(path: str | Path, checkpoint: str = "last") -> Run:
     return run
 
 
-def new_directory(composed: Composed) -> RunDir:
+def new_directory(composed: ComposedJob) -> RunDir:
     """A run directory with the record of where the run comes from."""
     from ftcli.run.record import write_record
 
     options = composed.config.get("run") or {}
-    name = options.get("name") or job_name(composed.job)
+    name = options.get("name") or get_job_name(composed.job)
     run_dir = RunDir.create(options.get("dir", "runs"), name)
     composed.config = settle(composed.config)
     write_record(run_dir, composed)

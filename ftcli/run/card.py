@@ -153,10 +153,10 @@ def _use(config: dict[str, Any], artefact: str) -> str:
 
 def _artefact(config: dict[str, Any]) -> str:
     """What the method saves: an adapter or a whole model."""
-    from ftcli.config.signature import NoSuchClass, read
+    from ftcli.config.signature import NoSuchClass, read_signature
 
     try:
-        artefact = read(config["method"]["_target_"]).attributes.get("artefact")
+        artefact = read_signature(config["method"]["_target_"]).attributes.get("artefact")
     except (KeyError, NoSuchClass):
         artefact = None
     return "adapter" if artefact == "adapter" else "model"

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ftcli.config.classpath import trusted
+from ftcli.config.classpath import list_trusted_packages
 from ftcli.core.atomic import write_json, write_text
 from ftcli.core.redaction import redacted, redacted_tree, redacted_word
 from ftcli.core.run_dir import RunDir
@@ -60,7 +60,7 @@ def environment() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "trusted": trusted(),
+        "trusted": list_trusted_packages(),
         "git": _git(),
     }
 

@@ -151,13 +151,13 @@ def _choice(node: Mapping[str, Any], ran: str | None = None) -> str | None:
         ran: the class that took its place, as on a machine that the one asked for is not made for.
     """
     from ftcli.config.job import UNREAD
-    from ftcli.config.signature import NoSuchClass, read
+    from ftcli.config.signature import NoSuchClass, read_signature
 
     target = node.get("_target_")
     if target is None:
         return None
     try:
-        chooser = read(target).class_path
+        chooser = read_signature(target).class_path
     except NoSuchClass:
         chooser = None
     key = chooser.name if chooser else "_target_"

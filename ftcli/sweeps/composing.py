@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config import build, compose, paths, signature, validate
-from ftcli.config.composed import Composed, leaves
+from ftcli.config.job import ComposedJob, iter_leaves
 from ftcli.core.errors import Problems, UserError
 from ftcli.jobs.trial import write_job_record
 from ftcli.sweeps.launchers.base import Launcher
@@ -25,7 +25,7 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return about, [word for word in words if word not in about]
 
 
-def compose_trial(job: str, overrides: Sequence[str]) -> Composed:
+def compose_trial(job: str, overrides: Sequence[str]) -> ComposedJob:
     """A checked job without its launcher, which is no part of a run.
 
     Raises:
@@ -40,13 +40,13 @@ def compose_trial(job: str, overrides: Sequence[str]) -> Composed:
 
 def compose_all(
     job: str, points: Sequence[Point], overrides: Sequence[list[str]]
-) -> list[Composed]:
+) -> list[ComposedJob]:
     """All trials, checked.
 
     Raises:
         UserError, Problems: what is wrong with any of them, each mistake once.
     """
-    found: list[Composed] = []
+    found: list[ComposedJob] = []
     mistakes: dict[str, tuple[UserError, list[int]]] = {}
     for number, words in enumerate(overrides):
         try:
@@ -62,7 +62,7 @@ def compose_all(
     return found
 
 
-def record(composed: Composed, folder: Path) -> None:
+def record(composed: ComposedJob, folder: Path) -> None:
     """Write the record of a trial to its folder: all that a worker gets."""
     from ftcli.jobs.bases import ensure_base
 
@@ -85,21 +85,21 @@ def launcher(job: str, name: str | None, words: Sequence[str]) -> Launcher:
     return made
 
 
-def _refuse_shell(composed: Composed) -> None:
+def _refuse_shell(composed: ComposedJob) -> None:
     """Shell lines, and options that could hold some, are the user's to type, not a job's to bring.
 
     Raises:
         UserError: a file outside the user's own configs sets them, or one holds a line break.
     """
     node = composed.config[GROUP]
-    for name in signature.read(node["_target_"]).attributes.get("shell", ()):
+    for name in signature.read_signature(node["_target_"]).attributes.get("shell", ()):
         for key, origin in composed.origins.items():
             ours = origin.file is None or origin.file.is_relative_to(paths.user_dir().resolve())
             if f"{key}.".startswith(f"{GROUP}.{name}.") and node.get(name) and not ours:
                 what = f"{key} holds shell lines or options of sbatch; a job may not bring its own."
                 fix = f"type it: {key}=..., or keep it in {paths.user_dir() / GROUP}"
                 raise UserError(what, str(origin), fix)
-    for key, value in leaves(node, GROUP):
+    for key, value in iter_leaves(node, GROUP):
         if isinstance(value, str) and not value.isprintable():
             raise UserError(f"{key} holds a control character.", composed.where(key), f"{key}=NAME")
 

@@ -157,11 +157,11 @@ def _axis(parsed: Override, text: str, folders: Sequence[Path]) -> Axis:
     if isinstance(given, IntervalSweep):
         return _interval(given, key, sign, text)
     if isinstance(given, Glob):
-        known = list(paths.options(key, list(folders)))
+        known = list(paths.list_options(key, list(folders)))
         found = given.filter(known)
         if not found:
             what = f"'{text}' matches none of {len(known)} options of {key}."
-            raise _said(what, f"ftcli ls {paths.plural(key)}")
+            raise _said(what, f"ftcli ls {paths.pluralize_group(key)}")
         return Choices(key, sign, tuple(found))
     try:
         texts = tuple(dict.fromkeys(islice(parsed.sweep_string_iterator(), MOST + 1)))

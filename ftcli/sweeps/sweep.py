@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ftcli.config import paths
-from ftcli.config.composed import Composed
+from ftcli.config.job import ComposedJob
 from ftcli.core.atomic import link
 from ftcli.core.errors import UserError
 from ftcli.core.run_lock import locked
@@ -78,7 +78,7 @@ def resume(
 
 def _parts(plan: Plan) -> tuple[Space, Launcher]:
     about, words = composing.split(plan.overrides)
-    axes = space.read(words, paths.search_path(Path(plan.job).parent))
+    axes = space.read(words, paths.build_search_path(Path(plan.job).parent))
     return axes, composing.launcher(plan.job, plan.launcher, [*axes.fixed, *about])
 
 
@@ -111,7 +111,7 @@ def _run(folder: Path, plan: Plan, search: Search, launcher: Launcher, view: Mak
         return conclude(folder, plan, search, interrupted)
 
 
-def _fit(plan: Plan, job: Composed) -> None:
+def _fit(plan: Plan, job: ComposedJob) -> None:
     """Complete the plan by what the job says.
 
     Raises:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ftcli.cli import verbs_found
-from ftcli.config import messages
+from ftcli.config.display import show_error
 from ftcli.core import errors
 
 HEAVY = ("torch", "transformers", "datasets", "peft", "hydra", "pydantic")
@@ -108,21 +108,19 @@ def test_a_verb_is_a_function_with_a_panel_and_a_sentence(name, ftcli):
 
 
 def test_an_error_shows_where_what_and_fix(capsys):
-    messages.show_error(
-        errors.UserError("no such method", where="x.yaml:3", fix="ftcli ls methods")
-    )
+    show_error(errors.UserError("no such method", where="x.yaml:3", fix="ftcli ls methods"))
     shown = capsys.readouterr().err
     assert all(part in shown for part in ("x.yaml:3", "no such method", "ftcli ls methods"))
 
 
 def test_the_bad_line_of_a_file_is_shown(work, capsys):
     (work / "x.yaml").write_text("a: 1\nb: wrong\n")
-    messages.show_error(errors.UserError("b is wrong.", where="x.yaml:2"))
+    show_error(errors.UserError("b is wrong.", where="x.yaml:2"))
     assert capsys.readouterr().err == "x.yaml:2  b is wrong.\n    b: wrong\n"
 
 
 def test_a_long_message_is_not_wrapped_where_no_terminal_reads(capsys):
-    messages.show_error(errors.UserError("word " * 60, fix="fix"))
+    show_error(errors.UserError("word " * 60, fix="fix"))
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
@@ -135,7 +133,7 @@ def test_several_problems_are_raised_together_and_one_as_itself(capsys):
     with pytest.raises(errors.Problems) as several:
         errors.Problems.raise_if_any([one, two])
     assert several.value.problems == [one, two]
-    messages.show_error(several.value)
+    show_error(several.value)
     assert capsys.readouterr().err == "first\nsecond\n"
 
 
@@ -172,7 +170,7 @@ def test_exit_statuses(ftcli, monkeypatch, raised, status, says):
     def fail(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr("ftcli.config.listing.kinds", fail)
+    monkeypatch.setattr("ftcli.config.listing.list_kinds", fail)
     ended = ftcli("ls")
     assert ended.status == status
     assert says in ended.err and "Traceback" not in ended.err

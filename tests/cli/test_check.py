@@ -147,13 +147,15 @@ DOUBTFUL = (
 @pytest.mark.parametrize(("word", "says"), DOUBTFUL)
 def test_what_is_hardly_meant_is_a_warning_whose_way_out_takes_it_away(ftcli, word, says):
     from ftcli.config import compose
-    from ftcli.config.plausible import doubts
+    from ftcli.config.value_ranges import find_unusual_values
 
     ended = ftcli("check", "--json", "qlora_llama", "eval=none", "data.limit=8", word)
     found = json.loads(ended.out)["checks"]
     doubt = next(one for one in found if one["name"] == "config" and one["status"] == "warn")
     assert says in doubt["text"]
-    assert list(doubts(compose("qlora_llama", [word, *shlex.split(doubt["fix"])]))) == []
+    assert (
+        list(find_unusual_values(compose("qlora_llama", [word, *shlex.split(doubt["fix"])]))) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,10 +166,10 @@ def test_what_is_hardly_meant_is_a_warning_whose_way_out_takes_it_away(ftcli, wo
 )  # fmt: skip
 def test_rates_are_judged_by_their_own_optimizer(words, usual):
     from ftcli.config import compose
-    from ftcli.config.plausible import doubts, usual_rate
+    from ftcli.config.value_ranges import find_unusual_values, find_usual_rate
 
     composed = compose("qlora_llama", words)
-    assert usual_rate(composed) == usual and list(doubts(composed)) == []
+    assert find_usual_rate(composed) == usual and list(find_unusual_values(composed)) == []
 
 
 IMPOSSIBLE = (
@@ -190,10 +192,10 @@ def test_what_cannot_be_is_refused_by_check_and_train_alike(ftcli, work, word):
 @pytest.mark.slow
 def test_no_job_or_recipe_that_ships_is_doubtful():
     from ftcli.config import compose, paths
-    from ftcli.config.plausible import doubts
+    from ftcli.config.value_ranges import find_unusual_values
 
-    jobs = [*paths.jobs(paths.configs_dir()), *paths.recipes()]
+    jobs = [*paths.list_jobs(paths.configs_dir()), *paths.list_recipes()]
     assert len(jobs) > 30
-    assert {job: [d.what for d in doubts(compose(job))] for job in jobs} == {
+    assert {job: [d.what for d in find_unusual_values(compose(job))] for job in jobs} == {
         job: [] for job in jobs
     }

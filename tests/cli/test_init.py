@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ftcli.config import compose, paths, validate
-from ftcli.config.option import content
+from ftcli.config.yaml_locations import read_option
 from ftcli.jobs import starter
 from ftcli.jobs.starter import Machine
 
@@ -63,12 +63,15 @@ def test_settings_fit_the_machine_and_the_method(
     assert job.get("optimizer.lr") == (2e-5 if method == "full" else 2e-4)
 
 
-@pytest.mark.parametrize("method", paths.options("method"))
+@pytest.mark.parametrize("method", paths.list_options("method"))
 def test_every_method_makes_a_sound_job(work, method):
-    if "???" in paths.options("method")[method].read_text():
+    if "???" in paths.list_options("method")[method].read_text():
         pytest.skip("it needs more than three answers")
     job = written(SMALL, method=method)
-    assert job.config["method"]["_target_"] == content(paths.options("method")[method])["_target_"]
+    assert (
+        job.config["method"]["_target_"]
+        == read_option(paths.list_options("method")[method])["_target_"]
+    )
 
 
 def test_a_hub_id_and_a_file_are_given_as_paths(work):

@@ -9,7 +9,7 @@ import pytest
 from ftcli.config import paths
 
 
-@pytest.mark.parametrize("kind", ["jobs", *map(paths.plural, paths.groups())])
+@pytest.mark.parametrize("kind", ["jobs", *map(paths.pluralize_group, paths.list_groups())])
 def test_every_packaged_file_says_what_it_is(ftcli, kind):
     if kind == "runs":
         return
@@ -44,7 +44,7 @@ def test_runs_with_how_they_ended_the_newest_first(ftcli, work):
 
 def test_without_a_kind_it_counts_and_a_wrong_kind_names_the_nearest(ftcli):
     counts = json.loads(ftcli("ls", "--json").out)
-    assert counts["methods"] == len(paths.options("method")) and counts["runs"] == 0
+    assert counts["methods"] == len(paths.list_options("method")) and counts["runs"] == 0
     assert "ftcli ls methods" in ftcli("ls").out
     wrong = ftcli("ls", "metods")
     assert wrong.status == 2 and "Did you mean methods?" in wrong.err

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from ftcli.config import build, compose
-from ftcli.config.building import located
+from ftcli.config.building import locate_error
 from ftcli.core.errors import UserError
 
 
@@ -63,9 +63,9 @@ def test_a_refusal_names_the_line_of_its_key(mine, write):
 
 def test_a_refusal_without_a_place_gets_that_of_its_node(write):
     job = compose(write("job.yaml", "seed: 1\ndata:\n  path: x\n"))
-    assert located(UserError("no."), job, "data").where == "job.yaml:2"
-    assert located(UserError("no.", where="row 7"), job, "data").where == "row 7"
-    assert located(UserError("no.", where="data.path"), None).where == "data.path"
+    assert locate_error(UserError("no."), job, "data").where == "job.yaml:2"
+    assert locate_error(UserError("no.", where="row 7"), job, "data").where == "row 7"
+    assert locate_error(UserError("no.", where="data.path"), None).where == "data.path"
 
 
 def test_a_value_error_of_the_class_is_a_message(mine):

@@ -11,11 +11,11 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from ftcli.config import compose, configs_dir, load
-from ftcli.config.composed import leaves
-from ftcli.config.option import content
+from ftcli.config.job import iter_leaves
+from ftcli.config.yaml_locations import read_option
 from ftcli.core.errors import Problems, UserError
 
-FULL = content(configs_dir() / "method" / "full.yaml")
+FULL = read_option(configs_dir() / "method" / "full.yaml")
 
 LOSS = "_target_: ftcli.evaluation.loss.Loss\n"
 
@@ -30,7 +30,7 @@ def test_a_packaged_job_is_found_by_name_and_by_its_path_in_the_repository(write
 
 def test_every_leaf_of_the_main_job_names_the_line_that_sets_it(write):
     job = compose("qlora_llama", ["optimizer.lr=1e-4"])
-    assert set(job.origins) == {key for key, _ in leaves(job.config)}
+    assert set(job.origins) == {key for key, _ in iter_leaves(job.config)}
     in_files = 0
     for key, origin in job.origins.items():
         if origin.file and origin.line:

@@ -9,8 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from ftcli.config import compose, configs_dir, paths
-from ftcli.config.explain import meanings
-from ftcli.config.schema import job_schema
+from ftcli.config.schema import build_job_schema, describe_keys
 from ftcli.core.errors import UserError
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -18,12 +17,12 @@ jsonschema = pytest.importorskip("jsonschema")
 
 @pytest.fixture(scope="module")
 def validator():
-    schema = json.loads(json.dumps(job_schema()))
+    schema = json.loads(json.dumps(build_job_schema()))
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
 
-@pytest.mark.parametrize("name", paths.jobs(configs_dir()))
+@pytest.mark.parametrize("name", paths.list_jobs(configs_dir()))
 def test_packaged_jobs_satisfy_it_as_written_and_as_resolved(validator, name):
     written = OmegaConf.to_container(OmegaConf.load(configs_dir() / f"{name}.yaml"), resolve=False)
     assert list(validator.iter_errors(written)) == []
@@ -53,7 +52,7 @@ def test_interpolations_and_open_values_may_stand_anywhere(validator, text):
 
 
 def test_keys_carry_their_meaning_and_groups_their_options():
-    schema = job_schema()["properties"]
+    schema = build_job_schema()["properties"]
     batch = schema["trainer"]["properties"]["batch_size"]
     assert batch["default"] == 16 and "rows" in batch["description"]
     entry = schema["defaults"]["items"]["anyOf"][1]["properties"]["method"]
@@ -63,14 +62,14 @@ def test_keys_carry_their_meaning_and_groups_their_options():
 
 
 def test_one_key_a_group_and_an_option_can_be_asked_for():
-    (lr,) = meanings("optimizer.lr")
+    (lr,) = describe_keys("optimizer.lr")
     assert (lr.type, lr.default) == ("a number", "0.0002") and "adamw" in lr.options
-    assert {m.key for m in meanings("run")} == {"run.name", "run.dir"}
-    keys = {m.key for m in meanings("method=lora")}
+    assert {m.key for m in describe_keys("run")} == {"run.name", "run.dir"}
+    keys = {m.key for m in describe_keys("method=lora")}
     assert {"method.r", "method.use_dora"} <= keys and "method.vera_dropout" not in keys
-    assert [m.key for m in meanings("eval.loss.limit")] == ["eval.*.limit"]
-    assert meanings("model.path")[0].default == "required"
-    assert meanings("methods") == meanings("method")
+    assert [m.key for m in describe_keys("eval.loss.limit")] == ["eval.*.limit"]
+    assert describe_keys("model.path")[0].default == "required"
+    assert describe_keys("methods") == describe_keys("method")
 
 
 @pytest.mark.parametrize(
@@ -84,5 +83,5 @@ def test_one_key_a_group_and_an_option_can_be_asked_for():
 )
 def test_a_key_that_is_not_there_names_the_nearest(key, says):
     with pytest.raises(UserError) as caught:
-        meanings(key)
+        describe_keys(key)
     assert says in caught.value.what

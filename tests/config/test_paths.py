@@ -15,10 +15,12 @@ def test_a_wheel_holds_its_own_copy(tmp_path, monkeypatch):
     (tmp_path / "ftcli" / "_recipes" / "bases" / "tiny.yaml").write_text("seed: 1\n")
     monkeypatch.setattr(paths, "_PACKAGE", tmp_path / "ftcli")
     assert paths.configs_dir() == tmp_path / "ftcli" / "_configs"
-    assert paths.groups() == ["eval"]
+    assert paths.list_groups() == ["eval"]
     assert paths.find_job("bases/tiny") == paths.find_job("recipes/bases/tiny.yaml")
-    assert paths.shown(paths.configs_dir() / "eval" / "x.yaml") == "configs/eval/x.yaml"
-    assert paths.found("configs/eval/x.yaml") == paths.configs_dir() / "eval" / "x.yaml"
+    assert paths.format_path(paths.configs_dir() / "eval" / "x.yaml") == "configs/eval/x.yaml"
+    assert (
+        paths.find_formatted_path("configs/eval/x.yaml") == paths.configs_dir() / "eval" / "x.yaml"
+    )
 
 
 def test_the_users_folder(monkeypatch, tmp_path):
@@ -44,4 +46,4 @@ def test_a_folder_without_a_config_and_a_name_nearly_right(tmp_path, monkeypatch
     ("word", "group"), [("methods", "method"), ("data", "data"), ("method", "method"), ("x", None)]
 )
 def test_plurals(word, group):
-    assert paths.group_of(word) == group
+    assert paths.find_group(word) == group

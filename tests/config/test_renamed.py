@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from ftcli.config import compose, load
-from ftcli.config.renamed import MODULES, with_current_names
+from ftcli.config.renamed import MODULES, replace_old_names
 
 
 def test_every_module_is_gone_and_its_successor_is_there():
@@ -24,7 +24,7 @@ def test_names_are_replaced_at_any_depth_and_nothing_else():
         "optimizer": {"optimizer_class": "ftcli.optimizers.adamr.AdamR"},
         "data": {"path": "ftcli.methods.qst", "columns": ["ftcli.methods.qst.Qst"]},
     }
-    current = with_current_names(config)
+    current = replace_old_names(config)
     assert current["method"] == {"_target_": "ftcli.papers.qst.method.Qst", "reduction": 4}
     assert (
         current["penalty"]["density"]["_target_"] == "ftcli.papers.deft.penalty.ActivationDensity"

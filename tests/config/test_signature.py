@@ -13,11 +13,11 @@ def test_lora_keys_equal_those_of_the_live_class():
     import peft
 
     live = {f.name for f in dataclasses.fields(peft.LoraConfig) if f.init}
-    assert set(signature.read("peft.LoraConfig").parameters) == live
+    assert set(signature.read_signature("peft.LoraConfig").parameters) == live
 
 
 def test_adamw_defaults_equal_those_of_the_live_class():
-    parameters = signature.read("torch.optim.AdamW").parameters
+    parameters = signature.read_signature("torch.optim.AdamW").parameters
     assert parameters["lr"].default == 1e-3
     assert parameters["weight_decay"].default == 1e-2
     assert parameters["params"].required
@@ -25,7 +25,7 @@ def test_adamw_defaults_equal_those_of_the_live_class():
 
 def test_reading_imports_nothing():
     code = (
-        "import sys; from ftcli.config import signature; signature.read('peft.LoraConfig'); "
+        "import sys; from ftcli.config import signature; signature.read_signature('peft.LoraConfig'); "
         "print([m for m in ('torch', 'peft') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -34,4 +34,4 @@ def test_reading_imports_nothing():
 
 def test_a_class_that_does_not_exist_is_named():
     with pytest.raises(signature.NoSuchClass):
-        signature.read("peft.LoraConfg")
+        signature.read_signature("peft.LoraConfg")

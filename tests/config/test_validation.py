@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from ftcli.config import compose, paths, validate
-from ftcli.config.option import content
-from ftcli.config.packages import missing
+from ftcli.config.building import make_package_error
+from ftcli.config.yaml_locations import read_option
 from ftcli.core.errors import Problems, UserError
 
-FULL = content(paths.configs_dir() / "method" / "full.yaml")
+FULL = read_option(paths.configs_dir() / "method" / "full.yaml")
 
 
 def checked(*overrides: str, job: str = "qlora_llama"):
@@ -34,9 +34,9 @@ def test_the_main_job_is_sound(write):
 
 OPTIONS = [
     (group, option)
-    for group in paths.groups()
+    for group in paths.list_groups()
     if group not in ("run",)
-    for option in paths.options(group, paths.packaged_folders())
+    for option in paths.list_options(group, paths.list_packaged_folders())
 ]
 
 
@@ -45,7 +45,7 @@ def test_every_packaged_option_fits_the_main_job(write, group, option):
     method = [] if group == "method" else ["method=lora"]
     stored = [] if group == "model" else ["model.quantization=none"]  # not every kind has the key
     composed = compose("qlora_llama", [f"{group}={option}", *method, *stored])
-    required = content(paths.options(group)[option]).get("requires") or {}
+    required = read_option(paths.list_options(group)[option]).get("requires") or {}
     try:
         validate(composed)
     except UserError as error:
@@ -194,9 +194,9 @@ def without_schedulefree(monkeypatch):
 
     found = source.find_spec
     monkeypatch.setattr(source, "find_spec", lambda n: None if n == "schedulefree" else found(n))
-    signature.read.cache_clear()
+    signature.read_signature.cache_clear()
     yield
-    signature.read.cache_clear()
+    signature.read_signature.cache_clear()
 
 
 def test_a_missing_package_names_its_extra_the_key_and_its_place(write, without_schedulefree):
@@ -209,8 +209,8 @@ def test_a_missing_package_names_its_extra_the_key_and_its_place(write, without_
 
 
 def test_the_extra_of_a_package_is_read_from_the_distributions_own_metadata():
-    assert missing("mlflow", "x").fix == "pip install 'ftcli[mlflow]'"
-    assert missing("some_thing", "x").fix == "pip install some-thing"
+    assert make_package_error("mlflow", "x").fix == "pip install 'ftcli[mlflow]'"
+    assert make_package_error("some_thing", "x").fix == "pip install some-thing"
 
 
 def test_nothing_heavy_is_imported(write):

@@ -96,8 +96,8 @@ def packaged() -> tuple[str, ...]:
     """The text of every packaged job, recipe and option."""
     from ftcli.config import paths
 
-    files = [*paths.jobs(paths.configs_dir()).values(), *paths.recipes().values()]
-    files += [file for group in paths.groups() for file in paths.options(group).values()]
+    files = [*paths.list_jobs(paths.configs_dir()).values(), *paths.list_recipes().values()]
+    files += [file for group in paths.list_groups() for file in paths.list_options(group).values()]
     return tuple(file.read_text(encoding="utf-8") for file in files)
 
 
@@ -106,7 +106,7 @@ def jobs() -> tuple[str, ...]:
     """Names of packaged jobs and recipes."""
     from ftcli.config import paths
 
-    return (*paths.jobs(paths.configs_dir()), *paths.recipes())
+    return (*paths.list_jobs(paths.configs_dir()), *paths.list_recipes())
 
 
 @cache

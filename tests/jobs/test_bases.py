@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ftcli.config import compose, validate
-from ftcli.config.base_recipe import cache_dir
+from ftcli.config.composition import base_cache_dir
 from ftcli.jobs.bases import ensure_base
 
 
@@ -34,7 +34,7 @@ def base(tmp_path, monkeypatch):
 def test_a_base_is_trained_once_and_named_by_its_config(base, monkeypatch):
     job = compose("qlora_llama", [f"model.from_recipe={base}"])
     validate(job)
-    place = cache_dir()
+    place = base_cache_dir()
     assert job.base == str(base) and "from_recipe" not in job.config["model"]
     assert job.config["model"]["path"].startswith(f"{place}/little-") and not place.exists()
     ensure_base(job)

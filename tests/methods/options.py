@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ftcli.config import paths
+from ftcli.config.checks import read_allowed_values
 from ftcli.config.job import PROMISES
-from ftcli.config.requirements import allowed
 from ftcli.methods.base import Method
 
 STORED = ("none", "nf4")
@@ -18,12 +18,12 @@ STORED = ("none", "nf4")
 
 def options(group: str) -> list[str]:
     """Names of all options of a group."""
-    return sorted(paths.options(group, paths.packaged_folders()))
+    return sorted(paths.list_options(group, paths.list_packaged_folders()))
 
 
 def file_of(group: str, name: str) -> Path:
     """The file of an option that ships."""
-    return paths.options(group, paths.packaged_folders())[name]
+    return paths.list_options(group, paths.list_packaged_folders())[name]
 
 
 def node(group: str, name: str) -> dict[str, Any]:
@@ -59,6 +59,6 @@ def kinds(name: str) -> list[str]:
 
 def storages(name: str) -> list[str]:
     """Ways to store the base's weights that a method works on."""
-    may = allowed(node("method", name)).get("model.quantization", STORED)
+    may = read_allowed_values(node("method", name)).get("model.quantization", STORED)
     quantisable = promised(name, "quantisable")
     return [way for way in STORED if way in may and (way == "none" or quantisable)]

@@ -3,8 +3,8 @@
 import pytest
 
 from ftcli.config import compose, validate
-from ftcli.config.option import content
-from ftcli.config.requirements import allowed
+from ftcli.config.checks import read_allowed_values
+from ftcli.config.yaml_locations import read_option
 
 from .options import file_of, options
 
@@ -24,12 +24,12 @@ CHOICES = [
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_it_composes_and_validates(group, name):
-    option = content(file_of(group, name))
+    option = read_option(file_of(group, name))
     plain = ["data.packing=none"]
     if group != "model" or option["_target_"] == TEXT:
         plain += ["model.quantization=none"]
     plain += [] if group == "method" else ["method=lora"]
-    required = allowed(option)
+    required = read_allowed_values(option)
     plain += [f"{key}={values[0]}" for key, values in required.items()]
     validate(compose("qlora_llama", [f"{group}={name}", *plain, *GIVEN.get(name, [])]))
     first = file_of(group, name).read_text(encoding="utf-8").splitlines()[0]

@@ -12,7 +12,7 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftcli.config import compose, validate
-from ftcli.config.composed import Composed
+from ftcli.config.job import ComposedJob
 from ftcli.core.errors import Problems, UserError
 
 from .options import kinds, promised, promises, storages
@@ -77,7 +77,7 @@ class Bench:
             write_gpt2(target, vocab_size=VOCABULARY, n_layer=BLOCKS)
         return target
 
-    def job(self, choices: Choices) -> Composed:
+    def job(self, choices: Choices) -> ComposedJob:
         """A checked job.
 
         Args:

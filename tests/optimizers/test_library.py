@@ -13,7 +13,7 @@ from ftcli.config import build, paths
 from ftcli.core.errors import UserError
 from ftcli.optimizers.library import LibraryOptimizer
 
-FILES = paths.options("optimizer", paths.packaged_folders())
+FILES = paths.list_options("optimizer", paths.list_packaged_folders())
 NAMES = sorted(FILES)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.config import measures
+from ftcli.config.recipe import describe_unknown_measure, is_exact_measure, list_measures
 from ftcli.core import code
 from ftcli.reproduce import measure
 
@@ -94,7 +94,7 @@ def test_a_figure_is_kept_while_code_and_libraries_stay(folder):
 def test_a_value_planted_under_the_hash_of_its_own_small_file_is_not_taken(folder):
     """That hash was all that once stood for its code."""
     own = hashlib.sha256(
-        Path(find_spec(measures.named()["nf4_bits"].module).origin).read_bytes()
+        Path(find_spec(list_measures()["nf4_bits"].module).origin).read_bytes()
     ).hexdigest()[:12]
     kept = folder / "measures" / "nf4_bits.json"
     kept.write_text(json.dumps({"value": 5.0, "code": own}))
@@ -118,7 +118,10 @@ def test_a_change_of_what_a_measure_or_the_run_calls_is_noticed(folder, called, 
 
 
 def test_a_name_that_means_nothing_names_the_nearest():
-    assert measures.unknown("nf4_bits") is None and measures.unknown("eval.anything") is None
-    assert "Did you mean nf4_bits?" in (measures.unknown("nf4_bit") or "")
-    assert measures.is_exact("nf4_bits") and measures.is_exact("plan.parameters")
-    assert not measures.is_exact("eval.loss") and not measures.is_exact("seconds")
+    assert (
+        describe_unknown_measure("nf4_bits") is None
+        and describe_unknown_measure("eval.anything") is None
+    )
+    assert "Did you mean nf4_bits?" in (describe_unknown_measure("nf4_bit") or "")
+    assert is_exact_measure("nf4_bits") and is_exact_measure("plan.parameters")
+    assert not is_exact_measure("eval.loss") and not is_exact_measure("seconds")

@@ -6,7 +6,7 @@ import pytest
 
 from ftcli.config import compose, validate
 from ftcli.config import recipe_reading as reading
-from ftcli.config.recipe import joined
+from ftcli.config.overrides import join_overrides
 from ftcli.core.errors import Problems, UserError
 
 
@@ -45,7 +45,7 @@ def test_a_mistake_is_shown_at_its_line(recipe_file, old, new, said):
         else {", year: 2020": "paper:", "kind: exact, ": "few bits"}.get(old, "few bits"),
     )
     with pytest.raises(UserError) as caught:
-        reading.find(str(recipe_file))
+        reading.find_recipe(str(recipe_file))
     error = caught.value
     errors = error.problems if isinstance(error, Problems) else [error]
     assert any(said in e.what and e.where.endswith(f"tiny.yaml:{line}") for e in errors), errors
@@ -94,18 +94,18 @@ def test_evidence_that_cannot_hold_is_refused(recipe_file, old, new, said):
     assert old in text
     recipe_file.write_text(text.replace(old, new))
     with pytest.raises(UserError) as caught:
-        reading.find(str(recipe_file))
+        reading.find_recipe(str(recipe_file))
     error = caught.value
     errors = error.problems if isinstance(error, Problems) else [error]
     assert any(said in e.what for e in errors), [e.what for e in errors]
 
 
 def test_other_words_are_the_same_claim_and_another_bound_is_not(recipe_file):
-    before = reading.find(str(recipe_file)).claims[2].identity
+    before = reading.find_recipe(str(recipe_file)).claims[2].identity
     recipe_file.write_text(recipe_file.read_text().replace("better than FP4", "beats it"))
-    assert reading.find(str(recipe_file)).claims[2].identity == before
+    assert reading.find_recipe(str(recipe_file)).claims[2].identity == before
     recipe_file.write_text(recipe_file.read_text().replace("less_than: 0", "less_than: 0.1"))
-    assert reading.find(str(recipe_file)).claims[2].identity != before
+    assert reading.find_recipe(str(recipe_file)).claims[2].identity != before
 
 
 def test_what_is_claimed_is_no_part_of_the_configuration(recipe_file):
@@ -116,10 +116,10 @@ def test_what_is_claimed_is_no_part_of_the_configuration(recipe_file):
 
 def test_a_job_without_claims_is_no_recipe():
     with pytest.raises(UserError, match="without claims"):
-        reading.find("qlora_llama")
-    assert reading.find("qlora").name == reading.find("recipes/qlora").name == "qlora"
+        reading.find_recipe("qlora_llama")
+    assert reading.find_recipe("qlora").name == reading.find_recipe("recipes/qlora").name == "qlora"
 
 
 def test_a_later_option_replaces_earlier_keys_of_its_group():
-    given = joined(["method.r=8", "optimizer.lr=1"], ["method=full"], ["method.train=[a]"])
+    given = join_overrides(["method.r=8", "optimizer.lr=1"], ["method=full"], ["method.train=[a]"])
     assert given == ["optimizer.lr=1", "method=full", "method.train=[a]"]

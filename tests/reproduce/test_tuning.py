@@ -25,7 +25,7 @@ def searching(recipe_file):
     """The tiny recipe with a search."""
     text = recipe_file.read_text().replace("claims:\n", TUNE, 1)
     recipe_file.write_text(text.replace("\npaper:", "\neval: {loss: {split: test}}\npaper:", 1))
-    return reading.find(str(recipe_file))
+    return reading.find_recipe(str(recipe_file))
 
 
 @pytest.fixture
@@ -75,9 +75,9 @@ def test_a_search_of_another_state_of_the_recipe_is_not_taken(searching, scored,
     tuning.store_search(searching, tuning.Search(searching).run(lambda step: None))
     assert tuning.find_missing(searching) == []
     recipe_file.write_text(recipe_file.read_text().replace("5.0e-3]", "4.0e-3]"))
-    assert tuning.find_missing(reading.find(str(recipe_file))) == ["tiny"]
+    assert tuning.find_missing(reading.find_recipe(str(recipe_file))) == ["tiny"]
     recipe_file.write_text(recipe_file.read_text().replace("max_steps: 3", "max_steps: 4"))
-    assert tuning.find_missing(reading.find(str(recipe_file))) == ["tiny", "fp4"]
+    assert tuning.find_missing(reading.find_recipe(str(recipe_file))) == ["tiny", "fp4"]
 
 
 def test_rows_that_judge_do_not_choose(recipe_file, searching):
@@ -85,9 +85,9 @@ def test_rows_that_judge_do_not_choose(recipe_file, searching):
     text = recipe_file.read_text().replace("eval.loss.split=validation", shares)
     recipe_file.write_text(text)
     with pytest.raises(UserError, match="by the rows that judge"):
-        tuning.Search(reading.find(str(recipe_file)))
+        tuning.Search(reading.find_recipe(str(recipe_file)))
 
 
 def test_settings_not_searched_alike_are_said(recipe_file):
-    page = "\n".join(papers._render_recipe(reading.find(str(recipe_file))))
+    page = "\n".join(papers._render_recipe(reading.find_recipe(str(recipe_file))))
     assert "Settings not searched alike." in page

@@ -10,7 +10,7 @@ import types
 import pytest
 
 from ftcli.config import build, compose, load, validate
-from ftcli.config.classpath import COMPONENTS, LIBRARIES, NotAllowed, fetch
+from ftcli.config.classpath import COMPONENTS, LIBRARIES, NotAllowed, fetch_class
 from ftcli.core.errors import UserError
 
 JOB = "defaults: [qlora_llama, _self_]\n"
@@ -103,19 +103,19 @@ def test_the_command_says_so_before_anything_is_imported(attack, ftcli, name):
         ("ftcli.data.media.sources.partial", COMPONENTS),  # functools.partial, a class
         ("ftcli.data.media.sources.Path", COMPONENTS),
         ("ftcli.methods.peft.fetch_kind", COMPONENTS),
-        ("ftcli.config.classpath.fetch", COMPONENTS),
+        ("ftcli.config.classpath.fetch_class", COMPONENTS),
         ("torch.optim.adamw.Tensor", LIBRARIES),
         ("transformers.utils.hub.Path", LIBRARIES),
     ],
 )
 def test_names_that_pass_through_us_count_by_where_they_stand(path, packages):
     with pytest.raises(NotAllowed):
-        fetch(path, packages)
+        fetch_class(path, packages)
 
 
 def test_modules_that_a_library_imports_are_not_walked_through():
     with pytest.raises(ModuleNotFoundError):  # a module is imported by its name alone
-        fetch("peft.import_utils.importlib.import_module", LIBRARIES)
+        fetch_class("peft.import_utils.importlib.import_module", LIBRARIES)
 
 
 @pytest.mark.parametrize(

@@ -38,29 +38,29 @@ CLASSIFIER = f"{MODELS}::test_code_that_a_classifier_brings_is_not_run"
 GUARDS = {
     # which classes a configuration may name
     "a class stands in a package that may be named": Guard(
-        "config/classpath.py", "    if not allowed(path, packages):\n", "    if False:\n", CONFIGS),
+        "config/classpath.py", "    if not is_allowed(path, packages):\n", "    if False:\n", CONFIGS),
     "what is fetched is a class": Guard(
         "config/classpath.py", "    if not inspect.isclass(found):\n", "    if False:\n", CONFIGS),
     "a class is defined where it is said to be": Guard(
-        "config/classpath.py", '    if not _inside(f"{found.__module__}.{found.__qualname__}", packages):\n',
+        "config/classpath.py", '    if not _is_inside(f"{found.__module__}.{found.__qualname__}", packages):\n',
         "    if False:\n", CONFIGS),
     "the machinery of ftcli is no component": Guard(
-        "config/classpath.py", 'COMPONENTS = tuple(f"ftcli.{room}" for room in ROOMS)',
+        "config/classpath.py", 'COMPONENTS = tuple(f"ftcli.{folder}" for folder in COMPONENT_FOLDERS)',
         'COMPONENTS = ("ftcli",)', CONFIGS),
     "a class of a library is of the kind that is asked for": Guard(
         "config/classpath.py", "    if not (isinstance(found, type) and issubclass(found, kind)):\n",
         "    if False:\n", CONFIGS),
     "the command looks before it imports": Guard(
-        "config/validation.py", "        defined = classpath.defined(target, packages)\n",
-        "        defined = None\n", CONFIGS),
+        "config/validation.py", "        other = classpath.describe_definition(target, packages)\n",
+        "        other = None\n", CONFIGS),
     "options are those that the class takes": Guard(
-        "config/building.py", "    _fits(made, options, key or target, where)\n", "", CONFIGS),
+        "config/building.py", "    _check_options(component, options, key or target, where)\n", "", CONFIGS),
     # what else a configuration may say
     "the search path takes folders": Guard(
-        "config/primary.py", 'if not isinstance(entry, str) or "://" in entry and not entry.startswith("file://"):',
+        "config/primary_config.py", 'if not isinstance(entry, str) or "://" in entry and not entry.startswith("file://"):',
         "if False:", CONFIGS),
     "a secret of the environment is not read": Guard(
-        "config/environment.py", "if is_secret_variable(str(name)):", "if False:", CONFIGS),
+        "config/composition.py", "if is_secret_variable(str(name)):", "if False:", CONFIGS),
     "a name is no path": Guard(
         "config/checks.py", "if name is not None and not is_plain(str(name)):", "if False:", CONFIGS),
     "shell lines are typed by the user": Guard(
@@ -132,7 +132,7 @@ GUARDS = {
         "run/record.py", '    return redacted("\\n".join(lines)) + "\\n"', '    return "\\n".join(lines) + "\\n"',
         SECRETS),
     "messages are redacted": Guard(
-        "config/messages.py", "return printable(redacted(text))", "return printable(text)", SECRETS),
+        "config/display.py", "return printable(redacted(text))", "return printable(text)", SECRETS),
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ftcli.config import compose, load
-from ftcli.config.messages import show_error
+from ftcli.config.display import show_error
 from ftcli.core import errors
 from ftcli.core.redaction import HIDDEN, redacted, redacted_tree
 from ftcli.core.run_dir import RunDir

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftcli.config.paths import configs_dir, options
+from ftcli.config.paths import configs_dir, list_options
 from ftcli.core.errors import UserError
 from ftcli.sweeps.space import Choices, Interval, read, value
 
@@ -30,7 +30,7 @@ def test_a_list_in_brackets_or_quotes_is_one_value():
 
 def test_glob_takes_the_options_of_a_group():
     (axis,) = axes("method=glob(*lora,exclude=[q*,gra*])")
-    known = [name for name in options("method", [configs_dir()]) if name.endswith("lora")]
+    known = [name for name in list_options("method", [configs_dir()]) if name.endswith("lora")]
     assert set(axis.texts) == {n for n in known if not n.startswith(("q", "gra"))}
     assert {"lora", "dora"} & set(axis.texts) == {"lora"}
 

@@ -16,13 +16,13 @@ def cp(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Copy a job, recipe or option to edit it."""
-    from ftcli.config.copying import copy
-    from ftcli.config.paths import shown
+    from ftcli.config.listing import copy_config
+    from ftcli.config.paths import format_path
     from ftcli.core.console import console, emit
 
-    source, target = copy(name, dest, force)
+    source, target = copy_config(name, dest, force)
     emit(
         {"from": str(source), "to": str(target)},
         as_json,
-        lambda: console().print(f"{shown(source)} → {target}", markup=False),
+        lambda: console().print(f"{format_path(source)} → {target}", markup=False),
     )

@@ -23,16 +23,16 @@ def init(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a commented job with settings that fit this machine; asks what is not given."""
-    from ftcli.config import fitting
     from ftcli.core.console import console, emit
     from ftcli.jobs import starter
+    from ftcli.jobs.machine_settings import detect_machine
 
     ask = sys.stdin.isatty() and not as_json
     answers = {"model": model, "data": data, "method": method}
     for name, usual in starter.DEFAULTS.items():
         if answers[name] is None:
             answers[name] = typer.prompt(name, default=usual) if ask else usual
-    machine = fitting.this_machine()
+    machine = detect_machine()
     path = starter.write_job(**answers, output=output, machine=machine, force=force)  # type: ignore[arg-type]
     emit(
         {"file": str(path), "machine": machine.__dict__, **answers},

@@ -27,10 +27,10 @@ def ls(
 
     filters = {"needs": needs, "verdict": verdict}
     if kind is None:
-        counts = {name: len(listing.entries(name)) for name in sorted(listing.kinds())}
+        counts = {name: len(listing.list_entries(name)) for name in sorted(listing.list_kinds())}
         rows = [(name, f"{count}", f"ftcli ls {name}") for name, count in counts.items()]
     else:
-        found = filter_recipes(kind, listing.entries(kind), **filters)
+        found = filter_recipes(kind, listing.list_entries(kind), **filters)
         rows = [(entry.name, entry.about) for entry in found]  # type: ignore[misc]
 
     def render() -> None:

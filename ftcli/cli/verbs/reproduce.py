@@ -52,12 +52,14 @@ def reproduce(
     if paper is None:
         raise UserError("which paper?", "ftcli reproduce", "ftcli ls recipes")
     if tune:
-        return _search(reading.find(paper), overrides or [], as_json)
+        return _search(reading.find_recipe(paper), overrides or [], as_json)
     if store and (overrides or seeds):
         what = "verdicts on changed runs or fewer seeds are not the recipe's."
         raise UserError(what, "--store", "put the changes into the recipe, or leave --store out")
     options: dict[str, Any] = {"look": look, "seeds": seeds, "overrides": overrides or []}
-    return _judge(reading.find(paper), store, as_json, scale=scale, only=only, train=run, **options)
+    return _judge(
+        reading.find_recipe(paper), store, as_json, scale=scale, only=only, train=run, **options
+    )
 
 
 def _judge(recipe: Any, store: bool, as_json: bool, **options: Any) -> int:
@@ -119,7 +121,7 @@ def _list_stale(paper: str | None, as_json: bool) -> int:
     from ftcli.core.console import console, emit
     from ftcli.reproduce import papers, verdicts
 
-    recipes = [reading.find(paper)] if paper else papers.list_recipes()
+    recipes = [reading.find_recipe(paper)] if paper else papers.list_recipes()
     rows = [
         {"paper": r.name, "claim": c.identity, "say": c.say, "why": why}
         for r in recipes

@@ -21,14 +21,13 @@ def schema(
     """
     import json
 
-    from ftcli.config.explain import meanings
-    from ftcli.config.schema import job_schema
+    from ftcli.config.schema import build_job_schema, describe_keys
     from ftcli.core.console import console, emit
 
     if key is None:
-        typer.echo(json.dumps(job_schema(), indent=2, default=str, ensure_ascii=False))
+        typer.echo(json.dumps(build_job_schema(), indent=2, default=str, ensure_ascii=False))
         return
-    found = meanings(key)
+    found = describe_keys(key)
 
     def render() -> None:
         from rich.table import Table

@@ -21,7 +21,7 @@ def show(
     It is valid YAML and runs alone. What is wrong with it is said after it.
     """
     from ftcli.config import compose, validate
-    from ftcli.config.display import annotated
+    from ftcli.config.display import format_job
     from ftcli.core.console import emit
     from ftcli.core.errors import UserError
 
@@ -33,6 +33,6 @@ def show(
         wrong = error
     origins = {key: str(origin) for key, origin in composed.origins.items()}
     emit({"config": composed.config, "origins": origins, "choices": composed.choices}, as_json,
-         lambda: typer.echo(annotated(composed)))  # fmt: skip
+         lambda: typer.echo(format_job(composed)))  # fmt: skip
     if wrong:
         raise wrong

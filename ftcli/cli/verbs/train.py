@@ -28,13 +28,13 @@ def train(
     """Compose, check, train, and leave a run directory."""
     from ftcli.cli.outcome import show
     from ftcli.config import compose, validate
-    from ftcli.config.plausible import doubts
+    from ftcli.config.value_ranges import find_unusual_values
     from ftcli.jobs.launch import launch
     from ftcli.jobs.train import train as start
 
     composed = compose(job, overrides or [])
     validate(composed, trust=tuple(trust or ()))
-    for doubt in doubts(composed):
+    for doubt in find_unusual_values(composed):
         logging.getLogger("ftcli.config").warning("%s %s", doubt.where, doubt.what)
     if dry_run:
         return _dry_run(composed)

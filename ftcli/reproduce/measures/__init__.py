@@ -11,7 +11,7 @@ from typing import Any
 
 
 def measure(function: Any = None, *, exact: bool = False) -> Callable[..., Any]:
-    """Mark a measurement; `ftcli.config.measures` reads the mark from the source.
+    """Mark a measurement; `ftcli.config.recipe` reads the mark from the source.
 
     Args:
         exact: no seed and no rounding moves its value.

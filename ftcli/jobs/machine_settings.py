@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ftcli.config import requirements
+from ftcli.config.checks import read_allowed_values
 
-FEW = 1000  # rows below which a job is written for few rows
-STEPS = 60  # that few rows are trained for, in as many passes as that takes
-MOST_PASSES = 20
+FEW_ROWS = 1000  # rows below which a job is written for few rows
+FEW_ROWS_STEPS = 60  # that few rows are trained for, in as many passes as that takes
+MAX_PASSES = 20
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Machine:
     bf16: bool = False
 
 
-def this_machine() -> Machine:
+def detect_machine() -> Machine:
     """Ask torch what there is."""
     import torch
 
@@ -31,7 +31,7 @@ def this_machine() -> Machine:
     return Machine(torch.cuda.get_device_name(0), memory, torch.cuda.is_bf16_supported())
 
 
-def settings(
+def choose_settings(
     promises: dict[str, Any], machine: Machine, rows: int | None = None
 ) -> dict[str, dict[str, Any]]:
     """Values by group, with the reason of each.
@@ -40,13 +40,13 @@ def settings(
         promises: of the method's class.
         rows: that are trained on, where that is known.
     """
-    values = _for_machine(promises, machine)
-    if rows is not None and rows < FEW:
+    values = _choose_for_machine(promises, machine)
+    if rows is not None and rows < FEW_ROWS:
         _fit_few_rows(values, rows)
     return values
 
 
-def _for_machine(promises: dict[str, Any], machine: Machine) -> dict[str, dict[str, Any]]:
+def _choose_for_machine(promises: dict[str, Any], machine: Machine) -> dict[str, dict[str, Any]]:
     gpu, whole = machine.memory_gb, promises.get("artefact") == "model"
     small = gpu is not None and gpu < 40
     stored = "nf4" if small and promises.get("quantisable") is not False else "none"
@@ -77,8 +77,8 @@ def _for_machine(promises: dict[str, Any], machine: Machine) -> dict[str, dict[s
 
 def _fit_few_rows(settings: dict[str, dict[str, Any]], rows: int) -> None:
     """Passes, rows a step and rate by which few rows are learned: some sixty steps at least."""
-    size = 4 if rows < FEW // 4 else 8
-    passes = min(MOST_PASSES, max(1, round(STEPS * size / max(1, rows))))
+    size = 4 if rows < FEW_ROWS // 4 else 8
+    passes = min(MAX_PASSES, max(1, round(FEW_ROWS_STEPS * size / max(1, rows))))
     trainer, rate = settings["trainer"], settings["optimizer"]["lr"][0]
     trainer["epochs"] = (float(passes), f"passes over {rows} rows; or max_steps")
     trainer["batch_size"] = (size, "rows a forward pass; few, so that there are steps enough")
@@ -86,9 +86,9 @@ def _fit_few_rows(settings: dict[str, dict[str, Any]], rows: int) -> None:
     settings["optimizer"]["lr"] = (2.5 * rate, "higher than for many rows: the steps are few")
 
 
-def meet(settings: dict[str, dict[str, Any]], method: dict[str, Any]) -> None:
+def apply_requirements(settings: dict[str, dict[str, Any]], method: dict[str, Any]) -> None:
     """Change what the method's own `requires` does not allow."""
-    for key, allowed in requirements.allowed(method).items():
+    for key, allowed in read_allowed_values(method).items():
         group, _, name = key.partition(".")
         given = settings.get(group, {}).get(name)
         if given is None or given[0] not in allowed:

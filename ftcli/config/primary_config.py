@@ -1,0 +1,208 @@
+"""The primary config that Hydra composes, the files it is merged from, and the origin of each value.
+
+The job is handed to Hydra from memory, so that its file may have any name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import ListConfig, OmegaConf
+
+from ftcli.config import paths
+from ftcli.config.job import COMMAND_LINE, ComposedJob, Origin, iter_leaves
+from ftcli.config.overrides import Override
+from ftcli.config.yaml_locations import locate_keys, read_nodes, read_yaml, refuse_huge_file
+from ftcli.core.errors import UserError
+
+#: What Hydra calls it.
+PRIMARY_NAME = "_ftcli_job_"
+
+
+class PrimaryConfig:
+    """The job as it is handed to Hydra: its own content, and a defaults list that may have grown."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.node = read_yaml(path)
+        self.own_defaults = self.node.get("defaults") is not None
+        self.replaced: set[str] = set()
+        if not self.own_defaults:
+            self.node["defaults"] = ["_self_"]
+            return
+        if not isinstance(self.node.defaults, ListConfig):
+            where = locate_keys(path)["defaults"]
+            raise UserError("defaults must be a list: `- model: llama_mini`.", where=str(where))
+        if "_self_" not in self.node.defaults:  # else Hydra would warn, and do the same
+            self._insert("_self_", self._first_override())
+
+    def pick(self, word: Override) -> None:
+        """Take an option of a group that the defaults list lacks; it stands below the job's own keys.
+
+        In a resolved file the group's keys are a complete other choice: they give way.
+        """
+        if not self.own_defaults:
+            self.drop(word.key)
+        self._insert({word.key: word.value}, self._position("_self_"))
+
+    def overridden(self) -> list[str]:
+        """Groups for which it chooses another option than the job it starts from."""
+        entries: list[Any] = OmegaConf.to_container(self.node.defaults)  # type: ignore[assignment]
+        keys = [str(k) for entry in entries if isinstance(entry, dict) for k in entry]
+        return [key.removeprefix("override ") for key in keys if key.startswith("override ")]
+
+    def drop(self, group: str) -> None:
+        """Leave out the job's own keys of a group."""
+        if group in self.node:
+            self.node.pop(group)
+            self.replaced.add(group)
+
+    def _insert(self, item: Any, position: int) -> None:
+        self.node.defaults.insert(position, item)
+
+    def _position(self, name: str) -> int:
+        entries = list(OmegaConf.to_container(self.node.defaults))  # type: ignore[arg-type]
+        return entries.index(name) if name in entries else len(entries)
+
+    def _first_override(self) -> int:
+        entries: list[Any] = OmegaConf.to_container(self.node.defaults)  # type: ignore[assignment]
+        for index, entry in enumerate(entries):
+            if isinstance(entry, dict) and any(str(k).startswith("override ") for k in entry):
+                return index
+        return len(entries)
+
+    def search_override(self, words: Sequence[Override], folders: Sequence[Path]) -> str:
+        """The search path as an override: ours, then what the job or the command line adds."""
+        own = OmegaConf.select(self.node, "hydra.searchpath", default=None) or []
+        asked = next((w.value for w in words if w.key == "hydra.searchpath"), own)
+        for entry in asked if isinstance(asked, (list, ListConfig)) else [asked]:
+            if not isinstance(entry, str) or "://" in entry and not entry.startswith("file://"):
+                raise UserError(  # pkg:// would import the package
+                    f"hydra.searchpath={entry}: only folders are looked into.",
+                    where=str(locate_keys(self.path).get("hydra.searchpath", "command line")),
+                    fix="hydra.searchpath=[file:///path/to/configs]",
+                )
+        entries = [f"file://{folder}" for folder in folders[1:]] + [str(entry) for entry in asked]
+        return f"hydra.searchpath=[{','.join(map(_quoted, entries))}]"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def find_origins(
+    defaults: Iterable[Any], source: PrimaryConfig, words: list[Override], folders: list[Path]
+) -> dict[str, Origin]:
+    """Dotted key -> who set it last, in the order in which Hydra merged the files."""
+    found: dict[str, Origin] = {}
+    for default in defaults:
+        name = default.config_path
+        if name.startswith("hydra/"):
+            continue
+        if name == PRIMARY_NAME:
+            kept = {
+                key: origin
+                for key, origin in locate_keys(source.path).items()
+                if key.split(".")[0] not in source.replaced
+            }
+            found.update(kept)
+        elif file := _find_file(name, folders):
+            prefix = f"{default.package}." if default.package else ""
+            found[default.package] = Origin(file)
+            found.update({prefix + key: origin for key, origin in locate_keys(file).items()})
+    for word in words:
+        if not word.picks and word.kind != "delete":
+            _set_origin(found, word.key, word.value)
+    return found
+
+
+def list_job_files(defaults: Iterable[Any], job: Path, folders: list[Path]) -> frozenset[Path]:
+    """The job's file and those of the jobs it starts from: what is merged into no group."""
+    files = [_find_file(d.config_path, folders) for d in defaults if not d.package]
+    return frozenset([job, *(file for file in files if file)])
+
+
+def _set_origin(found: dict[str, Origin], key: str, value: Any) -> None:
+    found[key] = COMMAND_LINE
+    parent = key.rpartition(".")[0]
+    while parent and parent not in found:  # a mapping that no file opened
+        found[parent] = COMMAND_LINE
+        parent = parent.rpartition(".")[0]
+    if isinstance(value, dict):
+        found.update({inner: COMMAND_LINE for inner, _ in iter_leaves({key: value})})
+
+
+def _find_file(name: str, folders: list[Path]) -> Path | None:
+    name = name if name.endswith(".yaml") else f"{name}.yaml"
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def find_origin(found: dict[str, Origin], key: str, job: Path) -> str:
+    """Who set a key, or the mapping it would stand in."""
+    while key and key not in found:
+        key = key.rpartition(".")[0]
+    return str(found.get(key, Origin(job)))
+
+
+def attach_origins(plain: dict[str, Any], found: dict[str, Origin], job: Path) -> ComposedJob:
+    """Keep the origins of what is in the configuration, leaves and mappings apart."""
+    keys = {key for key, _ in iter_leaves(plain)}
+    sections = {key: origin for key, origin in found.items() if key not in keys}
+    composed = ComposedJob(plain, {}, job, sections=sections)
+    items = {k.rpartition(".")[0] for k, o in found.items() if o == COMMAND_LINE}
+    for key, value in iter_leaves(plain):
+        if isinstance(value, list) and key in items:  # `metrics.0=bleu`
+            composed.origins[key] = COMMAND_LINE
+        else:
+            composed.origins[key] = found.get(key) or composed.origin(key)
+    return composed
+
+
+def refuse_huge_defaults(job: Path, words: Sequence[Override], folders: Sequence[Path]) -> None:
+    """The same for every file that the job's defaults lists and the command line name, as Hydra reads
+    them by itself; packaged ones are left out.
+
+    Raises:
+        UserError: as `refuse_huge`.
+    """
+    ours = (paths.configs_dir().resolve(), paths.recipes_dir().resolve())
+    asked = list(_iter_defaults(job, ""))
+    asked += [f"{w.key}/{option}" for w in words if w.picks for option in _as_list(w.value)]
+    seen: set[Path] = set()
+    while asked:
+        name = asked.pop()
+        found = (folder / f"{name.removesuffix('.yaml')}.yaml" for folder in folders)
+        file = next((file for file in found if file.is_file()), None)
+        if file is None or file in seen or any(file.is_relative_to(root) for root in ours):
+            continue
+        seen.add(file)
+        refuse_huge_file(file)
+        asked += _iter_defaults(file, name.rpartition("/")[0])
+
+
+def _iter_defaults(file: Path, group: str) -> Iterator[str]:
+    """What the defaults list of a file asks for: `other_job`, `method/lora`."""
+    root = read_nodes(file)
+    for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
+        if key.value == "defaults" and isinstance(value, yaml.SequenceNode):
+            for entry in value.value:
+                yield from (f"{group}/{name}".lstrip("/") for name in _iter_entry(entry))
+                yield from _iter_entry(entry)
+
+
+def _iter_entry(entry: Any) -> Iterator[str]:
+    if isinstance(entry, yaml.ScalarNode):
+        yield str(entry.value).split("@")[0].lstrip("/")
+    for key, value in entry.value if isinstance(entry, yaml.MappingNode) else ():
+        words = str(key.value).split("@")[0].split()
+        options = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        for option in options if words else ():
+            yield f"{words[-1].lstrip('/')}/{option.value}"
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

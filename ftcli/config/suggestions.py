@@ -1,0 +1,203 @@
+"""Errors for unknown keys and classes, with the known name that was most likely meant.
+
+Names that other programs use are known too: `learning_rate` is `optimizer.lr`.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ftcli.config import job, overrides, paths, signature
+from ftcli.config.annotations import WrongType, convert_value
+from ftcli.config.building import make_package_error
+from ftcli.config.job import COMMAND_LINE, TARGET, ComposedJob, iter_leaves, read_keys
+from ftcli.config.paths import find_nearest
+from ftcli.config.signature import NoSuchClass, Parameter
+from ftcli.config.yaml_locations import read_option
+from ftcli.core.errors import UserError
+
+#: What other programs call a key -> what it is called here, in the group that has it (`data.path` where
+#: several have it).
+OTHER_NAMES = {
+    "rank": "r", "lora_rank": "r", "lora_r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout",
+    "lora_target_modules": "target_modules", "targets": "target_modules", "lora_target": "target_modules",
+    "learning_rate": "lr", "wd": "weight_decay",
+    "num_train_epochs": "epochs", "num_epochs": "epochs", "max_epochs": "epochs",
+    "steps": "max_steps", "per_device_train_batch_size": "batch_size", "micro_batch_size": "batch_size",
+    "micro_batch": "batch_size", "grad_accum": "gradient_accumulation_steps",
+    "accumulation": "gradient_accumulation_steps", "grad_clip": "max_grad_norm",
+    "clip_grad_norm": "max_grad_norm", "bf16": "precision", "fp16": "precision",
+    "logging_steps": "log_every", "eval_steps": "eval_every", "save_steps": "save_every",
+    "max_seq_length": "max_length", "max_seq_len": "max_length", "sequence_len": "max_length",
+    "cutoff_len": "max_length", "dataset": "data.path", "model_name_or_path": "model.path",
+    "base_model": "model.path", "load_in_4bit": "quantization", "quant": "quantization",
+    "torch_dtype": "dtype", "attn_implementation": "attention", "warmup": "warmup_ratio",
+    "train_on_inputs": "mask", "sample_packing": "packing", "out_dir": "run.dir", "output_dir": "run.dir",
+    "lr_scheduler_type": "scheduler", "lr_scheduler": "scheduler", "optim": "optimizer", "adapter": "method",
+}  # fmt: skip
+
+
+def find_nearest_key(word: str, known: Iterable[str]) -> str | None:
+    """The key most likely meant, names that other programs use included."""
+    names = set(known)
+    candidates = {name: name for name in names}
+    for other, own in OTHER_NAMES.items():
+        if (last := own.rpartition(".")[2]) in names - {other}:
+            candidates[other] = last
+    found = find_nearest(word, candidates, 1)
+    return candidates[found[0]] if found else None
+
+
+OFF_WORDS = ("none", "auto")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key of a job, with what it takes; without a parameter it is a group."""
+
+    key: str
+    parameter: Parameter | None = None
+
+    def value(self, name: str, given: Any) -> tuple[Any, list[str]]:
+        """What to write where a person wrote `given` for `name`, and the words that it may be instead.
+
+        `bf16: true` is `precision: bf16`: a name that is one of the key's words is its value. Of
+        words for something that is on or off here (`load_in_4bit: true`), the first that is so.
+        """
+        if self.parameter is None:
+            return given, []
+        words = list(_iter_words(self.parameter.type))
+        if given is True and name in words:
+            return name, []
+        try:
+            convert_value(given, self.parameter.type)
+            return given, []
+        except WrongType:
+            fitting = [word for word in words if (word in OFF_WORDS) == (given is False)] or words
+            chosen = fitting[0] if fitting else "VALUE"
+            return chosen, [word for word in words if word != chosen]
+
+
+def find_setting(name: str, config: Mapping[str, Any]) -> Setting | None:
+    """The setting of a job that a name means most likely; None where nothing is like it.
+
+    Args:
+        config: the job's; groups that it has not chosen are looked up in all their options.
+    """
+    known = {found.key: found for found in _iter_settings(config)}
+    by_name: dict[str, Setting] = {}
+    for key, found in known.items():
+        by_name.setdefault(key.rpartition(".")[2], found)
+    for word in (name, OTHER_NAMES.get(name, name)):
+        if word in known:
+            return known[word]
+        if word in by_name:
+            return by_name[word]
+    others = {other: own for other, own in OTHER_NAMES.items() if own in by_name or own in known}
+    near = find_nearest(name, [*by_name, *others], 1)
+    if not near:
+        return None
+    word = near[0] if near[0] in by_name else others[near[0]]
+    return by_name.get(word) or known[word]
+
+
+def _iter_settings(config: Mapping[str, Any]) -> Iterator[Setting]:
+    """Every key of a job: those of its groups, in the order in which they are asked, then its own."""
+    for group in (*job.OBJECTS[::-1], *(g for g in paths.list_groups() if g not in job.OBJECTS)):
+        yield Setting(group)
+    for group in job.OBJECTS:
+        node = config.get(group)
+        nodes = [node] if isinstance(node, Mapping) and TARGET in node else _iter_options(group)
+        for one in nodes:
+            yield from (Setting(f"{group}.{k}", p) for k, p in _read_parameters(one).items())
+    for key, parameter in signature.read_signature(job.JOB_CLASS).parameters.items():
+        if parameter.nested:
+            inner = signature.read_signature(parameter.nested).parameters
+            yield from (Setting(f"{key}.{k}", p) for k, p in inner.items())
+        else:
+            yield Setting(key, parameter)
+
+
+def _iter_options(group: str) -> Iterator[Mapping[str, Any]]:
+    for file in paths.list_options(group).values():
+        node = read_option(file)
+        if isinstance(node.get(TARGET), str):
+            yield node
+
+
+def _read_parameters(node: Mapping[str, Any]) -> dict[str, Parameter]:
+    try:
+        return read_keys(node).parameters
+    except NoSuchClass:
+        return {}
+
+
+def _iter_words(kind: Any) -> Iterator[str]:
+    """The words that a type allows."""
+    if typing.get_origin(kind) is typing.Literal:
+        yield from (str(word) for word in typing.get_args(kind))
+    else:
+        for member in typing.get_args(kind):
+            yield from _iter_words(member)
+
+
+def explain_unknown_key(
+    composed: ComposedJob, key: str, owner: str, known: Mapping[str, Parameter]
+) -> UserError:
+    """A key that its node does not take; `owner` is what the node is called."""
+    prefix, _, name = key.rpartition(".")
+    own = find_nearest_key(name, known)
+    found = Setting(f"{prefix}.{own}", known[own]) if own else find_setting(name, composed.config)
+    what = f"{key} is not a key of {owner}.{_format_hint(found)}"
+    return UserError(what, composed.where(key), _suggest_fix(composed, key, found))
+
+
+def explain_unknown_job_key(composed: ComposedJob, key: str, known: Iterable[str]) -> UserError:
+    """A key at the top of a job that is neither a group nor a setting."""
+    found = find_setting(key, composed.config)
+    if found is None and (near := find_nearest(key, known, 1)):
+        found = Setting(near[0])
+    what = f"{key} is not a key of a job.{_format_hint(found)}"
+    return UserError(what, composed.where(key), _suggest_fix(composed, key, found))
+
+
+def explain_missing_class(composed: ComposedJob, error: NoSuchClass, key: str) -> UserError:
+    """A class that is not there, or whose package is not installed."""
+    if error.missing:
+        return make_package_error(error.missing, f"{key}={error.target}", composed.where(key))
+    near = error.nearest[0] if error.nearest else None
+    what = f"{key}={error.target}: there is no such class."
+    fix = overrides.format_override(key, near) if near else f"ftcli schema {key.split('.')[0]}"
+    return UserError(what + (f" Did you mean {near}?" if near else ""), composed.where(key), fix)
+
+
+def _format_hint(found: Setting | None) -> str:
+    return f" Did you mean {found.key}?" if found else ""
+
+
+def _suggest_fix(composed: ComposedJob, key: str, found: Setting | None) -> str:
+    """How the key that was meant is written in the place of the one that stands there."""
+    if found is None:
+        return f"see: ftcli schema {key.split('.')[0] if '.' in key else ''}".rstrip()
+    given = composed.get(key)
+    if isinstance(given, Mapping) and found.parameter is None:  # a group: `optim: {lr: 1e-4}`
+        words, line, others = _format_group(found.key, given), f"{found.key}:", list[str]()
+    else:
+        value, others = found.value(key.rpartition(".")[2], given)
+        words = overrides.format_override(found.key, value)
+        line = f"{found.key.rpartition('.')[2]}: {overrides.format_value(value)}"
+    more = f", or one of {', '.join(others)}" if others else ""
+    if composed.origin(key) == COMMAND_LINE:
+        return words + more
+    group = found.key.rpartition(".")[0]
+    same = group == key.rpartition(".")[0]
+    return f"write `{line}` {'there' if same or not group else f'under `{group}:`'}{more}"
+
+
+def _format_group(group: str, values: Mapping[str, Any]) -> str:
+    return " ".join(
+        overrides.format_override(f"{group}.{key}", value) for key, value in iter_leaves(values)
+    )

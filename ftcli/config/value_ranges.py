@@ -1,0 +1,156 @@
+"""Ranges of single numbers: values that are refused, and unusual ones that `ftcli check` warns of."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ftcli.config import overrides, paths, signature
+from ftcli.config.job import (
+    ComposedJob,
+    get_effective_value,
+    iter_leaves,
+)
+from ftcli.config.signature import NoSuchClass
+from ftcli.config.yaml_locations import read_option
+from ftcli.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a number may be; `open` ends do not belong to it."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    open_least: bool = False
+    open_most: bool = False
+
+    def holds(self, number: float) -> bool:
+        """Whether a number lies in it."""
+        low = number > self.least if self.open_least else number >= self.least
+        high = number < self.most if self.open_most else number <= self.most
+        return math.isfinite(number) and low and high
+
+    def __str__(self) -> str:
+        low = f"{'more than' if self.open_least else 'at least'} {self.least:g}"
+        high = f"{'less than' if self.open_most else 'at most'} {self.most:g}"
+        return " and ".join([low] * (self.least > -math.inf) + [high] * (self.most < math.inf))
+
+
+AT_LEAST_ONE, AT_LEAST_ZERO, POSITIVE = Range(1), Range(0), Range(0, open_least=True)
+SHARE, BELOW_ONE = Range(0, 1), Range(0, 1, open_most=True)
+#: Pattern of a dotted key -> what it may be, whichever class reads it. The first that fits counts.
+RANGES: tuple[tuple[str, Range], ...] = (
+    (r"trainer\.max_steps", AT_LEAST_ZERO),  # 0: a run that only judges or draws
+    (r"trainer\.(epochs|max_grad_norm|spike_factor)", POSITIVE),
+    (
+        r"trainer\.(batch_size|gradient_accumulation_steps|\w+_every|keep_last|max_skipped)",
+        AT_LEAST_ONE,
+    ),
+    (r"trainer\.max_rollbacks", AT_LEAST_ZERO),
+    (r"eval\.\w+\.(batch_size|max_new_tokens|limit)", AT_LEAST_ONE),
+    (r"data\.max_length", Range(2)),
+    (r"data\.limit", AT_LEAST_ONE),
+    (r"optimizer\.lr", POSITIVE),
+    (r"optimizer\.(weight_decay|eps)", AT_LEAST_ZERO),
+    (r"optimizer\.(betas|momentum|beta1|beta2)", BELOW_ONE),
+    (r"scheduler\.warmup_steps", AT_LEAST_ZERO),
+    (r"scheduler\.\w+_ratio", SHARE),
+    (r"method\.r", AT_LEAST_ONE),
+    (r"method\.(lora_)?alpha", POSITIVE),
+    (r".*dropout(_p|_prob)?", BELOW_ONE),
+    (r"seed", AT_LEAST_ZERO),
+)
+
+
+def check_ranges(job: ComposedJob) -> Iterator[UserError]:
+    """Numbers that cannot mean anything: counts below one, shares above it, a rate of nothing."""
+    for key, given in iter_leaves(job.config):
+        allowed = next((r for pattern, r in RANGES if re.fullmatch(pattern, key)), None)
+        for number in given if isinstance(given, list) else [given]:
+            wrong = isinstance(number, (int, float)) and not isinstance(number, bool)
+            if allowed is not None and wrong and not allowed.holds(number):
+                what = f"{key}={number} must be {allowed}."
+                yield UserError(what, job.where(key), f"see: ftcli schema {key}")
+
+
+#: A rate of more than so many times that of the optimizer's option, or less than this share of it.
+#: Steps differ between optimizers by more than this (SGD 1e-2, Lion 2e-5), between jobs by less; without
+#: gradients a rate goes with the number of parameters, and jobs differ by as much as models.
+TOO_HIGH, TOO_LOW = 1e3, 1e-4
+WITHOUT_GRADIENTS = 100
+OPTIMIZER_CLASS = "optimizer_class"
+
+
+def find_unusual_values(composed: ComposedJob) -> Iterator[UserError]:
+    """What a person would ask about before training."""
+    yield from _check_rate(composed)
+    yield from _check_warmup(composed)
+    for key, most, why in (
+        ("method.lora_dropout", 0.5, "most of what the adapter says is left out at every step"),
+        ("optimizer.weight_decay", 1.0, "weights are drawn to nothing within some hundred steps"),
+    ):
+        given = get_effective_value(composed, key)
+        if isinstance(given, (int, float)) and given > most:
+            yield UserError(f"{key}={given:g}: {why}.", composed.where(key), f"{key}={most / 10:g}")
+    length = get_effective_value(composed, "data.max_length")
+    if isinstance(length, int) and length < 16:
+        what = f"data.max_length={length}: hardly a row has so few tokens."
+        yield UserError(what, composed.where("data.max_length"), "data.max_length=512")
+
+
+def _check_rate(composed: ComposedJob) -> Iterator[UserError]:
+    rate, usual = get_effective_value(composed, "optimizer.lr"), find_usual_rate(composed)
+    if not isinstance(rate, (int, float)) or not usual or not rate:
+        return
+    times, wide = rate / usual, 1 if _takes_gradients(composed) else WITHOUT_GRADIENTS
+    if TOO_LOW / wide <= times <= TOO_HIGH * wide:
+        return
+    how = f"{times:.2g} times" if times > 1 else f"1/{1 / times:.2g} of"
+    yield UserError(
+        f"optimizer.lr={rate:g} is {how} what {composed.named('optimizer')} starts from ({usual:g}): "
+        + ("steps that long lead nowhere." if times > 1 else "steps that short learn nothing."),
+        composed.where("optimizer.lr"),
+        overrides.format_override("optimizer.lr", usual),
+    )
+
+
+def _takes_gradients(composed: ComposedJob) -> bool:
+    name = get_effective_value(composed, f"optimizer.{OPTIMIZER_CLASS}")
+    try:
+        return bool(signature.read_signature(str(name)).attributes.get("uses_backward", True))
+    except NoSuchClass:
+        return True
+
+
+def find_usual_rate(composed: ComposedJob) -> float | None:
+    """The rate that the packaged option of the same optimizer starts from; None where there is none."""
+    wanted = get_effective_value(composed, f"optimizer.{OPTIMIZER_CLASS}")
+    for option, file in paths.list_options("optimizer").items():
+        bare = ComposedJob(
+            {"optimizer": read_option(file)}, {}, file, choices={"optimizer": option}
+        )
+        if get_effective_value(bare, f"optimizer.{OPTIMIZER_CLASS}") == wanted:
+            rate = get_effective_value(bare, "optimizer.lr")
+            return float(rate) if isinstance(rate, (int, float)) else None
+    return None
+
+
+def _check_warmup(composed: ComposedJob) -> Iterator[UserError]:
+    """A rate that is never reached."""
+    steps, last = (
+        get_effective_value(composed, "scheduler.warmup_steps"),
+        get_effective_value(composed, "trainer.max_steps"),
+    )
+    if isinstance(steps, int) and isinstance(last, int) and 0 < last <= steps:
+        what = f"scheduler.warmup_steps={steps} and trainer.max_steps={last}: the rate is never reached."
+        fix = f"scheduler.warmup_steps={max(1, last // 20)}"
+        yield UserError(what, composed.where("scheduler.warmup_steps"), fix)
+    share = get_effective_value(composed, "scheduler.warmup_ratio")
+    if isinstance(share, (int, float)) and share > 0.5 and steps is None:
+        what = f"scheduler.warmup_ratio={share:g}: most of the run is warmup."
+        yield UserError(
+            what, composed.where("scheduler.warmup_ratio"), "scheduler.warmup_ratio=0.03"
+        )
