@@ -102,7 +102,7 @@ def test_the_command_says_so_before_anything_is_imported(attack, ftcli, name):
     [
         ("ftcli.data.media.sources.partial", COMPONENTS),  # functools.partial, a class
         ("ftcli.data.media.sources.Path", COMPONENTS),
-        ("ftcli.methods.peft.fetch_kind", COMPONENTS),
+        ("ftcli.methods.peft.fetch_subclass", COMPONENTS),
         ("ftcli.config.classpath.fetch_class", COMPONENTS),
         ("torch.optim.adamw.Tensor", LIBRARIES),
         ("transformers.utils.hub.Path", LIBRARIES),
