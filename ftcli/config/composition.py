@@ -214,13 +214,15 @@ def substitute_base(composed: ComposedJob) -> dict[str, Any]:
     Shapes, tokenizer and layers are those of the base: `method=full` keeps them.
     """
     config: dict[str, Any] = composed.config
-    if is_base_trained(composed):
+    if composed.base is None or is_base_trained(composed):
         return config
     own = {key: value for key, value in config["model"].items() if key != "path"}
     return {**config, "model": {**substitute_base(compose_base(composed.base))["model"], **own}}
 
 
 def count_base_steps(composed: ComposedJob) -> int | None:
-    """How many steps the base of a job is trained for, where its recipe says so."""
-    found = compose_base(composed.base).get("trainer.max_steps")
-    return found if isinstance(found, int) else None
+    """Number of steps that the base of a job is trained for, where its recipe gives one."""
+    if composed.base is None:
+        return None
+    steps = compose_base(composed.base).get("trainer.max_steps")
+    return steps if isinstance(steps, int) else None
