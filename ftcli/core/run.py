@@ -49,6 +49,7 @@ class Run:
         self.seed = int(config.get("seed", 0))
         self.step = 0
         self.row_format: RowFormat | None = None
+        self._model: Any = None
         self.started = time.time()
         self.model_source, self.data, self.method = parts["model"], parts["data"], parts["method"]
         self.objective, self.trainer = parts["objective"], parts["trainer"]
@@ -72,9 +73,40 @@ class Run:
         """The model's tokenizer."""
         return self.model_source.load_tokenizer()
 
-    @cached_property
+    @property
     def model(self) -> Any:
-        """The model, rewritten by the method and on its device. Seeded, so that it is repeatable."""
+        """The model that `load_model` returned, or the one that was assigned since.
+
+        Raises:
+            RuntimeError: `load_model` has not been called.
+        """
+        if self._model is None:
+            raise RuntimeError("the run has no model yet: call run.load_model() first.")
+        return self._model
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        self._model = model
+
+    def load_model(self) -> Any:
+        """Load the base, measure its row format, let the method prepare it; return the model.
+
+        Seeds the generators of Python, numpy and torch. What is drawn from them, in this order:
+
+        1. weights that no file holds, by `model_source.load` (`weights: random`, a new head);
+        2. nothing by the measurement of the row format;
+        3. the initial weights of an adapter, by `method.prepare`;
+        4. after this call, in `Trainer.start`: what the optimizer draws when it is built, then what the
+           callbacks draw in `setup`, in the order of `callbacks`;
+        5. in each step: what callbacks, sampling and dropout draw. Evaluation restores the generators.
+
+        A second call returns the same model at once: it neither seeds nor loads.
+
+        Raises:
+            UserError: the base is not the recorded one, cannot be loaded, or reads no row format rightly.
+        """
+        if self._model is not None:
+            return self._model
         from accelerate.utils import set_seed
 
         held = hold_base(self)
@@ -87,7 +119,8 @@ class Run:
             base = base.to(self.accelerator.device)
         if known is None:
             self._prove(base)
-        return self.method.prepare(base)
+        self._model = self.method.prepare(base)
+        return self._model
 
     def _prove(self, base: Any) -> None:
         """Measure how the model may be given its rows, before a method adds to it.
@@ -122,9 +155,13 @@ class Run:
             self.model_source.settle(row_format.attention)
 
     def loader(self, rank: int = 0, world: int = 1) -> Any:
-        """The training batches in the order of this run's seed, in the form that its model reads."""
-        if getattr(self.data, "packing", None) == "auto":
-            _ = self.model  # the proof comes with it
+        """Training batches in the order of this run's seed, in the row format that its model reads.
+
+        Raises:
+            RuntimeError: `data.packing` is auto and `load_model`, which decides it, has not been called.
+        """
+        if getattr(self.data, "packing", None) == "auto" and self._model is None:
+            raise RuntimeError("the row format is not known yet: call run.load_model() first.")
         return self.data.loader(
             "train", self.tokenizer, batch_size=self.trainer.batch_size, seed=self.seed,
             shuffle=True, rank=rank, world=world,

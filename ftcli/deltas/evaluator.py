@@ -40,7 +40,7 @@ class RunEvaluator:
     @cached_property
     def model(self) -> Any:
         """The run's model in eval mode."""
-        return self.run.model.eval()
+        return self.run.load_model().eval()
 
     @property
     def lower(self) -> bool:
@@ -79,6 +79,7 @@ class RunEvaluator:
         """
         if tensors is not None:
             self.load(tensors)
+        self.run.load_model()
         found: dict[str, float] = {}
         with self.run.evaluating():
             for evaluator in self._evaluators().values():

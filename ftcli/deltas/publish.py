@@ -124,4 +124,6 @@ def _checkpoint(result: Result, config: dict[str, Any], folder: Path, checkpoint
     from ftcli.trainer.checkpoint import save_weights
 
     model = {**config["model"], "path": str(inner), "architecture": None}
-    save_weights(checkpoint, build_run({**config, "model": model, "logger": {}}))
+    run = build_run({**config, "model": model, "logger": {}})
+    run.load_model()
+    save_weights(checkpoint, run)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ftcli.config import ComposedJob
     from ftcli.core.run import Run
     from ftcli.core.run_dir import RunDir
+    from ftcli.trainer.trainer import Trainer
 
 log = logging.getLogger("ftcli.config")
 
@@ -94,7 +95,7 @@ def require_further_steps(run: Run, step: int, path: Any) -> int:
     Raises:
         UserError: it would end before or at the step it has reached.
     """
-    steps = run.trainer.steps(run)
+    steps = _count_steps(run, run.trainer)
     if steps > step:
         return steps
     which, words = "trainer.epochs", ["trainer.epochs=N"]
@@ -107,13 +108,20 @@ def require_further_steps(run: Run, step: int, path: Any) -> int:
     )
 
 
+def _count_steps(run: Run, trainer: Trainer) -> int:
+    """Optimizer steps of the whole run under the settings of `trainer`."""
+    if trainer.max_steps is None:
+        run.load_model()  # it decides how rows are packed, and so how many batches there are
+    return int(trainer.steps(run))
+
+
 def warn_schedule_change(run: Run, then: Mapping[str, Any], step: int, steps: int) -> None:
     """Say where the schedule of the new length differs from the one that the steps so far have had."""
     own = {
         k: (then.get("trainer") or {}).get(k, getattr(run.trainer, k))
         for k in ("max_steps", "epochs")
     }
-    before = replace(run.trainer, **own).steps(run)
+    before = _count_steps(run, replace(run.trainer, **own))
     factor = run.scheduler.factor
     if step and before != steps and factor(step - 1, before) != factor(step - 1, steps):
         log.warning(

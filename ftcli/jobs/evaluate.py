@@ -64,7 +64,9 @@ def _open_run(folder: Path, job: str | None, checkpoint: str) -> Any:
 
     composed = compose(job, [f"model.path={folder}"])
     validate(composed)
-    return build_run(composed.config)
+    run = build_run(composed.config)
+    run.load_model()
+    return run
 
 
 def _with_split(evaluator: Any, split: str) -> Any:

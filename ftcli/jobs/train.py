@@ -175,6 +175,7 @@ def load_init_weights(run: Run, folder: str | Path) -> None:
             where="init_from",
             fix="handover=merge, between stages",
         )
+    run.load_model()
     load_weights(Checkpoints(RunDir.open(folder).checkpoints).find("last", only=WEIGHTS), run)
 
 

@@ -35,7 +35,9 @@ def measure_distance(folder: Path, rebuilt: Any) -> float:
     """
     from ftcli.run.build import open_run
 
-    start, trained = rebuild_run(folder).trained_state(), open_run(folder).trained_state()
+    fresh = rebuild_run(folder)
+    fresh.load_model()
+    start, trained = fresh.trained_state(), open_run(folder).trained_state()
     if all((start[name] == value).all() for name, value in trained.items()):
         return float("inf")
     state = rebuilt.trained_state()

@@ -60,6 +60,7 @@ def open_run(path: str | Path, checkpoint: str = "last") -> Run:
     run_dir = RunDir.open(path)
     run = build_run(load(run_dir.path / "config.yaml").config, run_dir)
     folder = Checkpoints(run_dir.checkpoints).find(checkpoint, only=WEIGHTS)
+    run.load_model()
     load_weights(folder, run)
     run.step = step_of(folder)
     run.model.eval()

@@ -42,6 +42,7 @@ def replay(folder: Path) -> Run:
     from ftcli.run.build import build_run
 
     run = build_run(dict(load(folder / "config.yaml").config) | {"logger": {}})
+    run.load_model()
     named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
     optimizer: Any = run.optimizer.build(named, run.accelerator.device)
     state = State(run, run.model, 0)

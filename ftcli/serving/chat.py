@@ -39,7 +39,7 @@ class Chat:
 
     @cached_property
     def settings(self) -> Any:
-        """How answers are decoded; the first to ask loads the model."""
+        """How answers are decoded, by the limits of the run's model."""
         warm = self.temperature > 0
         sampling = {"do_sample": True, "temperature": self.temperature} if warm else {}
         run = self.run

@@ -141,7 +141,7 @@ class Trainer:
     def start(self, run: Run) -> Loop:
         """Everything in place for the first step."""
         accelerator = run.accelerator
-        model = prepared(run.model, accelerator, self.gradient_checkpointing, self.compile)
+        model = prepared(run.load_model(), accelerator, self.gradient_checkpointing, self.compile)
         named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
         optimizer = run.optimizer.build(named, accelerator.device)
         state = State(run, run.model, self.steps(run))

@@ -34,6 +34,7 @@ def test_it_says_what_a_step_takes_and_leaves_nothing(ftcli, work):
     assert said and said[1] == "4" and float(said[3]) > 0
     assert "200 steps take about" in " ".join(ended.out.split())
     run = build_run(compose("qlora_llama", small()).config)
+    run.load_model()
     lengths = run.loader().tokens.lengths
     assert int(said[2].replace(",", "")) == sum(sorted(lengths)[-4:])
     assert not list(work.iterdir())
@@ -43,6 +44,7 @@ def test_no_batch_of_any_epoch_is_longer():
     run = build_run(
         compose("qlora_llama", [*small(), "trainer.gradient_accumulation_steps=3"]).config
     )
+    run.load_model()
     loader = run.loader()
     rows = find_longest_rows(run, loader)
     total = [int(loader.tokens.lengths[part].sum()) for part in rows]

@@ -23,7 +23,9 @@ def run(tmp_path_factory):
         "qlora_llama", [*JOB, *places, "model.dtype=float32", "trainer.precision=fp32"]
     )
     validate(composed)
-    return build_run(composed.config)
+    run = build_run(composed.config)
+    run.load_model()
+    return run
 
 
 def by_hand(run):

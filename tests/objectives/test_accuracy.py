@@ -32,6 +32,7 @@ def make(tokens, *overrides):
     composed = compose("qlora_llama", [*BASE, f"data.cache_dir={tokens}", *overrides])
     validate(composed)
     run = build_run(composed.config)
+    run.load_model()
     run.objective.setup(run)
     run.model.eval()
     return run

@@ -35,6 +35,7 @@ def made(*overrides: str, moved: bool = True) -> Run:
     composed = compose("qlora_llama", [*SMALL, *overrides])
     validate(composed)
     run = build_run(composed.config)
+    run.load_model()
     run.objective.setup(run)
     generator = torch.Generator().manual_seed(5)
     if moved:

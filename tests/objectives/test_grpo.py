@@ -168,6 +168,7 @@ def made(tmp_path_factory):
         composed = compose("qlora_llama", [*JOB, f"data.cache_dir={folder}", *overrides])
         validate(composed)
         run = build_run(composed.config)
+        run.load_model()
         run.objective.setup(run)
         run.model.eval()
         return run

@@ -30,6 +30,7 @@ def run(request, tmp_path_factory):
     )
     validate(composed)
     found = build_run(composed.config)
+    found.load_model()
     found.objective.setup(found)
     found.model.eval()
     return found

@@ -22,6 +22,7 @@ def made(*overrides: str) -> Run:
     composed = compose("qlora_llama", [*SMALL, *overrides])
     validate(composed)
     run = build_run(composed.config)
+    run.load_model()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():  # as if it had been trained
         for p in run.model.parameters():

@@ -30,6 +30,7 @@ def run(tmp_path_factory) -> Run:
     composed = compose("qlora_llama", [*JOB, f"data.cache_dir={tmp_path_factory.mktemp('t')}"])
     validate(composed)
     run = build_run(composed.config)
+    run.load_model()
     run.objective.setup(run)
     torch.manual_seed(0)
     with torch.no_grad():

@@ -299,6 +299,7 @@ def test_a_run_is_replayed_from_its_log_alone(run_folder):
     assert (folder / FILE).stat().st_size == 4 * RECORD.size
     trained, again = open_run(folder), replay(folder)
     fresh = build_run(trained.config)
+    fresh.load_model()
     pairs = zip(trained.trained_state().items(), again.trained_state().values(), strict=True)
     for (name, a), b in pairs:
         assert torch.equal(a, b), name

@@ -22,7 +22,9 @@ SGD = ("optimizer.optimizer_class=torch.optim.SGD", "optimizer.lr=0.1", "trainer
 def made(*overrides: str) -> Run:
     composed = compose("qlora_llama", [*SMALL, *overrides])
     validate(composed)
-    return build_run(composed.config)
+    run = build_run(composed.config)
+    run.load_model()
+    return run
 
 
 def fitted(*overrides: str) -> Run:

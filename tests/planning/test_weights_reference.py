@@ -34,6 +34,7 @@ def held(model) -> int:
 def test_the_copy_has_the_bytes_of_the_one_that_is_read(overrides, tmp_path):
     job = build_job(*PAIRS, *overrides, f"data.cache_dir={tmp_path}")
     run = build_run(job.config)
+    run.load_model()
     with Reference(run, run.objective.reference).model() as model:
         assert model is not run.model
         assert weigh_reference(job).bytes == held(model) > 0
@@ -64,6 +65,7 @@ def test_a_step_of_pairs_has_the_planned_peak(tmp_path):
     words = (*PAIRS, *FULL, f"data.cache_dir={tmp_path}")
     job = build_job(*words)
     run = build_run(job.config)
+    run.load_model()
     run.objective.setup(run)
     batches = (next(iter(run.loader())),)
     (micro,) = run.objective.rollout(None, list(batches))

@@ -43,10 +43,9 @@ def test_llama_mini_learns_from_a_folder_of_text(tmp_path):
 
 def test_new_weights_follow_the_seed():
     composed = compose(recipes_dir() / "bases" / "llama_mini.yaml", ["data.path=nowhere"])
-    one, two = (build_run(composed.config).model.state_dict() for _ in range(2))
+    one, two = (build_run(composed.config).load_model().state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    other = build_run(
-        compose(composed.job, ["data.path=nowhere", "seed=1"]).config
-    ).model.state_dict()
+    seeded = build_run(compose(composed.job, ["data.path=nowhere", "seed=1"]).config)
+    other = seeded.load_model().state_dict()
     assert not torch.equal(one["model.norm.weight"], 0 * one["model.norm.weight"])
     assert not torch.equal(one["model.embed_tokens.weight"], other["model.embed_tokens.weight"])

@@ -68,7 +68,7 @@ def _model(run, touched: bool = False):
 
     from ftcli.reproduce.probe import rebuild_run
 
-    model = rebuild_run(run).model
+    model = rebuild_run(run).load_model()
     if touched:
         with torch.no_grad():
             next(p for n, p in model.named_parameters() if n.endswith("norm.weight")).add_(1e-3)

@@ -26,7 +26,9 @@ def made(*overrides: str, folder: Path | None = None) -> Run:
     validate(composed)
     if folder is not None:
         (folder / "checkpoints").mkdir(parents=True)
-    return build_run(composed.config, RunDir(folder) if folder else None)
+    run = build_run(composed.config, RunDir(folder) if folder else None)
+    run.load_model()
+    return run
 
 
 def fitted(*overrides: str, folder: Path | None = None, resume: Path | None = None) -> Run:

@@ -79,7 +79,9 @@ def order(tmp_path, *overrides):
     """The batches of the first epoch."""
     from ftcli.run.build import build_run
 
-    return build_run(job(tmp_path, *overrides).config).loader().batches(0)
+    run = build_run(job(tmp_path, *overrides).config)
+    run.load_model()
+    return run.loader().batches(0)
 
 
 def without(monkeypatch, dropped):

@@ -37,7 +37,9 @@ def composed(*overrides: str):
 
 def run(*overrides: str) -> Run:
     """A run without a directory."""
-    return build_run(composed(*overrides).config)
+    found = build_run(composed(*overrides).config)
+    found.load_model()
+    return found
 
 
 def fitted(*overrides: str) -> Run:

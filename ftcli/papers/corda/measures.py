@@ -27,6 +27,7 @@ def context_truncation_ratio(run: Path) -> float:
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run)
+    fresh.load_model()
     covariances = fresh.method.covariances(fresh)
     logarithms = []
     for name, layer in lora_layers(fresh.model).items():

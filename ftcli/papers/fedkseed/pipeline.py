@@ -191,6 +191,7 @@ def rebuild_from_sums(folder: Path) -> Run:
             f"there is no {folder / FILE}.", fix="give the folder of a run with pipeline=fedkseed"
         )
     run = build_run(dict(load(folder / "config.yaml").config) | {"logger": {}})
+    run.load_model()
     named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
     optimizer: Any = run.optimizer.build(named, run.accelerator.device)
     optimizer.apply_sums(np.frombuffer((folder / FILE).read_bytes(), FLOATS).tolist())

@@ -64,6 +64,7 @@ def _after(run: Path, start: dict) -> float:
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
+    fresh.load_model()
     fresh.evaluators = {}
     with torch.no_grad():
         for name, parameter in fresh.model.named_parameters():

@@ -24,6 +24,7 @@ def useful_block_share(run: Path) -> float:
 
     short = {"max_steps": STEPS, "eval_first": False, "eval_every": None}
     fresh = rebuild_run(run, trainer=short, trainable={"interval": INTERVAL})
+    fresh.load_model()
     fresh.evaluators = {}
     policy = fresh.trainable
     policy.setup(fresh)

@@ -42,6 +42,7 @@ def lift_support_excess(run: Path) -> float:
 
     length = {"max_steps": STEPS, "eval_first": False, "eval_every": None}
     fresh = rebuild_run(run, trainer=length, trainable={"interval": None})
+    fresh.load_model()
     fresh.evaluators = {}
     before = {name: p.detach().clone() for name, p in fresh.model.named_parameters()}
     fresh.trainer.fit(fresh)

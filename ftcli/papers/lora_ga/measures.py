@@ -26,6 +26,7 @@ def first_step_alignment(run: Path) -> float:
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run)
+    fresh.load_model()
     layers = lora_layers(fresh.model)
     goal = layer_gradients(fresh, layers, SAMPLES)
     fresh.method.setup(fresh)
@@ -69,6 +70,7 @@ def lora_ga_equation_error(run: Path) -> float:
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run)
+    fresh.load_model()
     how, layers = fresh.method, lora_layers(fresh.model)
     gradients = layer_gradients(fresh, layers, how.samples, how.batch_size)
     how.setup(fresh)

@@ -26,6 +26,7 @@ def accuracy_over_linear_probe(run: Path) -> float:
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run)
+    fresh.load_model()
     fresh.objective.setup(fresh)
     weights = _fit_probe(*_collect_features(fresh, "train"))
     features, targets = _collect_features(fresh, "test")
@@ -77,6 +78,7 @@ def gradients_taken(run: Path) -> float:
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run, trainer={"max_steps": 1, "eval_first": False, "eval_every": None})
+    fresh.load_model()
     fresh.evaluators = {}
     sizes: list[int] = []
     for parameter in fresh.model.parameters():

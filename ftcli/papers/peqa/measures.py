@@ -41,6 +41,7 @@ def peqa_rounding_difference(run: Path) -> float:
     from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
     fresh = rebuild_run(run)
+    fresh.load_model()
     config: Any = fresh.model.peft_config["default"]
     batch, base = first_batch(fresh), fresh.model_source.load()
     for linear in Anatomy(base).block_linears:

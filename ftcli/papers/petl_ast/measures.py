@@ -18,6 +18,7 @@ def adapter_start_difference(run: Path) -> float:
     from ftcli.reproduce.probe import first_batch, rebuild_run
 
     fresh = rebuild_run(run)
+    fresh.load_model()
     inputs = first_batch(fresh)["inputs"]
     model = fresh.model.eval()
     with torch.no_grad():

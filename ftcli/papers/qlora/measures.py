@@ -25,6 +25,7 @@ def evaluation_gradient_change(run: Path) -> float:
     from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
     fresh = rebuild_run(run)
+    fresh.load_model()
     batch = first_batch(fresh)
     _wake(fresh.model)
     before = _gradients(fresh, batch)
@@ -71,6 +72,7 @@ def _loss(folder: Path, rounded: Any) -> float:
     from ftcli.reproduce.probe import rebuild_run
 
     run = rebuild_run(folder, model={"quantization": "none"})
+    run.load_model()
     weights: list[Any] = [linear.module.weight for linear in Anatomy(run.model).block_linears]
     for weight in weights:
         weight.data.copy_(rounded(weight.data.float()))

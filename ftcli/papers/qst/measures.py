@@ -21,6 +21,7 @@ def qst_base_graph(run: Path) -> float:
     from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
     fresh = rebuild_run(run)
+    fresh.load_model()
     anatomy, inside = Anatomy(fresh.model), []
     for _, block in anatomy.blocks:
         block.register_forward_hook(lambda _m, _a, out: inside.append(out.requires_grad))
@@ -91,7 +92,9 @@ def qst_step_over_lora(run: Path) -> float:
     from ftcli.run.build import build_run
 
     side = rebuild_run(run)
+    side.load_model()
     lora = build_run({**side.config, "method": LORA})
+    lora.load_model()
     batches, spent = first_batches(side, BATCHES), [0.0, 0.0]
     for turn in range(ROUNDS + 1):
         for i, one in enumerate((side, lora)):

@@ -61,6 +61,7 @@ def rise(run: Path, chosen: Callable[[dict[str, Any]], dict[str, Any]]) -> float
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run)
+    fresh.load_model()
     score = fresh.evaluators["original"]
     before = score(fresh)["original"]
     base = fresh.model_source.load().to(fresh.accelerator.device)

@@ -22,7 +22,7 @@ def spiel_index_faults(run: Path) -> float:
         return [m for m in model.modules() if isinstance(m, SpIELLinear)]  # type: ignore[attr-defined]
 
     faults = 0
-    pairs = zip(layers(open_run(run).model), layers(rebuild_run(run).model), strict=True)
+    pairs = zip(layers(open_run(run).model), layers(rebuild_run(run).load_model()), strict=True)
     for trained, fresh in pairs:
         places, first = trained.spiel_indices["default"], fresh.spiel_indices["default"]
         outside = (places < 0) | (places >= trained.shape[0] * trained.shape[1])
@@ -42,7 +42,7 @@ def spiel_moved_share(run: Path) -> float:
 
     supports = [
         [m.spiel_indices["default"] for m in model.modules() if isinstance(m, SpIELLinear)]
-        for model in (open_run(run).model, rebuild_run(run).model)
+        for model in (open_run(run).model, rebuild_run(run).load_model())
     ]
     pairs = list(zip(*supports, strict=True))
     new = sum(int((~torch.isin(after, before)).sum()) for after, before in pairs)

@@ -17,6 +17,7 @@ def changed_base_tensors(run: Path) -> float:
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
+    fresh.load_model()
     fresh.evaluators = {}
     before = _hashes(fresh.model)
     fresh.trainer.fit(fresh)

@@ -15,6 +15,7 @@ def shift_difference(run: Path) -> float:
     from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
     fresh = rebuild_run(run)
+    fresh.load_model()
     fresh.method.setup(fresh)
     batch = first_batch(fresh)
     base = fresh.model_source.load()

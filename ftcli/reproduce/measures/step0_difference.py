@@ -15,6 +15,7 @@ def step0_difference(run: Path) -> float:
     from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
     fresh = rebuild_run(run)
+    fresh.load_model()
     batch = first_batch(fresh)
     base = fresh.model_source.load()
     with torch.no_grad():

@@ -18,6 +18,7 @@ def step_memory_over_inference(run: Path) -> float:
     from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
     fresh = rebuild_run(run, trainer={"max_steps": 1, "eval_first": False, "eval_every": None})
+    fresh.load_model()
     fresh.evaluators = {}
     fresh.objective.setup(fresh)
     batch = first_batch(fresh)

@@ -15,6 +15,7 @@ def scores(*overrides: str, wake: bool = False):
     ])  # fmt: skip
     validate(composed)
     run = build_run(composed.config)
+    run.load_model()
     if wake:
         torch.manual_seed(0)
         with torch.no_grad():

@@ -109,6 +109,7 @@ def test_in_a_run_it_leaves_no_hook_and_changes_nothing():
     ])  # fmt: skip
     validate(composed)
     run = build_run(composed.config)
+    run.load_model()
     run.model.train()
     found = run.evaluators["activation_density"](run)
     assert found == run.evaluators["activation_density"](run)
