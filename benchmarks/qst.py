@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ftcli.config import compose, validate
-from ftcli.core.callback import Participant
+from ftcli.core.callback import Callback
 from ftcli.papers.qst.tuner import SideTuned
 from ftcli.run.build import build_run
 
@@ -32,7 +32,7 @@ VARIANTS = {
 Figures = dict[str, float]
 
 
-class Epochs(Participant):
+class Epochs(Callback):
     """Seconds of each epoch, and bytes of hidden states that are kept."""
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ import heavy_tailed
 import torch
 
 from ftcli.config import compose, validate
-from ftcli.core.callback import Participant
+from ftcli.core.callback import Callback
 from ftcli.core.run import Run
 from ftcli.run.build import build_run
 
@@ -58,7 +58,7 @@ def _status(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
-class Clock(Participant):
+class Clock(Callback):
     """Times of steps, seen from inside the loop."""
 
     def __init__(self, began: float) -> None:

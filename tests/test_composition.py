@@ -10,7 +10,7 @@ import math
 
 import pytest
 
-from ftcli.core.callback import Participant
+from ftcli.core.callback import Callback
 from ftcli.core.errors import Problems, UserError
 from ftcli.run.build import build_run
 from tests.methods.options import options
@@ -22,7 +22,7 @@ HOPS = 6  # messages one may have to follow, each about another choice
 ROWS = covering({group: options(group) for group in GROUPS})
 
 
-class Losses(Participant):
+class Losses(Callback):
     """Keeps what each step logs."""
 
     def __init__(self) -> None:

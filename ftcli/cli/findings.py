@@ -21,12 +21,12 @@ def show(finding: Finding) -> None:
     from rich.text import Text
 
     from ftcli.core.console import console
-    from ftcli.core.escaping import printable
+    from ftcli.core.escaping import escape_controls
 
     mark, style = MARKS[finding.status]
     line = Text(f"{mark} ", style=style).append(f"{finding.name:<10}", style="bold")
-    console().print(line.append(printable(finding.text), style="default"))
+    console().print(line.append(escape_controls(finding.text), style="default"))
     fixes = finding.fix or (WHERE.get(finding.name, "ftcli doctor") if mark == "✗" else "")
     for index, fix in enumerate(fixes.splitlines()):
         arrow = " " if index else "→"
-        console().print(Text(f"{' ' * INDENT}{arrow} {printable(fix.strip())}", style="green"))
+        console().print(Text(f"{' ' * INDENT}{arrow} {escape_controls(fix.strip())}", style="green"))

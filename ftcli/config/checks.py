@@ -19,7 +19,7 @@ from ftcli.config.job import (
 from ftcli.config.paths import format_path
 from ftcli.config.value_ranges import check_ranges
 from ftcli.core.errors import UserError
-from ftcli.core.run_dir import is_plain
+from ftcli.core.run_dir import is_plain_name
 
 log = logging.getLogger("ftcli.config")
 #: Groups whose parts have names of their own, which files are called by.
@@ -40,7 +40,7 @@ def check_file_names(job: ComposedJob) -> Iterator[UserError]:
             given[f"{group}.{name}"] = name
             given[f"{group}.{name}.name"] = node.get("name") if isinstance(node, dict) else None
     for key, name in given.items():
-        if name is not None and not is_plain(str(name)):
+        if name is not None and not is_plain_name(str(name)):
             what = f"{str(name)!r} is no plain name for a file."
             yield _make_error(job, key, what, "letters, digits, - and _, without / and .. in front")
 

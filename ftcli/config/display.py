@@ -11,8 +11,8 @@ import yaml
 
 from ftcli.config.job import ComposedJob
 from ftcli.core import errors
-from ftcli.core.escaping import printable
-from ftcli.core.redaction import redacted
+from ftcli.core.escaping import escape_controls
+from ftcli.core.redaction import redact
 
 #: Comments stand in one column, unless a value is longer than this.
 MAX_COLUMN = 56
@@ -98,7 +98,7 @@ def _append_problem(text: Text, problem: errors.UserError) -> None:
 
 def sanitize_text(text: str) -> str:
     """Text for a screen: no secrets, and nothing that a terminal would obey."""
-    return printable(redacted(text))
+    return escape_controls(redact(text))
 
 
 def _read_line(where: str) -> str:

@@ -24,7 +24,7 @@ class OutOfMemory(Exception):
         self.step, self.batches = step, batches
 
 
-def ran_out(error: BaseException) -> bool:
+def is_oom(error: BaseException) -> bool:
     """Whether an error is that of an allocator, of whatever library."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FILE = "base.json"
 
 
-def hold_base(run: Run) -> bool:
+def record_or_check_base(run: Run) -> bool:
     """Record the base of a run that begins; of another, see that it is the recorded one.
 
     Returns:

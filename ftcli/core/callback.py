@@ -27,10 +27,10 @@ class State:
     best: float | None = None  # lowest validation loss so far
 
 
-class Participant:
+class Callback:
     """Base of everything that takes part in a run; each moment does nothing unless overridden.
 
-    A participant with state returns it from `state_dict`: it is then checkpointed under its own
+    A callback with state returns it from `state_dict`: it is then checkpointed under its own
     name and restored on resume, with nothing else to register.
     """
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ftcli.core.escaping import in_json
+from ftcli.core.escaping import escape_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +32,6 @@ def emit(data: Any, as_json: bool, render: Callable[[], None]) -> None:
     """Print `data` as JSON when asked to, otherwise let `render` draw it."""
     if as_json:
         text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
-        sys.stdout.write(in_json(text) + "\n")
+        sys.stdout.write(escape_json(text) + "\n")
     else:
         render()

@@ -14,7 +14,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-class NoRoom(OSError):
+class NotEnoughSpace(OSError):
     """A write that was not begun, because it would not have fitted."""
 
     def __init__(self, folder: Path, needed: int, free: int) -> None:
@@ -29,10 +29,10 @@ def require(folder: Path, needed: int) -> None:
     """Make sure that so many bytes can be written below a folder that exists.
 
     Raises:
-        NoRoom: fewer are free.
+        NotEnoughSpace: fewer are free.
     """
     if needed > free(folder):
-        raise NoRoom(folder, needed, free(folder))
+        raise NotEnoughSpace(folder, needed, free(folder))
 
 
 def free(folder: Path) -> int:
@@ -45,7 +45,7 @@ def refusal(error: BaseException) -> str | None:
     for one in _chain(error):
         code = _code(one)
         if code in FULL:
-            return f"the disk is full: {one}" if isinstance(one, NoRoom) else "the disk is full"
+            return f"the disk is full: {one}" if isinstance(one, NotEnoughSpace) else "the disk is full"
         if code in DENIED:
             name = getattr(one, "filename", None)
             return f"no permission{f' for {name}' if name else ''}"

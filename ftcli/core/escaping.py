@@ -11,16 +11,16 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *ran
 _IN_JSON = {code: f"\\u{code:04x}" for code in _CONTROLS if code > 31}
 
 
-def printable(text: str) -> str:
+def escape_controls(text: str) -> str:
     """For a screen: control characters as they would be typed (`\\x1b`)."""
     return text.translate(_CONTROLS)
 
 
-def in_json(text: str) -> str:
+def escape_json(text: str) -> str:
     """For JSON that was written already: what is left of them as its own escapes."""
     return text.translate(_IN_JSON)
 
 
-def in_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """For Markdown: no HTML, and no picture that a viewer would fetch."""
     return text.replace("<", "&lt;").replace("![", "!\\[")

@@ -91,7 +91,7 @@ class Probes:
 
 
 @contextmanager
-def muted() -> Iterator[None]:
+def hooks_disabled() -> Iterator[None]:
     """Forward passes that are not the student's: no tap sees them."""
     global _muted
     _muted += 1

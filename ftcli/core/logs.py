@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def silenced(room: str) -> Iterator[None]:
+def silence_logger(room: str) -> Iterator[None]:
     """No notes of a room (`config`, `data`) inside the block: the caller says them in its own way."""
     logger = logging.getLogger(f"ftcli.{room}")
     level = logger.level

@@ -13,13 +13,13 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     """
     model, trainer = dict(config["model"]), dict(config["trainer"])
     if trainer.get("precision", "auto") == "auto":
-        trainer["precision"] = "bf16" if has_bf16() else "fp32"
+        trainer["precision"] = "bf16" if supports_bf16() else "fp32"
     if model.get("dtype") == "auto":
         model["dtype"] = "bfloat16" if trainer["precision"] == "bf16" else "float32"
     return {**config, "model": model, "trainer": trainer}
 
 
-def has_bf16() -> bool:
+def supports_bf16() -> bool:
     """Whether this machine's GPU, or its CPU where there is no GPU, computes in bfloat16."""
     import torch
 

@@ -47,17 +47,17 @@ def is_secret_variable(name: str) -> bool:
     return bool(_VARIABLE.search(name))
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """A text with each secret replaced by ***, those that stand behind their name too."""
     found = _known(text)
     return _GIVEN.sub(lambda at: at[1] + (at[2] if _plain(at[2]) else HIDDEN), found)
 
 
-def redacted_word(word: str) -> str:
+def redact_word(word: str) -> str:
     """A word of a command line (`key=value`), whose value ends where the word does."""
     key, given, value = word.partition("=")
     secret = given and is_secret(key.lstrip("+~-")) and not _plain(value)
-    return f"{key}={HIDDEN}" if secret else redacted(word)
+    return f"{key}={HIDDEN}" if secret else redact(word)
 
 
 def _known(text: str) -> str:
@@ -67,15 +67,15 @@ def _known(text: str) -> str:
     return _SHAPE.sub(HIDDEN, text)
 
 
-def redacted_tree(value: Any, name: str = "") -> Any:
+def redact_tree(value: Any, name: str = "") -> Any:
     """Nested settings without what stands under a key that is named as a secret, or is known to be one.
 
     Other values stay as they are: a run is repeated from its settings, and a prompt may say "Token: {x}".
     """
     if isinstance(value, dict):
-        return {key: redacted_tree(inner, str(key)) for key, inner in value.items()}
+        return {key: redact_tree(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, list):
-        return [redacted_tree(inner, name) for inner in value]
+        return [redact_tree(inner, name) for inner in value]
     if not isinstance(value, str):
         return value
     if is_secret(name) and not _plain(value):

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ftcli.core.atomic import write_json
-from ftcli.core.base_model import hold_base
+from ftcli.core.base_model import record_or_check_base
 from ftcli.core.errors import UserError
 from ftcli.core.row_format import RowFormat
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from ftcli.core.callback import Participant
+    from ftcli.core.callback import Callback
     from ftcli.core.run_dir import RunDir
 
 PROOF = "proof.json"  # how the model is given its rows, as measured before the first step
@@ -109,12 +109,12 @@ class Run:
             return self._model
         from accelerate.utils import set_seed
 
-        held = hold_base(self)
+        held = record_or_check_base(self)
         set_seed(self.seed)
         self._use_format(known := self._recorded_format())
         base = self.model_source.load()
         if not held:  # it has been downloaded just now
-            hold_base(self)
+            record_or_check_base(self)
         if not getattr(base, "is_quantized", False):
             base = base.to(self.accelerator.device)
         if known is None:
@@ -167,9 +167,9 @@ class Run:
             shuffle=True, rank=rank, world=world,
         )  # fmt: skip
 
-    def participants(self) -> dict[str, Participant]:
+    def callbacks(self) -> dict[str, Callback]:
         """Everything configured that takes part in the loop, in the order it is called."""
-        parts: dict[str, Participant] = {"method": self.method}
+        parts: dict[str, Callback] = {"method": self.method}
         if self.trainable is not None:
             parts["trainable"] = self.trainable
         parts["objective"] = self.objective

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from ftcli.core import atomic, disk
 from ftcli.core.errors import FAILED, USER, Problems, UserError
-from ftcli.core.redaction import redacted, redacted_tree
+from ftcli.core.redaction import redact, redact_tree
 
 BEGUN = "begin"  # event of the moment before the first step
 STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{4}")
@@ -31,7 +31,7 @@ class RunDir:
     @classmethod
     def create(cls, root: str | Path, name: str) -> RunDir:
         """A new folder `<root>/<name>/<time>-<4 hex>`; the link `latest` follows when training begins."""
-        if not is_plain(name):
+        if not is_plain_name(name):
             raise UserError(f"run.name={name!r} is not a plain folder name.", fix="run.name=my_run")
         stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(2)}"
         path = Path(root) / name / stamp
@@ -41,7 +41,7 @@ class RunDir:
             path.mkdir(parents=True)
             (path / "checkpoints").mkdir()
         except OSError as error:
-            why = disk.refusal(error) or str(error)
+            why = disk.describe_fault(error) or str(error)
             raise UserError(
                 f"the run cannot be written: {why}.", where=str(path), fix="run.dir=FOLDER"
             ) from error
@@ -77,7 +77,7 @@ class RunDir:
         return sum(row.get("event") == BEGUN for file in files for row in _rows(file))
 
     @contextmanager
-    def kept_once_begun(self) -> Iterator[None]:
+    def removed_unless_started(self) -> Iterator[None]:
         """Remove the new folder where the block ends in a mistake of the user before the first step."""
         try:
             yield
@@ -123,20 +123,20 @@ class RunDir:
         """Add a line to events.jsonl."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         said = {
-            k: redacted(v) if isinstance(v, str) else redacted_tree(v) for k, v in fields.items()
+            k: redact(v) if isinstance(v, str) else redact_tree(v) for k, v in fields.items()
         }
         self._append("events.jsonl", {"time": stamp, "event": kind} | said)
 
     def note(self, line: str) -> None:
         """Add a line to train.log."""
         with open(self.path / "train.log", "a", encoding="utf-8") as stream:
-            stream.write(f"{time.strftime('%H:%M:%S')} {redacted(line)}\n")
+            stream.write(f"{time.strftime('%H:%M:%S')} {redact(line)}\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; the last one may have been cut by a crash."""
         return _rows(self.path / "metrics.jsonl")
 
-    def durable_lines(self) -> int:
+    def sync_metrics(self) -> int:
         """Lines of metrics.jsonl, which are on the disk when this returns."""
         if (self.path / "metrics.jsonl").exists():
             atomic.sync(self.path / "metrics.jsonl")
@@ -194,7 +194,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def is_plain(name: str) -> bool:
+def is_plain_name(name: str) -> bool:
     """Whether a name stays in the folder it is put into, on any system."""
     parts = name and not any(c in "/\\" or ord(c) < 32 or ord(c) == 127 for c in name)
     return (

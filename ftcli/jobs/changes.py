@@ -150,7 +150,7 @@ def record_changes(
         for name in RECORD
         if (run_dir.path / name).exists()
     }
-    times, aside = run_dir.begun, run_dir.path / ENDED_FOLDER / f"step-{step:06d}"
+    times, aside = run_dir.start_count, run_dir.path / ENDED_FOLDER / f"step-{step:06d}"
     if run_dir.result().get("status") == "finished":
         _move_outcome(run_dir.path, aside)
     if changed:
@@ -159,7 +159,7 @@ def record_changes(
     try:
         yield
     except UserError:
-        if run_dir.begun == times:
+        if run_dir.start_count == times:
             for name, content in kept.items():
                 (run_dir.path / name).write_bytes(content)
             _move_outcome(aside, run_dir.path)

@@ -20,7 +20,7 @@ SHOWN = 8  # rows that a message names
 @contextmanager
 def translate_errors(run: Run) -> Iterator[None]:
     """Figures that are not finite and memory that runs out in the block become their messages."""
-    from ftcli.core.allocator import OutOfMemory, ran_out
+    from ftcli.core.allocator import OutOfMemory, is_oom
     from ftcli.trainer.meter import NonFinite
 
     try:
@@ -28,7 +28,7 @@ def translate_errors(run: Run) -> Iterator[None]:
     except NonFinite as error:
         raise report_non_finite(run, error) from error
     except Exception as error:
-        if not (isinstance(error, OutOfMemory) or ran_out(error)):
+        if not (isinstance(error, OutOfMemory) or is_oom(error)):
             raise
         raise report_out_of_memory(run, error) from None
 
@@ -60,7 +60,7 @@ def report_non_finite(run: Run, error: NonFinite) -> UserError:
 
 def report_out_of_memory(run: Run, error: BaseException) -> UserError:
     """The message for memory that ran out: the batch, its shape, and what would fit."""
-    from ftcli.core.allocator import said
+    from ftcli.core.allocator import first_line
     from ftcli.trainer.meter import peak_memory_gb
 
     peak = peak_memory_gb()
@@ -78,7 +78,7 @@ def report_out_of_memory(run: Run, error: BaseException) -> UserError:
     kept = f" {checkpoint} is whole." if checkpoint else ""
     ways = _suggest_overrides(run, peak)
     return UserError(
-        f"memory ran out at {peak:.2f} GB, {_describe_place(run, step, batches, rows)}: {said(error)}.{kept}",
+        f"memory ran out at {peak:.2f} GB, {_describe_place(run, step, batches, rows)}: {first_line(error)}.{kept}",
         where=str(run.dir.path) if run.dir else None,
         fix=f"by estimate it fits with {' or '.join(ways)}",
         code=OUT_OF_MEMORY,
@@ -86,12 +86,12 @@ def report_out_of_memory(run: Run, error: BaseException) -> UserError:
 
 
 def _describe_place(run: Run, step: int | None, batches: Sequence[Any], rows: Sequence[int]) -> str:
-    from ftcli.core.allocator import shape
+    from ftcli.core.allocator import describe_shape
 
     if step is None:
         return "outside of a step"
     largest = max(batches, key=lambda batch: int(_count_tokens(batch)))
-    return f"in step {step}, micro-batch of {shape(largest)} (rows {_describe_rows(run, rows)})"
+    return f"in step {step}, micro-batch of {describe_shape(largest)} (rows {_describe_rows(run, rows)})"
 
 
 def _count_tokens(batch: Any) -> int:
@@ -144,4 +144,4 @@ def find_last_checkpoint(run: Run) -> str | None:
 
 def _describe_rows(run: Run, rows: Sequence[int]) -> str:
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-    return ", ".join(run.where(row) for row in rows[:SHOWN]) + more
+    return ", ".join(run.locate_row(row) for row in rows[:SHOWN]) + more

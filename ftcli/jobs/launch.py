@@ -25,7 +25,7 @@ def launch(composed: Any, processes: int) -> dict[str, Any]:
     # its parts are built here once: what they refuse is said once
     run_dir = create_run(composed).dir
     assert run_dir is not None
-    with run_dir.kept_once_begun():
+    with run_dir.removed_unless_started():
         return run_ranks(run_dir, processes)
 
 
@@ -38,8 +38,8 @@ def run_ranks(run_dir: RunDir, processes: int) -> dict[str, Any]:
     done = subprocess.run(command, env={"OMP_NUM_THREADS": threads} | os.environ, check=False)
     result = run_dir.result()
     if not result:
-        code = INTERRUPTED if done.returncode < 0 else run_dir.failure()
-        if code == USER and not run_dir.begun:
+        code = INTERRUPTED if done.returncode < 0 else run_dir.failure_code()
+        if code == USER and not run_dir.start_count:
             raise UserError("nothing was trained.", fix="mend what is said above")
         raise UserError(
             f"a process ended with status {code}.",

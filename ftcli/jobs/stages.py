@@ -14,7 +14,7 @@ from ftcli.config import compose, load, validate
 from ftcli.config.job import ComposedJob, get_effective_value, get_promise
 from ftcli.core.atomic import write_json
 from ftcli.core.errors import Problems, UserError
-from ftcli.core.run_dir import RunDir, is_plain
+from ftcli.core.run_dir import RunDir, is_plain_name
 from ftcli.jobs import trial
 
 KEY = "stages"
@@ -45,7 +45,7 @@ def start_stages(composed: ComposedJob, processes: int = 1) -> dict[str, Any]:
     options = composed.config["run"]
     made = compose_stages(composed)
     run_dir = RunDir.create(options.get("dir", "runs"), options["name"])
-    with run_dir.kept_once_begun():
+    with run_dir.removed_unless_started():
         _write_records(composed, made, run_dir.path)
         return _run_stages(run_dir.path, processes)
 
@@ -95,7 +95,7 @@ def compose_stages(composed: ComposedJob) -> dict[str, ComposedJob]:
 
 
 def _compose_stage(composed: ComposedJob, name: str, own: Sequence[str]) -> ComposedJob:
-    if not is_plain(name):
+    if not is_plain_name(name):
         raise UserError("its name is no plain folder name.", where=composed.where(KEY))
     stage = compose(composed.job, [*own, *composed.overrides])
     stage.config.pop(KEY, None)
@@ -105,14 +105,14 @@ def _compose_stage(composed: ComposedJob, name: str, own: Sequence[str]) -> Comp
 
 
 def _write_records(composed: ComposedJob, made: dict[str, ComposedJob], folder: Path) -> None:
-    from ftcli.core.precision import settle
+    from ftcli.core.precision import resolve_precision
     from ftcli.run.record import write_record
 
     folder = folder.resolve()
     last: tuple[Path, ComposedJob] | None = None
     for name, stage in made.items():
         stage.config["run"] = {**stage.config["run"], "dir": str(folder), "name": name}
-        stage.config = settle(stage.config)
+        stage.config = resolve_precision(stage.config)
         if last is not None:
             _connect_stage(stage, *last)
         last = folder / name, stage
@@ -121,7 +121,7 @@ def _write_records(composed: ComposedJob, made: dict[str, ComposedJob], folder: 
         write_record(RunDir(folder / name), stage)
     if not any((folder / "checkpoints").glob("*")) and (folder / "checkpoints").is_dir():
         (folder / "checkpoints").rmdir()  # there is none of the whole
-    composed.config = settle(composed.config)
+    composed.config = resolve_precision(composed.config)
     write_record(RunDir(folder), composed)
     first = next(iter(made.values()))
     _ensure(first)

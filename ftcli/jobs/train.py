@@ -15,7 +15,7 @@ from ftcli.core.disk import explained
 from ftcli.core.errors import FAILED, UserError
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
-from ftcli.core.run_lock import alone
+from ftcli.core.run_lock import lock_run
 from ftcli.jobs import changes
 from ftcli.jobs.bases import ensure_base
 from ftcli.run.build import build_run, create_run
@@ -37,7 +37,7 @@ def train(composed: Any) -> dict[str, Any]:
     ensure_base(composed)  # the model may be what another recipe trains
     run = create_run(composed)
     assert run.dir is not None
-    with run.dir.kept_once_begun():
+    with run.dir.removed_unless_started():
         return fit(run, None)
 
 
@@ -165,10 +165,10 @@ def load_init_weights(run: Run, folder: str | Path) -> None:
     Raises:
         UserError: they are those of another method or model, or the method would overwrite them.
     """
-    from ftcli.core.callback import Participant
+    from ftcli.core.callback import Callback
     from ftcli.trainer.checkpoint import WEIGHTS, Checkpoints, load_weights
 
-    if type(run.method).setup is not Participant.setup:
+    if type(run.method).setup is not Callback.setup:
         raise UserError(
             f"{type(run.method).__name__} chooses its weights when a run begins, and would not go on with "
             "those of another.",

@@ -29,7 +29,7 @@ def read_finished_result(path: Path) -> dict[str, Any] | None:
 
 def write_job_record(composed: Any, path: Path) -> None:
     """Write the record of a checked job to the folder `path`, unless it is there already."""
-    from ftcli.core.precision import settle
+    from ftcli.core.precision import resolve_precision
     from ftcli.run.record import write_record
 
     if composed.config.get("stages"):
@@ -38,7 +38,7 @@ def write_job_record(composed: Any, path: Path) -> None:
         stages.record_stages(composed, path)
     elif not (path / "config.yaml").exists():
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        composed.config = settle(composed.config)
+        composed.config = resolve_precision(composed.config)
         write_record(RunDir(path), composed)
 
 
@@ -61,7 +61,7 @@ def complete_job(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any
     ended = subprocess.run(command, env=environment, check=False)
     done = read_finished_result(path)
     if done is None:
-        if ended.returncode == USER and not known and not RunDir(path).begun:
+        if ended.returncode == USER and not known and not RunDir(path).start_count:
             shutil.rmtree(path)
             raise UserError("nothing was trained.", fix="mend what is said above")
         raise UserError(

@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from ftcli.core.callback import Participant
+from ftcli.core.callback import Callback
 
 NOT_CURVES = {"step", "time", "row"}
 
 
-class Logger(Participant, ABC):
+class Logger(Callback, ABC):
     """Forwards logs and scores to one tracker; a subclass says how to open, write and close it.
 
     Every figure is in metrics.jsonl too, so a tracker is a view of the run and never its record.

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from ftcli.core.callback import Participant
+from ftcli.core.callback import Callback
 from ftcli.core.errors import UserError
 from ftcli.models.quantization import stored_quantisation
 
 
-class Method(Participant, ABC):
+class Method(Callback, ABC):
     """Base of all methods. What is trained is what requires a gradient after `prepare`.
 
     Class attributes are promises, read from the source by configuration checks and held by tests:

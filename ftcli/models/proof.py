@@ -104,9 +104,9 @@ def _refuse_unreadable(rows: Rows, name: str) -> None:
 
 def raise_if_memory_ran_out(error: Exception) -> None:
     """Raise an error that says nothing about the model."""
-    from ftcli.core.allocator import ran_out
+    from ftcli.core.allocator import is_oom
 
-    if ran_out(error):
+    if is_oom(error):
         raise error
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ftcli.core.callback import Participant, State
+from ftcli.core.callback import Callback, State
 from ftcli.core.errors import UserError
 
 Reduction = Literal["token", "sequence", "target", "constant"]
@@ -36,7 +36,7 @@ class Losses:
 
 
 @dataclass
-class Objective(Participant, ABC):
+class Objective(Callback, ABC):
     """Base of what is minimised.
 
     The loss of a step is one numerator over all its micro-batches and ranks, divided once by one

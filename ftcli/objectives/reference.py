@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.core.errors import UserError
-from ftcli.core.hooks import muted
+from ftcli.core.hooks import hooks_disabled
 from ftcli.methods.calibration import as_base
 from ftcli.objectives.base import Losses
 
@@ -54,7 +54,7 @@ class Reference:
     @contextmanager
     def model(self) -> Iterator[Any]:
         """The reference as a model, inside. Modes and what requires a gradient come back behind."""
-        with torch.no_grad(), muted():
+        with torch.no_grad(), hooks_disabled():
             if self.mode == "separate":
                 yield self._copy()
                 return

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ftcli import rewards
 from ftcli.core.errors import UserError
-from ftcli.core.hooks import muted
+from ftcli.core.hooks import hooks_disabled
 from ftcli.models.decoding import judging, read, stop_ids
 from ftcli.objectives.advantages import advantages, group_std
 from ftcli.objectives.reference import Reference
@@ -112,7 +112,7 @@ class RolloutBuilder:
     ) -> list[list[list[SampledAnswer]]]:
         """Answers to all prompts of the step; together, so that fewer batches are decoded."""
         s = self.settings
-        with judging(run) as model, muted():
+        with judging(run) as model, hooks_disabled():
             every = sample_answers(
                 model, run.tokenizer, [p.ids for some in prompts for p in some], s.num_generations,
                 s.max_new_tokens, s.generation_batch_size,
@@ -135,7 +135,7 @@ class RolloutBuilder:
         return [
             Answer(
                 read(one.ids, stops, tokenizer), one.ids, one.truncated, prompt.reference,
-                self._rows[run.where(prompt.row)] if self.needs_rows else {},
+                self._rows[run.locate_row(prompt.row)] if self.needs_rows else {},
                 str(tokenizer.decode(prompt.ids, skip_special_tokens=True)),
             )
             for prompt, some in zip(prompts, drawn, strict=True)
@@ -176,7 +176,7 @@ class RolloutBuilder:
     def _compare(self, run: Any, made: Sequence[Batch]) -> None:
         """Log-probabilities of the model as it wrote, and of the reference; the bonus's share."""
         s = self.settings
-        with judging(run) as model, muted():
+        with judging(run) as model, hooks_disabled():
             for batch in made:
                 if s.num_iterations > 1:
                     batch["old"] = s.token_log_probs(model, batch)[0].cpu()

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath, fetch_subclass
-from ftcli.core.callback import Participant
+from ftcli.core.callback import Callback
 from ftcli.core.errors import UserError, missing_package
 
 #: Packages that an optimizer may come from -> the extra of ftcli that installs it.
 EXTRAS = {"schedulefree": "schedulefree"}
 
 
-class LibraryOptimizer(Participant):
+class LibraryOptimizer(Callback):
     """Any optimizer class by its dotted name; further keys are arguments of that class.
 
     Args:

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ftcli.core.callback import Participant
+from ftcli.core.callback import Callback
 from ftcli.objectives.base import Losses
 
 
 @dataclass
-class Penalty(Participant, ABC):
+class Penalty(Callback, ABC):
     """Base of the penalties of the group `penalty`.
 
     The loss of a step is the objective's plus, for each penalty, `weight` times its mean over all

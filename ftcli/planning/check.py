@@ -10,7 +10,7 @@ from ftcli.config.job import get_effective_value
 from ftcli.config.paths import format_path
 from ftcli.config.value_ranges import find_unusual_values
 from ftcli.core.errors import UserError
-from ftcli.core.logs import silenced
+from ftcli.core.logs import silence_logger
 from ftcli.planning.data_findings import (
     TokenSample,
     example_findings,
@@ -49,7 +49,7 @@ class Check:
 
     def findings(self) -> Iterator[Finding]:
         """Yield the findings as each is known, notes on the data among them."""
-        with silenced("data"):
+        with silence_logger("data"):
             yield from self._findings()
 
     def _findings(self) -> Iterator[Finding]:

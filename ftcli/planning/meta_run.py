@@ -45,12 +45,12 @@ class MetaRun:
     def config(self) -> dict[str, Any]:
         """The job's values, with `auto` precision and type resolved for this machine or a GPU (bf16)."""
         from ftcli.config.composition import substitute_base
-        from ftcli.core.precision import settle
+        from ftcli.core.precision import resolve_precision
 
         config = substitute_base(self.composed)
         if self.gpu and config["trainer"].get("precision", "auto") == "auto":
             config = {**config, "trainer": {**config["trainer"], "precision": "bf16"}}
-        return settle(config)
+        return resolve_precision(config)
 
     @cached_property
     def source(self) -> Any:

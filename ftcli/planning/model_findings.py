@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
-from ftcli.core.logs import silenced
+from ftcli.core.logs import silence_logger
 from ftcli.planning.findings import Finding, fail, ok, unknown, warn
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def packing_findings(meta_run: MetaRun) -> Iterator[Finding]:
     else:
         if not meta_run.method.packable:
             wanted = "none"
-        with silenced("data"):
+        with silence_logger("data"):
             outcome = source.prove(source.load("cpu"), wanted, data.max_length, CausalLM())
         data.settle(outcome.packing, outcome.reading)
         yield _measured(outcome)

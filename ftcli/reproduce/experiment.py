@@ -15,7 +15,7 @@ from ftcli.config.recipe import Recipe
 from ftcli.core.atomic import write_json
 from ftcli.core.config_hash import config_hash
 from ftcli.core.errors import Problems, UserError
-from ftcli.core.logs import silenced
+from ftcli.core.logs import silence_logger
 from ftcli.jobs import trial
 from ftcli.jobs.bases import ensure_base
 
@@ -105,7 +105,7 @@ class Experiment:
         from ftcli.config import compose, validate
         from ftcli.jobs import stages
 
-        with silenced("config"):  # keys give way to a baseline's option: the recipe means it so
+        with silence_logger("config"):  # keys give way to a baseline's option: the recipe means it so
             composed = compose(
                 self.recipe.path, join_overrides(self.changes[variant], self.overrides)
             )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ftcli.config.overrides import join_overrides
 from ftcli.config.recipe import PLAN_PREFIX, SMALL, Claim, Recipe, is_exact_measure, list_measures
 from ftcli.core.errors import FAILED, OK, UserError
-from ftcli.core.logs import silenced
+from ftcli.core.logs import silence_logger
 from ftcli.reproduce import measure, origin, tuning, verdicts
 from ftcli.reproduce.experiment import Experiment, Progress
 from ftcli.reproduce.judge import FAILS, NOT_HERE, Judge, Verdict
@@ -176,7 +176,7 @@ class Reproduction:
     def _composed(self, claim: Claim, variant: str) -> Any:
         from ftcli.config import compose
 
-        with silenced("config"):
+        with silence_logger("config"):
             return compose(self.recipe.path, self._given(claim, variant))
 
     def _given(self, claim: Claim, variant: str) -> list[str]:
@@ -202,7 +202,7 @@ class Reproduction:
 
         plans: dict[tuple[str, ...], Any] = self.__dict__.setdefault("_made", {})
         if overrides not in plans:
-            with silenced("config"):
+            with silence_logger("config"):
                 plans[overrides] = make_plan(str(self.recipe.path), overrides, GPU_GB)
         return plans[overrides]
 

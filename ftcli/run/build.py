@@ -7,7 +7,7 @@ from typing import Any
 
 from ftcli.config import ComposedJob, build, load
 from ftcli.config.paths import get_job_name
-from ftcli.core.precision import settle
+from ftcli.core.precision import resolve_precision
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 
@@ -29,7 +29,7 @@ def build_run(
     """
     from ftcli.objectives.causal_lm import CausalLM
 
-    config = settle(config)
+    config = resolve_precision(config)
     groups = [*REQUIRED, *(group for group in OPTIONAL if config.get(group))]
     parts = {group: build(config[group], group, composed) for group in groups}
     parts["next_token"] = CausalLM()
@@ -44,7 +44,7 @@ def build_run(
 def create_run(composed: ComposedJob) -> Run:
     """A run with a new directory that already holds its record; none is left where a part refuses."""
     run_dir = new_directory(composed)
-    with run_dir.kept_once_begun():
+    with run_dir.removed_unless_started():
         return build_run(composed.config, run_dir, composed)
 
 
@@ -74,6 +74,6 @@ def new_directory(composed: ComposedJob) -> RunDir:
     options = composed.config.get("run") or {}
     name = options.get("name") or get_job_name(composed.job)
     run_dir = RunDir.create(options.get("dir", "runs"), name)
-    composed.config = settle(composed.config)
+    composed.config = resolve_precision(composed.config)
     write_record(run_dir, composed)
     return run_dir

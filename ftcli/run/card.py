@@ -10,7 +10,7 @@ from ftcli import __version__
 from ftcli.core.atomic import write_text
 from ftcli.core.base_model import FILE as BASE
 from ftcli.core.errors import UserError
-from ftcli.core.escaping import in_markdown
+from ftcli.core.escaping import escape_markdown
 from ftcli.run.report import (
     figures_table,
     read_config,
@@ -177,4 +177,4 @@ def _sources(config: dict[str, Any], data: dict[str, Any], base: dict[str, Any])
 def _licence(data: dict[str, Any]) -> str:
     """As it came with the data, a licence file's headings left out."""
     lines = str(data.get("licence") or UNKNOWN).splitlines()
-    return in_markdown("\n".join(line for line in lines if not line.startswith("#")).strip())
+    return escape_markdown("\n".join(line for line in lines if not line.startswith("#")).strip())

@@ -70,7 +70,7 @@ def summary(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
         "metrics_before": before(run.dir),
         "metrics": outcome.after,
     }
-    result |= outcome.loop.participants["costs"].state_dict() | outcome.figures
+    result |= outcome.loop.callbacks["costs"].state_dict() | outcome.figures
     if result["seconds"] > 0:
         result["tok_s"] = (meter.total_tokens + meter.tokens) / result["seconds"]
     if state.step:

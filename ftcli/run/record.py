@@ -13,7 +13,7 @@ from typing import Any
 
 from ftcli.config.classpath import list_trusted_packages
 from ftcli.core.atomic import write_json, write_text
-from ftcli.core.redaction import redacted, redacted_tree, redacted_word
+from ftcli.core.redaction import redact, redact_tree, redact_word
 from ftcli.core.run_dir import RunDir
 
 PACKAGES = (
@@ -33,7 +33,7 @@ def write_record(run_dir: RunDir, composed: Any) -> None:
     Nothing secret is kept: of the environment only variables named above are read, and what looks
     like a secret is hidden in every file.
     """
-    overrides = [redacted_word(word) for word in composed.overrides]
+    overrides = [redact_word(word) for word in composed.overrides]
     write_text(run_dir.path / "overrides.yaml", _yaml(overrides))
     sources = {key: str(origin) for key, origin in composed.origins.items()}
     write_text(run_dir.path / "sources.yaml", _yaml(sources))
@@ -68,15 +68,15 @@ def environment() -> dict[str, Any]:
 def _yaml(value: Any) -> str:
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(redacted_tree(value)))
+    return OmegaConf.to_yaml(OmegaConf.create(redact_tree(value)))
 
 
 def _command() -> str:
     """A shell line that can be pasted, with the folder and variables it depends on as comments."""
-    typed = shlex.join(["ftcli", *map(redacted_word, sys.argv[1:])])
+    typed = shlex.join(["ftcli", *map(redact_word, sys.argv[1:])])
     lines = [typed, f"# in {Path.cwd()}"]
     lines += [f"# {name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
-    return redacted("\n".join(lines)) + "\n"
+    return redact("\n".join(lines)) + "\n"
 
 
 def _processor() -> str:
@@ -103,7 +103,7 @@ def _git() -> dict[str, str] | None:
     try:
         commit = ask("rev-parse", "HEAD")
         return (
-            {"commit": commit, "diff": redacted(ask("diff", "HEAD")[:100_000])} if commit else None
+            {"commit": commit, "diff": redact(ask("diff", "HEAD")[:100_000])} if commit else None
         )
     except (OSError, subprocess.SubprocessError):
         return None

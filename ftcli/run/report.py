@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcli.core.atomic import write_text
-from ftcli.core.escaping import in_markdown, printable
+from ftcli.core.escaping import escape_markdown, escape_controls
 
 if TYPE_CHECKING:
     from ftcli.core.run_dir import RunDir
@@ -54,7 +54,7 @@ def write_report(run_dir: RunDir) -> Path:
 
 def title(folder: Path) -> str:
     """`<name> <time>` of a run directory."""
-    return in_markdown(" ".join(folder.resolve().parts[-2:]))
+    return escape_markdown(" ".join(folder.resolve().parts[-2:]))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _inert(cell: Any) -> str:
     """Text of a stranger in one cell, in one line."""
-    text = in_markdown(" ".join(str(cell).split()))
+    text = escape_markdown(" ".join(str(cell).split()))
     return re.sub(r"(?<!\\)\|", r"\\|", text)
 
 
@@ -209,7 +209,7 @@ def _read_samples(path: Path) -> list[dict[str, Any]]:
 
 
 def _cell(text: str) -> str:
-    flat = printable(" ".join(text.split()))
+    flat = escape_controls(" ".join(text.split()))
     return flat if len(flat) <= CELL else flat[:CELL] + " …"
 
 

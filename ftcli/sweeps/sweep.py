@@ -11,7 +11,7 @@ from ftcli.config import paths
 from ftcli.config.job import ComposedJob
 from ftcli.core.atomic import link
 from ftcli.core.errors import UserError
-from ftcli.core.run_lock import locked
+from ftcli.core.run_lock import lock_file
 from ftcli.sweeps import composing, space
 from ftcli.sweeps.drive import Drive
 from ftcli.sweeps.launchers.base import Launcher

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ftcli.core.run_lock import locked
+from ftcli.core.run_lock import lock_file
 
 
 def spawn(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

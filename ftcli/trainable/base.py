@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from ftcli.core.callback import Participant
+from ftcli.core.callback import Callback
 
 
-class Trainable(Participant):
+class Trainable(Callback):
     """Base of the policies of the group `trainable`.
 
     The parameters that require a gradient after `Method.prepare` are the candidates: the optimizer

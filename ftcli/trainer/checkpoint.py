@@ -32,7 +32,7 @@ class Checkpoints:
     """The folder `checkpoints/` of a run.
 
     Each `step-000400/` holds what is trained (adapter.safetensors, adapter_config.json), the
-    optimizer, every participant's own state, the random generators, and the position in the data.
+    optimizer, every callback's own state, the random generators, and the position in the data.
     `last` and `best` are links. DONE, written last, lists bytes and SHA-256 of every file; a folder
     without it is the remains of a crash and is ignored.
 
@@ -64,10 +64,10 @@ class Checkpoints:
                     path.rename(self.folder / f"{LATER}{path.name}")
             self._link_again(resume)
         try:
-            disk.require(self.folder, self._needed(loop))
-        except disk.NoRoom as error:
+            disk.require_space(self.folder, self._needed(loop))
+        except disk.NotEnoughSpace as error:
             raise UserError(
-                f"no checkpoint could be saved: {disk.refusal(error)}.",
+                f"no checkpoint could be saved: {disk.describe_fault(error)}.",
                 where=str(self.folder),
                 fix="free space, or run.dir=FOLDER on another disk",
             ) from error
@@ -86,7 +86,7 @@ class Checkpoints:
         name = f"step-{loop.state.step:06d}"
         target = self.folder / name
         try:
-            disk.require(self.folder, self._needed(loop))
+            disk.require_space(self.folder, self._needed(loop))
             with atomic.folder(target) as unfinished:
                 write(unfinished, loop, best)
                 manifest.seal(unfinished)
@@ -100,12 +100,12 @@ class Checkpoints:
             self._retain(target)
             self.run_dir.event("checkpoint", step=loop.state.step, path=name)
         except OSError as error:
-            told = disk.explained(
+            told = disk.run_error(
                 error, self.run_dir.path, f"{name} is whole, links and old ones not"
             )
             if must and told:
                 raise told from error  # resume puts them right
-            logger.warning(f"{name} is saved, but {disk.refusal(error) or error}.")
+            logger.warning(f"{name} is saved, but {disk.describe_fault(error) or error}.")
         self._foresee(manifest.total(target))
         return target
 
@@ -185,22 +185,22 @@ class Checkpoints:
 
     def _refused(self, error: Exception, name: str, must: bool) -> None:
         """A checkpoint could not be written: a warning, or the end of the run."""
-        why = disk.refusal(error)
+        why = disk.describe_fault(error)
         if why is None:
             raise error
         self._note("checkpoint_refused", path=name, problem=why)
         if must:
             lost = f"{name} was not saved"
-            raise disk.explained(error, self.run_dir.path, lost) or error from error
+            raise disk.run_error(error, self.run_dir.path, lost) or error from error
         logger.warning(f"{name} was not saved: {why}. Training goes on.")
 
     def _foresee(self, size: int) -> None:
         """Say once that checkpoints which are kept will not all fit."""
         coming = self.keep + 2 - len(self.finished())  # the best, and one before another is removed
-        free = disk.free(self.folder)
+        free = disk.free_bytes(self.folder)
         if coming * size > free and not self._warned:
             self._warned = True
-            more = f"{coming} more of {disk.size(size)}, {disk.size(free)} are free"
+            more = f"{coming} more of {disk.format_bytes(size)}, {disk.format_bytes(free)} are free"
             logger.warning(f"{self.folder} will hold {more}: later checkpoints may be left out.")
 
     def _retain(self, newest: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ftcli.core import atomic
-from ftcli.core.redaction import redacted_tree
+from ftcli.core.redaction import redact_tree
 from ftcli.core.rng import random_state, set_random_state
 from ftcli.methods.base import refuse_shapes
 
@@ -29,16 +29,16 @@ def write(folder: Path, loop: Loop, best: bool) -> None:
     save_weights(folder, run)
     run.optimizer.train_mode()
     _save(loop.optimizer.state_dict(), folder / "optimizer.pt")
-    saved = {name: part.state_dict() for name, part in loop.participants.items()}
+    saved = {name: part.state_dict() for name, part in loop.callbacks.items()}
     _save({name: s for name, s in saved.items() if s}, folder / "participants.pt")
     _save(random_state(), folder / "rng.pt")
     position = {"epoch": state.epoch, "batch": state.batch, "fingerprint": loop.fingerprint}
     atomic.write_json(folder / "loader.json", position)
     counters = {name: getattr(state, name) for name in COUNTERS}
     counters["meter"] = loop.meter.state_dict()
-    counters["lines"] = run.dir.durable_lines() if run.dir else 0
+    counters["lines"] = run.dir.sync_metrics() if run.dir else 0
     counters["is_best"] = best
-    atomic.write_json(folder / "state.json", counters | {"config": redacted_tree(run.config)})
+    atomic.write_json(folder / "state.json", counters | {"config": redact_tree(run.config)})
 
 
 def save_weights(folder: Path, run: Run) -> None:
@@ -64,10 +64,10 @@ def restore(folder: Path, loop: Loop) -> None:
     load_weights(folder, loop.run)
     loop.optimizer.load_state_dict(load(folder / "optimizer.pt"))
     for name, saved in load(folder / "participants.pt").items():
-        if name in loop.participants or not name.startswith(
+        if name in loop.callbacks or not name.startswith(
             "logger."
         ):  # a logger may have been left out
-            loop.participants[name].load_state_dict(saved)
+            loop.callbacks[name].load_state_dict(saved)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     for name in COUNTERS:
         setattr(loop.state, name, state[name])

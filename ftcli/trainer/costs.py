@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ftcli.core.callback import Participant, State
+from ftcli.core.callback import Callback, State
 from ftcli.optimizers import state as optimizer_state
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
 
 
-class Costs(Participant):
+class Costs(Callback):
     """Counts after every step; nothing is read from an accelerator, only sizes.
 
     `optimizer_state_bytes` and `_elements` are the most that was held after any step, counters of

@@ -43,7 +43,7 @@ def keep(run: Run, error: NonFinite) -> None:
         with atomic.folder(target) as unfinished:
             _write(unfinished, run, ranks, error)
     except Exception as refused:  # the error itself must reach the user whatever the disk says
-        if disk.refusal(refused) is None:
+        if disk.describe_fault(refused) is None:
             raise
         with suppress(OSError):
             run.dir.note(f"the batch of step {error.step} could not be written: {refused}")
@@ -98,7 +98,7 @@ def _rows(run: Run, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
     rows, texts = batch["rows"], list(_texts(run, batch))
     apart = len(texts) != len(rows)
     for index, row in enumerate(rows):
-        line = {"row": int(row), "origin": run.where(row)}
+        line = {"row": int(row), "origin": run.locate_row(row)}
         yield line if apart else line | {"text": texts[index]}
     if apart:
         yield from ({"text": text} for text in texts)

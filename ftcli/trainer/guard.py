@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ftcli.core.allocator import OutOfMemory, ran_out
-from ftcli.core.callback import Participant
+from ftcli.core.allocator import OutOfMemory, is_oom
+from ftcli.core.callback import Callback
 from ftcli.core.errors import UserError
 from ftcli.trainer import evidence
 from ftcli.trainer.meter import NonFinite, Step, refuse
@@ -27,7 +27,7 @@ class Rejected(NonFinite):
     """Figures of a step that has not been taken, or can be undone."""
 
 
-class Guard(Participant):
+class Guard(Callback):
     """Follows `on_nonfinite` of the trainer: stop the run, or leave the step out.
 
     By default nothing is read from a device between two log lines: a step that was not finite is
@@ -57,7 +57,7 @@ class Guard(Participant):
     def watch(self, loop: Loop, batches: list[Batch]) -> Iterator[None]:
         """Blame what goes wrong in a step on its micro-batches; leave the step out where told to.
 
-        Skipping costs a wait for the device a step, a copy of what the participants keep, and for
+        Skipping costs a wait for the device a step, a copy of what the callbacks keep, and for
         an optimizer without gradients a copy of what is trained: its step cannot be judged before
         it is made.
 
@@ -80,7 +80,7 @@ class Guard(Participant):
             error.batches = self.batches
             raise
         except (MemoryError, RuntimeError, OSError) as error:
-            if not ran_out(error):
+            if not is_oom(error):
                 raise
             raise OutOfMemory(state.step + 1, self.batches, error) from error
         finally:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from ftcli.core.callback import Participant, State
+from ftcli.core.callback import Callback, State
 from ftcli.core.errors import UserError
 from ftcli.trainer.guard import Guard
 from ftcli.trainer.loss import StepLoss
@@ -30,7 +30,7 @@ Batch = dict[str, Any]
 
 @dataclass
 class Loop:
-    """The run, its optimizer and its participants.
+    """The run, its optimizer and its callbacks.
 
     Attributes:
         model: what forward passes go through: the run's model, wrapped where there are many ranks.
@@ -42,7 +42,7 @@ class Loop:
     model: nn.Module
     accelerator: Accelerator
     optimizer: torch.optim.Optimizer
-    participants: dict[str, Participant]
+    callbacks: dict[str, Callback]
     parameters: list[nn.Parameter]
     state: State
     fingerprint: str
@@ -51,7 +51,7 @@ class Loop:
     def begin(self) -> None:
         """The first step of this process comes next: start the clock, and say so in the record."""
         if self.accelerator.is_main_process and self.run.dir is not None:
-            self.run.dir.begin(self.state.step)
+            self.run.dir.mark_started(self.state.step)
         self.meter.begin()
 
     def loader(self) -> Loader:
@@ -59,9 +59,9 @@ class Loop:
         return self.run.loader(self.accelerator.process_index, self.accelerator.num_processes)
 
     def call(self, moment: str, *args: Any) -> None:
-        """Call one moment on every participant, in order."""
-        for participant in self.participants.values():
-            getattr(participant, moment)(self.state, *args)
+        """Call one moment on every callback, in order."""
+        for callback in self.callbacks.values():
+            getattr(callback, moment)(self.state, *args)
 
     def backward(self, batches: Sequence[Batch]) -> Tensor:
         """Gradients of one step over all its micro-batches; returns the step's loss, detached."""
@@ -128,7 +128,7 @@ class Loop:
         return torch.nn.utils.get_total_norm(gradients)
 
     def evaluate(self, periodic: bool = False) -> dict[str, float]:
-        """Scores of the evaluators, under `eval.<score>`, logged and shown to all participants.
+        """Scores of the evaluators, under `eval.<score>`, logged and shown to all callbacks.
 
         Args:
             periodic: only the evaluators cheap enough to run during training.
@@ -177,12 +177,12 @@ class Loop:
     @property
     def guard(self) -> Guard:
         """What is done about a step that is not finite."""
-        return cast(Guard, self.participants["guard"])
+        return cast(Guard, self.callbacks["guard"])
 
     @property
     def spikes(self) -> Spikes:
         """What is done about a loss that jumps."""
-        return cast(Spikes, self.participants["spikes"])
+        return cast(Spikes, self.callbacks["spikes"])
 
     @property
     def uses_backward(self) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.core.callback import Participant
+from ftcli.core.callback import Callback
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -26,7 +26,7 @@ FORMS = {
 }  # fmt: skip
 
 
-class Progress(Participant):
+class Progress(Callback):
     """Shows what a line of metrics.jsonl holds (loss, learning rate, tokens/s, peak memory), with ETA and
     checkpoint age."""
 

@@ -47,11 +47,11 @@ class Requests:
     @property
     def stop(self) -> str | None:
         """What asked the run to end: a signal's name, or `STOP`; None as long as nothing did."""
-        if self.caught is None and self.run_dir is not None and self.run_dir.asked("STOP"):
+        if self.caught is None and self.run_dir is not None and self.run_dir.take_request("STOP"):
             self.caught = "STOP"
         return self.caught
 
     @property
     def save(self) -> bool:
         """Whether somebody wants a checkpoint now."""
-        return self.run_dir is not None and self.run_dir.asked("SAVE")
+        return self.run_dir is not None and self.run_dir.take_request("SAVE")

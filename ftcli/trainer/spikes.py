@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ftcli.core.callback import Participant, State
+from ftcli.core.callback import Callback, State
 from ftcli.core.errors import UserError
 from ftcli.trainer.manifest import step_of
 from ftcli.trainer.undo import restore
@@ -26,7 +26,7 @@ NORMAL = 1.4826  # a normal distribution's standard deviation in median absolute
 LEAST_SPREAD = 0.01  # share of the median: equal losses would make anything a spike
 
 
-class Spikes(Participant):
+class Spikes(Callback):
     """Follows `on_spike` of the trainer: look at the loss of every log line, and roll back."""
 
     def __init__(self, trainer: Trainer) -> None:

@@ -1,4 +1,4 @@
-"""The one loop. It knows no method, no model and no paper; they take part as participants."""
+"""The one loop. It knows no method, no model and no paper; they take part as callbacks."""
 
 from __future__ import annotations
 
@@ -145,16 +145,16 @@ class Trainer:
         named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
         optimizer = run.optimizer.build(named, accelerator.device)
         state = State(run, run.model, self.steps(run))
-        participants = run.participants() | {"costs": Costs(), "progress": Progress()}
-        participants |= {"guard": Guard(self), "spikes": Spikes(self)}
+        callbacks = run.callbacks() | {"costs": Costs(), "progress": Progress()}
+        callbacks |= {"guard": Guard(self), "spikes": Spikes(self)}
         tokens = run.data.prepare("train", run.tokenizer)
         loop = Loop(
-            run, model, accelerator, optimizer, participants, [p for _, p in named], state,
+            run, model, accelerator, optimizer, callbacks, [p for _, p in named], state,
             tokens.fingerprint,
         )  # fmt: skip
         run.objective.refuse_gradients(optimizer)
-        for participant in participants.values():
-            participant.setup(run)
+        for callback in callbacks.values():
+            callback.setup(run)
         run.model.train()
         return loop
 

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 class Snapshot:
     """What a step may change before it is known whether it is taken.
 
-    With gradients that is the state of the participants; a search has moved the weights by the
+    With gradients that is the state of the callbacks; a search has moved the weights by the
     time its losses are known, so it is these and the optimizer's state too.
     """
 
     def __init__(self, loop: Loop) -> None:
-        self.participants = {n: deepcopy(p.state_dict()) for n, p in loop.participants.items()}
+        self.callbacks = {n: deepcopy(p.state_dict()) for n, p in loop.callbacks.items()}
         self.figures = dict(loop.meter.figures)
         self.weights: list[Tensor] = []
         if not loop.uses_backward:
@@ -39,7 +39,7 @@ class Snapshot:
         """As if the step had not been begun.
 
         Raises:
-            UserError: a participant cannot.
+            UserError: a callback cannot.
         """
         loop.optimizer.zero_grad(set_to_none=True)
         if self.weights:
@@ -47,14 +47,14 @@ class Snapshot:
             for parameter, value in zip(loop.parameters, self.weights, strict=True):
                 parameter.copy_(value)
         loop.meter.figures = self.figures
-        put_back(loop, self.participants, "trainer.on_nonfinite")
+        put_back(loop, self.callbacks, "trainer.on_nonfinite")
 
 
 def restore(loop: Loop, target: Path) -> None:
     """Bring a loop that has gone on back to a checkpoint of its own, to the bit.
 
     Raises:
-        UserError: a participant or the method cannot.
+        UserError: a callback or the method cannot.
     """
     loop.optimizer.zero_grad(set_to_none=True)
     checkpoint.restore(target, loop)
@@ -69,8 +69,8 @@ def restore(loop: Loop, target: Path) -> None:
 
 
 def put_back(loop: Loop, saved: Mapping[str, Any], key: str) -> None:
-    """Give the participants back what they had, and see that they have it."""
-    for name, part in loop.participants.items():
+    """Give the callbacks back what they had, and see that they have it."""
+    for name, part in loop.callbacks.items():
         then = saved.get(name, {})
         if same(part.state_dict(), then):
             continue

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ftcli.core.hooks import Probes, in_backward, muted
+from ftcli.core.hooks import Probes, in_backward, hooks_disabled
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_nothing_is_seen_before_begin_after_end_or_muted(model):
     with probes:
         probes.begin()  # again: one hook, not two
         assert hooks(model) == 1
-        with muted():
+        with hooks_disabled():
             model(torch.randn(5, 4))
         assert probes.take() == {}
         model(torch.randn(5, 4))

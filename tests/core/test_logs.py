@@ -1,4 +1,4 @@
-"""A silenced room speaks again afterwards, also when the block fails."""
+"""A silence_logger room speaks again afterwards, also when the block fails."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 
 import pytest
 
-from ftcli.core.logs import silenced
+from ftcli.core.logs import silence_logger
 
 
 def test_a_room_is_silent_inside_the_block_only(caplog):
     log = logging.getLogger("ftcli.data")
-    with pytest.raises(ValueError), silenced("data"):
+    with pytest.raises(ValueError), silence_logger("data"):
         log.warning("unheard")
         raise ValueError
     log.warning("heard")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from ftcli.core.callback import Participant
+from ftcli.core.callback import Callback
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.deltas.merge import ROUNDING
@@ -31,8 +31,8 @@ OPTIONS = [
 ]
 
 
-class Watch(Participant):
-    """Notes what there is once every participant is set up; stops where told to."""
+class Watch(Callback):
+    """Notes what there is once every callback is set up; stops where told to."""
 
     def __init__(self, stop: int | None = None) -> None:
         self.stop = stop

@@ -237,7 +237,7 @@ def test_it_needs_a_loss():
 
 
 def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
-    def participant():
+    def callback():
         part = Replayable("ftcli.optimizers.mezo.MeZO", lr=0.01)
         named = parameters()
         part.build(named, "cpu")
@@ -245,7 +245,7 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
         part.setup(SimpleNamespace(dir=SimpleNamespace(path=tmp_path), seed=1, accelerator=main))
         return part, quadratic(named)[0]
 
-    part, closure = participant()
+    part, closure = callback()
     saved = {}
     for step in range(4):
         part.optimizer.step(closure)
@@ -254,7 +254,7 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
             saved = part.state_dict() | {"torch": part.optimizer.state_dict()}
     whole = (tmp_path / FILE).read_bytes()
     assert len(whole) == 4 * RECORD.size == 48
-    part, closure = participant()
+    part, closure = callback()
     part.optimizer.load_state_dict(saved.pop("torch"))
     part.load_state_dict(saved)
     assert (tmp_path / FILE).read_bytes() == whole[:24]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftcli.core.callback import Participant
+from ftcli.core.callback import Callback
 from ftcli.optimizers.state import nbytes
 from ftcli.planning.memory import Estimate
 from ftcli.planning.plan import estimate_memory
@@ -25,7 +25,7 @@ CASES = {
 }
 
 
-class Watch(Participant):
+class Watch(Callback):
     """The most bytes of gradients and of optimizer state at any step."""
 
     gradients = state = 0

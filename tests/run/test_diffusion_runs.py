@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ftcli.config import compose, validate
-from ftcli.core.callback import Participant
+from ftcli.core.callback import Callback
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import fit, resume
@@ -23,7 +23,7 @@ SARA = (
 )  # fmt: skip
 
 
-class Stop(Participant):
+class Stop(Callback):
     """Asks the run to stop behind a step."""
 
     def __init__(self, step: int | None) -> None:

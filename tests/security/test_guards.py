@@ -62,7 +62,7 @@ GUARDS = {
     "a secret of the environment is not read": Guard(
         "config/composition.py", "if is_secret_variable(str(name)):", "if False:", CONFIGS),
     "a name is no path": Guard(
-        "config/checks.py", "if name is not None and not is_plain(str(name)):", "if False:", CONFIGS),
+        "config/checks.py", "if name is not None and not is_plain_name(str(name)):", "if False:", CONFIGS),
     "shell lines are typed by the user": Guard(
         "sweeps/composing.py", 'and node.get(name) and not ours:', "and False:", CONFIGS),
     "options of sbatch hold no line break": Guard(
@@ -119,20 +119,20 @@ GUARDS = {
         "core/redaction.py", "    if is_secret(name) and not _plain(value):\n", "    if False:\n", SECRETS),
     "what has the shape of a secret is hidden": Guard(
         "core/redaction.py", "    return _SHAPE.sub(HIDDEN, text)", "    return text", SECRETS),
-    "the log is redacted": Guard("core/run_dir.py", "{redacted(line)}", "{line}", SECRETS),
+    "the log is redacted": Guard("core/run_dir.py", "{redact(line)}", "{line}", SECRETS),
     "checkpoints are redacted": Guard(
-        "trainer/contents.py", "redacted_tree(run.config)", "run.config", SECRETS),
+        "trainer/contents.py", "redact_tree(run.config)", "run.config", SECRETS),
     "the configuration of a run is redacted": Guard(
-        "run/record.py", "OmegaConf.create(redacted_tree(value))", "OmegaConf.create(value)", SECRETS),
+        "run/record.py", "OmegaConf.create(redact_tree(value))", "OmegaConf.create(value)", SECRETS),
     "words of the command line are redacted": Guard(
-        "run/record.py", "*map(redacted_word, sys.argv[1:])", "*sys.argv[1:]", SECRETS),
+        "run/record.py", "*map(redact_word, sys.argv[1:])", "*sys.argv[1:]", SECRETS),
     "overrides are redacted": Guard(
-        "run/record.py", "redacted_word(word) for word in", "word for word in", SECRETS),
+        "run/record.py", "redact_word(word) for word in", "word for word in", SECRETS),
     "variables of a run are redacted": Guard(
-        "run/record.py", '    return redacted("\\n".join(lines)) + "\\n"', '    return "\\n".join(lines) + "\\n"',
+        "run/record.py", '    return redact("\\n".join(lines)) + "\\n"', '    return "\\n".join(lines) + "\\n"',
         SECRETS),
     "messages are redacted": Guard(
-        "config/display.py", "return printable(redacted(text))", "return printable(text)", SECRETS),
+        "config/display.py", "return escape_controls(redact(text))", "return escape_controls(text)", SECRETS),
 }  # fmt: skip
 
 

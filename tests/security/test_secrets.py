@@ -9,7 +9,7 @@ import pytest
 from ftcli.config import compose, load
 from ftcli.config.display import show_error
 from ftcli.core import errors
-from ftcli.core.redaction import HIDDEN, redacted, redacted_tree
+from ftcli.core.redaction import HIDDEN, redact, redact_tree
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.changes import find_changes
 from ftcli.run.record import write_record
@@ -93,7 +93,7 @@ def test_a_message_shows_no_secret(capsys):
 def test_what_is_no_secret_stays(text, monkeypatch):
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
-    assert redacted(text) == text
+    assert redact(text) == text
 
 
 def test_settings_that_look_like_secrets_stay_as_they_are():
@@ -103,13 +103,13 @@ def test_settings_that_look_like_secrets_stay_as_they_are():
         "data": {"path": "org/hf_instruction_mix_v2", "prompt_template": "Password: {x}\nToken: {y}"},
         "cache": "/data/hf_models_and_checkpoints/llama", "stop_token": "<end>", "token": None, "image_token": "<image>",
     }  # fmt: skip
-    assert redacted_tree(settings) == settings
+    assert redact_tree(settings) == settings
     for name in ("token", "neptune_api_token", "github_token", "mlflow_tracking_token"):
         assert (
-            redacted_tree({name: "x1"}) == {name: HIDDEN}
-            and redacted(f"{name}=x1") == f"{name}=***"
+            redact_tree({name: "x1"}) == {name: HIDDEN}
+            and redact(f"{name}=x1") == f"{name}=***"
         )
-    assert redacted_tree({"hub_token": "x1", "api_key": ["y2"]}) == {
+    assert redact_tree({"hub_token": "x1", "api_key": ["y2"]}) == {
         "hub_token": HIDDEN,
         "api_key": [HIDDEN],
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ftcli.core.errors import INTERRUPTED
-from ftcli.core.run_lock import locked
+from ftcli.core.run_lock import lock_file
 from ftcli.sweeps.sweep import resume
 from ftcli.sweeps.trial import FINISHED
 from ftcli.sweeps.worker import spawn

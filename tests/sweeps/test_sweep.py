@@ -114,7 +114,7 @@ def test_a_metric_that_nobody_measures_is_said_before(tmp_path, plan, answers):
 
 
 def test_two_processes_do_not_share_a_sweep(tmp_path, plan, answers):
-    from ftcli.core.run_lock import locked
+    from ftcli.core.run_lock import lock_file
 
     answers(by_lr)
     folder = start(plan("method.r=2,4"), tmp_path).folder

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ftcli.config import compose, validate
-from ftcli.core.callback import Participant, State
+from ftcli.core.callback import Callback, State
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.run.build import build_run
@@ -40,7 +40,7 @@ def fitted(*overrides: str, folder: Path | None = None, resume: Path | None = No
     return run
 
 
-class Watch(Participant):
+class Watch(Callback):
     """Notes after each step what moved and what the optimizer holds."""
 
     def __init__(self) -> None:

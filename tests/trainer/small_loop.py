@@ -33,7 +33,7 @@ class Small:
             optimizer=SimpleNamespace(eval_mode=lambda: None, train_mode=lambda: None),
             method=SimpleNamespace(describe=lambda: {"r": 4}),
         )
-        self.participants = {"method": nothing}
+        self.callbacks = {"method": nothing}
         counters = dict.fromkeys(contents.COUNTERS, 0) | {"best": None}
         self.state = SimpleNamespace(**counters)
         self.meter, self.fingerprint = Meter(), ""

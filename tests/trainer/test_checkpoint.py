@@ -288,8 +288,8 @@ def test_what_a_library_says_of_a_full_disk_is_understood():
     error = SafetensorError(
         "Error while serializing: I/O error: No space left on device (os error 28)"
     )
-    assert disk.refusal(error) == "the disk is full"
-    assert disk.refusal(ValueError("No space left")) is None
+    assert disk.describe_fault(error) == "the disk is full"
+    assert disk.describe_fault(ValueError("No space left")) is None
 
 
 def test_a_line_cut_by_a_crash_takes_no_other_with_it(tmp_path):

@@ -187,7 +187,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     "kind", [pytest.param(k, marks=[] if k in FAST else [pytest.mark.slow]) for k in KINDS]
 )
 def test_a_skipped_step_is_as_if_its_batch_had_not_been(kind, tmp_path, monkeypatch):
-    """Weights, optimizer, participants and figures, to the bit."""
+    """Weights, optimizer, callbacks and figures, to the bit."""
     words = (*KINDS[kind], "trainer.on_nonfinite=skip")
     width = 2 if kind == "accumulation" else 1
     plan = order(tmp_path, *words)

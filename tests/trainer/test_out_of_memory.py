@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from ftcli.core.allocator import ran_out
+from ftcli.core.allocator import is_oom
 from ftcli.core.errors import OUT_OF_MEMORY, UserError
 from ftcli.core.row_format import RowFormat
 from ftcli.jobs.train import resume, train
@@ -59,8 +59,8 @@ def test_it_names_step_batch_and_what_would_fit(kind, tmp_path, monkeypatch):
 
 
 def test_other_errors_are_not_taken_for_it():
-    assert not ran_out(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not ran_out(ValueError("out of memory")) and ran_out(
+    assert not is_oom(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_oom(ValueError("out of memory")) and is_oom(
         OSError(12, "Cannot allocate memory")
     )
 

@@ -13,7 +13,7 @@ import pytest
 
 from ftcli.core import disk
 from ftcli.core.errors import UserError
-from ftcli.core.run_lock import alone
+from ftcli.core.run_lock import lock_run
 from tests.trainer.small_loop import Small
 
 WIDTH = 256  # 0.8 MB a checkpoint
@@ -35,7 +35,7 @@ def small_disk(tmp_path):
 def fill(folder: Path, leave: int) -> None:
     """Write until so many bytes are free."""
     with open(folder / "other", "ab") as stream:
-        stream.write(bytes(max(0, disk.free(folder) - leave)))
+        stream.write(bytes(max(0, disk.free_bytes(folder) - leave)))
 
 
 @pytest.mark.parametrize("left", [0, 5_000, 100_000, 300_000, 500_000, 780_000])

@@ -71,10 +71,10 @@ def _converse(bot: Chat) -> None:
 
 
 def _answer(bot: Chat, text: str) -> None:
-    from ftcli.core.escaping import printable
+    from ftcli.core.escaping import escape_controls
 
     def write(piece: str) -> None:
-        sys.stdout.write(printable(piece))
+        sys.stdout.write(escape_controls(piece))
         sys.stdout.flush()
 
     bot.say(text, write)

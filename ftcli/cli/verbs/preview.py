@@ -55,11 +55,11 @@ def preview(
 def _show_picture(seen: list[Any], to: Path, as_json: bool) -> None:
     """Data that are no text draw themselves; the lines say what was drawn."""
     from ftcli.core.console import console, emit
-    from ftcli.core.escaping import printable
+    from ftcli.core.escaping import escape_controls
 
     def render() -> None:
         for one in seen:
-            console().print(printable(str(one)), soft_wrap=True, markup=False, highlight=False)
+            console().print(escape_controls(str(one)), soft_wrap=True, markup=False, highlight=False)
         console().print(f"picture: {to}", soft_wrap=True)
 
     emit([one.as_dict() for one in seen], as_json, render)
@@ -85,11 +85,11 @@ def _boundary(packing: str) -> str:
 def _drawn(sample: Sample, coloured: bool) -> Text:
     from rich.text import Text
 
-    from ftcli.core.escaping import printable
+    from ftcli.core.escaping import escape_controls
     from ftcli.data.fidelity import BY_DESIGN, LOSSES
 
     text = Text()
-    origin = printable(sample.origin)
+    origin = escape_controls(sample.origin)
     text.append(f"{origin}  {sample.tokens:,} tokens, {sample.learned:,} learned\n", "bold")
     open_ = False
     for stretch in sample.stretches:
@@ -97,7 +97,7 @@ def _drawn(sample: Sample, coloured: bool) -> Text:
             text.append(CLOSE if open_ else OPEN)
             open_ = stretch.learned
         style = LEARNED if stretch.learned else MASKED
-        shown = printable(stretch.text)
+        shown = escape_controls(stretch.text)
         text.append(shown, f"{style} {SPECIAL}" if stretch.special else style)
     text.append(CLOSE if open_ else "")
     for kind in sample.losses:

@@ -31,12 +31,12 @@ def adapter_start_difference(run: Path) -> float:
 @measure(exact=True)
 def tensors_without_gradient(run: Path) -> float:
     """Trained tensors, biases included, whose gradient is exactly 0 in each of the first real steps."""
-    from ftcli.core.callback import Participant
+    from ftcli.core.callback import Callback
     from ftcli.reproduce.probe import rebuild_run
 
     still: set[str] = set()
 
-    class Watch(Participant):
+    class Watch(Callback):
         def setup(self, run: Any) -> None:
             self.model = run.model
             still.update(n for n, p in run.model.named_parameters() if p.requires_grad)

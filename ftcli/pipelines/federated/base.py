@@ -93,7 +93,7 @@ class Federated(ABC):
             run.optimizer.path = None  # its log is of one row of steps, and clients have many
         self.check(run, loop)
         shared = self.shared(loop)
-        loop.participants["federation"] = shared
+        loop.callbacks["federation"] = shared
         return loop, shared
 
     def client(self, run: Run, loop: Loop, shared: Shared) -> Client:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ftcli.core.callback import Participant
+from ftcli.core.callback import Callback
 from ftcli.pipelines.federated.engines import Engine, Exchange, Local, Mail
 from ftcli.pipelines.federated.wire import call, read_reply
 from ftcli.trainer import checkpoint
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ftcli.pipelines.federated.base import Federated
 
 
-class Traffic(Participant):
+class Traffic(Callback):
     """Bytes and messages of the run so far."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Server:
         self.settings, self.run, self.trainer = settings, run, run.trainer
         self.loop, self.shared = settings.start(run)
         self.traffic = Traffic()
-        self.loop.participants["traffic"] = self.traffic
+        self.loop.callbacks["traffic"] = self.traffic
         self.checkpoints: Checkpoints | None = None
 
     def fit(self, resume: Path | None) -> Outcome:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.core.callback import Participant
+from ftcli.core.callback import Callback
 
 if TYPE_CHECKING:
     from ftcli.trainer.loop import Loop
 
 
-class Shared(Participant, ABC):
+class Shared(Callback, ABC):
     """The global model in one process: on the server what it is, on a client what was received.
 
     It takes part in the loop, so that `after_step` sees every local step; its state is checkpointed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ftcli.core.callback import Participant, State
+from ftcli.core.callback import Callback, State
 from ftcli.reproduce.measures import measure
 
 STEPS = 12
@@ -24,7 +24,7 @@ def frozen_tensors_moved(run: Path) -> float:
     return float(watch.moved)
 
 
-class _Watch(Participant):
+class _Watch(Callback):
     """Compares what is frozen before and after each step."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ftcli.core.callback import Participant, State
+from ftcli.core.callback import Callback, State
 from ftcli.reproduce.measures import measure
 
 STEPS = 8
@@ -33,7 +33,7 @@ def measure_peaks(folder: Path) -> list[int]:
     return ledger.peaks
 
 
-class Ledger(Participant):
+class Ledger(Callback):
     """Storages that saved tensors hold, each counted once for as long as one of them lives."""
 
     def __init__(self, model: Any) -> None:
