@@ -21,7 +21,7 @@ from ftcli import __version__
 from ftcli.cli.verbs_found import Verbs, names
 from ftcli.config.display import sanitize_text, show_error
 from ftcli.core import errors
-from ftcli.core.disk import message
+from ftcli.core.disk import disk_error
 
 #: What is wrong with a path that was given, not with this machine.
 _PATHS = (
@@ -110,7 +110,7 @@ def explained(error: Exception) -> errors.UserError:
     if any(kind.__name__ in ("OutOfMemoryError", "MemoryError") for kind in type(error).__mro__):
         fix = "ftcli plan JOB shows what fits; try a smaller trainer.batch_size"
         return errors.UserError(what, fix=fix, code=errors.OUT_OF_MEMORY)
-    if told := message(error):
+    if told := disk_error(error):
         return told
     fix = "the same command with --debug shows where; please report it"
     return errors.UserError(what, fix=fix, code=errors.FAILED)

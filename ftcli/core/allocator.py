@@ -1,4 +1,4 @@
-"""Out of memory: telling it from other errors, and what was being computed."""
+"""Out-of-memory errors: how they are recognised, and what was being computed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-#: What allocators say that raise a plain RuntimeError: torch's on the CPU, and libraries on a GPU.
-SAID = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "can't allocate memory")
+#: Phrases in the RuntimeError of allocators: torch's on the CPU, and those of libraries on a GPU.
+OOM_PHRASES = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "can't allocate memory")
 
 
 class OutOfMemory(Exception):
@@ -20,28 +20,28 @@ class OutOfMemory(Exception):
     """
 
     def __init__(self, step: int, batches: list[dict[str, Any]], error: BaseException) -> None:
-        super().__init__(said(error))
+        super().__init__(first_line(error))
         self.step, self.batches = step, batches
 
 
 def is_oom(error: BaseException) -> bool:
-    """Whether an error is that of an allocator, of whatever library."""
+    """Whether an error says that memory ran out, whichever library raised it."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID)
+    return isinstance(error, RuntimeError) and any(p in str(error) for p in OOM_PHRASES)
 
 
-def said(error: BaseException) -> str:
-    """The first line of an allocator's message, without the place in its source."""
+def first_line(error: BaseException) -> str:
+    """Return the first line of an allocator's message, without the place in its source."""
     text = str(error).strip()
     line = text.splitlines()[0] if text else type(error).__name__
     return line.rpartition("DefaultCPUAllocator: ")[2]
 
 
-def shape(batch: dict[str, Any]) -> str:
-    """`16 rows x 812 tokens`: what is computed at a time, padding counted."""
+def describe_shape(batch: dict[str, Any]) -> str:
+    """Return the shape of a micro-batch in words, padding counted: `16 rows x 812 tokens`."""
     rows, ids = len(batch["rows"]), batch.get("input_ids")
     if ids is None:
         return f"{rows} rows"

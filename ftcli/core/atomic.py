@@ -1,4 +1,4 @@
-"""Writes that are whole or absent: a temporary name, fsync, rename."""
+"""Atomic writes: under a temporary name, fsync, rename; a reader finds all of a file or nothing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-#: How temporary names end, so that nobody else's hidden file is taken for one.
+#: End of a temporary name, which tells it from hidden files of others.
 UNFINISHED = ".unfinished"
-ASIDE = ".replaced"  # what a folder is called between being replaced and being deleted
+ASIDE = ".replaced"  # end of a folder's name between its being replaced and its being deleted
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, finds the old content or the new, never a part."""
+    """Write a file; a reader finds the old content or the new, never a part, also after a crash."""
     path = Path(path)
     name = _unfinished(path)
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
@@ -35,16 +35,16 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """The same for a value as indented JSON; numbers keep every digit."""
+    """Write a value as indented JSON, as `write_text` does; numbers keep every digit."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 @contextmanager
 def folder(target: str | Path) -> Iterator[Path]:
-    """A temporary folder to fill, which takes the place of `target` when the block ends well.
+    """Yield a temporary folder, which takes the place of `target` when the block ends without error.
 
-    What was there before is gone only after the new one has its name; `recover` undoes a crash
-    between the two.
+    The old folder is deleted only after the new one has its name; `recover` repairs a crash between
+    the two.
     """
     target = Path(target)
     unfinished = _unfinished(target)
@@ -68,9 +68,9 @@ def folder(target: str | Path) -> Iterator[Path]:
 
 
 def follow_umask(folder: Path, *files: Path) -> None:
-    """Give files the permissions that a new one in the folder has.
+    """Give files the permissions of a new file in the folder, which follow the umask.
 
-    safetensors writes to temporary files, which their owner alone can read, and keeps that.
+    safetensors writes to temporary files that only their owner can read, and keeps these permissions.
     """
     probe = _unfinished(folder / "probe")
     probe.touch(exist_ok=False)
@@ -86,7 +86,7 @@ def _unfinished(target: Path) -> Path:
 
 
 def recover(parent: Path) -> None:
-    """Give folders their name back that a crash has left aside, and remove what was replaced."""
+    """Rename folders that a crash has left aside back to their names; remove those that were replaced."""
     for aside in parent.glob(f".*{ASIDE}"):
         target = aside.with_name(aside.name[1 : -len(ASIDE)])
         if target.exists():
@@ -96,17 +96,17 @@ def recover(parent: Path) -> None:
 
 
 def tidy(parent: Path) -> None:
-    """Remove what writes that were cut off have left in a folder that nobody else writes to now."""
+    """Remove what interrupted writes have left in a folder, to which no other process may write now."""
     recover(parent)
-    for rest in parent.glob(f".*{UNFINISHED}"):
-        if rest.is_dir() and not rest.is_symlink():
-            shutil.rmtree(rest, ignore_errors=True)
+    for path in parent.glob(f".*{UNFINISHED}"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
         else:
-            rest.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def link(path: Path, to: str) -> None:
-    """Point the symbolic link `path` at `to`, replacing what it pointed at before."""
+    """Point the symbolic link `path` at `to`, in the place of its old target if it exists."""
     name = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     name.unlink(missing_ok=True)
     try:
@@ -118,7 +118,7 @@ def link(path: Path, to: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until the content of a file, or the names in a folder, are on the disk (fsync)."""
     if path.is_dir() and os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""The base of a run: recorded when it begins, and refused when it is another one later."""
+"""The base model of a run: recorded when the run begins, and refused later where its files differ."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ FILE = "base.json"
 
 
 def record_or_check_base(run: Run) -> bool:
-    """Record the base of a run that begins; of another, see that it is the recorded one.
+    """Record the base of a run that begins, or compare it with the recorded one in a later process.
 
     Returns:
         False where the files are not on this machine yet.
 
     Raises:
-        UserError: the base is another one than the run was trained on.
+        UserError: the base is not the one that the run was trained on.
     """
     if run.dir is None or not run.accelerator.is_main_process:
         return True
     if (run.dir.path / FILE).exists():
         return refuse_other_base(run.dir.path, run.model_source)
     if any(run.dir.checkpoints.glob("step-*")):
-        return True  # its base was not recorded when it began, and what lies there now says nothing
+        return True  # begun by a version that did not record it; the files of today prove nothing
     return record_base(run.dir.path, run.model_source)
 
 
 def record_base(folder: Path, source: Any) -> bool:
-    """Write base.json into a run directory; returns whether the files are there."""
+    """Write base.json into a run directory; returns False where the model's files are not on this machine."""
     described = describe_base(source)
     if described is not None:
         write_json(folder / FILE, described)
@@ -42,7 +42,7 @@ def record_base(folder: Path, source: Any) -> bool:
 
 
 def describe_base(source: Any) -> dict[str, Any] | None:
-    """Path, commit, and SHA-256 of each file of a model; None where they are not on this machine."""
+    """Return path, commit and SHA-256 of each file of a model; None where they are not on this machine."""
     if getattr(source, "weights", None) == "random":
         return {"path": source.path, "weights": "random", "commit": None, "files": {}}
     parts = source.weight_files()
@@ -53,13 +53,13 @@ def describe_base(source: Any) -> dict[str, Any] | None:
 
 
 def refuse_other_base(folder: Path, source: Any) -> bool:
-    """Compare a model with the one that a run recorded.
+    """Compare the files of a model with those that a run recorded.
 
     Returns:
         False where its files are not on this machine yet.
 
     Raises:
-        UserError: a file has another content, is absent or new.
+        UserError: a file has other content, is missing or was added.
     """
     if not (folder / FILE).is_file():
         return True
@@ -69,11 +69,11 @@ def refuse_other_base(folder: Path, source: Any) -> bool:
     names = sorted({*then["files"], *now["files"]})
     changed = [name for name in names if then["files"].get(name) != now["files"].get(name)]
     if changed:
-        raise _other(folder, then, now, changed)
+        raise _changed_error(folder, then, now, changed)
     return True
 
 
-def _other(
+def _changed_error(
     folder: Path, then: dict[str, Any], now: dict[str, Any], changed: list[str]
 ) -> UserError:
     def short(base: dict[str, Any], name: str) -> str:

@@ -1,4 +1,4 @@
-"""The one mechanism by which papers enter the loop: objects the Trainer calls at fixed moments."""
+"""Callbacks: objects that the loop calls at fixed hooks, by which papers take part in training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class State:
-    """Where the loop stands. Counters start at 0 and are exact after a resume."""
+    """Counters of the loop. They start at 0 and are exact after a resume."""
 
     run: Run
     model: nn.Module
@@ -28,36 +28,36 @@ class State:
 
 
 class Callback:
-    """Base of everything that takes part in a run; each moment does nothing unless overridden.
+    """Base of everything that takes part in a run; a hook does nothing unless overridden.
 
-    A callback with state returns it from `state_dict`: it is then checkpointed under its own
-    name and restored on resume, with nothing else to register.
+    A callback with state returns it from `state_dict`; checkpoints hold it under the callback's name
+    and a resume restores it, without registration.
     """
 
     def setup(self, run: Run) -> None:
-        """Once, after the model is loaded and prepared, before the first step."""
+        """Called once, before the first step, when the model is loaded and the optimizer is built."""
 
     def before_step(self, state: State) -> None:
-        """Before the forward passes of an optimizer step: choose what trains now."""
+        """Called before the forward passes of an optimizer step, the place to choose what trains in it."""
 
     def after_backward(self, state: State) -> None:
-        """Raw gradients of the whole accumulated batch are there, not clipped yet."""
+        """Called when the gradients of all micro-batches of a step are there, before clipping."""
 
     def after_step(self, state: State) -> None:
-        """The weights have moved."""
+        """Called after the optimizer has taken the step and the counters have advanced."""
 
     def on_log(self, state: State, metrics: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl has been measured."""
+        """Called with the figures of a line of metrics.jsonl."""
 
     def on_evaluate(self, state: State, metrics: Mapping[str, Any]) -> None:
-        """Scores have been measured, under names that start with `eval.`."""
+        """Called with the scores of an evaluation, whose names start with `eval.`."""
 
     def on_train_end(self, state: State) -> None:
-        """The last step is done, or the run stops for another reason."""
+        """Called when the last step is done, or the run was asked to stop."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive a crash, as tensors and plain values; empty when there is nothing."""
+        """Return what a resume needs, as tensors and plain values; empty where there is no state."""
         return {}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""

@@ -1,9 +1,9 @@
-"""Which code computed a figure: a hash over the modules of ftcli that a computation imports.
+"""A hash of the code behind a figure: of the modules of ftcli that the computation imports.
 
-The imports are read from source with `ast`, those inside functions too, and followed. A class that is
-named by a string, as `_target_` in a configuration, is an import as well, and so are all modules of a
-package that imports its own members by name. Comments, docstrings and blank lines do not count. A YAML
-file, of which the values count, may stand among the modules: an option that a job is composed of.
+Imports are read from source with `ast`, also those inside functions, and followed. A class that a string
+names, such as `_target_` in a configuration, counts as an import, and so do all modules of a package that
+imports its own members by name. Comments, docstrings and blank lines do not count. A YAML file may stand
+among the modules (an option that a job is composed of); its values count.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the package
+ROOT = Path(__file__).resolve().parents[2]  # folder that holds the package
 PACKAGE = "ftcli"
-SETTINGS = ".yaml"  # ends the name of a file of values
-#: What trains or resumes a run whose configuration is resolved.
+SETTINGS = ".yaml"  # suffix of a file of values
+#: The module that trains or resumes a run of a resolved configuration.
 ENTRY = "ftcli.jobs.trial"
 NOT_CHOICES = ("run", "logger")  # where a run writes does not change what it computes
-#: Libraries whose version is part of what was computed.
+#: Libraries whose versions are stored beside a figure.
 LIBRARIES = ("torch", "transformers", "peft")
-#: Modules that compose, plan or show. They compute no figure of a run: what they compose, the resolved
-#: configuration, is part of a run's address by itself. Those that a root lies in do count.
+#: Modules that compose, plan or show, and compute no figure of a run: the resolved configuration is part
+#: of a run's hash by itself. A package of this list counts where one of the roots lies in it.
 APART = (
     "ftcli.cli", "ftcli.config", "ftcli.planning", "ftcli.loggers", "ftcli.serving", "ftcli.core.errors",
     "ftcli.run.card", "ftcli.run.plots", "ftcli.run.report", "ftcli.core.code",
@@ -36,17 +36,17 @@ APART = (
 
 
 def roots_of(*configs: Mapping[str, Any]) -> list[str]:
-    """The modules that runs of these configurations start from: the entry and every class named."""
+    """Return the modules from which runs of these configurations start: the entry and every class named."""
     chosen = [{k: v for k, v in config.items() if k not in NOT_CHOICES} for config in configs]
     named = {module for config in chosen for module in _named(config)}
     return sorted({ENTRY, *named})
 
 
 def digest(roots: Iterable[str], root: Path = ROOT) -> str:
-    """Hash of the code that the modules `roots` import, at any depth: 16 hex digits.
+    """Return the hash of the modules `roots` and of all that they import, at any depth: 16 hex digits.
 
     Args:
-        root: folder that holds the package; another one for the code of another commit.
+        root: folder that holds the package; of another checkout, to hash another commit.
 
     Raises:
         KeyError: there is no such module or file.
@@ -60,9 +60,9 @@ def digest(roots: Iterable[str], root: Path = ROOT) -> str:
 
 
 def closure(roots: Iterable[str], root: Path = ROOT) -> list[str]:
-    """The modules and files `roots`, and what they import inside the package; sorted.
+    """Return the modules and files `roots` and all that they import inside the package, sorted.
 
-    A module brings the packages that it lies in, since importing it runs them.
+    A module brings the packages that it lies in, because importing it runs them.
     """
     seen, waiting = set[str](), list(roots)
     apart = tuple(part for part in APART if not any(_is_in(name, part) for name in waiting))
@@ -80,8 +80,8 @@ def closure(roots: Iterable[str], root: Path = ROOT) -> list[str]:
 
 
 def libraries() -> dict[str, str]:
-    """Versions of the libraries that compute."""
-    return {name: found for name in LIBRARIES if (found := _version(name))}
+    """Return the versions of the libraries that compute; those not installed are left out."""
+    return {name: number for name in LIBRARIES if (number := _version(name))}
 
 
 @cache
@@ -109,7 +109,7 @@ def _time(path: Path) -> int:
 
 
 def _values(path: Path) -> str:
-    """What a YAML file says, without its comments and the order of its keys."""
+    """The values of a YAML file as JSON with sorted keys."""
     import yaml
 
     return json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True, default=str)
@@ -139,16 +139,16 @@ def _module_in(text: str, modules: Mapping[str, Path]) -> str | None:
 @cache
 def _modules(root: Path) -> dict[str, Path]:
     """Module -> file, for the whole package."""
-    found = {}
+    modules = {}
     for path in (root / PACKAGE).rglob("*.py"):
         parts = path.relative_to(root).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
 
 
 @cache
 def _parsed(path: Path, changed: int, root: Path) -> tuple[str, tuple[str, ...]]:
-    """A file's significant text, and what it imports inside the package."""
+    """The significant text of a file, and the modules of the package that it imports."""
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
     modules = _modules(root)

@@ -1,4 +1,4 @@
-"""Printing for people (rich) or for programs (JSON): the two faces of every reading verb."""
+"""Output of verbs that show something: for people (rich) or for programs (JSON)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @cache
 def console(stderr: bool = False) -> Console:
-    """The process's rich console; rich itself honours NO_COLOR and plain pipes.
+    """Return the process's rich console; rich itself honours NO_COLOR and plain pipes.
 
-    Where no terminal reads, lines are never wrapped: a log or a pipe wants them whole.
+    Lines are wrapped on a terminal only: logs and pipes get them whole.
     """
     from rich.console import Console
 
@@ -29,7 +29,7 @@ def console(stderr: bool = False) -> Console:
 
 
 def emit(data: Any, as_json: bool, render: Callable[[], None]) -> None:
-    """Print `data` as JSON when asked to, otherwise let `render` draw it."""
+    """Print `data` as JSON if `as_json`, otherwise call `render`."""
     if as_json:
         text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
         sys.stdout.write(escape_json(text) + "\n")

@@ -1,4 +1,4 @@
-"""What a disk refuses, told before or after it does: full, no permission, broken."""
+"""Errors of the disk as messages: full, no permission, input/output error."""
 
 from __future__ import annotations
 
@@ -15,71 +15,76 @@ DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class NotEnoughSpace(OSError):
-    """A write that was not begun, because it would not have fitted."""
+    """A write was not begun, because the disk has not enough space for it.
+
+    Attributes:
+        needed, free: bytes.
+    """
 
     def __init__(self, folder: Path, needed: int, free: int) -> None:
-        super().__init__(errno.ENOSPC, "no room", str(folder))
+        super().__init__(errno.ENOSPC, "not enough space", str(folder))
         self.needed, self.free = needed, free
 
     def __str__(self) -> str:
-        return f"it needs {size(self.needed)}, {size(self.free)} are free"
+        return f"it needs {format_bytes(self.needed)}, {format_bytes(self.free)} are free"
 
 
-def require(folder: Path, needed: int) -> None:
-    """Make sure that so many bytes can be written below a folder that exists.
+def require_space(folder: Path, needed: int) -> None:
+    """Check that `needed` bytes can be written below a folder that exists.
 
     Raises:
         NotEnoughSpace: fewer are free.
     """
-    if needed > free(folder):
-        raise NotEnoughSpace(folder, needed, free(folder))
+    if needed > free_bytes(folder):
+        raise NotEnoughSpace(folder, needed, free_bytes(folder))
 
 
-def free(folder: Path) -> int:
-    """Bytes that this user may still write there."""
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that this user may still write in a folder."""
     return shutil.disk_usage(folder).free
 
 
-def refusal(error: BaseException) -> str | None:
-    """Why the disk did not take what was written, in words; None where it is not at fault."""
-    for one in _chain(error):
-        code = _code(one)
+def describe_fault(error: BaseException) -> str | None:
+    """Return why the disk refused a read or write, in words; None where it is not the disk's fault."""
+    for cause in _chain(error):
+        code = _code(cause)
         if code in FULL:
-            return f"the disk is full: {one}" if isinstance(one, NotEnoughSpace) else "the disk is full"
+            space = isinstance(cause, NotEnoughSpace)
+            return f"the disk is full: {cause}" if space else "the disk is full"
         if code in DENIED:
-            name = getattr(one, "filename", None)
+            name = getattr(cause, "filename", None)
             return f"no permission{f' for {name}' if name else ''}"
         if code == errno.EIO:
             return "the disk reports an input/output error"
     return None
 
 
-def explained(
+def run_error(
     error: BaseException, folder: Path, lost: str = "the run stopped"
 ) -> UserError | None:
-    """The one message for a run in `folder` that the disk has ended; None for other errors."""
-    told = message(error)
-    if told is None:
+    """Return the message for a run in `folder` that an error of the disk ended; None for other errors."""
+    fault = disk_error(error)
+    if fault is None:
         return None
     return UserError(
-        f"{lost}: {told.what} What was saved before is intact.",
+        f"{lost}: {fault.what} What was saved before is intact.",
         where=str(folder),
-        fix=f"{told.fix}, then: ftcli resume {folder}",
+        fix=f"{fault.fix}, then: ftcli resume {folder}",
         code=FAILED,
     )
 
 
-def message(error: BaseException) -> UserError | None:
-    """The one message for anything else that the disk refused; None for other errors."""
-    why = refusal(error)
-    if why is None:
+def disk_error(error: BaseException) -> UserError | None:
+    """Return the message for an error of the disk outside of a run; None for other errors."""
+    fault = describe_fault(error)
+    if fault is None:
         return None
-    fix = "free space" if why.startswith("the disk is full") else "make it readable and writable"
-    return UserError(f"{why}.", fix=fix, code=FAILED)
+    fix = "free space" if fault.startswith("the disk is full") else "make it readable and writable"
+    return UserError(f"{fault}.", fix=fix, code=FAILED)
 
 
-def size(count: int) -> str:
-    """Bytes as people say them."""
+def format_bytes(count: int) -> str:
+    """Return a number of bytes in GB, MB or kB (powers of 1000)."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= unit:
             return f"{count / unit:.1f} {name}"
@@ -87,6 +92,7 @@ def size(count: int) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and its causes, the outermost first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -95,8 +101,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _code(error: BaseException) -> int | None:
-    """The system's number; libraries that are not Python leave it in their text."""
+    """The system's error number; libraries written in Rust leave it in their text."""
     if isinstance(error, OSError):
         return error.errno
-    said = re.search(r"\(os error (\d+)\)", str(error))
-    return int(said[1]) if said else None
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match[1]) if match else None

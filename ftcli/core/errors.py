@@ -1,4 +1,4 @@
-"""What the user sees when something is wrong: one message that says what, where and how to mend it."""
+"""Errors that the user sees: one message that says what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ OK, FAILED, USER, OUT_OF_MEMORY, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class UserError(Exception):
-    """A mistake the user can mend.
+    """A mistake that the user can fix.
 
     Args:
         what: one sentence that names the problem.
         where: file, line, key or row at fault; None when the command line as a whole is at fault.
-        fix: something to do about it, ideally a command that runs as it stands.
+        fix: what to do about it, ideally a command that runs as it stands.
         code: exit status of the process (see the constants above).
     """
 
@@ -29,7 +29,7 @@ class UserError(Exception):
 
 
 class Problems(UserError):
-    """Several mistakes found in one pass, shown together so that one run mends them all."""
+    """Several mistakes found in one pass, shown together so that all can be fixed at once."""
 
     def __init__(self, problems: Sequence[UserError]) -> None:
         self.problems = list(problems)
@@ -37,7 +37,7 @@ class Problems(UserError):
 
     @classmethod
     def raise_if_any(cls, problems: Sequence[UserError]) -> None:
-        """Raise the only problem as itself, several of them together, none not at all."""
+        """Raise a single problem as itself and several as one `Problems`; nothing for an empty list."""
         if len(problems) == 1:
             raise problems[0]
         if problems:
@@ -45,7 +45,7 @@ class Problems(UserError):
 
 
 def missing_package(package: str, extra: str, needed_by: str) -> UserError:
-    """The error for an optional package that is not installed, with the command that installs it."""
+    """Return the error for an optional package that is not installed, with the command that installs it."""
     return UserError(
         f"{needed_by} needs the package '{package}', which is not installed.",
         fix=f"pip install 'ftcli[{extra}]'",

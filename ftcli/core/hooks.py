@@ -1,4 +1,4 @@
-"""Taps on modules: what goes in, what comes out, and the gradients of both, for as long as asked for."""
+"""Hooks on modules that read inputs, outputs and their gradients for a limited time."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import torch
 from torch import Tensor, nn
 
 What = Literal["input", "output", "input_gradient", "output_gradient"]
-#: Name of a tap and the tensor it saw -> what is kept of it.
+#: Maps the name of a module and the tensor that its hook saw to what is kept of it.
 Read = Callable[[str, Tensor], Any]
 
-_muted = 0
+_disabled = 0  # depth of nested `hooks_disabled` blocks
 
 
 class Probes:
-    """Taps on named modules. Between `begin` and `end`, or in a `with` block, every call is read.
+    """Hooks on named modules. Between `begin` and `end`, or in a `with` block, every call is read.
 
-    What `read` makes of a tensor is kept under the name of its tap, one item a call, until `take` or
-    `end`; by default that is the tensor itself with its graph. A module that is called twice is read
-    twice, in the order of the calls.
+    What `read` returns for a tensor is kept under the name of its module, one item a call, until
+    `take` or `end`; by default that is the tensor itself with its graph. A module that is called twice
+    is read twice, in the order of the calls.
 
-    Gradient checkpointing (not reentrant) runs a module once more in backward. The tap reads that
-    call too, because a recomputation must save the tensors the first one saved, but keeps nothing of
-    it. So `end` comes after backward, not before. A `read` that reduces what it sees thus costs no
-    more memory than the checkpointed forward pass.
+    Gradient checkpointing (not reentrant) runs a module once more in backward. The hook calls `read`
+    then too, because a recomputation must save the same tensors as the first pass, but drops the
+    result. So `end` comes after backward, not before. A `read` that reduces the tensor costs no more
+    memory than the checkpointed forward pass.
 
     Args:
-        modules: name of a tap -> the module.
-        read: for `input` and `output` called in the forward pass, with its graph.
+        modules: name -> the module that gets a hook.
+        read: called with name and tensor; for `input` and `output` in the forward pass, with its graph.
         what: the first positional argument, the output (its first tensor), or the gradient of either
             as it arrives in backward.
     """
@@ -40,25 +40,25 @@ class Probes:
     ) -> None:
         self.modules, self.what = dict(modules), what
         self._read: Read = read or (lambda name, tensor: tensor)
-        self._found: dict[str, list[Any]] = {}
+        self._readings: dict[str, list[Any]] = {}
         self._hooks: list[Any] = []
 
     def begin(self) -> None:
-        """Forget what was read, and attach the taps unless they are."""
-        self._found = {}
+        """Drop what was read, and attach the hooks unless they are attached."""
+        self._readings = {}
         if not self._hooks:
             self._hooks = [self._attach(name, module) for name, module in self.modules.items()]
 
     def take(self) -> dict[str, list[Any]]:
-        """What was read since `begin`, by tap; it is not held any longer. The taps stay attached."""
-        found, self._found = self._found, {}
-        return found
+        """Return what was read since `begin`, by name, and drop it here. The hooks stay attached."""
+        readings, self._readings = self._readings, {}
+        return readings
 
     def end(self) -> None:
-        """Take the taps off and forget what was read; does nothing where that is done."""
+        """Remove the hooks and drop what was read; a second call does nothing."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._found = [], {}
+        self._hooks, self._readings = [], {}
 
     def __enter__(self) -> Probes:
         self.begin()
@@ -74,36 +74,36 @@ class Probes:
 
     def _see(self, name: str, value: Any) -> None:
         tensor = value if isinstance(value, Tensor) else value[0]
-        if _muted:
+        if _disabled:
             return
         if not self.what.endswith("gradient"):
             self._keep(name, self._read(name, tensor))
-        elif tensor.requires_grad and not in_backward():  # of a recomputation no gradient is asked
+        elif tensor.requires_grad and not in_backward():  # a recomputation passes no gradient on
             tensor.register_hook(lambda gradient: self._receive(name, gradient))
 
     def _receive(self, name: str, gradient: Tensor) -> None:
-        if self._hooks:  # backward may come after the end
-            self._found.setdefault(name, []).append(self._read(name, gradient))
+        if self._hooks:  # backward may come after `end`
+            self._readings.setdefault(name, []).append(self._read(name, gradient))
 
     def _keep(self, name: str, reading: Any) -> None:
         if not in_backward():
-            self._found.setdefault(name, []).append(reading)
+            self._readings.setdefault(name, []).append(reading)
 
 
 @contextmanager
 def hooks_disabled() -> Iterator[None]:
-    """Forward passes that are not the student's: no tap sees them."""
-    global _muted
-    _muted += 1
+    """Let no `Probes` read the forward passes in the block, such as those of a reference model."""
+    global _disabled
+    _disabled += 1
     try:
         yield
     finally:
-        _muted -= 1
+        _disabled -= 1
 
 
 def in_backward() -> bool:
-    """Whether autograd is at work in this thread, so that a forward pass now is a recomputation.
+    """Whether autograd runs backward in this thread, so that a forward pass now is a recomputation.
 
-    torch's own checkpointing asks the same function; there is no public name for it.
+    torch's own checkpointing calls the same function, which has no public name.
     """
     return bool(torch._C._current_graph_task_id() != -1)

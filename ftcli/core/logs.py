@@ -1,4 +1,4 @@
-"""Notes to the user are warnings of the loggers `ftcli.<room>`; this keeps one of them silent."""
+"""Notes to the user are warnings of the loggers `ftcli.<name>`; one of them can be switched off."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def silence_logger(room: str) -> Iterator[None]:
-    """No notes of a room (`config`, `data`) inside the block: the caller says them in its own way."""
-    logger = logging.getLogger(f"ftcli.{room}")
+def silence_logger(name: str) -> Iterator[None]:
+    """Drop the notes of `ftcli.<name>` (`config`, `data`) in the block, where the caller shows them itself."""
+    logger = logging.getLogger(f"ftcli.{name}")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

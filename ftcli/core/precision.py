@@ -1,15 +1,16 @@
-"""What `auto` means on this machine, written into the run's config so that it stays what it was."""
+"""The precision that `auto` stands for on this machine."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def settle(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with trainer.precision and model.dtype decided, where they are `auto`.
+def resolve_precision(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config with trainer.precision and model.dtype decided, where they are `auto`.
 
-    Half precision where the hardware multiplies it natively: on a CPU without such instructions
-    bf16 is many times slower than fp32. An `auto` dtype follows the precision.
+    bf16 where the hardware multiplies it natively: on a CPU without such instructions it is many
+    times slower than fp32. An `auto` dtype follows the precision. The decision is written into the
+    run's config, so that another machine keeps it.
     """
     model, trainer = dict(config["model"]), dict(config["trainer"])
     if trainer.get("precision", "auto") == "auto":

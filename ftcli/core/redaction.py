@@ -1,7 +1,7 @@
-"""Secrets out of whatever is kept or shown: records, logs, messages.
+"""Redaction of secrets in whatever is kept or shown: records, logs, messages.
 
-Three things tell a secret: that the environment holds it under a name like HF_TOKEN, that its key is
-called so (`api_key=...`), or its own shape (a hub token, `user:password@` in an address).
+A secret is recognised by the variable of the environment that holds it (HF_TOKEN), by the name of its key
+(`api_key=...`), or by its own form (a hub token, `user:password@` in an address).
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import re
 from typing import Any
 
 HIDDEN = "***"
-SHORTEST = 8  # characters: shorter values of the environment stand in too many other words
+SHORTEST = 8  # characters; shorter values of the environment are parts of too many other words
 
 _OTHERS = (
     r"secret|password|passwd|passphrase|api[_-]?key|access[_-]?key|private[_-]?key"
     r"|secret[_-]?key|credentials?"
 )
-#: A token is a secret where nothing or one of these stands before it: there are stop_token and pad_token too.
-_GIVERS = (
+#: `token` names a secret alone or behind one of these words; stop_token and pad_token do not.
+_ISSUERS = (
     r"api|auth|access|bearer|refresh|session|secret|hub|hf|huggingface|github|gitlab"
     r"|slack|wandb|comet|neptune|clearml|mlflow|trackio|tracking"
 )
-_TOKEN = rf"(?:(?:[\w-]{{0,40}}[_-])?(?:{_GIVERS})[_-])?token"
+_TOKEN = rf"(?:(?:[\w-]{{0,40}}[_-])?(?:{_ISSUERS})[_-])?token"
 _NAME = re.compile(rf"(?i)^(?:{_TOKEN}|(?:.*[_-])?(?:{_OTHERS}))$")
 _VARIABLE = re.compile(
     r"(?i)(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|(?:API)?KEY)$"
 )
-_GIVEN = re.compile(rf"(?i)((?:^|[\s.,{{'\"+?&])(?:{_TOKEN}|(?:[\w-]{{1,40}}[_-])??(?:{_OTHERS}))['\"]?\s*[=:]\s*)"
+_ASSIGNMENT = re.compile(rf"(?i)((?:^|[\s.,{{'\"+?&])(?:{_TOKEN}|(?:[\w-]{{1,40}}[_-])??(?:{_OTHERS}))['\"]?\s*[=:]\s*)"
                     r"('[^']*'|\"[^\"]*\"|[^\s,'\"}\]]+)")  # fmt: skip
 _SHAPE = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|glpat-[\w-]{20,}"
@@ -38,37 +38,37 @@ _SHAPE = re.compile(
 
 
 def is_secret(name: str) -> bool:
-    """Whether a key is named as secrets are."""
+    """Whether a key has the name of a secret."""
     return bool(_NAME.search(name.rpartition(".")[2]))
 
 
 def is_secret_variable(name: str) -> bool:
-    """The same for a variable of the environment, where any KEY is one."""
+    """Whether a variable of the environment has the name of a secret; there any KEY is one."""
     return bool(_VARIABLE.search(name))
 
 
 def redact(text: str) -> str:
-    """A text with each secret replaced by ***, those that stand behind their name too."""
-    found = _known(text)
-    return _GIVEN.sub(lambda at: at[1] + (at[2] if _plain(at[2]) else HIDDEN), found)
+    """Return the text with each secret replaced by ***, values behind a secret's name included."""
+    text = _redact_known(text)
+    return _ASSIGNMENT.sub(lambda m: m[1] + (m[2] if _plain(m[2]) else HIDDEN), text)
 
 
 def redact_word(word: str) -> str:
-    """A word of a command line (`key=value`), whose value ends where the word does."""
-    key, given, value = word.partition("=")
-    secret = given and is_secret(key.lstrip("+~-")) and not _plain(value)
+    """Return a word of a command line (`key=value`) redacted; its value ends where the word ends."""
+    key, equals, value = word.partition("=")
+    secret = equals and is_secret(key.lstrip("+~-")) and not _plain(value)
     return f"{key}={HIDDEN}" if secret else redact(word)
 
 
-def _known(text: str) -> str:
-    """The text without values of the environment and what has the shape of a secret."""
-    for value in _of_environment():
+def _redact_known(text: str) -> str:
+    """The text without secret values of the environment and without what has the form of a secret."""
+    for value in _environment_secrets():
         text = text.replace(value, HIDDEN)
     return _SHAPE.sub(HIDDEN, text)
 
 
 def redact_tree(value: Any, name: str = "") -> Any:
-    """Nested settings without what stands under a key that is named as a secret, or is known to be one.
+    """Return nested settings without values under a secret's name and without known secrets.
 
     Other values stay as they are: a run is repeated from its settings, and a prompt may say "Token: {x}".
     """
@@ -80,14 +80,15 @@ def redact_tree(value: Any, name: str = "") -> Any:
         return value
     if is_secret(name) and not _plain(value):
         return HIDDEN
-    return _known(value)
+    return _redact_known(value)
 
 
 def _plain(value: str) -> bool:
-    """What stands under such a key and is none: nothing, or the name of where it is."""
+    """Whether a value under a secret's name is none: empty, null, a switch, missing or redacted."""
     return value.strip("'\"") in ("", "null", "None", "true", "false", "???", HIDDEN)
 
 
-def _of_environment() -> list[str]:
-    found = [v for k, v in os.environ.items() if is_secret_variable(k) and len(v) >= SHORTEST]
-    return sorted(found, key=len, reverse=True)
+def _environment_secrets() -> list[str]:
+    """Values of secret variables, the longest first."""
+    values = [v for k, v in os.environ.items() if is_secret_variable(k) and len(v) >= SHORTEST]
+    return sorted(values, key=len, reverse=True)

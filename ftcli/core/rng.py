@@ -1,4 +1,4 @@
-"""The states of all random generators, as values that a checkpoint can hold."""
+"""States of all random generators, as values that a checkpoint can hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """The generators of torch, CUDA, numpy and Python."""
+    """Return the states of the generators of torch, CUDA, numpy and Python."""
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
@@ -27,7 +27,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(saved: dict[str, Any]) -> None:
-    """Take back what `random_state` gave."""
+    """Restore what `random_state` returned."""
     torch.set_rng_state(saved["torch"])
     if torch.cuda.is_available() and len(saved["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(saved["cuda"])

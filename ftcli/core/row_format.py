@@ -1,4 +1,4 @@
-"""How the rows of a run reach its model."""
+"""The format in which a model is given the rows of a run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Reading = Literal["plain", "reset", "alone"]
 
 @dataclass(frozen=True)
 class RowFormat:
-    """How a model is given its rows, as measured by `ftcli.models.proof`.
+    """The format in which a model is given its rows, as measured by `ftcli.models.proof`.
 
     Attributes:
         packing: how rows share a batch.
-        attention: documents is that of `ftcli.models.attention`; library what transformers takes.
-        reading: reset hands the documents' numbers and bounds to recurrent layers; alone gives the
+        attention: documents is that of `ftcli.models.attention`, library the one that transformers chooses.
+        reading: reset passes the documents' numbers and bounds to recurrent layers; alone gives the
             model each row of a batch by itself.
-        reason: why it is not what was tried first; empty where it is.
+        reason: why the format that was tried first is not used; empty where it is.
     """
 
     packing: Packing

@@ -1,4 +1,4 @@
-"""The run object: the parts a configuration names, built once and joined."""
+"""The run: the objects that a configuration names, and the model that they work on."""
 
 from __future__ import annotations
 
@@ -22,19 +22,17 @@ if TYPE_CHECKING:
     from ftcli.core.callback import Callback
     from ftcli.core.run_dir import RunDir
 
-PROOF = "proof.json"  # how the model is given its rows, as measured before the first step
+PROOF = "proof.json"  # the row format, as measured before the first step
 
 
 class Run:
-    """Everything one configuration stands for. Heavy parts (model, tokens) are loaded when asked for.
-
-    Built by `ftcli.run.build`, which is where configurations become objects.
+    """The objects of one configuration, as `ftcli.run.build` builds them. `load_model` loads the model.
 
     Args:
         config: the resolved configuration as plain dicts.
-        parts: the object of each group by name; of `penalty`, `eval` and `logger`, objects by name;
-            `next_token`: the objective by which the row format is measured.
-        dir: where the run writes; None for a run that leaves nothing behind.
+        parts: group -> its object; for `penalty`, `eval` and `logger`, name -> object; `next_token`:
+            the objective by which the row format is measured.
+        dir: directory of the run; None for a run that writes nothing.
         composed: where the configuration came from, for messages.
     """
 
@@ -62,7 +60,7 @@ class Run:
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        """Devices and ranks. Precision is ours (`autocast`), so that evaluation shares it."""
+        """Devices and ranks. Mixed precision is left to `autocast`, which evaluation shares."""
         import torch
         from accelerate import Accelerator
 
@@ -70,7 +68,7 @@ class Run:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The model's tokenizer."""
+        """The model's tokenizer, or the processor of a model of images or sounds."""
         return self.model_source.load_tokenizer()
 
     @property
@@ -109,24 +107,24 @@ class Run:
             return self._model
         from accelerate.utils import set_seed
 
-        held = record_or_check_base(self)
+        known_base = record_or_check_base(self)
         set_seed(self.seed)
-        self._use_format(known := self._recorded_format())
+        self._use_row_format(known := self._recorded_row_format())
         base = self.model_source.load()
-        if not held:  # it has been downloaded just now
+        if not known_base:  # the files were downloaded by `load`
             record_or_check_base(self)
         if not getattr(base, "is_quantized", False):
             base = base.to(self.accelerator.device)
         if known is None:
-            self._prove(base)
+            self._measure_row_format(base)
         self._model = self.method.prepare(base)
         return self._model
 
-    def _prove(self, base: Any) -> None:
-        """Measure how the model may be given its rows, before a method adds to it.
+    def _measure_row_format(self, base: Any) -> None:
+        """Measure in which row format the base may be given its rows, and record it.
 
-        Methods change what a token's states become, not which tokens a layer looks at; before them
-        the library's own forward is there to compare with.
+        Before the method adapts it: methods change the states of tokens, not which tokens a layer looks
+        at, and only the bare model has a library's forward to compare with.
         """
         if not hasattr(self.model_source, "prove") or not hasattr(self.data, "settle"):
             return
@@ -136,19 +134,19 @@ class Run:
             from accelerate.utils import broadcast_object_list
 
             outcome = broadcast_object_list([outcome])[0]
-        self._use_format(outcome)
+        self._use_row_format(outcome)
         if self.dir is not None and self.accelerator.is_main_process:
             write_json(self.dir.path / PROOF, asdict(outcome))
 
-    def _recorded_format(self) -> RowFormat | None:
-        """What this run has measured before: it stays as it is when it is resumed or judged."""
+    def _recorded_row_format(self) -> RowFormat | None:
+        """The row format of proof.json, which a resumed or evaluated run keeps; None without the file."""
         path = self.dir.path / PROOF if self.dir is not None else None
         if path is None or not path.exists():
             return None
         return RowFormat(**json.loads(path.read_text(encoding="utf-8")))
 
-    def _use_format(self, row_format: RowFormat | None) -> None:
-        """Serve batches and load models as measured."""
+    def _use_row_format(self, row_format: RowFormat | None) -> None:
+        """Set the row format of batches and the attention of models that are loaded from now on."""
         self.row_format = row_format
         if row_format is not None:
             self.data.settle(row_format.packing, row_format.reading)
@@ -168,7 +166,7 @@ class Run:
         )  # fmt: skip
 
     def callbacks(self) -> dict[str, Callback]:
-        """Everything configured that takes part in the loop, in the order it is called."""
+        """Return the callbacks of the configuration by name, in the order in which they are called."""
         parts: dict[str, Callback] = {"method": self.method}
         if self.trainable is not None:
             parts["trainable"] = self.trainable
@@ -178,11 +176,11 @@ class Run:
         return parts | {f"logger.{name}": logger for name, logger in self.loggers.items()}
 
     def trained_state(self) -> dict[str, Tensor]:
-        """What the method has trained, by name."""
+        """Return the tensors that the method trains, by name."""
         return self.method.state(self.model)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The run's precision for forward passes."""
+        """Return the context of the run's precision for forward passes."""
         import torch
 
         if self.trainer.precision == "fp32":
@@ -191,9 +189,9 @@ class Run:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Weights as the optimizer wants them judged (averaged ones, for some), then as they were.
+        """Hold the weights that the optimizer evaluates (for some, averaged ones) in the block.
 
-        Random generators come back too: how often one looks must not change what is trained.
+        Random generators are restored afterwards, so that evaluations do not change what is trained.
         """
         from ftcli.core.rng import random_state, set_random_state
 
@@ -205,8 +203,8 @@ class Run:
             self.optimizer.train_mode()
             set_random_state(before)
 
-    def where(self, row: int) -> str:
-        """File and line of a training row."""
+    def locate_row(self, row: int) -> str:
+        """Return file and line of a training row; `row N` where the data cannot tell."""
         try:
             return str(self.data.prepare("train", self.tokenizer).origin(row))
         except (UserError, IndexError):

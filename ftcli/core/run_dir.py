@@ -1,4 +1,4 @@
-"""The folder a run leaves behind: its own recipe, its record and its results."""
+"""The directory of a run: its configuration, its record and its results."""
 
 from __future__ import annotations
 
@@ -17,39 +17,43 @@ from ftcli.core import atomic, disk
 from ftcli.core.errors import FAILED, USER, Problems, UserError
 from ftcli.core.redaction import redact, redact_tree
 
-BEGUN = "begin"  # event of the moment before the first step
+STARTED = "begin"  # name of the event before the first step
 STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{4}")
 
 
 class RunDir:
-    """Files of one run, named as in docs/run_directory.md. Lines are flushed one by one."""
+    """Files of one run, named as in docs/run_directory.md; each line is flushed when it is written."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._new: list[Path] = []  # folders that `create` has made, the innermost first
+        self._created: list[Path] = []  # folders that `create` has made, the innermost first
 
     @classmethod
     def create(cls, root: str | Path, name: str) -> RunDir:
-        """A new folder `<root>/<name>/<time>-<4 hex>`; the link `latest` follows when training begins."""
+        """Create the folder `<root>/<name>/<time>-<4 hex>`; the link `latest` follows when training starts.
+
+        Raises:
+            UserError: the name is no folder name, or the folder cannot be written.
+        """
         if not is_plain_name(name):
             raise UserError(f"run.name={name!r} is not a plain folder name.", fix="run.name=my_run")
         stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(2)}"
         path = Path(root) / name / stamp
         run_dir = cls(path)
-        run_dir._new = [path, *(folder for folder in path.parents if not folder.exists())]
+        run_dir._created = [path, *(folder for folder in path.parents if not folder.exists())]
         try:
             path.mkdir(parents=True)
             (path / "checkpoints").mkdir()
         except OSError as error:
-            why = disk.describe_fault(error) or str(error)
+            reason = disk.describe_fault(error) or str(error)
             raise UserError(
-                f"the run cannot be written: {why}.", where=str(path), fix="run.dir=FOLDER"
+                f"the run cannot be written: {reason}.", where=str(path), fix="run.dir=FOLDER"
             ) from error
         return run_dir
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
-        """An existing run.
+        """Open the directory of an existing run.
 
         Raises:
             UserError: the folder has no config.yaml.
@@ -58,12 +62,12 @@ class RunDir:
             raise UserError(f"{path} is not a run: it has no config.yaml.", fix="ftcli ls runs")
         return cls(Path(path).resolve())
 
-    def begin(self, step: int) -> None:
-        """Training begins after `step` steps: note it, and let `latest` name the run.
+    def mark_started(self, step: int) -> None:
+        """Record that training starts after `step` steps, and point the link `latest` at the run.
 
-        A stage's folder lies in that of its job, which is then the one that `latest` names.
+        The folder of a stage lies in that of its job; there `latest` points at the job's folder.
         """
-        self.event(BEGUN, step=step)
+        self.event(STARTED, step=step)
         for folder in (self.path, self.path.parent):
             latest = folder.parent / "latest"
             newer = latest.exists() and latest.resolve().name > folder.name
@@ -71,29 +75,29 @@ class RunDir:
                 atomic.link(latest, folder.name)
 
     @property
-    def begun(self) -> int:
-        """How often training has begun, here or in a stage: once, and once more with every resume."""
+    def start_count(self) -> int:
+        """How often training has started, here or in a stage; a resume counts as a start."""
         files = [self.path / "events.jsonl", *self.path.glob("*/events.jsonl")]
-        return sum(row.get("event") == BEGUN for file in files for row in _rows(file))
+        return sum(row.get("event") == STARTED for file in files for row in _rows(file))
 
     @contextmanager
     def removed_unless_started(self) -> Iterator[None]:
-        """Remove the new folder where the block ends in a mistake of the user before the first step."""
+        """Remove the new folder if the block raises a mistake of the user before the first step."""
         try:
             yield
         except UserError as error:
-            if error.code == USER and not self.begun:
-                self.withdraw()
+            if error.code == USER and not self.start_count:
+                self.remove()
                 for problem in error.problems if isinstance(error, Problems) else [error]:
                     if self._holds(problem.where or ""):
-                        problem.where = None  # the record of a stage, which is gone
+                        problem.where = None  # the record of a stage, which has been removed
             raise
 
-    def failure(self) -> int:
-        """The exit status of a run whose ranks failed; torchrun gives 1 whatever theirs was.
+    def failure_code(self) -> int:
+        """Return the exit status of a run whose ranks failed; torchrun itself always exits with 1.
 
-        Ranks fail one after the other: a mistake of one (2, or 3 where memory ran out) ends the
-        others' connection, which is 1 there.
+        The largest recorded one: a rank that ends with 2 (mistake of the user) or 3 (out of memory)
+        closes the connection of the others, which then fail with 1.
         """
         rows = _rows(self.path / "events.jsonl")
         codes = [row["code"] for row in rows if row.get("event") == "failed" and "code" in row]
@@ -103,68 +107,68 @@ class RunDir:
         file = Path(where.rpartition(":")[0] or where).resolve()
         return file.is_relative_to(self.path.resolve())
 
-    def withdraw(self) -> None:
-        """Remove the folder, and the folders around it that were made for it and hold nothing else."""
+    def remove(self) -> None:
+        """Remove the folder, and the parents that `create` made for it where they are empty."""
         shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):  # another run may lie beside it by now
-            for folder in self._new[1:]:
+            for folder in self._created[1:]:
                 folder.rmdir()
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints lie."""
+        """The folder of checkpoints."""
         return self.path / "checkpoints"
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
+        """Append a line to metrics.jsonl."""
         self._append("metrics.jsonl", metrics)
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Add a line to events.jsonl."""
+        """Append an event to events.jsonl, secrets redacted."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        said = {
+        values = {
             k: redact(v) if isinstance(v, str) else redact_tree(v) for k, v in fields.items()
         }
-        self._append("events.jsonl", {"time": stamp, "event": kind} | said)
+        self._append("events.jsonl", {"time": stamp, "event": kind} | values)
 
     def note(self, line: str) -> None:
-        """Add a line to train.log."""
+        """Append a line to train.log, secrets redacted."""
         with open(self.path / "train.log", "a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%H:%M:%S')} {redact(line)}\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of metrics.jsonl; the last one may have been cut by a crash."""
+        """Return all whole lines of metrics.jsonl; a crash may have cut the last one."""
         return _rows(self.path / "metrics.jsonl")
 
     def sync_metrics(self) -> int:
-        """Lines of metrics.jsonl, which are on the disk when this returns."""
+        """Sync metrics.jsonl to the disk; returns its number of lines."""
         if (self.path / "metrics.jsonl").exists():
             atomic.sync(self.path / "metrics.jsonl")
         return len(self.metrics())
 
     def rewind(self, lines: int, step: int = 0) -> None:
-        """Forget what is about to be done again.
+        """Remove the records of steps that are about to be repeated.
 
         Args:
-            lines: of metrics.jsonl that stay.
-            step: the next one; what files in samples/ hold of it and later ones goes.
+            lines: how many lines of metrics.jsonl stay.
+            step: the next step; lines of files in samples/ from this step on are removed.
         """
         text = "".join(json.dumps(row) + "\n" for row in self.metrics()[:lines])
         atomic.write_text(self.path / "metrics.jsonl", text)
         for path in (self.path / "samples").glob("*.jsonl"):
-            if not path.name[0].isdigit():  # those begin with their step and are written anew
+            if not path.name[0].isdigit():  # names that begin with a step are overwritten anyway
                 kept = (row for row in _rows(path) if row.get("step", 0) < step)
-                said = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-                atomic.write_text(path, said)
+                text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+                atomic.write_text(path, text)
 
     def result(self) -> dict[str, Any]:
-        """result.json; empty before the run has ended."""
+        """Return the content of result.json; empty before the run has ended."""
         path = self.path / "result.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
-    def asked(self, word: str) -> bool:
-        """Whether somebody has made the file SAVE or STOP; asking takes it away."""
-        path = self.path / word
+    def take_request(self, name: str) -> bool:
+        """Return whether the file `name` (SAVE or STOP) exists, and remove it."""
+        path = self.path / name
         if not path.exists():
             return False
         path.unlink(missing_ok=True)
@@ -174,7 +178,7 @@ class RunDir:
         line = json.dumps(dict(value), ensure_ascii=False, default=str) + "\n"
         with open(self.path / name, "ab+") as stream:
             if stream.tell() and not _ends_line(stream):
-                line = "\n" + line  # a crash has cut the last one
+                line = "\n" + line  # a crash has cut the last line
             stream.write(line.encode("utf-8", "replace"))
 
 
@@ -184,7 +188,7 @@ def _ends_line(stream: BinaryIO) -> bool:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file; none where it does not exist."""
+    """The whole lines of a JSON-lines file; none where it does not exist."""
     rows = []
     for line in path.read_text("utf-8", "replace").split("\n") if path.exists() else []:
         try:
@@ -195,10 +199,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name stays in the folder it is put into, on any system."""
-    parts = name and not any(c in "/\\" or ord(c) < 32 or ord(c) == 127 for c in name)
+    """Whether a name is a plain file name on any system: no separators, control characters, dots alone."""
+    plain = name and not any(c in "/\\" or ord(c) < 32 or ord(c) == 127 for c in name)
     return (
-        bool(parts)
+        bool(plain)
         and name.strip() not in ("", ".", "..")
         and len(name.encode("utf-8", "replace")) < 200
     )

@@ -1,4 +1,4 @@
-"""One process at a time works in a run."""
+"""Locks on files, so that one process at a time works in a run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from typing import IO
 from ftcli.core.errors import UserError
 
 FILE = ".busy"
-PATIENCE = 60.0  # seconds; one that was told to stop still saves
+PATIENCE = 60.0  # seconds; a process that was told to stop still saves
 _held: set[str] = set()
 
 
 @contextmanager
-def alone(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Hold the run; the system lets go of it when the process ends, however it ends.
+def lock_run(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
+    """Hold the lock of a run; the system releases it when the process ends, however it ends.
 
-    Whoever holds it already goes on. Where the system has no such locks (Windows) nothing is held.
+    A process that holds the lock already goes on at once. Where the system has no such locks
+    (Windows), nothing is held.
 
     Args:
         patience: how long to wait for another process, in seconds.
@@ -42,8 +43,8 @@ def alone(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, wait: bool) -> Iterator[bool]:
-    """Hold a file that only one process can hold; yields False if another does and `wait` is off."""
+def lock_file(path: Path, wait: bool) -> Iterator[bool]:
+    """Lock a file for this process; yields False if another process holds it and `wait` is off."""
     with open(path, "a") as stream:
         yield _lock(stream, wait)
 
@@ -59,7 +60,7 @@ def _wait(stream: IO[str], folder: Path, patience: float) -> None:
 
 
 def _lock(stream: IO[str], wait: bool) -> bool:
-    """Whether the file is ours now; it is where the system or the file system has no such locks."""
+    """Lock an open file; True also where the system or the file system has no such locks."""
     try:
         import fcntl
     except ImportError:

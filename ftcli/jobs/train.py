@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.config.renamed import replace_old_names
 from ftcli.core.base_model import record_base, refuse_other_base
-from ftcli.core.disk import explained
+from ftcli.core.disk import run_error
 from ftcli.core.errors import FAILED, UserError
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
@@ -61,10 +61,10 @@ def resume(
     """
     run_dir = RunDir.open(path)
     try:
-        with alone(run_dir.path):
+        with lock_run(run_dir.path):
             return _resume(run_dir, path, allow, checkpoint, overrides)
     except OSError as error:
-        raise explained(error, run_dir.path) or error from error
+        raise run_error(error, run_dir.path) or error from error
 
 
 def _resume(
@@ -126,7 +126,7 @@ def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
     """Train a run that has a directory, and write what it leaves; errors become messages."""
     from ftcli.config.building import locate_error
 
-    held = alone(run.dir.path) if run.dir and run.accelerator.is_main_process else nullcontext()
+    held = lock_run(run.dir.path) if run.dir and run.accelerator.is_main_process else nullcontext()
     try:
         with held:
             return _fit(run, checkpoint)
@@ -135,7 +135,7 @@ def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
             with suppress(OSError):  # where the disk is what failed
                 run.dir.event("failed", error=str(error), code=getattr(error, "code", FAILED))
                 run.dir.note(traceback.format_exc())
-            told = None if isinstance(error, UserError) else explained(error, run.dir.path)
+            told = None if isinstance(error, UserError) else run_error(error, run.dir.path)
             if told is not None:
                 raise told from error
         if isinstance(error, UserError):

@@ -94,7 +94,7 @@ def _search(plan: Plan) -> Callable[[Plan, Space, Path], Search]:
 
 def _run(folder: Path, plan: Plan, search: Search, launcher: Launcher, view: MakeView) -> Outcome:
     jobs = plan.jobs or launcher.jobs
-    with locked(folder / ".lock", wait=False) as free:
+    with lock_file(folder / ".lock", wait=False) as free:
         if not free:
             raise UserError(f"another process runs the sweep in {folder}.", fix="wait for its end")
         launcher.open(folder, jobs)

@@ -44,7 +44,7 @@ def work(folder: str, environment: Mapping[str, str]) -> int:
 def main(folder: str) -> None:
     """Train or resume the trial whose record lies in `folder`."""
     parent = os.getppid()
-    with locked(Path(folder) / ".lock", wait=True):
+    with lock_file(Path(folder) / ".lock", wait=True):
         if os.getppid() != parent:  # whoever wanted the trial went away while it waited
             return
         from ftcli.jobs.trial import read_finished_result, run_child

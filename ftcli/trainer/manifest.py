@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.core import atomic
-from ftcli.core.disk import size
+from ftcli.core.disk import format_bytes
 
 DONE = "DONE"
 BLOCK = 1 << 24  # bytes read at a time
@@ -94,7 +94,7 @@ def _structure(folder: Path) -> str | None:
     """Without a list: what files of these kinds say about themselves."""
     for path in sorted(folder.iterdir()):
         if path.name != DONE and not _opens(path):
-            return f"{path.name} is no whole file ({size(path.stat().st_size)})"
+            return f"{path.name} is no whole file ({format_bytes(path.stat().st_size)})"
     return None
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ftcli.core.hooks import Probes, in_backward, hooks_disabled
+from ftcli.core.hooks import Probes, hooks_disabled, in_backward
 
 
 @pytest.fixture

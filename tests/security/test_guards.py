@@ -111,10 +111,10 @@ GUARDS = {
         "reproduce/report.py", "from html import escape", "escape = str", SHOWN),
     # secrets
     "values of the environment are hidden": Guard(
-        "core/redaction.py", "    for value in _of_environment():\n", "    for value in ():\n", SECRETS),
+        "core/redaction.py", "    for value in _environment_secrets():\n", "    for value in ():\n", SECRETS),
     "what stands behind a name is hidden": Guard(
-        "core/redaction.py", "    return _GIVEN.sub(lambda at: at[1] + (at[2] if _plain(at[2]) else HIDDEN), found)",
-        "    return found", SECRETS),
+        "core/redaction.py", "    return _ASSIGNMENT.sub(lambda m: m[1] + (m[2] if _plain(m[2]) else HIDDEN), text)",
+        "    return text", SECRETS),
     "what stands under a key is hidden": Guard(
         "core/redaction.py", "    if is_secret(name) and not _plain(value):\n", "    if False:\n", SECRETS),
     "what has the shape of a secret is hidden": Guard(

@@ -67,7 +67,7 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, launched):
     sweep.kill()
     sweep.wait()
     kept = results(tmp_path)
-    with locked(second / ".lock", wait=True):  # its worker saves and ends by itself
+    with lock_file(second / ".lock", wait=True):  # its worker saves and ends by itself
         assert "stopped by SIGTERM" in (second / "result.json").read_text()
     done = resume(second.parent)
     assert [trial.status for trial in done.trials] == [FINISHED] * 3

@@ -118,7 +118,7 @@ def test_two_processes_do_not_share_a_sweep(tmp_path, plan, answers):
 
     answers(by_lr)
     folder = start(plan("method.r=2,4"), tmp_path).folder
-    with locked(folder / ".lock", wait=False), pytest.raises(UserError, match="another process"):
+    with lock_file(folder / ".lock", wait=False), pytest.raises(UserError, match="another process"):
         resume(folder)
 
 

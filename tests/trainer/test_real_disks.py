@@ -100,18 +100,18 @@ def test_one_process_a_run(tmp_path):
     reader, writer = os.pipe()
     other = os.fork()
     if other == 0:
-        with alone(tmp_path):
+        with lock_run(tmp_path):
             os.write(writer, b"x")
             time.sleep(60)
         os._exit(0)
     os.read(reader, 1)
     with pytest.raises(UserError, match="another process trains this run") as caught:
-        with alone(tmp_path, patience=0.2):
+        with lock_run(tmp_path, patience=0.2):
             pass
     assert f"touch {tmp_path}/STOP" in str(caught.value)
     os.kill(other, 9)
     os.waitpid(other, 0)
-    with alone(tmp_path, patience=0.2), alone(tmp_path, patience=0.0):
+    with lock_run(tmp_path, patience=0.2), lock_run(tmp_path, patience=0.0):
         pass
 
 
