@@ -189,7 +189,7 @@ def test_a_save_of_the_same_step_that_dies_half_way_loses_nothing(small, monkeyp
 
 
 def full(small, monkeypatch, free):
-    monkeypatch.setattr(disk, "free", lambda folder: free)
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: free)
 
 
 def test_a_full_disk_is_foreseen_and_training_goes_on(small, monkeypatch, caplog):

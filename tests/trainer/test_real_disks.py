@@ -47,7 +47,7 @@ def test_a_disk_that_fills_up(small_disk, left, foreseen, monkeypatch, caplog):
     before = loop.save(2)
     fill(small_disk, left)
     if not foreseen:
-        monkeypatch.setattr(disk, "require", lambda folder, needed: None)
+        monkeypatch.setattr(disk, "require_space", lambda folder, needed: None)
     assert loop.save(4, must=False) is None
     assert "step-000004 was not saved: the disk is full" in caplog.text
     with pytest.raises(UserError, match="step-000004 was not saved: the disk is full") as caught:
