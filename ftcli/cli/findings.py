@@ -29,4 +29,6 @@ def show(finding: Finding) -> None:
     fixes = finding.fix or (WHERE.get(finding.name, "ftcli doctor") if mark == "✗" else "")
     for index, fix in enumerate(fixes.splitlines()):
         arrow = " " if index else "→"
-        console().print(Text(f"{' ' * INDENT}{arrow} {escape_controls(fix.strip())}", style="green"))
+        console().print(
+            Text(f"{' ' * INDENT}{arrow} {escape_controls(fix.strip())}", style="green")
+        )

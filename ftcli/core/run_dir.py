@@ -126,9 +126,7 @@ class RunDir:
     def event(self, kind: str, **fields: Any) -> None:
         """Append an event to events.jsonl, secrets redacted."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        values = {
-            k: redact(v) if isinstance(v, str) else redact_tree(v) for k, v in fields.items()
-        }
+        values = {k: redact(v) if isinstance(v, str) else redact_tree(v) for k, v in fields.items()}
         self._append("events.jsonl", {"time": stamp, "event": kind} | values)
 
     def note(self, line: str) -> None:

@@ -72,7 +72,9 @@ def _measure_run(run: Run) -> DryRunReport:
     share = _count_tokens(loader, plan) / len(plan) / (_count_tokens(loader, chosen) / len(chosen))
     steps = run.trainer.steps(run)
     peak = int(peak_memory_gb() * 1e9)
-    return DryRunReport(describe_shape(batches[0]), seconds, judged, peak, steps, seconds * share * steps)
+    return DryRunReport(
+        describe_shape(batches[0]), seconds, judged, peak, steps, seconds * share * steps
+    )
 
 
 def _time_step(loop: Loop, batches: list[Batch]) -> float:

@@ -102,8 +102,6 @@ def _git() -> dict[str, str] | None:
 
     try:
         commit = ask("rev-parse", "HEAD")
-        return (
-            {"commit": commit, "diff": redact(ask("diff", "HEAD")[:100_000])} if commit else None
-        )
+        return {"commit": commit, "diff": redact(ask("diff", "HEAD")[:100_000])} if commit else None
     except (OSError, subprocess.SubprocessError):
         return None

@@ -105,10 +105,7 @@ def test_settings_that_look_like_secrets_stay_as_they_are():
     }  # fmt: skip
     assert redact_tree(settings) == settings
     for name in ("token", "neptune_api_token", "github_token", "mlflow_tracking_token"):
-        assert (
-            redact_tree({name: "x1"}) == {name: HIDDEN}
-            and redact(f"{name}=x1") == f"{name}=***"
-        )
+        assert redact_tree({name: "x1"}) == {name: HIDDEN} and redact(f"{name}=x1") == f"{name}=***"
     assert redact_tree({"hub_token": "x1", "api_key": ["y2"]}) == {
         "hub_token": HIDDEN,
         "api_key": [HIDDEN],

@@ -60,9 +60,7 @@ def test_it_names_step_batch_and_what_would_fit(kind, tmp_path, monkeypatch):
 
 def test_other_errors_are_not_taken_for_it():
     assert not is_oom(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not is_oom(ValueError("out of memory")) and is_oom(
-        OSError(12, "Cannot allocate memory")
-    )
+    assert not is_oom(ValueError("out of memory")) and is_oom(OSError(12, "Cannot allocate memory"))
 
 
 LIMITED = """

@@ -59,7 +59,9 @@ def _show_picture(seen: list[Any], to: Path, as_json: bool) -> None:
 
     def render() -> None:
         for one in seen:
-            console().print(escape_controls(str(one)), soft_wrap=True, markup=False, highlight=False)
+            console().print(
+                escape_controls(str(one)), soft_wrap=True, markup=False, highlight=False
+            )
         console().print(f"picture: {to}", soft_wrap=True)
 
     emit([one.as_dict() for one in seen], as_json, render)

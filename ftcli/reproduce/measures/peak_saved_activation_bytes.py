@@ -23,7 +23,9 @@ def measure_peaks(folder: Path) -> list[int]:
 
     from ftcli.reproduce.probe import rebuild_run
 
-    fresh = rebuild_run(folder, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})
+    fresh = rebuild_run(
+        folder, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None}
+    )
     fresh.load_model()
     fresh.evaluators = {}
     ledger = Ledger(fresh.model)
