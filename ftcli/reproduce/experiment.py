@@ -105,7 +105,9 @@ class Experiment:
         from ftcli.config import compose, validate
         from ftcli.jobs import stages
 
-        with silence_logger("config"):  # keys give way to a baseline's option: the recipe means it so
+        with silence_logger(
+            "config"
+        ):  # keys give way to a baseline's option: the recipe means it so
             composed = compose(
                 self.recipe.path, join_overrides(self.changes[variant], self.overrides)
             )

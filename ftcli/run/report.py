@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcli.core.atomic import write_text
-from ftcli.core.escaping import escape_markdown, escape_controls
+from ftcli.core.escaping import escape_controls, escape_markdown
 
 if TYPE_CHECKING:
     from ftcli.core.run_dir import RunDir
