@@ -22,8 +22,7 @@ import numpy as np
 
 from ftcli.config.paths import cache_folder
 from ftcli.core.atomic import write_text
-from ftcli.data.render import Document
-from ftcli.data.tokens import ARRAYS, Tokens
+from ftcli.data.tokens import ARRAYS, Document, Tokens
 
 MANIFEST, META, DONE = "manifest.json", "meta.json", "DONE"
 

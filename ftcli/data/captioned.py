@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 from ftcli.core.errors import Problems, UserError
 from ftcli.data import holdout
-from ftcli.data.captions import COLUMNS, CaptionLoader, Captions
 from ftcli.data.loader import Loader
+from ftcli.data.media.captions import COLUMNS, CaptionLoader, Captions
 from ftcli.data.media.hub import pictured
-from ftcli.data.pictures import grid
+from ftcli.data.media.pictures import grid
 from ftcli.data.rows import Item, Row
 from ftcli.data.sources import Source, find, is_path
 from ftcli.data.sources.hub import Hub

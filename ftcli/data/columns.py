@@ -10,8 +10,8 @@ from typing import Any
 
 from ftcli.core.errors import UserError
 from ftcli.data import formats
-from ftcli.data.advice import Advice
 from ftcli.data.conversation.learning import verdict
+from ftcli.data.format_matching import FormatMatcher
 from ftcli.data.formats import LABEL, REFERENCES, defaults
 from ftcli.data.rows import Unusable, as_text, brief, listed
 
@@ -50,7 +50,7 @@ class Columns:
     ) -> None:
         self.mapping = dict(mapping)
         rows = [first, *others]
-        advice = Advice(first, where, origin)
+        advice = FormatMatcher(first, where, origin)
         self.name = _detect(self.mapping, first, advice) if name == "auto" else name
         self.format = formats.find(self.name)
         _check_fields(self.mapping, self.name, self.format)
@@ -113,7 +113,7 @@ class Columns:
     def _fields(self) -> list[str]:
         return [*self.format.FIELDS, REFERENCES]
 
-    def _refuse_absent(self, rows: Sequence[Mapping[str, Any]], advice: Advice) -> None:
+    def _refuse_absent(self, rows: Sequence[Mapping[str, Any]], advice: FormatMatcher) -> None:
         """A column for an optional field that the user named and no row has."""
         for field, column in self.mapping.items():
             optional = self.format.FIELDS.get(field) is False
@@ -178,7 +178,9 @@ def _own_answer(example: dict[str, Any]) -> list[str]:
     return [messages] if isinstance(messages, str) else []
 
 
-def _detect(mapping: Mapping[str, str | None], row: Mapping[str, Any], advice: Advice) -> str:
+def _detect(
+    mapping: Mapping[str, str | None], row: Mapping[str, Any], advice: FormatMatcher
+) -> str:
     fitting = [name for name in formats.names() if advice.fits(name, mapping)]
     if len(fitting) != 1:
         raise advice.several(fitting) if fitting else advice.none()

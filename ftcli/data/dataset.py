@@ -8,23 +8,19 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ftcli.core.errors import Problems, UserError
-from ftcli.data import cache, mistakes
-from ftcli.data.accounting import Counts, accounting
-from ftcli.data.figures import statistics, warnings
+from ftcli.data import cache, dataset_errors
+from ftcli.data.inspection import UnusedColumns
 from ftcli.data.loader import Loader
-from ftcli.data.preparation import Preparation
-from ftcli.data.render import DATE, Document, Renderer, Rendering
+from ftcli.data.preparation import Preparation, count_entries
+from ftcli.data.render import DATE, Renderer, RenderSettings
 from ftcli.data.rows import BadRow, Unusable
-from ftcli.data.sources import Source, find, is_path
-from ftcli.data.split import Split
-from ftcli.data.tokenizers import tokenizer_hash
-from ftcli.data.tokens import Tokens
-from ftcli.data.unused import Unused
+from ftcli.data.split import Splits
+from ftcli.data.statistics import RowCounts, compute_statistics, format_counts, list_warnings
+from ftcli.data.tokens import Document, Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 3  # of what preparation makes of the same rows; part of every cache key
 SPLITS = ("train", "validation", "test")
 log = logging.getLogger("ftcli.data")
 
@@ -70,8 +66,8 @@ class Data:
     cache_dir: str | None = None  # of the token cache; ~/.cache/ftcli/tokens when left out
 
     def __post_init__(self) -> None:
-        Problems.raise_if_any(list(mistakes.contradictions(self)))
-        self._rendering = Rendering(
+        Problems.raise_if_any(list(dataset_errors.find_contradictions(self)))
+        self._rendering = RenderSettings(
             self.max_length,
             self.mask,
             self.template,
@@ -83,7 +79,7 @@ class Data:
         )
         self.reading = "plain"
         self._prepared: dict[str, Tokens] = {}
-        self._splits: dict[str, Split] = {}
+        self._splits = Splits(self)
 
     def settle(self, packing: Literal["flat", "bins", "none"], reading: str = "plain") -> None:
         """Serve batches as a model is proved to read them; see `ftcli.models.proof`."""
@@ -95,7 +91,7 @@ class Data:
         Raises:
             UserError: a row cannot be used and `on_error` is stop.
         """
-        for entry in self._split(split).entries():
+        for entry in self._splits.open(split).entries():
             if isinstance(entry, BadRow):
                 if self.on_error == "stop" and not entry.intended:
                     raise entry
@@ -106,7 +102,7 @@ class Data:
         self,
         split: str,
         tokenizer: PreTrainedTokenizerBase,
-        progress: Callable[[Counts], None] | None = None,
+        progress: Callable[[RowCounts], None] | None = None,
     ) -> Tokens:
         """The tokens of a split, from the cache or written to it now.
 
@@ -118,17 +114,11 @@ class Data:
         Raises:
             UserError: there is no such split, a row cannot be used, or nothing would be learned.
         """
-        rows = self._split(split)
-        key = cache.key_of(self._settings(rows, tokenizer))
+        rows = self._splits.open(split)
+        work = self._preparation(tokenizer, progress)
+        key = cache.key_of(work.settings(rows) | {"text_unit": self.text_unit})
         known = self._prepared.get(key)
         if known is None:
-            work = Preparation(
-                Renderer(self._rendering, tokenizer),
-                self.on_error,
-                self.overlong,
-                self.on_lost,
-                progress,
-            )
             known = cache.load_or_write(
                 cache.folder(self.cache_dir),
                 key,
@@ -136,12 +126,12 @@ class Data:
             )
             work.refuse_losses(known.meta)
             self._prepared[key] = known
-            for warning in warnings(known.meta, split):
+            for warning in list_warnings(known.meta, split):
                 log.warning(warning)
             if split == "train" and (note := rows.unused.note()):
                 log.warning(note)
         if not len(known):
-            raise mistakes.empty(split, self.path, known.meta)
+            raise dataset_errors.empty_split_error(split, self.path, known.meta)
         return known
 
     def sample(
@@ -155,48 +145,25 @@ class Data:
         Raises:
             UserError: a row cannot be used and `on_error` is stop, or none can.
         """
-        renderer, counts = Renderer(self._rendering, tokenizer), Counts()
-        found: list[tuple[dict[str, Any], list[Document]]] = []
-        for entry in self._split(split).entries():
-            counts.entries += 1
-            made = renderer.documents([entry])[0] if isinstance(entry, dict) else entry
-            if isinstance(entry, dict) and isinstance(made, list):
-                found.append((entry, [d.cut(self.max_length) for d in made]))
-                if len(found) == count:
-                    break
-            elif isinstance(entry, dict) and isinstance(made, Unusable):
-                self._pass_over(made.at(entry["origin"]), counts)
-            elif isinstance(entry, BadRow):
-                self._pass_over(entry, counts)
-            else:
-                counts.elsewhere += 1
-        counts.used = len(found)
-        if not found:
-            raise mistakes.empty(split, self.path, asdict(counts))
-        if counts.left_out:
-            log.warning(f"{split}: {accounting(asdict(counts))}")
+        preparation = self._preparation(tokenizer)
+        examples = preparation.take(self._splits.open(split).entries(), count)
+        counts = asdict(preparation.counts)
+        if not examples:
+            raise dataset_errors.empty_split_error(split, self.path, counts)
+        if counts["left_out"]:
+            log.warning(f"{split}: {format_counts(counts)}")
         if note := self.unused(split).note():
             log.warning(note)
-        return found
+        return examples
 
-    def unused(self, split: str = "train") -> Unused:
+    def unused(self, split: str = "train") -> UnusedColumns:
         """The columns that nothing reads, in the first rows of a split."""
-        return self._split(split).unused
+        return self._splits.open(split).unused
 
     def refuse_empty(self, split: str) -> None:
         """Raise a UserError that says what became of the rows of a split that gives no example."""
-        counts = Counts()
-        for entry in self._split(split).entries():
-            counts.entries += 1
-            counts.elsewhere += entry is None
-            if isinstance(entry, BadRow):
-                self._pass_over(entry, counts)
-        raise mistakes.empty(split, self.path, asdict(counts))
-
-    def _pass_over(self, row: BadRow, counts: Counts) -> None:
-        if self.on_error == "stop" and not row.intended:
-            raise row
-        counts.skip(row)
+        counts = count_entries(self._splits.open(split).entries(), self.on_error)
+        raise dataset_errors.empty_split_error(split, self.path, asdict(counts))
 
     def loader(
         self,
@@ -267,59 +234,21 @@ class Data:
         """What `data.json` keeps: sources, counts, hashes, token statistics."""
         first = next(self.examples("train"), None)
         renderer = Renderer(self._rendering, tokenizer)
-        figures = {s: statistics(self.prepare(s, tokenizer)) for s in self.splits}
+        figures = {s: compute_statistics(self.prepare(s, tokenizer)) for s in self.splits}
         return {
-            **self._split("train").source.describe(),
+            **self._splits.open("train").source.describe(),
             "fingerprint": figures["train"]["fingerprint"],
-            "format": self._split("train").columns.name,
+            "format": self._splits.open("train").columns.name,
             "packing": self.packing,
             "max_length": self.max_length,
             "template": renderer.fingerprint(first) if first else None,
             "splits": figures,
         }
 
-    def _split(self, name: str) -> Split:
-        """The rows of a split; made once.
-
-        Raises:
-            UserError: the split is not configured, or its source is not there.
-        """
-        if name not in self._splits:
-            self._splits[name] = self._find(name)
-        return self._splits[name]
-
-    def _find(self, name: str) -> Split:
-        share = self.validation if isinstance(self.validation, float | int) else None
-        if name == "train":
-            source = self._open(self.path, self.split)
-            for note in getattr(source, "notes", ()):
-                log.warning(note)
-            return Split(source, self.format, self.columns, "data.path", self.limit, share)
-        train = self._split("train")
-        if name == "validation" and share is not None:
-            return Split(
-                train.source, self.format, self.columns, "data.path", self.limit, share, True
-            )
-        place = {"validation": self.validation, "test": self.test}.get(name)
-        if place is None:
-            raise mistakes.not_configured(name)
-        place = str(place)
-        source = self._open(place, "train") if is_path(place) else train.source.other(place)
-        format = train.columns.name if self.format == "auto" else self.format
-        return Split(source, format, self.columns, f"data.{name}")
-
-    def _open(self, path: str, split: str) -> Source:
-        return find(path, split, self.name, self.revision, self.text_unit)
-
-    def _settings(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """Everything that decides the tokens of a split."""
-        return {
-            "version": VERSION,
-            "rows": split.key(),
-            "rendering": asdict(self._rendering),
-            "overlong": self.overlong,
-            "on_error": self.on_error,
-            "text_unit": self.text_unit,
-            "tokenizer": tokenizer_hash(tokenizer),
-            "chat_template": getattr(tokenizer, "chat_template", None),
-        }
+    def _preparation(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        progress: Callable[[RowCounts], None] | None = None,
+    ) -> Preparation:
+        renderer = Renderer(self._rendering, tokenizer)
+        return Preparation(renderer, self.on_error, self.overlong, self.on_lost, progress)

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
+import numpy as np
+
 from ftcli.core.errors import UserError
-from ftcli.data import packing as ways
-from ftcli.data.tokens import Tokens
+from ftcli.data import packing as packings
+from ftcli.data.tokens import IGNORED, Tokens
 
 Packing = Literal["flat", "bins", "none"]
 
@@ -67,33 +69,87 @@ class Loader:
 
     def batches(self, epoch: int) -> list[list[int]]:
         """Numbers of the documents of each batch of an epoch."""
-        return ways.share(self._all(epoch), self.rank, self.world)
+        return packings.share(self._all(epoch), self.rank, self.world)
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
-        """The tensors of these documents; see `ftcli.data.collate`.
+        """The tensors of these documents; see `collate_packed`, `collate_padded`.
 
         A batch that is not to be read as it stands has `reading`; see `ftcli.core.row_format.RowFormat`. Of
         paired documents also `pairs`, how many: document 2 i of the batch is preferred to 2 i + 1.
         """
-        from ftcli.data import collate
-
         if self.packing == "none":
-            batch = collate.padded(self.tokens, rows, self.pad)
+            batch = collate_padded(self.tokens, rows, self.pad)
         else:
-            batch = collate.packed(self.tokens, rows)
+            batch = collate_packed(self.tokens, rows)
         if self.reading != "plain":
             batch["reading"] = self.reading
         return batch if self.group == 1 else batch | {"pairs": len(rows) // self.group}
 
-    def _of_epoch(self, epoch: int) -> ways.Batches:
+    def _of_epoch(self, epoch: int) -> packings.Batches:
         lengths = self.tokens.lengths.reshape(-1, self.group)
         lengths = lengths.max(1) if self.packing == "none" else lengths.sum(1)
         args = (lengths, self.batch_size, self.seed, epoch, self.shuffle)
         if self.packing == "bins":
-            batches = ways.bins(*args, capacity=self.max_length)
+            batches = packings.bins(*args, capacity=self.max_length)
         else:
-            batches = ways.flat(*args) if self.packing == "flat" else ways.bucketed(*args)
+            batches = packings.flat(*args) if self.packing == "flat" else packings.bucketed(*args)
         if self.group == 1:
             return batches
         members = range(self.group)
         return [[self.group * row + i for row in batch for i in members] for batch in batches]
+
+
+def collate_packed(tokens: Tokens, rows: Sequence[int]) -> dict[str, Any]:
+    """Documents laid end to end, T tokens in all.
+
+    Returns:
+        input_ids, labels, position_ids int64 [1, T]; lengths int32 [documents]; rows; count.
+        Positions begin at 0 in each document; labels are not shifted.
+    """
+    import torch
+
+    ids, learned, lengths = _gather(tokens, rows)
+    starts = np.cumsum(lengths) - lengths
+    positions = np.arange(len(ids), dtype=np.int64) - np.repeat(starts, lengths)
+    return {
+        "input_ids": torch.from_numpy(ids.astype(np.int64)[None]),
+        "labels": torch.from_numpy(np.where(learned, ids, np.int64(IGNORED))[None]),
+        "position_ids": torch.from_numpy(positions[None]),
+        "lengths": torch.from_numpy(lengths.astype(np.int32)),
+        "rows": list(rows),
+        "count": int(learned.sum(dtype=np.int64)),
+    }
+
+
+def collate_padded(tokens: Tokens, rows: Sequence[int], pad: int) -> dict[str, Any]:
+    """Documents side by side, padded on the right to the longest of them, L tokens.
+
+    Returns:
+        input_ids, labels, position_ids, attention_mask int64 [B, L]; rows; count.
+    """
+    import torch
+
+    ids, learned, lengths = _gather(tokens, rows)
+    width = int(lengths.max())
+    there = np.arange(width) < lengths[:, None]
+    input_ids = np.full(there.shape, pad, dtype=np.int64)
+    input_ids[there] = ids
+    labels = np.full(there.shape, IGNORED, dtype=np.int64)
+    labels[there] = np.where(learned, ids, np.int64(IGNORED))
+    positions = np.broadcast_to(np.arange(width, dtype=np.int64), there.shape)
+    return {
+        "input_ids": torch.from_numpy(input_ids),
+        "labels": torch.from_numpy(labels),
+        "position_ids": torch.from_numpy(np.where(there, positions, 0)),
+        "attention_mask": torch.from_numpy(there.astype(np.int64)),
+        "rows": list(rows),
+        "count": int(learned.sum(dtype=np.int64)),
+    }
+
+
+def _gather(tokens: Tokens, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ids [T], learned bool [T] and lengths [documents] of the rows, one after the other."""
+    spans = [slice(tokens.offsets[row], tokens.offsets[row + 1]) for row in rows]
+    ids = np.concatenate([tokens.ids[span] for span in spans])
+    learned = np.concatenate([tokens.learned[span] for span in spans]).astype(bool)
+    return ids, learned, tokens.lengths[np.asarray(rows, dtype=np.int64)]

@@ -10,14 +10,16 @@ from typing import Any, Literal
 import numpy as np
 
 from ftcli.core.errors import UserError
-from ftcli.data import mistakes
-from ftcli.data.accounting import Counts
 from ftcli.data.cache import Writer
-from ftcli.data.fidelity import LOSSES
-from ftcli.data.render import Document, Renderer
+from ftcli.data.chat_templates.losses import LOSSES, template_loss_error
+from ftcli.data.render import Renderer
 from ftcli.data.rows import BadRow, Unusable
-from ftcli.data.split import Entry
+from ftcli.data.split import Entry, Split
+from ftcli.data.statistics import RowCounts
+from ftcli.data.tokenization import hash_tokenizer
+from ftcli.data.tokens import Document
 
+VERSION = 3  # of what preparation makes of the same rows; part of every cache key
 CHUNK = 2000  # source rows between two commits
 HEAVY = (
     1 << 24
@@ -41,11 +43,24 @@ class Preparation:
         on_error: Literal["stop", "skip"],
         overlong: Literal["truncate", "drop", "error"],
         on_lost: Literal["refuse", "warn"],
-        progress: Callable[[Counts], None] | None = None,
+        progress: Callable[[RowCounts], None] | None = None,
     ) -> None:
         self.renderer, self.on_error, self.overlong = renderer, on_error, overlong
         self.on_lost, self.progress = on_lost, progress
         self.limit = renderer.rendering.max_length
+
+    def settings(self, split: Split) -> dict[str, Any]:
+        """Everything that decides the tokens of a split, but for how its text files are cut into rows."""
+        tokenizer = self.renderer.tokenizer
+        return {
+            "version": VERSION,
+            "rows": split.key(),
+            "rendering": asdict(self.renderer.rendering),
+            "overlong": self.overlong,
+            "on_error": self.on_error,
+            "tokenizer": hash_tokenizer(tokenizer),
+            "chat_template": getattr(tokenizer, "chat_template", None),
+        }
 
     def fill(self, writer: Writer, entries: Iterable[Entry]) -> dict[str, Any]:
         """Append the documents of all entries; returns the counts as `meta.json` holds them.
@@ -54,7 +69,7 @@ class Preparation:
             UserError: a row cannot be used and `on_error` is stop, nothing would be learned, or the
                 template loses something and `on_lost` is refuse.
         """
-        self.counts = Counts(**writer.state)
+        self.counts = RowCounts(**writer.state)
         self.writer = writer
         for chunk in _chunks(islice(iter(entries), self.counts.entries, None)):
             self._chunk(chunk)
@@ -66,6 +81,31 @@ class Preparation:
             if self.progress:
                 self.progress(self.counts)
         return asdict(self.counts)
+
+    def take(
+        self, entries: Iterable[Entry], count: int
+    ) -> list[tuple[dict[str, Any], list[Document]]]:
+        """The first `count` examples and their documents, cut at `max_length`; `counts` tells of the rest.
+
+        Raises:
+            UserError: a row cannot be used and `on_error` is stop.
+        """
+        self.counts = RowCounts()
+        examples: list[tuple[dict[str, Any], list[Document]]] = []
+        for entry in entries:
+            self.counts.entries += 1
+            if isinstance(entry, BadRow):
+                self._skip(entry)
+            elif entry is None:
+                self.counts.elsewhere += 1
+            elif isinstance(documents := self.renderer.documents([entry])[0], Unusable):
+                self._skip(documents.at(entry["origin"]))
+            else:
+                examples.append((entry, [document.cut(self.limit) for document in documents]))
+                if len(examples) == count:
+                    break
+        self.counts.used = len(examples)
+        return examples
 
     def _chunk(self, chunk: Sequence[Entry]) -> None:
         for entry in chunk:
@@ -125,12 +165,10 @@ class Preparation:
             UserError: it does, and `on_lost` is refuse.
         """
         if self.on_lost == "refuse" and LOSSES.keys() & counts["losses"].keys():
-            raise mistakes.lost(counts, self.renderer.chat.program.source)
+            raise template_loss_error(counts, self.renderer.chat.program.source)
 
     def _skip(self, row: BadRow) -> None:
-        if self.on_error == "stop" and not row.intended:
-            raise row
-        self.counts.skip(row)
+        count_bad_row(row, self.counts, self.on_error)
 
     def _nothing_to_learn(self) -> UserError:
         counts = self.counts
@@ -152,6 +190,32 @@ class Preparation:
             where="data",
             fix=f"{fix}; see: ftcli preview",
         )
+
+
+def count_entries(entries: Iterable[Entry], on_error: Literal["stop", "skip"]) -> RowCounts:
+    """RowCounts of the rows of a split that are read without being tokenised.
+
+    Raises:
+        UserError: a row cannot be used and `on_error` is stop.
+    """
+    counts = RowCounts()
+    for entry in entries:
+        counts.entries += 1
+        counts.elsewhere += entry is None
+        if isinstance(entry, BadRow):
+            count_bad_row(entry, counts, on_error)
+    return counts
+
+
+def count_bad_row(row: BadRow, counts: RowCounts, on_error: Literal["stop", "skip"]) -> None:
+    """Count a row that cannot be used.
+
+    Raises:
+        BadRow: `on_error` is stop, and the data do not leave the row out themselves.
+    """
+    if on_error == "stop" and not row.intended:
+        raise row
+    counts.skip(row)
 
 
 def _too_long(length: int, limit: int, origin: str) -> UserError:

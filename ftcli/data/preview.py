@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ftcli.data.dataset import Data
-    from ftcli.data.render import Document
+    from ftcli.data.tokens import Document
 
 
 @dataclass(frozen=True)

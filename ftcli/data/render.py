@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
-
 from ftcli.core.errors import UserError
-from ftcli.data.chat_template import ChatTemplate
-from ftcli.data.pieces import ALL, Piece, encode
+from ftcli.data.chat_templates.template import ChatTemplate
 from ftcli.data.rows import Unusable
+from ftcli.data.tokenization import ALL, Segment, encode_segments
+from ftcli.data.tokens import Document, windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,30 +30,15 @@ DATE = (
 )
 
 
-class Document(NamedTuple):
-    """One sequence: ids int32 [n] and learned uint8 [n] (1 where a token is learned).
-
-    `losses` are the kinds of what the chat template did not write as the data have it.
-    """
-
-    ids: np.ndarray
-    learned: np.ndarray
-    losses: tuple[str, ...] = ()
-
-    def cut(self, length: int) -> Document:
-        """Its first `length` tokens."""
-        return Document(self.ids[:length], self.learned[:length], self.losses)
-
-
 class Writing(NamedTuple):
     """A document before it is tokenised."""
 
-    pieces: list[Piece]
+    pieces: list[Segment]
     losses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Rendering:
+class RenderSettings:
     """How examples are written; all that the token cache must know of it."""
 
     max_length: int = 1024
@@ -89,7 +73,7 @@ class Renderer:
         tokenizer: of the model that is to be trained.
     """
 
-    def __init__(self, rendering: Rendering, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, rendering: RenderSettings, tokenizer: PreTrainedTokenizerBase) -> None:
         self.rendering, self.tokenizer = rendering, tokenizer
 
     @cached_property
@@ -109,7 +93,7 @@ class Renderer:
         """
         writings = [self._try_write(example) for example in examples]
         rows = [w.pieces for row in writings if not isinstance(row, Unusable) for w in row]
-        encoded = iter(encode(rows, self.tokenizer))
+        encoded = iter(encode_segments(rows, self.tokenizer))
         found: list[list[Document] | Unusable] = []
         for example, row in zip(examples, writings, strict=True):
             if isinstance(row, Unusable):
@@ -129,10 +113,10 @@ class Renderer:
 
     def beginning(self, text: str) -> list[int]:
         """Token ids of a plain text that is to be continued, as training shows its beginning."""
-        return self._ids([*self._start(), Piece(text)])
+        return self._ids([*self._start(), Segment(text)])
 
-    def _ids(self, pieces: list[Piece]) -> list[int]:
-        return [int(i) for i in encode([pieces], self.tokenizer)[0][0]] if pieces else []
+    def _ids(self, pieces: list[Segment]) -> list[int]:
+        return [int(i) for i in encode_segments([pieces], self.tokenizer)[0][0]] if pieces else []
 
     def fingerprint(self, example: dict[str, Any]) -> str:
         """Hash of the template that examples like this one are written with."""
@@ -191,29 +175,29 @@ class Renderer:
             spans = (
                 _without(len(written.text), written.unlearned) if learns_all else written.learned
             )
-            return Writing([Piece(written.text, spans)], written.losses)
+            return Writing([Segment(written.text, spans)], written.losses)
         if "text" in example:
-            return Writing([*self._start(), Piece(example["text"], ALL), *self._end()])
+            return Writing([*self._start(), Segment(example["text"], ALL), *self._end()])
         prompt = self._prompt_pieces(example)
         if learns_all:
-            prompt = [Piece(piece.content, ALL) for piece in prompt]
-        return Writing([*prompt, Piece(_answer(example), ALL), *self._end()])
+            prompt = [Segment(piece.content, ALL) for piece in prompt]
+        return Writing([*prompt, Segment(_answer(example), ALL), *self._end()])
 
-    def _prompt_pieces(self, example: dict[str, Any]) -> list[Piece]:
+    def _prompt_pieces(self, example: dict[str, Any]) -> list[Segment]:
         if self._as_chat(example):
             messages = self._messages(example)
             if messages[-1]["role"] == "assistant":
                 messages.pop()
-            return [Piece(*self.chat.prompt(messages, example.get("tools")))]
+            return [Segment(*self.chat.prompt(messages, example.get("tools")))]
         if "text" in example:
             return []
-        return [*self._start(), Piece(self._template.replace(HOLE, example["prompt"]))]
+        return [*self._start(), Segment(self._template.replace(HOLE, example["prompt"]))]
 
-    def _start(self) -> list[Piece]:
+    def _start(self) -> list[Segment]:
         tokens = leading_ids(self.tokenizer)
-        return [Piece(tokens)] if tokens else []
+        return [Segment(tokens)] if tokens else []
 
-    def _end(self) -> list[Piece]:
+    def _end(self) -> list[Segment]:
         token = self.tokenizer.eos_token_id
         if token is None:
             raise UserError(
@@ -221,7 +205,7 @@ class Renderer:
                 where="model.tokenizer",
                 fix="use a tokenizer with eos_token, or data.template=chat",
             )
-        return [Piece([token], ALL)]
+        return [Segment([token], ALL)]
 
 
 def is_conversation(example: dict[str, Any], template: str) -> bool:
@@ -246,20 +230,6 @@ def _without(length: int, spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, 
     bounds = [0, *(bound for span in sorted(spans) for bound in span), length]
     pairs = zip(bounds[::2], bounds[1::2], strict=True)
     return tuple((start, end) for start, end in pairs if start < end)
-
-
-def windows(document: Document, length: int) -> list[Document]:
-    """Pieces of at most `length` tokens.
-
-    Each begins with the last token of the one before, as context only: every token but the first
-    of the text is predicted exactly once.
-    """
-    found = []
-    for start in range(0, max(len(document.ids) - 1, 1), length - 1):
-        learned = document.learned[start : start + length].copy()
-        learned[:1] = 0
-        found.append(Document(document.ids[start : start + length], learned))
-    return found
 
 
 def _answer(example: dict[str, Any]) -> str:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
-from ftcli.data import holdout
+from ftcli.data import dataset_errors
 from ftcli.data.columns import Columns
 from ftcli.data.conversation.exchange import prompt_of
+from ftcli.data.inspection import UnusedColumns, find_unused_columns
 from ftcli.data.rows import BadRow, Item, Row, Unusable
-from ftcli.data.sources import Source
-from ftcli.data.unused import Unused, find_unused
+from ftcli.data.sources import Source, find, is_path
+
+if TYPE_CHECKING:
+    from ftcli.data.dataset import Data
 
 #: What a stream holds for each source row: an example of this split, why the row cannot be used, or
 #: nothing when it belongs to another split.
 Entry = dict[str, Any] | BadRow | None
 LOOKED_AT = 256  # first rows by which columns are judged
+log = logging.getLogger("ftcli.data")
+FULL = 1 << 64  # prompts are hashed to numbers below this
 
 
 class Split:
@@ -64,9 +71,9 @@ class Split:
         raise broken or self._no_row()
 
     @cached_property
-    def unused(self) -> Unused:
+    def unused(self) -> UnusedColumns:
         """The columns that nothing reads, in the first rows."""
-        return find_unused(self.columns, (row.values for row in self._first_rows))
+        return find_unused_columns(self.columns, (row.values for row in self._first_rows))
 
     @cached_property
     def _first_rows(self) -> list[Row]:
@@ -134,8 +141,7 @@ class Split:
     def _is_mine(self, example: dict[str, Any]) -> bool:
         if self.share is None:
             return True
-        position = holdout.position(prompt_of(example))
-        return (position < self._below) == self.held_out
+        return (hash_prompt(prompt_of(example)) < self._below) == self.held_out
 
     @cached_property
     def _below(self) -> int:
@@ -143,4 +149,71 @@ class Split:
         assert self.share is not None
         entries = (self._entry(item) for item in self._items())
         asked = (prompt_of(entry) for entry in entries if isinstance(entry, dict))
-        return holdout.threshold(self.share, asked)
+        return find_threshold(self.share, asked)
+
+
+class Splits:
+    """The splits that a `data` group configures, each opened once."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self._opened: dict[str, Split] = {}
+
+    def open(self, name: str) -> Split:
+        """The rows of a split.
+
+        Raises:
+            UserError: the split is not configured, or its source is not there.
+        """
+        if name not in self._opened:
+            self._opened[name] = self._open(name)
+        return self._opened[name]
+
+    def _open(self, name: str) -> Split:
+        data = self.data
+        share = data.validation if isinstance(data.validation, float | int) else None
+        if name == "train":
+            source = self._source(data.path, data.split)
+            for note in getattr(source, "notes", ()):
+                log.warning(note)
+            return Split(source, data.format, data.columns, "data.path", data.limit, share)
+        train = self.open("train")
+        if name == "validation" and share is not None:
+            return Split(
+                train.source, data.format, data.columns, "data.path", data.limit, share, True
+            )
+        place = {"validation": data.validation, "test": data.test}.get(name)
+        if place is None:
+            raise dataset_errors.missing_split_error(name)
+        place = str(place)
+        source = self._source(place, "train") if is_path(place) else train.source.other(place)
+        format = train.columns.name if data.format == "auto" else data.format
+        return Split(source, format, data.columns, f"data.{name}")
+
+    def _source(self, path: str, split: str) -> Source:
+        data = self.data
+        return find(path, split, data.name, data.revision, data.text_unit)
+
+
+def hash_prompt(prompt: str) -> int:
+    """Wnumber a prompt falls in [0, 2**64); the same on every machine and for every order of rows."""
+    digest = hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def find_threshold(share: float, prompts: Iterable[str]) -> int:
+    """Prompts at positions below this are held out.
+
+    Usually the share itself. A small set of which no prompt falls below it gives its lowest one,
+    provided that another is left to train on. Reading stops at the first prompt that is held out,
+    after 1/share rows on average.
+    """
+    limit = int(share * FULL)
+    lowest, different = FULL, False
+    for prompt in prompts:
+        number = hash_prompt(prompt)
+        if number < limit:
+            return limit
+        different |= lowest not in (FULL, number)
+        lowest = min(lowest, number)
+    return lowest + 1 if different else limit

@@ -1,15 +1,15 @@
-"""Prepared documents, memory-mapped."""
+"""Tokenised documents, and the memory-mapped arrays of a prepared split."""
 
 from __future__ import annotations
 
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from ftcli.data.accounting import accounting
+from ftcli.data.statistics import format_counts
 
 #: Files of a cache folder and the type of their elements.
 ARRAYS = {
@@ -20,6 +20,21 @@ ARRAYS = {
     "origin_offsets": np.int64,
 }
 IGNORED = -100
+
+
+class Document(NamedTuple):
+    """One sequence: ids int32 [n] and learned uint8 [n] (1 where a token is learned).
+
+    `losses` are the kinds of what the chat template did not write as the data have it.
+    """
+
+    ids: np.ndarray
+    learned: np.ndarray
+    losses: tuple[str, ...] = ()
+
+    def cut(self, length: int) -> Document:
+        """Its first `length` tokens."""
+        return Document(self.ids[:length], self.learned[:length], self.losses)
 
 
 class Row(TypedDict):
@@ -69,7 +84,7 @@ class Tokens:
 
     def summary(self) -> str:
         """How many there are, for people, and how many rows of the source are not among them."""
-        lost = f" ({accounting(self.meta)})" if self.meta["left_out"] else ""
+        lost = f" ({format_counts(self.meta)})" if self.meta["left_out"] else ""
         return f"{len(self):,} rows, {int(self.lengths.sum()):,} tokens{lost}"
 
     def sample(self, tokenizer: Any) -> str:
@@ -81,6 +96,20 @@ class Tokens:
         bounds = _map(self.folder, "origin_offsets")
         text = _map(self.folder, "origins")[bounds[index] : bounds[index + 1]]
         return bytes(text).decode("utf-8", "surrogateescape")
+
+
+def windows(document: Document, length: int) -> list[Document]:
+    """Pieces of at most `length` tokens.
+
+    Each begins with the last token of the one before, as context only: every token but the first
+    of the text is predicted exactly once.
+    """
+    found = []
+    for start in range(0, max(len(document.ids) - 1, 1), length - 1):
+        learned = document.learned[start : start + length].copy()
+        learned[:1] = 0
+        found.append(Document(document.ids[start : start + length], learned))
+    return found
 
 
 def _map(folder: Path, name: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ftcli.data.pictures import as_bytes, grid
+from ftcli.data.media.pictures import as_bytes, grid
 from ftcli.models.decoding import judging
 from ftcli.models.diffusion import Ddim, denoiser
 from ftcli.models.parts import bare

@@ -15,7 +15,7 @@ from ftcli.core.errors import UserError
 from ftcli.jobs.machine_settings import Machine, apply_requirements, choose_settings
 
 if TYPE_CHECKING:
-    from ftcli.data.survey import Survey
+    from ftcli.data.inspection import SourceSummary
 
 #: What is taken where nobody answers.
 DEFAULTS = {"model": "llama_mini", "data": "e2e", "method": "lora"}
@@ -96,7 +96,7 @@ def choose_option(group: str, answer: str) -> Choice:
 
 
 def render_job(
-    model: Choice, data: Choice, method: Choice, machine: Machine, seen: Survey | None = None
+    model: Choice, data: Choice, method: Choice, machine: Machine, seen: SourceSummary | None = None
 ) -> str:
     """The YAML of a job.
 
@@ -155,23 +155,23 @@ def _reads_text(node: dict[str, Any]) -> bool:
     return "format" in signature.read_signature(node[JOB_CLASS]).parameters
 
 
-def _survey_data(data: Choice) -> Survey | None:
+def _survey_data(data: Choice) -> SourceSummary | None:
     """What local rows hold; None for what ships, lies on the hub, or is plain text."""
     if data.path is None or _is_plain_text(data):
         return None
+    from ftcli.data.inspection import summarize_source
     from ftcli.data.sources import files
-    from ftcli.data.survey import survey
 
     if not files.exists(data.path):
         return None
-    return survey(files.find(data.path), "data.path")
+    return summarize_source(files.find(data.path), "data.path")
 
 
 def _is_plain_text(data: Choice) -> bool:
     return bool(read_option(paths.list_options("data")[data.option]).get("format") == "text")
 
 
-def _choose_data_settings(data: Choice, seen: Survey | None) -> dict[str, tuple[Any, str]]:
+def _choose_data_settings(data: Choice, seen: SourceSummary | None) -> dict[str, tuple[Any, str]]:
     if data.path is None:
         return {}
     found: dict[str, tuple[Any, str]] = {"path": (data.path, "")}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ftcli.data.chat_template import ChatTemplate
+from ftcli.data.chat_templates.template import ChatTemplate
 from ftcli.data.render import DATE
 from ftcli.models.decoding_proof import decoding_of
 

@@ -65,7 +65,7 @@ def build_micro_batch(
         keep_truncated: whether answers that were cut are learned from; they count as answers anyhow.
 
     Returns:
-        input_ids, position_ids int64, lengths or attention_mask, as `ftcli.data.collate`; with them
+        input_ids, position_ids int64, lengths or attention_mask, as `ftcli.data.loader`; with them
         where [n] the flat position that predicts each token of the answers, targets [n] the token,
         owner [n] its answer; answers, their number; group, answers a prompt; rows; count = n.
         `shared` [prompts] says how many answers each prompt has, where it stands there once.

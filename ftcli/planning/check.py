@@ -129,9 +129,9 @@ class Check:
             yield warn("targets", text, "method=full trains every weight")
 
     def _data(self) -> Iterator[Finding]:
-        from ftcli.data.figures import warnings
+        from ftcli.data.inspection import UnusedColumns
         from ftcli.data.rows import listed
-        from ftcli.data.unused import Unused
+        from ftcli.data.statistics import list_warnings
 
         data = self.meta_run.data
         try:
@@ -147,7 +147,7 @@ class Check:
             yield fail("data", UserError(what, where, "data.on_error=stop names the first bad row"))
             return
         columns = ", ".join(first["row"])
-        unused = data.unused() if hasattr(data, "unused") else Unused()
+        unused = data.unused() if hasattr(data, "unused") else UnusedColumns()
         left = f"; not used: {listed(unused.columns)}" if unused.columns else ""
         yield ok("data", f"{data.path}: columns {columns}{left}; splits {', '.join(data.splits)}")
         if note := unused.note():
@@ -163,7 +163,7 @@ class Check:
         yield template_finding(data, tokenizer, first)
         self.sample = sample = sample_tokens(data, tokenizer)
         yield from sample_findings(sample, data.max_length, turns="text" not in first)
-        for line in warnings(sample.meta, "sample"):
+        for line in list_warnings(sample.meta, "sample"):
             yield warn("data", line.removeprefix("sample: "), "ftcli preview shows such rows")
         yield from self._splits()
 

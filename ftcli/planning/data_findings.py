@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftcli.core.errors import UserError
-from ftcli.data.accounting import accounting
+from ftcli.data.statistics import format_counts
 from ftcli.planning.findings import Finding, fail, ok, warn
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def template_finding(
     Raises:
         UserError: they are conversations, and the tokenizer has no chat template.
     """
-    from ftcli.data.chat_template import ChatTemplate
+    from ftcli.data.chat_templates.template import ChatTemplate
     from ftcli.data.render import DEFAULT_TEMPLATE, is_conversation
 
     if "text" in example:
@@ -122,7 +122,7 @@ def sample_findings(sample: TokenSample, limit: int, turns: bool = True) -> Iter
     median, high = np.percentile(sample.lengths, (50, 95))
     longest = sample.meta["longest"]
     text = (
-        f"{accounting(sample.meta)}; {len(sample.lengths)} sampled documents: median {median:.0f} tokens, "
+        f"{format_counts(sample.meta)}; {len(sample.lengths)} sampled documents: median {median:.0f} tokens, "
         f"95 % below {high:.0f}, longest {longest:,}; "
         f"{100 * sample.cut:.1f} % above data.max_length={limit}"
     )

@@ -13,7 +13,7 @@ import pytest
 from ftcli.core.errors import UserError
 from ftcli.data import cache, preparation
 from ftcli.data.dataset import Data
-from ftcli.data.render import Document
+from ftcli.data.tokens import Document
 
 
 @pytest.fixture
@@ -106,7 +106,9 @@ def test_two_processes_prepare_once(tokenizer, write_rows, chunked):
 def test_a_second_time_nothing_is_tokenised(tokenizer, write_rows, monkeypatch):
     path = source(write_rows, 50)
     first = Data(str(path), on_error="skip").prepare("train", tokenizer)
-    monkeypatch.setattr("ftcli.data.render.encode", lambda *_: pytest.fail("tokenised again"))
+    monkeypatch.setattr(
+        "ftcli.data.render.encode_segments", lambda *_: pytest.fail("tokenised again")
+    )
     assert Data(str(path), on_error="skip").prepare("train", tokenizer).folder == first.folder
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ftcli.core.errors import UserError
 from ftcli.data.captioned import Captioned
-from ftcli.data.pictures import as_bytes, grid, picture
+from ftcli.data.media.pictures import as_bytes, grid, picture
 from ftcli.data.sources.hub import Hub
 from ftcli.models.ldm import Ldm
 

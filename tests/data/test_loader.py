@@ -12,8 +12,7 @@ from ftcli.core.errors import UserError
 from ftcli.data import packing
 from ftcli.data.cache import Writer
 from ftcli.data.loader import Loader
-from ftcli.data.render import Document
-from ftcli.data.tokens import Tokens
+from ftcli.data.tokens import Document, Tokens
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=200).map(np.array)
 WAYS = ("flat", "bins", "none")

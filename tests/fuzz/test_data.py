@@ -20,11 +20,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 import ftcli
 from ftcli.core.errors import UserError
-from ftcli.data.accounting import accounting
 from ftcli.data.dataset import Data
-from ftcli.data.figures import statistics
 from ftcli.data.rows import BadRow, Row
 from ftcli.data.sources import find
+from ftcli.data.statistics import compute_statistics, format_counts
 from tests.fuzz.data_files import DataFile, data_files
 
 MODEL = Path(ftcli.__file__).parent / "assets" / "models" / "llama_mini"
@@ -157,7 +156,7 @@ def _prepare(file: DataFile, path: Path, tokenizer: Any, on_error: Any) -> dict[
     with _notes() as notes:
         try:
             data = Data(str(path), on_error=on_error, cache_dir=cache, **file.settings)
-            kept = statistics(data.prepare("train", tokenizer))
+            kept = compute_statistics(data.prepare("train", tokenizer))
         except UserError as error:
             _is_a_message(error, path)
             if on_error == "skip":
@@ -174,7 +173,7 @@ def _prepare(file: DataFile, path: Path, tokenizer: Any, on_error: Any) -> dict[
     named = [row for rows in kept["left_out_rows"].values() for row in rows]
     assert all(str(path) in row for row in named)
     assert len(named) == sum(min(count, 5) for count in kept["left_out"].values())
-    assert accounting(tokens.meta) in tokens.summary() or not left_out
+    assert format_counts(tokens.meta) in tokens.summary() or not left_out
     assert not left_out or any(named[0] in note or "left out" in note for note in notes)
     return kept
 

@@ -193,7 +193,7 @@ TEMPLATES = (
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("marked", [False, True])
 def test_a_chat_template_stays_in_its_sandbox(attack, template, marked):
-    from ftcli.data.chat_template import ChatTemplate
+    from ftcli.data.chat_templates.template import ChatTemplate
     from ftcli.data.rows import Unusable
 
     tokenizer = CausalLM(path="asset:llama_mini").load_tokenizer()

@@ -20,7 +20,7 @@ def prepare(
     """Tokenise every split into the cache; a preparation that was killed goes on where it was."""
     from ftcli.cli.with_data import data_of
     from ftcli.core.console import console, emit
-    from ftcli.data.figures import statistics
+    from ftcli.data.statistics import compute_statistics
 
     found = {}
     with data_of(job, overrides or []) as (data, tokenizer):
@@ -33,7 +33,7 @@ def prepare(
                         f"{split}: {counts.rows:,} rows, {counts.supervised:,} learned tokens"
                     ),
                 )
-                found[split] = {"folder": str(tokens.folder), **statistics(tokens)}
+                found[split] = {"folder": str(tokens.folder), **compute_statistics(tokens)}
 
     def render() -> None:
         from rich.table import Table

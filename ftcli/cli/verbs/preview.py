@@ -88,7 +88,7 @@ def _drawn(sample: Sample, coloured: bool) -> Text:
     from rich.text import Text
 
     from ftcli.core.escaping import escape_controls
-    from ftcli.data.fidelity import BY_DESIGN, LOSSES
+    from ftcli.data.chat_templates.losses import BY_DESIGN, LOSSES
 
     text = Text()
     origin = escape_controls(sample.origin)

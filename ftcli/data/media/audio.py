@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ftcli.core.errors import UserError
-from ftcli.data.examples import Array, Examples
+from ftcli.data.media.examples import Array, Examples
 from ftcli.data.media.items import Item
 
 WIDTHS: dict[int, tuple[Any, float, float]] = {  # bytes -> type, centre, scale

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ftcli.core.errors import UserError
-from ftcli.data.examples import Array, Examples
+from ftcli.data.media.examples import Array, Examples
 from ftcli.data.media.items import Item
 from ftcli.data.media.sheet import stretched
 

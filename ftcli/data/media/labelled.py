@@ -17,7 +17,7 @@ from ftcli.data.loader import Loader
 from ftcli.data.media.items import Item
 
 if TYPE_CHECKING:
-    from ftcli.data.examples import Examples
+    from ftcli.data.media.examples import Examples
 
 Array = np.ndarray[Any, Any]
 MEMORY = 256 * 2**20  # bytes of finished inputs that a split keeps

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from ftcli.data.examples import Examples
+    from ftcli.data.media.examples import Examples
 
 ACROSS = 4  # examples in a row of the sheet
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.core.errors import UserError
-from ftcli.data.paths import leads_nowhere, plain, readable, unreadable, walk
 from ftcli.data.readers import can_read, read, readers
 from ftcli.data.rows import Item
+from ftcli.data.sources.paths import leads_nowhere, plain, readable, unreadable, walk
 
 WELL_KNOWN = ("train", "validation", "valid", "val", "dev", "test")
 BLOCK = 1 << 20

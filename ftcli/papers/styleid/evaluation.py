@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ftcli.data.pictures import as_bytes, grid
+from ftcli.data.media.pictures import as_bytes, grid
 from ftcli.models.decoding import judging
 from ftcli.models.diffusion import Ddim, Noise, denoiser
 from ftcli.models.parts import bare

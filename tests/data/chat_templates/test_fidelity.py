@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ftcli.data.render import Renderer, Rendering
+from ftcli.data.render import Renderer, RenderSettings
 
-from . import templates
-from .test_chat_template import TALK, assistant, learned_texts, render, user
+from .. import templates
+from .test_template import TALK, assistant, learned_texts, render, user
 
 ARGUMENTS = {"town": "Graz", "days": 3, "units": ["°C", "km/h"], "deep": {"exact": True}}
 CALL = {"type": "function", "function": {"name": "weather", "arguments": ARGUMENTS}}
@@ -26,7 +26,7 @@ WRITTEN = '{"town": "Graz", "days": 3, "units": ["°C", "km/h"], "deep": {"exact
 
 def losses(tokenizer, messages, tools=None, **settings):
     example = {"messages": messages, **({"tools": tools} if tools else {})}
-    ((document,),) = Renderer(Rendering(**settings), tokenizer).documents([example])
+    ((document,),) = Renderer(RenderSettings(**settings), tokenizer).documents([example])
     return set(document.losses)
 
 
@@ -39,7 +39,7 @@ def test_a_conversation_that_is_whole_has_no_loss(with_template, name):
 def test_a_call_is_learned_once_in_the_form_that_the_template_wants(with_template, template):
     own = with_template(template)
     example = {"messages": CALLED, "tools": [TOOL]}
-    ((document,),) = Renderer(Rendering(), own).documents([example])
+    ((document,),) = Renderer(RenderSettings(), own).documents([example])
     assert document.losses == ()
     call = f"<call>weather {WRITTEN}</call><|im_end|>"
     assert learned_texts(own, document) == [call, "Sunny.<|im_end|>"]
@@ -100,7 +100,7 @@ def test_text_is_written_as_parts_where_a_template_wants_parts(with_template):
     document = render(own, TALK)
     assert document.losses == ()
     assert learned_texts(own, document) == ["Blue it is.<|im_end|>", "  Red.\n<|im_end|>"]
-    prompt = Renderer(Rendering(), own).prompt({"messages": TALK})
+    prompt = Renderer(RenderSettings(), own).prompt({"messages": TALK})
     assert document.ids[: len(prompt)].tolist() == prompt
 
 
@@ -132,9 +132,9 @@ def test_a_template_without_an_end_of_turn_gets_one_by_rule(with_template, name)
     document = render(own, TALK)
     assert learned_texts(own, document) == [f"{blank}Blue it is.{end}", f"{blank}  Red.\n{end}"]
     assert document.losses == ()
-    prompt = Renderer(Rendering(), own).prompt({"messages": TALK})
+    prompt = Renderer(RenderSettings(), own).prompt({"messages": TALK})
     assert document.ids[: len(prompt)].tolist() == prompt
-    assert Renderer(Rendering(), own).chat.notes()[0].startswith("it ends no answer")
+    assert Renderer(RenderSettings(), own).chat.notes()[0].startswith("it ends no answer")
 
 
 def test_an_answer_stops_at_the_ends_that_are_learned(with_template):
@@ -146,7 +146,7 @@ def test_an_answer_stops_at_the_ends_that_are_learned(with_template):
 
 def test_the_date_is_that_of_the_run(with_template):
     own = with_template(templates.DATED)
-    renderer = Renderer(Rendering(date="2025-03-09"), own)
+    renderer = Renderer(RenderSettings(date="2025-03-09"), own)
     ((document,),) = renderer.documents([{"messages": TALK}])
     prompt = renderer.prompt({"messages": TALK})
     assert "Today: 09 March 2025<|im_end|>" in own.decode(document.ids)
@@ -173,7 +173,7 @@ def test_tokens_that_a_tokenizer_puts_first_stand_first_in_plain_rows_and_prompt
         single="[gMASK] <sop> $A", special_tokens=[("[gMASK]", first[0]), ("<sop>", first[1])]
     )
     own.bos_token = None
-    renderer = Renderer(Rendering(), own)
+    renderer = Renderer(RenderSettings(), own)
     for example in ({"prompt": "a", "completion": "b"}, {"text": "a b"}):
         ((document,),) = renderer.documents([example])
         assert document.ids[:2].tolist() == first
@@ -188,6 +188,6 @@ def test_arguments_as_python_prints_them_are_given_as_json_text_instead(with_tem
         templates.CALLS_OF_OBJECTS.replace("['arguments'] | tojson", "['arguments'] | string")
     )
     example = {"messages": CALLED, "tools": [TOOL]}
-    ((document,),) = Renderer(Rendering(), own).documents([example])
+    ((document,),) = Renderer(RenderSettings(), own).documents([example])
     assert document.losses == ()
     assert learned_texts(own, document)[0] == f"<call>weather {WRITTEN}</call><|im_end|>"

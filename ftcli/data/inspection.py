@@ -1,15 +1,25 @@
-"""Columns that nothing reads, and those among them that look like a part of the prompt."""
+"""What the first rows of a source hold: their format, different prompts, and columns that nothing reads."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
+from ftcli.core.errors import UserError
+from ftcli.data import formats
 from ftcli.data.columns import Columns
+from ftcli.data.conversation.exchange import prompt_of
+from ftcli.data.format_matching import FormatMatcher
+from ftcli.data.rows import Row, Unusable
 
+if TYPE_CHECKING:
+    from ftcli.data.sources import Source
+
+MOST = 5000  # rows that are counted
 #: Words in the name of a column that holds what a model should read.
 PROMPT = {
     "context", "contexts", "passage", "passages", "history", "system", "tool", "tools", "functions",
@@ -24,8 +34,59 @@ ABOUT = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class SourceSummary:
+    """Figures of the first `MOST` rows.
+
+    Attributes:
+        rows: rows that give an example.
+        prompts: different prompts among them.
+        format: of the rows.
+        columns: field -> column, of fields that other columns than those of their names hold.
+        others: further formats that fit the columns as well.
+    """
+
+    rows: int
+    prompts: int
+    format: str
+    columns: dict[str, str] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+
+
+def summarize_source(source: Source, where: str) -> SourceSummary | None:
+    """Look a source over; None where its first row has no columns.
+
+    Raises:
+        UserError: the columns fit no format, also under the names that such columns often have.
+    """
+    first = next(_rows(source), None)
+    if first is None or not first.values:
+        return None
+    advice = FormatMatcher(first.values, where, first.origin)
+    fitting = [name for name in formats.names() if advice.fits(name)]
+    guesses = [] if fitting else [name for name in formats.names() if advice.mapping(name)]
+    mapping = advice.mapping(guesses[0]) or {} if guesses else {}
+    several = fitting if len(fitting) > 1 else []
+    name = next(iter(guesses or several), "auto")  # which refuses what cannot be told
+    columns = Columns(name, mapping, first.values, where, first.origin)
+    asked = list(_prompts(source, columns))
+    return SourceSummary(len(asked), len(set(asked)), columns.name, mapping, tuple(fitting[1:]))
+
+
+def _rows(source: Source) -> Iterator[Row]:
+    return (item for item in islice(source.rows(), MOST) if isinstance(item, Row))
+
+
+def _prompts(source: Source, columns: Columns) -> Iterator[Any]:
+    for row in _rows(source):
+        try:
+            yield prompt_of(columns.example(row.values))
+        except (Unusable, UserError):
+            continue
+
+
 @dataclass
-class Unused:
+class UnusedColumns:
     """Columns that hold something in the rows that were looked at, and that no field is read from.
 
     Attributes:
@@ -52,9 +113,9 @@ class Unused:
         )
 
 
-def find_unused(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> Unused:
+def find_unused_columns(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> UnusedColumns:
     """What no field is read from, in these rows."""
-    found = Unused()
+    found = UnusedColumns()
     for row in rows:
         found.rows += 1
         used = columns.used(row)

@@ -1,9 +1,12 @@
-"""Pieces of text and their tokens: what is learned is given in characters and comes out in tokens."""
+"""Segments of text to token ids, spans of characters to masks of tokens; the hash of a tokenizer."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -13,9 +16,11 @@ if TYPE_CHECKING:
 
 #: A span that reaches over any piece.
 ALL = ((0, 1 << 62),)
+#: Tokenizer -> hash of its vocabulary and rules.
+_hashes: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 
 
-class Piece(NamedTuple):
+class Segment(NamedTuple):
     """Text that is tokenised by itself, or token ids as they are.
 
     `spans` are the character ranges [start, end) that are learned, in order; of ids all or none.
@@ -25,8 +30,8 @@ class Piece(NamedTuple):
     spans: tuple[tuple[int, int], ...] = ()
 
 
-def encode(
-    rows: Sequence[Sequence[Piece]], tokenizer: PreTrainedTokenizerBase
+def encode_segments(
+    rows: Sequence[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """(ids int32 [n], learned uint8 [n]) of each row; one call of the tokenizer for all of them.
 
@@ -65,7 +70,7 @@ def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[Enco
 
 
 def _masked(
-    piece: Piece, encoding: Encoding, tokenizer: PreTrainedTokenizerBase
+    piece: Segment, encoding: Encoding, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[np.ndarray, np.ndarray]:
     ids = np.array(encoding.ids, dtype=np.int32)
     if piece.spans in ((), ALL):
@@ -73,23 +78,23 @@ def _masked(
     starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
     for start, _ in piece.spans:
         if start > 0 and np.any((starts < start) & (ends > start)):
-            return _join(encode_cut(piece, start, tokenizer))
+            return _join(encode_at_cut(piece, start, tokenizer))
     learned = np.zeros(len(ids), dtype=bool)
     for start, end in piece.spans:
         learned |= (starts >= start) & (starts < end) & (ends > starts)
     return ids, learned.astype(np.uint8)
 
 
-def encode_cut(
-    piece: Piece, at: int, tokenizer: PreTrainedTokenizerBase
+def encode_at_cut(
+    piece: Segment, at: int, tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The tokens of both sides of a cut, tokenised apart."""
     assert isinstance(piece.content, str)
     sides = [
-        Piece(piece.content[:at], _within(piece.spans, 0, at)),
-        Piece(piece.content[at:], _within(piece.spans, at, len(piece.content))),
+        Segment(piece.content[:at], _within(piece.spans, 0, at)),
+        Segment(piece.content[at:], _within(piece.spans, at, len(piece.content))),
     ]
-    return encode([[side] for side in sides], tokenizer)
+    return encode_segments([[side] for side in sides], tokenizer)
 
 
 def _within(spans: Sequence[tuple[int, int]], low: int, high: int) -> tuple[tuple[int, int], ...]:
@@ -98,29 +103,29 @@ def _within(spans: Sequence[tuple[int, int]], low: int, high: int) -> tuple[tupl
     return tuple((start, end) for start, end in clipped if start < end)
 
 
-def _cut_at_every_span(row: Sequence[Piece]) -> list[Piece]:
+def _cut_at_every_span(row: Sequence[Segment]) -> list[Segment]:
     """For tokenizers that do not tell where their tokens stand."""
-    cut: list[Piece] = []
+    cut: list[Segment] = []
     for piece in row:
         if isinstance(piece.content, list) or piece.spans in ((), ALL):
             cut.append(piece)
             continue
         at = 0
         for start, end in piece.spans:
-            cut += [Piece(piece.content[at:start]), Piece(piece.content[start:end], ALL)]
+            cut += [Segment(piece.content[at:start]), Segment(piece.content[start:end], ALL)]
             at = end
-        cut.append(Piece(piece.content[at:]))
+        cut.append(Segment(piece.content[at:]))
     return [piece for piece in cut if piece.content]
 
 
-def _slow(piece: Piece, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
+def _slow(piece: Segment, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(piece.content, list):
         return _given(piece)
     ids = np.asarray(tokenizer.encode(piece.content, add_special_tokens=False), dtype=np.int32)
     return ids, np.full(len(ids), bool(piece.spans), dtype=np.uint8)
 
 
-def _given(piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+def _given(piece: Segment) -> tuple[np.ndarray, np.ndarray]:
     ids = np.asarray(piece.content, dtype=np.int32)
     return ids, np.full(len(ids), bool(piece.spans), dtype=np.uint8)
 
@@ -129,3 +134,22 @@ def _join(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
     if len(parts) == 1:
         return parts[0]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of vocabulary, rules and special tokens; the chat template is not part of it."""
+    vocabulary = _hashes.get(tokenizer)
+    if vocabulary is None:
+        vocabulary = hashlib.blake2b(_rules(tokenizer).encode(), digest_size=16).hexdigest()
+        _hashes[tokenizer] = vocabulary
+    special = json.dumps([tokenizer.bos_token_id, tokenizer.eos_token_id])
+    return hashlib.blake2b((vocabulary + special).encode(), digest_size=16).hexdigest()
+
+
+def _rules(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # Padding and truncation, which stand before the added tokens, change with every call.
+        return str(backend.to_str()).partition('"added_tokens"')[2]
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return json.dumps([type(tokenizer).__name__, vocabulary], default=str)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ftcli.data.template_messages import adapted
-from ftcli.data.template_program import TemplateProgram
+from ftcli.data.chat_templates.messages import adapted
+from ftcli.data.chat_templates.program import TemplateProgram
 
 ASKED, ANSWERED, ASKED_NEXT, RESULT = "qzaskedzq", "qzansweredzq", "qznextzq", "qzresultzq"
 THOUGHT, FIRST, SECOND, NAME = "qzthoughtzq", "qzfirstzq", "qzsecondzq", "qznamezq"

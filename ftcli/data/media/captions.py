@@ -11,7 +11,7 @@ import torch
 
 from ftcli.core.errors import UserError
 from ftcli.data.loader import Loader
-from ftcli.data.pictures import picture
+from ftcli.data.media.pictures import picture
 from ftcli.data.sources import Source
 
 if TYPE_CHECKING:

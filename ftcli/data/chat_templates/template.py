@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ftcli.data.rendered_conversation import Conversation, RenderedConversation, as_read
+from ftcli.data.chat_templates.messages import says_something
+from ftcli.data.chat_templates.program import Messages, Span, TemplateProgram, template_of
+from ftcli.data.chat_templates.rendering import Conversation, RenderedConversation, as_read
+from ftcli.data.chat_templates.traits import Traits, find_traits
 from ftcli.data.rows import Unusable
-from ftcli.data.template_messages import says_something
-from ftcli.data.template_program import Messages, Span, TemplateProgram, template_of
-from ftcli.data.template_traits import Traits, find_traits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

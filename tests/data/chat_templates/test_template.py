@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ftcli.core.errors import UserError
-from ftcli.data.render import Renderer, Rendering
+from ftcli.data.render import Renderer, RenderSettings
 from ftcli.data.rows import Unusable
 
-from . import templates
+from .. import templates
 
 
 def user(text):
@@ -40,7 +40,7 @@ LEARNED = {
 
 
 def render(tokenizer, messages, **settings):
-    renderer = Renderer(Rendering(**settings), tokenizer)
+    renderer = Renderer(RenderSettings(**settings), tokenizer)
     (documents,) = renderer.documents([{"messages": messages}])
     if isinstance(documents, Unusable):
         raise documents
@@ -79,7 +79,7 @@ def test_what_stands_before_the_last_answer_is_the_generation_prompt(with_templa
     tokenizer = with_template(name)
     talk = [user("Say blue."), assistant("Blue it is.")]
     document = render(tokenizer, talk)
-    prompt = Renderer(Rendering(), tokenizer).prompt({"messages": talk})
+    prompt = Renderer(RenderSettings(), tokenizer).prompt({"messages": talk})
     first = document.learned.tolist().index(1)
     assert document.ids[:first].tolist() == prompt
     whole = tokenizer.apply_chat_template(talk[:1], add_generation_prompt=True)["input_ids"]
@@ -144,7 +144,7 @@ def test_an_answer_that_merges_with_the_prompt_is_cut_from_it(tokenizer):
     talk = [user("hi"), assistant("hello")]
     joined = own(own.apply_chat_template(talk, tokenize=False), add_special_tokens=False).input_ids
     document = render(own, talk)
-    prompt = Renderer(Rendering(), own).prompt({"messages": talk})
+    prompt = Renderer(RenderSettings(), own).prompt({"messages": talk})
     assert document.ids.tolist() != joined  # the tokenizer does merge the blank
     assert document.ids[: len(prompt)].tolist() == prompt
     assert learned_texts(own, document) == ["hello<|eos|>"]
@@ -196,7 +196,7 @@ def test_whatever_is_said_exactly_the_answers_are_learned(with_template, turns, 
     assert learned_texts(tokenizer, document) == [
         begin + text + end.get(name, "<|eos|>") for text in said
     ]
-    prompt = Renderer(Rendering(), tokenizer).prompt({"messages": talk[:2]})
+    prompt = Renderer(RenderSettings(), tokenizer).prompt({"messages": talk[:2]})
     assert document.ids[: len(prompt)].tolist() == prompt
 
 
@@ -205,7 +205,7 @@ def test_whatever_is_said_exactly_the_answers_are_learned(with_template, turns, 
 )
 @given(WORDS, WORDS.filter(str.strip), st.sampled_from([None, "Q: {prompt} A:", "{prompt}"]))
 def test_plain_rows_learn_exactly_the_completion(tokenizer, asked, said, template):
-    renderer = Renderer(Rendering(prompt_template=template), tokenizer)
+    renderer = Renderer(RenderSettings(prompt_template=template), tokenizer)
     example = {"prompt": asked, "completion": said}
     ((document,),) = renderer.documents([example])
     assert learned_texts(tokenizer, document) == [said + "<|eos|>"]

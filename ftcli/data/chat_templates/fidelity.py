@@ -7,27 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ftcli.data.template_messages import Words, content_text, leaves, words_of
-from ftcli.data.template_program import Messages, Span, TemplateProgram
-from ftcli.data.template_traits import Traits
+from ftcli.data.chat_templates.losses import BY_DESIGN, LOSSES
+from ftcli.data.chat_templates.messages import Words, content_text, leaves, words_of
+from ftcli.data.chat_templates.program import Messages, Span, TemplateProgram
+from ftcli.data.chat_templates.traits import Traits
 
-#: Kind -> what it means. Rows with one are refused, unless `data.on_lost=warn`.
-LOSSES = {
-    "lost_text": "text of a message is not in the conversation as the template writes it",
-    "lost_reasoning": "the template drops the thinking of an answer",
-    "lost_tool_call": "a tool call, or an argument of one, is not written as the data have it",
-    "lost_tools": "the list of tools, or a part of it, is not in the prompt",
-    "unlearned_turn": "an answer, or the beginning of one, cannot be learned",
-    "no_end": "an answer is learned without a token that ends it",
-    "foreign_text": "what another role says would be learned",
-    "cut_special": "what is learned begins or ends inside a special token",
-    "unlike_prompt": "the prompt for the last answer is not how the training text begins",
-}
-#: What templates leave out of earlier turns by design, so that generation never sees it either.
-BY_DESIGN = {
-    "earlier_reasoning": "the template drops the thinking of earlier answers: it is not learned",
-    "earlier_prompt": "earlier answers begin otherwise than the generation prompt does",
-}
 #: Fields of a tool's schema whose texts every template writes; types are often renamed.
 DESCRIBED = ("description", "enum")
 

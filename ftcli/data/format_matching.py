@@ -13,7 +13,7 @@ from ftcli.data.rows import Unusable, listed
 SHOWN = 300  # characters of a row in a message
 
 
-class Advice:
+class FormatMatcher:
     """Messages about the columns of a data set.
 
     Args:

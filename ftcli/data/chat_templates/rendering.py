@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ftcli.data.fidelity import Turn, find_losses
-from ftcli.data.template_messages import adapted, content_text, says_something, stood_in
-from ftcli.data.template_program import Messages, Span, TemplateProgram
-from ftcli.data.template_traits import Traits
+from ftcli.data.chat_templates.fidelity import Turn, find_losses
+from ftcli.data.chat_templates.messages import adapted, content_text, says_something, stood_in
+from ftcli.data.chat_templates.program import Messages, Span, TemplateProgram
+from ftcli.data.chat_templates.traits import Traits
 
 COMPARED = 8  # characters by which the end of a generation prompt is recognised
 

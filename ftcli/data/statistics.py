@@ -1,0 +1,142 @@
+"""Counts of a prepared split: what became of each source row, token statistics, and warnings.
+
+Every row of a source is counted once: read = used + elsewhere + the sum of left_out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ftcli.data.chat_templates.losses import BY_DESIGN, LOSSES
+from ftcli.data.rows import BadRow, Reason
+
+if TYPE_CHECKING:
+    from ftcli.data.tokens import Tokens
+
+SHOWN = 5  # rows that are named for each reason
+SKIPPED = ("broken", "unfit", "empty")  # reasons for which a row gives no example
+
+
+@dataclass
+class RowCounts:
+    """Of one preparation; kept in `meta.json`.
+
+    Of rows: read = used + elsewhere + the sum of left_out.
+    """
+
+    entries: int = 0  # source rows read
+    elsewhere: int = 0  # of these, rows of another split
+    used: int = 0  # rows with at least one document
+    left_out: dict[str, int] = field(default_factory=dict)  # reason -> rows
+    left_out_rows: dict[str, list[str]] = field(default_factory=dict)  # the first, place and why
+    rows: int = 0  # rows of this split that became an example
+    skipped: int = 0  # rows that could not, though nothing says that they should not
+    overlong: int = 0  # documents longer than max_length
+    dropped: int = 0  # of these, left out
+    unlearned: int = 0  # documents left out because nothing in them is learned
+    partners: int = 0  # documents of pairs left out because the other one was
+    losses: dict[str, int] = field(default_factory=dict)  # kind -> documents the template changed
+    losses_rows: dict[str, list[str]] = field(default_factory=dict)  # the first of each kind
+    supervised: int = 0  # learned tokens
+    longest: int = 0  # tokens of the longest document, before it was cut
+    longest_row: str = ""  # where it came from
+
+    def skip(self, row: BadRow) -> None:
+        """Count and name a row that did not become an example."""
+        self.skipped += not row.intended
+        self.leave_out(row.reason, f"{row.where}  {row.what}")
+
+    def leave_out(self, reason: Reason, place: str) -> None:
+        """Count and name a row that gives no document."""
+        self.left_out[reason] = self.left_out.get(reason, 0) + 1
+        named = self.left_out_rows.setdefault(reason, [])
+        if len(named) < SHOWN:
+            named.append(place)
+
+    def lose(self, kinds: Sequence[str], place: str) -> None:
+        """Count and name a document that the chat template does not write as the data have it."""
+        for kind in kinds:
+            self.losses[kind] = self.losses.get(kind, 0) + 1
+            named = self.losses_rows.setdefault(kind, [])
+            if len(named) < SHOWN:
+                named.append(place)
+
+
+def format_counts(meta: Mapping[str, Any]) -> str:
+    """The sum for people: "300 rows read: 280 used, 14 of another split, 6 left out (6 empty)"."""
+    parts = [f"{meta['used']:,} used"]
+    if meta["elsewhere"]:
+        parts.append(f"{meta['elsewhere']:,} of another split")
+    if meta["left_out"]:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in meta["left_out"].items())
+        parts.append(f"{sum(meta['left_out'].values()):,} left out ({why})")
+    return f"{meta['entries']:,} rows read: {', '.join(parts)}"
+
+
+def compute_statistics(tokens: Tokens) -> dict[str, Any]:
+    """RowCounts of rows and tokens, lengths, and the fingerprint."""
+    lengths = tokens.lengths
+    meta = tokens.meta
+    return {
+        "rows": meta["rows"],
+        "documents": len(tokens),
+        **{k: meta[k] for k in ("skipped", "overlong", "dropped", "unlearned")},
+        "read": meta["entries"],
+        **{k: meta[k] for k in ("used", "elsewhere", "left_out", "left_out_rows")},
+        **{k: meta[k] for k in ("losses", "losses_rows")},
+        "tokens": meta["tokens"],
+        "supervised": meta["supervised"],
+        "mean_length": round(float(lengths.mean()), 2) if len(lengths) else 0,
+        "max_length": int(lengths.max(initial=0)),
+        "longest_row": meta["longest_row"],
+        "fingerprint": tokens.fingerprint,
+    }
+
+
+def list_warnings(meta: dict[str, Any], split: str) -> list[str]:
+    """One line for everything that was left out, cut or may surprise."""
+    found = []
+    if meta["skipped"]:
+        count = meta["skipped"]
+        named = meta["left_out_rows"]
+        shown = "; ".join([row for why in SKIPPED for row in named.get(why, ())][:SHOWN])
+        found.append(f"{split}: {count:,} row{'s' * (count > 1)} skipped. First: {shown}")
+    if count := meta["left_out"].get("not to learn"):
+        found.append(
+            f"{split}: {count:,} row{'s' * (count > 1)} left out, for the data mark them as not to be "
+            f"learned.{_first(meta, 'not to learn')}"
+        )
+    if meta["dropped"]:
+        found.append(
+            f"{split}: {meta['dropped']:,} documents above data.max_length left out."
+            f"{_first(meta, 'too long')}"
+        )
+    elif meta["overlong"]:
+        found.append(
+            f"{split}: {meta['overlong']:,} documents cut at data.max_length; the longest has "
+            f"{meta['longest']:,} tokens ({meta['longest_row']})."
+        )
+    if meta["unlearned"]:
+        found.append(
+            f"{split}: {meta['unlearned']:,} documents left out: nothing in them is learned "
+            "(their answers begin behind data.max_length, or the template hides them)."
+            f"{_first(meta, 'no labels')}"
+        )
+    if meta.get("partners"):
+        found.append(
+            f"{split}: {meta['partners']:,} more left out with them: the other one of a pair."
+        )
+    for kind, count in meta["losses"].items():
+        found.append(
+            f"{split}: {kind} in {count:,} of {meta['documents']:,} documents: "
+            f"{(LOSSES | BY_DESIGN)[kind]}. First: {meta['losses_rows'][kind][0]}"
+        )
+    return found
+
+
+def _first(meta: dict[str, Any], reason: str) -> str:
+    """The first rows that were left out for a reason; of a pair it is the other one's that counts."""
+    named = meta["left_out_rows"].get(reason)
+    return f" First: {', '.join(named)}" if named else ""
