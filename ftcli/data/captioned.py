@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ftcli.core.errors import Problems, UserError
-from ftcli.data import holdout
 from ftcli.data.loader import Loader
 from ftcli.data.media.captions import COLUMNS, CaptionLoader, Captions
 from ftcli.data.media.hub import pictured
@@ -17,6 +16,7 @@ from ftcli.data.media.pictures import grid
 from ftcli.data.rows import Item, Row
 from ftcli.data.sources import Source, find, is_path
 from ftcli.data.sources.hub import Hub
+from ftcli.data.split import find_threshold, hash_prompt
 
 SPLITS = ("train", "validation", "test")
 ACROSS = 8  # images in a row of a preview
@@ -162,9 +162,9 @@ class Captioned:
             return
         rows = list(islice(self._rows("train"), self.limit))
         keys = [r.origin if isinstance(r, UserError) else self._text(r) or r.origin for r in rows]
-        below = holdout.threshold(float(self.validation or 0), keys)
+        below = find_threshold(float(self.validation or 0), keys)
         for item, key in zip(rows, keys, strict=True):
-            if isinstance(item, UserError) or (holdout.position(key) < below) == (split != "train"):
+            if isinstance(item, UserError) or (hash_prompt(key) < below) == (split != "train"):
                 yield item
 
     def _text(self, row: Row) -> str:
