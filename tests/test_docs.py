@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.cli.verbs_found import names
+from ftcli.cli.verb_loader import find_verbs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
@@ -20,7 +20,7 @@ def page(request) -> tuple[Path, str]:
 
 def test_verbs_exist(page):
     said = set(re.findall(r"(?:`|^    )ftcli ([a-z]+)", page[1], re.MULTILINE))
-    assert said <= set(names())
+    assert said <= set(find_verbs())
 
 
 def test_paths_and_links_exist(page):

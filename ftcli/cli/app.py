@@ -18,13 +18,13 @@ from typing import Any, NoReturn
 import typer
 
 from ftcli import __version__
-from ftcli.cli.verbs_found import Verbs, names
+from ftcli.cli.verb_loader import Verbs, find_verbs
 from ftcli.config.display import sanitize_text, show_error
 from ftcli.core import errors
 from ftcli.core.disk import disk_error
 
 #: What is wrong with a path that was given, not with this machine.
-_PATHS = (
+_PATH_ERRORS = (
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
     errno.EEXIST, errno.ELOOP, errno.EROFS, errno.EINVAL,
 )  # fmt: skip
@@ -76,33 +76,33 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         Exception: whatever went wrong, when --debug (or FTCLI_DEBUG) asks for the traceback.
     """
-    _warnings_to_stderr()
+    _show_warnings()
     try:
-        status = app(args=_debug_anywhere(arguments), prog_name="ftcli", standalone_mode=False)
+        status = app(args=_move_debug_first(arguments), prog_name="ftcli", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         return errors.INTERRUPTED
     except BrokenPipeError:  # `ftcli show job | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - nothing is left to write to
         return errors.OK
     except Exception as error:
-        usage = _usage(error)
+        usage = _usage_error(error)
         if os.environ.get("FTCLI_DEBUG") and usage is None:
             raise
-        shown = usage or explained(error)
+        shown = usage or convert_error(error)
         if shown.code == errors.USER:
-            from ftcli.cli import mistyped
+            from ftcli.cli import command_correction
 
-            shown = mistyped.explained(arguments, shown)
-        show_error(_with_fix(shown, arguments))
+            shown = command_correction.explain_command_line(arguments, shown)
+        show_error(_add_fix(shown, arguments))
         return shown.code
     return status if isinstance(status, int) else errors.OK
 
 
-def explained(error: Exception) -> errors.UserError:
+def convert_error(error: Exception) -> errors.UserError:
     """Any exception as one message; what is no mistake of the user keeps its type's name."""
     if isinstance(error, errors.UserError):
         return error
-    if isinstance(error, OSError) and error.errno in _PATHS and error.filename:
+    if isinstance(error, OSError) and error.errno in _PATH_ERRORS and error.filename:
         what = f"{error.filename}: {error.strerror}."
         return errors.UserError(what, fix="check the path and its permissions")
     text = str(error).strip().splitlines()
@@ -116,9 +116,9 @@ def explained(error: Exception) -> errors.UserError:
     return errors.UserError(what, fix=fix, code=errors.FAILED)
 
 
-def _with_fix(error: errors.UserError, words: Sequence[str]) -> errors.UserError:
+def _add_fix(error: errors.UserError, words: Sequence[str]) -> errors.UserError:
     """Where a message says no way out: where the settings it is about are explained."""
-    verb = next((word for word in words if word in names()), "")
+    verb = next((word for word in words if word in find_verbs()), "")
     for problem in error.problems if isinstance(error, errors.Problems) else [error]:
         key = re.fullmatch(r"[a-z_]+(\.\w+)*", problem.where or "")
         help_ = f"ftcli {verb} --help".replace("  ", " ")
@@ -126,7 +126,7 @@ def _with_fix(error: errors.UserError, words: Sequence[str]) -> errors.UserError
     return error
 
 
-def _usage(error: Exception) -> errors.UserError | None:
+def _usage_error(error: Exception) -> errors.UserError | None:
     """A mistake in the command line itself, as the parser (click, or typer's own copy) says it."""
     message = getattr(error, "format_message", None)
     if message is None or not hasattr(error, "exit_code"):
@@ -143,11 +143,11 @@ def _nearest_verb(message: str) -> str:
     from ftcli.config.paths import find_nearest
 
     wrong = re.match(r"No such command '([^']+)'", message)
-    found = find_nearest(wrong[1], names()) if wrong else []
+    found = find_nearest(wrong[1], find_verbs()) if wrong else []
     return f" Closest: {', '.join(found)}." if found else ""
 
 
-def _debug_anywhere(arguments: Sequence[str]) -> list[str]:
+def _move_debug_first(arguments: Sequence[str]) -> list[str]:
     """`--debug` is understood after the verb too, where people put it on second thoughts."""
     words = list(arguments)
     end = words.index("--") if "--" in words else len(words)
@@ -155,13 +155,13 @@ def _debug_anywhere(arguments: Sequence[str]) -> list[str]:
     return ["--debug"] * (len(head) < end) + head + words[end:]
 
 
-def _warnings_to_stderr() -> None:
+def _show_warnings() -> None:
     logger = logging.getLogger("ftcli")
-    if not any(isinstance(h, _Warnings) for h in logger.handlers):
-        logger.addHandler(_Warnings())
+    if not any(isinstance(h, _WarningHandler) for h in logger.handlers):
+        logger.addHandler(_WarningHandler())
 
 
-class _Warnings(logging.Handler):
+class _WarningHandler(logging.Handler):
     """Settings that are ignored and the like: one line each, on whatever stderr is now."""
 
     level = logging.WARNING

@@ -12,7 +12,7 @@ import typer
 from ftcli.core.errors import UserError
 
 
-def jobs(incomplete: str) -> list[str]:
+def complete_jobs(incomplete: str) -> list[str]:
     """Packaged jobs and recipes by name, and YAML files and folders by path."""
     from ftcli.config import paths
 
@@ -21,26 +21,28 @@ def jobs(incomplete: str) -> list[str]:
         *paths.list_jobs(paths.user_dir()),
         *paths.list_recipes(),
     ]
-    return _starting([*names, *_files(incomplete, ".yaml")], incomplete)
+    return _filter_prefix([*names, *_list_files(incomplete, ".yaml")], incomplete)
 
 
-def runs(incomplete: str) -> list[str]:
+def complete_runs(incomplete: str) -> list[str]:
     """Run directories under `runs/`, or whatever folder is being typed."""
     found = [str(file.parent) for file in Path("runs").glob("*/*/config.yaml")]
-    return _starting([*sorted(found, reverse=True), *_files(incomplete, None)], incomplete)
+    return _filter_prefix(
+        [*sorted(found, reverse=True), *_list_files(incomplete, None)], incomplete
+    )
 
 
-def overrides(ctx: typer.Context, incomplete: str) -> list[str]:
+def complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
     """`method=lora`, `method.r=`, and the words a key takes; quiet where nothing can be known."""
-    incomplete, typed = _joined(list(ctx.params.get("overrides") or []), incomplete)
+    incomplete, typed = _join_words(list(ctx.params.get("overrides") or []), incomplete)
     try:
-        words = list(_overrides(ctx.params.get("job") or ctx.params.get("run"), incomplete))
+        words = list(_suggest_overrides(ctx.params.get("job") or ctx.params.get("run"), incomplete))
     except (UserError, OSError, ValueError):
         words = []
-    return [word[typed:] for word in _starting(words, incomplete)]
+    return [word[typed:] for word in _filter_prefix(words, incomplete)]
 
 
-def _joined(before: list[str], incomplete: str) -> tuple[str, int]:
+def _join_words(before: list[str], incomplete: str) -> tuple[str, int]:
     """The word being typed. bash splits `method=lo` into three words; it wants only the last back."""
     if incomplete == "=" and before:
         return f"{before[-1]}=", len(before[-1]) + 1
@@ -49,21 +51,21 @@ def _joined(before: list[str], incomplete: str) -> tuple[str, int]:
     return incomplete, 0
 
 
-def _overrides(job: str | None, incomplete: str) -> Iterator[str]:
+def _suggest_overrides(job: str | None, incomplete: str) -> Iterator[str]:
     from ftcli.config import paths
 
     key, given, _ = incomplete.partition("=")
     if given and key in paths.list_groups():
         yield from (f"{key}={option}" for option in paths.list_options(key))
     elif given:
-        kind = dict(_keys(job, key)).get(key, Any)
-        yield from (f"{key}={value}" for value in _values(kind))
+        kind = dict(_list_keys(job, key)).get(key, Any)
+        yield from (f"{key}={value}" for value in _list_values(kind))
     else:
         yield from (f"{group}=" for group in paths.list_groups())
-        yield from (f"{name}=" for name, _ in _keys(job, incomplete))
+        yield from (f"{name}=" for name, _ in _list_keys(job, incomplete))
 
 
-def _keys(job: str | None, incomplete: str) -> Iterator[tuple[str, Any]]:
+def _list_keys(job: str | None, incomplete: str) -> Iterator[tuple[str, Any]]:
     """Every key of the job's nodes with its type, the group that is being typed first of all."""
     from ftcli.config import compose
     from ftcli.config.job import JOB_CLASS, read_keys
@@ -77,16 +79,16 @@ def _keys(job: str | None, incomplete: str) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}.{k}", p.type) for k, p in read_keys(node).parameters.items())
 
 
-def _values(kind: Any) -> Iterable[str]:
+def _list_values(kind: Any) -> Iterable[str]:
     """The words that a type allows."""
     if kind is bool:
         return ["true", "false"]
     if typing.get_origin(kind) is Literal:
         return [str(value) for value in typing.get_args(kind)]
-    return [value for member in typing.get_args(kind) for value in _values(member)]
+    return [value for member in typing.get_args(kind) for value in _list_values(member)]
 
 
-def _files(incomplete: str, suffix: str | None) -> list[str]:
+def _list_files(incomplete: str, suffix: str | None) -> list[str]:
     """Folders, and files with the suffix, that the typed path may go on to."""
     folder = Path(incomplete or ".") if incomplete.endswith("/") else Path(incomplete).parent
     if not folder.is_dir():
@@ -97,11 +99,11 @@ def _files(incomplete: str, suffix: str | None) -> list[str]:
     return sorted(found)
 
 
-def _starting(words: Iterable[str], incomplete: str) -> list[str]:
+def _filter_prefix(words: Iterable[str], incomplete: str) -> list[str]:
     return [word for word in dict.fromkeys(words) if word.startswith(incomplete)]
 
 
 #: Name of a verb's argument -> what completes it.
 COMPLETERS: dict[str, Callable[..., Any]] = {
-    "job": jobs, "config": jobs, "overrides": overrides, "run": runs, "runs": runs, "path": runs,
+    "job": complete_jobs, "config": complete_jobs, "overrides": complete_overrides, "run": complete_runs, "runs": complete_runs, "path": complete_runs,
 }  # fmt: skip

@@ -16,7 +16,7 @@ WHERE = {
 }  # fmt: skip
 
 
-def show(finding: Finding) -> None:
+def show_finding(finding: Finding) -> None:
     """Print one finding and, below it, the way out."""
     from rich.text import Text
 

@@ -9,7 +9,7 @@ from typing import Any
 from ftcli.core import errors
 
 
-def show(result: dict[str, Any]) -> int:
+def show_result(result: dict[str, Any]) -> int:
     """Print the end of a run; returns the exit status of the process."""
     from ftcli.core.console import console
 
@@ -18,8 +18,8 @@ def show(result: dict[str, Any]) -> int:
     if os.environ.get("RANK", "0") != "0":
         return errors.OK if finished else errors.INTERRUPTED
     if finished:
-        out.print(_scores(result))
-    out.print(_cost(result))
+        out.print(_build_score_table(result))
+    out.print(_describe_cost(result))
     where = Path(result["run"])
     if not finished:
         out.print(f"{result['status']}; saved. Go on with: ftcli resume {where}")
@@ -28,7 +28,7 @@ def show(result: dict[str, Any]) -> int:
     return errors.OK
 
 
-def _scores(result: dict[str, Any]) -> Any:
+def _build_score_table(result: dict[str, Any]) -> Any:
     from rich.table import Table
 
     table = Table("score", "before", "after", box=None, pad_edge=False)
@@ -39,7 +39,7 @@ def _scores(result: dict[str, Any]) -> Any:
     return table
 
 
-def _cost(result: dict[str, Any]) -> str:
+def _describe_cost(result: dict[str, Any]) -> str:
     parts = [f"{result['step']:,} steps", f"{result['tokens']:,} tokens"]
     if result.get("tok_s"):
         parts.append(f"{result['seconds']:,.0f} s of training at {result['tok_s']:,.0f} tokens/s")

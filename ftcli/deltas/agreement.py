@@ -41,7 +41,7 @@ class Agreement:
         return self.difference <= self.allowed and self.decided == 1
 
 
-def agreement(
+def compare_logits(
     before: Sequence[torch.Tensor],
     after: Sequence[torch.Tensor],
     share: float,
@@ -65,26 +65,26 @@ def agreement(
 
 
 @torch.no_grad()
-def logits(model: Any, rows: Sequence[Row]) -> list[torch.Tensor]:
+def compute_logits(model: Any, rows: Sequence[Row]) -> list[torch.Tensor]:
     """Float32 logits [T, V] of each row on its own, without padding or autocast; of classes [1, C]."""
     model.eval()
     computed = []
     for row in rows:
-        out = model(**_inputs(model, row)).logits
+        out = model(**_prepare_inputs(model, row)).logits
         computed.append(out.flatten(0, -2).float().cpu())
     return computed
 
 
 @torch.no_grad()
-def hidden_states(model: Any, row: Row) -> list[torch.Tensor]:
+def compute_hidden_states(model: Any, row: Row) -> list[torch.Tensor]:
     """What goes into each block, and what leaves the last; empty where a model does not say."""
     short = row if isinstance(row, dict) else row[:TRACED]
-    out = model(**_inputs(model, short), output_hidden_states=True)
+    out = model(**_prepare_inputs(model, short), output_hidden_states=True)
     states = getattr(out, "hidden_states", None) or ()
     return [state.float().cpu() for state in states]
 
 
-def first_difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> str:
+def locate_difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> str:
     """Where two models begin to differ, in words."""
     share = ROUNDING[torch.float32]
     for number, (b, a) in enumerate(zip(before, after, strict=False)):
@@ -93,7 +93,7 @@ def first_difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tenso
     return "the head, or a norm before it"
 
 
-def rounding(model: Any) -> float:
+def allowed_rounding(model: Any) -> float:
     """Share of the largest logit by which the merged model may differ from this trained one."""
     quantised = getattr(model.config, "quantization_config", None)
     if getattr(quantised, "load_in_8bit", False):
@@ -102,6 +102,6 @@ def rounding(model: Any) -> float:
     return max(ROUNDING.get(dtype, max(ROUNDING.values())) for dtype in (model.dtype, compute))
 
 
-def _inputs(model: Any, row: Row) -> dict[str, torch.Tensor]:
+def _prepare_inputs(model: Any, row: Row) -> dict[str, torch.Tensor]:
     given = row if isinstance(row, dict) else {"input_ids": torch.tensor([list(row)])}
     return {name: tensor.to(model.device) for name, tensor in given.items()}

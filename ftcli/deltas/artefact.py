@@ -44,8 +44,8 @@ class Artefact:
         if (folder / "config.yaml").is_file():
             return cls._of_run(folder)
         if not folder.is_dir():
-            folder = _elsewhere(str(path))
-        for name, kind in MARKS.items():
+            folder = _find_folder(str(path))
+        for name, kind in CONFIG_FILES.items():
             if (folder / name).is_file():
                 return cls(folder, kind)
         raise UserError(
@@ -55,7 +55,7 @@ class Artefact:
 
     @classmethod
     def _of_run(cls, run: Path) -> Artefact:
-        for kind in MARKS.values():
+        for kind in CONFIG_FILES.values():
             if (run / kind).is_dir():
                 return cls(run / kind, kind, run)
         raise UserError(f"{run} has no final weights: it has not ended.", fix=f"ftcli resume {run}")
@@ -63,7 +63,7 @@ class Artefact:
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.json or adapter_config.json."""
-        name = next(name for name, kind in MARKS.items() if kind == self.kind)
+        name = next(name for name, kind in CONFIG_FILES.items() if kind == self.kind)
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     @cached_property
@@ -121,7 +121,7 @@ class Artefact:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits of its values; see `fingerprint`."""
-        return fingerprint(self.weights)
+        return compute_fingerprint(self.weights)
 
     @property
     def others(self) -> list[Path]:
@@ -139,14 +139,14 @@ class Artefact:
     @property
     def tokenizer(self) -> list[Path]:
         """Those that are no configuration of the model or the adapter; where answers end, too."""
-        return [file for file in self.others if file.name not in MARKS]
+        return [file for file in self.others if file.name not in CONFIG_FILES]
 
 
 #: The file that says what a folder holds.
-MARKS: dict[str, Kind] = {"adapter_config.json": "adapter", "config.json": "model"}
+CONFIG_FILES: dict[str, Kind] = {"adapter_config.json": "adapter", "config.json": "model"}
 
 
-def fingerprint(weights: Mapping[str, Tensor]) -> str:
+def compute_fingerprint(weights: Mapping[str, Tensor]) -> str:
     """16 hex digits that tell one pretrained model from another.
 
     Names, shapes and 64 evenly spaced values of each tensor as float32, so that the same values
@@ -165,7 +165,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _elsewhere(path: str) -> Path:
+def _find_folder(path: str) -> Path:
     """The folder of an asset, or of a hub id in the local cache."""
     from ftcli.models import hub
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import Artefact, Kind
-from ftcli.deltas.weights import Lazy, layout_of
+from ftcli.deltas.weights import LazyWeights, read_layout
 
 Read = Callable[[str], Tensor]
 
@@ -30,7 +30,7 @@ class Delta(Mapping[str, Tensor]):
         shapes: name -> shape, in the order of the names.
         read: name -> float64 tensor.
         dtype: the type in which the finetuned weights were stored.
-        said: what was done, one line a step.
+        history: what was done, one line a step.
         source: where configuration and tokenizer come from.
         origin: what an adapter's tensors are measured from: 0 (LoRA) or 1 (IA3).
     """
@@ -40,7 +40,7 @@ class Delta(Mapping[str, Tensor]):
     shapes: Mapping[str, tuple[int, ...]]
     read: Read
     dtype: torch.dtype = torch.float32
-    said: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
     source: Artefact | None = None
     origin: float = 0.0
 
@@ -56,15 +56,15 @@ class Delta(Mapping[str, Tensor]):
             UserError: there is no such thing, no base, or the two do not fit.
         """
         from ftcli.deltas import difference, storage
-        from ftcli.deltas.product import multiplied
+        from ftcli.deltas.product import multiply_factors
 
         if storage.is_delta(path):
-            found = storage.load(path)
+            found = storage.load_delta(path)
         else:
             artefact = Artefact.open(path)
             beginning = Artefact.open(base) if base is not None else artefact.base
-            found = difference.delta(artefact, beginning)
-        return multiplied(found) if product and found.kind == "adapter" else found
+            found = difference.compute_delta(artefact, beginning)
+        return multiply_factors(found) if product and found.kind == "adapter" else found
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.shapes:
@@ -90,34 +90,36 @@ class Delta(Mapping[str, Tensor]):
         """Of all its values as one vector."""
         return float(sum(flat.abs().pow(order).sum().item() for flat in self.flat()) ** (1 / order))
 
-    def map(self, change: Callable[[str, Tensor], Tensor], said: str) -> Delta:
+    def map(self, change: Callable[[str, Tensor], Tensor], step: str) -> Delta:
         """Each tensor changed by a function of its name and value; shapes stay."""
         before = self.read
-        return replace(self, read=lambda name: change(name, before(name)), said=(*self.said, said))
+        return replace(
+            self, read=lambda name: change(name, before(name)), history=(*self.history, step)
+        )
 
     def scale(self, factor: float) -> Delta:
         """`factor` times the change."""
         return self.map(lambda _, tensor: tensor * factor, f"scaled by {factor:g}")
 
-    def apply(self, base: Artefact) -> Lazy:
+    def apply(self, base: Artefact) -> LazyWeights:
         """The finetuned tensors: base plus change, or the adapter's own tensors.
 
         Raises:
             UserError: the base is not the one the delta belongs to.
         """
         self.refuse_other(base.fingerprint, str(base.folder))
-        return self.adapter() if self.kind == "adapter" else self.added(base.weights)
+        return self.adapter() if self.kind == "adapter" else self.add_to(base.weights)
 
-    def revert(self, finetuned: Mapping[str, Tensor]) -> Lazy:
+    def revert(self, finetuned: Mapping[str, Tensor]) -> LazyWeights:
         """The base's tensors, from the finetuned ones."""
-        return self.added(finetuned, -1.0)
+        return self.add_to(finetuned, -1.0)
 
-    def adapter(self) -> Lazy:
+    def adapter(self) -> LazyWeights:
         """An adapter's tensors: origin plus change."""
         layout = {name: (tuple(shape), self.dtype) for name, shape in self.shapes.items()}
-        return Lazy(layout, lambda name: self.read(name) + self.origin)
+        return LazyWeights(layout, lambda name: self.read(name) + self.origin)
 
-    def added(self, weights: Mapping[str, Tensor], factor: float = 1.0) -> Lazy:
+    def add_to(self, weights: Mapping[str, Tensor], factor: float = 1.0) -> LazyWeights:
         """Any model's tensors plus `factor` times the change, in the wider of both types.
 
         Tensors without a change are handed on; rows that one of the two lacks count as zeros.
@@ -125,7 +127,7 @@ class Delta(Mapping[str, Tensor]):
         Raises:
             UserError: a changed tensor is missing.
         """
-        layout = layout_of(weights)
+        layout = read_layout(weights)
         missing = [name for name in self.shapes if name not in layout]
         if missing:
             raise UserError(f"the model has no tensor {missing[0]}.", fix="is it of this kind?")
@@ -138,11 +140,11 @@ class Delta(Mapping[str, Tensor]):
             if name not in self.shapes:
                 return weights[name]
             shape = layout[name][0]
-            change = grown(self.read(name), shape)
-            total = grown(weights[name].to(torch.float64, copy=True), shape)
+            change = pad_rows(self.read(name), shape)
+            total = pad_rows(weights[name].to(torch.float64, copy=True), shape)
             return total.add_(change, alpha=factor)
 
-        return Lazy(layout, read)
+        return LazyWeights(layout, read)
 
     def refuse_other(self, base: str, called: str) -> None:
         """Refuse another base.
@@ -158,7 +160,7 @@ class Delta(Mapping[str, Tensor]):
             )
 
 
-def compose(deltas: Sequence[Delta], weights: Sequence[float] | None = None) -> Delta:
+def sum_deltas(deltas: Sequence[Delta], weights: Sequence[float] | None = None) -> Delta:
     """The weighted sum of deltas of one base; all weights are 1 if left out.
 
     Raises:
@@ -174,10 +176,12 @@ def compose(deltas: Sequence[Delta], weights: Sequence[float] | None = None) -> 
         return total
 
     shown = " + ".join(
-        f"{factor:.4g} ({'; '.join(delta.said)})"
+        f"{factor:.4g} ({'; '.join(delta.history)})"
         for delta, factor in zip(deltas, factors, strict=True)
     )
-    return replace(deltas[0], read=read, said=(shown,), dtype=widest(d.dtype for d in deltas))
+    return replace(
+        deltas[0], read=read, history=(shown,), dtype=find_widest_dtype(d.dtype for d in deltas)
+    )
 
 
 def refuse_mixed(deltas: Sequence[Delta]) -> None:
@@ -196,12 +200,12 @@ def refuse_mixed(deltas: Sequence[Delta]) -> None:
             if one != two:
                 raise UserError(
                     f"deltas of a different {what} cannot be put together.",
-                    where="; ".join(said[0] for said in (first.said, other.said) if said),
+                    where="; ".join(steps[0] for steps in (first.history, other.history) if steps),
                     fix="take runs that began from the same model",
                 )
 
 
-def widest(dtypes: Iterator[torch.dtype]) -> torch.dtype:
+def find_widest_dtype(dtypes: Iterator[torch.dtype]) -> torch.dtype:
     """The type that holds all of them."""
     found = next(dtypes)
     for dtype in dtypes:
@@ -209,7 +213,7 @@ def widest(dtypes: Iterator[torch.dtype]) -> torch.dtype:
     return found
 
 
-def grown(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+def pad_rows(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The tensor with zero rows added until it has this shape."""
     if tuple(tensor.shape) == shape:
         return tensor

@@ -10,22 +10,26 @@ from torch import Tensor
 
 from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import Artefact
-from ftcli.deltas.delta import Delta, grown, widest
+from ftcli.deltas.delta import Delta, find_widest_dtype, pad_rows
 
 #: What the tensors of a fresh adapter count as, by PEFT's type (ComPEFT, arXiv 2311.13171, section 2).
 ORIGINS = {"LORA": 0.0, "IA3": 1.0}
 
 
-def delta(finetuned: Artefact, base: Artefact) -> Delta:
+def compute_delta(finetuned: Artefact, base: Artefact) -> Delta:
     """The delta of a model or of an adapter.
 
     Raises:
         UserError: the two do not fit, or an adapter's kind has no origin.
     """
-    return of_model(finetuned, base) if finetuned.kind == "model" else of_adapter(finetuned, base)
+    return (
+        compute_model_delta(finetuned, base)
+        if finetuned.kind == "model"
+        else compute_adapter_delta(finetuned, base)
+    )
 
 
-def of_model(finetuned: Artefact, base: Artefact) -> Delta:
+def compute_model_delta(finetuned: Artefact, base: Artefact) -> Delta:
     """Finetuned minus base. Tokens that the base lacks count as zero rows there (arXiv 2503.20110).
 
     Raises:
@@ -38,13 +42,13 @@ def of_model(finetuned: Artefact, base: Artefact) -> Delta:
         base=base.fingerprint,
         shapes={name: shape for name, (shape, _) in layout.items()},
         read=lambda name: _difference(finetuned.weights[name], base.weights[name]),
-        dtype=widest(dtype for _, dtype in layout.values()),
-        said=(f"{finetuned.folder} minus {base.folder}",),
+        dtype=find_widest_dtype(dtype for _, dtype in layout.values()),
+        history=(f"{finetuned.folder} minus {base.folder}",),
         source=finetuned,
     )
 
 
-def of_adapter(adapter: Artefact, base: Artefact) -> Delta:
+def compute_adapter_delta(adapter: Artefact, base: Artefact) -> Delta:
     """The tensors of an adapter minus those of a fresh one.
 
     Raises:
@@ -68,8 +72,8 @@ def of_adapter(adapter: Artefact, base: Artefact) -> Delta:
         base=base.fingerprint,
         shapes={name: shape for name, (shape, _) in layout.items()},
         read=lambda name: adapter.weights[name].double() - origin,
-        dtype=widest(dtype for _, dtype in layout.values()),
-        said=(f"{adapter.folder} minus {origin:g}",),
+        dtype=find_widest_dtype(dtype for _, dtype in layout.values()),
+        history=(f"{adapter.folder} minus {origin:g}",),
         source=adapter,
         origin=origin,
     )
@@ -98,5 +102,5 @@ def refuse_misfits(
 def _difference(finetuned: Tensor, base: Tensor) -> Tensor:
     after, before = finetuned.to(torch.float64, copy=True), base
     if after.dim() and len(before) < len(after):
-        before = grown(before, tuple(after.shape))
+        before = pad_rows(before, tuple(after.shape))
     return after.sub_(before[: len(after)] if after.dim() else before)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import Kind
-from ftcli.deltas.publish import run_config
+from ftcli.deltas.publish import build_config
 
 LOSS = "eval.loss"
 
@@ -33,7 +33,7 @@ class RunEvaluator:
         from ftcli.run.build import build_run
 
         self.folder, self.kind, self.metric = RunDir.open(folder).path, kind, metric
-        config = run_config(self.folder, kind)
+        config = build_config(self.folder, kind)
         self.run = build_run({**config, "logger": {}})
         refuse_other_base(self.folder, self.run.model_source)
 

@@ -15,13 +15,13 @@ from ftcli.deltas.agreement import (
     ROUNDING,
     Agreement,
     Row,
-    agreement,
-    first_difference,
-    hidden_states,
-    logits,
-    rounding,
+    allowed_rounding,
+    compare_logits,
+    compute_hidden_states,
+    compute_logits,
+    locate_difference,
 )
-from ftcli.deltas.tied import merge_apart
+from ftcli.deltas.tied import merge_untied
 from ftcli.models.anatomy import Anatomy
 from ftcli.models.generation import save_generation
 from ftcli.models.heads import name_classes
@@ -95,14 +95,14 @@ def merge_run(
             fix=f"serve the adapter as it is: ftcli chat {path}",
         )
     with run.evaluating():
-        rows = _rows(run)
-        trained, share = logits(run.model, rows), rounding(run.model)
-        merged, exact = _merged(run, rows, tolerance)
+        rows = _select_rows(run)
+        trained, share = compute_logits(run.model, rows), allowed_rounding(run.model)
+        merged, exact = _merge_model(run, rows, tolerance)
         if hasattr(run.data, "names"):
             name_classes(merged, run.data.names)
-        stored = agreement(trained, logits(merged, rows), share)
+        stored = compare_logits(trained, compute_logits(merged, rows), share)
         if not stored.holds:
-            raise _rounded_away(stored, merged.dtype)
+            raise _rounding_error(stored, merged.dtype)
         size = _save_merged(run, merged, target)
     return MergeReport(
         str(target), size, len(rows), exact.kind, exact.agreement.difference,
@@ -121,37 +121,39 @@ def refuse_existing(target: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Exact:
+class ExactMerge:
     """How the merge was judged before its weights were rounded to their own type."""
 
     kind: str
     agreement: Agreement
 
 
-def _merged(run: Any, rows: list[Row], tolerance: float | None) -> tuple[Any, Exact]:
+def _merge_model(run: Any, rows: list[Row], tolerance: float | None) -> tuple[Any, ExactMerge]:
     """The merged model in the types of the base, and how it was judged.
 
     Raises:
         UserError: it does not compute what was trained.
     """
-    model = trained_on_plain(run)
-    types, usual = stored_types(model), model.dtype
-    if _fits_as_float32(model):
+    model = load_dequantised(run)
+    types, usual = read_stored_types(model), model.dtype
+    if _fits_in_float32(model):
         model = model.float()
     share = ROUNDING.get(model.dtype, max(ROUNDING.values()))
-    before, states = logits(model, rows), hidden_states(model, rows[0])
-    merged = merge_apart(run.method, model)
-    result = agreement(before, logits(merged, rows), share, tolerance)
+    before, states = compute_logits(model, rows), compute_hidden_states(model, rows[0])
+    merged = merge_untied(run.method, model)
+    result = compare_logits(before, compute_logits(merged, rows), share, tolerance)
     if not result.holds:
-        raise _not_the_same(result, first_difference(states, hidden_states(merged, rows[0])), run)
+        raise _mismatch_error(
+            result, locate_difference(states, compute_hidden_states(merged, rows[0])), run
+        )
     kind = str(merged.dtype).removeprefix("torch.")
     with torch.no_grad():
         for name, parameter in merged.named_parameters():
             parameter.data = parameter.data.to(types.get(name, usual))
-    return merged, Exact(kind, result)
+    return merged, ExactMerge(kind, result)
 
 
-def trained_on_plain(run: Any) -> Any:
+def load_dequantised(run: Any) -> Any:
     """The trained model, adapters and all, on weights that are not quantised.
 
     Raises:
@@ -178,7 +180,7 @@ def trained_on_plain(run: Any) -> Any:
     return model.eval()
 
 
-def stored_types(model: nn.Module) -> dict[str, torch.dtype]:
+def read_stored_types(model: nn.Module) -> dict[str, torch.dtype]:
     """Name of a parameter of the base -> its type; what adapters add or copy is left out."""
     return {
         f"{name}.{key}": parameter.dtype
@@ -187,7 +189,7 @@ def stored_types(model: nn.Module) -> dict[str, torch.dtype]:
     }
 
 
-def _fits_as_float32(model: nn.Module) -> bool:
+def _fits_in_float32(model: nn.Module) -> bool:
     """Whether a machine has room for the float32 of a model's weights besides what it holds now."""
     import psutil
 
@@ -203,7 +205,7 @@ def is_quantised(model: Any) -> bool:
     return getattr(model.config, "quantization_config", None) is not None
 
 
-def _rows(run: Any) -> list[Row]:
+def _select_rows(run: Any) -> list[Row]:
     """Some rows the run was trained on; random tokens where its data are out of reach.
 
     Examples that are no text give the model's inputs themselves.
@@ -222,7 +224,7 @@ def _rows(run: Any) -> list[Row]:
     return [[int(t) for t in tokens.row(i)["input_ids"][:LONGEST]] for i in sorted(chosen)]
 
 
-def _not_the_same(result: Agreement, begins: str, run: Any) -> UserError:
+def _mismatch_error(result: Agreement, begins: str, run: Any) -> UserError:
     return UserError(
         f"the merged model is not the trained one: a logit differs by {result.difference:.3g}, "
         f"{result.allowed:.3g} is allowed, and the likeliest token is the same at {result.same:.1%} "
@@ -233,7 +235,7 @@ def _not_the_same(result: Agreement, begins: str, run: Any) -> UserError:
     )
 
 
-def _rounded_away(result: Agreement, dtype: torch.dtype) -> UserError:
+def _rounding_error(result: Agreement, dtype: torch.dtype) -> UserError:
     kind = str(dtype).removeprefix("torch.")
     return UserError(
         f"in {kind} the merged weights lose what was trained: a logit differs by "

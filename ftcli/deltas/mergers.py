@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ftcli.deltas.delta import Delta, compose, refuse_mixed, widest
-from ftcli.deltas.largest import pruned
+from ftcli.deltas.delta import Delta, find_widest_dtype, refuse_mixed, sum_deltas
+from ftcli.deltas.magnitudes import prune_delta
 
 Merger = Literal["sum", "ties", "consensus"]
 DENSITY = 0.2  # of TIES: share of a task's entries that stay
@@ -20,7 +20,9 @@ AGREEING, STRENGTH = (
 )  # of consensus: tasks that need an entry, and how strict their masks are
 
 
-def merged(deltas: Sequence[Delta], merger: Merger = "sum", density: float = DENSITY) -> Delta:
+def merge_deltas(
+    deltas: Sequence[Delta], merger: Merger = "sum", density: float = DENSITY
+) -> Delta:
     """One change for several tasks.
 
     Args:
@@ -31,11 +33,11 @@ def merged(deltas: Sequence[Delta], merger: Merger = "sum", density: float = DEN
         UserError: the deltas do not belong together.
     """
     if merger == "ties":
-        return ties(deltas, density)
-    return consensus(deltas) if merger == "consensus" else compose(deltas)
+        return merge_ties(deltas, density)
+    return merge_consensus(deltas) if merger == "consensus" else sum_deltas(deltas)
 
 
-def ties(deltas: Sequence[Delta], density: float = DENSITY) -> Delta:
+def merge_ties(deltas: Sequence[Delta], density: float = DENSITY) -> Delta:
     """TIES (arXiv 2306.01708): trim, elect a sign, mean of those that have it.
 
     Of each task the int(d * density) largest entries stay. Of each entry the sign of the sum over
@@ -45,16 +47,16 @@ def ties(deltas: Sequence[Delta], density: float = DENSITY) -> Delta:
     Raises:
         UserError: the deltas do not belong together.
     """
-    trimmed = [pruned(delta, density) for delta in deltas]
+    trimmed = [prune_delta(delta, density) for delta in deltas]
 
     def mean(parts: Tensor) -> Tensor:
         agreeing = (parts.sign() == parts.sum(0).sign()) & (parts != 0)
         return (parts * agreeing).sum(0) / agreeing.sum(0).clamp(min=1)
 
-    return _each(trimmed, mean, f"TIES of {len(deltas)} changes, density {density:g}")
+    return _merge_each(trimmed, mean, f"TIES of {len(deltas)} changes, density {density:g}")
 
 
-def consensus(
+def merge_consensus(
     deltas: Sequence[Delta], agreeing: int = AGREEING, strength: float = STRENGTH
 ) -> Delta:
     """Consensus task arithmetic (arXiv 2405.07813): the sum, of entries that several tasks need.
@@ -70,15 +72,15 @@ def consensus(
         masks = parts.abs() >= strength * (total - parts).abs()
         return total * (masks.sum(0) >= agreeing)
 
-    return _each(deltas, needed, f"consensus of {agreeing} of {len(deltas)} changes")
+    return _merge_each(deltas, needed, f"consensus of {agreeing} of {len(deltas)} changes")
 
 
-def _each(deltas: Sequence[Delta], merge: Callable[[Tensor], Tensor], said: str) -> Delta:
+def _merge_each(deltas: Sequence[Delta], merge: Callable[[Tensor], Tensor], step: str) -> Delta:
     """The delta that a function of the tasks' tensors [N, ...] gives, one name at a time."""
     refuse_mixed(deltas)
     return replace(
         deltas[0],
         read=lambda name: merge(torch.stack([delta.read(name) for delta in deltas])),
-        said=(said, *(line for delta in deltas for line in delta.said)),
-        dtype=widest(delta.dtype for delta in deltas),
+        history=(step, *(line for delta in deltas for line in delta.history)),
+        dtype=find_widest_dtype(delta.dtype for delta in deltas),
     )

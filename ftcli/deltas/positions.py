@@ -8,7 +8,7 @@ from typing import Any
 from ftcli.deltas.product import PREFIX
 
 
-def positions(anatomy: Any, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:
+def find_positions(anatomy: Any, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:
     """Block and number of blocks in its stack of each tensor; None outside blocks.
 
     Blocks are those of the model, whatever digits a name has besides (`layers.3.mlp.0.weight`).

@@ -17,7 +17,7 @@ PREFIX = "base_model.model."
 FACTORS = {".lora_A.weight": ".lora_B.weight", ".lora_embedding_A": ".lora_embedding_B"}
 
 
-def multiplied(factors: Delta) -> Delta:
+def multiply_factors(factors: Delta) -> Delta:
     """A delta of the model from one of LoRA's factors.
 
     It is what merging adds to plain weights; averages of factors are not averages of products.
@@ -45,13 +45,13 @@ def multiplied(factors: Delta) -> Delta:
         kind="model",
         shapes={name: layout[name][0] for name in sorted(pairs)},
         read=read,
-        said=(*factors.said, "factors multiplied"),
+        history=(*factors.history, "factors multiplied"),
         source=adapter.base,
         origin=0.0,
     )
 
 
-def strengthened(delta: Delta, factor: float) -> Delta:
+def strengthen_delta(delta: Delta, factor: float) -> Delta:
     """A change `factor` times as strong: of a LoRA's factors the second alone is multiplied."""
     if not any(is_second(name) for name in delta.shapes):
         return delta.scale(factor)

@@ -12,8 +12,8 @@ from typing import Any
 
 from ftcli.core import atomic
 from ftcli.deltas.artefact import Kind
-from ftcli.deltas.storage import RECORD, fresh
-from ftcli.deltas.weights import FileWeights, Lazy, write
+from ftcli.deltas.storage import RECORD, prepare_target
+from ftcli.deltas.weights import FileWeights, LazyWeights, write_weights
 
 RECORDS = ("data.json", "env.json", "overrides.yaml", "sources.yaml", "command.txt")
 FILE = {"model": "model.safetensors", "adapter": "adapter_model.safetensors"}
@@ -33,7 +33,7 @@ class Result:
     """
 
     kind: Kind
-    tensors: Lazy | FileWeights
+    tensors: LazyWeights | FileWeights
     files: tuple[list[Path], ...]
     run: Path | None = None
     base: str | None = None
@@ -41,23 +41,23 @@ class Result:
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
-def publish(result: Result, target: str | Path, force: bool = False) -> dict[str, Any]:
+def write_result(result: Result, target: str | Path, force: bool = False) -> dict[str, Any]:
     """Write the folder at once; returns `folder` and `bytes` of the weights.
 
     Raises:
         UserError: the folder exists and has content (without `force`).
     """
-    target = fresh(target, force)
+    target = prepare_target(target, force)
     with atomic.folder(target) as unfinished:
         inner = unfinished if result.run is None else unfinished / result.kind
-        size = _weights(result, inner)
+        size = _write_folder(result, inner)
         if result.run is not None:
-            _run(result, result.run, unfinished, size)
+            _write_run(result, result.run, unfinished, size)
         atomic.write_json(unfinished / RECORD, dict(result.record))
     return {"folder": str(target), "bytes": size}
 
 
-def _weights(result: Result, folder: Path) -> int:
+def _write_folder(result: Result, folder: Path) -> int:
     """The layout of transformers, or of PEFT."""
     folder.mkdir(exist_ok=True)
     for files in result.files:
@@ -67,10 +67,10 @@ def _weights(result: Result, folder: Path) -> int:
         name = "config.json" if result.kind == "model" else "adapter_config.json"
         config = json.loads((folder / name).read_text(encoding="utf-8"))
         atomic.write_json(folder / name, config | dict(result.config))
-    return write(folder / FILE[result.kind], result.tensors)
+    return write_weights(folder / FILE[result.kind], result.tensors)
 
 
-def _run(result: Result, source: Path, folder: Path, size: int) -> None:
+def _write_run(result: Result, source: Path, folder: Path, size: int) -> None:
     """Configuration, record and one checkpoint beside the weights."""
     from ftcli.config import build
     from ftcli.core.base_model import FILE as BASE
@@ -80,7 +80,7 @@ def _run(result: Result, source: Path, folder: Path, size: int) -> None:
     from ftcli.trainer import manifest
 
     run_dir, before = RunDir(folder), RunDir(source).result()
-    config = run_config(source, result.kind, result.base)
+    config = build_config(source, result.kind, result.base)
     write_config(run_dir, config)
     for name in RECORDS:
         if (source / name).exists():
@@ -92,14 +92,14 @@ def _run(result: Result, source: Path, folder: Path, size: int) -> None:
     step = int(before.get("step", 0))
     checkpoint = run_dir.checkpoints / f"step-{step:06d}"
     checkpoint.mkdir(parents=True)
-    _checkpoint(result, config, folder, checkpoint)
+    _write_checkpoint(result, config, folder, checkpoint)
     manifest.seal(checkpoint)
     atomic.link(run_dir.checkpoints / "last", checkpoint.name)
     said = {"status": "finished", "step": step, "seed": config.get("seed", 0), "run": str(source)}
     atomic.write_json(folder / "result.json", said | {"adapter_bytes": size, "metrics": {}})
 
 
-def run_config(source: Path, kind: Kind, base: str | None = None) -> dict[str, Any]:
+def build_config(source: Path, kind: Kind, base: str | None = None) -> dict[str, Any]:
     """A run's configuration for weights of this kind; whole models are those of `method: full`."""
     from ftcli.config import load
 
@@ -113,7 +113,9 @@ def run_config(source: Path, kind: Kind, base: str | None = None) -> dict[str, A
     return config
 
 
-def _checkpoint(result: Result, config: dict[str, Any], folder: Path, checkpoint: Path) -> None:
+def _write_checkpoint(
+    result: Result, config: dict[str, Any], folder: Path, checkpoint: Path
+) -> None:
     """The same tensors under the names of the method's checkpoints."""
     inner = folder / result.kind
     if result.kind == "adapter":

@@ -11,9 +11,9 @@ from ftcli.deltas import storage
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.delta import Delta
 from ftcli.deltas.evaluator import RunEvaluator
-from ftcli.deltas.publish import Result, publish
+from ftcli.deltas.publish import Result, write_result
 from ftcli.deltas.report import Report
-from ftcli.deltas.weights import Lazy
+from ftcli.deltas.weights import LazyWeights
 
 
 class Source:
@@ -30,7 +30,7 @@ class Source:
     def __init__(self, path: str, base: str | None = None, product: bool = False) -> None:
         self.path = path
         self.run = Path(path) if (Path(path) / "config.yaml").exists() else None
-        places = storage.places(path) if storage.is_delta(path) else {}
+        places = storage.read_places(path) if storage.is_delta(path) else {}
         if Path(places.get("run", "")).joinpath("config.yaml").exists() and "run" in places:
             self.run = Path(places["run"])
         named = base or places.get("base")
@@ -50,7 +50,7 @@ class Source:
         """The small files of what was finetuned."""
         return self.delta.source.others if self.delta.source is not None else []
 
-    def tensors(self, delta: Delta) -> Lazy:
+    def tensors(self, delta: Delta) -> LazyWeights:
         """What the model or adapter is with a changed delta."""
         return delta.apply(self.base)
 
@@ -72,11 +72,11 @@ class Source:
     ) -> Report:
         """Base plus a changed delta, as a run if this is one."""
         own = self.base.tokenizer if delta.kind == "adapter" else self.base.others
-        record = storage.record(delta) | {"figures": dict(figures or {})}
+        record = storage.describe_delta(delta) | {"figures": dict(figures or {})}
         result = Result(delta.kind, self.tensors(delta), (own, self.files), self.run, record=record)
-        done = publish(result, to, force)
-        return Report(to, done["bytes"], dict(figures or {}), self.next(to))
+        done = write_result(result, to, force)
+        return Report(to, done["bytes"], dict(figures or {}), self.next_command(to))
 
-    def next(self, to: str) -> str:
+    def next_command(self, to: str) -> str:
         """The command that judges what was written."""
         return f"ftcli eval {to}" if self.run else f"ftcli eval {to} --config JOB"

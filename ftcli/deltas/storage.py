@@ -12,9 +12,9 @@ import torch
 
 from ftcli.core import atomic
 from ftcli.core.errors import UserError
-from ftcli.deltas.artefact import MARKS, Artefact
+from ftcli.deltas.artefact import CONFIG_FILES, Artefact
 from ftcli.deltas.delta import Delta
-from ftcli.deltas.weights import FileWeights, Lazy, write
+from ftcli.deltas.weights import FileWeights, LazyWeights, write_weights
 
 RECORD, TENSORS, TERNARY, FILES = "delta.json", "delta.safetensors", "delta.ternary", "source"
 
@@ -25,7 +25,7 @@ def is_delta(path: str | Path) -> bool:
     return any((folder / name).is_file() for name in (TENSORS, TERNARY))
 
 
-def load(path: str | Path) -> Delta:
+def load_delta(path: str | Path) -> Delta:
     """A saved delta, plain or ternary.
 
     Raises:
@@ -40,20 +40,20 @@ def load(path: str | Path) -> Delta:
         ) from error
     source = Artefact.open(folder / FILES)
     common: dict[str, Any] = {
-        "kind": record["kind"], "base": record["base"], "said": tuple(record["said"]),
+        "kind": record["kind"], "base": record["base"], "history": tuple(record["said"]),
         "dtype": getattr(torch, record["dtype"]), "source": source, "origin": record["origin"],
     }  # fmt: skip
     if (folder / TERNARY).is_file():
         from ftcli.deltas import ternary
 
-        coded = ternary.read((folder / TERNARY).read_bytes())
+        coded = ternary.decode((folder / TERNARY).read_bytes())
         return Delta(shapes=coded.shapes, read=coded.tensor, **common)
     weights = FileWeights(folder)
     shapes = {name: shape for name, (shape, _) in weights.layout.items()}
     return Delta(shapes=shapes, read=lambda name: weights[name].double(), **common)
 
 
-def save(
+def save_delta(
     delta: Delta,
     target: str | Path,
     dtype: torch.dtype = torch.float32,
@@ -73,45 +73,45 @@ def save(
     Raises:
         UserError: the folder exists and has content (without `force`).
     """
-    target = fresh(target, force)
+    target = prepare_target(target, force)
     with atomic.folder(target) as unfinished:
         if coded is None:
             layout = {name: (shape, dtype) for name, shape in delta.shapes.items()}
-            size = write(unfinished / TENSORS, Lazy(layout, delta.read))
+            size = write_weights(unfinished / TENSORS, LazyWeights(layout, delta.read))
         else:
             size = (unfinished / TERNARY).write_bytes(coded)
-        keep_files(delta.source, unfinished / FILES, base)
-        atomic.write_json(unfinished / RECORD, record(delta) | {"places": dict(at or {})})
+        copy_files(delta.source, unfinished / FILES, base)
+        atomic.write_json(unfinished / RECORD, describe_delta(delta) | {"places": dict(at or {})})
     return size
 
 
-def places(path: str | Path) -> dict[str, str]:
+def read_places(path: str | Path) -> dict[str, str]:
     """Where the base, and the run if there is one, of a saved delta lie."""
     return json.loads((Path(path) / RECORD).read_text(encoding="utf-8")).get("places", {})
 
 
-def record(delta: Delta) -> dict[str, Any]:
+def describe_delta(delta: Delta) -> dict[str, Any]:
     """What a delta is, beside its tensors."""
     return {
         "kind": delta.kind,
         "base": delta.base,
         "dtype": str(delta.dtype).removeprefix("torch."),
         "origin": delta.origin,
-        "said": list(delta.said),
+        "said": list(delta.history),
     }
 
 
-def keep_files(source: Artefact | None, target: Path, base: Artefact | None) -> None:
+def copy_files(source: Artefact | None, target: Path, base: Artefact | None) -> None:
     """Copy configuration and tokenizer of a model or adapter, but for what the base has too."""
     target.mkdir()
     known = {file.name: file for file in (base.others if base is not None else ())}
     for file in source.others if source is not None else ():
         there = known.get(file.name)
-        if file.name in MARKS or there is None or there.read_bytes() != file.read_bytes():
+        if file.name in CONFIG_FILES or there is None or there.read_bytes() != file.read_bytes():
             shutil.copy(file, target / file.name)
 
 
-def fresh(target: str | Path, force: bool) -> Path:
+def prepare_target(target: str | Path, force: bool) -> Path:
     """The folder to write, whose parent exists.
 
     Raises:

@@ -75,11 +75,11 @@ class Ternary:
         return pair[0], pair[1]
 
 
-def dot(one: Ternary, other: Ternary) -> float:
+def inner_product(one: Ternary, other: Ternary) -> float:
     """Inner product by counting bits: (P1 P2 + N1 N2 - P1 N2 - N1 P2) times both scales."""
     (p1, n1), (p2, n2) = one.masks(), other.masks()
-    same = _ones(p1 & p2) + _ones(n1 & n2)
-    return float((same - _ones(p1 & n2) - _ones(n1 & p2)) * one.scale * other.scale)
+    same = _count_ones(p1 & p2) + _count_ones(n1 & n2)
+    return float((same - _count_ones(p1 & n2) - _count_ones(n1 & p2)) * one.scale * other.scale)
 
 
 def golomb_bits(density: float) -> int:
@@ -102,7 +102,7 @@ def entropy(density: float) -> float:
     return -(empty + k * math.log2(k / 2))
 
 
-def write(vector: Ternary, codec: Codec = "golomb") -> bytes:
+def encode(vector: Ternary, codec: Codec = "golomb") -> bytes:
     """The bytes of a file: header (deflated), then the code.
 
     Golomb: quotients in unary, remainders, signs, each as one plane, so that reading needs no
@@ -114,12 +114,12 @@ def write(vector: Ternary, codec: Codec = "golomb") -> bytes:
         "codec": codec, "scale": struct.pack("<f", vector.scale).hex(), "n": n, "bits": bits,
         "shapes": {name: list(shape) for name, shape in vector.shapes.items()},
     }  # fmt: skip
-    body = b"".join(_golomb(vector, bits) if codec == "golomb" else _planes(vector))
+    body = b"".join(_encode_golomb(vector, bits) if codec == "golomb" else _encode_masks(vector))
     text = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     return MAGIC + struct.pack("<I", len(text)) + text + body
 
 
-def read(data: bytes) -> Ternary:
+def decode(data: bytes) -> Ternary:
     """What `write` wrote.
 
     Raises:
@@ -131,7 +131,7 @@ def read(data: bytes) -> Ternary:
         size = struct.unpack("<I", data[4:8])[0]
         header = json.loads(zlib.decompress(data[8 : 8 + size]))
         body = np.frombuffer(data, dtype=np.uint8, offset=8 + size)
-        take = _from_golomb if header["codec"] == "golomb" else _from_planes
+        take = _decode_golomb if header["codec"] == "golomb" else _decode_masks
         shapes = {name: tuple(shape) for name, shape in header["shapes"].items()}
         scale = struct.unpack("<f", bytes.fromhex(header["scale"]))[0]
         positions, negative = take(body, header, sum(math.prod(s) for s in shapes.values()))
@@ -140,7 +140,7 @@ def read(data: bytes) -> Ternary:
     return Ternary(shapes, positions, negative, scale)
 
 
-def _golomb(vector: Ternary, bits: int) -> list[bytes]:
+def _encode_golomb(vector: Ternary, bits: int) -> list[bytes]:
     gaps = np.diff(vector.positions, prepend=-1) - 1
     quotients, rests = gaps >> bits, gaps & ((1 << bits) - 1)
     unary = np.ones(int(quotients.sum()) + len(gaps), dtype=np.uint8)
@@ -150,7 +150,7 @@ def _golomb(vector: Ternary, bits: int) -> list[bytes]:
     return [np.packbits(plane).tobytes() for plane in (unary, remainders, vector.negative)]
 
 
-def _from_golomb(body: np.ndarray, header: dict[str, Any], _: int) -> tuple[Any, Any]:
+def _decode_golomb(body: np.ndarray, header: dict[str, Any], _: int) -> tuple[Any, Any]:
     n, bits = header["n"], header["bits"]
     tail = (n * bits + 7) // 8 + (n + 7) // 8
     unary = np.unpackbits(body[: len(body) - tail])
@@ -165,11 +165,11 @@ def _from_golomb(body: np.ndarray, header: dict[str, Any], _: int) -> tuple[Any,
     return np.cumsum((quotients << bits) + rests + 1) - 1, negative
 
 
-def _planes(vector: Ternary) -> list[bytes]:
+def _encode_masks(vector: Ternary) -> list[bytes]:
     return [mask.tobytes() for mask in vector.masks()]
 
 
-def _from_planes(body: np.ndarray, _: dict[str, Any], entries: int) -> tuple[Any, Any]:
+def _decode_masks(body: np.ndarray, _: dict[str, Any], entries: int) -> tuple[Any, Any]:
     half = (entries + 7) // 8
     if len(body) < 2 * half:
         raise ValueError("it ends early")
@@ -181,5 +181,5 @@ def _from_planes(body: np.ndarray, _: dict[str, Any], entries: int) -> tuple[Any
     return positions[order], (np.arange(len(positions)) >= len(positive))[order]
 
 
-def _ones(bits: np.ndarray) -> int:
+def _count_ones(bits: np.ndarray) -> int:
     return int(np.unpackbits(bits).sum())

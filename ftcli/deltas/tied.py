@@ -9,28 +9,28 @@ from torch import nn
 SAME = 1e-6  # share of the largest weight by which two merged copies of one matrix may differ
 
 
-def merge_apart(method: Any, model: Any) -> Any:
+def merge_untied(method: Any, model: Any) -> Any:
     """The merged model; where one of two tied matrices was changed alone, they are two in it.
 
     A matrix that PEFT adapts in one place is added to in that place alone. Tied matrices are one
     tensor, so the other place would change too: each gets its own before the merge. If both are the
     same afterwards (`ensure_weight_tying`), they are tied again.
     """
-    tied = _ties(model.config)
-    separate_adapted(model)
+    tied = _asks_for_tie(model.config)
+    untie_adapted(model)
     merged = method.merge(model)
     if tied:
-        settle_tie(merged)
+        update_tied_config(merged)
     return merged
 
 
-def separate_adapted(model: nn.Module) -> None:
+def untie_adapted(model: nn.Module) -> None:
     """Give every place of a shared parameter its own copy, if an adapter stands on one of them."""
     places: dict[int, list[tuple[nn.Module, str, str]]] = {}
     for name, module in model.named_modules():
         for attribute, parameter in module.named_parameters(recurse=False):
             places.setdefault(id(parameter), []).append((module, attribute, name))
-    adapted = _adapted_modules(model)
+    adapted = _find_adapted_modules(model)
     for shared in places.values():
         if len(shared) > 1 and any(name in adapted for _, _, name in shared):
             for module, attribute, _ in shared[1:]:
@@ -38,7 +38,7 @@ def separate_adapted(model: nn.Module) -> None:
                 setattr(module, attribute, nn.Parameter(own, requires_grad=False))
 
 
-def settle_tie(model: Any) -> None:
+def update_tied_config(model: Any) -> None:
     """Let the configuration say whether head and table, which were one before, still are."""
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or table is None or head.weight is table.weight:
@@ -55,13 +55,13 @@ def settle_tie(model: Any) -> None:
     model.all_tied_weights_keys = {k: v for k, v in tied.items() if not {k, v} & names}
 
 
-def _ties(config: Any) -> bool:
+def _asks_for_tie(config: Any) -> bool:
     """Whether the configuration, or that of its text part, asks for one matrix."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     return any(getattr(one, "tie_word_embeddings", False) for one in (config, text))
 
 
-def _adapted_modules(model: nn.Module) -> set[str]:
+def _find_adapted_modules(model: nn.Module) -> set[str]:
     """Names of modules inside a layer of PEFT: what an adapter stands on, or was copied from."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper

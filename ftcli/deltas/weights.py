@@ -25,7 +25,7 @@ DTYPES = {name: dtype for dtype, name in NAMES.items()}
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
-class Lazy(Mapping[str, Tensor]):
+class LazyWeights(Mapping[str, Tensor]):
     """Named tensors that exist only while somebody looks at them.
 
     Args:
@@ -101,14 +101,14 @@ class FileWeights(Mapping[str, Tensor]):
         return len(self._places)
 
 
-def layout_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+def read_layout(weights: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Name -> shape and dtype of any named tensors."""
-    if isinstance(weights, FileWeights | Lazy):
+    if isinstance(weights, FileWeights | LazyWeights):
         return dict(weights.layout)
     return {name: (tuple(weights[name].shape), weights[name].dtype) for name in sorted(weights)}
 
 
-def write(path: Path, tensors: Lazy | FileWeights) -> int:
+def write_weights(path: Path, tensors: LazyWeights | FileWeights) -> int:
     """Write a safetensors file while holding one tensor at a time; returns its bytes."""
     layout = tensors.layout
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

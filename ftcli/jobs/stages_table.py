@@ -8,12 +8,12 @@ from typing import Any
 from ftcli.core import errors
 
 
-def show(result: dict[str, Any]) -> int:
+def show_stages(result: dict[str, Any]) -> int:
     """Print what each stage scored before and after; returns the exit status of the process."""
     from ftcli.core.console import console
 
     out, folder = console(), Path(result["run"])
-    out.print(table(result["stages"]))
+    out.print(build_stage_table(result["stages"]))
     if result["status"] != "finished":
         out.print(f"{result['status']}; saved. Go on with: ftcli resume {folder}")
         return errors.INTERRUPTED
@@ -22,7 +22,7 @@ def show(result: dict[str, Any]) -> int:
     return errors.OK
 
 
-def table(stages: dict[str, dict[str, Any]]) -> Any:
+def build_stage_table(stages: dict[str, dict[str, Any]]) -> Any:
     """A row a stage and score: before, after; and what the stage cost."""
     from rich.table import Table
 
@@ -31,11 +31,15 @@ def table(stages: dict[str, dict[str, Any]]) -> Any:
         cost = [f"{result['step']:,}", f"{result['seconds']:,.0f}"]
         before, after = result["metrics_before"], result["metrics"]
         for score in after or {"": None}:
-            row = [score.removeprefix("eval."), _figure(before, score), _figure(after, score)]
+            row = [
+                score.removeprefix("eval."),
+                _format_figure(before, score),
+                _format_figure(after, score),
+            ]
             found.add_row(name, *row, *cost)
             name, cost = "", ["", ""]
     return found
 
 
-def _figure(scores: dict[str, float], name: str) -> str:
+def _format_figure(scores: dict[str, float], name: str) -> str:
     return f"{scores[name]:.4g}" if scores.get(name) is not None else "–"

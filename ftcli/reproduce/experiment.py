@@ -72,7 +72,7 @@ class Experiment:
     ) -> None:
         self.recipe, self.seeds, self.part = recipe, list(seeds), part
         self.changes, self.overrides = dict(variants), list(overrides)
-        self.trials = self._trials()
+        self.trials = self._build_trials()
 
     @property
     def variants(self) -> list[str]:
@@ -84,23 +84,23 @@ class Experiment:
         """Where report and runs lie."""
         return self.trials[0].path.parent
 
-    def _trials(self) -> list[Trial]:
+    def _build_trials(self) -> list[Trial]:
         """Seed by seed, so that every variant has a run before any has two."""
         jobs: dict[str, list[Any]] = {}
         problems: list[UserError] = []
         for variant in self.variants:
             try:
-                jobs[variant] = self._composed(variant)
+                jobs[variant] = self._compose_variant(variant)
             except UserError as error:
                 problems += error.problems if isinstance(error, Problems) else [error]
         Problems.raise_if_any(problems)
         return [
-            self._trial(variant, sources, seed)
+            self._build_trial(variant, sources, seed)
             for seed in self.seeds
             for variant, sources in jobs.items()
         ]
 
-    def _composed(self, variant: str) -> list[Any]:
+    def _compose_variant(self, variant: str) -> list[Any]:
         """The job, its stages and its base."""
         from ftcli.config import compose, validate
         from ftcli.jobs import stages
@@ -116,7 +116,7 @@ class Experiment:
             base = [compose_base(composed.base)] if composed.base else []
         return [composed, *parts.values(), *base]
 
-    def _trial(self, variant: str, sources: list[Any], seed: int) -> Trial:
+    def _build_trial(self, variant: str, sources: list[Any], seed: int) -> Trial:
         composed, *further = sources
         run = {**composed.config["run"], "name": f"{variant}-{seed}"}
         config = {**composed.config, "seed": seed, "run": run}
@@ -158,6 +158,6 @@ class Experiment:
         kept = {name: run for name, run in kept.items() if name.rpartition("-")[0] in known}
         write_json(path, kept | {f"{t.variant}-{t.seed}": t.path.name for t in self.trials})
 
-    def of(self, variant: str) -> Iterator[Trial]:
+    def trials_of(self, variant: str) -> Iterator[Trial]:
         """The runs of a variant, by seed."""
         return (one for one in self.trials if one.variant == variant)

@@ -21,7 +21,7 @@ COLUMNS = (
 
 def collect_values(experiment: Experiment, variant: str) -> dict[str, list[float]]:
     """Figure -> its values, one a seed; only figures that every seed has."""
-    seeds = [figures(RunDir(one.path).result()) for one in experiment.of(variant)]
+    seeds = [figures(RunDir(one.path).result()) for one in experiment.trials_of(variant)]
     shared = [name for name in seeds[0] if all(name in seed for seed in seeds)]
     return {name: [seed[name] for seed in seeds] for name in shared}
 

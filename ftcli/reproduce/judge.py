@@ -110,10 +110,10 @@ class Judge:
         """
         claim = self.claim
         if claim.ranks:
-            return self._order(values)
+            return self._judge_order(values)
         own = list(next(iter(values.values())))
         if claim.of is None:
-            return self._judged(own, region(claim))
+            return self._judge_values(own, region(claim))
         other = list(values[claim.of])
         if claim.compare == "difference":
             paired = [a - b for a, b in zip(own, other, strict=True)]
@@ -121,9 +121,9 @@ class Judge:
             paired = [a / b for a, b in zip(own, other, strict=True)]
         else:
             return Verdict(NOT_HERE, f"{claim.measure} of {claim.of} is 0, which has no ratio")
-        return self._judged(paired, region(claim))
+        return self._judge_values(paired, region(claim))
 
-    def _judged(self, values: list[float], wanted: Region) -> Verdict:
+    def _judge_values(self, values: list[float], wanted: Region) -> Verdict:
         count = len(values)
         if self.exact:
             low, high = min(values), max(values)
@@ -135,40 +135,40 @@ class Judge:
             if count < 2:
                 return Verdict(INCONCLUSIVE, why, measured.mean, values=values)
             return Verdict(INCONCLUSIVE, why, measured.mean, measured.low, measured.high, values)
-        verdict, why = self._decided(measured, wanted)
+        verdict, why = self._decide(measured, wanted)
         return Verdict(verdict, why, measured.mean, measured.low, measured.high, values)
 
-    def _decided(self, measured: Interval, wanted: Region) -> tuple[str, str]:
+    def _decide(self, measured: Interval, wanted: Region) -> tuple[str, str]:
         for verdict, test in ((HOLDS, wanted.holds), (FAILS, wanted.excludes)):
             if test(measured.low, measured.high):
-                return verdict, f"{self._level()} of {_runs(measured.count)}"
+                return verdict, f"{self._describe_level()} of {_runs(measured.count)}"
         distance = wanted.distance(measured.mean)
         needed = seeds_needed(measured.deviation, distance, confidence(self.look + 1))
         if needed is None:
             why = f"the mean lies at the bound: more than {MOST} seeds would not decide"
             return INCONCLUSIVE, why
         needed = max(needed, measured.count + 1)
-        why = f"{self._level()} of {_runs(measured.count)} does not decide; about {needed} would"
+        why = f"{self._describe_level()} of {_runs(measured.count)} does not decide; about {needed} would"
         return INCONCLUSIVE, why
 
-    def _level(self) -> str:
+    def _describe_level(self) -> str:
         """`96 % interval`, and at which look."""
         text = f"{100 * confidence(self.look):.4g} % interval"
         return text if self.look == 1 else f"{text}, look {self.look},"
 
-    def _order(self, values: Mapping[str, Sequence[float]]) -> Verdict:
+    def _judge_order(self, values: Mapping[str, Sequence[float]]) -> Verdict:
         """Each neighbour below the next, judged pair by pair."""
         names = self.claim.ranks or []
         below = Region(high=0.0, open=True)
         pairs = {}
         for first, second in zip(names, names[1:], strict=False):
             paired = [a - b for a, b in zip(values[first], values[second], strict=True)]
-            pairs[f"{first} < {second}"] = self._judged(paired, below)
+            pairs[f"{first} < {second}"] = self._judge_values(paired, below)
         for verdict in (FAILS, INCONCLUSIVE):
             wrong = [f"{name}: {v.why}" for name, v in pairs.items() if v.verdict == verdict]
             if wrong:
                 return Verdict(verdict, "; ".join(wrong), values=_means(pairs))
-        why = "exact" if self.exact else f"{self._level()} of every pair"
+        why = "exact" if self.exact else f"{self._describe_level()} of every pair"
         return Verdict(HOLDS, f"every pair, {why}", values=_means(pairs))
 
 

@@ -23,7 +23,7 @@ from ftcli.config.yaml_locations import read_yaml
 from ftcli.core import code
 from ftcli.core.errors import UserError
 
-PLANNED = "ftcli.reproduce.planned"
+PLANNED = "ftcli.reproduce.plan_figures"
 #: What a commit is read for: all but the assets, which are data, and whose hashes are part of a run.
 SOURCES = (".", ":(exclude)ftcli/assets")
 CODE = (

@@ -63,7 +63,7 @@ def _curves(experiment: Experiment, key: str, title: str) -> Figure | None:
     figure, axes = _canvas(title, "loss (nats per trained token)")
     lows, highs = [], []
     for variant, colour in zip(experiment.variants, _colours(experiment.variants), strict=True):
-        runs = [_series(one.path, key) for one in experiment.of(variant)]
+        runs = [_series(one.path, key) for one in experiment.trials_of(variant)]
         steps, (mean, low, high) = band(runs)
         if len(steps) < 2:
             return None

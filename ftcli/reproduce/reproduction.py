@@ -69,7 +69,7 @@ class Reproduction:
             UserError: `only` fits none.
         """
         here = [claim for claim in self.recipe.claims if claim.scale == self.scale]
-        found = [c for c in here if self.only is None or self._is_meant(c, self.only)]
+        found = [c for c in here if self.only is None or self._matches(c, self.only)]
         if not found:
             known = [f"{self.number(c)} {c.say}" for c in here]
             raise UserError(
@@ -81,7 +81,7 @@ class Reproduction:
             )
         return found
 
-    def _is_meant(self, claim: Claim, word: str) -> bool:
+    def _matches(self, claim: Claim, word: str) -> bool:
         if word.isdigit():
             return int(word) == self.number(claim)
         return word.lower() in claim.say.lower()
@@ -123,15 +123,15 @@ class Reproduction:
         """
         if self.experiment:
             self.experiment.run(report)
-        self.verdicts = [self._judged(claim) for claim in self.claims]
+        self.verdicts = [self._judge_claim(claim) for claim in self.claims]
 
-    def _judged(self, claim: Claim) -> Verdict:
+    def _judge_claim(self, claim: Claim) -> Verdict:
         if claim.needs:
             return Verdict(NOT_HERE, f"needs {claim.needs}")
         planned = claim.measure.startswith(PLAN_PREFIX)
         if not planned and self.experiment is None:
             return Verdict(NOT_HERE, f"needs training at the {self.scale} scale: --run")
-        take = self._planned if planned else self._measured
+        take = self._plan_variant if planned else self._measure_variant
         try:
             values = {v: take(claim, v) for v in dict.fromkeys(self.recipe.variants_of(claim))}
         except measure.MetricUnavailable as absent:
@@ -141,7 +141,7 @@ class Reproduction:
                 raise
             return Verdict(NOT_HERE, f"cannot be planned: {error.what}")
         judge = Judge(
-            claim, is_exact_measure(claim.measure), len(self.recipe.seeds), self.look_at(claim)
+            claim, is_exact_measure(claim.measure), len(self.recipe.seeds), self.count_look(claim)
         )
         return judge.verdict(values)
 
@@ -156,7 +156,7 @@ class Reproduction:
         """Whether no seed moves the figure, and it has to be measured."""
         return claim.measure in list_measures() and is_exact_measure(claim.measure)
 
-    def look_at(self, claim: Claim) -> int:
+    def count_look(self, claim: Claim) -> int:
         """The how many-th look at the claim's figure this is, those that were stored counted."""
         settings = origin.settings(self.recipe, claim, self.tuned)
         kept = verdicts.load_verdicts(self.recipe)
@@ -165,38 +165,44 @@ class Reproduction:
     def origin(self, claim: Claim) -> origin.Origin:
         """What the verdict on a claim is made by."""
         if self.experiment is not None and self._needs_runs(claim):
-            needed = [t for v in self.recipe.variants_of(claim) for t in self.experiment.of(v)]
+            needed = [
+                t for v in self.recipe.variants_of(claim) for t in self.experiment.trials_of(v)
+            ]
             return origin.find_origin(
                 self.recipe, claim, [s for t in needed for s in t.sources], self.tuned
             )
         planned = claim.measure.startswith(PLAN_PREFIX) and not claim.needs
-        jobs = [self._composed(claim, v) for v in self.recipe.variants_of(claim)] if planned else []
+        jobs = (
+            [self._compose_variant(claim, v) for v in self.recipe.variants_of(claim)]
+            if planned
+            else []
+        )
         return origin.find_origin(self.recipe, claim, jobs, self.tuned)
 
-    def _composed(self, claim: Claim, variant: str) -> Any:
+    def _compose_variant(self, claim: Claim, variant: str) -> Any:
         from ftcli.config import compose
 
         with silence_logger("config"):
-            return compose(self.recipe.path, self._given(claim, variant))
+            return compose(self.recipe.path, self._plan_overrides(claim, variant))
 
-    def _given(self, claim: Claim, variant: str) -> list[str]:
+    def _plan_overrides(self, claim: Claim, variant: str) -> list[str]:
         """The overrides of a plan."""
         return join_overrides(self._changes(variant), claim.given, self.overrides)
 
-    def _measured(self, claim: Claim, variant: str) -> list[float]:
+    def _measure_variant(self, claim: Claim, variant: str) -> list[float]:
         assert self.experiment is not None
-        runs = list(self.experiment.of(variant))
+        runs = list(self.experiment.trials_of(variant))
         if self._is_of_one_run(claim):
             runs = runs[:1]
         return [measure.read_metric(claim.measure, one.path) for one in runs]
 
-    def _planned(self, claim: Claim, variant: str) -> list[float]:
-        from ftcli.reproduce.planned import FIGURES
+    def _plan_variant(self, claim: Claim, variant: str) -> list[float]:
+        from ftcli.reproduce.plan_figures import FIGURES
 
-        plan = self._plans(tuple(self._given(claim, variant)))
+        plan = self._build_plan(tuple(self._plan_overrides(claim, variant)))
         return [float(FIGURES[claim.measure.removeprefix(PLAN_PREFIX)](plan))]
 
-    def _plans(self, overrides: tuple[str, ...]) -> Any:
+    def _build_plan(self, overrides: tuple[str, ...]) -> Any:
         """The plan of the recipe with overrides, made once."""
         from ftcli.planning.plan import make_plan
 

@@ -58,7 +58,7 @@ class Search:
     def _refuse_judged_rows(self, overrides: list[str]) -> None:
         own = {self.recipe.own: self.recipe.overrides(self.recipe.own)}
         judged = Experiment(self.recipe, own, self.recipe.seeds[:1], overrides).trials[0]
-        searched = next(self.experiment.of(f"{self._first()}-0"))
+        searched = next(self.experiment.trials_of(f"{self._first_searched()}-0"))
         if _evaluated_rows(judged.composed.config) & _evaluated_rows(searched.composed.config):
             raise UserError(
                 "the search would choose by the rows that judge.",
@@ -66,7 +66,7 @@ class Search:
                 fix="tune.changes: [eval.loss.split=validation], where the job judges by test",
             )
 
-    def _first(self) -> str:
+    def _first_searched(self) -> str:
         return next(variant for variant, points in self.points.items() if points)
 
     def run(self, report: Callable[[Progress], None]) -> dict[str, Any]:
@@ -83,12 +83,12 @@ class Search:
             "seed": self.tune.seed,
             "date": time.strftime("%Y-%m-%d"),
             "commit": origin.current_commit(),
-            "variants": {v: self._of(v, points) for v, points in self.points.items() if points},
+            "variants": {v: self._choose(v, points) for v, points in self.points.items() if points},
         }
 
-    def _of(self, variant: str, points: list[list[str]]) -> dict[str, Any]:
+    def _choose(self, variant: str, points: list[list[str]]) -> dict[str, Any]:
         names = [f"{variant}-{number}" for number in range(len(points))]
-        scores = [self._score(next(self.experiment.of(name))) for name in names]
+        scores = [self._score(next(self.experiment.trials_of(name))) for name in names]
         known = [
             (score, point) for score, point in zip(scores, points, strict=True) if score is not None
         ]

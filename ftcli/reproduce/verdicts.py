@@ -43,7 +43,7 @@ def build_record(reproduction: Reproduction, claim: Claim, index: int) -> dict[s
         "say": claim.say,
         "figure": claim.figure,
         **verdict,
-        **({"seeds": seeds, "look": reproduction.look_at(claim)} if seeds else {}),
+        **({"seeds": seeds, "look": reproduction.count_look(claim)} if seeds else {}),
         "date": time.strftime("%Y-%m-%d"),
         "machine": describe_machine(),
         **reproduction.origin(claim).as_dict(),

@@ -16,7 +16,7 @@ from ftcli.run.report import read_json
 
 Write = Callable[[str], None]
 KINDS = {"chat": "messages", "instruction": "prompt", "prompt": "prompt", "text": "text"}
-STAND_IN = "x"  # an answer to come, where rendering needs one
+PLACEHOLDER = "x"  # an answer to come, where rendering needs one
 
 
 class Chat:
@@ -34,7 +34,7 @@ class Chat:
     def __init__(self, run: Any, max_new_tokens: int = 256, temperature: float = 0.0) -> None:
         self.run = run
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
-        self.kind = _kind(run)
+        self.kind = _find_kind(run)
         self.history: list[dict[str, str]] = []
 
     @cached_property
@@ -68,18 +68,18 @@ class Chat:
                 input_ids=prompt,
                 attention_mask=torch.ones_like(prompt),
                 generation_config=self.settings,
-                streamer=_Pieces(tokenizer, write) if write else None,
+                streamer=_PieceStreamer(tokenizer, write) if write else None,
             )
         answer = read(output[0, len(ids) :].tolist(), self.settings.eos_token_id, tokenizer)
         if self.kind == "messages":
-            self.history += [_turn("user", text), _turn("assistant", answer)]
+            self.history += [_make_turn("user", text), _make_turn("assistant", answer)]
         return answer
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of the prompt for `text`; the oldest turns go when the context is full."""
         while True:
             ids = self.render(text)
-            room = _context(self.run.model) - len(ids)
+            room = _context_length(self.run.model) - len(ids)
             if room >= min(self.max_new_tokens, 16):
                 return ids
             if not self.history:
@@ -89,7 +89,7 @@ class Chat:
                 )
             del self.history[:2]
 
-    def resumed(self, history: list[dict[str, str]]) -> Chat:
+    def with_history(self, history: list[dict[str, str]]) -> Chat:
         """The same model in another conversation, of which this was said."""
         other = copy(self)
         other.history = list(history) if self.kind == "messages" else []
@@ -107,12 +107,12 @@ class Chat:
 
     def _example(self, text: str) -> dict[str, Any]:
         if self.kind == "messages":
-            turns = [*self.history, _turn("user", text), _turn("assistant", STAND_IN)]
+            turns = [*self.history, _make_turn("user", text), _make_turn("assistant", PLACEHOLDER)]
             return {"messages": turns}
-        return {"prompt": text, "completion": STAND_IN}
+        return {"prompt": text, "completion": PLACEHOLDER}
 
 
-class _Pieces(TextStreamer):
+class _PieceStreamer(TextStreamer):
     """Hands each finished piece of text to a function."""
 
     def __init__(self, tokenizer: Any, write: Write) -> None:
@@ -123,15 +123,15 @@ class _Pieces(TextStreamer):
         self._write(text)
 
 
-def _turn(role: str, content: str) -> dict[str, str]:
+def _make_turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _context(model: Any) -> int:
+def _context_length(model: Any) -> int:
     return getattr(model.config, "max_position_embeddings", None) or 1 << 30
 
 
-def _kind(run: Any) -> str:
+def _find_kind(run: Any) -> str:
     """messages, prompt or text: which canonical form the training rows have.
 
     The run's record says it, so that the data need not be at hand; otherwise its first row does.

@@ -64,31 +64,31 @@ def export_run(
     require_converter()
     target = target.with_suffix("")
     if adapter:
-        return _base_and_adapter(path, target, checkpoint)
-    return _merged(path, target, checkpoint)
+        return _export_base_and_adapter(path, target, checkpoint)
+    return _export_merged(path, target, checkpoint)
 
 
-def _merged(path: str | Path, target: Path, checkpoint: str) -> MergeReport:
+def _export_merged(path: str | Path, target: Path, checkpoint: str) -> MergeReport:
     from ftcli.serving.gguf import write_model
 
     folder, file = Path(f"{target}-hf"), Path(f"{target}.gguf")
     report = merge_run(path, folder, checkpoint)
-    write_model(folder, file, *_words(path))
+    write_model(folder, file, *_prompt_settings(path))
     return replace(report, folder=str(file), bytes=file.stat().st_size)
 
 
-def _base_and_adapter(path: str | Path, target: Path, checkpoint: str) -> AdapterReport:
+def _export_base_and_adapter(path: str | Path, target: Path, checkpoint: str) -> AdapterReport:
     from ftcli.run.build import open_run
     from ftcli.serving.gguf import write_model
-    from ftcli.serving.gguf_lora import factors, write_adapter
+    from ftcli.serving.gguf_lora import read_factors, write_adapter
 
     folder = Path(f"{target}-base-hf")
     base, lora = Path(f"{target}-base.gguf"), Path(f"{target}-lora.gguf")
     refuse_existing(folder)
     run = open_run(path, checkpoint=checkpoint)
-    trained = factors(run)
+    trained = read_factors(run)
     save_model(_without_adapter(run), run.tokenizer, folder)
-    write_model(folder, base, *_words(path))
+    write_model(folder, base, *_prompt_settings(path))
     write_adapter(trained, folder, base, lora)
     return AdapterReport(str(base), str(lora), lora.stat().st_size, len(trained))
 
@@ -101,7 +101,7 @@ def _without_adapter(run: Any) -> Any:
     return base.dequantize(dtype=base.dtype)
 
 
-def _words(path: str | Path) -> tuple[Any, bool]:
+def _prompt_settings(path: str | Path) -> tuple[Any, bool]:
     """The run's tokenizer, and whether its prompts begin with the beginning-of-text token."""
     from ftcli.config import load
     from ftcli.core.run_dir import RunDir

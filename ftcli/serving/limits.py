@@ -6,11 +6,11 @@ import hmac
 from collections.abc import Callable
 from typing import Any
 
-LARGEST = 1 << 20  # bytes of a request's body
+MAX_BODY_BYTES = 1 << 20  # bytes of a request's body
 USER = "ftcli"  # whom the login page asks for, where there is a token
 
 
-def asking(token: str) -> Callable[[str, str], bool]:
+def make_login_check(token: str) -> Callable[[str, str], bool]:
     """Whether a login is right; told in the same time however wrong it is."""
 
     def right(user: str, password: str) -> bool:
@@ -35,7 +35,7 @@ class BodyLimit:
             return await self.app(scope, receive, send)
         lengths = [v for k, v in scope["headers"] if k == b"content-length"]
         if any(not v.isdigit() or int(v) > self.largest for v in lengths):
-            return await _refuse(send)
+            return await _refuse_body(send)
         seen = 0
 
         async def counted() -> Any:
@@ -49,6 +49,6 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
 
-async def _refuse(send: Any) -> None:
+async def _refuse_body(send: Any) -> None:
     await send({"type": "http.response.start", "status": 413, "headers": []})
     await send({"type": "http.response.body", "body": b"too large"})

@@ -17,7 +17,7 @@ from typing import Any
 from ftcli.core.errors import FAILED, UserError
 
 #: What cuts text in different places under different rules: digits, contractions, blanks, scripts.
-HARD = (
+HARD_TEXTS = (
     "In 1999 it cost 12,345.67 $ (3 x 33 = 99); v2.10.3",
     "I'll say we've DON'T they'RE 'quoted' it's  two  blanks",
     "line\n\n\n  indented\n\ttab \r\n end   ",
@@ -38,7 +38,7 @@ def check_tokens(file: Path, tokenizer: Any) -> str | None:
     special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
     ids = [token for token in sorted(tokenizer.get_vocab().values()) if token not in special]
     read = [tokenizer.decode(ids[i : i + BATCH]) for i in range(0, len(ids), BATCH)]
-    texts = [*HARD, *read]
+    texts = [*HARD_TEXTS, *read]
     theirs = tokenize(file, texts)
     for text, there in zip(texts, theirs, strict=True):
         here = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -24,14 +24,14 @@ NAMES = {
 }
 
 
-def llama_name(folder: Path) -> str:
+def find_llama_name(folder: Path) -> str:
     """`tokenizer.ggml.pre` for the tokenizer.json in a folder.
 
     Raises:
         UserError: llama.cpp has no name for it.
     """
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    found = steps(content.get("pre_tokenizer") or {})
+    found = list_steps(content.get("pre_tokenizer") or {})
     if found not in NAMES or content.get("normalizer"):
         raise UserError(
             f"llama.cpp knows no tokenizer that cuts text like this one ({', '.join(found)}).",
@@ -41,11 +41,11 @@ def llama_name(folder: Path) -> str:
     return NAMES[found]
 
 
-def steps(node: dict[str, Any]) -> tuple[str, ...]:
+def list_steps(node: dict[str, Any]) -> tuple[str, ...]:
     """A pre_tokenizer of tokenizer.json as its steps in order, without what has no influence."""
     kind = node.get("type")
     if kind == "Sequence":
-        return tuple(step for inner in node["pretokenizers"] for step in steps(inner))
+        return tuple(step for inner in node["pretokenizers"] for step in list_steps(inner))
     if kind == "Digits" and node["individual_digits"]:
         return ("digits",)
     if kind == "ByteLevel" and not node["add_prefix_space"]:

@@ -12,17 +12,17 @@ from typing import Any
 
 from ftcli.core.errors import UserError, missing_package
 from ftcli.serving.chat import Chat
-from ftcli.serving.limits import LARGEST, USER, BodyLimit, asking
+from ftcli.serving.limits import MAX_BODY_BYTES, USER, BodyLimit, make_login_check
 
 LOOPBACK = "127.0.0.1"
-LONGEST = 20_000  # characters of a prompt, and of a conversation with it
-WAITING = 16  # visitors in the queue; who comes then is turned away
+MAX_CHARACTERS = 20_000  # characters of a prompt, and of a conversation with it
+MAX_QUEUE = 16  # visitors in the queue; who comes then is turned away
 SHOWN = 4  # held-out prompts that are offered
 #: Fonts of the browser's own machine: Gradio's theme fetches its fonts from a server.
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
 
 
-def gradio() -> Any:
+def import_gradio() -> Any:
     """The library, told to report nothing to its makers.
 
     Raises:
@@ -53,17 +53,17 @@ def serve(
     Raises:
         UserError: gradio is missing, or the port is taken.
     """
-    library = gradio()
-    made = page(chat)
-    made.queue(max_size=WAITING, default_concurrency_limit=1)
+    library = import_gradio()
+    made = build_page(chat)
+    made.queue(max_size=MAX_QUEUE, default_concurrency_limit=1)
     theme = library.themes.Default(font=FONT, font_mono=MONO)
     try:
         _, url, _ = made.launch(
             server_name=LOOPBACK, server_port=port, share=False, inbrowser=False, quiet=True,
             prevent_thread_lock=True, theme=theme, footer_links=[], run_history=False,
-            ssr_mode=False, enable_monitoring=False, max_file_size=LARGEST, show_error=False,
-            auth=asking(token) if token else None,
-            app_kwargs={"middleware": [(BodyLimit, (), {"largest": LARGEST})]},
+            ssr_mode=False, enable_monitoring=False, max_file_size=MAX_BODY_BYTES, show_error=False,
+            auth=make_login_check(token) if token else None,
+            app_kwargs={"middleware": [(BodyLimit, (), {"largest": MAX_BODY_BYTES})]},
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"port {port} cannot be used: {error}", "--port", "another port") from error
@@ -74,13 +74,13 @@ def serve(
     return made, url
 
 
-def page(chat: Chat) -> Any:
+def build_page(chat: Chat) -> Any:
     """The page: a conversation, and prompts of held-out rows to choose from."""
-    library = gradio()
+    library = import_gradio()
 
     def reply(message: str, history: list[dict[str, Any]]) -> Iterator[str]:
         try:
-            yield from replies(chat, message, history)
+            yield from stream_replies(chat, message, history)
         except UserError as error:
             raise library.Error(str(error), print_exception=False) from error
 
@@ -95,7 +95,7 @@ def page(chat: Chat) -> Any:
             placeholder="a prompt; Shift+Enter for a new line",
             show_label=False,
             max_lines=20,
-            max_length=LONGEST,
+            max_length=MAX_CHARACTERS,
             submit_btn=True,
             stop_btn=True,
         ),
@@ -103,7 +103,7 @@ def page(chat: Chat) -> Any:
         description="What is said before is part of the prompt."
         if talks
         else "Each prompt stands alone, as in training.",
-        examples=examples(chat),
+        examples=find_examples(chat),
         cache_examples=False,
         api_visibility="private",
         analytics_enabled=False,
@@ -114,7 +114,7 @@ def page(chat: Chat) -> Any:
 _one_at_a_time = Lock()
 
 
-def replies(chat: Chat, message: str, history: list[dict[str, Any]]) -> Iterator[str]:
+def stream_replies(chat: Chat, message: str, history: list[dict[str, Any]]) -> Iterator[str]:
     """The answer so far, again and again until it is whole.
 
     Each visitor's history comes from the page; the model is shared, one answer at a time.
@@ -123,10 +123,10 @@ def replies(chat: Chat, message: str, history: list[dict[str, Any]]) -> Iterator
         UserError: the prompt leaves no room for an answer, or it and what was said before are too
             long: whoever sends requests by hand is not held by the text box.
     """
-    said = turns(history)
-    if len(message) + sum(len(turn["content"]) for turn in said) > LONGEST:
+    said = convert_history(history)
+    if len(message) + sum(len(turn["content"]) for turn in said) > MAX_CHARACTERS:
         raise UserError(
-            f"a prompt, with what was said before it, has at most {LONGEST:,} characters.",
+            f"a prompt, with what was said before it, has at most {MAX_CHARACTERS:,} characters.",
             fix="say it in fewer words, or begin anew",
         )
     pieces: SimpleQueue[str | Exception | None] = SimpleQueue()
@@ -134,7 +134,7 @@ def replies(chat: Chat, message: str, history: list[dict[str, Any]]) -> Iterator
     def work() -> None:
         try:
             with _one_at_a_time:
-                chat.resumed(said).say(message, pieces.put)
+                chat.with_history(said).say(message, pieces.put)
         except Exception as error:
             pieces.put(error)
         pieces.put(None)
@@ -150,7 +150,7 @@ def replies(chat: Chat, message: str, history: list[dict[str, Any]]) -> Iterator
         yield "(the answer is empty)"
 
 
-def turns(history: list[dict[str, Any]]) -> list[dict[str, str]]:
+def convert_history(history: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Gradio's messages, whose content may be parts, as role and text."""
 
     def text(content: Any) -> str:
@@ -161,17 +161,17 @@ def turns(history: list[dict[str, Any]]) -> list[dict[str, str]]:
     return [{"role": m["role"], "content": text(m["content"])} for m in history]
 
 
-def examples(chat: Chat) -> list[str]:
+def find_examples(chat: Chat) -> list[str]:
     """The first held-out prompts of the run's data; none where the data are not at hand."""
     try:
         rows = chat.run.data.examples(chat.run.data.splits[-1])
-        found = dict.fromkeys(_asked(row) for row in islice(rows, 8 * SHOWN))
+        found = dict.fromkeys(_user_text(row) for row in islice(rows, 8 * SHOWN))
     except (UserError, OSError):
         return []
     return [prompt for prompt in found if prompt][:SHOWN]
 
 
-def _asked(row: dict[str, Any]) -> str:
+def _user_text(row: dict[str, Any]) -> str:
     """The text a person would have typed."""
     prompt = row.get("prompt") or row.get("messages") or ""
     if isinstance(prompt, str):

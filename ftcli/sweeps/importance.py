@@ -9,7 +9,7 @@ from statistics import fmean
 from ftcli.sweeps.trial import FINISHED, Trial
 
 
-def one_factor(trials: Sequence[Trial], metric: str) -> dict[str, float]:
+def one_factor_shares(trials: Sequence[Trial], metric: str) -> dict[str, float]:
     """Share of the score's variance that the means over each key's values explain, 0 to 1.
 
     On a full grid this is the main effect of functional ANOVA (Hutter et al. 2014) exactly; what

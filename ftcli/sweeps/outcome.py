@@ -13,8 +13,8 @@ from ftcli.core.atomic import write_text
 from ftcli.sweeps import plots
 from ftcli.sweeps.plan import Plan
 from ftcli.sweeps.search import Search
-from ftcli.sweeps.table import row, write_csv
-from ftcli.sweeps.trial import FAILED, FINISHED, STOPPED, Trial, described, measured
+from ftcli.sweeps.table import format_row, write_csv
+from ftcli.sweeps.trial import FAILED, FINISHED, STOPPED, Trial, describe_point, read_figures
 
 
 @dataclass
@@ -36,22 +36,22 @@ class Outcome:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for --json."""
-        best = row(self.best, self.metric) if self.best else None
+        best = format_row(self.best, self.metric) if self.best else None
         return {
             "sweep": str(self.folder),
             "metric": self.metric,
             "status": self.status,
             "counts": dict(Counter(trial.status for trial in self.trials)),
             "best": best,
-            "trials": [row(trial, self.metric) for trial in self.trials],
+            "trials": [format_row(trial, self.metric) for trial in self.trials],
         }
 
 
-def conclude(folder: Path, plan: Plan, search: Search, interrupted: bool) -> Outcome:
+def write_outcome(folder: Path, plan: Plan, search: Search, interrupted: bool) -> Outcome:
     """Write the results so far."""
     trials = search.trials
     write_csv(folder / "sweep.csv", trials, plan.metric)
-    best = _best(trials, plan)
+    best = _find_best(trials, plan)
     if best is not None:
         _write_best(folder / "best.yaml", best, plan)
         plots.draw_all(trials, plan, search.importance(), folder / "plots")
@@ -61,11 +61,11 @@ def conclude(folder: Path, plan: Plan, search: Search, interrupted: bool) -> Out
         outcome.note = f"interrupted; go on with: ftcli sweep --resume {folder}"
     elif best is None or any(trial.status == FAILED for trial in trials):
         outcome.status = errors.FAILED
-        outcome.note = _why(trials, plan.metric)
+        outcome.note = _describe_failure(trials, plan.metric)
     return outcome
 
 
-def _best(trials: Sequence[Trial], plan: Plan) -> Trial | None:
+def _find_best(trials: Sequence[Trial], plan: Plan) -> Trial | None:
     scored = [(t.score(plan.metric), t) for t in trials if t.status == FINISHED]
     known = [(score, t) for score, t in scored if score is not None and score == score]
     if not known:
@@ -75,13 +75,11 @@ def _best(trials: Sequence[Trial], plan: Plan) -> Trial | None:
 
 def _write_best(path: Path, best: Trial, plan: Plan) -> None:
     config = (best.folder / "config.yaml").read_text(encoding="utf-8")
-    head = (
-        f"Best of a sweep: {described(best.point)} gave {plan.metric} {best.score(plan.metric):.6g}"
-    )
+    head = f"Best of a sweep: {describe_point(best.point)} gave {plan.metric} {best.score(plan.metric):.6g}"
     write_text(path, f"# {head} (trial {best.number}, {best.folder.name})\n{config}")
 
 
-def _why(trials: Sequence[Trial], metric: str) -> str:
+def _describe_failure(trials: Sequence[Trial], metric: str) -> str:
     failed = [trial for trial in trials if trial.status == FAILED]
     if failed:
         first = failed[0]
@@ -89,5 +87,5 @@ def _why(trials: Sequence[Trial], metric: str) -> str:
             f"{len(failed)} of {len(trials)} trials failed, the first with: {first.error}\n"
             f"see {first.folder}/train.log and worker.log"
         )
-    known = sorted({name for trial in trials for name in measured(trial.result)})
+    known = sorted({name for trial in trials for name in read_figures(trial.result)})
     return f"no trial measured {metric}; there is: {', '.join(known) or 'nothing'}"

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from ftcli.run.plots import BLUE, GREY, INK, ORANGE, STYLE
 from ftcli.sweeps.plan import Plan
 from ftcli.sweeps.search import Importance
-from ftcli.sweeps.space import LOG_FROM, value
-from ftcli.sweeps.trial import FINISHED, PRUNED, Trial, short_keys
+from ftcli.sweeps.space import LOG_FROM, parse_value
+from ftcli.sweeps.trial import FINISHED, PRUNED, Trial, shorten_keys
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_TICKS = 6
+MAX_TICKS = 6
 
 
 def draw_all(
@@ -29,8 +29,8 @@ def draw_all(
     drawn = []
     with matplotlib.rc_context(STYLE):
         for name, figure in (
-            ("parallel_coordinates", parallel_coordinates(trials, plan)),
-            ("importance", bars(importance, plan.metric)),
+            ("parallel_coordinates", plot_parallel_coordinates(trials, plan)),
+            ("importance", plot_importance(importance, plan.metric)),
         ):
             if figure is not None:
                 figure.savefig(folder / f"{name}.png", dpi=130)
@@ -47,8 +47,8 @@ class Scale:
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.distinct = list(dict.fromkeys(texts))
-        numbers = [_number(text) for text in self.distinct]
-        self.numeric = all(n is not None for n in numbers) and len(self.distinct) > MOST_TICKS
+        numbers = [_parse_number(text) for text in self.distinct]
+        self.numeric = all(n is not None for n in numbers) and len(self.distinct) > MAX_TICKS
         known = [n for n in numbers if n is not None]
         if len(known) == len(numbers):
             pairs = sorted(zip(known, self.distinct, strict=True))
@@ -61,7 +61,7 @@ class Scale:
         """Height of a value."""
         if not self.numeric:
             return self.distinct.index(text) / max(1, len(self.distinct) - 1)
-        number = _number(text)
+        number = _parse_number(text)
         assert number is not None
         return float(self._share(number))
 
@@ -85,7 +85,7 @@ class Scale:
         return [(self._share(n), f"{n:.4g}") for n in numbers]
 
 
-def parallel_coordinates(trials: Sequence[Trial], plan: Plan) -> Figure | None:
+def plot_parallel_coordinates(trials: Sequence[Trial], plan: Plan) -> Figure | None:
     """A line a trial through its values to its score; the best stands out, pruned ones are grey."""
     scored = [(t, s) for t in trials if (s := t.score(plan.metric)) is not None]
     done = [(t, s) for t, s in scored if t.status == FINISHED]
@@ -103,16 +103,16 @@ def parallel_coordinates(trials: Sequence[Trial], plan: Plan) -> Figure | None:
     for trial, score in sorted(scored, key=lambda pair: pair[0] is best):
         heights = [scale.at(trial.point[k]) for k, scale in zip(keys, scales, strict=True)]
         heights.append((score - low) / (high - low) if high > low else 0.5)
-        style = _style(trial, trial is best, colours)
+        style = _line_style(trial, trial is best, colours)
         axes.plot(range(len(heights)), heights, **style)
     for index, scale in enumerate(scales):
-        _rule(axes, index, scale.ticks())
-    _rule(axes, len(keys), _score_ticks(low, high), last=True)
-    _frame(axes, [*short_keys(keys).values(), plan.metric], plan, len(scored) > len(done))
+        _draw_axis(axes, index, scale.ticks())
+    _draw_axis(axes, len(keys), _score_ticks(low, high), last=True)
+    _label_axes(axes, [*shorten_keys(keys).values(), plan.metric], plan, len(scored) > len(done))
     return figure
 
 
-def bars(importance: Importance, metric: str) -> Figure | None:
+def plot_importance(importance: Importance, metric: str) -> Figure | None:
     """One bar a key, the most important on top."""
     if not importance.shares:
         return None
@@ -133,8 +133,8 @@ def bars(importance: Importance, metric: str) -> Figure | None:
     return figure
 
 
-def _number(text: str) -> float | None:
-    found = value(text)
+def _parse_number(text: str) -> float | None:
+    found = parse_value(text)
     usable = isinstance(found, int | float) and not isinstance(found, bool)
     return float(found) if usable else None
 
@@ -151,7 +151,7 @@ def _colours(done: Sequence[tuple[Trial, float]], lower: bool) -> dict[int, Any]
     }
 
 
-def _style(trial: Trial, best: bool, colours: Mapping[int, Any]) -> dict[str, Any]:
+def _line_style(trial: Trial, best: bool, colours: Mapping[int, Any]) -> dict[str, Any]:
     if best:
         return {"color": ORANGE, "linewidth": 2.6, "zorder": 4, "label": "best"}
     if trial.status == PRUNED:
@@ -159,7 +159,9 @@ def _style(trial: Trial, best: bool, colours: Mapping[int, Any]) -> dict[str, An
     return {"color": colours.get(trial.number, GREY), "linewidth": 1.3, "zorder": 3}
 
 
-def _rule(axes: Axes, index: int, ticks: Sequence[tuple[float, str]], last: bool = False) -> None:
+def _draw_axis(
+    axes: Axes, index: int, ticks: Sequence[tuple[float, str]], last: bool = False
+) -> None:
     axes.plot([index, index], [0, 1], color=INK, linewidth=1, zorder=1)
     for height, label in ticks:
         axes.plot([index - 0.015, index + 0.015], [height, height], color=INK, linewidth=1)
@@ -176,7 +178,7 @@ def _score_ticks(low: float, high: float) -> list[tuple[float, str]]:
     return [(share / 4, f"{low + (high - low) * share / 4:.4g}") for share in range(5)]
 
 
-def _frame(axes: Axes, names: Sequence[str], plan: Plan, pruned: bool) -> None:
+def _label_axes(axes: Axes, names: Sequence[str], plan: Plan, pruned: bool) -> None:
     axes.set_xticks(range(len(names)), names)
     axes.xaxis.tick_top()
     axes.tick_params(top=False, labelsize=10)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.jobs.trial import read_finished_result
-from ftcli.sweeps.importance import one_factor
+from ftcli.sweeps.importance import one_factor_shares
 from ftcli.sweeps.plan import Plan
 from ftcli.sweeps.space import Space
 from ftcli.sweeps.trial import FINISHED, WAITING, Trial
@@ -34,14 +34,14 @@ class Search(ABC):
     planned: int
 
     @abstractmethod
-    def next(self) -> Trial | None:
+    def next_trial(self) -> Trial | None:
         """The next trial: its folder holds its record, or it has ended already; None: no more now."""
 
-    def hopeless(self, trial: Trial) -> bool:
+    def should_prune(self, trial: Trial) -> bool:
         """Whether a running trial need not go on, by its scores so far."""
         return False
 
-    def ended(self, trial: Trial) -> None:
+    def record_end(self, trial: Trial) -> None:
         """Hear the outcome of a trial."""
 
     @abstractmethod
@@ -53,20 +53,20 @@ class Grid(Search):
     """Every combination, in the order in which sweep.yaml lists them."""
 
     def __init__(self, plan: Plan, space: Space, folder: Path) -> None:
-        self.trials = [_trial(number, kept, folder) for number, kept in enumerate(plan.grid)]
+        self.trials = [_build_trial(number, kept, folder) for number, kept in enumerate(plan.grid)]
         self.planned, self._metric = len(self.trials), plan.metric
         self._queue = iter([trial for trial in self.trials if trial.status == WAITING])
 
-    def next(self) -> Trial | None:
+    def next_trial(self) -> Trial | None:
         """The next one that has not finished; those that failed before are tried again."""
         return next(self._queue, None)
 
     def importance(self) -> Importance:
         """One-factor variance: exact on a grid."""
-        return Importance(one_factor(self.trials, self._metric), "one-factor variance")
+        return Importance(one_factor_shares(self.trials, self._metric), "one-factor variance")
 
 
-def _trial(number: int, kept: dict[str, Any], folder: Path) -> Trial:
+def _build_trial(number: int, kept: dict[str, Any], folder: Path) -> Trial:
     trial = Trial(number, kept["point"], kept["overrides"], folder / kept["folder"])
     result = read_finished_result(trial.folder)
     if result is not None:

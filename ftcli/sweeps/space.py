@@ -19,7 +19,7 @@ from ftcli.core.errors import Problems, UserError
 #: An interval whose ends lie this far apart is searched on a logarithmic scale.
 LOG_FROM = 100
 #: Values of one key, and trials of one grid: more is a slip of the hand.
-MOST = 10_000
+MAX_VALUES = 10_000
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ class Space:
                 f"{endless[0]}=a,b,c or range(start,stop,step)",
             )
         trials = prod(len(axis.ends()) for axis in self.axes)
-        if trials > MOST:
-            raise _said(
+        if trials > MAX_VALUES:
+            raise _sweep_error(
                 f"that is a grid of {trials:,} trials.", "fewer values, or --optuna --trials 50"
             )
         for texts in product(*(axis.ends() for axis in self.axes)):
@@ -109,7 +109,7 @@ class Space:
             yield from ({**first, axis.key: text} for text in axis.ends()[1:])
 
 
-def read(texts: Sequence[str], folders: Sequence[Path]) -> Space:
+def parse_space(texts: Sequence[str], folders: Sequence[Path]) -> Space:
     """Tell what is swept from what is set; `folders` hold the groups' options, for glob().
 
     Words that cannot be read stay among the fixed ones: composing explains them.
@@ -128,9 +128,9 @@ def read(texts: Sequence[str], folders: Sequence[Path]) -> Space:
             fixed.append(text)
             continue
         try:
-            axis = _axis(parsed, text, folders)
+            axis = _parse_axis(parsed, text, folders)
             if axis.key in axes:
-                raise _said(f"{axis.key} is swept twice.", f"{axis.key}=a,b,c")
+                raise _sweep_error(f"{axis.key} is swept twice.", f"{axis.key}=a,b,c")
             axes[axis.key] = axis
         except UserError as error:
             problems.append(error)
@@ -144,49 +144,51 @@ def read(texts: Sequence[str], folders: Sequence[Path]) -> Space:
     return Space(fixed, list(axes.values()))
 
 
-def value(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """The value that an override's text stands for: number, bool, text, list."""
     return OverridesParser.create().parse_override(f"key={text}").value()
 
 
-def _axis(parsed: Override, text: str, folders: Sequence[Path]) -> Axis:
+def _parse_axis(parsed: Override, text: str, folders: Sequence[Path]) -> Axis:
     key, given = parsed.key_or_group, parsed._value
     if parsed.is_delete():
-        raise _said(f"'{text}' leaves a key out: it cannot be swept.", f"~{key}")
+        raise _sweep_error(f"'{text}' leaves a key out: it cannot be swept.", f"~{key}")
     sign = "++" if parsed.is_force_add() else "+" if parsed.is_add() else ""
     if isinstance(given, IntervalSweep):
-        return _interval(given, key, sign, text)
+        return _parse_interval(given, key, sign, text)
     if isinstance(given, Glob):
         known = list(paths.list_options(key, list(folders)))
         found = given.filter(known)
         if not found:
             what = f"'{text}' matches none of {len(known)} options of {key}."
-            raise _said(what, f"ftcli ls {paths.pluralize_group(key)}")
+            raise _sweep_error(what, f"ftcli ls {paths.pluralize_group(key)}")
         return Choices(key, sign, tuple(found))
     try:
-        texts = tuple(dict.fromkeys(islice(parsed.sweep_string_iterator(), MOST + 1)))
+        texts = tuple(dict.fromkeys(islice(parsed.sweep_string_iterator(), MAX_VALUES + 1)))
     except (ValueError, TypeError, HydraException) as error:  # a range in steps of 0
-        raise _said(f"'{text}': {error}.", f"{key}=range(1,5)") from error
-    if len(texts) > MOST:
-        raise _said(f"'{text}' gives more than {MOST:,} values.", f"{key}=range(1,5)")
+        raise _sweep_error(f"'{text}': {error}.", f"{key}=range(1,5)") from error
+    if len(texts) > MAX_VALUES:
+        raise _sweep_error(f"'{text}' gives more than {MAX_VALUES:,} values.", f"{key}=range(1,5)")
     if not texts:
-        raise _said(f"'{text}' holds no value.", f"{key}=range(1,5)")
+        raise _sweep_error(f"'{text}' holds no value.", f"{key}=range(1,5)")
     if isinstance(given, RangeSweep) and not given.shuffle and given.step is not None:
         return Choices(key, sign, texts, abs(given.step))
     return Choices(key, sign, texts)
 
 
-def _interval(given: IntervalSweep, key: str, sign: str, text: str) -> Interval:
+def _parse_interval(given: IntervalSweep, key: str, sign: str, text: str) -> Interval:
     low, high = given.start, given.end
     if low is None or high is None or not low < high:
-        raise _said(f"'{text}': the second end must be larger.", f"{key}=interval(1e-4,1e-2)")
+        raise _sweep_error(
+            f"'{text}': the second end must be larger.", f"{key}=interval(1e-4,1e-2)"
+        )
     wanted = given.tags & {"log", "linear"}
     if "log" in wanted and low <= 0:
-        raise _said(f"'{text}': a logarithmic scale starts above 0.", f"{key}=interval(...)")
+        raise _sweep_error(f"'{text}': a logarithmic scale starts above 0.", f"{key}=interval(...)")
     log = "log" in wanted or ("linear" not in wanted and low > 0 and high / low >= LOG_FROM)
     whole = isinstance(low, int) and isinstance(high, int)
     return Interval(key, sign, low, high, log, whole)
 
 
-def _said(what: str, fix: str) -> UserError:
+def _sweep_error(what: str, fix: str) -> UserError:
     return UserError(what, where="command line", fix=fix)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.trial import read_finished_result
-from ftcli.sweeps import composing
+from ftcli.sweeps import composition
 from ftcli.sweeps.plan import Plan
 from ftcli.sweeps.search import Importance, Search
-from ftcli.sweeps.space import Axis, Interval, Point, Space, value
+from ftcli.sweeps.space import Axis, Interval, Point, Space, parse_value
 from ftcli.sweeps.trial import FAILED, FINISHED, PRUNED, WAITING, Trial, folder_name
 
 if TYPE_CHECKING:
@@ -41,28 +41,28 @@ class Study(Search):
             study_name="sweep",
             direction="minimize" if plan.lower else "maximize",
             load_if_exists=True,
-            pruner=_pruner(plan),
+            pruner=_build_pruner(plan),
         )
         kept = self.study.get_trials()
         # seeded anew with each start: the same seed would draw the first trials once more
         self.study.sampler = optuna.samplers.TPESampler(
-            seed=plan.seed + len(kept), n_startup_trials=startup(plan)
+            seed=plan.seed + len(kept), n_startup_trials=count_startup_trials(plan)
         )
         self.planned = max(plan.trials or 0, len(kept))
         self.width = len(str(self.planned - 1))
         self._live = {t.number: optuna.trial.Trial(self.study, t._trial_id) for t in kept}
-        self._told = {t.number: set(t.intermediate_values) for t in kept}
+        self._reported = {t.number: set(t.intermediate_values) for t in kept}
         self.trials = []
         for frozen in kept:
-            self.trials.append(self._restored(frozen))
-        self._cut_off = [trial for trial in self.trials if trial.status == WAITING]
+            self.trials.append(self._restore_trial(frozen))
+        self._interrupted = [trial for trial in self.trials if trial.status == WAITING]
 
-    def next(self) -> Trial | None:
+    def next_trial(self) -> Trial | None:
         """First what was cut off, then new values until there are as many trials as planned."""
-        if self._cut_off:
-            trial = self._cut_off.pop(0)
+        if self._interrupted:
+            trial = self._interrupted.pop(0)
         elif len(self.trials) < self.planned:
-            trial = self._asked()
+            trial = self._ask_trial()
         else:
             return None
         twin = next(
@@ -71,18 +71,20 @@ class Study(Search):
         if twin is not None:
             trial.status, trial.result, trial.folder = FINISHED, twin.result, twin.folder
             self._live[trial.number].set_user_attr(SAME, twin.number)
-            self.ended(trial)
+            self.record_end(trial)
             return trial
         try:
-            composing.record(composing.compose_trial(self.plan.job, trial.overrides), trial.folder)
+            composition.write_trial(
+                composition.compose_trial(self.plan.job, trial.overrides), trial.folder
+            )
         except UserError as error:
             trial.status, trial.error = FAILED, " ".join(str(error).split())
-            self.ended(trial)
+            self.record_end(trial)
         return trial
 
-    def hopeless(self, trial: Trial) -> bool:
+    def should_prune(self, trial: Trial) -> bool:
         """Tell the study the scores so far; its pruner compares them with those of other trials."""
-        told, new = self._told.setdefault(trial.number, set()), False
+        told, new = self._reported.setdefault(trial.number, set()), False
         for step, score in trial.scores(self.plan.metric).items():
             if step not in told:
                 self._live[trial.number].report(score, step)
@@ -90,7 +92,7 @@ class Study(Search):
                 new = True
         return new and self.plan.pruner != "none" and self._live[trial.number].should_prune()
 
-    def ended(self, trial: Trial) -> None:
+    def record_end(self, trial: Trial) -> None:
         """Tell the study; a trial that was only interrupted stays open in it."""
         from optuna.trial import TrialState
 
@@ -98,7 +100,7 @@ class Study(Search):
         if trial.status == FINISHED and score is not None:
             self.study.tell(trial.number, score)
         elif trial.status == PRUNED:
-            self.hopeless(trial)
+            self.should_prune(trial)
             self.study.tell(trial.number, state=TrialState.PRUNED)
         elif trial.status in (FAILED, FINISHED):
             self._live[trial.number].set_user_attr(ERROR, trial.error)
@@ -128,9 +130,9 @@ class Study(Search):
                 break
         return Importance({}, "")
 
-    def _asked(self) -> Trial:
-        new = self.study.ask({axis.key: distribution(axis) for axis in self.space.axes})
-        point = {axis.key: text(new.params[axis.key]) for axis in self.space.axes}
+    def _ask_trial(self) -> Trial:
+        new = self.study.ask({axis.key: build_distribution(axis) for axis in self.space.axes})
+        point = {axis.key: format_value(new.params[axis.key]) for axis in self.space.axes}
         name = folder_name(new.number, self.width, point)
         new.set_user_attr(FOLDER, name)
         self._live[new.number] = new
@@ -138,15 +140,15 @@ class Study(Search):
         self.trials.append(trial)
         return trial
 
-    def _restored(self, frozen: FrozenTrial) -> Trial:
+    def _restore_trial(self, frozen: FrozenTrial) -> Trial:
         """A trial of an earlier process; one that was cut off waits to go on."""
-        point: Point = {a.key: text(frozen.params.get(a.key, "")) for a in self.space.axes}
+        point: Point = {a.key: format_value(frozen.params.get(a.key, "")) for a in self.space.axes}
         name = frozen.user_attrs.get(FOLDER) or folder_name(frozen.number, self.width, point)
         trial = Trial(frozen.number, point, self.space.overrides(point), self.folder / name)
         state = frozen.state.name
         if state == "RUNNING" and len(frozen.params) < len(self.space.axes):
             trial.status, trial.error = FAILED, "killed before its values were drawn"
-            self.ended(trial)
+            self.record_end(trial)
         elif state != "RUNNING":
             trial.status = {"COMPLETE": FINISHED, "PRUNED": PRUNED}.get(state, FAILED)
             trial.error = frozen.user_attrs.get(ERROR, "")
@@ -155,11 +157,11 @@ class Study(Search):
             trial.result = RunDir(trial.folder).result()
         elif (result := read_finished_result(trial.folder)) is not None:
             trial.status, trial.result = FINISHED, result  # ended, but the study never heard
-            self.ended(trial)
+            self.record_end(trial)
         return trial
 
 
-def require() -> None:
+def require_optuna() -> None:
     """Raise UserError where optuna is missing."""
     try:
         import optuna  # noqa: F401
@@ -169,12 +171,12 @@ def require() -> None:
         raise missing_package("optuna", "sweep", "--optuna") from error
 
 
-def startup(plan: Plan) -> int:
+def count_startup_trials(plan: Plan) -> int:
     """Trials drawn at random before the estimator has enough to go by: a third, 4 to 10."""
     return max(4, min(10, (plan.trials or 0) // 3))
 
 
-def distribution(axis: Axis) -> BaseDistribution:
+def build_distribution(axis: Axis) -> BaseDistribution:
     """The axis as Optuna has it; values without an order are told apart by their text."""
     from optuna.distributions import (
         CategoricalDistribution,
@@ -186,7 +188,7 @@ def distribution(axis: Axis) -> BaseDistribution:
         if axis.whole:
             return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
         return FloatDistribution(axis.low, axis.high, log=axis.log)
-    numbers = [value(t) for t in axis.texts] if axis.step is not None else []
+    numbers = [parse_value(t) for t in axis.texts] if axis.step is not None else []
     if numbers and all(isinstance(n, int) for n in numbers):
         return IntDistribution(min(numbers), max(numbers), step=int(axis.step or 1))
     if numbers:
@@ -194,16 +196,16 @@ def distribution(axis: Axis) -> BaseDistribution:
     return CategoricalDistribution(axis.texts)
 
 
-def text(drawn: Any) -> str:
+def format_value(drawn: Any) -> str:
     """A drawn value as an override has it; every digit of a number is kept."""
     return drawn if isinstance(drawn, str) else repr(drawn)
 
 
-def _pruner(plan: Plan) -> optuna.pruners.BasePruner:
+def _build_pruner(plan: Plan) -> optuna.pruners.BasePruner:
     from optuna import pruners
 
     if plan.pruner == "median":
-        return pruners.MedianPruner(n_startup_trials=startup(plan) - 1)
+        return pruners.MedianPruner(n_startup_trials=count_startup_trials(plan) - 1)
     if plan.pruner == "hyperband":
         return pruners.HyperbandPruner(min_resource=max(1, plan.every), max_resource=plan.steps)
     return pruners.NopPruner()

@@ -12,46 +12,46 @@ from ftcli.config.job import ComposedJob
 from ftcli.core.atomic import link
 from ftcli.core.errors import UserError
 from ftcli.core.run_lock import lock_file
-from ftcli.sweeps import composing, space
-from ftcli.sweeps.drive import Drive
+from ftcli.sweeps import composition, space
 from ftcli.sweeps.launchers.base import Launcher
-from ftcli.sweeps.outcome import Outcome, conclude
+from ftcli.sweeps.outcome import Outcome, write_outcome
 from ftcli.sweeps.plan import Plan
+from ftcli.sweeps.runner import TrialRunner
 from ftcli.sweeps.search import Grid, Search
 from ftcli.sweeps.space import Point, Space
-from ftcli.sweeps.table import Quiet, write_csv
+from ftcli.sweeps.table import SilentView, write_csv
 from ftcli.sweeps.trial import Trial, folder_name
 
 #: Makes what the user watches, from the trials, how many there will be, and the metric.
-MakeView = Callable[[Sequence[Trial], int, str], Quiet]
+MakeView = Callable[[Sequence[Trial], int, str], SilentView]
 
 
-@composing.notes_once()
-def start(plan: Plan, root: Path, view: MakeView = Quiet) -> Outcome:
+@composition.log_notes_once()
+def start_sweep(plan: Plan, root: Path, view: MakeView = SilentView) -> Outcome:
     """Compose and check every trial, then run them in a new folder `<root>/<name>/<time>`.
 
     Raises:
         UserError, Problems: what is wrong with the sweep or any trial; nothing has started then.
     """
     plan.job = str(paths.find_job(plan.job).resolve())
-    axes, launcher = _parts(plan)
+    axes, launcher = _build_parts(plan)
     points = list(axes.corners() if plan.optuna else axes.grid())
-    composed = composing.compose_all(plan.job, points, [axes.overrides(p) for p in points])
-    _fit(plan, composed[0])
-    search = _search(plan)
+    composed = composition.compose_all(plan.job, points, [axes.overrides(p) for p in points])
+    _complete_plan(plan, composed[0])
+    search = _choose_search(plan)
     folder = _new_folder(root, composed[0].config["run"]["name"])
     if not plan.optuna:
-        plan.grid = _listed(points, axes)
+        plan.grid = _list_trials(points, axes)
     plan.write(folder)
     for kept, job in zip(plan.grid, composed, strict=not plan.optuna):
-        composing.record(job, folder / kept["folder"])
-    return _run(folder, plan, search(plan, axes, folder), launcher, view)
+        composition.write_trial(job, folder / kept["folder"])
+    return _run_sweep(folder, plan, search(plan, axes, folder), launcher, view)
 
 
-@composing.notes_once()
-def resume(
+@composition.log_notes_once()
+def resume_sweep(
     folder: Path,
-    view: MakeView = Quiet,
+    view: MakeView = SilentView,
     jobs: int | None = None,
     trials: int | None = None,
     launcher: str | None = None,
@@ -67,32 +67,34 @@ def resume(
     plan = Plan.read(folder)
     plan.jobs, plan.trials = jobs or plan.jobs, trials or plan.trials
     plan.launcher = launcher or plan.launcher
-    axes, made = _parts(plan)
+    axes, made = _build_parts(plan)
     for kept in plan.grid:  # killed before all were written
         if not (folder / kept["folder"] / "config.yaml").exists():
-            job = composing.compose_trial(plan.job, kept["overrides"])
-            composing.record(job, folder / kept["folder"])
+            job = composition.compose_trial(plan.job, kept["overrides"])
+            composition.write_trial(job, folder / kept["folder"])
     plan.write(folder)
-    return _run(folder, plan, _search(plan)(plan, axes, folder), made, view)
+    return _run_sweep(folder, plan, _choose_search(plan)(plan, axes, folder), made, view)
 
 
-def _parts(plan: Plan) -> tuple[Space, Launcher]:
-    about, words = composing.split(plan.overrides)
-    axes = space.read(words, paths.build_search_path(Path(plan.job).parent))
-    return axes, composing.launcher(plan.job, plan.launcher, [*axes.fixed, *about])
+def _build_parts(plan: Plan) -> tuple[Space, Launcher]:
+    about, words = composition.split_launcher_words(plan.overrides)
+    axes = space.parse_space(words, paths.build_search_path(Path(plan.job).parent))
+    return axes, composition.build_launcher(plan.job, plan.launcher, [*axes.fixed, *about])
 
 
-def _search(plan: Plan) -> Callable[[Plan, Space, Path], Search]:
+def _choose_search(plan: Plan) -> Callable[[Plan, Space, Path], Search]:
     """The class that hands out trials; raises UserError where its package is missing."""
     if not plan.optuna:
         return Grid
-    from ftcli.sweeps.study import Study, require
+    from ftcli.sweeps.study import Study, require_optuna
 
-    require()
+    require_optuna()
     return Study
 
 
-def _run(folder: Path, plan: Plan, search: Search, launcher: Launcher, view: MakeView) -> Outcome:
+def _run_sweep(
+    folder: Path, plan: Plan, search: Search, launcher: Launcher, view: MakeView
+) -> Outcome:
     jobs = plan.jobs or launcher.jobs
     with lock_file(folder / ".lock", wait=False) as free:
         if not free:
@@ -101,17 +103,17 @@ def _run(folder: Path, plan: Plan, search: Search, launcher: Launcher, view: Mak
         try:
             with view(search.trials, search.planned, plan.metric) as shown:
 
-                def ended(trial: Trial) -> None:
+                def save_and_show(trial: Trial) -> None:
                     write_csv(folder / "sweep.csv", search.trials, plan.metric)
-                    shown.ended(trial)
+                    shown.show_end(trial)
 
-                interrupted = Drive(search, launcher, jobs, shown.update, ended).run()
+                interrupted = TrialRunner(search, launcher, jobs, shown.update, save_and_show).run()
         finally:
             launcher.close()
-        return conclude(folder, plan, search, interrupted)
+        return write_outcome(folder, plan, search, interrupted)
 
 
-def _fit(plan: Plan, job: ComposedJob) -> None:
+def _complete_plan(plan: Plan, job: ComposedJob) -> None:
     """Complete the plan by what the job says.
 
     Raises:
@@ -146,7 +148,7 @@ def _new_folder(root: Path, name: str) -> Path:
     return folder
 
 
-def _listed(points: Sequence[Point], axes: Space) -> list[dict[str, object]]:
+def _list_trials(points: Sequence[Point], axes: Space) -> list[dict[str, object]]:
     width = len(str(len(points) - 1))
     return [
         {"folder": folder_name(n, width, p), "point": p, "overrides": axes.overrides(p)}

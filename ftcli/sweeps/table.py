@@ -17,10 +17,10 @@ from ftcli.sweeps.trial import (
     RUNNING,
     STOPPED,
     Trial,
-    described,
-    measured,
-    rounded,
-    short_keys,
+    describe_point,
+    read_figures,
+    round_text,
+    shorten_keys,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ FIGURES = ("step", "tok_s", *sorted(COSTS))
 
 def write_csv(path: Path, trials: Sequence[Trial], metric: str) -> None:
     """One line a trial: number, status, what it changes, scores, costs, folder, error."""
-    lines = [row(trial, metric) for trial in trials]
+    lines = [format_row(trial, metric) for trial in trials]
     names = dict.fromkeys(name for line in lines for name in line)
     last = ("folder", "error")
     columns = [*(n for n in names if n not in last), *last]
@@ -45,9 +45,9 @@ def write_csv(path: Path, trials: Sequence[Trial], metric: str) -> None:
     write_text(path, text.getvalue())
 
 
-def row(trial: Trial, metric: str) -> dict[str, Any]:
+def format_row(trial: Trial, metric: str) -> dict[str, Any]:
     """A trial as flat data; what was not measured is absent."""
-    figures = measured(trial.result)
+    figures = read_figures(trial.result)
     found: dict[str, Any] = {"number": trial.number, "status": trial.status, **trial.point}
     score = trial.score(metric)
     if score is not None:
@@ -58,7 +58,7 @@ def row(trial: Trial, metric: str) -> dict[str, Any]:
     return found | ({"error": trial.error} if trial.error else {})
 
 
-class Quiet:
+class SilentView:
     """Shows nothing; the base of what does."""
 
     def __init__(self, trials: Sequence[Trial], planned: int, metric: str) -> None:
@@ -73,27 +73,32 @@ class Quiet:
     def update(self) -> None:
         """Trials may have moved on."""
 
-    def ended(self, trial: Trial) -> None:
+    def show_end(self, trial: Trial) -> None:
         """A trial has ended."""
 
 
-class Lines(Quiet):
+class LineView(SilentView):
     """A line for each trial that ends; nothing redraws, so that a log can hold it."""
 
-    def ended(self, trial: Trial) -> None:
+    def show_end(self, trial: Trial) -> None:
         """Print the trial."""
         from ftcli.core.console import console
 
         done = sum(t.status in ENDED for t in self.trials)
         score = trial.score(self.metric)
-        parts = [f"{done}/{self.planned}", f"#{trial.number}", described(trial.point), trial.status]
+        parts = [
+            f"{done}/{self.planned}",
+            f"#{trial.number}",
+            describe_point(trial.point),
+            trial.status,
+        ]
         parts += [f"{self.metric} {score:.4f}"] if score is not None else []
         parts += [f"{trial.result['seconds']:.0f} s"] if "seconds" in trial.result else []
         parts += [trial.error] if trial.error else []
         console().print("  ".join(parts), markup=False)
 
 
-class Live(Quiet):
+class LiveView(SilentView):
     """The table of all trials, redrawn while they run."""
 
     def __enter__(self) -> Self:
@@ -110,35 +115,35 @@ class Live(Quiet):
         self._screen.stop()
 
     def _table(self) -> Table:
-        return table(self.trials, self.metric, limit=24)
+        return build_table(self.trials, self.metric, limit=24)
 
 
-def table(trials: Sequence[Trial], metric: str, limit: int | None = None) -> Table:
+def build_table(trials: Sequence[Trial], metric: str, limit: int | None = None) -> Table:
     """The trials as a rich table; of more than `limit` the newest that have begun."""
     from rich.table import Table
 
-    short = short_keys(trials[0].point) if trials else {}
+    short = shorten_keys(trials[0].point) if trials else {}
     shown = Table("#", *short.values(), "status", metric, "steps", "s", box=None, pad_edge=False)
     chosen = list(trials)
     if limit is not None and len(trials) > limit:
         begun = [t for t in trials if t.status in (*ENDED, RUNNING, STOPPED)]
         chosen = begun[-limit:]
     for trial in chosen:
-        shown.add_row(*_cells(trial, metric), style=_STYLE.get(trial.status))
+        shown.add_row(*_format_cells(trial, metric), style=_STYLE.get(trial.status))
     return shown
 
 
 _STYLE = {RUNNING: "bold", "failed": "red", PRUNED: "dim", "waiting": "dim", FINISHED: None}
 
 
-def _cells(trial: Trial, metric: str) -> list[str]:
+def _format_cells(trial: Trial, metric: str) -> list[str]:
     score, step = trial.score(metric), trial.step() if trial.status == RUNNING else None
     if step is None:
         step = trial.result.get("step")
     seconds = trial.result.get("seconds")
     return [
         str(trial.number),
-        *map(rounded, trial.point.values()),
+        *map(round_text, trial.point.values()),
         trial.status,
         f"{score:.4f}" if score is not None else "–",
         str(step) if step is not None else "–",

@@ -12,7 +12,7 @@ from typing import Any
 from ftcli.core.run_dir import RunDir
 from ftcli.sweeps.space import Point
 
-LONGEST = 80  # characters of a folder's name
+MAX_NAME = 80  # characters of a folder's name
 
 WAITING, RUNNING, FINISHED, PRUNED, FAILED, STOPPED = (
     "waiting", "running", "finished", "pruned", "failed", "stopped",
@@ -41,7 +41,7 @@ class Trial:
     result: dict[str, Any] = field(default_factory=dict)
     _rows: tuple[int, list[dict[str, Any]]] = (-1, [])
 
-    def settle(self, code: int, pruned: bool = False) -> None:
+    def record_exit(self, code: int, pruned: bool = False) -> None:
         """Take what the worker left; `code` is its exit status, `pruned` that it was told to stop."""
         self.result = RunDir(self.folder).result()
         said = str(self.result.get("status", ""))
@@ -52,11 +52,11 @@ class Trial:
             self.status = PRUNED if pruned else STOPPED
         else:
             self.status, self.result = FAILED, {}
-            self.error = _reason(self.folder) or f"ended with status {code}"
+            self.error = _read_reason(self.folder) or f"ended with status {code}"
 
     def score(self, metric: str) -> float | None:
         """The figure the sweep is about; of a pruned trial the last one measured."""
-        found = measured(self.result).get(metric)
+        found = read_figures(self.result).get(metric)
         if found is None and self.status == PRUNED:
             seen = self.scores(metric)
             return seen[max(seen)] if seen else None
@@ -81,7 +81,7 @@ class Trial:
         return self._rows[1]
 
 
-def measured(result: Mapping[str, Any]) -> dict[str, int | float]:
+def read_figures(result: Mapping[str, Any]) -> dict[str, int | float]:
     """All numbers of a result.json by name: scores as `eval.<score>`, costs as they are called."""
     everything = {**result, **(result.get("metrics") or {})}
     return {
@@ -93,27 +93,27 @@ def measured(result: Mapping[str, Any]) -> dict[str, int | float]:
 
 def folder_name(number: int, width: int, point: Point) -> str:
     """`03-r_8-lr_1e-4`: characters that shells, file systems and overrides take as they are."""
-    short = short_keys(point)
-    parts = [f"{short[key]}_{rounded(text)}" for key, text in point.items()]
+    short = shorten_keys(point)
+    parts = [f"{short[key]}_{round_text(text)}" for key, text in point.items()]
     plain = re.sub(r"[^\w.+-]+", "_", "-".join(parts), flags=re.ASCII).strip("_.-")
     plain = re.sub(r"_{2,}", "_", plain)
-    return f"{number:0{width}d}-{plain}"[:LONGEST].rstrip("_.-")
+    return f"{number:0{width}d}-{plain}"[:MAX_NAME].rstrip("_.-")
 
 
-def described(point: Point) -> str:
+def describe_point(point: Point) -> str:
     """`r=8 lr=1e-4`."""
-    short = short_keys(point)
-    return " ".join(f"{short[key]}={rounded(text)}" for key, text in point.items())
+    short = shorten_keys(point)
+    return " ".join(f"{short[key]}={round_text(text)}" for key, text in point.items())
 
 
-def rounded(text: str) -> str:
+def round_text(text: str) -> str:
     """A value as people read it: numbers with more than 4 digits to 4, anything else as it is."""
     if not re.fullmatch(r"-?\d*\.\d+(e[+-]?\d+)?", text) or len(text) <= 6:
         return text
     return f"{float(text):.4g}"
 
 
-def short_keys(keys: Iterable[str]) -> dict[str, str]:
+def shorten_keys(keys: Iterable[str]) -> dict[str, str]:
     """Dotted key -> its last part, or as many parts as tell it from the others."""
     keys, short = list(keys), {}
     for key in keys:
@@ -126,7 +126,7 @@ def short_keys(keys: Iterable[str]) -> dict[str, str]:
     return short
 
 
-def _reason(folder: Path) -> str:
+def _read_reason(folder: Path) -> str:
     """The first line of the last error of a run, or else the last of what its worker printed."""
     events = folder / "events.jsonl"
     if events.exists():

@@ -16,7 +16,7 @@ from pathlib import Path
 from ftcli.core.run_lock import lock_file
 
 
-def spawn(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def start_worker(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a worker; its output goes to FOLDER/worker.log, and a signal at the terminal past it."""
     (folder / "STOP").unlink(missing_ok=True)
     with open(folder / "worker.log", "ab") as log:
@@ -30,9 +30,9 @@ def spawn(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[byte
         )
 
 
-def work(folder: str, environment: Mapping[str, str]) -> int:
+def run_worker(folder: str, environment: Mapping[str, str]) -> int:
     """Train in a process of its own and wait; what launchers send to other machines."""
-    process = spawn(Path(folder), environment)
+    process = start_worker(Path(folder), environment)
     try:
         return process.wait()
     except BaseException:  # cancelled: let it save

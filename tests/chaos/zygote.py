@@ -178,7 +178,7 @@ class Forked:
 def _fork_workers() -> None:
     """Trials of sweeps and reproductions, which are processes of their own, are forked too."""
     from ftcli.jobs import trial
-    from ftcli.sweeps import drive, worker
+    from ftcli.sweeps import runner, worker
     from ftcli.sweeps.launchers import local
 
     def run(command: Sequence[str], **options: object) -> SimpleNamespace:
@@ -186,7 +186,7 @@ def _fork_workers() -> None:
 
     local.spawn = lambda folder, environment: Forked(worker.main, folder)  # type: ignore[assignment]
     trial.subprocess = SimpleNamespace(run=run)  # type: ignore[assignment]
-    drive.PAUSE = 0.02
+    runner.PAUSE = 0.02
 
 
 def apart(work: Callable[[], None]) -> None:

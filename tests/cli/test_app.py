@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.cli import verbs_found
+from ftcli.cli import verb_loader
 from ftcli.config.display import show_error
 from ftcli.core import errors
 
@@ -91,18 +91,18 @@ def test_the_help_page_fits_a_screen_and_has_every_verb_in_its_panel(ftcli):
     page = ftcli("--help")
     assert page.status == errors.OK
     assert len(page.out.splitlines()) <= 48
-    for name in verbs_found.names():
+    for name in verb_loader.find_verbs():
         assert f" {name} " in page.out
 
 
-@pytest.mark.parametrize("name", verbs_found.names())
+@pytest.mark.parametrize("name", verb_loader.find_verbs())
 def test_a_verb_is_a_function_with_a_panel_and_a_sentence(name, ftcli):
-    path = verbs_found.names()[name]
+    path = verb_loader.find_verbs()[name]
     tree = ast.parse(path.read_text())
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
     verb = next(f for f in functions if f.name == path.stem)
     assert ast.get_docstring(verb)
-    assert verbs_found.stub(name).rich_help_panel in verbs_found.PANELS
+    assert verb_loader.build_stub(name).rich_help_panel in verb_loader.PANELS
     page = ftcli(name, "--help")
     assert page.status == errors.OK and f"ftcli {name}" in page.out
 

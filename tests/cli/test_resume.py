@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ftcli.models import hub
-from ftcli.sweeps.trial import measured
+from ftcli.sweeps.trial import read_figures
 
 TINY = (
     "eval=loss", "data.limit=64", "data.validation=0.1", "method.r=2", "method.lora_dropout=0.1",
@@ -59,7 +59,7 @@ def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(ftcli, trained):
     assert logged(short) == logged(long)
     after, whole = (json.loads((run / "result.json").read_text()) for run in (short, long))
     assert after["metrics"] == whole["metrics"] and after["step"] == after["max_steps"] == 10
-    assert measured(before)["eval.loss"] != measured(after)["eval.loss"]
+    assert read_figures(before)["eval.loss"] != read_figures(after)["eval.loss"]
     kept = json.loads((short / "ended" / "step-000006" / "result.json").read_text())
     assert kept == before
 

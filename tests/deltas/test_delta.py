@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from ftcli.core.errors import UserError
 from ftcli.deltas import storage
-from ftcli.deltas.artefact import Artefact, fingerprint
-from ftcli.deltas.delta import Delta, compose
-from ftcli.deltas.weights import FileWeights, Lazy, write
+from ftcli.deltas.artefact import Artefact, compute_fingerprint
+from ftcli.deltas.delta import Delta, sum_deltas
+from ftcli.deltas.weights import FileWeights, LazyWeights, write_weights
 from tests.deltas.fakes import delta, flat, random
 
 BASE = "asset:llama_mini"
@@ -28,7 +28,7 @@ def test_a_difference_of_bfloat16_models_is_exact_too(tmp_path):
     values = [torch.randn(64, 64).bfloat16() * scale for scale in (1.0, 1e-3)]
     base, after = ({"w": v, "v": v[0]} for v in (values[0], values[0] + values[1]))
     change = delta({n: after[n].double() - base[n].double() for n in base}, dtype=torch.bfloat16)
-    made = change.added(base)
+    made = change.add_to(base)
     assert all(torch.equal(made[n], after[n]) and made[n].dtype == torch.bfloat16 for n in base)
 
 
@@ -42,14 +42,14 @@ def test_reverting_gives_the_base_back(full_run):
 def test_scaling_and_composing_are_linear():
     one, two = random(0), random(1)
     assert torch.equal(flat(one.scale(3.0)), 3 * flat(one))
-    assert torch.equal(flat(compose([one, two], [2.0, -1.0])), 2 * flat(one) - flat(two))
-    assert flat(compose([one, one.scale(-1)])).abs().max() == 0
+    assert torch.equal(flat(sum_deltas([one, two], [2.0, -1.0])), 2 * flat(one) - flat(two))
+    assert flat(sum_deltas([one, one.scale(-1)])).abs().max() == 0
 
 
 @pytest.mark.parametrize("product", [False, True])
 def test_a_saved_delta_is_read_back(lora_run, tmp_path, product):
     change = Delta.of(lora_run, product=product)
-    size = storage.save(change, tmp_path / "delta")
+    size = storage.save_delta(change, tmp_path / "delta")
     again = Delta.of(tmp_path / "delta")
     assert size == (tmp_path / "delta" / "delta.safetensors").stat().st_size
     assert (again.kind, again.base, again.shapes) == (change.kind, change.base, change.shapes)
@@ -58,11 +58,11 @@ def test_a_saved_delta_is_read_back(lora_run, tmp_path, product):
 
 def test_a_folder_with_content_is_left_alone(tmp_path):
     change = random()
-    storage.fresh(tmp_path / "new", force=False)
+    storage.prepare_target(tmp_path / "new", force=False)
     (tmp_path / "mine.txt").touch()
     for force in (False, True):
         with pytest.raises(UserError, match="exists already|not written by"):
-            storage.save(change, tmp_path, force=force)
+            storage.save_delta(change, tmp_path, force=force)
 
 
 def test_another_base_is_refused(full_run, lora_run, tmp_path):
@@ -75,17 +75,17 @@ def test_another_base_is_refused(full_run, lora_run, tmp_path):
         with pytest.raises(UserError, match="not the base this delta was taken from"):
             Delta.of(run).apply(Artefact.open(tmp_path))
     with pytest.raises(UserError, match="different base"):
-        compose([Delta.of(full_run), Delta.of(full_run, tmp_path)])
+        sum_deltas([Delta.of(full_run), Delta.of(full_run, tmp_path)])
     with pytest.raises(UserError, match="different kind"):
-        compose([Delta.of(full_run), Delta.of(lora_run)])
+        sum_deltas([Delta.of(full_run), Delta.of(lora_run)])
 
 
 def test_a_fingerprint_is_of_values_and_not_of_their_type():
     values = {"a": torch.randn(9, 9).bfloat16(), "count": torch.arange(3)}
     wider = {"a": values["a"].float()}
-    assert fingerprint(values) == fingerprint(wider)
-    assert fingerprint({"a": wider["a"] + 1e-3}) != fingerprint(wider)
-    assert fingerprint({"b": wider["a"]}) != fingerprint(wider)
+    assert compute_fingerprint(values) == compute_fingerprint(wider)
+    assert compute_fingerprint({"a": wider["a"] + 1e-3}) != compute_fingerprint(wider)
+    assert compute_fingerprint({"b": wider["a"]}) != compute_fingerprint(wider)
 
 
 def test_an_adapter_counts_from_the_origin_of_its_kind(lora_run, train_tiny):
@@ -103,7 +103,7 @@ def test_the_product_of_factors_is_what_merging_adds(lora_run):
     from ftcli.run.build import open_run
 
     base = Artefact.open(BASE)
-    made = Delta.of(lora_run, product=True).added(base.weights)
+    made = Delta.of(lora_run, product=True).add_to(base.weights)
     run = open_run(lora_run)
     merged = dict(run.method.merge(run.model).named_parameters())
     assert max((made[n] - merged[n]).abs().max().item() for n in made if n in merged) < 1e-6
@@ -133,7 +133,7 @@ def test_files_are_written_as_the_library_writes_them(tmp_path):
         "s": torch.tensor(2.5), "e": torch.zeros(0, 3),
     }  # fmt: skip
     layout = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
-    write(tmp_path / "x.safetensors", Lazy(layout, tensors.__getitem__))
+    write_weights(tmp_path / "x.safetensors", LazyWeights(layout, tensors.__getitem__))
     for read in (load_file(tmp_path / "x.safetensors"), FileWeights(tmp_path)):
         assert {n: t.dtype for n, t in read.items()} == {n: t.dtype for n, t in tensors.items()}
         assert all(torch.equal(read[name], tensors[name]) for name in tensors)
@@ -153,7 +153,7 @@ def test_one_tensor_exists_at_a_time(tmp_path):
         lambda name: torch.from_numpy(np.ones(size)),  # numpy's memory is what is traced
     )  # fmt: skip
     tracemalloc.start()
-    write(tmp_path / "x.safetensors", change.added(base))
+    write_weights(tmp_path / "x.safetensors", change.add_to(base))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * size * 8

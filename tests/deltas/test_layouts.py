@@ -121,19 +121,19 @@ def test_the_product_for_a_turned_matrix_is_what_merging_adds(folder):
     path, base = adapter(folder, "turned", 0), folder / "gpt2" / "base"
     change = Delta.of(path, product=True)
     assert len(change) == 2 * 3 and change["transformer.h.0.attn.c_attn.weight"].shape == (16, 48)
-    assert furthest(change.added(Artefact.open(base).weights), merged(path, base)) < 1e-7
+    assert furthest(change.add_to(Artefact.open(base).weights), merged(path, base)) < 1e-7
 
 
 def test_a_mean_of_adapters_is_of_their_products_and_not_of_their_factors(folder):
     paths, base = [adapter(folder, f"a{i}", i) for i in range(2)], folder / "gpt2" / "base"
     mean = soup.uniform([Delta.of(path, product=True) for path in paths])
     one, two = (merged(path, base) for path in paths)
-    made = mean.added(Artefact.open(base).weights)
+    made = mean.add_to(Artefact.open(base).weights)
     assert furthest(made, {n: (one[n] + two[n]) / 2 for n in made}) < 1e-7
     factors = soup.uniform([Delta.of(path) for path in paths])
-    from ftcli.deltas.product import multiplied
+    from ftcli.deltas.product import multiply_factors
 
-    assert (multiplied(factors).norm() - mean.norm()) ** 2 > 1e-4
+    assert (multiply_factors(factors).norm() - mean.norm()) ** 2 > 1e-4
 
 
 def test_an_adapter_on_a_new_base_is_the_whole_change_added_to_it(folder):

@@ -10,8 +10,8 @@ import torch
 
 from ftcli.core.errors import UserError
 from ftcli.deltas import ternary
-from ftcli.deltas.delta import Delta, compose
-from ftcli.deltas.mergers import consensus, merged, ties
+from ftcli.deltas.delta import Delta, sum_deltas
+from ftcli.deltas.mergers import merge_consensus, merge_deltas, merge_ties
 from ftcli.papers.compeft import compression as compeft
 from ftcli.papers.lines import scaling as lines
 from ftcli.papers.model_soups import soup
@@ -29,7 +29,7 @@ def test_ties_by_hand():
     first = one(1.0, 2.0, 0.1, 0.2, 5.0, 0.3)
     second = one(-4.0, 3.0, 0.2, 0.1, -1.0, 0.3)
     third = one(0.1, 0.2, 0.3, -6.0, 4.0, 0.5)
-    found = ties([first, second, third], density=0.5)["w"]
+    found = merge_ties([first, second, third], density=0.5)["w"]
     assert found.tolist() == pytest.approx([-4.0, 2.5, 0.0, -6.0, 4.5, 0.5])
 
 
@@ -44,12 +44,12 @@ def test_ties_is_trim_elect_and_disjoint_mean(density):
         total = sum(entries)
         same = [value for value in entries if value * total > 0]
         expected.append(sum(same) / len(same) if same else 0.0)
-    found = flat(ties(TASKS, density))
+    found = flat(merge_ties(TASKS, density))
     assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), atol=1e-12)
 
 
 def test_an_entry_on_which_two_tasks_disagree_evenly_is_left():
-    assert ties([one(1.0, 2.0), one(-1.0, 2.0)], density=1.0)["w"].tolist() == [0.0, 2.0]
+    assert merge_ties([one(1.0, 2.0), one(-1.0, 2.0)], density=1.0)["w"].tolist() == [0.0, 2.0]
 
 
 def test_consensus_keeps_what_two_tasks_need():
@@ -59,14 +59,14 @@ def test_consensus_keeps_what_two_tasks_need():
         total = sum(entries)
         needed = [abs(t) >= 0.4 * abs(total - t) for t in entries]
         expected.append(total if sum(needed) >= 2 else 0.0)
-    found = flat(consensus(TASKS))
+    found = flat(merge_consensus(TASKS))
     assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64))
     assert 0 < (found == 0).double().mean() < 1
 
 
 def test_task_arithmetic_is_base_plus_lambda_times_the_sum():
     base = {name: torch.randn(shape) for name, shape in TASKS[0].shapes.items()}
-    made = merged(TASKS).scale(0.3).added(base)
+    made = merge_deltas(TASKS).scale(0.3).add_to(base)
     for name in base:
         total = sum(task[name] for task in TASKS)
         assert torch.equal(made[name], (base[name].double() + 0.3 * total).float())
@@ -75,9 +75,9 @@ def test_task_arithmetic_is_base_plus_lambda_times_the_sum():
 def test_alpha_of_a_merger_makes_its_first_block_as_large_as_the_mean():
     """alpha |merged|_1 = |sum|_1 / N, whatever the merger."""
     for merger in ("sum", "ties", "consensus"):
-        whole = merged(TASKS, merger)
+        whole = merge_deltas(TASKS, merger)
         alpha = lines.share(TASKS, whole)
-        size = flat(compose(TASKS)).abs().sum() / len(TASKS)
+        size = flat(sum_deltas(TASKS)).abs().sum() / len(TASKS)
         assert alpha * flat(whole).abs().sum().item() == pytest.approx(size.item())
 
 
@@ -87,16 +87,16 @@ def test_compressed_changes_are_merged_as_if_they_were_dense(codec):
     dense, loaded = [], []
     for task, density in zip(TASKS, (0.05, 0.1, 0.3, 0.5), strict=True):
         made, coded = compeft.compress(task, density, alpha=2.0)
-        again = ternary.read(ternary.write(coded, codec))
+        again = ternary.decode(ternary.encode(coded, codec))
         dense.append(flat(made))
         loaded.append(replace(task, read=again.tensor))
     stack = torch.stack(dense)
     assert torch.allclose(flat(soup.uniform(loaded)), stack.mean(0), atol=1e-15)
     assert torch.allclose(
-        flat(compose(loaded, [1, -2, 0.5, 3])),
+        flat(sum_deltas(loaded, [1, -2, 0.5, 3])),
         stack[0] - 2 * stack[1] + stack[2] / 2 + 3 * stack[3],
     )
-    whole = ties(loaded, density=1.0)
+    whole = merge_ties(loaded, density=1.0)
     agreeing = (stack.sign() == stack.sum(0).sign()) & (stack != 0)
     assert torch.allclose(flat(whole), (stack * agreeing).sum(0) / agreeing.sum(0).clamp(min=1))
 
@@ -105,11 +105,15 @@ def test_distances_of_compressed_changes_by_counting_bits():
     coded = [compeft.compress(task, 0.2)[1] for task in TASKS]
     for one_, other in itertools.combinations(coded, 2):
         dense = sum((one_.tensor(n) - other.tensor(n)).square().sum().item() for n in one_.shapes)
-        counted = ternary.dot(one_, one_) + ternary.dot(other, other) - 2 * ternary.dot(one_, other)
+        counted = (
+            ternary.inner_product(one_, one_)
+            + ternary.inner_product(other, other)
+            - 2 * ternary.inner_product(one_, other)
+        )
         assert counted == pytest.approx(dense)
 
 
 def test_changes_of_other_bases_are_not_merged():
     for merger in ("sum", "ties", "consensus"):
         with pytest.raises(UserError, match="different base"):
-            merged([random(0), replace(random(1), base="other")], merger)
+            merge_deltas([random(0), replace(random(1), base="other")], merger)

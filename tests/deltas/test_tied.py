@@ -64,7 +64,7 @@ def test_a_merge_that_is_wrong_is_refused_though_bf16_would_hide_it(
         "run.name=tied_wrong", "method=lora", "model.quantization=none", "eval=none",
         "model.dtype=bfloat16", "method.target_modules=[lm_head]",
     )  # fmt: skip
-    monkeypatch.setattr("ftcli.deltas.tied.separate_adapted", lambda model: None)
+    monkeypatch.setattr("ftcli.deltas.tied.untie_adapted", lambda model: None)
     with pytest.raises(UserError, match="begin to differ at the table of tokens") as caught:
         merge_run(run, tmp_path / "merged")
     assert "tolerance" not in caught.value.fix and not (tmp_path / "merged").exists()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from ftcli.config import compose, load, validate
 from ftcli.core.errors import Problems, UserError
 from ftcli.jobs import stages, trial
-from ftcli.jobs.stages_table import table
+from ftcli.jobs.stages_table import build_stage_table
 
 JOB = """
 defaults: [qlora_llama, {override /method: lora}, {override /eval: loss}, _self_]
@@ -72,7 +72,7 @@ def test_the_whole_has_scores_before_the_first_and_after_the_last_and_costs_of_a
     assert whole["metrics_before"] == own[0]["metrics_before"]
     assert whole["metrics"] == own[-1]["metrics"] and whole["step"] == 3
     assert whole["seconds"] == pytest.approx(sum(one["seconds"] for one in own))
-    assert table(whole["stages"]).row_count == 6
+    assert build_stage_table(whole["stages"]).row_count == 6
 
 
 def test_resuming_skips_what_is_finished_and_repeats_to_the_same_bits(parent, tmp_path):

@@ -80,10 +80,10 @@ def test_every_look_is_kept_and_widens_the_interval(reproduce):
 def test_another_bound_or_other_settings_are_further_looks_at_the_figure(reproduce):
     kept(reproduce())
     moved = reproduce(("within: 0.1", "within: 0.05"))
-    assert [moved.look_at(claim) for claim in moved.claims[1:]] == [2, 1]
+    assert [moved.count_look(claim) for claim in moved.claims[1:]] == [2, 1]
     kept(moved)
     changed = reproduce(("max_steps: 3", "max_steps: 4"))
-    assert [changed.look_at(claim) for claim in changed.claims[1:]] == [3, 2]
+    assert [changed.count_look(claim) for claim in changed.claims[1:]] == [3, 2]
 
 
 def test_changed_code_and_settings_make_verdicts_stale(reproduce, monkeypatch):

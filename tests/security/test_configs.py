@@ -41,8 +41,8 @@ def nothing_trains(monkeypatch):
 
     for name in (
         "ftcli.jobs.train.train",
-        "ftcli.sweeps.composing.record",
-        "ftcli.sweeps.sweep._run",
+        "ftcli.sweeps.composition.write_trial",
+        "ftcli.sweeps.sweep._run_sweep",
     ):
         monkeypatch.setattr(name, start)
 

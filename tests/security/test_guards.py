@@ -64,9 +64,9 @@ GUARDS = {
     "a name is no path": Guard(
         "config/checks.py", "if name is not None and not is_plain_name(str(name)):", "if False:", CONFIGS),
     "shell lines are typed by the user": Guard(
-        "sweeps/composing.py", 'and node.get(name) and not ours:', "and False:", CONFIGS),
+        "sweeps/composition.py", 'and node.get(name) and not ours:', "and False:", CONFIGS),
     "options of sbatch hold no line break": Guard(
-        "sweeps/composing.py", "if isinstance(value, str) and not value.isprintable():", "if False:", CONFIGS),
+        "sweeps/composition.py", "if isinstance(value, str) and not value.isprintable():", "if False:", CONFIGS),
     "children do not look into the working folder": Guard(
         "cli/app.py", 'os.environ.setdefault("PYTHONSAFEPATH", "1")', "pass", CONFIGS),
     # models, adapters, checkpoints

@@ -44,10 +44,10 @@ def served(monkeypatch):
 def test_the_page_listens_on_this_machine_alone_and_is_not_shared(served):
     made = served()
     assert made.launched["server_name"] == "127.0.0.1" and made.launched["share"] is False
-    assert made.queued == {"max_size": web.WAITING, "default_concurrency_limit": 1}
+    assert made.queued == {"max_size": web.MAX_QUEUE, "default_concurrency_limit": 1}
     ((middleware, _, options),) = made.launched["app_kwargs"]["middleware"]
-    assert middleware is limits.BodyLimit and options == {"largest": limits.LARGEST}
-    assert made.launched["max_file_size"] == limits.LARGEST and made.launched["auth"] is None
+    assert middleware is limits.BodyLimit and options == {"largest": limits.MAX_BODY_BYTES}
+    assert made.launched["max_file_size"] == limits.MAX_BODY_BYTES and made.launched["auth"] is None
 
 
 def test_a_token_is_asked_for_and_only_the_right_one_is_taken(served):
@@ -72,13 +72,13 @@ class Model:
 
 @pytest.mark.parametrize("where", ["prompt", "history"])
 def test_a_long_prompt_never_reaches_the_model(where):
-    long = "x" * (web.LONGEST + 1)
+    long = "x" * (web.MAX_CHARACTERS + 1)
     Model.asked = 0
     history = [{"role": "user", "content": long if where == "history" else "a"}]
     with pytest.raises(UserError, match="at most 20,000 characters"):
-        list(web.replies(Model(), long if where == "prompt" else "a", history))  # type: ignore[arg-type]
+        list(web.stream_replies(Model(), long if where == "prompt" else "a", history))  # type: ignore[arg-type]
     assert Model.asked == 0
-    assert list(web.replies(Model(), "a", [])) == ["yes"] and Model.asked == 1  # type: ignore[arg-type]
+    assert list(web.stream_replies(Model(), "a", [])) == ["yes"] and Model.asked == 1  # type: ignore[arg-type]
 
 
 def asked(body: list[bytes], length: int | None) -> tuple[int, int]:

@@ -106,18 +106,20 @@ def test_an_end_that_llama_cpp_does_not_know_by_its_name_stops_it(talk, answers,
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(tuned, tmp_path, monkeypatch):
     from ftcli.serving import gguf
 
-    monkeypatch.setattr(gguf, "llama_name", lambda folder: "tekken")  # splits words at capitals
+    monkeypatch.setattr(
+        gguf, "find_llama_name", lambda folder: "tekken"
+    )  # splits words at capitals
     with pytest.raises(UserError, match="cuts text otherwise"):
         export_run(tuned, "gguf", tmp_path / "model.gguf")
     assert not list(tmp_path.glob("*.gguf"))
 
 
 def test_an_architecture_that_llama_cpp_does_not_know_is_named(tmp_path):
-    from ftcli.serving.gguf import converter_class
+    from ftcli.serving.gguf import find_converter_class
 
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["NoSuchForCausalLM"]}))
     with pytest.raises(UserError, match="NoSuchForCausalLM"):
-        converter_class(tmp_path)
+        find_converter_class(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from ftcli.core.errors import UserError
 from ftcli.methods.peft import Peft
-from ftcli.serving.gguf_lora import Factors, factors, follow
+from ftcli.serving.gguf_lora import Factors, permute_factors, read_factors
 
 
 def tuned(model=None, **options) -> SimpleNamespace:
@@ -42,7 +42,7 @@ def tuned(model=None, **options) -> SimpleNamespace:
 )
 def test_changes_are_those_that_merging_adds(options):
     run = tuned(**options)
-    trained = factors(run)
+    trained = read_factors(run)
     before = {name: weight.clone() for name, weight in _bases(run.model).items()}
     merged = dict(run.model.merge_and_unload().named_parameters())
     assert trained.keys() == before.keys()
@@ -53,7 +53,7 @@ def test_changes_are_those_that_merging_adds(options):
 def test_weights_that_are_stored_transposed_have_factors_too():
     model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=64))
     run = tuned(model, target_modules=["c_attn"], fan_in_fan_out=True)
-    trained = factors(run)
+    trained = read_factors(run)
     before = {name: weight.clone() for name, weight in _bases(run.model).items()}
     merged = dict(run.model.merge_and_unload().named_parameters())
     assert len(trained) == 2
@@ -90,7 +90,7 @@ def test_what_a_lora_of_llama_cpp_cannot_hold_is_refused_with_the_way_out(option
             )  # fmt: skip
         run = tuned(model, **options)
     with pytest.raises(UserError, match=named) as caught:
-        factors(run)
+        read_factors(run)
     assert "--to gguf" in str(caught.value.fix) and "merges" in str(caught.value.fix)
 
 
@@ -101,7 +101,7 @@ def test_rearranged_rows_columns_and_transposes_are_followed():
     turned = torch.tensor([3, 1, 0, 5])
     for rearrange in (lambda t: t[turned], lambda t: t[:, [4, 2]], lambda t: t.T, lambda t: t):
         wanted = rearrange(one.change)
-        a, b = follow(one, wanted, rearrange(row), rearrange(column))
+        a, b = permute_factors(one, wanted, rearrange(row), rearrange(column))
         torch.testing.assert_close(a @ b, wanted)
 
 
@@ -111,7 +111,7 @@ def test_what_factors_cannot_follow_is_refused(rearrange):
     one = Factors(left, right, left @ right, 1.0)
     row, column = torch.meshgrid(torch.arange(6.0), torch.arange(5.0), indexing="ij")
     with pytest.raises(UserError, match="cannot follow"):
-        follow(one, rearrange(one.change), rearrange(row), rearrange(column))
+        permute_factors(one, rearrange(one.change), rearrange(row), rearrange(column))
 
 
 def _loha(**options) -> SimpleNamespace:

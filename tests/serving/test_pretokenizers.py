@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from ftcli.core.errors import UserError
 from ftcli.models.hub import resolve
-from ftcli.serving.pretokenizers import llama_name
+from ftcli.serving.pretokenizers import find_llama_name
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -36,16 +36,16 @@ def raw():
 
 
 def test_the_shipped_tokenizer_cuts_text_as_smollm_does():
-    assert llama_name(Path(resolve("asset:llama_mini"))) == "smollm"
+    assert find_llama_name(Path(resolve("asset:llama_mini"))) == "smollm"
 
 
 def test_structures_have_the_name_of_the_model_that_is_known_for_them(tmp_path):
     from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    assert llama_name(folder(tmp_path, words)) == "gpt-2"
-    assert llama_name(folder(tmp_path, split(LLAMA3), raw())) == "llama-bpe"
-    assert llama_name(folder(tmp_path, split(PRETOKENIZE_REGEX), raw())) == "qwen2"
+    assert find_llama_name(folder(tmp_path, words)) == "gpt-2"
+    assert find_llama_name(folder(tmp_path, split(LLAMA3), raw())) == "llama-bpe"
+    assert find_llama_name(folder(tmp_path, split(PRETOKENIZE_REGEX), raw())) == "qwen2"
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_structures_have_the_name_of_the_model_that_is_known_for_them(tmp_path):
 )
 def test_another_structure_is_refused(tmp_path, steps):
     with pytest.raises(UserError, match="knows no tokenizer"):
-        llama_name(folder(tmp_path, *steps))
+        find_llama_name(folder(tmp_path, *steps))
 
 
 def test_text_that_is_changed_before_is_refused(tmp_path):
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
     with pytest.raises(UserError, match="knows no tokenizer"):
-        llama_name(folder(tmp_path, words, normalizer=normalizers.Lowercase()))
+        find_llama_name(folder(tmp_path, words, normalizer=normalizers.Lowercase()))
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     assert content["normalizer"] == {"type": "Lowercase"}

@@ -23,15 +23,15 @@ def bot(trained_run):
 
 
 def test_the_answer_grows_and_ends_as_chat_has_it(bot):
-    seen = list(web.replies(bot, PROMPT, []))
+    seen = list(web.stream_replies(bot, PROMPT, []))
     assert all(later.startswith(earlier) for earlier, later in zip(seen, seen[1:], strict=False))
     assert len(seen) > 1 and seen[-1].strip() == bot.say(PROMPT)
 
 
 def test_what_cannot_be_answered_is_an_error_of_the_page(bot):
     with pytest.raises(UserError, match="fill the model's context"):
-        list(web.replies(bot, "name[The Mill] " * 400, []))
-    assert list(web.replies(bot, PROMPT, []))  # and the page goes on
+        list(web.stream_replies(bot, "name[The Mill] " * 400, []))
+    assert list(web.stream_replies(bot, PROMPT, []))  # and the page goes on
 
 
 def test_messages_of_the_page_as_turns():
@@ -40,7 +40,7 @@ def test_messages_of_the_page_as_turns():
         {"role": "user", "content": "x", "metadata": None},
         {"role": "assistant", "content": parts},
     ]
-    assert web.turns(given) == [
+    assert web.convert_history(given) == [
         {"role": "user", "content": "x"},
         {"role": "assistant", "content": "ab"},
     ]
@@ -50,13 +50,13 @@ def test_visitors_do_not_share_a_conversation(bot):
     talker = Chat.__new__(Chat)
     talker.__dict__ |= {**bot.__dict__, "kind": "messages"}
     history = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
-    one, two = talker.resumed(history), talker.resumed([])
+    one, two = talker.with_history(history), talker.with_history([])
     assert one.history == history and two.history == [] and one.history is not history
-    assert bot.resumed(history).history == []  # each line stands alone
+    assert bot.with_history(history).history == []  # each line stands alone
 
 
 def test_held_out_prompts_are_offered(bot):
-    found = web.examples(bot)
+    found = web.find_examples(bot)
     assert len(found) == web.SHOWN and all(prompt.startswith("name[") for prompt in found)
 
 
@@ -84,7 +84,7 @@ def test_the_page_in_a_browser(bot, tmp_path):
             box = page.get_by_role("textbox").first
             box.wait_for(timeout=240_000)
             page.screenshot(path=str(tmp_path / "start.png"))
-            assert page.get_by_text(web.examples(bot)[0]).count() >= 1
+            assert page.get_by_text(web.find_examples(bot)[0]).count() >= 1
             box.fill(PROMPT)
             box.press("Enter")
             answer = page.locator(".message.bot, [data-testid=bot]").last

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ftcli.config import load
-from ftcli.sweeps import composing
+from ftcli.sweeps import composition
 from ftcli.sweeps.launchers.base import Launcher
 from ftcli.sweeps.plan import Plan
 
@@ -79,8 +79,8 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answers]:
 
     def use(answer: Callable[[dict[str, Any]], list[float] | str]) -> Answers:
         made = Answers(answer)
-        monkeypatch.setattr(composing, "launcher", lambda *words: made)
-        monkeypatch.setattr("ftcli.sweeps.drive.PAUSE", 0.0)
+        monkeypatch.setattr(composition, "build_launcher", lambda *words: made)
+        monkeypatch.setattr("ftcli.sweeps.runner.PAUSE", 0.0)
         return made
 
     return use

@@ -14,9 +14,9 @@ import pytest
 
 from ftcli.core.errors import INTERRUPTED
 from ftcli.core.run_lock import lock_file
-from ftcli.sweeps.sweep import resume
+from ftcli.sweeps.sweep import resume_sweep
 from ftcli.sweeps.trial import FINISHED
-from ftcli.sweeps.worker import spawn
+from ftcli.sweeps.worker import start_worker
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, launched):
     kept = results(tmp_path)
     with lock_file(second / ".lock", wait=True):  # its worker saves and ends by itself
         assert "stopped by SIGTERM" in (second / "result.json").read_text()
-    done = resume(second.parent)
+    done = resume_sweep(second.parent)
     assert [trial.status for trial in done.trials] == [FINISHED] * 3
     assert {name: when for name, when in results(tmp_path).items() if name in kept} == kept
     events = [json.loads(line)["event"] for line in (second / "events.jsonl").open()]
@@ -87,7 +87,7 @@ def test_a_killed_search_loses_no_finished_trial_and_prunes(tmp_path, launched):
     sweep.wait()
     kept = results(tmp_path)
     (folder,) = tmp_path.glob("qlora_llama/2*")
-    done = resume(folder)
+    done = resume_sweep(folder)
     assert len(done.trials) == 12 and {t.status for t in done.trials} == {FINISHED, "pruned"}
     assert {name: when for name, when in results(tmp_path).items() if name in kept} == kept
 
@@ -102,11 +102,11 @@ def test_ctrl_c_saves_and_exits_with_130(tmp_path, launched):
 
 
 def test_a_second_worker_waits_and_finds_the_trial_finished(tmp_path, plan):
-    from ftcli.sweeps.composing import compose_trial, record
+    from ftcli.sweeps.composition import compose_trial, write_trial
 
     folder = tmp_path / "trial"
-    record(compose_trial("qlora_llama", plan().overrides), folder)
-    workers = [spawn(folder, {}) for _ in range(2)]
+    write_trial(compose_trial("qlora_llama", plan().overrides), folder)
+    workers = [start_worker(folder, {}) for _ in range(2)]
     assert [worker.wait(240) for worker in workers] == [0, 0]
     events = [json.loads(line)["event"] for line in (folder / "events.jsonl").open()]
     assert events.count("finished") == 1 and "resume" not in events

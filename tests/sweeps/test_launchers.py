@@ -9,9 +9,9 @@ import pytest
 
 from ftcli.config import compose, validate
 from ftcli.core.errors import OK, UserError
-from ftcli.sweeps import composing
-from ftcli.sweeps.launchers.local import Local, cores, gpus
-from ftcli.sweeps.sweep import start
+from ftcli.sweeps import composition
+from ftcli.sweeps.launchers.local import Local, count_cores, list_gpus
+from ftcli.sweeps.sweep import start_sweep
 
 AXES = ["method.r=2,4", "optimizer.lr=1e-2"]
 
@@ -27,7 +27,7 @@ AXES = ["method.r=2,4", "optimizer.lr=1e-2"]
 )
 def test_every_launcher_trains_the_same_trials(tmp_path, plan, name, package, words):
     pytest.importorskip(package)
-    done = start(plan(*AXES, *words, launcher=name, jobs=2), tmp_path)
+    done = start_sweep(plan(*AXES, *words, launcher=name, jobs=2), tmp_path)
     assert done.status == OK, done.note
     assert [trial.status for trial in done.trials] == ["finished"] * 2
     scores = [trial.score("eval.loss") for trial in done.trials]
@@ -43,7 +43,7 @@ def test_every_launcher_trains_the_same_trials(tmp_path, plan, name, package, wo
     ("name", "package", "extra"), [("submitit", "submitit", "slurm"), ("ray", "ray", "ray")]
 )
 def test_a_missing_package_names_the_command(tmp_path, monkeypatch, name, package, extra):
-    made = composing.launcher("qlora_llama", name, [])
+    made = composition.build_launcher("qlora_llama", name, [])
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError) as caught:
         made.open(tmp_path, 1)
@@ -52,12 +52,12 @@ def test_a_missing_package_names_the_command(tmp_path, monkeypatch, name, packag
 
 def test_settings_of_a_launcher_are_keys_like_any_other():
     words = ["launcher.partition=a100", "launcher.gpus_per_node=1", "+launcher.slurm.qos=high"]
-    made = composing.launcher("qlora_llama", "submitit", words)
+    made = composition.build_launcher("qlora_llama", "submitit", words)
     assert (made.partition, made.gpus_per_node, made.slurm) == ("a100", 1, {"qos": "high"})
     with pytest.raises(UserError, match="Did you mean launcher.partition"):
-        composing.launcher("qlora_llama", "submitit", ["launcher.partitoin=a100"])
+        composition.build_launcher("qlora_llama", "submitit", ["launcher.partitoin=a100"])
     with pytest.raises(UserError, match="slrum"):
-        composing.launcher("qlora_llama", "slrum", [])
+        composition.build_launcher("qlora_llama", "slrum", [])
 
 
 def test_a_job_may_bring_its_launcher_and_it_is_no_part_of_a_trial(tmp_path):
@@ -65,16 +65,18 @@ def test_a_job_may_bring_its_launcher_and_it_is_no_part_of_a_trial(tmp_path):
     job.write_text(
         "defaults: [qlora_llama, {launcher: submitit}, _self_]\nlauncher: {timeout_min: 30}\n"
     )
-    made = composing.launcher(str(job), None, [])
+    made = composition.build_launcher(str(job), None, [])
     assert type(made).__name__ == "Submitit" and made.timeout_min == 30
-    assert isinstance(composing.launcher(str(job), "local", ["~launcher.timeout_min"]), Local)
-    assert "launcher" not in composing.compose_trial(str(job), []).config
+    assert isinstance(
+        composition.build_launcher(str(job), "local", ["~launcher.timeout_min"]), Local
+    )
+    assert "launcher" not in composition.compose_trial(str(job), []).config
     validate(compose(job))
 
 
 def test_words_about_the_launcher_are_told_from_those_of_the_run():
     words = ["launcher.cpus=2", "method.r=2,4", "++launcher.gpus=1", "launcher=ray", "seed=1"]
-    about, others = composing.split(words)
+    about, others = composition.split_launcher_words(words)
     assert about == ["launcher.cpus=2", "++launcher.gpus=1", "launcher=ray"]
     assert others == ["method.r=2,4", "seed=1"]
 
@@ -86,7 +88,7 @@ def test_trials_at_a_time_divide_threads_and_take_gpus_in_turn(tmp_path, monkeyp
     monkeypatch.setattr(
         "ftcli.sweeps.launchers.local.spawn", lambda folder, env: started.append(env)
     )
-    monkeypatch.setattr("ftcli.sweeps.launchers.local.cores", lambda: 16)
+    monkeypatch.setattr("ftcli.sweeps.launchers.local.count_cores", lambda: 16)
     several = Local()
     several.open(tmp_path, 4)
     for slot in range(3):
@@ -101,4 +103,4 @@ def test_trials_at_a_time_divide_threads_and_take_gpus_in_turn(tmp_path, monkeyp
 
 def test_cores_and_gpus_are_those_this_process_may_use(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpus() == [] and 1 <= cores() <= os.cpu_count()
+    assert list_gpus() == [] and 1 <= count_cores() <= os.cpu_count()

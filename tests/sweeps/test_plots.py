@@ -8,7 +8,7 @@ import pytest
 
 from ftcli.run.plots import ORANGE
 from ftcli.sweeps.plan import Plan
-from ftcli.sweeps.plots import Scale, bars, parallel_coordinates
+from ftcli.sweeps.plots import Scale, plot_importance, plot_parallel_coordinates
 from ftcli.sweeps.search import Importance
 from ftcli.sweeps.trial import FINISHED, Trial
 
@@ -37,21 +37,21 @@ def test_many_numbers_stand_in_proportion_and_logarithmically_over_a_decade():
 
 
 def test_the_best_trial_stands_out():
-    figure = parallel_coordinates(trials([3.0, 2.0, 2.5]), Plan("job", []))
+    figure = plot_parallel_coordinates(trials([3.0, 2.0, 2.5]), Plan("job", []))
     (best,) = [line for line in figure.axes[0].lines if line.get_color() == ORANGE]
     assert list(best.get_ydata()) == [0.5, 0.0, 0.0]
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["r", "method", "eval.loss"]
-    upward = parallel_coordinates(trials([3.0, 2.0, 2.5]), Plan("job", [], lower=False))
+    upward = plot_parallel_coordinates(trials([3.0, 2.0, 2.5]), Plan("job", [], lower=False))
     (best,) = [line for line in upward.axes[0].lines if line.get_color() == ORANGE]
     assert best.get_ydata()[-1] == 1.0
 
 
 def test_nothing_is_drawn_of_nothing():
-    assert parallel_coordinates([], Plan("job", [])) is None
-    assert bars(Importance({}, ""), "eval.loss") is None
+    assert plot_parallel_coordinates([], Plan("job", [])) is None
+    assert plot_importance(Importance({}, ""), "eval.loss") is None
 
 
 def test_bars_are_shares_with_the_largest_on_top():
-    axes = bars(Importance({"a": 0.2, "b": 0.7}, "fANOVA"), "eval.loss").axes[0]
+    axes = plot_importance(Importance({"a": 0.2, "b": 0.7}, "fANOVA"), "eval.loss").axes[0]
     assert [bar.get_width() for bar in axes.patches] == [0.2, 0.7]
     assert "fANOVA" in axes.get_xlabel()

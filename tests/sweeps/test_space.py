@@ -6,11 +6,11 @@ import pytest
 
 from ftcli.config.paths import configs_dir, list_options
 from ftcli.core.errors import UserError
-from ftcli.sweeps.space import Choices, Interval, read, value
+from ftcli.sweeps.space import Choices, Interval, parse_space, parse_value
 
 
 def axes(*words):
-    return read(words, [configs_dir()]).axes
+    return parse_space(words, [configs_dir()]).axes
 
 
 def test_lists_ranges_and_choices_keep_their_text_and_their_order():
@@ -24,7 +24,7 @@ def test_lists_ranges_and_choices_keep_their_text_and_their_order():
 
 
 def test_a_list_in_brackets_or_quotes_is_one_value():
-    space = read(["a=[1,2]", "b='x,y'", "c=1,2"], [])
+    space = parse_space(["a=[1,2]", "b='x,y'", "c=1,2"], [])
     assert space.fixed == ["a=[1,2]", "b='x,y'"] and [axis.key for axis in space.axes] == ["c"]
 
 
@@ -52,14 +52,14 @@ def test_intervals_are_logarithmic_over_two_decades_or_on_demand(word, log, whol
 
 
 def test_a_grid_turns_its_last_axis_fastest():
-    space = read(["a=1,2", "b=x,y", "seed=3"], [])
+    space = parse_space(["a=1,2", "b=x,y", "seed=3"], [])
     points = list(space.grid())
     assert points == [{"a": a, "b": b} for a in "12" for b in "xy"]
     assert space.overrides(points[1]) == ["seed=3", "a=1", "b=y"]
 
 
 def test_corners_show_every_value_once_without_the_product():
-    space = read(["a=1,2,3", "b=interval(0.1,0.2)", "c=x,y"], [])
+    space = parse_space(["a=1,2,3", "b=interval(0.1,0.2)", "c=x,y"], [])
     points = list(space.corners())
     assert len(points) == 1 + 2 + 1 + 1
     assert {p["b"] for p in points} == {"0.1", "0.2"} and {p["a"] for p in points} == set("123")
@@ -84,12 +84,12 @@ def test_what_makes_no_sense_is_said(words, says):
 
 def test_an_interval_is_no_grid():
     with pytest.raises(UserError, match="cannot be tried value by value") as caught:
-        list(read(["a=interval(1,2)"], []).grid())
+        list(parse_space(["a=interval(1,2)"], []).grid())
     assert "--optuna" in caught.value.fix
 
 
 def test_values_of_texts():
-    assert [value(t) for t in ("1", "1e-4", "true", "nf4", "[1,2]")] == [
+    assert [parse_value(t) for t in ("1", "1e-4", "true", "nf4", "[1,2]")] == [
         1,
         1e-4,
         True,

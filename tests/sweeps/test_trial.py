@@ -12,10 +12,10 @@ from ftcli.sweeps.trial import (
     PRUNED,
     STOPPED,
     Trial,
-    described,
+    describe_point,
     folder_name,
-    measured,
-    short_keys,
+    read_figures,
+    shorten_keys,
 )  # fmt: skip
 
 
@@ -40,14 +40,14 @@ def test_long_names_are_cut_and_stay_distinct_by_number():
 
 
 def test_names_are_values_of_overrides_and_keep_keys_apart():
-    from ftcli.sweeps.space import value
+    from ftcli.sweeps.space import parse_value
 
     name = folder_name(0, 1, {"method.r": "8", "eval.loss.r": "-1e-4"})
-    assert value(f"sweeps/{name}") == f"sweeps/{name}"
-    assert short_keys(["method.r", "eval.r", "optimizer.lr"]) == {
+    assert parse_value(f"sweeps/{name}") == f"sweeps/{name}"
+    assert shorten_keys(["method.r", "eval.r", "optimizer.lr"]) == {
         "method.r": "method.r", "eval.r": "eval.r", "optimizer.lr": "lr",
     }  # fmt: skip
-    assert described({"a.lr": "0.00012345678"}) == "lr=0.0001235"
+    assert describe_point({"a.lr": "0.00012345678"}) == "lr=0.0001235"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_trial_ends_as_its_result_and_its_worker_say(tmp_path, said, code, pru
         (tmp_path / "result.json").write_text(json.dumps({"status": said}))
     (tmp_path / "STOP").touch()
     trial = Trial(0, {}, [], tmp_path)
-    trial.settle(code, pruned)
+    trial.record_exit(code, pruned)
     assert trial.status == status
     assert not (tmp_path / "STOP").exists()  # or it would stop the next one at once
     assert trial.error == (f"ended with status {code}" if status == FAILED else "")
@@ -75,10 +75,10 @@ def test_a_trial_ends_as_its_result_and_its_worker_say(tmp_path, said, code, pru
 def test_the_reason_of_a_failure_is_the_runs_own_word(tmp_path):
     trial = Trial(0, {}, [], tmp_path)
     (tmp_path / "worker.log").write_text("Traceback\nKeyError: 'x'\n\n")
-    trial.settle(1)
+    trial.record_exit(1)
     assert trial.error == "KeyError: 'x'"
     (tmp_path / "events.jsonl").write_text('{"event": "failed", "error": "no such row\\nmore"}\n')
-    trial.settle(1)
+    trial.record_exit(1)
     assert trial.error == "no such row"
 
 
@@ -97,4 +97,4 @@ def test_scores_on_the_way_grow_with_the_file(tmp_path):
 
 def test_figures_are_numbers_by_name():
     result = {"status": "finished", "step": 3, "ok": True, "metrics": {"eval.loss": 2.5}}
-    assert measured(result) == {"step": 3, "eval.loss": 2.5}
+    assert read_figures(result) == {"step": 3, "eval.loss": 2.5}

@@ -39,9 +39,9 @@ def chat(
     from ftcli.serving.chat import Chat
 
     if web:
-        from ftcli.serving.web import gradio, serve
+        from ftcli.serving.web import import_gradio, serve
 
-        gradio()  # said before the model is loaded, where it is missing
+        import_gradio()  # said before the model is loaded, where it is missing
     bot = Chat.open(
         run, checkpoint=checkpoint, max_new_tokens=max_new_tokens, temperature=temperature
     )

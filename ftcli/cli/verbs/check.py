@@ -24,7 +24,7 @@ def check(
 
     Loads no weights and needs no network. Exit status 2 when training could not start.
     """
-    from ftcli.cli.findings import show
+    from ftcli.cli.findings import show_finding
     from ftcli.core import errors
     from ftcli.core.console import emit
     from ftcli.planning.fast_imports import fast_imports
@@ -37,7 +37,7 @@ def check(
         for finding in job_check.findings():
             found.append(finding)
             if not as_json:
-                show(finding)
+                show_finding(finding)
     bad = any(finding.status == "fail" for finding in found)
     sample = job_check.sample
     lengths = sample.histogram() if sample else None

@@ -17,7 +17,7 @@ def doctor(
 
     Exit status 1 when something does not work.
     """
-    from ftcli.cli.findings import show
+    from ftcli.cli.findings import show_finding
     from ftcli.core import errors
     from ftcli.core.console import emit
     from ftcli.planning.doctor import check_machine, train_and_resume
@@ -27,7 +27,7 @@ def doctor(
         for finding in part():
             found.append(finding)
             if not as_json:
-                show(finding)
+                show_finding(finding)
     bad = any(finding.status == "fail" for finding in found)
     emit({"ok": not bad, "checks": [f.as_dict() for f in found]}, as_json, lambda: None)
     return errors.FAILED if bad else errors.OK

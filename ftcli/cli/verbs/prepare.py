@@ -18,12 +18,12 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tokenise every split into the cache; a preparation that was killed goes on where it was."""
-    from ftcli.cli.with_data import data_of
+    from ftcli.cli.job_data import open_data
     from ftcli.core.console import console, emit
     from ftcli.data.statistics import compute_statistics
 
     found = {}
-    with data_of(job, overrides or []) as (data, tokenizer):
+    with open_data(job, overrides or []) as (data, tokenizer):
         with console(stderr=True).status("reading") as status:
             for split in data.splits:
                 tokens = data.prepare(

@@ -30,11 +30,11 @@ def preview(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rendered rows: what is learned, what is only context, where documents meet."""
-    from ftcli.cli.with_data import data_of
+    from ftcli.cli.job_data import open_data
     from ftcli.core.console import console, emit
     from ftcli.data.preview import samples
 
-    with data_of(job, overrides or []) as (data, tokenizer):
+    with open_data(job, overrides or []) as (data, tokenizer):
         if hasattr(data, "preview"):
             _show_picture(data.preview(split, tokenizer, count, to), to, as_json)
             return
@@ -47,7 +47,7 @@ def preview(
         for number, sample in enumerate(found):
             if number:
                 out.print(_boundary(data.packing), style="cyan")
-            out.print(_drawn(sample, coloured), "\n")
+            out.print(_render_sample(sample, coloured), "\n")
 
     emit([sample.as_dict() for sample in found], as_json, render)
 
@@ -84,7 +84,7 @@ def _boundary(packing: str) -> str:
     return "──── next document: positions and attention begin anew, though both lie in one row"
 
 
-def _drawn(sample: Sample, coloured: bool) -> Text:
+def _render_sample(sample: Sample, coloured: bool) -> Text:
     from rich.text import Text
 
     from ftcli.core.escaping import escape_controls

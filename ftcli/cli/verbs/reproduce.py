@@ -63,7 +63,7 @@ def reproduce(
 
 
 def _judge(recipe: Any, store: bool, as_json: bool, **options: Any) -> int:
-    from ftcli.cli.findings import show as show_finding
+    from ftcli.cli.findings import show_finding as show_finding
     from ftcli.core.console import console, emit
     from ftcli.reproduce import display, origin, verdicts
     from ftcli.reproduce.report import write_report

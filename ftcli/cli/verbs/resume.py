@@ -28,7 +28,7 @@ def resume(
     eval_every, save_every, keep_last ...; eval, logger). Steps to come follow the schedule of the new
     length: with scheduler=constant they are those of a run that was that long from the start.
     """
-    from ftcli.cli.outcome import show
+    from ftcli.cli.outcome import show_result
     from ftcli.core.errors import UserError
     from ftcli.jobs import stages
     from ftcli.jobs import stages_table as table
@@ -40,5 +40,5 @@ def resume(
                 f"{run} is a job with stages, and each is a run of its own.",
                 fix=f"ftcli resume {stages.find_last_run(run)} {' '.join(overrides)}",
             )
-        return table.show(stages.resume_stages(run, allow or [], checkpoint))
-    return show(go_on(run, allow or [], checkpoint, overrides or []))
+        return table.show_stages(stages.resume_stages(run, allow or [], checkpoint))
+    return show_result(go_on(run, allow or [], checkpoint, overrides or []))

@@ -62,7 +62,7 @@ def sweep(
                 "a sweep goes on as it was started.",
                 fix=f"ftcli sweep --resume {resume} (only --jobs, --trials, --launcher may change)",
             )
-        return _show(sweeps.resume(resume, view, jobs, trials, launcher), as_json)
+        return _show(sweeps.resume_sweep(resume, view, jobs, trials, launcher), as_json)
     if job is None:
         raise UserError("no job is given.", fix="ftcli sweep JOB key=a,b, or --resume FOLDER")
     if (trials or prune) and not optuna:
@@ -72,34 +72,34 @@ def sweep(
         job, list(overrides or []), metric, lower, optuna, (trials or 20) if optuna else None,
         pruner if prune else "none", launcher=launcher, jobs=jobs,
     )  # fmt: skip
-    return _show(sweeps.start(plan, dir, view), as_json)
+    return _show(sweeps.start_sweep(plan, dir, view), as_json)
 
 
 def _view(as_json: bool) -> MakeView:
     from ftcli.core.console import console
-    from ftcli.sweeps.table import Lines, Live, Quiet
+    from ftcli.sweeps.table import LineView, LiveView, SilentView
 
     if as_json or os.environ.get("FTCLI_QUIET"):
-        return Quiet
-    return Live if console().is_terminal else Lines
+        return SilentView
+    return LiveView if console().is_terminal else LineView
 
 
 def _show(outcome: object, as_json: bool) -> int:
     from ftcli.core.console import console, emit
     from ftcli.sweeps.outcome import Outcome
-    from ftcli.sweeps.table import table
-    from ftcli.sweeps.trial import described
+    from ftcli.sweeps.table import build_table
+    from ftcli.sweeps.trial import describe_point
 
     assert isinstance(outcome, Outcome)
 
     def render() -> None:
         out = console()
         if not out.is_terminal:  # a terminal has the live table on it
-            out.print(table(outcome.trials, outcome.metric))
+            out.print(build_table(outcome.trials, outcome.metric))
         if outcome.best is not None:
             score = outcome.best.score(outcome.metric)
             out.print(
-                f"best    {described(outcome.best.point)}: {outcome.metric} {score:.6g}\n"
+                f"best    {describe_point(outcome.best.point)}: {outcome.metric} {score:.6g}\n"
                 f"run     {outcome.best.folder}\n"
                 f"again   ftcli train {outcome.folder / 'best.yaml'}\n"
                 f"table   {outcome.folder / 'sweep.csv'}, plots {outcome.folder / 'plots'}",

@@ -21,11 +21,11 @@ def find_operations() -> dict[str, Operation]:
     here = Path(__file__).parent
     papers = here.parents[1] / "papers"
     files = [*here.glob("[!_]*.py"), *papers.glob("*/operation.py")]
-    found = {_command_of(file): file for file in files}
+    found = {_read_command(file): file for file in files}
     return {name: _load(name, file) for name, file in sorted(found.items())}
 
 
-def _command_of(file: Path) -> str:
+def _read_command(file: Path) -> str:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     (command,) = [name for name in names if not name.startswith("_")]

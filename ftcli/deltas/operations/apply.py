@@ -25,19 +25,19 @@ def apply(
 ) -> Report:  # fmt: skip
     """Write base plus delta: a run, model or adapter as it was before."""
     from ftcli.deltas import source as sources
-    from ftcli.deltas.product import strengthened
+    from ftcli.deltas.product import strengthen_delta
 
     opened = sources.Source(source, base)
     if revert:
         return _revert(opened, to, base, force)
-    delta = opened.delta if scale == 1 else strengthened(opened.delta, scale)
+    delta = opened.delta if scale == 1 else strengthen_delta(opened.delta, scale)
     return opened.write(delta, to, force)
 
 
 def _revert(opened: OpenedSource, to: str, base: str | None, force: bool) -> Report:
     """The finetuned model in `base` minus the delta."""
     from ftcli.deltas.artefact import Artefact
-    from ftcli.deltas.publish import Result, publish
+    from ftcli.deltas.publish import Result, write_result
 
     delta = opened.delta
     if base is None or delta.kind != "model":
@@ -45,6 +45,6 @@ def _revert(opened: OpenedSource, to: str, base: str | None, force: bool) -> Rep
     finetuned = Artefact.open(base)
     record = {"said": [f"{finetuned.folder} minus {opened.path}"], "base": delta.base}
     result = Result("model", delta.revert(finetuned.weights), (finetuned.others,), record=record)
-    size = publish(result, to, force)["bytes"]
+    size = write_result(result, to, force)["bytes"]
     exact = Artefact.open(to).fingerprint == delta.base
     return Report(to, size, {"the base to the bit": exact}, f"ftcli eval {to} --config JOB")

@@ -26,10 +26,10 @@ def diff(
 
     opened = sources.Source(source, base, product)
     delta = opened.delta
-    size = storage.save(
+    size = storage.save_delta(
         delta, to, getattr(torch, dtype), force=force, at=opened.places, base=opened.base
     )
-    trained, restored = delta.apply(opened.base), storage.load(to).apply(opened.base)
+    trained, restored = delta.apply(opened.base), storage.load_delta(to).apply(opened.base)
     figures = {"tensors": len(delta), "entries": delta.entries, "norm": delta.norm()}
     figures["entries changed by rounding"] = sum(
         int((trained[name] != restored[name]).sum()) for name in delta

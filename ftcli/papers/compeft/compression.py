@@ -12,7 +12,7 @@ import torch
 
 from ftcli.deltas import ternary
 from ftcli.deltas.delta import Delta
-from ftcli.deltas.largest import largest, moments
+from ftcli.deltas.magnitudes import compute_moments, select_largest
 
 DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.5)
 ALPHAS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
@@ -48,10 +48,12 @@ def signs(delta: Delta, density: float, rule: Rule = "std", seed: int = 0) -> Si
         rule: `random` chooses entries at random instead.
         seed: of that choice.
     """
-    count, _, std = moments(delta)
+    count, _, std = compute_moments(delta)
     keep = int(count * density)
     positions, negative, total, start = [], [], 0.0, 0
-    chosen = _at_random(delta, keep, count, seed) if rule == "random" else largest(delta, keep)
+    chosen = (
+        _at_random(delta, keep, count, seed) if rule == "random" else select_largest(delta, keep)
+    )
     for flat, mask in zip(delta.flat(), chosen, strict=True):
         mask &= flat != 0  # a zero has no sign to keep
         kept = flat[mask]
@@ -75,8 +77,11 @@ def restored(
     delta: Delta, coded: ternary.Ternary, density: float, alpha: float
 ) -> tuple[Delta, ternary.Ternary]:
     """The ternary vector in the place of the delta it was made from."""
-    said = (*delta.said, f"ComPEFT: density {density:g}, alpha {alpha:g}, scale {coded.scale:.4g}")
-    return replace(delta, read=coded.tensor, said=said), coded
+    history = (
+        *delta.history,
+        f"ComPEFT: density {density:g}, alpha {alpha:g}, scale {coded.scale:.4g}",
+    )
+    return replace(delta, read=coded.tensor, history=history), coded
 
 
 def search(

@@ -31,7 +31,7 @@ def compeft_faults(run: Path) -> float:
     for density in DENSITIES:
         made, coded = compeft.compress(analyse_run(run).delta, density)
         after = torch.cat(list(made.flat()))
-        kept, again = after != 0, ternary.read(ternary.write(coded))
+        kept, again = after != 0, ternary.decode(ternary.encode(coded))
         expected = np.float32(before.std().item())
         faults += [
             int(kept.sum()) != int(len(before) * density),
@@ -63,18 +63,20 @@ def compeft_over_golomb(run: Path) -> float:
     from ftcli.reproduce.deltas import analyse_run
 
     coded = compeft.compress(analyse_run(run).delta, DENSITY)[1]
-    return len(ternary.write(coded)) * 8 / (coded.entries * ternary.golomb_rate(DENSITY))
+    return len(ternary.encode(coded)) * 8 / (coded.entries * ternary.golomb_rate(DENSITY))
 
 
 @measure
 def compeft_over_pruned(run: Path) -> float:
     """Test loss of ComPEFT at 5 %, its scale chosen on held-out rows, minus that of pruning alone."""
-    from ftcli.deltas.largest import pruned
+    from ftcli.deltas.magnitudes import prune_delta
     from ftcli.papers.compeft.compression import tuned
     from ftcli.reproduce.deltas import analyse_run
 
     one = analyse_run(run)
-    return one.loss(tuned(one.delta, [SPARSE], one.loss)[0]) - one.loss(pruned(one.delta, SPARSE))
+    return one.loss(tuned(one.delta, [SPARSE], one.loss)[0]) - one.loss(
+        prune_delta(one.delta, SPARSE)
+    )
 
 
 @measure
@@ -93,12 +95,12 @@ def compeft_over_random(run: Path) -> float:
 @measure
 def compeft_over_scaled_pruned(run: Path) -> float:
     """Test loss of ComPEFT at 5 % minus that of pruning, both scales chosen of eight on held-out rows."""
-    from ftcli.deltas.largest import pruned
+    from ftcli.deltas.magnitudes import prune_delta
     from ftcli.papers.compeft.compression import tuned
     from ftcli.reproduce.deltas import VALIDATION, analyse_run, find_minimum
 
     one = analyse_run(run)
-    kept = pruned(one.delta, SPARSE)
+    kept = prune_delta(one.delta, SPARSE)
     scale = find_minimum(lambda value: one.loss(kept.scale(value), VALIDATION), SCALES)
     ternary = tuned(one.delta, [SPARSE], one.loss)[0]
     return one.loss(ternary) - one.loss(kept.scale(scale))
@@ -146,7 +148,7 @@ def compeft_times_smaller(run: Path) -> float:
     made, coded = compeft.compress(analyse_run(run).delta, DENSITY)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "small"
-        storage.save(made, target, coded=ternary.write(coded))
+        storage.save_delta(made, target, coded=ternary.encode(coded))
         size = (target / storage.TERNARY).stat().st_size
     return 2 * made.entries / size
 
@@ -159,7 +161,7 @@ def compeft_times_smaller_5(run: Path) -> float:
     from ftcli.reproduce.deltas import analyse_run
 
     made, coded = compeft.compress(analyse_run(run).delta, 0.05)
-    return 2 * made.entries / len(ternary.write(coded))
+    return 2 * made.entries / len(ternary.encode(coded))
 
 
 @measure
@@ -185,4 +187,4 @@ def compeft_tuned_times_smaller(run: Path) -> float:
     from ftcli.deltas import ternary
 
     coded = chosen(run)[1]
-    return 2 * coded.entries / len(ternary.write(coded))
+    return 2 * coded.entries / len(ternary.encode(coded))

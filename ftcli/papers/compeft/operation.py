@@ -27,7 +27,7 @@ def compress(
     from ftcli.deltas import storage, ternary
     from ftcli.papers.compeft import compression
 
-    storage.fresh(to, force)
+    storage.prepare_target(to, force)
     opened = sources.Source(source, base, product)
     delta, figures = opened.delta, {}
     if search:
@@ -37,8 +37,8 @@ def compress(
         )
         figures = {metric: min(v for d, a, v in trials if (d, a) == (density, alpha))}
     changed, coded = compression.compress(delta, density, alpha)
-    data = ternary.write(coded, codec)
-    storage.save(changed, to, coded=data, force=force, at=opened.places, base=opened.base)
+    data = ternary.encode(coded, codec)
+    storage.save_delta(changed, to, coded=data, force=force, at=opened.places, base=opened.base)
     before = delta.entries * delta.dtype.itemsize
     figures |= {
         "density": density, "alpha": alpha, "scale": coded.scale, "entries": delta.entries,

@@ -107,14 +107,14 @@ def dare_over_magnitude(run: Path) -> float:
     """Test loss of DAREx-q minus that of magnitude pruning, both at p = 0.99 on the blocks' matrices."""
     from dataclasses import replace
 
-    from ftcli.deltas.largest import pruned
+    from ftcli.deltas.magnitudes import prune_delta
     from ftcli.papers.darex.pruning import select_tensors
     from ftcli.reproduce.deltas import analyse_run
 
     analysis = analyse_run(run)
     delta = analysis.delta
     shapes = {name: delta.shapes[name] for name in select_tensors(delta)}
-    largest = pruned(replace(delta, shapes=shapes), 1 - P)
+    largest = prune_delta(replace(delta, shapes=shapes), 1 - P)
     change = delta.map(lambda n, tensor: largest.read(n) if n in shapes else tensor, "largest")
     return mean_loss(run, dare_q(run)) - analysis.loss(change)
 

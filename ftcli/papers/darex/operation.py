@@ -13,7 +13,7 @@ from ftcli.deltas.report import Report
 
 if TYPE_CHECKING:
     from ftcli.deltas.source import Source as OpenedSource
-    from ftcli.deltas.weights import Lazy
+    from ftcli.deltas.weights import LazyWeights
 
 P = Annotated[float, typer.Option("--p", help="Share of entries dropped.")]
 Method = Annotated[
@@ -45,12 +45,12 @@ def prune(
 ) -> Report:  # fmt: skip
     """Drop entries at random and rescale the others (DARE, DAREx, arXiv 2410.09344)."""
     from ftcli.deltas import source as sources
-    from ftcli.deltas.largest import pruned
+    from ftcli.deltas.magnitudes import prune_delta
     from ftcli.papers.darex import pruning
 
     opened = sources.Source(source, base, product)
     if method == "magnitude":
-        return opened.write(pruned(opened.delta, 1 - p), to, force, {"p": p})
+        return opened.write(prune_delta(opened.delta, 1 - p), to, force, {"p": p})
     names = pruning.select_tensors(opened.delta, exclude or [])
     divisor: Any = q
     if method == "darex_q" and q is None:
@@ -75,7 +75,7 @@ def _search_q(
 
     delta, evaluator = opened.delta, opened.evaluator(metric)
 
-    def prune_tensors(q: float | dict[str, float]) -> Lazy:
+    def prune_tensors(q: float | dict[str, float]) -> LazyWeights:
         return opened.tensors(pruning.drop_entries(delta, p, q, names=names))
 
     if search == "validation":

@@ -24,29 +24,29 @@ def fedkseed_mean_error(run: Path) -> float:
     The round is repeated. The weights that each client has after its local steps are averaged in
     float64, weighted by its rows, and compared with the model rebuilt from the sums.
     """
-    from ftcli.pipelines.federated.engines import Mail
+    from ftcli.pipelines.federated.engines import ClientUpdate
+    from ftcli.pipelines.federated.messages import unpack_reply
     from ftcli.pipelines.federated.server import Server
-    from ftcli.pipelines.federated.wire import read_reply
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run)
     server = Server(fresh.pipeline, fresh)
-    client = fresh.pipeline.client(fresh, server.loop, server.shared)
+    client = fresh.pipeline.build_client(fresh, server.loop, server.shared)
     total = {name: value.double() * 0 for name, value in fresh.trained_state().items()}
     rows = 0
 
-    def exchange(messages: Mapping[int, bytes]) -> Mail:
+    def exchange(messages: Mapping[int, bytes]) -> ClientUpdate:
         nonlocal rows
         replies = {}
         for number, message in messages.items():
             replies[number] = client.answer(number, message)
-            client_rows = read_reply(replies[number]).rows
+            client_rows = unpack_reply(replies[number]).rows
             rows += client_rows
             for name, value in fresh.trained_state().items():
                 total[name] += client_rows * value.double()
-        return Mail(replies, 0, 0)
+        return ClientUpdate(replies, 0, 0)
 
-    server.one(exchange)
+    server.run_round(exchange)
     state = fresh.trained_state()
     return max((state[n].double() - total[n] / rows).abs().max().item() for n in total)
 

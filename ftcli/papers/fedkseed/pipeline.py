@@ -14,7 +14,7 @@ import torch
 from ftcli.core.errors import UserError
 from ftcli.papers.fedkseed.optimizer import KSeed
 from ftcli.pipelines.federated.base import Federated
-from ftcli.pipelines.federated.shared import Shared
+from ftcli.pipelines.federated.shared_model import SharedModel
 
 if TYPE_CHECKING:
     from ftcli.core.callback import State
@@ -44,7 +44,7 @@ class FedKSeed(Federated):
 
     biased: bool = False  # draw candidates by the size of their slopes so far (FedKSeed-Pro)
 
-    def shared(self, loop: Loop) -> Scalars:
+    def build_shared_model(self, loop: Loop) -> Scalars:
         """Return the scalars, with the model's current weights as the initial ones."""
         return Scalars(loop, self.biased)
 
@@ -85,7 +85,7 @@ class FedKSeed(Federated):
             )
 
 
-class Scalars(Shared):
+class Scalars(SharedModel):
     """Initial weights and the vector A of sums of slopes.
 
     Attributes:
@@ -121,7 +121,7 @@ class Scalars(Shared):
         else:
             self._set_parameters(self._rebuilt[1])
 
-    def begin(self, optimizer: Any, body: bytes) -> None:
+    def begin_client(self, optimizer: Any, body: bytes) -> None:
         """Start a client's steps with the server's probabilities of the candidates."""
         self._local_steps = []
         probabilities = np.frombuffer(body[self.sums.nbytes :], FLOATS)
@@ -133,11 +133,11 @@ class Scalars(Shared):
         if optimizer.index is not None:
             self._local_steps.append((optimizer.index, optimizer.taken[0].slope))
 
-    def reply(self) -> bytes:
+    def build_reply(self) -> bytes:
         """Return the pairs (candidate, slope) of the local steps as bytes."""
         return b"".join(STEP.pack(*pair) for pair in self._local_steps)
 
-    def absorb(self, replies: Sequence[tuple[float, bytes]]) -> None:
+    def aggregate(self, replies: Sequence[tuple[float, bytes]]) -> None:
         """Add sum_i c_i d_i to A, summed in float64, and |slope| to the scores of the candidates."""
         total = self.sums.astype(np.float64)
         for weight, body in replies:
@@ -163,7 +163,7 @@ class Scalars(Shared):
         """Restore the state of `state_dict`."""
         self.sums, self.size, self.seen = (saved[k].numpy() for k in ("sums", "size", "seen"))
 
-    def leave(self, folder: Path) -> None:
+    def write_files(self, folder: Path) -> None:
         """Write A to `sums.bin`; with the initial weights it determines the trained model."""
         unfinished = folder / f".{FILE}"
         unfinished.write_bytes(self.sums.tobytes())

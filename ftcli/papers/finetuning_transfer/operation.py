@@ -21,7 +21,7 @@ def transfer(
     """Add a change to another base (finetuning transfer, arXiv 2503.20110)."""
     from ftcli.deltas import source as sources
     from ftcli.deltas.artefact import Artefact
-    from ftcli.deltas.publish import Result, publish
+    from ftcli.deltas.publish import Result, write_result
     from ftcli.papers.finetuning_transfer.transfer import changed_config, transferred
 
     opened, there = sources.Source(source, base), Artefact.open(target)
@@ -38,9 +38,9 @@ def transfer(
         files, config = (there.others, tokenizer), changed_config(tensors, there)
         run = None if config else run  # a run's base has no rows for new tokens
     record = {
-        "said": [*delta.said, f"{scale:g} times added to {target}"],
+        "said": [*delta.history, f"{scale:g} times added to {target}"],
         "base": there.fingerprint,
     }
     result = Result(delta.kind, tensors, files, run, target, config, record)
-    size = publish(result, to, force)["bytes"]
-    return Report(to, size, {"tensors": len(delta)}, opened.next(to))
+    size = write_result(result, to, force)["bytes"]
+    return Report(to, size, {"tensors": len(delta)}, opened.next_command(to))

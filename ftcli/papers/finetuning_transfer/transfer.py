@@ -7,13 +7,13 @@ from typing import Any
 
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.delta import Delta
-from ftcli.deltas.difference import of_model, refuse_misfits
+from ftcli.deltas.difference import compute_model_delta, refuse_misfits
 from ftcli.deltas.evaluator import RunEvaluator
-from ftcli.deltas.product import strengthened
-from ftcli.deltas.weights import Lazy
+from ftcli.deltas.product import strengthen_delta
+from ftcli.deltas.weights import LazyWeights
 
 
-def transferred(delta: Delta, target: Artefact, scale: float = 1.0) -> Lazy:
+def transferred(delta: Delta, target: Artefact, scale: float = 1.0) -> LazyWeights:
     """m_t + lambda (m'_s - m_s), each tensor in float64 and rounded once.
 
     Tokens that a base lacks count as zero rows, so that rows new in m'_s come from it alone. Of an
@@ -23,13 +23,13 @@ def transferred(delta: Delta, target: Artefact, scale: float = 1.0) -> Lazy:
         UserError: a shape differs, rows of tokens apart.
     """
     if delta.kind == "adapter":
-        return (delta if scale == 1 else strengthened(delta, scale)).adapter()
+        return (delta if scale == 1 else strengthen_delta(delta, scale)).adapter()
     wanted = {name: (shape, delta.dtype) for name, shape in delta.shapes.items()}
     refuse_misfits(wanted, target.weights.layout, target, str(target.folder))
-    return delta.added(target.weights, scale)
+    return delta.add_to(target.weights, scale)
 
 
-def changed_config(tensors: Lazy, target: Artefact) -> dict[str, Any]:
+def changed_config(tensors: LazyWeights, target: Artefact) -> dict[str, Any]:
     """What of the target's config.json no longer holds: the number of tokens."""
     name = next((n for n in sorted(target.vocabulary) if n in tensors), None)
     rows = tensors.layout[name][0][0] if name else None
@@ -48,9 +48,9 @@ def connectivity(
     Raises:
         UserError: the two have other tensors.
     """
-    path = of_model(other, one)
+    path = compute_model_delta(other, one)
     steps: Sequence[float] = [i / (points - 1) for i in range(points)]
-    return [(t, evaluator.score(path.added(one.weights, t), split)) for t in steps]
+    return [(t, evaluator.score(path.add_to(one.weights, t), split)) for t in steps]
 
 
 def barrier(path: Sequence[tuple[float, float]]) -> float:

@@ -51,13 +51,13 @@ def lines_limits_error(run: Path) -> float:
     """Largest deviation from: gamma 1 is the finetuned model, gamma 0 keeps all of the last block and
     nothing of the first and of what is outside, no slope is a uniform scale.
     """
-    from ftcli.deltas.positions import positions
+    from ftcli.deltas.positions import find_positions
     from ftcli.papers.lines.scaling import scaled, single
     from ftcli.reproduce.deltas import analyse_run
 
     change = analyse_run(run).delta
     assert change.source is not None
-    places = positions(change.source.anatomy, list(change))
+    places = find_positions(change.source.anatomy, list(change))
     whole, none = scaled(change, *single(1.0)), scaled(change, *single(0.0))
     level = scaled(change, 0.3, 0.0)
     found = []
@@ -78,12 +78,12 @@ def lines_merging_gain(run: Path) -> float:
     Both mergers have one number, chosen on held-out rows: the scale of the sum, or beta with
     alpha = 1/2.
     """
-    from ftcli.deltas.delta import Delta, compose
+    from ftcli.deltas.delta import Delta, sum_deltas
     from ftcli.papers.lines.scaling import scaled
     from ftcli.reproduce.deltas import TEST, VALIDATION, analyse_run, find_minimum, find_partner_run
 
     tasks = [analyse_run(run), analyse_run(find_partner_run(run, "gsm8k"))]
-    merged = compose([task.delta for task in tasks])
+    merged = sum_deltas([task.delta for task in tasks])
 
     def loss(change: Delta, split: str) -> float:
         return sum(t.loss(change, split) / t.loss(t.delta, split) for t in tasks) / len(tasks)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ftcli.core.errors import UserError
 from ftcli.deltas.delta import Delta, refuse_mixed
-from ftcli.deltas.positions import positions
+from ftcli.deltas.positions import find_positions
 from ftcli.deltas.product import is_second
 
 Outside = Literal["alpha", "by_position"]
@@ -59,10 +59,10 @@ def share(deltas: Sequence[Delta], merged: Delta) -> float:
     Raises:
         UserError: the deltas do not belong together.
     """
-    from ftcli.deltas.delta import compose
+    from ftcli.deltas.delta import sum_deltas
 
     refuse_mixed([*deltas, merged])
-    return compose(deltas).norm(1) / merged.norm(1) / len(deltas)
+    return sum_deltas(deltas).norm(1) / merged.norm(1) / len(deltas)
 
 
 def _factors(
@@ -71,7 +71,7 @@ def _factors(
     names = list(delta.shapes)
     behind = _behind(anatomy) if outside == "by_position" else ()
     found = {}
-    for name, place in positions(anatomy, names).items():
+    for name, place in find_positions(anatomy, names).items():
         if place is not None:
             found[name] = factor(alpha, beta, *place)
         else:

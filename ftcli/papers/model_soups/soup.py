@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.deltas.artefact import Artefact
-from ftcli.deltas.delta import Delta, compose, refuse_mixed
+from ftcli.deltas.delta import Delta, refuse_mixed, sum_deltas
 from ftcli.deltas.evaluator import RunEvaluator
-from ftcli.deltas.positions import positions
+from ftcli.deltas.positions import find_positions
 
 Accept = Literal[
     "ge", "gt"
@@ -28,7 +28,7 @@ def uniform(deltas: Sequence[Delta]) -> Delta:
     Raises:
         UserError: they do not: bases differ by fingerprint.
     """
-    return compose(deltas, [1 / len(deltas)] * len(deltas))
+    return sum_deltas(deltas, [1 / len(deltas)] * len(deltas))
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Pot:
 
     def judge(self, delta: Delta, split: str | None = None) -> float:
         """Score of the base with a change; of all models one exists at a time."""
-        return self.evaluator.score(delta.added(self.base.weights), split)
+        return self.evaluator.score(delta.add_to(self.base.weights), split)
 
     def greedy(self, accept: Accept = "ge") -> tuple[list[int], list[Step]]:
         """Ingredients of the greedy soup, and how it came about."""
@@ -151,7 +151,7 @@ def mixed_by(members: Sequence[Delta], group: dict[str, int], weights: Tensor) -
         own = weights[group[name]].double()
         return sum((m.read(name) * w for m, w in zip(members, own, strict=True)), torch.tensor(0.0))
 
-    return replace(members[0], read=read, said=(f"learned soup of {len(members)} models",))
+    return replace(members[0], read=read, history=(f"learned soup of {len(members)} models",))
 
 
 class _Mixture:
@@ -163,7 +163,7 @@ class _Mixture:
         self.members = members
         source = members[0].source
         assert source is not None
-        places = positions(source.anatomy, list(members[0].shapes))
+        places = find_positions(source.anatomy, list(members[0].shapes))
         blocks = [0 if place is None else place[0] + 1 for place in places.values()]
         layered = granularity == "layer"
         self.group = {n: b if layered else 0 for n, b in zip(places, blocks, strict=True)}

@@ -14,7 +14,7 @@ from ftcli.pipelines.federated.partition import Kind
 if TYPE_CHECKING:
     from ftcli.core.run import Run
     from ftcli.pipelines.federated.client import Client
-    from ftcli.pipelines.federated.shared import Shared
+    from ftcli.pipelines.federated.shared_model import SharedModel
     from ftcli.trainer.loop import Loop
     from ftcli.trainer.trainer import Outcome
 
@@ -54,7 +54,7 @@ class Federated(ABC):
             )
 
     @abstractmethod
-    def shared(self, loop: Loop) -> Shared:
+    def build_shared_model(self, loop: Loop) -> SharedModel:
         """The global model, as one process holds it; `loop` has the initial one."""
 
     def check(self, run: Run, loop: Loop) -> None:
@@ -86,17 +86,17 @@ class Federated(ABC):
                 fix=f"trainer.max_steps={-(-loop.state.max_steps // self.local_steps) * self.local_steps}",
             )
 
-    def start(self, run: Run) -> tuple[Loop, Shared]:
+    def start(self, run: Run) -> tuple[Loop, SharedModel]:
         """A process's loop with the initial model, and the global model in it."""
         loop = run.trainer.start(run)
         if isinstance(run.optimizer, Replayable):
             run.optimizer.path = None  # its log is of one row of steps, and clients have many
         self.check(run, loop)
-        shared = self.shared(loop)
+        shared = self.build_shared_model(loop)
         loop.callbacks["federation"] = shared
         return loop, shared
 
-    def client(self, run: Run, loop: Loop, shared: Shared) -> Client:
+    def build_client(self, run: Run, loop: Loop, shared: SharedModel) -> Client:
         """Plays the clients in this process."""
         from ftcli.pipelines.federated.client import Client
 

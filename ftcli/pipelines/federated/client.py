@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftcli.core.callback import State
-from ftcli.pipelines.federated.partition import categories, partition
-from ftcli.pipelines.federated.wire import Reply, read_call
+from ftcli.pipelines.federated.messages import Reply, unpack_request
+from ftcli.pipelines.federated.partition import read_categories, split_rows
 from ftcli.trainer.meter import Meter
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
     from ftcli.pipelines.federated.base import Federated
-    from ftcli.pipelines.federated.shared import Shared
+    from ftcli.pipelines.federated.shared_model import SharedModel
     from ftcli.trainer.loop import Batch, Loop
 
 
@@ -31,28 +31,28 @@ class Client:
         loop: of this process; its model is overwritten by every message.
     """
 
-    def __init__(self, settings: Federated, run: Run, loop: Loop, shared: Shared) -> None:
+    def __init__(self, settings: Federated, run: Run, loop: Loop, shared: SharedModel) -> None:
         self.settings, self.run, self.loop, self.shared = settings, run, loop, shared
         self.loader = run.loader()
         group = self.loader.group
-        labels = categories(run.data, self.loader.tokens, settings.by, group)
-        parts = partition(labels, settings.clients, settings.partition, settings.alpha, run.seed)
+        labels = read_categories(run.data, self.loader.tokens, settings.by, group)
+        parts = split_rows(labels, settings.clients, settings.partition, settings.alpha, run.seed)
         self.rows = [[group * row + i for row in part for i in range(group)] for part in parts]
 
     def answer(self, client: int, message: bytes) -> bytes:
         """Train as one client from the server's message; its reply, both as they travel."""
         import torch
 
-        round_, body = read_call(message)
+        round_, body = unpack_request(message)
         self.shared.load(body)
-        torch.manual_seed(seed_of(self.run.seed, client, round_))
+        torch.manual_seed(derive_seed(self.run.seed, client, round_))
         local = self._loop(client, round_, body)
         for batches in self._batches(client, round_):
             self.run.trainer.step(local, batches)
         loss = local.figures()["loss"]
         rows, state = len(self.rows[client]) // self.loader.group, local.state
         counted = (state.tokens, state.supervised, local.meter.forwards)
-        return Reply(rows, *counted, loss, self.shared.reply()).pack()
+        return Reply(rows, *counted, loss, self.shared.build_reply()).pack()
 
     def _loop(self, client: int, round_: int, body: bytes) -> Loop:
         """The loop of one client in one round: an optimizer and a meter of its own."""
@@ -60,8 +60,8 @@ class Client:
         named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
         optimizer: Any = run.optimizer.build(named, run.accelerator.device)
         if hasattr(optimizer, "reseed"):
-            optimizer.reseed(seed_of(run.seed, client, round_))
-        self.shared.begin(optimizer, body)
+            optimizer.reseed(derive_seed(run.seed, client, round_))
+        self.shared.begin_client(optimizer, body)
         state = State(run, run.model, loop.state.max_steps, step=round_ * self.settings.local_steps)
         run.model.train()
         return replace(loop, optimizer=optimizer, state=state, meter=Meter())
@@ -83,6 +83,6 @@ class Client:
             yield batches
 
 
-def seed_of(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """A seed below 2^31 from a run's seed, a client and a round."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)

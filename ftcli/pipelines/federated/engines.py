@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Mail:
+class ClientUpdate:
     """The replies of a round.
 
     Attributes:
@@ -25,7 +25,7 @@ class Mail:
 
 
 #: Message of each client -> their replies.
-Exchange = Callable[[Mapping[int, bytes]], Mail]
+Exchange = Callable[[Mapping[int, bytes]], ClientUpdate]
 
 
 class Engine(Protocol):
@@ -35,7 +35,7 @@ class Engine(Protocol):
         """Do the work, and return what it returns."""
 
 
-class Local:
+class LocalEngine:
     """All clients in this process, one after another, on the model that the server has too."""
 
     def __init__(self, client: Client) -> None:
@@ -45,7 +45,7 @@ class Local:
         """Do the work here."""
         return work(self._exchange)
 
-    def _exchange(self, messages: Mapping[int, bytes]) -> Mail:
+    def _exchange(self, messages: Mapping[int, bytes]) -> ClientUpdate:
         replies = {client: self.client.answer(client, text) for client, text in messages.items()}
         down, up = (sum(map(len, found.values())) for found in (messages, replies))
-        return Mail(replies, down, up)
+        return ClientUpdate(replies, down, up)

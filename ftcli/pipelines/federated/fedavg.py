@@ -11,7 +11,7 @@ from safetensors.torch import load as read
 from safetensors.torch import save as written
 
 from ftcli.pipelines.federated.base import Federated
-from ftcli.pipelines.federated.shared import Shared
+from ftcli.pipelines.federated.shared_model import SharedModel
 
 if TYPE_CHECKING:
     from ftcli.trainer.loop import Loop
@@ -25,12 +25,12 @@ class FedAvg(Federated):
     method=lora. Optimizers begin anew at every client and round.
     """
 
-    def shared(self, loop: Loop) -> Weights:
+    def build_shared_model(self, loop: Loop) -> Weights:
         """The trained weights as they are now."""
         return Weights(loop)
 
 
-class Weights(Shared):
+class Weights(SharedModel):
     """The global weights are those of the server's model; nothing else is kept."""
 
     def broadcast(self) -> bytes:
@@ -41,7 +41,7 @@ class Weights(Shared):
         """Put them into the model."""
         self.loop.run.method.load_state(self.loop.run.model, read(body))
 
-    def reply(self) -> bytes:
+    def build_reply(self) -> bytes:
         """The client's weights, as its optimizer wants them judged."""
         optimizer = self.loop.run.optimizer
         optimizer.eval_mode()
@@ -49,7 +49,7 @@ class Weights(Shared):
         optimizer.train_mode()
         return body
 
-    def absorb(self, replies: Sequence[tuple[float, bytes]]) -> None:
+    def aggregate(self, replies: Sequence[tuple[float, bytes]]) -> None:
         """The weighted mean, summed in float64 where there are floats."""
         total: dict[str, Any] = {}
         for weight, body in replies:

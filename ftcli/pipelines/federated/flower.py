@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import FAILED, UserError, missing_package
-from ftcli.pipelines.federated.engines import Exchange, Mail
+from ftcli.pipelines.federated.engines import ClientUpdate, Exchange
 
 if TYPE_CHECKING:
     from ftcli.pipelines.federated.client import Client
@@ -24,7 +24,7 @@ RECORD, BODY, NUMBER = "round", "body", "client"
 PATIENCE = 600  # seconds until all nodes must be there
 
 
-class Flower:
+class FlowerEngine:
     """Clients in processes of Flower's simulation runtime, each with a model of its own.
 
     Args:
@@ -56,8 +56,8 @@ class Flower:
             done.append(work(_Grid(grid, clients)))
 
         run_simulation(
-            server, _client_app(self.config), num_supernodes=clients,
-            backend_config={"client_resources": _resources()},
+            server, _build_client_app(self.config), num_supernodes=clients,
+            backend_config={"client_resources": _client_resources()},
         )  # fmt: skip
         return done[0]
 
@@ -73,17 +73,17 @@ class _Grid:
         self.grid, self.clients = grid, clients
         self._nodes: dict[int, int] = {}  # client -> node of Flower
 
-    def __call__(self, messages: Mapping[int, bytes]) -> Mail:
-        self._nodes = self._nodes or self._met()
+    def __call__(self, messages: Mapping[int, bytes]) -> ClientUpdate:
+        self._nodes = self._nodes or self._find_nodes()
         sent = [
-            _message({BODY: body}, self._nodes[client], "train")
+            _build_message({BODY: body}, self._nodes[client], "train")
             for client, body in messages.items()
         ]
-        answers = self._sent(sent)
+        answers = self._send(sent)
         replies = {a.content[RECORD][NUMBER]: a.content[RECORD][BODY] for a in answers}
-        return Mail(replies, _size(sent), _size(answers))
+        return ClientUpdate(replies, _count_bytes(sent), _count_bytes(answers))
 
-    def _met(self) -> dict[int, int]:
+    def _find_nodes(self) -> dict[int, int]:
         """All nodes, once they are there, by the client that each of them is."""
         until = time.monotonic() + PATIENCE
         while len(nodes := list(self.grid.get_node_ids())) < self.clients:
@@ -95,10 +95,10 @@ class _Grid:
                     code=FAILED,
                 )
             time.sleep(0.2)
-        answers = self._sent([_message({}, node, "query") for node in nodes])
+        answers = self._send([_build_message({}, node, "query") for node in nodes])
         return {a.content[RECORD][NUMBER]: a.metadata.src_node_id for a in answers}
 
-    def _sent(self, messages: list[Any]) -> list[Any]:
+    def _send(self, messages: list[Any]) -> list[Any]:
         answers = list(self.grid.send_and_receive(messages))
         for answer in answers:
             if answer.has_error():
@@ -111,7 +111,7 @@ class _Grid:
         return answers
 
 
-def _client_app(config: dict[str, Any]) -> Any:
+def _build_client_app(config: dict[str, Any]) -> Any:
     """What runs in the processes of the clients."""
     from flwr.app import ConfigRecord, Message, RecordDict
     from flwr.clientapp import ClientApp
@@ -129,7 +129,7 @@ def _client_app(config: dict[str, Any]) -> Any:
     def train(message: Any, context: Any) -> Any:
         os.chdir(folder)  # paths of a job are relative to where it was started
         number = int(context.node_config["partition-id"])
-        body = played(config).answer(number, message.content[RECORD][BODY])
+        body = get_client(config).answer(number, message.content[RECORD][BODY])
         return answer(message, client=number, body=body)
 
     return app
@@ -138,7 +138,7 @@ def _client_app(config: dict[str, Any]) -> Any:
 _clients: dict[str, Client] = {}  # of this process
 
 
-def played(config: dict[str, Any]) -> Client:
+def get_client(config: dict[str, Any]) -> Client:
     """The player of clients in this process, made at its first message."""
     from ftcli.jobs.train import load_init_weights
     from ftcli.run.build import build_run
@@ -149,24 +149,24 @@ def played(config: dict[str, Any]) -> Client:
         if config.get("init_from"):
             load_init_weights(run, config["init_from"])
         settings: Any = run.pipeline
-        _clients[key] = settings.client(run, *settings.start(run))
+        _clients[key] = settings.build_client(run, *settings.start(run))
     return _clients[key]
 
 
-def _message(fields: dict[str, Any], node: int, kind: str) -> Any:
+def _build_message(fields: dict[str, Any], node: int, kind: str) -> Any:
     from flwr.app import ConfigRecord, Message, RecordDict
 
     return Message(RecordDict({RECORD: ConfigRecord(fields)}), node, kind)
 
 
-def _size(messages: Iterable[Any]) -> int:
+def _count_bytes(messages: Iterable[Any]) -> int:
     """Bytes of messages as Flower serialises them for the network."""
     from flwr.common.serde import message_to_proto
 
     return sum(message_to_proto(message).ByteSize() for message in messages)
 
 
-def _resources() -> dict[str, float]:
+def _client_resources() -> dict[str, float]:
     """Of one process of clients: a core, or a whole GPU where there is one."""
     import torch
 

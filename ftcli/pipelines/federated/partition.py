@@ -13,7 +13,7 @@ Kind = Literal["iid", "dirichlet", "category"]
 TRIES = 100  # draws until every client has a row
 
 
-def partition(
+def split_rows(
     labels: Sequence[str], clients: int, kind: Kind, alpha: float, seed: int
 ) -> list[list[int]]:
     """The rows of each client, in rising order; every row belongs to one client.
@@ -27,19 +27,19 @@ def partition(
         UserError: there are too few rows or categories for so many clients.
     """
     if len(labels) < clients:
-        raise _too_many(clients, f"{len(labels)} rows")
+        raise _too_many_clients(clients, f"{len(labels)} rows")
     random = np.random.default_rng([seed, clients])
     ways: dict[str, Callable[[], list[list[int]]]] = {
-        "iid": lambda: _deal(random.permutation(len(labels)).tolist(), clients),
-        "category": lambda: _by_category(labels, clients),
-        "dirichlet": lambda: _skewed(labels, clients, alpha, random),
+        "iid": lambda: _split_evenly(random.permutation(len(labels)).tolist(), clients),
+        "category": lambda: _split_by_category(labels, clients),
+        "dirichlet": lambda: _split_dirichlet(labels, clients, alpha, random),
     }
     for _ in range(TRIES):
         parts = ways[kind]()
         if all(parts):
             return [sorted(part) for part in parts]
         if kind == "category":
-            raise _too_many(clients, f"{len(set(labels))} categories")
+            raise _too_many_clients(clients, f"{len(set(labels))} categories")
     raise UserError(
         f"{TRIES} draws of Dir({alpha:g}) left one of {clients} clients without a row of {len(labels)}.",
         where="pipeline.alpha",
@@ -47,7 +47,7 @@ def partition(
     )
 
 
-def categories(data: Any, tokens: Any, column: str | None, group: int = 1) -> list[str]:
+def read_categories(data: Any, tokens: Any, column: str | None, group: int = 1) -> list[str]:
     """Category of each row of the training data.
 
     Args:
@@ -70,7 +70,7 @@ def categories(data: Any, tokens: Any, column: str | None, group: int = 1) -> li
     return [found[tokens.origin(i)] for i in range(0, len(tokens), group)]
 
 
-def _skewed(
+def _split_dirichlet(
     labels: Sequence[str], clients: int, alpha: float, random: np.random.Generator
 ) -> list[list[int]]:
     parts: list[list[int]] = [[] for _ in range(clients)]
@@ -82,17 +82,17 @@ def _skewed(
     return parts
 
 
-def _by_category(labels: Sequence[str], clients: int) -> list[list[int]]:
+def _split_by_category(labels: Sequence[str], clients: int) -> list[list[int]]:
     """Whole categories, dealt in turn: one each where there are as many as clients."""
     place = {name: i % clients for i, name in enumerate(dict.fromkeys(labels))}
     return [[i for i, label in enumerate(labels) if place[label] == c] for c in range(clients)]
 
 
-def _deal(rows: Sequence[int], clients: int) -> list[list[int]]:
+def _split_evenly(rows: Sequence[int], clients: int) -> list[list[int]]:
     return [list(rows[client::clients]) for client in range(clients)]
 
 
-def _too_many(clients: int, there_are: str) -> UserError:
+def _too_many_clients(clients: int, there_are: str) -> UserError:
     return UserError(
         f"{there_are} are not enough for {clients} clients.",
         where="pipeline.clients",

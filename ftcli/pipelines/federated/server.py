@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ftcli.core.callback import Callback
-from ftcli.pipelines.federated.engines import Engine, Exchange, Local, Mail
-from ftcli.pipelines.federated.wire import call, read_reply
+from ftcli.pipelines.federated.engines import ClientUpdate, Engine, Exchange, LocalEngine
+from ftcli.pipelines.federated.messages import pack_request, unpack_reply
 from ftcli.trainer import checkpoint
 from ftcli.trainer.checkpoint import Checkpoints
 from ftcli.trainer.signals import Requests
@@ -27,7 +27,7 @@ class Traffic(Callback):
     def __init__(self) -> None:
         self.totals = dict.fromkeys(("messages", "down", "up", "wire_down", "wire_up"), 0)
 
-    def note(self, sent: int, received: int, mail: Mail) -> None:
+    def add_round(self, sent: int, received: int, mail: ClientUpdate) -> None:
         """Add a round: payload in bytes, and what the engine made of it."""
         new = (len(mail.replies), sent, received, mail.down, mail.up)
         for name, value in zip(self.totals, new, strict=True):
@@ -83,37 +83,39 @@ class Server:
 
     def _engine(self) -> Engine:
         if self.settings.engine == "flower":
-            from ftcli.pipelines.federated.flower import Flower
+            from ftcli.pipelines.federated.flower import FlowerEngine
 
-            return Flower(self.run.config)
-        return Local(self.settings.client(self.run, self.loop, self.shared))
+            return FlowerEngine(self.run.config)
+        return LocalEngine(self.settings.build_client(self.run, self.loop, self.shared))
 
     def _rounds(self, exchange: Exchange, requests: Requests) -> str | None:
         """Rounds until the last; returns what asked to stop before it."""
         loop, trainer = self.loop, self.trainer
         while loop.state.step < loop.state.max_steps:
-            self.one(exchange)
+            self.run_round(exchange)
             done = loop.state.step >= loop.state.max_steps
             best = False
-            if self._due(trainer.eval_every) and not done:
+            if self._is_due(trainer.eval_every) and not done:
                 best = trainer.is_best(loop, loop.evaluate(periodic=True))
             stop, save = loop.agree(requests)
-            if done or best or save or stop or self._due(trainer.save_every):
+            if done or best or save or stop or self._is_due(trainer.save_every):
                 trainer.save(loop, self.checkpoints, best, must=bool(done or stop))
             if stop and not done:
                 return stop
         return None
 
-    def one(self, exchange: Exchange) -> None:
+    def run_round(self, exchange: Exchange) -> None:
         """One round; afterwards the server's own model is the new global one."""
         state, members = self.loop.state, self._members()
-        message = call(self._round, self.shared.broadcast())
+        message = pack_request(self._round, self.shared.broadcast())
         mail = exchange(dict.fromkeys(members, message))
-        self.traffic.note(len(message) * len(members), sum(map(len, mail.replies.values())), mail)
-        replies = [read_reply(mail.replies[client]) for client in members]
+        self.traffic.add_round(
+            len(message) * len(members), sum(map(len, mail.replies.values())), mail
+        )
+        replies = [unpack_reply(mail.replies[client]) for client in members]
         sizes = [r.rows if self.settings.weighting == "rows" else 1 for r in replies]
         weights = [size / sum(sizes) for size in sizes]
-        self.shared.absorb([(w, r.body) for w, r in zip(weights, replies, strict=True)])
+        self.shared.aggregate([(w, r.body) for w, r in zip(weights, replies, strict=True)])
         self.shared.load(self.shared.broadcast())
         loss = sum(w * r.loss for w, r in zip(weights, replies, strict=True))
         tokens = sum(r.tokens for r in replies)
@@ -124,7 +126,7 @@ class Server:
         self.loop.meter.step(state.step, torch.tensor(loss), None, [], tokens)
         self._log(len(message), sum(len(r) for r in mail.replies.values()) / len(members), members)
         if self.run.dir is not None:
-            self.shared.leave(self.run.dir.path)
+            self.shared.write_files(self.run.dir.path)
 
     def _members(self) -> list[int]:
         """The clients of this round: a pure function of the run's seed and the round."""
@@ -143,7 +145,7 @@ class Server:
         self.loop.log(metrics | figures)
         self.loop.call("on_log", metrics | figures)
 
-    def _due(self, every: int | None) -> bool:
+    def _is_due(self, every: int | None) -> bool:
         """Whether an interval of steps ended within the round that is just over."""
         step, before = self.loop.state.step, self.loop.state.step - self.settings.local_steps
         return every is not None and step // every > before // every

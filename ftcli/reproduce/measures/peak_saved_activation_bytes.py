@@ -30,7 +30,7 @@ def measure_peaks(folder: Path) -> list[int]:
     fresh.evaluators = {}
     ledger = Ledger(fresh.model)
     fresh.loggers = {"saved": ledger}
-    with saved_tensors_hooks(ledger.keep, lambda kept: kept.tensor):
+    with saved_tensors_hooks(ledger.record, lambda kept: kept.tensor):
         fresh.trainer.fit(fresh)
     return ledger.peaks
 
@@ -48,7 +48,7 @@ class Ledger(Callback):
         """A new step, with a peak of its own."""
         self.peaks.append(0)
 
-    def keep(self, tensor: Any) -> SavedTensor:
+    def record(self, tensor: Any) -> SavedTensor:
         """Enter a tensor that is being saved."""
         storage = tensor.untyped_storage()
         place, size = storage.data_ptr(), storage.nbytes()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftcli.sweeps.launchers.base import Launcher, Worker
-from ftcli.sweeps.worker import spawn
+from ftcli.sweeps.worker import start_worker
 
 
 @dataclass
@@ -19,8 +19,8 @@ class Local(Launcher):
 
     def open(self, sweep: Path, jobs: int) -> None:
         """Divide the machine."""
-        self._threads = self.threads or (max(1, cores() // jobs) if jobs > 1 else None)
-        self._gpus = gpus() if jobs > 1 else []
+        self._threads = self.threads or (max(1, count_cores() // jobs) if jobs > 1 else None)
+        self._gpus = list_gpus() if jobs > 1 else []
 
     def start(self, folder: Path, slot: int) -> Worker:
         """Start a process."""
@@ -29,7 +29,7 @@ class Local(Launcher):
             environment["OMP_NUM_THREADS"] = str(self._threads)
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
-        return Process(spawn(folder.resolve(), environment))
+        return Process(start_worker(folder.resolve(), environment))
 
 
 @dataclass
@@ -51,14 +51,14 @@ class Process:
         self.process.kill()
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def gpus() -> list[str]:
+def list_gpus() -> list[str]:
     """GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:

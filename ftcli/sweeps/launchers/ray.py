@@ -8,7 +8,7 @@ from typing import Any
 
 from ftcli.core.errors import missing_package
 from ftcli.sweeps.launchers.base import Launcher, Worker
-from ftcli.sweeps.worker import work
+from ftcli.sweeps.worker import run_worker
 
 
 @dataclass
@@ -29,13 +29,13 @@ class Ray(Launcher):
             raise missing_package("ray", "ray", "launcher=ray") from error
         ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
         self._ray: Any = ray
-        task = ray.remote(work)
+        task = ray.remote(run_worker)
         self._task = task.options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)
 
     def start(self, folder: Path, slot: int) -> Worker:
         """Hand a task to Ray."""
         threads = {"OMP_NUM_THREADS": str(max(1, int(self.cpus)))}
-        return Task(self._ray, self._task.remote(str(folder.resolve()), threads))
+        return RayTask(self._ray, self._task.remote(str(folder.resolve()), threads))
 
     def close(self) -> None:
         """Leave the cluster; a node of our own ends."""
@@ -43,7 +43,7 @@ class Ray(Launcher):
 
 
 @dataclass
-class Task:
+class RayTask:
     """A task of Ray."""
 
     ray: Any

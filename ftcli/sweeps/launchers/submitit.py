@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftcli.core.errors import missing_package
 from ftcli.sweeps.launchers.base import Launcher, Worker
-from ftcli.sweeps.launchers.local import cores
-from ftcli.sweeps.worker import work
+from ftcli.sweeps.launchers.local import count_cores
+from ftcli.sweeps.worker import run_worker
 
 if TYPE_CHECKING:
     import submitit
@@ -56,17 +56,17 @@ class Submitit(Launcher):
             }
         self._executor.update_parameters(**{k: v for k, v in options.items() if v is not None})
         shared = self._executor.cluster == "local" and jobs > 1
-        threads = self.cpus_per_task or (max(1, cores() // jobs) if shared else None)
+        threads = self.cpus_per_task or (max(1, count_cores() // jobs) if shared else None)
         self._environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
 
     def start(self, folder: Path, slot: int) -> Worker:
         """Submit a job."""
-        job = self._executor.submit(work, str(folder.resolve()), self._environment)
-        return Submitted(job)
+        job = self._executor.submit(run_worker, str(folder.resolve()), self._environment)
+        return SlurmJob(job)
 
 
 @dataclass
-class Submitted:
+class SlurmJob:
     """A job of Slurm."""
 
     job: submitit.Job[int]

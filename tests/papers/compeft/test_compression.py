@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from ftcli.core.errors import UserError
 from ftcli.deltas import storage, ternary
 from ftcli.deltas.delta import Delta
-from ftcli.deltas.largest import largest, moments, pruned
+from ftcli.deltas.magnitudes import compute_moments, prune_delta, select_largest
 from ftcli.papers.compeft import compression as compeft
 from tests.deltas.fakes import delta, flat, random
 
@@ -47,8 +47,8 @@ def test_everything_kept_is_alpha_std_sign_and_scaling_commutes():
 
 def test_baselines_of_the_paper():
     change = random(4)
-    values, kept = flat(change), flat(pruned(change, 0.2)) != 0
-    assert torch.equal(flat(pruned(change, 0.2))[kept], values[kept])
+    values, kept = flat(change), flat(prune_delta(change, 0.2)) != 0
+    assert torch.equal(flat(prune_delta(change, 0.2))[kept], values[kept])
     stc = flat(compeft.compress(change, 0.2, rule="mean")[0])
     assert stc.abs().max().item() == pytest.approx(values[kept].abs().mean().item(), rel=1e-6)
     drawn = flat(compeft.compress(change, 0.2, rule="random")[0]) != 0
@@ -57,9 +57,9 @@ def test_baselines_of_the_paper():
 
 def test_among_equal_values_the_first_are_taken():
     change = delta({"a": torch.ones(5), "b": torch.ones(4)})
-    masks = torch.cat(list(largest(change, 6)))
+    masks = torch.cat(list(select_largest(change, 6)))
     assert masks.tolist() == [True] * 6 + [False] * 3
-    count, mean, std = moments(change)
+    count, mean, std = compute_moments(change)
     assert (count, mean, std) == (9, 1.0, 0.0)
 
 
@@ -67,17 +67,17 @@ def test_among_equal_values_the_first_are_taken():
 @pytest.mark.parametrize("density", [0.004, 0.05, 0.3, 0.9, 1.0])
 def test_the_code_is_read_back_exactly(codec, density):
     made, coded = compeft.compress(random(5, (123, 45), (3,), (8, 8)), density)
-    again = ternary.read(ternary.write(coded, codec))
+    again = ternary.decode(ternary.encode(coded, codec))
     assert np.array_equal(again.positions, coded.positions)
     assert np.array_equal(again.negative, coded.negative) and again.scale == coded.scale
     assert all(torch.equal(again.tensor(n), made[n]) for n in made)
     with pytest.raises(UserError, match="no ternary delta"):
-        ternary.read(ternary.write(coded, codec)[:-40])
+        ternary.decode(ternary.encode(coded, codec)[:-40])
 
 
 def test_nothing_at_all_is_a_file_too():
     _, coded = compeft.compress(delta({"a": torch.zeros(10)}), 0.2)
-    assert len(ternary.read(ternary.write(coded)).positions) == 0
+    assert len(ternary.decode(ternary.encode(coded)).positions) == 0
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_bits_an_entry_are_the_papers(density, entropy, golomb, bits):
 def test_the_file_is_within_two_percent_of_the_formula(density):
     _, coded = compeft.compress(random(6, (700, 700), (300, 400)), density)
     expected = coded.entries * ternary.golomb_rate(density) / 8
-    assert len(ternary.write(coded)) == pytest.approx(expected, rel=0.02)
-    masks = len(ternary.write(coded, "masks"))
+    assert len(ternary.encode(coded)) == pytest.approx(expected, rel=0.02)
+    masks = len(ternary.encode(coded, "masks"))
     assert masks == pytest.approx(coded.entries / 4, rel=0.01)
 
 
@@ -104,8 +104,8 @@ def test_products_by_counting_bits_are_dense_products():
     one = compeft.compress(random(7), 0.3)[1]
     two = compeft.compress(random(8), 0.4)[1]
     dense = sum((one.tensor(n) * two.tensor(n)).sum().item() for n in one.shapes)
-    assert ternary.dot(one, two) == pytest.approx(dense)
-    assert ternary.dot(one, one) == pytest.approx(len(one.positions) * one.scale**2)
+    assert ternary.inner_product(one, two) == pytest.approx(dense)
+    assert ternary.inner_product(one, one) == pytest.approx(len(one.positions) * one.scale**2)
 
 
 def body(coded: ternary.Ternary, codec: str) -> int:
@@ -130,8 +130,8 @@ def test_an_adapter_of_rank_16_takes_less_than_an_eighth_on_disk(
     sixteen = {name: change[name].bfloat16() for name in change}
     save_file(sixteen, tmp_path / "adapter.safetensors")
     made, coded = compeft.compress(change, density)
-    data = ternary.write(coded, codec)
-    storage.save(made, tmp_path / "delta", coded=data)
+    data = ternary.encode(coded, codec)
+    storage.save_delta(made, tmp_path / "delta", coded=data)
     size = (tmp_path / "delta" / "delta.ternary").stat().st_size
     header = 8 + int.from_bytes(data[4:8], "little")
     assert size == len(data) == header + body(coded, codec) and header < 1500

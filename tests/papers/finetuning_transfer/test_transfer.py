@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.delta import Delta
-from ftcli.deltas.difference import of_model
+from ftcli.deltas.difference import compute_model_delta
 from ftcli.papers.finetuning_transfer import transfer
 
 BASE = "asset:llama_mini"
@@ -54,14 +54,14 @@ def test_nothing_of_the_change_is_the_target(full_run, new):
 def test_it_equals_task_arithmetic_with_two_changes(full_run, base, new):
     """m_t + (m'_s - m_s) = m'_s + (m_t - m_s)."""
     made = transfer.transferred(Delta.of(full_run), new)
-    other = of_model(new, base).added(Artefact.open(full_run).weights)
+    other = compute_model_delta(new, base).add_to(Artefact.open(full_run).weights)
     assert max((made[n] - other[n]).abs().max().item() for n in made) < 1e-6
 
 
 def test_there_and_back_is_the_identity_to_rounding(full_run, base, new, tmp_path):
     made = transfer.transferred(Delta.of(full_run), new)
     there = model(tmp_path / "there", dict(made.items()))
-    back = transfer.transferred(of_model(there, new), base)
+    back = transfer.transferred(compute_model_delta(there, new), base)
     trained = Artefact.open(full_run).weights
     assert max((back[n] - trained[n]).abs().max().item() for n in back) < 1e-6
 
@@ -71,7 +71,7 @@ def test_rows_of_new_tokens_come_from_the_finetuned_model(base, new, tmp_path):
     grown = {n: base.weights[n] for n in base.weights}
     grown[TOKENS] = torch.cat([grown[TOKENS], rows])
     finetuned = model(tmp_path / "grown", grown, vocab_size=4099)
-    made = transfer.transferred(of_model(finetuned, base), new)
+    made = transfer.transferred(compute_model_delta(finetuned, base), new)
     assert made[TOKENS].shape == (4099, 256) and torch.equal(made[TOKENS][4096:], rows)
     assert transfer.changed_config(made, new) == {"vocab_size": 4099}
     assert torch.equal(made[TOKENS][:4096], new.weights[TOKENS])

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ftcli.deltas.artefact import Artefact
-from ftcli.deltas.delta import Delta, compose
-from ftcli.deltas.positions import positions
+from ftcli.deltas.delta import Delta, sum_deltas
+from ftcli.deltas.positions import find_positions
 from ftcli.models.anatomy import Anatomy
 from ftcli.papers.lines import scaling as lines
 from tests.deltas.fakes import delta, flat
@@ -104,7 +104,7 @@ def test_it_is_linear_and_without_slope_it_is_task_arithmetic(net, change):
 
 def test_alpha_of_task_arithmetic_is_one_over_n(change):
     tasks = [change, change.scale(-0.5), change.map(lambda _, t: t.flip(0), "")]
-    merged = compose(tasks)
+    merged = sum_deltas(tasks)
     assert lines.share(tasks, merged) == pytest.approx(1 / 3)
     assert lines.share(tasks, merged.scale(0.5)) == pytest.approx(2 / 3)
 
@@ -117,7 +117,7 @@ def test_two_stacks_have_a_depth_each():
     )
     with torch.device("meta"):
         model = transformers.T5ForConditionalGeneration(config)
-    found = positions(Anatomy(model), [name for name, _ in model.named_parameters()])
+    found = find_positions(Anatomy(model), [name for name, _ in model.named_parameters()])
     assert found["encoder.block.1.layer.0.SelfAttention.q.weight"] == (1, 2)
     assert found["decoder.block.1.layer.2.DenseReluDense.wi.weight"] == (1, 3)
     assert found["shared.weight"] is None
@@ -126,9 +126,9 @@ def test_two_stacks_have_a_depth_each():
 def test_scaling_loras_second_factor_scales_its_product(lora_run):
     factored = lines.scaled(Delta.of(lora_run), 0.3, 0.7)
     whole = lines.scaled(Delta.of(lora_run, product=True), 0.3, 0.7)
-    from ftcli.deltas.product import multiplied
+    from ftcli.deltas.product import multiply_factors
 
-    product = multiplied(factored)
+    product = multiply_factors(factored)
     assert all(torch.allclose(product[n], whole[n], rtol=1e-6, atol=1e-12) for n in whole)
     name = next(n for n in factored if "lora_A" in n)
     assert torch.equal(factored[name], Delta.of(lora_run)[name])
@@ -142,5 +142,5 @@ def test_the_search_weighs_the_target_twice():
 
 def test_the_shipped_llama_has_eight_blocks():
     anatomy = Artefact.open(BASE).anatomy
-    found = positions(anatomy, ["model.layers.7.mlp.up_proj.weight", "model.norm.weight"])
+    found = find_positions(anatomy, ["model.layers.7.mlp.up_proj.weight", "model.norm.weight"])
     assert list(found.values()) == [(7, 8), None]

@@ -28,7 +28,7 @@ def test_the_mean_of_copies_is_the_model_and_order_does_not_matter():
     base = {name: torch.randn(shape) for name, shape in random().shapes.items()}
     finetuned = [{n: random(seed)[n].float() for n in base} for seed in range(3)]
     one, two, three = (delta({n: f[n].double() - base[n].double() for n in f}) for f in finetuned)
-    alone, copies = one.added(base), soup.uniform([one] * 3).added(base)
+    alone, copies = one.add_to(base), soup.uniform([one] * 3).add_to(base)
     assert all(torch.equal(copies[name], alone[name]) for name in base)
     ordered, turned = soup.uniform([one, two, three]), soup.uniform([three, one, two])
     assert (flat(ordered) - flat(turned)).abs().max() < 1e-12
@@ -37,8 +37,8 @@ def test_the_mean_of_copies_is_the_model_and_order_does_not_matter():
 def test_the_mean_of_changes_is_the_running_mean_of_models():
     changes = [random(seed) for seed in range(4)]
     base = {name: torch.randn(shape) for name, shape in changes[0].shapes.items()}
-    models = [change.added(base) for change in changes]
-    made = soup.uniform(changes).added(base)
+    models = [change.add_to(base) for change in changes]
+    made = soup.uniform(changes).add_to(base)
     for name in base:
         running = models[0][name]
         for n, model in enumerate(models[1:], start=1):
@@ -87,7 +87,7 @@ def test_a_mixture_is_the_sum_of_models_weighted_by_group():
     base = {name: torch.randn(shape) for name, shape in changes[0].shapes.items()}
     weights = torch.randn(2, 3).softmax(-1)
     group = {"t0": 0, "t1": 1, "t2": 1}
-    made = soup.mixed_by(changes, group, weights).added(base)
+    made = soup.mixed_by(changes, group, weights).add_to(base)
     for name in base:
         models = [base[name].double() + change[name] for change in changes]
         mean = sum(w * m for w, m in zip(weights[group[name]].double(), models, strict=True))

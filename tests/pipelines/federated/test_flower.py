@@ -20,7 +20,7 @@ def test_the_extra_is_named_where_flower_is_missing(monkeypatch, absent):
         flower.importlib.util, "find_spec", lambda n: None if n == absent else find("json")
     )
     with pytest.raises(UserError, match=absent) as error:
-        flower.Flower({})
+        flower.FlowerEngine({})
     assert error.value.fix == "pip install 'ftcli[federated]'"
 
 

@@ -13,16 +13,16 @@ from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
 from ftcli.optimizers.replay import FILE as LOG
 from ftcli.papers.fedkseed.pipeline import FILE, Scalars, rebuild_from_sums
-from ftcli.pipelines.federated.engines import Mail
+from ftcli.pipelines.federated.engines import ClientUpdate
+from ftcli.pipelines.federated.messages import pack_request, unpack_reply, unpack_request
 from ftcli.pipelines.federated.server import Server
-from ftcli.pipelines.federated.wire import call, read_call, read_reply
 from ftcli.run.build import build_run, open_run
 
 
 def server_of(composed):
     run = build_run(composed.config)
     server = Server(run.pipeline, run)
-    return server, run.pipeline.client(run, server.loop, server.shared)
+    return server, run.pipeline.build_client(run, server.loop, server.shared)
 
 
 def weights(loop):
@@ -40,9 +40,9 @@ def one_round(federated_job):
         for number, message in messages.items():
             calls[number], replies[number] = message, client.answer(number, message)
             models[number] = weights(server.loop).clone()
-        return Mail(dict(replies), 0, 0)
+        return ClientUpdate(dict(replies), 0, 0)
 
-    server.one(exchange)
+    server.run_round(exchange)
     return server, client, start, calls, replies, models
 
 
@@ -60,7 +60,7 @@ def test_the_sums_are_those_of_the_equation(one_round):
     rows = np.array([len(part) for part in client.rows])
     expected = np.zeros(64)
     for number, text in replies.items():
-        for index, slope in np.frombuffer(read_reply(text).body, "<u2,<f4").tolist():
+        for index, slope in np.frombuffer(unpack_reply(text).body, "<u2,<f4").tolist():
             expected[index] += rows[number] / rows.sum() * slope
     assert np.allclose(server.shared.sums, expected, rtol=1e-6)
     optimizer = server.loop.optimizer
@@ -75,8 +75,8 @@ def test_the_sums_are_those_of_the_equation(one_round):
 
 def test_a_client_is_the_replay_of_what_it_received_and_sent(one_round):
     server, _, _, calls, replies, models = one_round
-    sums = np.frombuffer(read_call(calls[1])[1], "<f4").copy()
-    for index, slope in np.frombuffer(read_reply(replies[1]).body, "<u2,<f4").tolist():
+    sums = np.frombuffer(unpack_request(calls[1])[1], "<f4").copy()
+    for index, slope in np.frombuffer(unpack_reply(replies[1]).body, "<u2,<f4").tolist():
         sums[index] += slope
     server.shared.load(sums.tobytes())
     assert (weights(server.loop) - models[1]).abs().max() < 1e-5
@@ -93,7 +93,7 @@ def test_a_round_of_the_paper_is_below_18_kilobytes(federated_job):
     server, client = server_of(
         federated_job(*steps, "trainer.batch_size=1", "pipeline.members=[0]")
     )
-    message = call(0, server.shared.broadcast())
+    message = pack_request(0, server.shared.broadcast())
     client.shared.after_step = Scalars.after_step.__get__(client.shared)
     client.run.trainer.step = lambda local, batches: _pretend(client, local)
     reply = client.answer(0, message)
@@ -165,8 +165,10 @@ def test_pro_draws_by_the_size_of_slopes(federated_job):
     server, client = server_of(federated_job("pipeline=fedkseed_pro"))
     shared = server.shared
     assert np.allclose(shared.probabilities(), 1 / 64)
-    exchange = lambda messages: Mail({c: client.answer(c, m) for c, m in messages.items()}, 0, 0)  # noqa: E731
-    server.one(exchange)
+    exchange = lambda messages: ClientUpdate(
+        {c: client.answer(c, m) for c, m in messages.items()}, 0, 0
+    )  # noqa: E731
+    server.run_round(exchange)
     probabilities = shared.probabilities()
     assert probabilities.sum() == pytest.approx(1)
     seen = shared.seen > 1
@@ -189,9 +191,9 @@ def test_averaging_weights_is_the_mean_of_what_clients_send(federated_job):
         for number, message in messages.items():
             replies[number] = client.answer(number, message)
             models[number] = weights(server.loop).clone()
-        return Mail(replies, 0, 0)
+        return ClientUpdate(replies, 0, 0)
 
-    server.one(exchange)
+    server.run_round(exchange)
     rows = [len(part) for part in client.rows]
     mean = sum(n * models[number] for number, n in enumerate(rows)) / sum(rows)
     assert (weights(server.loop) - mean).abs().max() < 1e-6

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ftcli.trainer.loop import Loop
 
 
-class Shared(Callback, ABC):
+class SharedModel(Callback, ABC):
     """The global model in one process: on the server what it is, on a client what was received.
 
     It takes part in the loop, so that `after_step` sees every local step; its state is checkpointed
@@ -34,16 +34,16 @@ class Shared(Callback, ABC):
     def load(self, body: bytes) -> None:
         """Put the global model that was sent into the model of this process."""
 
-    def begin(self, optimizer: Any, body: bytes) -> None:
+    def begin_client(self, optimizer: Any, body: bytes) -> None:
         """A client begins its local steps with this new optimizer."""
 
     @abstractmethod
-    def reply(self) -> bytes:
+    def build_reply(self) -> bytes:
         """What a client sends back after its local steps."""
 
     @abstractmethod
-    def absorb(self, replies: Sequence[tuple[float, bytes]]) -> None:
+    def aggregate(self, replies: Sequence[tuple[float, bytes]]) -> None:
         """Server: the new global model from (weight, reply) pairs; the weights sum to 1."""
 
-    def leave(self, folder: Path) -> None:
+    def write_files(self, folder: Path) -> None:
         """Write what is worth keeping beside the checkpoints into the run's folder."""

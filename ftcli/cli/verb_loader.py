@@ -26,15 +26,15 @@ class Verbs(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the verbs, by help panel and alphabet."""
-        stubs = [stub(name) for name in names()]
+        stubs = [build_stub(name) for name in find_verbs()]
         stubs.sort(key=lambda s: (PANELS.index(str(s.rich_help_panel)), str(s.name)))
         return [str(stub.name) for stub in stubs]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The verb itself; while the help page is drawn, only what that needs."""
-        if cmd_name not in names():
+        if cmd_name not in find_verbs():
             return None
-        return stub(cmd_name) if self._listing else load(cmd_name)
+        return build_stub(cmd_name) if self._listing else load_verb(cmd_name)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Draw the help page without importing a verb."""
@@ -59,26 +59,26 @@ class Verbs(TyperGroup):
 
 
 @cache
-def names() -> dict[str, Path]:
+def find_verbs() -> dict[str, Path]:
     """Verb -> its file."""
     files = sorted(_FOLDER.glob("*.py"))
     return {file.stem.rstrip("_"): file for file in files if not file.stem.startswith("_")}
 
 
 @cache
-def stub(name: str) -> TyperCommand:
+def build_stub(name: str) -> TyperCommand:
     """Name, panel and first sentences of a verb, read from its file."""
-    tree = ast.parse(names()[name].read_text(encoding="utf-8"))
+    tree = ast.parse(find_verbs()[name].read_text(encoding="utf-8"))
     panel, doc = PANELS[-1], ""
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "GROUP":
             panel = ast.literal_eval(node.value)
         elif isinstance(node, ast.FunctionDef) and node.name.rstrip("_") == name:
             doc = ast.get_docstring(node) or ""
-    return TyperCommand(name, help=_clipped(doc), rich_help_panel=panel)
+    return TyperCommand(name, help=_first_sentence(doc), rich_help_panel=panel)
 
 
-def _clipped(doc: str) -> str:
+def _first_sentence(doc: str) -> str:
     """The first sentence, or as much of it as fits a line of the help page."""
     sentence = re.split(r"[.;:] |\.$", doc.split("\n\n")[0].replace("\n", " "))[0]
     while len(sentence) > 64 and "," in sentence:
@@ -87,16 +87,16 @@ def _clipped(doc: str) -> str:
 
 
 @cache
-def load(name: str) -> Any:
+def load_verb(name: str) -> Any:
     """The click command of a verb; one with verbs of its own is a Typer called `app`."""
-    module = importlib.import_module(f"ftcli.cli.verbs.{names()[name].stem}")
+    module = importlib.import_module(f"ftcli.cli.verbs.{find_verbs()[name].stem}")
     group = getattr(module, "app", None)
     if isinstance(group, typer.Typer):
         for inner in group.registered_commands:
             assert inner.callback is not None
             inner.callback = _with_completion(inner.callback)
         return typer.main.get_command(group)
-    function = getattr(module, names()[name].stem)
+    function = getattr(module, find_verbs()[name].stem)
     alone = typer.Typer(
         add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False
     )

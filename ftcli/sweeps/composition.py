@@ -14,12 +14,12 @@ from ftcli.core.errors import Problems, UserError
 from ftcli.jobs.trial import write_job_record
 from ftcli.sweeps.launchers.base import Launcher
 from ftcli.sweeps.space import Point
-from ftcli.sweeps.trial import described
+from ftcli.sweeps.trial import describe_point
 
 GROUP = "launcher"
 
 
-def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_launcher_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Words about the launcher (`launcher.partition=a100`), and all others."""
     about = [word for word in words if word.lstrip("+~").startswith((f"{GROUP}.", f"{GROUP}="))]
     return about, [word for word in words if word not in about]
@@ -56,13 +56,13 @@ def compose_all(
                 mistakes.setdefault(str(each), (each, []))[1].append(number)
     for mistake, numbers in mistakes.values():
         if len(numbers) < len(overrides):
-            first = described(points[numbers[0]])
+            first = describe_point(points[numbers[0]])
             mistake.what += f" (in {len(numbers)} of {len(overrides)} trials, first: {first})"
     Problems.raise_if_any([mistake for mistake, _ in mistakes.values()])
     return found
 
 
-def record(composed: ComposedJob, folder: Path) -> None:
+def write_trial(composed: ComposedJob, folder: Path) -> None:
     """Write the record of a trial to its folder: all that a worker gets."""
     from ftcli.jobs.bases import ensure_base
 
@@ -70,7 +70,7 @@ def record(composed: ComposedJob, folder: Path) -> None:
     write_job_record(composed, folder)
 
 
-def launcher(job: str, name: str | None, words: Sequence[str]) -> Launcher:
+def build_launcher(job: str, name: str | None, words: Sequence[str]) -> Launcher:
     """The launcher that --launcher, the job or `launcher.<key>=` words say.
 
     Raises:
@@ -80,12 +80,12 @@ def launcher(job: str, name: str | None, words: Sequence[str]) -> Launcher:
     if not (composed.get(GROUP) or {}).get("_target_"):
         composed = compose(job, [f"{GROUP}=local", *words])
     validate(composed)
-    _refuse_shell(composed)
+    _refuse_shell_settings(composed)
     made: Any = build(composed.config[GROUP], GROUP, composed)
     return made
 
 
-def _refuse_shell(composed: ComposedJob) -> None:
+def _refuse_shell_settings(composed: ComposedJob) -> None:
     """Shell lines, and options that could hold some, are the user's to type, not a job's to bring.
 
     Raises:
@@ -105,7 +105,7 @@ def _refuse_shell(composed: ComposedJob) -> None:
 
 
 @contextmanager
-def notes_once() -> Iterator[None]:
+def log_notes_once() -> Iterator[None]:
     """What is only noted about a job is said for one trial, not for each."""
     said: set[str] = set()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-DOWN = struct.Struct("<I")  # round
-UP = struct.Struct("<IIIIf")  # rows, tokens, supervised, forward passes, mean loss
+REQUEST = struct.Struct("<I")  # round
+REPLY = struct.Struct("<IIIIf")  # rows, tokens, supervised, forward passes, mean loss
 
 
 class Reply(NamedTuple):
@@ -30,20 +30,20 @@ class Reply(NamedTuple):
 
     def pack(self) -> bytes:
         """As it travels."""
-        return UP.pack(*self[:5]) + self.body
+        return REPLY.pack(*self[:5]) + self.body
 
 
-def call(round_: int, body: bytes) -> bytes:
+def pack_request(round_: int, body: bytes) -> bytes:
     """The server's message of a round (counted from 0)."""
-    return DOWN.pack(round_) + body
+    return REQUEST.pack(round_) + body
 
 
-def read_call(message: bytes) -> tuple[int, bytes]:
+def unpack_request(message: bytes) -> tuple[int, bytes]:
     """Round and body of a server's message."""
-    return DOWN.unpack_from(message)[0], message[DOWN.size :]
+    return REQUEST.unpack_from(message)[0], message[REQUEST.size :]
 
 
-def read_reply(message: bytes) -> Reply:
+def unpack_reply(message: bytes) -> Reply:
     """A client's message."""
-    rows, tokens, supervised, forwards, loss = UP.unpack_from(message)
-    return Reply(rows, tokens, supervised, forwards, loss, message[UP.size :])
+    rows, tokens, supervised, forwards, loss = REPLY.unpack_from(message)
+    return Reply(rows, tokens, supervised, forwards, loss, message[REPLY.size :])

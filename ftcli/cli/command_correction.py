@@ -12,20 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ftcli.cli.verbs_found import load, names
+from ftcli.cli.verb_loader import find_verbs, load_verb
 from ftcli.config import compose, overrides, paths
 from ftcli.config.suggestions import find_setting
 from ftcli.core.errors import UserError
 
-CONFIG = ("config", "config-name", "config-file", "config-path", "yaml", "c")
-MANY = ("m", "multirun")
+CONFIG_FLAGS = ("config", "config-name", "config-file", "config-path", "yaml", "c")
+SWEEP_FLAGS = ("m", "multirun")
 SETTING = re.compile(r"[~+]*[\w./@]+=")
 COLON = re.compile(r"([a-z_][\w.]*)(?::\s*|\s+)(\S+)")  # `lr: 1e-4`, "lr 1e-4"
-USUAL = "qlora_llama"
+DEFAULT_JOB = "qlora_llama"
 
 
 @dataclass
-class Reading:
+class CommandLine:
     """What a command line says, word by word.
 
     Attributes:
@@ -43,15 +43,15 @@ class Reading:
 
     def command(self) -> str:
         """The whole command as it is written here; of several jobs, one after the other."""
-        more = [*map(_readable, self.settings), *self.options]
-        lines = [["ftcli", self.verb, job, *more] for job in self.jobs or [USUAL]]
+        more = [*map(_quote_value, self.settings), *self.options]
+        lines = [["ftcli", self.verb, job, *more] for job in self.jobs or [DEFAULT_JOB]]
         return " && ".join(" ".join(map(overrides.quote_for_shell, words)) for words in lines)
 
 
-def explained(words: Sequence[str], error: UserError) -> UserError:
+def explain_command_line(words: Sequence[str], error: UserError) -> UserError:
     """The error, or what is said of the command line where that is written for another program."""
     try:
-        reading = read(list(words))
+        reading = read_command_line(list(words))
     except Exception:  # what is wrong is said in the error that is there already
         return error
     if reading is None or not reading.said:
@@ -61,27 +61,27 @@ def explained(words: Sequence[str], error: UserError) -> UserError:
     return UserError(what, "command line", fix, error.code)
 
 
-def read(words: list[str]) -> Reading | None:
+def read_command_line(words: list[str]) -> CommandLine | None:
     """What the words mean; None where they are not those of a verb that takes a job and settings."""
     words = [word for word in words if word not in ("--debug", "-q", "--quiet", "--")]
-    verb = next((word for word in words if word in names()), None)
+    verb = next((word for word in words if word in find_verbs()), None)
     if verb is not None:
         words.remove(verb)
     elif not words or not (words[0].startswith("-") or _is_job(words[0])):
         return None
-    reading = Reading(verb or "train", [] if verb else ["a verb comes first"])
-    params = {param.name: param for param in load(reading.verb).params}
+    reading = CommandLine(verb or "train", [] if verb else ["a verb comes first"])
+    params = {param.name: param for param in load_verb(reading.verb).params}
     if not {"job", "overrides"} <= params.keys():
         return None
     known = {opt: param for param in params.values() for opt in getattr(param, "opts", ())}
-    _walk(_joined(words, reading), known, reading)
-    _order(words, reading, bool(getattr(params["job"], "required", True)))
+    _read_words(_join_settings(words, reading), known, reading)
+    _check_order(words, reading, bool(getattr(params["job"], "required", True)))
     if reading.said:
-        reading.settings = [_complete(word, reading) for word in reading.settings]
+        reading.settings = [_complete_key(word, reading) for word in reading.settings]
     return reading
 
 
-def _joined(words: list[str], reading: Reading) -> list[str]:
+def _join_settings(words: list[str], reading: CommandLine) -> list[str]:
     """`key = value`, `key= value` and `key =value` as one word each."""
     joined: list[str] = []
     for word in words:
@@ -96,12 +96,12 @@ def _joined(words: list[str], reading: Reading) -> list[str]:
     return joined
 
 
-def _walk(words: list[str], known: dict[str, Any], reading: Reading) -> None:
+def _read_words(words: list[str], known: dict[str, Any], reading: CommandLine) -> None:
     while words:
         word = words.pop(0)
         flag, _, value = word.partition("=")
         if not word.startswith("-") or word == "-":
-            _positional(word, reading)
+            _read_positional(word, reading)
         elif flag in known:
             reading.options.append(word)
             if not value and not getattr(known[flag], "is_flag", False) and words:
@@ -112,10 +112,10 @@ def _walk(words: list[str], known: dict[str, Any], reading: Reading) -> None:
                 reading.said.append(f"{flag} is written {near[0]}")
                 words.insert(0, near[0] + (f"={value}" if value else ""))
             else:
-                _flag(flag.lstrip("-"), value, words, reading)
+                _read_flag(flag.lstrip("-"), value, words, reading)
 
 
-def _positional(word: str, reading: Reading) -> None:
+def _read_positional(word: str, reading: CommandLine) -> None:
     colon = COLON.fullmatch(word)
     if SETTING.match(word) or word.startswith("~"):
         reading.settings.append(word)
@@ -131,26 +131,26 @@ def _positional(word: str, reading: Reading) -> None:
         reading.jobs.append(word)
 
 
-def _flag(name: str, value: str, words: list[str], reading: Reading) -> None:
+def _read_flag(name: str, value: str, words: list[str], reading: CommandLine) -> None:
     """One option that the verb does not have."""
     flag = f"-{name}" if len(name) == 1 else f"--{name}"
-    if name in MANY:
+    if name in SWEEP_FLAGS:
         reading.verb = "sweep"
         reading.said.append(f"{flag} is `ftcli sweep` here")
-    elif name in CONFIG:
+    elif name in CONFIG_FLAGS:
         reading.said.append(f"a job is given without {flag}")
         reading.jobs[:0] = [value] if value else words[:1]
         del words[: 0 if value else 1]
     else:
-        _setting(name, flag, value, words, reading)
+        _read_setting(name, flag, value, words, reading)
 
 
-def _setting(name: str, flag: str, value: str, words: list[str], reading: Reading) -> None:
+def _read_setting(name: str, flag: str, value: str, words: list[str], reading: CommandLine) -> None:
     if not value and words and SETTING.match(words[0]):  # --set lr=1e-4
         reading.said.append(f"{flag} is left out: settings are written key=value")
         return
     name = name.replace("-", "_")
-    found = find_setting(name, _config([*reading.jobs, *words]))
+    found = find_setting(name, _compose_job([*reading.jobs, *words]))
     if found is None:
         reading.said.append(f"No such option: {flag}, and no setting is called so")
         reading.lost.append(flag)
@@ -166,22 +166,22 @@ def _setting(name: str, flag: str, value: str, words: list[str], reading: Readin
     reading.settings.append(f"{key}={given if same else overrides.format_value(chosen)}")
 
 
-def _complete(word: str, reading: Reading) -> str:
+def _complete_key(word: str, reading: CommandLine) -> str:
     """A setting with its group: `lr=1e-4` is `optimizer.lr=1e-4`."""
     name, _, value = word.partition("=")
     if not re.fullmatch(r"\w+", name) or name in paths.list_groups():
         return word
-    found = find_setting(name, _config(reading.jobs))
+    found = find_setting(name, _compose_job(reading.jobs))
     return f"{found.key}={value}" if found else word
 
 
-def _readable(word: str) -> str:
+def _quote_value(word: str) -> str:
     """The setting, its value in quotes where Hydra could not read it."""
     key, _, value = word.partition("=")
     return word if overrides.is_valid_override(word) else f"{key}={overrides.format_value(value)}"
 
 
-def _config(words: list[str]) -> dict[str, Any]:
+def _compose_job(words: list[str]) -> dict[str, Any]:
     """The job among the words, composed; empty where there is none."""
     job = next((word for word in words if _is_job(word)), None)
     return compose(job).config if job else {}
@@ -195,7 +195,7 @@ def _is_job(word: str) -> bool:
     return not SETTING.match(word)
 
 
-def _order(words: list[str], reading: Reading, required: bool) -> None:
+def _check_order(words: list[str], reading: CommandLine, required: bool) -> None:
     """The job comes first."""
     first = next((word for word in words if not word.startswith("-")), "")
     if not reading.jobs and (required or reading.settings):

@@ -12,7 +12,7 @@ from ftcli.deltas.delta import Delta
 HALF = 1 << 16
 
 
-def largest(delta: Delta, k: int) -> Iterator[Tensor]:
+def select_largest(delta: Delta, k: int) -> Iterator[Tensor]:
     """For each tensor in the order of the names, which of its values [n] are among the k largest.
 
     Magnitudes are compared in float32, whose bits are in their order: two passes count the upper and
@@ -22,11 +22,13 @@ def largest(delta: Delta, k: int) -> Iterator[Tensor]:
     if k <= 0:
         yield from (torch.zeros_like(flat, dtype=torch.bool) for flat in delta.flat())
         return
-    upper, above = _cut(sum(torch.bincount(b >> 16, minlength=HALF) for b in _bits(delta)), k)
-    inner = (b[b >> 16 == upper] & (HALF - 1) for b in _bits(delta))
-    lower, within = _cut(sum(torch.bincount(b, minlength=HALF) for b in inner), k - above)
+    upper, above = _find_cut(
+        sum(torch.bincount(b >> 16, minlength=HALF) for b in _magnitude_bits(delta)), k
+    )
+    inner = (b[b >> 16 == upper] & (HALF - 1) for b in _magnitude_bits(delta))
+    lower, within = _find_cut(sum(torch.bincount(b, minlength=HALF) for b in inner), k - above)
     last, quota = upper * HALF + lower, k - above - within
-    for bits in _bits(delta):
+    for bits in _magnitude_bits(delta):
         equal = bits == last
         if quota < int(equal.sum()):
             equal &= equal.cumsum(0) <= quota
@@ -34,17 +36,17 @@ def largest(delta: Delta, k: int) -> Iterator[Tensor]:
         yield (bits > last) | equal
 
 
-def pruned(delta: Delta, density: float) -> Delta:
+def prune_delta(delta: Delta, density: float) -> Delta:
     """The largest entries with their values, all others zero."""
     count = delta.entries
-    kept = dict(zip(delta.shapes, largest(delta, int(count * density)), strict=True))
+    kept = dict(zip(delta.shapes, select_largest(delta, int(count * density)), strict=True))
     return delta.map(
         lambda name, tensor: tensor * kept[name].view(tensor.shape),
         f"largest {density:g} of the entries kept",
     )
 
 
-def moments(delta: Delta) -> tuple[int, float, float]:
+def compute_moments(delta: Delta) -> tuple[int, float, float]:
     """Number of values, their mean, and their unbiased standard deviation, over all tensors."""
     count, mean, squares = 0, 0.0, 0.0
     for flat in delta.flat():  # Chan et al. 1979: moments of parts joined without cancellation
@@ -56,12 +58,12 @@ def moments(delta: Delta) -> tuple[int, float, float]:
     return count, mean, (squares / (count - 1)) ** 0.5
 
 
-def _bits(delta: Delta) -> Iterator[Tensor]:
+def _magnitude_bits(delta: Delta) -> Iterator[Tensor]:
     """Magnitudes as int64 whose order is theirs."""
     return (flat.abs().float().view(torch.int32).long() for flat in delta.flat())
 
 
-def _cut(counts: Tensor | int, k: int) -> tuple[int, int]:
+def _find_cut(counts: Tensor | int, k: int) -> tuple[int, int]:
     """The bin that holds the k-th largest, and how many lie in the bins above it."""
     assert isinstance(counts, Tensor)
     above = counts.flip(0).cumsum(0).flip(0)  # of this bin and those above

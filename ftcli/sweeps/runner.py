@@ -19,12 +19,12 @@ log = logging.getLogger("ftcli.sweeps")
 PAUSE = 0.2  # seconds between two looks at the workers
 
 
-class Drive:
+class TrialRunner:
     """Runs the trials of a search through a launcher, at most `jobs` at a time.
 
     Args:
         update: called at every look.
-        ended: called with each trial that has ended.
+        on_end: called with each trial that has ended.
     """
 
     def __init__(
@@ -33,9 +33,9 @@ class Drive:
         launcher: Launcher,
         jobs: int,
         update: Callable[[], None],
-        ended: Callable[[Trial], None],
+        on_end: Callable[[Trial], None],
     ) -> None:
-        self.search, self.launcher, self.update, self.ended = search, launcher, update, ended
+        self.search, self.launcher, self.update, self.on_end = search, launcher, update, on_end
         self.free = list(range(jobs))
         self.running: dict[int, tuple[Trial, Worker]] = {}
         self.pruned: set[int] = set()
@@ -46,9 +46,9 @@ class Drive:
         SIGINT and SIGTERM let the running trials save and end; a second one ends them at once.
         """
         try:
-            with _terminable():
+            with _sigterm_as_interrupt():
                 while self._start() or self.running:
-                    self._look()
+                    self._poll_workers()
                     self.update()
                     time.sleep(PAUSE)
             return False
@@ -59,25 +59,25 @@ class Drive:
     def _start(self) -> bool:
         """Fill the free slots; returns whether any trial was started."""
         started = False
-        while self.free and (trial := self.search.next()) is not None:
+        while self.free and (trial := self.search.next_trial()) is not None:
             if trial.status in ENDED:  # it needs no worker
-                self.ended(trial)
+                self.on_end(trial)
                 continue
             slot = self.free.pop(0)
             self.running[slot] = (trial, self.launcher.start(trial.folder, slot))
             trial.status, started = RUNNING, True
         return started
 
-    def _look(self) -> None:
+    def _poll_workers(self) -> None:
         for slot, (trial, worker) in list(self.running.items()):
             code = worker.poll()
             if code is not None:
                 del self.running[slot]
                 self.free = sorted([*self.free, slot])
-                trial.settle(code, trial.number in self.pruned)
-                self.search.ended(trial)
-                self.ended(trial)
-            elif trial.number not in self.pruned and self.search.hopeless(trial):
+                trial.record_exit(code, trial.number in self.pruned)
+                self.search.record_end(trial)
+                self.on_end(trial)
+            elif trial.number not in self.pruned and self.search.should_prune(trial):
                 self.pruned.add(trial.number)
                 (trial.folder / "STOP").touch()  # as anybody may: the run saves and ends
 
@@ -88,22 +88,22 @@ class Drive:
         for _, worker in self.running.values():
             worker.stop()
         try:
-            with _terminable():
+            with _sigterm_as_interrupt():
                 while any(worker.poll() is None for _, worker in self.running.values()):
                     time.sleep(PAUSE)
         except KeyboardInterrupt:
             for _, worker in self.running.values():
                 worker.kill()
         for trial, worker in self.running.values():
-            trial.settle(worker.poll() or 0, trial.number in self.pruned)
+            trial.record_exit(worker.poll() or 0, trial.number in self.pruned)
             if trial.status == FAILED:  # it was stopped before it could save
                 trial.status, trial.error = STOPPED, ""
-            self.search.ended(trial)
+            self.search.record_end(trial)
         self.running.clear()
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def _sigterm_as_interrupt() -> Iterator[None]:
     """SIGTERM is what Ctrl-C is."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def data_of(job: str, overrides: Sequence[str]) -> Iterator[tuple[Data, PreTrainedTokenizerBase]]:
+def open_data(job: str, overrides: Sequence[str]) -> Iterator[tuple[Data, PreTrainedTokenizerBase]]:
     """Data and tokenizer of a job; errors inside the block name the file and line of their key."""
     from ftcli.config import build, compose, validate
     from ftcli.config.building import locate_error
