@@ -165,9 +165,10 @@ def test_pro_draws_by_the_size_of_slopes(federated_job):
     server, client = server_of(federated_job("pipeline=fedkseed_pro"))
     shared = server.shared
     assert np.allclose(shared.probabilities(), 1 / 64)
-    exchange = lambda messages: ClientUpdate(
-        {c: client.answer(c, m) for c, m in messages.items()}, 0, 0
-    )  # noqa: E731
+
+    def exchange(messages):
+        return ClientUpdate({c: client.answer(c, m) for c, m in messages.items()}, 0, 0)
+
     server.run_round(exchange)
     probabilities = shared.probabilities()
     assert probabilities.sum() == pytest.approx(1)
