@@ -19,7 +19,7 @@ from ftcli.core.run_lock import lock_run
 from ftcli.jobs import changes
 from ftcli.jobs.bases import ensure_base
 from ftcli.run.build import build_run, create_run
-from ftcli.run.finish import conclude, finish
+from ftcli.run.finish import close_run_dir, finish
 
 if TYPE_CHECKING:
     from ftcli.config import ComposedJob
@@ -78,7 +78,7 @@ def _resume(
 
     if run_dir.result().get("status") == "finished" and not overrides:
         if not (run_dir.path / "report.md").exists():  # it was killed between the two
-            return conclude(run_dir)
+            return close_run_dir(run_dir)
         step = run_dir.result()["step"]
         raise UserError(
             f"{path} is finished, at step {step}.",

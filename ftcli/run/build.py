@@ -1,4 +1,4 @@
-"""From a resolved configuration to a Run: a new one, that of a folder, or one that leaves nothing."""
+"""Build a Run from a resolved configuration: with a new directory, with that of a folder, or without one."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ftcli.core.precision import resolve_precision
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 
-#: Groups of one object; the optional ones may be left out of a configuration or be null.
+#: Groups of one object; optional groups may be missing in a configuration or be null.
 REQUIRED = ("model", "data", "method", "objective", "optimizer", "scheduler", "trainer")
 OPTIONAL = ("trainable", "pipeline")
-#: Groups of several objects by name; one set to null is left out.
+#: Groups of several objects by name; an object set to null is left out.
 NAMED = ("penalty", "eval", "logger")
 
 
 def build_run(
     config: dict[str, Any], dir: RunDir | None = None, composed: ComposedJob | None = None
 ) -> Run:
-    """The run of a resolved configuration; nothing heavy is loaded.
+    """Return the run of a resolved configuration; no model and no data are loaded.
 
     Args:
-        dir: where the run writes; None for a run that leaves nothing behind.
+        dir: directory of the run; None for a run that writes nothing.
         composed: where the configuration came from, for messages.
     """
     from ftcli.objectives.causal_lm import CausalLM
@@ -42,14 +42,17 @@ def build_run(
 
 
 def create_run(composed: ComposedJob) -> Run:
-    """A run with a new directory that already holds its record; none is left where a part refuses."""
-    run_dir = new_directory(composed)
+    """Return a run with a new directory that holds its record; removed again if an object refuses its options."""
+    run_dir = create_directory(composed)
     with run_dir.removed_unless_started():
         return build_run(composed.config, run_dir, composed)
 
 
 def open_run(path: str | Path, checkpoint: str = "last") -> Run:
-    """A run with what it trained: its final artefact's weights, or those of a checkpoint.
+    """Return the run of a folder with its model loaded, in eval mode, with the weights of a checkpoint.
+
+    Args:
+        checkpoint: `last`, `best` or a folder's name such as `step-000400`.
 
     Raises:
         UserError: the folder is not a run, or has no such checkpoint.
@@ -67,8 +70,8 @@ def open_run(path: str | Path, checkpoint: str = "last") -> Run:
     return run
 
 
-def new_directory(composed: ComposedJob) -> RunDir:
-    """A run directory with the record of where the run comes from."""
+def create_directory(composed: ComposedJob) -> RunDir:
+    """Create a run directory with the record of the configuration, command and machine."""
     from ftcli.run.record import write_record
 
     options = composed.config.get("run") or {}

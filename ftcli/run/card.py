@@ -1,4 +1,4 @@
-"""card.md: the model card of what a run trained, ready for the Hub."""
+"""card.md: the model card of a trained artefact, in the form of the Hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftcli.run.report import (
     figures_table,
     read_config,
     read_json,
-    repeat,
+    repeat_commands,
     scores_table,
     table,
     title,
@@ -28,12 +28,12 @@ UNKNOWN = "not recorded with the data; find it out before sharing the model"
 
 
 def write_card(run_dir: RunDir) -> Path:
-    """Write card.md, and the same as README.md beside the trained weights; returns its path.
+    """Write card.md, and README.md beside the trained weights; returns the path of card.md.
 
-    The library writes an empty form there, which would otherwise be what the Hub shows.
+    README.md replaces the empty form that PEFT writes there and that the Hub would show.
     """
     folder = Path(run_dir.path)
-    kind = _artefact(read_config(folder))
+    kind = _artefact_kind(read_config(folder))
     path = folder / "card.md"
     write_text(path, card_text(run_dir, kind))
     for artefact in ("adapter", "model"):
@@ -43,7 +43,7 @@ def write_card(run_dir: RunDir) -> Path:
 
 
 def card_text(run_dir: RunDir, artefact: str) -> str:
-    """The model card of a run's adapter, or of a whole model.
+    """Return the model card of a run's adapter or whole model.
 
     Args:
         artefact: `adapter` (loaded by PEFT) or `model` (loaded by transformers).
@@ -59,13 +59,13 @@ def card_text(run_dir: RunDir, artefact: str) -> str:
         f"## Licence of the data\n\n{_licence(data)}",
         f"## Scores\n\n{scores_table(result)}" if scores_table(result) else "",
         f"## Training\n\n{figures_table(result)}" if figures_table(result) else "",
-        f"## Command\n\nWith ftcli {__version__}:\n\n{repeat(folder)}",
+        f"## Command\n\nWith ftcli {__version__}:\n\n{repeat_commands(folder)}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _front_matter(config: dict[str, Any], result: dict[str, Any], artefact: str) -> str:
-    """The YAML head that the Hub reads; what is not known is left out."""
+    """The YAML front matter that the Hub reads; unknown fields are left out."""
     from huggingface_hub import ModelCardData
 
     base, adapter = _base(config), artefact == "adapter"
@@ -79,12 +79,14 @@ def _front_matter(config: dict[str, Any], result: dict[str, Any], artefact: str)
         metrics=[name for name in metrics if name not in ("loss", "perplexity")] or None,
     )
     if base:
-        data.base_model_relation = "adapter" if adapter else "finetune"  # a key of the Hub's own
+        data.base_model_relation = (
+            "adapter" if adapter else "finetune"
+        )  # a key that only the Hub knows
     return f"---\n{data.to_yaml().rstrip()}\n---"
 
 
 def _base(config: dict[str, Any]) -> str | None:
-    """The base's id in the form that the Hub takes; None for a folder of this machine."""
+    """The base's id on the Hub; None for a folder of this machine."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     from ftcli.models.hub import published_name
@@ -94,13 +96,13 @@ def _base(config: dict[str, Any]) -> str | None:
         name = published_name(path) if isinstance(path, str) else None
         if name is not None:
             validate_repo_id(name)
-    except (UserError, HFValidationError):  # a folder that is no longer there, or no id
+    except (UserError, HFValidationError):  # a folder that no longer exists, or an invalid id
         return None
     return name
 
 
 def _licence_of_base(config: dict[str, Any]) -> str | None:
-    """As the base's own card says, where that is on this machine."""
+    """The licence in the base's own model card; None where that is not on this machine."""
     from huggingface_hub import ModelCard
 
     from ftcli.models import hub
@@ -111,7 +113,7 @@ def _licence_of_base(config: dict[str, Any]) -> str | None:
             hub.resolve(str(model.get("path"))), "README.md", model.get("revision")
         )
         licence = ModelCard.load(card).data.license if card else None
-    except (UserError, ValueError, OSError):  # no model, or a card that cannot be read
+    except (UserError, ValueError, OSError):  # no model, or an unreadable card
         return None
     return licence if isinstance(licence, str) else None
 
@@ -124,7 +126,7 @@ def _hub_data(config: dict[str, Any]) -> str | None:
 
 
 def _use(config: dict[str, Any], artefact: str) -> str:
-    """How plain libraries load it, for a causal language model."""
+    """Code by which transformers and PEFT load the artefact; empty unless it is a causal language model."""
     model = config.get("model", {})
     if not str(model.get("_target_", "")).endswith("CausalLM"):
         return ""
@@ -136,7 +138,7 @@ def _use(config: dict[str, Any], artefact: str) -> str:
     if artefact == "adapter":
         lines.append("from peft import PeftModel")
         lines += ["from ftcli.models.hub import resolve  # the base ships with ftcli"] * shipped
-        quoted = json.dumps(name)  # a stranger's configuration must not write lines of code
+        quoted = json.dumps(name)  # an untrusted configuration must not add lines of code
         place = f"resolve({quoted})" if shipped else quoted
         chosen = model.get("revision")
         revision = f", revision={json.dumps(str(chosen))}" if chosen else ""
@@ -151,8 +153,8 @@ def _use(config: dict[str, Any], artefact: str) -> str:
     return f"## Use\n\nFOLDER is where this file lies.\n\n```python\n{code}\n```"
 
 
-def _artefact(config: dict[str, Any]) -> str:
-    """What the method saves: an adapter or a whole model."""
+def _artefact_kind(config: dict[str, Any]) -> str:
+    """`adapter` or `model`: what the method saves."""
     from ftcli.config.signature import NoSuchClass, read_signature
 
     try:
@@ -175,6 +177,6 @@ def _sources(config: dict[str, Any], data: dict[str, Any], base: dict[str, Any])
 
 
 def _licence(data: dict[str, Any]) -> str:
-    """As it came with the data, a licence file's headings left out."""
+    """The licence that came with the data, without the headings of its file."""
     lines = str(data.get("licence") or UNKNOWN).splitlines()
     return escape_markdown("\n".join(line for line in lines if not line.startswith("#")).strip())

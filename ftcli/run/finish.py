@@ -1,4 +1,4 @@
-"""What a run writes when it ends: the trained artefact, result.json, the report with its plots."""
+"""Files of a run that has ended: the trained artefact, result.json, the report with its plots."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 def finish(run: Run, outcome: Outcome) -> dict[str, Any]:
-    """Write adapter/ (or model/), result.json and report.md of a run that has ended."""
+    """Write adapter/ (or model/), result.json and report.md of a run that has ended; returns the result."""
     assert run.dir is not None
     size = 0
     if outcome.status == "finished":
         with run.evaluating():
             size = save_artefact(run, run.dir.path / run.method.artefact)
-    result = summary(run, outcome, size)
+    result = summarize_run(run, outcome, size)
     write_json(run.dir.path / "result.json", result)
-    return conclude(run.dir)
+    return close_run_dir(run.dir)
 
 
-def conclude(run_dir: RunDir) -> dict[str, Any]:
-    """Write the report of a run whose result is there; returns the result."""
+def close_run_dir(run_dir: RunDir) -> dict[str, Any]:
+    """Write the report of a run that has a result.json, and record its end; returns the result."""
     tidy(run_dir.path)
     result = run_dir.result()
     write_report(run_dir)
@@ -37,7 +37,7 @@ def conclude(run_dir: RunDir) -> dict[str, Any]:
 
 
 def save_artefact(run: Run, target: Path) -> int:
-    """Save what was trained with its tokenizer or processor in the library's own layout; returns its bytes."""
+    """Save the trained weights and the tokenizer or processor in the library's layout; returns the weights' bytes."""
     with folder(target) as unfinished:
         run.method.save(run.model, unfinished)
         if run.tokenizer is not None:
@@ -46,8 +46,12 @@ def save_artefact(run: Run, target: Path) -> int:
     return sum(file.stat().st_size for file in target.glob("*.safetensors"))
 
 
-def summary(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
-    """The record of a run in figures; what was not measured is absent."""
+def summarize_run(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
+    """Return the content of result.json; figures that were not measured are absent.
+
+    Args:
+        size: bytes of the saved artefact; 0 where none was saved.
+    """
     from ftcli.methods.left_out import list_left_out
     from ftcli.models.anatomy import count_parameters
     from ftcli.models.bits import model_bits
@@ -61,20 +65,20 @@ def summary(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
         "max_steps": state.max_steps,
         "tokens": state.tokens,
         "supervised_tokens": state.supervised,
-        "seconds": meter.total_busy + meter.busy,  # also what was not logged yet
+        "seconds": meter.total_busy + meter.busy,  # with the time since the last log line
         "peak_memory_gb": peak_memory_gb(),
         "forward_passes": meter.forwards,
         "trainable_parameters": sum(p.numel() for p in outcome.loop.parameters),
         "total_parameters": count_parameters(run.model),
         "seed": run.seed,
-        "metrics_before": before(run.dir),
+        "metrics_before": read_initial_scores(run.dir),
         "metrics": outcome.after,
     }
     result |= outcome.loop.callbacks["costs"].state_dict() | outcome.figures
     if result["seconds"] > 0:
         result["tok_s"] = (meter.total_tokens + meter.tokens) / result["seconds"]
     if state.step:
-        result["optimizer"] = type(outcome.loop.optimizer).__name__  # what ran, whatever was asked
+        result["optimizer"] = type(outcome.loop.optimizer).__name__  # that ran, not as configured
     if size:
         result["adapter_bytes"] = size
     frozen = list_left_out(run.model, getattr(run.method, "left_out", None))
@@ -84,8 +88,8 @@ def summary(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
     return result | ({"bits_per_parameter": bits} if bits else {})
 
 
-def before(run_dir: RunDir | None) -> dict[str, float]:
-    """The scores at step 0, from the run's own record."""
+def read_initial_scores(run_dir: RunDir | None) -> dict[str, float]:
+    """Return the scores at step 0 from metrics.jsonl."""
     rows = run_dir.metrics() if run_dir is not None else []
     return {
         k: v for row in rows if row["step"] == 0 for k, v in row.items() if k.startswith("eval.")

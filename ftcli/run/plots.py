@@ -1,4 +1,4 @@
-"""The pictures of a run: loss, learning rate, throughput, and scores before and after training."""
+"""Plots of a run: loss, learning rate, throughput, and scores before and after training."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 MOST_PANELS = 8
-SPARSE = 12  # with fewer points than this each gets a marker
-FEW = 30  # so many points and fewer are shown as they are
+SPARSE = 12  # curves of fewer points get a marker at each
+FEW = 30  # curves of at most so many points are not smoothed
 
 
-def draw_all(rows: Sequence[Row], result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw every picture whose figures exist, as PNG files of `folder`; returns the files."""
+def draw_plots(rows: Sequence[Row], result: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draw each plot whose figures exist as a PNG file of `folder`; returns the files."""
     import matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,9 +49,9 @@ def draw_all(rows: Sequence[Row], result: Mapping[str, Any], folder: Path) -> li
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """Exponential moving average over a thirtieth of the points to either side.
+    """Return the mean of a forward and a backward exponential average over a thirtieth of the points.
 
-    Looking both ways keeps the curve from lagging behind where the loss falls fast.
+    Averages of both directions do not lag behind where the loss falls fast.
     """
     weight = min(0.98, max(0.0, 1 - FEW / max(1, len(values))))
     forward = _averages(values, weight)
@@ -60,7 +60,7 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 
 def _averages(values: Sequence[float], weight: float) -> list[float]:
-    """Bias towards the start is corrected as in Adam (Kingma and Ba 2015, section 3)."""
+    """Exponential averages, their initial bias corrected as in Adam (Kingma and Ba 2015, section 3)."""
     past, averages = 0.0, []
     for count, value in enumerate(values, start=1):
         past = weight * past + (1 - weight) * value
@@ -80,9 +80,9 @@ def _figures(rows: Sequence[Row], result: Mapping[str, Any]) -> list[tuple[str, 
 
 def _series(rows: Sequence[Row], key: str) -> tuple[list[int], list[float]]:
     """Steps and values of the rows that have the key; the last row of a step counts."""
-    found = {int(row["step"]): float(row[key]) for row in rows if row.get(key) is not None}
-    steps = sorted(found)
-    return steps, [found[step] for step in steps]
+    values = {int(row["step"]): float(row[key]) for row in rows if row.get(key) is not None}
+    steps = sorted(values)
+    return steps, [values[step] for step in steps]
 
 
 def _canvas(title: str, ylabel: str, steps: Sequence[int]) -> tuple[Figure, Axes]:
@@ -162,7 +162,7 @@ def _throughput(rows: Sequence[Row]) -> Figure | None:
 
 
 def _before_after(result: Mapping[str, Any]) -> Figure | None:
-    """A panel a score, since their scales have nothing in common."""
+    """One panel a score, because their scales differ."""
     before, after = result.get("metrics_before") or {}, result.get("metrics") or {}
     names = [
         name

@@ -1,4 +1,4 @@
-"""What a run directory says about where the run came from: config, command, machine, packages."""
+"""The record of a run's origin in its directory: config, command, machine, packages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftcli.config.classpath import list_trusted_packages
 from ftcli.core.atomic import write_json, write_text
 from ftcli.core.redaction import redact, redact_tree, redact_word
 from ftcli.core.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from ftcli.config import ComposedJob
 
 PACKAGES = (
     "ftcli", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets",
@@ -27,11 +30,11 @@ VARIABLES = (
 )  # fmt: skip
 
 
-def write_record(run_dir: RunDir, composed: Any) -> None:
+def write_record(run_dir: RunDir, composed: ComposedJob) -> None:
     """Write config.yaml, overrides.yaml, sources.yaml, command.txt and env.json.
 
-    Nothing secret is kept: of the environment only variables named above are read, and what looks
-    like a secret is hidden in every file.
+    Secrets are kept out: only the variables of `VARIABLES` are read from the environment, and every
+    file is redacted.
     """
     overrides = [redact_word(word) for word in composed.overrides]
     write_text(run_dir.path / "overrides.yaml", _yaml(overrides))
@@ -43,12 +46,12 @@ def write_record(run_dir: RunDir, composed: Any) -> None:
 
 
 def write_config(run_dir: RunDir, config: dict[str, Any]) -> None:
-    """The resolved config, which alone repeats the run."""
+    """Write the resolved config, from which alone the run can be repeated."""
     write_text(run_dir.path / "config.yaml", _yaml(config))
 
 
 def environment() -> dict[str, Any]:
-    """Packages, machine, GPU and the state of the source code."""
+    """Return packages, machine, GPU and the state of the source code."""
     import torch
 
     return {
@@ -59,7 +62,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: number for name in PACKAGES if (number := _version(name))},
         "trusted": list_trusted_packages(),
         "git": _git(),
     }
@@ -72,7 +75,7 @@ def _yaml(value: Any) -> str:
 
 
 def _command() -> str:
-    """A shell line that can be pasted, with the folder and variables it depends on as comments."""
+    """The command line for a shell, with the folder and variables that it depends on as comments."""
     typed = shlex.join(["ftcli", *map(redact_word, sys.argv[1:])])
     lines = [typed, f"# in {Path.cwd()}"]
     lines += [f"# {name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
@@ -96,12 +99,12 @@ def _version(package: str) -> str | None:
 def _git() -> dict[str, str] | None:
     """Commit and uncommitted changes of the working folder; None outside a repository."""
 
-    def ask(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=20)
-        return done.stdout.strip() if done.returncode == 0 else ""
+    def git(*words: str) -> str:
+        ended = subprocess.run(["git", *words], capture_output=True, text=True, timeout=20)
+        return ended.stdout.strip() if ended.returncode == 0 else ""
 
     try:
-        commit = ask("rev-parse", "HEAD")
-        return {"commit": commit, "diff": redact(ask("diff", "HEAD")[:100_000])} if commit else None
+        commit = git("rev-parse", "HEAD")
+        return {"commit": commit, "diff": redact(git("diff", "HEAD")[:100_000])} if commit else None
     except (OSError, subprocess.SubprocessError):
         return None

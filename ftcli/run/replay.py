@@ -1,4 +1,4 @@
-"""A run rebuilt from the log of its steps, without data."""
+"""Rebuild the trained weights of a run from the log of its steps, without data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ftcli.optimizers.mezo import Direction
 from ftcli.optimizers.replay import FILE, RECORD
 
 
-def steps(path: Path, directions: int = 1) -> Iterator[list[Direction]]:
-    """The directions of each step of a log.
+def read_steps(path: Path, directions: int = 1) -> Iterator[list[Direction]]:
+    """Yield the directions of each step of a log.
 
     Raises:
         UserError: there is no log, or it ends within a step.
@@ -26,14 +26,14 @@ def steps(path: Path, directions: int = 1) -> Iterator[list[Direction]]:
     if len(content) % size:
         raise UserError(f"{path} ends within a step: {len(content)} bytes in steps of {size}.")
     for start in range(0, len(content), size):
-        found = RECORD.iter_unpack(content[start : start + size])
-        yield [Direction(*record) for record in found]
+        records = RECORD.iter_unpack(content[start : start + size])
+        yield [Direction(*record) for record in records]
 
 
-def replay(folder: Path) -> Run:
-    """The run of a folder with the weights that its log leads to; no data and no loss are needed.
+def replay_run(folder: Path) -> Run:
+    """Return the run of a folder with the weights to which its log leads; computes no loss.
 
-    Equal to the trained weights to the bit, on the kind of device that trained them.
+    They equal the trained weights to the bit on the kind of device that trained them.
 
     Raises:
         UserError: the run has no log.
@@ -46,12 +46,12 @@ def replay(folder: Path) -> Run:
     named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
     optimizer: Any = run.optimizer.build(named, run.accelerator.device)
     state = State(run, run.model, 0)
-    choosing = [part for part in (run.method, run.trainable) if part is not None]
-    for part in choosing:
-        part.setup(run)
-    for taken in steps(folder / FILE, optimizer.directions):
-        for part in choosing:
-            part.before_step(state)
-        optimizer.replay(taken)
+    selectors = [part for part in (run.method, run.trainable) if part is not None]
+    for selector in selectors:  # they choose which weights move
+        selector.setup(run)
+    for directions in read_steps(folder / FILE, optimizer.directions):
+        for selector in selectors:
+            selector.before_step(state)
+        optimizer.replay(directions)
         state.step += 1
     return run

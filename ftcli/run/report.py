@@ -1,4 +1,4 @@
-"""report.md: what was run, what it gave, with pictures and samples, from the files of a run."""
+"""report.md: the choices, scores, figures, plots and samples of a run, from its files."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ CAPTIONS = {
 def write_report(run_dir: RunDir) -> Path:
     """Write report.md, card.md and plots/*.png of a run; returns the report's path.
 
-    Only the run's own files are read, so it can be called again at any time; a part whose figures
-    do not exist is left out.
+    Reads the run's own files only, so it can be repeated at any time. A section without figures is
+    left out.
     """
     from ftcli.run.card import write_card
-    from ftcli.run.plots import draw_all
+    from ftcli.run.plots import draw_plots
 
     folder = Path(run_dir.path)
     result = run_dir.result()
-    plots = draw_all(run_dir.metrics(), result, folder / "plots")
+    plots = draw_plots(run_dir.metrics(), result, folder / "plots")
     parts = [
         f"# {title(folder)}",
-        _what(folder),
+        _choices_table(folder),
         _section("Scores", scores_table(result)),
         _section("Figures", figures_table(result)),
         _section("Pictures", "\n\n".join(_picture(path) for path in plots)),
         _section("Samples", "\n\n".join(_samples(folder))),
-        _section("How to repeat it", repeat(folder)),
+        _section("How to repeat it", repeat_commands(folder)),
     ]
     path = folder / "report.md"
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
@@ -53,12 +53,12 @@ def write_report(run_dir: RunDir) -> Path:
 
 
 def title(folder: Path) -> str:
-    """`<name> <time>` of a run directory."""
+    """Return the title of a run directory: `<name> <time>`."""
     return escape_markdown(" ".join(folder.resolve().parts[-2:]))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The run's resolved config as plain dicts; empty when there is none."""
+    """Return the run's resolved config as plain dicts; empty without config.yaml."""
     from omegaconf import OmegaConf
 
     path = folder / "config.yaml"
@@ -67,12 +67,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's object; empty when there is none."""
+    """Return the object of a JSON file; empty without the file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def scores_table(result: Mapping[str, Any]) -> str:
-    """Scores before and after training as a table; empty without scores."""
+    """Return a table of scores before and after training; empty without scores."""
     before, after = result.get("metrics_before") or {}, result.get("metrics") or {}
     names = [name for name in {**before, **after} if name.startswith("eval.")]
     rows = [
@@ -83,7 +83,7 @@ def scores_table(result: Mapping[str, Any]) -> str:
 
 
 def figures_table(result: Mapping[str, Any]) -> str:
-    """What the run cost and produced."""
+    """Return a table of the run's costs and sizes."""
     trainable, total = result.get("trainable_parameters"), result.get("total_parameters")
     share = f"{trainable:,} of {total:,} ({trainable / total:.2%})" if trainable and total else None
     rows = [
@@ -104,29 +104,29 @@ def figures_table(result: Mapping[str, Any]) -> str:
     return table(("figure", "value"), [(name, value) for name, value in rows if value is not None])
 
 
-def repeat(folder: Path) -> str:
-    """The command as it was typed, and the one that repeats the run from its folder alone."""
+def repeat_commands(folder: Path) -> str:
+    """Return the command as it was typed, and the one that repeats the run from its folder alone."""
     command = folder / "command.txt"
     typed = command.read_text(encoding="utf-8").strip() if command.exists() else ""
-    own = "From this folder alone:\n\n```\nftcli train config.yaml\n```"
-    return f"```\n{typed}\n```\n\n{own}" if typed else own
+    alone = "From this folder alone:\n\n```\nftcli train config.yaml\n```"
+    return f"```\n{typed}\n```\n\n{alone}" if typed else alone
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; empty without rows."""
+    """Return a Markdown table; empty without rows."""
     if not rows:
         return ""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(_inert, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_escape_cell, line)) + " |" for line in lines)
 
 
-def _inert(cell: Any) -> str:
-    """Text of a stranger in one cell, in one line."""
+def _escape_cell(cell: Any) -> str:
+    """Untrusted text as one cell of a Markdown table, on one line."""
     text = escape_markdown(" ".join(str(cell).split()))
     return re.sub(r"(?<!\\)\|", r"\\|", text)
 
 
-def _what(folder: Path) -> str:
+def _choices_table(folder: Path) -> str:
     config = read_config(folder)
     ran = {"optimizer": read_json(folder / "result.json").get("optimizer")}
     chosen = [
@@ -145,10 +145,10 @@ def _storage(model: Mapping[str, Any]) -> str | None:
 
 
 def _choice(node: Mapping[str, Any], ran: str | None = None) -> str | None:
-    """`LoraConfig (r=16, lora_alpha=32)`: the class that does the work, and what was set of it.
+    """`LoraConfig (r=16, lora_alpha=32)`: the class that a node chooses, and its options.
 
     Args:
-        ran: the class that took its place, as on a machine that the one asked for is not made for.
+        ran: the class that ran, which may replace the configured one where the machine does not support it.
     """
     from ftcli.config.job import UNREAD
     from ftcli.config.signature import NoSuchClass, read_signature
@@ -164,8 +164,8 @@ def _choice(node: Mapping[str, Any], ran: str | None = None) -> str | None:
     name = str(node.get(key, chooser.default if chooser else target)).rpartition(".")[2]
     if ran and chooser and ran != name:
         name = f"{ran} in the place of {name}"
-    told = ("_target_", key, *UNREAD)
-    options = [f"{k}={v}" for k, v in node.items() if k not in told and v is not None]
+    hidden = ("_target_", key, *UNREAD)
+    options = [f"{k}={v}" for k, v in node.items() if k not in hidden and v is not None]
     return f"{name} ({', '.join(options)})" if options else name
 
 
@@ -178,13 +178,13 @@ def _picture(path: Path) -> str:
 
 
 def _samples(folder: Path) -> list[str]:
-    """A table a task: some prompts with the answers before and after training."""
+    """A table for each task: some prompts with the answers before and after training."""
     steps: dict[str, list[int]] = {}
     for path in (folder / "samples").glob("*-*.jsonl"):
         step, _, task = path.stem.partition("-")
         if step.isdigit():
             steps.setdefault(task, []).append(int(step))
-    return [_side_by_side(folder, task, sorted(found)) for task, found in sorted(steps.items())]
+    return [_side_by_side(folder, task, sorted(numbers)) for task, numbers in sorted(steps.items())]
 
 
 def _side_by_side(folder: Path, task: str, steps: Sequence[int]) -> str:

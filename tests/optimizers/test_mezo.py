@@ -22,7 +22,7 @@ from ftcli.optimizers.replay import FILE, RECORD, Replayable
 from ftcli.papers.mezo.measures import gradients_taken, replay_difference
 from ftcli.reproduce.measures.step_memory_over_inference import step_memory_over_inference
 from ftcli.run.build import build_run, open_run
-from ftcli.run.replay import replay, steps
+from ftcli.run.replay import read_steps, replay_run
 
 SHAPES = {"a.weight": (20, 30), "a.bias": (30,), "norm.weight": (30,), "b.weight": (5, 4, 3)}
 
@@ -260,13 +260,13 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
     assert (tmp_path / FILE).read_bytes() == whole[:24]
     part.optimizer.step(closure)
     part.after_step(None)
-    again = [taken[0].seed for taken in steps(tmp_path / FILE)]
+    again = [taken[0].seed for taken in read_steps(tmp_path / FILE)]
     assert again == [taken[0].seed for taken in _steps_of(whole, tmp_path)][:3]
 
 
 def _steps_of(content, folder):
     (folder / "other.bin").write_bytes(content)
-    return steps(folder / "other.bin")
+    return read_steps(folder / "other.bin")
 
 
 TINY = (
@@ -297,7 +297,7 @@ def test_a_run_costs_two_forward_passes_a_step_and_no_state(run_folder):
 def test_a_run_is_replayed_from_its_log_alone(run_folder):
     folder = Path(run_folder.result["run"])
     assert (folder / FILE).stat().st_size == 4 * RECORD.size
-    trained, again = open_run(folder), replay(folder)
+    trained, again = open_run(folder), replay_run(folder)
     fresh = build_run(trained.config)
     fresh.load_model()
     pairs = zip(trained.trained_state().items(), again.trained_state().values(), strict=True)
@@ -313,10 +313,10 @@ def test_a_run_is_replayed_from_its_log_alone(run_folder):
 
 def test_a_broken_log_is_said(tmp_path):
     with pytest.raises(UserError, match="there is no"):
-        list(steps(tmp_path / FILE))
+        list(read_steps(tmp_path / FILE))
     (tmp_path / FILE).write_bytes(b"12345")
     with pytest.raises(UserError, match="ends within a step"):
-        list(steps(tmp_path / FILE))
+        list(read_steps(tmp_path / FILE))
 
 
 RESIDENT = """

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftcli.run.plots import draw_all, smooth
+from ftcli.run.plots import draw_plots, smooth
 
 ROWS = [{"step": 0, "eval.loss": 3.0}] + [
     {"step": s, "loss": 3 / s, "lr": 1e-3, "tok_s": 900.0 + s} for s in range(1, 40)
@@ -20,7 +20,7 @@ RESULT = {
 
 
 def test_every_picture_is_a_readable_png(tmp_path: Path):
-    names = [path.stem for path in draw_all(ROWS, RESULT, tmp_path)]
+    names = [path.stem for path in draw_plots(ROWS, RESULT, tmp_path)]
     assert names == ["loss", "learning_rate", "throughput", "before_after"]
     for name in names:
         image = Image.open(tmp_path / f"{name}.png")
@@ -28,8 +28,8 @@ def test_every_picture_is_a_readable_png(tmp_path: Path):
 
 
 def test_without_figures_there_is_no_picture(tmp_path: Path):
-    assert draw_all([], {}, tmp_path) == []
-    only_loss = draw_all([{"step": 1, "loss": 2.0}], {"metrics": {"eval.loss": 1.0}}, tmp_path)
+    assert draw_plots([], {}, tmp_path) == []
+    only_loss = draw_plots([{"step": 1, "loss": 2.0}], {"metrics": {"eval.loss": 1.0}}, tmp_path)
     assert [path.stem for path in only_loss] == ["loss"]
 
 
@@ -41,6 +41,6 @@ def test_smoothing_keeps_a_constant_and_does_not_lag_behind_a_change():
 
 
 def test_one_point_is_seen(tmp_path: Path):
-    draw_all([{"step": 3, "tok_s": 5.0}], {}, tmp_path)
+    draw_plots([{"step": 3, "tok_s": 5.0}], {}, tmp_path)
     pixels = np.asarray(Image.open(tmp_path / "throughput.png").convert("RGB"))
     assert (pixels == (37, 99, 168)).all(-1).sum() > 20

@@ -267,12 +267,12 @@ def test_ranks_agree_to_skip_what_only_one_of_them_sees(tmp_path):
     import subprocess
     import sys
 
-    from ftcli.run.build import new_directory
+    from ftcli.run.build import create_directory
 
     words = (*KINDS["plain"], "trainer.on_nonfinite=skip", "model.quantization=none", "method=lora")
     plan = order(tmp_path, *words)
     bad = plan[3]  # the second batch of the second rank
-    run = new_directory(job(tmp_path, *words)).path
+    run = create_directory(job(tmp_path, *words)).path
     (tmp_path / "ranks.py").write_text(ONE_RANK)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [str(tmp_path / "ranks.py"), str(run), ",".join(map(str, bad))]

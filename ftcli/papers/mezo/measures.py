@@ -92,6 +92,6 @@ def gradients_taken(run: Path) -> float:
 def replay_difference(run: Path) -> float:
     """Largest difference between the trained weights and those replayed from the log of (seed, g)."""
     from ftcli.reproduce.probe import measure_distance
-    from ftcli.run.replay import replay
+    from ftcli.run.replay import replay_run
 
-    return measure_distance(run, replay(run))
+    return measure_distance(run, replay_run(run))
