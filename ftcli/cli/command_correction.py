@@ -161,7 +161,7 @@ def _read_setting(name: str, flag: str, value: str, words: list[str], reading: C
     if found.parameter is None and given not in paths.list_options(key):
         key = f"{key}.path"  # `--model owner/name`
     reading.said.append(f"{flag} is the setting {key}, written key=value")
-    chosen, _ = found.value(name, overrides.parse_value(given))
+    chosen, _ = found.convert(name, overrides.parse_value(given))
     same = chosen == overrides.parse_value(given)
     reading.settings.append(f"{key}={given if same else overrides.format_value(chosen)}")
 

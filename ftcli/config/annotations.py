@@ -35,16 +35,16 @@ _UNKNOWN = object()
 
 def evaluate_annotation(expr: ast.expr | None, module: Module) -> Any:
     """The type that an annotation stands for; `Any` where it cannot be known."""
-    found = _evaluate(expr, module, 0)
-    return Any if found is _UNKNOWN else found
+    kind = _evaluate(expr, module, 0)
+    return Any if kind is _UNKNOWN else kind
 
 
 def find_dataclass(expr: ast.expr | None, module: Module) -> Definition | None:
     """The dataclass an annotation mentions (`EvaConfig | None`): its value is a mapping of its keys."""
     for node in _iter_names(expr):
-        found = resolve_expr(module, node)
-        if found and is_dataclass(found.node):
-            return found
+        definition = resolve_expr(module, node)
+        if definition and is_dataclass(definition.node):
+            return definition
     return None
 
 
@@ -81,14 +81,16 @@ def _evaluate_constant(expr: ast.Constant, module: Module, depth: int) -> Any:
 def _evaluate_name(expr: ast.expr, module: Module, depth: int) -> Any:
     if get_last_name(expr) in _PLAIN:
         return _PLAIN[get_last_name(expr)]
-    found = resolve_expr(module, expr)
-    if found is None:
+    definition = resolve_expr(module, expr)
+    if definition is None:
         return _UNKNOWN
-    if isinstance(found.node, (ast.Assign, ast.AnnAssign)):  # an alias: MODE = Literal["a", "b"]
-        return _evaluate(found.node.value, found.module, depth + 1)
-    if is_dataclass(found.node):
+    if isinstance(
+        definition.node, (ast.Assign, ast.AnnAssign)
+    ):  # an alias: MODE = Literal["a", "b"]
+        return _evaluate(definition.node.value, definition.module, depth + 1)
+    if is_dataclass(definition.node):
         return dict
-    values = read_enum_values(found)
+    values = read_enum_values(definition)
     return Literal[tuple(values.values())] if values else _UNKNOWN
 
 
@@ -182,12 +184,12 @@ def convert_value(value: Any, kind: Any) -> Any:
     if kind is Any:
         return value
     members = _list_members(kind)
-    words = [word for member in members for word in _list_literals(member)]
-    if value is None and type(None) not in members and "none" in words:
+    literals = [literal for member in members for literal in _list_literals(member)]
+    if value is None and type(None) not in members and "none" in literals:
         return "none"  # `model.quantization=null`
     if isinstance(value, bool) and not _takes_bool(members):
         raise WrongType(_describe_expected(kind, value))
-    if isinstance(value, str) and float in members and value not in words:
+    if isinstance(value, str) and float in members and value not in literals:
         try:  # in `float | str` pydantic would leave a number written as text as text
             return float(value)
         except ValueError:

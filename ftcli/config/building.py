@@ -49,12 +49,12 @@ def locate_error(error: UserError, composed: ComposedJob | None, key: str = "") 
     """
     if composed is None:
         return error
-    named = error.where or key
-    known = named in composed.origins or named in composed.sections
-    if known and named:
-        error.where = composed.where(named)
-        if named not in error.what and named != key:
-            error.what = f"{named}: {error.what}"
+    place = error.where or key
+    is_key = place in composed.origins or place in composed.sections
+    if is_key and place:
+        error.where = composed.where(place)
+        if place not in error.what and place != key:
+            error.what = f"{place}: {error.what}"
     return error
 
 

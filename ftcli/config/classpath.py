@@ -38,9 +38,9 @@ class NotAllowed(LookupError):
 
 def trust(packages: Iterable[str]) -> None:
     """Let classes of these packages be named too; modules of the working folder can be found then."""
-    known = dict.fromkeys([*list_trusted_packages(), *packages])
-    if known:
-        os.environ[TRUST] = ",".join(known)
+    trusted = dict.fromkeys([*list_trusted_packages(), *packages])
+    if trusted:
+        os.environ[TRUST] = ",".join(trusted)
         _add_working_folder()
 
 
@@ -70,16 +70,16 @@ def fetch_class(path: str, packages: tuple[str, ...]) -> Any:
     if _is_inside(path, list_trusted_packages()):  # the user has vouched for all of it
         _add_working_folder()
         return getattr(importlib.import_module(module), name)
-    found = getattr(importlib.import_module(module), name)
-    if not inspect.isclass(found):
+    component = getattr(importlib.import_module(module), name)
+    if not inspect.isclass(component):
         raise NotAllowed(f"{path} is no class")
-    if not _is_inside(f"{found.__module__}.{found.__qualname__}", packages):
-        what = f"{path} is {found.__module__}.{found.__qualname__}"
+    if not _is_inside(f"{component.__module__}.{component.__qualname__}", packages):
+        what = f"{path} is {component.__module__}.{component.__qualname__}"
         raise NotAllowed(f"{what}, outside {format_packages(packages)}")
-    return found
+    return component
 
 
-def fetch_subclass(path: str, kind: type, where: str, said: str) -> Any:
+def fetch_subclass(path: str, kind: type, where: str, kind_name: str) -> Any:
     """The same for a class of a library that is a `kind`, in messages a `said`.
 
     Raises:
@@ -88,24 +88,24 @@ def fetch_subclass(path: str, kind: type, where: str, said: str) -> Any:
     """
     fix = f"ftcli schema {where}"
     try:
-        found = fetch_class(path, LIBRARIES)
+        component = fetch_class(path, LIBRARIES)
     except NotAllowed as error:
         raise UserError(f"{error}.", where, suggest_access(path)) from error
     except (AttributeError, ValueError) as error:
         raise UserError(f"there is no {path}.", where, fix) from error
-    if not (isinstance(found, type) and issubclass(found, kind)):
-        raise UserError(f"{path} is no {said}.", where, fix)
-    return found
+    if not (isinstance(component, type) and issubclass(component, kind)):
+        raise UserError(f"{path} is no {kind_name}.", where, fix)
+    return component
 
 
 def describe_definition(path: str, packages: tuple[str, ...]) -> str | None:
     """None where the source says that `path` is a class of `packages`, else what it is instead."""
     if _is_inside(path, list_trusted_packages()):
         return None
-    found = source.locate(path)
-    if found is None or not isinstance(found.node, ast.ClassDef):
+    definition = source.locate(path)
+    if definition is None or not isinstance(definition.node, ast.ClassDef):
         return "no class"
-    return None if _is_inside(found.dotted, packages) else found.dotted
+    return None if _is_inside(definition.dotted, packages) else definition.dotted
 
 
 def format_packages(packages: tuple[str, ...]) -> str:

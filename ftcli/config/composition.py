@@ -75,17 +75,17 @@ def compose(job: str | Path, overrides: Sequence[str] = ()) -> ComposedJob:
 
 def _compose_file(path: Path, overrides: Sequence[str]) -> ComposedJob:
     folders = paths.build_search_path(path.resolve().parent)
-    words = parse_overrides(overrides, folders)
+    parsed = parse_overrides(overrides, folders)
     source = PrimaryConfig(path)
-    refuse_huge_defaults(path, words, folders)
+    refuse_huge_defaults(path, parsed, folders)
     with _initialize_hydra(path.resolve().parent):
-        config, defaults = _compose_with_hydra(source, words, folders)
-    found = find_origins(defaults, source, words, folders)
-    composed = _make_composed_job(config, found, path)
+        config, defaults = _compose_with_hydra(source, parsed, folders)
+    locations = find_origins(defaults, source, parsed, folders)
+    composed = _make_composed_job(config, locations, path)
     composed.overrides = list(overrides)
-    composed.jobs = list_job_files(defaults, path, folders)
-    composed.repicked = dict.fromkeys(source.overridden(), False)
-    composed.repicked |= {w.key: True for w in words if w.picks and w.kind == "set"}
+    composed.job_files = list_job_files(defaults, path, folders)
+    composed.overridden_groups = dict.fromkeys(source.list_overridden_groups(), False)
+    composed.overridden_groups |= {w.key: True for w in parsed if w.picks and w.kind == "set"}
     if composed.get("model.from_recipe") is not None:
         resolve_base(composed)
     derive_keys(composed)
@@ -97,9 +97,9 @@ def load(path: str | Path) -> ComposedJob:
     file = paths.find_job(path)
     config = read_yaml(file)
     config.pop("defaults", None)
-    found = locate_keys(file)
-    plain = resolve_interpolations(config, lambda key: find_origin(found, key, file), file)
-    composed = _set_run_name(attach_origins(replace_old_names(plain), found, file))
+    locations = locate_keys(file)
+    plain = resolve_interpolations(config, lambda key: find_origin(locations, key, file), file)
+    composed = _set_run_name(attach_origins(replace_old_names(plain), locations, file))
     Problems.raise_if_any(list(check_file_names(composed)))  # a stranger's run may name any place
     return composed
 
@@ -118,41 +118,41 @@ def _initialize_hydra(folder: Path) -> Iterator[None]:
 
 
 def _compose_with_hydra(
-    source: PrimaryConfig, words: list[Override], folders: list[Path]
+    source: PrimaryConfig, overrides: list[Override], folders: list[Path]
 ) -> tuple[DictConfig, list[Any]]:
     """Hydra's composition; groups that the defaults list lacks are added to it and tried again."""
-    pending = list(words)
-    for word in words:
-        if word.picks and word.kind == "delete":  # `~eval`: the job's own keys of it go too
-            source.drop(word.key)
-    for _ in range(len(words) + 1):
+    pending = list(overrides)
+    for override in overrides:
+        if override.picks and override.kind == "delete":  # `~eval`: the job's own keys of it go too
+            source.drop_group(override.key)
+    for _ in range(len(overrides) + 1):
         ConfigStore.instance().store(name=PRIMARY_NAME, node=source.node)
-        texts = [source.search_override(pending, folders)]
-        texts += [w.for_hydra() for w in pending if w.key != "hydra.searchpath"]
+        texts = [source.format_search_path(pending, folders)]
+        texts += [override.to_hydra() for override in pending if override.key != "hydra.searchpath"]
         try:
             config = hydra_compose(PRIMARY_NAME, texts, return_hydra_config=True)
             loader = GlobalHydra.instance().config_loader()
             return config, loader.compute_defaults_list(PRIMARY_NAME, texts, RunMode.RUN).defaults
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-            absent = find_absent_group(error, pending)
-            if absent is None:
-                raise explain_error(error, source.path, words, folders) from error
-            pending.remove(absent)
-            if absent.kind != "delete":
-                source.pick(absent)
+            group = find_absent_group(error, pending)
+            if group is None:
+                raise explain_error(error, source.path, overrides, folders) from error
+            pending.remove(group)
+            if group.kind != "delete":
+                source.add_choice(group)
     raise AssertionError("every group was added, none is left to add")
 
 
-def _make_composed_job(config: DictConfig, found: dict[str, Origin], job: Path) -> ComposedJob:
-    known: dict[Any, Any] = dict(config.hydra.runtime.choices)
+def _make_composed_job(config: DictConfig, locations: dict[str, Origin], job: Path) -> ComposedJob:
+    choices: dict[Any, Any] = dict(config.hydra.runtime.choices)
     OmegaConf.set_struct(config, False)
     for key in ("hydra", *RECIPE_KEYS):
         config.pop(key, None)
-    plain = resolve_interpolations(config, lambda key: find_origin(found, key, job), job)
-    composed = attach_origins(replace_old_names(plain), found, job)
+    plain = resolve_interpolations(config, lambda key: find_origin(locations, key, job), job)
+    composed = attach_origins(replace_old_names(plain), locations, job)
     composed.choices = {
         str(group): option
-        for group, option in known.items()
+        for group, option in choices.items()
         if isinstance(option, str) and not str(group).startswith("hydra/")
     }
     return _set_run_name(composed)
@@ -182,7 +182,7 @@ def resolve_base(composed: ComposedJob) -> None:
         return
     composed.base = str(model.pop(BASE_KEY))
     origin = composed.origin(f"model.{BASE_KEY}")
-    composed.forget(f"model.{BASE_KEY}")
+    composed.drop_origins(f"model.{BASE_KEY}")
     model["path"] = str(locate_base_run(compose_base(composed.base)) / "model")
     composed.origins["model.path"] = origin
 
@@ -216,8 +216,11 @@ def substitute_base(composed: ComposedJob) -> dict[str, Any]:
     config: dict[str, Any] = composed.config
     if composed.base is None or is_base_trained(composed):
         return config
-    own = {key: value for key, value in config["model"].items() if key != "path"}
-    return {**config, "model": {**substitute_base(compose_base(composed.base))["model"], **own}}
+    model_keys = {key: value for key, value in config["model"].items() if key != "path"}
+    return {
+        **config,
+        "model": {**substitute_base(compose_base(composed.base))["model"], **model_keys},
+    }
 
 
 def count_base_steps(composed: ComposedJob) -> int | None:

@@ -25,25 +25,28 @@ _INTERPOLATION = "${a.key} gives the value of a.key; a plain ${ is written \\${"
 _PARENT = re.compile(r"In '(?P<parent>[^']+)'")
 
 
-def find_absent_group(error: Exception, words: Sequence[Override]) -> Override | None:
+def find_absent_group(error: Exception, overrides: Sequence[Override]) -> Override | None:
     """The override that picks (or drops) a group which the defaults list does not have."""
-    found = _ABSENT.search(str(error))
-    if not found:
+    match = _ABSENT.search(str(error))
+    if not match:
         return None
-    return next((w for w in words if w.picks and w.key == found["key"]), None)
+    return next(
+        (override for override in overrides if override.picks and override.key == match["key"]),
+        None,
+    )
 
 
 def explain_error(
-    error: Exception, job: Path, words: Sequence[Override], folders: Sequence[Path]
+    error: Exception, job: Path, overrides: Sequence[Override], folders: Sequence[Path]
 ) -> UserError:
     """One message for an error of composition."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _explain_missing_config(error, error.missing_cfg_file, job, words, folders)
+        return _explain_missing_config(error, error.missing_cfg_file, job, overrides, folders)
     if isinstance(error, yaml.YAMLError):
         return make_syntax_error(error)
-    open_ = _LEFT_OPEN.search(str(error))
-    if open_:
-        group = open_["group"]
+    left_open = _LEFT_OPEN.search(str(error))
+    if left_open:
+        group = left_open["group"]
         return UserError(
             f"{group} is left open (???).",
             where=_locate_choice(error, job, group, folders),
@@ -51,42 +54,42 @@ def explain_error(
         )
     cause = error.__cause__ if not str(error) and error.__cause__ else error
     text = _extract_sentence(str(cause))
-    return UserError(text, where=_find_culprit(text, job, words, folders), fix="ftcli show JOB")
+    return UserError(text, where=_find_culprit(text, job, overrides, folders), fix="ftcli show JOB")
 
 
 def _explain_missing_config(
     error: MissingConfigException,
     name: str,
     job: Path,
-    words: Sequence[Override],
+    overrides: Sequence[Override],
     folders: Sequence[Path],
 ) -> UserError:
     group, _, option = name.rpartition("/")
     option = option.removesuffix(".yaml")
     if not group:
-        known = [p.stem for folder in folders for p in folder.glob("*.yaml")]
+        names = [p.stem for folder in folders for p in folder.glob("*.yaml")]
         return UserError(
-            f"'{option}' in the defaults list: no such file.{_format_closest(option, known)}",
+            f"'{option}' in the defaults list: no such file.{_format_closest(option, names)}",
             where=_locate_choice(error, job, option, folders),
             fix="ftcli ls jobs",
         )
-    known = list(paths.list_options(group, list(folders)))
+    names = list(paths.list_options(group, list(folders)))
     if group.startswith("hydra/"):
         fix = f"install the plugin that brings it: pip install hydra-{option}-{group[6:]}"
         return UserError(
             f"{group}={option}: no such {group}.", _locate_choice(error, job, group, folders), fix
         )
     top, _, rest = f"{group}/{option}".partition("/")
-    typed = any(w.key == top for w in words)
+    typed = any(override.key == top for override in overrides)
     near = find_nearest(rest, list(paths.list_options(top, list(folders))))
-    fix = f"{len(known)} available: ftcli ls {paths.pluralize_group(top)}"
+    fix = f"{len(names)} available: ftcli ls {paths.pluralize_group(top)}"
     if _is_path(rest):
         way = {"data": f"ftcli init --data {rest}", "model": f"model.path={rest}"}
         fix = way.get(top, f"see: ftcli schema {top}")
     elif near:
         fix = f"{top}={near[0]}; " + fix
     return UserError(
-        f"{top}={rest}: no such {top}.{_format_closest(rest, known)}",
+        f"{top}={rest}: no such {top}.{_format_closest(rest, names)}",
         where="command line" if typed else _locate_choice(error, job, group, folders),
         fix=fix,
     )
@@ -97,9 +100,9 @@ def _is_path(name: str) -> bool:
     return "/" in name or name.startswith((".", "~")) or Path(name).exists() or "." in name
 
 
-def _format_closest(word: str, known: Sequence[str]) -> str:
-    found = find_nearest(word, known)
-    return f" Closest: {', '.join(found)}." if found else ""
+def _format_closest(name: str, known: Sequence[str]) -> str:
+    nearest = find_nearest(name, known)
+    return f" Closest: {', '.join(nearest)}." if nearest else ""
 
 
 def _locate_choice(error: Exception, job: Path, group: str, folders: Sequence[Path]) -> str:
@@ -110,18 +113,22 @@ def _locate_choice(error: Exception, job: Path, group: str, folders: Sequence[Pa
 
 
 def _find_parent(text: str, job: Path, folders: Sequence[Path]) -> Path:
-    found = _PARENT.search(text)
-    if found:
+    match = _PARENT.search(text)
+    if match:
         for folder in folders:
-            file = folder / f"{found['parent'].removesuffix('.yaml')}.yaml"
+            file = folder / f"{match['parent'].removesuffix('.yaml')}.yaml"
             if file.is_file():
                 return file
     return job
 
 
-def _find_culprit(text: str, job: Path, words: Sequence[Override], folders: Sequence[Path]) -> str:
-    typed = [w.text.partition("=")[0].lstrip("+~") for w in words]
-    if any(w.text in text for w in words) or any(f"'{name}'" in text for name in typed):
+def _find_culprit(
+    text: str, job: Path, overrides: Sequence[Override], folders: Sequence[Path]
+) -> str:
+    typed = [override.text.partition("=")[0].lstrip("+~") for override in overrides]
+    if any(override.text in text for override in overrides) or any(
+        f"'{name}'" in text for name in typed
+    ):
         return "command line"
     return paths.format_path(_find_parent(text, job, folders))
 
@@ -168,7 +175,7 @@ def _find_broken(config: DictConfig, where: Callable[[str], str]) -> list[UserEr
         what = f"{key}: {_extract_sentence(str(error))}"
         return [UserError(what, where(key), _INTERPOLATION)]
     assert isinstance(raw, dict)
-    known = [key for key, _ in iter_leaves(raw)]
+    keys = [key for key, _ in iter_leaves(raw)]
     problems = []
     for key, value in iter_leaves(raw):
         try:
@@ -176,20 +183,24 @@ def _find_broken(config: DictConfig, where: Callable[[str], str]) -> list[UserEr
             if OmegaConf.is_config(chosen):
                 OmegaConf.to_container(chosen, resolve=True, throw_on_missing=False)
         except OmegaConfBaseException as error:
-            what = _explain_interpolation(error, key, value, known)
+            what = _explain_interpolation(error, key, value, keys)
             problems.append(UserError(what, where(key), _INTERPOLATION))
     roots = [p for p in problems if "there is no key" in p.what]
     return roots or problems  # what points at a broken key is broken by that key
 
 
 def _explain_interpolation(
-    error: OmegaConfBaseException, key: str, value: Any, known: Sequence[str]
+    error: OmegaConfBaseException, key: str, value: Any, keys: Sequence[str]
 ) -> str:
     if isinstance(error, InterpolationKeyError):
-        words = re.findall(r"\$\{([\w.]+)\}", str(value))
-        lost = [w for w in words if not any(k == w or k.startswith(f"{w}.") for k in known)]
-        if lost:
-            near = find_nearest(lost[0], known, 1)
+        references = re.findall(r"\$\{([\w.]+)\}", str(value))
+        unknown = [
+            reference
+            for reference in references
+            if not any(k == reference or k.startswith(f"{reference}.") for k in keys)
+        ]
+        if unknown:
+            near = find_nearest(unknown[0], keys, 1)
             hint = f" Did you mean ${{{near[0]}}}?" if near else ""
-            return f"{key}={value}: there is no key '{lost[0]}'.{hint}"
+            return f"{key}={value}: there is no key '{unknown[0]}'.{hint}"
     return f"{key}={value}: {_extract_sentence(str(error))}"

@@ -81,10 +81,10 @@ class ComposedJob:
         overrides: what followed it on the command line, as typed.
         choices: group -> option that was composed (`method` -> `lora`); empty for a resolved file.
         sections: dotted key of every mapping -> the place that opened it last.
-        repicked: groups whose option was chosen over a job's own choice -> whether by the command
+        overridden_groups: groups whose option was chosen over a job's own choice -> whether by the command
             line (True) or by the given job over the one it starts from (False).
         base: recipe of a base model that must be trained before (`model.from_recipe`).
-        jobs: files that were merged as jobs: the given one and those it starts from.
+        job_files: files that were merged as jobs: the given one and those it starts from.
     """
 
     config: dict[str, Any]
@@ -93,16 +93,16 @@ class ComposedJob:
     overrides: list[str] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)
     sections: dict[str, Origin] = field(default_factory=dict)
-    repicked: dict[str, bool] = field(default_factory=dict)
-    jobs: frozenset[Path] = frozenset()
+    overridden_groups: dict[str, bool] = field(default_factory=dict)
+    job_files: frozenset[Path] = frozenset()
     base: str | None = None
 
     def origin(self, key: str) -> Origin:
         """Who set a key; for one that nobody set, who opened the mapping it would stand in."""
         while key:
-            found = self.origins.get(key) or self.sections.get(key)
-            if found:
-                return found
+            origin = self.origins.get(key) or self.sections.get(key)
+            if origin:
+                return origin
             key = key.rpartition(".")[0]
         return Origin(self.job)
 
@@ -119,13 +119,13 @@ class ComposedJob:
             node = node[part]
         return node
 
-    def forget(self, key: str) -> None:
+    def drop_origins(self, key: str) -> None:
         """Drop the origins of a key that is no longer in the configuration."""
-        for kept in (self.origins, self.sections):
-            for name in [n for n in kept if n == key or n.startswith(f"{key}.")]:
-                del kept[name]
+        for places in (self.origins, self.sections):
+            for name in [n for n in places if n == key or n.startswith(f"{key}.")]:
+                del places[name]
 
-    def named(self, group: str) -> str:
+    def format_choice(self, group: str) -> str:
         """A group as the user would write it: `method=lora`, or `method` where no option is known."""
         option = self.choices.get(group)
         return f"{group}={option}" if option else group
@@ -153,14 +153,14 @@ class Keys:
         open: whether further keys are accepted.
         owner: the class itself.
         library: the library class whose options are accepted, if any.
-        lost: the key and error where the library class cannot be found.
+        library_error: the key and error where the library class cannot be found.
     """
 
     parameters: dict[str, Parameter]
     open: bool
     owner: signature.Signature
     library: str | None = None
-    lost: tuple[str, NoSuchClass] | None = None
+    library_error: tuple[str, NoSuchClass] | None = None
 
 
 def read_keys(node: Mapping[str, Any]) -> Keys:
@@ -171,29 +171,29 @@ def read_keys(node: Mapping[str, Any]) -> Keys:
     """
     if not isinstance(node[TARGET], str):
         raise NoSuchClass(str(node[TARGET]), [])
-    own = signature.read_signature(node[TARGET])
-    parameter = own.class_path
+    class_keys = signature.read_signature(node[TARGET])
+    parameter = class_keys.class_path
     if parameter is None:
-        return Keys(own.parameters, own.open, own)
-    named = node.get(parameter.name, parameter.default if parameter.has_value else None)
-    if not isinstance(named, str) or named == "???":
-        return Keys(own.parameters, True, own)
+        return Keys(class_keys.parameters, class_keys.open, class_keys)
+    library_path = node.get(parameter.name, parameter.default if parameter.has_value else None)
+    if not isinstance(library_path, str) or library_path == "???":
+        return Keys(class_keys.parameters, True, class_keys)
     try:
-        library = signature.read_signature(named)
+        library = signature.read_signature(library_path)
     except NoSuchClass as error:
-        return Keys(own.parameters, True, own, named, (parameter.name, error))
+        return Keys(class_keys.parameters, True, class_keys, library_path, (parameter.name, error))
     # `params` of an optimizer is handed over by ftcli, never written in YAML
-    taken = {"params", *own.parameters}
+    taken = {"params", *class_keys.parameters}
     options = {k: p for k, p in library.parameters.items() if k not in taken}
-    return Keys({**own.parameters, **options}, library.open, own, named)
+    return Keys({**class_keys.parameters, **options}, library.open, class_keys, library_path)
 
 
 def get_effective_value(composed: ComposedJob, key: str) -> Any:
     """The value of a dotted key; None where nothing reads such a key."""
-    absent = object()
-    found = composed.get(key, absent)
-    if found is not absent:
-        return found
+    missing = object()
+    current = composed.get(key, missing)
+    if current is not missing:
+        return current
     group, _, name = key.partition(".")
     node = composed.config.get(group)
     if not isinstance(node, Mapping) or not isinstance(node.get(TARGET), str):
@@ -210,9 +210,9 @@ def get_promise(composed: ComposedJob, group: str, name: str) -> Any:
     node = composed.config.get(group)
     if not isinstance(node, Mapping) or not isinstance(node.get(TARGET), str):
         return None
-    own = node.get(PROMISES) or {}
-    if name in own:
-        return own[name]
+    promises = node.get(PROMISES) or {}
+    if name in promises:
+        return promises[name]
     try:
         return read_keys(node).owner.attributes.get(name)
     except NoSuchClass:

@@ -36,12 +36,12 @@ class Entry:
 
 def list_kinds() -> dict[str, Callable[[], dict[str, Path]]]:
     """What `ftcli ls` can list -> name and file of each."""
-    found: dict[str, Callable[[], dict[str, Path]]] = {
+    kinds: dict[str, Callable[[], dict[str, Path]]] = {
         "jobs": _list_jobs, "recipes": paths.list_recipes, "runs": _list_runs,
     }  # fmt: skip
     for group in paths.list_groups():  # `runs` are the runs, not the options of the group `run`
-        found.setdefault(paths.pluralize_group(group), partial(paths.list_options, group))
-    return found
+        kinds.setdefault(paths.pluralize_group(group), partial(paths.list_options, group))
+    return kinds
 
 
 def list_entries(kind: str) -> list[Entry]:
@@ -50,22 +50,22 @@ def list_entries(kind: str) -> list[Entry]:
     Raises:
         UserError: there is no such kind.
     """
-    known = list_kinds()
+    kinds = list_kinds()
     group = paths.find_group(kind)
-    name = paths.pluralize_group(group) if group else kind if kind in known else f"{kind}s"
-    if name not in known:
-        near = find_nearest(kind, known, 1)
+    name = paths.pluralize_group(group) if group else kind if kind in kinds else f"{kind}s"
+    if name not in kinds:
+        near = find_nearest(kind, kinds, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"there is no list of {kind}.{hint}", fix="ftcli ls")
     about = _describe_outcome if name == "runs" else read_comment
-    return [Entry(n, about(file), paths.format_path(file)) for n, file in known[name]().items()]
+    return [Entry(n, about(file), paths.format_path(file)) for n, file in kinds[name]().items()]
 
 
 def _list_jobs() -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    jobs: dict[str, Path] = {}
     for folder in paths.build_search_path():
-        found = {**paths.list_jobs(folder), **found}
-    return dict(sorted(found.items()))
+        jobs = {**paths.list_jobs(folder), **jobs}
+    return dict(sorted(jobs.items()))
 
 
 def _list_runs() -> dict[str, Path]:
@@ -109,20 +109,20 @@ def find_copy_source(name: str) -> Path:
     name = name.removesuffix(".yaml")
     for prefix in ("configs/", "recipes/"):
         name = name.removeprefix(prefix)
-    known = {**paths.list_recipes(), **paths.list_jobs(paths.configs_dir())}
+    jobs = {**paths.list_recipes(), **paths.list_jobs(paths.configs_dir())}
     grouped = {
         f"{g}/{o}": file for g in paths.list_groups() for o, file in paths.list_options(g).items()
     }
-    if name in known or name in grouped:
-        return known.get(name) or grouped[name]
-    same = [full for full in grouped if full.partition("/")[2] == name]
-    if len(same) == 1:
-        return grouped[same[0]]
-    if same:
+    if name in jobs or name in grouped:
+        return jobs.get(name) or grouped[name]
+    matches = [full for full in grouped if full.partition("/")[2] == name]
+    if len(matches) == 1:
+        return grouped[matches[0]]
+    if matches:
         raise UserError(
-            f"'{name}' is in several groups: {', '.join(same)}.", fix=f"ftcli cp {same[0]}"
+            f"'{name}' is in several groups: {', '.join(matches)}.", fix=f"ftcli cp {matches[0]}"
         )
-    near = find_nearest(name, [*known, *grouped, *(n.partition("/")[2] for n in grouped)])
+    near = find_nearest(name, [*jobs, *grouped, *(n.partition("/")[2] for n in grouped)])
     hint = f" Closest: {', '.join(near)}." if near else ""
     raise UserError(f"nothing is called '{name}'.{hint}", fix="ftcli ls")
 

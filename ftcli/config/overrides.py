@@ -40,7 +40,7 @@ class Override:
         """Whether it speaks to Hydra itself (`hydra.sweep.dir=...`)."""
         return self.key.startswith(("hydra.", "hydra/"))
 
-    def for_hydra(self) -> str:
+    def to_hydra(self) -> str:
         """As Hydra wants it: a key that no YAML holds is set all the same, validation judges it."""
         plain = self.kind == "set" and not self.picks and not self.is_hydra
         return self.text if not plain or self.text.startswith("++") else f"++{self.text}"
@@ -52,16 +52,16 @@ def parse_overrides(texts: Sequence[str], folders: Sequence[Path]) -> list[Overr
     Raises:
         UserError: not in the grammar, or several values where one is wanted; all of them together.
     """
-    parser, words, problems = OverridesParser.create(), [], []
+    parser, parsed, problems = OverridesParser.create(), [], []
     for text in texts:
         try:
-            words.append(_make_override(parser.parse_override(text), text, folders))
+            parsed.append(_make_override(parser.parse_override(text), text, folders))
         except HydraException as error:
             problems.append(_make_syntax_error(text, error))
         except UserError as error:
             problems.append(error)
     Problems.raise_if_any(problems)
-    return words
+    return parsed
 
 
 def _make_override(parsed: HydraOverride, text: str, folders: Sequence[Path]) -> Override:
@@ -76,12 +76,12 @@ def _make_override(parsed: HydraOverride, text: str, folders: Sequence[Path]) ->
     value, key = parsed.value(), parsed.key_or_group
     if not key:
         raise UserError(f"'{text}' names no key.", "command line", _FORM)
-    group = any((folder / key).is_dir() for folder in folders)
-    picks = group and not isinstance(value, dict)
-    names = isinstance(value, str) or (
+    is_group = any((folder / key).is_dir() for folder in folders)
+    picks = is_group and not isinstance(value, dict)
+    is_name = isinstance(value, str) or (
         isinstance(value, list) and all(isinstance(name, str) for name in value)
     )
-    if picks and not parsed.is_delete() and not names:
+    if picks and not parsed.is_delete() and not is_name:
         raise UserError(
             f"'{text}': {key} wants the name of an option.",
             where="command line",
@@ -96,13 +96,13 @@ def format_override(key: str, value: Any) -> str:
     return quote_for_shell(f"{key}={format_value(value)}")
 
 
-def quote_for_shell(word: str) -> str:
+def quote_for_shell(text: str) -> str:
     """A word as a shell leaves it alone."""
-    if not set(word) & set(" '\"{}$*?;&|<>()`\\!#~"):
-        return word
-    if "'" in word and not set(word) & set('"$`\\!'):
-        return f'"{word}"'
-    return shlex.quote(word)
+    if not set(text) & set(" '\"{}$*?;&|<>()`\\!#~"):
+        return text
+    if "'" in text and not set(text) & set('"$`\\!'):
+        return f'"{text}"'
+    return shlex.quote(text)
 
 
 def is_valid_override(text: str) -> bool:
@@ -116,9 +116,11 @@ def is_valid_override(text: str) -> bool:
 
 def parse_value(text: str) -> Any:
     """A word as Hydra reads it in the place of a value; itself where it cannot."""
-    word = f"k={text}"
+    override = f"k={text}"
     return (
-        OverridesParser.create().parse_override(word).value() if is_valid_override(word) else text
+        OverridesParser.create().parse_override(override).value()
+        if is_valid_override(override)
+        else text
     )
 
 
@@ -160,10 +162,10 @@ def join_overrides(*parts: Iterable[str]) -> list[str]:
 
     `method=full` behind `method.r=64` leaves no `r`, as in the job itself.
     """
-    found: list[str] = []
-    for override in (one for part in parts for one in part):
-        group, given, _ = override.partition("=")
-        if given and "." not in group:
-            found = [one for one in found if not one.startswith((f"{group}.", f"{group}="))]
-        found.append(override)
-    return found
+    joined: list[str] = []
+    for override in (kept for part in parts for kept in part):
+        group, sign, _ = override.partition("=")
+        if sign and "." not in group:
+            joined = [kept for kept in joined if not kept.startswith((f"{group}.", f"{group}="))]
+        joined.append(override)
+    return joined

@@ -52,10 +52,14 @@ def evaluate_default(expr: ast.expr, module: Module) -> Any:
         members = read_enum_values(source.resolve_expr(module, expr.value)) or {}
         if expr.attr in members:
             return members[expr.attr]
-    found = source.resolve_expr(module, expr)
-    if found and isinstance(found.node, (ast.Assign, ast.AnnAssign)) and found.node.value:
-        if not isinstance(found.node.value, (ast.Name, ast.Attribute)):
-            return evaluate_default(found.node.value, found.module)
+    definition = source.resolve_expr(module, expr)
+    if (
+        definition
+        and isinstance(definition.node, (ast.Assign, ast.AnnAssign))
+        and definition.node.value
+    ):
+        if not isinstance(definition.node.value, (ast.Name, ast.Attribute)):
+            return evaluate_default(definition.node.value, definition.module)
     return Computed(ast.unparse(expr))
 
 

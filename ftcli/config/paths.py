@@ -35,22 +35,22 @@ def _find_packaged(name: str) -> Path:
 
 def user_dir() -> Path:
     """The user's own configs: $FTCLI_CONFIGS, or ~/.config/ftcli/configs."""
-    given = os.environ.get("FTCLI_CONFIGS")
-    return Path(given).expanduser() if given else Path.home() / ".config" / "ftcli" / "configs"
+    folder = os.environ.get("FTCLI_CONFIGS")
+    return Path(folder).expanduser() if folder else Path.home() / ".config" / "ftcli" / "configs"
 
 
 def cache_folder(name: str) -> Path:
     """What can be made again: a folder of $FTCLI_CACHE, or of ~/.cache/ftcli."""
-    given = os.environ.get("FTCLI_CACHE")
-    root = Path(given).expanduser() if given else Path.home() / ".cache" / "ftcli"
+    folder = os.environ.get("FTCLI_CACHE")
+    root = Path(folder).expanduser() if folder else Path.home() / ".cache" / "ftcli"
     return root / name
 
 
 def build_search_path(job_folder: Path | None = None) -> list[Path]:
     """Existing folders that hold groups, in the order in which they are asked."""
-    asked = [job_folder, user_dir(), Path("configs"), *list_packaged_folders()]
-    found = [folder.resolve() for folder in asked if folder is not None and folder.is_dir()]
-    return list(dict.fromkeys(found))
+    folders = [job_folder, user_dir(), Path("configs"), *list_packaged_folders()]
+    existing = [folder.resolve() for folder in folders if folder is not None and folder.is_dir()]
+    return list(dict.fromkeys(existing))
 
 
 def list_packaged_folders() -> list[Path]:
@@ -78,12 +78,12 @@ def pluralize_group(group: str) -> str:
 
 def list_options(group: str, folders: list[Path] | None = None) -> dict[str, Path]:
     """Option -> file of a group (`lora` -> `configs/method/lora.yaml`); the first folder wins."""
-    found: dict[str, Path] = {}
+    options: dict[str, Path] = {}
     for folder in build_search_path() if folders is None else folders:
         root = folder / group
         for file in sorted(root.rglob("*.yaml")):
-            found.setdefault(file.relative_to(root).with_suffix("").as_posix(), file)
-    return dict(sorted(found.items()))
+            options.setdefault(file.relative_to(root).with_suffix("").as_posix(), file)
+    return dict(sorted(options.items()))
 
 
 def list_jobs(root: Path) -> dict[str, Path]:
@@ -123,9 +123,9 @@ def find_job(job: str | Path) -> Path:
     for prefix in ("", "configs/", "recipes/"):
         if name.startswith(prefix) and name.removeprefix(prefix) in known:
             return known[name.removeprefix(prefix)]
-    same = [file for full, file in list_recipes().items() if full.rpartition("/")[2] == name]
-    if len(same) == 1:
-        return same[0]
+    matches = [file for full, file in list_recipes().items() if full.rpartition("/")[2] == name]
+    if len(matches) == 1:
+        return matches[0]
     if path.is_dir():
         raise _explain_folder(path, str(job))
     near = _find_closest(path, known)
@@ -181,5 +181,5 @@ def find_nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Up to `count` known names that look like `word`, the nearest first."""
     names = sorted(set(known))
     lowered = {name.lower(): name for name in reversed(names)}
-    found = difflib.get_close_matches(word.lower(), lowered, count, 0.6)
-    return [lowered[name] for name in found]
+    matches = difflib.get_close_matches(word.lower(), lowered, count, 0.6)
+    return [lowered[name] for name in matches]

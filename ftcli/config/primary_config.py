@@ -28,77 +28,80 @@ class PrimaryConfig:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.node = read_yaml(path)
-        self.own_defaults = self.node.get("defaults") is not None
-        self.replaced: set[str] = set()
-        if not self.own_defaults:
+        self.has_defaults = self.node.get("defaults") is not None
+        self.dropped_groups: set[str] = set()
+        if not self.has_defaults:
             self.node["defaults"] = ["_self_"]
             return
         if not isinstance(self.node.defaults, ListConfig):
             where = locate_keys(path)["defaults"]
             raise UserError("defaults must be a list: `- model: llama_mini`.", where=str(where))
         if "_self_" not in self.node.defaults:  # else Hydra would warn, and do the same
-            self._insert("_self_", self._first_override())
+            self._insert_entry("_self_", self._find_first_override())
 
-    def pick(self, word: Override) -> None:
+    def add_choice(self, override: Override) -> None:
         """Take an option of a group that the defaults list lacks; it stands below the job's own keys.
 
         In a resolved file the group's keys are a complete other choice: they give way.
         """
-        if not self.own_defaults:
-            self.drop(word.key)
-        self._insert({word.key: word.value}, self._position("_self_"))
+        if not self.has_defaults:
+            self.drop_group(override.key)
+        self._insert_entry({override.key: override.value}, self._find_position("_self_"))
 
-    def overridden(self) -> list[str]:
+    def list_overridden_groups(self) -> list[str]:
         """Groups for which it chooses another option than the job it starts from."""
         entries: list[Any] = OmegaConf.to_container(self.node.defaults)  # type: ignore[assignment]
         keys = [str(k) for entry in entries if isinstance(entry, dict) for k in entry]
         return [key.removeprefix("override ") for key in keys if key.startswith("override ")]
 
-    def drop(self, group: str) -> None:
+    def drop_group(self, group: str) -> None:
         """Leave out the job's own keys of a group."""
         if group in self.node:
             self.node.pop(group)
-            self.replaced.add(group)
+            self.dropped_groups.add(group)
 
-    def _insert(self, item: Any, position: int) -> None:
+    def _insert_entry(self, item: Any, position: int) -> None:
         self.node.defaults.insert(position, item)
 
-    def _position(self, name: str) -> int:
+    def _find_position(self, name: str) -> int:
         entries = list(OmegaConf.to_container(self.node.defaults))  # type: ignore[arg-type]
         return entries.index(name) if name in entries else len(entries)
 
-    def _first_override(self) -> int:
+    def _find_first_override(self) -> int:
         entries: list[Any] = OmegaConf.to_container(self.node.defaults)  # type: ignore[assignment]
         for index, entry in enumerate(entries):
             if isinstance(entry, dict) and any(str(k).startswith("override ") for k in entry):
                 return index
         return len(entries)
 
-    def search_override(self, words: Sequence[Override], folders: Sequence[Path]) -> str:
+    def format_search_path(self, overrides: Sequence[Override], folders: Sequence[Path]) -> str:
         """The search path as an override: ours, then what the job or the command line adds."""
-        own = OmegaConf.select(self.node, "hydra.searchpath", default=None) or []
-        asked = next((w.value for w in words if w.key == "hydra.searchpath"), own)
-        for entry in asked if isinstance(asked, (list, ListConfig)) else [asked]:
+        job_entries = OmegaConf.select(self.node, "hydra.searchpath", default=None) or []
+        added = next(
+            (override.value for override in overrides if override.key == "hydra.searchpath"),
+            job_entries,
+        )
+        for entry in added if isinstance(added, (list, ListConfig)) else [added]:
             if not isinstance(entry, str) or "://" in entry and not entry.startswith("file://"):
                 raise UserError(  # pkg:// would import the package
                     f"hydra.searchpath={entry}: only folders are looked into.",
                     where=str(locate_keys(self.path).get("hydra.searchpath", "command line")),
                     fix="hydra.searchpath=[file:///path/to/configs]",
                 )
-        entries = [f"file://{folder}" for folder in folders[1:]] + [str(entry) for entry in asked]
-        return f"hydra.searchpath=[{','.join(map(_quoted, entries))}]"
+        entries = [f"file://{folder}" for folder in folders[1:]] + [str(entry) for entry in added]
+        return f"hydra.searchpath=[{','.join(map(_quote_entry, entries))}]"
 
 
-def _quoted(text: str) -> str:
+def _quote_entry(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
 def find_origins(
-    defaults: Iterable[Any], source: PrimaryConfig, words: list[Override], folders: list[Path]
+    defaults: Iterable[Any], source: PrimaryConfig, overrides: list[Override], folders: list[Path]
 ) -> dict[str, Origin]:
     """Dotted key -> who set it last, in the order in which Hydra merged the files."""
-    found: dict[str, Origin] = {}
+    origins: dict[str, Origin] = {}
     for default in defaults:
         name = default.config_path
         if name.startswith("hydra/"):
@@ -107,17 +110,17 @@ def find_origins(
             kept = {
                 key: origin
                 for key, origin in locate_keys(source.path).items()
-                if key.split(".")[0] not in source.replaced
+                if key.split(".")[0] not in source.dropped_groups
             }
-            found.update(kept)
+            origins.update(kept)
         elif file := _find_file(name, folders):
             prefix = f"{default.package}." if default.package else ""
-            found[default.package] = Origin(file)
-            found.update({prefix + key: origin for key, origin in locate_keys(file).items()})
-    for word in words:
-        if not word.picks and word.kind != "delete":
-            _set_origin(found, word.key, word.value)
-    return found
+            origins[default.package] = Origin(file)
+            origins.update({prefix + key: origin for key, origin in locate_keys(file).items()})
+    for override in overrides:
+        if not override.picks and override.kind != "delete":
+            _set_origin(origins, override.key, override.value)
+    return origins
 
 
 def list_job_files(defaults: Iterable[Any], job: Path, folders: list[Path]) -> frozenset[Path]:
@@ -126,14 +129,14 @@ def list_job_files(defaults: Iterable[Any], job: Path, folders: list[Path]) -> f
     return frozenset([job, *(file for file in files if file)])
 
 
-def _set_origin(found: dict[str, Origin], key: str, value: Any) -> None:
-    found[key] = COMMAND_LINE
+def _set_origin(origins: dict[str, Origin], key: str, value: Any) -> None:
+    origins[key] = COMMAND_LINE
     parent = key.rpartition(".")[0]
-    while parent and parent not in found:  # a mapping that no file opened
-        found[parent] = COMMAND_LINE
+    while parent and parent not in origins:  # a mapping that no file opened
+        origins[parent] = COMMAND_LINE
         parent = parent.rpartition(".")[0]
     if isinstance(value, dict):
-        found.update({inner: COMMAND_LINE for inner, _ in iter_leaves({key: value})})
+        origins.update({inner: COMMAND_LINE for inner, _ in iter_leaves({key: value})})
 
 
 def _find_file(name: str, folders: list[Path]) -> Path | None:
@@ -141,28 +144,28 @@ def _find_file(name: str, folders: list[Path]) -> Path | None:
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
-def find_origin(found: dict[str, Origin], key: str, job: Path) -> str:
+def find_origin(origins: dict[str, Origin], key: str, job: Path) -> str:
     """Who set a key, or the mapping it would stand in."""
-    while key and key not in found:
+    while key and key not in origins:
         key = key.rpartition(".")[0]
-    return str(found.get(key, Origin(job)))
+    return str(origins.get(key, Origin(job)))
 
 
-def attach_origins(plain: dict[str, Any], found: dict[str, Origin], job: Path) -> ComposedJob:
+def attach_origins(plain: dict[str, Any], origins: dict[str, Origin], job: Path) -> ComposedJob:
     """Keep the origins of what is in the configuration, leaves and mappings apart."""
     keys = {key for key, _ in iter_leaves(plain)}
-    sections = {key: origin for key, origin in found.items() if key not in keys}
+    sections = {key: origin for key, origin in origins.items() if key not in keys}
     composed = ComposedJob(plain, {}, job, sections=sections)
-    items = {k.rpartition(".")[0] for k, o in found.items() if o == COMMAND_LINE}
+    items = {k.rpartition(".")[0] for k, o in origins.items() if o == COMMAND_LINE}
     for key, value in iter_leaves(plain):
         if isinstance(value, list) and key in items:  # `metrics.0=bleu`
             composed.origins[key] = COMMAND_LINE
         else:
-            composed.origins[key] = found.get(key) or composed.origin(key)
+            composed.origins[key] = origins.get(key) or composed.origin(key)
     return composed
 
 
-def refuse_huge_defaults(job: Path, words: Sequence[Override], folders: Sequence[Path]) -> None:
+def refuse_huge_defaults(job: Path, overrides: Sequence[Override], folders: Sequence[Path]) -> None:
     """The same for every file that the job's defaults lists and the command line name, as Hydra reads
     them by itself; packaged ones are left out.
 
@@ -170,18 +173,23 @@ def refuse_huge_defaults(job: Path, words: Sequence[Override], folders: Sequence
         UserError: as `refuse_huge`.
     """
     ours = (paths.configs_dir().resolve(), paths.recipes_dir().resolve())
-    asked = list(_iter_defaults(job, ""))
-    asked += [f"{w.key}/{option}" for w in words if w.picks for option in _as_list(w.value)]
+    names = list(_iter_defaults(job, ""))
+    names += [
+        f"{override.key}/{option}"
+        for override in overrides
+        if override.picks
+        for option in _as_list(override.value)
+    ]
     seen: set[Path] = set()
-    while asked:
-        name = asked.pop()
-        found = (folder / f"{name.removesuffix('.yaml')}.yaml" for folder in folders)
-        file = next((file for file in found if file.is_file()), None)
+    while names:
+        name = names.pop()
+        candidates = (folder / f"{name.removesuffix('.yaml')}.yaml" for folder in folders)
+        file = next((file for file in candidates if file.is_file()), None)
         if file is None or file in seen or any(file.is_relative_to(root) for root in ours):
             continue
         seen.add(file)
         refuse_huge_file(file)
-        asked += _iter_defaults(file, name.rpartition("/")[0])
+        names += _iter_defaults(file, name.rpartition("/")[0])
 
 
 def _iter_defaults(file: Path, group: str) -> Iterator[str]:

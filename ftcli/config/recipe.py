@@ -51,7 +51,7 @@ def list_measures() -> dict[str, Measure]:
     """Name of each measurement -> where it stands."""
     files = [*(_PACKAGE / "reproduce" / "measures").glob("[!_]*.py")]
     files += (_PACKAGE / "papers").glob("*/measures.py")
-    return {name: found for file in sorted(files) for name, found in _read_measures(file)}
+    return {name: measure for file in sorted(files) for name, measure in _read_measures(file)}
 
 
 def _read_measures(file: Path) -> list[tuple[str, Measure]]:

@@ -62,8 +62,8 @@ def read_recipe(path: Path) -> Recipe:
             where=paths.format_path(path),
             fix="ftcli ls recipes, or add `paper:` and `claims:`",
         )
-    recipe, found = _parse_recipe(path)
-    Problems.raise_if_any(found)
+    recipe, problems = _parse_recipe(path)
+    Problems.raise_if_any(problems)
     assert recipe is not None
     return recipe
 
@@ -81,13 +81,13 @@ def is_recipe(path: Path) -> bool:
 def _parse_recipe(path: Path) -> tuple[Recipe | None, list[UserError]]:
     node = read_yaml(path)
     plain: Any = OmegaConf.to_container(node)
-    own = {key: plain[key] for key in job.RECIPE_KEYS if key in plain}
+    values = {key: plain[key] for key in job.RECIPE_KEYS if key in plain}
     lines = dict(
         _iter_lines(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
     )
     where = _Locator(path, lines)
     try:
-        recipe = replace(TypeAdapter(Recipe).validate_python(own), path=path)
+        recipe = replace(TypeAdapter(Recipe).validate_python(values), path=path)
     except ValidationError as error:
         return None, [_make_error(e, where) for e in error.errors(include_url=False)]
     return recipe, list(_find_contradictions(recipe, where))
@@ -131,8 +131,8 @@ def _make_error(error: Any, where: _Locator) -> UserError:
         near = find_nearest(name, list(keys.__dataclass_fields__) if keys else [], 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         return UserError(f"{key} is not a key of a {_find_owner(owner)}.{hint}", where(key))
-    said = _MESSAGES.get(kind, str(error["msg"]).lower())
-    return UserError(f"{key} {said}.", where(key))
+    text = _MESSAGES.get(kind, str(error["msg"]).lower())
+    return UserError(f"{key} {text}.", where(key))
 
 
 def _find_owner(key: str) -> str:
@@ -204,10 +204,10 @@ def _check_tune(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
 
 def _check_claim(recipe: Recipe, claim: Claim) -> Iterator[tuple[str, str, str | None]]:
     """Key, problem and way out of everything wrong in one claim."""
-    given = [name for name in (*RELATIONS, "ranks") if getattr(claim, name) is not None]
-    if len(given) != 1:
-        said = " and ".join(given) or "no relation"
-        yield "say", f"a claim has one relation; this one has {said}.", f"one of {RELATIONS}, ranks"
+    relations = [name for name in (*RELATIONS, "ranks") if getattr(claim, name) is not None]
+    if len(relations) != 1:
+        text = " and ".join(relations) or "no relation"
+        yield "say", f"a claim has one relation; this one has {text}.", f"one of {RELATIONS}, ranks"
     known = recipe.variants()
     for key, names in (("variant", [claim.variant]), ("of", [claim.of]), ("ranks", claim.ranks)):
         for name in names or ():

@@ -44,8 +44,8 @@ def build_job_schema() -> dict[str, Any]:
         "type": "string",
         "description": "Recipe of a base, trained once; stands for the path of its weights.",
     }
-    own, definitions = _build_recipe_schema()
-    properties |= own
+    recipe_properties, definitions = _build_recipe_schema()
+    properties |= recipe_properties
     return {
         "$defs": definitions,
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -61,8 +61,8 @@ def _build_recipe_schema() -> tuple[dict[str, Any], dict[str, Any]]:
     from ftcli.config.recipe import Recipe
 
     schema = TypeAdapter(Recipe).json_schema()
-    keys = {name: schema["properties"][name] for name in job.RECIPE_KEYS}
-    return keys, schema["$defs"]
+    properties = {name: schema["properties"][name] for name in job.RECIPE_KEYS}
+    return properties, schema["$defs"]
 
 
 def _build_defaults_schema() -> dict[str, Any]:
@@ -95,12 +95,12 @@ def _build_node_schema(nodes: Iterable[Mapping[str, Any]], what: str) -> dict[st
             continue
         targets.append(node[TARGET])
         try:
-            found = read_keys(node)
+            node_keys = read_keys(node)
         except NoSuchClass:
             is_open = True
             continue
-        is_open |= found.open
-        for name, parameter in found.parameters.items():
+        is_open |= node_keys.open
+        for name, parameter in node_keys.parameters.items():
             keys.setdefault(name, []).append(parameter)
     properties: dict[str, Any] = {
         TARGET: {"enum": sorted(set(targets)), "description": f"The class of the {what}."},
@@ -129,15 +129,15 @@ def _build_key_schema(parameters: list[Parameter]) -> dict[str, Any]:
         if shape not in shapes:
             shapes.append(shape)
     if {} in shapes:
-        found: dict[str, Any] = {}
+        key_schema: dict[str, Any] = {}
     else:
-        found = {"anyOf": [*shapes, _LATER]}
+        key_schema = {"anyOf": [*shapes, _LATER]}
     first = parameters[0]
     if first.help:
-        found["description"] = first.help
+        key_schema["description"] = first.help
     if first.has_value and all(p.default == first.default for p in parameters):
-        found["default"] = first.default
-    return found
+        key_schema["default"] = first.default
+    return key_schema
 
 
 def build_type_schema(parameter: Parameter) -> dict[str, Any]:
@@ -194,8 +194,8 @@ def describe_keys(key: str) -> list[KeyDescription]:
     if group in top and not name:
         return _describe_setting(group, top[group])
     if group == "run":
-        found = {m.key: m for m in _describe_setting("run", top["run"])}
-        return [_find_key(found, key)]
+        run_keys = {m.key: m for m in _describe_setting("run", top["run"])}
+        return [_find_key(run_keys, key)]
     if paths.find_group(group) is None:
         raise _make_unknown_error(key, [*paths.list_groups(), *top])
     group = str(paths.find_group(group))
@@ -203,14 +203,14 @@ def describe_keys(key: str) -> list[KeyDescription]:
     return [_find_key(by_key, f"{group}.{name}")] if name else list(by_key.values())
 
 
-def _find_key(found: Mapping[str, KeyDescription], key: str) -> KeyDescription:
-    if key in found:
-        return found[key]
+def _find_key(descriptions: Mapping[str, KeyDescription], key: str) -> KeyDescription:
+    if key in descriptions:
+        return descriptions[key]
     group, _, name = key.partition(".")
     starred = f"{group}.*.{name.rpartition('.')[2]}"  # eval.loss.limit is eval.*.limit
-    if starred in found:
-        return found[starred]
-    raise _make_unknown_error(key, found)
+    if starred in descriptions:
+        return descriptions[starred]
+    raise _make_unknown_error(key, descriptions)
 
 
 def _make_unknown_error(key: str, known: Any) -> UserError:
@@ -230,35 +230,35 @@ def _describe_setting(key: str, parameter: Parameter) -> list[KeyDescription]:
 
 def _describe_group(group: str, only: str | None) -> dict[str, KeyDescription]:
     """Keys of all options of a group, each with the options that take it."""
-    found: dict[str, tuple[Parameter, list[str]]] = {}
+    parameters: dict[str, tuple[Parameter, list[str]]] = {}
     for option, key, keys in _list_classes(group):
         if only and option != only:
             continue
         for name, parameter in keys.parameters.items():
-            found.setdefault(f"{key}.{name}", (parameter, []))[1].append(option)
-    if not found:
+            parameters.setdefault(f"{key}.{name}", (parameter, []))[1].append(option)
+    if not parameters:
         raise UserError(
             f"there is no {group}={only}.", fix=f"ftcli ls {paths.pluralize_group(group)}"
         )
     return {
         key: _describe_parameter(key, p, sorted(set(options)))
-        for key, (p, options) in found.items()
+        for key, (p, options) in parameters.items()
     }
 
 
 def _list_classes(group: str) -> list[tuple[str, str, Keys]]:
     """Option, dotted place and keys of every class that the options of a group name."""
-    found = []
+    classes = []
     for option, file in paths.list_options(group).items():
-        written = read_option(file)
-        alone = TARGET in written
-        for node in [written] if alone else written.values():
+        content = read_option(file)
+        is_single = TARGET in content
+        for node in [content] if is_single else content.values():
             if isinstance(node, Mapping) and TARGET in node:
                 try:
-                    found.append((option, group if alone else f"{group}.*", read_keys(node)))
+                    classes.append((option, group if is_single else f"{group}.*", read_keys(node)))
                 except NoSuchClass:
                     continue
-    return found
+    return classes
 
 
 def _describe_parameter(key: str, parameter: Parameter, options: list[str]) -> KeyDescription:

@@ -93,19 +93,19 @@ def read_signature(target: str) -> Signature:
     Raises:
         NoSuchClass: when there is no such package, module or class.
     """
-    found = source.locate(target)
-    if found is None or not isinstance(found.node, (ast.ClassDef, ast.FunctionDef)):
+    definition = source.locate(target)
+    if definition is None or not isinstance(definition.node, (ast.ClassDef, ast.FunctionDef)):
         raise _make_missing_error(target)
-    if isinstance(found.node, ast.FunctionDef):
-        parameters, open_ = _read_arguments(found.node, found, skip=0)
+    if isinstance(definition.node, ast.FunctionDef):
+        parameters, open_ = _read_arguments(definition.node, definition, skip=0)
         attributes: dict[str, Any] = {}
     else:
-        parameters, open_ = _read_constructor(found)
-        attributes = _read_attributes(found)
-    doc = ast.get_docstring(found.node) or ""
+        parameters, open_ = _read_constructor(definition)
+        attributes = _read_attributes(definition)
+    doc = ast.get_docstring(definition.node) or ""
     return Signature(
         target, parameters, open_, attributes, doc.split("\n\n")[0].strip(),
-        str(found.module.file), found.line,
+        str(definition.module.file), definition.line,
     )  # fmt: skip
 
 
@@ -116,49 +116,51 @@ def _make_missing_error(target: str) -> NoSuchClass:
     owner, _, name = target.rpartition(".")
     while owner and source.locate(owner) is None:
         owner, _, name = owner.rpartition(".")
-    found = source.locate(owner) if owner else None
+    module = source.locate(owner) if owner else None
     names: list[str] = []
-    if found and found.node is None:
-        names = source.list_public_names(found.module)
-        if found.module.file.name == "__init__.py":
-            names += [p.stem for p in found.module.file.parent.iterdir() if p.stem[0] not in "_."]
+    if module and module.node is None:
+        names = source.list_public_names(module.module)
+        if module.module.file.name == "__init__.py":
+            names += [p.stem for p in module.module.file.parent.iterdir() if p.stem[0] not in "_."]
     near = difflib.get_close_matches(name, sorted(set(names)), 3, 0.5)
     return NoSuchClass(target, [f"{owner}.{n}" for n in near])
 
 
-def _read_constructor(found: Definition) -> tuple[dict[str, Parameter], bool]:
+def _read_constructor(definition: Definition) -> tuple[dict[str, Parameter], bool]:
     """Parameters of a class: its own `__init__`, its dataclass fields, or what it inherits."""
-    node = found.node
+    node = definition.node
     assert isinstance(node, ast.ClassDef)
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            return _read_arguments(item, found, skip=1)
+            return _read_arguments(item, definition, skip=1)
     if is_dataclass(node):
-        return _read_fields(found), False
-    for base in _find_bases(found):
+        return _read_fields(definition), False
+    for base in _find_bases(definition):
         if isinstance(base.node, ast.ClassDef):
             return _read_constructor(base)
     return {}, False
 
 
-def _find_bases(found: Definition) -> list[Definition]:
-    bases = [source.resolve_expr(found.module, b) for b in getattr(found.node, "bases", [])]
-    return [b for b in bases if b is not None and b.node is not found.node]
+def _find_bases(definition: Definition) -> list[Definition]:
+    bases = [
+        source.resolve_expr(definition.module, b) for b in getattr(definition.node, "bases", [])
+    ]
+    return [b for b in bases if b is not None and b.node is not definition.node]
 
 
-def _read_fields(found: Definition) -> dict[str, Parameter]:
+def _read_fields(definition: Definition) -> dict[str, Parameter]:
     """Dataclass fields in order, those of the bases first."""
     fields: dict[str, Parameter] = {}
-    for base in reversed(_find_bases(found)):
+    for base in reversed(_find_bases(definition)):
         if "dataclass" in base.module.text:
             fields.update(_read_fields(base))
-    if not is_dataclass(found.node):
+    if not is_dataclass(definition.node):
         return fields
-    assert isinstance(found.node, ast.ClassDef)
-    docs = parse_docstring(ast.get_docstring(found.node) or "")
-    for item in found.node.body:
+    assert isinstance(definition.node, ast.ClassDef)
+    docs = parse_docstring(ast.get_docstring(definition.node) or "")
+    for item in definition.node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-            parameter = _read_field(item, item.target.id, found)
+            parameter = _read_field(item, item.target.id, definition)
             if parameter is None:
                 fields.pop(item.target.id, None)
             else:
@@ -167,28 +169,28 @@ def _read_fields(found: Definition) -> dict[str, Parameter]:
     return fields
 
 
-def _read_field(item: ast.AnnAssign, name: str, found: Definition) -> Parameter | None:
+def _read_field(item: ast.AnnAssign, name: str, definition: Definition) -> Parameter | None:
     """One dataclass field; None for what `__init__` does not take (ClassVar, init=False)."""
     words = ast.unparse(item.annotation)
     if any(word in words for word in ("ClassVar", "InitVar", "KW_ONLY")):
         return None
     default: Any = REQUIRED
-    text = read_field_comment(item, found.module)
+    text = read_field_comment(item, definition.module)
     value = item.value
     if isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1] == "field":
         options = {k.arg: k.value for k in value.keywords if k.arg}
         init = options.get("init")
         if isinstance(init, ast.Constant) and init.value is False:
             return None
-        default = evaluate_field_default(options, found.module)
+        default = evaluate_field_default(options, definition.module)
         text = read_metadata_help(options.get("metadata")) or text
     elif value is not None:
-        default = evaluate_default(value, found.module)
-    return _make_parameter(name, item.annotation, default, text, found)
+        default = evaluate_default(value, definition.module)
+    return _make_parameter(name, item.annotation, default, text, definition)
 
 
 def _read_arguments(
-    node: ast.FunctionDef, found: Definition, skip: int
+    node: ast.FunctionDef, definition: Definition, skip: int
 ) -> tuple[dict[str, Parameter], bool]:
     """Parameters of a function, without `self`; and whether it takes `**options`."""
     arguments = node.args
@@ -196,43 +198,43 @@ def _read_arguments(
     gap: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults))
     pairs = list(zip(positional, [*gap, *arguments.defaults], strict=True))[skip:]
     pairs += list(zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True))
-    docs = parse_docstring(ast.get_docstring(found.node) or "") if found.node else {}  # type: ignore[arg-type]
+    docs = parse_docstring(ast.get_docstring(definition.node) or "") if definition.node else {}  # type: ignore[arg-type]
     docs |= parse_docstring(ast.get_docstring(node) or "")
     parameters = {}
     for argument, value in pairs:
-        default = REQUIRED if value is None else evaluate_default(value, found.module)
-        text = read_field_comment(argument, found.module) or docs.get(argument.arg, "")
+        default = REQUIRED if value is None else evaluate_default(value, definition.module)
+        text = read_field_comment(argument, definition.module) or docs.get(argument.arg, "")
         parameters[argument.arg] = _make_parameter(
-            argument.arg, argument.annotation, default, text, found
+            argument.arg, argument.annotation, default, text, definition
         )
     return parameters, arguments.kwarg is not None
 
 
 def _make_parameter(
-    name: str, annotation: ast.expr | None, default: Any, text: str, found: Definition
+    name: str, annotation: ast.expr | None, default: Any, text: str, definition: Definition
 ) -> Parameter:
-    kind = evaluate_annotation(annotation, found.module)
+    kind = evaluate_annotation(annotation, definition.module)
     if annotation is None:
         kind = infer_type(default)
-    nested = find_dataclass(annotation, found.module)
+    nested = find_dataclass(annotation, definition.module)
     return Parameter(
-        name, kind, ast.unparse(annotation) if annotation else "", default, text, found.dotted,
+        name, kind, ast.unparse(annotation) if annotation else "", default, text, definition.dotted,
         nested.dotted if nested else None, is_class_path(annotation),
     )  # fmt: skip
 
 
-def _read_attributes(found: Definition) -> dict[str, Any]:
+def _read_attributes(definition: Definition) -> dict[str, Any]:
     """Constants declared in the class body; the nearest class wins."""
     values: dict[str, Any] = {}
-    for base in reversed(_find_bases(found)):
+    for base in reversed(_find_bases(definition)):
         if isinstance(base.node, ast.ClassDef):
             values |= _read_attributes(base)
-    for item in getattr(found.node, "body", []):
+    for item in getattr(definition.node, "body", []):
         name, value = None, None
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
             name, value = item.targets[0].id, item.value
         elif isinstance(item, ast.AnnAssign) and "ClassVar" in ast.unparse(item.annotation):
             name, value = ast.unparse(item.target), item.value
         if name and value is not None:
-            values[name] = evaluate_default(value, found.module)
+            values[name] = evaluate_default(value, definition.module)
     return {k: v for k, v in values.items() if not isinstance(v, Computed)}

@@ -56,12 +56,12 @@ def locate(dotted: str) -> Definition | None:
     """The definition that a dotted name leads to, or None where a part of it does not exist."""
     top, *rest = dotted.split(".")
     module = load_module(top)
-    found = Definition(module, None) if module else None
+    definition = Definition(module, None) if module else None
     for part in rest:
-        if found is None:
+        if definition is None:
             return None
-        found = find_member(found, part)
-    return found
+        definition = find_member(definition, part)
+    return definition
 
 
 def find_member(owner: Definition, name: str) -> Definition | None:
@@ -94,9 +94,9 @@ def resolve_name(
         return Definition(below, None)
     for star in module.stars:
         source = load_module(star)
-        found = resolve_name(source, name, seen) if source else None
-        if found:
-            return found
+        definition = resolve_name(source, name, seen) if source else None
+        if definition:
+            return definition
     return None
 
 
@@ -220,12 +220,16 @@ def is_dataclass(node: ast.AST | None) -> bool:
     return any(get_last_name(d) == "dataclass" for d in decorators)
 
 
-def read_enum_values(found: Definition | None) -> dict[str, Any] | None:
+def read_enum_values(definition: Definition | None) -> dict[str, Any] | None:
     """Member name -> value of an enumeration; None for any other definition."""
-    if found is None or not isinstance(found.node, ast.ClassDef) or not _is_enum(found):
+    if (
+        definition is None
+        or not isinstance(definition.node, ast.ClassDef)
+        or not _is_enum(definition)
+    ):
         return None
     values = {}
-    for node in found.node.body:
+    for node in definition.node.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             try:
                 values[node.targets[0].id] = ast.literal_eval(node.value)
@@ -234,12 +238,12 @@ def read_enum_values(found: Definition | None) -> dict[str, Any] | None:
     return values
 
 
-def _is_enum(found: Definition) -> bool:
-    for base in getattr(found.node, "bases", []):
+def _is_enum(definition: Definition) -> bool:
+    for base in getattr(definition.node, "bases", []):
         if get_last_name(base) in ("Enum", "StrEnum", "IntEnum"):
             return True
-        parent = resolve_expr(found.module, base)
-        if parent and parent.node is not found.node and _is_enum(parent):
+        parent = resolve_expr(definition.module, base)
+        if parent and parent.node is not definition.node and _is_enum(parent):
             return True
     return False
 

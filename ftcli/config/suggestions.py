@@ -44,11 +44,11 @@ def find_nearest_key(word: str, known: Iterable[str]) -> str | None:
     """The key most likely meant, names that other programs use included."""
     names = set(known)
     candidates = {name: name for name in names}
-    for other, own in OTHER_NAMES.items():
-        if (last := own.rpartition(".")[2]) in names - {other}:
+    for other, key in OTHER_NAMES.items():
+        if (last := key.rpartition(".")[2]) in names - {other}:
             candidates[other] = last
-    found = find_nearest(word, candidates, 1)
-    return candidates[found[0]] if found else None
+    matches = find_nearest(word, candidates, 1)
+    return candidates[matches[0]] if matches else None
 
 
 OFF_WORDS = ("none", "auto")
@@ -61,24 +61,26 @@ class Setting:
     key: str
     parameter: Parameter | None = None
 
-    def value(self, name: str, given: Any) -> tuple[Any, list[str]]:
-        """What to write where a person wrote `given` for `name`, and the words that it may be instead.
+    def convert(self, name: str, value: Any) -> tuple[Any, list[str]]:
+        """What to write where a person wrote `value` for `name`, and the words that it may be instead.
 
         `bf16: true` is `precision: bf16`: a name that is one of the key's words is its value. Of
         words for something that is on or off here (`load_in_4bit: true`), the first that is so.
         """
         if self.parameter is None:
-            return given, []
-        words = list(_iter_words(self.parameter.type))
-        if given is True and name in words:
+            return value, []
+        literals = list(_iter_words(self.parameter.type))
+        if value is True and name in literals:
             return name, []
         try:
-            convert_value(given, self.parameter.type)
-            return given, []
+            convert_value(value, self.parameter.type)
+            return value, []
         except WrongType:
-            fitting = [word for word in words if (word in OFF_WORDS) == (given is False)] or words
-            chosen = fitting[0] if fitting else "VALUE"
-            return chosen, [word for word in words if word != chosen]
+            matching = [
+                literal for literal in literals if (literal in OFF_WORDS) == (value is False)
+            ] or literals
+            chosen = matching[0] if matching else "VALUE"
+            return chosen, [literal for literal in literals if literal != chosen]
 
 
 def find_setting(name: str, config: Mapping[str, Any]) -> Setting | None:
@@ -87,21 +89,21 @@ def find_setting(name: str, config: Mapping[str, Any]) -> Setting | None:
     Args:
         config: the job's; groups that it has not chosen are looked up in all their options.
     """
-    known = {found.key: found for found in _iter_settings(config)}
+    settings = {setting.key: setting for setting in _iter_settings(config)}
     by_name: dict[str, Setting] = {}
-    for key, found in known.items():
-        by_name.setdefault(key.rpartition(".")[2], found)
+    for key, setting in settings.items():
+        by_name.setdefault(key.rpartition(".")[2], setting)
     for word in (name, OTHER_NAMES.get(name, name)):
-        if word in known:
-            return known[word]
+        if word in settings:
+            return settings[word]
         if word in by_name:
             return by_name[word]
-    others = {other: own for other, own in OTHER_NAMES.items() if own in by_name or own in known}
+    others = {other: key for other, key in OTHER_NAMES.items() if key in by_name or key in settings}
     near = find_nearest(name, [*by_name, *others], 1)
     if not near:
         return None
     word = near[0] if near[0] in by_name else others[near[0]]
-    return by_name.get(word) or known[word]
+    return by_name.get(word) or settings[word]
 
 
 def _iter_settings(config: Mapping[str, Any]) -> Iterator[Setting]:
@@ -111,8 +113,10 @@ def _iter_settings(config: Mapping[str, Any]) -> Iterator[Setting]:
     for group in job.OBJECTS:
         node = config.get(group)
         nodes = [node] if isinstance(node, Mapping) and TARGET in node else _iter_options(group)
-        for one in nodes:
-            yield from (Setting(f"{group}.{k}", p) for k, p in _read_parameters(one).items())
+        for option_node in nodes:
+            yield from (
+                Setting(f"{group}.{k}", p) for k, p in _read_parameters(option_node).items()
+            )
     for key, parameter in signature.read_signature(job.JOB_CLASS).parameters.items():
         if parameter.nested:
             inner = signature.read_signature(parameter.nested).parameters
@@ -149,19 +153,21 @@ def explain_unknown_key(
 ) -> UserError:
     """A key that its node does not take; `owner` is what the node is called."""
     prefix, _, name = key.rpartition(".")
-    own = find_nearest_key(name, known)
-    found = Setting(f"{prefix}.{own}", known[own]) if own else find_setting(name, composed.config)
-    what = f"{key} is not a key of {owner}.{_format_hint(found)}"
-    return UserError(what, composed.where(key), _suggest_fix(composed, key, found))
+    near = find_nearest_key(name, known)
+    setting = (
+        Setting(f"{prefix}.{near}", known[near]) if near else find_setting(name, composed.config)
+    )
+    what = f"{key} is not a key of {owner}.{_format_hint(setting)}"
+    return UserError(what, composed.where(key), _suggest_fix(composed, key, setting))
 
 
 def explain_unknown_job_key(composed: ComposedJob, key: str, known: Iterable[str]) -> UserError:
     """A key at the top of a job that is neither a group nor a setting."""
-    found = find_setting(key, composed.config)
-    if found is None and (near := find_nearest(key, known, 1)):
-        found = Setting(near[0])
-    what = f"{key} is not a key of a job.{_format_hint(found)}"
-    return UserError(what, composed.where(key), _suggest_fix(composed, key, found))
+    setting = find_setting(key, composed.config)
+    if setting is None and (near := find_nearest(key, known, 1)):
+        setting = Setting(near[0])
+    what = f"{key} is not a key of a job.{_format_hint(setting)}"
+    return UserError(what, composed.where(key), _suggest_fix(composed, key, setting))
 
 
 def explain_missing_class(composed: ComposedJob, error: NoSuchClass, key: str) -> UserError:
@@ -174,25 +180,25 @@ def explain_missing_class(composed: ComposedJob, error: NoSuchClass, key: str) -
     return UserError(what + (f" Did you mean {near}?" if near else ""), composed.where(key), fix)
 
 
-def _format_hint(found: Setting | None) -> str:
-    return f" Did you mean {found.key}?" if found else ""
+def _format_hint(setting: Setting | None) -> str:
+    return f" Did you mean {setting.key}?" if setting else ""
 
 
-def _suggest_fix(composed: ComposedJob, key: str, found: Setting | None) -> str:
+def _suggest_fix(composed: ComposedJob, key: str, setting: Setting | None) -> str:
     """How the key that was meant is written in the place of the one that stands there."""
-    if found is None:
+    if setting is None:
         return f"see: ftcli schema {key.split('.')[0] if '.' in key else ''}".rstrip()
     given = composed.get(key)
-    if isinstance(given, Mapping) and found.parameter is None:  # a group: `optim: {lr: 1e-4}`
-        words, line, others = _format_group(found.key, given), f"{found.key}:", list[str]()
+    if isinstance(given, Mapping) and setting.parameter is None:  # a group: `optim: {lr: 1e-4}`
+        override, line, others = _format_group(setting.key, given), f"{setting.key}:", list[str]()
     else:
-        value, others = found.value(key.rpartition(".")[2], given)
-        words = overrides.format_override(found.key, value)
-        line = f"{found.key.rpartition('.')[2]}: {overrides.format_value(value)}"
+        value, others = setting.convert(key.rpartition(".")[2], given)
+        override = overrides.format_override(setting.key, value)
+        line = f"{setting.key.rpartition('.')[2]}: {overrides.format_value(value)}"
     more = f", or one of {', '.join(others)}" if others else ""
     if composed.origin(key) == COMMAND_LINE:
-        return words + more
-    group = found.key.rpartition(".")[0]
+        return override + more
+    group = setting.key.rpartition(".")[0]
     same = group == key.rpartition(".")[0]
     return f"write `{line}` {'there' if same or not group else f'under `{group}:`'}{more}"
 

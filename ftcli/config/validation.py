@@ -35,7 +35,7 @@ def validate(composed: ComposedJob, trust: Iterable[str] = ()) -> None:
     """
     classpath.trust(trust)
     checker = _Checker(composed)
-    checker.job()
+    checker.check_job()
     checker.problems += _find_recipe_problems(composed)
     if not checker.problems:  # what the values mean together is judged once each is sound
         checker.problems += checks.find_problems(composed)
@@ -57,40 +57,40 @@ class _Checker:
         self.problems: list[UserError] = []
         self._nodes: dict[str, Keys] = {}
 
-    def job(self) -> None:
+    def check_job(self) -> None:
         """The top of the job, then each group."""
         top = signature.read_signature(job.JOB_CLASS).parameters
         config = self.composed.config
         known = {*top, *paths.list_groups(), *self.composed.choices, job.REQUIRES}
         for key in list(config):
             if key in top:
-                self._key(config, key, key, top[key])
+                self._check_key(config, key, key, top[key])
             elif key in job.COLLECTIONS:
-                self._collection(key)
+                self._check_collection(key)
             elif key in known - {job.REQUIRES}:
-                self._group(key)
+                self._check_group(key)
             elif key != job.REQUIRES:
                 self.problems.append(explain_unknown_job_key(self.composed, key, known))
-        absent = [group for group in job.OBJECTS if group not in config]
-        if absent == list(job.OBJECTS):
-            what = f"it chooses no {', '.join(absent[:-1])} and {absent[-1]}."
+        missing = [group for group in job.OBJECTS if group not in config]
+        if missing == list(job.OBJECTS):
+            what = f"it chooses no {', '.join(missing[:-1])} and {missing[-1]}."
             fix = f"let it start from a job: write `defaults: [{USUAL_JOB}, _self_]` there"
             self.problems.append(UserError(what, f"{paths.format_path(self.composed.job)}:1", fix))
         else:
-            self.problems += [self._absent(group) for group in absent]
+            self.problems += [self._make_absent_error(group) for group in missing]
 
-    def _group(self, group: str) -> None:
+    def _check_group(self, group: str) -> None:
         node = self.composed.config[group]
         if not isinstance(node, Mapping) or TARGET not in node:
-            self._say(
+            self._add_problem(
                 group,
                 f"{group} does not say what it is.",
                 f"pick one: {group}=NAME with a name of `ftcli ls {paths.pluralize_group(group)}`",
             )
         else:
-            self.node(node, group)
+            self.check_node(node, group)
 
-    def _absent(self, group: str) -> UserError:
+    def _make_absent_error(self, group: str) -> UserError:
         option = read_choices(paths.configs_dir() / f"{USUAL_JOB}.yaml").get(group, "NAME")
         return UserError(
             f"no {group} is chosen.",
@@ -99,69 +99,69 @@ class _Checker:
             f"(choices: ftcli ls {paths.pluralize_group(group)})",
         )
 
-    def _collection(self, group: str) -> None:
+    def _check_collection(self, group: str) -> None:
         """`eval` and `logger`: a name for each object."""
         nodes = self.composed.config[group] or {}
         if not isinstance(nodes, dict):
-            return self._say(group, f"{group} wants a mapping of names to settings.", None)
+            return self._add_problem(group, f"{group} wants a mapping of names to settings.", None)
         for name in list(nodes):
             key = f"{group}.{name}"
             node = nodes[name]
             if name == job.REQUIRES or node is None:
                 continue
             if isinstance(node, Mapping) and TARGET in node:
-                self.node(node, key)
-            elif self._left_over(key):
+                self.check_node(node, key)
+            elif self._drop_leftover(key):
                 nodes.pop(name)
             else:
                 known = ", ".join(
                     n for n, v in nodes.items() if isinstance(v, dict) and TARGET in v
                 )
-                self._say(
+                self._add_problem(
                     key,
-                    f"{self.composed.named(group)} has no '{name}'"
+                    f"{self.composed.format_choice(group)} has no '{name}'"
                     + (f" (it has {known})." if known else "."),
                     f"give it a _target_, or pick another: ftcli ls {paths.pluralize_group(group)}",
                 )
 
-    def node(self, node: Any, key: str) -> None:
+    def check_node(self, node: Any, key: str) -> None:
         """One node with `_target_`, and what it holds."""
         target = node[TARGET]
-        if not self._may(target, classpath.COMPONENTS, f"{key}.{TARGET}"):
+        if not self._check_allowed(target, classpath.COMPONENTS, f"{key}.{TARGET}"):
             return
         try:
             keys = read_keys(node)
         except NoSuchClass as error:
             self.problems.append(explain_missing_class(self.composed, error, f"{key}.{TARGET}"))
             return
-        if not self._stands(target, classpath.COMPONENTS, f"{key}.{TARGET}"):
+        if not self._check_definition(target, classpath.COMPONENTS, f"{key}.{TARGET}"):
             return
-        self._unread(node, key)
+        self._check_unread(node, key)
         self._nodes[key] = keys
-        if keys.library and not self._library(keys, key):
+        if keys.library and not self._check_library(keys, key):
             return
-        self._mapping(node, key, keys.parameters, keys.open, {TARGET, *job.UNREAD})
+        self._check_mapping(node, key, keys.parameters, keys.open, {TARGET, *job.UNREAD})
 
-    def _unread(self, node: Mapping[str, Any], key: str) -> None:
+    def _check_unread(self, node: Mapping[str, Any], key: str) -> None:
         """What is no setting of the class (`requires`, `promises`) holds keys and values."""
         for name in job.UNREAD:
             if not isinstance(node.get(name) or {}, Mapping):
                 what = f"{key}.{name}={node[name]!r}: expected keys and values."
-                self._say(f"{key}.{name}", what, f"~{key}.{name} to leave it out")
+                self._add_problem(f"{key}.{name}", what, f"~{key}.{name} to leave it out")
 
-    def _library(self, keys: Keys, key: str) -> bool:
+    def _check_library(self, keys: Keys, key: str) -> bool:
         """Whether the library class that a node names may be used and exists."""
         parameter = keys.owner.class_path
         assert parameter is not None and keys.library is not None
         named = f"{key}.{parameter.name}"
-        if not self._may(keys.library, classpath.LIBRARIES, named):
+        if not self._check_allowed(keys.library, classpath.LIBRARIES, named):
             return False
-        if keys.lost:
-            self.problems.append(explain_missing_class(self.composed, keys.lost[1], named))
+        if keys.library_error:
+            self.problems.append(explain_missing_class(self.composed, keys.library_error[1], named))
             return False
-        return self._stands(keys.library, classpath.LIBRARIES, named)
+        return self._check_definition(keys.library, classpath.LIBRARIES, named)
 
-    def _mapping(
+    def _check_mapping(
         self,
         node: dict[str, Any],
         prefix: str,
@@ -172,92 +172,97 @@ class _Checker:
         for name in [n for n in node if n not in ignored]:
             key = f"{prefix}.{name}"
             if name in parameters:
-                self._key(node, name, key, parameters[name])
+                self._check_key(node, name, key, parameters[name])
             elif is_open:
-                self._inside(node[name], key)
-            elif self._left_over(key):
+                self._check_inner(node[name], key)
+            elif self._drop_leftover(key):
                 node.pop(name)
             else:
-                owner = self._owner(prefix)
+                owner = self._describe_owner(prefix)
                 self.problems.append(explain_unknown_key(self.composed, key, owner, parameters))
         for name, parameter in parameters.items():
             if parameter.required and name not in node:
-                self._say(prefix, f"{prefix}.{name} is not given.", f"{prefix}.{name}=VALUE")
+                self._add_problem(
+                    prefix, f"{prefix}.{name} is not given.", f"{prefix}.{name}=VALUE"
+                )
 
-    def _key(self, node: dict[str, Any], name: str, key: str, parameter: Parameter) -> None:
+    def _check_key(self, node: dict[str, Any], name: str, key: str, parameter: Parameter) -> None:
         """One key that exists: given, of the right type; a mapping is looked into."""
         value = node[name]
         if value == "???":
             help_ = f" ({parameter.help})" if parameter.help else ""
-            self._say(key, f"{key} is not given{help_}.", f"{key}=VALUE")
+            self._add_problem(key, f"{key} is not given{help_}.", f"{key}=VALUE")
         elif isinstance(value, dict) and TARGET in value:
-            self.node(value, key)
+            self.check_node(value, key)
         elif isinstance(value, dict) and parameter.nested:
             inner = signature.read_signature(parameter.nested)
-            self._mapping(value, key, inner.parameters, inner.open, set())
+            self._check_mapping(value, key, inner.parameters, inner.open, set())
         else:
             try:
                 node[name] = convert_value(value, parameter.type)
             except WrongType as wrong:
-                self._wrong(key, value, str(wrong))
+                self._add_type_problem(key, value, str(wrong))
             else:
-                self._inside(node[name], key)
+                self._check_inner(node[name], key)
 
-    def _inside(self, value: Any, key: str) -> None:
+    def _check_inner(self, value: Any, key: str) -> None:
         """Nodes deeper down, in mappings and lists that no signature describes."""
         if isinstance(value, dict) and TARGET in value:
-            self.node(value, key)
+            self.check_node(value, key)
         elif isinstance(value, (dict, list)):
             items = value.items() if isinstance(value, dict) else enumerate(value)
             for name, inner in items:
-                self._inside(inner, f"{key}.{name}")
+                self._check_inner(inner, f"{key}.{name}")
 
-    def _may(self, target: Any, packages: tuple[str, ...], key: str) -> bool:
+    def _check_allowed(self, target: Any, packages: tuple[str, ...], key: str) -> bool:
         if isinstance(target, str) and classpath.is_allowed(target, packages):
             return True
         names = classpath.format_packages(packages)
         what = f"{key}={target}: only classes of {names} may be named here."
-        self._say(key, what, classpath.suggest_access(target))
+        self._add_problem(key, what, classpath.suggest_access(target))
         return False
 
-    def _stands(self, target: str, packages: tuple[str, ...], key: str) -> bool:
+    def _check_definition(self, target: str, packages: tuple[str, ...], key: str) -> bool:
         """Whether the name leads to a class that is defined where it may stand."""
         other = classpath.describe_definition(target, packages)
         if other is not None:
             what = f"{key}={target}: that is {other}; only classes of "
             what += f"{classpath.format_packages(packages)} may be named here."
-            self._say(key, what, f"see: ftcli schema {key.split('.')[0]}")
+            self._add_problem(key, what, f"see: ftcli schema {key.split('.')[0]}")
         return other is None
 
-    def _wrong(self, key: str, value: Any, expected: str) -> None:
+    def _add_type_problem(self, key: str, value: Any, expected: str) -> None:
         where: str | None = self.composed.where(key)
         what = f"{key}={value!r}"
         if where == "command line":
             what, where = f"{what} at command line", None
         self.problems.append(UserError(f"{what}: {expected}", where, f"see: ftcli schema {key}"))
 
-    def _owner(self, prefix: str) -> str:
+    def _describe_owner(self, prefix: str) -> str:
         """What a node is called: `method=lora`, `eval.loss (Loss)`."""
         if "." not in prefix:
-            return self.composed.named(prefix)
+            return self.composed.format_choice(prefix)
         keys = self._nodes.get(prefix)
         return f"{prefix} ({keys.owner.target.rpartition('.')[2]})" if keys else prefix
 
-    def _left_over(self, key: str) -> bool:
+    def _drop_leftover(self, key: str) -> bool:
         """Whether a job set this key for an option that has been replaced since."""
         group, origin = _get_group(key), self.composed.origin(key)
-        by_command_line = self.composed.repicked.get(group)
-        if by_command_line is None or origin.file not in self.composed.jobs:
+        by_command_line = self.composed.overridden_groups.get(group)
+        if by_command_line is None or origin.file not in self.composed.job_files:
             return False
         if not by_command_line and origin.file == self.composed.job:
             return False
         log.warning(
-            "%s: %s is left out, %s has no such key", origin, key, self.composed.named(group)
+            "%s: %s is left out, %s has no such key",
+            origin,
+            key,
+            self.composed.format_choice(group),
         )
-        self.composed.forget(key)
+        self.composed.drop_origins(key)
         return True
 
-    def _say(self, key: str, what: str, fix: str | None) -> None:
+    def _add_problem(self, key: str, what: str, fix: str | None) -> None:
         self.problems.append(UserError(what, self.composed.where(key), fix))
 
 

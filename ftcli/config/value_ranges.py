@@ -27,7 +27,7 @@ class Range:
     open_least: bool = False
     open_most: bool = False
 
-    def holds(self, number: float) -> bool:
+    def contains(self, number: float) -> bool:
         """Whether a number lies in it."""
         low = number > self.least if self.open_least else number >= self.least
         high = number < self.most if self.open_most else number <= self.most
@@ -67,11 +67,11 @@ RANGES: tuple[tuple[str, Range], ...] = (
 
 def check_ranges(job: ComposedJob) -> Iterator[UserError]:
     """Numbers that cannot mean anything: counts below one, shares above it, a rate of nothing."""
-    for key, given in iter_leaves(job.config):
+    for key, setting in iter_leaves(job.config):
         allowed = next((r for pattern, r in RANGES if re.fullmatch(pattern, key)), None)
-        for number in given if isinstance(given, list) else [given]:
-            wrong = isinstance(number, (int, float)) and not isinstance(number, bool)
-            if allowed is not None and wrong and not allowed.holds(number):
+        for number in setting if isinstance(setting, list) else [setting]:
+            is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+            if allowed is not None and is_number and not allowed.contains(number):
                 what = f"{key}={number} must be {allowed}."
                 yield UserError(what, job.where(key), f"see: ftcli schema {key}")
 
@@ -92,9 +92,11 @@ def find_unusual_values(composed: ComposedJob) -> Iterator[UserError]:
         ("method.lora_dropout", 0.5, "most of what the adapter says is left out at every step"),
         ("optimizer.weight_decay", 1.0, "weights are drawn to nothing within some hundred steps"),
     ):
-        given = get_effective_value(composed, key)
-        if isinstance(given, (int, float)) and given > most:
-            yield UserError(f"{key}={given:g}: {why}.", composed.where(key), f"{key}={most / 10:g}")
+        number = get_effective_value(composed, key)
+        if isinstance(number, (int, float)) and number > most:
+            yield UserError(
+                f"{key}={number:g}: {why}.", composed.where(key), f"{key}={most / 10:g}"
+            )
     length = get_effective_value(composed, "data.max_length")
     if isinstance(length, int) and length < 16:
         what = f"data.max_length={length}: hardly a row has so few tokens."
@@ -110,7 +112,7 @@ def _check_rate(composed: ComposedJob) -> Iterator[UserError]:
         return
     how = f"{times:.2g} times" if times > 1 else f"1/{1 / times:.2g} of"
     yield UserError(
-        f"optimizer.lr={rate:g} is {how} what {composed.named('optimizer')} starts from ({usual:g}): "
+        f"optimizer.lr={rate:g} is {how} what {composed.format_choice('optimizer')} starts from ({usual:g}): "
         + ("steps that long lead nowhere." if times > 1 else "steps that short learn nothing."),
         composed.where("optimizer.lr"),
         overrides.format_override("optimizer.lr", usual),

@@ -134,12 +134,16 @@ def find_default_line(path: Path, group: str) -> int | None:
         if name.value != "defaults" or not isinstance(value, yaml.SequenceNode):
             continue
         for item in value.value:
-            words = (
+            names = (
                 [k.value for k, _ in item.value]
                 if isinstance(item, yaml.MappingNode)
                 else [item.value]
             )
-            if any(str(w).split("@")[0].split()[-1].lstrip("/") == group for w in words if w):
+            if any(
+                str(entry_name).split("@")[0].split()[-1].lstrip("/") == group
+                for entry_name in names
+                if entry_name
+            ):
                 return item.start_mark.line + 1
     return None
 
@@ -148,14 +152,14 @@ def read_option(file: Path) -> dict[str, Any]:
     """Keys and values as written; an option whose defaults name another of its group adds to that."""
     config = read_yaml(file)
     bases = [name for name in config.pop("defaults", None) or [] if isinstance(name, str)]
-    found: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     for name in bases:
         base = file.parent / f"{name}.yaml"
         if base.is_file():
-            found |= read_option(base)
-    own = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(own, dict)
-    return found | {str(key): value for key, value in own.items()}
+            keys |= read_option(base)
+    values = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(values, dict)
+    return keys | {str(key): value for key, value in values.items()}
 
 
 #: Values that a file may stand for; the longest job or recipe that ships has about 2,000.

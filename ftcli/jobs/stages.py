@@ -99,7 +99,7 @@ def _compose_stage(composed: ComposedJob, name: str, own: Sequence[str]) -> Comp
         raise UserError("its name is no plain folder name.", where=composed.where(KEY))
     stage = compose(composed.job, [*own, *composed.overrides])
     stage.config.pop(KEY, None)
-    stage.forget(KEY)
+    stage.drop_origins(KEY)
     validate(stage)
     return stage
 
@@ -154,7 +154,7 @@ def _connect_stage(stage: ComposedJob, folder: Path, before: ComposedJob) -> Non
         return None
     if get_promise(before, "method", "mergeable") is False:
         raise UserError(
-            f"{before.named('method')} cannot be merged, and the next stage has another method.",
+            f"{before.format_choice('method')} cannot be merged, and the next stage has another method.",
             where=before.where("method"),
             fix="one method for both stages",
         )

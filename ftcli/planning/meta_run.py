@@ -153,7 +153,7 @@ class MetaRun:
 
         bare = self.source.meta()
         if count_parameters(bare) > SMALL:
-            what = f"{self.composed.named('method')} reads the weights themselves: "
+            what = f"{self.composed.format_choice('method')} reads the weights themselves: "
             what += "what it needs is known only once they are loaded."
             raise NeedsWeights(what, self.composed.where("method")) from cause
         return self._prepare(_randomize(bare))

@@ -33,7 +33,7 @@ def compose_trial(job: str, overrides: Sequence[str]) -> ComposedJob:
     """
     composed = compose(job, overrides)
     composed.config.pop(GROUP, None)
-    composed.forget(GROUP)
+    composed.drop_origins(GROUP)
     validate(composed)
     return composed
 
