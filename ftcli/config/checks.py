@@ -33,13 +33,13 @@ def find_problems(composed: ComposedJob) -> list[UserError]:
 
 def check_file_names(job: ComposedJob) -> Iterator[UserError]:
     """What becomes the name of a file or folder must be one name, not a path to elsewhere."""
-    given: dict[str, Any] = {"run.name": job.get("run.name")}
+    names: dict[str, Any] = {"run.name": job.get("run.name")}
     for group in NAMED_GROUPS:
         nodes = job.config.get(group)
         for name, node in nodes.items() if isinstance(nodes, dict) else ():
-            given[f"{group}.{name}"] = name
-            given[f"{group}.{name}.name"] = node.get("name") if isinstance(node, dict) else None
-    for key, name in given.items():
+            names[f"{group}.{name}"] = name
+            names[f"{group}.{name}.name"] = node.get("name") if isinstance(node, dict) else None
+    for key, name in names.items():
         if name is not None and not is_plain_name(str(name)):
             what = f"{str(name)!r} is no plain name for a file."
             yield _make_error(job, key, what, "letters, digits, - and _, without / and .. in front")
@@ -57,7 +57,7 @@ def check_quantised_base(job: ComposedJob) -> Iterator[UserError]:
     """A method that moves the base's own weights cannot have them quantised."""
     stored = get_effective_value(job, "model.quantization")
     if stored not in (None, "none") and get_promise(job, "method", "quantisable") is False:
-        what = f"{job.named('method')} with {_format_setting(job, 'model.quantization', stored)}: "
+        what = f"{job.format_choice('method')} with {_format_setting(job, 'model.quantization', stored)}: "
         what += "this method trains the weights themselves, which quantised weights cannot be."
         yield UserError(what, fix="either model.quantization=none or a method on top, method=lora")
 
@@ -68,7 +68,7 @@ def check_half_weights(job: ComposedJob) -> Iterator[UserError]:
         return
     at = _format_setting(job, "model.dtype", "float16")
     if get_promise(job, "method", "artefact") == "model":
-        what = f"{job.named('method')} with {at}: small updates vanish in float16 weights."
+        what = f"{job.format_choice('method')} with {at}: small updates vanish in float16 weights."
         yield UserError(what, fix="model.dtype=bfloat16 or model.dtype=float32")
     if get_effective_value(job, "trainer.precision") == "bf16":
         what = f"{_format_setting(job, 'trainer.precision', 'bf16')} with {at}: two half precisions meet."
@@ -92,7 +92,9 @@ def check_packed_prompts(job: ComposedJob) -> Iterator[UserError]:
     """A method that stands before a row cannot stand before each document in it."""
     packing = get_effective_value(job, "data.packing")
     if packing not in (None, "none", "auto") and get_promise(job, "method", "packable") is False:
-        what = f"{job.named('method')} with {_format_setting(job, 'data.packing', packing)}: "
+        what = (
+            f"{job.format_choice('method')} with {_format_setting(job, 'data.packing', packing)}: "
+        )
         what += "it adds to each row, and a packed row holds several documents."
         yield UserError(what, fix="data.packing=none")
 
@@ -102,7 +104,7 @@ def check_recomputed_blocks(job: ComposedJob) -> Iterator[UserError]:
     if not get_effective_value(job, "trainer.gradient_checkpointing"):
         return
     if get_promise(job, "method", "gradient_checkpointing") is False:
-        what = f"{job.named('method')} with {_format_setting(job, 'trainer.gradient_checkpointing', True)}: "
+        what = f"{job.format_choice('method')} with {_format_setting(job, 'trainer.gradient_checkpointing', True)}: "
         what += "its blocks cannot be computed again in backward."
         yield UserError(what, fix="trainer.gradient_checkpointing=false")
 
@@ -140,12 +142,15 @@ def warn_unreached_evaluation(job: ComposedJob) -> Iterator[UserError]:
 
 def warn_unused_compute_dtype(job: ComposedJob) -> Iterator[UserError]:
     """Only 4-bit weights are computed in a dtype of their own."""
-    given, stored = job.get("model.compute_dtype"), get_effective_value(job, "model.quantization")
-    if given and stored in ("none", "int8"):
+    compute_dtype, quantization = (
+        job.get("model.compute_dtype"),
+        get_effective_value(job, "model.quantization"),
+    )
+    if compute_dtype and quantization in ("none", "int8"):
         log.warning(
             "%s is ignored: model.quantization=%s",
-            _format_setting(job, "model.compute_dtype", given),
-            stored,
+            _format_setting(job, "model.compute_dtype", compute_dtype),
+            quantization,
         )
     return iter(())
 
@@ -158,10 +163,10 @@ CHECKS: tuple[Check, ...] = (
 )  # fmt: skip
 
 
-def _format_setting(job: ComposedJob, key: str, given: Any) -> str:
+def _format_setting(job: ComposedJob, key: str, current: Any) -> str:
     """`model.quantization=nf4 (configs/my.yaml:9)`; a default has no place."""
     place = f" ({job.where(key)})" if job.get(key) is not None else " (its default)"
-    return f"{key}={given}{place}"
+    return f"{key}={current}{place}"
 
 
 def _make_error(job: ComposedJob, key: str, what: str, fix: str) -> UserError:
@@ -170,12 +175,12 @@ def _make_error(job: ComposedJob, key: str, what: str, fix: str) -> UserError:
 
 def find_unmet(composed: ComposedJob) -> list[UserError]:
     """Every requirement of the job or of a chosen option that is not met."""
-    found = []
+    problems = []
     for owner, key, rule in _iter_rules(composed.config):
         if get_effective_value(composed, key) not in _list_values(rule):
-            words = rule if isinstance(rule, Mapping) else {}
-            found.append(_make_unmet_error(composed, owner, key, _list_values(rule), words))
-    return found
+            details = rule if isinstance(rule, Mapping) else {}
+            problems.append(_make_unmet_error(composed, owner, key, _list_values(rule), details))
+    return problems
 
 
 def derive_keys(composed: ComposedJob) -> None:
@@ -196,8 +201,8 @@ def read_allowed_values(node: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def _list_values(rule: Any) -> list[Any]:
-    found = rule.get("one_of") if isinstance(rule, Mapping) else rule
-    return found if isinstance(found, list) else [found]
+    values = rule.get("one_of") if isinstance(rule, Mapping) else rule
+    return values if isinstance(values, list) else [values]
 
 
 def _iter_rules(node: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -214,7 +219,7 @@ def _iter_rules(node: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str,
 def _make_unmet_error(
     composed: ComposedJob, owner: str, key: str, values: list[Any], rule: Mapping[str, Any]
 ) -> UserError:
-    asker = composed.named(owner) if owner else format_path(composed.job)
+    asker = composed.format_choice(owner) if owner else format_path(composed.job)
     because = rule.get("because") or f"it is made for {', '.join(map(str, values))}"
     what = f"{asker} with {key}={get_effective_value(composed, key)} ({composed.where(key)}): {because}."
     instead = rule.get("or") or ("" if owner else "~requires to do without")
