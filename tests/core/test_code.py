@@ -1,4 +1,4 @@
-"""The hash of code: what a computation imports is in it, and nothing else."""
+"""The hash of code covers what a computation imports, and nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ JOB = ["~eval.generation"]
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    """A copy of the sources, to be changed."""
+    """A copy of the sources that tests may change."""
     root = tmp_path_factory.mktemp("tree")
     skip = shutil.ignore_patterns("assets", "__pycache__")
     shutil.copytree(code.ROOT / "ftcli", root / "ftcli", ignore=skip)
@@ -26,7 +26,7 @@ def tree(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def edit(tree):
-    """Change a file of the copy for a test."""
+    """A function that changes a file of the copy; undone after the test."""
     before: dict[Path, str] = {}
 
     def change(name: str, old: str, new: str) -> None:
@@ -101,7 +101,7 @@ def test_values_of_a_file_of_settings_count(tmp_path):
         code.digest(["b.yaml"], tmp_path)
 
 
-def test_a_runs_address_follows_code_and_libraries(monkeypatch):
+def test_a_runs_hash_follows_code_and_libraries(monkeypatch):
     config = compose("qlora_llama", JOB).config
     before = config_hash(config)
     monkeypatch.setattr(code, "libraries", lambda: {"torch": "1.0"})

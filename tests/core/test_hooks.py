@@ -1,4 +1,4 @@
-"""Taps see what passes, only while they are on, once a call, and hold nothing afterwards."""
+"""Hooks read what passes only while they are attached, once a call, and hold nothing afterwards."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def hooks(model) -> int:
 
 def test_inputs_outputs_and_their_gradients(model):
     x = torch.randn(5, 4, requires_grad=True)
-    taps = {"mid": model[1]}
+    modules = {"mid": model[1]}
     kinds = ("input", "output", "input_gradient", "output_gradient")
-    probes = {kind: Probes(taps, what=kind) for kind in kinds}
+    probes = {kind: Probes(modules, what=kind) for kind in kinds}
     for probe in probes.values():
         probe.begin()
     model(x).sum().backward()
-    found = {kind: probe.take()["mid"] for kind, probe in probes.items()}
-    assert all(len(readings) == 1 for readings in found.values())
-    seen = {kind: readings[0].detach() for kind, readings in found.items()}
+    readings = {kind: probe.take()["mid"] for kind, probe in probes.items()}
+    assert all(len(tensors) == 1 for tensors in readings.values())
+    seen = {kind: tensors[0].detach() for kind, tensors in readings.items()}
     assert torch.equal(seen["input"], model[0](x).detach())
     assert torch.equal(seen["output"], seen["input"].tanh())
-    wanted = model[2].weight.expand(5, 6)
-    assert torch.allclose(seen["output_gradient"], wanted)
-    assert torch.allclose(seen["input_gradient"], wanted * (1 - seen["output"] ** 2))
+    expected = model[2].weight.expand(5, 6)
+    assert torch.allclose(seen["output_gradient"], expected)
+    assert torch.allclose(seen["input_gradient"], expected * (1 - seen["output"] ** 2))
 
 
 def test_what_was_read_carries_its_graph(model):
@@ -48,12 +48,12 @@ def test_what_was_read_carries_its_graph(model):
     assert model[0].weight.grad.abs().sum() > 0 and model[2].weight.grad is None
 
 
-def test_nothing_is_seen_before_begin_after_end_or_muted(model):
+def test_nothing_is_read_before_begin_after_end_or_while_disabled(model):
     probes = Probes({"mid": model[1]})
     model(torch.randn(5, 4))
     assert hooks(model) == 0 and probes.take() == {}
     with probes:
-        probes.begin()  # again: one hook, not two
+        probes.begin()  # a second call attaches no second hook
         assert hooks(model) == 1
         with hooks_disabled():
             model(torch.randn(5, 4))
@@ -62,12 +62,12 @@ def test_nothing_is_seen_before_begin_after_end_or_muted(model):
         model(torch.randn(5, 4))
         assert len(probes.take()["mid"]) == 2
         model(torch.randn(5, 4))
-        probes.begin()  # forgets
+        probes.begin()  # drops what was read
         assert probes.take() == {}
     assert hooks(model) == 0
 
 
-def test_taps_go_also_when_the_block_fails(model):
+def test_hooks_are_removed_also_when_the_block_fails(model):
     with pytest.raises(RuntimeError), Probes({"mid": model[1]}):
         model(torch.randn(5, 3))
     assert hooks(model) == 0
@@ -83,25 +83,25 @@ def test_a_gradient_that_arrives_after_the_end_is_not_kept(model):
 
 @pytest.mark.parametrize("what", ["output", "output_gradient"])
 def test_a_recomputation_is_not_read_twice_and_gives_the_same_gradients(model, what):
-    x, calls, found = torch.randn(5, 4), [], []
+    x, calls, gradients = torch.randn(5, 4), [], []
 
     def read(name, tensor):
         calls.append(in_backward())
         return tensor.square().sum()
 
-    for run in (lambda: model(x), lambda: checkpoint(model, x, use_reentrant=False)):
+    for forward in (lambda: model(x), lambda: checkpoint(model, x, use_reentrant=False)):
         calls.clear()
         model.zero_grad()
         with Probes({"mid": model[1]}, read, what) as probes:
-            out = run().sum()
+            out = forward().sum()
             if what == "output":
                 out = out + probes.take()["mid"][0]
             out.backward()
             readings = probes.take()
         assert (what == "output" and readings == {}) or len(readings["mid"]) == 1
-        found.append([p.grad.clone() for p in model.parameters()])
-    assert what != "output" or calls == [False, True]  # once forward, once again in backward
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert what != "output" or calls == [False, True]  # in the forward pass, and once in backward
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_nothing_is_held_over_steps(model):

@@ -1,4 +1,4 @@
-"""A silence_logger room speaks again afterwards, also when the block fails."""
+"""A silenced logger logs again after the block, also when the block fails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from ftcli.core.logs import silence_logger
 
 
-def test_a_room_is_silent_inside_the_block_only(caplog):
+def test_a_logger_is_silent_in_the_block_only(caplog):
     log = logging.getLogger("ftcli.data")
     with pytest.raises(ValueError), silence_logger("data"):
         log.warning("unheard")

@@ -1,4 +1,4 @@
-"""A run knows its base by content, and refuses another one by name."""
+"""A run records the content of its base, and every verb refuses a base whose files differ."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUICK = (
 
 
 def replace_weights(folder: Path) -> None:
-    """Change one value of one tensor; size and time of the file stay."""
+    """Change one value of one tensor; the size and time of the file stay the same."""
     file = folder / "model.safetensors"
     stat, tensors = file.stat(), load_file(file)
     tensors[NAME][0, 0] += 1
@@ -41,7 +41,7 @@ def train(base: Path | str, *more: str) -> Path:
     return Path("runs/qlora_llama/latest").resolve()
 
 
-def said(capsys) -> str:
+def read_output(capsys) -> str:
     return " ".join("".join(capsys.readouterr()).split())
 
 
@@ -65,14 +65,14 @@ def test_every_verb_refuses_a_base_that_was_replaced(work, capsys):
     ):
         capsys.readouterr()
         assert ftcli(words) == 2, words
-        text = said(capsys)
+        text = read_output(capsys)
         assert f"model.safetensors was {recorded['files']['model.safetensors'][:12]}" in text, text
         assert f"now {now[:12]}" in text and "is not the one that" in text
     assert not Path("merged").exists() and not Path("small").exists()
 
     (run / "result.json").unlink()  # as after a crash
     assert ftcli(["resume", str(run)]) == 2
-    assert f"ftcli resume {run} --allow model" in said(capsys)
+    assert f"ftcli resume {run} --allow model" in read_output(capsys)
     (base / "model.safetensors").write_bytes(content)
     assert ftcli(["resume", str(run)]) == 0
     replace_weights(base)
@@ -91,12 +91,12 @@ def test_another_configuration_of_the_same_weights_is_another_base(work, capsys)
     assert ftcli(["merge", str(run), "--to", "merged"]) == 0
     file.write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
     assert ftcli(["merge", str(run), "--to", "again"]) == 2
-    assert "config.json was" in said(capsys)
+    assert "config.json was" in read_output(capsys)
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A hub's local cache with two commits of owner/name, main at the first."""
+    """A local cache of the Hub with two commits of owner/name; main points at the first."""
     root = tmp_path / "hub" / "models--owner--name"
     for commit in ("a" * 40, "b" * 40):
         shutil.copytree(MINI, root / "snapshots" / commit)
@@ -112,7 +112,7 @@ def test_a_branch_of_the_hub_that_has_moved(work, capsys, cache):
     assert json.loads((run / "base.json").read_text())["commit"] == "a" * 40
     (cache / "refs" / "main").write_text("b" * 40)
     assert ftcli(["merge", str(run), "--to", "merged"]) == 2
-    text = said(capsys)
+    text = read_output(capsys)
     assert (
         "(commit aaaaaaaaaaaa, now bbbbbbbbbbbb)" in text and f"model.revision={'a' * 40}" in text
     )
@@ -134,7 +134,7 @@ def test_hashes_are_kept_until_the_file_is_written_to(tmp_path, monkeypatch):
     kept = next((tmp_path / "cache" / "hashes").iterdir())
     assert first == hashlib.sha256(b"a" * 1000).hexdigest() == kept.read_text()
     kept.write_text("kept")
-    assert sha256_of(file) == "kept"  # not read again
+    assert sha256_of(file) == "kept"  # the file is not read a second time
     stat = file.stat()
     file.write_bytes(b"b" * 1000)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))

@@ -1,4 +1,4 @@
-"""What a run leaves names its base as others call it, and its card is one that the Hub takes."""
+"""Files of a run name its base by its public id, and the Hub accepts the card."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_name_of_a_shipped_model_opens_it(trained_run):
     ("path", "name"), [("asset:llama_mini", "ftcli/llama_mini"), ("ftcli/llama_mini",) * 2,
                        ("owner/name", "owner/name"), (str(Path(PACKAGE)), None)],
 )  # fmt: skip
-def test_names_that_others_know(path, name):
+def test_published_names(path, name):
     assert published_name(path) == name
 
 
@@ -74,5 +74,5 @@ def test_every_file_has_the_permissions_that_the_umask_gives(train_tiny, tmp_pat
     for root in (run, tmp_path / "merged", tmp_path / "cache"):
         for path in [root, *root.rglob("*")]:
             if not path.is_symlink():
-                wanted = (0o777 if path.is_dir() else 0o666) & ~mask
-                assert oct(stat.S_IMODE(path.stat().st_mode)) == oct(wanted), path
+                expected = (0o777 if path.is_dir() else 0o666) & ~mask
+                assert oct(stat.S_IMODE(path.stat().st_mode)) == oct(expected), path

@@ -24,7 +24,7 @@ SARA = (
 
 
 class Stop(Callback):
-    """Asks the run to stop behind a step."""
+    """Requests a stop after a step."""
 
     def __init__(self, step: int | None) -> None:
         self.step = step
@@ -34,7 +34,7 @@ class Stop(Callback):
             (state.run.dir.path / "STOP").touch()
 
 
-def trained(folder, job: str, *overrides: str, stop: int | None = None) -> Run:
+def train(folder, job: str, *overrides: str, stop: int | None = None) -> Run:
     composed = compose(job, [*overrides, f"run.dir={folder}"])
     validate(composed)
     run = create_run(composed)
@@ -43,23 +43,24 @@ def trained(folder, job: str, *overrides: str, stop: int | None = None) -> Run:
     return run
 
 
-def kept(path) -> dict[str, torch.Tensor]:
+def read_checkpoint(path) -> dict[str, torch.Tensor]:
     return load_file(path / "checkpoints" / "last" / "adapter.safetensors")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Run:
-    """SaRA on new weights, four steps in one go; entries are selected again behind the second."""
-    return trained(tmp_path_factory.mktemp("whole"), "sara", *SARA)
+    """SaRA on new weights, four steps in one go; entries are selected anew after the second."""
+    return train(tmp_path_factory.mktemp("whole"), "sara", *SARA)
 
 
 @pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_stopped_before_or_behind_a_new_selection_and_resumed_it_is_the_same(whole, tmp_path, stop):
-    half = trained(tmp_path, "sara", *SARA, stop=stop)
+def test_a_run_stopped_before_or_after_a_selection_and_resumed_is_the_same(whole, tmp_path, stop):
+    half = train(tmp_path, "sara", *SARA, stop=stop)
     assert RunDir(half.dir.path).result()["step"] == stop
     resume(half.dir.path)
-    one, other = kept(whole.dir.path), kept(half.dir.path)
-    assert one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+    expected, resumed = read_checkpoint(whole.dir.path), read_checkpoint(half.dir.path)
+    assert resumed.keys() == expected.keys()
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
     losses = [
         [row["loss"] for row in RunDir(path).metrics() if "loss" in row]
         for path in (whole.dir.path, half.dir.path)
@@ -67,11 +68,11 @@ def test_stopped_before_or_behind_a_new_selection_and_resumed_it_is_the_same(who
     assert losses[0] == losses[1] and len(set(losses[0])) == 4
 
 
-def test_a_run_is_found_again_with_what_it_trained(whole):
-    again = open_run(whole.dir.path)
-    score = again.evaluators["denoising"]
+def test_an_opened_run_has_the_trained_weights(whole):
+    opened = open_run(whole.dir.path)
+    score = opened.evaluators["denoising"]
     after = RunDir(whole.dir.path).result()["metrics"]["eval.loss"]
-    assert score(again)["loss"] == pytest.approx(after, rel=1e-6)
+    assert score(opened)["loss"] == pytest.approx(after, rel=1e-6)
     saved = whole.dir.path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
     names = load_file(saved)
     assert names and not any("parametrizations" in name for name in names)
@@ -80,7 +81,7 @@ def test_a_run_is_found_again_with_what_it_trained(whole):
 def test_lora_on_the_denoiser_trains_and_merges(tmp_path):
     lora = ("~penalty", "method=lora", "method.r=2", "method.target_modules=[to_q,to_v]")
     sara = [o for o in SARA if not o.startswith(("method.", "penalty."))]
-    run = trained(tmp_path, "sara", *sara, *lora, "objective.caption_dropout=0")
+    run = train(tmp_path, "sara", *sara, *lora, "objective.caption_dropout=0")
     result = RunDir(run.dir.path).result()
     assert 0 < result["trainable_parameters"] < 0.05 * result["total_parameters"]
     before, after = (result[key]["eval.loss"] for key in ("metrics_before", "metrics"))
@@ -91,7 +92,7 @@ def test_lora_on_the_denoiser_trains_and_merges(tmp_path):
 
 
 def test_the_base_writes_a_grid_and_a_model(tmp_path):
-    run = trained(
+    run = train(
         tmp_path, "bases/ldm_emoji", "data.limit=16", "data.validation=0.3", "trainer.max_steps=1",
         "trainer.batch_size=2", "eval.image_grid.steps=2", "eval.image_grid.count=3",
         "eval.image_grid.columns=2",
@@ -102,7 +103,7 @@ def test_the_base_writes_a_grid_and_a_model(tmp_path):
 
 
 def test_zero_steps_write_images_scores_and_a_result(tmp_path):
-    run = trained(
+    run = train(
         tmp_path, "styleid", *NEW[:2], "data.validation=0.3", "eval.style_transfer.steps=2",
         "eval.style_transfer.contents=2", "eval.style_transfer.styles=2",
     )  # fmt: skip

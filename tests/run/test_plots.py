@@ -1,4 +1,4 @@
-"""Pictures come from the figures that exist, and from no others."""
+"""Each plot is drawn from figures that exist, and left out without them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESULT = {
 }
 
 
-def test_every_picture_is_a_readable_png(tmp_path: Path):
+def test_every_plot_is_a_readable_png(tmp_path: Path):
     names = [path.stem for path in draw_plots(ROWS, RESULT, tmp_path)]
     assert names == ["loss", "learning_rate", "throughput", "before_after"]
     for name in names:
@@ -27,7 +27,7 @@ def test_every_picture_is_a_readable_png(tmp_path: Path):
         assert min(image.size) > 300 and len(image.convert("RGB").getcolors(1 << 20)) > 3
 
 
-def test_without_figures_there_is_no_picture(tmp_path: Path):
+def test_without_figures_there_is_no_plot(tmp_path: Path):
     assert draw_plots([], {}, tmp_path) == []
     only_loss = draw_plots([{"step": 1, "loss": 2.0}], {"metrics": {"eval.loss": 1.0}}, tmp_path)
     assert [path.stem for path in only_loss] == ["loss"]

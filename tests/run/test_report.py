@@ -1,4 +1,4 @@
-"""report.md and card.md say what the run's files say, and leave out what they do not."""
+"""report.md and card.md hold the figures of the run's files, and leave out what is missing."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_finished_run_has_scores_figures_pictures_and_samples_side_by_side(fol
         assert f"(plots/{name}.png)" in text and (folder / "plots" / f"{name}.png").exists()
 
 
-def test_a_run_that_never_logged_still_gets_a_report_without_invented_parts(folder):
+def test_a_run_that_never_logged_gets_a_report_without_the_missing_sections(folder):
     text = write_report(RunDir(folder)).read_text()
     assert "base model" in text
     assert "Scores" not in text and "Pictures" not in text and "Samples" not in text
@@ -105,7 +105,7 @@ def test_a_real_run_has_every_part_and_its_card_stands_beside_the_weights(traine
 
 
 def test_the_optimizer_that_ran_is_the_one_reported(train_tiny):
-    """A paged optimizer is for CUDA; elsewhere AdamW takes its place, and is what the files name."""
+    """A paged optimizer needs CUDA; elsewhere AdamW replaces it, and the files name AdamW."""
     import torch
 
     run = train_tiny("optimizer=paged_adamw", "method.r=2", "eval=none", "run.name=paged")
