@@ -40,7 +40,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 @contextmanager
-def folder(target: str | Path) -> Iterator[Path]:
+def write_folder(target: str | Path) -> Iterator[Path]:
     """Yield a temporary folder, which takes the place of `target` when the block ends without error.
 
     The old folder is deleted only after the new one has its name; `recover` repairs a crash between
@@ -95,7 +95,7 @@ def recover(parent: Path) -> None:
             os.replace(aside, target)
 
 
-def tidy(parent: Path) -> None:
+def remove_unfinished(parent: Path) -> None:
     """Remove what interrupted writes have left in a folder, to which no other process may write now."""
     recover(parent)
     for path in parent.glob(f".*{UNFINISHED}"):
@@ -105,7 +105,7 @@ def tidy(parent: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def link(path: Path, to: str) -> None:
+def write_link(path: Path, to: str) -> None:
     """Point the symbolic link `path` at `to`, in the place of its old target if it exists."""
     name = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     name.unlink(missing_ok=True)

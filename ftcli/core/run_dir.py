@@ -72,7 +72,7 @@ class RunDir:
             latest = folder.parent / "latest"
             newer = latest.exists() and latest.resolve().name > folder.name
             if STAMP.fullmatch(folder.name) and not newer:
-                atomic.link(latest, folder.name)
+                atomic.write_link(latest, folder.name)
 
     @property
     def start_count(self) -> int:

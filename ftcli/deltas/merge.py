@@ -272,11 +272,11 @@ def save_model(
     Args:
         complete: adds to the folder before it takes its name.
     """
-    from ftcli.core.atomic import folder
+    from ftcli.core.atomic import write_folder
     from ftcli.models.hub import progress_for_people
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    with folder(target) as unfinished, progress_for_people():
+    with write_folder(target) as unfinished, progress_for_people():
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         save_generation(model, tokenizer, unfinished)

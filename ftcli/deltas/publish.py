@@ -48,7 +48,7 @@ def write_result(result: Result, target: str | Path, force: bool = False) -> dic
         UserError: the folder exists and has content (without `force`).
     """
     target = prepare_target(target, force)
-    with atomic.folder(target) as unfinished:
+    with atomic.write_folder(target) as unfinished:
         inner = unfinished if result.run is None else unfinished / result.kind
         size = _write_folder(result, inner)
         if result.run is not None:
@@ -94,7 +94,7 @@ def _write_run(result: Result, source: Path, folder: Path, size: int) -> None:
     checkpoint.mkdir(parents=True)
     _write_checkpoint(result, config, folder, checkpoint)
     manifest.seal(checkpoint)
-    atomic.link(run_dir.checkpoints / "last", checkpoint.name)
+    atomic.write_link(run_dir.checkpoints / "last", checkpoint.name)
     said = {"status": "finished", "step": step, "seed": config.get("seed", 0), "run": str(source)}
     atomic.write_json(folder / "result.json", said | {"adapter_bytes": size, "metrics": {}})
 

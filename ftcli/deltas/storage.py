@@ -74,7 +74,7 @@ def save_delta(
         UserError: the folder exists and has content (without `force`).
     """
     target = prepare_target(target, force)
-    with atomic.folder(target) as unfinished:
+    with atomic.write_folder(target) as unfinished:
         if coded is None:
             layout = {name: (shape, dtype) for name, shape in delta.shapes.items()}
             size = write_weights(unfinished / TENSORS, LazyWeights(layout, delta.read))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.core.atomic import folder, tidy, write_json
+from ftcli.core.atomic import remove_unfinished, write_folder, write_json
 from ftcli.models.generation import save_generation
 from ftcli.run.report import write_report
 
@@ -29,7 +29,7 @@ def finish(run: Run, outcome: Outcome) -> dict[str, Any]:
 
 def close_run_dir(run_dir: RunDir) -> dict[str, Any]:
     """Write the report of a run that has a result.json, and record its end; returns the result."""
-    tidy(run_dir.path)
+    remove_unfinished(run_dir.path)
     result = run_dir.result()
     write_report(run_dir)
     run_dir.event(result["status"], step=result["step"])
@@ -38,7 +38,7 @@ def close_run_dir(run_dir: RunDir) -> dict[str, Any]:
 
 def save_artefact(run: Run, target: Path) -> int:
     """Save the trained weights and the tokenizer or processor in the library's layout; returns the weights' bytes."""
-    with folder(target) as unfinished:
+    with write_folder(target) as unfinished:
         run.method.save(run.model, unfinished)
         if run.tokenizer is not None:
             run.tokenizer.save_pretrained(unfinished)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ftcli.config import paths
 from ftcli.config.job import ComposedJob
-from ftcli.core.atomic import link
+from ftcli.core.atomic import write_link
 from ftcli.core.errors import UserError
 from ftcli.core.run_lock import lock_file
 from ftcli.sweeps import composition, space
@@ -144,7 +144,7 @@ def _new_folder(root: Path, name: str) -> Path:
     stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(1)}"
     folder = root / name / stamp
     folder.mkdir(parents=True)
-    link(folder.parent / "latest", stamp)
+    write_link(folder.parent / "latest", stamp)
     return folder
 
 

@@ -55,8 +55,8 @@ class Checkpoints:
             UserError: not even one checkpoint would fit on the disk.
         """
         self.folder.mkdir(exist_ok=True)
-        atomic.tidy(self.folder)
-        atomic.tidy(self.run_dir.path)
+        atomic.remove_unfinished(self.folder)
+        atomic.remove_unfinished(self.run_dir.path)
         if resume is not None and resume.parent.resolve() == self.folder.resolve():
             for path in self._steps(self.folder.glob("step-*")):
                 if step_of(path) > step_of(resume):
@@ -87,14 +87,14 @@ class Checkpoints:
         target = self.folder / name
         try:
             disk.require_space(self.folder, self._needed(loop))
-            with atomic.folder(target) as unfinished:
+            with atomic.write_folder(target) as unfinished:
                 write(unfinished, loop, best)
                 manifest.seal(unfinished)
         except Exception as error:
             self._refused(error, name, must)
             return None
         try:
-            atomic.link(self.folder / "last", name)
+            atomic.write_link(self.folder / "last", name)
             if best:
                 self.mark_best(target)
             self._retain(target)
@@ -114,7 +114,7 @@ class Checkpoints:
         path = path or next(iter(self.finished()[::-1]), None)
         if path is None:
             return
-        atomic.link(self.folder / "best", path.name)
+        atomic.write_link(self.folder / "best", path.name)
         self._retain(path)
 
     def finished(self) -> list[Path]:
@@ -167,11 +167,11 @@ class Checkpoints:
 
     def _link_again(self, resume: Path) -> None:
         """What a crash right after the checkpoint may have left undone."""
-        atomic.link(self.folder / "last", resume.name)
+        atomic.write_link(self.folder / "last", resume.name)
         state = json.loads((resume / "state.json").read_text(encoding="utf-8"))
         best = self.folder / "best"
         if state.get("is_best"):
-            atomic.link(best, resume.name)
+            atomic.write_link(best, resume.name)
         elif best.is_symlink() and not best.exists():
             best.unlink()
 

@@ -40,7 +40,7 @@ def keep(run: Run, error: NonFinite) -> None:
         return
     try:
         target = _free(run.dir.path / FOLDER, error.step)
-        with atomic.folder(target) as unfinished:
+        with atomic.write_folder(target) as unfinished:
             _write(unfinished, run, ranks, error)
     except Exception as refused:  # the error itself must reach the user whatever the disk says
         if disk.describe_fault(refused) is None:

@@ -34,6 +34,6 @@ def kept(file: Path, measure: Callable[[], dict[str, Tensor]]) -> dict[str, Tens
         return load_file(file)
     found = measure()
     file.parent.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.folder(file.parent) as unfinished:
+    with atomic.write_folder(file.parent) as unfinished:
         save_file({name: t.cpu().contiguous() for name, t in found.items()}, unfinished / file.name)
     return found
