@@ -126,7 +126,7 @@ class Run:
         Before the method adapts it: methods change the states of tokens, not which tokens a layer looks
         at, and only the bare model has a library's forward to compare with.
         """
-        if not hasattr(self.model_source, "prove") or not hasattr(self.data, "settle"):
+        if not hasattr(self.model_source, "prove") or not hasattr(self.data, "use_row_format"):
             return
         packing = self.data.packing if self.method.packable else "none"
         outcome = self.model_source.prove(base, packing, self.data.max_length, self.next_token)
@@ -149,7 +149,7 @@ class Run:
         """Set the row format of batches and the attention of models that are loaded from now on."""
         self.row_format = row_format
         if row_format is not None:
-            self.data.settle(row_format.packing, row_format.reading)
+            self.data.use_row_format(row_format.packing, row_format.reading)
             self.model_source.settle(row_format.attention)
 
     def loader(self, rank: int = 0, world: int = 1) -> Any:

@@ -27,14 +27,14 @@ from ftcli.data.tokens import ARRAYS, Document, Tokens
 MANIFEST, META, DONE = "manifest.json", "meta.json", "DONE"
 
 
-def folder(cache_dir: str | None = None) -> Path:
+def token_folder(cache_dir: str | None = None) -> Path:
     """Where token arrays are kept: the given folder, else $FTCLI_CACHE/tokens, else ~/.cache/ftcli."""
     if cache_dir:
         return Path(cache_dir).expanduser()
     return cache_folder("tokens")
 
 
-def key_of(settings: dict[str, Any]) -> str:
+def hash_settings(settings: dict[str, Any]) -> str:
     """The name of the cache folder for these settings."""
     text = json.dumps(settings, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
@@ -45,14 +45,14 @@ def load_or_write(root: Path, key: str, fill: Callable[[Writer], dict[str, Any]]
 
     Args:
         root: the cache folder.
-        key: see `key_of`.
+        key: see `hash_settings`.
         fill: appends to the writer from where it stands and returns what `meta.json` is to hold.
     """
     done = root / key
-    if not is_whole(done):
+    if not is_complete(done):
         root.mkdir(parents=True, exist_ok=True)
-        with _lock(root / f"{key}.lock"):
-            if not is_whole(done):
+        with _lock_file(root / f"{key}.lock"):
+            if not is_complete(done):
                 shutil.rmtree(done, ignore_errors=True)
                 writer = Writer(root / f"{key}.partial")
                 writer.finish(fill(writer), done)
@@ -61,7 +61,7 @@ def load_or_write(root: Path, key: str, fill: Callable[[Writer], dict[str, Any]]
     return Tokens(done)
 
 
-def is_whole(done: Path) -> bool:
+def is_complete(done: Path) -> bool:
     """Whether a folder was finished and its files still have the sizes that they were given."""
     try:
         meta = json.loads((done / META).read_text(encoding="utf-8"))
@@ -87,14 +87,14 @@ class Writer:
     def __init__(self, partial: Path) -> None:
         partial.mkdir(parents=True, exist_ok=True)
         self.partial = partial
-        manifest = self._manifest()
+        manifest = self._read_manifest()
         self.state: dict[str, Any] = manifest["state"]
         self.chain = bytes.fromhex(manifest["chain"])
         self.tokens, self.documents = manifest["tokens"], manifest["documents"]
         self.origin_bytes = manifest["origin_bytes"]
         self._files = {name: self._open(name, manifest["sizes"].get(name, 0)) for name in ARRAYS}
         if not self.documents:
-            self._start()
+            self._start_offsets()
 
     def append(self, document: Document, origin: str) -> None:
         """Add a document and the place it came from."""
@@ -149,7 +149,7 @@ class Writer:
         write_text(self.partial / DONE, "")
         os.rename(self.partial, target)
 
-    def _manifest(self) -> dict[str, Any]:
+    def _read_manifest(self) -> dict[str, Any]:
         """How far a killed preparation came; the beginning where there was none."""
         try:
             found = dict(json.loads((self.partial / MANIFEST).read_text()))
@@ -168,7 +168,7 @@ class Writer:
         os.truncate(path, size)
         return open(path, "ab")
 
-    def _start(self) -> None:
+    def _start_offsets(self) -> None:
         for name in ("offsets", "origin_offsets"):
             os.truncate(self.partial / f"{name}.bin", 0)
             self._files[name].write(bytes(8))
@@ -179,7 +179,7 @@ def _size(folder: Path, name: str) -> int:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _lock_file(path: Path) -> Iterator[None]:
     """Held by the one process that writes; the kernel frees it when that process dies."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

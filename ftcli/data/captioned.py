@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from ftcli.core.errors import Problems, UserError
 from ftcli.data.loader import Loader
 from ftcli.data.media.captions import COLUMNS, CaptionLoader, Captions
-from ftcli.data.media.hub import pictured
-from ftcli.data.media.pictures import grid
+from ftcli.data.media.hub import read_encoded_images
+from ftcli.data.media.pictures import draw_grid
 from ftcli.data.rows import Item, Row
-from ftcli.data.sources import Source, find, is_path
+from ftcli.data.sources import Source, find_source, is_path
 from ftcli.data.sources.hub import Hub
 from ftcli.data.split import find_threshold, hash_prompt
 
@@ -23,7 +23,7 @@ ACROSS = 8  # images in a row of a preview
 
 
 @dataclass(frozen=True)
-class Shown:
+class CaptionPreview:
     """What a preview says of an image: file and line, and its caption."""
 
     origin: str
@@ -60,11 +60,11 @@ class Captioned:
     packing: ClassVar[str] = "none"  # each image is a row of its own
 
     def __post_init__(self) -> None:
-        Problems.raise_if_any(list(self._contradictions()))
+        Problems.raise_if_any(list(self._find_contradictions()))
         self._prepared: dict[str, Captions] = {}
         self._sources: dict[str, Source] = {}
 
-    def _contradictions(self) -> Iterator[UserError]:
+    def _find_contradictions(self) -> Iterator[UserError]:
         """What can be seen to be wrong before a row is read."""
         for key in self.columns:
             if key not in COLUMNS:
@@ -94,13 +94,13 @@ class Captioned:
         Raises:
             UserError: a row has no image or no text.
         """
-        for item in self._mine(split):
+        for item in self._select_rows(split):
             if isinstance(item, UserError):
                 raise item
             for key, column in self.names.items():
                 if column and not item.values.get(column):
-                    raise _lacks(item, key, column)
-            yield {"text": self._text(item), "row": item.values, "origin": item.origin}
+                    raise _missing_value_error(item, key, column)
+            yield {"text": self._caption(item), "row": item.values, "origin": item.origin}
 
     def prepare(self, split: str, tokenizer: Any, progress: Any = None) -> Captions:
         """The captions of a split as tokens, and where its images are.
@@ -131,13 +131,13 @@ class Captioned:
         order = {"seed": seed, "shuffle": shuffle, "rank": rank, "world": world}
         return CaptionLoader(captions, batch_size, **order)  # type: ignore[arg-type]
 
-    def preview(self, split: str, tokenizer: Any, count: int, to: Path) -> list[Shown]:
+    def preview(self, split: str, tokenizer: Any, count: int, to: Path) -> list[CaptionPreview]:
         """Write the first images of a split as a picture; returns their captions."""
         captions = self.prepare(split, tokenizer)
         rows = range(min(count, len(captions)))
         images = captions.batch(list(rows))["inputs"]["pixels"]
-        grid(images, min(len(images), ACROSS), scale=max(1, 128 // self.size)).save(to)
-        return [Shown(captions.origins[row], captions.texts[row]) for row in rows]
+        draw_grid(images, min(len(images), ACROSS), scale=max(1, 128 // self.size)).save(to)
+        return [CaptionPreview(captions.origins[row], captions.texts[row]) for row in rows]
 
     def describe(self, tokenizer: Any) -> dict[str, Any]:
         """What `data.json` keeps: source, counts, hashes."""
@@ -151,31 +151,33 @@ class Captioned:
             },
         }
 
-    def _mine(self, split: str) -> Iterator[Item]:
+    def _select_rows(self, split: str) -> Iterator[Item]:
         """The rows of a split, those of a share decided by their captions."""
         place = getattr(self, split, None) if split != "train" else None
         shared = isinstance(self.validation, float | int)
         if split not in self.splits:
             raise UserError(f"the data have no split '{split}'.", where=f"data.{split}")
         if not shared or (split not in ("train", "validation")):
-            yield from islice(self._rows(split), None if place else self.limit)
+            yield from islice(self._read_rows(split), None if place else self.limit)
             return
-        rows = list(islice(self._rows("train"), self.limit))
-        keys = [r.origin if isinstance(r, UserError) else self._text(r) or r.origin for r in rows]
+        rows = list(islice(self._read_rows("train"), self.limit))
+        keys = [
+            r.origin if isinstance(r, UserError) else self._caption(r) or r.origin for r in rows
+        ]
         below = find_threshold(float(self.validation or 0), keys)
         for item, key in zip(rows, keys, strict=True):
             if isinstance(item, UserError) or (hash_prompt(key) < below) == (split != "train"):
                 yield item
 
-    def _text(self, row: Row) -> str:
+    def _caption(self, row: Row) -> str:
         column = self.names["text"]
         return str(row.values.get(column, "")) if column else ""
 
-    def _rows(self, split: str) -> Iterator[Item]:
+    def _read_rows(self, split: str) -> Iterator[Item]:
         """Rows of a split's source; images of the hub stay encoded until a batch wants them."""
         source = self._source(split)
         if isinstance(source, Hub):
-            return pictured(source, str(self.names["image"]))
+            return read_encoded_images(source, str(self.names["image"]))
         return source.rows()
 
     def _source(self, split: str) -> Source:
@@ -186,13 +188,13 @@ class Captioned:
     def _open(self, split: str) -> Source:
         place = self.validation if split == "validation" else self.test
         if split == "train" or isinstance(place, float | int):
-            return find(self.path, self.split, self.name, self.revision)
+            return find_source(self.path, self.split, self.name, self.revision)
         if is_path(str(place)):
-            return find(str(place), "train", self.name, self.revision)
-        return self._source("train").other(str(place))
+            return find_source(str(place), "train", self.name, self.revision)
+        return self._source("train").open_split(str(place))
 
 
-def _lacks(item: Any, key: str, column: str) -> UserError:
+def _missing_value_error(item: Any, key: str, column: str) -> UserError:
     has: Mapping[str, Any] = item.values
     return UserError(
         f"a row has no {key} in '{column}'; it has {', '.join(map(str, has))}.",

@@ -10,12 +10,12 @@ from typing import Any
 
 from ftcli.core.errors import UserError
 from ftcli.data import formats
-from ftcli.data.conversation.learning import verdict
+from ftcli.data.conversation.learning import parse_flag
 from ftcli.data.format_matching import FormatMatcher
-from ftcli.data.formats import LABEL, REFERENCES, defaults
-from ftcli.data.rows import Unusable, as_text, brief, listed
+from ftcli.data.formats import LABEL, REFERENCES, default_columns
+from ftcli.data.rows import UnusableRow, as_text, list_names, shorten
 
-TRAINED = "data.path"  # the key of the source that is trained on
+TRAINING_SOURCE = "data.path"  # the key of the source that is trained on
 #: Fields that make a row a conversation.
 SURROUNDINGS = ("system", "history", "tools")
 #: Columns beside `text` that say that a row is one turn of a conversation (OpenAssistant).
@@ -50,97 +50,105 @@ class Columns:
     ) -> None:
         self.mapping = dict(mapping)
         rows = [first, *others]
-        advice = FormatMatcher(first, where, origin)
-        self.name = _detect(self.mapping, first, advice) if name == "auto" else name
-        self.format = formats.find(self.name)
+        matcher = FormatMatcher(first, where, origin)
+        self.name = _detect_format(self.mapping, first, matcher) if name == "auto" else name
+        self.format = formats.load_format(self.name)
         _check_fields(self.mapping, self.name, self.format)
-        if missing := self.missing(first):
-            raise advice.wrong(self.name, missing)
-        if where == TRAINED:  # other splits may have fewer columns
-            self._refuse_absent(rows, advice)
-        self.turned = any(self._surrounded(row) for row in rows)
+        if missing := self.list_missing(first):
+            raise matcher.missing_columns_error(self.name, missing)
+        if where == TRAINING_SOURCE:  # other splits may have fewer columns
+            self._refuse_absent(rows, matcher)
+        self.as_conversations = any(self._has_surroundings(row) for row in rows)
 
-    def column(self, field: str, row: Mapping[str, Any]) -> str | None:
+    def find_column(self, field: str, row: Mapping[str, Any]) -> str | None:
         """The column of this row that holds the field; None when it has none."""
         if field in self.mapping:
             column = self.mapping[field]
             return column if column is not None and column in row else None
         taken = self.mapping.values()
-        return next((c for c in defaults(self.format, field) if c in row and c not in taken), None)
+        return next(
+            (c for c in default_columns(self.format, field) if c in row and c not in taken), None
+        )
 
-    def used(self, row: Mapping[str, Any]) -> set[str]:
+    def list_used(self, row: Mapping[str, Any]) -> set[str]:
         """The columns of this row that some field is read from."""
-        return {column for field in self._fields if (column := self.column(field, row))}
+        return {column for field in self._fields if (column := self.find_column(field, row))}
 
-    def missing(self, row: Mapping[str, Any]) -> list[str]:
+    def list_missing(self, row: Mapping[str, Any]) -> list[str]:
         """Required fields the row has no column for. References can stand in for the answer."""
-        absent = [f for f in formats.required(self.format) if self.column(f, row) is None]
-        answer = _answer(self.format)
-        if answer in absent and self.column(REFERENCES, row):
+        absent = [
+            f for f in formats.required_fields(self.format) if self.find_column(f, row) is None
+        ]
+        answer = _find_answer_field(self.format)
+        if answer in absent and self.find_column(REFERENCES, row):
             absent.remove(answer)
         return absent
 
-    def example(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def build_example(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The canonical example of a row, with its references.
 
         Raises:
-            Unusable: the row lacks a column, holds the wrong kind of value, or says that its answer is
+            UnusableRow: the row lacks a column, holds the wrong kind of value, or says that its answer is
                 a bad one.
         """
-        missing = self.missing(row)
+        missing = self.list_missing(row)
         if missing:
             wanted = ", ".join(f"'{self.mapping.get(field, field)}'" for field in missing)
-            raise Unusable(f"has no column {wanted}; its columns are {listed(row) or 'none'}.")
-        named = {field: self.column(field, row) for field in self._fields}
+            raise UnusableRow(
+                f"has no column {wanted}; its columns are {list_names(row) or 'none'}."
+            )
+        named = {field: self.find_column(field, row) for field in self._fields}
         fields = {field: row[column] for field, column in named.items() if column}
         label = fields.pop(LABEL, None)
-        if LABEL in self.mapping or verdict(label) is not None:  # other values name a row's class
+        if (
+            LABEL in self.mapping or parse_flag(label) is not None
+        ):  # other values name a row's class
             _refuse_bad_answer(label, named.get(LABEL))
-        if not self._surrounded(row):
+        if not self._has_surroundings(row):
             fields = {f: v for f, v in fields.items() if f not in SURROUNDINGS}
-        if self.turned:
+        if self.as_conversations:
             fields |= {f: None for f in SURROUNDINGS if f in self.format.FIELDS and f not in fields}
-        references = _references(fields.pop(REFERENCES, None))
-        answer = _answer(self.format)
+        references = _parse_references(fields.pop(REFERENCES, None))
+        answer = _find_answer_field(self.format)
         if answer and answer not in fields and references:
             fields[answer] = references[0]
         example = self.format.example(fields)
         _refuse_hidden(example)
-        example[REFERENCES] = references or _own_answer(example)
+        example[REFERENCES] = references or _take_answer(example)
         return example
 
     @property
     def _fields(self) -> list[str]:
         return [*self.format.FIELDS, REFERENCES]
 
-    def _refuse_absent(self, rows: Sequence[Mapping[str, Any]], advice: FormatMatcher) -> None:
+    def _refuse_absent(self, rows: Sequence[Mapping[str, Any]], matcher: FormatMatcher) -> None:
         """A column for an optional field that the user named and no row has."""
         for field, column in self.mapping.items():
             optional = self.format.FIELDS.get(field) is False
             if optional and column is not None and not any(column in row for row in rows):
-                raise advice.absent(field, column)
+                raise matcher.absent_column_error(field, column)
 
-    def _surrounded(self, row: Mapping[str, Any]) -> bool:
+    def _has_surroundings(self, row: Mapping[str, Any]) -> bool:
         """Whether the row has a system message, a history or tools of its own."""
-        columns = (self.column(f, row) for f in SURROUNDINGS if f in self.format.FIELDS)
-        return any(_filled(row[column]) for column in columns if column)
+        columns = (self.find_column(f, row) for f in SURROUNDINGS if f in self.format.FIELDS)
+        return any(_has_content(row[column]) for column in columns if column)
 
 
-def _filled(value: Any) -> bool:
+def _has_content(value: Any) -> bool:
     """Whether a column holds something: lists and mappings also as the JSON text of files."""
     empty = isinstance(value, str) and value.strip() in ("", "[]", "{}", "null")
     return bool(value) and not empty
 
 
 def _refuse_bad_answer(label: Any, column: str | None) -> None:
-    good = None if label is None else verdict(label)
+    good = None if label is None else parse_flag(label)
     if good is False:
-        raise Unusable(
+        raise UnusableRow(
             f"has '{column}': {json.dumps(label)}: a bad answer, not to be learned.", "not to learn"
         )
     if label is not None and good is None:
-        raise Unusable(
-            f"'{column}' is {brief(label)}; it says whether the answer is a good one: true or false. "
+        raise UnusableRow(
+            f"'{column}' is {shorten(label)}; it says whether the answer is a good one: true or false. "
             "data.columns.label=null leaves the column out."
         )
 
@@ -149,25 +157,25 @@ def _refuse_hidden(example: Mapping[str, Any]) -> None:
     """A conversation whose every answer is marked as not to be learned."""
     answers = [m for m in example.get("messages", ()) if m["role"] == "assistant"]
     if answers and not any(m.get("learn", True) for m in answers):
-        raise Unusable("has only answers that are marked as not to be learned.", "not to learn")
+        raise UnusableRow("has only answers that are marked as not to be learned.", "not to learn")
 
 
-def _answer(module: ModuleType) -> str | None:
+def _find_answer_field(module: ModuleType) -> str | None:
     """The field that references can replace in rows that are only judged, never trained on."""
     return next((f for f in ("completion", "output") if f in module.FIELDS), None)
 
 
-def _references(value: Any) -> list[str]:
+def _parse_references(value: Any) -> list[str]:
     if value is None:
         return []
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
         return [as_text(v, REFERENCES, empty=True) for v in value]
-    raise Unusable(f"'{REFERENCES}' is neither text nor a list of texts.")
+    raise UnusableRow(f"'{REFERENCES}' is neither text nor a list of texts.")
 
 
-def _own_answer(example: dict[str, Any]) -> list[str]:
+def _take_answer(example: dict[str, Any]) -> list[str]:
     """The answer of the row itself, where no references are given."""
     if "completion" in example:
         return [example["completion"]]
@@ -178,14 +186,14 @@ def _own_answer(example: dict[str, Any]) -> list[str]:
     return [messages] if isinstance(messages, str) else []
 
 
-def _detect(
-    mapping: Mapping[str, str | None], row: Mapping[str, Any], advice: FormatMatcher
+def _detect_format(
+    mapping: Mapping[str, str | None], row: Mapping[str, Any], matcher: FormatMatcher
 ) -> str:
-    fitting = [name for name in formats.names() if advice.fits(name, mapping)]
+    fitting = [name for name in formats.list_formats() if matcher.fits(name, mapping)]
     if len(fitting) != 1:
-        raise advice.several(fitting) if fitting else advice.none()
+        raise matcher.several_formats_error(fitting) if fitting else matcher.no_format_error()
     if fitting == ["text"] and set(row) & PARTS_OF_A_CONVERSATION:
-        raise advice.single_turns(sorted(set(row) & PARTS_OF_A_CONVERSATION))
+        raise matcher.single_turns_error(sorted(set(row) & PARTS_OF_A_CONVERSATION))
     return fitting[0]
 
 

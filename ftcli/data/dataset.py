@@ -13,7 +13,7 @@ from ftcli.data.inspection import UnusedColumns
 from ftcli.data.loader import Loader
 from ftcli.data.preparation import Preparation, count_entries
 from ftcli.data.render import DATE, Renderer, RenderSettings
-from ftcli.data.rows import BadRow, Unusable
+from ftcli.data.rows import BadRow, UnusableRow
 from ftcli.data.split import Splits
 from ftcli.data.statistics import RowCounts, compute_statistics, format_counts, list_warnings
 from ftcli.data.tokens import Document, Tokens
@@ -81,7 +81,9 @@ class Data:
         self._prepared: dict[str, Tokens] = {}
         self._splits = Splits(self)
 
-    def settle(self, packing: Literal["flat", "bins", "none"], reading: str = "plain") -> None:
+    def use_row_format(
+        self, packing: Literal["flat", "bins", "none"], reading: str = "plain"
+    ) -> None:
         """Serve batches as a model is proved to read them; see `ftcli.models.proof`."""
         self.packing, self.reading = packing, reading
 
@@ -116,11 +118,11 @@ class Data:
         """
         rows = self._splits.open(split)
         work = self._preparation(tokenizer, progress)
-        key = cache.key_of(work.settings(rows) | {"text_unit": self.text_unit})
+        key = cache.hash_settings(work.settings(rows) | {"text_unit": self.text_unit})
         known = self._prepared.get(key)
         if known is None:
             known = cache.load_or_write(
-                cache.folder(self.cache_dir),
+                cache.token_folder(self.cache_dir),
                 key,
                 lambda writer: work.fill(writer, rows.entries()),
             )
@@ -146,17 +148,17 @@ class Data:
             UserError: a row cannot be used and `on_error` is stop, or none can.
         """
         preparation = self._preparation(tokenizer)
-        examples = preparation.take(self._splits.open(split).entries(), count)
+        examples = preparation.take_examples(self._splits.open(split).entries(), count)
         counts = asdict(preparation.counts)
         if not examples:
             raise dataset_errors.empty_split_error(split, self.path, counts)
         if counts["left_out"]:
             log.warning(f"{split}: {format_counts(counts)}")
-        if note := self.unused(split).note():
+        if note := self.find_unused_columns(split).note():
             log.warning(note)
         return examples
 
-    def unused(self, split: str = "train") -> UnusedColumns:
+    def find_unused_columns(self, split: str = "train") -> UnusedColumns:
         """The columns that nothing reads, in the first rows of a split."""
         return self._splits.open(split).unused
 
@@ -197,10 +199,10 @@ class Data:
         found: dict[tuple[int, ...], Prompt] = {}
         for example in self.examples(split):
             try:
-                ids = renderer.prompt(example)
-            except Unusable as error:
+                ids = renderer.encode_prompt(example)
+            except UnusableRow as error:
                 if self.on_error == "stop":
-                    raise error.at(example["origin"]) from error
+                    raise error.to_bad_row(example["origin"]) from error
                 continue
             if not ids:
                 continue
@@ -217,13 +219,13 @@ class Data:
             UserError: the chat template refuses the conversation.
         """
         try:
-            return Renderer(self._rendering, tokenizer).prompt(example)
-        except Unusable as error:
+            return Renderer(self._rendering, tokenizer).encode_prompt(example)
+        except UnusableRow as error:
             raise UserError(f"the conversation {error}", where="data") from error
 
     def beginning_ids(self, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Token ids of a plain text that the model is to continue, as in training."""
-        return Renderer(self._rendering, tokenizer).beginning(text)
+        return Renderer(self._rendering, tokenizer).encode_beginning(text)
 
     @property
     def splits(self) -> list[str]:
@@ -241,7 +243,7 @@ class Data:
             "format": self._splits.open("train").columns.name,
             "packing": self.packing,
             "max_length": self.max_length,
-            "template": renderer.fingerprint(first) if first else None,
+            "template": renderer.hash_template(first) if first else None,
             "splits": figures,
         }
 

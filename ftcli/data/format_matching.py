@@ -8,7 +8,7 @@ from typing import Any
 
 from ftcli.core.errors import UserError
 from ftcli.data import formats
-from ftcli.data.rows import Unusable, listed
+from ftcli.data.rows import UnusableRow, list_names
 
 SHOWN = 300  # characters of a row in a message
 
@@ -24,10 +24,10 @@ class FormatMatcher:
 
     def __init__(self, row: Mapping[str, Any], where: str, origin: str = "") -> None:
         self.row, self.where = row, where
-        self._shown = _shown(row, origin)
-        self._columns = f"columns are [{listed(row)}]"
+        self._shown = _format_row(row, origin)
+        self._columns = f"columns are [{list_names(row)}]"
 
-    def several(self, fitting: Sequence[str]) -> UserError:
+    def several_formats_error(self, fitting: Sequence[str]) -> UserError:
         """More than one format fits."""
         return UserError(
             f"{self._columns}; they fit several formats: {', '.join(fitting)}. {self._shown}",
@@ -35,14 +35,16 @@ class FormatMatcher:
             fix=f"set data.format={fitting[0]} or data.format={fitting[1]}",
         )
 
-    def none(self) -> UserError:
+    def no_format_error(self) -> UserError:
         """No format fits."""
         tries = [
-            f"data.format={name} {s}" for name in formats.names() if (s := self._written(name))
+            f"data.format={name} {s}"
+            for name in formats.list_formats()
+            if (s := self._format_mapping(name))
         ]
         wanted = "; ".join(
-            f"{name} wants {', '.join(formats.required(formats.find(name)))}"
-            for name in formats.names()
+            f"{name} wants {', '.join(formats.required_fields(formats.load_format(name)))}"
+            for name in formats.list_formats()
         )
         return UserError(
             f"{self._columns}; no format is recognised by them. {self._shown}",
@@ -52,10 +54,10 @@ class FormatMatcher:
             else f"set data.format and data.columns.<field>=<column>, or rewrite the rows: {wanted}",
         )
 
-    def wrong(self, name: str, missing: Sequence[str]) -> UserError:
+    def missing_columns_error(self, name: str, missing: Sequence[str]) -> UserError:
         """The format that was asked for lacks columns."""
-        wanted = ", ".join(formats.required(formats.find(name)))
-        mapping = self._written(name)
+        wanted = ", ".join(formats.required_fields(formats.load_format(name)))
+        mapping = self._format_mapping(name)
         return UserError(
             f"{self._columns}; format={name} wants [{wanted}] "
             f"(not found: {', '.join(missing)}). {self._shown}",
@@ -65,7 +67,7 @@ class FormatMatcher:
             else "map them: " + " ".join(f"data.columns.{field}=<column>" for field in missing),
         )
 
-    def absent(self, field: str, column: str) -> UserError:
+    def absent_column_error(self, field: str, column: str) -> UserError:
         """A column that the user named is not there."""
         return UserError(
             f"{self._columns}; there is no column '{column}'. {self._shown}",
@@ -73,7 +75,7 @@ class FormatMatcher:
             fix=f"name one of them, or data.columns.{field}=null to do without",
         )
 
-    def single_turns(self, signs: Sequence[str]) -> UserError:
+    def single_turns_error(self, signs: Sequence[str]) -> UserError:
         """Each row is one turn, so that text alone would lose who speaks, and to whom."""
         return UserError(
             f"{self._columns}; a row seems to be one turn of a conversation ({', '.join(signs)}). "
@@ -85,16 +87,19 @@ class FormatMatcher:
 
     def fits(self, name: str, mapped: Iterable[str] = ()) -> bool:
         """Whether every required field of a format is mapped or has a column of its own."""
-        module = formats.find(name)
+        module = formats.load_format(name)
         there = {*mapped, *self.row}
-        return all(there & {f, *formats.defaults(module, f)} for f in formats.required(module))
+        return all(
+            there & {f, *formats.default_columns(module, f)}
+            for f in formats.required_fields(module)
+        )
 
-    def mapping(self, name: str) -> dict[str, str] | None:
+    def guess_mapping(self, name: str) -> dict[str, str] | None:
         """Field -> likely column; None when a required field has none, or it gives no example."""
-        module = formats.find(name)
+        module = formats.load_format(name)
         free, found = list(self.row), {}
         for field, needed in module.FIELDS.items():
-            column = self._likely(field, name, free)
+            column = self._guess_column(field, name, free)
             if column is not None:
                 free.remove(column)
                 found[field] = column
@@ -102,24 +107,24 @@ class FormatMatcher:
                 return None
         try:
             module.example({field: self.row[column] for field, column in found.items()})
-        except Unusable as error:
+        except UnusableRow as error:
             if error.reason in ("unfit", "broken"):
                 return None
         return {field: column for field, column in found.items() if column != field}
 
-    def _written(self, name: str) -> str:
+    def _format_mapping(self, name: str) -> str:
         """The mapping as overrides; "" where there is none."""
-        mapping = self.mapping(name) or {}
+        mapping = self.guess_mapping(name) or {}
         return " ".join(f"data.columns.{field}={column}" for field, column in mapping.items())
 
-    def _likely(self, field: str, name: str, free: Sequence[str]) -> str | None:
-        module = formats.find(name)
-        likely = [*formats.defaults(module, field), *module.SYNONYMS.get(field, ())]
+    def _guess_column(self, field: str, name: str, free: Sequence[str]) -> str | None:
+        module = formats.load_format(name)
+        likely = [*formats.default_columns(module, field), *module.SYNONYMS.get(field, ())]
         lowered = {column.lower(): column for column in free}
         return next((lowered[word] for word in likely if word in lowered), None)
 
 
-def _shown(row: Mapping[str, Any], origin: str) -> str:
+def _format_row(row: Mapping[str, Any], origin: str) -> str:
     text = json.dumps(row, ensure_ascii=False, default=str)
     text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 from ftcli.core.errors import UserError
 from ftcli.data import formats
 from ftcli.data.columns import Columns
-from ftcli.data.conversation.exchange import prompt_of
+from ftcli.data.conversation.exchange import extract_prompt
 from ftcli.data.format_matching import FormatMatcher
-from ftcli.data.rows import Row, Unusable
+from ftcli.data.rows import Row, UnusableRow
 
 if TYPE_CHECKING:
     from ftcli.data.sources import Source
 
-MOST = 5000  # rows that are counted
+MAX_ROWS = 5000  # rows that are counted
 #: Words in the name of a column that holds what a model should read.
-PROMPT = {
+PROMPT_WORDS = {
     "context", "contexts", "passage", "passages", "history", "system", "tool", "tools", "functions",
     "image", "images", "audio", "document", "documents", "doc", "docs", "knowledge", "background",
     "evidence", "instruction", "instructions", "input", "inputs", "prompt", "question", "query",
     "messages", "conversation", "conversations", "choices", "options", "hint", "persona", "schema",
 }  # fmt: skip
 #: Words that make it a column about such a thing.
-ABOUT = {
+METADATA_WORDS = {
     "id", "ids", "idx", "index", "type", "source", "name", "category", "len", "length", "count", "tokens",
     "score", "rating", "url", "title", "lang", "language", "hash", "model", "time", "date",
 }  # fmt: skip
@@ -36,7 +36,7 @@ ABOUT = {
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """Figures of the first `MOST` rows.
+    """Figures of the first `MAX_ROWS` rows.
 
     Attributes:
         rows: rows that give an example.
@@ -59,29 +59,31 @@ def summarize_source(source: Source, where: str) -> SourceSummary | None:
     Raises:
         UserError: the columns fit no format, also under the names that such columns often have.
     """
-    first = next(_rows(source), None)
+    first = next(_read_rows(source), None)
     if first is None or not first.values:
         return None
-    advice = FormatMatcher(first.values, where, first.origin)
-    fitting = [name for name in formats.names() if advice.fits(name)]
-    guesses = [] if fitting else [name for name in formats.names() if advice.mapping(name)]
-    mapping = advice.mapping(guesses[0]) or {} if guesses else {}
+    matcher = FormatMatcher(first.values, where, first.origin)
+    fitting = [name for name in formats.list_formats() if matcher.fits(name)]
+    guesses = (
+        [] if fitting else [name for name in formats.list_formats() if matcher.guess_mapping(name)]
+    )
+    mapping = matcher.guess_mapping(guesses[0]) or {} if guesses else {}
     several = fitting if len(fitting) > 1 else []
     name = next(iter(guesses or several), "auto")  # which refuses what cannot be told
     columns = Columns(name, mapping, first.values, where, first.origin)
-    asked = list(_prompts(source, columns))
-    return SourceSummary(len(asked), len(set(asked)), columns.name, mapping, tuple(fitting[1:]))
+    prompts = list(_read_prompts(source, columns))
+    return SourceSummary(len(prompts), len(set(prompts)), columns.name, mapping, tuple(fitting[1:]))
 
 
-def _rows(source: Source) -> Iterator[Row]:
-    return (item for item in islice(source.rows(), MOST) if isinstance(item, Row))
+def _read_rows(source: Source) -> Iterator[Row]:
+    return (item for item in islice(source.rows(), MAX_ROWS) if isinstance(item, Row))
 
 
-def _prompts(source: Source, columns: Columns) -> Iterator[Any]:
-    for row in _rows(source):
+def _read_prompts(source: Source, columns: Columns) -> Iterator[Any]:
+    for row in _read_rows(source):
         try:
-            yield prompt_of(columns.example(row.values))
-        except (Unusable, UserError):
+            yield extract_prompt(columns.build_example(row.values))
+        except (UnusableRow, UserError):
             continue
 
 
@@ -92,21 +94,22 @@ class UnusedColumns:
     Attributes:
         rows: how many rows were looked at.
         columns: column -> rows in which it holds something.
-        asking: of these, the columns that look like a part of the prompt.
+        prompt_like: of these, the columns that look like a part of the prompt.
     """
 
     rows: int = 0
     columns: dict[str, int] = field(default_factory=dict)
-    asking: list[str] = field(default_factory=list)
+    prompt_like: list[str] = field(default_factory=list)
 
     def note(self) -> str:
         """One sentence on the columns that look like a part of the prompt; "" where there are none."""
-        if not self.asking:
+        if not self.prompt_like:
             return ""
         named = ", ".join(
-            f"'{c}' (in {self.columns[c]:,} of the first {self.rows:,} rows)" for c in self.asking
+            f"'{c}' (in {self.columns[c]:,} of the first {self.rows:,} rows)"
+            for c in self.prompt_like
         )
-        plural = len(self.asking) > 1
+        plural = len(self.prompt_like) > 1
         return (
             f"column{'s' * plural} {named} {'are' if plural else 'is'} not used, though the name "
             "suggests a part of the prompt"
@@ -118,27 +121,27 @@ def find_unused_columns(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> 
     found = UnusedColumns()
     for row in rows:
         found.rows += 1
-        used = columns.used(row)
-        read = [_text(row[name]) for name in used]
+        used = columns.list_used(row)
+        read = [_encode_json_text(row[name]) for name in used]
         for name, value in row.items():
             if name in used or value in (None, "", [], {}):
                 continue
             found.columns[name] = found.columns.get(name, 0) + 1
             if (
-                name not in found.asking
-                and _asks(name)
-                and not any(_text(value) in t for t in read)
+                name not in found.prompt_like
+                and _suggests_prompt(name)
+                and not any(_encode_json_text(value) in t for t in read)
             ):
-                found.asking.append(name)
+                found.prompt_like.append(name)
     return found
 
 
-def _asks(name: str) -> bool:
+def _suggests_prompt(name: str) -> bool:
     words = set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
-    return bool(words & PROMPT) and not words & ABOUT
+    return bool(words & PROMPT_WORDS) and not words & METADATA_WORDS
 
 
-def _text(value: Any) -> str:
+def _encode_json_text(value: Any) -> str:
     """A value as it would stand inside another one written as JSON."""
     if isinstance(value, str):
         return json.dumps(value.strip(), ensure_ascii=False)[1:-1]

@@ -52,24 +52,24 @@ class Loader:
         self.max_length, self.pad, self.group = max_length, pad, group
         self.seed, self.shuffle, self.rank, self.world = seed, shuffle, rank, world
         self.reading = reading
-        self._all = lru_cache(maxsize=2)(self._of_epoch)
+        self._epoch_batches = lru_cache(maxsize=2)(self._order_batches)
         if world > 1 and not len(self):
             raise UserError(
-                f"{len(self._all(0))} batches are not enough for {world} processes.",
+                f"{len(self._epoch_batches(0))} batches are not enough for {world} processes.",
                 where="trainer.batch_size",
                 fix="lower trainer.batch_size or use fewer processes",
             )
 
     def __len__(self) -> int:
         """Batches of an epoch for this process; the same in every epoch."""
-        return len(self._all(0)) // self.world
+        return len(self._epoch_batches(0)) // self.world
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self.batch(rows) for rows in self.batches(0))
 
     def batches(self, epoch: int) -> list[list[int]]:
         """Numbers of the documents of each batch of an epoch."""
-        return packings.share(self._all(epoch), self.rank, self.world)
+        return packings.share_batches(self._epoch_batches(epoch), self.rank, self.world)
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         """The tensors of these documents; see `collate_packed`, `collate_padded`.
@@ -85,14 +85,18 @@ class Loader:
             batch["reading"] = self.reading
         return batch if self.group == 1 else batch | {"pairs": len(rows) // self.group}
 
-    def _of_epoch(self, epoch: int) -> packings.Batches:
+    def _order_batches(self, epoch: int) -> packings.Batches:
         lengths = self.tokens.lengths.reshape(-1, self.group)
         lengths = lengths.max(1) if self.packing == "none" else lengths.sum(1)
         args = (lengths, self.batch_size, self.seed, epoch, self.shuffle)
         if self.packing == "bins":
-            batches = packings.bins(*args, capacity=self.max_length)
+            batches = packings.pack_bins(*args, capacity=self.max_length)
         else:
-            batches = packings.flat(*args) if self.packing == "flat" else packings.bucketed(*args)
+            batches = (
+                packings.pack_flat(*args)
+                if self.packing == "flat"
+                else packings.batch_by_length(*args)
+            )
         if self.group == 1:
             return batches
         members = range(self.group)

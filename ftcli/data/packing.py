@@ -13,23 +13,25 @@ BUCKET = 20  # batches whose rows are sorted by length before they are cut
 Batches = list[list[int]]
 
 
-def order(rows: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
+def order_rows(rows: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
     """Row numbers in the order of an epoch."""
     if not shuffle:
         return np.arange(rows)
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
-def flat(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: bool) -> Batches:
+def pack_flat(
+    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: bool
+) -> Batches:
     """`batch_size` documents laid end to end, longest first."""
-    rows = order(len(lengths), seed, epoch, shuffle)
+    rows = order_rows(len(lengths), seed, epoch, shuffle)
     batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     if shuffle:
         batches = [batch[np.argsort(-lengths[batch], kind="stable")] for batch in batches]
     return [batch.tolist() for batch in batches]
 
 
-def bins(
+def pack_bins(
     lengths: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: bool, capacity: int
 ) -> Batches:
     """`batch_size` bins of at most `capacity` tokens laid end to end.
@@ -37,19 +39,19 @@ def bins(
     Rows are dealt into windows by the seed alone, so that every epoch has equally many bins; which
     of the equally long rows share a bin, and the order of the bins, change with the epoch.
     """
-    dealt = order(len(lengths), seed, 0, shuffle)
+    dealt = order_rows(len(lengths), seed, 0, shuffle)
     filled: Batches = []
     for window, start in enumerate(range(0, len(dealt), WINDOW)):
         rows = dealt[start : start + WINDOW]
         if shuffle:
             rows = np.random.default_rng([seed, epoch, window]).permutation(np.sort(rows))
-        filled += best_fit(rows, lengths, capacity)
-    turn = order(len(filled), seed, epoch, shuffle)
+        filled += pack_best_fit(rows, lengths, capacity)
+    turn = order_rows(len(filled), seed, epoch, shuffle)
     groups = [turn[i : i + batch_size] for i in range(0, len(turn), batch_size)]
     return [[row for number in group for row in filled[number]] for group in groups]
 
 
-def best_fit(rows: np.ndarray, lengths: np.ndarray, capacity: int) -> Batches:
+def pack_best_fit(rows: np.ndarray, lengths: np.ndarray, capacity: int) -> Batches:
     """Best-fit decreasing: each row into the fullest bin that still takes it."""
     filled: Batches = []
     rooms: list[tuple[int, int]] = []  # (tokens left, bin), sorted
@@ -67,9 +69,11 @@ def best_fit(rows: np.ndarray, lengths: np.ndarray, capacity: int) -> Batches:
     return filled
 
 
-def bucketed(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: bool) -> Batches:
+def batch_by_length(
+    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: bool
+) -> Batches:
     """Batches of rows of similar length, for padding; similar within a bucket of 20 batches."""
-    rows = order(len(lengths), seed, epoch, shuffle)
+    rows = order_rows(len(lengths), seed, epoch, shuffle)
     batches: Batches = []
     for start in range(0, len(rows), batch_size * BUCKET):
         bucket = rows[start : start + batch_size * BUCKET]
@@ -79,7 +83,7 @@ def bucketed(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, shuffl
     return [batches[i] for i in turn] if shuffle else batches
 
 
-def share(batches: Sequence[list[int]], rank: int, world: int) -> Batches:
+def share_batches(batches: Sequence[list[int]], rank: int, world: int) -> Batches:
     """The batches of one of `world` processes, equally many for each.
 
     The last group is left out where it is not full, so that no process waits for another; its rows

@@ -13,7 +13,7 @@ from ftcli.core.errors import UserError
 from ftcli.data.cache import Writer
 from ftcli.data.chat_templates.losses import LOSSES, template_loss_error
 from ftcli.data.render import Renderer
-from ftcli.data.rows import BadRow, Unusable
+from ftcli.data.rows import BadRow, UnusableRow
 from ftcli.data.split import Entry, Split
 from ftcli.data.statistics import RowCounts
 from ftcli.data.tokenization import hash_tokenizer
@@ -21,7 +21,7 @@ from ftcli.data.tokens import Document
 
 VERSION = 3  # of what preparation makes of the same rows; part of every cache key
 CHUNK = 2000  # source rows between two commits
-HEAVY = (
+MAX_CHARACTERS = (
     1 << 24
 )  # characters between two commits: rows of megabytes are not gathered by the thousand
 
@@ -71,18 +71,18 @@ class Preparation:
         """
         self.counts = RowCounts(**writer.state)
         self.writer = writer
-        for chunk in _chunks(islice(iter(entries), self.counts.entries, None)):
-            self._chunk(chunk)
+        for chunk in _split_chunks(islice(iter(entries), self.counts.entries, None)):
+            self._write_chunk(chunk)
             self.counts.entries += len(chunk)
             if self.counts.rows and not self.counts.supervised:
-                raise self._nothing_to_learn()
+                raise self._unlearned_error()
             writer.commit(asdict(self.counts))
             self.refuse_losses(asdict(self.counts))
             if self.progress:
                 self.progress(self.counts)
         return asdict(self.counts)
 
-    def take(
+    def take_examples(
         self, entries: Iterable[Entry], count: int
     ) -> list[tuple[dict[str, Any], list[Document]]]:
         """The first `count` examples and their documents, cut at `max_length`; `counts` tells of the rest.
@@ -98,8 +98,8 @@ class Preparation:
                 self._skip(entry)
             elif entry is None:
                 self.counts.elsewhere += 1
-            elif isinstance(documents := self.renderer.documents([entry])[0], Unusable):
-                self._skip(documents.at(entry["origin"]))
+            elif isinstance(documents := self.renderer.render_documents([entry])[0], UnusableRow):
+                self._skip(documents.to_bad_row(entry["origin"]))
             else:
                 examples.append((entry, [document.cut(self.limit) for document in documents]))
                 if len(examples) == count:
@@ -107,36 +107,36 @@ class Preparation:
         self.counts.used = len(examples)
         return examples
 
-    def _chunk(self, chunk: Sequence[Entry]) -> None:
+    def _write_chunk(self, chunk: Sequence[Entry]) -> None:
         for entry in chunk:
             self.counts.elsewhere += entry is None
             if isinstance(entry, BadRow):
                 self._skip(entry)
         examples = [entry for entry in chunk if isinstance(entry, dict)]
-        rendered = self.renderer.documents(examples)
+        rendered = self.renderer.render_documents(examples)
         for example, documents in zip(examples, rendered, strict=True):
-            if isinstance(documents, Unusable):
-                self._skip(documents.at(example["origin"]))
+            if isinstance(documents, UnusableRow):
+                self._skip(documents.to_bad_row(example["origin"]))
                 continue
             self.counts.rows += 1
             for document in documents:
-                self.counts.lose(document.losses, example["origin"])
+                self.counts.add_losses(document.losses, example["origin"])
             dropped = self.counts.dropped
-            fitting = [f for d in documents if (f := self._fitted(d, example)) is not None]
+            fitting = [f for d in documents if (f := self._fit_length(d, example)) is not None]
             if self.renderer.rendering.pairs and len(fitting) < len(documents):
                 self.counts.partners += len(fitting)
                 fitting = []
             if fitting:
                 self.counts.used += 1
             elif self.counts.dropped > dropped:
-                self.counts.leave_out("too long", example["origin"])
+                self.counts.add_left_out("too long", example["origin"])
             else:
-                self.counts.leave_out("no labels", example["origin"])
+                self.counts.add_left_out("no labels", example["origin"])
             for document in fitting:
                 self.counts.supervised += int(document.learned.sum())
                 self.writer.append(document, example["origin"])
 
-    def _fitted(self, document: Document, example: dict[str, Any]) -> Document | None:
+    def _fit_length(self, document: Document, example: dict[str, Any]) -> Document | None:
         """The document at its allowed length; None where it is left out."""
         counts, length = self.counts, len(document.ids)
         if length > counts.longest:
@@ -144,7 +144,7 @@ class Preparation:
         if length > self.limit:
             counts.overlong += 1
             if self.overlong == "error":
-                raise _too_long(length, self.limit, example["origin"])
+                raise _length_error(length, self.limit, example["origin"])
             if self.overlong == "drop":
                 counts.dropped += 1
                 return None
@@ -170,7 +170,7 @@ class Preparation:
     def _skip(self, row: BadRow) -> None:
         count_bad_row(row, self.counts, self.on_error)
 
-    def _nothing_to_learn(self) -> UserError:
+    def _unlearned_error(self) -> UserError:
         counts = self.counts
         if counts.overlong >= counts.unlearned + counts.dropped:
             why = f"their answers begin after data.max_length={self.limit} tokens"
@@ -215,10 +215,10 @@ def count_bad_row(row: BadRow, counts: RowCounts, on_error: Literal["stop", "ski
     """
     if on_error == "stop" and not row.intended:
         raise row
-    counts.skip(row)
+    counts.add_bad_row(row)
 
 
-def _too_long(length: int, limit: int, origin: str) -> UserError:
+def _length_error(length: int, limit: int, origin: str) -> UserError:
     return UserError(
         f"has {length:,} tokens, data.max_length is {limit:,}.",
         where=origin,
@@ -226,19 +226,19 @@ def _too_long(length: int, limit: int, origin: str) -> UserError:
     )
 
 
-def _chunks(stream: Iterator[Entry]) -> Iterator[list[Entry]]:
+def _split_chunks(stream: Iterator[Entry]) -> Iterator[list[Entry]]:
     chunk, weight = [], 0
     for entry in stream:
         chunk.append(entry)
-        weight += _weight(entry)
-        if len(chunk) == CHUNK or weight > HEAVY:
+        weight += _count_characters(entry)
+        if len(chunk) == CHUNK or weight > MAX_CHARACTERS:
             yield chunk
             chunk, weight = [], 0
     if chunk:
         yield chunk
 
 
-def _weight(entry: Entry) -> int:
+def _count_characters(entry: Entry) -> int:
     """Characters of the row's texts; conversations, which lie deeper, count as nothing."""
     if not isinstance(entry, dict):
         return 0

@@ -48,18 +48,18 @@ class Sample:
         return asdict(self)
 
 
-def samples(
+def read_samples(
     data: Data, tokenizer: PreTrainedTokenizerBase, count: int, split: str = "train"
 ) -> list[Sample]:
     """The documents of the first `count` rows of a split."""
     return [
-        _sample(document, example["origin"], tokenizer)
+        _build_sample(document, example["origin"], tokenizer)
         for example, documents in data.sample(split, tokenizer, count)
         for document in documents
     ]
 
 
-def _sample(document: Document, origin: str, tokenizer: PreTrainedTokenizerBase) -> Sample:
+def _build_sample(document: Document, origin: str, tokenizer: PreTrainedTokenizerBase) -> Sample:
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     ids = document.ids.tolist()
     marks = [token in special for token in ids]

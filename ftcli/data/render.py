@@ -1,6 +1,6 @@
 """From a canonical example to token ids and which of them are learned.
 
-An example becomes pieces of text that are tokenised apart, each with the part of it that is
+An example becomes segments of text that are tokenised apart, each with the part of it that is
 learned. What stands before the first answer is therefore, token for token, the prompt that the model
 gets at generation time.
 """
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ftcli.core.errors import UserError
 from ftcli.data.chat_templates.template import ChatTemplate
-from ftcli.data.rows import Unusable
-from ftcli.data.tokenization import ALL, Segment, encode_segments
-from ftcli.data.tokens import Document, windows
+from ftcli.data.rows import UnusableRow
+from ftcli.data.tokenization import LEARN_ALL, Segment, encode_segments
+from ftcli.data.tokens import Document, split_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,10 +30,10 @@ DATE = (
 )
 
 
-class Writing(NamedTuple):
+class DocumentText(NamedTuple):
     """A document before it is tokenised."""
 
-    pieces: list[Segment]
+    segments: list[Segment]
     losses: tuple[str, ...] = ()
 
 
@@ -84,43 +84,47 @@ class Renderer:
     @property
     def uses_markers(self) -> bool:
         """Whether the template itself marks what the assistant wrote."""
-        return "chat" in self.__dict__ and self.chat.marked
+        return "chat" in self.__dict__ and self.chat.has_markers
 
-    def documents(self, examples: Sequence[dict[str, Any]]) -> list[list[Document] | Unusable]:
+    def render_documents(
+        self, examples: Sequence[dict[str, Any]]
+    ) -> list[list[Document] | UnusableRow]:
         """The documents of each example, or why it has none.
 
         Plain text may become several; an example of a pair becomes two, chosen and rejected.
         """
-        writings = [self._try_write(example) for example in examples]
-        rows = [w.pieces for row in writings if not isinstance(row, Unusable) for w in row]
+        writings = [self._try_write_documents(example) for example in examples]
+        rows = [w.segments for row in writings if not isinstance(row, UnusableRow) for w in row]
         encoded = iter(encode_segments(rows, self.tokenizer))
-        found: list[list[Document] | Unusable] = []
+        found: list[list[Document] | UnusableRow] = []
         for example, row in zip(examples, writings, strict=True):
-            if isinstance(row, Unusable):
+            if isinstance(row, UnusableRow):
                 found.append(row)
                 continue
             documents = [Document(*next(encoded), w.losses) for w in row]
             for document in documents:
                 document.learned[:1] = 0  # nothing stands before it to predict it from
             if "text" in example:
-                documents = windows(documents[0], self.rendering.max_length)
+                documents = split_windows(documents[0], self.rendering.max_length)
             found.append(documents)
         return found
 
-    def prompt(self, example: dict[str, Any]) -> list[int]:
+    def encode_prompt(self, example: dict[str, Any]) -> list[int]:
         """Token ids of all that stands before the answer; none for plain text."""
-        return self._ids(self._prompt_pieces(example))
+        return self._encode(self._prompt_segments(example))
 
-    def beginning(self, text: str) -> list[int]:
+    def encode_beginning(self, text: str) -> list[int]:
         """Token ids of a plain text that is to be continued, as training shows its beginning."""
-        return self._ids([*self._start(), Segment(text)])
+        return self._encode([*self._start_segments(), Segment(text)])
 
-    def _ids(self, pieces: list[Segment]) -> list[int]:
-        return [int(i) for i in encode_segments([pieces], self.tokenizer)[0][0]] if pieces else []
+    def _encode(self, segments: list[Segment]) -> list[int]:
+        return (
+            [int(i) for i in encode_segments([segments], self.tokenizer)[0][0]] if segments else []
+        )
 
-    def fingerprint(self, example: dict[str, Any]) -> str:
+    def hash_template(self, example: dict[str, Any]) -> str:
         """Hash of the template that examples like this one are written with."""
-        if self._as_chat(example):
+        if self._uses_chat_template(example):
             text = f"{self.chat.program.text}\n{self.rendering.system}\n{self.chat.options}"
         else:
             text = "" if "text" in example else self._template
@@ -130,7 +134,7 @@ class Renderer:
     def _template(self) -> str:
         return self.rendering.prompt_template or DEFAULT_TEMPLATE
 
-    def _as_chat(self, example: dict[str, Any]) -> bool:
+    def _uses_chat_template(self, example: dict[str, Any]) -> bool:
         return is_conversation(example, self.rendering.template)
 
     def _messages(self, example: dict[str, Any]) -> list[dict[str, Any]]:
@@ -141,63 +145,75 @@ class Renderer:
         else:
             messages = [
                 {"role": "user", "content": example["prompt"]},
-                {"role": "assistant", "content": _answer(example)},
+                {"role": "assistant", "content": _answer_text(example)},
             ]
         system = self.rendering.system
         if system is not None and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": system})
         return messages
 
-    def _try_write(self, example: dict[str, Any]) -> list[Writing] | Unusable:
+    def _try_write_documents(self, example: dict[str, Any]) -> list[DocumentText] | UnusableRow:
         """The documents of an example, not yet tokenised."""
         try:
-            return self._write(example)
-        except Unusable as error:
+            return self._write_documents(example)
+        except UnusableRow as error:
             return error
 
-    def _write(self, example: dict[str, Any]) -> list[Writing]:
+    def _write_documents(self, example: dict[str, Any]) -> list[DocumentText]:
         if not self.rendering.pairs:
-            return [self._writing(example)]
+            return [self._write_document(example)]
         if "rejected" not in example:
-            raise Unusable("has no rejected answer, which data.pairs=true asks for.")
+            raise UnusableRow("has no rejected answer, which data.pairs=true asks for.")
         if example["chosen"] == example["rejected"]:
-            raise Unusable("'chosen' and 'rejected' do not differ.")
+            raise UnusableRow("'chosen' and 'rejected' do not differ.")
         prompt = example["prompt"]
         if isinstance(prompt, list):  # of a pair only the answers that are compared count
             prompt = [{**turn, "learn": False} for turn in prompt]
         sides = (example["chosen"], example["rejected"])
-        return [self._writing({**example, "prompt": prompt, "chosen": side}) for side in sides]
+        return [
+            self._write_document({**example, "prompt": prompt, "chosen": side}) for side in sides
+        ]
 
-    def _writing(self, example: dict[str, Any]) -> Writing:
+    def _write_document(self, example: dict[str, Any]) -> DocumentText:
         learns_all = self.rendering.mask == "all"
-        if self._as_chat(example):
-            written = self.chat.conversation(self._messages(example), example.get("tools"))
+        if self._uses_chat_template(example):
+            written = self.chat.render_conversation(self._messages(example), example.get("tools"))
             spans = (
-                _without(len(written.text), written.unlearned) if learns_all else written.learned
+                _invert_spans(len(written.text), written.unlearned)
+                if learns_all
+                else written.learned
             )
-            return Writing([Segment(written.text, spans)], written.losses)
+            return DocumentText([Segment(written.text, spans)], written.losses)
         if "text" in example:
-            return Writing([*self._start(), Segment(example["text"], ALL), *self._end()])
-        prompt = self._prompt_pieces(example)
+            return DocumentText(
+                [
+                    *self._start_segments(),
+                    Segment(example["text"], LEARN_ALL),
+                    *self._end_segments(),
+                ]
+            )
+        prompt = self._prompt_segments(example)
         if learns_all:
-            prompt = [Segment(piece.content, ALL) for piece in prompt]
-        return Writing([*prompt, Segment(_answer(example), ALL), *self._end()])
+            prompt = [Segment(segment.content, LEARN_ALL) for segment in prompt]
+        return DocumentText(
+            [*prompt, Segment(_answer_text(example), LEARN_ALL), *self._end_segments()]
+        )
 
-    def _prompt_pieces(self, example: dict[str, Any]) -> list[Segment]:
-        if self._as_chat(example):
+    def _prompt_segments(self, example: dict[str, Any]) -> list[Segment]:
+        if self._uses_chat_template(example):
             messages = self._messages(example)
             if messages[-1]["role"] == "assistant":
                 messages.pop()
-            return [Segment(*self.chat.prompt(messages, example.get("tools")))]
+            return [Segment(*self.chat.render_prompt(messages, example.get("tools")))]
         if "text" in example:
             return []
-        return [*self._start(), Segment(self._template.replace(HOLE, example["prompt"]))]
+        return [*self._start_segments(), Segment(self._template.replace(HOLE, example["prompt"]))]
 
-    def _start(self) -> list[Segment]:
-        tokens = leading_ids(self.tokenizer)
+    def _start_segments(self) -> list[Segment]:
+        tokens = find_leading_ids(self.tokenizer)
         return [Segment(tokens)] if tokens else []
 
-    def _end(self) -> list[Segment]:
+    def _end_segments(self) -> list[Segment]:
         token = self.tokenizer.eos_token_id
         if token is None:
             raise UserError(
@@ -205,7 +221,7 @@ class Renderer:
                 where="model.tokenizer",
                 fix="use a tokenizer with eos_token, or data.template=chat",
             )
-        return [Segment([token], ALL)]
+        return [Segment([token], LEARN_ALL)]
 
 
 def is_conversation(example: dict[str, Any], template: str) -> bool:
@@ -214,7 +230,7 @@ def is_conversation(example: dict[str, Any], template: str) -> bool:
     return turns or ("prompt" in example and template == "chat")
 
 
-def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def find_leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What stands in front of every plain document: what the tokenizer itself puts there, else its bos."""
     whole = list(tokenizer("a").input_ids)
     plain = list(tokenizer("a", add_special_tokens=False).input_ids)
@@ -225,12 +241,12 @@ def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [] if token is None else [token]
 
 
-def _without(length: int, spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def _invert_spans(length: int, spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """What of a text of some length lies outside of the spans."""
     bounds = [0, *(bound for span in sorted(spans) for bound in span), length]
     pairs = zip(bounds[::2], bounds[1::2], strict=True)
     return tuple((start, end) for start, end in pairs if start < end)
 
 
-def _answer(example: dict[str, Any]) -> str:
+def _answer_text(example: dict[str, Any]) -> str:
     return str(example["completion"] if "completion" in example else example["chosen"])

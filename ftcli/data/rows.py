@@ -44,33 +44,33 @@ class BadRow(UserError):
 Item: TypeAlias = Row | BadRow
 
 
-class Unusable(ValueError):
+class UnusableRow(ValueError):
     """Why a row cannot be an example, in words that follow its place."""
 
     def __init__(self, what: str, reason: Reason = "unfit") -> None:
         super().__init__(what)
         self.reason = reason
 
-    def at(self, origin: str) -> BadRow:
+    def to_bad_row(self, origin: str) -> BadRow:
         """The error of the row that stands there."""
         return BadRow(str(self), origin, self.reason)
 
 
-def bad(what: str, origin: str) -> BadRow:
+def broken_row(what: str, origin: str) -> BadRow:
     """The error of a row that the file itself breaks."""
     return BadRow(what, origin, "broken")
 
 
-def brief(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value of the data for a message: short, and without characters that a terminal obeys."""
     text = repr(value[: BRIEF + 1] if isinstance(value, str) else value)
     return text if len(text) <= BRIEF else f"{text[:BRIEF]}..."
 
 
-def listed(columns: Iterable[str]) -> str:
+def list_names(columns: Iterable[str]) -> str:
     """Names of columns for a message, in the same way."""
     names = list(columns)
-    known = [name if name.isprintable() and len(name) <= BRIEF else brief(name) for name in names]
+    known = [name if name.isprintable() and len(name) <= BRIEF else shorten(name) for name in names]
     more = f", ... ({len(names):,} in all)" if len(names) > COLUMNS else ""
     return ", ".join(known[:COLUMNS]) + more
 
@@ -78,13 +78,13 @@ def listed(columns: Iterable[str]) -> str:
 def as_text(value: Any, field: str, empty: bool = False) -> str:
     """A field's value as text; numbers and booleans are written out."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise Unusable(f"'{field}' is {value}, expected text.")
+        raise UnusableRow(f"'{field}' is {value}, expected text.")
     if isinstance(value, bool | int | float):
         value = str(value)
     if not isinstance(value, str):
-        raise Unusable(f"'{field}' is {_kind(value)}, expected text.")
+        raise UnusableRow(f"'{field}' is {_kind(value)}, expected text.")
     if not empty and not value.strip():
-        raise Unusable(f"'{field}' is empty.", "empty")
+        raise UnusableRow(f"'{field}' is empty.", "empty")
     return value
 
 

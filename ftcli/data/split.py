@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ftcli.core.errors import UserError
 from ftcli.data import dataset_errors
 from ftcli.data.columns import Columns
-from ftcli.data.conversation.exchange import prompt_of
+from ftcli.data.conversation.exchange import extract_prompt
 from ftcli.data.inspection import UnusedColumns, find_unused_columns
-from ftcli.data.rows import BadRow, Item, Row, Unusable
-from ftcli.data.sources import Source, find, is_path
+from ftcli.data.rows import BadRow, Item, Row, UnusableRow
+from ftcli.data.sources import Source, find_source, is_path
 
 if TYPE_CHECKING:
     from ftcli.data.dataset import Data
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: What a stream holds for each source row: an example of this split, why the row cannot be used, or
 #: nothing when it belongs to another split.
 Entry = dict[str, Any] | BadRow | None
-LOOKED_AT = 256  # first rows by which columns are judged
+JUDGED_ROWS = 256  # first rows by which columns are judged
 log = logging.getLogger("ftcli.data")
 FULL = 1 << 64  # prompts are hashed to numbers below this
 
@@ -68,7 +68,7 @@ class Split:
                 self.format, self.mapping, first.values, self.where, first.origin, values
             )
         broken = next((item for item in self._items() if isinstance(item, BadRow)), None)
-        raise broken or self._no_row()
+        raise broken or self._no_row_error()
 
     @cached_property
     def unused(self) -> UnusedColumns:
@@ -80,7 +80,7 @@ class Split:
         """Good rows from the beginning of the source; where the file breaks off, those before it."""
         found: list[Row] = []
         items = self._items()
-        while len(found) < LOOKED_AT:
+        while len(found) < JUDGED_ROWS:
             try:
                 item = next(items)
             except StopIteration:
@@ -93,7 +93,7 @@ class Split:
                 found.append(item)
         return found
 
-    def _no_row(self) -> UserError:
+    def _no_row_error(self) -> UserError:
         place = self.source.place.partition("\n")[0]
         return UserError(
             f"{place} holds no row.",
@@ -108,11 +108,11 @@ class Split:
         is trained on.
         """
         for item in self._items():
-            entry = self._entry(item)
+            entry = self._read_entry(item)
             if isinstance(entry, BadRow):
                 yield None if self.held_out else entry
             else:
-                yield entry if entry is None or self._is_mine(entry) else None
+                yield entry if entry is None or self._belongs(entry) else None
 
     def key(self) -> dict[str, Any]:
         """What decides the rows of this split, for the key of the token cache."""
@@ -122,33 +122,33 @@ class Split:
             "limit": self.limit,
             "format": self.columns.name,
             "columns": dict(self.mapping),
-            "below": None if self.share is None else self._below,
+            "below": None if self.share is None else self._threshold,
             "held_out": self.held_out,
         }
 
     def _items(self) -> Iterator[Item]:
         return islice(self.source.rows(), self.limit)
 
-    def _entry(self, item: Item) -> Entry:
+    def _read_entry(self, item: Item) -> Entry:
         if isinstance(item, BadRow):
             return item
         try:
-            example = self.columns.example(item.values)
-        except Unusable as error:
-            return error.at(item.origin)
+            example = self.columns.build_example(item.values)
+        except UnusableRow as error:
+            return error.to_bad_row(item.origin)
         return {**example, "row": item.values, "origin": item.origin}
 
-    def _is_mine(self, example: dict[str, Any]) -> bool:
+    def _belongs(self, example: dict[str, Any]) -> bool:
         if self.share is None:
             return True
-        return (hash_prompt(prompt_of(example)) < self._below) == self.held_out
+        return (hash_prompt(extract_prompt(example)) < self._threshold) == self.held_out
 
     @cached_property
-    def _below(self) -> int:
+    def _threshold(self) -> int:
         """Prompts at positions below this are held out."""
         assert self.share is not None
-        entries = (self._entry(item) for item in self._items())
-        asked = (prompt_of(entry) for entry in entries if isinstance(entry, dict))
+        entries = (self._read_entry(item) for item in self._items())
+        asked = (extract_prompt(entry) for entry in entries if isinstance(entry, dict))
         return find_threshold(self.share, asked)
 
 
@@ -186,13 +186,13 @@ class Splits:
         if place is None:
             raise dataset_errors.missing_split_error(name)
         place = str(place)
-        source = self._source(place, "train") if is_path(place) else train.source.other(place)
+        source = self._source(place, "train") if is_path(place) else train.source.open_split(place)
         format = train.columns.name if data.format == "auto" else data.format
         return Split(source, format, data.columns, f"data.{name}")
 
     def _source(self, path: str, split: str) -> Source:
         data = self.data
-        return find(path, split, data.name, data.revision, data.text_unit)
+        return find_source(path, split, data.name, data.revision, data.text_unit)
 
 
 def hash_prompt(prompt: str) -> int:

@@ -43,19 +43,19 @@ class RowCounts:
     longest: int = 0  # tokens of the longest document, before it was cut
     longest_row: str = ""  # where it came from
 
-    def skip(self, row: BadRow) -> None:
+    def add_bad_row(self, row: BadRow) -> None:
         """Count and name a row that did not become an example."""
         self.skipped += not row.intended
-        self.leave_out(row.reason, f"{row.where}  {row.what}")
+        self.add_left_out(row.reason, f"{row.where}  {row.what}")
 
-    def leave_out(self, reason: Reason, place: str) -> None:
+    def add_left_out(self, reason: Reason, place: str) -> None:
         """Count and name a row that gives no document."""
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
         named = self.left_out_rows.setdefault(reason, [])
         if len(named) < SHOWN:
             named.append(place)
 
-    def lose(self, kinds: Sequence[str], place: str) -> None:
+    def add_losses(self, kinds: Sequence[str], place: str) -> None:
         """Count and name a document that the chat template does not write as the data have it."""
         for kind in kinds:
             self.losses[kind] = self.losses.get(kind, 0) + 1
@@ -106,12 +106,12 @@ def list_warnings(meta: dict[str, Any], split: str) -> list[str]:
     if count := meta["left_out"].get("not to learn"):
         found.append(
             f"{split}: {count:,} row{'s' * (count > 1)} left out, for the data mark them as not to be "
-            f"learned.{_first(meta, 'not to learn')}"
+            f"learned.{_name_first(meta, 'not to learn')}"
         )
     if meta["dropped"]:
         found.append(
             f"{split}: {meta['dropped']:,} documents above data.max_length left out."
-            f"{_first(meta, 'too long')}"
+            f"{_name_first(meta, 'too long')}"
         )
     elif meta["overlong"]:
         found.append(
@@ -122,7 +122,7 @@ def list_warnings(meta: dict[str, Any], split: str) -> list[str]:
         found.append(
             f"{split}: {meta['unlearned']:,} documents left out: nothing in them is learned "
             "(their answers begin behind data.max_length, or the template hides them)."
-            f"{_first(meta, 'no labels')}"
+            f"{_name_first(meta, 'no labels')}"
         )
     if meta.get("partners"):
         found.append(
@@ -136,7 +136,7 @@ def list_warnings(meta: dict[str, Any], split: str) -> list[str]:
     return found
 
 
-def _first(meta: dict[str, Any], reason: str) -> str:
+def _name_first(meta: dict[str, Any], reason: str) -> str:
     """The first rows that were left out for a reason; of a pair it is the other one's that counts."""
     named = meta["left_out_rows"].get(reason)
     return f" First: {', '.join(named)}" if named else ""

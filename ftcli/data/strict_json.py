@@ -16,7 +16,7 @@ BLANK = re.compile(r"[ \t\n\r]*")
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-class Unparsable(ValueError):
+class UnparsableText(ValueError):
     """Text that the parser cannot take for another reason than its grammar."""
 
 
@@ -24,41 +24,41 @@ class Decoder:
     """Reads JSON values one after the other from a text."""
 
     def __init__(self) -> None:
-        self._twice: str | None = None
-        self._json = json.JSONDecoder(object_pairs_hook=self._object)
+        self._duplicate_key: str | None = None
+        self._json = json.JSONDecoder(object_pairs_hook=self._build_object)
 
-    def at(self, text: str, start: int) -> tuple[Any, int, str | None]:
+    def decode_at(self, text: str, start: int) -> tuple[Any, int, str | None]:
         """The value that begins at `start`, where it ends, and why it cannot be used (None: it can).
 
         Raises:
             json.JSONDecodeError: no value stands there, or only the beginning of one.
-            Unparsable: the value is nested too deep for the parser, or a number too long for it.
+            UnparsableText: the value is nested too deep for the parser, or a number too long for it.
         """
-        self._twice = None
+        self._duplicate_key = None
         try:
             value, end = self._json.raw_decode(text, start)
         except RecursionError as error:
-            raise Unparsable(f"is nested more than {NESTING} levels deep.") from error
+            raise UnparsableText(f"is nested more than {NESTING} levels deep.") from error
         except json.JSONDecodeError:
             raise
         except ValueError as error:
-            raise Unparsable("holds a number of thousands of digits.") from error
-        return value, end, self._fault(value, text, start, end)
+            raise UnparsableText("holds a number of thousands of digits.") from error
+        return value, end, self._find_fault(value, text, start, end)
 
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def _build_object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
-        if len(found) < len(pairs) and self._twice is None:
+        if len(found) < len(pairs) and self._duplicate_key is None:
             keys = [key for key, _ in pairs]
-            self._twice = next(key for key in keys if keys.count(key) > 1)
+            self._duplicate_key = next(key for key in keys if keys.count(key) > 1)
         return found
 
-    def _fault(self, value: Any, text: str, start: int, end: int) -> str | None:
-        if self._twice is not None:
-            return f"names {self._twice[:60]!r} more than once in one object."
-        if text.count("[", start, end) + text.count("{", start, end) > NESTING and _deep(value):
+    def _find_fault(self, value: Any, text: str, start: int, end: int) -> str | None:
+        if self._duplicate_key is not None:
+            return f"names {self._duplicate_key[:60]!r} more than once in one object."
+        if text.count("[", start, end) + text.count("{", start, end) > NESTING and _is_deep(value):
             return f"is nested more than {NESTING} levels deep."
         if SURROGATE.search(text, start, end):
-            return _half_character(value)
+            return _find_half_character(value)
         return None
 
 
@@ -69,7 +69,7 @@ def load(text: str) -> Any:
         ValueError: in words that follow its place: "is not valid JSON: ...".
     """
     try:
-        value, end, fault = Decoder().at(text, BLANK.match(text).end())  # type: ignore[union-attr]
+        value, end, fault = Decoder().decode_at(text, BLANK.match(text).end())  # type: ignore[union-attr]
         if BLANK.match(text, end).end() < len(text):  # type: ignore[union-attr]
             raise json.JSONDecodeError("something follows the end", text, end)
     except json.JSONDecodeError as error:
@@ -88,7 +88,7 @@ def is_value(text: str) -> bool:
     return True
 
 
-def _deep(value: Any) -> bool:
+def _is_deep(value: Any) -> bool:
     """Whether containers lie in containers more than `NESTING` times."""
     level = [value]
     for _ in range(NESTING):
@@ -99,7 +99,7 @@ def _deep(value: Any) -> bool:
     return True
 
 
-def _half_character(value: Any) -> str | None:
+def _find_half_character(value: Any) -> str | None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

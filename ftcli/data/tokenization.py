@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
-#: A span that reaches over any piece.
-ALL = ((0, 1 << 62),)
+#: A span that reaches over any segment.
+LEARN_ALL = ((0, 1 << 62),)
 #: Tokenizer -> hash of its vocabulary and rules.
 _hashes: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 
@@ -41,22 +41,22 @@ def encode_segments(
     """
     if not tokenizer.is_fast:
         rows = [_cut_at_every_span(row) for row in rows]
-        return [_join([_slow(piece, tokenizer) for piece in row]) for row in rows]
+        return [_join([_encode_slowly(segment, tokenizer) for segment in row]) for row in rows]
     texts = [p.content for row in rows for p in row if isinstance(p.content, str)]
-    encoded = iter(_tokenise(texts, tokenizer))
-    found = []
+    encoded = iter(_encode_texts(texts, tokenizer))
+    encoded_rows = []
     for row in rows:
         parts = []
-        for piece in row:
-            if isinstance(piece.content, str):
-                parts.append(_masked(piece, next(encoded), tokenizer))
+        for segment in row:
+            if isinstance(segment.content, str):
+                parts.append(_mask_tokens(segment, next(encoded), tokenizer))
             else:
-                parts.append(_given(piece))
-        found.append(_join(parts))
-    return found
+                parts.append(_take_ids(segment))
+        encoded_rows.append(_join(parts))
+    return encoded_rows
 
 
-def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[Encoding]:
+def _encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[Encoding]:
     """Encodings without special tokens, padding or truncation.
 
     The backend is called directly: the wrapper's lists of attention masks and the like take as
@@ -69,35 +69,37 @@ def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[Enco
     return list(backend.encode_batch(texts, add_special_tokens=False))
 
 
-def _masked(
-    piece: Segment, encoding: Encoding, tokenizer: PreTrainedTokenizerBase
+def _mask_tokens(
+    segment: Segment, encoding: Encoding, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[np.ndarray, np.ndarray]:
     ids = np.array(encoding.ids, dtype=np.int32)
-    if piece.spans in ((), ALL):
-        return ids, np.full(len(ids), bool(piece.spans), dtype=np.uint8)
+    if segment.spans in ((), LEARN_ALL):
+        return ids, np.full(len(ids), bool(segment.spans), dtype=np.uint8)
     starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
-    for start, _ in piece.spans:
+    for start, _ in segment.spans:
         if start > 0 and np.any((starts < start) & (ends > start)):
-            return _join(encode_at_cut(piece, start, tokenizer))
+            return _join(encode_at_cut(segment, start, tokenizer))
     learned = np.zeros(len(ids), dtype=bool)
-    for start, end in piece.spans:
+    for start, end in segment.spans:
         learned |= (starts >= start) & (starts < end) & (ends > starts)
     return ids, learned.astype(np.uint8)
 
 
 def encode_at_cut(
-    piece: Segment, at: int, tokenizer: PreTrainedTokenizerBase
+    segment: Segment, at: int, tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The tokens of both sides of a cut, tokenised apart."""
-    assert isinstance(piece.content, str)
+    assert isinstance(segment.content, str)
     sides = [
-        Segment(piece.content[:at], _within(piece.spans, 0, at)),
-        Segment(piece.content[at:], _within(piece.spans, at, len(piece.content))),
+        Segment(segment.content[:at], _clip_spans(segment.spans, 0, at)),
+        Segment(segment.content[at:], _clip_spans(segment.spans, at, len(segment.content))),
     ]
     return encode_segments([[side] for side in sides], tokenizer)
 
 
-def _within(spans: Sequence[tuple[int, int]], low: int, high: int) -> tuple[tuple[int, int], ...]:
+def _clip_spans(
+    spans: Sequence[tuple[int, int]], low: int, high: int
+) -> tuple[tuple[int, int], ...]:
     """The parts of spans inside [low, high), counted from `low`."""
     clipped = [(max(start, low) - low, min(end, high) - low) for start, end in spans]
     return tuple((start, end) for start, end in clipped if start < end)
@@ -106,28 +108,33 @@ def _within(spans: Sequence[tuple[int, int]], low: int, high: int) -> tuple[tupl
 def _cut_at_every_span(row: Sequence[Segment]) -> list[Segment]:
     """For tokenizers that do not tell where their tokens stand."""
     cut: list[Segment] = []
-    for piece in row:
-        if isinstance(piece.content, list) or piece.spans in ((), ALL):
-            cut.append(piece)
+    for segment in row:
+        if isinstance(segment.content, list) or segment.spans in ((), LEARN_ALL):
+            cut.append(segment)
             continue
         at = 0
-        for start, end in piece.spans:
-            cut += [Segment(piece.content[at:start]), Segment(piece.content[start:end], ALL)]
+        for start, end in segment.spans:
+            cut += [
+                Segment(segment.content[at:start]),
+                Segment(segment.content[start:end], LEARN_ALL),
+            ]
             at = end
-        cut.append(Segment(piece.content[at:]))
-    return [piece for piece in cut if piece.content]
+        cut.append(Segment(segment.content[at:]))
+    return [segment for segment in cut if segment.content]
 
 
-def _slow(piece: Segment, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(piece.content, list):
-        return _given(piece)
-    ids = np.asarray(tokenizer.encode(piece.content, add_special_tokens=False), dtype=np.int32)
-    return ids, np.full(len(ids), bool(piece.spans), dtype=np.uint8)
+def _encode_slowly(
+    segment: Segment, tokenizer: PreTrainedTokenizerBase
+) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(segment.content, list):
+        return _take_ids(segment)
+    ids = np.asarray(tokenizer.encode(segment.content, add_special_tokens=False), dtype=np.int32)
+    return ids, np.full(len(ids), bool(segment.spans), dtype=np.uint8)
 
 
-def _given(piece: Segment) -> tuple[np.ndarray, np.ndarray]:
-    ids = np.asarray(piece.content, dtype=np.int32)
-    return ids, np.full(len(ids), bool(piece.spans), dtype=np.uint8)
+def _take_ids(segment: Segment) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.asarray(segment.content, dtype=np.int32)
+    return ids, np.full(len(ids), bool(segment.spans), dtype=np.uint8)
 
 
 def _join(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -140,13 +147,15 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of vocabulary, rules and special tokens; the chat template is not part of it."""
     vocabulary = _hashes.get(tokenizer)
     if vocabulary is None:
-        vocabulary = hashlib.blake2b(_rules(tokenizer).encode(), digest_size=16).hexdigest()
+        vocabulary = hashlib.blake2b(
+            _describe_rules(tokenizer).encode(), digest_size=16
+        ).hexdigest()
         _hashes[tokenizer] = vocabulary
     special = json.dumps([tokenizer.bos_token_id, tokenizer.eos_token_id])
     return hashlib.blake2b((vocabulary + special).encode(), digest_size=16).hexdigest()
 
 
-def _rules(tokenizer: PreTrainedTokenizerBase) -> str:
+def _describe_rules(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         # Padding and truncation, which stand before the added tokens, change with every call.

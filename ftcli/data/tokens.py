@@ -54,9 +54,9 @@ class Tokens:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        self.ids = _map(folder, "ids")
-        self.learned = _map(folder, "learned")
-        self.offsets = np.asarray(_map(folder, "offsets"))
+        self.ids = _map_array(folder, "ids")
+        self.learned = _map_array(folder, "learned")
+        self.offsets = np.asarray(_map_array(folder, "offsets"))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -93,12 +93,12 @@ class Tokens:
 
     def origin(self, index: int) -> str:
         """The place a document came from, "file:line"."""
-        bounds = _map(self.folder, "origin_offsets")
-        text = _map(self.folder, "origins")[bounds[index] : bounds[index + 1]]
+        bounds = _map_array(self.folder, "origin_offsets")
+        text = _map_array(self.folder, "origins")[bounds[index] : bounds[index + 1]]
         return bytes(text).decode("utf-8", "surrogateescape")
 
 
-def windows(document: Document, length: int) -> list[Document]:
+def split_windows(document: Document, length: int) -> list[Document]:
     """Pieces of at most `length` tokens.
 
     Each begins with the last token of the one before, as context only: every token but the first
@@ -112,7 +112,7 @@ def windows(document: Document, length: int) -> list[Document]:
     return found
 
 
-def _map(folder: Path, name: str) -> np.ndarray:
+def _map_array(folder: Path, name: str) -> np.ndarray:
     path = folder / f"{name}.bin"
     if not path.stat().st_size:  # an empty file cannot be mapped
         return np.zeros(0, dtype=ARRAYS[name])

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ftcli.data.media.pictures import as_bytes, grid
+from ftcli.data.media.pictures import draw_grid, to_bytes
 from ftcli.models.decoding import judging
 from ftcli.models.diffusion import Ddim, denoiser
 from ftcli.models.parts import bare
@@ -45,11 +45,11 @@ class ImageGrid:
             return {}
         batch = self._batch(run)
         with judging(run) as model:
-            drawn = as_bytes(draw(model, batch, self.steps, self.guidance))
+            drawn = to_bytes(draw(model, batch, self.steps, self.guidance))
         images = drawn if self.prompts else self._beside(batch["inputs"]["pixels"], drawn)
         folder = Path(run.dir.path) / "images"
         folder.mkdir(exist_ok=True)
-        grid(images, self.columns, scale=self.scale).save(
+        draw_grid(images, self.columns, scale=self.scale).save(
             folder / f"{self.name}-{run.step:06d}.png"
         )
         return {}

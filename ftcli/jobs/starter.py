@@ -162,9 +162,9 @@ def _survey_data(data: Choice) -> SourceSummary | None:
     from ftcli.data.inspection import summarize_source
     from ftcli.data.sources import files
 
-    if not files.exists(data.path):
+    if not files.exists_locally(data.path):
         return None
-    return summarize_source(files.find(data.path), "data.path")
+    return summarize_source(files.find_files(data.path), "data.path")
 
 
 def _is_plain_text(data: Choice) -> bool:

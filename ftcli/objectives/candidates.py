@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.core.errors import UserError
-from ftcli.data.tokenization import ALL, Segment, encode_segments
+from ftcli.data.tokenization import LEARN_ALL, Segment, encode_segments
 from ftcli.objectives.causal_lm import final_hidden, find_supervised
 
 MOST = 100  # different completions that still are labels rather than text
@@ -41,7 +41,7 @@ def token_ids(words: Sequence[str] | None, run: Any) -> Tensor:
         raise UserError(
             f"{words}: two label words are the least.", "objective.words", "[' great', ' terrible']"
         )
-    rows = encode_segments([[Segment(word, ALL)] for word in words], run.tokenizer)
+    rows = encode_segments([[Segment(word, LEARN_ALL)] for word in words], run.tokenizer)
     ids = [int(found[0]) for found, _ in rows]
     for index, token in enumerate(ids):
         if token in ids[:index]:

@@ -130,7 +130,7 @@ class Check:
 
     def _data(self) -> Iterator[Finding]:
         from ftcli.data.inspection import UnusedColumns
-        from ftcli.data.rows import listed
+        from ftcli.data.rows import list_names
         from ftcli.data.statistics import list_warnings
 
         data = self.meta_run.data
@@ -147,8 +147,10 @@ class Check:
             yield fail("data", UserError(what, where, "data.on_error=stop names the first bad row"))
             return
         columns = ", ".join(first["row"])
-        unused = data.unused() if hasattr(data, "unused") else UnusedColumns()
-        left = f"; not used: {listed(unused.columns)}" if unused.columns else ""
+        unused = (
+            data.find_unused_columns() if hasattr(data, "find_unused_columns") else UnusedColumns()
+        )
+        left = f"; not used: {list_names(unused.columns)}" if unused.columns else ""
         yield ok("data", f"{data.path}: columns {columns}{left}; splits {', '.join(data.splits)}")
         if note := unused.note():
             yield warn("data", note, "name its field: data.columns.<field>=<column>")

@@ -101,7 +101,7 @@ def template_finding(
         return ok("template", "none: text is learned as it is")
     if is_conversation(example, data.template):
         chat = ChatTemplate(tokenizer, data.date, data.template_options)
-        how = "by its own markers" if chat.marked else "by prefix differencing"
+        how = "by its own markers" if chat.has_markers else "by prefix differencing"
         notes = "".join(f"; {note}" for note in chat.notes())
         return ok("template", f"the tokenizer's chat template; answers are found {how}{notes}")
     return ok("template", f"plain: {data.prompt_template or DEFAULT_TEMPLATE!r}, then the answer")

@@ -165,9 +165,9 @@ def check_hub() -> Finding:
 
 def check_disk() -> Iterator[Finding]:
     """Check free space and the right to write where runs and token caches are stored."""
-    from ftcli.data.cache import folder
+    from ftcli.data.cache import token_folder
 
-    for name, place in (("runs", Path("runs")), ("token cache", folder())):
+    for name, place in (("runs", Path("runs")), ("token cache", token_folder())):
         free = free_disk(place)
         text = f"{name} in {place}: {free / 1e9:.1f} GB free"
         first = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())

@@ -104,7 +104,7 @@ class MetaRun:
         """The data; `packing=auto` is planned as flat until the model is proved."""
         data = self._build("data")
         if getattr(data, "packing", None) == "auto":
-            data.settle("flat" if getattr(self.method, "packable", True) else "none")
+            data.use_row_format("flat" if getattr(self.method, "packable", True) else "none")
         return data
 
     @property
@@ -112,7 +112,7 @@ class MetaRun:
         """Whether the data are on a hub, which may not be reachable."""
         from ftcli.data.sources import files, hub
 
-        return hub.is_id(self.data.path) and not files.exists(self.data.path)
+        return hub.is_id(self.data.path) and not files.exists_locally(self.data.path)
 
     @cached_property
     def tokenizer(self) -> Any:

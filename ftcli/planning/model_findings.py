@@ -97,7 +97,7 @@ def packing_findings(meta_run: MetaRun) -> Iterator[Finding]:
     from ftcli.objectives.causal_lm import CausalLM
 
     source, data = meta_run.source, meta_run.data
-    if not hasattr(source, "prove") or not hasattr(data, "settle"):
+    if not hasattr(source, "prove") or not hasattr(data, "use_row_format"):
         return
     wanted = meta_run.config["data"].get("packing") or "auto"
     if weights_finding(source).status != "ok":
@@ -111,7 +111,7 @@ def packing_findings(meta_run: MetaRun) -> Iterator[Finding]:
             wanted = "none"
         with silence_logger("data"):
             outcome = source.prove(source.load("cpu"), wanted, data.max_length, CausalLM())
-        data.settle(outcome.packing, outcome.reading)
+        data.use_row_format(outcome.packing, outcome.reading)
         yield _measured(outcome)
 
 

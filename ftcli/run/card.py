@@ -122,7 +122,11 @@ def _hub_data(config: dict[str, Any]) -> str | None:
     from ftcli.data.sources import files, hub
 
     path = config.get("data", {}).get("path")
-    return path if isinstance(path, str) and hub.is_id(path) and not files.exists(path) else None
+    return (
+        path
+        if isinstance(path, str) and hub.is_id(path) and not files.exists_locally(path)
+        else None
+    )
 
 
 def _use(config: dict[str, Any], artefact: str) -> str:

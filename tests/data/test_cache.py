@@ -47,7 +47,7 @@ def start(path, tokenizer):
 
 def test_a_preparation_that_is_killed_goes_on_where_it_was(tokenizer, write_rows, chunked):
     path = source(write_rows, 8_000)
-    root = cache.folder()
+    root = cache.token_folder()
     process = start(path, tokenizer)
     manifest = None
     while manifest is None and process.is_alive():
@@ -98,9 +98,9 @@ def test_two_processes_prepare_once(tokenizer, write_rows, chunked):
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
-    (only,) = cache.folder().iterdir()
+    (only,) = cache.token_folder().iterdir()
     assert len(Data(str(path), on_error="skip").prepare("train", tokenizer)) == 4_000
-    assert [f.name for f in cache.folder().iterdir()] == [only.name]
+    assert [f.name for f in cache.token_folder().iterdir()] == [only.name]
 
 
 def test_a_second_time_nothing_is_tokenised(tokenizer, write_rows, monkeypatch):
@@ -136,7 +136,7 @@ def test_packing_and_the_calls_made_before_do_not_matter(tokenizer, write_rows):
 def test_tokens_that_were_damaged_are_made_again(tokenizer, write_rows, name):
     path = source(write_rows, 50)
     whole = files(Data(str(path), on_error="skip").prepare("train", tokenizer).folder)
-    (folder,) = (f for f in cache.folder().iterdir() if f.is_dir())
+    (folder,) = (f for f in cache.token_folder().iterdir() if f.is_dir())
     with open(folder / name, "r+b") as file:
         file.truncate(file.seek(0, 2) // 2)
     again = Data(str(path), on_error="skip").prepare("train", tokenizer)
@@ -158,7 +158,7 @@ def test_an_error_leaves_nothing_that_counts_as_done(tokenizer, write_rows):
     path = source(write_rows, 50)
     with pytest.raises(UserError, match="not valid JSON"):
         Data(str(path)).prepare("train", tokenizer)
-    assert not list(cache.folder().glob("*/DONE"))
+    assert not list(cache.token_folder().glob("*/DONE"))
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path):

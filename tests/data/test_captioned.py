@@ -12,7 +12,7 @@ from PIL import Image
 
 from ftcli.core.errors import UserError
 from ftcli.data.captioned import Captioned
-from ftcli.data.media.pictures import as_bytes, grid, picture
+from ftcli.data.media.pictures import draw_grid, load_picture, to_bytes
 from ftcli.data.sources.hub import Hub
 from ftcli.models.ldm import Ldm
 
@@ -135,12 +135,12 @@ def test_mistakes_are_named(tmp_path, tokenizer):
     with pytest.raises(UserError, match="reads at most 16 tokens"):
         emoji(max_length=17).prepare("train", tokenizer)
     with pytest.raises(UserError, match="cannot be opened"):
-        picture("none.png", None, tmp_path, 8)
+        load_picture("none.png", None, tmp_path, 8)
 
 
 def test_a_grid_has_every_image_in_its_place():
     images = torch.stack([torch.full((3, 4, 4), v, dtype=torch.uint8) for v in (10, 20, 30)])
-    sheet = np.array(grid(images, columns=2, gap=1, scale=2))
+    sheet = np.array(draw_grid(images, columns=2, gap=1, scale=2))
     assert sheet.shape == (22, 22, 3)
     assert [int(sheet[y, x, 0]) for y, x in ((4, 4), (4, 14), (14, 4), (14, 14))] == [
         10,
@@ -151,7 +151,7 @@ def test_a_grid_has_every_image_in_its_place():
 
 
 def test_bytes_of_pixels_round():
-    assert as_bytes(torch.tensor([-2.0, -1.0, 0.0, 1.0])).tolist() == [0, 0, 128, 255]
+    assert to_bytes(torch.tensor([-2.0, -1.0, 0.0, 1.0])).tolist() == [0, 0, 128, 255]
 
 
 def test_a_preview_is_a_picture_with_captions(tmp_path, tokenizer):

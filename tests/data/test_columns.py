@@ -7,7 +7,7 @@ import pytest
 from ftcli.core.errors import UserError
 from ftcli.data import formats
 from ftcli.data.columns import Columns
-from ftcli.data.rows import Unusable
+from ftcli.data.rows import UnusableRow
 
 CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 SHAREGPT = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
@@ -70,26 +70,26 @@ def test_an_unknown_format_is_refused():
 def test_references_stand_in_for_the_answer_of_rows_that_are_only_judged():
     found = columns({"mr": "m", "refs": ["x", "y"]}, "prompt", prompt="mr", completion="ref",
                     references="refs")  # fmt: skip
-    example = found.example({"mr": "m", "refs": ["x", "y"]})
+    example = found.build_example({"mr": "m", "refs": ["x", "y"]})
     assert example == {"prompt": "m", "completion": "x", "references": ["x", "y"]}
 
 
 def test_the_answer_is_its_own_reference():
-    assert columns({"prompt": "a", "completion": "b"}).example(
+    assert columns({"prompt": "a", "completion": "b"}).build_example(
         {"prompt": "a", "completion": "b"}
     ) == {"prompt": "a", "completion": "b", "references": ["b"]}
-    assert columns({"messages": CHAT}).example({"messages": CHAT})["references"] == ["b"]
+    assert columns({"messages": CHAT}).build_example({"messages": CHAT})["references"] == ["b"]
 
 
 def test_sharegpt_gets_the_standard_roles():
-    example = columns({"conversations": SHAREGPT}).example({"conversations": SHAREGPT})
+    example = columns({"conversations": SHAREGPT}).build_example({"conversations": SHAREGPT})
     assert example["messages"] == CHAT
 
 
 def test_an_instruction_with_an_input_has_it_after_a_blank_line():
     row = {"instruction": "Add.", "input": "1 1", "output": "2"}
-    assert columns(row).example(row)["prompt"] == "Add.\n\n1 1"
-    assert columns(row).example({**row, "input": None})["prompt"] == "Add."
+    assert columns(row).build_example(row)["prompt"] == "Add.\n\n1 1"
+    assert columns(row).build_example({**row, "input": None})["prompt"] == "Add."
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_an_instruction_with_an_input_has_it_after_a_blank_line():
 )
 def test_a_row_that_does_not_fit_says_why(row, why):
     found = columns({"prompt": "a", "completion": "b"})
-    with pytest.raises(Unusable, match=why):
-        found.example(row)
+    with pytest.raises(UnusableRow, match=why):
+        found.build_example(row)
 
 
 @pytest.mark.parametrize(
@@ -119,28 +119,28 @@ def test_a_row_that_does_not_fit_says_why(row, why):
     ],
 )
 def test_a_conversation_that_makes_no_sense_says_why(messages, why):
-    with pytest.raises(Unusable, match=why):
-        columns({"messages": CHAT}).example({"messages": messages})
+    with pytest.raises(UnusableRow, match=why):
+        columns({"messages": CHAT}).build_example({"messages": messages})
 
 
 def test_conversations_as_json_text_and_as_parts():
     import json
 
     found = columns({"messages": CHAT})
-    assert found.example({"messages": json.dumps(CHAT)})["messages"] == CHAT
+    assert found.build_example({"messages": json.dumps(CHAT)})["messages"] == CHAT
     parts = [{"role": "user", "content": [{"type": "text", "text": "a"}]}, CHAT[1]]
-    assert found.example({"messages": parts})["messages"] == CHAT
+    assert found.build_example({"messages": parts})["messages"] == CHAT
 
 
 def test_preferences_as_conversations_share_their_beginning():
     row = {"chosen": CHAT, "rejected": [CHAT[0], {"role": "assistant", "content": "c"}]}
-    example = columns(row).example(row)
+    example = columns(row).build_example(row)
     assert example["prompt"] == CHAT[:1]
     assert (example["chosen"], example["references"]) == (CHAT[1:], ["b"])
 
 
-@pytest.mark.parametrize("name", formats.names())
+@pytest.mark.parametrize("name", formats.list_formats())
 def test_every_format_declares_what_the_others_rely_on(name):
-    module = formats.find(name)
-    assert module.__doc__ and formats.required(module)
+    module = formats.load_format(name)
+    assert module.__doc__ and formats.required_fields(module)
     assert set(module.SYNONYMS) <= set(module.FIELDS)

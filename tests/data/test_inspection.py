@@ -26,8 +26,8 @@ def test_what_looks_like_a_prompt_is_not_dropped_without_a_word(
     write_rows, tokenizer, caplog, extra, asking
 ):
     data = Data(str(write_rows([{**ROW, **extra}])))
-    assert data.unused().asking == asking
-    assert set(data.unused().columns) == {c for c, v in extra.items() if v}
+    assert data.find_unused_columns().prompt_like == asking
+    assert set(data.find_unused_columns().columns) == {c for c, v in extra.items() if v}
     data.prepare("train", tokenizer)
     data.sample("train", tokenizer, 1)
     assert caplog.text.count("is not used") == 2 * bool(asking)
@@ -36,13 +36,13 @@ def test_what_looks_like_a_prompt_is_not_dropped_without_a_word(
 
 def test_a_column_of_later_rows_is_seen_too(write_rows):
     data = Data(str(write_rows([ROW, {**ROW, "context": "x y"}, {**ROW, "context": "z"}])))
-    assert data.unused().columns == {"context": 2}
+    assert data.find_unused_columns().columns == {"context": 2}
 
 
 def test_what_a_field_is_read_from_is_used(write_rows):
     row = {"instruction": "Where?", "context": "Oslo.", "output": "There.", "refs": ["a"]}
     data = Data(str(write_rows([row])), columns={"references": "refs"})
-    assert data.unused().columns == {}
+    assert data.find_unused_columns().columns == {}
 
 
 def test_a_column_that_no_row_has_is_refused(write_rows):

@@ -36,8 +36,8 @@ def tokens(tmp_path):
 
 def batches(way, lengths, size, seed=0, epoch=0, shuffle=True, capacity=64):
     if way == "bins":
-        return packing.bins(lengths, size, seed, epoch, shuffle, capacity)
-    return (packing.flat if way == "flat" else packing.bucketed)(
+        return packing.pack_bins(lengths, size, seed, epoch, shuffle, capacity)
+    return (packing.pack_flat if way == "flat" else packing.batch_by_length)(
         lengths, size, seed, epoch, shuffle
     )
 
@@ -54,7 +54,7 @@ def test_every_row_comes_once_an_epoch(lengths, size, epoch, way, shuffle):
 @given(LENGTHS, st.integers(1, 4), st.integers(1, 3))
 def test_bins_are_as_many_in_every_epoch_and_never_too_full(lengths, size, epoch):
     assert len(batches("bins", lengths, size)) == len(batches("bins", lengths, size, epoch=epoch))
-    for one in packing.best_fit(np.arange(len(lengths)), lengths, 64):
+    for one in packing.pack_best_fit(np.arange(len(lengths)), lengths, 64):
         assert lengths[one].sum() <= 64
 
 
@@ -67,7 +67,7 @@ def test_bins_are_as_many_in_every_epoch_over_several_windows(monkeypatch):
 
 def test_best_fit_fills_bins_nearly_whole():
     lengths = np.random.default_rng(0).integers(5, 200, 3000)
-    bins = packing.best_fit(np.arange(3000), lengths, 512)
+    bins = packing.pack_best_fit(np.arange(3000), lengths, 512)
     assert lengths.sum() / (len(bins) * 512) > 0.99
 
 

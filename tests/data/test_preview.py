@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ftcli.data.dataset import Data
-from ftcli.data.preview import samples
+from ftcli.data.preview import read_samples
 
 
 def test_stretches_are_the_whole_document(tokenizer, write_rows):
     talk = [{"role": "user", "content": "Häh? 🙂"}, {"role": "assistant", "content": "Blue. 🙂"}]
-    (sample,) = samples(Data(str(write_rows([{"messages": talk}]))), tokenizer, 3)
+    (sample,) = read_samples(Data(str(write_rows([{"messages": talk}]))), tokenizer, 3)
     text = "".join(stretch.text for stretch in sample.stretches)
     assert text == tokenizer.apply_chat_template(talk, tokenize=False)
     assert "".join(s.text for s in sample.stretches if s.learned) == "Blue. 🙂<|im_end|>"
@@ -18,11 +18,11 @@ def test_stretches_are_the_whole_document(tokenizer, write_rows):
 
 def test_a_row_that_is_cut_does_not_end(tokenizer, write_rows):
     path = write_rows([{"prompt": "a", "completion": "b " * 50}])
-    (sample,) = samples(Data(str(path), max_length=16), tokenizer, 1)
+    (sample,) = read_samples(Data(str(path), max_length=16), tokenizer, 1)
     assert sample.tokens == 16 and not sample.ends
 
 
 def test_only_as_many_rows_as_asked_for(tokenizer, write_rows):
     path = write_rows([{"prompt": "a", "completion": "b"}] * 10)
-    found = samples(Data(str(path)), tokenizer, 2)
+    found = read_samples(Data(str(path)), tokenizer, 2)
     assert [sample.origin for sample in found] == [f"{path}:1", f"{path}:2"]

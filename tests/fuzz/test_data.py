@@ -22,7 +22,7 @@ import ftcli
 from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
 from ftcli.data.rows import BadRow, Row
-from ftcli.data.sources import find
+from ftcli.data.sources import find_source
 from ftcli.data.statistics import compute_statistics, format_counts
 from tests.fuzz.data_files import DataFile, data_files
 
@@ -118,7 +118,7 @@ def _read(file: DataFile, path: Path) -> int | str:
     """The reader alone, sound rows unchanged and in order: how many it finds, bad ones too."""
     unit = file.settings.get("text_unit", "file")
     try:
-        found = list(find(str(path), text_unit=unit).rows())
+        found = list(find_source(str(path), text_unit=unit).rows())
     except UserError as error:
         _is_a_message(error, path)
         assert file.refusal is not False or isinstance(error, BadRow), f"refused: {error}"

@@ -32,13 +32,13 @@ def preview(
     """Rendered rows: what is learned, what is only context, where documents meet."""
     from ftcli.cli.job_data import open_data
     from ftcli.core.console import console, emit
-    from ftcli.data.preview import samples
+    from ftcli.data.preview import read_samples
 
     with open_data(job, overrides or []) as (data, tokenizer):
         if hasattr(data, "preview"):
             _show_picture(data.preview(split, tokenizer, count, to), to, as_json)
             return
-        found = samples(data, tokenizer, count, split)
+        found = read_samples(data, tokenizer, count, split)
 
     def render() -> None:
         out = console()

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftcli.data.chat_templates.losses import BY_DESIGN, LOSSES
-from ftcli.data.chat_templates.messages import Words, content_text, leaves, words_of
+from ftcli.data.chat_templates.messages import (
+    MessageText,
+    content_text,
+    iterate_leaves,
+    split_texts,
+)
 from ftcli.data.chat_templates.program import Messages, Span, TemplateProgram
 from ftcli.data.chat_templates.traits import Traits
 
@@ -54,12 +59,12 @@ def find_losses(
     traits: Traits,
 ) -> tuple[str, ...]:
     """The kinds of losses of a rendered conversation, each once, in the order of `LOSSES`."""
-    check = _Fidelity(messages, tools, text, turns, program, traits)
-    found = set(check.kinds())
+    check = _LossFinder(messages, tools, text, turns, program, traits)
+    found = set(check.find_kinds())
     return tuple(kind for kind in (*LOSSES, *BY_DESIGN) if kind in found)
 
 
-class _Fidelity:
+class _LossFinder:
     """Searches the text for what the messages say; the order of messages bounds each search."""
 
     def __init__(
@@ -75,40 +80,40 @@ class _Fidelity:
         self.turns = {turn.message: turn for turn in turns}
         self.program, self.traits = program, traits
 
-    def kinds(self) -> Iterator[str]:
+    def find_kinds(self) -> Iterator[str]:
         at = 0  # behind what was found last
         for number, message in enumerate(self.messages):
             if message["role"] == "assistant":
-                yield from self._turn(number, message)
+                yield from self._check_turn(number, message)
                 at = max(at, self.turns[number].end)
                 continue
             limit = self._next_start(number)
-            found = self._context(message, at, limit)
+            found = self._find_context(message, at, limit)
             if isinstance(found, str):
                 yield found
             else:
                 at = max(at, found)
-        yield from self._lost_tools()
+        yield from self._check_tools()
 
     def _next_start(self, number: int) -> int:
         starts = [t.start for t in self.turns.values() if t.message > number and t.spans]
         return min(starts, default=len(self.text))
 
-    def _context(self, message: Mapping[str, Any], at: int, limit: int) -> int | str:
+    def _find_context(self, message: Mapping[str, Any], at: int, limit: int) -> int | str:
         """Where the text of another role's message ends, or what became of it."""
         words = content_text(message.get("content")).strip()
         if not words:
             return at
-        for written in _forms(words):
+        for written in _written_forms(words):
             found = self.text.find(written, at, limit)
             if found >= 0:
                 return found + len(written)
-        if message["role"] in ("system", "developer") and self._outside(words):
+        if message["role"] in ("system", "developer") and self._stands_outside(words):
             return at
         inside = any(words in self.text[a:b] for t in self.turns.values() for a, b in t.spans)
         return "foreign_text" if inside else "lost_text"
 
-    def _outside(self, words: str) -> bool:
+    def _stands_outside(self, words: str) -> bool:
         """Whether a text stands somewhere outside of what the assistant wrote: some templates move it."""
         at = self.text.find(words)
         while at >= 0:
@@ -120,18 +125,18 @@ class _Fidelity:
             at = self.text.find(words, at + 1)
         return False
 
-    def _turn(self, number: int, message: Mapping[str, Any]) -> Iterator[str]:
-        turn, words = self.turns[number], words_of(message)
+    def _check_turn(self, number: int, message: Mapping[str, Any]) -> Iterator[str]:
+        turn, words = self.turns[number], split_texts(message)
         calls = message.get("tool_calls") or ()
         written = "".join(self.text[start:end] for start, end in turn.spans)
-        yield from self._words(number, written, words)
+        yield from self._check_texts(number, written, words)
         if not turn.spans:
             if calls:
                 yield "lost_tool_call"
             if message.get("learn", True) and not (words or calls):
                 yield "unlearned_turn"
             return
-        if not all(self._call(written, calls)):
+        if not all(self._check_calls(written, calls)):
             yield "lost_tool_call"
         if message.get("learn", True):
             if not written.endswith(self.traits.ends):
@@ -144,7 +149,9 @@ class _Fidelity:
         if any(self.program.cuts_special(self.text, at) for span in turn.spans for at in span):
             yield "cut_special"
 
-    def _words(self, number: int, written: str, words: Sequence[Words]) -> Iterator[str]:
+    def _check_texts(
+        self, number: int, written: str, words: Sequence[MessageText]
+    ) -> Iterator[str]:
         """Thinking and text in order; where thinking is missing, what follows it alone."""
         at = 0
         for text, thought in words:
@@ -152,14 +159,14 @@ class _Fidelity:
             if found >= 0:
                 at = found + len(text)
             else:
-                yield self._lost_thought(number, thought) if thought else "lost_text"
+                yield self._classify_lost_thought(number, thought) if thought else "lost_text"
 
-    def _lost_thought(self, number: int, form: str) -> str:
+    def _classify_lost_thought(self, number: int, form: str) -> str:
         """Thinking that a template shows in the last answer only is left out by design."""
         followed = any(m["role"] == "user" for m in self.messages[number + 1 :])
         return "earlier_reasoning" if followed and form in self.traits.thinks else "lost_reasoning"
 
-    def _call(self, written: str, calls: Sequence[Mapping[str, Any]]) -> Iterator[bool]:
+    def _check_calls(self, written: str, calls: Sequence[Mapping[str, Any]]) -> Iterator[bool]:
         """Whether each call stands there: its name behind the one before, its arguments behind it."""
         at = 0
         for call in calls:
@@ -168,23 +175,26 @@ class _Fidelity:
             yield found >= 0
             at = max(at, found + len(function["name"]))
             arguments = function.get("arguments") or {}
-            yield all(_has_pair(written, at, key, value) for key, value in dict(arguments).items())
+            yield all(
+                _contains_argument(written, at, key, value)
+                for key, value in dict(arguments).items()
+            )
 
-    def _lost_tools(self) -> Iterator[str]:
+    def _check_tools(self) -> Iterator[str]:
         if not self.tools:
             return
         spans = [span for turn in self.turns.values() for span in turn.spans]
         prompt = self.text[: spans[0][0]] if spans else self.text
-        if not all(_has(prompt, 0, text) for tool in self.tools for text in _tool_texts(tool)):
+        if not all(_contains(prompt, 0, text) for tool in self.tools for text in _tool_texts(tool)):
             yield "lost_tools"
 
 
-def _has_pair(written: str, at: int, key: str, value: Any) -> bool:
+def _contains_argument(written: str, at: int, key: str, value: Any) -> bool:
     """Whether an argument's name and behind it every part of its value are there, encoded once."""
     found = written.find(key, at)
     while found >= 0 and _is_encoded_twice(written, found, found + len(key)):
         found = written.find(key, found + 1)
-    return found >= 0 and all(_has(written, found, leaf) for leaf in leaves(value))
+    return found >= 0 and all(_contains(written, found, leaf) for leaf in iterate_leaves(value))
 
 
 def _is_encoded_twice(written: str, start: int, end: int) -> bool:
@@ -193,11 +203,11 @@ def _is_encoded_twice(written: str, start: int, end: int) -> bool:
     return (before == '\\"' and behind == '\\"') or (before[-1:] == "'" and behind == "':")
 
 
-def _has(written: str, at: int, leaf: Any) -> bool:
-    return any(written.find(form, at) >= 0 for form in _forms(leaf))
+def _contains(written: str, at: int, leaf: Any) -> bool:
+    return any(written.find(form, at) >= 0 for form in _written_forms(leaf))
 
 
-def _forms(leaf: Any) -> tuple[str, ...]:
+def _written_forms(leaf: Any) -> tuple[str, ...]:
     """How a plain value may be written: as it is, as JSON, as Python or as an empty text."""
     if isinstance(leaf, str):
         text = leaf.strip()
@@ -218,7 +228,7 @@ def _schema_texts(schema: Mapping[str, Any]) -> Iterator[str]:
         yield name
         if isinstance(parameter, Mapping):
             for key in DESCRIBED:
-                yield from map(str, leaves(parameter.get(key) or ""))
+                yield from map(str, iterate_leaves(parameter.get(key) or ""))
             yield from _schema_texts(parameter)
             if isinstance(parameter.get("items"), Mapping):
                 yield from _schema_texts(parameter["items"])

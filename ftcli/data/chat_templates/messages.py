@@ -11,7 +11,7 @@ THINK = re.compile(r"(</?think>)")
 LENGTH = 8  # characters of a stand-in
 
 
-def adapted(
+def adapt_messages(
     messages: Sequence[Mapping[str, Any]],
     parts: bool,
     arguments: str = "object",
@@ -34,7 +34,7 @@ def adapted(
             text += ending
         turn["content"] = [{"type": "text", "text": text}] if parts else text
         if turn.get("tool_calls") and arguments == "text":
-            turn["tool_calls"] = [_as_text(call) for call in turn["tool_calls"]]
+            turn["tool_calls"] = [_encode_arguments(call) for call in turn["tool_calls"]]
         found.append(turn)
     return found
 
@@ -46,99 +46,99 @@ def content_text(content: Any) -> str:
     return content or ""
 
 
-class Words(NamedTuple):
+class MessageText(NamedTuple):
     """A stripped text of an assistant's message; thinking stands in a `field` or in `tags`."""
 
     text: str
     thought: Literal["", "field", "tags"]
 
 
-def words_of(message: Mapping[str, Any]) -> list[Words]:
+def split_texts(message: Mapping[str, Any]) -> list[MessageText]:
     """What an assistant's message thinks and says, in order.
 
     Thinking is `reasoning_content`, and text inside <think> tags.
     """
-    found = [Words(str(message.get("reasoning_content") or "").strip(), "field")]
+    found = [MessageText(str(message.get("reasoning_content") or "").strip(), "field")]
     pieces = THINK.split(content_text(message.get("content")))
     for number in range(0, len(pieces), 2):
         opened = number > 0 and pieces[number - 1] == "<think>"
         closes = number + 1 < len(pieces) and pieces[number + 1] == "</think>"
-        found.append(Words(pieces[number].strip(), "tags" if opened or closes else ""))
-    return [words for words in found if words.text]
+        found.append(MessageText(pieces[number].strip(), "tags" if opened or closes else ""))
+    return [part for part in found if part.text]
 
 
-def leaves(value: Any) -> Iterator[Any]:
+def iterate_leaves(value: Any) -> Iterator[Any]:
     """Keys and plain values of nested data, each key in front of its value."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield key
-            yield from leaves(item)
+            yield from iterate_leaves(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from leaves(item)
+            yield from iterate_leaves(item)
     else:
         yield value
 
 
 def says_something(message: Mapping[str, Any]) -> bool:
     """Whether there is text, thinking or a tool call."""
-    return bool(words_of(message) or message.get("tool_calls"))
+    return bool(split_texts(message) or message.get("tool_calls"))
 
 
-def stood_in(message: Mapping[str, Any]) -> dict[str, Any]:
+def make_stand_in(message: Mapping[str, Any]) -> dict[str, Any]:
     """An adapted message of the same shape in which every text is another.
 
     No text of the stand-in begins or ends as a text of the message does, so that the renderings
     of both part where the texts begin and meet where they end.
     """
-    text = _unlike_edges(message) * LENGTH
+    text = _choose_letter(message) * LENGTH
     other = dict(message)
-    other["content"] = _replaced(message["content"], text)
+    other["content"] = _replace_texts(message["content"], text)
     if message.get("reasoning_content"):
         other["reasoning_content"] = text
     if message.get("tool_calls"):
-        other["tool_calls"] = [_call_stood_in(call, text) for call in message["tool_calls"]]
+        other["tool_calls"] = [_replace_arguments(call, text) for call in message["tool_calls"]]
     if other == message:
         other["content"] = [{"type": "text", "text": text}] if message["content"] == [] else text
     return other
 
 
-def _unlike_edges(message: Mapping[str, Any]) -> str:
+def _choose_letter(message: Mapping[str, Any]) -> str:
     """A letter with which no text of the message begins or ends."""
-    texts = [piece.strip() for leaf in leaves(message) for piece in THINK.split(str(leaf))]
+    texts = [piece.strip() for leaf in iterate_leaves(message) for piece in THINK.split(str(leaf))]
     edges = {text[at] for text in texts if text for at in (0, -1)}
     return next(letter for letter in map(chr, range(ord("A"), 1 << 16)) if letter not in edges)
 
 
-def _replaced(content: Any, text: str) -> Any:
+def _replace_texts(content: Any, text: str) -> Any:
     if isinstance(content, list):
-        return [{**part, "text": _replaced(part["text"], text)} for part in content]
+        return [{**part, "text": _replace_texts(part["text"], text)} for part in content]
     pieces = THINK.split(content)
     return "".join(p if number % 2 or not p.strip() else text for number, p in enumerate(pieces))
 
 
-def _call_stood_in(call: Mapping[str, Any], text: str) -> dict[str, Any]:
+def _replace_arguments(call: Mapping[str, Any], text: str) -> dict[str, Any]:
     """Only a call without arguments changes its name: answers to the call may repeat the name."""
     function = dict(call["function"])
     arguments = function.get("arguments")
     if isinstance(arguments, str):
-        function["arguments"] = json.dumps(_values_stood_in(json.loads(arguments), text))
+        function["arguments"] = json.dumps(_replace_values(json.loads(arguments), text))
     elif arguments:
-        function["arguments"] = _values_stood_in(arguments, text)
+        function["arguments"] = _replace_values(arguments, text)
     if function == call["function"]:
         function["name"] = text
     return {**call, "function": function}
 
 
-def _values_stood_in(value: Any, text: str) -> Any:
+def _replace_values(value: Any, text: str) -> Any:
     if isinstance(value, Mapping):
-        return {key: _values_stood_in(item, text) for key, item in value.items()}
+        return {key: _replace_values(item, text) for key, item in value.items()}
     if isinstance(value, list):
-        return [_values_stood_in(item, text) for item in value]
+        return [_replace_values(item, text) for item in value]
     return text
 
 
-def _as_text(call: Mapping[str, Any]) -> dict[str, Any]:
+def _encode_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
     function = dict(call["function"])
     if not isinstance(function.get("arguments"), str):
         function["arguments"] = json.dumps(function.get("arguments") or {}, ensure_ascii=False)

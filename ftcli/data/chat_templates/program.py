@@ -9,7 +9,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, cast
 
 from ftcli.core.errors import UserError
-from ftcli.data.rows import Unusable
+from ftcli.data.rows import UnusableRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,9 +42,9 @@ class TemplateProgram:
     ) -> None:
         self.source, self.tokens, self.day = text, dict(tokens), day
         self.variables = {**options, **tokens}
-        self.text = _dated(text, day)
+        self.text = _insert_date(text, day)
         self.prints_date = self.text != text
-        self.marked = bool(MARKER.search(text))
+        self.has_markers = bool(MARKER.search(text))
         self.specials = tuple(sorted(filter(str.strip, specials), key=len, reverse=True))
         self._special = re.compile("|".join(map(re.escape, self.specials)) or r"(?!)")
         self._run = re.compile(rf"\s*(?:(?:{self._special.pattern})\s*)*")
@@ -54,7 +54,7 @@ class TemplateProgram:
         """The text of a conversation; with `prompt` also the beginning of an answer.
 
         Raises:
-            Unusable: the template refuses the conversation.
+            UnusableRow: the template refuses the conversation.
         """
         return self._run_program(messages, tools, add_generation_prompt=prompt)[0][0]
 
@@ -69,7 +69,7 @@ class TemplateProgram:
             return None
         try:
             return self.render(messages, tools, prompt)
-        except Unusable:
+        except UnusableRow:
             return None
 
     def leading_specials(self, text: str) -> list[str]:
@@ -100,10 +100,10 @@ class TemplateProgram:
             )
         except Exception as error:  # a template is a program: it may raise anything
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise Unusable(f"is refused by the chat template: {lines[0][:SHOWN]}") from error
+            raise UnusableRow(f"is refused by the chat template: {lines[0][:SHOWN]}") from error
 
 
-def template_of(
+def read_template(
     tokenizer: PreTrainedTokenizerBase, tools: Any
 ) -> tuple[str, tuple[tuple[str, str], ...], tuple[str, ...]]:
     """The template of a tokenizer, for conversations with or without tools, and its special tokens.
@@ -122,7 +122,7 @@ def template_of(
     return text, tuple(sorted(tokenizer.special_tokens_map.items())), tuple(sorted(specials))
 
 
-def _dated(text: str, day: str) -> str:
+def _insert_date(text: str, day: str) -> str:
     """The template with today's date replaced: the library offers no way to hand it another clock."""
-    moment = date.fromisoformat(day)
-    return TODAY.sub(lambda call: json.dumps(moment.strftime(call.group(2))), text)
+    today = date.fromisoformat(day)
+    return TODAY.sub(lambda call: json.dumps(today.strftime(call.group(2))), text)

@@ -15,7 +15,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ftcli.data.chat_templates.fidelity import Turn, find_losses
-from ftcli.data.chat_templates.messages import adapted, content_text, says_something, stood_in
+from ftcli.data.chat_templates.messages import (
+    adapt_messages,
+    content_text,
+    make_stand_in,
+    says_something,
+)
 from ftcli.data.chat_templates.program import Messages, Span, TemplateProgram
 from ftcli.data.chat_templates.traits import Traits
 
@@ -38,17 +43,17 @@ class Conversation(NamedTuple):
     losses: tuple[str, ...]
 
 
-def as_read(messages: Messages, traits: Traits, followed: bool) -> list[dict[str, Any]]:
+def prepare_messages(messages: Messages, traits: Traits, followed: bool) -> list[dict[str, Any]]:
     """Messages as the template reads them; `followed` where an answer comes behind the last."""
     form, ends_last = traits.arguments or "object", traits.ends_last and not followed
-    return adapted(messages, traits.parts, form, traits.ending, ends_last)
+    return adapt_messages(messages, traits.parts, form, traits.ending, ends_last)
 
 
 class RenderedConversation:
     """One conversation on its way through a template.
 
     Raises:
-        Unusable: the template refuses it.
+        UnusableRow: the template refuses it.
     """
 
     def __init__(
@@ -56,19 +61,23 @@ class RenderedConversation:
     ) -> None:
         self.program, self.traits, self.tools = program, traits, tools
         self.messages = messages
-        self.turns = as_read(messages, traits, followed=False)
+        self.turns = prepare_messages(messages, traits, followed=False)
 
-    def conversation(self) -> Conversation:
+    def render(self) -> Conversation:
         """The text, where each of the assistant's turns stands, and what was lost."""
         marks: list[Span] | None = None
-        if self.program.marked:
+        if self.program.has_markers:
             self.text, marks = self.program.render_marked(self.turns, self.tools)
-            marks = [self._narrowed(*span) for span in marks if span[0] < span[1]]
+            marks = [self._narrow(*span) for span in marks if span[0] < span[1]]
         else:
             self.text = self.program.render(self.turns, self.tools)
         numbers = [i for i, turn in enumerate(self.turns) if turn["role"] == "assistant"]
-        turns = self._marked(numbers, marks) if marks is not None else self._found(numbers)
-        self._close(turns)
+        turns = (
+            self._find_by_markers(numbers, marks)
+            if marks is not None
+            else self._find_by_rendering(numbers)
+        )
+        self._append_end(turns)
         spans = {turn.message: turn.spans for turn in turns}
         learned: list[Span] = []
         unlearned: list[Span] = []
@@ -80,63 +89,63 @@ class RenderedConversation:
     def _learns(self, number: int) -> bool:
         return bool(self.messages[number].get("learn", True))
 
-    def _marked(self, numbers: Sequence[int], marks: Sequence[Span]) -> list[Turn]:
+    def _find_by_markers(self, numbers: Sequence[int], marks: Sequence[Span]) -> list[Turn]:
         """Turns by the template's markers; where their numbers differ, by where each turn stands."""
         if len(marks) == len(numbers):
             turns = [Turn(i, (span,), True) for i, span in zip(numbers, marks, strict=True)]
         else:
             turns = [
                 replace(turn, spans=tuple(m for m in marks if turn.overlaps(m)))
-                for turn in self._found(numbers)
+                for turn in self._find_by_rendering(numbers)
             ]
         last = turns[-1]
-        if last.spans and not self._opens(last.spans[0][0]):
+        if last.spans and not self._follows_opening(last.spans[0][0]):
             before = self.program.try_render(self.turns[: last.message], self.tools, prompt=True)
             turns[-1] = replace(last, prompted=before is None or self.text.startswith(before))
         return turns
 
-    def _narrowed(self, start: int, end: int) -> Span:
+    def _narrow(self, start: int, end: int) -> Span:
         """A marked range without the generation prompt and without white space behind its end."""
         opening = self.traits.opening
         start += len(opening) if opening and self.text.startswith(opening, start, end) else 0
-        return start, self._end_behind(start, self._trimmed(start, end))
+        return start, self._include_end(start, self._trim_break(start, end))
 
-    def _opens(self, start: int) -> bool:
+    def _follows_opening(self, start: int) -> bool:
         opening = self.traits.opening
         return bool(opening) and self.text.endswith(opening, 0, start)
 
-    def _found(self, numbers: Sequence[int]) -> list[Turn]:
+    def _find_by_rendering(self, numbers: Sequence[int]) -> list[Turn]:
         turns: list[Turn] = []
         low = 0
         for number in numbers:
-            turn = self._turn(number, low)
+            turn = self._find_turn(number, low)
             turns.append(turn)
             low = turn.end or low
         return turns
 
-    def _turn(self, number: int, low: int) -> Turn:
+    def _find_turn(self, number: int, low: int) -> Turn:
         """Where a turn stands, with the token that ends it."""
         last = number == len(self.turns) - 1
-        before = self._part(number, prompt=True)
-        through = self.text if last else self._part(number + 1)
+        before = self._render_first(number, prompt=True)
+        through = self.text if last else self._render_first(number + 1)
         prompted = before is None or self.text.startswith(before)
         if before and through and self.text.startswith(through) and through.startswith(before):
-            start, end = len(before), self._trimmed(len(before), len(through))
-            end = self._end_behind(start, end)
+            start, end = len(before), self._trim_break(len(before), len(through))
+            end = self._include_end(start, end)
         else:
-            start, end = self._located(number, low, before)
+            start, end = self._find_by_stand_in(number, low, before)
             if before is None:
-                prompted = self._opens(start) or not self.turns[:number]
+                prompted = self._follows_opening(start) or not self.turns[:number]
         return Turn(number, ((start, end),) if start < end else (), prompted)
 
-    def _part(self, count: int, prompt: bool = False) -> str | None:
+    def _render_first(self, count: int, prompt: bool = False) -> str | None:
         """The first messages alone; None when the template refuses them, as some do without a user."""
         return self.program.try_render(self.turns[:count], self.tools, prompt)
 
-    def _located(self, number: int, low: int, before: str | None) -> Span:
+    def _find_by_stand_in(self, number: int, low: int, before: str | None) -> Span:
         """The turn, found by what changes when another of the same shape takes its place."""
         other = [*self.turns]
-        other[number] = stood_in(self.turns[number])
+        other[number] = make_stand_in(self.turns[number])
         text = self.program.try_render(other, self.tools) or ""
         first = len(os.path.commonprefix([text, self.text]))
         tail = os.path.commonprefix([text[first:][::-1], self.text[first:][::-1]])
@@ -145,9 +154,9 @@ class RenderedConversation:
             return 0, 0
         if not says_something(self.messages[number]):
             last = first
-        return self._start(low, first, before), self._first_end(number, last)
+        return self._find_start(low, first, before), self._find_end(number, last)
 
-    def _start(self, low: int, first: int, before: str | None) -> int:
+    def _find_start(self, low: int, first: int, before: str | None) -> int:
         """Where the generation prompt ends in front of a turn's text."""
         if before and self.text.startswith(before) and low <= len(before) <= first:
             return len(before)
@@ -161,26 +170,26 @@ class RenderedConversation:
                 return at + length
         return first
 
-    def _first_end(self, number: int, last: int) -> int:
+    def _find_end(self, number: int, last: int) -> int:
         """Behind the first token that ends a turn, in front of what the next message says."""
         limit = len(self.text)
         if number + 1 < len(self.turns):
             following = content_text(self.messages[number + 1].get("content")).strip()
             at = self.text.find(following, last) if following else -1
             limit = at if at >= 0 else limit
-        found = [
+        ends = [
             (at, at + len(end))
             for end in self.traits.ends
             if (at := self.text.find(end, last, limit)) >= 0
         ]
-        return min(found)[1] if found else self._trimmed(0, last)
+        return min(ends)[1] if ends else self._trim_break(0, last)
 
-    def _trimmed(self, start: int, end: int) -> int:
+    def _trim_break(self, start: int, end: int) -> int:
         """Without the line break that many templates put behind the end-of-turn token."""
         turn = self.text[start:end].rstrip()
         return start + len(turn) if turn.endswith(self.program.specials) else end
 
-    def _end_behind(self, start: int, end: int) -> int:
+    def _include_end(self, start: int, end: int) -> int:
         """Behind the token that ends the turn, where it is not the last of what the turn adds."""
         if not self.traits.ends or self.text[start:end].endswith(self.traits.ends):
             return end
@@ -192,7 +201,7 @@ class RenderedConversation:
         token = next((t for t in self.traits.ends if behind.startswith(t, blank)), "")
         return end + blank + len(token) if token else end
 
-    def _close(self, turns: list[Turn]) -> None:
+    def _append_end(self, turns: list[Turn]) -> None:
         """Write the end behind the last turn where the template writes none."""
         last = turns[-1]
         if last.message != len(self.turns) - 1 or not last.spans:

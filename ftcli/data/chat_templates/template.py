@@ -9,10 +9,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ftcli.data.chat_templates.messages import says_something
-from ftcli.data.chat_templates.program import Messages, Span, TemplateProgram, template_of
-from ftcli.data.chat_templates.rendering import Conversation, RenderedConversation, as_read
+from ftcli.data.chat_templates.program import Messages, Span, TemplateProgram, read_template
+from ftcli.data.chat_templates.rendering import Conversation, RenderedConversation, prepare_messages
 from ftcli.data.chat_templates.traits import Traits, find_traits
-from ftcli.data.rows import Unusable
+from ftcli.data.rows import UnusableRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,11 +37,11 @@ class ChatTemplate:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer, self.day, self.options = tokenizer, day, dict(options or {})
-        self._known: dict[
+        self._programs: dict[
             bool, tuple[TemplateProgram, Traits]
         ] = {}  # for rows with and without tools
-        self.program, self.traits = self._for(None)
-        self.marked = self.program.marked
+        self.program, self.traits = self._program_for(None)
+        self.has_markers = self.program.has_markers
 
     def notes(self) -> list[str]:
         """What ftcli adds to the template's own text, in words."""
@@ -57,48 +57,50 @@ class ChatTemplate:
             found.append(f"where it prints today's date it prints data.date={self.day}")
         return found
 
-    def prompt(self, messages: Messages, tools: Any = None) -> tuple[str, tuple[Span, ...]]:
+    def render_prompt(self, messages: Messages, tools: Any = None) -> tuple[str, tuple[Span, ...]]:
         """The conversation so far with the beginning of the answer to come, and the ranges of answers.
 
         Tokens are cut at the ranges in training, and so they are in prompts.
         """
-        program, traits = self._for(tools)
-        text = program.render(as_read(messages, traits, followed=True), tools, prompt=True)
+        program, traits = self._program_for(tools)
+        text = program.render(prepare_messages(messages, traits, followed=True), tools, prompt=True)
         if not any(message["role"] == "assistant" for message in messages):
             return text, ()
         try:
-            so_far = RenderedConversation(program, traits, messages, tools).conversation()
-        except Unusable:  # some templates refuse conversations that end with a question
+            rendered = RenderedConversation(program, traits, messages, tools).render()
+        except UnusableRow:  # some templates refuse conversations that end with a question
             return text, ()
-        same = len(os.path.commonprefix([text, so_far.text]))
-        spans = sorted((*so_far.learned, *so_far.unlearned))
+        same = len(os.path.commonprefix([text, rendered.text]))
+        spans = sorted((*rendered.learned, *rendered.unlearned))
         return text, tuple((start, end) for start, end in spans if end <= same)
 
-    def conversation(self, messages: Messages, tools: Any = None) -> Conversation:
+    def render_conversation(self, messages: Messages, tools: Any = None) -> Conversation:
         """The whole conversation, and what of it is learned.
 
         Raises:
-            Unusable: nothing to learn, or the template refuses the conversation.
+            UnusableRow: nothing to learn, or the template refuses the conversation.
         """
         answers = [m for m in messages if m["role"] == "assistant"]
         if not answers:
-            raise Unusable("has no assistant turn: nothing to learn.")
+            raise UnusableRow("has no assistant turn: nothing to learn.")
         if not any(says_something(turn) for turn in answers):
-            raise Unusable("has only empty assistant turns: nothing to learn.", "empty")
+            raise UnusableRow("has only empty assistant turns: nothing to learn.", "empty")
         if not any(turn.get("learn", True) for turn in answers):
-            raise Unusable("keeps every assistant turn from being learned.", "no labels")
-        return RenderedConversation(*self._for(tools), messages, tools).conversation()
+            raise UnusableRow("keeps every assistant turn from being learned.", "no labels")
+        return RenderedConversation(*self._program_for(tools), messages, tools).render()
 
-    def _for(self, tools: Any) -> tuple[TemplateProgram, Traits]:
+    def _program_for(self, tools: Any) -> tuple[TemplateProgram, Traits]:
         kind = bool(tools)
-        if kind not in self._known:
+        if kind not in self._programs:
             options = json.dumps(self.options, sort_keys=True)
-            self._known[kind] = _asked(*template_of(self.tokenizer, tools), self.day, options)
-        return self._known[kind]
+            self._programs[kind] = _load_program(
+                *read_template(self.tokenizer, tools), self.day, options
+            )
+        return self._programs[kind]
 
 
 @lru_cache(maxsize=64)
-def _asked(
+def _load_program(
     text: str,
     tokens: tuple[tuple[str, str], ...],
     specials: tuple[str, ...],

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ftcli.data.chat_templates.messages import adapted
+from ftcli.data.chat_templates.messages import adapt_messages
 from ftcli.data.chat_templates.program import TemplateProgram
 
 ASKED, ANSWERED, ASKED_NEXT, RESULT = "qzaskedzq", "qzansweredzq", "qznextzq", "qzresultzq"
@@ -65,18 +65,18 @@ def find_traits(program: TemplateProgram) -> Traits:
     probe = _Probe(program, parts)
     answer = [_user(ASKED), _assistant(ANSWERED)]
     last, middle = (
-        probe.behind(answer, ANSWERED),
-        probe.between([*answer, _user(ASKED_NEXT), _assistant("x")], ANSWERED, ASKED_NEXT),
+        probe.text_behind(answer, ANSWERED),
+        probe.text_between([*answer, _user(ASKED_NEXT), _assistant("x")], ANSWERED, ASKED_NEXT),
     )
     ends_last = program.leading_specials(last)
     follows = program.leading_specials(middle) if middle else ends_last
-    separator = _separator(program, ends_last, follows)
+    separator = _find_separator(program, ends_last, follows)
     eos = program.tokens.get("eos_token", "")
     ends = list(dict.fromkeys(filter(None, [separator, *ends_last[-1:], eos])))
-    arguments, call_end, call_closing = _calls(probe, ends)
+    arguments, call_end, call_closing = _find_call_traits(probe, ends)
     return Traits(
         parts=parts,
-        opening=_opening(program, probe),
+        opening=_find_opening(program, probe),
         ends=tuple(dict.fromkeys(filter(None, [*ends, call_end]))),
         ending="" if separator else eos,
         ends_last=bool(ends_last),
@@ -84,7 +84,7 @@ def find_traits(program: TemplateProgram) -> Traits:
         call_closing=call_closing or ("" if ends_last else separator or eos),
         separated=bool(separator) and not ends_last,
         arguments=arguments,
-        thinks=_thinks(probe),
+        thinks=_find_thinking_forms(probe),
     )
 
 
@@ -94,26 +94,26 @@ class _Probe:
     def __init__(self, program: TemplateProgram, parts: bool) -> None:
         self.program, self.parts = program, parts
 
-    def text(self, messages: Any, arguments: str = "object", prompt: bool = False) -> str:
-        turns = adapted(messages, self.parts, arguments)
+    def render(self, messages: Any, arguments: str = "object", prompt: bool = False) -> str:
+        turns = adapt_messages(messages, self.parts, arguments)
         tools = [TOOL] if any("tool_calls" in turn for turn in turns) else None
         return self.program.try_render(turns, tools, prompt) or ""
 
-    def behind(self, messages: Any, mark: str) -> str:
-        return self.text(messages).rpartition(mark)[2]
+    def text_behind(self, messages: Any, mark: str) -> str:
+        return self.render(messages).rpartition(mark)[2]
 
-    def between(self, messages: Any, mark: str, other: str) -> str:
-        return self.text(messages).rpartition(mark)[2].partition(other)[0]
+    def text_between(self, messages: Any, mark: str, other: str) -> str:
+        return self.render(messages).rpartition(mark)[2].partition(other)[0]
 
 
 def _wants_parts(program: TemplateProgram) -> bool:
     turns = [_user(ASKED), _assistant(ANSWERED)]
-    if ANSWERED in (program.try_render(adapted(turns, False)) or ""):
+    if ANSWERED in (program.try_render(adapt_messages(turns, False)) or ""):
         return False
-    return ANSWERED in (program.try_render(adapted(turns, True)) or "")
+    return ANSWERED in (program.try_render(adapt_messages(turns, True)) or "")
 
 
-def _separator(program: TemplateProgram, ends_last: list[str], follows: list[str]) -> str:
+def _find_separator(program: TemplateProgram, ends_last: list[str], follows: list[str]) -> str:
     """The token that ends an answer which others follow: an end of its own, or what begins the next turn.
 
     Args:
@@ -126,18 +126,20 @@ def _separator(program: TemplateProgram, ends_last: list[str], follows: list[str
     return "" if begins and separator == program.tokens.get("bos_token") else separator
 
 
-def _calls(probe: _Probe, ends: Sequence[str]) -> tuple[Literal["object", "text"] | None, str, str]:
+def _find_call_traits(
+    probe: _Probe, ends: Sequence[str]
+) -> tuple[Literal["object", "text"] | None, str, str]:
     """(form of the arguments, token that ends a calling turn, what to write behind it)."""
     for form in ("object", "text"):
-        single = probe.text(_calling(FIRST), form)
+        single = probe.render(_calling_messages(FIRST), form)
         if _writes_json_once(single, form):
             break
     else:
         return None, "", ""
     last = single.rpartition(FIRST)[2]
-    whole = probe.text([*_calling(FIRST), _result("a"), _assistant(ANSWERED)], form)
+    whole = probe.render([*_calling_messages(FIRST), _result("a"), _assistant(ANSWERED)], form)
     middle = whole.rpartition(FIRST)[2].partition(RESULT)[0]
-    inside, several, _ = probe.text(_calling(FIRST, SECOND), form).partition(SECOND)
+    inside, several, _ = probe.render(_calling_messages(FIRST, SECOND), form).partition(SECOND)
     specials = probe.program.specials_in
     closers = set(specials(inside.rpartition(FIRST)[2])) if several else set()
     written = specials(last)
@@ -157,16 +159,16 @@ def _writes_json_once(text: str, form: str) -> bool:
     return NAME in text.partition(ASKED)[2] and FIRST in text and wrong not in text
 
 
-def _thinks(probe: _Probe) -> tuple[str, ...]:
+def _find_thinking_forms(probe: _Probe) -> tuple[str, ...]:
     field = [_user(ASKED), {**_assistant(ANSWERED), "reasoning_content": THOUGHT}]
     tags = [_user(ASKED), _assistant(f"<think>\n{THOUGHT}\n</think>\n\n{ANSWERED}")]
     forms = {"field": field, "tags": tags}
-    return tuple(form for form, turns in forms.items() if THOUGHT in probe.text(turns))
+    return tuple(form for form, turns in forms.items() if THOUGHT in probe.render(turns))
 
 
-def _opening(program: TemplateProgram, probe: _Probe) -> str:
+def _find_opening(program: TemplateProgram, probe: _Probe) -> str:
     asked = [_user(ASKED)]
-    prompt, plain = probe.text(asked, prompt=True), probe.text(asked)
+    prompt, plain = probe.render(asked, prompt=True), probe.render(asked)
     start = len(os.path.commonprefix([prompt, plain]))
     while start > 0 and program.cuts_special(prompt, start):
         start -= 1
@@ -185,7 +187,7 @@ def _result(name: str) -> dict[str, Any]:
     return {"role": "tool", "name": NAME, "tool_call_id": f"call00000{name}", "content": RESULT}
 
 
-def _calling(*values: str) -> list[dict[str, Any]]:
+def _calling_messages(*values: str) -> list[dict[str, Any]]:
     """A question and a call for each value; nine letters of id, which some templates ask for."""
     calls = [
         {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ftcli.data.conversation.tools import is_calls, parsed, tool_calls, tools
-from ftcli.data.conversation.turns import conversation
-from ftcli.data.rows import Unusable, as_text
+from ftcli.data.conversation.tools import is_calls, parse_json, parse_tool_calls, parse_tools
+from ftcli.data.conversation.turns import parse_conversation
+from ftcli.data.rows import UnusableRow, as_text
 
 Messages = list[dict[str, Any]]
 
 
-def exchange(prompt: Any, completion: Any, surroundings: dict[str, Any]) -> dict[str, Any]:
+def build_exchange(prompt: Any, completion: Any, surroundings: dict[str, Any]) -> dict[str, Any]:
     """The canonical example of a prompt and the answer to learn.
 
     Args:
@@ -22,9 +22,9 @@ def exchange(prompt: Any, completion: Any, surroundings: dict[str, Any]) -> dict
             also where it is empty.
 
     Raises:
-        Unusable: a value of the wrong kind.
+        UnusableRow: a value of the wrong kind.
     """
-    prompt, completion = _turns(prompt, "prompt"), _turns(completion, "completion")
+    prompt, completion = _parse_turns(prompt, "prompt"), _parse_turns(completion, "completion")
     texts = isinstance(prompt, str) and isinstance(completion, str)
     if texts and not surroundings:
         return {"prompt": prompt, "completion": completion}
@@ -32,40 +32,40 @@ def exchange(prompt: Any, completion: Any, surroundings: dict[str, Any]) -> dict
         {**m, "learn": False} if m["role"] == "assistant" else m
         for m in prompt_messages(prompt, surroundings)
     ]
-    example = with_tools(before, surroundings)
+    example = add_tools(before, surroundings)
     answer = completion if isinstance(completion, list) else [_answer(completion, example)]
-    return example | {"messages": [*before, *without_prompt(answer, before)]}
+    return example | {"messages": [*before, *strip_prompt(answer, before)]}
 
 
 def prompt_messages(prompt: Any, surroundings: dict[str, Any]) -> Messages:
     """System message, history and prompt as messages."""
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     history = _history(surroundings.get("history"))
-    return with_system([*history, *turns], surroundings.get("system"))
+    return add_system([*history, *turns], surroundings.get("system"))
 
 
-def without_prompt(answer: Messages, prompt: Messages) -> Messages:
+def strip_prompt(answer: Messages, prompt: Messages) -> Messages:
     """The answer alone, where it repeats the whole conversation from its beginning.
 
     Raises:
-        Unusable: it repeats the conversation and adds nothing.
+        UnusableRow: it repeats the conversation and adds nothing.
     """
-    head = [said(message) for message in prompt]
+    head = [message_key(message) for message in prompt]
     bare = head[1:] if head and head[0][0] == "system" else head
     for start in (head, bare):
         count = len(start)
-        if start and [said(message) for message in answer[:count]] == start:
+        if start and [message_key(message) for message in answer[:count]] == start:
             if len(answer) == count:
-                raise Unusable("has an answer that only repeats the prompt.", "empty")
+                raise UnusableRow("has an answer that only repeats the prompt.", "empty")
             return answer[count:]
     return answer
 
 
-def with_system(messages: Messages, system: Any) -> Messages:
+def add_system(messages: Messages, system: Any) -> Messages:
     """The messages behind the system message of a column of its own.
 
     Raises:
-        Unusable: they begin with another one.
+        UnusableRow: they begin with another one.
     """
     text = "" if system is None else as_text(system, "system", empty=True)
     if not text.strip():
@@ -74,23 +74,23 @@ def with_system(messages: Messages, system: Any) -> Messages:
     if first["role"] not in ("system", "developer"):
         return [{"role": "system", "content": text}, *messages]
     if first["content"].strip() != text.strip():
-        raise Unusable(
+        raise UnusableRow(
             "has a system message and a column 'system', and they differ; data.columns.system=null leaves "
             "the column out."
         )
     return messages
 
 
-def with_tools(messages: Messages, surroundings: dict[str, Any]) -> dict[str, Any]:
+def add_tools(messages: Messages, surroundings: dict[str, Any]) -> dict[str, Any]:
     """{"messages"}, and "tools" unless the system message lists them all already (Hermes)."""
-    found = tools(surroundings.get("tools"))
+    found = parse_tools(surroundings.get("tools"))
     system = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
     names = [tool["function"]["name"] for tool in found]
     written = "<tools>" in system and all(json.dumps(name) in system for name in names)
     return {"messages": messages} | ({"tools": found} if found and not written else {})
 
 
-def prompt_of(example: dict[str, Any]) -> str:
+def extract_prompt(example: dict[str, Any]) -> str:
     """What an example asks, as text: rows that ask the same stay in one split.
 
     Of a conversation it is what stands before the first answer that is learned, or the whole when an
@@ -104,30 +104,30 @@ def prompt_of(example: dict[str, Any]) -> str:
         i for i, m in enumerate(messages) if m["role"] == "assistant" and m.get("learn", True)
     )
     first = next(answers, len(messages))
-    return json.dumps([said(m) for m in messages[:first] or messages], default=str)
+    return json.dumps([message_key(m) for m in messages[:first] or messages], default=str)
 
 
-def said(message: dict[str, Any]) -> list[Any]:
+def message_key(message: dict[str, Any]) -> list[Any]:
     """What tells one message from another: role and content, and calls where there are some."""
     calls = [call["function"] for call in message.get("tool_calls", ())]
     return [message["role"], message["content"], *([calls] if calls else [])]
 
 
-def _turns(value: Any, field: str) -> Any:
-    return conversation(value, field) if isinstance(value, list) else value
+def _parse_turns(value: Any, field: str) -> Any:
+    return parse_conversation(value, field) if isinstance(value, list) else value
 
 
 def _answer(completion: str, example: dict[str, Any]) -> dict[str, Any]:
     if example.get("tools") and is_calls(completion):
-        calls = tool_calls(completion, "the answer")
+        calls = parse_tool_calls(completion, "the answer")
         return {"role": "assistant", "content": "", "tool_calls": calls}
     return {"role": "assistant", "content": completion}
 
 
 def _history(value: Any) -> Messages:
     """Earlier exchanges: pairs of question and answer (Alpaca), or turns."""
-    pairs = parsed(value or [], "'history'") or []
+    pairs = parse_json(value or [], "'history'") or []
     if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
-        return conversation(pairs, "history")
+        return parse_conversation(pairs, "history")
     texts = [as_text(text, "history") for pair in pairs for text in pair]
-    return conversation(texts, "history") if texts else []
+    return parse_conversation(texts, "history") if texts else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftcli.data.rows import Unusable, brief
+from ftcli.data.rows import UnusableRow, shorten
 
 #: Keys of a turn whose true value says "learn this".
 LEARNED = ("learn", "train", "training", "trainable", "train_on_turn", "loss", "loss_mask")
@@ -17,7 +17,7 @@ PARTS = ("train_detail", "training_detail")
 WORDS = {"true": True, "false": False, "1": True, "0": False}
 
 
-def take_learn(turn: dict[str, Any], role: str, number: int) -> bool | None:
+def take_learn_flag(turn: dict[str, Any], role: str, number: int) -> bool | None:
     """What a turn says of itself; its keys for that are removed from it. None: it says nothing.
 
     Args:
@@ -26,24 +26,26 @@ def take_learn(turn: dict[str, Any], role: str, number: int) -> bool | None:
         number: its position, for messages.
 
     Raises:
-        Unusable: a value that cannot be followed, or two keys that contradict each other.
+        UnusableRow: a value that cannot be followed, or two keys that contradict each other.
     """
     _refuse(turn, number)
     verdicts = {key: _verdict(key, turn.pop(key), number) for key in _present(turn)}
     if len(set(verdicts.values())) > 1:
         keys = ", ".join(f"'{key}'" for key in verdicts)
-        raise Unusable(f"turn {number} contradicts itself: {keys} differ on whether it is learned.")
+        raise UnusableRow(
+            f"turn {number} contradicts itself: {keys} differ on whether it is learned."
+        )
     learn = next(iter(verdicts.values()), None)
     asked = [key for key in verdicts if key in LEARNED]
     if learn and asked and role != "assistant":
-        raise Unusable(
+        raise UnusableRow(
             f"turn {number} ({role}) has '{asked[0]}': true, but only answers of the assistant are "
             "learned, unless data.mask=all; remove the key."
         )
     return learn
 
 
-def verdict(value: Any) -> bool | None:
+def parse_flag(value: Any) -> bool | None:
     """A boolean as data files write it: true, 1, 1.0, "true"; None when it is none of them."""
     if isinstance(value, str):
         return WORDS.get(value.strip().lower())
@@ -55,10 +57,10 @@ def _present(turn: dict[str, Any]) -> list[str]:
 
 
 def _verdict(key: str, value: Any, number: int) -> bool:
-    found = verdict(value)
+    found = parse_flag(value)
     if found is None:
-        raise Unusable(
-            f"turn {number} has '{key}': {brief(value)}; a turn is learned or not: true or false, 1 or 0."
+        raise UnusableRow(
+            f"turn {number} has '{key}': {shorten(value)}; a turn is learned or not: true or false, 1 or 0."
         )
     return found != (key in HIDDEN)
 
@@ -66,13 +68,13 @@ def _verdict(key: str, value: Any, number: int) -> bool:
 def _refuse(turn: dict[str, Any], number: int) -> None:
     """Keys that no value of can be followed."""
     if "mask" in turn:
-        raise Unusable(
+        raise UnusableRow(
             f'turn {number} has \'mask\', which some programs read as "learned" and others as "not '
             "learned\"; write 'train': false or true instead."
         )
     for key in PARTS:
         if turn.pop(key, None):
-            raise Unusable(
+            raise UnusableRow(
                 f"turn {number} has '{key}': parts of a turn cannot be left out of learning; split the "
                 "turn, or write 'train': false."
             )

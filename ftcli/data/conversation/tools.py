@@ -5,24 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from ftcli.data import strict_json
-from ftcli.data.rows import Unusable, brief
+from ftcli.data.rows import UnusableRow, shorten
 
 
-def parsed(value: Any, what: str) -> Any:
+def parse_json(value: Any, what: str) -> Any:
     """A value that some files hold as JSON text; any other value is returned as it is.
 
     Raises:
-        Unusable: the text is not JSON, or JSON that loses something.
+        UnusableRow: the text is not JSON, or JSON that loses something.
     """
     if not isinstance(value, str):
         return value
     try:
         return strict_json.load(value)
     except ValueError as error:
-        raise Unusable(f"{what} is text that {error}", "broken") from error
+        raise UnusableRow(f"{what} is text that {error}", "broken") from error
 
 
-def tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
+def parse_tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
     """The calls of a turn, from one call or a list of them, each also as JSON text.
 
     Args:
@@ -30,45 +30,47 @@ def tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
         where: names them in messages, as in "turn 3".
 
     Raises:
-        Unusable: a call without a name, or arguments that are no mapping.
+        UnusableRow: a call without a name, or arguments that are no mapping.
     """
-    value = parsed(value, f"the tool call of {where}")
+    value = parse_json(value, f"the tool call of {where}")
     calls = value if isinstance(value, list) else [value]
-    return [_call(parsed(call, f"a tool call of {where}"), where) for call in calls]
+    return [_call(parse_json(call, f"a tool call of {where}"), where) for call in calls]
 
 
 def is_calls(value: Any) -> bool:
     """Whether a value is a list of flat calls: [{"name", "arguments"}], perhaps as JSON text."""
     try:
         value = (
-            parsed(value, "it") if isinstance(value, str) and value.lstrip()[:1] == "[" else value
+            parse_json(value, "it")
+            if isinstance(value, str) and value.lstrip()[:1] == "["
+            else value
         )
-    except Unusable:
+    except UnusableRow:
         return False
     flat = isinstance(value, list) and all(isinstance(call, dict) for call in value)
     return bool(value) and flat and all({"name", "arguments"} <= set(call) for call in value)
 
 
-def tools(value: Any) -> list[dict[str, Any]]:
+def parse_tools(value: Any) -> list[dict[str, Any]]:
     """The tools a conversation may use, from a list or one tool, each also as JSON text.
 
     Raises:
-        Unusable: a tool without a name.
+        UnusableRow: a tool without a name.
     """
     if isinstance(value, str) and not value.strip():
         return []
-    value = parsed(value, "'tools'")
+    value = parse_json(value, "'tools'")
     if not value:
         return []
     listed = value if isinstance(value, list) else [value]
-    return [_tool(parsed(tool, f"tool {i}"), i) for i, tool in enumerate(listed)]
+    return [_tool(parse_json(tool, f"tool {i}"), i) for i, tool in enumerate(listed)]
 
 
 def _call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, dict) else call
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not name:
-        raise Unusable(f"a tool call of {where} names no function: {brief(call)}.")
+        raise UnusableRow(f"a tool call of {where} names no function: {shorten(call)}.")
     arguments = function.get("arguments", function.get("parameters"))
     made: dict[str, Any] = {"type": "function"}
     if call.get("id") is not None:
@@ -81,22 +83,22 @@ def _arguments(value: Any, name: str, where: str) -> dict[str, Any]:
     if value is None or (isinstance(value, str) and not value.strip()):
         return {}
     for _ in range(2):  # some files hold the JSON text as JSON text once more
-        value = parsed(value, what)
+        value = parse_json(value, what)
     if not isinstance(value, dict):
-        raise Unusable(f"{what} are {brief(value)}, expected an object.")
+        raise UnusableRow(f"{what} are {shorten(value)}, expected an object.")
     return value
 
 
 def _tool(tool: Any, number: int) -> dict[str, Any]:
     function = tool.get("function", tool) if isinstance(tool, dict) else tool
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise Unusable(f"tool {number} has no name: {brief(tool)}.")
+        raise UnusableRow(f"tool {number} has no name: {shorten(tool)}.")
     function = {
         key: value for key, value in function.items() if function is not tool or key != "type"
     }
     if "parameters" in function:
         function["parameters"] = _schema(
-            parsed(function["parameters"], f"'parameters' of tool {number}")
+            parse_json(function["parameters"], f"'parameters' of tool {number}")
         )
     return {"type": "function", "function": function}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ftcli.data.rows import Unusable
+from ftcli.data.rows import UnusableRow
 
 SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -17,7 +17,7 @@ def is_transcript(text: Any) -> bool:
     return first is not None and first[1] == "Human" and not text[: first.start()].strip()
 
 
-def prompt_turns(text: str) -> list[dict[str, Any]]:
+def parse_prompt(text: str) -> list[dict[str, Any]]:
     """The messages of a transcript that may end with an "Assistant:" who says nothing yet."""
     _, *parts = SPEAKER.split(text)
     found = [
@@ -27,13 +27,13 @@ def prompt_turns(text: str) -> list[dict[str, Any]]:
     return found if found[-1]["content"] else found[:-1]
 
 
-def turns(text: str) -> list[dict[str, Any]]:
+def parse_transcript(text: str) -> list[dict[str, Any]]:
     """The messages of a whole transcript, without the blanks around each.
 
     Raises:
-        Unusable: its last turn is empty.
+        UnusableRow: its last turn is empty.
     """
-    found = prompt_turns(text)
+    found = parse_prompt(text)
     if text.rstrip().endswith("Assistant:"):
-        raise Unusable("has a transcript that ends before the answer.", "empty")
+        raise UnusableRow("has a transcript that ends before the answer.", "empty")
     return found

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftcli.data.conversation.learning import take_learn
-from ftcli.data.conversation.tools import tool_calls
-from ftcli.data.rows import Unusable, as_text, brief
+from ftcli.data.conversation.learning import take_learn_flag
+from ftcli.data.conversation.tools import parse_tool_calls
+from ftcli.data.rows import UnusableRow, as_text, shorten
 
 KNOWN = ("system", "developer", "user", "assistant", "tool")
 ROLES = {
@@ -26,19 +26,19 @@ TEXT_PARTS = ("text", "input_text", "output_text")
 THOUGHT_PARTS = ("thinking", "reasoning")
 
 
-def conversation(turns: Any, field: str) -> list[dict[str, Any]]:
+def parse_conversation(turns: Any, field: str) -> list[dict[str, Any]]:
     """The messages of a list of turns.
 
     Turns that are bare texts are the user's and the assistant's by turns (LIMA); a turn of `input` and
     `output` is two messages (Capybara).
 
     Raises:
-        Unusable: it is no such list, is empty, or a turn makes no sense.
+        UnusableRow: it is no such list, is empty, or a turn makes no sense.
     """
     if not isinstance(turns, list):
-        raise Unusable(f"'{field}' is not a list of turns.")
+        raise UnusableRow(f"'{field}' is not a list of turns.")
     if not turns:
-        raise Unusable(f"'{field}' has no turn.", "empty")
+        raise UnusableRow(f"'{field}' has no turn.", "empty")
     if len(turns) > 1 and all(isinstance(turn, str) for turn in turns):
         sides = ("user", "assistant")
         turns = [{"role": sides[i % 2], "content": turn} for i, turn in enumerate(turns)]
@@ -47,7 +47,7 @@ def conversation(turns: Any, field: str) -> list[dict[str, Any]]:
 
 def _messages(turn: Any, number: int) -> list[dict[str, Any]]:
     if not isinstance(turn, dict):
-        raise Unusable(f"turn {number} is not a mapping of role and content.")
+        raise UnusableRow(f"turn {number} is not a mapping of role and content.")
     if set(turn) == {"input", "output"}:
         sides = (("user", turn["input"]), ("assistant", turn["output"]))
         return [{"role": r, "content": as_text(v, f"turn {number}")} for r, v in sides]
@@ -59,14 +59,14 @@ def _message(turn: dict[str, Any], number: int) -> dict[str, Any]:
     word = str(speaker).lower().replace("-", "_")
     role = ROLES.get(word)
     if role is None:
-        raise Unusable(
-            f"turn {number} has the role {brief(speaker)}, expected one of {', '.join(KNOWN)}."
+        raise UnusableRow(
+            f"turn {number} has the role {shorten(speaker)}, expected one of {', '.join(KNOWN)}."
         )
-    learn = take_learn(turn, role, number)
+    learn = take_learn_flag(turn, role, number)
     content = _take_content(turn, number)
     calls = _take_calls(turn, number)
     if word in CALLERS:
-        calls, content = tool_calls(content, f"turn {number}"), None
+        calls, content = parse_tool_calls(content, f"turn {number}"), None
     content, thoughts = _texts(content, number)
     reasoning = _take_reasoning(turn, thoughts, number)
     if content is None and not calls and not reasoning:
@@ -84,7 +84,7 @@ def _take_content(turn: dict[str, Any], number: int) -> Any:
     key = next((key for key in CONTENT if key in turn), None)
     content = turn.pop(key) if key else None
     if "value" in turn and turn.pop("value") != content:
-        raise Unusable(f"turn {number} has 'content' and 'value', and they differ.")
+        raise UnusableRow(f"turn {number} has 'content' and 'value', and they differ.")
     return content
 
 
@@ -92,7 +92,7 @@ def _take_calls(turn: dict[str, Any], number: int) -> list[dict[str, Any]]:
     """The calls under `tool_calls`, or under `function_call` as OpenAI wrote them at first."""
     where = f"turn {number}"
     values = [value for key in ("tool_calls", "function_call") if (value := turn.pop(key, None))]
-    return [call for value in values for call in tool_calls(value, where)]
+    return [call for value in values for call in parse_tool_calls(value, where)]
 
 
 def _texts(content: Any, number: int) -> tuple[str | None, str]:
@@ -111,7 +111,7 @@ def _texts(content: Any, number: int) -> tuple[str | None, str]:
         elif kind in TEXT_PARTS and "text" in part:
             texts.append(as_text(part["text"], name, empty=True))
         else:
-            raise Unusable(f"turn {number} holds a part that is not text: {brief(part)}.")
+            raise UnusableRow(f"turn {number} holds a part that is not text: {shorten(part)}.")
     return "".join(texts), "".join(thoughts)
 
 
@@ -119,5 +119,5 @@ def _take_reasoning(turn: dict[str, Any], thoughts: str, number: int) -> str:
     found = [turn.pop(key) for key in REASONING if isinstance(turn.get(key), str)]
     texts = list(dict.fromkeys(text for text in [*found, thoughts] if text))
     if len(texts) > 1:
-        raise Unusable(f"turn {number} has two reasonings, and they differ.")
+        raise UnusableRow(f"turn {number} has two reasonings, and they differ.")
     return texts[0] if texts else ""

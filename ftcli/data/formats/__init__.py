@@ -5,7 +5,7 @@ A format module has
     FIELDS      field -> whether a row must have it
     SYNONYMS    field -> column names that often hold it, for suggestions
     DEFAULTS    field -> columns it is read from without being mapped, because they can mean nothing else
-    example(fields) -> the canonical example, or `Unusable` when the row makes no sense
+    example(fields) -> the canonical example, or `UnusableRow` when the row makes no sense
 
 A canonical example is {"prompt", "completion"}, {"prompt", "chosen", "rejected"}, {"messages"} or {"text"}, and
 perhaps "tools"; `ftcli.data.conversation` says what messages are.
@@ -35,30 +35,30 @@ DEFAULTS = {
 
 
 @cache
-def names() -> list[str]:
+def list_formats() -> list[str]:
     """Every format."""
     return sorted(info.name for info in pkgutil.iter_modules(__path__))
 
 
 @cache
-def find(name: str) -> ModuleType:
+def load_format(name: str) -> ModuleType:
     """The module of a format."""
-    if name not in names():
-        near = get_close_matches(name, names(), 1)
+    if name not in list_formats():
+        near = get_close_matches(name, list_formats(), 1)
         raise UserError(
             f"no such format '{name}'." + (f" Did you mean {near[0]}?" if near else ""),
             where="data.format",
-            fix=f"one of {', '.join(names())}, auto",
+            fix=f"one of {', '.join(list_formats())}, auto",
         )
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def defaults(module: ModuleType, field: str) -> Sequence[str]:
+def default_columns(module: ModuleType, field: str) -> Sequence[str]:
     """The columns that a field of a format is read from where it is not mapped, the first first."""
     own: Mapping[str, Sequence[str]] = getattr(module, "DEFAULTS", {})
     return own.get(field) or DEFAULTS.get(field) or (field,)
 
 
-def required(module: ModuleType) -> list[str]:
+def required_fields(module: ModuleType) -> list[str]:
     """Fields a row of the format must have."""
     return [field for field, needed in module.FIELDS.items() if needed]

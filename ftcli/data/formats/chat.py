@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftcli.data.conversation.exchange import with_system, with_tools
-from ftcli.data.conversation.tools import parsed
-from ftcli.data.conversation.turns import conversation
+from ftcli.data.conversation.exchange import add_system, add_tools
+from ftcli.data.conversation.tools import parse_json
+from ftcli.data.conversation.turns import parse_conversation
 
 FIELDS = {"messages": True, "system": False, "tools": False, "label": False}
 SYNONYMS = {
@@ -17,5 +17,5 @@ DEFAULTS = {"messages": ("messages", "conversations")}
 
 def example(fields: dict[str, Any]) -> dict[str, Any]:
     """{"messages"}, also "tools" where the row has them."""
-    messages = conversation(parsed(fields.get("messages"), "'messages'"), "messages")
-    return with_tools(with_system(messages, fields.get("system")), fields)
+    messages = parse_conversation(parse_json(fields.get("messages"), "'messages'"), "messages")
+    return add_tools(add_system(messages, fields.get("system")), fields)

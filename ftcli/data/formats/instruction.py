@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftcli.data.conversation.exchange import exchange
+from ftcli.data.conversation.exchange import build_exchange
 from ftcli.data.rows import as_text
 
 FIELDS = {
@@ -32,4 +32,4 @@ def example(fields: dict[str, Any]) -> dict[str, Any]:
     applied = "" if applied is None else as_text(applied, "input", empty=True)
     prompt = f"{instruction}\n\n{applied}" if applied.strip() else instruction
     around = {name: fields[name] for name in SURROUNDINGS if name in fields}
-    return exchange(prompt, as_text(fields.get("output"), "output"), around)
+    return build_exchange(prompt, as_text(fields.get("output"), "output"), around)

@@ -6,15 +6,15 @@ from typing import Any
 
 from ftcli.data.conversation.exchange import (
     Messages,
+    add_system,
+    add_tools,
+    message_key,
     prompt_messages,
-    said,
-    with_system,
-    with_tools,
-    without_prompt,
+    strip_prompt,
 )
-from ftcli.data.conversation.transcripts import is_transcript, prompt_turns, turns
-from ftcli.data.conversation.turns import conversation
-from ftcli.data.rows import Unusable, as_text
+from ftcli.data.conversation.transcripts import is_transcript, parse_prompt, parse_transcript
+from ftcli.data.conversation.turns import parse_conversation
+from ftcli.data.rows import UnusableRow, as_text
 
 FIELDS = {
     "prompt": False, "chosen": True, "rejected": True, "system": False, "history": False, "tools": False,
@@ -37,28 +37,31 @@ def example(fields: dict[str, Any]) -> dict[str, Any]:
     repeat the prompt are taken without it.
     """
     prompt, chosen, rejected = (
-        _messages(fields.get(f), f) for f in ("prompt", "chosen", "rejected")
+        _parse_if_turns(fields.get(f), f) for f in ("prompt", "chosen", "rejected")
     )
     if is_transcript(chosen) and is_transcript(rejected):
-        chosen, rejected = turns(chosen), turns(rejected)
-        prompt = prompt_turns(prompt) if is_transcript(prompt) else prompt
+        chosen, rejected = parse_transcript(chosen), parse_transcript(rejected)
+        prompt = parse_prompt(prompt) if is_transcript(prompt) else prompt
     around = {name: fields[name] for name in SURROUNDINGS if name in fields}
     if isinstance(chosen, list) or isinstance(rejected, list) or isinstance(prompt, list) or around:
-        return _conversations(
-            prompt, _answer(chosen, "chosen"), _answer(rejected, "rejected"), around
+        return _build_conversations(
+            prompt,
+            _answer_messages(chosen, "chosen"),
+            _answer_messages(rejected, "rejected"),
+            around,
         )
     texts = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    return _without_repetition({name: as_text(value, name) for name, value in texts.items()})
+    return _strip_repetition({name: as_text(value, name) for name, value in texts.items()})
 
 
-def _messages(value: Any, field: str) -> Any:
+def _parse_if_turns(value: Any, field: str) -> Any:
     """Turns as messages, also of one turn that stands alone; text as it is."""
     if isinstance(value, dict):
         value = [value]
-    return conversation(value, field) if isinstance(value, list) else value
+    return parse_conversation(value, field) if isinstance(value, list) else value
 
 
-def _answer(value: Any, field: str) -> Messages:
+def _answer_messages(value: Any, field: str) -> Messages:
     return (
         value
         if isinstance(value, list)
@@ -66,7 +69,7 @@ def _answer(value: Any, field: str) -> Messages:
     )
 
 
-def _without_repetition(texts: dict[str, Any]) -> dict[str, Any]:
+def _strip_repetition(texts: dict[str, Any]) -> dict[str, Any]:
     """Both answers without the prompt, where both begin with all of it."""
     prompt = texts["prompt"]
     rests = {f: texts[f].removeprefix(prompt) for f in ("chosen", "rejected")}
@@ -74,21 +77,21 @@ def _without_repetition(texts: dict[str, Any]) -> dict[str, Any]:
     return texts | rests if repeated else texts
 
 
-def _conversations(
+def _build_conversations(
     prompt: Any, chosen: Messages, rejected: Messages, around: dict[str, Any]
 ) -> dict[str, Any]:
     if prompt is None:
-        shared = _common(chosen, rejected)
-        before = with_system(chosen[:shared], around.get("system"))
+        shared = _count_common(chosen, rejected)
+        before = add_system(chosen[:shared], around.get("system"))
         left, right = chosen[shared:], rejected[shared:]
     else:
         before = prompt_messages(prompt, around)
-        left, right = (without_prompt(answer, before) for answer in (chosen, rejected))
+        left, right = (strip_prompt(answer, before) for answer in (chosen, rejected))
         if left[0]["role"] != "assistant":
-            _refuse_other_prompt(prompt, chosen[: _common(chosen, rejected)])
-            return _conversations(None, chosen, rejected, around)
+            _refuse_other_prompt(prompt, chosen[: _count_common(chosen, rejected)])
+            return _build_conversations(None, chosen, rejected, around)
     _refuse_unlike(before, left, right)
-    asked = with_tools(before, around)
+    asked = add_tools(before, around)
     return {"prompt": asked.pop("messages"), "chosen": left, "rejected": right, **asked}
 
 
@@ -97,28 +100,29 @@ def _refuse_other_prompt(prompt: Any, shared: Messages) -> None:
     texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
     there = [message["content"].strip() for message in shared]
     if not all(text.strip() in there for text in texts):
-        raise Unusable("has a 'prompt' that is not how 'chosen' and 'rejected' begin.")
+        raise UnusableRow("has a 'prompt' that is not how 'chosen' and 'rejected' begin.")
 
 
 def _refuse_unlike(before: Messages, left: Messages, right: Messages) -> None:
     """Answers that are none, or answer different prompts."""
     if not left or not right:
-        raise Unusable("'chosen' and 'rejected' do not differ.")
+        raise UnusableRow("'chosen' and 'rejected' do not differ.")
     if all(message["role"] == "system" for message in before):
-        raise Unusable(
+        raise UnusableRow(
             "has no prompt: no column of it, and 'chosen' and 'rejected' share no beginning."
         )
     for name, answer in (("chosen", left), ("rejected", right)):
         if answer[0]["role"] != "assistant":
-            raise Unusable(
+            raise UnusableRow(
                 f"'{name}' goes on with the {answer[0]['role']} where the two differ; they must answer the "
                 "same prompt."
             )
 
 
-def _common(left: Messages, right: Messages) -> int:
+def _count_common(left: Messages, right: Messages) -> int:
     """How many messages the two begin with alike."""
     pairs = zip(left, right, strict=False)
     return next(
-        (i for i, (a, b) in enumerate(pairs) if said(a) != said(b)), min(len(left), len(right))
+        (i for i, (a, b) in enumerate(pairs) if message_key(a) != message_key(b)),
+        min(len(left), len(right)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftcli.data.conversation.exchange import exchange
+from ftcli.data.conversation.exchange import build_exchange
 from ftcli.data.rows import as_text
 
 FIELDS = {
@@ -31,4 +31,4 @@ def example(fields: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(completion, list):
         completion = as_text(completion, "completion")
     around = {name: fields[name] for name in SURROUNDINGS if name in fields}
-    return exchange(prompt, completion, around)
+    return build_exchange(prompt, completion, around)

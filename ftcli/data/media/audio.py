@@ -41,9 +41,9 @@ class Audio(Examples):
         content = item.read()
         rate = int(processor.sampling_rate)
         if isinstance(content, np.ndarray):
-            sound, own = _samples(content, item), item.rate or rate
+            sound, own = _scale_samples(content, item), item.rate or rate
         else:
-            sound, own = _file(content, item)
+            sound, own = _read_wav(content, item)
         return resample(sound, own, rate)
 
     @property
@@ -111,7 +111,7 @@ def resample(sound: Array, rate: int, wanted: int) -> Array:
     return (np.fft.irfft(kept, length) * (length / len(sound))).astype(np.float32)
 
 
-def _samples(content: Array, item: Item) -> Array:
+def _scale_samples(content: Array, item: Item) -> Array:
     if content.ndim != 1 or content.dtype.kind not in "if":
         raise UserError(
             f"{content.dtype} of shape {list(content.shape)} is no sound.",
@@ -123,10 +123,10 @@ def _samples(content: Array, item: Item) -> Array:
     return (content / -float(np.iinfo(content.dtype).min)).astype(np.float32)
 
 
-def _file(content: bytes, item: Item) -> tuple[Array, int]:
+def _read_wav(content: bytes, item: Item) -> tuple[Array, int]:
     """Samples [n] and their rate."""
     if content[:4] != b"RIFF":
-        return _by_soundfile(content, item)
+        return _read_soundfile(content, item)
     try:
         with wave.open(io.BytesIO(content)) as file:
             kind, centre, scale = WIDTHS[file.getsampwidth()]
@@ -141,7 +141,7 @@ def _file(content: bytes, item: Item) -> tuple[Array, int]:
         ) from error
 
 
-def _by_soundfile(content: bytes, item: Item) -> tuple[Array, int]:
+def _read_soundfile(content: bytes, item: Item) -> tuple[Array, int]:
     try:
         import soundfile
     except ImportError as error:

@@ -11,7 +11,7 @@ import torch
 
 from ftcli.core.errors import UserError
 from ftcli.data.loader import Loader
-from ftcli.data.media.pictures import picture
+from ftcli.data.media.pictures import load_picture
 from ftcli.data.sources import Source
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class Captions:
         self.texts = [example["text"] for example in examples]
         self.size, self.column = data.size, str(data.names["image"])
         self.folder = Path(getattr(source, "paths", [Path(".")])[0]).parent
-        self.length = fitting(data.max_length, tokenizer)
-        self.ids, self.empty = (self.tokens(tokenizer, texts) for texts in (self.texts, [""]))
+        self.length = check_length(data.max_length, tokenizer)
+        self.ids, self.empty = (self.encode(tokenizer, texts) for texts in (self.texts, [""]))
         self.lengths = np.ones(len(self.rows), dtype=np.int64)
         self.fingerprint = self._hash(source)
 
@@ -72,10 +72,10 @@ class Captions:
     def row(self, row: int) -> dict[str, Any]:
         """Tokens and image (bytes [3, h, w]) of a row."""
         values = self.rows[row]
-        image = picture(values[self.column], values.get("tile"), self.folder, self.size)
+        image = load_picture(values[self.column], values.get("tile"), self.folder, self.size)
         return {"input_ids": self.ids[row], "pixels": image}
 
-    def tokens(self, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    def encode(self, tokenizer: Any, texts: list[str]) -> torch.Tensor:
         """Ids [n, length] of captions, cut or padded."""
         found = tokenizer(texts, truncation=True, max_length=self.length, padding="max_length")
         return torch.tensor(found["input_ids"], dtype=torch.int64)
@@ -97,7 +97,7 @@ class Captions:
         return digest.hexdigest()
 
 
-def fitting(length: int, tokenizer: Any) -> int:
+def check_length(length: int, tokenizer: Any) -> int:
     """The length of captions, in tokens.
 
     Raises:

@@ -14,9 +14,9 @@ import numpy as np
 from torch import Tensor
 
 from ftcli.core.errors import Problems, UserError
-from ftcli.data.media import parts
+from ftcli.data.media import holdout
 from ftcli.data.media.items import Item
-from ftcli.data.media.labelled import Array, ExampleLoader, Labelled
+from ftcli.data.media.labelled import Array, ExampleLoader, LabelledSplit
 from ftcli.data.media.sources import Source
 
 
@@ -49,10 +49,10 @@ class Examples(ABC):
     max_length: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        Problems.raise_if_any(list(self._contradictions()))
-        self._prepared: dict[str, Labelled] = {}
+        Problems.raise_if_any(list(self._find_contradictions()))
+        self._prepared: dict[str, LabelledSplit] = {}
 
-    def _contradictions(self) -> Iterator[UserError]:
+    def _find_contradictions(self) -> Iterator[UserError]:
         if isinstance(self.validation, float | int) and not 0 < self.validation < 1:
             yield UserError(
                 f"a share of {self.validation} of the rows cannot be held out.",
@@ -124,20 +124,22 @@ class Examples(ABC):
     @property
     def names(self) -> list[str]:
         """Class names, in the order of their numbers."""
-        found = sorted({item.label for item in self._items(self.split, self.limit)}, key=_natural)
+        found = sorted(
+            {item.label for item in self._items(self.split, self.limit)}, key=_natural_key
+        )
         if self.classes is None:
             return found
         chosen = [n for pattern in self.classes for n in found if fnmatch.fnmatchcase(n, pattern)]
         return list(dict.fromkeys(chosen))
 
-    def prepare(self, split: str, processor: Any) -> Labelled:
+    def prepare(self, split: str, processor: Any) -> LabelledSplit:
         """The examples of a split.
 
         Raises:
             UserError: there is no such split, it is empty, or has a class that training has not.
         """
         if split not in self._prepared:
-            self._prepared[split] = Labelled(self, self._of_split(split), self.names)
+            self._prepared[split] = LabelledSplit(self, self._select_split(split), self.names)
         found = self._prepared[split]
         found.processor = processor
         return found
@@ -160,7 +162,7 @@ class Examples(ABC):
 
     def examples(self, split: str = "train") -> Iterator[dict[str, Any]]:
         """What is known of each example without reading it."""
-        for item in self._of_split(split):
+        for item in self._select_split(split):
             known = {"label": item.label} | ({"group": item.group} if item.group else {})
             yield known | {"row": known, "origin": item.origin}
 
@@ -178,14 +180,14 @@ class Examples(ABC):
             },
         }
 
-    def _of_split(self, split: str) -> list[Item]:
-        train = self._chosen(self._items(self.split, self.limit))
-        held = self._held_out(train)
+    def _select_split(self, split: str) -> list[Item]:
+        train = self._filter_classes(self._items(self.split, self.limit))
+        held = self._select_held_out(train)
         if split == "train":
-            kept = [item for item in train if parts.key(item) not in held]
-            return kept if self.shots is None else parts.few(kept, self.shots, self.seed)
+            kept = [item for item in train if holdout.item_key(item) not in held]
+            return kept if self.shots is None else holdout.take_shots(kept, self.shots, self.seed)
         if split == "validation" and held:
-            return [item for item in train if parts.key(item) in held]
+            return [item for item in train if holdout.item_key(item) in held]
         place = {"validation": self.validation, "test": self.test}.get(split)
         if place is None or isinstance(place, float):
             raise UserError(
@@ -194,16 +196,16 @@ class Examples(ABC):
                 fix=f"set data.{split} to a split or path"
                 + (", a share such as 0.1, or set data.folds" if split == "validation" else ""),
             )
-        return self._chosen(self._items(str(place), None))
+        return self._filter_classes(self._items(str(place), None))
 
-    def _held_out(self, train: list[Item]) -> set[str]:
+    def _select_held_out(self, train: list[Item]) -> set[str]:
         if self.folds is not None:
-            return parts.fold(train, self.fold % self.folds, self.folds, self.seed)
+            return holdout.select_fold(train, self.fold % self.folds, self.folds, self.seed)
         if isinstance(self.validation, float):
-            return parts.share(train, self.validation, self.seed)
+            return holdout.select_share(train, self.validation, self.seed)
         return set()
 
-    def _chosen(self, items: list[Item]) -> list[Item]:
+    def _filter_classes(self, items: list[Item]) -> list[Item]:
         if self.classes is None:
             return items
         known = set(self.names)
@@ -213,11 +215,11 @@ class Examples(ABC):
         """The items of a split of the source, of all of it, or of a path of its own."""
         own = self._source(self.path)
         if split is None:
-            return _spread(own.items, limit)
+            return _spread_rows(own.items, limit)
         if any(item.split == split for item in own.items):
-            return _spread([item for item in own.items if item.split == split], limit)
+            return _spread_rows([item for item in own.items if item.split == split], limit)
         if split == "train" and not any(item.split for item in own.items):
-            return _spread(own.items, limit)
+            return _spread_rows(own.items, limit)
         if "/" in split or "." in split or ":" in split:
             return self._source(split).items
         there = sorted({item.split for item in own.items if item.split}) or ["train"]
@@ -236,13 +238,13 @@ class Examples(ABC):
         return known[path]
 
 
-def _spread(items: list[Item], limit: int | None) -> list[Item]:
+def _spread_rows(items: list[Item], limit: int | None) -> list[Item]:
     """Every n-th item: sources are often sorted by class."""
     if limit is None or limit >= len(items):
         return items
     return [items[row * len(items) // limit] for row in range(limit)]
 
 
-def _natural(name: str) -> list[tuple[int, int | str]]:
+def _natural_key(name: str) -> list[tuple[int, int | str]]:
     """10 behind 9, and numbers before words."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name)]

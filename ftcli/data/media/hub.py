@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ftcli.core.errors import UserError
-from ftcli.data.media.items import Item, split_name
+from ftcli.data.media.items import Item, normalize_split
 from ftcli.data.rows import Row
 from ftcli.data.sources.hub import Hub
 
 
-def items(
+def read_items(
     path: str, splits: Sequence[str], column: str | None, label: str | None, group: str | None
 ) -> Iterator[Item]:
     """The examples of some splits of a hub data set, still encoded.
@@ -26,23 +26,23 @@ def items(
     for split in splits:
         source = Hub(path, split)
         rows = source.dataset
-        key = column or _column(rows, path)
+        key = column or _find_column(rows, path)
         _refuse_missing(rows, [key, label or "label", *([group] if group else [])], path)
         encoded = rows.cast_column(key, type(rows.features[key])(decode=False))
-        names = _names(rows, label or "label")
+        names = _read_class_names(rows, label or "label")
         groups = [str(value) for value in rows[group]] if group else [""] * len(rows)
         for row, name in enumerate(names):
             yield Item(
-                _reader(encoded, key, row),
+                _make_reader(encoded, key, row),
                 name,
                 f"{source.place}[{row}]",
                 f"{source.content}:{row}",
                 groups[row],
-                split_name(split),
+                normalize_split(split),
             )
 
 
-def pictured(source: Hub, column: str) -> Iterator[Row]:
+def read_encoded_images(source: Hub, column: str) -> Iterator[Row]:
     """The rows of a split, an image being a function that gives its encoded file.
 
     Raises:
@@ -58,11 +58,11 @@ def pictured(source: Hub, column: str) -> Iterator[Row]:
         )
     encoded = rows.cast_column(column, kind(decode=False))
     for number, values in enumerate(rows.remove_columns(column)):
-        read = _reader(encoded, column, number)
+        read = _make_reader(encoded, column, number)
         yield Row({**values, column: read}, f"{source.place}[{number}]")
 
 
-def _column(rows: Any, path: str) -> str:
+def _find_column(rows: Any, path: str) -> str:
     kinds = ("Image", "Audio")
     found = next((n for n, f in rows.features.items() if type(f).__name__ in kinds), None)
     if found is None:
@@ -83,13 +83,13 @@ def _refuse_missing(rows: Any, columns: list[str], path: str) -> None:
             )
 
 
-def _names(rows: Any, label: str) -> list[str]:
+def _read_class_names(rows: Any, label: str) -> list[str]:
     """Class of each row, by the name that the data set gives its number."""
     named = getattr(rows.features[label], "names", None)
     return [str(named[value] if named else value) for value in rows[label]]
 
 
-def _reader(rows: Any, key: str, row: int) -> Any:
+def _make_reader(rows: Any, key: str, row: int) -> Any:
     def read() -> bytes:
         found = rows[row][key]
         if found.get("bytes") is not None:

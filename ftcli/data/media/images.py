@@ -13,7 +13,7 @@ from torch import Tensor
 from ftcli.core.errors import UserError
 from ftcli.data.media.examples import Array, Examples
 from ftcli.data.media.items import Item
-from ftcli.data.media.sheet import stretched
+from ftcli.data.media.sheet import stretch_range
 
 
 @dataclass
@@ -33,7 +33,11 @@ class Images(Examples):
             UserError: it is no image.
         """
         content = item.read()
-        return _array(content, item) if isinstance(content, np.ndarray) else _file(content, item)
+        return (
+            _check_array(content, item)
+            if isinstance(content, np.ndarray)
+            else _open_image(content, item)
+        )
 
     @property
     def moves(self) -> bool:
@@ -59,11 +63,11 @@ class Images(Examples):
 
     def show(self, axis: Any, example: Array, processor: Any) -> None:
         """The image, brightness stretched to its range."""
-        axis.imshow(stretched(example), interpolation="nearest")
+        axis.imshow(stretch_range(example), interpolation="nearest")
         axis.set_axis_off()
 
 
-def _array(content: Array, item: Item) -> Array:
+def _check_array(content: Array, item: Item) -> Array:
     channels = content.shape[2] if content.ndim == 3 else 1
     if content.dtype != np.uint8 or content.ndim not in (2, 3) or channels not in (1, 3):
         raise UserError(
@@ -75,7 +79,7 @@ def _array(content: Array, item: Item) -> Array:
     return np.repeat(image, 3, axis=2) if channels == 1 else image
 
 
-def _file(content: bytes, item: Item) -> Array:
+def _open_image(content: bytes, item: Item) -> Array:
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -34,7 +34,7 @@ class Item(NamedTuple):
     rate: int | None = None
 
 
-class Named(NamedTuple):
+class FileLabels(NamedTuple):
     """What the name of a file says of it."""
 
     label: str
@@ -42,12 +42,12 @@ class Named(NamedTuple):
     split: str | None
 
 
-def split_name(text: str) -> str:
+def normalize_split(text: str) -> str:
     """`val`, `valid` and `dev` as validation."""
     return SPLITS.get(text, text)
 
 
-def named(path: str, pattern: str | None) -> Named | None:
+def parse_name(path: str, pattern: str | None) -> FileLabels | None:
     """Class, group and split of a file, from its path inside the source.
 
     Args:
@@ -63,7 +63,11 @@ def named(path: str, pattern: str | None) -> Named | None:
             return None
         parts = {k: v for k, v in found.groupdict().items() if v is not None}
         split = parts.get("split")
-        return Named(parts["label"], parts.get("group", ""), split_name(split) if split else None)
+        return FileLabels(
+            parts["label"], parts.get("group", ""), normalize_split(split) if split else None
+        )
     folders = path.split("/")[:-1]
     split = next((f for f in folders[:-1] if f in NAMED), None)
-    return Named(folders[-1], "", split_name(split) if split else None) if folders else None
+    return (
+        FileLabels(folders[-1], "", normalize_split(split) if split else None) if folders else None
+    )

@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 MEMORY = 256 * 2**20  # bytes of finished inputs that a split keeps
 
 
-class Labelled:
+class LabelledSplit:
     """The examples of one split.
 
     Attributes:
@@ -35,8 +35,8 @@ class Labelled:
     def __init__(self, data: Examples, items: list[Item], names: list[str]) -> None:
         self.data, self.items, self.names = data, items, names
         self.processor: Any = None
-        self._kept: dict[int, dict[str, Tensor]] = {}
-        self._room = MEMORY
+        self._cached: dict[int, dict[str, Tensor]] = {}
+        self._free_bytes = MEMORY
         numbers = {name: number for number, name in enumerate(names)}
         strange = next((item for item in items if item.label not in numbers), None)
         if strange is not None:
@@ -102,29 +102,31 @@ class Labelled:
     def batch(self, rows: Sequence[int], seed: int = 0, epoch: int | None = None) -> dict[str, Any]:
         """Inputs of the model, labels int64 [B], row numbers and their count."""
         moved = epoch is not None and self.data.moves
-        inputs = self._fresh(rows, seed, epoch) if moved else self._known(rows)
+        inputs = self._compute_inputs(rows, seed, epoch) if moved else self._reuse_inputs(rows)
         if epoch is not None:
             randoms = [np.random.default_rng([seed, epoch, row, 1]) for row in rows]
             inputs = self.data.mask(inputs, randoms)
         labels = torch.from_numpy(self.labels[list(rows)])
         return {"inputs": inputs, "labels": labels, "rows": list(rows), "count": len(rows)}
 
-    def _fresh(self, rows: Sequence[int], seed: int, epoch: int | None) -> dict[str, Tensor]:
+    def _compute_inputs(
+        self, rows: Sequence[int], seed: int, epoch: int | None
+    ) -> dict[str, Tensor]:
         views = [self.view(row, seed, epoch) for row in rows]
         return self.data.tensors(views, self.processor)
 
-    def _known(self, rows: Sequence[int]) -> dict[str, Tensor]:
+    def _reuse_inputs(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Inputs that are the same in every epoch, kept while there is room for them.
 
         Examples whose inputs are not equally large are made together, as their padding depends on it.
         """
-        found = [self._kept.get(row) or self._fresh([row], 0, None) for row in rows]
+        found = [self._cached.get(row) or self._compute_inputs([row], 0, None) for row in rows]
         for row, inputs in zip(rows, found, strict=True):
-            if row not in self._kept and self._room > 0:
-                self._kept[row] = inputs
-                self._room -= sum(tensor.nbytes for tensor in inputs.values())
+            if row not in self._cached and self._free_bytes > 0:
+                self._cached[row] = inputs
+                self._free_bytes -= sum(tensor.nbytes for tensor in inputs.values())
         if len({tuple(t.shape for t in inputs.values()) for inputs in found}) > 1:
-            return self._fresh(rows, 0, None)
+            return self._compute_inputs(rows, 0, None)
         return {name: torch.cat([inputs[name] for inputs in found]) for name in found[0]}
 
 
@@ -141,7 +143,7 @@ class ExampleLoader(Loader):
 
     def __init__(
         self,
-        examples: Labelled,
+        examples: LabelledSplit,
         batch_size: int,
         seed: int,
         shuffle: bool,
@@ -158,6 +160,6 @@ class ExampleLoader(Loader):
         return [Rows(rows, epoch) for rows in super().batches(epoch)]
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
-        """See `Labelled.batch`; rows that `batches` has not given are those of epoch 0."""
+        """See `LabelledSplit.batch`; rows that `batches` has not given are those of epoch 0."""
         epoch = getattr(rows, "epoch", 0) if self.augmented else None
         return self.examples.batch(rows, self.seed, epoch)

@@ -17,7 +17,7 @@ SHEETS = 16  # sheets that stay decoded
 ACROSS = 16  # tiles in a row of a sheet
 
 
-def picture(image: Any, tile: int | None, folder: Path, size: int) -> torch.Tensor:
+def load_picture(image: Any, tile: int | None, folder: Path, size: int) -> torch.Tensor:
     """Bytes [3, size, size] of an image: its middle square, scaled where it is not of that size.
 
     Args:
@@ -28,13 +28,13 @@ def picture(image: Any, tile: int | None, folder: Path, size: int) -> torch.Tens
         UserError: there is no such image, or no such tile.
     """
     if isinstance(image, str):
-        opened = _sheet(folder / image) if tile is not None else _open(folder / image)
+        opened = _open_sheet(folder / image) if tile is not None else _open(folder / image)
     elif callable(image):
         opened = Image.open(io.BytesIO(image()))
     else:
         opened = image
     if tile is not None:
-        opened = _cut(opened, tile, f"{image}")
+        opened = _cut_tile(opened, tile, f"{image}")
     edge = min(opened.size)
     left, top = (opened.width - edge) // 2, (opened.height - edge) // 2
     square = opened.convert("RGB").crop((left, top, left + edge, top + edge))
@@ -43,7 +43,7 @@ def picture(image: Any, tile: int | None, folder: Path, size: int) -> torch.Tens
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 
 
-def grid(images: torch.Tensor, columns: int, gap: int = 2, scale: int = 1) -> Image.Image:
+def draw_grid(images: torch.Tensor, columns: int, gap: int = 2, scale: int = 1) -> Image.Image:
     """Bytes [n, 3, h, w] side by side on white, row by row.
 
     Args:
@@ -61,13 +61,13 @@ def grid(images: torch.Tensor, columns: int, gap: int = 2, scale: int = 1) -> Im
     return picture.resize(size, Image.Resampling.NEAREST)
 
 
-def as_bytes(pixels: torch.Tensor) -> torch.Tensor:
+def to_bytes(pixels: torch.Tensor) -> torch.Tensor:
     """Pixels in [-1, 1] as bytes, on the CPU."""
     return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
 
 
 @lru_cache(maxsize=SHEETS)
-def _sheet(path: Path) -> Image.Image:
+def _open_sheet(path: Path) -> Image.Image:
     return _open(path)
 
 
@@ -80,7 +80,7 @@ def _open(path: Path) -> Image.Image:
     return image
 
 
-def _cut(sheet: Image.Image, tile: int, name: str) -> Image.Image:
+def _cut_tile(sheet: Image.Image, tile: int, name: str) -> Image.Image:
     """One square of a sheet that is `ACROSS` squares wide."""
     edge = sheet.width // ACROSS
     count = ACROSS * (sheet.height // edge)

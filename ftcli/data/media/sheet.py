@@ -15,7 +15,7 @@ ACROSS = 4  # examples in a row of the sheet
 
 
 @dataclass(frozen=True)
-class Seen:
+class ExamplePreview:
     """One example as the model sees it.
 
     Attributes:
@@ -41,7 +41,7 @@ class Seen:
 
 def draw(
     data: Examples, processor: Any, count: int, split: str, to: Path, seed: int = 0
-) -> list[Seen]:
+) -> list[ExamplePreview]:
     """Write the first batch of a split, augmented as in training, as a picture.
 
     Args:
@@ -67,7 +67,9 @@ def draw(
         axis.set_title(item.label, fontsize=9)
         shape = f"{name} {list(example.shape)}"
         seen.append(
-            Seen(item.origin, item.label, shape, float(example.min()), float(example.max()))
+            ExamplePreview(
+                item.origin, item.label, shape, float(example.min()), float(example.max())
+            )
         )
     for axis in axes[len(inputs) :]:
         axis.remove()
@@ -76,7 +78,7 @@ def draw(
     return seen
 
 
-def stretched(example: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def stretch_range(example: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Values between 0 and 1, channels last: [C, H, W] -> [H, W, C]."""
     low, high = example.min(), example.max()
     return np.moveaxis((example - low) / max(high - low, 1e-9), 0, -1)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ftcli.core.errors import UserError
-from ftcli.data.media.items import Item, named, split_name
+from ftcli.data.media.items import Item, normalize_split, parse_name
 from ftcli.data.rows import Row
 from ftcli.data.sources import hub
 
@@ -55,8 +55,8 @@ class Source:
         self.label, self.group, self.pattern = label, group, pattern
         self.splits = splits
         self.hub = "/" in path and hub.is_id(path) and not Path(path).exists()
-        self.place = Path(path) if self.hub else _place(path)
-        if pattern is not None and "label" not in _groups(pattern):
+        self.place = Path(path) if self.hub else _find_place(path)
+        if pattern is not None and "label" not in _compile_pattern(pattern):
             raise UserError(
                 f"{pattern!r} has no group called label.",
                 where="data.pattern",
@@ -76,33 +76,33 @@ class Source:
         """What a LICENSE.md beside it says, or the hub."""
         if self.hub:
             return hub.Hub(self.path, self.splits[0]).dataset.info.license or None
-        from ftcli.data.sources.files import licence
+        from ftcli.data.sources.files import read_licence
 
-        return licence(self.place if self.place.is_dir() else self.place.parent)
+        return read_licence(self.place if self.place.is_dir() else self.place.parent)
 
     def _items(self) -> Iterator[Item]:
-        kinds = {".npz": self._arrays, ".zip": self._zipped}
+        kinds = {".npz": self._read_arrays, ".zip": self._read_zip}
         if self.hub:
-            from ftcli.data.media.hub import items
+            from ftcli.data.media.hub import read_items
 
-            return items(self.path, self.splits, self.array, self.label, self.group)
+            return read_items(self.path, self.splits, self.array, self.label, self.group)
         if self.place.is_dir():
-            return self._files()
+            return self._read_folder()
         if re.search(r"\.jsonl(\.gz)?$", self.place.name):
-            return self._listed()
+            return self._read_table()
         if self.place.suffix in kinds:
             return kinds[self.place.suffix]()
         raise UserError(f"{self.path} is no folder, .zip, .npz or .jsonl.", where="data.path")
 
-    def _files(self) -> Iterator[Item]:
+    def _read_folder(self) -> Iterator[Item]:
         for file in sorted(self.place.rglob("*")):
             if file.suffix.lower() in self.suffixes and file.is_file():
-                said = named(str(file.relative_to(self.place)), self.pattern)
-                if said is not None:
-                    digest = _digest(file.read_bytes())
-                    yield Item(file.read_bytes, said.label, str(file), digest, *said[1:])
+                labels = parse_name(str(file.relative_to(self.place)), self.pattern)
+                if labels is not None:
+                    digest = _hash_content(file.read_bytes())
+                    yield Item(file.read_bytes, labels.label, str(file), digest, *labels[1:])
 
-    def _zipped(self) -> Iterator[Item]:
+    def _read_zip(self) -> Iterator[Item]:
         try:
             archive = zipfile.ZipFile(self.place)
         except zipfile.BadZipFile as error:
@@ -117,21 +117,21 @@ class Source:
                     where=str(self.place),
                     fix="no picture or sound does that: leave it out of the archive",
                 )
-            said = named(name, self.pattern)
-            if said is not None:
+            labels = parse_name(name, self.pattern)
+            if labels is not None:
                 digest = f"{entry.CRC:08x}{entry.file_size:x}"
                 where = f"{self.place}:{name}"
-                yield Item(partial(archive.read, name), said.label, where, digest, *said[1:])
+                yield Item(partial(archive.read, name), labels.label, where, digest, *labels[1:])
 
-    def _listed(self) -> Iterator[Item]:
+    def _read_table(self) -> Iterator[Item]:
         from ftcli.data.readers import read
 
         for row in read(self.place):
             if isinstance(row, UserError):
                 raise row
-            yield self._of_row(row)
+            yield self._make_item(row)
 
-    def _of_row(self, row: Row) -> Item:
+    def _make_item(self, row: Row) -> Item:
         label = self.label or "label"
         for column in ("path", label, *([self.group] if self.group else [])):
             if column not in row.values:
@@ -148,22 +148,22 @@ class Source:
             file.read_bytes,
             str(row.values[label]),
             f"{row.origin} ({file.name})",
-            _digest(file.read_bytes()),
+            _hash_content(file.read_bytes()),
             str(row.values[self.group]) if self.group else "",
-            split_name(str(split)) if split is not None else None,
+            normalize_split(str(split)) if split is not None else None,
         )
 
-    def _arrays(self) -> Iterator[Item]:
+    def _read_arrays(self) -> Iterator[Item]:
         try:
             found = np.load(self.place, allow_pickle=False)
             arrays: dict[str, Any] = {key: found[key] for key in found.files}
         except (ValueError, OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.path} cannot be read: {error}", where="data.path") from error
-        key = self.array or self._main(arrays)
-        examples = self._column(arrays, key, "data.array")
+        key = self.array or self._find_examples(arrays)
+        examples = self._find_array(arrays, key, "data.array")
         label = self.label or "labels"
-        labels = _named_classes(self._column(arrays, label, "data.label"), arrays, label)
-        groups = self._column(arrays, self.group, "data.group") if self.group else None
+        labels = _name_classes(self._find_array(arrays, label, "data.label"), arrays, label)
+        groups = self._find_array(arrays, self.group, "data.group") if self.group else None
         splits = arrays.get("split")
         rate = int(arrays["sample_rate"]) if "sample_rate" in arrays else None
         for row in range(len(examples)):
@@ -171,13 +171,13 @@ class Source:
                 partial(examples.__getitem__, row),
                 labels[row],
                 f"{self.place}:{key}[{row}]",
-                _digest(examples[row].tobytes()),
+                _hash_content(examples[row].tobytes()),
                 "" if groups is None else str(groups[row]),
-                None if splits is None else _split_of(splits[row]),
+                None if splits is None else _parse_split(splits[row]),
                 rate,
             )
 
-    def _main(self, arrays: dict[str, Any]) -> str:
+    def _find_examples(self, arrays: dict[str, Any]) -> str:
         wide = [key for key, value in arrays.items() if value.ndim > 1]
         if len(wide) != 1:
             raise UserError(
@@ -187,7 +187,7 @@ class Source:
             )
         return wide[0]
 
-    def _column(self, arrays: dict[str, Any], key: str, option: str) -> Any:
+    def _find_array(self, arrays: dict[str, Any], key: str, option: str) -> Any:
         rows = max(len(a) for a in arrays.values() if a.ndim)
         fitting = [name for name, a in arrays.items() if a.ndim and len(a) == rows]
         if key not in fitting:
@@ -199,27 +199,27 @@ class Source:
         return arrays[key]
 
 
-def shipped() -> list[str]:
+def list_shipped() -> list[str]:
     """Names of the sets that ship."""
     return sorted(folder.name for folder in ASSETS.iterdir() if folder.is_dir())
 
 
-def _place(path: str) -> Path:
+def _find_place(path: str) -> Path:
     if not path.startswith(PREFIX):
         place = Path(path).expanduser()
         if not place.exists():
             raise UserError(f"{path}: no such file or folder.", "data.path", "check the path")
         return place
     name = path.removeprefix(PREFIX)
-    if name not in shipped():
-        known = ", ".join(PREFIX + known for known in shipped())
+    if name not in list_shipped():
+        known = ", ".join(PREFIX + known for known in list_shipped())
         raise UserError(f"no such set {name!r} ships with ftcli.", "data.path", f"one of {known}")
     folder = ASSETS / name
     files = [file for file in folder.iterdir() if file.suffix in (".npz", ".zip")]
     return files[0] if files else folder
 
 
-def _named_classes(values: Any, arrays: dict[str, Any], label: str) -> list[str]:
+def _name_classes(values: Any, arrays: dict[str, Any], label: str) -> list[str]:
     """Class of each row; numbers are looked up in `<label>_names`, or `class_names`."""
     names = arrays.get(f"{label}_names", arrays.get("class_names") if label == "labels" else None)
     if names is None or values.dtype.kind not in "iu":
@@ -227,16 +227,18 @@ def _named_classes(values: Any, arrays: dict[str, Any], label: str) -> list[str]
     return [str(names[value]) for value in values]
 
 
-def _split_of(value: Any) -> str:
+def _parse_split(value: Any) -> str:
     """`train` of 0 and `test` of 1; a name as it is."""
-    return {"0": "train", "1": "test", "2": "validation"}.get(str(value), split_name(str(value)))
+    return {"0": "train", "1": "test", "2": "validation"}.get(
+        str(value), normalize_split(str(value))
+    )
 
 
-def _digest(content: bytes) -> str:
+def _hash_content(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=12).hexdigest()
 
 
-def _groups(pattern: str) -> Any:
+def _compile_pattern(pattern: str) -> Any:
     try:
         return re.compile(pattern).groupindex
     except re.error as error:

@@ -19,13 +19,13 @@ Reader = Callable[[Path, str], Iterator[Item]]
 
 
 @cache
-def readers() -> dict[str, Reader]:
+def list_readers() -> dict[str, Reader]:
     """Suffix -> reader, of every module of this package."""
-    found: dict[str, Reader] = {}
+    readers: dict[str, Reader] = {}
     for info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{info.name}")
-        found |= {suffix: module.read for suffix in getattr(module, "SUFFIXES", ())}
-    return found
+        readers |= {suffix: module.read for suffix in getattr(module, "SUFFIXES", ())}
+    return readers
 
 
 def suffix_of(path: Path) -> str:
@@ -36,7 +36,7 @@ def suffix_of(path: Path) -> str:
 
 def can_read(path: Path) -> bool:
     """Whether some reader knows files of this name."""
-    return suffix_of(path) in readers()
+    return suffix_of(path) in list_readers()
 
 
 def read(path: Path, unit: str = "file") -> Iterator[Item]:
@@ -49,11 +49,11 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
     Raises:
         UserError: no reader knows the suffix.
     """
-    reader = readers().get(suffix_of(path))
+    reader = list_readers().get(suffix_of(path))
     if reader is None:
         raise UserError(
             f"files named '*{suffix_of(path)}' are not understood.",
             where=str(path),
-            fix=f"convert it to one of {', '.join(sorted(readers()))} (each also with .gz)",
+            fix=f"convert it to one of {', '.join(sorted(list_readers()))} (each also with .gz)",
         )
     return reader(path, unit)

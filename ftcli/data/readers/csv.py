@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ftcli.core.errors import UserError
-from ftcli.data.readers.lines import lines
-from ftcli.data.rows import BadRow, Item, Row, bad, brief
+from ftcli.data.readers.lines import read_lines
+from ftcli.data.rows import BadRow, Item, Row, broken_row, shorten
 
 SUFFIXES = (".csv", ".tsv")
 csv.field_size_limit(1 << 30)
@@ -24,32 +24,32 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
     broken: list[str] = []
 
     def text() -> Iterator[str]:
-        for line in lines(path):
+        for line in read_lines(path):
             if line.error:
                 broken.append(line.error)
             yield line.text
 
     delimiter = "\t" if ".tsv" in path.name.lower() else ","
     records = csv.reader(text(), delimiter=delimiter, strict=True)
-    header = _header(records, path, broken)
+    header = _read_header(records, path, broken)
     while True:
         start = records.line_num + 1
         try:
             record = next(records, None)
         except csv.Error as error:
             if records.line_num > start:
-                raise _unclosed(path, start, records.line_num, error) from error
-            yield bad(f"is not valid CSV: {error}.", f"{path}:{start}")
+                raise _unclosed_quote_error(path, start, records.line_num, error) from error
+            yield broken_row(f"is not valid CSV: {error}.", f"{path}:{start}")
             broken.clear()
             continue
         if record is None:
             return
         if record:
-            yield _row(header, record, f"{path}:{start}", records.line_num, broken)
+            yield _make_row(header, record, f"{path}:{start}", records.line_num, broken)
         broken.clear()
 
 
-def _header(records: Iterator[list[str]], path: Path, broken: list[str]) -> list[str]:
+def _read_header(records: Iterator[list[str]], path: Path, broken: list[str]) -> list[str]:
     place, fix = f"{path}:1", "the first line names the columns, as in: prompt,completion"
     header: list[str] = []
     try:
@@ -63,12 +63,12 @@ def _header(records: Iterator[list[str]], path: Path, broken: list[str]) -> list
         raise UserError(f"the header {broken[0]}", place, "save the file as UTF-8 text")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        what = f"the header names {brief(twice[0])} more than once."
+        what = f"the header names {shorten(twice[0])} more than once."
         raise UserError(what, place, "give every column its own name")
     return header
 
 
-def _unclosed(path: Path, start: int, end: int, error: csv.Error) -> UserError:
+def _unclosed_quote_error(path: Path, start: int, end: int, error: csv.Error) -> UserError:
     return UserError(
         f"a quote that is opened here is not closed as it should be up to line {end}: {error}. Rows "
         "may be hidden in between, so that none is skipped.",
@@ -77,13 +77,13 @@ def _unclosed(path: Path, start: int, end: int, error: csv.Error) -> UserError:
     )
 
 
-def _row(
+def _make_row(
     header: list[str], record: list[str], origin: str, end: int, broken: list[str]
 ) -> Row | BadRow:
     if broken:
-        return bad(broken[0], origin)
+        return broken_row(broken[0], origin)
     if len(record) != len(header):
         first = origin.rpartition(":")[2]
         span = "" if first == str(end) else f" Its quotes reach to line {end}."
-        return bad(f"has {len(record)} fields, the header has {len(header)}.{span}", origin)
+        return broken_row(f"has {len(record)} fields, the header has {len(header)}.{span}", origin)
     return Row(dict(zip(header, record, strict=True)), origin)

@@ -26,13 +26,13 @@ LEAST = 16  # bytes by which an encoding can be told
 MANY, FEW = 0.4, 0.02  # share of NULs among upper bytes, and of controls among lower ones
 
 
-def refuse_other(head: bytes, path: Path) -> None:
+def refuse_other_encodings(head: bytes, path: Path) -> None:
     """Do nothing for UTF-8 text.
 
     Raises:
         UserError: the beginning is that of another encoding or of a packed file.
     """
-    encoding = _encoding(head)
+    encoding = _detect_encoding(head)
     if encoding:
         file = shlex.quote(str(path))
         raise UserError(
@@ -59,7 +59,7 @@ def refuse_other(head: bytes, path: Path) -> None:
         )
 
 
-def _encoding(head: bytes) -> str | None:
+def _detect_encoding(head: bytes) -> str | None:
     """UTF-16 or UTF-32, by the byte order mark or by where its NULs stand."""
     marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
     if marked or len(head) < LEAST:

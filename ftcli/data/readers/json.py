@@ -10,9 +10,9 @@ from ftcli.core.errors import UserError
 from ftcli.data import strict_json
 from ftcli.data.readers import jsonl
 from ftcli.data.readers.encoding import BOM
-from ftcli.data.readers.json_array import Array
-from ftcli.data.readers.lines import lines, open_text
-from ftcli.data.rows import Item, Row, bad
+from ftcli.data.readers.json_array import ArrayReader
+from ftcli.data.readers.lines import open_text, read_lines
+from ftcli.data.rows import Item, Row, broken_row
 from ftcli.data.strict_json import LONGEST
 
 SUFFIXES = (".json",)
@@ -22,17 +22,17 @@ FIX = "write an array of objects, JSON lines, or an object with one list under '
 
 def read(path: Path, unit: str = "file") -> Iterator[Item]:
     """The objects of the file; a top-level array is read piece by piece, never as a whole."""
-    first = _first_character(path)
+    first = _read_first_character(path)
     if first == "[":
-        for value, fault, origin in Array(path):
-            yield _row(value, origin) if fault is None else bad(fault, origin)
+        for value, fault, origin in ArrayReader(path):
+            yield _make_row(value, origin) if fault is None else broken_row(fault, origin)
     elif first == "{" and not _is_one_object(path):
         yield from jsonl.read(path, unit)
     elif first:
-        yield from _held(path)
+        yield from _read_held_array(path)
 
 
-def _first_character(path: Path) -> str:
+def _read_first_character(path: Path) -> str:
     with open_text(path) as (stream, _):
         head = stream.read(4096).removeprefix(BOM).lstrip()
         while not head and (more := stream.read(4096)):
@@ -46,14 +46,14 @@ def _is_one_object(path: Path) -> bool:
     Where neither the first line nor the second is a value in itself, and the whole is none either, it
     is taken for one object: that is refused as a whole, and hides no row.
     """
-    filled = (line for line in lines(path) if line.error or line.text.strip())
+    filled = (line for line in read_lines(path) if line.error or line.text.strip())
     first, second = next(filled), next(filled, None)
     if strict_json.is_value(first.text):
-        return second is None and _holders(first.text) != []
+        return second is None and _find_holders(first.text) != []
     return second is None or _is_value(path) or not strict_json.is_value(second.text)
 
 
-def _holders(text: str) -> list[str] | None:
+def _find_holders(text: str) -> list[str] | None:
     """The keys of an object under which it holds lists of rows; None where it cannot be used."""
     try:
         whole = strict_json.load(text)
@@ -67,18 +67,18 @@ def _is_value(path: Path) -> bool:
         return strict_json.is_value(stream.read(LONGEST).decode("utf-8-sig", errors="replace"))
 
 
-def _held(path: Path) -> Iterator[Item]:
+def _read_held_array(path: Path) -> Iterator[Item]:
     """The array inside a single object such as {"data": [...]}."""
-    whole = _whole(path)
+    whole = _load_whole(path)
     keys = [k for k in HOLDERS if isinstance(whole, dict) and isinstance(whole.get(k), list)]
     if len(keys) != 1:
         held = f"several lists of rows: {', '.join(keys)}" if keys else "no rows"
         raise UserError(f"the file holds {held}.", where=str(path), fix=FIX)
     for number, value in enumerate(whole[keys[0]]):
-        yield _row(value, f"{path}[{number}]")
+        yield _make_row(value, f"{path}[{number}]")
 
 
-def _whole(path: Path) -> Any:
+def _load_whole(path: Path) -> Any:
     with open_text(path) as (stream, _):
         raw = stream.read(LONGEST + 1).removeprefix(BOM)
     if len(raw) > LONGEST:
@@ -97,7 +97,7 @@ def _whole(path: Path) -> Any:
         ) from error
 
 
-def _row(value: Any, origin: str) -> Item:
+def _make_row(value: Any, origin: str) -> Item:
     if isinstance(value, dict):
         return Row(value, origin)
-    return bad(f"holds a {type(value).__name__}, expected an object with columns.", origin)
+    return broken_row(f"holds a {type(value).__name__}, expected an object with columns.", origin)

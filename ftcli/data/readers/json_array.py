@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from ftcli.core.errors import UserError
 from ftcli.data.readers.lines import open_text
-from ftcli.data.strict_json import BLANK, LONGEST, Decoder, Unparsable
+from ftcli.data.strict_json import BLANK, LONGEST, Decoder, UnparsableText
 
 CHUNK = 1 << 18
-WORD = (
+TOKEN_LENGTH = (
     16  # characters: a literal, number or escape at the end of the buffer may only be its beginning
 )
 
@@ -29,7 +29,7 @@ class Element(NamedTuple):
     origin: str
 
 
-class Array:
+class ArrayReader:
     """Goes through the array once; what stands behind its end is refused, not passed over."""
 
     def __init__(self, path: Path) -> None:
@@ -46,16 +46,16 @@ class Array:
                 place = f"{self.path}:{self.line}"
                 origin = f"{place}[{number}]" if self.line == before else place
                 number, before = number + 1, self.line
-                yield Element(*self._value(), origin)
+                yield Element(*self._read_value(), origin)
                 if self._peek() == ",":
                     self._skip(",")
                 elif self._peek() != "]":
-                    raise self._broken("expected ',' or ']' after an object")
+                    raise self._broken_error("expected ',' or ']' after an object")
             self._skip("]")
-            if self._next():
-                raise self._broken("something follows the end of the array")
+            if self._find_next():
+                raise self._broken_error("something follows the end of the array")
 
-    def _fill(self) -> bool:
+    def _read_more(self) -> bool:
         """Read on; false at the end of the file."""
         raw = self.stream.read(max(CHUNK, len(self.buffer) - self.at))
         try:
@@ -63,7 +63,7 @@ class Array:
         except UnicodeDecodeError as error:
             self._forward(len(self.buffer))
             self.line += error.object.count(b"\n", 0, error.start)
-            raise self._broken(
+            raise self._broken_error(
                 f"is not UTF-8 text: byte 0x{error.object[error.start]:02x}"
             ) from error
         self.buffer, self.at = self.buffer[self.at :] + text, 0
@@ -73,51 +73,51 @@ class Array:
         self.line += self.buffer.count("\n", self.at, to)
         self.at = to
 
-    def _next(self) -> str:
+    def _find_next(self) -> str:
         """The next character that is not blank; "" at the end of the file."""
         while True:
             self._forward(BLANK.match(self.buffer, self.at).end())  # type: ignore[union-attr]
             if self.at < len(self.buffer):
                 return self.buffer[self.at]
-            if not self._fill():
+            if not self._read_more():
                 return ""
 
     def _peek(self) -> str:
-        found = self._next()
+        found = self._find_next()
         if not found:
-            raise self._broken("the array is not closed")
+            raise self._broken_error("the array is not closed")
         return found
 
     def _skip(self, character: str) -> None:
         if self._peek() != character:
-            raise self._broken(f"expected '{character}'")
+            raise self._broken_error(f"expected '{character}'")
         self._forward(self.at + 1)
 
-    def _value(self) -> tuple[Any, str | None]:
+    def _read_value(self) -> tuple[Any, str | None]:
         while True:
             try:
-                value, end, fault = self.decoder.at(self.buffer, self.at)
+                value, end, fault = self.decoder.decode_at(self.buffer, self.at)
             except json.JSONDecodeError as error:
-                self._more(error)
+                self._read_rest(error)
                 continue
-            except Unparsable as error:
-                raise self._broken(str(error).rstrip(".")) from error
+            except UnparsableText as error:
+                raise self._broken_error(str(error).rstrip(".")) from error
             # A number at the end of the buffer may go on in the next piece.
-            if end < len(self.buffer) or not self._fill():
+            if end < len(self.buffer) or not self._read_more():
                 self._forward(end)
                 return value, fault
 
-    def _more(self, error: json.JSONDecodeError) -> None:
+    def _read_rest(self, error: json.JSONDecodeError) -> None:
         """Read on where the buffer may hold only the beginning of a value; else it is broken."""
-        begun = error.msg.startswith("Unterminated") or error.pos > len(self.buffer) - WORD
+        begun = error.msg.startswith("Unterminated") or error.pos > len(self.buffer) - TOKEN_LENGTH
         if len(self.buffer) - self.at > LONGEST:
-            raise self._broken(f"an object is longer than {LONGEST >> 20} MB")
+            raise self._broken_error(f"an object is longer than {LONGEST >> 20} MB")
         ahead = error.pos - self.at  # reading on moves the buffer
-        if not begun or not self._fill():
+        if not begun or not self._read_more():
             self._forward(min(self.at + ahead, len(self.buffer)))
-            raise self._broken(f"is not valid JSON: {error.msg}") from error
+            raise self._broken_error(f"is not valid JSON: {error.msg}") from error
 
-    def _broken(self, why: str) -> UserError:
+    def _broken_error(self, why: str) -> UserError:
         """Where an array breaks no later object can be trusted, so it is never skipped."""
         return UserError(
             f"{why}.",

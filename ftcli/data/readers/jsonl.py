@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ftcli.data import strict_json
-from ftcli.data.readers.lines import Line, lines
-from ftcli.data.rows import Item, Row, bad
+from ftcli.data.readers.lines import Line, read_lines
+from ftcli.data.rows import Item, Row, broken_row
 
 SUFFIXES = (".jsonl", ".ndjson")
 
 
 def read(path: Path, unit: str = "file") -> Iterator[Item]:
     """One row a line; blank lines are passed over."""
-    for line in lines(path):
+    for line in read_lines(path):
         if line.error or line.text.strip():
             yield parse(line, f"{path}:{line.number}")
 
@@ -22,11 +22,13 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
 def parse(line: Line, origin: str) -> Item:
     """The object on one line, or what is wrong with it."""
     if line.error:
-        return bad(line.error, origin)
+        return broken_row(line.error, origin)
     try:
         value = strict_json.load(line.text)
     except ValueError as error:
-        return bad(str(error), origin)
+        return broken_row(str(error), origin)
     if not isinstance(value, dict):
-        return bad(f"holds a {type(value).__name__}, expected an object with columns.", origin)
+        return broken_row(
+            f"holds a {type(value).__name__}, expected an object with columns.", origin
+        )
     return Row(value, origin)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from ftcli.core.errors import UserError
-from ftcli.data.readers.encoding import BOM, refuse_other
+from ftcli.data.readers.encoding import BOM, refuse_other_encodings
 from ftcli.data.strict_json import LONGEST
 
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
@@ -38,7 +38,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         try:
             yield cast(IO[bytes], stream)
         except DAMAGE as error:
-            raise _damaged(str(path), error) from error
+            raise _damage_error(str(path), error) from error
 
 
 @contextmanager
@@ -50,12 +50,12 @@ def open_text(path: Path) -> Iterator[tuple[IO[bytes], bytes]]:
     """
     with open_bytes(path) as stream:
         head = stream.read(HEAD)
-        refuse_other(head, path)
+        refuse_other_encodings(head, path)
         stream.seek(0)
         yield stream, head
 
 
-def lines(path: Path) -> Iterator[Line]:
+def read_lines(path: Path) -> Iterator[Line]:
     """Every line of a UTF-8 file; a byte order mark at its start is dropped.
 
     Lines end in LF or CRLF; in a file that begins without any LF, in CR.
@@ -66,36 +66,36 @@ def lines(path: Path) -> Iterator[Line]:
     """
     number = 0
     with open_text(path) as (stream, head):
-        read = _universal(stream) if b"\r" in head and b"\n" not in head else stream.readline
+        read = _read_any_ending(stream) if b"\r" in head and b"\n" not in head else stream.readline
         try:
             while raw := read(LONGEST):
                 number += 1
-                yield _line(number, raw, read)
+                yield _make_line(number, raw, read)
         except DAMAGE as error:
-            raise _damaged(f"{path}:{number + 1}", error) from error
+            raise _damage_error(f"{path}:{number + 1}", error) from error
 
 
-def _universal(stream: IO[bytes]):  # type: ignore[no-untyped-def]
+def _read_any_ending(stream: IO[bytes]):  # type: ignore[no-untyped-def]
     """`readline` that takes CR for the end of a line; every line then ends in LF."""
     text = io.TextIOWrapper(cast(IO[bytes], stream), encoding="latin-1", newline=None)
     return lambda size: text.readline(size).encode("latin-1")
 
 
-def _line(number: int, raw: bytes, read) -> Line:  # type: ignore[no-untyped-def]
+def _make_line(number: int, raw: bytes, read) -> Line:  # type: ignore[no-untyped-def]
     if len(raw) < LONGEST or raw.endswith(b"\n"):
-        return _decode(number, raw.removeprefix(BOM) if number == 1 else raw)
+        return _decode_line(number, raw.removeprefix(BOM) if number == 1 else raw)
     while (more := read(LONGEST)) and not more.endswith(b"\n"):
         pass
     return Line(number, "\n", f"is longer than {LONGEST >> 20} MB.")
 
 
-def _damaged(where: str, error: Exception) -> UserError:
+def _damage_error(where: str, error: Exception) -> UserError:
     return UserError(
         f"the file is damaged or cut off: {error}.", where=where, fix="fetch or pack the file again"
     )
 
 
-def _decode(number: int, raw: bytes) -> Line:
+def _decode_line(number: int, raw: bytes) -> Line:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

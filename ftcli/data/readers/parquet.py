@@ -1,7 +1,7 @@
 """Parquet files, read batch by batch; every row that the file says it has comes out or is named.
 
 The values of a column have one type, so that nested objects with different keys become a struct with the
-keys of all of them, and null where a row has none. Such nulls are taken out again; see `without_gaps`.
+keys of all of them, and null where a row has none. Such nulls are taken out again; see `drop_struct_nulls`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
 from ftcli.data.readers.lines import open_bytes
-from ftcli.data.rows import Item, Row, bad, brief
+from ftcli.data.rows import Item, Row, broken_row, shorten
 
 if TYPE_CHECKING:
     from pyarrow import DataType, RecordBatch
@@ -36,25 +36,29 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
     number = 0
     try:
         with (
-            _opened(path) as source,
+            _open_seekable(path) as source,
             pq.ParquetFile(source, page_checksum_verification=True) as file,
         ):
-            _refuse_twice(file.schema_arrow.names, path)
+            _refuse_duplicates(file.schema_arrow.names, path)
             for batch in file.iter_batches(batch_size=BATCH):
-                for values in _values(batch):
+                for values in _read_values(batch):
                     origin = f"{path}[{number}]"
-                    yield bad(values, origin) if isinstance(values, str) else Row(values, origin)
+                    yield (
+                        broken_row(values, origin)
+                        if isinstance(values, str)
+                        else Row(values, origin)
+                    )
                     number += 1
             if number != file.metadata.num_rows:
                 raise pa.ArrowInvalid(f"it says that it has {file.metadata.num_rows:,} rows")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:
             raise  # the file cannot be opened
-        raise _damaged(path, number, error) from error
+        raise _damage_error(path, number, error) from error
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _open_seekable(path: Path) -> Iterator[Any]:
     """What can be read from its end: the file, or what a .gz holds, unpacked to where nobody sees it."""
     if not path.name.lower().endswith(".gz"):
         yield path
@@ -65,26 +69,26 @@ def _opened(path: Path) -> Iterator[Any]:
         yield whole
 
 
-def _values(batch: RecordBatch) -> Iterator[dict[str, Any] | str]:
+def _read_values(batch: RecordBatch) -> Iterator[dict[str, Any] | str]:
     """The rows of a batch; of a row whose values Python cannot hold, why."""
     types = {field.name: field.type for field in batch.schema}
     try:
         rows = batch.to_pylist()
     except Exception:  # text that is not UTF-8, a date out of range: found one by one
         rows = []
-    yield from (_row(row, types) for row in rows)
+    yield from (_make_row(row, types) for row in rows)
     for index in range(len(rows), batch.num_rows):
         try:
-            yield _row(batch.slice(index, 1).to_pylist()[0], types)
+            yield _make_row(batch.slice(index, 1).to_pylist()[0], types)
         except Exception as error:  # whatever the conversion of a value raises
-            yield f"holds a value that cannot be read: {brief(str(error))}."
+            yield f"holds a value that cannot be read: {shorten(str(error))}."
 
 
-def _row(values: dict[str, Any], types: dict[str, DataType]) -> dict[str, Any]:
-    return {name: without_gaps(value, types[name]) for name, value in values.items()}
+def _make_row(values: dict[str, Any], types: dict[str, DataType]) -> dict[str, Any]:
+    return {name: drop_struct_nulls(value, types[name]) for name, value in values.items()}
 
 
-def without_gaps(value: Any, type: DataType) -> Any:
+def drop_struct_nulls(value: Any, type: DataType) -> Any:
     """A value of Arrow's without the nulls of its structs, its maps as mappings.
 
     A null in a struct cannot be told from a key that the object never had: it is taken for the latter.
@@ -96,25 +100,25 @@ def without_gaps(value: Any, type: DataType) -> Any:
         return value
     if kinds.is_struct(type) and isinstance(value, dict):  # not one that a library decoded
         inner = {type.field(i).name: type.field(i).type for i in range(type.num_fields)}
-        return {k: without_gaps(v, inner[k]) for k, v in value.items() if v is not None}
+        return {k: drop_struct_nulls(v, inner[k]) for k, v in value.items() if v is not None}
     if kinds.is_map(type) and isinstance(value, list):
-        return {key: without_gaps(v, type.item_type) for key, v in value}
+        return {key: drop_struct_nulls(v, type.item_type) for key, v in value}
     if hasattr(type, "value_type") and isinstance(value, list):
-        return [without_gaps(item, type.value_type) for item in value]
+        return [drop_struct_nulls(item, type.value_type) for item in value]
     return value
 
 
-def _refuse_twice(names: list[str], path: Path) -> None:
+def _refuse_duplicates(names: list[str], path: Path) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(
-            f"the file has more than one column {brief(twice[0])}.",
+            f"the file has more than one column {shorten(twice[0])}.",
             where=str(path),
             fix="give every column its own name",
         )
 
 
-def _damaged(path: Path, number: int, error: Exception) -> UserError:
+def _damage_error(path: Path, number: int, error: Exception) -> UserError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return UserError(
         f"cannot be read as parquet after row {number}: {lines[0].rstrip('.')}.",

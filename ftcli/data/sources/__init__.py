@@ -22,14 +22,14 @@ class Source(Protocol):
     def content(self) -> str:
         """Hash of the content (not of names or times), in hexadecimal."""
 
-    def other(self, split: str) -> Source:
+    def open_split(self, split: str) -> Source:
         """Another split of the same data set; UserError when it has none of that name."""
 
     def describe(self) -> dict[str, Any]:
         """What `data.json` keeps: files or id, revision, licence."""
 
 
-def find(
+def find_source(
     path: str,
     split: str = "train",
     name: str | None = None,
@@ -44,10 +44,10 @@ def find(
     from ftcli.data.sources import asset, files, hub
 
     if path.startswith(asset.PREFIX):
-        return asset.find(path, split)
-    if hub.is_id(path) and not files.exists(path):
+        return asset.find_asset(path, split)
+    if hub.is_id(path) and not files.exists_locally(path):
         return hub.Hub(path, split, name, revision)
-    return files.find(path, split, text_unit)
+    return files.find_files(path, split, text_unit)
 
 
 def is_path(text: str) -> bool:
@@ -56,4 +56,9 @@ def is_path(text: str) -> bool:
     from ftcli.data.sources import asset, files
 
     local = Path(text)
-    return text.startswith(asset.PREFIX) or can_read(local) or files.exists(text) or "/" in text
+    return (
+        text.startswith(asset.PREFIX)
+        or can_read(local)
+        or files.exists_locally(text)
+        or "/" in text
+    )

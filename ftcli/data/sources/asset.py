@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files as packaged
+from importlib.resources import files as package_files
 from pathlib import Path
 
 from ftcli.core.errors import UserError
@@ -13,7 +13,7 @@ PREFIX = "asset:"
 
 def root() -> Path:
     """The folder that holds one folder a shipped set."""
-    return Path(str(packaged("ftcli"))) / "assets" / "data"
+    return Path(str(package_files("ftcli"))) / "assets" / "data"
 
 
 def names() -> list[str]:
@@ -21,7 +21,7 @@ def names() -> list[str]:
     return sorted(folder.name for folder in root().iterdir() if folder.is_dir())
 
 
-def find(path: str, split: str) -> Files:
+def find_asset(path: str, split: str) -> Files:
     """The split of a shipped set, from `asset:<set>` or `asset:<set>:<split>`."""
     name, _, named = path.removeprefix(PREFIX).partition(":")
     folder = root() / name
@@ -31,6 +31,6 @@ def find(path: str, split: str) -> Files:
             where="data.path",
             fix=f"use one of {', '.join(PREFIX + known for known in names())}",
         )
-    from ftcli.data.sources.files import find as find_files
+    from ftcli.data.sources.files import find_files
 
     return find_files(str(folder), named or split, title=PREFIX + name)

@@ -12,9 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.core.errors import UserError
-from ftcli.data.readers import can_read, read, readers
+from ftcli.data.readers import can_read, list_readers, read
 from ftcli.data.rows import Item
-from ftcli.data.sources.paths import leads_nowhere, plain, readable, unreadable, walk
+from ftcli.data.sources.paths import (
+    check_name,
+    list_files,
+    refuse_dangling_link,
+    translate_os_errors,
+    unreadable_error,
+)
 
 WELL_KNOWN = ("train", "validation", "valid", "val", "dev", "test")
 BLOCK = 1 << 20
@@ -61,7 +67,7 @@ class Files:
 
     def rows(self) -> Iterator[Item]:
         for path in self.paths:
-            with readable(path):
+            with translate_os_errors(path):
                 yield from read(path, self.unit)
 
     @cached_property
@@ -69,24 +75,24 @@ class Files:
         digest = hashlib.blake2b(digest_size=16)
         for path in self.paths:
             digest.update("".join(path.suffixes).encode())
-            with readable(path), open(path, "rb") as stream:
+            with translate_os_errors(path), open(path, "rb") as stream:
                 while block := stream.read(BLOCK):
                     digest.update(block)
         return digest.hexdigest()
 
-    def other(self, split: str) -> Files:
-        return find(self.path, split, self.unit, self.title)
+    def open_split(self, split: str) -> Files:
+        return find_files(self.path, split, self.unit, self.title)
 
     def describe(self) -> dict[str, Any]:
         return {
             "path": self.title,
             "files": [path.name for path in self.paths],
             "not_read": [path.name for path in self.rest],
-            "licence": licence(self.paths[0].parent),
+            "licence": read_licence(self.paths[0].parent),
         }
 
 
-def licence(folder: Path) -> str | None:
+def read_licence(folder: Path) -> str | None:
     """What a `Licence:` line of LICENSE.md beside the files says, as in the shipped sets."""
     note = folder / "LICENSE.md"
     if not note.is_file():
@@ -95,7 +101,7 @@ def licence(folder: Path) -> str | None:
     return line[1].rstrip(" ,") if line else None
 
 
-def exists(path: str) -> bool:
+def exists_locally(path: str) -> bool:
     """Whether something local answers to this path."""
     try:
         return Path(path).expanduser().exists() or bool(glob.glob(path, recursive=True))
@@ -103,19 +109,21 @@ def exists(path: str) -> bool:
         return False
 
 
-def find(path: str, split: str = "train", unit: str = "file", title: str | None = None) -> Files:
+def find_files(
+    path: str, split: str = "train", unit: str = "file", title: str | None = None
+) -> Files:
     """The files a path stands for; in a folder with `train.*` and `test.*` those of the split.
 
     Raises:
         UserError: nothing there, nothing that a reader understands, or nothing that may be read.
     """
     try:
-        return _find(path, split, unit, title)
+        return _select_files(path, split, unit, title)
     except (OSError, RuntimeError, ValueError) as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
 
 
-def _find(path: str, split: str, unit: str, title: str | None) -> Files:
+def _select_files(path: str, split: str, unit: str, title: str | None) -> Files:
     local = Path(path).expanduser()
     if local.is_file():
         if split != "train":
@@ -124,39 +132,41 @@ def _find(path: str, split: str, unit: str, title: str | None) -> Files:
                 where="data",
                 fix="give the path of the other file instead",
             )
-        return Files([plain(local)], path, unit, title)
-    found = (
-        walk(local) if local.is_dir() else sorted(map(Path, glob.glob(str(local), recursive=True)))
+        return Files([check_name(local)], path, unit, title)
+    paths = (
+        list_files(local)
+        if local.is_dir()
+        else sorted(map(Path, glob.glob(str(local), recursive=True)))
     )
-    found = [plain(p) for p in found or [local] if p.is_file() or leads_nowhere(p)]
-    if not found:
-        raise _missing(path, local)
-    known = [p for p in found if can_read(p)]
+    paths = [check_name(p) for p in paths or [local] if p.is_file() or refuse_dangling_link(p)]
+    if not paths:
+        raise _missing_error(path, local)
+    known = [p for p in paths if can_read(p)]
     if not known:
         raise UserError(
             f"{path} holds no file that is understood.",
             where="data.path",
-            fix=f"expected names that end in {', '.join(sorted(readers()))} (each also with .gz)",
+            fix=f"expected names that end in {', '.join(sorted(list_readers()))} (each also with .gz)",
         )
-    chosen = known if not local.is_dir() else _of_split(known, split, path)
-    rest = [p for p in found if p not in chosen and _looks_left_out(p)]
+    chosen = known if not local.is_dir() else _select_split(known, split, path)
+    rest = [p for p in paths if p not in chosen and _seems_left_out(p)]
     return Files(chosen, path, unit, title, [] if title else rest)
 
 
-def _looks_left_out(path: Path) -> bool:
+def _seems_left_out(path: Path) -> bool:
     """Whether a file that is not read seems to hold rows, and of no split."""
-    if any(_named(path, split) for split in WELL_KNOWN) and can_read(path):
+    if any(_is_named_after(path, split) for split in WELL_KNOWN) and can_read(path):
         return False
     return can_read(path) or path.suffix.lower() in UNREAD
 
 
-def _of_split(found: list[Path], split: str, path: str) -> list[Path]:
+def _select_split(paths: list[Path], split: str, path: str) -> list[Path]:
     """Files named after the split; for train, failing that, all that are not another split's."""
-    mine = [p for p in found if _named(p, split)]
+    mine = [p for p in paths if _is_named_after(p, split)]
     if not mine and split == "train":
-        mine = [p for p in found if not any(_named(p, other) for other in WELL_KNOWN)]
+        mine = [p for p in paths if not any(_is_named_after(p, other) for other in WELL_KNOWN)]
     if not mine:
-        there = sorted({p.name for p in found})[:8]
+        there = sorted({p.name for p in paths})[:8]
         raise UserError(
             f"{path} has no split '{split}': no file is named '{split}.*'. It holds {', '.join(there)}.",
             where="data",
@@ -165,11 +175,11 @@ def _of_split(found: list[Path], split: str, path: str) -> list[Path]:
     return mine
 
 
-def _named(path: Path, split: str) -> bool:
+def _is_named_after(path: Path, split: str) -> bool:
     return re.match(rf"{re.escape(split)}([._-]|$)", path.name) is not None
 
 
-def _missing(path: str, local: Path) -> UserError:
+def _missing_error(path: str, local: Path) -> UserError:
     if local.is_dir():
         return UserError(f"{path} is an empty folder.", "data.path", "put the files into it")
     folder = local.parent if local.parent.is_dir() else Path(".")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
-from ftcli.data.readers import readers, suffix_of
-from ftcli.data.readers.parquet import without_gaps
+from ftcli.data.readers import list_readers, suffix_of
+from ftcli.data.readers.parquet import drop_struct_nulls
 from ftcli.data.rows import Item, Row
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ SECONDS = 5  # to wait for the hub's first answer
 
 def is_id(path: str) -> bool:
     """Whether a path has the shape of a hub id rather than of a file."""
-    return bool(ID.fullmatch(path)) and suffix_of(Path(path)) not in readers() and path[0] != "."
+    return (
+        bool(ID.fullmatch(path)) and suffix_of(Path(path)) not in list_readers() and path[0] != "."
+    )
 
 
 class Hub:
@@ -50,7 +52,7 @@ class Hub:
         if constants.HF_HUB_OFFLINE:
             return None
         try:
-            found = HfApi().dataset_info(self.path, revision=self.revision, timeout=SECONDS)
+            info = HfApi().dataset_info(self.path, revision=self.revision, timeout=SECONDS)
         except errors.RepositoryNotFoundError as error:
             raise UserError(
                 f"{self.path} is neither a local file nor a data set of the hub (or it is private).",
@@ -65,7 +67,7 @@ class Hub:
             ) from error
         except Exception:  # the HTTP library's own classes: no name, no route, no answer
             return None
-        return found.sha
+        return info.sha
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -88,7 +90,7 @@ class Hub:
     def rows(self) -> Iterator[Item]:
         types = {field.name: field.type for field in self.dataset.features.arrow_schema}
         for number, values in enumerate(self.dataset):
-            row = {name: without_gaps(value, types[name]) for name, value in values.items()}
+            row = {name: drop_struct_nulls(value, types[name]) for name, value in values.items()}
             yield Row(row, f"{self.place}[{number}]")
 
     @cached_property
@@ -104,7 +106,7 @@ class Hub:
                 digest.update(json.dumps(values, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
-    def other(self, split: str) -> Hub:
+    def open_split(self, split: str) -> Hub:
         return Hub(self.path, split, self.name, self.revision)
 
     def describe(self) -> dict[str, Any]:

@@ -11,29 +11,29 @@ from ftcli.core.errors import UserError
 from ftcli.data.readers import can_read
 
 
-def walk(folder: Path) -> list[Path]:
+def list_files(folder: Path) -> list[Path]:
     """All files below a folder whose names do not begin with a dot; each folder once, in spite of links.
 
     Raises:
         OSError: a folder below may not be read.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     seen: set[str] = set()
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=_stop):
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=_reraise):
         if os.path.realpath(root) in seen:
             folders.clear()
             continue
         seen.add(os.path.realpath(root))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root) / name for name in names if not name.startswith(".")]
-    return sorted(found)
+        paths += [Path(root) / name for name in names if not name.startswith(".")]
+    return sorted(paths)
 
 
-def _stop(error: OSError) -> None:
+def _reraise(error: OSError) -> None:
     raise error
 
 
-def leads_nowhere(path: Path) -> bool:
+def refuse_dangling_link(path: Path) -> bool:
     """False for what is there.
 
     Raises:
@@ -48,7 +48,7 @@ def leads_nowhere(path: Path) -> bool:
     return False
 
 
-def plain(path: Path) -> Path:
+def check_name(path: Path) -> Path:
     """The path itself, where its name can be written down as text."""
     try:
         str(path).encode()
@@ -62,15 +62,15 @@ def plain(path: Path) -> Path:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def translate_os_errors(path: Path) -> Iterator[None]:
     """Turn what the system refuses, in the middle of a file too, into one message."""
     try:
         yield
     except OSError as error:
-        raise unreadable(str(path), error) from error
+        raise unreadable_error(str(path), error) from error
 
 
-def unreadable(path: str, error: Exception) -> UserError:
+def unreadable_error(path: str, error: Exception) -> UserError:
     """The message of a path that the system refuses."""
     why = getattr(error, "strerror", None) or error
     place = getattr(error, "filename", None) or path

@@ -24,8 +24,8 @@ def place(cache_dir: str | None, layers: Mapping[str, nn.Module], settings: dict
         flat = weight.detach().flatten()
         some = flat[:: max(1, flat.numel() // SAMPLE)].float().cpu()
         digest.update(some.numpy().tobytes())
-    key = cache.key_of({"weights": digest.hexdigest(), "layers": list(layers), **settings})
-    return cache.folder(cache_dir) / "covariances" / key / "covariances.safetensors"
+    key = cache.hash_settings({"weights": digest.hexdigest(), "layers": list(layers), **settings})
+    return cache.token_folder(cache_dir) / "covariances" / key / "covariances.safetensors"
 
 
 def kept(file: Path, measure: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -63,12 +63,12 @@ class Qst(Peft):
         side_layer(state.model).states = None
 
     def _states(self, trunk: nn.Module, run: Run) -> Any:
-        from ftcli.data.cache import folder
+        from ftcli.data.cache import token_folder
         from ftcli.papers.qst.states import HiddenStates, Store, fingerprint
 
         limit = self.cache_gb * 1e9
         if self.cache == "memory":
             return HiddenStates(Store(limit))
         base = fingerprint(trunk)
-        root = folder(self.cache_dir or getattr(run.data, "cache_dir", None))
+        root = token_folder(self.cache_dir or getattr(run.data, "cache_dir", None))
         return HiddenStates(Store(limit, root / "hidden_states" / base), base)

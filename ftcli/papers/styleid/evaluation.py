@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ftcli.data.media.pictures import as_bytes, grid
+from ftcli.data.media.pictures import draw_grid, to_bytes
 from ftcli.models.decoding import judging
 from ftcli.models.diffusion import Ddim, Noise, denoiser
 from ftcli.models.parts import bare
@@ -114,7 +114,7 @@ class StyleTransfer:
         for i, image in enumerate(content):
             rows.append(torch.cat([image[None], drawn[i * len(style) : (i + 1) * len(style)]]))
         (folder / "images").mkdir(exist_ok=True)
-        picture = grid(as_bytes(torch.cat(rows)), len(style) + 1, scale=self.scale)
+        picture = draw_grid(to_bytes(torch.cat(rows)), len(style) + 1, scale=self.scale)
         picture.save(folder / "images" / f"{self.name}.png")
 
 

@@ -60,7 +60,7 @@ class Talk:
         self.said.append(Said(list(thoughts), list(texts), calls, learn))
         return self
 
-    def with_tools(self) -> Talk:
+    def add_tools(self) -> Talk:
         names = [word("tool"), word("tool")]
         told = [word("about"), word("about")]
         keys = [word("key"), word("key")]
@@ -147,16 +147,16 @@ def everything() -> dict[str, Kind]:
         "one turn": Talk().other().answer(),
         "several turns": Talk().other().answer().other().answer().other().answer(),
         "system": Talk().other("system").other().answer().other().answer(),
-        "tools": _tools(Talk().with_tools().other()),
-        "tools without call": Talk().with_tools().other("system").other().answer(),
-        "call with text": _called(Talk().with_tools().other(), "text"),
-        "call with null": _called(Talk().with_tools().other(), "null"),
-        "call last": _last_call(Talk().with_tools().other()),
-        "call after answer": _tools(Talk().with_tools().other().answer().other()),
-        "answer after call": _tools(Talk().with_tools().other()).other().answer(),
-        "parallel calls": _parallel(Talk().with_tools().other()),
-        "nested arguments": _tools(Talk().with_tools().other(), nested),
-        "call without arguments": _no_arguments(Talk().with_tools().other()),
+        "tools": _tools(Talk().add_tools().other()),
+        "tools without call": Talk().add_tools().other("system").other().answer(),
+        "call with text": _called(Talk().add_tools().other(), "text"),
+        "call with null": _called(Talk().add_tools().other(), "null"),
+        "call last": _last_call(Talk().add_tools().other()),
+        "call after answer": _tools(Talk().add_tools().other().answer().other()),
+        "answer after call": _tools(Talk().add_tools().other()).other().answer(),
+        "parallel calls": _parallel(Talk().add_tools().other()),
+        "nested arguments": _tools(Talk().add_tools().other(), nested),
+        "call without arguments": _no_arguments(Talk().add_tools().other()),
         "thinking last": Talk().other().answer(**field(word("answer"), word("thought"))),
         "thinking earlier": Talk()
         .other()
@@ -169,7 +169,7 @@ def everything() -> dict[str, Kind]:
         .answer(**think(word("answer"), word("thought")))
         .other()
         .answer(),
-        "thinking and call": _thinking_call(Talk().with_tools().other()),
+        "thinking and call": _thinking_call(Talk().add_tools().other()),
         "assistant first": Talk().answer().other().answer(),
         "user last": Talk().other().answer().other(),
         "consecutive answers": Talk().other().answer().answer(),

@@ -15,7 +15,7 @@ import pytest
 
 from ftcli.data.chat_templates.losses import BY_DESIGN, LOSSES
 from ftcli.data.render import Renderer, RenderSettings
-from ftcli.data.rows import Unusable
+from ftcli.data.rows import UnusableRow
 
 from .conversations import Kind, everything
 
@@ -109,7 +109,7 @@ def judge(kind: Kind, name, tokenizer, document) -> set[str]:
     wrong |= {"cut_special" for s in stretches if s and re.match(r"\w*\|>|[a-z_]+>", s)}
     if kind.messages[-1]["role"] == "assistant" and kind.said[-1].learn:
         example = {"messages": kind.messages, "tools": kind.tools}
-        prompt = Renderer(RenderSettings(), tokenizer).prompt(example)
+        prompt = Renderer(RenderSettings(), tokenizer).encode_prompt(example)
         if document.ids[: len(prompt)].tolist() != prompt:
             wrong.add("unlike_prompt")
     return wrong
@@ -118,8 +118,8 @@ def judge(kind: Kind, name, tokenizer, document) -> set[str]:
 def verdict(kind: Kind, name, tokenizer):
     """(reported, wrong) of one conversation; reported is None where it is refused."""
     example = {"messages": kind.messages, **({"tools": kind.tools} if kind.tools else {})}
-    (documents,) = Renderer(RenderSettings(), tokenizer).documents([example])
-    if isinstance(documents, Unusable):
+    (documents,) = Renderer(RenderSettings(), tokenizer).render_documents([example])
+    if isinstance(documents, UnusableRow):
         return None, str(documents)
     return set(documents[0].losses), judge(kind, name, tokenizer, documents[0])
 

@@ -26,7 +26,7 @@ WRITTEN = '{"town": "Graz", "days": 3, "units": ["°C", "km/h"], "deep": {"exact
 
 def losses(tokenizer, messages, tools=None, **settings):
     example = {"messages": messages, **({"tools": tools} if tools else {})}
-    ((document,),) = Renderer(RenderSettings(**settings), tokenizer).documents([example])
+    ((document,),) = Renderer(RenderSettings(**settings), tokenizer).render_documents([example])
     return set(document.losses)
 
 
@@ -39,7 +39,7 @@ def test_a_conversation_that_is_whole_has_no_loss(with_template, name):
 def test_a_call_is_learned_once_in_the_form_that_the_template_wants(with_template, template):
     own = with_template(template)
     example = {"messages": CALLED, "tools": [TOOL]}
-    ((document,),) = Renderer(RenderSettings(), own).documents([example])
+    ((document,),) = Renderer(RenderSettings(), own).render_documents([example])
     assert document.losses == ()
     call = f"<call>weather {WRITTEN}</call><|im_end|>"
     assert learned_texts(own, document) == [call, "Sunny.<|im_end|>"]
@@ -100,7 +100,7 @@ def test_text_is_written_as_parts_where_a_template_wants_parts(with_template):
     document = render(own, TALK)
     assert document.losses == ()
     assert learned_texts(own, document) == ["Blue it is.<|im_end|>", "  Red.\n<|im_end|>"]
-    prompt = Renderer(RenderSettings(), own).prompt({"messages": TALK})
+    prompt = Renderer(RenderSettings(), own).encode_prompt({"messages": TALK})
     assert document.ids[: len(prompt)].tolist() == prompt
 
 
@@ -132,7 +132,7 @@ def test_a_template_without_an_end_of_turn_gets_one_by_rule(with_template, name)
     document = render(own, TALK)
     assert learned_texts(own, document) == [f"{blank}Blue it is.{end}", f"{blank}  Red.\n{end}"]
     assert document.losses == ()
-    prompt = Renderer(RenderSettings(), own).prompt({"messages": TALK})
+    prompt = Renderer(RenderSettings(), own).encode_prompt({"messages": TALK})
     assert document.ids[: len(prompt)].tolist() == prompt
     assert Renderer(RenderSettings(), own).chat.notes()[0].startswith("it ends no answer")
 
@@ -147,8 +147,8 @@ def test_an_answer_stops_at_the_ends_that_are_learned(with_template):
 def test_the_date_is_that_of_the_run(with_template):
     own = with_template(templates.DATED)
     renderer = Renderer(RenderSettings(date="2025-03-09"), own)
-    ((document,),) = renderer.documents([{"messages": TALK}])
-    prompt = renderer.prompt({"messages": TALK})
+    ((document,),) = renderer.render_documents([{"messages": TALK}])
+    prompt = renderer.encode_prompt({"messages": TALK})
     assert "Today: 09 March 2025<|im_end|>" in own.decode(document.ids)
     assert document.ids[: len(prompt)].tolist() == prompt
     assert "data.date=2025-03-09" in renderer.chat.notes()[0]
@@ -175,12 +175,12 @@ def test_tokens_that_a_tokenizer_puts_first_stand_first_in_plain_rows_and_prompt
     own.bos_token = None
     renderer = Renderer(RenderSettings(), own)
     for example in ({"prompt": "a", "completion": "b"}, {"text": "a b"}):
-        ((document,),) = renderer.documents([example])
+        ((document,),) = renderer.render_documents([example])
         assert document.ids[:2].tolist() == first
-    assert renderer.prompt({"prompt": "a"})[:2] == first
-    assert renderer.beginning("a b") == own("a b").input_ids
-    ((document,),) = renderer.documents([{"text": "a b"}])
-    assert document.ids[:-1].tolist() == renderer.beginning("a b")
+    assert renderer.encode_prompt({"prompt": "a"})[:2] == first
+    assert renderer.encode_beginning("a b") == own("a b").input_ids
+    ((document,),) = renderer.render_documents([{"text": "a b"}])
+    assert document.ids[:-1].tolist() == renderer.encode_beginning("a b")
 
 
 def test_arguments_as_python_prints_them_are_given_as_json_text_instead(with_template):
@@ -188,6 +188,6 @@ def test_arguments_as_python_prints_them_are_given_as_json_text_instead(with_tem
         templates.CALLS_OF_OBJECTS.replace("['arguments'] | tojson", "['arguments'] | string")
     )
     example = {"messages": CALLED, "tools": [TOOL]}
-    ((document,),) = Renderer(RenderSettings(), own).documents([example])
+    ((document,),) = Renderer(RenderSettings(), own).render_documents([example])
     assert document.losses == ()
     assert learned_texts(own, document)[0] == f"<call>weather {WRITTEN}</call><|im_end|>"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ftcli.core.errors import UserError
 from ftcli.data.render import Renderer, RenderSettings
-from ftcli.data.rows import Unusable
+from ftcli.data.rows import UnusableRow
 
 from .. import templates
 
@@ -41,8 +41,8 @@ LEARNED = {
 
 def render(tokenizer, messages, **settings):
     renderer = Renderer(RenderSettings(**settings), tokenizer)
-    (documents,) = renderer.documents([{"messages": messages}])
-    if isinstance(documents, Unusable):
+    (documents,) = renderer.render_documents([{"messages": messages}])
+    if isinstance(documents, UnusableRow):
         raise documents
     return documents[0]
 
@@ -79,7 +79,7 @@ def test_what_stands_before_the_last_answer_is_the_generation_prompt(with_templa
     tokenizer = with_template(name)
     talk = [user("Say blue."), assistant("Blue it is.")]
     document = render(tokenizer, talk)
-    prompt = Renderer(RenderSettings(), tokenizer).prompt({"messages": talk})
+    prompt = Renderer(RenderSettings(), tokenizer).encode_prompt({"messages": talk})
     first = document.learned.tolist().index(1)
     assert document.ids[:first].tolist() == prompt
     whole = tokenizer.apply_chat_template(talk[:1], add_generation_prompt=True)["input_ids"]
@@ -144,7 +144,7 @@ def test_an_answer_that_merges_with_the_prompt_is_cut_from_it(tokenizer):
     talk = [user("hi"), assistant("hello")]
     joined = own(own.apply_chat_template(talk, tokenize=False), add_special_tokens=False).input_ids
     document = render(own, talk)
-    prompt = Renderer(RenderSettings(), own).prompt({"messages": talk})
+    prompt = Renderer(RenderSettings(), own).encode_prompt({"messages": talk})
     assert document.ids.tolist() != joined  # the tokenizer does merge the blank
     assert document.ids[: len(prompt)].tolist() == prompt
     assert learned_texts(own, document) == ["hello<|eos|>"]
@@ -152,14 +152,14 @@ def test_an_answer_that_merges_with_the_prompt_is_cut_from_it(tokenizer):
 
 
 def test_the_template_may_refuse_a_row(with_template):
-    with pytest.raises(Unusable, match="System role not supported"):
+    with pytest.raises(UnusableRow, match="System role not supported"):
         render(with_template("gemma"), TALK, system="Be brief.")
-    with pytest.raises(Unusable, match="alternate"):
+    with pytest.raises(UnusableRow, match="alternate"):
         render(with_template("llama2"), [user("a"), user("b"), assistant("c")])
 
 
 def test_a_row_without_an_answer_has_nothing_to_learn(with_template):
-    with pytest.raises(Unusable, match="nothing to learn"):
+    with pytest.raises(UnusableRow, match="nothing to learn"):
         render(with_template("chatml"), [user("a")])
 
 
@@ -196,7 +196,7 @@ def test_whatever_is_said_exactly_the_answers_are_learned(with_template, turns, 
     assert learned_texts(tokenizer, document) == [
         begin + text + end.get(name, "<|eos|>") for text in said
     ]
-    prompt = Renderer(RenderSettings(), tokenizer).prompt({"messages": talk[:2]})
+    prompt = Renderer(RenderSettings(), tokenizer).encode_prompt({"messages": talk[:2]})
     assert document.ids[: len(prompt)].tolist() == prompt
 
 
@@ -207,8 +207,8 @@ def test_whatever_is_said_exactly_the_answers_are_learned(with_template, turns, 
 def test_plain_rows_learn_exactly_the_completion(tokenizer, asked, said, template):
     renderer = Renderer(RenderSettings(prompt_template=template), tokenizer)
     example = {"prompt": asked, "completion": said}
-    ((document,),) = renderer.documents([example])
+    ((document,),) = renderer.render_documents([example])
     assert learned_texts(tokenizer, document) == [said + "<|eos|>"]
-    prompt = renderer.prompt(example)
+    prompt = renderer.encode_prompt(example)
     assert document.ids[: len(prompt)].tolist() == prompt
     assert not document.learned[: len(prompt)].any()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ftcli.core.errors import UserError
-from ftcli.data.conversation.exchange import prompt_of
+from ftcli.data.conversation.exchange import extract_prompt
 from ftcli.data.dataset import Data
-from ftcli.data.rows import Unusable
+from ftcli.data.rows import UnusableRow
 
 ROW = {"instruction": "And its capital?", "input": "", "output": "Vienna."}
 AROUND = {"system": "Be terse.", "history": [["Name a country.", "Austria."]]}
@@ -82,7 +82,7 @@ def test_rows_that_ask_the_same_after_one_history_stay_together():
             {"role": "assistant", "content": "d"},
         ]
     }
-    assert prompt_of(one) != prompt_of(other)
+    assert extract_prompt(one) != extract_prompt(other)
 
 
 USER, GOOD, BAD = ({"role": r, "content": c} for r, c in
@@ -137,4 +137,4 @@ def test_an_answer_that_only_one_side_begins_like_the_prompt_is_kept(write_rows)
 def test_unusable_says_where(write_rows):
     with pytest.raises(UserError, match="names no function") as caught:
         first(write_rows, {"messages": [USER, {"role": "assistant", "tool_calls": [{"x": 1}]}]})
-    assert caught.value.where.endswith("rows.jsonl:1") and not isinstance(caught.value, Unusable)
+    assert caught.value.where.endswith("rows.jsonl:1") and not isinstance(caught.value, UnusableRow)

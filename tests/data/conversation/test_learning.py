@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ftcli.core.errors import UserError
-from ftcli.data.conversation.learning import take_learn
-from ftcli.data.conversation.turns import conversation
+from ftcli.data.conversation.learning import take_learn_flag
+from ftcli.data.conversation.turns import parse_conversation
 from ftcli.data.dataset import Data
-from ftcli.data.rows import Unusable
+from ftcli.data.rows import UnusableRow
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from ftcli.data.rows import Unusable
 )  # fmt: skip
 def test_each_key_means_what_its_program_says(key, value, learned):
     turn = {key: value, "name": "x"}
-    assert take_learn(turn, "assistant", 1) is learned
+    assert take_learn_flag(turn, "assistant", 1) is learned
     assert turn == {"name": "x"}
 
 
@@ -39,8 +39,8 @@ def test_each_key_means_what_its_program_says(key, value, learned):
     ],
 )  # fmt: skip
 def test_what_cannot_be_followed_is_refused_by_name(turn, role, why):
-    with pytest.raises(Unusable, match=why):
-        take_learn(dict(turn), role, 1)
+    with pytest.raises(UnusableRow, match=why):
+        take_learn_flag(dict(turn), role, 1)
 
 
 def test_neutral_words_on_other_turns_say_nothing():
@@ -48,7 +48,7 @@ def test_neutral_words_on_other_turns_say_nothing():
         {"role": "user", "content": "a", "masked": True},
         {"role": "assistant", "content": "b", "loss": None},
     ]
-    assert conversation(turns, "messages") == [
+    assert parse_conversation(turns, "messages") == [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},
     ]

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from ftcli.data.conversation.tools import is_calls, tool_calls, tools
-from ftcli.data.rows import Unusable
+from ftcli.data.conversation.tools import is_calls, parse_tool_calls, parse_tools
+from ftcli.data.rows import UnusableRow
 
 CALL = {"name": "add", "arguments": {"a": 1, "b": None}}
 RIGHT = {"type": "function", "function": CALL}
@@ -23,12 +23,12 @@ RIGHT = {"type": "function", "function": CALL}
     ],
 )  # fmt: skip
 def test_a_call_is_the_same_in_every_shape_and_keeps_its_nulls(value):
-    assert tool_calls(value, "turn 1") == [RIGHT]
+    assert parse_tool_calls(value, "turn 1") == [RIGHT]
 
 
 @pytest.mark.parametrize("nothing", ["", " ", None, "{}", {}])
 def test_a_call_without_arguments_has_none(nothing):
-    called = tool_calls({"name": "now", "arguments": nothing, "id": "c"}, "turn 1")
+    called = parse_tool_calls({"name": "now", "arguments": nothing, "id": "c"}, "turn 1")
     assert called == [{"type": "function", "id": "c", "function": {"name": "now", "arguments": {}}}]
 
 
@@ -46,8 +46,8 @@ def test_a_call_without_arguments_has_none(nothing):
     ],
 )
 def test_a_call_that_is_none_is_refused(value, why):
-    with pytest.raises(Unusable, match=why):
-        tool_calls(value, "turn 1")
+    with pytest.raises(UnusableRow, match=why):
+        parse_tool_calls(value, "turn 1")
 
 
 TOOL = {"name": "add", "description": "Sum", "parameters": {"type": "object", "properties": {}}}
@@ -62,21 +62,21 @@ TOOL = {"name": "add", "description": "Sum", "parameters": {"type": "object", "p
     ],
 )  # fmt: skip
 def test_tools_are_the_same_in_every_shape(value):
-    assert tools(value) == [{"type": "function", "function": TOOL}]
+    assert parse_tools(value) == [{"type": "function", "function": TOOL}]
 
 
 @pytest.mark.parametrize("nothing", [None, "", "[]", []])
 def test_no_tools_are_none(nothing):
-    assert tools(nothing) == []
+    assert parse_tools(nothing) == []
 
 
 def test_bare_properties_become_a_schema_and_a_tool_needs_a_name():
     bare = {"name": "add", "parameters": {"a": {"type": "int"}}}
-    assert tools([bare])[0]["function"]["parameters"] == {
+    assert parse_tools([bare])[0]["function"]["parameters"] == {
         "type": "object", "properties": {"a": {"type": "int"}},
     }  # fmt: skip
-    with pytest.raises(Unusable, match="tool 0 has no name"):
-        tools([{"description": "x"}])
+    with pytest.raises(UnusableRow, match="tool 0 has no name"):
+        parse_tools([{"description": "x"}])
 
 
 def test_calls_are_told_from_other_lists():

@@ -164,7 +164,7 @@ def test_inputs_that_never_change_are_computed_once(processor, monkeypatch):
 
 def test_only_so_much_is_kept(processor):
     rows = clothes(limit=20).prepare("train", processor)
-    rows._room = 1
+    rows._free_bytes = 1
     whole = rows.batch(range(5))["inputs"]["pixel_values"]
     assert len(rows._kept) == 1 and torch.equal(
         rows.batch([4])["inputs"]["pixel_values"], whole[4:]

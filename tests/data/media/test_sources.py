@@ -13,8 +13,8 @@ from PIL import Image
 
 from ftcli.core.errors import UserError
 from ftcli.data.media.images import Images
-from ftcli.data.media.items import named
-from ftcli.data.media.sources import Source, shipped
+from ftcli.data.media.items import parse_name
+from ftcli.data.media.sources import Source, list_shipped
 
 PNG = (".png",)
 RANDOM = np.random.default_rng(0)
@@ -67,11 +67,11 @@ def test_every_kind_of_source_gives_the_same_images(folder, kind):
 
 def test_a_name_says_class_group_and_split():
     pattern = r"(?P<label>\d)_(?P<group>[a-z]+)_"
-    assert named("7_theo_3.wav", pattern) == ("7", "theo", None)
-    assert named("notes.wav", pattern) is None
-    assert named("val/cat/1.png", None) == ("cat", "", "validation")
-    assert named("cat/1.png", None) == ("cat", "", None)
-    assert named("1.png", None) is None
+    assert parse_name("7_theo_3.wav", pattern) == ("7", "theo", None)
+    assert parse_name("notes.wav", pattern) is None
+    assert parse_name("val/cat/1.png", None) == ("cat", "", "validation")
+    assert parse_name("cat/1.png", None) == ("cat", "", None)
+    assert parse_name("1.png", None) is None
 
 
 def test_arrays_name_their_classes_and_splits(tmp_path):
@@ -85,7 +85,7 @@ def test_arrays_name_their_classes_and_splits(tmp_path):
     assert items[2].origin.endswith("x.npz:images[2]")
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", list_shipped())
 def test_a_shipped_set_has_a_licence_and_both_splits(name):
     source = Source(f"asset:{name}", (".wav",), label="char" if name == "omniglot" else None)
     assert source.licence

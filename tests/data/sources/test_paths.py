@@ -7,17 +7,17 @@ import os
 import pytest
 
 from ftcli.core.errors import UserError
-from ftcli.data.sources import find
-from ftcli.data.sources.files import exists
+from ftcli.data.sources import find_source
+from ftcli.data.sources.files import exists_locally
 
 
 def prompts(path):
-    return [row.values["prompt"] for row in find(str(path)).rows()]
+    return [row.values["prompt"] for row in find_source(str(path)).rows()]
 
 
 def message(path):
     with pytest.raises(UserError) as caught:
-        list(find(str(path)).rows())
+        list(find_source(str(path)).rows())
     assert caught.value.fix
     return str(caught.value)
 
@@ -64,7 +64,7 @@ def test_no_permission_is_a_message(tmp_path, write_rows, monkeypatch):
     monkeypatch.setattr("builtins.open", refuse)
     assert "cannot be read: Permission denied" in message(path)
     with pytest.raises(UserError, match="Permission denied"):
-        _ = find(str(path)).content
+        _ = find_source(str(path)).content
 
 
 def test_a_folder_that_may_not_be_listed_is_a_message(tmp_path, write_rows, monkeypatch):
@@ -85,9 +85,9 @@ def test_a_folder_that_may_not_be_listed_is_a_message(tmp_path, write_rows, monk
     "path", ["a" * 5000, "./" + "a" * 5000 + ".jsonl", "~nobody-here/x.jsonl", "a\0b/c"]
 )
 def test_impossible_names_are_messages(path):
-    assert not exists(path)
+    assert not exists_locally(path)
     with pytest.raises(UserError):
-        find(path if "/" in path else f"./{path}")
+        find_source(path if "/" in path else f"./{path}")
 
 
 def test_a_name_that_is_not_utf8_is_a_message(tmp_path):
@@ -101,7 +101,7 @@ def test_files_that_are_not_read_are_named(tmp_path, write_rows):
         write_rows([{"prompt": name}], name)
     for name in ("part.arrow", "README.md"):
         (tmp_path / name).touch()
-    source = find(str(tmp_path))
+    source = find_source(str(tmp_path))
     assert source.describe()["not_read"] == ["more.jsonl", "part.arrow"]
     assert "not read: more.jsonl, part.arrow" in source.notes[0]
-    assert not find("asset:e2e").notes
+    assert not find_source("asset:e2e").notes

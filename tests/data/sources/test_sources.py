@@ -6,7 +6,7 @@ import pytest
 
 from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
-from ftcli.data.sources import asset, find, hub, is_path
+from ftcli.data.sources import asset, find_source, hub, is_path
 
 
 def prompts(source):
@@ -23,34 +23,34 @@ def folder(tmp_path, write_rows):
 
 @pytest.mark.parametrize("name", asset.names())
 def test_shipped_sets_have_rows_to_judge_on_and_a_licence(name):
-    source = find(f"asset:{name}")
+    source = find_source(f"asset:{name}")
     held_out = "flags" if name == "emoji" else "test"
     assert next(iter(source.rows())).values
-    assert next(iter(source.other(held_out).rows())).values
+    assert next(iter(source.open_split(held_out).rows())).values
     assert source.describe()["licence"]
 
 
 def test_an_unknown_shipped_set_lists_those_there_are():
     with pytest.raises(UserError, match="no data set 'e2f' ships") as caught:
-        find("asset:e2f")
+        find_source("asset:e2f")
     assert "asset:e2e" in caught.value.fix
 
 
 def test_a_folder_gives_its_split(folder):
-    assert prompts(find(str(folder))) == ["train-00000-of-00002", "train-00001-of-00002"]
-    assert prompts(find(str(folder), "test")) == ["test"]
+    assert prompts(find_source(str(folder))) == ["train-00000-of-00002", "train-00001-of-00002"]
+    assert prompts(find_source(str(folder), "test")) == ["test"]
     with pytest.raises(UserError, match="no split 'dev'"):
-        find(str(folder), "dev")
+        find_source(str(folder), "dev")
 
 
 def test_a_folder_without_a_train_file_never_trains_on_its_test(tmp_path, write_rows):
     for name in ("a", "b", "test"):
         write_rows([{"prompt": name}], f"{name}.jsonl")
-    assert prompts(find(str(tmp_path))) == ["a", "b"]
+    assert prompts(find_source(str(tmp_path))) == ["a", "b"]
 
 
 def test_a_glob_gives_what_matches(folder):
-    assert prompts(find(f"{folder}/*t*.jsonl")) == [
+    assert prompts(find_source(f"{folder}/*t*.jsonl")) == [
         "test", "train-00000-of-00002", "train-00001-of-00002", "validation",
     ]  # fmt: skip
 
@@ -58,20 +58,20 @@ def test_a_glob_gives_what_matches(folder):
 def test_a_missing_file_suggests_the_nearest(tmp_path, write_rows):
     path = write_rows([], "train.jsonl")
     with pytest.raises(UserError, match="no such file") as caught:
-        find(str(tmp_path / "trian.jsonl"))
+        find_source(str(tmp_path / "trian.jsonl"))
     assert f"did you mean {path}?" in caught.value.fix
 
 
 def test_a_folder_that_holds_nothing_readable_says_what_is(tmp_path):
     (tmp_path / "x.docx").touch()
     with pytest.raises(UserError, match="no file that is understood"):
-        find(str(tmp_path))
+        find_source(str(tmp_path))
 
 
 def test_content_changes_with_bytes_and_order_only(tmp_path, write_rows):
-    one = find(str(write_rows([{"prompt": "a"}], "a.jsonl"))).content
-    assert find(str(write_rows([{"prompt": "a"}], "b.jsonl"))).content == one
-    assert find(str(write_rows([{"prompt": "b"}], "c.jsonl"))).content != one
+    one = find_source(str(write_rows([{"prompt": "a"}], "a.jsonl"))).content
+    assert find_source(str(write_rows([{"prompt": "a"}], "b.jsonl"))).content == one
+    assert find_source(str(write_rows([{"prompt": "b"}], "c.jsonl"))).content != one
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_hub_set_that_is_not_cached_is_one_message_without_network(
     with pytest.raises(
         UserError, match="nor in the local cache, and the hub cannot be reached"
     ) as e:
-        next(find("no-such/data-set").rows())
+        next(find_source("no-such/data-set").rows())
     assert e.value.where == "data.path" and "data=e2e" in e.value.fix
 
 
@@ -148,4 +148,4 @@ def test_what_the_hub_refuses_is_one_message(monkeypatch, raised, message):
     monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: Answer)
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(UserError, match=message):
-        next(find("owner/set").rows())
+        next(find_source("owner/set").rows())
