@@ -10,8 +10,10 @@ from ftcli.deltas.options import Base, Force, Metric, Product, Source, To
 from ftcli.deltas.report import Report
 
 Density = Annotated[float, typer.Option(help="Share of entries kept.", min=1e-6, max=1)]
-Alpha = Annotated[float, typer.Option(help="Times the standard deviation.")]
-Codec = Annotated[Literal["golomb", "masks"], typer.Option(help="Of the file.")]
+Alpha = Annotated[
+    float, typer.Option(help="Size of kept entries, in standard deviations of the delta.")
+]
+Codec = Annotated[Literal["golomb", "masks"], typer.Option(help="Code of the file.")]
 Search = Annotated[
     bool, typer.Option("--search", help="Choose density and alpha on held-out rows.")
 ]
@@ -32,7 +34,7 @@ def compress(
     delta, figures = opened.delta, {}
     if search:
         evaluator = opened.evaluator(metric)
-        density, alpha, trials = compression.search(
+        density, alpha, trials = compression.search_settings(
             delta, lambda d: evaluator.score(opened.tensors(d)), evaluator.better
         )
         figures = {metric: min(v for d, a, v in trials if (d, a) == (density, alpha))}

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftcli.reproduce.measures import measure
 
-KEPT = (0.25, 0.5, 0.75)  # shares of the components that stay
-ROWS = 64
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ftcli.core.run import Run
+
+KEPT = (0.25, 0.5, 0.75)  # shares of the components that are kept
+ROWS = 64  # of GSM8K's test split
 
 
 @measure(exact=True)
 def context_truncation_ratio(run: Path) -> float:
     """||(W - W_k) X||_F of the context-oriented decomposition over that of the plain SVD.
 
-    X is what the context puts into the layer; the geometric mean over layers and k. Below 1 the
-    oriented components keep more of what the context uses (CorDA, arXiv 2406.05223, section 3).
+    X are the layer's inputs for the context; W_k keeps the first k components. Geometric mean over
+    layers and k. Below 1 the context-oriented components keep more of the layer's output on it
+    (CorDA, arXiv 2406.05223, section 3).
     """
     import math
 
     import torch
 
     from ftcli.methods.shifted import lora_layers, weight_of
-    from ftcli.papers.corda.method import oriented
+    from ftcli.papers.corda.method import decompose
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run)
@@ -32,28 +38,28 @@ def context_truncation_ratio(run: Path) -> float:
     logarithms = []
     for name, layer in lora_layers(fresh.model).items():
         weight, covariance = weight_of(layer).detach().float(), covariances[name]
-        parts = oriented(weight, covariance, fresh.method.damping)
+        parts = decompose(weight, covariance, fresh.method.damping)
         left, values, right = torch.linalg.svd(weight, full_matrices=False)
         for share in KEPT:
             k = round(share * len(values))
             errors = [
-                _error(weight - one[:, :k] * middle[:k] @ other[:k], covariance)
-                for one, middle, other in (parts, (left, values, right))
+                _error(weight - u[:, :k] * s[:k] @ v[:k], covariance)
+                for u, s, v in (parts, (left, values, right))
             ]
             logarithms.append(math.log(errors[0] / errors[1]))
     return math.exp(sum(logarithms) / len(logarithms))
 
 
-def _error(rest: Any, covariance: Any) -> float:
-    """||R X||_F = sqrt(trace(R X X^T R^T))."""
-    return float((rest @ covariance * rest).sum().clamp(min=1e-30).sqrt())
+def _error(residual: Tensor, covariance: Tensor) -> float:
+    """Return ||R X||_F = sqrt(trace(R X X^T R^T)) of a residual R [out, in]."""
+    return float((residual @ covariance * residual).sum().clamp(min=1e-30).sqrt())
 
 
 @measure
 def gsm8k_forgetting(run: Path) -> float:
     """Loss of GSM8K's held-out questions and answers after finetuning minus the base's, nats a token.
 
-    Every token is judged, those of the question too. Negative where finetuning has helped.
+    The loss is over all tokens, those of the question too. Negative where finetuning lowered it.
     """
     from ftcli.data.dataset import Data
     from ftcli.reproduce.probe import rebuild_run
@@ -70,7 +76,8 @@ def gsm8k_forgetting(run: Path) -> float:
     return after - before
 
 
-def _loss(run: Any, model: Any, batches: list[dict[str, Any]]) -> float:
+def _loss(run: Run, model: nn.Module, batches: list[dict[str, Any]]) -> float:
+    """Return the mean loss of the supervised tokens of all batches, in nats."""
     import torch
 
     from ftcli.reproduce.probe import loss_of

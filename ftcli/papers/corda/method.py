@@ -1,8 +1,8 @@
-"""CorDA (arXiv 2406.05223): LoRA from a decomposition that is oriented by what enters a layer."""
+"""CorDA (arXiv 2406.05223): LoRA initialised from a decomposition oriented by a layer's inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -21,26 +21,27 @@ if TYPE_CHECKING:
     from ftcli.core.run import Run
 
 Mode = Literal["kpm", "ipm"]
-#: What is left of the identity when a damped covariance is inverted, at most (Frobenius norm).
+#: Largest allowed ||C C^-1 - I||_F of a damped covariance and its computed inverse.
 INVERSE_ERROR = 0.05
 
 
 class Corda(ShiftedLora):
-    """Some components of each weight are trained, the rest is frozen; further keys are peft.LoraConfig's.
+    """Train r components of each weight and freeze the others; further keys are peft.LoraConfig's.
 
-    With C the covariance of a layer's inputs, U S V^T = SVD(W C) and W = U S (V^T C^-1): the
-    components are ordered by how much they matter to that context.
+    With C the covariance of a layer's inputs over a context, U S V^T = SVD(W C) and
+    W = U S (V^T C^-1): the components are ordered by how much the context uses them.
 
     Args:
-        mode: ipm trains the first r components, those the context uses most (instruction-previewed);
-            kpm the last r, so that what it uses stays frozen (knowledge-preserved).
+        mode: ipm (instruction-previewed) trains the first r components, those the context uses most;
+            kpm (knowledge-preserved) trains the last r and so keeps frozen what the context uses.
         samples: rows (bins, where packing=bins) of the context.
-        batch_size: rows a forward pass. Each row is rescaled by itself, so that it decides speed alone
-            where the rows are the same ones; at data.packing=none it also decides which rows those are
-            (see `calibration.batches`).
-        damping: share of the mean of C's diagonal that is added to it; doubled until C inverts.
-        calibration: the context, with the keys of the data group; null: the training data.
-        cache: keep covariances beside the token cache; in^2 * 4 bytes a layer (28 GB for Llama 2 7B).
+        batch_size: rows a forward pass. Each row is rescaled separately, so that for the same rows
+            only speed depends on it. At data.packing=none it also decides which rows are taken (see
+            `ftcli.methods.calibration.calibration_batches`).
+        damping: share of the mean of C's diagonal that is added to the diagonal; doubled until C can be
+            inverted.
+        calibration: data of the context, with the keys of the data group; null: the training data.
+        cache: write covariances beside the token cache, in^2 * 4 bytes a layer (28 GB for Llama 2 7B).
         config_class: peft.LoraConfig or a subclass of it.
         targets_strict: refuse names of modules that match nothing in the model.
         autocast_adapter_dtype: adapter weights in float32 also where the base has half precision.
@@ -66,17 +67,17 @@ class Corda(ShiftedLora):
         self.calibration = Data(**calibration) if isinstance(calibration, dict) else calibration
 
     def factors(self, run: Run, layers: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """A0 and B0 of every layer."""
-        found = self.covariances(run)
+        """Yield name, A0 [r, in] and B0 [out, r] of every layer."""
+        measured = self.covariances(run)
         for name, layer in layers.items():
-            covariance = found.pop(name).to(weight_of(layer).device)
-            parts = oriented(weight_of(layer).float(), covariance, self.damping)
+            covariance = measured.pop(name).to(weight_of(layer).device)
+            parts = decompose(weight_of(layer).float(), covariance, self.damping)
             a, b = parts.factors(layer.r[ADAPTER], self.mode)
-            share = layer.scaling[ADAPTER] ** 0.5  # of the scale that each factor makes up for
-            yield name, a / share, b / share
+            root = layer.scaling[ADAPTER] ** 0.5  # so that scale * B0 A0 is the product of a and b
+            yield name, a / root, b / root
 
     def covariances(self, run: Run) -> dict[str, Tensor]:
-        """Covariance [in, in] of the inputs of every adapted layer, over the context."""
+        """Return name -> covariance [in, in] of the inputs of each adapted layer, over the context."""
         data = self.calibration or run.data
         if data.cache_dir is None and run.data.cache_dir is not None:
             data = replace(data, cache_dir=run.data.cache_dir)
@@ -84,9 +85,9 @@ class Corda(ShiftedLora):
 
         def measure() -> dict[str, Tensor]:
             drawn = calibration_batches(run, self.samples, self.batch_size, data=data)
-            found = input_covariance(run.model, layers, drawn, _forward(run), by_maximum)
-            _refuse_unseen(layers, found)
-            return {name: one.sequence_mean for name, one in found.items()}
+            measured = input_covariance(run.model, layers, drawn, _forward(run), rescale_by_maximum)
+            _refuse_unseen(layers, measured)
+            return {name: moments.sequence_mean for name, moments in measured.items()}
 
         if not self.cache:
             return measure()
@@ -98,25 +99,27 @@ class Corda(ShiftedLora):
             "seed": run.seed,
             "precision": run.trainer.precision,
         }
-        return covariances.kept(covariances.place(data.cache_dir, layers, settings), measure)
+        return covariances.load_or_measure(
+            covariances.cache_file(data.cache_dir, layers, settings), measure
+        )
 
 
-class Oriented(NamedTuple):
-    """W = left diag(values) right, the values falling; right is V^T C^-1."""
+class OrientedSVD(NamedTuple):
+    """W = left diag(values) right with descending values; right is V^T C^-1."""
 
     left: Tensor  # [out, k], k = min(in, out)
     values: Tensor  # [k]
     right: Tensor  # [k, in]
 
     def factors(self, r: int, mode: Mode) -> tuple[Tensor, Tensor]:
-        """A [r, in] and B [out, r] with B A = the first (ipm) or last (kpm) r components.
+        """Return A [r, in] and B [out, r] whose product is the first (ipm) or last (kpm) r components.
 
         Raises:
-            UserError: there are no r components.
+            UserError: r is above the number of components.
         """
         if r > len(self.values):
             raise UserError(
-                f"r={r}, and a layer has {len(self.values)} components.",
+                f"r={r} is above the {len(self.values)} components of a layer's weight.",
                 where="method.r",
                 fix=f"method.r={len(self.values)}",
             )
@@ -125,18 +128,20 @@ class Oriented(NamedTuple):
         return root[:, None] * self.right[chosen], self.left[:, chosen] * root
 
 
-def oriented(weight: Tensor, covariance: Tensor, damping: float = 0.01) -> Oriented:
-    """The context-oriented decomposition of W [out, in] by C [in, in], both float32.
+def decompose(weight: Tensor, covariance: Tensor, damping: float = 0.01) -> OrientedSVD:
+    """Return the context-oriented decomposition of W [out, in] by C [in, in], both float32.
 
-    It takes C itself and not its root, as the paper does (equations 2 and 3).
+    W is multiplied by C itself, not by its square root, as in the paper (equations 2 and 3).
     """
-    damped_covariance, inverse = damped(covariance, damping)
+    damped_covariance, inverse = damp(covariance, damping)
     left, values, right = torch.linalg.svd(weight @ damped_covariance, full_matrices=False)
-    return Oriented(left, values, right @ inverse)
+    return OrientedSVD(left, values, right @ inverse)
 
 
-def damped(covariance: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """C + damping * mean(diag C) * I and its inverse; damping is doubled until that is one.
+def damp(covariance: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Return C + damping * mean(diag C) * I and its inverse.
+
+    Damping is doubled until the inverse is accurate to INVERSE_ERROR.
 
     Raises:
         UserError: the covariance is zero or not finite.
@@ -144,7 +149,9 @@ def damped(covariance: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     scale = covariance.diagonal().mean()
     if not (torch.isfinite(covariance).all() and scale > 0):
         raise UserError(
-            "the covariance of a layer's inputs is zero or not finite.", "method.samples"
+            "the covariance of a layer's inputs is zero or not finite.",
+            where="method.samples",
+            fix="raise method.samples, or model.dtype=float32",
         )
     identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     while True:
@@ -155,10 +162,11 @@ def damped(covariance: Tensor, damping: float) -> tuple[Tensor, Tensor]:
         damping *= 2
 
 
-def by_maximum(x: Tensor, owner: Tensor) -> Tensor:
-    """Tokens [t, in] over the absolute value of the largest entry of their sequence.
+def rescale_by_maximum(x: Tensor, owner: Tensor) -> Tensor:
+    """Divide tokens [t, in] by |max| of the entries of their sequence (`owner` [t]).
 
-    Of the signed entries, as in the authors' code and PEFT's, and not the largest absolute value.
+    The maximum is that of the signed entries, not of their absolute values, as in the authors' code
+    and PEFT's.
     """
     peaks = x.amax(1)
     largest = peaks.new_full((int(owner.max()) + 1,), float("-inf"))
@@ -166,8 +174,8 @@ def by_maximum(x: Tensor, owner: Tensor) -> Tensor:
     return x / largest.abs()[owner][:, None]
 
 
-def _forward(run: Run) -> Any:
-    """The model up to its output layer on a packed or padded batch, in the run's precision."""
+def _forward(run: Run) -> Callable[[nn.Module, Batch], None]:
+    """Return a function that runs a model up to its output layer on a batch, in the run's precision."""
     from ftcli.objectives.causal_lm import final_hidden
 
     def forward(model: nn.Module, batch: Batch) -> None:
@@ -177,11 +185,11 @@ def _forward(run: Run) -> Any:
     return forward
 
 
-def _refuse_unseen(layers: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    unseen = [name for name in layers if name not in found]
+def _refuse_unseen(layers: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+    unseen = [name for name in layers if name not in measured]
     if unseen:
         raise UserError(
             f"no token of the context reaches {unseen[0]} ({len(unseen)} such layers).",
             where="method.target_modules",
-            fix="leave them out, or raise method.samples",
+            fix="leave these layers out, or raise method.samples",
         )

@@ -1,4 +1,4 @@
 """LoRA-GA: Low-Rank Adaptation with Gradient Approximation (arXiv 2407.05000).
 
-LoRA-GA (arXiv 2407.05000): LoRA that starts where full finetuning's first step would go. Recipe: `recipes/lora_ga/recipe.yaml`.
+LoRA-GA (arXiv 2407.05000): LoRA initialised so that its first step approximates that of full finetuning. Recipe: `recipes/lora_ga/recipe.yaml`.
 """

@@ -1,4 +1,4 @@
-"""LoRA-GA (arXiv 2407.05000): LoRA that starts where full finetuning's first step would go."""
+"""LoRA-GA (arXiv 2407.05000): LoRA initialised so that its first step approximates that of full finetuning."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ if TYPE_CHECKING:
     from ftcli.core.run import Run
 
 Direction = Literal["ArB2r", "A2rBr", "ArBr", "random"]
-EXACT_UP_TO = 1024  # rows or columns: a full decomposition takes a second on one CPU core
-#: The authors' code takes 4. On a matrix without any decay (normal, 64 x 64, r=4) the equation was
-#: then 15 % off, 1.6 % with 8 and 0.02 % with 16; it costs little beside the gradient.
+EXACT_UP_TO = 1024  # rows or columns up to which a full SVD is taken: a second on one CPU core
+#: Iterations of the randomised SVD. The authors' code takes 4. On a matrix whose singular values do not
+#: decay (normal, 64 x 64, r=4) the equation was then 15 % off, 1.6 % with 8 and 0.02 % with 16; they
+#: cost little beside the gradient.
 ITERATIONS = 16
 
 
 class LoraGA(ShiftedLora):
-    """Factors from the singular vectors of the loss's gradient; further keys are peft.LoraConfig's.
+    """LoRA with factors from the singular vectors of the gradient; further keys are peft.LoraConfig's.
 
-    The change of scale * B A in the first step of gradient descent is then, but for its length, the
-    best approximation of rank 2r to full finetuning's: with eta the scale,
-    eta^2 (B B^T G + G A^T A) = eta^2 (sqrt(out) / gamma) G_2r. The gradient is that of the
-    objective's own loss over the samples, on the base without dropout.
+    The change of scale * B A in the first step of gradient descent is then, up to a factor, the best
+    approximation of rank 2r to the step of full finetuning: with eta the scale,
+    eta^2 (B B^T G + G A^T A) = eta^2 (sqrt(out) / gamma) G_2r. The gradient G is that of the run's
+    objective over the samples, on the base without dropout.
 
-    PEFT's `init_lora_weights=lora_ga` is another one: it multiplies B by singular values and scales
-    only B, for which the equation does not hold.
+    PEFT's `init_lora_weights=lora_ga` differs: it multiplies B by singular values and scales only B,
+    for which the equation does not hold.
 
     Args:
-        direction: which singular vectors of the first 2r A and B get. ArB2r: A the first r, B the
-            rest; A2rBr: the other way round; ArBr: B the first, third, ..., A those between; random:
-            each a random half.
-        gamma: the smaller, the longer the factors, whose squared norms are sqrt(out) / gamma.
-        samples: rows of the training data whose gradient is taken.
+        direction: which of the first 2r singular vectors go to A and which to B. ArB2r: the first r to
+            A, the others to B; A2rBr: the reverse; ArBr: the first, third, ... to B, the others to A;
+            random: a random half to each.
+        gamma: the squared norm of each vector of the factors is sqrt(out) / gamma.
+        samples: training rows whose gradient is taken (`ftcli.methods.calibration.calibration_batches`
+            says which).
         batch_size: rows a backward pass.
         config_class: peft.LoraConfig or a subclass of it.
         targets_strict: refuse names of modules that match nothing in the model.
@@ -63,11 +65,11 @@ class LoraGA(ShiftedLora):
         self.samples, self.batch_size = samples, batch_size
 
     def factors(self, run: Run, layers: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """A0 and B0 of every layer the samples reach."""
-        found = layer_gradients(run, layers, self.samples, self.batch_size)
+        """Yield name, A0 [r, in] and B0 [out, r] of every layer that the samples reach."""
+        gradients = layer_gradients(run, layers, self.samples, self.batch_size)
         generator = torch.Generator().manual_seed(run.seed)
-        for name in list(found):
-            gradient, r = found.pop(name), layers[name].r[ADAPTER]
+        for name in list(gradients):
+            gradient, r = gradients.pop(name), layers[name].r[ADAPTER]
             gradient = gradient.to(weight_of(layers[name]).device)
             _refuse_wide(name, r, gradient)
             yield name, *gradient_factors(gradient, r, self.gamma, self.direction, generator)
@@ -76,14 +78,19 @@ class LoraGA(ShiftedLora):
 def layer_gradients(
     run: Run, layers: Mapping[str, Any], samples: int, batch_size: int = 1
 ) -> dict[str, Tensor]:
-    """Gradient [out, in] of the base's loss over the first training rows, for adapted layers.
+    """Return name -> gradient [out, in] of the base's loss over the first training rows.
 
-    float32 on the CPU; absent where no row reaches a layer.
+    float32 on the CPU. A layer that no row reaches is absent.
+
+    Args:
+        layers: name -> LoRA layer.
+        samples, batch_size: as in `ftcli.methods.calibration.calibration_batches`, which says in which
+            order rows are taken.
     """
     drawn = list(calibration_batches(run, samples, batch_size))
     weights = {name: layer.get_base_layer().weight for name, layer in layers.items()}
-    found = sum_gradients(run.model, weights, drawn, objective_loss(run, drawn))
-    return {name: g.T if layers[name].fan_in_fan_out else g for name, g in found.items()}
+    gradients = sum_gradients(run.model, weights, drawn, objective_loss(run, drawn))
+    return {name: g.T if layers[name].fan_in_fan_out else g for name, g in gradients.items()}
 
 
 def gradient_factors(
@@ -93,12 +100,12 @@ def gradient_factors(
     direction: Direction = "ArB2r",
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A [r, in] and B [out, r] of a gradient [out, in] (the paper's section 3, "stable" scale).
+    """Return A [r, in] and B [out, r] from a gradient [out, in] (section 3, "stable" scale).
 
-    Both are singular vectors times out^(1/4) / sqrt(gamma); the singular values are not used.
+    Their vectors are singular vectors times out^(1/4) / sqrt(gamma); the singular values are not used.
     """
     left, right = singular_vectors(gradient, 2 * r, generator)
-    of_a, of_b = _choice(direction, r, generator)
+    of_a, of_b = _split_directions(direction, r, generator)
     length = gradient.shape[0] ** 0.25 / gamma**0.5
     return length * right[:, of_a].T, length * left[:, of_b]
 
@@ -106,10 +113,11 @@ def gradient_factors(
 def singular_vectors(
     matrix: Tensor, count: int, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The first `count` left [m, count] and right [n, count] singular vectors.
+    """Return the first `count` left [m, count] and right [n, count] singular vectors.
 
-    Of larger matrices by subspace iteration on twice as many (Halko et al., arXiv 0909.4061,
-    algorithm 5.1), which is close where the singular values fall fast, as those of gradients do.
+    For matrices above EXACT_UP_TO they come from subspace iteration with 2 * count vectors (Halko et al.,
+    arXiv 0909.4061, algorithm 5.1), which is accurate where singular values fall fast, as those of
+    gradients do.
     """
     matrix = matrix.float()
     if min(matrix.shape) <= EXACT_UP_TO:
@@ -117,15 +125,17 @@ def singular_vectors(
         return left[:, :count], right[:count].T
     seed = int(torch.randint(2**31, (), generator=generator))
     with torch.random.fork_rng([matrix.device] if matrix.is_cuda else []):
-        torch.manual_seed(seed)  # the library takes no generator
+        torch.manual_seed(seed)  # torch.svd_lowrank takes no generator
         left, _, right = torch.svd_lowrank(
             matrix, q=min(2 * count, *matrix.shape), niter=ITERATIONS
         )
     return left[:, :count], right[:, :count]
 
 
-def _choice(direction: Direction, r: int, generator: Any) -> tuple[Tensor, Tensor]:
-    """Which of the first 2r vectors go to A, and which to B."""
+def _split_directions(
+    direction: Direction, r: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Return the indices, among the first 2r vectors, of those for A and of those for B."""
     order = torch.arange(2 * r)
     if direction == "ArB2r":
         return order[:r], order[r:]
@@ -140,7 +150,7 @@ def _choice(direction: Direction, r: int, generator: Any) -> tuple[Tensor, Tenso
 def _refuse_wide(name: str, r: int, gradient: Tensor) -> None:
     if 2 * r > min(gradient.shape):
         raise UserError(
-            f"r={r} takes {2 * r} singular vectors, and the gradient of {name} "
+            f"r={r} needs {2 * r} singular vectors, and the gradient of {name} "
             f"({gradient.shape[0]} x {gradient.shape[1]}) has {min(gradient.shape)}.",
             where="method.r",
             fix=f"method.r={min(gradient.shape) // 2}",

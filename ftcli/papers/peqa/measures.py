@@ -10,7 +10,7 @@ from ftcli.reproduce.measures import measure
 
 @measure(exact=True)
 def peqa_integer_residue(run: Path) -> float:
-    """Largest distance of a merged weight, divided by its trained scale, from an integer."""
+    """Largest distance from an integer of a merged weight divided by its trained scale."""
     import torch
 
     from ftcli.papers.peqa.method import PeqaLinear
@@ -23,7 +23,7 @@ def peqa_integer_residue(run: Path) -> float:
             base: Any = layer.base_layer
             scale = base.scale + layer.peqa_scale["default"].detach().view_as(base.scale)
             layer.merge()
-            merged = base.plain().weight.detach().float()
+            merged = base.to_plain().weight.detach().float()
             ratio = (merged.T if base.transposed else merged).unflatten(1, (scale.shape[1], -1))
             ratio = ratio / scale.unsqueeze(-1)
             worst = max(worst, (ratio - torch.round(ratio)).abs().max().item())
@@ -32,8 +32,9 @@ def peqa_integer_residue(run: Path) -> float:
 
 @measure(exact=True)
 def peqa_rounding_difference(run: Path) -> float:
-    """Largest difference of a training token's loss between the fresh method and the base with
-    each linear of its blocks replaced by scale * integers of the same bits, in nats."""
+    """Largest difference in a training token's loss, in nats, between the untrained method and the base
+    whose block linears were rounded to scale * integers of the same bits.
+    """
     import torch
 
     from ftcli.models.anatomy import Anatomy

@@ -1,8 +1,8 @@
 """Weights as packed integers of 2, 3, 4 or 8 bits: codes, scales and zero points.
 
-A row [in] is cut into groups that share a scale s and a zero point z; the whole row is one group
+A row [in] is divided into groups with a common scale s and zero point z; the whole row is one group
 unless a group size is given. The integers are wbar = clamp(round(w / s) + z, 0, 2^bits - 1) - z, and
-the weight they stand for is s * wbar (PEQA, arXiv 2305.14152, equation 1).
+the weight they represent is s * wbar (PEQA, arXiv 2305.14152, equation 1).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 Search = Literal["minmax", "mse"]
-#: Codes that fill whole bytes together: bits -> (codes, bytes).
+#: Smallest number of codes that fill whole bytes: bits -> (codes, bytes).
 PACKS = {2: (4, 1), 3: (8, 3), 4: (2, 1), 8: (1, 1)}
-#: Shares of the full range that the search of the least squared error tries.
+#: Shares of the full range that search=mse tries.
 SHARES = tuple(1 - 0.02 * i for i in range(36))
 FP32, BYTE = 4, 1
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Codes [.., m] of 0 .. 2^bits - 1 as bytes, uint8 [.., packed_width(m, bits)].
+    """Pack codes [.., m] of 0 .. 2^bits - 1 into bytes, uint8 [.., packed_width(m, bits)].
 
     Raises:
         ValueError: no packing for this number of bits.
@@ -36,7 +36,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, width: int) -> Tensor:
-    """The codes that `pack` was given, uint8 [.., width]; int8 bytes are read as unsigned."""
+    """Return the codes that were packed, uint8 [.., width]; int8 bytes are read as unsigned."""
     count, size = _packing(bits)
     packed = packed.view(torch.uint8)
     if bits == 8:
@@ -50,14 +50,14 @@ def unpack(packed: Tensor, bits: int, width: int) -> Tensor:
 
 
 def packed_width(width: int, bits: int) -> int:
-    """Bytes of a packed row of `width` codes."""
+    """Return the number of bytes of a packed row of `width` codes."""
     count, size = _packing(bits)
     return ceil(width / count) * size
 
 
 @dataclass(frozen=True)
-class Quantised:
-    """A matrix [n, m] in integers, not packed yet.
+class QuantisedMatrix:
+    """A matrix [n, m] as integer codes that are not packed.
 
     Attributes:
         codes: uint8 [n, m], 0 .. 2^bits - 1.
@@ -70,28 +70,28 @@ class Quantised:
     zero: Tensor
 
     def integers(self) -> Tensor:
-        """codes - zero, int16 [n, m], in -zero .. 2^bits - 1 - zero."""
+        """Return codes - zero, int16 [n, m], within -zero .. 2^bits - 1 - zero."""
         groups = self.zero.shape[1]
         codes = self.codes.to(torch.int16).unflatten(1, (groups, -1))
         return (codes - self.zero.to(torch.int16).unsqueeze(-1)).flatten(1)
 
     def weight(self) -> Tensor:
-        """What they stand for, float32 [n, m]."""
-        return scaled(self.integers(), self.scale)
+        """Return the weight that the codes represent, float32 [n, m]."""
+        return apply_scale(self.integers(), self.scale)
 
 
 def quantise(
     weight: Tensor, bits: int, group_size: int | None = None, search: Search = "mse"
-) -> Quantised:
+) -> QuantisedMatrix:
     """Round a matrix [n, m] to the nearest integers of an asymmetric grid, in float32.
 
     Args:
         group_size: entries of a row that share a scale; None: the whole row.
-        search: `minmax` spans the smallest to the largest entry (0 always among them); `mse` takes
-            the share of that range which leaves the least squared error in each group.
+        search: `minmax` spans the smallest to the largest entry of a group and always includes 0; `mse`
+            takes the share of that range with the least squared error in each group.
 
     Raises:
-        ValueError: no packing for this number of bits, or rows are not whole groups.
+        ValueError: there is no packing for this number of bits, or group_size does not divide a row.
     """
     _packing(bits)
     groups = group_count(weight.shape[1], group_size)
@@ -101,24 +101,24 @@ def quantise(
     if search == "mse":
         scale, zero = _least_error(values, low, high, bits)
     codes = _codes(values, scale, zero, bits).to(torch.uint8)
-    return Quantised(codes.flatten(1), scale, zero.to(torch.uint8))
+    return QuantisedMatrix(codes.flatten(1), scale, zero.to(torch.uint8))
 
 
-def scaled(integers: Tensor, scale: Tensor) -> Tensor:
-    """scale * integers, [n, m], in the scale's type; scale [n, groups]."""
+def apply_scale(integers: Tensor, scale: Tensor) -> Tensor:
+    """Return scale * integers [n, m] in the scale's dtype; scale is [n, groups]."""
     grouped = integers.to(scale.dtype).unflatten(1, (scale.shape[1], -1))
     return (grouped * scale.unsqueeze(-1)).flatten(1)
 
 
 def group_count(width: int, group_size: int | None) -> int:
-    """Groups of a row.
+    """Return the number of groups of a row of `width` weights.
 
     Raises:
-        ValueError: rows are not whole groups.
+        ValueError: group_size does not divide the row.
     """
     size = group_size or width
     if size < 1 or width % size:
-        raise ValueError(f"rows of {width} weights are no whole number of groups of {size}")
+        raise ValueError(f"group_size={size} does not divide rows of {width} weights")
     return width // size
 
 
@@ -130,7 +130,7 @@ def stored_bytes(
     scale_bytes: int = FP32,
     zero_bytes: int = BYTE,
 ) -> int:
-    """Bytes of a matrix: packed codes, and a scale and a zero point a group."""
+    """Return the bytes of a matrix: packed codes, and a scale and a zero point for each group."""
     groups = rows * group_count(columns, group_size)
     return rows * packed_width(columns, bits) + groups * (scale_bytes + zero_bytes)
 
@@ -138,34 +138,40 @@ def stored_bytes(
 def bits_per_weight(
     columns: int, bits: int, group_size: int | None = None, scale_bytes: int = FP32
 ) -> float:
-    """Bits a weight of rows of `columns` takes, scale and zero point counted."""
+    """Return the stored bits a weight for rows of `columns`, scale and zero point included."""
     return 8 * stored_bytes(1, columns, bits, group_size, scale_bytes) / columns
 
 
 def _packing(bits: int) -> tuple[int, int]:
     if bits not in PACKS:
-        raise ValueError(f"no packing for {bits} bits; there are {', '.join(map(str, PACKS))}")
+        raise ValueError(
+            f"there is no packing for {bits} bits; choose one of {', '.join(map(str, PACKS))}"
+        )
     return PACKS[bits]
 
 
 def _shifts(count: int, bits: int, device: torch.device) -> Tensor:
+    """Return the bit offsets of `count` codes within a word, int32 [count]."""
     return torch.arange(0, count * bits, bits, device=device, dtype=torch.int32)
 
 
 def _grid(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of an evenly spaced grid from `low` <= 0 to `high` >= 0."""
+    """Return scale and zero point of an evenly spaced grid from `low` <= 0 to `high` >= 0."""
     scale = (high - low) / (2**bits - 1)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # a group of zeros
+    scale = torch.where(
+        scale > 0, scale, torch.ones_like(scale)
+    )  # all weights of the group are zero
     return scale, (-low / scale).round().clamp(0, 2**bits - 1)
 
 
 def _codes(values: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
+    """Return the nearest codes of values [n, groups, group], as floats."""
     codes = (values / scale.unsqueeze(-1)).round() + zero.unsqueeze(-1)
     return codes.clamp(0, 2**bits - 1)
 
 
 def _least_error(values: Tensor, low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """The grid of each group, of those over shares of its range, with the least squared error."""
+    """Return scale and zero point with the least squared error in each group, over SHARES of its range."""
     best, scale, zero = None, low, low
     for share in SHARES:
         s, z = _grid(low * share, high * share, bits)

@@ -1,4 +1,4 @@
-"""A frozen linear layer of packed integers, whose scales may be shifted and learned (PEQA)."""
+"""A frozen linear layer of packed integers, with scales that can be shifted and trained (PEQA)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.autograd.function import Function
 
 from ftcli.papers.peqa.packed import (
     Search,
+    apply_scale,
     group_count,
     pack,
     packed_width,
     quantise,
-    scaled,
     unpack,
 )
 
@@ -24,11 +24,11 @@ class PackedLinear(nn.Module):
     """A frozen linear layer whose weight [out, in] is packed integers.
 
     Attributes:
-        weight: the packed codes, int8 [out, packed_width]; int8 because transformers' T5 casts
-            activations to the type of any other weight.
+        weight: the packed codes, int8 [out, packed_width]; int8 because T5 in transformers casts
+            activations to the dtype of any weight that is not int8.
         zero: uint8 [out, groups].
         scale: float32 [out, groups].
-        transposed: it stands for a Conv1D, which keeps its weight [in, out].
+        transposed: whether it replaces a Conv1D, which stores its weight as [in, out].
     """
 
     def __init__(self, linear: Any, bits: int, group_size: int | None, search: Search) -> None:
@@ -40,31 +40,31 @@ class PackedLinear(nn.Module):
         if weight.device.type == "meta":
             codes, scale, zero = _shapes(weight, bits, group_size)
         else:
-            found = quantise(weight, bits, group_size, search)
-            codes, scale, zero = pack(found.codes, bits), found.scale, found.zero
+            matrix = quantise(weight, bits, group_size, search)
+            codes, scale, zero = pack(matrix.codes, bits), matrix.scale, matrix.zero
         self.weight = nn.Parameter(codes.view(torch.int8), requires_grad=False)
         self.zero = nn.Parameter(zero, requires_grad=False)
         self.scale = nn.Parameter(scale, requires_grad=False)
         self.bias = linear.bias
 
     def integers(self, dtype: torch.dtype = torch.int16) -> Tensor:
-        """The integers wbar, [out, in]; exact in any floating type."""
+        """Return the integers wbar [out, in]; they are exact in any floating dtype."""
         codes = unpack(self.weight, self.bits, self.in_features)
         grouped = codes.to(dtype).unflatten(1, (self.zero.shape[1], -1))
         return (grouped - self.zero.to(dtype).unsqueeze(-1)).flatten(1)
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
-        """[.., in] -> [.., out], with `shift` [out, groups] added to the scales."""
+        """Map [.., in] to [.., out], with `shift` [out, groups] added to the scales."""
         dtype = _product_type(x)
         scale = self.scale if shift is None else self.scale + shift
         out = ScaledProduct.apply(x.to(dtype), scale, self)
         return out if self.bias is None else out + self.bias.to(dtype)
 
-    def plain(self) -> nn.Module:
-        """A linear layer (or Conv1D) of the kind it was made from, with the weight it stands for."""
+    def to_plain(self) -> nn.Module:
+        """Return a linear layer (or Conv1D, where one was replaced) with the weight scale * wbar."""
         from transformers.pytorch_utils import Conv1D
 
-        weight = scaled(self.integers(torch.float32), self.scale).to(self.dtype)
+        weight = apply_scale(self.integers(torch.float32), self.scale).to(self.dtype)
         shape = (self.out_features, self.in_features)
         with torch.device("meta"):
             layer: Any = Conv1D(*shape) if self.transposed else nn.Linear(*shape[::-1])
@@ -73,38 +73,38 @@ class PackedLinear(nn.Module):
         return layer
 
     def extra_repr(self) -> str:
-        """Its shape and bits, for print(model)."""
+        """Return shape, bits and groups, for print(model)."""
         groups = self.zero.shape[1]
         return f"{self.in_features}, {self.out_features}, bits={self.bits}, groups={groups}"
 
 
 class ScaledProduct(Function):
-    """y = x (s * wbar)^T, keeping x and the scales: integers are unpacked again for the gradient.
+    """y = x (s * wbar)^T; backward keeps x and the scales, and unpacks the integers again.
 
-    With one scale a row, y = s * (x wbar^T): the integers are multiplied as they are, exact also
-    in bfloat16, and the scale acts on the product in float32.
+    With one scale a row, y = s * (x wbar^T): the integers are exact also in bfloat16, and the scale
+    multiplies the product in float32.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, layer: PackedLinear) -> Tensor:
-        """x [.., in] -> [.., out] in the type of x."""
+        """Map x [.., in] to [.., out] in the dtype of x."""
         ctx.save_for_backward(x, scale)
         ctx.layer = layer
         integers = layer.integers(x.dtype)
-        with _as_written(x):
+        with _disable_autocast(x):
             if scale.shape[1] > 1:
-                return nn.functional.linear(x, scaled(integers, scale).to(x.dtype))
+                return nn.functional.linear(x, apply_scale(integers, scale).to(x.dtype))
             return (nn.functional.linear(x, integers) * scale[:, 0]).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        """dL/dx, and dL/ds of a group = sum over it of dL/dw * wbar."""
+        """Return dL/dx, and dL/ds, which for a group is the sum of dL/dw * wbar over the group."""
         (grad,), (x, scale) = grads, ctx.saved_tensors
         integers = ctx.layer.integers(x.dtype)
         to_x = to_scale = None
-        with _as_written(x):
+        with _disable_autocast(x):
             if ctx.needs_input_grad[0] and scale.shape[1] > 1:
-                to_x = grad @ scaled(integers, scale).to(grad.dtype)
+                to_x = grad @ apply_scale(integers, scale).to(grad.dtype)
             elif ctx.needs_input_grad[0]:
                 to_x = (grad * scale[:, 0]).to(grad.dtype) @ integers
             if ctx.needs_input_grad[1]:
@@ -115,22 +115,22 @@ class ScaledProduct(Function):
 
 
 def _product_type(x: Tensor) -> torch.dtype:
-    """The type that matrix products of x run in."""
+    """Return the dtype of matrix products of x: that of autocast where it is on."""
     kind = x.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return x.dtype
 
 
-def _as_written(x: Tensor) -> AbstractContextManager[Any]:
-    """While this lasts products run in the type of their factors; the meta device has no autocast."""
+def _disable_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Return a context without autocast for the device of x; the meta device has none to disable."""
     kind = x.device.type
     known = torch.amp.is_autocast_available(kind)
     return torch.autocast(kind, enabled=False) if known else nullcontext()
 
 
 def _shapes(weight: Tensor, bits: int, group_size: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes, scales and zero points without values, for plans."""
+    """Return empty codes, scales and zero points on the meta device, for `ftcli plan`."""
     rows, columns = weight.shape
     groups = group_count(columns, group_size)
     codes = weight.new_empty(rows, packed_width(columns, bits), dtype=torch.uint8)

@@ -18,8 +18,8 @@ from tests.deltas.fakes import delta, flat, random
 @pytest.mark.parametrize("density", [0.01, 0.05, 0.2, 0.5])
 def test_exactly_the_largest_entries_stay_as_signs_times_alpha_times_std(density):
     change = random(0, (50, 40), (11,), (30, 9))
-    made, coded = compeft.compress(change, density, alpha=2.0)
-    before, after = flat(change), flat(made)
+    compressed, coded = compeft.compress(change, density, alpha=2.0)
+    before, after = flat(change), flat(compressed)
     kept = after != 0
     assert int(kept.sum()) == int(len(before) * density) == len(coded.positions)
     assert before[kept].abs().min() >= before[~kept].abs().max()
@@ -30,17 +30,17 @@ def test_exactly_the_largest_entries_stay_as_signs_times_alpha_times_std(density
 
 def test_the_threshold_and_the_deviation_are_of_the_whole_vector():
     small, big = torch.randn(100) * 1e-3, torch.randn(100)
-    made, _ = compeft.compress(delta({"a": small, "b": big}), density=0.25)
-    assert made["a"].abs().max() == 0 and int((made["b"] != 0).sum()) == 50
+    compressed, _ = compeft.compress(delta({"a": small, "b": big}), density=0.25)
+    assert compressed["a"].abs().max() == 0 and int((compressed["b"] != 0).sum()) == 50
     whole = torch.cat([small, big]).double()
-    assert made["b"].abs().max().item() == pytest.approx(whole.std().item(), rel=1e-6)
+    assert compressed["b"].abs().max().item() == pytest.approx(whole.std().item(), rel=1e-6)
 
 
 def test_everything_kept_is_alpha_std_sign_and_scaling_commutes():
     change = random(3)
-    made = flat(compeft.compress(change, 1.0, 1.5)[0])
+    compressed = flat(compeft.compress(change, 1.0, 1.5)[0])
     expected = 1.5 * flat(change).std() * flat(change).sign()
-    assert (made - expected).abs().max() < 1e-6
+    assert (compressed - expected).abs().max() < 1e-6
     scaled = flat(compeft.compress(change.scale(8.0), 0.3)[0])
     assert torch.equal(scaled, 8.0 * flat(compeft.compress(change, 0.3)[0]))
 
@@ -66,11 +66,11 @@ def test_among_equal_values_the_first_are_taken():
 @pytest.mark.parametrize("codec", ["golomb", "masks"])
 @pytest.mark.parametrize("density", [0.004, 0.05, 0.3, 0.9, 1.0])
 def test_the_code_is_read_back_exactly(codec, density):
-    made, coded = compeft.compress(random(5, (123, 45), (3,), (8, 8)), density)
-    again = ternary.decode(ternary.encode(coded, codec))
-    assert np.array_equal(again.positions, coded.positions)
-    assert np.array_equal(again.negative, coded.negative) and again.scale == coded.scale
-    assert all(torch.equal(again.tensor(n), made[n]) for n in made)
+    compressed, coded = compeft.compress(random(5, (123, 45), (3,), (8, 8)), density)
+    stored = ternary.decode(ternary.encode(coded, codec))
+    assert np.array_equal(stored.positions, coded.positions)
+    assert np.array_equal(stored.negative, coded.negative) and stored.scale == coded.scale
+    assert all(torch.equal(stored.tensor(n), compressed[n]) for n in compressed)
     with pytest.raises(UserError, match="no ternary delta"):
         ternary.decode(ternary.encode(coded, codec)[:-40])
 
@@ -129,25 +129,25 @@ def test_an_adapter_of_rank_16_takes_less_than_an_eighth_on_disk(
     change = Delta.of(lora_run)
     sixteen = {name: change[name].bfloat16() for name in change}
     save_file(sixteen, tmp_path / "adapter.safetensors")
-    made, coded = compeft.compress(change, density)
+    compressed, coded = compeft.compress(change, density)
     data = ternary.encode(coded, codec)
-    storage.save_delta(made, tmp_path / "delta", coded=data)
+    storage.save_delta(compressed, tmp_path / "delta", coded=data)
     size = (tmp_path / "delta" / "delta.ternary").stat().st_size
     header = 8 + int.from_bytes(data[4:8], "little")
     assert size == len(data) == header + body(coded, codec) and header < 1500
     assert (tmp_path / "adapter.safetensors").stat().st_size / size > factor
-    again = Delta.of(tmp_path / "delta")
-    assert again.kind == "adapter" and again.base == change.base
-    assert all(torch.equal(again[name], made[name]) for name in made)
+    stored = Delta.of(tmp_path / "delta")
+    assert stored.kind == "adapter" and stored.base == change.base
+    assert all(torch.equal(stored[name], compressed[name]) for name in compressed)
 
 
 def test_the_search_takes_the_best_on_held_out_rows():
     change = random(9)
     target = flat(compeft.compress(change, 0.3, 4.0)[0])
-    found = compeft.search(
+    found = compeft.search_settings(
         change, lambda d: (flat(d) - target).norm().item(), lambda a, b: a < b,
         densities=(0.1, 0.3), alphas=(1.0, 4.0),
     )  # fmt: skip
     assert found[:2] == (0.3, 4.0) and len(found[2]) == 4
-    made, _ = compeft.tuned(change, (0.1, 0.3), lambda d, _: (flat(d) - target).norm().item())
-    assert torch.equal(flat(made), target)
+    compressed, _ = compeft.tune_scale(change, (0.1, 0.3), lambda d, _: (flat(d) - target).norm().item())
+    assert torch.equal(flat(compressed), target)

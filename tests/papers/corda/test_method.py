@@ -1,4 +1,4 @@
-"""CorDA's decomposition by its equations and by PEFT's own, and the context it is oriented by."""
+"""CorDA's decomposition by its equations and by PEFT's own, and the context that orients it."""
 
 import copy
 from dataclasses import replace
@@ -17,7 +17,7 @@ from ftcli.methods.shifted import lora_layers, weight_of
 from ftcli.models.anatomy import Anatomy, count_parameters
 from ftcli.models.causal_lm import CausalLM
 from ftcli.papers.corda import method as corda
-from ftcli.papers.corda.method import INVERSE_ERROR, Corda, by_maximum, damped, oriented
+from ftcli.papers.corda.method import INVERSE_ERROR, Corda, damp, decompose, rescale_by_maximum
 from tests.methods.small_run import Rows, rows, small_run
 from tests.methods.tiny import logits, write_llama
 
@@ -58,34 +58,34 @@ def products(model):
     }
 
 
-def off(found, expected):
-    return ((found - expected).norm() / expected.norm()).item()
+def off(actual, expected):
+    return ((actual - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize("shape", [(40, 24), (24, 40)])
 def test_all_components_together_are_the_weight(shape):
     weight, covariance = example(*shape)
-    parts = oriented(weight, covariance)
+    parts = decompose(weight, covariance)
     assert len(parts.values) == 24 and (parts.values.diff() <= 0).all()
     assert off(parts.left @ torch.diag(parts.values) @ parts.right, weight) < 1e-4
 
 
 def test_the_two_modes_take_different_components_that_make_up_the_weight():
     weight, covariance = example()
-    parts = oriented(weight, covariance)
+    parts = decompose(weight, covariance)
     (a, b), (a_kept, b_kept) = (parts.factors(12, mode) for mode in MODES)
     assert a.shape == (12, 24) and b.shape == (40, 12)
     assert (b.T @ b_kept).abs().max() < 1e-4 * b.norm() * b_kept.norm()
     assert off(b @ a + b_kept @ a_kept, weight) < 1e-4
-    with pytest.raises(UserError, match="r=25, and a layer has 24 components"):
+    with pytest.raises(UserError, match="r=25 is above the 24 components"):
         parts.factors(25, "ipm")
 
 
 def test_in_the_contexts_norm_no_other_truncation_is_better():
     """Eckart and Young: ||(W - W_k) C'|| is the least possible, for every k."""
     weight, covariance = example()
-    full, _ = damped(covariance, 0.01)
-    parts = oriented(weight, covariance)
+    full, _ = damp(covariance, 0.01)
+    parts = decompose(weight, covariance)
     left, values, right = torch.linalg.svd(weight, full_matrices=False)
     for k in range(1, 24):
         a, b = parts.factors(k, "ipm")
@@ -95,9 +95,9 @@ def test_in_the_contexts_norm_no_other_truncation_is_better():
 
 def test_it_takes_the_covariance_and_not_its_root():
     weight, covariance = example()
-    full, _ = damped(covariance, 0.01)
+    full, _ = damp(covariance, 0.01)
     torch.testing.assert_close(
-        oriented(weight, covariance).values,
+        decompose(weight, covariance).values,
         torch.linalg.svdvals(weight @ full),
         rtol=1e-4,
         atol=1e-4,
@@ -107,20 +107,20 @@ def test_it_takes_the_covariance_and_not_its_root():
 def test_damping_grows_until_a_covariance_of_few_tokens_inverts():
     x = torch.randn(3, 200, generator=torch.Generator().manual_seed(0)) * 100
     x[:, 0] *= 1e4  # one channel far above the rest, as in language models
-    full, inverse = damped(x.T @ x, 1e-9)
+    full, inverse = damp(x.T @ x, 1e-9)
     assert torch.dist(full @ inverse, torch.eye(200)) < INVERSE_ERROR
     share = (full - x.T @ x).diagonal().mean() / (x.T @ x).diagonal().mean()
     assert share > 1e-8
     healthy = torch.eye(4) * 3
-    assert torch.equal(damped(healthy, 0.01)[0], healthy + 0.01 * 3 * torch.eye(4))
+    assert torch.equal(damp(healthy, 0.01)[0], healthy + 0.01 * 3 * torch.eye(4))
     for broken in (torch.zeros(4, 4), torch.full((4, 4), float("nan"))):
         with pytest.raises(UserError, match="zero or not finite"):
-            damped(broken, 0.01)
+            damp(broken, 0.01)
 
 
 def test_tokens_are_divided_by_the_largest_entry_of_their_sequence():
     x, owner = torch.tensor([[1.0, -8.0], [2.0, 0.5], [-3.0, -4.0]]), torch.tensor([0, 0, 1])
-    assert torch.equal(by_maximum(x, owner), x / torch.tensor([[2.0], [2.0], [3.0]]))
+    assert torch.equal(rescale_by_maximum(x, owner), x / torch.tensor([[2.0], [2.0], [3.0]]))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -174,18 +174,18 @@ def test_the_model_computes_what_the_base_does(source, mode, options):
     assert counts[0] == counts[1]
 
 
-def test_products_do_not_depend_on_alpha_or_on_how_the_context_is_cut(source):
-    _, one = start(source)
-    _, two = start(source, lora_alpha=40, batch_size=5)
-    theirs = products(two)
-    assert all(off(product, theirs[name]) < 1e-3 for name, product in products(one).items())
+def test_products_of_the_same_rows_do_not_depend_on_alpha_or_batch_size(source):
+    _, first = start(source)
+    _, second = start(source, lora_alpha=40, batch_size=5)
+    theirs = products(second)
+    assert all(off(product, theirs[name]) < 1e-3 for name, product in products(first).items())
 
 
-def test_the_context_decides(source):
-    _, one = start(source)
-    _, two = start(source, ids=context(seed=9))
-    theirs = products(two)
-    assert all(off(product, theirs[name]) > 1e-2 for name, product in products(one).items())
+def test_another_context_gives_other_products(source):
+    _, first = start(source)
+    _, second = start(source, ids=context(seed=9))
+    theirs = products(second)
+    assert all(off(product, theirs[name]) > 1e-2 for name, product in products(first).items())
 
 
 def test_the_training_data_are_the_context_unless_others_are_given(source):
@@ -208,8 +208,8 @@ def test_covariances_are_measured_once_for_a_base_and_a_context(source, tmp_path
     _, first = start(source, cache=True)
     _, second = start(source, cache=True, r=4, lora_alpha=4, mode="kpm")
     assert len(measured) == 1 and len(list(tmp_path.glob("tokens/covariances/*"))) == 1
-    _, again = start(source, cache=True)
-    theirs = products(again)
+    _, third = start(source, cache=True)
+    theirs = products(third)
     assert all(torch.equal(product, theirs[name]) for name, product in products(first).items())
     start(source, cache=True, samples=12)
     start(source, ids=context(seed=9), cache=True)

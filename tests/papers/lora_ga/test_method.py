@@ -53,8 +53,8 @@ def truncated(matrix, rank):
     return left[:, :rank] @ torch.diag(values[:rank]) @ right[:rank]
 
 
-def off(found, expected):
-    return ((found - expected).norm() / expected.norm()).item()
+def off(actual, expected):
+    return ((actual - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize("shape", [(40, 24), (24, 40), (64, 64)])
@@ -88,8 +88,8 @@ def test_of_large_matrices_the_vectors_are_close_and_repeat(monkeypatch):
     left, _, right = torch.linalg.svd(noise, full_matrices=False)
     matrix = left @ torch.diag(0.8 ** torch.arange(90.0)) @ right
     a, b = gradient_factors(matrix, R, GAMMA)
-    found = b @ b.T @ matrix + matrix @ a.T @ a
-    assert off(found, 100**0.5 / GAMMA * truncated(matrix, 2 * R)) < 1e-4
+    actual = b @ b.T @ matrix + matrix @ a.T @ a
+    assert off(actual, 100**0.5 / GAMMA * truncated(matrix, 2 * R)) < 1e-4
     before = torch.get_rng_state()
     one = singular_vectors(matrix, 4, torch.Generator().manual_seed(1))
     two = singular_vectors(matrix, 4, torch.Generator().manual_seed(1))
@@ -105,8 +105,8 @@ def test_in_the_model_the_factors_are_those_of_the_objectives_gradient(source):
         gradient = expected[name.removeprefix("base_model.model.")]
         a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         length = gradient.shape[0] ** 0.5 / GAMMA
-        found = b @ b.T @ gradient + gradient @ a.T @ a
-        assert off(found, length * truncated(gradient, 2 * R)) < 1e-3
+        actual = b @ b.T @ gradient + gradient @ a.T @ a
+        assert off(actual, length * truncated(gradient, 2 * R)) < 1e-3
         assert layer.scaling[ADAPTER] == RSLORA_SCALE
 
 
@@ -140,13 +140,13 @@ def test_the_first_step_goes_where_full_finetuning_would(source):
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter -= 1e-3 * parameter.grad
-        found = {}
+        actual = {}
         for name, layer in lora_layers(model).items():
             gradient = expected[name.removeprefix("base_model.model.")]
             goal = -truncated(gradient, rank) if rank else -gradient
             change = effective(layer) - before[name]
-            found[name] = cosine_similarity(change.flatten(), goal.flatten(), dim=0).item()
-        return found
+            actual[name] = cosine_similarity(change.flatten(), goal.flatten(), dim=0).item()
+        return actual
 
     def effective(layer):
         a, b = layer.lora_A[ADAPTER].weight.detach(), layer.lora_B[ADAPTER].weight.detach()
@@ -181,12 +181,12 @@ def test_pefts_own_variant_does_not_satisfy_the_equation(source):
     for name, layer in lora_layers(model).items():
         gradient = expected[name.removeprefix("base_model.model.")]
         a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-        found = b @ b.T @ gradient + gradient @ a.T @ a
-        assert off(found, gradient.shape[0] ** 0.5 / GAMMA * truncated(gradient, 2 * R)) > 0.5
+        actual = b @ b.T @ gradient + gradient @ a.T @ a
+        assert off(actual, gradient.shape[0] ** 0.5 / GAMMA * truncated(gradient, 2 * R)) > 0.5
 
 
 def test_a_rank_above_half_of_a_layers_is_refused(source):
-    with pytest.raises(UserError, match="r=40 takes 80 singular vectors"):
+    with pytest.raises(UserError, match="r=40 needs 80 singular vectors"):
         start(source, r=40)
 
 

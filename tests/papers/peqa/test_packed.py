@@ -48,16 +48,16 @@ def test_every_code_is_kept_at_every_place(bits):
 @pytest.mark.parametrize("group_size", [None, 16])
 def test_integers_are_within_their_range_and_the_rounding_is_the_nearest(bits, group_size):
     weight = matrix()
-    found = quantise(weight, bits, group_size, "minmax")
+    rounded = quantise(weight, bits, group_size, "minmax")
     groups = group_count(48, group_size)
-    integers = found.integers().unflatten(1, (groups, -1)).int()
-    zero = found.zero.int().unsqueeze(-1)
+    integers = rounded.integers().unflatten(1, (groups, -1)).int()
+    zero = rounded.zero.int().unsqueeze(-1)
     assert (integers >= -zero).all() and (integers <= 2**bits - 1 - zero).all()
     # a zero point rounded the wrong way clamps an end by half a step more
-    error = (found.weight() - weight).abs().unflatten(1, (groups, -1))
-    assert (error <= 1.0001 * found.scale.unsqueeze(-1)).all()
+    error = (rounded.weight() - weight).abs().unflatten(1, (groups, -1))
+    assert (error <= 1.0001 * rounded.scale.unsqueeze(-1)).all()
     inside = (integers > -zero) & (integers < 2**bits - 1 - zero)
-    assert (error <= 0.5001 * found.scale.unsqueeze(-1))[inside].all()
+    assert (error <= 0.5001 * rounded.scale.unsqueeze(-1))[inside].all()
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -80,7 +80,7 @@ def test_zeros_and_rows_of_one_sign_are_kept():
 
 
 def test_rows_that_are_no_whole_groups_and_unknown_bits_are_refused():
-    with pytest.raises(ValueError, match="rows of 48 weights are no whole number of groups of 32"):
+    with pytest.raises(ValueError, match="group_size=32 does not divide rows of 48 weights"):
         quantise(matrix(), 4, 32)
     with pytest.raises(ValueError, match="no packing for 5 bits"):
         quantise(matrix(), 5)

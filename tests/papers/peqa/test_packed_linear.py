@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ftcli.papers.peqa.packed import scaled
+from ftcli.papers.peqa.packed import apply_scale
 from ftcli.papers.peqa.packed_linear import PackedLinear
 
 
@@ -18,11 +18,11 @@ def test_a_packed_linear_computes_with_the_weight_it_stands_for(kind, group_size
     nn.init.normal_(linear.weight)
     nn.init.normal_(linear.bias)
     layer, x = PackedLinear(linear, 4, group_size, "minmax"), torch.randn(2, 5, 48)
-    plain = layer.plain()
+    plain = layer.to_plain()
     assert type(plain) is kind and plain.weight.shape == linear.weight.shape
     assert torch.allclose(layer(x), plain(x), atol=1e-5)
     weight = plain.weight.T if kind is Conv1D else plain.weight
-    assert torch.equal(weight, scaled(layer.integers(), layer.scale))
+    assert torch.equal(weight, apply_scale(layer.integers(), layer.scale))
 
 
 @pytest.mark.parametrize("group_size", [None, 16])
@@ -33,7 +33,7 @@ def test_gradients_are_those_of_autograd_through_scale_times_integers(group_size
     shift = (0.01 * torch.randn_like(layer.scale)).requires_grad_()
     out = torch.randn(2, 5, 12, dtype=torch.float64)
     ours = torch.autograd.grad(layer(x, shift), (x, shift), out)
-    weight = scaled(layer.integers(torch.float64), layer.scale + shift)
+    weight = apply_scale(layer.integers(torch.float64), layer.scale + shift)
     theirs = torch.autograd.grad(nn.functional.linear(x, weight, layer.bias), (x, shift), out)
     for mine, reference in zip(ours, theirs, strict=True):
         assert torch.allclose(mine, reference, rtol=0, atol=1e-6)
