@@ -56,7 +56,9 @@ def choose_signs(delta: Delta, density: float, rule: Rule = "std", seed: int = 0
     count, _, std = compute_moments(delta)
     keep = int(count * density)
     positions, negative, total, start = [], [], 0.0, 0
-    masks = _random_masks(delta, keep, count, seed) if rule == "random" else select_largest(delta, keep)
+    masks = (
+        _random_masks(delta, keep, count, seed) if rule == "random" else select_largest(delta, keep)
+    )
     for flat, mask in zip(delta.flat(), masks, strict=True):
         mask &= flat != 0  # a zero has no sign to keep
         kept = flat[mask]

@@ -149,5 +149,7 @@ def test_the_search_takes_the_best_on_held_out_rows():
         densities=(0.1, 0.3), alphas=(1.0, 4.0),
     )  # fmt: skip
     assert found[:2] == (0.3, 4.0) and len(found[2]) == 4
-    compressed, _ = compeft.tune_scale(change, (0.1, 0.3), lambda d, _: (flat(d) - target).norm().item())
+    compressed, _ = compeft.tune_scale(
+        change, (0.1, 0.3), lambda d, _: (flat(d) - target).norm().item()
+    )
     assert torch.equal(flat(compressed), target)
