@@ -166,6 +166,6 @@ def test_only_so_much_is_kept(processor):
     rows = clothes(limit=20).prepare("train", processor)
     rows._free_bytes = 1
     whole = rows.batch(range(5))["inputs"]["pixel_values"]
-    assert len(rows._kept) == 1 and torch.equal(
+    assert len(rows._cached) == 1 and torch.equal(
         rows.batch([4])["inputs"]["pixel_values"], whole[4:]
     )
