@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
@@ -152,16 +153,16 @@ class Writer:
     def _read_manifest(self) -> dict[str, Any]:
         """How far a killed preparation came; the beginning where there was none."""
         try:
-            found = dict(json.loads((self.partial / MANIFEST).read_text()))
-            if all(_size(self.partial, name) >= size for name, size in found["sizes"].items()):
-                return found
+            manifest = dict(json.loads((self.partial / MANIFEST).read_text()))
+            if all(_size(self.partial, name) >= size for name, size in manifest["sizes"].items()):
+                return manifest
         except (OSError, ValueError, KeyError, TypeError):
             pass  # damaged: begin again
         return {
             "state": {}, "sizes": {}, "chain": "", "tokens": 0, "documents": 0, "origin_bytes": 0,
         }  # fmt: skip
 
-    def _open(self, name: str, size: int) -> Any:
+    def _open(self, name: str, size: int) -> BufferedWriter:
         """The file, cut to what its manifest vouches for."""
         path = self.partial / f"{name}.bin"
         path.touch()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftcli.core.errors import Problems, UserError
 from ftcli.data.loader import Loader
@@ -17,6 +17,11 @@ from ftcli.data.rows import Item, Row
 from ftcli.data.sources import Source, find_source, is_path
 from ftcli.data.sources.hub import Hub
 from ftcli.data.split import find_threshold, hash_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ftcli.data.statistics import RowCounts
 
 SPLITS = ("train", "validation", "test")
 ACROSS = 8  # images in a row of a preview
@@ -102,7 +107,12 @@ class Captioned:
                     raise _missing_value_error(item, key, column)
             yield {"text": self._caption(item), "row": item.values, "origin": item.origin}
 
-    def prepare(self, split: str, tokenizer: Any, progress: Any = None) -> Captions:
+    def prepare(
+        self,
+        split: str,
+        tokenizer: PreTrainedTokenizerBase,
+        progress: Callable[[RowCounts], None] | None = None,
+    ) -> Captions:
         """The captions of a split as tokens, and where its images are.
 
         Raises:
@@ -118,7 +128,7 @@ class Captioned:
     def loader(
         self,
         split: str,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         batch_size: int,
         seed: int = 0,
         shuffle: bool = True,
@@ -131,7 +141,9 @@ class Captioned:
         order = {"seed": seed, "shuffle": shuffle, "rank": rank, "world": world}
         return CaptionLoader(captions, batch_size, **order)  # type: ignore[arg-type]
 
-    def preview(self, split: str, tokenizer: Any, count: int, to: Path) -> list[CaptionPreview]:
+    def preview(
+        self, split: str, tokenizer: PreTrainedTokenizerBase, count: int, to: Path
+    ) -> list[CaptionPreview]:
         """Write the first images of a split as a picture; returns their captions."""
         captions = self.prepare(split, tokenizer)
         rows = range(min(count, len(captions)))
@@ -139,7 +151,7 @@ class Captioned:
         draw_grid(images, min(len(images), ACROSS), scale=max(1, 128 // self.size)).save(to)
         return [CaptionPreview(captions.origins[row], captions.texts[row]) for row in rows]
 
-    def describe(self, tokenizer: Any) -> dict[str, Any]:
+    def describe(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """What `data.json` keeps: source, counts, hashes."""
         figures = {s: self.prepare(s, tokenizer) for s in self.splits}
         return {
@@ -194,7 +206,7 @@ class Captioned:
         return self._source("train").open_split(str(place))
 
 
-def _missing_value_error(item: Any, key: str, column: str) -> UserError:
+def _missing_value_error(item: Row, key: str, column: str) -> UserError:
     has: Mapping[str, Any] = item.values
     return UserError(
         f"a row has no {key} in '{column}'; it has {', '.join(map(str, has))}.",

@@ -119,22 +119,22 @@ class Data:
         rows = self._splits.open(split)
         work = self._preparation(tokenizer, progress)
         key = cache.hash_settings(work.settings(rows) | {"text_unit": self.text_unit})
-        known = self._prepared.get(key)
-        if known is None:
-            known = cache.load_or_write(
+        tokens = self._prepared.get(key)
+        if tokens is None:
+            tokens = cache.load_or_write(
                 cache.token_folder(self.cache_dir),
                 key,
                 lambda writer: work.fill(writer, rows.entries()),
             )
-            work.refuse_losses(known.meta)
-            self._prepared[key] = known
-            for warning in list_warnings(known.meta, split):
+            work.refuse_losses(tokens.meta)
+            self._prepared[key] = tokens
+            for warning in list_warnings(tokens.meta, split):
                 log.warning(warning)
             if split == "train" and (note := rows.unused.note()):
                 log.warning(note)
-        if not len(known):
-            raise dataset_errors.empty_split_error(split, self.path, known.meta)
-        return known
+        if not len(tokens):
+            raise dataset_errors.empty_split_error(split, self.path, tokens.meta)
+        return tokens
 
     def sample(
         self, split: str, tokenizer: PreTrainedTokenizerBase, count: int
@@ -196,7 +196,7 @@ class Data:
     def prompts(self, split: str, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
         """Every different prompt of a split, with the references of all rows that ask it."""
         renderer = Renderer(self._rendering, tokenizer)
-        found: dict[tuple[int, ...], Prompt] = {}
+        prompts: dict[tuple[int, ...], Prompt] = {}
         for example in self.examples(split):
             try:
                 ids = renderer.encode_prompt(example)
@@ -206,11 +206,11 @@ class Data:
                 continue
             if not ids:
                 continue
-            prompt = found.setdefault(tuple(ids), Prompt(ids, [], example["row"]))
+            prompt = prompts.setdefault(tuple(ids), Prompt(ids, [], example["row"]))
             prompt.references.extend(
                 text for text in example["references"] if text not in prompt.references
             )
-        return list(found.values())
+        return list(prompts.values())
 
     def prompt_ids(self, example: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Token ids of all that stands before the answer of an example, as in training.
@@ -236,15 +236,15 @@ class Data:
         """What `data.json` keeps: sources, counts, hashes, token statistics."""
         first = next(self.examples("train"), None)
         renderer = Renderer(self._rendering, tokenizer)
-        figures = {s: compute_statistics(self.prepare(s, tokenizer)) for s in self.splits}
+        statistics = {s: compute_statistics(self.prepare(s, tokenizer)) for s in self.splits}
         return {
             **self._splits.open("train").source.describe(),
-            "fingerprint": figures["train"]["fingerprint"],
+            "fingerprint": statistics["train"]["fingerprint"],
             "format": self._splits.open("train").columns.name,
             "packing": self.packing,
             "max_length": self.max_length,
             "template": renderer.hash_template(first) if first else None,
-            "splits": figures,
+            "splits": statistics,
         }
 
     def _preparation(

@@ -97,20 +97,20 @@ class FormatMatcher:
     def guess_mapping(self, name: str) -> dict[str, str] | None:
         """Field -> likely column; None when a required field has none, or it gives no example."""
         module = formats.load_format(name)
-        free, found = list(self.row), {}
+        free, mapping = list(self.row), {}
         for field, needed in module.FIELDS.items():
             column = self._guess_column(field, name, free)
             if column is not None:
                 free.remove(column)
-                found[field] = column
+                mapping[field] = column
             elif needed:
                 return None
         try:
-            module.example({field: self.row[column] for field, column in found.items()})
+            module.example({field: self.row[column] for field, column in mapping.items()})
         except UnusableRow as error:
             if error.reason in ("unfit", "broken"):
                 return None
-        return {field: column for field, column in found.items() if column != field}
+        return {field: column for field, column in mapping.items() if column != field}
 
     def _format_mapping(self, name: str) -> str:
         """The mapping as overrides; "" where there is none."""

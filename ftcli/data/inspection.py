@@ -79,7 +79,7 @@ def _read_rows(source: Source) -> Iterator[Row]:
     return (item for item in islice(source.rows(), MAX_ROWS) if isinstance(item, Row))
 
 
-def _read_prompts(source: Source, columns: Columns) -> Iterator[Any]:
+def _read_prompts(source: Source, columns: Columns) -> Iterator[str]:
     for row in _read_rows(source):
         try:
             yield extract_prompt(columns.build_example(row.values))
@@ -118,22 +118,22 @@ class UnusedColumns:
 
 def find_unused_columns(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> UnusedColumns:
     """What no field is read from, in these rows."""
-    found = UnusedColumns()
+    unused = UnusedColumns()
     for row in rows:
-        found.rows += 1
+        unused.rows += 1
         used = columns.list_used(row)
         read = [_encode_json_text(row[name]) for name in used]
         for name, value in row.items():
             if name in used or value in (None, "", [], {}):
                 continue
-            found.columns[name] = found.columns.get(name, 0) + 1
+            unused.columns[name] = unused.columns.get(name, 0) + 1
             if (
-                name not in found.prompt_like
+                name not in unused.prompt_like
                 and _suggests_prompt(name)
                 and not any(_encode_json_text(value) in t for t in read)
             ):
-                found.prompt_like.append(name)
-    return found
+                unused.prompt_like.append(name)
+    return unused
 
 
 def _suggests_prompt(name: str) -> bool:

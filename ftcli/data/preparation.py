@@ -177,7 +177,7 @@ class Preparation:
             fix = f"raise data.max_length (the longest row has {counts.longest:,} tokens)"
         elif self.renderer.uses_markers:
             why = "the chat template's {% generation %} markers enclose no answer"
-            fix = "mend the markers in model.chat_template, or remove them: answers are then found "
+            fix = "fix the markers in model.chat_template, or remove them: answers are then found "
             fix += "by prefix differencing"
         else:
             why = "the chat template shows nothing that the assistant wrote"

@@ -23,7 +23,7 @@ from ftcli.data.tokens import Document, split_windows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-HOLE = "{prompt}"
+PLACEHOLDER = "{prompt}"
 DEFAULT_TEMPLATE = "{prompt}\n"
 DATE = (
     "2026-01-01"  # what templates print as today's: one date, so that a run is the same every day
@@ -51,11 +51,11 @@ class RenderSettings:
     template_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.prompt_template is not None and HOLE not in self.prompt_template:
+        if self.prompt_template is not None and PLACEHOLDER not in self.prompt_template:
             raise UserError(
                 f"{self.prompt_template!r} has no place for the prompt.",
                 where="data.prompt_template",
-                fix=f"write {HOLE} where it belongs, for example '{HOLE}\\n'",
+                fix=f"write {PLACEHOLDER} where it belongs, for example '{PLACEHOLDER}\\n'",
             )
         try:
             datetime.date.fromisoformat(self.date)
@@ -96,18 +96,18 @@ class Renderer:
         writings = [self._try_write_documents(example) for example in examples]
         rows = [w.segments for row in writings if not isinstance(row, UnusableRow) for w in row]
         encoded = iter(encode_segments(rows, self.tokenizer))
-        found: list[list[Document] | UnusableRow] = []
+        results: list[list[Document] | UnusableRow] = []
         for example, row in zip(examples, writings, strict=True):
             if isinstance(row, UnusableRow):
-                found.append(row)
+                results.append(row)
                 continue
             documents = [Document(*next(encoded), w.losses) for w in row]
             for document in documents:
                 document.learned[:1] = 0  # nothing stands before it to predict it from
             if "text" in example:
                 documents = split_windows(documents[0], self.rendering.max_length)
-            found.append(documents)
-        return found
+            results.append(documents)
+        return results
 
     def encode_prompt(self, example: dict[str, Any]) -> list[int]:
         """Token ids of all that stands before the answer; none for plain text."""
@@ -207,7 +207,10 @@ class Renderer:
             return [Segment(*self.chat.render_prompt(messages, example.get("tools")))]
         if "text" in example:
             return []
-        return [*self._start_segments(), Segment(self._template.replace(HOLE, example["prompt"]))]
+        return [
+            *self._start_segments(),
+            Segment(self._template.replace(PLACEHOLDER, example["prompt"])),
+        ]
 
     def _start_segments(self) -> list[Segment]:
         tokens = find_leading_ids(self.tokenizer)

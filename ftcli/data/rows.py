@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ftcli.core.errors import UserError
 
-SKIP = "mend the row, or set data.on_error=skip to leave such rows out and count them"
+SKIP = "fix the row, or set data.on_error=skip to leave such rows out and count them"
 COLUMNS = 20  # names of columns in a message
 BRIEF = 60  # characters of a name or value in a message
 

@@ -78,20 +78,20 @@ class Split:
     @cached_property
     def _first_rows(self) -> list[Row]:
         """Good rows from the beginning of the source; where the file breaks off, those before it."""
-        found: list[Row] = []
+        rows: list[Row] = []
         items = self._items()
-        while len(found) < JUDGED_ROWS:
+        while len(rows) < JUDGED_ROWS:
             try:
                 item = next(items)
             except StopIteration:
                 break
             except UserError:
-                if found:
+                if rows:
                     break
                 raise
             if not isinstance(item, BadRow):
-                found.append(item)
-        return found
+                rows.append(item)
+        return rows
 
     def _no_row_error(self) -> UserError:
         place = self.source.place.partition("\n")[0]

@@ -97,43 +97,43 @@ def compute_statistics(tokens: Tokens) -> dict[str, Any]:
 
 def list_warnings(meta: dict[str, Any], split: str) -> list[str]:
     """One line for everything that was left out, cut or may surprise."""
-    found = []
+    lines = []
     if meta["skipped"]:
         count = meta["skipped"]
         named = meta["left_out_rows"]
         shown = "; ".join([row for why in SKIPPED for row in named.get(why, ())][:SHOWN])
-        found.append(f"{split}: {count:,} row{'s' * (count > 1)} skipped. First: {shown}")
+        lines.append(f"{split}: {count:,} row{'s' * (count > 1)} skipped. First: {shown}")
     if count := meta["left_out"].get("not to learn"):
-        found.append(
+        lines.append(
             f"{split}: {count:,} row{'s' * (count > 1)} left out, for the data mark them as not to be "
             f"learned.{_name_first(meta, 'not to learn')}"
         )
     if meta["dropped"]:
-        found.append(
+        lines.append(
             f"{split}: {meta['dropped']:,} documents above data.max_length left out."
             f"{_name_first(meta, 'too long')}"
         )
     elif meta["overlong"]:
-        found.append(
+        lines.append(
             f"{split}: {meta['overlong']:,} documents cut at data.max_length; the longest has "
             f"{meta['longest']:,} tokens ({meta['longest_row']})."
         )
     if meta["unlearned"]:
-        found.append(
+        lines.append(
             f"{split}: {meta['unlearned']:,} documents left out: nothing in them is learned "
             "(their answers begin behind data.max_length, or the template hides them)."
             f"{_name_first(meta, 'no labels')}"
         )
     if meta.get("partners"):
-        found.append(
+        lines.append(
             f"{split}: {meta['partners']:,} more left out with them: the other one of a pair."
         )
     for kind, count in meta["losses"].items():
-        found.append(
+        lines.append(
             f"{split}: {kind} in {count:,} of {meta['documents']:,} documents: "
             f"{(LOSSES | BY_DESIGN)[kind]}. First: {meta['losses_rows'][kind][0]}"
         )
-    return found
+    return lines
 
 
 def _name_first(meta: dict[str, Any], reason: str) -> str:

@@ -46,11 +46,11 @@ class Decoder:
         return value, end, self._find_fault(value, text, start, end)
 
     def _build_object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs) and self._duplicate_key is None:
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs) and self._duplicate_key is None:
             keys = [key for key, _ in pairs]
             self._duplicate_key = next(key for key in keys if keys.count(key) > 1)
-        return found
+        return mapping
 
     def _find_fault(self, value: Any, text: str, start: int, end: int) -> str | None:
         if self._duplicate_key is not None:
@@ -92,7 +92,11 @@ def _is_deep(value: Any) -> bool:
     """Whether containers lie in containers more than `NESTING` times."""
     level = [value]
     for _ in range(NESTING):
-        inside = [v for one in level for v in (one.values() if isinstance(one, dict) else one)]
+        inside = [
+            v
+            for container in level
+            for v in (container.values() if isinstance(container, dict) else container)
+        ]
         level = [v for v in inside if isinstance(v, dict | list)]
         if not level:
             return False

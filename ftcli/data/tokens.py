@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from ftcli.data.statistics import format_counts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 #: Files of a cache folder and the type of their elements.
 ARRAYS = {
@@ -87,7 +90,7 @@ class Tokens:
         lost = f" ({format_counts(self.meta)})" if self.meta["left_out"] else ""
         return f"{len(self):,} rows, {int(self.lengths.sum()):,} tokens{lost}"
 
-    def sample(self, tokenizer: Any) -> str:
+    def sample(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """The first document as the model will see it."""
         return str(tokenizer.decode(self.row(0)["input_ids"]))
 
@@ -104,12 +107,12 @@ def split_windows(document: Document, length: int) -> list[Document]:
     Each begins with the last token of the one before, as context only: every token but the first
     of the text is predicted exactly once.
     """
-    found = []
+    windows = []
     for start in range(0, max(len(document.ids) - 1, 1), length - 1):
         learned = document.learned[start : start + length].copy()
         learned[:1] = 0
-        found.append(Document(document.ids[start : start + length], learned))
-    return found
+        windows.append(Document(document.ids[start : start + length], learned))
+    return windows
 
 
 def _map_array(folder: Path, name: str) -> np.ndarray:

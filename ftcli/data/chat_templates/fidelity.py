@@ -14,7 +14,7 @@ from ftcli.data.chat_templates.messages import (
     iterate_leaves,
     split_texts,
 )
-from ftcli.data.chat_templates.program import Messages, Span, TemplateProgram
+from ftcli.data.chat_templates.program import Messages, Span, TemplateProgram, Tools
 from ftcli.data.chat_templates.traits import Traits
 
 #: Fields of a tool's schema whose texts every template writes; types are often renamed.
@@ -52,7 +52,7 @@ class Turn:
 
 def find_losses(
     messages: Messages,
-    tools: Any,
+    tools: Tools,
     text: str,
     turns: Sequence[Turn],
     program: TemplateProgram,
@@ -60,8 +60,8 @@ def find_losses(
 ) -> tuple[str, ...]:
     """The kinds of losses of a rendered conversation, each once, in the order of `LOSSES`."""
     check = _LossFinder(messages, tools, text, turns, program, traits)
-    found = set(check.find_kinds())
-    return tuple(kind for kind in (*LOSSES, *BY_DESIGN) if kind in found)
+    kinds = set(check.find_kinds())
+    return tuple(kind for kind in (*LOSSES, *BY_DESIGN) if kind in kinds)
 
 
 class _LossFinder:
@@ -70,7 +70,7 @@ class _LossFinder:
     def __init__(
         self,
         messages: Messages,
-        tools: Any,
+        tools: Tools,
         text: str,
         turns: Sequence[Turn],
         program: TemplateProgram,
@@ -88,11 +88,11 @@ class _LossFinder:
                 at = max(at, self.turns[number].end)
                 continue
             limit = self._next_start(number)
-            found = self._find_context(message, at, limit)
-            if isinstance(found, str):
-                yield found
+            outcome = self._find_context(message, at, limit)
+            if isinstance(outcome, str):
+                yield outcome
             else:
-                at = max(at, found)
+                at = max(at, outcome)
         yield from self._check_tools()
 
     def _next_start(self, number: int) -> int:
@@ -105,9 +105,9 @@ class _LossFinder:
         if not words:
             return at
         for written in _written_forms(words):
-            found = self.text.find(written, at, limit)
-            if found >= 0:
-                return found + len(written)
+            start = self.text.find(written, at, limit)
+            if start >= 0:
+                return start + len(written)
         if message["role"] in ("system", "developer") and self._stands_outside(words):
             return at
         inside = any(words in self.text[a:b] for t in self.turns.values() for a, b in t.spans)
@@ -155,25 +155,29 @@ class _LossFinder:
         """Thinking and text in order; where thinking is missing, what follows it alone."""
         at = 0
         for text, thought in words:
-            found = written.find(text, at)
-            if found >= 0:
-                at = found + len(text)
+            start = written.find(text, at)
+            if start >= 0:
+                at = start + len(text)
             else:
                 yield self._classify_lost_thought(number, thought) if thought else "lost_text"
 
     def _classify_lost_thought(self, number: int, form: str) -> str:
         """Thinking that a template shows in the last answer only is left out by design."""
         followed = any(m["role"] == "user" for m in self.messages[number + 1 :])
-        return "earlier_reasoning" if followed and form in self.traits.thinks else "lost_reasoning"
+        return (
+            "earlier_reasoning"
+            if followed and form in self.traits.thinking_forms
+            else "lost_reasoning"
+        )
 
     def _check_calls(self, written: str, calls: Sequence[Mapping[str, Any]]) -> Iterator[bool]:
         """Whether each call stands there: its name behind the one before, its arguments behind it."""
         at = 0
         for call in calls:
             function = call["function"]
-            found = written.find(function["name"], at)
-            yield found >= 0
-            at = max(at, found + len(function["name"]))
+            start = written.find(function["name"], at)
+            yield start >= 0
+            at = max(at, start + len(function["name"]))
             arguments = function.get("arguments") or {}
             yield all(
                 _contains_argument(written, at, key, value)
@@ -191,10 +195,10 @@ class _LossFinder:
 
 def _contains_argument(written: str, at: int, key: str, value: Any) -> bool:
     """Whether an argument's name and behind it every part of its value are there, encoded once."""
-    found = written.find(key, at)
-    while found >= 0 and _is_encoded_twice(written, found, found + len(key)):
-        found = written.find(key, found + 1)
-    return found >= 0 and all(_contains(written, found, leaf) for leaf in iterate_leaves(value))
+    start = written.find(key, at)
+    while start >= 0 and _is_encoded_twice(written, start, start + len(key)):
+        start = written.find(key, start + 1)
+    return start >= 0 and all(_contains(written, start, leaf) for leaf in iterate_leaves(value))
 
 
 def _is_encoded_twice(written: str, start: int, end: int) -> bool:

@@ -25,7 +25,7 @@ def adapt_messages(
         arguments: whether those of tool calls are an `object` or its JSON `text`.
         ending: token to write behind each answer; behind the last only without `ends_last`.
     """
-    found = []
+    adapted = []
     for number, message in enumerate(messages):
         turn = {key: value for key, value in message.items() if key != "learn"}
         text = content_text(turn.get("content"))
@@ -35,8 +35,8 @@ def adapt_messages(
         turn["content"] = [{"type": "text", "text": text}] if parts else text
         if turn.get("tool_calls") and arguments == "text":
             turn["tool_calls"] = [_encode_arguments(call) for call in turn["tool_calls"]]
-        found.append(turn)
-    return found
+        adapted.append(turn)
+    return adapted
 
 
 def content_text(content: Any) -> str:
@@ -58,13 +58,13 @@ def split_texts(message: Mapping[str, Any]) -> list[MessageText]:
 
     Thinking is `reasoning_content`, and text inside <think> tags.
     """
-    found = [MessageText(str(message.get("reasoning_content") or "").strip(), "field")]
+    texts = [MessageText(str(message.get("reasoning_content") or "").strip(), "field")]
     pieces = THINK.split(content_text(message.get("content")))
     for number in range(0, len(pieces), 2):
         opened = number > 0 and pieces[number - 1] == "<think>"
         closes = number + 1 < len(pieces) and pieces[number + 1] == "</think>"
-        found.append(MessageText(pieces[number].strip(), "tags" if opened or closes else ""))
-    return [part for part in found if part.text]
+        texts.append(MessageText(pieces[number].strip(), "tags" if opened or closes else ""))
+    return [part for part in texts if part.text]
 
 
 def iterate_leaves(value: Any) -> Iterator[Any]:

@@ -18,6 +18,7 @@ MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 TODAY = re.compile(r"""strftime_now\(\s*(["'])(.+?)\1\s*\)""")
 SHOWN = 300  # characters of what a template says
 Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]] | None
 Span = tuple[int, int]
 
 
@@ -50,7 +51,7 @@ class TemplateProgram:
         self._run = re.compile(rf"\s*(?:(?:{self._special.pattern})\s*)*")
         self._longest = max(map(len, self.specials), default=1)
 
-    def render(self, messages: Messages, tools: Any = None, prompt: bool = False) -> str:
+    def render(self, messages: Messages, tools: Tools = None, prompt: bool = False) -> str:
         """The text of a conversation; with `prompt` also the beginning of an answer.
 
         Raises:
@@ -58,12 +59,14 @@ class TemplateProgram:
         """
         return self._run_program(messages, tools, add_generation_prompt=prompt)[0][0]
 
-    def render_marked(self, messages: Messages, tools: Any = None) -> tuple[str, list[Span]]:
+    def render_marked(self, messages: Messages, tools: Tools = None) -> tuple[str, list[Span]]:
         """The text, and the character ranges inside the template's generation markers."""
         texts, spans = self._run_program(messages, tools, return_assistant_tokens_mask=True)
         return texts[0], list(spans[0])
 
-    def try_render(self, messages: Messages, tools: Any = None, prompt: bool = False) -> str | None:
+    def try_render(
+        self, messages: Messages, tools: Tools = None, prompt: bool = False
+    ) -> str | None:
         """The text; None for no messages or where the template refuses them."""
         if not messages:
             return None
@@ -87,7 +90,7 @@ class TemplateProgram:
         around = self._special.finditer(text[low : at + self._longest])
         return any(low + m.start() < at < low + m.end() for m in around)
 
-    def _run_program(self, messages: Messages, tools: Any, **options: Any) -> Any:
+    def _run_program(self, messages: Messages, tools: Tools, **options: Any) -> Any:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
@@ -104,7 +107,7 @@ class TemplateProgram:
 
 
 def read_template(
-    tokenizer: PreTrainedTokenizerBase, tools: Any
+    tokenizer: PreTrainedTokenizerBase, tools: Tools
 ) -> tuple[str, tuple[tuple[str, str], ...], tuple[str, ...]]:
     """The template of a tokenizer, for conversations with or without tools, and its special tokens.
 

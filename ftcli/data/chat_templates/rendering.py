@@ -21,7 +21,7 @@ from ftcli.data.chat_templates.messages import (
     make_stand_in,
     says_something,
 )
-from ftcli.data.chat_templates.program import Messages, Span, TemplateProgram
+from ftcli.data.chat_templates.program import Messages, Span, TemplateProgram, Tools
 from ftcli.data.chat_templates.traits import Traits
 
 COMPARED = 8  # characters by which the end of a generation prompt is recognised
@@ -46,7 +46,7 @@ class Conversation(NamedTuple):
 def prepare_messages(messages: Messages, traits: Traits, followed: bool) -> list[dict[str, Any]]:
     """Messages as the template reads them; `followed` where an answer comes behind the last."""
     form, ends_last = traits.arguments or "object", traits.ends_last and not followed
-    return adapt_messages(messages, traits.parts, form, traits.ending, ends_last)
+    return adapt_messages(messages, traits.needs_parts, form, traits.ending, ends_last)
 
 
 class RenderedConversation:
@@ -57,7 +57,7 @@ class RenderedConversation:
     """
 
     def __init__(
-        self, program: TemplateProgram, traits: Traits, messages: Messages, tools: Any
+        self, program: TemplateProgram, traits: Traits, messages: Messages, tools: Tools
     ) -> None:
         self.program, self.traits, self.tools = program, traits, tools
         self.messages = messages

@@ -9,7 +9,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ftcli.data.chat_templates.messages import says_something
-from ftcli.data.chat_templates.program import Messages, Span, TemplateProgram, read_template
+from ftcli.data.chat_templates.program import (
+    Messages,
+    Span,
+    TemplateProgram,
+    Tools,
+    read_template,
+)
 from ftcli.data.chat_templates.rendering import Conversation, RenderedConversation, prepare_messages
 from ftcli.data.chat_templates.traits import Traits, find_traits
 from ftcli.data.rows import UnusableRow
@@ -45,19 +51,21 @@ class ChatTemplate:
 
     def notes(self) -> list[str]:
         """What ftcli adds to the template's own text, in words."""
-        found = []
+        notes = []
         token, traits = self.traits.adds_end, self.traits
         if token and traits.separated:
-            found.append(
+            notes.append(
                 f"it ends no answer: {token!r}, which begins the next turn, is learned as the end"
             )
         elif token:
-            found.append(f"it ends no answer: {token!r} is written behind each, in prompts too")
+            notes.append(f"it ends no answer: {token!r} is written behind each, in prompts too")
         if self.program.prints_date:
-            found.append(f"where it prints today's date it prints data.date={self.day}")
-        return found
+            notes.append(f"where it prints today's date it prints data.date={self.day}")
+        return notes
 
-    def render_prompt(self, messages: Messages, tools: Any = None) -> tuple[str, tuple[Span, ...]]:
+    def render_prompt(
+        self, messages: Messages, tools: Tools = None
+    ) -> tuple[str, tuple[Span, ...]]:
         """The conversation so far with the beginning of the answer to come, and the ranges of answers.
 
         Tokens are cut at the ranges in training, and so they are in prompts.
@@ -74,7 +82,7 @@ class ChatTemplate:
         spans = sorted((*rendered.learned, *rendered.unlearned))
         return text, tuple((start, end) for start, end in spans if end <= same)
 
-    def render_conversation(self, messages: Messages, tools: Any = None) -> Conversation:
+    def render_conversation(self, messages: Messages, tools: Tools = None) -> Conversation:
         """The whole conversation, and what of it is learned.
 
         Raises:
@@ -89,7 +97,7 @@ class ChatTemplate:
             raise UnusableRow("keeps every assistant turn from being learned.", "no labels")
         return RenderedConversation(*self._program_for(tools), messages, tools).render()
 
-    def _program_for(self, tools: Any) -> tuple[TemplateProgram, Traits]:
+    def _program_for(self, tools: Tools) -> tuple[TemplateProgram, Traits]:
         kind = bool(tools)
         if kind not in self._programs:
             options = json.dumps(self.options, sort_keys=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ftcli.data.chat_templates.messages import adapt_messages
-from ftcli.data.chat_templates.program import TemplateProgram
+from ftcli.data.chat_templates.program import Messages, TemplateProgram
 
 ASKED, ANSWERED, ASKED_NEXT, RESULT = "qzaskedzq", "qzansweredzq", "qznextzq", "qzresultzq"
 THOUGHT, FIRST, SECOND, NAME = "qzthoughtzq", "qzfirstzq", "qzsecondzq", "qznamezq"
@@ -30,7 +30,7 @@ class Traits:
     """Of one template with the special tokens of one tokenizer.
 
     Attributes:
-        parts: it writes content that is a list of parts, and loses text.
+        needs_parts: it writes content that is a list of parts, and loses text.
         opening: what it writes in front of an answer that it is asked for.
         ends: special tokens behind which an assistant's turn is over.
         ending: token that has to be written behind answers; "" where it writes one.
@@ -39,10 +39,10 @@ class Traits:
         call_closing: the same where tool calls stand last.
         separated: the ends are the tokens that begin the turn which follows.
         arguments: the form of tool calls' arguments that it writes as JSON once; None: it loses calls.
-        thinks: the forms of thinking that it shows of a last answer: `field`, `tags`.
+        thinking_forms: the forms of thinking that it shows of a last answer: `field`, `tags`.
     """
 
-    parts: bool
+    needs_parts: bool
     opening: str
     ends: tuple[str, ...]
     ending: str
@@ -51,7 +51,7 @@ class Traits:
     call_closing: str
     separated: bool
     arguments: Literal["object", "text"] | None
-    thinks: tuple[str, ...]
+    thinking_forms: tuple[str, ...]
 
     @property
     def adds_end(self) -> str:
@@ -75,7 +75,7 @@ def find_traits(program: TemplateProgram) -> Traits:
     ends = list(dict.fromkeys(filter(None, [separator, *ends_last[-1:], eos])))
     arguments, call_end, call_closing = _find_call_traits(probe, ends)
     return Traits(
-        parts=parts,
+        needs_parts=parts,
         opening=_find_opening(program, probe),
         ends=tuple(dict.fromkeys(filter(None, [*ends, call_end]))),
         ending="" if separator else eos,
@@ -84,7 +84,7 @@ def find_traits(program: TemplateProgram) -> Traits:
         call_closing=call_closing or ("" if ends_last else separator or eos),
         separated=bool(separator) and not ends_last,
         arguments=arguments,
-        thinks=_find_thinking_forms(probe),
+        thinking_forms=_find_thinking_forms(probe),
     )
 
 
@@ -94,15 +94,15 @@ class _Probe:
     def __init__(self, program: TemplateProgram, parts: bool) -> None:
         self.program, self.parts = program, parts
 
-    def render(self, messages: Any, arguments: str = "object", prompt: bool = False) -> str:
+    def render(self, messages: Messages, arguments: str = "object", prompt: bool = False) -> str:
         turns = adapt_messages(messages, self.parts, arguments)
         tools = [TOOL] if any("tool_calls" in turn for turn in turns) else None
         return self.program.try_render(turns, tools, prompt) or ""
 
-    def text_behind(self, messages: Any, mark: str) -> str:
+    def text_behind(self, messages: Messages, mark: str) -> str:
         return self.render(messages).rpartition(mark)[2]
 
-    def text_between(self, messages: Any, mark: str, other: str) -> str:
+    def text_between(self, messages: Messages, mark: str, other: str) -> str:
         return self.render(messages).rpartition(mark)[2].partition(other)[0]
 
 
@@ -145,9 +145,9 @@ def _find_call_traits(
     written = specials(last)
     if set(written) & set(ends) and (not middle or set(specials(middle)) & set(ends)):
         return form, "", ""
-    own = [token for token in written if token not in closers]
-    if own:
-        return form, own[-1], ""
+    ends_of_turn = [token for token in written if token not in closers]
+    if ends_of_turn:
+        return form, ends_of_turn[-1], ""
     behind = [token for token in specials(middle) if token not in written]
     end = behind[0] if behind else ""
     return form, end, end

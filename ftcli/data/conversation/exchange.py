@@ -83,11 +83,11 @@ def add_system(messages: Messages, system: Any) -> Messages:
 
 def add_tools(messages: Messages, surroundings: dict[str, Any]) -> dict[str, Any]:
     """{"messages"}, and "tools" unless the system message lists them all already (Hermes)."""
-    found = parse_tools(surroundings.get("tools"))
+    tools = parse_tools(surroundings.get("tools"))
     system = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
-    names = [tool["function"]["name"] for tool in found]
+    names = [tool["function"]["name"] for tool in tools]
     written = "<tools>" in system and all(json.dumps(name) in system for name in names)
-    return {"messages": messages} | ({"tools": found} if found and not written else {})
+    return {"messages": messages} | ({"tools": tools} if tools and not written else {})
 
 
 def extract_prompt(example: dict[str, Any]) -> str:

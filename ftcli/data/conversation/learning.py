@@ -57,12 +57,12 @@ def _present(turn: dict[str, Any]) -> list[str]:
 
 
 def _verdict(key: str, value: Any, number: int) -> bool:
-    found = parse_flag(value)
-    if found is None:
+    flag = parse_flag(value)
+    if flag is None:
         raise UnusableRow(
             f"turn {number} has '{key}': {shorten(value)}; a turn is learned or not: true or false, 1 or 0."
         )
-    return found != (key in HIDDEN)
+    return flag != (key in HIDDEN)
 
 
 def _refuse(turn: dict[str, Any], number: int) -> None:

@@ -72,10 +72,10 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     if not isinstance(name, str) or not name:
         raise UnusableRow(f"a tool call of {where} names no function: {shorten(call)}.")
     arguments = function.get("arguments", function.get("parameters"))
-    made: dict[str, Any] = {"type": "function"}
+    fields: dict[str, Any] = {"type": "function"}
     if call.get("id") is not None:
-        made["id"] = call["id"]
-    return {**made, "function": {"name": name, "arguments": _arguments(arguments, name, where)}}
+        fields["id"] = call["id"]
+    return {**fields, "function": {"name": name, "arguments": _arguments(arguments, name, where)}}
 
 
 def _arguments(value: Any, name: str, where: str) -> dict[str, Any]:

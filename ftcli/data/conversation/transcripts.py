@@ -20,11 +20,11 @@ def is_transcript(text: Any) -> bool:
 def parse_prompt(text: str) -> list[dict[str, Any]]:
     """The messages of a transcript that may end with an "Assistant:" who says nothing yet."""
     _, *parts = SPEAKER.split(text)
-    found = [
+    messages = [
         {"role": ROLES[speaker], "content": words.strip()}
         for speaker, words in zip(parts[::2], parts[1::2], strict=True)
     ]
-    return found if found[-1]["content"] else found[:-1]
+    return messages if messages[-1]["content"] else messages[:-1]
 
 
 def parse_transcript(text: str) -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def parse_transcript(text: str) -> list[dict[str, Any]]:
     Raises:
         UnusableRow: its last turn is empty.
     """
-    found = parse_prompt(text)
+    messages = parse_prompt(text)
     if text.rstrip().endswith("Assistant:"):
         raise UnusableRow("has a transcript that ends before the answer.", "empty")
-    return found
+    return messages

@@ -116,8 +116,8 @@ def _texts(content: Any, number: int) -> tuple[str | None, str]:
 
 
 def _take_reasoning(turn: dict[str, Any], thoughts: str, number: int) -> str:
-    found = [turn.pop(key) for key in REASONING if isinstance(turn.get(key), str)]
-    texts = list(dict.fromkeys(text for text in [*found, thoughts] if text))
+    values = [turn.pop(key) for key in REASONING if isinstance(turn.get(key), str)]
+    texts = list(dict.fromkeys(text for text in [*values, thoughts] if text))
     if len(texts) > 1:
         raise UnusableRow(f"turn {number} has two reasonings, and they differ.")
     return texts[0] if texts else ""

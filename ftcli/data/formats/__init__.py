@@ -55,8 +55,8 @@ def load_format(name: str) -> ModuleType:
 
 def default_columns(module: ModuleType, field: str) -> Sequence[str]:
     """The columns that a field of a format is read from where it is not mapped, the first first."""
-    own: Mapping[str, Sequence[str]] = getattr(module, "DEFAULTS", {})
-    return own.get(field) or DEFAULTS.get(field) or (field,)
+    columns: Mapping[str, Sequence[str]] = getattr(module, "DEFAULTS", {})
+    return columns.get(field) or DEFAULTS.get(field) or (field,)
 
 
 def required_fields(module: ModuleType) -> list[str]:

@@ -6,7 +6,7 @@ import io
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor
 from ftcli.core.errors import UserError
 from ftcli.data.media.examples import Array, Examples
 from ftcli.data.media.items import Item
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WIDTHS: dict[int, tuple[Any, float, float]] = {  # bytes -> type, centre, scale
     1: (np.uint8, 128.0, 128.0),
@@ -41,13 +44,13 @@ class Audio(Examples):
         content = item.read()
         rate = int(processor.sampling_rate)
         if isinstance(content, np.ndarray):
-            sound, own = _scale_samples(content, item), item.rate or rate
+            sound, source_rate = _scale_samples(content, item), item.rate or rate
         else:
-            sound, own = _read_wav(content, item)
-        return resample(sound, own, rate)
+            sound, source_rate = _read_wav(content, item)
+        return resample(sound, source_rate, rate)
 
     @property
-    def moves(self) -> bool:
+    def augments(self) -> bool:
         """Whether sounds are shifted; masks come later."""
         return self.shift > 0
 
@@ -63,8 +66,8 @@ class Audio(Examples):
     def tensors(self, examples: Sequence[Array], processor: Any) -> dict[str, Tensor]:
         """{"input_values": float32 [B, frames, mel bands]}, or as the processor names them."""
         rate = processor.sampling_rate
-        found = processor(list(examples), sampling_rate=rate, padding=True, return_tensors="pt")
-        return {name: torch.as_tensor(value) for name, value in found.items()}
+        inputs = processor(list(examples), sampling_rate=rate, padding=True, return_tensors="pt")
+        return {name: torch.as_tensor(value) for name, value in inputs.items()}
 
     def mask(
         self, inputs: dict[str, Tensor], randoms: Sequence[np.random.Generator]
@@ -82,7 +85,7 @@ class Audio(Examples):
                 spectrogram.narrow(axis, start, width).fill_(mean)
         return {**inputs, "input_values": masked}
 
-    def show(self, axis: Any, example: Array, processor: Any) -> None:
+    def show(self, axis: Axes, example: Array, processor: Any) -> None:
         """A spectrogram with time to the right, or a wave."""
         if example.ndim == 2:
             axis.imshow(example.T, origin="lower", aspect="auto", cmap="magma")
@@ -137,7 +140,7 @@ def _read_wav(content: bytes, item: Item) -> tuple[Array, int]:
         raise UserError(
             f"this file is no wav of whole numbers: {error}",
             where=item.origin,
-            fix="8, 16 or 32 bits a sample; mend or delete the file",
+            fix="8, 16 or 32 bits a sample; repair or delete the file",
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from ftcli.data.media.pictures import load_picture
 from ftcli.data.sources import Source
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from ftcli.data.captioned import Captioned
 
 #: What is read of a row -> the column it stands in, unless said otherwise.
@@ -32,7 +35,11 @@ class Captions:
     skipped = 0
 
     def __init__(
-        self, data: Captioned, examples: list[dict[str, Any]], tokenizer: Any, source: Source
+        self,
+        data: Captioned,
+        examples: list[dict[str, Any]],
+        tokenizer: PreTrainedTokenizerBase,
+        source: Source,
     ) -> None:
         self.rows = [example["row"] for example in examples]
         self.origins = [example["origin"] for example in examples]
@@ -65,7 +72,7 @@ class Captions:
         """How many there are, for people."""
         return f"{len(self):,} images of {self.size} x {self.size} with captions"
 
-    def sample(self, tokenizer: Any) -> str:
+    def sample(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """The first caption."""
         return f"{self.origins[0]}: {self.texts[0]}"
 
@@ -75,10 +82,10 @@ class Captions:
         image = load_picture(values[self.column], values.get("tile"), self.folder, self.size)
         return {"input_ids": self.ids[row], "pixels": image}
 
-    def encode(self, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    def encode(self, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> torch.Tensor:
         """Ids [n, length] of captions, cut or padded."""
-        found = tokenizer(texts, truncation=True, max_length=self.length, padding="max_length")
-        return torch.tensor(found["input_ids"], dtype=torch.int64)
+        encoded = tokenizer(texts, truncation=True, max_length=self.length, padding="max_length")
+        return torch.tensor(encoded["input_ids"], dtype=torch.int64)
 
     def batch(self, rows: list[int]) -> dict[str, Any]:
         """The tensors of these rows."""
@@ -97,7 +104,7 @@ class Captions:
         return digest.hexdigest()
 
 
-def check_length(length: int, tokenizer: Any) -> int:
+def check_length(length: int, tokenizer: PreTrainedTokenizerBase) -> int:
     """The length of captions, in tokens.
 
     Raises:
@@ -116,7 +123,7 @@ def check_length(length: int, tokenizer: Any) -> int:
 class CaptionLoader(Loader):
     """A loader whose rows are images."""
 
-    def batch(self, rows: Any) -> dict[str, Any]:
+    def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         """The tensors of these rows."""
         captions: Any = self.tokens
         return captions.batch(list(rows))

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -16,8 +16,13 @@ from torch import Tensor
 from ftcli.core.errors import Problems, UserError
 from ftcli.data.media import holdout
 from ftcli.data.media.items import Item
-from ftcli.data.media.labelled import Array, ExampleLoader, LabelledSplit
+from ftcli.data.media.labelled_split import Array, ExampleLoader, LabelledSplit
 from ftcli.data.media.sources import Source
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ftcli.data.media.sheet import ExamplePreview
 
 
 @dataclass
@@ -88,7 +93,7 @@ class Examples(ABC):
 
     @property
     @abstractmethod
-    def moves(self) -> bool:
+    def augments(self) -> bool:
         """Whether `augment` changes anything; what it leaves alone is computed once."""
 
     @abstractmethod
@@ -100,7 +105,7 @@ class Examples(ABC):
         """Inputs of the model for a batch, by the names of its arguments."""
 
     @abstractmethod
-    def show(self, axis: Any, example: Array, processor: Any) -> None:
+    def show(self, axis: Axes, example: Array, processor: Any) -> None:
         """Draw one example, as the model gets it, on a matplotlib axis."""
 
     def mask(
@@ -109,11 +114,11 @@ class Examples(ABC):
         """Augmentation of the inputs themselves; one generator a row."""
         return inputs
 
-    def preview(self, split: str, processor: Any, count: int, to: Path) -> list[Any]:
+    def preview(self, split: str, processor: Any, count: int, to: Path) -> list[ExamplePreview]:
         """Write the first examples as a picture; returns what is known of each."""
         from ftcli.data.media.sheet import draw
 
-        return list(draw(self, processor, count, split, to))
+        return draw(self, processor, count, split, to)
 
     @property
     def splits(self) -> list[str]:
@@ -124,12 +129,12 @@ class Examples(ABC):
     @property
     def names(self) -> list[str]:
         """Class names, in the order of their numbers."""
-        found = sorted(
+        names = sorted(
             {item.label for item in self._items(self.split, self.limit)}, key=_natural_key
         )
         if self.classes is None:
-            return found
-        chosen = [n for pattern in self.classes for n in found if fnmatch.fnmatchcase(n, pattern)]
+            return names
+        chosen = [n for pattern in self.classes for n in names if fnmatch.fnmatchcase(n, pattern)]
         return list(dict.fromkeys(chosen))
 
     def prepare(self, split: str, processor: Any) -> LabelledSplit:
@@ -140,9 +145,9 @@ class Examples(ABC):
         """
         if split not in self._prepared:
             self._prepared[split] = LabelledSplit(self, self._select_split(split), self.names)
-        found = self._prepared[split]
-        found.processor = processor
-        return found
+        examples = self._prepared[split]
+        examples.processor = processor
+        return examples
 
     def loader(
         self,
@@ -213,16 +218,16 @@ class Examples(ABC):
 
     def _items(self, split: str | None, limit: int | None) -> list[Item]:
         """The items of a split of the source, of all of it, or of a path of its own."""
-        own = self._source(self.path)
+        source = self._source(self.path)
         if split is None:
-            return _spread_rows(own.items, limit)
-        if any(item.split == split for item in own.items):
-            return _spread_rows([item for item in own.items if item.split == split], limit)
-        if split == "train" and not any(item.split for item in own.items):
-            return _spread_rows(own.items, limit)
+            return _spread_rows(source.items, limit)
+        if any(item.split == split for item in source.items):
+            return _spread_rows([item for item in source.items if item.split == split], limit)
+        if split == "train" and not any(item.split for item in source.items):
+            return _spread_rows(source.items, limit)
         if "/" in split or "." in split or ":" in split:
             return self._source(split).items
-        there = sorted({item.split for item in own.items if item.split}) or ["train"]
+        there = sorted({item.split for item in source.items if item.split}) or ["train"]
         raise UserError(
             f"{self.path} has no split '{split}'; it has {', '.join(there)}.", where="data"
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
 from ftcli.data.media.items import Item, normalize_split
 from ftcli.data.rows import Row
 from ftcli.data.sources.hub import Hub
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def read_items(
@@ -62,18 +65,18 @@ def read_encoded_images(source: Hub, column: str) -> Iterator[Row]:
         yield Row({**values, column: read}, f"{source.place}[{number}]")
 
 
-def _find_column(rows: Any, path: str) -> str:
+def _find_column(rows: Dataset, path: str) -> str:
     kinds = ("Image", "Audio")
-    found = next((n for n, f in rows.features.items() if type(f).__name__ in kinds), None)
-    if found is None:
+    column = next((n for n, f in rows.features.items() if type(f).__name__ in kinds), None)
+    if column is None:
         raise UserError(
             f"{path} has no column of images or sounds; it has {', '.join(rows.features)}.",
             where="data.path",
         )
-    return str(found)
+    return str(column)
 
 
-def _refuse_missing(rows: Any, columns: list[str], path: str) -> None:
+def _refuse_missing(rows: Dataset, columns: list[str], path: str) -> None:
     for column in columns:
         if column not in rows.features:
             raise UserError(
@@ -83,18 +86,18 @@ def _refuse_missing(rows: Any, columns: list[str], path: str) -> None:
             )
 
 
-def _read_class_names(rows: Any, label: str) -> list[str]:
+def _read_class_names(rows: Dataset, label: str) -> list[str]:
     """Class of each row, by the name that the data set gives its number."""
     named = getattr(rows.features[label], "names", None)
     return [str(named[value] if named else value) for value in rows[label]]
 
 
-def _make_reader(rows: Any, key: str, row: int) -> Any:
+def _make_reader(rows: Dataset, key: str, row: int) -> Callable[[], bytes]:
     def read() -> bytes:
-        found = rows[row][key]
-        if found.get("bytes") is not None:
-            return bytes(found["bytes"])
-        with open(found["path"], "rb") as file:
+        cell = rows[row][key]
+        if cell.get("bytes") is not None:
+            return bytes(cell["bytes"])
+        with open(cell["path"], "rb") as file:
             return file.read()
 
     return read

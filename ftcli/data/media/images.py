@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -14,6 +14,9 @@ from ftcli.core.errors import UserError
 from ftcli.data.media.examples import Array, Examples
 from ftcli.data.media.items import Item
 from ftcli.data.media.sheet import stretch_range
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass
@@ -40,7 +43,7 @@ class Images(Examples):
         )
 
     @property
-    def moves(self) -> bool:
+    def augments(self) -> bool:
         """Whether images are shifted or mirrored."""
         return self.flip or self.crop > 0
 
@@ -58,10 +61,10 @@ class Images(Examples):
 
     def tensors(self, examples: Sequence[Array], processor: Any) -> dict[str, Tensor]:
         """{"pixel_values": float32 [B, channels, height, width]}."""
-        found = processor(images=list(examples), return_tensors="pt")
-        return {"pixel_values": found["pixel_values"]}
+        inputs = processor(images=list(examples), return_tensors="pt")
+        return {"pixel_values": inputs["pixel_values"]}
 
-    def show(self, axis: Any, example: Array, processor: Any) -> None:
+    def show(self, axis: Axes, example: Array, processor: Any) -> None:
         """The image, brightness stretched to its range."""
         axis.imshow(stretch_range(example), interpolation="nearest")
         axis.set_axis_off()
@@ -89,5 +92,5 @@ def _open_image(content: bytes, item: Item) -> Array:
         raise UserError(
             f"this file is no image that can be read: {error}",
             where=item.origin,
-            fix="mend or delete the file",
+            fix="repair or delete the file",
         ) from error

@@ -58,10 +58,10 @@ def parse_name(path: str, pattern: str | None) -> FileLabels | None:
         None where the pattern does not match, or the file lies in no folder.
     """
     if pattern is not None:
-        found = re.search(pattern, path)
-        if found is None:
+        match = re.search(pattern, path)
+        if match is None:
             return None
-        parts = {k: v for k, v in found.groupdict().items() if v is not None}
+        parts = {k: v for k, v in match.groupdict().items() if v is not None}
         split = parts.get("split")
         return FileLabels(
             parts["label"], parts.get("group", ""), normalize_split(split) if split else None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ SHEETS = 16  # sheets that stay decoded
 ACROSS = 16  # tiles in a row of a sheet
 
 
-def load_picture(image: Any, tile: int | None, folder: Path, size: int) -> torch.Tensor:
+def load_picture(
+    image: str | Image.Image | Callable[[], bytes], tile: int | None, folder: Path, size: int
+) -> torch.Tensor:
     """Bytes [3, size, size] of an image: its middle square, scaled where it is not of that size.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ftcli.data.sources import hub
 ASSETS = Path(__file__).parents[2] / "assets" / "media"
 PREFIX = "asset:"
 #: Bytes and times its size that a file in an archive may swell to; pictures and sounds are packed already.
-SWELLS, RATIO = 1 << 26, 20
+MAX_UNPACKED, MAX_RATIO = 1 << 26, 20
 
 
 class Source:
@@ -111,9 +111,9 @@ class Source:
             name = entry.filename
             if not name.lower().endswith(self.suffixes):
                 continue
-            if entry.file_size > SWELLS and entry.file_size > RATIO * entry.compress_size:
+            if entry.file_size > MAX_UNPACKED and entry.file_size > MAX_RATIO * entry.compress_size:
                 raise UserError(
-                    f"{name} in it swells from {entry.compress_size:,} to {entry.file_size:,} bytes.",
+                    f"{name} in it unpacks from {entry.compress_size:,} to {entry.file_size:,} bytes.",
                     where=str(self.place),
                     fix="no picture or sound does that: leave it out of the archive",
                 )
@@ -155,8 +155,8 @@ class Source:
 
     def _read_arrays(self) -> Iterator[Item]:
         try:
-            found = np.load(self.place, allow_pickle=False)
-            arrays: dict[str, Any] = {key: found[key] for key in found.files}
+            archive = np.load(self.place, allow_pickle=False)
+            arrays: dict[str, Any] = {key: archive[key] for key in archive.files}
         except (ValueError, OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.path} cannot be read: {error}", where="data.path") from error
         key = self.array or self._find_examples(arrays)
@@ -238,7 +238,7 @@ def _hash_content(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=12).hexdigest()
 
 
-def _compile_pattern(pattern: str) -> Any:
+def _compile_pattern(pattern: str) -> Mapping[str, int]:
     try:
         return re.compile(pattern).groupindex
     except re.error as error:

@@ -93,7 +93,7 @@ def _load_whole(path: Path) -> Any:
     except ValueError as error:
         line = getattr(error.__cause__, "lineno", 1)
         raise UserError(
-            str(error), where=f"{path}:{line}", fix=f"mend the file, or {FIX}"
+            str(error), where=f"{path}:{line}", fix=f"fix the file, or {FIX}"
         ) from error
 
 

@@ -83,10 +83,10 @@ class ArrayReader:
                 return ""
 
     def _peek(self) -> str:
-        found = self._find_next()
-        if not found:
+        character = self._find_next()
+        if not character:
             raise self._broken_error("the array is not closed")
-        return found
+        return character
 
     def _skip(self, character: str) -> None:
         if self._peek() != character:
@@ -122,5 +122,5 @@ class ArrayReader:
         return UserError(
             f"{why}.",
             where=f"{self.path}:{self.line}",
-            fix="mend the file, or write it as JSON lines, where single rows can be skipped",
+            fix="fix the file, or write it as JSON lines, where single rows can be skipped",
         )

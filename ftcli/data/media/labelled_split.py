@@ -101,8 +101,8 @@ class LabelledSplit:
 
     def batch(self, rows: Sequence[int], seed: int = 0, epoch: int | None = None) -> dict[str, Any]:
         """Inputs of the model, labels int64 [B], row numbers and their count."""
-        moved = epoch is not None and self.data.moves
-        inputs = self._compute_inputs(rows, seed, epoch) if moved else self._reuse_inputs(rows)
+        augmented = epoch is not None and self.data.augments
+        inputs = self._compute_inputs(rows, seed, epoch) if augmented else self._reuse_inputs(rows)
         if epoch is not None:
             randoms = [np.random.default_rng([seed, epoch, row, 1]) for row in rows]
             inputs = self.data.mask(inputs, randoms)
@@ -120,14 +120,14 @@ class LabelledSplit:
 
         Examples whose inputs are not equally large are made together, as their padding depends on it.
         """
-        found = [self._cached.get(row) or self._compute_inputs([row], 0, None) for row in rows]
-        for row, inputs in zip(rows, found, strict=True):
+        all_inputs = [self._cached.get(row) or self._compute_inputs([row], 0, None) for row in rows]
+        for row, inputs in zip(rows, all_inputs, strict=True):
             if row not in self._cached and self._free_bytes > 0:
                 self._cached[row] = inputs
                 self._free_bytes -= sum(tensor.nbytes for tensor in inputs.values())
-        if len({tuple(t.shape for t in inputs.values()) for inputs in found}) > 1:
+        if len({tuple(t.shape for t in inputs.values()) for inputs in all_inputs}) > 1:
             return self._compute_inputs(rows, 0, None)
-        return {name: torch.cat([inputs[name] for inputs in found]) for name in found[0]}
+        return {name: torch.cat([inputs[name] for inputs in all_inputs]) for name in all_inputs[0]}
 
 
 class Rows(list[int]):
