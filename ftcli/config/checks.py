@@ -41,8 +41,10 @@ def check_file_names(job: ComposedJob) -> Iterator[UserError]:
             names[f"{group}.{name}.name"] = node.get("name") if isinstance(node, dict) else None
     for key, name in names.items():
         if name is not None and not is_plain_name(str(name)):
-            what = f"{str(name)!r} is no plain name for a file."
-            yield _make_error(job, key, what, "letters, digits, - and _, without / and .. in front")
+            what = f"{str(name)!r} is not a valid file name."
+            yield _make_error(
+                job, key, what, "use letters, digits, - and _, without / and without .. in front"
+            )
 
 
 def check_end(job: ComposedJob) -> Iterator[UserError]:
@@ -58,8 +60,10 @@ def check_quantised_base(job: ComposedJob) -> Iterator[UserError]:
     stored = get_effective_value(job, "model.quantization")
     if stored not in (None, "none") and get_promise(job, "method", "quantisable") is False:
         what = f"{job.format_choice('method')} with {_format_setting(job, 'model.quantization', stored)}: "
-        what += "this method trains the weights themselves, which quantised weights cannot be."
-        yield UserError(what, fix="either model.quantization=none or a method on top, method=lora")
+        what += (
+            "this method trains the base's own weights, and quantised weights cannot be trained."
+        )
+        yield UserError(what, fix="either model.quantization=none or an adapter, method=lora")
 
 
 def check_half_weights(job: ComposedJob) -> Iterator[UserError]:
@@ -71,7 +75,7 @@ def check_half_weights(job: ComposedJob) -> Iterator[UserError]:
         what = f"{job.format_choice('method')} with {at}: small updates vanish in float16 weights."
         yield UserError(what, fix="model.dtype=bfloat16 or model.dtype=float32")
     if get_effective_value(job, "trainer.precision") == "bf16":
-        what = f"{_format_setting(job, 'trainer.precision', 'bf16')} with {at}: two half precisions meet."
+        what = f"{_format_setting(job, 'trainer.precision', 'bf16')} with {at}: the forward pass would mix bfloat16 activations and float16 weights."
         yield UserError(what, fix="model.dtype=bfloat16")
 
 
@@ -95,7 +99,7 @@ def check_packed_prompts(job: ComposedJob) -> Iterator[UserError]:
         what = (
             f"{job.format_choice('method')} with {_format_setting(job, 'data.packing', packing)}: "
         )
-        what += "it adds to each row, and a packed row holds several documents."
+        what += "it adds tokens in front of each row, but a packed row holds several documents."
         yield UserError(what, fix="data.packing=none")
 
 
@@ -105,7 +109,7 @@ def check_recomputed_blocks(job: ComposedJob) -> Iterator[UserError]:
         return
     if get_promise(job, "method", "gradient_checkpointing") is False:
         what = f"{job.format_choice('method')} with {_format_setting(job, 'trainer.gradient_checkpointing', True)}: "
-        what += "its blocks cannot be computed again in backward."
+        what += "its blocks cannot be recomputed in the backward pass."
         yield UserError(what, fix="trainer.gradient_checkpointing=false")
 
 
@@ -134,7 +138,7 @@ def warn_unreached_evaluation(job: ComposedJob) -> Iterator[UserError]:
     every = job.get("trainer.eval_every")
     if isinstance(steps, int) and isinstance(every, int) and every > steps:
         log.warning(
-            "%s: the run has %d steps, so it is judged only before and after",
+            "%s: the run has %d steps, so it is evaluated only before and after training",
             _format_setting(job, "trainer.eval_every", every), steps,
         )  # fmt: skip
     return iter(())

@@ -27,7 +27,7 @@ COMPONENT_FOLDERS = (
     "pipelines", "schedulers", "sweeps.launchers", "trainable", "trainer",
 )  # fmt: skip
 COMPONENTS = tuple(f"ftcli.{folder}" for folder in COMPONENT_FOLDERS)
-TARGET_FORM = "a class is written as ftcli.room.module.Class"
+TARGET_FORM = "a class is written as ftcli.folder.module.Class"
 #: Environment variable with the packages the user trusts, by comma; ranks of a run inherit it.
 TRUST = "FTCLI_TRUST"
 
@@ -65,14 +65,14 @@ def fetch_class(path: str, packages: tuple[str, ...]) -> Any:
         ModuleNotFoundError, AttributeError: there is no such class.
     """
     if not is_allowed(path, packages):
-        raise NotAllowed(f"{path} stands outside {format_packages(packages)}")
+        raise NotAllowed(f"{path} is outside {format_packages(packages)}")
     module, _, name = path.rpartition(".")
     if _is_inside(path, list_trusted_packages()):  # the user has vouched for all of it
         _add_working_folder()
         return getattr(importlib.import_module(module), name)
     component = getattr(importlib.import_module(module), name)
     if not inspect.isclass(component):
-        raise NotAllowed(f"{path} is no class")
+        raise NotAllowed(f"{path} is not a class")
     if not _is_inside(f"{component.__module__}.{component.__qualname__}", packages):
         what = f"{path} is {component.__module__}.{component.__qualname__}"
         raise NotAllowed(f"{what}, outside {format_packages(packages)}")
@@ -94,7 +94,7 @@ def fetch_subclass(path: str, kind: type, where: str, kind_name: str) -> Any:
     except (AttributeError, ValueError) as error:
         raise UserError(f"there is no {path}.", where, fix) from error
     if not (isinstance(component, type) and issubclass(component, kind)):
-        raise UserError(f"{path} is no {kind_name}.", where, fix)
+        raise UserError(f"{path} is not a {kind_name}.", where, fix)
     return component
 
 
@@ -104,7 +104,7 @@ def describe_definition(path: str, packages: tuple[str, ...]) -> str | None:
         return None
     definition = source.locate(path)
     if definition is None or not isinstance(definition.node, ast.ClassDef):
-        return "no class"
+        return "not a class"
     return None if _is_inside(definition.dotted, packages) else definition.dotted
 
 
@@ -119,7 +119,7 @@ def suggest_access(target: Any) -> str:
         return f"{TARGET_FORM}; see the options: ftcli ls"
     top = target.split(".")[0]
     if top == "ftcli":
-        return "components stand in " + ", ".join(COMPONENT_FOLDERS)
+        return "components are defined in the folders " + ", ".join(COMPONENT_FOLDERS)
     return f"--trust {top} (or {TRUST}={top}), if you trust that package with your machine"
 
 

@@ -47,7 +47,7 @@ def register_environment_resolver() -> None:
 def _read_variable(name: str, *default: Any) -> Any:
     if is_secret_variable(str(name)):
         raise PermissionError(
-            f"{name} is named as secrets are; a configuration may not read it. Libraries take "
+            f"{name} has a name of a secret, which a configuration may not read. Libraries take "
             "their keys from the environment by themselves"
         )
     return oc.env(name, *default)

@@ -124,7 +124,7 @@ def find_copy_source(name: str) -> Path:
         )
     near = find_nearest(name, [*jobs, *grouped, *(n.partition("/")[2] for n in grouped)])
     hint = f" Closest: {', '.join(near)}." if near else ""
-    raise UserError(f"nothing is called '{name}'.{hint}", fix="ftcli ls")
+    raise UserError(f"there is no job, recipe or option '{name}'.{hint}", fix="ftcli ls")
 
 
 def copy_config(name: str, destination: str, force: bool = False) -> tuple[Path, Path]:

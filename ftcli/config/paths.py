@@ -112,7 +112,7 @@ def find_job(job: str | Path) -> Path:
         UserError: there is no such file; names the nearest ones.
     """
     if not str(job).strip() or "\0" in str(job):
-        raise UserError(f"{str(job)!r} is no name of a job.", fix="ftcli ls jobs")
+        raise UserError(f"{str(job)!r} is not the name of a job.", fix="ftcli ls jobs")
     path = _expand_user(job)
     if path.is_dir() and (path / "config.yaml").is_file():
         return path / "config.yaml"

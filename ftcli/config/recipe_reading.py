@@ -32,8 +32,8 @@ from ftcli.core.errors import Problems, UserError
 #: How pydantic's answers read here.
 _MESSAGES = {
     "missing": "is not given",
-    "float_type": "is no number", "float_parsing": "is no number",
-    "int_type": "is no whole number", "int_parsing": "is no whole number",
+    "float_type": "is not a number", "float_parsing": "is not a number",
+    "int_type": "is not a whole number", "int_parsing": "is not a whole number",
     "string_type": "must be text: put it in quotes", "list_type": "must be a list",
     "bool_type": "must be true or false", "bool_parsing": "must be true or false",
     "literal_error": "is none of: exact, statistical, trivial",
@@ -58,7 +58,7 @@ def read_recipe(path: Path) -> Recipe:
     """
     if not is_recipe(path):
         raise UserError(
-            "is a job without claims: nothing can be reproduced.",
+            "is a job without claims: there is nothing to reproduce.",
             where=paths.format_path(path),
             fix="ftcli ls recipes, or add `paper:` and `claims:`",
         )
@@ -147,7 +147,7 @@ def _find_contradictions(recipe: Recipe, where: _Locator) -> Iterator[UserError]
         what = f"the baseline {recipe.own} has the name of the job itself."
         yield UserError(what, where(f"baselines.{recipe.own}"), "variant: NAME of the job")
     if SMALL in recipe.scales:
-        what = "the small scale is the job as it stands."
+        what = "the scale `small` is the job itself and cannot be defined."
         yield UserError(what, where(f"scales.{SMALL}"), "put these values into the job")
     for index, claim in enumerate(recipe.claims):
         for key, what, fix in _check_claim(recipe, claim):
@@ -163,8 +163,8 @@ def _find_duplicates(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
     for index, claim in enumerate(recipe.claims):
         before = first.setdefault(claim.identity, index)
         if before != index:
-            what = f"claims {before + 1} and {index + 1} judge the same: {claim.identity}."
-            yield UserError(what, where(f"claims.{index}"), "take one out")
+            what = f"claims {before + 1} and {index + 1} have the same figure and relation: {claim.identity}."
+            yield UserError(what, where(f"claims.{index}"), "remove one of them")
 
 
 def _check_evidence(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
@@ -179,7 +179,7 @@ def _check_evidence(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
         yield UserError("seeds are different whole numbers from 0.", where("seeds"), None)
     chance = [c for c in recipe.claims if not (c.needs or is_exact_measure(c.measure))]
     if chance and len(recipe.seeds) < MIN_SEEDS:
-        what = f"seeds: what chance moves takes {MIN_SEEDS}; here are {len(recipe.seeds)}."
+        what = f"seeds: a figure that is not exact needs {MIN_SEEDS} seeds; there are {len(recipe.seeds)}."
         yield UserError(what, where("seeds"), "seeds: [0, 1, 2]")
 
 
@@ -189,14 +189,22 @@ def _check_tune(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
     if tune is None:
         return
     if tune.seed in recipe.seeds:
-        yield UserError(f"seed {tune.seed} judges too.", where("tune.seed"), "another seed")
+        yield UserError(
+            f"seed {tune.seed} is also among `seeds`, which judge the claims.",
+            where("tune.seed"),
+            "a seed that is not among `seeds`",
+        )
     for key in ("own", "fixed"):
         for name in getattr(tune, key):
             if name not in recipe.variants():
-                yield UserError(f"{name} is no baseline.", where(f"tune.{key}.{name}"), None)
+                yield UserError(f"{name} is not a baseline.", where(f"tune.{key}.{name}"), None)
     counts = {v: len(points) for v in recipe.variants() if (points := tune.points(v))}
     if not tune.grid or 0 in counts.values() or not counts:
-        yield UserError("nothing is searched.", where("tune.grid"), "grid: {optimizer.lr: [...]}")
+        yield UserError(
+            "the search has no combination of values.",
+            where("tune.grid"),
+            "grid: {optimizer.lr: [...]}",
+        )
     if len(set(counts.values())) > 1:
         text = ", ".join(f"{name} {count}" for name, count in counts.items())
         yield UserError(f"variants have different numbers of trials: {text}.", where("tune"), None)
@@ -214,17 +222,25 @@ def _check_claim(recipe: Recipe, claim: Claim) -> Iterator[tuple[str, str, str |
             if name is not None and name not in known:
                 near = find_nearest(name, known, 1)
                 hint = f" Did you mean {near[0]}?" if near else ""
-                yield key, f"{name} is no baseline.{hint}", f"one of {', '.join(known)}"
+                yield key, f"{name} is not a baseline.{hint}", f"one of {', '.join(known)}"
     if claim.within is not None and claim.of is None:
-        yield "within", "within what? `of` names the baseline.", f"of: {known[-1]}"
+        yield (
+            "within",
+            "`within` compares with a baseline, and `of` names none.",
+            f"of: {known[-1]}",
+        )
     if claim.compare == "ratio" and claim.of is None:
-        yield "compare", "a ratio to what? `of` names the baseline.", f"of: {known[-1]}"
+        yield (
+            "compare",
+            "`compare: ratio` compares with a baseline, and `of` names none.",
+            f"of: {known[-1]}",
+        )
     if claim.tolerance is not None and claim.equals is None:
-        yield "tolerance", "tolerance belongs to equals.", None
+        yield "tolerance", "`tolerance` applies to `equals` only.", None
     if claim.ranks is not None and (len(claim.ranks) < 2 or claim.of or claim.variant):
-        yield "ranks", "ranks names two variants or more, without `of` and `variant`.", None
+        yield "ranks", "`ranks` takes two or more variants, without `of` and `variant`.", None
     if claim.kind == STATISTICAL and not claim.needs and claim.measure.startswith("plan."):
-        yield "kind", "chance has no part in a plan.", f"kind: {EXACT}"
+        yield "kind", "a figure of a plan is exact, not statistical.", f"kind: {EXACT}"
     if claim.scale != SMALL and claim.scale not in recipe.scales:
         yield (
             "scale",
@@ -232,7 +248,11 @@ def _check_claim(recipe: Recipe, claim: Claim) -> Iterator[tuple[str, str, str |
             f"one of {SMALL}, {', '.join(recipe.scales)}",
         )
     if claim.given and not claim.measure.startswith("plan."):
-        yield "given", "given changes what is planned; this figure needs runs.", "use a baseline"
+        yield (
+            "given",
+            "`given` changes a plan only, and this figure comes from runs.",
+            "use a baseline",
+        )
     unknown = describe_unknown_measure(claim.measure)
     if unknown:
         yield "measure", unknown, None

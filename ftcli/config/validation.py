@@ -84,7 +84,7 @@ class _Checker:
         if not isinstance(node, Mapping) or TARGET not in node:
             self._add_problem(
                 group,
-                f"{group} does not say what it is.",
+                f"{group} has no {TARGET}.",
                 f"pick one: {group}=NAME with a name of `ftcli ls {paths.pluralize_group(group)}`",
             )
         else:
@@ -103,7 +103,9 @@ class _Checker:
         """`eval` and `logger`: a name for each object."""
         nodes = self.composed.config[group] or {}
         if not isinstance(nodes, dict):
-            return self._add_problem(group, f"{group} wants a mapping of names to settings.", None)
+            return self._add_problem(
+                group, f"{group} must be a mapping of names to settings.", None
+            )
         for name in list(nodes):
             key = f"{group}.{name}"
             node = nodes[name]

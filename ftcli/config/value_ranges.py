@@ -89,8 +89,8 @@ def find_unusual_values(composed: ComposedJob) -> Iterator[UserError]:
     yield from _check_rate(composed)
     yield from _check_warmup(composed)
     for key, most, why in (
-        ("method.lora_dropout", 0.5, "most of what the adapter says is left out at every step"),
-        ("optimizer.weight_decay", 1.0, "weights are drawn to nothing within some hundred steps"),
+        ("method.lora_dropout", 0.5, "most of the adapter's input is dropped at every step"),
+        ("optimizer.weight_decay", 1.0, "weights decay to zero within some hundred steps"),
     ):
         number = get_effective_value(composed, key)
         if isinstance(number, (int, float)) and number > most:
@@ -99,7 +99,7 @@ def find_unusual_values(composed: ComposedJob) -> Iterator[UserError]:
             )
     length = get_effective_value(composed, "data.max_length")
     if isinstance(length, int) and length < 16:
-        what = f"data.max_length={length}: hardly a row has so few tokens."
+        what = f"data.max_length={length}: hardly any row is that short."
         yield UserError(what, composed.where("data.max_length"), "data.max_length=512")
 
 
@@ -113,7 +113,11 @@ def _check_rate(composed: ComposedJob) -> Iterator[UserError]:
     how = f"{times:.2g} times" if times > 1 else f"1/{1 / times:.2g} of"
     yield UserError(
         f"optimizer.lr={rate:g} is {how} what {composed.format_choice('optimizer')} starts from ({usual:g}): "
-        + ("steps that long lead nowhere." if times > 1 else "steps that short learn nothing."),
+        + (
+            "training diverges with steps that long."
+            if times > 1
+            else "training makes no progress with steps that short."
+        ),
         composed.where("optimizer.lr"),
         overrides.format_override("optimizer.lr", usual),
     )
@@ -147,7 +151,7 @@ def _check_warmup(composed: ComposedJob) -> Iterator[UserError]:
         get_effective_value(composed, "trainer.max_steps"),
     )
     if isinstance(steps, int) and isinstance(last, int) and 0 < last <= steps:
-        what = f"scheduler.warmup_steps={steps} and trainer.max_steps={last}: the rate is never reached."
+        what = f"scheduler.warmup_steps={steps} and trainer.max_steps={last}: warmup does not end within the run."
         fix = f"scheduler.warmup_steps={max(1, last // 20)}"
         yield UserError(what, composed.where("scheduler.warmup_steps"), fix)
     share = get_effective_value(composed, "scheduler.warmup_ratio")

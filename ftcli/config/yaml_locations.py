@@ -31,7 +31,7 @@ def read_yaml(path: Path) -> DictConfig:
         raise make_syntax_error(error, path) from error
     except OmegaConfBaseException as error:
         text = str(error).splitlines()[0]
-        raise UserError(f"cannot be read: {text}", format_path(path), "mend this value") from error
+        raise UserError(f"cannot be read: {text}", format_path(path), "fix this value") from error
     except (ValueError, TypeError) as error:  # a date that is none, a key that cannot be one
         raise UserError(
             f"cannot be read: {error}.", format_path(path), "put the value in quotes"
@@ -88,7 +88,7 @@ def make_syntax_error(error: yaml.YAMLError, path: Path | None = None) -> UserEr
     return UserError(
         f"not valid YAML: {text}.",
         where=f"{where}:{mark.line + 1}" if mark else where,
-        fix="mend that line: spaces and no tabs before a key, one key once, quotes around : # { [ *",
+        fix="fix that line: spaces and no tabs before a key, one key once, quotes around : # { [ *",
     )
 
 
@@ -179,7 +179,7 @@ def refuse_huge_file(path: Path) -> None:
             return 1
         if id(node) in above:
             raise UserError(
-                "an alias stands inside what it names, without end.",
+                "an alias refers to a node that contains the alias itself.",
                 where=f"{paths.format_path(path)}:{node.start_mark.line + 1}",
                 fix="write the values out",
             )
@@ -193,7 +193,7 @@ def refuse_huge_file(path: Path) -> None:
     except RecursionError as error:
         raise make_depth_error(path) from error
     if count > MAX_VALUES:
-        what = f"stands for {count:,} values, more than {MAX_VALUES:,}."
+        what = f"expands to {count:,} values, more than {MAX_VALUES:,}."
         raise UserError(what, paths.format_path(path), "write fewer aliases (`*name`)")
 
 

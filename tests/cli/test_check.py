@@ -135,12 +135,12 @@ DOUBTFUL = (
         "optimizer.lr=2e3",
         "optimizer.lr=2000 is 1e+07 times what optimizer=adamw starts from (0.0002)",
     ),
-    ("optimizer.lr=1e-9", "steps that short learn nothing"),
+    ("optimizer.lr=1e-9", "training makes no progress with steps that short"),
     ("scheduler.warmup_ratio=0.9", "most of the run is warmup"),
-    ("scheduler.warmup_steps=800", "the rate is never reached"),
-    ("method.lora_dropout=0.9", "most of what the adapter says is left out"),
-    ("data.max_length=8", "hardly a row has so few tokens"),
-    ("optimizer.weight_decay=3", "weights are drawn to nothing"),
+    ("scheduler.warmup_steps=800", "warmup does not end within the run"),
+    ("method.lora_dropout=0.9", "most of the adapter's input is dropped"),
+    ("data.max_length=8", "hardly any row is that short"),
+    ("optimizer.weight_decay=3", "weights decay to zero"),
 )
 
 

@@ -21,7 +21,9 @@ def test_two_trials_side_by_side_and_their_best(ftcli, work):
     lines = ended.out.splitlines()
     assert sum(" finished  eval.loss " in line for line in lines) == 2
     assert any(line.startswith("best    lr=0.01: eval.loss") for line in lines)
-    assert ended.err.count("judged only before and after") == 1  # a note is said once, not a trial
+    assert (
+        ended.err.count("evaluated only before and after training") == 1
+    )  # a note is said once, not a trial
     (best,) = Path("sweeps").glob("qlora_llama/2*/best.yaml")
     assert ftcli("check", str(best), "--json").status == 0
     again = ftcli("sweep", "--resume", str(best.parent), "--json")

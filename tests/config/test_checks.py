@@ -27,7 +27,7 @@ CONTRADICTIONS = {
     "no end": (["trainer.epochs=null", "trainer.max_steps=null"], "training would have no end"),
     "full on nf4": (["method=full"], "method=full with model.quantization=nf4 (configs/qlora_llama.yaml:"),
     "full in float16": ([*PLAIN, "method=full", "model.dtype=float16"], "small updates vanish"),
-    "float16 under bf16": ([*PLAIN, "method=lora", "model.dtype=float16", "trainer.precision=bf16"], "two half precisions"),
+    "float16 under bf16": ([*PLAIN, "method=lora", "model.dtype=float16", "trainer.precision=bf16"], "would mix bfloat16 activations and float16 weights"),
     "packed, eager": (["model.attention=eager", "data.packing=flat"], "data.packing=flat (command line) with model.attention=eager (command line)"),
     "two warmups": (["scheduler.warmup_ratio=0.1", "scheduler.warmup_steps=5"], "are both given"),
     "qlora without q": (["model.quantization=none"], "model.quantization=none (command line)"),
@@ -71,7 +71,7 @@ def test_the_command_line_wins_over_the_jobs_warmup_and_says_so(write, caplog):
 
 def test_settings_without_effect_are_said(write, caplog):
     assert complaints("trainer.max_steps=2", "trainer.eval_every=5") == []
-    assert "judged only before and after" in caplog.text
+    assert "evaluated only before and after training" in caplog.text
     assert complaints("model.quantization=int8", "model.compute_dtype=bfloat16") == []
     assert "model.compute_dtype=bfloat16 (command line) is ignored" in caplog.text
 

@@ -142,7 +142,7 @@ def test_a_job_without_a_group_is_told_which_one_to_add(write):
     write("job.yaml", "defaults: [{model: llama_mini}]\noptimizer: {lr: 0.1}\n")
     found = {p.what for p in complaints(job="job.yaml")}
     assert "no trainer is chosen." in found
-    assert "optimizer does not say what it is." in found
+    assert "optimizer has no _target_." in found
 
 
 def test_a_value_left_open_is_asked_for(write):

@@ -184,7 +184,7 @@ def test_eight_bit_states_take_two_bytes_a_value():
     ("options", "words"),
     [
         ({"optimizer_class": "torch.optim.AdamX"}, "there is no torch.optim.AdamX"),
-        ({"optimizer_class": "nowhere.AdamX"}, "nowhere.AdamX stands outside"),
+        ({"optimizer_class": "nowhere.AdamX"}, "nowhere.AdamX is outside"),
         ({"momentun": 0.9}, "unexpected keyword argument 'momentun'"),
         ({"lr": -1.0}, "Invalid learning rate"),
     ],

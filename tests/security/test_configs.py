@@ -217,10 +217,10 @@ def test_a_name_is_no_path(attack, ftcli, key, name):
     (attack.folder / "job.yaml").write_text(f"{JOB}{node}\n")
     verb = ("sweep", "job.yaml", "seed=1,2") if name == NAMES[0] else ("train", "job.yaml")
     status, seen = ftcli(*verb)
-    assert status == 2 and "no plain name" in seen
+    assert status == 2 and "not a valid file name" in seen
     (attack.folder / "run").mkdir()
     (attack.folder / "run" / "config.yaml").write_text(f"{node}\n")
-    with pytest.raises(UserError, match="no plain name"):
+    with pytest.raises(UserError, match="not a valid file name"):
         load("run")
     assert sorted(p.name for p in attack.folder.parent.iterdir()) == ["user", "work"]
     assert sorted(p.name for p in attack.folder.iterdir()) == ["job.yaml", "run"]
@@ -230,7 +230,7 @@ def test_a_secret_of_the_environment_cannot_be_sent_elsewhere(attack, ftcli, mon
     monkeypatch.setenv("HF_TOKEN", "hf_thisisasecretoftheuser")
     (attack.folder / "job.yaml").write_text(f"{JOB}model: {{path: '${{oc.env:HF_TOKEN}}/x'}}\n")
     status, seen = ftcli("show", "job.yaml")
-    assert status == 2 and "thisisasecret" not in seen and "HF_TOKEN is named as secrets" in seen
+    assert status == 2 and "thisisasecret" not in seen and "HF_TOKEN has a name of a secret" in seen
     monkeypatch.setenv("MY_MODEL", "asset:llama_mini")
     (attack.folder / "job.yaml").write_text(f"{JOB}model: {{path: '${{oc.env:MY_MODEL}}'}}\n")
     assert compose("job.yaml").get("model.path") == "asset:llama_mini"
