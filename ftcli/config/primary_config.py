@@ -202,7 +202,7 @@ def _iter_defaults(file: Path, group: str) -> Iterator[str]:
                 yield from _iter_entry(entry)
 
 
-def _iter_entry(entry: Any) -> Iterator[str]:
+def _iter_entry(entry: yaml.Node) -> Iterator[str]:
     if isinstance(entry, yaml.ScalarNode):
         yield str(entry.value).split("@")[0].lstrip("/")
     for key, value in entry.value if isinstance(entry, yaml.MappingNode) else ():

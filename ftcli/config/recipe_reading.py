@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from ftcli.config import job, paths
 from ftcli.config.paths import find_nearest
@@ -122,7 +123,7 @@ def _iter_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str,
         yield from _iter_lines(value, key)
 
 
-def _make_error(error: Any, where: _Locator) -> UserError:
+def _make_error(error: ErrorDetails, where: _Locator) -> UserError:
     key = ".".join(map(str, error["loc"]))
     kind = str(error["type"])
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):

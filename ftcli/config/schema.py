@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,11 +213,11 @@ def _find_key(descriptions: Mapping[str, KeyDescription], key: str) -> KeyDescri
     raise _make_unknown_error(key, descriptions)
 
 
-def _make_unknown_error(key: str, known: Any) -> UserError:
+def _make_unknown_error(key: str, known: Collection[str]) -> UserError:
     group, _, name = key.rpartition(".")
     near = find_nearest_key(name, [k.rpartition(".")[2] for k in known])
-    meant = next((k for k in known if k.rpartition(".")[2] == near), None)
-    hint = f" Did you mean {meant}?" if meant else ""
+    suggestion = next((k for k in known if k.rpartition(".")[2] == near), None)
+    hint = f" Did you mean {suggestion}?" if suggestion else ""
     return UserError(f"there is no key {key}.{hint}", fix=f"ftcli schema {group}".strip())
 
 

@@ -45,7 +45,7 @@ def read_yaml(path: Path) -> DictConfig:
     return config
 
 
-def read_nodes(path: Path) -> Any:
+def read_nodes(path: Path) -> yaml.Node | None:
     """The nodes of a YAML file as they stand there, aliases shared; None for an empty file.
 
     Raises:
@@ -67,7 +67,7 @@ def read_nodes(path: Path) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _parse_nodes(path: Path, _mtime: int) -> Any:
+def _parse_nodes(path: Path, _mtime: int) -> yaml.Node | None:
     return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
 
 
@@ -174,10 +174,10 @@ def refuse_huge_file(path: Path) -> None:
     """
     sizes: dict[int, int] = {}
 
-    def size(node: Any, above: frozenset[int]) -> int:
+    def count_values(node: yaml.Node | None, parents: frozenset[int]) -> int:
         if not isinstance(node, yaml.CollectionNode):
             return 1
-        if id(node) in above:
+        if id(node) in parents:
             raise UserError(
                 "an alias refers to a node that contains the alias itself.",
                 where=f"{paths.format_path(path)}:{node.start_mark.line + 1}",
@@ -185,11 +185,11 @@ def refuse_huge_file(path: Path) -> None:
             )
         if id(node) not in sizes:
             parts = [part for entry in node.value for part in _split_entry(entry)]
-            sizes[id(node)] = 1 + sum(size(part, above | {id(node)}) for part in parts)
+            sizes[id(node)] = 1 + sum(count_values(part, parents | {id(node)}) for part in parts)
         return sizes[id(node)]
 
     try:
-        count = size(read_nodes(path), frozenset())
+        count = count_values(read_nodes(path), frozenset())
     except RecursionError as error:
         raise make_depth_error(path) from error
     if count > MAX_VALUES:

@@ -47,20 +47,20 @@ def choose_settings(
 
 
 def _choose_for_machine(promises: dict[str, Any], machine: Machine) -> dict[str, dict[str, Any]]:
-    gpu, whole = machine.memory_gb, promises.get("artefact") == "model"
+    gpu, trains_base = machine.memory_gb, promises.get("artefact") == "model"
     small = gpu is not None and gpu < 40
-    stored = "nf4" if small and promises.get("quantisable") is not False else "none"
+    quantization = "nf4" if small and promises.get("quantisable") is not False else "none"
     packed = promises.get("packable") is not False
     recomputed = small and promises.get("gradient_checkpointing") is not False
     return {
-        "model": {"quantization": (stored, "none, nf4, fp4 or int8: how the frozen weights lie")},
+        "model": {"quantization": (quantization, "none, nf4, fp4 or int8: storage of the frozen weights")},
         "data": {
             "max_length": (512 if gpu is None else 1024, "tokens of the longest document"),
             "packing": (None if packed else "none", "the method adds to each row"),
         },
         "optimizer": {
             "lr": (
-                2e-5 if whole else 2e-4,
+                2e-5 if trains_base else 2e-4,
                 "an adapter wants about ten times that of full training",
             )
         },
@@ -90,6 +90,6 @@ def apply_requirements(settings: dict[str, dict[str, Any]], method: dict[str, An
     """Change what the method's own `requires` does not allow."""
     for key, allowed in read_allowed_values(method).items():
         group, _, name = key.partition(".")
-        given = settings.get(group, {}).get(name)
-        if given is None or given[0] not in allowed:
+        setting = settings.get(group, {}).get(name)
+        if setting is None or setting[0] not in allowed:
             settings.setdefault(group, {})[name] = (allowed[0], "the method asks for it")
