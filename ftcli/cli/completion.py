@@ -68,14 +68,14 @@ def _suggest_overrides(job: str | None, incomplete: str) -> Iterator[str]:
 def _list_keys(job: str | None, incomplete: str) -> Iterator[tuple[str, Any]]:
     """Every key of the job's nodes with its type, the group that is being typed first of all."""
     from ftcli.config import compose
-    from ftcli.config.job import JOB_CLASS, read_keys
+    from ftcli.config.job import TARGET, read_keys
 
     yield "seed", int
     if job is None:
         return
     group = incomplete.split(".")[0]
     for name, node in compose(job).config.items():
-        if name.startswith(group) and isinstance(node, dict) and JOB_CLASS in node:
+        if name.startswith(group) and isinstance(node, dict) and TARGET in node:
             yield from ((f"{name}.{k}", p.type) for k, p in read_keys(node).parameters.items())
 
 

@@ -1,7 +1,8 @@
-"""Turn an annotation that was read from a file into a type that pydantic can check.
+"""Evaluate annotations that were read from source, and check and convert values by them.
 
-Only what a YAML file can hold matters: numbers, words, lists, mappings. A class that YAML cannot hold
-(a tensor, a dtype) is left out of a union; alone it means that anything is accepted.
+Only types of values that YAML can hold matter: numbers, strings, lists, mappings. A class that YAML
+cannot hold (a tensor, a dtype) is left out of a union; an annotation of such a class alone accepts any
+value.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ _UNKNOWN = object()
 
 
 def evaluate_annotation(expr: ast.expr | None, module: Module) -> Any:
-    """The type that an annotation stands for; `Any` where it cannot be known."""
+    """Return the type that an annotation denotes; `Any` where it cannot be determined."""
     kind = _evaluate(expr, module, 0)
     return Any if kind is _UNKNOWN else kind
 
 
 def find_dataclass(expr: ast.expr | None, module: Module) -> Definition | None:
-    """The dataclass an annotation mentions (`EvaConfig | None`): its value is a mapping of its keys."""
+    """Return the dataclass that an annotation names (`EvaConfig | None`), whose fields are keys in YAML."""
     for node in _iter_names(expr):
         definition = resolve_expr(module, node)
         if definition and is_dataclass(definition.node):
@@ -49,7 +50,7 @@ def find_dataclass(expr: ast.expr | None, module: Module) -> Definition | None:
 
 
 def is_class_path(expr: ast.expr | None) -> bool:
-    """Whether the annotation is `ClassPath` (or optional)."""
+    """Whether an annotation is `ClassPath` or `ClassPath | None`."""
     return any(get_last_name(node) == "ClassPath" for node in _iter_names(expr))
 
 
@@ -112,7 +113,7 @@ def _evaluate_subscript(expr: ast.Subscript, module: Module, depth: int) -> Any:
 
 
 def _evaluate_generic(origin: Any, args: list[ast.expr], module: Module, depth: int) -> Any:
-    """`list[int]`, `dict[str, float]`, `tuple[float, float]` (a YAML list of that length)."""
+    """Evaluate `list[int]`, `dict[str, float]` or `tuple[float, float]` (a YAML list of that length)."""
     inner = [_evaluate(a, module, depth + 1) for a in args if not _is_ellipsis(a)]
     inner = [Any if t is _UNKNOWN else t for t in inner]
     if origin is dict:
@@ -133,7 +134,7 @@ def _evaluate_union(args: Iterable[ast.expr], module: Module, depth: int) -> Any
 
 
 def _iter_names(expr: ast.expr | None) -> Iterator[ast.expr]:
-    """Every name in an annotation, forward references included."""
+    """Yield every name in an annotation, those inside forward references included."""
     if expr is None:
         return
     if isinstance(expr, ast.Constant) and isinstance(expr.value, str):
@@ -154,7 +155,7 @@ def _is_ellipsis(expr: ast.expr) -> bool:
 
 
 def describe_type(kind: Any) -> str:
-    """A type in the words of a message: 'a number', 'one of nf4, fp4', 'a list of words'."""
+    """Describe a type for a message: 'a number', 'one of nf4, fp4', 'a list, each text'."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return "one of " + ", ".join(str(a) for a in args)
@@ -172,14 +173,14 @@ def describe_type(kind: Any) -> str:
 
 
 class WrongType(ValueError):
-    """A value of another type than its key wants; the text says what is wanted."""
+    """A value does not have the type of its key; the text names the expected type."""
 
 
 def convert_value(value: Any, kind: Any) -> Any:
-    """`value` as `kind`: numbers written as text or as integers become the number that is wanted.
+    """Convert a value to the type `kind`: text and integers become numbers where numbers are expected.
 
     Raises:
-        WrongType: it cannot be understood as that type.
+        WrongType: the value cannot be converted.
     """
     if kind is Any:
         return value
@@ -211,7 +212,7 @@ def _describe_expected(kind: Any, value: Any) -> str:
 
 
 def _list_members(kind: Any) -> tuple[Any, ...]:
-    """Members of a union; of anything else, itself."""
+    """Members of a union; any other type is its own only member."""
     union = typing.get_origin(kind) is typing.Union or type(kind).__name__ == "UnionType"
     return typing.get_args(kind) if union else (kind,)
 
@@ -227,7 +228,7 @@ def _takes_bool(members: tuple[Any, ...]) -> bool:
 
 
 class _HashableType:
-    """A type as a cache key: unions of unhashable pieces hash by their text."""
+    """A type as a cache key, hashed by its text, since unions may have unhashable members."""
 
     def __init__(self, kind: Any) -> None:
         self.kind, self.text = kind, repr(kind)
@@ -248,7 +249,7 @@ def _make_adapter(hashed: _HashableType) -> TypeAdapter[Any]:
 
 
 def _convert_tuples(value: Any) -> Any:
-    """Tuples as the lists that YAML knows."""
+    """Replace tuples by lists, at any depth: YAML has no tuples."""
     if isinstance(value, (list, tuple)):
         return [_convert_tuples(v) for v in value]
     if isinstance(value, dict):

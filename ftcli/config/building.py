@@ -13,15 +13,17 @@ from ftcli.core.errors import UserError, missing_package
 
 
 def build(node: dict[str, Any], key: str = "", composed: ComposedJob | None = None) -> Any:
-    """Import what `_target_` names and call it with the other keys; inner nodes are built first.
+    """Build the object of a node: import its `_target_` and call it with the other keys.
+
+    Nodes inside the node are built first.
 
     Args:
         node: a mapping with `_target_`.
-        key: where it stands in the job (`method`), for messages.
-        composed: the job, so that a message can name file and line.
+        key: dotted key of the node in the job (`method`), for messages.
+        composed: the job, for the file and line in messages.
 
     Raises:
-        UserError: the class refuses its settings, is not allowed, or its package is missing.
+        UserError: the class rejects its settings, is not allowed, or its package is missing.
     """
     target = node[TARGET]
     where = composed.where(key) if composed else None
@@ -43,9 +45,9 @@ def build(node: dict[str, Any], key: str = "", composed: ComposedJob | None = No
 
 
 def locate_error(error: UserError, composed: ComposedJob | None, key: str = "") -> UserError:
-    """The same error, its `where` a file:line where it was a key of the job or nothing.
+    """Return the error with `where` as file:line, if `where` was a key of the job or empty.
 
-    A component knows only the name of its key (`data.path`); the job knows who set it.
+    A component knows only the name of its key (`data.path`); the job knows the line that sets it.
     """
     if composed is None:
         return error
@@ -84,14 +86,14 @@ def _import_class(target: Any, key: str, where: str | None) -> Any:
 
 
 def _check_options(component: Any, options: dict[str, Any], key: str, where: str | None) -> None:
-    """Refuse options that the class does not take, as of a file that was never validated.
+    """Refuse options that the class does not accept; a resolved file may never have been validated.
 
     Raises:
-        UserError: there are such, or one that it wants is not there.
+        UserError: an option is unknown, or a required one is missing.
     """
     try:
         signature = inspect.signature(component)
-    except ValueError:  # a class of C says nothing of its arguments
+    except ValueError:  # a class written in C may have no signature
         return
     try:
         signature.bind(**options)
@@ -110,7 +112,7 @@ def _make_missing_error(
 
 
 def make_package_error(package: str, needed_by: str, where: str | None = None) -> UserError:
-    """The error for an import name that cannot be found, with the command that installs it."""
+    """Return the error for a package that is not installed, with the command that installs it."""
     extra = _find_extra(package)
     if extra:
         error = missing_package(package, extra, needed_by)
@@ -122,7 +124,7 @@ def make_package_error(package: str, needed_by: str, where: str | None = None) -
 
 
 def _find_extra(package: str) -> str | None:
-    """The extra whose requirement is that package or one of its distributions (`mlflow-skinny`)."""
+    """Return the extra of ftcli that requires a package or a distribution of it (`mlflow-skinny`)."""
     try:
         requirements = metadata.requires("ftcli") or []
     except metadata.PackageNotFoundError:

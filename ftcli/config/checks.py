@@ -1,6 +1,15 @@
-"""What keys mean together: small functions over plain data, each for one contradiction.
+"""Contradictions between keys, and the requirements that jobs and options state.
 
-They run once every single value is sound, before torch is imported or anything is downloaded.
+The checks run when every single value is valid, before torch is imported or anything is downloaded.
+
+`requires:` in a job or an option names the values that other keys must have:
+
+    requires:
+      model.quantization: {one_of: [nf4, fp4, int8], because: QLoRA needs a quantised base, or: method=lora}
+
+or only the list of values. `fix: optimizer=mezo` is the override that gives the first of them, where
+setting the key itself would not. With `derive: true` the key takes the first of them unless it is set.
+`requires` stays in the configuration and is passed to no class.
 """
 
 from __future__ import annotations
@@ -27,12 +36,12 @@ NAMED_GROUPS = ("eval", "logger", "penalty")
 
 
 def find_problems(composed: ComposedJob) -> list[UserError]:
-    """All contradictions of a job."""
+    """Return all contradictions and unmet requirements of a job."""
     return find_unmet(composed) + [e for check in CHECKS for e in check(composed)]
 
 
 def check_file_names(job: ComposedJob) -> Iterator[UserError]:
-    """What becomes the name of a file or folder must be one name, not a path to elsewhere."""
+    """Names of runs and evaluators become file names and must not be paths."""
     names: dict[str, Any] = {"run.name": job.get("run.name")}
     for group in NAMED_GROUPS:
         nodes = job.config.get(group)
@@ -48,7 +57,7 @@ def check_file_names(job: ComposedJob) -> Iterator[UserError]:
 
 
 def check_end(job: ComposedJob) -> Iterator[UserError]:
-    """Neither steps nor epochs."""
+    """Training needs a number of steps or of epochs."""
     keys = ("trainer.max_steps", "trainer.epochs")
     if "trainer" in job.config and all(get_effective_value(job, key) is None for key in keys):
         what = "trainer.max_steps and trainer.epochs are both null: training would have no end."
@@ -56,7 +65,7 @@ def check_end(job: ComposedJob) -> Iterator[UserError]:
 
 
 def check_quantised_base(job: ComposedJob) -> Iterator[UserError]:
-    """A method that moves the base's own weights cannot have them quantised."""
+    """A method that trains the base's own weights cannot train quantised ones."""
     stored = get_effective_value(job, "model.quantization")
     if stored not in (None, "none") and get_promise(job, "method", "quantisable") is False:
         what = f"{job.format_choice('method')} with {_format_setting(job, 'model.quantization', stored)}: "
@@ -67,7 +76,7 @@ def check_quantised_base(job: ComposedJob) -> Iterator[UserError]:
 
 
 def check_half_weights(job: ComposedJob) -> Iterator[UserError]:
-    """float16 has no room for small gradients; bf16 activations do not meet float16 weights."""
+    """Small updates underflow in float16 weights, and float16 weights do not mix with bfloat16 activations."""
     if get_effective_value(job, "model.dtype") != "float16":
         return
     at = _format_setting(job, "model.dtype", "float16")
@@ -80,7 +89,7 @@ def check_half_weights(job: ComposedJob) -> Iterator[UserError]:
 
 
 def check_packed_attention(job: ComposedJob) -> Iterator[UserError]:
-    """Only our attention keeps the documents of a packed row apart."""
+    """Only ftcli's own attention separates the documents of a packed row."""
     packing, attention = (
         get_effective_value(job, "data.packing"),
         get_effective_value(job, "model.attention"),
@@ -93,7 +102,7 @@ def check_packed_attention(job: ComposedJob) -> Iterator[UserError]:
 
 
 def check_packed_prompts(job: ComposedJob) -> Iterator[UserError]:
-    """A method that stands before a row cannot stand before each document in it."""
+    """A method that adds tokens in front of a row cannot add them in front of each document in it."""
     packing = get_effective_value(job, "data.packing")
     if packing not in (None, "none", "auto") and get_promise(job, "method", "packable") is False:
         what = (
@@ -104,7 +113,7 @@ def check_packed_prompts(job: ComposedJob) -> Iterator[UserError]:
 
 
 def check_recomputed_blocks(job: ComposedJob) -> Iterator[UserError]:
-    """What reaches blocks through a cache is not there when they are computed again."""
+    """Recomputed blocks do not get the key-value cache through which some methods reach them."""
     if not get_effective_value(job, "trainer.gradient_checkpointing"):
         return
     if get_promise(job, "method", "gradient_checkpointing") is False:
@@ -114,7 +123,7 @@ def check_recomputed_blocks(job: ComposedJob) -> Iterator[UserError]:
 
 
 def check_warmups(job: ComposedJob) -> Iterator[UserError]:
-    """Both ways to say how long the warmup is, by the same hand; otherwise the command line wins."""
+    """Warmup is given as ratio and as steps in one place; in different places, the command line wins."""
     keys = ("scheduler.warmup_ratio", "scheduler.warmup_steps")
     ratio, steps = (job.get(key) for key in keys)
     if not ratio or steps is None:
@@ -133,7 +142,7 @@ def check_warmups(job: ComposedJob) -> Iterator[UserError]:
 
 
 def warn_unreached_evaluation(job: ComposedJob) -> Iterator[UserError]:
-    """Intervals longer than the run are no mistake (a short trial of a long job): only said."""
+    """Warn of an evaluation interval longer than the run; a short trial of a long job has one."""
     steps = job.get("trainer.max_steps")
     every = job.get("trainer.eval_every")
     if isinstance(steps, int) and isinstance(every, int) and every > steps:
@@ -145,7 +154,7 @@ def warn_unreached_evaluation(job: ComposedJob) -> Iterator[UserError]:
 
 
 def warn_unused_compute_dtype(job: ComposedJob) -> Iterator[UserError]:
-    """Only 4-bit weights are computed in a dtype of their own."""
+    """Warn of a compute dtype without 4-bit weights, which alone use one."""
     compute_dtype, quantization = (
         job.get("model.compute_dtype"),
         get_effective_value(job, "model.quantization"),
@@ -168,7 +177,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def _format_setting(job: ComposedJob, key: str, current: Any) -> str:
-    """`model.quantization=nf4 (configs/my.yaml:9)`; a default has no place."""
+    """Format a setting with its origin: `model.quantization=nf4 (configs/my.yaml:9)`."""
     place = f" ({job.where(key)})" if job.get(key) is not None else " (its default)"
     return f"{key}={current}{place}"
 
@@ -178,7 +187,7 @@ def _make_error(job: ComposedJob, key: str, what: str, fix: str) -> UserError:
 
 
 def find_unmet(composed: ComposedJob) -> list[UserError]:
-    """Every requirement of the job or of a chosen option that is not met."""
+    """Return an error for every requirement of the job or of a chosen option that is not met."""
     problems = []
     for owner, key, rule in _iter_rules(composed.config):
         if get_effective_value(composed, key) not in _list_values(rule):
@@ -188,7 +197,7 @@ def find_unmet(composed: ComposedJob) -> list[UserError]:
 
 
 def derive_keys(composed: ComposedJob) -> None:
-    """Set the keys that an option derives from itself, unless they are set; its line is their origin."""
+    """Set the keys that options derive, unless the job sets them; their origin is the option's line."""
     for owner, key, rule in _iter_rules(composed.config):
         group, _, name = key.partition(".")
         node = composed.config.get(group)
@@ -200,7 +209,7 @@ def derive_keys(composed: ComposedJob) -> None:
 
 
 def read_allowed_values(node: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Key -> values, of the requirements that one option states."""
+    """Return the requirements of one option: key -> allowed values."""
     return {str(key): _list_values(rule) for key, rule in (node.get(REQUIRES) or {}).items()}
 
 
@@ -210,7 +219,7 @@ def _list_values(rule: Any) -> list[Any]:
 
 
 def _iter_rules(node: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Group that asks ('' for the job itself), key it asks about, values."""
+    """Yield requirements: the group that states it ('' for the job), the key, and the rule."""
     for name, inner in node.items():
         if not isinstance(inner, Mapping):
             continue

@@ -1,7 +1,7 @@
-"""Which classes a configuration may name, and how they are fetched: nothing else is ever imported.
+"""Import the classes that a configuration may name, and nothing else.
 
-A name counts by where the class is defined, not by how it is spelt: `ftcli.jobs.launch.subprocess.Popen`
-passes through ftcli and stands in subprocess.
+What counts is the module that defines a class, not the dotted name: `ftcli.jobs.launch.subprocess.Popen`
+begins with ftcli and is defined in subprocess.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from ftcli.core.errors import UserError
 ClassPath: TypeAlias = str
 #: What a ClassPath may name.
 LIBRARIES = ("peft", "torch.optim", "bitsandbytes.optim", "transformers", "schedulefree", "ftcli")
-#: Rooms of ftcli whose classes may be components (`_target_`); the others hold its machinery.
+#: Folders of ftcli whose classes may be components (`_target_`); the others are internal.
 COMPONENT_FOLDERS = (
     "data", "evaluation", "loggers", "methods", "models", "objectives", "optimizers", "papers", "penalties",
     "pipelines", "schedulers", "sweeps.launchers", "trainable", "trainer",
 )  # fmt: skip
 COMPONENTS = tuple(f"ftcli.{folder}" for folder in COMPONENT_FOLDERS)
 TARGET_FORM = "a class is written as ftcli.folder.module.Class"
-#: Environment variable with the packages the user trusts, by comma; ranks of a run inherit it.
+#: Environment variable: comma-separated packages that the user trusts; ranks of a run inherit it.
 TRUST = "FTCLI_TRUST"
 
 
 class NotAllowed(LookupError):
-    """A name that leads outside the packages it may stand in, or to something that is no class."""
+    """A name refers to something outside the allowed packages, or to no class."""
 
 
 def trust(packages: Iterable[str]) -> None:
-    """Let classes of these packages be named too; modules of the working folder can be found then."""
+    """Allow classes of further packages, and modules of the working folder to be imported."""
     trusted = dict.fromkeys([*list_trusted_packages(), *packages])
     if trusted:
         os.environ[TRUST] = ",".join(trusted)
@@ -45,29 +45,29 @@ def trust(packages: Iterable[str]) -> None:
 
 
 def list_trusted_packages() -> list[str]:
-    """The packages that the user trusts in this process."""
+    """Return the packages that the user trusts in this process."""
     return [name for name in os.environ.get(TRUST, "").split(",") if name]
 
 
 def is_allowed(path: str, packages: tuple[str, ...] | list[str]) -> bool:
-    """Whether `path` stands inside one of `packages`, or of those the user trusts."""
+    """Whether the dotted name `path` lies in one of `packages` or in a trusted package."""
     return _is_inside(path, (*packages, *list_trusted_packages()))
 
 
 def fetch_class(path: str, packages: tuple[str, ...]) -> Any:
-    """The class of a dotted name.
+    """Import and return the class of a dotted name.
 
     Args:
-        packages: where it must be defined, unless the user trusts another.
+        packages: packages that must define it, besides those that the user trusts.
 
     Raises:
-        NotAllowed: it is defined elsewhere or is no class; nothing outside has been imported.
+        NotAllowed: it is defined elsewhere or is not a class; nothing outside has been imported.
         ModuleNotFoundError, AttributeError: there is no such class.
     """
     if not is_allowed(path, packages):
         raise NotAllowed(f"{path} is outside {format_packages(packages)}")
     module, _, name = path.rpartition(".")
-    if _is_inside(path, list_trusted_packages()):  # the user has vouched for all of it
+    if _is_inside(path, list_trusted_packages()):  # trusted as a whole, whatever it imports
         _add_working_folder()
         return getattr(importlib.import_module(module), name)
     component = getattr(importlib.import_module(module), name)
@@ -80,10 +80,14 @@ def fetch_class(path: str, packages: tuple[str, ...]) -> Any:
 
 
 def fetch_subclass(path: str, kind: type, where: str, kind_name: str) -> Any:
-    """The same for a class of a library that is a `kind`, in messages a `said`.
+    """Import and return a library's class that must be a subclass of `kind`.
+
+    Args:
+        where: dotted key of the job that names the class, for messages.
+        kind_name: name of `kind` in messages.
 
     Raises:
-        UserError: it is something else, or may not be named.
+        UserError: it is not a subclass of `kind`, or is not allowed.
         ModuleNotFoundError: its package is missing.
     """
     fix = f"ftcli schema {where}"
@@ -99,7 +103,7 @@ def fetch_subclass(path: str, kind: type, where: str, kind_name: str) -> Any:
 
 
 def describe_definition(path: str, packages: tuple[str, ...]) -> str | None:
-    """None where the source says that `path` is a class of `packages`, else what it is instead."""
+    """Return None if `path` is a class defined in `packages`, else what it is; read from source."""
     if _is_inside(path, list_trusted_packages()):
         return None
     definition = source.locate(path)
@@ -109,12 +113,12 @@ def describe_definition(path: str, packages: tuple[str, ...]) -> str | None:
 
 
 def format_packages(packages: tuple[str, ...]) -> str:
-    """The packages in a message; the rooms of components are simply ftcli."""
+    """Format packages for a message; the folders of components are written as ftcli."""
     return "ftcli" if packages == COMPONENTS else ", ".join(packages)
 
 
 def suggest_access(target: Any) -> str:
-    """What to do about a name that is not allowed."""
+    """Return the fix for a name that is not allowed."""
     if not isinstance(target, str) or not target:
         return f"{TARGET_FORM}; see the options: ftcli ls"
     top = target.split(".")[0]

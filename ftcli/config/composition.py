@@ -1,4 +1,8 @@
-"""Compose a job with Hydra, and find out which line of which file set each value."""
+"""Compose a job with Hydra, with the file and line that set each value.
+
+Base models may be recipes: `model.from_recipe: bases/NAME` stands for the `model.path` of what that recipe
+trains, once on this machine; its run directory is found by the hash of its configuration.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,10 @@ from ftcli.core.redaction import is_secret_variable
 
 
 def register_environment_resolver() -> None:
-    """Put our resolver in the place of OmegaConf's."""
+    """Replace OmegaConf's `oc.env` by a resolver that refuses variables with names of secrets.
+
+    A file could otherwise send a secret elsewhere.
+    """
     OmegaConf.register_new_resolver("oc.env", _read_variable, replace=True)
 
 
@@ -93,20 +100,22 @@ def _compose_file(path: Path, overrides: Sequence[str]) -> ComposedJob:
 
 
 def load(path: str | Path) -> ComposedJob:
-    """A file that is resolved already (`RUN/config.yaml`, or the run directory): read, not composed."""
+    """Read a configuration that is resolved already: `RUN/config.yaml`, or its run directory."""
     file = paths.find_job(path)
     config = read_yaml(file)
     config.pop("defaults", None)
     locations = locate_keys(file)
     plain = resolve_interpolations(config, lambda key: find_origin(locations, key, file), file)
     composed = _set_run_name(attach_origins(replace_old_names(plain), locations, file))
-    Problems.raise_if_any(list(check_file_names(composed)))  # a stranger's run may name any place
+    Problems.raise_if_any(
+        list(check_file_names(composed))
+    )  # the run may come from someone else, and name any path
     return composed
 
 
 @contextmanager
 def _initialize_hydra(folder: Path) -> Iterator[None]:
-    """Hydra ready for one composition; whatever state the process had is put back."""
+    """Initialise Hydra for one composition, and restore the state it had in the process."""
     others = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -120,7 +129,7 @@ def _initialize_hydra(folder: Path) -> Iterator[None]:
 def _compose_with_hydra(
     source: PrimaryConfig, overrides: list[Override], folders: list[Path]
 ) -> tuple[DictConfig, list[Any]]:
-    """Hydra's composition; groups that the defaults list lacks are added to it and tried again."""
+    """Compose with Hydra; groups missing from the defaults list are added, then it composes again."""
     pending = list(overrides)
     for override in overrides:
         if override.picks and override.kind == "delete":  # `~eval`: the job's own keys of it go too
@@ -159,7 +168,7 @@ def _make_composed_job(config: DictConfig, locations: dict[str, Origin], job: Pa
 
 
 def _set_run_name(composed: ComposedJob) -> ComposedJob:
-    """`run.name` is the name of the job unless it is given, so that a resolved file keeps it."""
+    """Set `run.name` to the name of the job unless it is set, so that the resolved file keeps it."""
     run = composed.config.setdefault("run", {})
     if isinstance(run, dict) and run.get("name") is None:
         run["name"] = paths.get_job_name(composed.job)
@@ -171,12 +180,12 @@ BASE_KEY = "from_recipe"
 
 
 def base_cache_dir() -> Path:
-    """$FTCLI_CACHE/bases, or ~/.cache/ftcli/bases."""
+    """Return the folder of trained bases: $FTCLI_CACHE/bases, or ~/.cache/ftcli/bases."""
     return cache_folder("bases")
 
 
 def resolve_base(composed: ComposedJob) -> None:
-    """Put the folder of the base in the place of `model.from_recipe`; nothing is trained yet."""
+    """Replace `model.from_recipe` by the path of the base, which may not be trained yet."""
     model = composed.config.get("model")
     if not isinstance(model, dict) or BASE_KEY not in model:
         return
@@ -188,7 +197,7 @@ def resolve_base(composed: ComposedJob) -> None:
 
 
 def compose_base(name: str) -> ComposedJob:
-    """The composed job that trains a base."""
+    """Compose and validate the job that trains a base."""
     from ftcli.config.validation import validate
 
     composed = compose(name)
@@ -197,19 +206,19 @@ def compose_base(name: str) -> ComposedJob:
 
 
 def locate_base_run(base: ComposedJob) -> Path:
-    """The base's run directory."""
+    """Return the run directory of a base, which its configuration determines."""
     from ftcli.core.config_hash import config_hash
 
     return base_cache_dir() / f"{get_job_name(base.job)}-{config_hash(base.config)}"
 
 
 def is_base_trained(composed: ComposedJob) -> bool:
-    """Whether the base of a job is trained, or the job needs none."""
+    """Whether the base of a job is trained already, or the job needs none."""
     return composed.base is None or Path(composed.config["model"]["path"]).is_dir()
 
 
 def substitute_base(composed: ComposedJob) -> dict[str, Any]:
-    """The job's configuration; a base that is not trained yet is replaced by what it is trained from.
+    """Return the job's configuration, with the start of the base in place of an untrained base.
 
     Shapes, tokenizer and layers are those of the base: `method=full` keeps them.
     """

@@ -14,12 +14,12 @@ from ftcli.core import errors
 from ftcli.core.escaping import escape_controls
 from ftcli.core.redaction import redact
 
-#: Comments stand in one column, unless a value is longer than this.
+#: Largest column of the comments; longer lines have theirs behind the value.
 MAX_COLUMN = 56
 
 
 def format_job(composed: ComposedJob) -> str:
-    """YAML that composes to the same job; each leaf ends in `# file:line` or `# command line`."""
+    """Format a job as YAML that composes to the same job; each leaf ends in `# file:line` or `# command line`."""
     lines = list(_iter_lines(composed, composed.config, "", 0))
     column = min(MAX_COLUMN, max((len(text) for text, origin in lines if origin), default=0))
     return "\n".join(
@@ -41,7 +41,7 @@ def _iter_lines(
 
 
 def format_scalar(value: Any) -> str:
-    """A value in one line of YAML; small numbers as people write them (0.0001, 1e-05)."""
+    """Format a value as one line of YAML, small numbers in short form (0.0001, 1.0e-05)."""
     if isinstance(value, float):
         return _format_number(value)
     text = yaml.safe_dump(
@@ -52,7 +52,7 @@ def format_scalar(value: Any) -> str:
 
 def _format_number(value: float) -> str:
     text = repr(value)
-    if "e" in text and "." not in text:  # YAML 1.1 wants the point: 1.0e-05
+    if "e" in text and "." not in text:  # YAML 1.1 reads a number only with the point: 1.0e-05
         text = text.replace("e", ".0e")
     return {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(text, text)
 
@@ -65,7 +65,7 @@ _PLACE = re.compile(r"^(?P<file>.+\.ya?ml):(?P<line>\d+)$")
 
 
 def show_error(error: errors.UserError) -> None:
-    """Print the error (all of several problems) on stderr: a panel on a terminal, else plain lines."""
+    """Print an error, or all of several, on stderr: as a panel on a terminal, else as plain lines."""
     from rich.panel import Panel
     from rich.text import Text
 
@@ -97,12 +97,12 @@ def _append_problem(text: Text, problem: errors.UserError) -> None:
 
 
 def sanitize_text(text: str) -> str:
-    """Text for a screen: no secrets, and nothing that a terminal would obey."""
+    """Remove secrets and terminal control sequences from text."""
     return escape_controls(redact(text))
 
 
 def _read_line(where: str) -> str:
-    """The line of the YAML at fault, as it stands there."""
+    """Return the text of the YAML line that `where` (file:line) names; empty where there is none."""
     from ftcli.config.paths import find_formatted_path
 
     place = _PLACE.match(where)

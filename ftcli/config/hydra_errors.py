@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf complain about, in one sentence with file, line and the nearest names."""
+"""Turn errors of Hydra and OmegaConf into one sentence with file, line and the nearest names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PARENT = re.compile(r"In '(?P<parent>[^']+)'")
 
 
 def find_absent_group(error: Exception, overrides: Sequence[Override]) -> Override | None:
-    """The override that picks (or drops) a group which the defaults list does not have."""
+    """Return the override that selects or deletes a group missing from the defaults list, if the error says so."""
     match = _ABSENT.search(str(error))
     if not match:
         return None
@@ -39,7 +39,7 @@ def find_absent_group(error: Exception, overrides: Sequence[Override]) -> Overri
 def explain_error(
     error: Exception, job: Path, overrides: Sequence[Override], folders: Sequence[Path]
 ) -> UserError:
-    """One message for an error of composition."""
+    """Convert an error of composition to a UserError."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _explain_missing_config(error, error.missing_cfg_file, job, overrides, folders)
     if isinstance(error, yaml.YAMLError):
@@ -96,7 +96,7 @@ def _explain_missing_config(
 
 
 def _is_path(name: str) -> bool:
-    """Whether the name of an option is rather a file, a folder or a hub id."""
+    """Whether the name of an option looks like a file, a folder or a hub id."""
     return "/" in name or name.startswith((".", "~")) or Path(name).exists() or "." in name
 
 
@@ -106,7 +106,7 @@ def _format_closest(name: str, known: Sequence[str]) -> str:
 
 
 def _locate_choice(error: Exception, job: Path, group: str, folders: Sequence[Path]) -> str:
-    """The line of the defaults list that asks for a group: the parent is named in Hydra's message."""
+    """Return file:line of the defaults list that selects a group; Hydra's message names the file."""
     file = _find_parent(str(error), job, folders)
     line = find_default_line(file, group)
     return f"{paths.format_path(file)}:{line}" if line else paths.format_path(file)
@@ -134,7 +134,7 @@ def _find_culprit(
 
 
 def _extract_sentence(text: str) -> str:
-    """The complaint without Hydra's advice, links and lists of folders."""
+    """Return the first sentences of a message, without Hydra's hints, links and lists of folders."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     kept = [
         line
@@ -150,10 +150,13 @@ def _extract_sentence(text: str) -> str:
 def resolve_interpolations(
     config: DictConfig, where: Callable[[str], str], job: Path
 ) -> dict[str, Any]:
-    """The configuration as plain values, interpolations filled in; `???` stays.
+    """Convert a configuration to plain values with its interpolations resolved; `???` stays.
+
+    Args:
+        where: gives the origin of a key (file:line).
 
     Raises:
-        UserError: interpolations that lead nowhere, all of them together.
+        UserError: an interpolation cannot be resolved; Problems: several.
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
@@ -186,7 +189,7 @@ def _find_broken(config: DictConfig, where: Callable[[str], str]) -> list[UserEr
             what = _explain_interpolation(error, key, value, keys)
             problems.append(UserError(what, where(key), _INTERPOLATION))
     roots = [p for p in problems if "there is no key" in p.what]
-    return roots or problems  # what points at a broken key is broken by that key
+    return roots or problems  # a reference to a broken key fails only because of that key
 
 
 def _explain_interpolation(

@@ -13,7 +13,7 @@ from ftcli.config.signature import NoSuchClass, Parameter
 
 @dataclass
 class RunSettings:
-    """Where a run leaves its files: `dir/name/<time>/`."""
+    """Where a run writes its files: `dir/name/<time>/`."""
 
     name: str | None = None  # name of the run; null is the name of the job's file
     dir: str = "runs"  # folder that holds the runs
@@ -21,28 +21,30 @@ class RunSettings:
 
 @dataclass
 class Job:
-    """Keys of a job that belong to no group."""
+    """Keys of a job outside its groups."""
 
     seed: int = 0  # of the data order, the weights' initial values and dropout
     run: RunSettings = field(default_factory=RunSettings)  # where the run leaves its files
     stages: dict[str, list[str]] = field(
         default_factory=dict
-    )  # runs one after the other: name -> what each changes of this job
+    )  # runs one after the other: name -> overrides of this job
     handover: Literal["auto", "continue", "merge"] = (
-        "auto"  # how a stage begins: with the adapter of the one before, or its merged model
+        "auto"  # what a stage starts from: the adapter of the stage before, or its merged model
     )
-    init_from: str | None = None  # a finished run of the same method whose weights are gone on with
+    init_from: str | None = (
+        None  # a finished run of the same method, whose weights training starts from
+    )
 
 
 JOB_CLASS = "ftcli.config.job.Job"
-#: Key -> values it must have for this job or option to make sense; kept in the configuration,
-#: seen by no class. See `ftcli.config.checks`.
+#: Key -> values that it must have for this job or option; stays in the configuration, passed to no
+#: class. See `ftcli.config.checks`.
 REQUIRES = "requires"
-#: What an option of a method says of itself (`ftcli.methods.base.Promises`); in place of its class.
+#: Promises of an option of a method (`ftcli.methods.base.Promises`), which replace those of its class.
 PROMISES = "promises"
-#: Keys of an option that are read by nobody but the house.
+#: Keys of an option that ftcli reads itself and passes to no class.
 UNREAD = (REQUIRES, PROMISES)
-#: Keys of a recipe beside its job (`ftcli.config.recipe.Recipe`): judged, never configured.
+#: Keys of a recipe beside its job (`ftcli.config.recipe.Recipe`); not part of the configuration.
 RECIPE_KEYS = ("paper", "variant", "baselines", "claims", "scales", "seeds", "tune")
 #: Groups whose node is one object; a job cannot run without them.
 OBJECTS = ("model", "data", "method", "objective", "optimizer", "scheduler", "trainer")
@@ -52,7 +54,7 @@ COLLECTIONS = ("eval", "logger", "penalty")
 
 @dataclass(frozen=True)
 class Origin:
-    """Who set a value: a line of a file, or (`file` None) the command line."""
+    """The place that set a value: a line of a file, or the command line if `file` is None."""
 
     file: Path | None = None
     line: int | None = None
@@ -72,19 +74,19 @@ COMMAND_LINE = Origin()
 
 @dataclass
 class ComposedJob:
-    """A job after composition.
+    """A composed job: a plain configuration with the origin of each value.
 
     Attributes:
         config: plain nested dict, interpolations resolved; `???` stays until validation.
-        origins: dotted key of every leaf (lists are leaves) -> who set it.
-        job: the YAML that was given.
-        overrides: what followed it on the command line, as typed.
+        origins: dotted key of every leaf (lists are leaves) -> its origin.
+        job: the YAML file that was composed.
+        overrides: overrides of the command line, as typed.
         choices: group -> option that was composed (`method` -> `lora`); empty for a resolved file.
-        sections: dotted key of every mapping -> the place that opened it last.
-        overridden_groups: groups whose option was chosen over a job's own choice -> whether by the command
-            line (True) or by the given job over the one it starts from (False).
-        base: recipe of a base model that must be trained before (`model.from_recipe`).
-        job_files: files that were merged as jobs: the given one and those it starts from.
+        sections: dotted key of every mapping -> origin of the last file that opened it.
+        overridden_groups: groups whose option replaces the choice of a job -> True if the command line
+            replaced it, False if the job replaced the choice of the job it starts from.
+        job_files: files that were merged as jobs: the job and those it starts from.
+        base: recipe of the base model that must be trained first (`model.from_recipe`).
     """
 
     config: dict[str, Any]
@@ -98,7 +100,7 @@ class ComposedJob:
     base: str | None = None
 
     def origin(self, key: str) -> Origin:
-        """Who set a key; for one that nobody set, who opened the mapping it would stand in."""
+        """Return the origin of a key; for a key that is not set, that of the nearest mapping around it."""
         while key:
             origin = self.origins.get(key) or self.sections.get(key)
             if origin:
@@ -107,11 +109,11 @@ class ComposedJob:
         return Origin(self.job)
 
     def where(self, key: str) -> str:
-        """`configs/my.yaml:14` or `command line`."""
+        """Return the origin of a key as text: `configs/my.yaml:14` or `command line`."""
         return str(self.origin(key))
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of a dotted key."""
+        """Return the value of a dotted key, or `default` where the configuration does not have it."""
         node: Any = self.config
         for part in key.split("."):
             if not isinstance(node, Mapping) or part not in node:
@@ -126,13 +128,13 @@ class ComposedJob:
                 del places[name]
 
     def format_choice(self, group: str) -> str:
-        """A group as the user would write it: `method=lora`, or `method` where no option is known."""
+        """Format the choice of a group: `method=lora`, or `method` where no option is known."""
         option = self.choices.get(group)
         return f"{group}={option}" if option else group
 
 
 def iter_leaves(node: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything that is not a mapping with content; lists are leaves."""
+    """Yield dotted key and value of every leaf; lists and empty mappings are leaves."""
     for name, value in node.items():
         key = f"{prefix}.{name}" if prefix else str(name)
         if isinstance(value, Mapping) and value:
@@ -146,14 +148,14 @@ TARGET = "_target_"
 
 @dataclass(frozen=True)
 class Keys:
-    """What a node with `_target_` may hold.
+    """The keys that a node with `_target_` accepts.
 
     Attributes:
-        parameters: key -> Parameter, of the class and of the library class it names.
+        parameters: key -> Parameter, of the class and of the library class that it names.
         open: whether further keys are accepted.
-        owner: the class itself.
-        library: the library class whose options are accepted, if any.
-        library_error: the key and error where the library class cannot be found.
+        owner: signature of the class.
+        library: dotted name of the library class whose options are accepted, if any.
+        library_error: key that names the library class, and the error, where it cannot be found.
     """
 
     parameters: dict[str, Parameter]
@@ -164,10 +166,10 @@ class Keys:
 
 
 def read_keys(node: Mapping[str, Any]) -> Keys:
-    """Keys of a node, from `_target_` and from the key that names a library class.
+    """Read the keys of a node from its `_target_` and from the library class that it names.
 
     Raises:
-        NoSuchClass: `_target_` leads nowhere.
+        NoSuchClass: there is no class `_target_`.
     """
     if not isinstance(node[TARGET], str):
         raise NoSuchClass(str(node[TARGET]), [])
@@ -182,14 +184,14 @@ def read_keys(node: Mapping[str, Any]) -> Keys:
         library = signature.read_signature(library_path)
     except NoSuchClass as error:
         return Keys(class_keys.parameters, True, class_keys, library_path, (parameter.name, error))
-    # `params` of an optimizer is handed over by ftcli, never written in YAML
+    # ftcli passes `params` of an optimizer; it is never written in YAML
     taken = {"params", *class_keys.parameters}
     options = {k: p for k, p in library.parameters.items() if k not in taken}
     return Keys({**class_keys.parameters, **options}, library.open, class_keys, library_path)
 
 
 def get_effective_value(composed: ComposedJob, key: str) -> Any:
-    """The value of a dotted key; None where nothing reads such a key."""
+    """Return the value of a dotted key, or the default of the class that reads it; None without either."""
     missing = object()
     current = composed.get(key, missing)
     if current is not missing:
@@ -206,7 +208,7 @@ def get_effective_value(composed: ComposedJob, key: str) -> Any:
 
 
 def get_promise(composed: ComposedJob, group: str, name: str) -> Any:
-    """A constant that the option of a group or its class declares (`quantisable`); else None."""
+    """Return a promise that the option of a group or its class declares (`quantisable`); None without it."""
     node = composed.config.get(group)
     if not isinstance(node, Mapping) or not isinstance(node.get(TARGET), str):
         return None

@@ -17,12 +17,12 @@ from ftcli.core.errors import UserError
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that can be chosen.
+    """An option, job, recipe or run.
 
     Attributes:
-        name: as it is written on the command line.
-        about: the comment in the first line of its file; for a run, how it ended.
-        file: where it is.
+        name: name as written on the command line.
+        about: comment in the first line of its file; for a run, its status and scores.
+        file: path of its file.
     """
 
     name: str
@@ -30,22 +30,22 @@ class Entry:
     file: str
 
     def as_dict(self) -> dict[str, str]:
-        """Plain data."""
+        """Return the fields as a dict."""
         return asdict(self)
 
 
 def list_kinds() -> dict[str, Callable[[], dict[str, Path]]]:
-    """What `ftcli ls` can list -> name and file of each."""
+    """Return the lists of `ftcli ls`: kind -> function that gives name -> file."""
     kinds: dict[str, Callable[[], dict[str, Path]]] = {
         "jobs": _list_jobs, "recipes": paths.list_recipes, "runs": _list_runs,
     }  # fmt: skip
-    for group in paths.list_groups():  # `runs` are the runs, not the options of the group `run`
+    for group in paths.list_groups():  # `runs` lists runs, not the options of the group `run`
         kinds.setdefault(paths.pluralize_group(group), partial(paths.list_options, group))
     return kinds
 
 
 def list_entries(kind: str) -> list[Entry]:
-    """Everything of a kind; a group may be given in the singular too.
+    """List the entries of a kind; a group may be in the singular.
 
     Raises:
         UserError: there is no such kind.
@@ -69,14 +69,14 @@ def _list_jobs() -> dict[str, Path]:
 
 
 def _list_runs() -> dict[str, Path]:
-    """Runs under `runs/`, the newest first."""
+    """Return the runs under `runs/`, the newest first."""
     files = [f for f in Path("runs").glob("*/*/config.yaml") if not f.parent.is_symlink()]
     files.sort(key=lambda f: f.parent.name, reverse=True)
     return {file.parent.as_posix(): file for file in files}
 
 
 def read_comment(file: Path) -> str:
-    """The comment that a YAML file starts with."""
+    """Return the comment that a YAML file starts with."""
     with open(file, encoding="utf-8") as stream:
         first = stream.readline().strip()
         while first.startswith("# @package"):
@@ -85,7 +85,7 @@ def read_comment(file: Path) -> str:
 
 
 def _describe_outcome(config: Path) -> str:
-    """How a run ended and what it scored; `unfinished` where it has no result yet."""
+    """Describe the status and the scores of a run; `unfinished` where it has no result."""
     try:
         result: dict[str, Any] = json.loads((config.parent / "result.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -101,10 +101,10 @@ def _describe_outcome(config: Path) -> str:
 
 
 def find_copy_source(name: str) -> Path:
-    """The file that a name means: `qlora_llama`, `bases/llama_mini`, `method/lora`, `lora`.
+    """Return the file of a job, recipe or option: `qlora_llama`, `bases/llama_mini`, `method/lora`, `lora`.
 
     Raises:
-        UserError: there is none, or an option's name stands in several groups.
+        UserError: there is none, or several groups have an option of that name.
     """
     name = name.removesuffix(".yaml")
     for prefix in ("configs/", "recipes/"):
@@ -128,7 +128,7 @@ def find_copy_source(name: str) -> Path:
 
 
 def copy_config(name: str, destination: str, force: bool = False) -> tuple[Path, Path]:
-    """Copy what `name` means to a file or into a folder; gives source and target.
+    """Copy a packaged job, recipe or option to a file or into a folder; return source and target.
 
     Raises:
         UserError: no such name, or the target exists and `force` is off.

@@ -1,4 +1,4 @@
-"""The words after the job on the command line: Hydra's grammar, made ready for Hydra."""
+"""Overrides of the command line: parse them by Hydra's grammar, and format values in it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _FORM = "settings are written key=value, such as optimizer.lr=1e-4"
 
 @dataclass(frozen=True)
 class Override:
-    """One override as typed, with what it asks for.
+    """An override of the command line.
 
     Attributes:
-        text: as typed.
+        text: text as typed.
         key: dotted key or group (`method.r`, `method`).
-        value: as Hydra reads it.
-        picks: whether it picks an option of a group (`method=lora`).
+        value: value as Hydra reads it.
+        picks: whether it selects an option of a group (`method=lora`).
         kind: "set", "add" or "delete".
     """
 
@@ -37,20 +37,23 @@ class Override:
 
     @property
     def is_hydra(self) -> bool:
-        """Whether it speaks to Hydra itself (`hydra.sweep.dir=...`)."""
+        """Whether it sets a key of Hydra's own configuration (`hydra.sweep.dir=...`)."""
         return self.key.startswith(("hydra.", "hydra/"))
 
     def to_hydra(self) -> str:
-        """As Hydra wants it: a key that no YAML holds is set all the same, validation judges it."""
+        """Return the override for Hydra: `++` also sets keys that no YAML has, which validation checks."""
         plain = self.kind == "set" and not self.picks and not self.is_hydra
         return self.text if not plain or self.text.startswith("++") else f"++{self.text}"
 
 
 def parse_overrides(texts: Sequence[str], folders: Sequence[Path]) -> list[Override]:
-    """Parse overrides; `folders` tell which words are groups.
+    """Parse overrides.
+
+    Args:
+        folders: search path of the configs; its subfolders are the groups.
 
     Raises:
-        UserError: not in the grammar, or several values where one is wanted; all of them together.
+        UserError: one is not in the grammar or has several values; Problems: several are wrong.
     """
     parser, parsed, problems = OverridesParser.create(), [], []
     for text in texts:
@@ -92,12 +95,12 @@ def _make_override(parsed: HydraOverride, text: str, folders: Sequence[Path]) ->
 
 
 def format_override(key: str, value: Any) -> str:
-    """`key=value` as the command line takes it: Hydra reads the value back, and a shell changes nothing."""
+    """Format `key=value` for the command line, quoted for Hydra's grammar and for the shell."""
     return quote_for_shell(f"{key}={format_value(value)}")
 
 
 def quote_for_shell(text: str) -> str:
-    """A word as a shell leaves it alone."""
+    """Quote a word of a command line for the shell, where needed."""
     if not set(text) & set(" '\"{}$*?;&|<>()`\\!#~"):
         return text
     if "'" in text and not set(text) & set('"$`\\!'):
@@ -106,7 +109,7 @@ def quote_for_shell(text: str) -> str:
 
 
 def is_valid_override(text: str) -> bool:
-    """Whether a word is in the grammar."""
+    """Whether a text is an override in Hydra's grammar."""
     try:
         OverridesParser.create().parse_override(text)
     except HydraException:
@@ -115,7 +118,7 @@ def is_valid_override(text: str) -> bool:
 
 
 def parse_value(text: str) -> Any:
-    """A word as Hydra reads it in the place of a value; itself where it cannot."""
+    """Parse a text as Hydra parses a value; the text itself where it is not in the grammar."""
     override = f"k={text}"
     return (
         OverridesParser.create().parse_override(override).value()
@@ -125,7 +128,7 @@ def parse_value(text: str) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """A value in Hydra's grammar."""
+    """Format a value in Hydra's grammar."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):
@@ -158,9 +161,9 @@ def _quote_value(text: str) -> str:
 
 
 def join_overrides(*parts: Iterable[str]) -> list[str]:
-    """Overrides one after the other; a later option of a group replaces its earlier keys.
+    """Join lists of overrides; a later choice of a group removes the earlier overrides of its keys.
 
-    `method=full` behind `method.r=64` leaves no `r`, as in the job itself.
+    `method=full` after `method.r=64` removes `r`, as in a job.
     """
     joined: list[str] = []
     for override in (kept for part in parts for kept in part):

@@ -25,13 +25,13 @@ REQUIRED = _Missing()
 
 @dataclass(frozen=True)
 class Computed:
-    """A default that is an expression, known only when the class runs."""
+    """A default that is an expression, whose value is known only at run time."""
 
     text: str
 
 
 def infer_type(default: Any) -> Any:
-    """The type of an argument that has a default but no annotation."""
+    """Return the type of an argument without annotation, inferred from its default."""
     if isinstance(default, bool):
         return bool
     if isinstance(default, (int, float)):
@@ -42,7 +42,7 @@ def infer_type(default: Any) -> Any:
 
 
 def evaluate_default(expr: ast.expr, module: Module) -> Any:
-    """A default as a plain value: literals, module constants, members of enumerations."""
+    """Evaluate a default: literals, module constants and members of enumerations; else `Computed`."""
     try:
         value = ast.literal_eval(expr)
         return list(value) if isinstance(value, (tuple, set)) else value
@@ -64,7 +64,7 @@ def evaluate_default(expr: ast.expr, module: Module) -> Any:
 
 
 def evaluate_field_default(options: dict[str, ast.expr], module: Module) -> Any:
-    """The default that the options of `dataclasses.field` give."""
+    """Evaluate the default in the options of `dataclasses.field`."""
     if "default" in options:
         return evaluate_default(options["default"], module)
     factory = options.get("default_factory")
@@ -78,7 +78,7 @@ def evaluate_field_default(options: dict[str, ast.expr], module: Module) -> Any:
 
 
 def read_field_comment(node: ast.stmt | ast.arg, module: Module) -> str:
-    """The help beside a field: its trailing `# text`, or the `#: text` lines above it."""
+    """Return the help of a field: its trailing comment, or the `#:` lines above it."""
     lines = module.text.splitlines()
     end = node.end_lineno or node.lineno
     block = textwrap.dedent("\n".join(lines[node.lineno - 1 : end]))
@@ -100,7 +100,7 @@ def _tokenize(block: str) -> list[tokenize.TokenInfo]:
         for token in tokenize.generate_tokens(io.StringIO(block).readline):
             tokens.append(token)
     except (tokenize.TokenError, IndentationError, SyntaxError):
-        pass  # an argument is only a piece of a statement
+        pass  # an argument alone is no complete statement
     return tokens
 
 
@@ -108,7 +108,7 @@ _ENTRY = re.compile(r"^\s+`{0,2}(\w+)`{0,2}\s*(?:\([^\n]*\))?\s*:\s*(.*)$")
 
 
 def parse_docstring(doc: str) -> dict[str, str]:
-    """Name -> first line of its text in the `Args:` part of a docstring."""
+    """Return the arguments described in a docstring: name -> first line of its text."""
     texts: dict[str, str] = {}
     name = None
     for line in doc.splitlines():
@@ -122,7 +122,7 @@ def parse_docstring(doc: str) -> dict[str, str]:
 
 
 def read_metadata_help(expr: ast.expr | None) -> str:
-    """The text under `help` in the metadata of a dataclass field."""
+    """Return the text under `help` in the metadata of a dataclass field."""
     if not isinstance(expr, ast.Dict):
         return ""
     for key, value in zip(expr.keys, expr.values, strict=True):

@@ -1,4 +1,4 @@
-"""Where configurations are looked for: the job's folder, the user's, the working folder's, ftcli's own."""
+"""Find jobs, recipes and options: beside the job, in the user's folder, the working folder, and in ftcli."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 from ftcli.core.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-#: Groups whose plural, as `ftcli ls` takes it, is not the name and an s.
+#: Groups whose plural, as `ftcli ls` takes it, is not the name with an s.
 _PLURALS = {"data": "data", "penalty": "penalties"}
 #: File of a paper's recipe, in a folder of the paper's name.
 RECIPE_FILE = "recipe.yaml"
-#: Folders of recipes that are no paper's.
+#: Folders of recipes without a paper.
 SHARED_FOLDERS = ("bases", "comparisons")
 
 
 def configs_dir() -> Path:
-    """The packaged configs: `configs/` of the repository, or its copy in an installed wheel."""
+    """Return the packaged configs: `configs/` of the repository, or its copy in an installed wheel."""
     return _find_packaged("configs")
 
 
 def recipes_dir() -> Path:
-    """The packaged recipes, found as `configs_dir` is."""
+    """Return the packaged recipes: `recipes/` of the repository, or its copy in an installed wheel."""
     return _find_packaged("recipes")
 
 
@@ -34,37 +34,37 @@ def _find_packaged(name: str) -> Path:
 
 
 def user_dir() -> Path:
-    """The user's own configs: $FTCLI_CONFIGS, or ~/.config/ftcli/configs."""
+    """Return the folder of the user's configs: $FTCLI_CONFIGS, or ~/.config/ftcli/configs."""
     folder = os.environ.get("FTCLI_CONFIGS")
     return Path(folder).expanduser() if folder else Path.home() / ".config" / "ftcli" / "configs"
 
 
 def cache_folder(name: str) -> Path:
-    """What can be made again: a folder of $FTCLI_CACHE, or of ~/.cache/ftcli."""
+    """Return a folder of the cache: of $FTCLI_CACHE, or of ~/.cache/ftcli."""
     folder = os.environ.get("FTCLI_CACHE")
     root = Path(folder).expanduser() if folder else Path.home() / ".cache" / "ftcli"
     return root / name
 
 
 def build_search_path(job_folder: Path | None = None) -> list[Path]:
-    """Existing folders that hold groups, in the order in which they are asked."""
+    """Return the existing folders that hold groups, in the order in which they are searched."""
     folders = [job_folder, user_dir(), Path("configs"), *list_packaged_folders()]
     existing = [folder.resolve() for folder in folders if folder is not None and folder.is_dir()]
     return list(dict.fromkeys(existing))
 
 
 def list_packaged_folders() -> list[Path]:
-    """Folders of groups that ship: the general one, then those of what only one paper has."""
+    """Return the packaged folders of groups: the general one, then those of single papers."""
     return [configs_dir(), *sorted(recipes_dir().glob("*/configs"))]
 
 
 def list_groups() -> list[str]:
-    """Names of the packaged groups: the folders of `configs/`."""
+    """Return the names of the packaged groups: the folders of `configs/`."""
     return sorted(p.name for p in configs_dir().iterdir() if p.is_dir() and p.name[0] not in "._")
 
 
 def find_group(word: str) -> str | None:
-    """The group that a word of the command line means: `methods` and `method` are the same."""
+    """Return the group that a word names, in the singular or plural (`methods`); None for other words."""
     for group in list_groups():
         if word in (group, pluralize_group(group)):
             return group
@@ -72,12 +72,12 @@ def find_group(word: str) -> str | None:
 
 
 def pluralize_group(group: str) -> str:
-    """The group as `ftcli ls` takes it: `method` is `methods`."""
+    """Return the plural of a group, as `ftcli ls` takes it: `methods` for `method`."""
     return _PLURALS.get(group, f"{group}s")
 
 
 def list_options(group: str, folders: list[Path] | None = None) -> dict[str, Path]:
-    """Option -> file of a group (`lora` -> `configs/method/lora.yaml`); the first folder wins."""
+    """Return the options of a group: `lora` -> `configs/method/lora.yaml`; the first folder wins."""
     options: dict[str, Path] = {}
     for folder in build_search_path() if folders is None else folders:
         root = folder / group
@@ -87,12 +87,12 @@ def list_options(group: str, folders: list[Path] | None = None) -> dict[str, Pat
 
 
 def list_jobs(root: Path) -> dict[str, Path]:
-    """Name -> file of the jobs that stand in a folder of configs, groups left out."""
+    """Return the jobs in a folder of configs: name -> file; its groups are left out."""
     return {file.stem: file for file in sorted(root.glob("*.yaml"))}
 
 
 def list_recipes() -> dict[str, Path]:
-    """Name -> file of the packaged recipes: `qlora`, `bases/llama_mini`."""
+    """Return the packaged recipes: name (`qlora`, `bases/llama_mini`) -> file."""
     root = recipes_dir()
     papers = {file.parent.name: file for file in root.glob(f"*/{RECIPE_FILE}")}
     others = [file for folder in SHARED_FOLDERS for file in (root / folder).glob("*.yaml")]
@@ -101,12 +101,12 @@ def list_recipes() -> dict[str, Path]:
 
 
 def get_job_name(file: Path) -> str:
-    """What a job is called: its file's name; a paper's recipe is called as its folder."""
+    """Return the name of a job: that of its file, for a paper's recipe that of its folder."""
     return file.resolve().parent.name if file.name == RECIPE_FILE else file.stem
 
 
 def find_job(job: str | Path) -> Path:
-    """The YAML that a word means: a path, a run directory, or the name of a packaged job or recipe.
+    """Return the YAML file of a path, a run directory, or the name of a packaged job or recipe.
 
     Raises:
         UserError: there is no such file; names the nearest ones.
@@ -134,7 +134,7 @@ def find_job(job: str | Path) -> Path:
 
 
 def _explain_folder(path: Path, job: str) -> UserError:
-    """For a folder that is no run: the jobs that lie in it, or the newest runs below it."""
+    """Return the error for a folder that is no run; names its jobs, or the newest runs below it."""
     files = [str(file) for file in sorted([*path.glob("*.yaml"), *path.glob("*.yml")])]
     runs = sorted([*path.glob("*/config.yaml"), *path.glob("*/*/config.yaml")], reverse=True)
     inside = files or [str(file.parent) for file in runs]
@@ -145,7 +145,7 @@ def _explain_folder(path: Path, job: str) -> UserError:
 
 
 def _expand_user(job: str | Path) -> Path:
-    """The path, `~` filled in where there is such a user."""
+    """Return the path with `~` expanded, unchanged where there is no such user."""
     try:
         return Path(job).expanduser()
     except RuntimeError:
@@ -161,7 +161,7 @@ def _find_closest(path: Path, known: dict[str, Path]) -> list[str]:
 
 
 def format_path(path: Path) -> str:
-    """A path as a person writes it: relative to the working folder, or `configs/...` if packaged."""
+    """Format a path: relative to the working folder, as `configs/...` or `recipes/...` if packaged."""
     full = path.resolve()
     for root, prefix in ((Path.cwd(), ""), (configs_dir(), "configs"), (recipes_dir(), "recipes")):
         if full.is_relative_to(root.resolve()):
@@ -170,7 +170,7 @@ def format_path(path: Path) -> str:
 
 
 def find_formatted_path(name: str) -> Path | None:
-    """The file that `shown` wrote so."""
+    """Return the file of a path that `format_path` formatted; None where it does not exist."""
     packaged = {"configs": configs_dir(), "recipes": recipes_dir()}
     top, _, rest = name.partition("/")
     tries = [Path(name)] + ([packaged[top] / rest] if top in packaged else [])
@@ -178,7 +178,7 @@ def find_formatted_path(name: str) -> Path | None:
 
 
 def find_nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Up to `count` known names that look like `word`, the nearest first."""
+    """Return up to `count` known names similar to `word`, the nearest first."""
     names = sorted(set(known))
     lowered = {name.lower(): name for name in reversed(names)}
     matches = difflib.get_close_matches(word.lower(), lowered, count, 0.6)

@@ -18,12 +18,12 @@ from ftcli.config.overrides import Override
 from ftcli.config.yaml_locations import locate_keys, read_nodes, read_yaml, refuse_huge_file
 from ftcli.core.errors import UserError
 
-#: What Hydra calls it.
+#: Name of the primary config in Hydra's store.
 PRIMARY_NAME = "_ftcli_job_"
 
 
 class PrimaryConfig:
-    """The job as it is handed to Hydra: its own content, and a defaults list that may have grown."""
+    """The job as Hydra composes it: its own keys, and a defaults list to which groups may be added."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,26 +36,26 @@ class PrimaryConfig:
         if not isinstance(self.node.defaults, ListConfig):
             where = locate_keys(path)["defaults"]
             raise UserError("defaults must be a list: `- model: llama_mini`.", where=str(where))
-        if "_self_" not in self.node.defaults:  # else Hydra would warn, and do the same
+        if "_self_" not in self.node.defaults:  # Hydra would put it there too, with a warning
             self._insert_entry("_self_", self._find_first_override())
 
     def add_choice(self, override: Override) -> None:
-        """Take an option of a group that the defaults list lacks; it stands below the job's own keys.
+        """Add an option of a group that the defaults list lacks; the job's own keys override it.
 
-        In a resolved file the group's keys are a complete other choice: they give way.
+        A resolved file has the complete keys of another option instead, which are removed.
         """
         if not self.has_defaults:
             self.drop_group(override.key)
         self._insert_entry({override.key: override.value}, self._find_position("_self_"))
 
     def list_overridden_groups(self) -> list[str]:
-        """Groups for which it chooses another option than the job it starts from."""
+        """Return the groups for which the job overrides the option of the job that it starts from."""
         entries: list[Any] = OmegaConf.to_container(self.node.defaults)  # type: ignore[assignment]
         keys = [str(k) for entry in entries if isinstance(entry, dict) for k in entry]
         return [key.removeprefix("override ") for key in keys if key.startswith("override ")]
 
     def drop_group(self, group: str) -> None:
-        """Leave out the job's own keys of a group."""
+        """Remove the job's own keys of a group."""
         if group in self.node:
             self.node.pop(group)
             self.dropped_groups.add(group)
@@ -75,7 +75,7 @@ class PrimaryConfig:
         return len(entries)
 
     def format_search_path(self, overrides: Sequence[Override], folders: Sequence[Path]) -> str:
-        """The search path as an override: ours, then what the job or the command line adds."""
+        """Format the search path as an override: `folders`, then what the job or the command line adds."""
         job_entries = OmegaConf.select(self.node, "hydra.searchpath", default=None) or []
         added = next(
             (override.value for override in overrides if override.key == "hydra.searchpath"),
@@ -100,7 +100,7 @@ def _quote_entry(text: str) -> str:
 def find_origins(
     defaults: Iterable[Any], source: PrimaryConfig, overrides: list[Override], folders: list[Path]
 ) -> dict[str, Origin]:
-    """Dotted key -> who set it last, in the order in which Hydra merged the files."""
+    """Return the origin of each dotted key: the last of the files that Hydra merged, or the command line."""
     origins: dict[str, Origin] = {}
     for default in defaults:
         name = default.config_path
@@ -124,7 +124,7 @@ def find_origins(
 
 
 def list_job_files(defaults: Iterable[Any], job: Path, folders: list[Path]) -> frozenset[Path]:
-    """The job's file and those of the jobs it starts from: what is merged into no group."""
+    """Return the file of the job and those of the jobs that it starts from: those merged into no group."""
     files = [_find_file(d.config_path, folders) for d in defaults if not d.package]
     return frozenset([job, *(file for file in files if file)])
 
@@ -132,7 +132,7 @@ def list_job_files(defaults: Iterable[Any], job: Path, folders: list[Path]) -> f
 def _set_origin(origins: dict[str, Origin], key: str, value: Any) -> None:
     origins[key] = COMMAND_LINE
     parent = key.rpartition(".")[0]
-    while parent and parent not in origins:  # a mapping that no file opened
+    while parent and parent not in origins:  # a mapping that no file has
         origins[parent] = COMMAND_LINE
         parent = parent.rpartition(".")[0]
     if isinstance(value, dict):
@@ -145,14 +145,14 @@ def _find_file(name: str, folders: list[Path]) -> Path | None:
 
 
 def find_origin(origins: dict[str, Origin], key: str, job: Path) -> str:
-    """Who set a key, or the mapping it would stand in."""
+    """Return the origin of a key, or of the nearest mapping around it, as text."""
     while key and key not in origins:
         key = key.rpartition(".")[0]
     return str(origins.get(key, Origin(job)))
 
 
 def attach_origins(plain: dict[str, Any], origins: dict[str, Origin], job: Path) -> ComposedJob:
-    """Keep the origins of what is in the configuration, leaves and mappings apart."""
+    """Make the composed job of a configuration, with the origins of its leaves and mappings."""
     keys = {key for key, _ in iter_leaves(plain)}
     sections = {key: origin for key, origin in origins.items() if key not in keys}
     composed = ComposedJob(plain, {}, job, sections=sections)
@@ -166,11 +166,12 @@ def attach_origins(plain: dict[str, Any], origins: dict[str, Origin], job: Path)
 
 
 def refuse_huge_defaults(job: Path, overrides: Sequence[Override], folders: Sequence[Path]) -> None:
-    """The same for every file that the job's defaults lists and the command line name, as Hydra reads
-    them by itself; packaged ones are left out.
+    """Refuse huge files among those that the defaults lists and the command line name.
+
+    Hydra reads them itself. Packaged files are not checked.
 
     Raises:
-        UserError: as `refuse_huge`.
+        UserError: see `refuse_huge_file`.
     """
     ours = (paths.configs_dir().resolve(), paths.recipes_dir().resolve())
     names = list(_iter_defaults(job, ""))
@@ -193,7 +194,7 @@ def refuse_huge_defaults(job: Path, overrides: Sequence[Override], folders: Sequ
 
 
 def _iter_defaults(file: Path, group: str) -> Iterator[str]:
-    """What the defaults list of a file asks for: `other_job`, `method/lora`."""
+    """Yield the entries of a file's defaults list: `other_job`, `method/lora`."""
     root = read_nodes(file)
     for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
         if key.value == "defaults" and isinstance(value, yaml.SequenceNode):

@@ -40,7 +40,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Measure:
-    """A measurement: the module it stands in, and whether no seed or rounding moves its value."""
+    """A measurement: its module, and whether its value is independent of seeds and rounding."""
 
     module: str
     exact: bool
@@ -48,7 +48,7 @@ class Measure:
 
 @cache
 def list_measures() -> dict[str, Measure]:
-    """Name of each measurement -> where it stands."""
+    """Return all measurements by name."""
     files = [*(_PACKAGE / "reproduce" / "measures").glob("[!_]*.py")]
     files += (_PACKAGE / "papers").glob("*/measures.py")
     return {name: measure for file in sorted(files) for name, measure in _read_measures(file)}
@@ -67,7 +67,7 @@ def _read_measures(file: Path) -> list[tuple[str, Measure]]:
 
 
 def describe_unknown_measure(name: str) -> str | None:
-    """What is wrong with a name that no run and no module can answer to; None where it is known."""
+    """Return the problem of a name that is neither a figure nor a measurement; None for a known name."""
     known = [*FIGURES, *list_measures(), *(PLAN_PREFIX + figure for figure in PLAN_FIGURES)]
     if name in known or name.startswith(SCORES):
         return None
@@ -77,7 +77,7 @@ def describe_unknown_measure(name: str) -> str | None:
 
 
 def is_exact_measure(name: str) -> bool:
-    """Whether chance has no part in the figure, so that it needs no interval."""
+    """Whether a figure does not depend on chance, so that it needs no interval."""
     if name in list_measures():
         return list_measures()[name].exact
     return name.startswith(PLAN_PREFIX) or FIGURES.get(name, False)
@@ -94,7 +94,7 @@ RELATIONS = ("at_least", "at_most", "equals", "within", "less_than", "greater_th
 
 @dataclass(frozen=True)
 class Paper:
-    """Where the statements come from."""
+    """The paper whose statements are judged."""
 
     title: str  # as printed
     arxiv: str  # identifier such as "2305.14314"; quoted, or YAML reads a number
@@ -105,9 +105,9 @@ class Paper:
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement that figures can support or contradict.
+    """A statement that figures can support or contradict.
 
-    Judged is the figure itself or, with `of`, its paired difference (or ratio) to a baseline.
+    What is judged is the figure itself or, with `of`, its paired difference (or ratio) to a baseline.
     """
 
     say: str  # the statement, in words
@@ -136,7 +136,7 @@ class Claim:
 
     @property
     def relation(self) -> tuple[str, float]:
-        """Name and number of its relation; ("ranks", 0) for an order of variants."""
+        """Name and number of the relation; ("ranks", 0) for an order of variants."""
         for name in RELATIONS:
             value = getattr(self, name)
             if value is not None:
@@ -145,7 +145,7 @@ class Claim:
 
     @property
     def figure(self) -> str:
-        """What is looked at: measure, variants, comparison and scale, in one line."""
+        """Scale, measure, variants and comparison in one line."""
         parts = [self.scale, self.measure, f"of {self.variant}" if self.variant else ""]
         parts += [f"{self.compare} to {self.of}" if self.of else ""]
         parts += [" < ".join(self.ranks) if self.ranks else "", *self.given]
@@ -153,7 +153,7 @@ class Claim:
 
     @property
     def identity(self) -> str:
-        """The figure and the relation that it must satisfy. Words, notes and kind are no part of it."""
+        """Figure and relation in one line; a claim's words, notes and kind are not part of it."""
         name, value = self.relation
         if name == "ranks":
             return self.figure
@@ -163,7 +163,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Tune:
-    """A search of settings that is the same for every variant.
+    """A search of settings with the same number of trials for every variant.
 
     Each variant is trained once for every combination of the values of `grid` (of `own`, where its
     useful values lie elsewhere; there must be as many), with the seed `seed`. The combination with the
@@ -182,7 +182,7 @@ class Tune:
     __pydantic_config__ = {"extra": "forbid"}
 
     def points(self, variant: str) -> list[list[str]]:
-        """The overrides of every trial of a variant; none where it is not searched."""
+        """Return the overrides of every trial of a variant; empty where it is not searched."""
         if variant in self.fixed:
             return []
         grid = self.own.get(variant, self.grid)
@@ -194,7 +194,7 @@ class Tune:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What stands at the top of a recipe beside the job."""
+    """The keys of a recipe beside its job."""
 
     paper: Paper  # where the statements come from
     claims: list[Claim]  # the statements
@@ -207,41 +207,41 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """`qlora`."""
+        """Name of the recipe: `qlora`."""
         return get_job_name(self.path)
 
     def beside(self, file: str) -> Path:
-        """A file kept for the recipe: `verdicts.json` in a paper's folder, else `NAME.verdicts.json`."""
+        """Return the path of a recipe's file: `verdicts.json` in a paper's folder, else `NAME.verdicts.json`."""
         return self.path.with_name(file if self.path.name == RECIPE_FILE else f"{self.name}.{file}")
 
     @property
     def own(self) -> str:
-        """The job itself among the variants."""
+        """Name of the job itself among the variants."""
         return self.variant or self.name
 
     def overrides(self, variant: str, scale: str = SMALL) -> list[str]:
-        """What a variant (the job itself, or a baseline) changes of the job at a scale."""
+        """Return the overrides of a variant (the job itself, or a baseline) at a scale."""
         own = [] if variant == self.own else self.baselines[variant]
         return join_overrides(self.scales.get(scale, []), own)
 
     def variants(self) -> list[str]:
-        """The recipe itself, then its baselines."""
+        """Return the names of the variants: the job itself, then its baselines."""
         return [self.own, *self.baselines]
 
     def variants_of(self, claim: Claim) -> list[str]:
-        """Whose runs a claim needs."""
+        """Return the variants whose runs a claim needs."""
         if claim.ranks:
             return list(claim.ranks)
         return [claim.variant or self.own, *([claim.of] if claim.of else [])]
 
     def seeds_of(self, look: int) -> list[int]:
-        """Those of the first look, and as many new ones for each further look."""
+        """Return the seeds up to a look: those of the first, and as many new ones for each further look."""
         kept = {*self.seeds, self.tune.seed if self.tune else -1}
         further = (seed for seed in count(max(self.seeds) + 1) if seed not in kept)
         return [*self.seeds, *islice(further, len(self.seeds) * (look - 1))]
 
     def is_compared(self) -> bool:
-        """Whether a claim on quality is judged here: one that chance moves, between variants."""
+        """Whether a statistical claim that compares variants is judged at the small scale."""
         return any(
             c.kind == STATISTICAL and (c.of or c.ranks) and c.scale == SMALL and not c.needs
             for c in self.claims

@@ -1,4 +1,4 @@
-"""Read a recipe's own keys strictly: every mistake with its file:line, all of them together."""
+"""Read the keys of a recipe beside its job, and report all mistakes in them, each with file:line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ftcli.config.recipe import (
 from ftcli.config.yaml_locations import locate_keys, read_yaml
 from ftcli.core.errors import Problems, UserError
 
-#: How pydantic's answers read here.
+#: Type of a pydantic error -> text behind the key in a message.
 _MESSAGES = {
     "missing": "is not given",
     "float_type": "is not a number", "float_parsing": "is not a number",
@@ -43,19 +43,19 @@ _MESSAGES = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe that a word means: a path, or `qlora`.
+    """Read the recipe of a path or a name (`qlora`).
 
     Raises:
-        UserError: there is none, it is a job without claims, or something in it is wrong.
+        UserError: there is none, it is a job without claims, or one of its keys is wrong.
     """
     return read_recipe(paths.find_job(name))
 
 
 def read_recipe(path: Path) -> Recipe:
-    """A recipe's own keys.
+    """Read the recipe in a file.
 
     Raises:
-        UserError, Problems: what is wrong in it.
+        UserError: it is a job without claims, or one key is wrong; Problems: several are.
     """
     if not is_recipe(path):
         raise UserError(
@@ -70,12 +70,12 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def find_recipe_problems(path: Path) -> list[UserError]:
-    """Everything wrong in the recipe's keys of a job; none where it has no such keys."""
+    """Return all mistakes in the recipe's keys of a job; empty for a job without such keys."""
     return _parse_recipe(path)[1] if is_recipe(path) else []
 
 
 def is_recipe(path: Path) -> bool:
-    """Whether a job's file holds a recipe's keys."""
+    """Whether the file of a job has keys of a recipe."""
     return any(key in locate_keys(path) for key in job.RECIPE_KEYS)
 
 
@@ -95,7 +95,7 @@ def _parse_recipe(path: Path) -> tuple[Recipe | None, list[UserError]]:
 
 
 class _Locator:
-    """`recipes/qlora/recipe.yaml:31` of a dotted key, or of the mapping it would stand in."""
+    """Gives file:line of a dotted key, or of the nearest mapping around it."""
 
     def __init__(self, path: Path, lines: dict[str, int]) -> None:
         self.path, self.lines = path, lines
@@ -111,7 +111,7 @@ class _Locator:
 
 
 def _iter_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Dotted key -> line, list items by their index."""
+    """Yield dotted key and line of every node; items of a list have their index as key."""
     items: list[tuple[str, yaml.Node, yaml.Node]] = []
     if isinstance(node, yaml.MappingNode):
         items = [(str(name.value), name, value) for name, value in node.value]
@@ -141,7 +141,7 @@ def _find_owner(key: str) -> str:
 
 
 def _find_contradictions(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
-    """What is wrong although every value has its type."""
+    """Yield the problems of a recipe whose values all have the right type."""
     if not recipe.claims:
         yield UserError("claims is empty: nothing is judged.", where("claims"))
     if recipe.own in recipe.baselines:
@@ -159,7 +159,7 @@ def _find_contradictions(recipe: Recipe, where: _Locator) -> Iterator[UserError]
 
 
 def _find_duplicates(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
-    """Two claims with one identity would share one verdict."""
+    """Yield the claims with the identity of an earlier one: the two would share a verdict."""
     first: dict[str, int] = {}
     for index, claim in enumerate(recipe.claims):
         before = first.setdefault(claim.identity, index)
@@ -169,7 +169,7 @@ def _find_duplicates(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
 
 
 def _check_evidence(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
-    """Seeds that can decide, and the claims that the paper stands on."""
+    """Yield problems of the seeds and of the number of central claims."""
     central = [claim for claim in recipe.claims if claim.central]
     if recipe.claims and not 1 <= len(central) <= MAX_CENTRAL:
         what = f"a recipe names one to {MAX_CENTRAL} central claims; this one names {len(central)}."
@@ -185,7 +185,7 @@ def _check_evidence(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
 
 
 def _check_tune(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
-    """The search is the same for every variant, and judges nothing."""
+    """Yield problems of the search: unequal trials, unknown variants, a seed that also judges."""
     tune = recipe.tune
     if tune is None:
         return
@@ -212,7 +212,7 @@ def _check_tune(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
 
 
 def _check_claim(recipe: Recipe, claim: Claim) -> Iterator[tuple[str, str, str | None]]:
-    """Key, problem and way out of everything wrong in one claim."""
+    """Yield key, problem and fix of everything wrong in a claim."""
     relations = [name for name in (*RELATIONS, "ranks") if getattr(claim, name) is not None]
     if len(relations) != 1:
         text = " and ".join(relations) or "no relation"

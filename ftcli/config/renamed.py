@@ -1,10 +1,10 @@
-"""Classes of version 0.1.0 that stand elsewhere now, so that its run directories still open."""
+"""Modules of version 0.1.0 whose classes have moved, so that its run directories still load."""
 
 from __future__ import annotations
 
 from typing import Any
 
-#: Module of 0.1.0 -> where its classes are now.
+#: Module of 0.1.0 -> module that defines its classes now.
 MODULES = {
     "ftcli.evaluation.activation_density": "ftcli.papers.deft.evaluation",
     "ftcli.evaluation.outputs": "ftcli.papers.ba_lora.evaluation",
@@ -53,7 +53,7 @@ MODULES = {
 
 
 def replace_old_names(value: Any) -> Any:
-    """A resolved configuration in which every class of `MODULES` has its present name."""
+    """Replace the old names of classes in a resolved configuration, at any depth."""
     if isinstance(value, dict):
         return {key: replace_old_names(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -53,7 +53,9 @@ def _choose_for_machine(promises: dict[str, Any], machine: Machine) -> dict[str,
     packed = promises.get("packable") is not False
     recomputed = small and promises.get("gradient_checkpointing") is not False
     return {
-        "model": {"quantization": (quantization, "none, nf4, fp4 or int8: storage of the frozen weights")},
+        "model": {
+            "quantization": (quantization, "none, nf4, fp4 or int8: storage of the frozen weights")
+        },
         "data": {
             "max_length": (512 if gpu is None else 1024, "tokens of the longest document"),
             "packing": (None if packed else "none", "the method adds to each row"),

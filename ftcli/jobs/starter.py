@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.config import composition, paths, signature, validation
 from ftcli.config.display import format_scalar
-from ftcli.config.job import JOB_CLASS, PROMISES
+from ftcli.config.job import PROMISES, TARGET
 from ftcli.config.paths import find_nearest
 from ftcli.config.yaml_locations import read_option
 from ftcli.core.errors import UserError
@@ -104,7 +104,7 @@ def render_job(
         seen: what the data hold, where that is known.
     """
     chosen = read_option(paths.list_options("method")[method.option])
-    promises = signature.read_signature(chosen[JOB_CLASS]).attributes | (chosen.get(PROMISES) or {})
+    promises = signature.read_signature(chosen[TARGET]).attributes | (chosen.get(PROMISES) or {})
     settings = choose_settings(promises, machine, None if seen is None else seen.rows)
     apply_requirements(settings, chosen)
     own = _choose_data_settings(data, seen)
@@ -152,7 +152,7 @@ def _render_group(group: str, *parts: dict[str, tuple[Any, str]]) -> list[str]:
 
 def _reads_text(node: dict[str, Any]) -> bool:
     """Whether an option of `data` reads text, whose format may be told from its columns."""
-    return "format" in signature.read_signature(node[JOB_CLASS]).parameters
+    return "format" in signature.read_signature(node[TARGET]).parameters
 
 
 def _survey_data(data: Choice) -> SourceSummary | None:
