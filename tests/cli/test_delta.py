@@ -140,7 +140,7 @@ def test_nothing_is_written_over(lora, tmp_path, capsys):
 def test_mistakes_are_said(lora, tmp_path, capsys):
     to = ["--to", str(tmp_path / "x")]
     for words, says in (
-        (["scale", str(lora)], "how shall it be scaled"),
+        (["scale", str(lora)], "neither gamma nor beta"),
         (["prune", str(lora), "--method", "darex_q"], "needs a q"),
         (["diff", str(tmp_path)], "neither a run"),
         (["prune", str(lora), "--p", "1.5"], "no share"),

@@ -126,11 +126,11 @@ def test_the_product_for_a_turned_matrix_is_what_merging_adds(folder):
 
 def test_a_mean_of_adapters_is_of_their_products_and_not_of_their_factors(folder):
     paths, base = [adapter(folder, f"a{i}", i) for i in range(2)], folder / "gpt2" / "base"
-    mean = soup.uniform([Delta.of(path, product=True) for path in paths])
+    mean = soup.average_uniformly([Delta.of(path, product=True) for path in paths])
     one, two = (merged(path, base) for path in paths)
     made = mean.add_to(Artefact.open(base).weights)
     assert furthest(made, {n: (one[n] + two[n]) / 2 for n in made}) < 1e-7
-    factors = soup.uniform([Delta.of(path) for path in paths])
+    factors = soup.average_uniformly([Delta.of(path) for path in paths])
     from ftcli.deltas.product import multiply_factors
 
     assert (multiply_factors(factors).norm() - mean.norm()) ** 2 > 1e-4

@@ -76,7 +76,7 @@ def test_alpha_of_a_merger_makes_its_first_block_as_large_as_the_mean():
     """alpha |merged|_1 = |sum|_1 / N, whatever the merger."""
     for merger in ("sum", "ties", "consensus"):
         whole = merge_deltas(TASKS, merger)
-        alpha = lines.share(TASKS, whole)
+        alpha = lines.merged_alpha(TASKS, whole)
         size = flat(sum_deltas(TASKS)).abs().sum() / len(TASKS)
         assert alpha * flat(whole).abs().sum().item() == pytest.approx(size.item())
 
@@ -91,7 +91,7 @@ def test_compressed_changes_are_merged_as_if_they_were_dense(codec):
         dense.append(flat(made))
         loaded.append(replace(task, read=again.tensor))
     stack = torch.stack(dense)
-    assert torch.allclose(flat(soup.uniform(loaded)), stack.mean(0), atol=1e-15)
+    assert torch.allclose(flat(soup.average_uniformly(loaded)), stack.mean(0), atol=1e-15)
     assert torch.allclose(
         flat(sum_deltas(loaded, [1, -2, 0.5, 3])),
         stack[0] - 2 * stack[1] + stack[2] / 2 + 3 * stack[3],

@@ -59,8 +59,8 @@ class FloraConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType("FLORA")
-        given = [self.r, self.kernel_r, *(self.ranks or ())]
-        if min(given + [rank for ranks in self.rank_pattern.values() for rank in ranks]) < 1:
+        ranks = [self.r, self.kernel_r, *(self.ranks or ())]
+        if min(ranks + [rank for pattern in self.rank_pattern.values() for rank in pattern]) < 1:
             raise ValueError("ranks are positive integers")
 
 
@@ -218,10 +218,10 @@ class FloraModel(Tuner):
 
     def add_adapter_to_layer(self, layer: TunerLayer, adapter: str, config: Any, name: str) -> None:
         """With the ranks that `rank_pattern` gives this layer."""
-        own = copy(config)
+        layer_config = copy(config)
         pattern = get_pattern_key(config.rank_pattern.keys(), name)
-        own.ranks = config.rank_pattern.get(pattern, config.ranks)
-        super().add_adapter_to_layer(layer, adapter, own, name)
+        layer_config.ranks = config.rank_pattern.get(pattern, config.ranks)
+        super().add_adapter_to_layer(layer, adapter, layer_config, name)
 
 
 register("flora", FloraConfig, FloraModel)

@@ -19,7 +19,7 @@ def useful_block_share(run: Path) -> float:
     """
     import torch
 
-    from ftcli.papers.ist.scaling import damped
+    from ftcli.papers.ist.scaling import damp_adapters
     from ftcli.reproduce.probe import rebuild_run
 
     short = {"max_steps": STEPS, "eval_first": False, "eval_every": None}
@@ -29,7 +29,7 @@ def useful_block_share(run: Path) -> float:
     policy = fresh.trainable
     policy.setup(fresh)
     blocks = policy.candidates.blocks
-    with damped(fresh.model, [b for b in blocks if b not in USEFUL], 0.0):
+    with damp_adapters(fresh.model, [b for b in blocks if b not in USEFUL], 0.0):
         fresh.trainer.fit(fresh)
     weights = torch.sigmoid(-policy.scores)
     return float(sum(weights[blocks.index(b)] for b in USEFUL) / weights.sum())

@@ -12,7 +12,7 @@ from ftcli.core.errors import UserError
 from ftcli.models.anatomy import Anatomy
 
 
-def scaled_layers(model: nn.Module, blocks: Iterable[int]) -> list[Any]:
+def find_scaled_layers(model: nn.Module, blocks: Iterable[int]) -> list[Any]:
     """The adapted layers inside the blocks, known to multiply their adapter by `scaling[name]`.
 
     Args:
@@ -24,32 +24,32 @@ def scaled_layers(model: nn.Module, blocks: Iterable[int]) -> list[Any]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     every = Anatomy(model).blocks
-    found: list[Any] = [
+    layers: list[Any] = [
         module
         for number in blocks
         for module in every[number][1].modules()
         if isinstance(module, BaseTunerLayer)
     ]
-    if not found:
-        raise _refused("the method puts no adapter layers into the blocks")
-    for layer in found:
+    if not layers:
+        raise _damping_error("the method puts no adapter layers into the blocks")
+    for layer in layers:
         scaling = getattr(layer, "scaling", None)
         if not isinstance(scaling, dict) or not set(layer.active_adapters) & scaling.keys():
-            raise _refused(f"{_tuner(layer)} has no scale to multiply")
-    return found
+            raise _damping_error(f"{_tuner(layer)} has no scale to multiply")
+    return layers
 
 
 @contextmanager
-def damped(model: nn.Module, blocks: Iterable[int], factor: float) -> Iterator[None]:
+def damp_adapters(model: nn.Module, blocks: Iterable[int], factor: float) -> Iterator[None]:
     """Multiply the scale of the adapters in the blocks by a factor; afterwards it is as before.
 
     LoRA and its kin add scale * adapter(x), which shrinks by the factor. DoRA scales the change in
     front of its normalisation: the direction moves back to the base's, the magnitude stays.
 
     Raises:
-        UserError: see `scaled_layers`.
+        UserError: see `find_scaled_layers`.
     """
-    layers = scaled_layers(model, blocks)
+    layers = find_scaled_layers(model, blocks)
     before = [dict(layer.scaling) for layer in layers]
     try:
         for layer, scales in zip(layers, before, strict=True):
@@ -65,7 +65,7 @@ def _tuner(layer: Any) -> str:
     return type(layer).__module__.split(".")[-2]
 
 
-def _refused(why: str) -> UserError:
+def _damping_error(why: str) -> UserError:
     return UserError(
         f"adapters cannot be damped: {why}.",
         where="method",

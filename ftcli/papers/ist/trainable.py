@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ftcli.core.callback import State
 from ftcli.papers.ist.random import Rst
-from ftcli.papers.ist.scaling import damped, scaled_layers
+from ftcli.papers.ist.scaling import damp_adapters, find_scaled_layers
 from ftcli.trainable.blockwise import StateOnSwitch
 from ftcli.trainable.selection import Every, share
 
@@ -66,7 +66,7 @@ class Ist(Rst):
         """
         super().setup(run)
         blocks = self.candidates.blocks
-        scaled_layers(run.model, blocks)
+        find_scaled_layers(run.model, blocks)
         self.damp_count = share(len(blocks), self.damp_fraction, "trainable.damp_fraction")
         self.scores, self.rounds = torch.zeros(len(blocks), dtype=torch.float64), 0
 
@@ -84,7 +84,7 @@ class Ist(Rst):
             for _ in range(self.trials)
         ]
         losses = self._losses(state.run, sets)
-        self.scores = updated(self.scores, sets, losses, self.score_lr)
+        self.scores = update_scores(self.scores, sets, losses, self.score_lr)
         self.rounds += 1
         if state.run.dir is not None:
             state.run.dir.event(
@@ -107,13 +107,13 @@ class Ist(Rst):
 
         batch, blocks = self._batch(run), self.candidates.blocks
         size = run.objective.denominator([batch])
-        before, found = random_state(), []
+        before, losses = random_state(), []
         with judging(run) as model:
             for chosen in sets:
-                with damped(model, [blocks[i] for i in chosen.tolist()], self.damping):
-                    found.append(run.objective.numerator(run.objective(model, batch)) / size)
+                with damp_adapters(model, [blocks[i] for i in chosen.tolist()], self.damping):
+                    losses.append(run.objective.numerator(run.objective(model, batch)) / size)
         set_random_state(before)
-        return torch.stack(found).double().cpu()
+        return torch.stack(losses).double().cpu()
 
     def _batch(self, run: Run) -> dict[str, Any]:
         """Training rows in an order of their own, a function of seed and round alone."""
@@ -125,7 +125,7 @@ class Ist(Rst):
         return loader.batch(loader.batches(epoch)[place])
 
 
-def updated(scores: Tensor, sets: list[Tensor], losses: Tensor, lr: float) -> Tensor:
+def update_scores(scores: Tensor, sets: list[Tensor], losses: Tensor, lr: float) -> Tensor:
     """The scores [L] after one round.
 
     s_i += lr * r_c * p_i (1 - p_i) for every set c that holds i, with p = sigmoid(s) before the

@@ -17,19 +17,19 @@ SCALES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 @cache
 def lines_gamma(run: Path) -> float:
     """Least 2 * target + control, held-out losses over the finetuned and the pretrained model's own."""
-    from ftcli.papers.lines.scaling import scaled, search, single
+    from ftcli.papers.lines.scaling import scale_by_depth, search_gamma, single_task_factors
     from ftcli.reproduce.deltas import VALIDATION, analyse_run
 
-    one = analyse_run(run)
+    analysis = analyse_run(run)
 
     def losses(gamma: float) -> tuple[float, float]:
-        change = scaled(one.delta, *single(gamma))
-        return one.loss(change, VALIDATION), one.control_loss(change)
+        change = scale_by_depth(analysis.delta, *single_task_factors(gamma))
+        return analysis.loss(change, VALIDATION), analysis.control_loss(change)
 
-    return search(
+    return search_gamma(
         losses,
-        finetuned=one.loss(one.delta, VALIDATION),
-        pretrained=one.control_loss(one.delta.scale(0.0)),
+        finetuned=analysis.loss(analysis.delta, VALIDATION),
+        pretrained=analysis.control_loss(analysis.delta.scale(0.0)),
         grid=GRID,
     )[0]
 
@@ -37,12 +37,12 @@ def lines_gamma(run: Path) -> float:
 @measure
 def lines_forgetting_share(run: Path) -> float:
     """Rise of the loss on the pretrained model's own text at the chosen gamma, over the finetuned's rise."""
-    from ftcli.papers.lines.scaling import scaled, single
+    from ftcli.papers.lines.scaling import scale_by_depth, single_task_factors
     from ftcli.reproduce.deltas import analyse_run
 
-    one = analyse_run(run)
-    zero, full = (one.control_loss(one.delta.scale(factor)) for factor in (0.0, 1.0))
-    left = one.control_loss(scaled(one.delta, *single(lines_gamma(run))))
+    analysis = analyse_run(run)
+    zero, full = (analysis.control_loss(analysis.delta.scale(factor)) for factor in (0.0, 1.0))
+    left = analysis.control_loss(scale_by_depth(analysis.delta, *single_task_factors(lines_gamma(run))))
     return (left - zero) / (full - zero)
 
 
@@ -52,23 +52,23 @@ def lines_limits_error(run: Path) -> float:
     nothing of the first and of what is outside, no slope is a uniform scale.
     """
     from ftcli.deltas.positions import find_positions
-    from ftcli.papers.lines.scaling import scaled, single
+    from ftcli.papers.lines.scaling import scale_by_depth, single_task_factors
     from ftcli.reproduce.deltas import analyse_run
 
     change = analyse_run(run).delta
     assert change.source is not None
     places = find_positions(change.source.anatomy, list(change))
-    whole, none = scaled(change, *single(1.0)), scaled(change, *single(0.0))
-    level = scaled(change, 0.3, 0.0)
-    found = []
+    whole, none = scale_by_depth(change, *single_task_factors(1.0)), scale_by_depth(change, *single_task_factors(0.0))
+    level = scale_by_depth(change, 0.3, 0.0)
+    errors = []
     for name, place in places.items():
-        own = change[name]
-        found += [(whole[name] - own).abs().max(), (level[name] - 0.3 * own).abs().max()]
+        tensor = change[name]
+        errors += [(whole[name] - tensor).abs().max(), (level[name] - 0.3 * tensor).abs().max()]
         if place is None or place[0] == 0:
-            found.append(none[name].abs().max())
+            errors.append(none[name].abs().max())
         elif place[0] == place[1] - 1:
-            found.append((none[name] - own).abs().max())
-    return max(one.item() for one in found)
+            errors.append((none[name] - tensor).abs().max())
+    return max(error.item() for error in errors)
 
 
 @measure
@@ -79,7 +79,7 @@ def lines_merging_gain(run: Path) -> float:
     alpha = 1/2.
     """
     from ftcli.deltas.delta import Delta, sum_deltas
-    from ftcli.papers.lines.scaling import scaled
+    from ftcli.papers.lines.scaling import scale_by_depth
     from ftcli.reproduce.deltas import TEST, VALIDATION, analyse_run, find_minimum, find_partner_run
 
     tasks = [analyse_run(run), analyse_run(find_partner_run(run, "gsm8k"))]
@@ -89,7 +89,7 @@ def lines_merging_gain(run: Path) -> float:
         return sum(t.loss(change, split) / t.loss(t.delta, split) for t in tasks) / len(tasks)
 
     def with_lines(beta: float) -> Delta:
-        return scaled(merged, 1 / len(tasks), beta)
+        return scale_by_depth(merged, 1 / len(tasks), beta)
 
     beta = find_minimum(lambda b: loss(with_lines(b), VALIDATION), MERGING_GRID)
     level = find_minimum(lambda s: loss(merged.scale(s), VALIDATION), MERGING_GRID)
@@ -102,21 +102,21 @@ def lines_over_uniform(run: Path) -> float:
 
     The uniform scale's is read off, between neighbouring scales, where its test loss is LiNeS's.
     """
-    from ftcli.papers.lines.scaling import scaled, single
+    from ftcli.papers.lines.scaling import scale_by_depth, single_task_factors
     from ftcli.reproduce.deltas import analyse_run
 
-    one = analyse_run(run)
-    changes = [one.delta.scale(factor) for factor in SCALES]
-    line = [(one.loss(change), one.control_loss(change)) for change in changes]
-    found = []
+    analysis = analyse_run(run)
+    changes = [analysis.delta.scale(factor) for factor in SCALES]
+    line = [(analysis.loss(change), analysis.control_loss(change)) for change in changes]
+    differences = []
     for gamma in GAMMAS:
-        change = scaled(one.delta, *single(gamma))
-        found.append(one.control_loss(change) - _at(line, one.loss(change)))
-    return sum(found) / len(found)
+        change = scale_by_depth(analysis.delta, *single_task_factors(gamma))
+        differences.append(analysis.control_loss(change) - _interpolate(line, analysis.loss(change)))
+    return sum(differences) / len(differences)
 
 
-def _at(line: list[tuple[float, float]], target: float) -> float:
-    """The second figure where the first is `target`; the nearest end beyond the line."""
+def _interpolate(line: list[tuple[float, float]], target: float) -> float:
+    """Return the second value where the first is `target`; outside the line, that of its nearest point."""
     for (before, low), (after, high) in zip(line, line[1:], strict=False):
         if min(before, after) <= target <= max(before, after):
             share = (target - before) / (after - before)
@@ -127,8 +127,8 @@ def _at(line: list[tuple[float, float]], target: float) -> float:
 @measure
 def lines_target_ratio(run: Path) -> float:
     """Test loss at the gamma chosen on held-out rows over that of the finetuned model."""
-    from ftcli.papers.lines.scaling import scaled, single
+    from ftcli.papers.lines.scaling import scale_by_depth, single_task_factors
     from ftcli.reproduce.deltas import analyse_run
 
-    one = analyse_run(run)
-    return one.loss(scaled(one.delta, *single(lines_gamma(run)))) / one.trained
+    analysis = analyse_run(run)
+    return analysis.loss(scale_by_depth(analysis.delta, *single_task_factors(lines_gamma(run)))) / analysis.trained

@@ -44,7 +44,7 @@ def scale(
 
     if merge != "sum" and len(source) == 1:
         raise UserError(
-            f"{merge} merges several changes, and there is one.", "--merge", "name more"
+            f"{merge} merges several changes, and one was named.", "--merge", "name more"
         )
     opened = sources.Source(source[0], base, product or len(source) > 1)
     parts = [opened.delta, *(Delta.of(path, base, True) for path in source[1:])]
@@ -54,12 +54,16 @@ def scale(
         gamma, scores = _search_gamma(opened, control, outside)
         figures |= {f"gamma {value:g}": score for value, score in scores.items()}
     if gamma is not None:
-        alpha, beta = scaling.single(gamma)
+        alpha, beta = scaling.single_task_factors(gamma)
     if beta is None:
-        raise UserError("how shall it be scaled?", fix="--gamma 0.3, or --beta 0.7 with --alpha")
-    alpha = scaling.share(parts, merged) if alpha is None else alpha
+        raise UserError(
+            "neither gamma nor beta says how to scale.",
+            where="--gamma",
+            fix="--gamma 0.3, or --beta 0.7 with --alpha",
+        )
+    alpha = scaling.merged_alpha(parts, merged) if alpha is None else alpha
     figures |= {"alpha": alpha, "beta": beta, "changes": len(parts)}
-    return opened.write(scaling.scaled(merged, alpha, beta, outside), to, force, figures)
+    return opened.write(scaling.scale_by_depth(merged, alpha, beta, outside), to, force, figures)
 
 
 def _search_gamma(
@@ -77,8 +81,8 @@ def _search_gamma(
         tensors = opened.tensors(change)
         return task.score(tensors), other.score(tensors)
 
-    return scaling.search(
-        lambda gamma: score_both(scaling.scaled(delta, *scaling.single(gamma), outside)),
+    return scaling.search_gamma(
+        lambda gamma: score_both(scaling.scale_by_depth(delta, *scaling.single_task_factors(gamma), outside)),
         finetuned=task.score(opened.tensors(delta)),
         pretrained=other.score(opened.tensors(delta.scale(0.0))),
     )

@@ -14,17 +14,17 @@ Outside = Literal["alpha", "by_position"]
 GRID = tuple(i / 10 for i in range(11))
 
 
-def factor(alpha: float, beta: float, index: int, total: int) -> float:
+def depth_factor(alpha: float, beta: float, index: int, total: int) -> float:
     """lambda_l = alpha + beta * l / (L - 1); the only block of a stack counts as its last."""
     return alpha + beta * (index / (total - 1) if total > 1 else 1.0)
 
 
-def single(gamma: float) -> tuple[float, float]:
+def single_task_factors(gamma: float) -> tuple[float, float]:
     """alpha and beta for one task: the first block gets gamma, the last one all of its change."""
     return gamma, 1.0 - gamma
 
 
-def scaled(
+def scale_by_depth(
     delta: Delta, alpha: float, beta: float, outside: Outside = "alpha", anatomy: Any = None
 ) -> Delta:
     """The delta with every tensor of block l multiplied by lambda_l, all others by alpha.
@@ -45,7 +45,7 @@ def scaled(
     factors = _factors(delta, alpha, beta, outside, anatomy)
     if delta.kind == "adapter":
         if not any(is_second(name) for name in delta.shapes):
-            raise UserError("only a LoRA can be scaled by depth through its factors.", "--kind")
+            raise UserError("an adapter can be scaled by depth only where it is a LoRA, through its second factor.", "--kind")
         factors = {name: f if is_second(name) else 1.0 for name, f in factors.items()}
     return delta.map(
         lambda name, tensor: tensor * factors[name],
@@ -53,7 +53,7 @@ def scaled(
     )
 
 
-def share(deltas: Sequence[Delta], merged: Delta) -> float:
+def merged_alpha(deltas: Sequence[Delta], merged: Delta) -> float:
     """alpha of a merger of N tasks: (1/N) |sum of all|_1 / |merged|_1; 1/N for task arithmetic.
 
     Raises:
@@ -69,18 +69,18 @@ def _factors(
     delta: Delta, alpha: float, beta: float, outside: Outside, anatomy: Any
 ) -> dict[str, float]:
     names = list(delta.shapes)
-    behind = _behind(anatomy) if outside == "by_position" else ()
-    found = {}
+    behind = _modules_after_blocks(anatomy) if outside == "by_position" else ()
+    factors = {}
     for name, place in find_positions(anatomy, names).items():
         if place is not None:
-            found[name] = factor(alpha, beta, *place)
+            factors[name] = depth_factor(alpha, beta, *place)
         else:
             deepest = any(f"{part}." in name for part in behind)
-            found[name] = alpha + beta if deepest else alpha
-    return found
+            factors[name] = alpha + beta if deepest else alpha
+    return factors
 
 
-def _behind(anatomy: Any) -> list[str]:
+def _modules_after_blocks(anatomy: Any) -> list[str]:
     """Modules behind the last block: final norms and the head, unless it is the token table."""
     blocks = [stack.name for stack in anatomy.stacks]
     order = list(anatomy.modules)
@@ -90,7 +90,7 @@ def _behind(anatomy: Any) -> list[str]:
     return [name for name in later if name in leaves]
 
 
-def search(
+def search_gamma(
     losses: Callable[[float], tuple[float, float]],
     finetuned: float,
     pretrained: float,
@@ -107,8 +107,8 @@ def search(
     Returns:
         The best gamma, and the sum for each.
     """
-    tried = {}
+    scores = {}
     for gamma in grid:
         target, control = losses(gamma)
-        tried[gamma] = weight * target / finetuned + control / pretrained
-    return min(tried, key=lambda gamma: tried[gamma]), tried
+        scores[gamma] = weight * target / finetuned + control / pretrained
+    return min(scores, key=lambda gamma: scores[gamma]), scores

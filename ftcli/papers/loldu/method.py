@@ -58,9 +58,9 @@ class LolduConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = PeftType("LOLDU")
         if self.r < 1:
-            raise ValueError(f"r is a positive integer, not {self.r}")
-        if self.init not in STARTS:
-            raise ValueError(f"init is one of {', '.join(STARTS)}, not {self.init}")
+            raise ValueError(f"r must be a positive integer, not {self.r}")
+        if self.init not in INITS:
+            raise ValueError(f"init must be one of {', '.join(INITS)}, not {self.init}")
 
 
 class LolduLinear(TunerLayer):
@@ -94,7 +94,7 @@ class LolduLinear(TunerLayer):
         lower, diagonal, upper = self._factors(r)
         self.loldu_L[adapter], self.loldu_U[adapter] = lower, upper
         self.loldu_start[adapter] = diagonal
-        self.loldu_z[adapter] = nn.Parameter(STARTS[config.init](diagonal))
+        self.loldu_z[adapter] = nn.Parameter(INITS[config.init](diagonal))
         self.loldu_sigma[adapter] = config.alpha / config.r
         if config.train_scale:
             sigma = torch.full((1,), self.loldu_sigma[adapter], dtype=diagonal.dtype)
@@ -184,10 +184,10 @@ def ldu(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     sign = torch.where(pivot < 0, -1.0, 1.0)
     diagonal = torch.where(pivot.abs() < least, sign * least, pivot)
     diagonal = torch.where(diagonal == 0, 1.0, diagonal)  # a row of zeros: any pivot gives zeros
-    return lower[_places(pivots, len(weight))], diagonal, raw / diagonal[:, None]
+    return lower[_row_order(pivots, len(weight))], diagonal, raw / diagonal[:, None]
 
 
-def _places(pivots: Tensor, rows: int) -> Tensor:
+def _row_order(pivots: Tensor, rows: int) -> Tensor:
     """Row of L that belongs to each row of the weight, from LAPACK's exchanges counted from 1."""
     order = list(range(rows))
     for here, there in enumerate(pivots.tolist()):
@@ -204,7 +204,7 @@ def _normal(diagonal: Tensor) -> Tensor:
     return diagonal.mean() + diagonal.std(correction=0) * torch.randn_like(diagonal)
 
 
-STARTS: dict[str, Callable[[Tensor], Tensor]] = {
+INITS: dict[str, Callable[[Tensor], Tensor]] = {
     "lu": torch.clone,
     "uniform": _uniform,
     "normal": _normal,

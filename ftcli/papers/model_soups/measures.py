@@ -16,11 +16,11 @@ CHOOSING, FRESH, SHIFT = "validation", "fresh", "test"
 @measure
 def soup_pot(run: Path) -> float:
     """How many models there are."""
-    return float(len(pot(run).members))
+    return float(len(load_pool(run).members))
 
 
-class Halves(RunEvaluator):
-    """A judge whose split `validation` is one half of those rows, and `fresh` the other."""
+class HalvedValidation(RunEvaluator):
+    """An evaluator whose split `validation` is the first half of the validation rows, `fresh` the second."""
 
     def score(self, tensors: Any = None, split: str | None = None) -> float:
         """Loss, nats a token."""
@@ -42,33 +42,33 @@ class Halves(RunEvaluator):
 
 
 @cache
-def pot(run: Path) -> Any:
-    """Them, with this run as the judge."""
-    from ftcli.papers.model_soups.soup import Pot
+def load_pool(run: Path) -> Any:
+    """Return the models of this seed as a pool that is scored by this run's validation rows."""
+    from ftcli.papers.model_soups.soup import ModelPool
     from ftcli.reproduce.deltas import analyse_run, find_sibling_runs, read_name
 
     seed = read_name(run)[1]
     runs = [r for (v, s), r in sorted(find_sibling_runs(run).items()) if s == seed and v != OTHERS]
-    return Pot(
-        [analyse_run(one).delta for one in runs], analyse_run(run).base, Halves(run, "model")
+    return ModelPool(
+        [analyse_run(folder).delta for folder in runs], analyse_run(run).base, HalvedValidation(run, "model")
     )
 
 
 @cache
 def loss(run: Path, recipe: str, split: str) -> float:
     """Of the best model on the choosing half, or of a soup."""
-    made = pot(run)
+    pool = load_pool(run)
     if recipe == "learned":
-        return made.judge(_learned(run), split)
-    best = [made.singles.index(min(made.singles))]
-    everything = list(range(len(made.members)))
-    chosen = {"best": best, "uniform": everything}.get(recipe) or made.greedy()[0]
-    return made.score(chosen, split)
+        return pool.judge(_learned(run), split)
+    best = [pool.singles.index(min(pool.singles))]
+    everything = list(range(len(pool.members)))
+    chosen = {"best": best, "uniform": everything}.get(recipe) or pool.greedy()[0]
+    return pool.score(chosen, split)
 
 
 @cache
 def _learned(run: Path) -> Any:
-    return pot(run).learned()[0]
+    return load_pool(run).learn_weights()[0]
 
 
 @measure
@@ -92,8 +92,8 @@ def soup_greedy_shift_gain(run: Path) -> float:
 @measure(exact=True)
 def soup_held_out_gain(run: Path) -> float:
     """Loss on the choosing rows, the greedy soup's minus the best single model's."""
-    made = pot(run)
-    return made.score(made.greedy()[0]) - min(made.singles)
+    pool = load_pool(run)
+    return pool.score(pool.greedy()[0]) - min(pool.singles)
 
 
 @measure
@@ -108,14 +108,15 @@ def soup_of_strangers(run: Path) -> float:
 
     The same for every seed: they are averaged together.
     """
-    from ftcli.papers.model_soups.soup import uniform
+    from ftcli.papers.model_soups.soup import average_uniformly
     from ftcli.reproduce.deltas import analyse_run, find_sibling_runs, read_name
 
     variant = read_name(run)[0]
-    runs = [one for (own, _), one in sorted(find_sibling_runs(run).items()) if own == variant]
-    own = analyse_run(run)
-    deltas = [analyse_run(one).delta for one in runs]
-    return own.loss(uniform(deltas)) - sum(own.loss(d) for d in deltas) / len(deltas)
+    runs = [folder for (name, _), folder in sorted(find_sibling_runs(run).items()) if name == variant]
+    analysis = analyse_run(run)
+    deltas = [analyse_run(folder).delta for folder in runs]
+    mean = sum(analysis.loss(delta) for delta in deltas) / len(deltas)
+    return analysis.loss(average_uniformly(deltas)) - mean
 
 
 @measure

@@ -40,20 +40,20 @@ def soup(
     deltas, names = [run.delta for run in opened], [Path(run).name for run in runs]
     if recipe == "uniform":
         ingredients = {"ingredients": ", ".join(names)}
-        return opened[0].write(soups.uniform(deltas), to, force, ingredients)
-    pot = soups.Pot(deltas, opened[0].base, opened[0].evaluator(metric))
-    figures: dict[str, Any] = dict(zip(names, pot.singles, strict=True))
+        return opened[0].write(soups.average_uniformly(deltas), to, force, ingredients)
+    pool = soups.ModelPool(deltas, opened[0].base, opened[0].evaluator(metric))
+    figures: dict[str, Any] = dict(zip(names, pool.singles, strict=True))
     if recipe == "learned":
-        mixture, weights = pot.learned(granularity, epochs=epochs)
+        mixture, weights = pool.learn_weights(granularity, epochs=epochs)
         mean = weights.mean(0).tolist()
         figures |= {f"weight of {name}": w for name, w in zip(names, mean, strict=True)}
     else:
-        chosen = pot.greedy(accept)[0]
-        mixture = soups.uniform([pot.members[i] for i in chosen])
+        chosen = pool.greedy(accept)[0]
+        mixture = soups.average_uniformly([pool.members[i] for i in chosen])
         figures["ingredients"] = ", ".join(names[i] for i in chosen)
-    figures[f"{metric} of the soup"] = pot.judge(mixture)
+    figures[f"{metric} of the soup"] = pool.judge(mixture)
     if split is not None:
-        figures[f"{metric} on {split}"] = pot.judge(mixture, split)
+        figures[f"{metric} on {split}"] = pool.judge(mixture, split)
     return opened[0].write(mixture, to, force, figures)
 
 
@@ -75,7 +75,7 @@ def _finished_runs(sources: Sequence[str]) -> list[str]:
             runs += [str(trial) for trial in trials if read_finished_result(trial)]
     if len(runs) < 2:
         raise UserError(
-            f"a soup takes two models or more; there is {len(runs)} that is finished.",
+            f"a soup needs at least two finished runs; {len(runs)} found.",
             fix="ftcli delta soup sweeps/NAME/latest --to FOLDER",
         )
     return runs

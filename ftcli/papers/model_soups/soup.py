@@ -22,7 +22,7 @@ Granularity = Literal["layer", "model"]
 Better = Callable[[float, float], bool]
 
 
-def uniform(deltas: Sequence[Delta]) -> Delta:
+def average_uniformly(deltas: Sequence[Delta]) -> Delta:
     """The mean of all: of changes, which is that of models, since they share their base.
 
     Raises:
@@ -40,7 +40,7 @@ class Step:
     kept: bool
 
 
-def greedy(
+def choose_greedily(
     singles: Sequence[float],
     score: Callable[[list[int]], float],
     better: Better,
@@ -66,8 +66,8 @@ def greedy(
 
 
 @dataclass
-class Pot:
-    """Models of one base, and the run whose held-out rows judge their mixtures.
+class ModelPool:
+    """Finetuned models of one base, and the evaluator whose held-out rows score their mixtures.
 
     Raises:
         UserError: the bases differ.
@@ -88,7 +88,7 @@ class Pot:
 
     def score(self, chosen: Sequence[int], split: str | None = None) -> float:
         """Held-out score of the mean of some."""
-        return self.judge(uniform([self.members[i] for i in chosen]), split)
+        return self.judge(average_uniformly([self.members[i] for i in chosen]), split)
 
     def judge(self, delta: Delta, split: str | None = None) -> float:
         """Score of the base with a change; of all models one exists at a time."""
@@ -96,9 +96,9 @@ class Pot:
 
     def greedy(self, accept: Accept = "ge") -> tuple[list[int], list[Step]]:
         """Ingredients of the greedy soup, and how it came about."""
-        return greedy(self.singles, self.score, self.evaluator.better, accept)
+        return choose_greedily(self.singles, self.score, self.evaluator.better, accept)
 
-    def learned(
+    def learn_weights(
         self,
         granularity: Granularity = "layer",
         lr: float = 0.05,
@@ -123,7 +123,7 @@ class Pot:
         )
         base = {n: p.detach().clone() for n, p in self.evaluator.model.named_parameters()}
         base |= {n: self.base.weights[n].to(base[n].dtype) for n in self.base.weights if n in base}
-        changes = {n: mixture.stacked(n, base[n].dtype) for n in mixture.group}
+        changes = {n: mixture.stack_changes(n, base[n].dtype) for n in mixture.group}
         trained = [mixture.logits, *([mixture.beta] if temperature else [])]
         optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
         loader = run.data.loader(
@@ -140,16 +140,16 @@ class Pot:
                 optimizer.zero_grad()
                 torch.func.functional_call(model, mixed, (loader.batch(rows),))
                 optimizer.step()
-        found = mixture.weights().detach()
-        return mixed_by(self.members, mixture.group, found), found
+        learned = mixture.weights().detach()
+        return mix_deltas(self.members, mixture.group, learned), learned
 
 
-def mixed_by(members: Sequence[Delta], group: dict[str, int], weights: Tensor) -> Delta:
+def mix_deltas(members: Sequence[Delta], group: dict[str, int], weights: Tensor) -> Delta:
     """The sum of changes weighted by group of tensors; weights [mixtures, models]."""
 
     def read(name: str) -> Tensor:
-        own = weights[group[name]].double()
-        return sum((m.read(name) * w for m, w in zip(members, own, strict=True)), torch.tensor(0.0))
+        shares = weights[group[name]].double()
+        return sum((m.read(name) * w for m, w in zip(members, shares, strict=True)), torch.tensor(0.0))
 
     return replace(members[0], read=read, history=(f"learned soup of {len(members)} models",))
 
@@ -175,7 +175,7 @@ class _Mixture:
         """Softmax of beta times the logits, [mixtures, models]."""
         return (self.beta * self.logits).softmax(-1)
 
-    def stacked(self, name: str, dtype: torch.dtype) -> Tensor:
+    def stack_changes(self, name: str, dtype: torch.dtype) -> Tensor:
         """A tensor's change of each model, [models, ...]."""
         return torch.stack([member.read(name).to(dtype) for member in self.members])
 

@@ -53,11 +53,11 @@ class SublayerConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = PeftType("SUBLAYER")
         if self.reduction_factor <= 0:
-            raise ValueError(f"reduction_factor={self.reduction_factor} is no factor")
+            raise ValueError(f"reduction_factor={self.reduction_factor} is not positive")
         if self.block == "conformer" and self.kernel % 2 == 0:
-            raise ValueError(f"kernel={self.kernel} has no middle, it should be odd")
+            raise ValueError(f"kernel={self.kernel} is even, and a convolution centred on a token needs an odd one")
         if self.residual and self.placement == "parallel":
-            raise ValueError("residual=true is for placement=sequential; parallel always keeps it")
+            raise ValueError("residual=true is for placement=sequential; parallel always keeps the sublayer's output")
 
 
 class SublayerLayer(TunerLayer):
@@ -90,15 +90,15 @@ class SublayerLayer(TunerLayer):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the sublayer gives, its first tensor [B, T, h] changed by the active adapters."""
         x = args[0] if args else kwargs["hidden_states"]
-        given = self.base_layer(*args, **kwargs)
-        out: Tensor = given[0] if isinstance(given, tuple) else given
+        result = self.base_layer(*args, **kwargs)
+        out: Tensor = result[0] if isinstance(result, tuple) else result
         for name in self.adapters_in_effect():
             placement, residual = self.forms[name]
             parallel = placement == "parallel"
             block: Any = self.sublayer_adapter[name]
             change = block((x if parallel else out).to(block.up.weight.dtype)).to(out.dtype)
             out = out + change if parallel or residual else change
-        return (out, *given[1:]) if isinstance(given, tuple) else out
+        return (out, *result[1:]) if isinstance(result, tuple) else out
 
 
 class SublayerModel(Tuner):
@@ -118,10 +118,10 @@ class SublayerModel(Tuner):
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         if peft_config.target_modules is not None:
             return
-        found = list(sublayers(model, peft_config.sites))
-        peft_config.target_modules = {site.name for site in found}
+        sites = list(find_sublayers(model, peft_config.sites))
+        peft_config.target_modules = {site.name for site in sites}
         if peft_config.train_norms:
-            norms = {site.norm for site in found if site.norm}
+            norms = {site.norm for site in sites if site.norm}
             peft_config.modules_to_save = sorted({*(peft_config.modules_to_save or ()), *norms})
 
 
@@ -132,7 +132,7 @@ class Site(NamedTuple):
     norm: str
 
 
-def sublayers(model: nn.Module, sites: str) -> Iterator[Site]:
+def find_sublayers(model: nn.Module, sites: str) -> Iterator[Site]:
     """The MLP of each block, and its attention in front of it where `sites` is both.
 
     Raises:
@@ -143,7 +143,7 @@ def sublayers(model: nn.Module, sites: str) -> Iterator[Site]:
         linears = anatomy.linears_of(block)
         closing = linears[-1].name.removeprefix(f"{block}.").split(".")[0]
         children = dict(module.named_children())
-        attention = next((n for n, child in children.items() if _attends(child)), None)
+        attention = next((n for n, child in children.items() if _is_attention(child)), None)
         names = [attention, closing] if sites == "both" else [closing]
         norms = [n for n, _ in anatomy.norms if n.rpartition(".")[0] == block]
         for name, norm in zip(names, [norms[:1], norms[-1:]][-len(names) :], strict=True):
@@ -157,7 +157,7 @@ def sublayers(model: nn.Module, sites: str) -> Iterator[Site]:
             yield Site(f"{block}.{name}", norm[0] if norm else "")
 
 
-def _attends(module: nn.Module) -> bool:
+def _is_attention(module: nn.Module) -> bool:
     return any(hasattr(module, mark) for mark in ATTENTION_MARKS)
 
 

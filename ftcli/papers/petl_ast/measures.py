@@ -22,10 +22,10 @@ def adapter_start_difference(run: Path) -> float:
     inputs = first_batch(fresh)["inputs"]
     model = fresh.model.eval()
     with torch.no_grad():
-        own = model(**inputs).logits
+        adapted = model(**inputs).logits
         with model.disable_adapter():
             base = model(**inputs).logits
-    return float((own - base).abs().max())
+    return float((adapted - base).abs().max())
 
 
 @measure(exact=True)
@@ -43,8 +43,8 @@ def tensors_without_gradient(run: Path) -> float:
 
         def after_backward(self, state: Any) -> None:
             for name in list(still):
-                found = self.model.get_parameter(name).grad
-                if found is not None and bool(found.any()):
+                gradient = self.model.get_parameter(name).grad
+                if gradient is not None and bool(gradient.any()):
                     still.discard(name)
 
     fresh = rebuild_run(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})

@@ -42,7 +42,7 @@ class TokenPromptsConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = PeftType("TOKEN_PROMPTS")
         if self.num_prompts < 1:
-            raise ValueError(f"num_prompts={self.num_prompts}: one is the least")
+            raise ValueError(f"num_prompts={self.num_prompts} is below 1")
 
 
 class PromptedBlock(TunerLayer):
@@ -71,7 +71,7 @@ class PromptedBlock(TunerLayer):
         masks = [a for a in (*args[:1], kwargs.get("attention_mask")) if isinstance(a, Tensor)]
         if masks:
             raise UserError(
-                "prompts among the tokens need a model that looks at all of them, without a mask.",
+                "this model has an attention mask; prompts among the tokens need attention to all tokens.",
                 where="method",
                 fix="method=prompt_tuning",
             )
@@ -101,7 +101,7 @@ class TokenPromptsModel(Tuner):
         blocks = [module for _, module in Anatomy(self.model).blocks]
         place = next((i for i, block in enumerate(blocks) if block is target), None)
         if place is None:
-            raise ValueError("target_modules name blocks, or null for those there are")
+            raise ValueError("target_modules must name blocks of the model, or be null for all of them")
         first, last = config.deep or place == 0, config.deep or place == len(blocks) - 1
         width = Anatomy(target).linears[-1].out_features
         return partial(PromptedBlock, width=width, first=first, last=last)

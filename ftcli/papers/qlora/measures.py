@@ -27,7 +27,7 @@ def evaluation_gradient_change(run: Path) -> float:
     fresh = rebuild_run(run)
     fresh.load_model()
     batch = first_batch(fresh)
-    _wake(fresh.model)
+    _perturb_parameters(fresh.model)
     before = _gradients(fresh, batch)
     with judging(fresh) as model:
         loss_of(fresh, model, batch)
@@ -35,7 +35,7 @@ def evaluation_gradient_change(run: Path) -> float:
     return max((a - b).abs().max().item() for a, b in zip(before, after, strict=True))
 
 
-def _wake(model: Any) -> None:
+def _perturb_parameters(model: Any) -> None:
     """Move what is trained off its zeros, where half of LoRA's gradients are zero."""
     import torch
 
@@ -111,10 +111,10 @@ def nf4_code_error(_run: Path) -> float:
     from bitsandbytes.functional import get_4bit_type
 
     used = get_4bit_type("nf4", device="cpu").sort().values.tolist()
-    return max(abs(a - b) for a, b in zip(used, defined(), strict=True))
+    return max(abs(a - b) for a, b in zip(used, normal_float_code(), strict=True))
 
 
-def defined() -> list[float]:
+def normal_float_code() -> list[float]:
     """The code by its formula, ascending from -1 to 1."""
     above = [NormalDist().inv_cdf(p) for p in _between(8)]
     below = [-NormalDist().inv_cdf(p) for p in _between(7)]

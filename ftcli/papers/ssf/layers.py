@@ -45,7 +45,7 @@ class SsfLayer(TunerLayer):
         active = self.adapters_in_effect()
         out: Tensor = self.base_layer(x, *args, **kwargs)
         for adapter in active:
-            out = self._scaled_and_shifted(out, adapter)
+            out = self._scale_and_shift(out, adapter)
         return out
 
     def adds_bias(self, adapters: list[str]) -> bool:
@@ -79,13 +79,13 @@ class SsfLayer(TunerLayer):
         self._unmerged = None
         self.merged_adapters.clear()
 
-    def scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
+    def scale_weight(self, weight: Tensor, scale: Tensor) -> Tensor:
         """The weight with which the layer gives `scale` times its output, without its bias."""
         shape = [1] * weight.dim()
         shape[self.weight_axis] = -1
         return weight * scale.view(shape)
 
-    def _scaled_and_shifted(self, out: Tensor, adapter: str) -> Tensor:
+    def _scale_and_shift(self, out: Tensor, adapter: str) -> Tensor:
         """In the adapter's precision: half precision has no numbers near enough to 1."""
         shape = [1] * out.dim()
         shape[self.axis] = -1
@@ -98,7 +98,7 @@ class SsfLayer(TunerLayer):
     def _fold(self, adapter: str, safe: bool) -> None:
         base: Any = self.get_base_layer()
         weight, bias, scale = base.weight, getattr(base, "bias", None), self.ssf_scale[adapter]
-        folded = {"weight": self.scaled(weight, scale).to(weight.dtype)}
+        folded = {"weight": self.scale_weight(weight, scale).to(weight.dtype)}
         if adapter in self.ssf_shift:
             shift = self.ssf_shift[adapter]
             moved = shift if bias is None else bias * scale + shift
@@ -146,10 +146,10 @@ class SsfNorm(SsfLayer):
         """The last, in images too unless the norm says that their channels come first."""
         return -3 if getattr(self.get_base_layer(), "data_format", "") == "channels_first" else -1
 
-    def scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
-        """scale * (one + w) - one, where the norm multiplies by one + w."""
-        one = added_to_weight(self.get_base_layer())
-        return scale * (one + weight) - one
+    def scale_weight(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """Return scale * (o + w) - o, where the norm multiplies by o + w."""
+        offset = weight_offset(self.get_base_layer())
+        return scale * (offset + weight) - offset
 
 
 def is_rms_norm(module: nn.Module) -> bool:
@@ -162,7 +162,7 @@ def is_rms_norm(module: nn.Module) -> bool:
     )
 
 
-def added_to_weight(norm: nn.Module) -> float:
+def weight_offset(norm: nn.Module) -> float:
     """What a norm adds to its weight before it multiplies: 0, or 1 as Gemma does.
 
     Found by calling it with the weight at which a factor would be zero, -0 or -1.
@@ -174,10 +174,10 @@ def added_to_weight(norm: nn.Module) -> float:
         return 0.0
     weight: Any = norm.weight
     x = torch.linspace(-1, 2, 2 * len(weight)).view(2, -1).to(weight)
-    for one in (0.0, 1.0):
-        out = functional_call(norm, {"weight": torch.full_like(weight, -one)}, (x,))
+    for offset in (0.0, 1.0):
+        out = functional_call(norm, {"weight": torch.full_like(weight, -offset)}, (x,))
         if not out.any():
-            return one
+            return offset
     raise ValueError(f"the output of {type(norm).__name__} is not proportional to its weight")
 
 

@@ -62,7 +62,7 @@ class SsfConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = PeftType("SSF")
         if self.init_std < 0:
-            raise ValueError(f"init_std is a standard deviation, not {self.init_std}")
+            raise ValueError(f"init_std must be 0 or more, not {self.init_std}")
 
 
 class SsfModel(Tuner):
@@ -116,9 +116,9 @@ class SsfModel(Tuner):
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         if peft_config.target_modules is None:
-            peft_config.target_modules = set(self._foldable(model))
+            peft_config.target_modules = set(self._foldable_layers(model))
 
-    def _foldable(self, model: nn.Module) -> Iterator[str]:
+    def _foldable_layers(self, model: nn.Module) -> Iterator[str]:
         anatomy = Anatomy(model)
         head = anatomy.head[1] if anatomy.head else None
         for name, module in anatomy.modules.items():

@@ -6,7 +6,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ftcli.core.errors import UserError
-from ftcli.papers.ist.scaling import damped, scaled_layers
+from ftcli.papers.ist.scaling import damp_adapters, find_scaled_layers
 from tests.methods.tiny import load, logits, method, train, write_llama
 
 ADDED = ["lora", "rslora", "adalora", "loha", "lokr", "gralora", "randlora", "shira"]
@@ -29,11 +29,11 @@ def trained(tmp_path_factory):
 def test_adapters_damped_to_nothing_leave_the_base(trained, name):
     base, model = trained(name)
     before = logits(model)
-    with damped(model, [0, 1], 0.0):
+    with damp_adapters(model, [0, 1], 0.0):
         assert (logits(model) - logits(base)).abs().max() < 1e-5
-    with damped(model, [1], 0.25):
+    with damp_adapters(model, [1], 0.25):
         part = logits(model)
-    with damped(model, [0, 1], 0.25):
+    with damp_adapters(model, [0, 1], 0.25):
         both = logits(model)
     assert torch.equal(logits(model), before)
     assert len({t.sum().item() for t in (before, part, both)}) == 3
@@ -41,11 +41,11 @@ def test_adapters_damped_to_nothing_leave_the_base(trained, name):
 
 def test_scales_come_back_bit_for_bit_also_after_an_error(trained):
     _, model = trained("lora")
-    layers = scaled_layers(model, [0, 1])
+    layers = find_scaled_layers(model, [0, 1])
     for number, layer in enumerate(layers):
         layer.scaling["default"] = 0.1 + number / 3  # not to be had back by division
     before = [dict(layer.scaling) for layer in layers]
-    with pytest.raises(ZeroDivisionError), damped(model, [0], 0.3):
+    with pytest.raises(ZeroDivisionError), damp_adapters(model, [0], 0.3):
         changed = [a.scaling != b for a, b in zip(layers, before, strict=True)]
         assert changed == [True] * 7 + [False] * 7  # seven linears a block
         assert layers[0].scaling["default"] == before[0]["default"] * 0.3
@@ -56,10 +56,10 @@ def test_scales_come_back_bit_for_bit_also_after_an_error(trained):
 def test_dora_is_scaled_in_front_of_its_normalisation(trained):
     """m * (W + c s B A) / ||W + c s B A||, rows of the weight (DoRA, arXiv 2402.09353, eq. 5)."""
     _, model = trained("dora")
-    layer = scaled_layers(model, [0])[0]
+    layer = find_scaled_layers(model, [0])[0]
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     x = torch.randn(5, a.shape[1], generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(), damped(model, [0], 0.25):
+    with torch.no_grad(), damp_adapters(model, [0], 0.25):
         w = layer.get_base_layer().weight + 0.25 * 2.0 * b @ a
         m = layer.lora_magnitude_vector["default"].weight
         expected = x @ (m[:, None] * w / w.norm(dim=1, keepdim=True)).T
@@ -76,7 +76,7 @@ def test_layers_of_gpt2_are_damped_too():
     with model.disable_adapter():
         base = logits(model)
     assert (logits(model) - base).abs().max() > 1e-3
-    with damped(model, [0, 1], 0.0):
+    with damp_adapters(model, [0, 1], 0.0):
         assert (logits(model) - base).abs().max() < 1e-5
 
 
@@ -85,4 +85,4 @@ def test_what_has_no_scale_is_refused(tmp_path, name):
     base = load(write_llama(tmp_path, bias=name == "bitfit"))
     model = method(name).prepare(base)
     with pytest.raises(UserError, match="cannot be damped"):
-        scaled_layers(model, [0])
+        find_scaled_layers(model, [0])

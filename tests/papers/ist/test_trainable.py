@@ -10,8 +10,8 @@ import torch
 from ftcli.core.errors import UserError
 from ftcli.objectives.causal_lm import CausalLM
 from ftcli.papers.ist.random import Rst
-from ftcli.papers.ist.scaling import scaled_layers
-from ftcli.papers.ist.trainable import updated
+from ftcli.papers.ist.scaling import find_scaled_layers
+from ftcli.papers.ist.trainable import update_scores
 from ftcli.reproduce.measures.peak_saved_activation_bytes import Ledger
 from ftcli.reproduce.probe import first_batch
 from tests.trainable.small import block_of, fitted, made, same
@@ -65,7 +65,7 @@ def test_the_update_is_the_papers():
     expected = scores.clone()
     for i, reward in ((0, rewards[0]), (1, rewards[0]), (1, rewards[1]), (2, rewards[1])):
         expected[i] += 10 * reward * p[i] * (1 - p[i])
-    assert (updated(scores, sets, losses, 10.0) - expected).abs().max() < 1e-15
+    assert (update_scores(scores, sets, losses, 10.0) - expected).abs().max() < 1e-15
     assert expected[0] > 0 > expected[2] + 2  # a high score: damping did not hurt
 
 
@@ -73,7 +73,7 @@ def test_equal_losses_teach_nothing():
     scores = torch.tensor([0.3, -1.0, 0.0], dtype=torch.float64)
     sets = [torch.tensor([0]), torch.tensor([1]), torch.tensor([2])]
     same_losses = torch.full((3,), 1.7, dtype=torch.float64)
-    assert (updated(scores, sets, same_losses, 10.0) - scores).abs().max() < 1e-15
+    assert (update_scores(scores, sets, same_losses, 10.0) - scores).abs().max() < 1e-15
 
 
 def test_blocks_whose_damping_hurts_are_trained_more(monkeypatch):
@@ -103,8 +103,8 @@ def test_scoring_leaves_scales_data_and_random_numbers_alone(method):
     plain = fitted(*shared)
     assert scoring.trainable.rounds == 1 and scoring.trainable.scores.any()
     assert same(scoring, plain) and scoring.watch.losses == plain.watch.losses
-    layers = scaled_layers(scoring.model, range(8))
-    assert [x.scaling for x in layers] == [x.scaling for x in scaled_layers(plain.model, range(8))]
+    layers = find_scaled_layers(scoring.model, range(8))
+    assert [x.scaling for x in layers] == [x.scaling for x in find_scaled_layers(plain.model, range(8))]
 
 
 def test_random_tuning_of_all_blocks_is_plain_lora():

@@ -48,16 +48,16 @@ def factors(change: Delta, scaled: Delta) -> dict[str, float]:
 
 
 def test_twelve_blocks_of_an_eighth_and_a_half_are_the_papers_numbers():
-    found = [lines.factor(1 / 8, 0.5, index, 12) for index in range(12)]
+    found = [lines.depth_factor(1 / 8, 0.5, index, 12) for index in range(12)]
     assert found[0] == 0.125 and found[-1] == 0.625
     assert found[1] == pytest.approx(0.17045, abs=1e-5)
     steps = torch.tensor(found, dtype=torch.float64).diff()
     assert (steps - 0.5 / 11).abs().max() < 1e-12
-    assert lines.factor(0.3, 0.7, 0, 1) == 1  # no division by L - 1 = 0
+    assert lines.depth_factor(0.3, 0.7, 0, 1) == 1  # no division by L - 1 = 0
 
 
 def test_blocks_are_those_of_the_model_whatever_numbers_a_name_has_besides(net, change):
-    scaled = lines.scaled(change, 0.1, 0.6, anatomy=Anatomy(net))
+    scaled = lines.scale_by_depth(change, 0.1, 0.6, anatomy=Anatomy(net))
     for name, value in factors(change, scaled).items():
         block = int(name.split(".")[1]) if name.startswith("blocks.") else None
         expected = 0.1 if block is None else 0.1 + 0.6 * block / 3
@@ -70,7 +70,7 @@ def test_it_is_the_published_rule_where_a_name_has_one_number():
     names += ["visual.patch.weight", "visual.norm.weight", "visual.proj.weight"]
     stack = SimpleNamespace(name="visual.blocks", blocks=range(12))
     change = delta({name: torch.randn(3, 2) for name in names})
-    scaled = lines.scaled(change, 0.2, 0.6, anatomy=SimpleNamespace(stacks=[stack]))
+    scaled = lines.scale_by_depth(change, 0.2, 0.6, anatomy=SimpleNamespace(stacks=[stack]))
     for name in names:
         block = next((i for i in range(12) if f".{i}." in name), None)
         rule = 0.2 if block is None else 0.2 + 0.6 * block / 11
@@ -78,15 +78,15 @@ def test_it_is_the_published_rule_where_a_name_has_one_number():
 
 
 def test_behind_the_blocks_the_last_factor_by_position(net, change):
-    found = factors(change, lines.scaled(change, 0.1, 0.6, "by_position", Anatomy(net)))
+    found = factors(change, lines.scale_by_depth(change, 0.1, 0.6, "by_position", Anatomy(net)))
     assert found["table.weight"] == pytest.approx(0.1)
     assert [found["norm.weight"], found["head.bias"]] == pytest.approx([0.7, 0.7])
 
 
 def test_gamma_goes_from_the_finetuned_model_to_its_last_block(net, change):
-    whole = lines.scaled(change, *lines.single(1.0), anatomy=Anatomy(net))
+    whole = lines.scale_by_depth(change, *lines.single_task_factors(1.0), anatomy=Anatomy(net))
     assert torch.equal(flat(whole), flat(change))
-    none = lines.scaled(change, *lines.single(0.0), anatomy=Anatomy(net))
+    none = lines.scale_by_depth(change, *lines.single_task_factors(0.0), anatomy=Anatomy(net))
     for name in change:
         if name.startswith("blocks.3."):
             assert torch.equal(none[name], change[name])
@@ -96,17 +96,17 @@ def test_gamma_goes_from_the_finetuned_model_to_its_last_block(net, change):
 
 def test_it_is_linear_and_without_slope_it_is_task_arithmetic(net, change):
     anatomy = Anatomy(net)
-    doubled = lines.scaled(change.scale(2.0), 0.2, 0.5, anatomy=anatomy)
-    assert torch.equal(flat(doubled), 2 * flat(lines.scaled(change, 0.2, 0.5, anatomy=anatomy)))
-    flat_line = lines.scaled(change, 0.25, 0.0, anatomy=anatomy)
+    doubled = lines.scale_by_depth(change.scale(2.0), 0.2, 0.5, anatomy=anatomy)
+    assert torch.equal(flat(doubled), 2 * flat(lines.scale_by_depth(change, 0.2, 0.5, anatomy=anatomy)))
+    flat_line = lines.scale_by_depth(change, 0.25, 0.0, anatomy=anatomy)
     assert torch.equal(flat(flat_line), flat(change.scale(0.25)))
 
 
 def test_alpha_of_task_arithmetic_is_one_over_n(change):
     tasks = [change, change.scale(-0.5), change.map(lambda _, t: t.flip(0), "")]
     merged = sum_deltas(tasks)
-    assert lines.share(tasks, merged) == pytest.approx(1 / 3)
-    assert lines.share(tasks, merged.scale(0.5)) == pytest.approx(2 / 3)
+    assert lines.merged_alpha(tasks, merged) == pytest.approx(1 / 3)
+    assert lines.merged_alpha(tasks, merged.scale(0.5)) == pytest.approx(2 / 3)
 
 
 def test_two_stacks_have_a_depth_each():
@@ -124,8 +124,8 @@ def test_two_stacks_have_a_depth_each():
 
 
 def test_scaling_loras_second_factor_scales_its_product(lora_run):
-    factored = lines.scaled(Delta.of(lora_run), 0.3, 0.7)
-    whole = lines.scaled(Delta.of(lora_run, product=True), 0.3, 0.7)
+    factored = lines.scale_by_depth(Delta.of(lora_run), 0.3, 0.7)
+    whole = lines.scale_by_depth(Delta.of(lora_run, product=True), 0.3, 0.7)
     from ftcli.deltas.product import multiply_factors
 
     product = multiply_factors(factored)
@@ -135,9 +135,9 @@ def test_scaling_loras_second_factor_scales_its_product(lora_run):
 
 
 def test_the_search_weighs_the_target_twice():
-    chosen, tried = lines.search(lambda g: (2 - g, 1 + 2.5 * g), finetuned=1.0, pretrained=1.0)
+    chosen, tried = lines.search_gamma(lambda g: (2 - g, 1 + 2.5 * g), finetuned=1.0, pretrained=1.0)
     assert chosen == 0.0 and len(tried) == 11 and tried[1.0] == pytest.approx(5.5)
-    assert lines.search(lambda g: (2 - g, 1 + 1.5 * g), 1.0, 1.0)[0] == 1.0
+    assert lines.search_gamma(lambda g: (2 - g, 1 + 1.5 * g), 1.0, 1.0)[0] == 1.0
 
 
 def test_the_shipped_llama_has_eight_blocks():

@@ -15,7 +15,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from ftcli.papers.petl_ast.adapter import SublayerConfig, sublayers
+from ftcli.papers.petl_ast.adapter import SublayerConfig, find_sublayers
 from ftcli.papers.petl_ast.blocks import Bottleneck, Conformer
 
 SIZES = {
@@ -200,7 +200,7 @@ def test_in_a_decoder_the_convolution_does_not_look_ahead():
 def test_sublayers_that_hold_their_own_norm_are_refused(sites):
     sizes = {**SIZES, "vocab_size": 20}
     with pytest.raises(ValueError, match="no module|has no"):
-        list(sublayers(BertModel(BertConfig(**sizes)), sites))
+        list(find_sublayers(BertModel(BertConfig(**sizes)), sites))
 
 
 @pytest.mark.parametrize(
