@@ -42,7 +42,9 @@ def lines_forgetting_share(run: Path) -> float:
 
     analysis = analyse_run(run)
     zero, full = (analysis.control_loss(analysis.delta.scale(factor)) for factor in (0.0, 1.0))
-    left = analysis.control_loss(scale_by_depth(analysis.delta, *single_task_factors(lines_gamma(run))))
+    left = analysis.control_loss(
+        scale_by_depth(analysis.delta, *single_task_factors(lines_gamma(run)))
+    )
     return (left - zero) / (full - zero)
 
 
@@ -58,7 +60,10 @@ def lines_limits_error(run: Path) -> float:
     change = analyse_run(run).delta
     assert change.source is not None
     places = find_positions(change.source.anatomy, list(change))
-    whole, none = scale_by_depth(change, *single_task_factors(1.0)), scale_by_depth(change, *single_task_factors(0.0))
+    whole, none = (
+        scale_by_depth(change, *single_task_factors(1.0)),
+        scale_by_depth(change, *single_task_factors(0.0)),
+    )
     level = scale_by_depth(change, 0.3, 0.0)
     errors = []
     for name, place in places.items():
@@ -111,7 +116,9 @@ def lines_over_uniform(run: Path) -> float:
     differences = []
     for gamma in GAMMAS:
         change = scale_by_depth(analysis.delta, *single_task_factors(gamma))
-        differences.append(analysis.control_loss(change) - _interpolate(line, analysis.loss(change)))
+        differences.append(
+            analysis.control_loss(change) - _interpolate(line, analysis.loss(change))
+        )
     return sum(differences) / len(differences)
 
 
@@ -131,4 +138,7 @@ def lines_target_ratio(run: Path) -> float:
     from ftcli.reproduce.deltas import analyse_run
 
     analysis = analyse_run(run)
-    return analysis.loss(scale_by_depth(analysis.delta, *single_task_factors(lines_gamma(run)))) / analysis.trained
+    return (
+        analysis.loss(scale_by_depth(analysis.delta, *single_task_factors(lines_gamma(run))))
+        / analysis.trained
+    )

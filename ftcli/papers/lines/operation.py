@@ -82,7 +82,9 @@ def _search_gamma(
         return task.score(tensors), other.score(tensors)
 
     return scaling.search_gamma(
-        lambda gamma: score_both(scaling.scale_by_depth(delta, *scaling.single_task_factors(gamma), outside)),
+        lambda gamma: score_both(
+            scaling.scale_by_depth(delta, *scaling.single_task_factors(gamma), outside)
+        ),
         finetuned=task.score(opened.tensors(delta)),
         pretrained=other.score(opened.tensors(delta.scale(0.0))),
     )

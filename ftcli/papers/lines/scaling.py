@@ -45,7 +45,10 @@ def scale_by_depth(
     factors = _factors(delta, alpha, beta, outside, anatomy)
     if delta.kind == "adapter":
         if not any(is_second(name) for name in delta.shapes):
-            raise UserError("an adapter can be scaled by depth only where it is a LoRA, through its second factor.", "--kind")
+            raise UserError(
+                "an adapter can be scaled by depth only where it is a LoRA, through its second factor.",
+                "--kind",
+            )
         factors = {name: f if is_second(name) else 1.0 for name, f in factors.items()}
     return delta.map(
         lambda name, tensor: tensor * factors[name],

@@ -50,7 +50,9 @@ def load_pool(run: Path) -> Any:
     seed = read_name(run)[1]
     runs = [r for (v, s), r in sorted(find_sibling_runs(run).items()) if s == seed and v != OTHERS]
     return ModelPool(
-        [analyse_run(folder).delta for folder in runs], analyse_run(run).base, HalvedValidation(run, "model")
+        [analyse_run(folder).delta for folder in runs],
+        analyse_run(run).base,
+        HalvedValidation(run, "model"),
     )
 
 
@@ -112,7 +114,9 @@ def soup_of_strangers(run: Path) -> float:
     from ftcli.reproduce.deltas import analyse_run, find_sibling_runs, read_name
 
     variant = read_name(run)[0]
-    runs = [folder for (name, _), folder in sorted(find_sibling_runs(run).items()) if name == variant]
+    runs = [
+        folder for (name, _), folder in sorted(find_sibling_runs(run).items()) if name == variant
+    ]
     analysis = analyse_run(run)
     deltas = [analyse_run(folder).delta for folder in runs]
     mean = sum(analysis.loss(delta) for delta in deltas) / len(deltas)

@@ -149,7 +149,9 @@ def mix_deltas(members: Sequence[Delta], group: dict[str, int], weights: Tensor)
 
     def read(name: str) -> Tensor:
         shares = weights[group[name]].double()
-        return sum((m.read(name) * w for m, w in zip(members, shares, strict=True)), torch.tensor(0.0))
+        return sum(
+            (m.read(name) * w for m, w in zip(members, shares, strict=True)), torch.tensor(0.0)
+        )
 
     return replace(members[0], read=read, history=(f"learned soup of {len(members)} models",))
 

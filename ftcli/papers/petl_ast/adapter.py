@@ -55,9 +55,13 @@ class SublayerConfig(PeftConfig):
         if self.reduction_factor <= 0:
             raise ValueError(f"reduction_factor={self.reduction_factor} is not positive")
         if self.block == "conformer" and self.kernel % 2 == 0:
-            raise ValueError(f"kernel={self.kernel} is even, and a convolution centred on a token needs an odd one")
+            raise ValueError(
+                f"kernel={self.kernel} is even, and a convolution centred on a token needs an odd one"
+            )
         if self.residual and self.placement == "parallel":
-            raise ValueError("residual=true is for placement=sequential; parallel always keeps the sublayer's output")
+            raise ValueError(
+                "residual=true is for placement=sequential; parallel always keeps the sublayer's output"
+            )
 
 
 class SublayerLayer(TunerLayer):

@@ -101,7 +101,9 @@ class TokenPromptsModel(Tuner):
         blocks = [module for _, module in Anatomy(self.model).blocks]
         place = next((i for i, block in enumerate(blocks) if block is target), None)
         if place is None:
-            raise ValueError("target_modules must name blocks of the model, or be null for all of them")
+            raise ValueError(
+                "target_modules must name blocks of the model, or be null for all of them"
+            )
         first, last = config.deep or place == 0, config.deep or place == len(blocks) - 1
         width = Anatomy(target).linears[-1].out_features
         return partial(PromptedBlock, width=width, first=first, last=last)

@@ -104,7 +104,9 @@ def test_scoring_leaves_scales_data_and_random_numbers_alone(method):
     assert scoring.trainable.rounds == 1 and scoring.trainable.scores.any()
     assert same(scoring, plain) and scoring.watch.losses == plain.watch.losses
     layers = find_scaled_layers(scoring.model, range(8))
-    assert [x.scaling for x in layers] == [x.scaling for x in find_scaled_layers(plain.model, range(8))]
+    assert [x.scaling for x in layers] == [
+        x.scaling for x in find_scaled_layers(plain.model, range(8))
+    ]
 
 
 def test_random_tuning_of_all_blocks_is_plain_lora():

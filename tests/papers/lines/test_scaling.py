@@ -97,7 +97,9 @@ def test_gamma_goes_from_the_finetuned_model_to_its_last_block(net, change):
 def test_it_is_linear_and_without_slope_it_is_task_arithmetic(net, change):
     anatomy = Anatomy(net)
     doubled = lines.scale_by_depth(change.scale(2.0), 0.2, 0.5, anatomy=anatomy)
-    assert torch.equal(flat(doubled), 2 * flat(lines.scale_by_depth(change, 0.2, 0.5, anatomy=anatomy)))
+    assert torch.equal(
+        flat(doubled), 2 * flat(lines.scale_by_depth(change, 0.2, 0.5, anatomy=anatomy))
+    )
     flat_line = lines.scale_by_depth(change, 0.25, 0.0, anatomy=anatomy)
     assert torch.equal(flat(flat_line), flat(change.scale(0.25)))
 
@@ -135,7 +137,9 @@ def test_scaling_loras_second_factor_scales_its_product(lora_run):
 
 
 def test_the_search_weighs_the_target_twice():
-    chosen, tried = lines.search_gamma(lambda g: (2 - g, 1 + 2.5 * g), finetuned=1.0, pretrained=1.0)
+    chosen, tried = lines.search_gamma(
+        lambda g: (2 - g, 1 + 2.5 * g), finetuned=1.0, pretrained=1.0
+    )
     assert chosen == 0.0 and len(tried) == 11 and tried[1.0] == pytest.approx(5.5)
     assert lines.search_gamma(lambda g: (2 - g, 1 + 1.5 * g), 1.0, 1.0)[0] == 1.0
 

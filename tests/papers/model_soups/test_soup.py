@@ -21,7 +21,9 @@ HIGHER = float.__gt__
 @pytest.fixture(scope="module")
 def pool(full_run, other_run):
     members = [Delta.of(full_run), Delta.of(other_run)]
-    return soup.ModelPool(members, Artefact.open("asset:llama_mini"), RunEvaluator(full_run, "model"))
+    return soup.ModelPool(
+        members, Artefact.open("asset:llama_mini"), RunEvaluator(full_run, "model")
+    )
 
 
 def test_the_mean_of_copies_is_the_model_and_order_does_not_matter():
@@ -30,7 +32,10 @@ def test_the_mean_of_copies_is_the_model_and_order_does_not_matter():
     one, two, three = (delta({n: f[n].double() - base[n].double() for n in f}) for f in finetuned)
     alone, copies = one.add_to(base), soup.average_uniformly([one] * 3).add_to(base)
     assert all(torch.equal(copies[name], alone[name]) for name in base)
-    ordered, turned = soup.average_uniformly([one, two, three]), soup.average_uniformly([three, one, two])
+    ordered, turned = (
+        soup.average_uniformly([one, two, three]),
+        soup.average_uniformly([three, one, two]),
+    )
     assert (flat(ordered) - flat(turned)).abs().max() < 1e-12
 
 
