@@ -29,7 +29,7 @@ NOT_CHOICES = ("run", "logger")  # where a run writes does not change what it co
 LIBRARIES = ("torch", "transformers", "peft")
 #: Modules that compose, plan or show, and compute no figure of a run: the resolved configuration is part
 #: of a run's hash by itself. A package of this list counts where one of the roots lies in it.
-APART = (
+EXCLUDED = (
     "ftcli.cli", "ftcli.config", "ftcli.planning", "ftcli.loggers", "ftcli.serving", "ftcli.core.errors",
     "ftcli.run.card", "ftcli.run.plots", "ftcli.run.report", "ftcli.core.code",
 )  # fmt: skip
@@ -38,7 +38,7 @@ APART = (
 def roots_of(*configs: Mapping[str, Any]) -> list[str]:
     """Return the modules from which runs of these configurations start: the entry and every class named."""
     chosen = [{k: v for k, v in config.items() if k not in NOT_CHOICES} for config in configs]
-    named = {module for config in chosen for module in _named(config)}
+    named = {module for config in chosen for module in _named_modules(config)}
     return sorted({ENTRY, *named})
 
 
@@ -53,8 +53,12 @@ def digest(roots: Iterable[str], root: Path = ROOT) -> str:
     """
     state = hashlib.sha256()
     for name in closure(roots, root):
-        path = _file(name, root)
-        text = _values(path) if name.endswith(SETTINGS) else _parsed(path, _time(path), root)[0]
+        path = _find_file(name, root)
+        text = (
+            _yaml_values(path)
+            if name.endswith(SETTINGS)
+            else _parse(path, _modification_time(path), root)[0]
+        )
         state.update(f"{name}\n{text}\n".encode())
     return state.hexdigest()[:16]
 
@@ -65,15 +69,15 @@ def closure(roots: Iterable[str], root: Path = ROOT) -> list[str]:
     A module brings the packages that it lies in, because importing it runs them.
     """
     seen, waiting = set[str](), list(roots)
-    apart = tuple(part for part in APART if not any(_is_in(name, part) for name in waiting))
+    excluded = tuple(part for part in EXCLUDED if not any(_is_in(name, part) for name in waiting))
     while waiting:
         name = waiting.pop()
-        if name in seen or any(_is_in(name, part) for part in apart):
+        if name in seen or any(_is_in(name, part) for part in excluded):
             continue
         seen.add(name)
-        path = _file(name, root)
+        path = _find_file(name, root)
         if not name.endswith(SETTINGS):
-            waiting += _parsed(path, _time(path), root)[1]
+            waiting += _parse(path, _modification_time(path), root)[1]
             parent = name.rpartition(".")[0]
             waiting += [parent] if parent else []
     return sorted(seen)
@@ -81,11 +85,11 @@ def closure(roots: Iterable[str], root: Path = ROOT) -> list[str]:
 
 def libraries() -> dict[str, str]:
     """Return the versions of the libraries that compute; those not installed are left out."""
-    return {name: number for name in LIBRARIES if (number := _version(name))}
+    return {name: number for name in LIBRARIES if (number := _installed_version(name))}
 
 
 @cache
-def _version(name: str) -> str | None:
+def _installed_version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
@@ -96,38 +100,38 @@ def _is_in(name: str, part: str) -> bool:
     return name == part or name.startswith(f"{part}.")
 
 
-def _file(name: str, root: Path) -> Path:
+def _find_file(name: str, root: Path) -> Path:
     if not name.endswith(SETTINGS):
-        return _modules(root)[name]
+        return _list_modules(root)[name]
     if not (root / name).is_file():
         raise KeyError(name)
     return root / name
 
 
-def _time(path: Path) -> int:
+def _modification_time(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
-def _values(path: Path) -> str:
+def _yaml_values(path: Path) -> str:
     """The values of a YAML file as JSON with sorted keys."""
     import yaml
 
     return json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True, default=str)
 
 
-def _named(value: Any) -> Iterator[str]:
+def _named_modules(value: Any) -> Iterator[str]:
     """Modules of the classes named anywhere in a configuration."""
     if isinstance(value, Mapping):
         for item in value.values():
-            yield from _named(item)
+            yield from _named_modules(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _named(item)
-    elif isinstance(value, str) and (module := _module_in(value, _modules(ROOT))):
+            yield from _named_modules(item)
+    elif isinstance(value, str) and (module := _find_module(value, _list_modules(ROOT))):
         yield module
 
 
-def _module_in(text: str, modules: Mapping[str, Path]) -> str | None:
+def _find_module(text: str, modules: Mapping[str, Path]) -> str | None:
     """The module that a dotted path such as `ftcli.papers.qst.method.QST` begins with."""
     if not text.startswith(f"{PACKAGE}.") or not text.isascii():
         return None
@@ -137,7 +141,7 @@ def _module_in(text: str, modules: Mapping[str, Path]) -> str | None:
 
 
 @cache
-def _modules(root: Path) -> dict[str, Path]:
+def _list_modules(root: Path) -> dict[str, Path]:
     """Module -> file, for the whole package."""
     modules = {}
     for path in (root / PACKAGE).rglob("*.py"):
@@ -147,29 +151,29 @@ def _modules(root: Path) -> dict[str, Path]:
 
 
 @cache
-def _parsed(path: Path, changed: int, root: Path) -> tuple[str, tuple[str, ...]]:
+def _parse(path: Path, changed: int, root: Path) -> tuple[str, tuple[str, ...]]:
     """The significant text of a file, and the modules of the package that it imports."""
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
-    modules = _modules(root)
+    modules = _list_modules(root)
     name = next(module for module, file in modules.items() if file == path)
-    return _significant(source, tree), tuple(sorted(set(_imports(tree, name, modules))))
+    return _significant_text(source, tree), tuple(sorted(set(_find_imports(tree, name, modules))))
 
 
-def _significant(source: str, tree: ast.Module) -> str:
+def _significant_text(source: str, tree: ast.Module) -> str:
     """The source without docstrings, comments and blank lines."""
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
-    for text in _docstrings(tree):
+    for text in _find_docstrings(tree):
         for row in range(text.lineno, (text.end_lineno or text.lineno) + 1):
             lines[row - 1] = ""
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
-def _docstrings(tree: ast.Module) -> Iterator[ast.stmt]:
+def _find_docstrings(tree: ast.Module) -> Iterator[ast.stmt]:
     """Statements that are a string alone."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -177,11 +181,11 @@ def _docstrings(tree: ast.Module) -> Iterator[ast.stmt]:
                 yield node
 
 
-def _imports(node: ast.AST, name: str, modules: Mapping[str, Path]) -> Iterator[str]:
+def _find_imports(node: ast.AST, name: str, modules: Mapping[str, Path]) -> Iterator[str]:
     """Modules of the package that a module imports where it runs, not for type checking alone."""
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
         for statement in node.orelse:
-            yield from _imports(statement, name, modules)
+            yield from _find_imports(statement, name, modules)
         return
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names if alias.name in modules)
@@ -190,12 +194,12 @@ def _imports(node: ast.AST, name: str, modules: Mapping[str, Path]) -> Iterator[
             full = f"{node.module}.{alias.name}"
             yield full if full in modules else str(node.module)
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-        if module := _module_in(node.value, modules):
+        if module := _find_module(node.value, modules):
             yield module
     elif isinstance(node, ast.Call) and _imports_members(node):
         yield from (module for module in modules if module.rpartition(".")[0] == name)
     for child in ast.iter_child_nodes(node):
-        yield from _imports(child, name, modules)
+        yield from _find_imports(child, name, modules)
 
 
 def _imports_members(call: ast.Call) -> bool:
