@@ -75,7 +75,7 @@ class Captioned:
             if key not in COLUMNS:
                 yield UserError(f"'{key}' is neither image nor text.", where="data.columns")
         if not self.names["image"]:
-            yield UserError("images have to stand somewhere.", where="data.columns.image")
+            yield UserError("no column is named for the images.", where="data.columns.image")
         if isinstance(self.validation, float | int) and not 0 < self.validation < 1:
             yield UserError(
                 f"a share of {self.validation} of the rows cannot be held out.",

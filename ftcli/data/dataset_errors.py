@@ -29,7 +29,7 @@ def find_contradictions(data: Data) -> Iterator[UserError]:
     plain = data.template == "plain" and data.format in ("prompt", "instruction", "text")
     if data.system is not None and plain:
         yield UserError(
-            f"a system message has no place in plain rows of format={data.format}.",
+            f"plain rows of format={data.format} cannot have a system message.",
             where="data.system",
             fix="set data.template=chat, or write it into data.prompt_template",
         )
@@ -47,7 +47,7 @@ def find_contradictions(data: Data) -> Iterator[UserError]:
         )
     if data.pairs and data.mask == "all":
         yield UserError(
-            "answers are compared; the prompt, which both share, is no part of them.",
+            "data.pairs=true compares the two answers; the prompt, which both share, cannot be learned.",
             where="data.mask",
             fix="data.mask=assistant",
         )

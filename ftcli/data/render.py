@@ -53,7 +53,7 @@ class RenderSettings:
     def __post_init__(self) -> None:
         if self.prompt_template is not None and PLACEHOLDER not in self.prompt_template:
             raise UserError(
-                f"{self.prompt_template!r} has no place for the prompt.",
+                f"{self.prompt_template!r} does not contain {PLACEHOLDER}, where the prompt goes.",
                 where="data.prompt_template",
                 fix=f"write {PLACEHOLDER} where it belongs, for example '{PLACEHOLDER}\\n'",
             )
@@ -61,7 +61,7 @@ class RenderSettings:
             datetime.date.fromisoformat(self.date)
         except ValueError as error:
             raise UserError(
-                f"{self.date!r} is no date.", "data.date", "write year, month, day: 2026-01-31"
+                f"{self.date!r} is not a date.", "data.date", "write year, month, day: 2026-01-31"
             ) from error
 
 

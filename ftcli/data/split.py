@@ -196,7 +196,7 @@ class Splits:
 
 
 def hash_prompt(prompt: str) -> int:
-    """Wnumber a prompt falls in [0, 2**64); the same on every machine and for every order of rows."""
+    """Where a prompt falls in [0, 2**64); the same on every machine and for every order of rows."""
     digest = hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 

@@ -82,7 +82,7 @@ GUARDS = {
     "code of a delta's model": Guard("deltas/artefact.py", *NO_REMOTE_CODE, MODELS),
     # data
     "an archive does not swell": Guard(
-        "data/media/sources.py", "if entry.file_size > SWELLS and", "if False and", DATA),
+        "data/media/sources.py", "if entry.file_size > MAX_UNPACKED and", "if False and", DATA),
     "arrays hold no objects": Guard(
         "data/media/sources.py", "allow_pickle=False", "allow_pickle=True", DATA),
     # the page

@@ -55,10 +55,12 @@ class ChatTemplate:
         token, traits = self.traits.adds_end, self.traits
         if token and traits.separated:
             notes.append(
-                f"it ends no answer: {token!r}, which begins the next turn, is learned as the end"
+                f"it writes no end behind answers: {token!r}, which begins the next turn, is learned as the end"
             )
         elif token:
-            notes.append(f"it ends no answer: {token!r} is written behind each, in prompts too")
+            notes.append(
+                f"it writes no end behind answers: {token!r} is added behind each, in prompts too"
+            )
         if self.program.prints_date:
             notes.append(f"where it prints today's date it prints data.date={self.day}")
         return notes

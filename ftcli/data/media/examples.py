@@ -68,7 +68,7 @@ class Examples(ABC):
             place = getattr(self, name)
             if self.split is None and isinstance(place, str) and re.fullmatch(r"\w+", place):
                 yield UserError(
-                    f"all of the source is trained on, the split '{place}' with it.",
+                    f"data.split=null trains on the whole source, which includes the split '{place}'.",
                     where=f"data.{name}",
                     fix="data.split=train, or a path of its own, a share or folds to judge by",
                 )

@@ -41,7 +41,7 @@ class LabelledSplit:
         strange = next((item for item in items if item.label not in numbers), None)
         if strange is not None:
             raise UserError(
-                f"class {strange.label!r} is none of the {len(names)} that are trained on.",
+                f"class {strange.label!r} is not one of the {len(names)} classes of the training split.",
                 where=strange.origin,
                 fix="data.classes names those that are meant",
             )

@@ -92,7 +92,9 @@ class Source:
             return self._read_table()
         if self.place.suffix in kinds:
             return kinds[self.place.suffix]()
-        raise UserError(f"{self.path} is no folder, .zip, .npz or .jsonl.", where="data.path")
+        raise UserError(
+            f"{self.path} is neither a folder nor a .zip, .npz or .jsonl file.", where="data.path"
+        )
 
     def _read_folder(self) -> Iterator[Item]:
         for file in sorted(self.place.rglob("*")):
@@ -106,7 +108,7 @@ class Source:
         try:
             archive = zipfile.ZipFile(self.place)
         except zipfile.BadZipFile as error:
-            raise UserError(f"{self.path} is no zip file.", where="data.path") from error
+            raise UserError(f"{self.path} is not a zip file.", where="data.path") from error
         for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
             name = entry.filename
             if not name.lower().endswith(self.suffixes):
@@ -115,7 +117,7 @@ class Source:
                 raise UserError(
                     f"{name} in it unpacks from {entry.compress_size:,} to {entry.file_size:,} bytes.",
                     where=str(self.place),
-                    fix="no picture or sound does that: leave it out of the archive",
+                    fix="images and sounds do not compress so far: leave the file out of the archive",
                 )
             labels = parse_name(name, self.pattern)
             if labels is not None:

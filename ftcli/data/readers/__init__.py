@@ -52,7 +52,7 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
     reader = list_readers().get(suffix_of(path))
     if reader is None:
         raise UserError(
-            f"files named '*{suffix_of(path)}' are not understood.",
+            f"files named '*{suffix_of(path)}' have no reader.",
             where=str(path),
             fix=f"convert it to one of {', '.join(sorted(list_readers()))} (each also with .gz)",
         )

@@ -144,7 +144,7 @@ def _select_files(path: str, split: str, unit: str, title: str | None) -> Files:
     known = [p for p in paths if can_read(p)]
     if not known:
         raise UserError(
-            f"{path} holds no file that is understood.",
+            f"{path} holds no data file of a known type.",
             where="data.path",
             fix=f"expected names that end in {', '.join(sorted(list_readers()))} (each also with .gz)",
         )

@@ -123,7 +123,7 @@ class Hub:
         text = str(error).strip().split("\n")[0]
         if "gated" in text.lower():
             return UserError(
-                f"{self.path} is gated, and no token of yours opens it.",
+                f"{self.path} is gated, and your token has no access to it.",
                 where="data.path",
                 fix="hf auth login, and accept the terms on its page; or put its files under data.path",
             )

@@ -41,7 +41,7 @@ def refuse_dangling_link(path: Path) -> bool:
     """
     if path.is_symlink() and not path.exists() and can_read(path):
         raise UserError(
-            f"{path} is a link that leads nowhere.",
+            f"{path} is a link to a file that does not exist.",
             where="data.path",
             fix=f"remove the link, or fetch what it points to: {os.readlink(path)}",
         )

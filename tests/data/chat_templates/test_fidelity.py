@@ -134,7 +134,7 @@ def test_a_template_without_an_end_of_turn_gets_one_by_rule(with_template, name)
     assert document.losses == ()
     prompt = Renderer(RenderSettings(), own).encode_prompt({"messages": TALK})
     assert document.ids[: len(prompt)].tolist() == prompt
-    assert Renderer(RenderSettings(), own).chat.notes()[0].startswith("it ends no answer")
+    assert Renderer(RenderSettings(), own).chat.notes()[0].startswith("it writes no end")
 
 
 def test_an_answer_stops_at_the_ends_that_are_learned(with_template):

@@ -33,12 +33,12 @@ def test_a_shard_whose_link_leads_nowhere_is_not_left_out(tmp_path, write_rows):
     write_rows([{"prompt": "a"}], "train-0.jsonl")
     (tmp_path / "train-1.jsonl").symlink_to(tmp_path / "blob")
     for path in (tmp_path, f"{tmp_path}/*.jsonl", tmp_path / "train-1.jsonl"):
-        assert "train-1.jsonl is a link that leads nowhere" in message(path)
+        assert "train-1.jsonl is a link to a file that does not exist" in message(path)
 
 
 def test_a_link_to_itself_is_a_message(tmp_path):
     (tmp_path / "x.jsonl").symlink_to(tmp_path / "x.jsonl")
-    assert "x.jsonl is a link that leads nowhere" in message(tmp_path / "x.jsonl")
+    assert "x.jsonl is a link to a file that does not exist" in message(tmp_path / "x.jsonl")
 
 
 def test_a_folder_with_the_name_of_a_file(tmp_path):

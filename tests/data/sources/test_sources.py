@@ -64,7 +64,7 @@ def test_a_missing_file_suggests_the_nearest(tmp_path, write_rows):
 
 def test_a_folder_that_holds_nothing_readable_says_what_is(tmp_path):
     (tmp_path / "x.docx").touch()
-    with pytest.raises(UserError, match="no file that is understood"):
+    with pytest.raises(UserError, match="no data file of a known type"):
         find_source(str(tmp_path))
 
 
