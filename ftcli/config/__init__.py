@@ -1,4 +1,4 @@
-"""From a YAML file and a command line to one checked configuration, without importing torch."""
+"""Compose and validate the configuration of a job from YAML files and overrides, without importing torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ftcli.config.paths import recipes_dir as recipes_dir
     from ftcli.config.validation import validate as validate
 
-#: Public name -> the module that defines it. Hydra is imported only by whoever composes.
+#: Public name -> module that defines it, imported on first use: Hydra only where a job is composed.
 _MODULES = {
     "build": "building", "ComposedJob": "job", "Origin": "job", "compose": "composition",
     "load": "composition", "configs_dir": "paths", "recipes_dir": "paths", "validate": "validation",

@@ -85,10 +85,9 @@ def _evaluate_name(expr: ast.expr, module: Module, depth: int) -> Any:
     definition = resolve_expr(module, expr)
     if definition is None:
         return _UNKNOWN
-    if isinstance(
-        definition.node, (ast.Assign, ast.AnnAssign)
-    ):  # an alias: MODE = Literal["a", "b"]
-        return _evaluate(definition.node.value, definition.module, depth + 1)
+    statement = definition.node
+    if isinstance(statement, (ast.Assign, ast.AnnAssign)):  # an alias: MODE = Literal["a", "b"]
+        return _evaluate(statement.value, definition.module, depth + 1)
     if is_dataclass(definition.node):
         return dict
     values = read_enum_values(definition)
@@ -191,7 +190,7 @@ def convert_value(value: Any, kind: Any) -> Any:
     if isinstance(value, bool) and not _takes_bool(members):
         raise WrongType(_describe_expected(kind, value))
     if isinstance(value, str) and float in members and value not in literals:
-        try:  # in `float | str` pydantic would leave a number written as text as text
+        try:  # in `float | str` pydantic would keep a number written as text
             return float(value)
         except ValueError:
             pass

@@ -31,7 +31,7 @@ from ftcli.core.errors import UserError
 from ftcli.core.run_dir import is_plain_name
 
 log = logging.getLogger("ftcli.config")
-#: Groups whose parts have names of their own, which files are called by.
+#: Groups that map names to objects; these names become file names.
 NAMED_GROUPS = ("eval", "logger", "penalty")
 
 
@@ -155,10 +155,8 @@ def warn_unreached_evaluation(job: ComposedJob) -> Iterator[UserError]:
 
 def warn_unused_compute_dtype(job: ComposedJob) -> Iterator[UserError]:
     """Warn of a compute dtype without 4-bit weights, which alone use one."""
-    compute_dtype, quantization = (
-        job.get("model.compute_dtype"),
-        get_effective_value(job, "model.quantization"),
-    )
+    compute_dtype = job.get("model.compute_dtype")
+    quantization = get_effective_value(job, "model.quantization")
     if compute_dtype and quantization in ("none", "int8"):
         log.warning(
             "%s is ignored: model.quantization=%s",

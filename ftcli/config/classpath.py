@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 from ftcli.config import source
 from ftcli.core.errors import UserError
 
-#: A dotted class name. A component with such a field and `**options` takes the options of that class.
+#: A dotted class name. A component with such a field and `**options` accepts the options of that class.
 ClassPath: TypeAlias = str
-#: What a ClassPath may name.
+#: Packages whose classes a ClassPath may name.
 LIBRARIES = ("peft", "torch.optim", "bitsandbytes.optim", "transformers", "schedulefree", "ftcli")
 #: Folders of ftcli whose classes may be components (`_target_`); the others are internal.
 COMPONENT_FOLDERS = (

@@ -107,9 +107,8 @@ def load(path: str | Path) -> ComposedJob:
     locations = locate_keys(file)
     plain = resolve_interpolations(config, lambda key: find_origin(locations, key, file), file)
     composed = _set_run_name(attach_origins(replace_old_names(plain), locations, file))
-    Problems.raise_if_any(
-        list(check_file_names(composed))
-    )  # the run may come from someone else, and name any path
+    # the run may come from someone else, and name any path
+    Problems.raise_if_any(list(check_file_names(composed)))
     return composed
 
 
@@ -132,7 +131,9 @@ def _compose_with_hydra(
     """Compose with Hydra; groups missing from the defaults list are added, then it composes again."""
     pending = list(overrides)
     for override in overrides:
-        if override.picks and override.kind == "delete":  # `~eval`: the job's own keys of it go too
+        if (
+            override.picks and override.kind == "delete"
+        ):  # `~eval` also removes the job's own keys of it
             source.drop_group(override.key)
     for _ in range(len(overrides) + 1):
         ConfigStore.instance().store(name=PRIMARY_NAME, node=source.node)

@@ -23,8 +23,8 @@ class RunSettings:
 class Job:
     """Keys of a job outside its groups."""
 
-    seed: int = 0  # of the data order, the weights' initial values and dropout
-    run: RunSettings = field(default_factory=RunSettings)  # where the run leaves its files
+    seed: int = 0  # seed of data order, initial weights and dropout
+    run: RunSettings = field(default_factory=RunSettings)  # where the run writes its files
     stages: dict[str, list[str]] = field(
         default_factory=dict
     )  # runs one after the other: name -> overrides of this job

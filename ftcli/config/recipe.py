@@ -83,11 +83,11 @@ def is_exact_measure(name: str) -> bool:
     return name.startswith(PLAN_PREFIX) or FIGURES.get(name, False)
 
 
-SMALL = "small"  # the scale of the job as it stands in the file
+SMALL = "small"  # scale of the job itself, without overrides
 EXACT, STATISTICAL, TRIVIAL = "exact", "statistical", "trivial"
 KINDS = (EXACT, STATISTICAL, TRIVIAL)
-MIN_SEEDS = 3  # of a figure that chance moves
-MAX_CENTRAL = 3  # claims that a paper stands on
+MIN_SEEDS = 3  # least number of seeds for a figure that is not exact
+MAX_CENTRAL = 3  # most claims that may be central
 #: Relations of a claim that compare a figure with a number.
 RELATIONS = ("at_least", "at_most", "equals", "within", "less_than", "greater_than")
 
@@ -112,25 +112,25 @@ class Claim:
 
     say: str  # the statement, in words
     measure: str  # a figure of result.json (eval.loss), before.*, plan.*, or a named measure
-    # exact: an identity or a count; statistical: chance moves it; trivial: it could hardly be otherwise
+    # exact: an identity or a count; statistical: depends on chance; trivial: could hardly be otherwise
     kind: Literal["exact", "statistical", "trivial"]
-    central: bool = False  # one of the one to three statements that the paper stands on
-    variant: str | None = None  # whose figure: a baseline; null: the job itself
-    of: str | None = None  # the baseline it is compared with, seed by seed
+    central: bool = False  # one of the one to three central statements of the paper
+    variant: str | None = None  # variant whose figure is judged: a baseline; null: the job itself
+    of: str | None = None  # baseline that it is compared with, seed by seed
     compare: Literal["difference", "ratio"] = "difference"  # how it is compared with `of`
     at_least: float | None = None  # the figure is this or more
     at_most: float | None = None  # the figure is this or less
     equals: float | None = None  # the figure is this, give or take `tolerance`
-    within: float | None = None  # of `of`: the difference (ratio minus 1) is no larger than this
+    within: float | None = None  # the difference to `of` (ratio minus 1) is at most this in size
     less_than: float | None = None  # the figure lies below this
     greater_than: float | None = None  # the figure lies above this
     ranks: list[str] | None = None  # variants in the order of their figure, the lowest first
-    tolerance: float | None = None  # of `equals`
+    tolerance: float | None = None  # allowed deviation from `equals`
     scale: str = SMALL  # where it is judged: small, or a name under `scales`
     given: list[str] = field(default_factory=list)  # further overrides, for plan.* figures
     paper: float | str | None = None  # the paper's own figure
     verified: bool = False  # whether that figure was read in the paper itself
-    needs: str | None = None  # what judging it takes beyond this scale; it is not judged then
+    needs: str | None = None  # what judging it would need beyond this scale; it is then not judged
     note: str | None = None  # what was tried, why it differs
     __pydantic_config__ = {"extra": "forbid"}
 
@@ -171,14 +171,14 @@ class Tune:
     """
 
     grid: dict[str, list[float | int | str]]  # key -> values, for every variant
-    changes: list[str]  # overrides of a trial: the rows that choose must not be those that judge
+    changes: list[str]  # overrides of a trial: it is scored on other rows than those that judge
     own: dict[str, dict[str, list[float | int | str]]] = field(
         default_factory=dict
     )  # variant -> its own keys and values, as many combinations as in `grid`
     fixed: dict[str, str] = field(default_factory=dict)  # variant that is not searched -> why
-    by: str = "eval.loss"  # the score of a trial that decides
-    highest: bool = False  # whether more of it is better
-    seed: int = 100  # of the trials; not one of those that judge
+    by: str = "eval.loss"  # score that decides between trials
+    highest: bool = False  # whether a higher score is better
+    seed: int = 100  # seed of the trials; none of `seeds`
     __pydantic_config__ = {"extra": "forbid"}
 
     def points(self, variant: str) -> list[list[str]]:
@@ -196,12 +196,12 @@ class Tune:
 class Recipe:
     """The keys of a recipe beside its job."""
 
-    paper: Paper  # where the statements come from
+    paper: Paper  # the paper whose statements are judged
     claims: list[Claim]  # the statements
     baselines: dict[str, list[str]] = field(default_factory=dict)  # name -> overrides of the job
     scales: dict[str, list[str]] = field(default_factory=dict)  # name -> overrides of the job
-    variant: str | None = None  # what the job itself is called beside them; null: the file's name
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # of the first look
+    variant: str | None = None  # name of the job itself among the variants; null: the file's name
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # seeds of the first look
     tune: Tune | None = None  # the search of settings
     path: Path = Path()  # the file; not a key
 

@@ -19,12 +19,12 @@ from ftcli.config.suggestions import find_nearest_key
 from ftcli.config.yaml_locations import read_option
 from ftcli.core.errors import UserError
 
-#: What may stand in the place of any value: an interpolation, or `???` for "to be given".
-_LATER = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
+#: Schema of what may replace any value: an interpolation, or `???` for a value left open.
+_OPEN_VALUE = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
 
 
 def build_job_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) that a job, with or without defaults list, satisfies."""
+    """Build the JSON schema (draft 2020-12) of jobs, with or without a defaults list."""
     top = signature.read_signature(job.JOB_CLASS).parameters
     properties: dict[str, Any] = {
         name: _build_key_schema([parameter]) for name, parameter in top.items()
@@ -57,7 +57,7 @@ def build_job_schema() -> dict[str, Any]:
 
 
 def _build_recipe_schema() -> tuple[dict[str, Any], dict[str, Any]]:
-    """A recipe's keys beside the job, and the definitions they refer to."""
+    """Build the schemas of a recipe's keys beside the job, and the definitions that they refer to."""
     from ftcli.config.recipe import Recipe
 
     schema = TypeAdapter(Recipe).json_schema()
@@ -66,7 +66,7 @@ def _build_recipe_schema() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _build_defaults_schema() -> dict[str, Any]:
-    """The defaults list: one entry a group, or the name of another job."""
+    """Build the schema of the defaults list: one entry for each group, or the name of another job."""
     picks: dict[str, Any] = {}
     for group in paths.list_groups():
         known = {"enum": [*paths.list_options(group), "???"]}
@@ -82,12 +82,12 @@ def _build_defaults_schema() -> dict[str, Any]:
 
 
 def _read_options(group: str) -> list[dict[str, Any]]:
-    """The content of every option of a group."""
+    """Return the content of every option of a group."""
     return [read_option(file) for file in paths.list_options(group).values()]
 
 
 def _build_node_schema(nodes: Iterable[Mapping[str, Any]], what: str) -> dict[str, Any]:
-    """One object: the keys of all classes that the options of its group name."""
+    """Build the schema of one object: the keys of all classes that the options of its group name."""
     keys: dict[str, list[Parameter]] = {}
     targets, is_open = [], False
     for node in nodes:
@@ -122,7 +122,7 @@ def _build_collection_schema(group: str) -> dict[str, Any]:
 
 
 def _build_key_schema(parameters: list[Parameter]) -> dict[str, Any]:
-    """One key; classes of a group that share its name may differ in type."""
+    """Build the schema of one key, which classes of a group may have with different types."""
     shapes: list[dict[str, Any]] = []
     for parameter in parameters:
         shape = build_type_schema(parameter)
@@ -131,7 +131,7 @@ def _build_key_schema(parameters: list[Parameter]) -> dict[str, Any]:
     if {} in shapes:
         key_schema: dict[str, Any] = {}
     else:
-        key_schema = {"anyOf": [*shapes, _LATER]}
+        key_schema = {"anyOf": [*shapes, _OPEN_VALUE]}
     first = parameters[0]
     if first.help:
         key_schema["description"] = first.help
@@ -141,7 +141,7 @@ def _build_key_schema(parameters: list[Parameter]) -> dict[str, Any]:
 
 
 def build_type_schema(parameter: Parameter) -> dict[str, Any]:
-    """JSON schema of one key's type; {} where anything is accepted."""
+    """Build the JSON schema of one key's type; {} where any value is accepted."""
     if parameter.nested:
         inner = signature.read_signature(parameter.nested)
         shape: dict[str, Any] = {
@@ -158,15 +158,15 @@ def build_type_schema(parameter: Parameter) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class KeyDescription:
-    """One key as documentation.
+    """The documentation of one key.
 
     Attributes:
-        key: dotted, as typed on the command line.
-        type: in words.
-        default: in YAML; "required" where it must be given.
+        key: dotted key, as typed on the command line.
+        type: type in words.
+        default: default in YAML; "required" without one.
         help: one sentence.
-        options: the options of the group whose class takes it.
-        schema: JSON schema of its value.
+        options: options of the group whose class accepts the key.
+        schema: JSON schema of the value.
     """
 
     key: str
@@ -177,15 +177,15 @@ class KeyDescription:
     schema: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return the fields as a dict."""
         return dict(self.__dict__)
 
 
 def describe_keys(key: str) -> list[KeyDescription]:
-    """The key, or every key of the group (or option, `method=vera`) that is named.
+    """Describe a key, or every key of a group or of an option (`method=vera`).
 
     Raises:
-        UserError: no such group or key; names the nearest.
+        UserError: there is no such group or key; names the nearest.
     """
     key = key.removesuffix(".")
     group, _, name = key.partition(".")
@@ -229,7 +229,7 @@ def _describe_setting(key: str, parameter: Parameter) -> list[KeyDescription]:
 
 
 def _describe_group(group: str, only: str | None) -> dict[str, KeyDescription]:
-    """Keys of all options of a group, each with the options that take it."""
+    """Describe the keys of a group's options, or of the option `only`, each with the options that have it."""
     parameters: dict[str, tuple[Parameter, list[str]]] = {}
     for option, key, keys in _list_classes(group):
         if only and option != only:
@@ -247,7 +247,7 @@ def _describe_group(group: str, only: str | None) -> dict[str, KeyDescription]:
 
 
 def _list_classes(group: str) -> list[tuple[str, str, Keys]]:
-    """Option, dotted place and keys of every class that the options of a group name."""
+    """Return option, dotted place and keys of every class that the options of a group name."""
     classes = []
     for option, file in paths.list_options(group).items():
         content = read_option(file)

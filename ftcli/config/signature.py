@@ -1,7 +1,7 @@
-"""The keys a class takes, read from its source: names, types, defaults, help. Nothing is imported.
+"""Read the keys that a class accepts from its source, without importing it: names, types, defaults, help.
 
-Dataclass fields (also inherited ones) or the arguments of `__init__`, of ftcli's own classes and of
-library classes such as `peft.LoraConfig` or `torch.optim.AdamW`.
+The keys are the fields of a dataclass, inherited ones included, or the arguments of `__init__`, of
+ftcli's own classes and of library classes such as `peft.LoraConfig` or `torch.optim.AdamW`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ftcli.config.source import Definition, is_dataclass
 
 @dataclass(frozen=True)
 class Parameter:
-    """One key of a class."""
+    """A key of a class: a dataclass field or an argument of `__init__`."""
 
     name: str
     type: Any = Any
@@ -53,13 +53,13 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a class or function takes.
+    """The keys that a class or function accepts.
 
     Attributes:
-        target: the dotted name as asked for.
+        target: dotted name that was read.
         parameters: key -> Parameter.
         open: whether further keys are accepted (`**options`).
-        attributes: constants the class declares (`trains_base_weights = True`), inherited ones too.
+        attributes: constants of the class body (`uses_backward = False`), inherited ones included.
     """
 
     target: str
@@ -72,14 +72,14 @@ class Signature:
 
     @property
     def class_path(self) -> Parameter | None:
-        """The key that names a library class whose options are accepted too."""
+        """The key that names a library class whose options are accepted too, if there is one."""
         if not self.open:
             return None
         return next((p for p in self.parameters.values() if p.is_class_path), None)
 
 
 class NoSuchClass(LookupError):
-    """A dotted name that leads nowhere. `missing` is the package that is not installed, if that is why."""
+    """There is no class of a dotted name. `missing` is its package if that is not installed."""
 
     def __init__(self, target: str, nearest: list[str], missing: str | None = None) -> None:
         super().__init__(target)
@@ -88,10 +88,10 @@ class NoSuchClass(LookupError):
 
 @cache
 def read_signature(target: str) -> Signature:
-    """The signature of the class or function that a dotted name leads to.
+    """Read the signature of the class or function of a dotted name.
 
     Raises:
-        NoSuchClass: when there is no such package, module or class.
+        NoSuchClass: there is no such package, module or class.
     """
     definition = source.locate(target)
     if definition is None or not isinstance(definition.node, (ast.ClassDef, ast.FunctionDef)):
@@ -127,7 +127,7 @@ def _make_missing_error(target: str) -> NoSuchClass:
 
 
 def _read_constructor(definition: Definition) -> tuple[dict[str, Parameter], bool]:
-    """Parameters of a class: its own `__init__`, its dataclass fields, or what it inherits."""
+    """Return the parameters of a class, from its `__init__`, its fields or its bases; and whether it is open."""
     node = definition.node
     assert isinstance(node, ast.ClassDef)
     for item in node.body:
@@ -149,7 +149,7 @@ def _find_bases(definition: Definition) -> list[Definition]:
 
 
 def _read_fields(definition: Definition) -> dict[str, Parameter]:
-    """Dataclass fields in order, those of the bases first."""
+    """Return the dataclass fields in order, those of the bases first."""
     fields: dict[str, Parameter] = {}
     for base in reversed(_find_bases(definition)):
         if "dataclass" in base.module.text:
@@ -170,7 +170,7 @@ def _read_fields(definition: Definition) -> dict[str, Parameter]:
 
 
 def _read_field(item: ast.AnnAssign, name: str, definition: Definition) -> Parameter | None:
-    """One dataclass field; None for what `__init__` does not take (ClassVar, init=False)."""
+    """Read one dataclass field; None for one that `__init__` does not accept (ClassVar, init=False)."""
     words = ast.unparse(item.annotation)
     if any(word in words for word in ("ClassVar", "InitVar", "KW_ONLY")):
         return None
@@ -192,7 +192,7 @@ def _read_field(item: ast.AnnAssign, name: str, definition: Definition) -> Param
 def _read_arguments(
     node: ast.FunctionDef, definition: Definition, skip: int
 ) -> tuple[dict[str, Parameter], bool]:
-    """Parameters of a function, without `self`; and whether it takes `**options`."""
+    """Return the parameters of a function without the first `skip`, and whether it takes `**options`."""
     arguments = node.args
     positional = [*arguments.posonlyargs, *arguments.args]
     gap: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults))
@@ -224,7 +224,7 @@ def _make_parameter(
 
 
 def _read_attributes(definition: Definition) -> dict[str, Any]:
-    """Constants declared in the class body; the nearest class wins."""
+    """Return the constants declared in the class bodies; a class overrides its bases."""
     values: dict[str, Any] = {}
     for base in reversed(_find_bases(definition)):
         if isinstance(base.node, ast.ClassDef):

@@ -1,7 +1,7 @@
-"""Find classes in Python packages by reading their files: nothing is imported, nothing is run.
+"""Find the definitions of classes by reading the files of their packages, without importing them.
 
 `locate("peft.LoraConfig")` follows packages, re-exports and star imports to the file that defines the
-class. Importing torch or transformers only to know the names of their arguments would cost seconds.
+class. Importing torch or transformers only for the names of arguments would take seconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclass(eq=False)
 class Module:
-    """One parsed file: its module-level names, and the modules it star-imports."""
+    """A parsed file: its module-level names, and the modules that it imports by star."""
 
     name: str
     file: Path
@@ -27,7 +27,7 @@ class Module:
 
     @property
     def package(self) -> str:
-        """The package that relative imports of this file start from."""
+        """Package that relative imports of this file start from."""
         if self.file.name == "__init__.py":
             return self.name
         return self.name.rpartition(".")[0]
@@ -35,25 +35,25 @@ class Module:
 
 @dataclass(frozen=True, eq=False)
 class Definition:
-    """Where a name ends up: a statement in a module, or (node None) the module itself."""
+    """The definition of a name: a statement in a module, or the module itself if `node` is None."""
 
     module: Module
     node: ast.stmt | None
 
     @property
     def dotted(self) -> str:
-        """The full name of what is defined."""
+        """Full dotted name of the definition."""
         name = getattr(self.node, "name", None)
         return f"{self.module.name}.{name}" if name else self.module.name
 
     @property
     def line(self) -> int:
-        """The line of the definition."""
+        """Line of the definition."""
         return self.node.lineno if self.node is not None else 1
 
 
 def locate(dotted: str) -> Definition | None:
-    """The definition that a dotted name leads to, or None where a part of it does not exist."""
+    """Return the definition of a dotted name; None where a part of it does not exist."""
     top, *rest = dotted.split(".")
     module = load_module(top)
     definition = Definition(module, None) if module else None
@@ -65,7 +65,7 @@ def locate(dotted: str) -> Definition | None:
 
 
 def find_member(owner: Definition, name: str) -> Definition | None:
-    """`owner.name`, where the owner is a module or a class."""
+    """Return the definition of `owner.name`, where the owner is a module or a class."""
     if owner.node is None:
         return resolve_name(owner.module, name)
     if isinstance(owner.node, ast.ClassDef):
@@ -78,7 +78,7 @@ def find_member(owner: Definition, name: str) -> Definition | None:
 def resolve_name(
     module: Module, name: str, seen: frozenset[tuple[str, str]] = frozenset()
 ) -> Definition | None:
-    """What `name` means inside `module`; imports are followed, circles end in None."""
+    """Return the definition of a name in a module, through imports; None in a circle of imports."""
     if (module.name, name) in seen:
         return None
     seen = seen | {(module.name, name)}
@@ -88,7 +88,7 @@ def resolve_name(
     imported = _resolve_import(bound, seen) if bound is not None else None
     if imported:
         return imported
-    # also where the package names its own submodule: `from torch import optim` inside torch
+    # also if the package imports its own submodule: `from torch import optim` inside torch
     below = load_module(f"{module.name}.{name}") if module.file.name == "__init__.py" else None
     if below:
         return Definition(below, None)
@@ -101,7 +101,7 @@ def resolve_name(
 
 
 def resolve_expr(module: Module, expr: ast.expr) -> Definition | None:
-    """What a name or a dotted attribute means inside `module`."""
+    """Return the definition of a name or a dotted attribute in a module."""
     if isinstance(expr, ast.Name):
         return resolve_name(module, expr.id)
     if isinstance(expr, ast.Attribute):
@@ -111,18 +111,18 @@ def resolve_expr(module: Module, expr: ast.expr) -> Definition | None:
 
 
 def list_public_names(module: Module) -> list[str]:
-    """Names a user could mean in this module (for suggestions)."""
+    """Return the public names of a module, for suggestions."""
     return [name for name in module.names if not name.startswith("_")]
 
 
 def load_module(name: str) -> Module | None:
-    """The parsed module of a dotted name, or None where there is no such Python file."""
+    """Return the parsed module of a dotted name; None where it has no Python file."""
     file = _find_file(name)
     return _parse_module(name, file) if file else None
 
 
 def is_installed(package: str) -> bool:
-    """Whether a top-level package can be found."""
+    """Whether a top-level package is installed."""
     try:
         return find_spec(package) is not None
     except (ImportError, ValueError):
@@ -161,7 +161,7 @@ def _parse_module(name: str, file: Path) -> Module:
 
 
 def _iter_statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Module-level statements, also those inside `if TYPE_CHECKING:`, `try:` and `with`."""
+    """Yield the module-level statements, those inside `if`, `try` and `with` included."""
     for node in body:
         if isinstance(node, (ast.If, ast.Try, ast.With)):
             for part in ("body", "handlers", "orelse", "finalbody"):
@@ -172,7 +172,7 @@ def _iter_statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _bind(module: Module, node: ast.stmt) -> None:
-    """Note what a statement names; the first binding wins (`try:` before its `except:`)."""
+    """Record the names that a statement binds; the first binding wins (`try:` over its `except:`)."""
     if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
         module.names.setdefault(node.name, node)
     elif isinstance(node, ast.Assign):
@@ -213,7 +213,7 @@ def _resolve_import(
 
 
 def is_dataclass(node: ast.AST | None) -> bool:
-    """Whether a class statement carries the dataclass decorator."""
+    """Whether a statement is a class with the dataclass decorator."""
     if not isinstance(node, ast.ClassDef):
         return False
     decorators = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
@@ -221,7 +221,7 @@ def is_dataclass(node: ast.AST | None) -> bool:
 
 
 def read_enum_values(definition: Definition | None) -> dict[str, Any] | None:
-    """Member name -> value of an enumeration; None for any other definition."""
+    """Return the members of an enumeration: name -> value; None for any other definition."""
     if (
         definition is None
         or not isinstance(definition.node, ast.ClassDef)
@@ -249,7 +249,7 @@ def _is_enum(definition: Definition) -> bool:
 
 
 def get_last_name(expr: ast.AST) -> str:
-    """The last word of a name: `t.Optional` and `Optional` are the same."""
+    """Return the last part of a name: `Optional` for `t.Optional`; empty for other expressions."""
     if isinstance(expr, ast.Attribute):
         return expr.attr
     return expr.id if isinstance(expr, ast.Name) else ""

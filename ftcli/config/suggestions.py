@@ -19,8 +19,8 @@ from ftcli.config.signature import NoSuchClass, Parameter
 from ftcli.config.yaml_locations import read_option
 from ftcli.core.errors import UserError
 
-#: What other programs call a key -> what it is called here, in the group that has it (`data.path` where
-#: several have it).
+#: Name of a key in other programs -> its name here, without the group; with it where several groups have
+#: a key of that name (`data.path`).
 OTHER_NAMES = {
     "rank": "r", "lora_rank": "r", "lora_r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout",
     "lora_target_modules": "target_modules", "targets": "target_modules", "lora_target": "target_modules",
@@ -41,7 +41,7 @@ OTHER_NAMES = {
 
 
 def find_nearest_key(word: str, known: Iterable[str]) -> str | None:
-    """The key most likely meant, names that other programs use included."""
+    """Return the known key that is most similar to a word, by its name here or in other programs."""
     names = set(known)
     candidates = {name: name for name in names}
     for other, key in OTHER_NAMES.items():
@@ -56,16 +56,16 @@ OFF_WORDS = ("none", "auto")
 
 @dataclass(frozen=True)
 class Setting:
-    """A key of a job, with what it takes; without a parameter it is a group."""
+    """A key of a job with its parameter; without a parameter, a group."""
 
     key: str
     parameter: Parameter | None = None
 
     def convert(self, name: str, value: Any) -> tuple[Any, list[str]]:
-        """What to write where a person wrote `value` for `name`, and the words that it may be instead.
+        """Return the value for this key where `name` was set to `value`, and the alternatives to it.
 
-        `bf16: true` is `precision: bf16`: a name that is one of the key's words is its value. Of
-        words for something that is on or off here (`load_in_4bit: true`), the first that is so.
+        `bf16: true` becomes `precision: bf16`, since the name is one of the key's literals. A boolean for
+        a key of literals (`load_in_4bit: true`) becomes the first literal that means on or off.
         """
         if self.parameter is None:
             return value, []
@@ -84,10 +84,10 @@ class Setting:
 
 
 def find_setting(name: str, config: Mapping[str, Any]) -> Setting | None:
-    """The setting of a job that a name means most likely; None where nothing is like it.
+    """Return the setting that a name most likely means; None where no setting is similar.
 
     Args:
-        config: the job's; groups that it has not chosen are looked up in all their options.
+        config: configuration of the job; of groups that it lacks, all options are searched.
     """
     settings = {setting.key: setting for setting in _iter_settings(config)}
     by_name: dict[str, Setting] = {}
@@ -107,7 +107,7 @@ def find_setting(name: str, config: Mapping[str, Any]) -> Setting | None:
 
 
 def _iter_settings(config: Mapping[str, Any]) -> Iterator[Setting]:
-    """Every key of a job: those of its groups, in the order in which they are asked, then its own."""
+    """Yield every setting of a job: groups and their keys by priority, then the keys outside groups."""
     for group in (*job.OBJECTS[::-1], *(g for g in paths.list_groups() if g not in job.OBJECTS)):
         yield Setting(group)
     for group in job.OBJECTS:
@@ -140,7 +140,7 @@ def _read_parameters(node: Mapping[str, Any]) -> dict[str, Parameter]:
 
 
 def _iter_words(kind: Any) -> Iterator[str]:
-    """The words that a type allows."""
+    """Yield the literals that a type allows."""
     if typing.get_origin(kind) is typing.Literal:
         yield from (str(word) for word in typing.get_args(kind))
     else:
@@ -151,7 +151,7 @@ def _iter_words(kind: Any) -> Iterator[str]:
 def explain_unknown_key(
     composed: ComposedJob, key: str, owner: str, known: Mapping[str, Parameter]
 ) -> UserError:
-    """A key that its node does not take; `owner` is what the node is called."""
+    """Return the error for a key that its node does not accept; `owner` is the name of the node."""
     prefix, _, name = key.rpartition(".")
     near = find_nearest_key(name, known)
     setting = (
@@ -162,7 +162,7 @@ def explain_unknown_key(
 
 
 def explain_unknown_job_key(composed: ComposedJob, key: str, known: Iterable[str]) -> UserError:
-    """A key at the top of a job that is neither a group nor a setting."""
+    """Return the error for a key at the top of a job that is neither a group nor a setting."""
     setting = find_setting(key, composed.config)
     if setting is None and (near := find_nearest(key, known, 1)):
         setting = Setting(near[0])
@@ -171,7 +171,7 @@ def explain_unknown_job_key(composed: ComposedJob, key: str, known: Iterable[str
 
 
 def explain_missing_class(composed: ComposedJob, error: NoSuchClass, key: str) -> UserError:
-    """A class that is not there, or whose package is not installed."""
+    """Return the error for a class that does not exist, or whose package is not installed."""
     if error.missing:
         return make_package_error(error.missing, f"{key}={error.target}", composed.where(key))
     near = error.nearest[0] if error.nearest else None
@@ -185,7 +185,7 @@ def _format_hint(setting: Setting | None) -> str:
 
 
 def _suggest_fix(composed: ComposedJob, key: str, setting: Setting | None) -> str:
-    """How the key that was meant is written in the place of the one that stands there."""
+    """Return the fix: how the suggested setting is written where the unknown key is."""
     if setting is None:
         return f"see: ftcli schema {key.split('.')[0] if '.' in key else ''}".rstrip()
     given = composed.get(key)

@@ -1,4 +1,4 @@
-"""Check a composed job against the signatures of what it names; nothing of it is imported."""
+"""Check a composed job against the signatures of the classes that it names, without importing them."""
 
 from __future__ import annotations
 
@@ -23,27 +23,26 @@ USUAL_JOB = "qlora_llama"  # the packaged job whose choices are proposed
 
 
 def validate(composed: ComposedJob, trust: Iterable[str] = ()) -> None:
-    """Check every node of a job, and bring its values to the types that are wanted, in place.
+    """Check every node of a job, and convert its values to the types of their keys, in place.
 
     Args:
-        composed: what `compose` or `load` gave.
-        trust: further packages that `_target_` and class names may stand in, in this process and
-            those it starts.
+        composed: job from `compose` or `load`.
+        trust: further packages whose classes may be named, in this process and those that it starts.
 
     Raises:
-        UserError: the only problem, or Problems: all of them, each with file:line and a way out.
+        UserError: the only problem, with file:line and a fix; Problems: several.
     """
     classpath.trust(trust)
     checker = _Checker(composed)
     checker.check_job()
     checker.problems += _find_recipe_problems(composed)
-    if not checker.problems:  # what the values mean together is judged once each is sound
+    if not checker.problems:  # contradictions are looked for once each value is valid
         checker.problems += checks.find_problems(composed)
     Problems.raise_if_any(checker.problems)
 
 
 def _find_recipe_problems(composed: ComposedJob) -> list[UserError]:
-    """What is wrong in a recipe's own keys, which are no part of the configuration."""
+    """Return the problems of a recipe's keys, which are not part of the configuration."""
     if not any(key in composed.sections for key in job.RECIPE_KEYS):
         return []
     from ftcli.config.recipe_reading import find_recipe_problems
@@ -58,7 +57,7 @@ class _Checker:
         self._nodes: dict[str, Keys] = {}
 
     def check_job(self) -> None:
-        """The top of the job, then each group."""
+        """Check the top of the job, then each group."""
         top = signature.read_signature(job.JOB_CLASS).parameters
         config = self.composed.config
         known = {*top, *paths.list_groups(), *self.composed.choices, job.REQUIRES}
@@ -100,7 +99,7 @@ class _Checker:
         )
 
     def _check_collection(self, group: str) -> None:
-        """`eval` and `logger`: a name for each object."""
+        """Check a group that maps names to objects, such as `eval`."""
         nodes = self.composed.config[group] or {}
         if not isinstance(nodes, dict):
             return self._add_problem(
@@ -127,7 +126,7 @@ class _Checker:
                 )
 
     def check_node(self, node: Any, key: str) -> None:
-        """One node with `_target_`, and what it holds."""
+        """Check a node with `_target_` and its keys."""
         target = node[TARGET]
         if not self._check_allowed(target, classpath.COMPONENTS, f"{key}.{TARGET}"):
             return
@@ -145,14 +144,14 @@ class _Checker:
         self._check_mapping(node, key, keys.parameters, keys.open, {TARGET, *job.UNREAD})
 
     def _check_unread(self, node: Mapping[str, Any], key: str) -> None:
-        """What is no setting of the class (`requires`, `promises`) holds keys and values."""
+        """Check that `requires` and `promises`, which no class reads, are mappings."""
         for name in job.UNREAD:
             if not isinstance(node.get(name) or {}, Mapping):
                 what = f"{key}.{name}={node[name]!r}: expected keys and values."
                 self._add_problem(f"{key}.{name}", what, f"~{key}.{name} to leave it out")
 
     def _check_library(self, keys: Keys, key: str) -> bool:
-        """Whether the library class that a node names may be used and exists."""
+        """Whether the library class that a node names is allowed and exists; adds the problem if not."""
         parameter = keys.owner.class_path
         assert parameter is not None and keys.library is not None
         named = f"{key}.{parameter.name}"
@@ -189,7 +188,7 @@ class _Checker:
                 )
 
     def _check_key(self, node: dict[str, Any], name: str, key: str, parameter: Parameter) -> None:
-        """One key that exists: given, of the right type; a mapping is looked into."""
+        """Check the value of a known key, and convert it to the key's type; mappings are checked inside."""
         value = node[name]
         if value == "???":
             help_ = f" ({parameter.help})" if parameter.help else ""
@@ -208,7 +207,7 @@ class _Checker:
                 self._check_inner(node[name], key)
 
     def _check_inner(self, value: Any, key: str) -> None:
-        """Nodes deeper down, in mappings and lists that no signature describes."""
+        """Check the nodes in mappings and lists that no signature describes."""
         if isinstance(value, dict) and TARGET in value:
             self.check_node(value, key)
         elif isinstance(value, (dict, list)):
@@ -225,7 +224,7 @@ class _Checker:
         return False
 
     def _check_definition(self, target: str, packages: tuple[str, ...], key: str) -> bool:
-        """Whether the name leads to a class that is defined where it may stand."""
+        """Whether a name is a class defined in the allowed packages; adds the problem if not."""
         other = classpath.describe_definition(target, packages)
         if other is not None:
             what = f"{key}={target}: that is {other}; only classes of "
@@ -241,14 +240,14 @@ class _Checker:
         self.problems.append(UserError(f"{what}: {expected}", where, f"see: ftcli schema {key}"))
 
     def _describe_owner(self, prefix: str) -> str:
-        """What a node is called: `method=lora`, `eval.loss (Loss)`."""
+        """Describe a node for messages: `method=lora`, `eval.loss (Loss)`."""
         if "." not in prefix:
             return self.composed.format_choice(prefix)
         keys = self._nodes.get(prefix)
         return f"{prefix} ({keys.owner.target.rpartition('.')[2]})" if keys else prefix
 
     def _drop_leftover(self, key: str) -> bool:
-        """Whether a job set this key for an option that has been replaced since."""
+        """Whether a job set this key for an option that was replaced; the key is then dropped with a warning."""
         group, origin = _get_group(key), self.composed.origin(key)
         by_command_line = self.composed.overridden_groups.get(group)
         if by_command_line is None or origin.file not in self.composed.job_files:

@@ -20,7 +20,7 @@ from ftcli.core.errors import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """What a number may be; `open` ends do not belong to it."""
+    """A range of numbers; ends that are open do not belong to it."""
 
     least: float = -math.inf
     most: float = math.inf
@@ -28,7 +28,7 @@ class Range:
     open_most: bool = False
 
     def contains(self, number: float) -> bool:
-        """Whether a number lies in it."""
+        """Whether a number is finite and lies in the range."""
         low = number > self.least if self.open_least else number >= self.least
         high = number < self.most if self.open_most else number <= self.most
         return math.isfinite(number) and low and high
@@ -41,9 +41,9 @@ class Range:
 
 AT_LEAST_ONE, AT_LEAST_ZERO, POSITIVE = Range(1), Range(0), Range(0, open_least=True)
 SHARE, BELOW_ONE = Range(0, 1), Range(0, 1, open_most=True)
-#: Pattern of a dotted key -> what it may be, whichever class reads it. The first that fits counts.
+#: Pattern of a dotted key -> range of its value, for any class. The first matching pattern counts.
 RANGES: tuple[tuple[str, Range], ...] = (
-    (r"trainer\.max_steps", AT_LEAST_ZERO),  # 0: a run that only judges or draws
+    (r"trainer\.max_steps", AT_LEAST_ZERO),  # 0: a run that only evaluates or generates
     (r"trainer\.(epochs|max_grad_norm|spike_factor)", POSITIVE),
     (
         r"trainer\.(batch_size|gradient_accumulation_steps|\w+_every|keep_last|max_skipped)",
@@ -66,7 +66,7 @@ RANGES: tuple[tuple[str, Range], ...] = (
 
 
 def check_ranges(job: ComposedJob) -> Iterator[UserError]:
-    """Numbers that cannot mean anything: counts below one, shares above it, a rate of nothing."""
+    """Yield the numbers outside the range of their key: counts below 1, shares above 1, a rate of 0."""
     for key, setting in iter_leaves(job.config):
         allowed = next((r for pattern, r in RANGES if re.fullmatch(pattern, key)), None)
         for number in setting if isinstance(setting, list) else [setting]:
@@ -76,16 +76,16 @@ def check_ranges(job: ComposedJob) -> Iterator[UserError]:
                 yield UserError(what, job.where(key), f"see: ftcli schema {key}")
 
 
-#: A rate of more than so many times that of the optimizer's option, or less than this share of it.
-#: Steps differ between optimizers by more than this (SGD 1e-2, Lion 2e-5), between jobs by less; without
-#: gradients a rate goes with the number of parameters, and jobs differ by as much as models.
+#: Largest and smallest usual ratio of a rate to that of the optimizer's packaged option. Usual rates
+#: differ between optimizers by more than this (SGD 1e-2, Lion 2e-5), between jobs by less. Without
+#: gradients the rate depends on the number of parameters, so that jobs differ as much as models do.
 TOO_HIGH, TOO_LOW = 1e3, 1e-4
 WITHOUT_GRADIENTS = 100
 OPTIMIZER_CLASS = "optimizer_class"
 
 
 def find_unusual_values(composed: ComposedJob) -> Iterator[UserError]:
-    """What a person would ask about before training."""
+    """Yield a warning for each valid number that is probably a mistake."""
     yield from _check_rate(composed)
     yield from _check_warmup(composed)
     for key, most, why in (
@@ -132,7 +132,7 @@ def _takes_gradients(composed: ComposedJob) -> bool:
 
 
 def find_usual_rate(composed: ComposedJob) -> float | None:
-    """The rate that the packaged option of the same optimizer starts from; None where there is none."""
+    """Return the rate of the packaged option of the same optimizer; None where there is none."""
     wanted = get_effective_value(composed, f"optimizer.{OPTIMIZER_CLASS}")
     for option, file in paths.list_options("optimizer").items():
         bare = ComposedJob(
@@ -145,7 +145,7 @@ def find_usual_rate(composed: ComposedJob) -> float | None:
 
 
 def _check_warmup(composed: ComposedJob) -> Iterator[UserError]:
-    """A rate that is never reached."""
+    """Yield a warning where warmup takes most of the run or more."""
     steps, last = (
         get_effective_value(composed, "scheduler.warmup_steps"),
         get_effective_value(composed, "trainer.max_steps"),

@@ -18,10 +18,10 @@ from ftcli.core.errors import UserError
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """A YAML mapping as OmegaConf reads it (`1e-4` is a number there), interpolations untouched.
+    """Read a YAML mapping with OmegaConf, which reads `1e-4` as a number; interpolations stay.
 
     Raises:
-        UserError: not readable, not YAML, a key given twice, or not a mapping; with file and line.
+        UserError: not readable, not YAML, a duplicate key, not a mapping, or too large; with file and line.
     """
 
     refuse_huge_file(path)
@@ -32,7 +32,7 @@ def read_yaml(path: Path) -> DictConfig:
     except OmegaConfBaseException as error:
         text = str(error).splitlines()[0]
         raise UserError(f"cannot be read: {text}", format_path(path), "fix this value") from error
-    except (ValueError, TypeError) as error:  # a date that is none, a key that cannot be one
+    except (ValueError, TypeError) as error:  # an invalid date, or a key that is not hashable
         raise UserError(
             f"cannot be read: {error}.", format_path(path), "put the value in quotes"
         ) from error
@@ -46,7 +46,7 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def read_nodes(path: Path) -> yaml.Node | None:
-    """The nodes of a YAML file as they stand there, aliases shared; None for an empty file.
+    """Return the root node of a YAML file, aliases not expanded; None for an empty file.
 
     Raises:
         UserError: not readable, or not YAML.
@@ -72,14 +72,14 @@ def _parse_nodes(path: Path, _mtime: int) -> yaml.Node | None:
 
 
 def make_depth_error(path: Path) -> UserError:
-    """For a file whose brackets or indents go deeper than anything can read."""
+    """Return the error for a file that is nested too deeply to be read."""
     return UserError(
         "is nested too deeply.", format_path(path), "no job needs more than ten levels"
     )
 
 
 def make_syntax_error(error: yaml.YAMLError, path: Path | None = None) -> UserError:
-    """What is wrong with a YAML file, at its line."""
+    """Convert a YAML error to a UserError with file and line."""
     mark = getattr(error, "problem_mark", None)
     if mark is not None and Path(mark.name).is_file():
         path = Path(mark.name)
@@ -93,7 +93,7 @@ def make_syntax_error(error: yaml.YAMLError, path: Path | None = None) -> UserEr
 
 
 def locate_keys(path: Path) -> dict[str, Origin]:
-    """Dotted key -> its line, for mappings and leaves alike, in the order of the file."""
+    """Return the location of each dotted key, mappings and leaves, in the order of the file."""
     return _locate_keys(path, path.stat().st_mtime_ns)
 
 
@@ -105,7 +105,7 @@ def _locate_keys(path: Path, _mtime: int) -> dict[str, Origin]:
 
 def _iter_keys(node: yaml.MappingNode, prefix: str, path: Path) -> Iterator[tuple[str, Origin]]:
     merged = [value for name, value in node.value if name.tag == "tag:yaml.org,2002:merge"]
-    for value in merged:  # `<<: *base` first: keys written out win over merged ones
+    for value in merged:  # `<<: *base` first, since written keys override merged ones
         for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
             if isinstance(part, yaml.MappingNode):
                 yield from _iter_keys(part, prefix, path)
@@ -119,7 +119,7 @@ def _iter_keys(node: yaml.MappingNode, prefix: str, path: Path) -> Iterator[tupl
 
 
 def read_choices(path: Path) -> dict[str, str]:
-    """Group -> option of the defaults list of a packaged file."""
+    """Return the choices in the defaults list of a packaged file: group -> option."""
     entries = read_yaml(path).get("defaults") or []
     return {
         str(k): str(v) for entry in entries if not isinstance(entry, str) for k, v in entry.items()
@@ -127,7 +127,7 @@ def read_choices(path: Path) -> dict[str, str]:
 
 
 def find_default_line(path: Path, group: str) -> int | None:
-    """The line of a file's defaults list that picks an option of `group`."""
+    """Return the line of a file's defaults list that selects an option of `group`."""
     root = read_nodes(path)
     pairs = root.value if isinstance(root, yaml.MappingNode) else []
     for name, value in pairs:
@@ -149,7 +149,7 @@ def find_default_line(path: Path, group: str) -> int | None:
 
 
 def read_option(file: Path) -> dict[str, Any]:
-    """Keys and values as written; an option whose defaults name another of its group adds to that."""
+    """Read the keys of an option, merged over those of the options of its group in its defaults list."""
     config = read_yaml(file)
     bases = [name for name in config.pop("defaults", None) or [] if isinstance(name, str)]
     keys: dict[str, Any] = {}
@@ -162,15 +162,17 @@ def read_option(file: Path) -> dict[str, Any]:
     return keys | {str(key): value for key, value in values.items()}
 
 
-#: Values that a file may stand for; the longest job or recipe that ships has about 2,000.
+#: Values that a file may expand to; the longest packaged job or recipe has about 2,000.
 MAX_VALUES = 100_000
 
 
 def refuse_huge_file(path: Path) -> None:
-    """Refuse aliases of aliases: a file of ten lines may stand for a thousand million values.
+    """Refuse a file whose aliases expand to too many values, before anything expands them.
+
+    Aliases of aliases in ten lines may expand to a thousand million values.
 
     Raises:
-        UserError: more than `MOST` values, an alias inside what it stands for, or no end of depth.
+        UserError: more than `MAX_VALUES` values, an alias inside its own node, or too deep nesting.
     """
     sizes: dict[int, int] = {}
 
@@ -198,5 +200,5 @@ def refuse_huge_file(path: Path) -> None:
 
 
 def _split_entry(entry: Any) -> tuple[Any, ...]:
-    """Key and value of a mapping's entry; an item of a list."""
+    """Split an entry of a node into its nodes: key and value of a mapping, the item of a list."""
     return entry if isinstance(entry, tuple) else (entry,)

@@ -14,7 +14,7 @@ MAX_PASSES = 20
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides the settings: `memory_gb` is that of the GPU, None without one."""
+    """The machine that settings are chosen for: `memory_gb` is the memory of its GPU, None without one."""
 
     name: str
     memory_gb: float | None = None
@@ -22,7 +22,7 @@ class Machine:
 
 
 def detect_machine() -> Machine:
-    """Ask torch what there is."""
+    """Return the machine that torch sees."""
     import torch
 
     if not torch.cuda.is_available():
@@ -34,11 +34,11 @@ def detect_machine() -> Machine:
 def choose_settings(
     promises: dict[str, Any], machine: Machine, rows: int | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Values by group, with the reason of each.
+    """Choose settings: group -> key -> (value, comment).
 
     Args:
-        promises: of the method's class.
-        rows: that are trained on, where that is known.
+        promises: promises of the method's class (`ftcli.methods.base.Promises`).
+        rows: number of training rows, if known.
     """
     values = _choose_for_machine(promises, machine)
     if rows is not None and rows < FEW_ROWS:
@@ -78,7 +78,7 @@ def _choose_for_machine(promises: dict[str, Any], machine: Machine) -> dict[str,
 
 
 def _fit_few_rows(settings: dict[str, dict[str, Any]], rows: int) -> None:
-    """Passes, rows a step and rate by which few rows are learned: some sixty steps at least."""
+    """Adapt epochs, batch size and rate to few rows, for about sixty steps."""
     size = 4 if rows < FEW_ROWS // 4 else 8
     passes = min(MAX_PASSES, max(1, round(FEW_ROWS_STEPS * size / max(1, rows))))
     trainer, rate = settings["trainer"], settings["optimizer"]["lr"][0]
@@ -89,7 +89,7 @@ def _fit_few_rows(settings: dict[str, dict[str, Any]], rows: int) -> None:
 
 
 def apply_requirements(settings: dict[str, dict[str, Any]], method: dict[str, Any]) -> None:
-    """Change what the method's own `requires` does not allow."""
+    """Replace settings that the method's `requires` does not allow."""
     for key, allowed in read_allowed_values(method).items():
         group, _, name = key.partition(".")
         setting = settings.get(group, {}).get(name)

@@ -1,4 +1,4 @@
-"""A working folder of its own, with an empty folder of user configs."""
+"""A fixture that writes files into the working folder of a test."""
 
 from __future__ import annotations
 

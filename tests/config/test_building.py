@@ -1,4 +1,4 @@
-"""Objects from nodes, and what is said when a class refuses its settings."""
+"""Objects are built from nodes, and errors of their classes become messages with file and line."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ftcli.core.errors import UserError
 
 
 def test_a_node_becomes_the_object_it_names():
-    made = build({"_target_": "ftcli.schedulers.linear.Linear", "warmup_ratio": 0.5})
-    assert made.warmup_ratio == 0.5
-    assert made.factor(0, 4) == 0.5
+    schedule = build({"_target_": "ftcli.schedulers.linear.Linear", "warmup_ratio": 0.5})
+    assert schedule.warmup_ratio == 0.5
+    assert schedule.factor(0, 4) == 0.5
 
 
 @pytest.fixture
@@ -41,19 +41,19 @@ def mine(write, monkeypatch):
     sys.modules.pop("my_parts", None)
 
 
-def test_nodes_inside_nodes_are_built_first_and_requirements_are_not_handed_over(mine):
+def test_nodes_inside_nodes_are_built_first_and_requirements_are_not_passed(mine):
     inner = {"_target_": "ftcli.schedulers.constant.Constant"}
-    made = build(
+    pair = build(
         {
             "_target_": "my_parts.Pair", "left": inner, "many": [inner, 3],
             "right": {"deep": inner, "x": 1}, "requires": {"a": [1]},
         }
     )  # fmt: skip
-    names = [type(x).__name__ for x in (made.left, made.many[0], made.right["deep"])]
-    assert names == ["Constant"] * 3 and made.many[1] == 3 and made.right["x"] == 1
+    names = [type(x).__name__ for x in (pair.left, pair.many[0], pair.right["deep"])]
+    assert names == ["Constant"] * 3 and pair.many[1] == 3 and pair.right["x"] == 1
 
 
-def test_a_refusal_names_the_line_of_its_key(mine, write):
+def test_an_error_names_the_line_of_its_key(mine, write):
     job = compose(write("job.yaml", "optimizer:\n  _target_: my_parts.Refuses\n  size: 9\n"))
     with pytest.raises(UserError) as caught:
         build(job.config["optimizer"], "optimizer", job)
@@ -61,7 +61,7 @@ def test_a_refusal_names_the_line_of_its_key(mine, write):
     assert caught.value.what == "optimizer.size: too large."
 
 
-def test_a_refusal_without_a_place_gets_that_of_its_node(write):
+def test_an_error_without_a_place_gets_that_of_its_node(write):
     job = compose(write("job.yaml", "seed: 1\ndata:\n  path: x\n"))
     assert locate_error(UserError("no."), job, "data").where == "job.yaml:2"
     assert locate_error(UserError("no.", where="row 7"), job, "data").where == "row 7"

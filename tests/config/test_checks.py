@@ -1,4 +1,4 @@
-"""Contradictions between groups, each told with the place of both sides and a way out."""
+"""Contradictions between keys are reported with the origin of both keys and a fix."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def complaints(*overrides: str, job: str = "qlora_llama") -> list[UserError]:
 
 
 CONTRADICTIONS = {
-    "a batch of nothing": (["trainer.batch_size=0"], "trainer.batch_size=0 must be at least 1."),
+    "an empty batch": (["trainer.batch_size=0"], "trainer.batch_size=0 must be at least 1."),
     "an evaluator's batch": (["eval.loss.batch_size=0"], "eval.loss.batch_size=0 must be at least 1."),
     "no epoch": (["trainer.epochs=0"], "trainer.epochs=0.0 must be more than 0."),
-    "no rate": (["optimizer.lr=0"], "must be more than 0."),
+    "a rate of zero": (["optimizer.lr=0"], "must be more than 0."),
     "a rate that is no number": (["optimizer.lr=nan"], "must be more than 0."),
     "no end": (["trainer.epochs=null", "trainer.max_steps=null"], "training would have no end"),
     "full on nf4": (["method=full"], "method=full with model.quantization=nf4 (configs/qlora_llama.yaml:"),
@@ -35,7 +35,7 @@ CONTRADICTIONS = {
 
 
 @pytest.mark.parametrize("name", CONTRADICTIONS)
-def test_a_contradiction_is_one_message_with_a_way_out(write, name):
+def test_a_contradiction_is_one_message_with_a_fix(write, name):
     overrides, says = CONTRADICTIONS[name]
     (problem,) = complaints(*overrides)
     assert says in problem.what and problem.fix
@@ -53,23 +53,23 @@ def test_a_contradiction_is_one_message_with_a_way_out(write, name):
         ["model=llama3_8b"],
     ],
 )
-def test_what_does_not_contradict_composes(write, overrides):
+def test_settings_without_contradiction_are_valid(write, overrides):
     assert complaints(*overrides) == []
 
 
-def test_contradictions_come_together(write):
-    found = complaints(
+def test_contradictions_are_reported_together(write):
+    problems = complaints(
         "method=full", "model.attention=sdpa", "data.packing=flat", "trainer.batch_size=0"
     )
-    assert len(found) == 3
+    assert len(problems) == 3
 
 
-def test_the_command_line_wins_over_the_jobs_warmup_and_says_so(write, caplog):
+def test_the_command_line_overrides_the_warmup_of_the_job_with_a_warning(write, caplog):
     assert complaints("scheduler.warmup_steps=5") == []
     assert "scheduler.warmup_ratio=0.03 (configs/qlora_llama.yaml:" in caplog.text
 
 
-def test_settings_without_effect_are_said(write, caplog):
+def test_settings_without_effect_give_a_warning(write, caplog):
     assert complaints("trainer.max_steps=2", "trainer.eval_every=5") == []
     assert "evaluated only before and after training" in caplog.text
     assert complaints("model.quantization=int8", "model.compute_dtype=bfloat16") == []

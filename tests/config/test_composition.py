@@ -1,4 +1,4 @@
-"""Composition: which file sets a value, and that Hydra's grammar works after the path."""
+"""Composition: the origin of each value, and Hydra's grammar behind the path of the job."""
 
 from __future__ import annotations
 
@@ -45,13 +45,15 @@ def test_every_leaf_of_the_main_job_names_the_line_that_sets_it(write):
 def test_the_last_file_of_the_defaults_list_is_the_origin(write):
     write("a/eval/one.yaml", f"loss:\n  {LOSS}  limit: 1\n  split: test\n")
     job = write("a/job.yaml", "defaults: [{eval: one}, _self_]\neval: {loss: {limit: 2}}\n")
-    found = compose(job)
-    assert found.config["eval"]["loss"] == {
+    composed = compose(job)
+    assert composed.config["eval"]["loss"] == {
         "_target_": "ftcli.evaluation.loss.Loss", "limit": 2, "split": "test",
     }  # fmt: skip
-    assert found.where("eval.loss.limit") == "a/job.yaml:2"
-    assert found.where("eval.loss.split") == "a/eval/one.yaml:4"
-    assert found.where("eval.loss.batch_size") == "a/job.yaml:2"  # not set: who opened the node
+    assert composed.where("eval.loss.limit") == "a/job.yaml:2"
+    assert composed.where("eval.loss.split") == "a/eval/one.yaml:4"
+    assert (
+        composed.where("eval.loss.batch_size") == "a/job.yaml:2"
+    )  # not set: origin of the mapping
 
 
 def test_the_jobs_folder_comes_before_the_users_and_that_before_the_packaged(write, tmp_path):
@@ -89,29 +91,29 @@ def test_the_jobs_folder_comes_before_the_users_and_that_before_the_packaged(wri
 )
 def test_hydras_grammar_works_after_the_path(write, overrides, key, expected):
     job = write("job.yaml", "defaults: [{eval: loss}, _self_]\nseed: 7\n")
-    found = compose(job, overrides)
-    assert found.get(key) == expected
-    assert found.overrides == overrides
+    composed = compose(job, overrides)
+    assert composed.get(key) == expected
+    assert composed.overrides == overrides
     if expected not in (None, {}) and "logger" not in key:
-        assert found.where(key) == "command line"
+        assert composed.where(key) == "command line"
 
 
-def test_deleting_a_group_takes_the_jobs_own_keys_of_it_along(write):
+def test_deleting_a_group_removes_the_jobs_own_keys_of_it(write):
     job = write("job.yaml", "defaults: [{eval: loss}, _self_]\neval: {loss: {limit: 2}}\n")
     assert "eval" not in compose(job, ["~eval"]).config
 
 
-def test_a_group_that_the_defaults_list_lacks_comes_below_the_jobs_own_keys(write):
+def test_a_group_that_the_defaults_list_lacks_is_overridden_by_the_jobs_own_keys(write):
     job = write("job.yaml", "defaults: [_self_]\nscheduler: {warmup_ratio: 0.5}\n")
-    found = compose(job, ["scheduler=cosine"]).config["scheduler"]
-    assert found == {"_target_": "ftcli.schedulers.cosine.Cosine", "warmup_ratio": 0.5}
+    scheduler = compose(job, ["scheduler=cosine"]).config["scheduler"]
+    assert scheduler == {"_target_": "ftcli.schedulers.cosine.Cosine", "warmup_ratio": 0.5}
 
 
 def test_a_resolved_file_composes_to_itself_and_takes_other_options(write):
     first = compose("qlora_llama", ["optimizer.lr=1e-4", "run.name=mine"])
     path = write("runs/x/config.yaml", yaml.safe_dump(first.config, sort_keys=False))
-    again = compose(path)
-    assert again.config == first.config == load(path).config == compose("runs/x").config
+    recomposed = compose(path)
+    assert recomposed.config == first.config == load(path).config == compose("runs/x").config
     assert load("runs/x").where("optimizer.lr").startswith("runs/x/config.yaml:")
     other = compose(path, ["method=full", "seed=1"])
     assert other.config["method"] == FULL
@@ -124,12 +126,12 @@ def test_a_job_may_start_from_another_one(write):
         "mine.yaml",
         "defaults: [qlora_llama, {override scheduler: cosine}, _self_]\noptimizer: {lr: 0.5}\n",
     )
-    found = compose(job)
-    assert found.config["scheduler"]["_target_"] == "ftcli.schedulers.cosine.Cosine"
-    assert found.config["method"]["_target_"] == "ftcli.methods.peft.Peft"
-    assert found.config["optimizer"]["lr"] == 0.5
-    assert found.where("optimizer.lr") == "mine.yaml:2"
-    assert found.where("trainer.epochs").startswith("configs/qlora_llama.yaml:")
+    composed = compose(job)
+    assert composed.config["scheduler"]["_target_"] == "ftcli.schedulers.cosine.Cosine"
+    assert composed.config["method"]["_target_"] == "ftcli.methods.peft.Peft"
+    assert composed.config["optimizer"]["lr"] == 0.5
+    assert composed.where("optimizer.lr") == "mine.yaml:2"
+    assert composed.where("trainer.epochs").startswith("configs/qlora_llama.yaml:")
 
 
 def test_the_name_of_a_run_is_that_of_its_job_and_any_file_name_will_do(write):
@@ -138,26 +140,28 @@ def test_the_name_of_a_run_is_that_of_its_job_and_any_file_name_will_do(write):
     assert compose(job, ["run.name=y"]).config["run"]["name"] == "y"
 
 
-def test_numbers_are_read_as_people_write_them(write):
+def test_numbers_without_a_point_are_numbers(write):
     job = write("job.yaml", "a: 1e-4\nb: 1.0e-4\nc: '1e-4'\n")
-    found = compose(job).config
-    assert (found["a"], found["b"], found["c"]) == (1e-4, 1e-4, "1e-4")
+    config = compose(job).config
+    assert (config["a"], config["b"], config["c"]) == (1e-4, 1e-4, "1e-4")
 
 
 def test_one_item_of_a_list_may_be_set(write):
     job = write("job.yaml", "a: {b: [1, 2]}\n")
-    found = compose(job, ["a.b.0=5"])
-    assert found.get("a.b") == [5, 2] and found.where("a.b") == "command line"
+    composed = compose(job, ["a.b.0=5"])
+    assert composed.get("a.b") == [5, 2] and composed.where("a.b") == "command line"
 
 
 def test_merge_keys_of_yaml_are_followed(write):
     job = write("job.yaml", "base: &b\n  x: 1\n  y: 2\nown:\n  <<: *b\n  y: 3\n")
-    found = compose(job)
-    assert found.config["own"] == {"x": 1, "y": 3}
-    assert found.where("own.x") == "job.yaml:2" and found.where("own.y") == "job.yaml:6"
+    composed = compose(job)
+    assert composed.config["own"] == {"x": 1, "y": 3}
+    assert composed.where("own.x") == "job.yaml:2" and composed.where("own.y") == "job.yaml:6"
 
 
-def test_hydras_state_the_folder_and_the_terminal_are_left_alone(write, tmp_path, capfd):
+def test_composing_changes_neither_hydras_state_nor_the_folder_nor_the_terminal(
+    write, tmp_path, capfd
+):
     job = write("job.yaml", "defaults: [{eval: loss}]\nseed: 1\n")  # no _self_: Hydra would warn
     before = sorted(Path.cwd().iterdir())
     with initialize_config_dir(str(tmp_path), version_base=None):
@@ -211,8 +215,8 @@ def test_a_mistake_of_composition_is_one_message_with_its_place(write, name):
     assert not isinstance(caught.value, Problems)
     assert says in caught.value.what
     assert caught.value.where == where
-    shown = str(caught.value).lower()
-    assert not any(noise in shown for noise in ("hydra", "omegaconf", "traceback", "_ftcli_job_"))
+    message = str(caught.value).lower()
+    assert not any(noise in message for noise in ("hydra", "omegaconf", "traceback", "_ftcli_job_"))
 
 
 def test_an_unreadable_group_file_is_named_itself(write):
@@ -233,11 +237,11 @@ def test_a_job_may_add_to_the_search_path(write, tmp_path):
     (tmp_path / "more it's" / "eval" / "far.yaml").write_text("loss: {split: far}\n")
     more = f"file://{tmp_path}/more it's"
     job = write("job.yaml", f'defaults: [{{eval: far}}]\nhydra: {{searchpath: ["{more}"]}}\n')
-    found = compose(job)
-    assert found.config == {"eval": {"loss": {"split": "far"}}, "run": {"name": "job"}}
+    composed = compose(job)
+    assert composed.config == {"eval": {"loss": {"split": "far"}}, "run": {"name": "job"}}
 
 
-def test_bad_overrides_are_told_together(write):
+def test_invalid_overrides_are_reported_together(write):
     with pytest.raises(Problems) as caught:
         compose(write("job.yaml", "seed: 1\n"), ["seed=1,2", "a=[", "seed=3"])
     assert len(caught.value.problems) == 2

@@ -1,4 +1,4 @@
-"""The JSON schema for editors accepts every packaged job and refuses what validation refuses."""
+"""The JSON schema for editors accepts every packaged job and rejects what validation rejects."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def test_packaged_jobs_satisfy_it_as_written_and_as_resolved(validator, name):
         "run: {nmae: x}",
     ],
 )
-def test_it_refuses_mistakes(validator, text):
+def test_it_rejects_mistakes(validator, text):
     assert not validator.is_valid(yaml.safe_load(text))
 
 
 @pytest.mark.parametrize("text", ["optimizer: {lr: '${lr}'}", "model: {path: '???'}", "seed: 3"])
-def test_interpolations_and_open_values_may_stand_anywhere(validator, text):
+def test_interpolations_and_open_values_are_accepted_for_any_key(validator, text):
     assert list(validator.iter_errors(yaml.safe_load(text))) == []
 
 
-def test_keys_carry_their_meaning_and_groups_their_options():
+def test_keys_have_their_help_and_groups_their_options():
     schema = build_job_schema()["properties"]
     batch = schema["trainer"]["properties"]["batch_size"]
     assert batch["default"] == 16 and "rows" in batch["description"]
@@ -61,7 +61,7 @@ def test_keys_carry_their_meaning_and_groups_their_options():
     assert "ftcli.optimizers.library.LibraryOptimizer" in targets
 
 
-def test_one_key_a_group_and_an_option_can_be_asked_for():
+def test_a_key_a_group_and_an_option_are_described():
     (lr,) = describe_keys("optimizer.lr")
     assert (lr.type, lr.default) == ("a number", "0.0002") and "adamw" in lr.options
     assert {m.key for m in describe_keys("run")} == {"run.name", "run.dir"}
@@ -81,7 +81,7 @@ def test_one_key_a_group_and_an_option_can_be_asked_for():
         ("method=nothing", "there is no method=nothing"),
     ],
 )
-def test_a_key_that_is_not_there_names_the_nearest(key, says):
+def test_the_error_for_an_unknown_key_names_the_nearest(key, says):
     with pytest.raises(UserError) as caught:
         describe_keys(key)
     assert says in caught.value.what

@@ -1,4 +1,4 @@
-"""Where configs are found: in a clone and in a wheel."""
+"""Configs are found in a clone, in a wheel and in the user's folder."""
 
 from __future__ import annotations
 

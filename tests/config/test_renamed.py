@@ -1,4 +1,4 @@
-"""Configurations of version 0.1.0 name classes that have moved."""
+"""Configurations of version 0.1.0, which name moved classes, are read with their present names."""
 
 from __future__ import annotations
 

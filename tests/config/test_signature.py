@@ -1,4 +1,4 @@
-"""Signatures are read from source: what the live class says, without importing its package."""
+"""Signatures read from source equal those of the imported class."""
 
 import dataclasses
 import subprocess
@@ -9,14 +9,14 @@ import pytest
 from ftcli.config import signature
 
 
-def test_lora_keys_equal_those_of_the_live_class():
+def test_lora_keys_equal_those_of_the_imported_class():
     import peft
 
     live = {f.name for f in dataclasses.fields(peft.LoraConfig) if f.init}
     assert set(signature.read_signature("peft.LoraConfig").parameters) == live
 
 
-def test_adamw_defaults_equal_those_of_the_live_class():
+def test_adamw_defaults_equal_those_of_the_imported_class():
     parameters = signature.read_signature("torch.optim.AdamW").parameters
     assert parameters["lr"].default == 1e-3
     assert parameters["weight_decay"].default == 1e-2

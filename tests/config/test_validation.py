@@ -1,4 +1,4 @@
-"""Every node against its signature: all problems at once, values brought to their types."""
+"""Validation checks every node against its signature, reports all problems, and converts values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def complaints(*overrides: str, job: str = "qlora_llama") -> list[UserError]:
     return error.problems if isinstance(error, Problems) else [error]
 
 
-def test_the_main_job_is_sound(write):
+def test_the_main_job_is_valid(write):
     assert checked().config["model"]["quantization"] == "nf4"
 
 
@@ -50,9 +50,11 @@ def test_every_packaged_option_fits_the_main_job(write, group, option):
         validate(composed)
     except UserError as error:
         problems = error.problems if isinstance(error, Problems) else [error]
-        for problem in problems:  # what an option leaves open, and what it cannot be combined with
-            told = ("is not given", "data.packing", *required)
-            assert any(words in problem.what for words in told), str(problem)
+        for (
+            problem
+        ) in problems:  # keys that an option leaves open, and combinations that it excludes
+            expected = ("is not given", "data.packing", *required)
+            assert any(text in problem.what for text in expected), str(problem)
 
 
 @pytest.mark.parametrize(
@@ -71,12 +73,12 @@ def test_every_packaged_option_fits_the_main_job(write, group, option):
         ("optimizer.betas=[0,0.9]", "optimizer.betas", [0.0, 0.9]),
     ],
 )
-def test_values_become_what_their_keys_want(write, override, key, value):
-    found = checked(override).get(key)
-    assert found == value and type(found) is type(value)
+def test_values_are_converted_to_the_types_of_their_keys(write, override, key, value):
+    converted = checked(override).get(key)
+    assert converted == value and type(converted) is type(value)
 
 
-def test_null_means_none_where_a_key_knows_that_word(write):
+def test_null_means_none_where_that_is_a_value_of_the_key(write):
     assert checked("method=lora", "model.quantization=null").get("model.quantization") == "none"
 
 
@@ -96,7 +98,7 @@ def test_null_means_none_where_a_key_knows_that_word(write):
         ("run.dir=[1]", "expected text."),
     ],
 )  # fmt: skip
-def test_a_wrong_type_says_what_is_wanted(write, override, says):
+def test_an_error_of_type_names_the_expected_type(write, override, says):
     (problem,) = complaints(override)
     assert says in problem.what and problem.where is None
     assert problem.fix == f"see: ftcli schema {override.partition('=')[0]}"
@@ -123,43 +125,43 @@ def test_a_wrong_type_says_what_is_wanted(write, override, says):
         ("model._target_=os.system", "only classes of ftcli may be named here."),
     ],
 )  # fmt: skip
-def test_an_unknown_name_is_told_with_the_nearest(write, override, says):
+def test_an_unknown_name_is_reported_with_the_nearest(write, override, says):
     (problem,) = complaints(override)
     assert says in problem.what and problem.where == "command line"
 
 
-def test_all_problems_come_together_each_with_its_place(write):
+def test_all_problems_are_reported_together_each_with_its_origin(write):
     write(
         "job.yaml",
         "defaults: [qlora_llama, _self_]\nmethod:\n  lora_rnk: 8\noptimizer: {lr: fast}\n",
     )
-    found = complaints("trainer.epoch=1", "data.path=???", job="job.yaml")
-    assert {p.where for p in found} == {"job.yaml:3", "job.yaml:4", "command line"}
-    assert len(found) == 4
+    problems = complaints("trainer.epoch=1", "data.path=???", job="job.yaml")
+    assert {p.where for p in problems} == {"job.yaml:3", "job.yaml:4", "command line"}
+    assert len(problems) == 4
 
 
-def test_a_job_without_a_group_is_told_which_one_to_add(write):
+def test_a_job_without_a_group_gets_an_error_that_names_it(write):
     write("job.yaml", "defaults: [{model: llama_mini}]\noptimizer: {lr: 0.1}\n")
-    found = {p.what for p in complaints(job="job.yaml")}
-    assert "no trainer is chosen." in found
-    assert "optimizer has no _target_." in found
+    messages = {p.what for p in complaints(job="job.yaml")}
+    assert "no trainer is chosen." in messages
+    assert "optimizer has no _target_." in messages
 
 
-def test_a_value_left_open_is_asked_for(write):
+def test_a_value_left_open_is_an_error(write):
     write("job.yaml", "defaults: [qlora_llama, {override model: causal_lm}, _self_]\n")
     (problem,) = complaints(job="job.yaml")
     assert problem.what.startswith("model.path is not given")
     assert problem.where == "configs/model/causal_lm.yaml:3"
 
 
-def test_keys_of_the_option_that_was_replaced_are_left_out_and_said(write, caplog):
+def test_keys_of_a_replaced_option_are_dropped_with_a_warning(write, caplog):
     composed = checked("method=full", "model.quantization=none")
     assert composed.config["method"] == FULL
     assert "method.r" not in composed.origins
     assert "method.r is left out, method=full has no such key" in caplog.text
 
 
-def test_keys_of_the_job_one_starts_from_are_left_out_with_its_option_but_not_ones_own(write):
+def test_keys_of_the_base_job_are_dropped_with_its_option_but_not_those_of_the_job(write):
     base = "defaults: [qlora_llama, {override method: full}, _self_]\n"
     write("job.yaml", base + "model: {quantization: none}\n")
     composed = checked(job="job.yaml")
@@ -169,7 +171,7 @@ def test_keys_of_the_job_one_starts_from_are_left_out_with_its_option_but_not_on
     assert problem.where == "own.yaml:4" and "method=full" in problem.what
 
 
-def test_a_key_typed_for_the_new_option_is_not_left_out(write):
+def test_a_key_typed_for_the_new_option_is_not_dropped(write):
     (problem,) = complaints("method=full", "method.r=8", "model.quantization=none")
     assert problem.what.startswith("method.r is not a key of method=full")
 
@@ -192,14 +194,18 @@ def without_schedulefree(monkeypatch):
     """As if the package were not installed."""
     from ftcli.config import signature, source
 
-    found = source.find_spec
-    monkeypatch.setattr(source, "find_spec", lambda n: None if n == "schedulefree" else found(n))
+    find_spec = source.find_spec
+    monkeypatch.setattr(
+        source, "find_spec", lambda n: None if n == "schedulefree" else find_spec(n)
+    )
     signature.read_signature.cache_clear()
     yield
     signature.read_signature.cache_clear()
 
 
-def test_a_missing_package_names_its_extra_the_key_and_its_place(write, without_schedulefree):
+def test_the_error_for_a_missing_package_names_its_extra_the_key_and_its_origin(
+    write, without_schedulefree
+):
     (problem,) = complaints("optimizer.optimizer_class=schedulefree.AdamWScheduleFree")
     assert problem.what == (
         "optimizer.optimizer_class=schedulefree.AdamWScheduleFree needs the package "
