@@ -181,7 +181,7 @@ class Tune:
     seed: int = 100  # seed of the trials; none of `seeds`
     __pydantic_config__ = {"extra": "forbid"}
 
-    def points(self, variant: str) -> list[list[str]]:
+    def list_points(self, variant: str) -> list[list[str]]:
         """Return the overrides of every trial of a variant; empty where it is not searched."""
         if variant in self.fixed:
             return []
@@ -210,7 +210,7 @@ class Recipe:
         """Name of the recipe: `qlora`."""
         return get_job_name(self.path)
 
-    def beside(self, file: str) -> Path:
+    def get_path(self, file: str) -> Path:
         """Return the path of a recipe's file: `verdicts.json` in a paper's folder, else `NAME.verdicts.json`."""
         return self.path.with_name(file if self.path.name == RECIPE_FILE else f"{self.name}.{file}")
 
@@ -228,19 +228,19 @@ class Recipe:
         """Return the names of the variants: the job itself, then its baselines."""
         return [self.own, *self.baselines]
 
-    def variants_of(self, claim: Claim) -> list[str]:
+    def list_claim_variants(self, claim: Claim) -> list[str]:
         """Return the variants whose runs a claim needs."""
         if claim.ranks:
             return list(claim.ranks)
         return [claim.variant or self.own, *([claim.of] if claim.of else [])]
 
-    def seeds_of(self, look: int) -> list[int]:
+    def list_seeds(self, look: int) -> list[int]:
         """Return the seeds up to a look: those of the first, and as many new ones for each further look."""
         kept = {*self.seeds, self.tune.seed if self.tune else -1}
         further = (seed for seed in count(max(self.seeds) + 1) if seed not in kept)
         return [*self.seeds, *islice(further, len(self.seeds) * (look - 1))]
 
-    def is_compared(self) -> bool:
+    def compares_variants(self) -> bool:
         """Whether a statistical claim that compares variants is judged at the small scale."""
         return any(
             c.kind == STATISTICAL and (c.of or c.ranks) and c.scale == SMALL and not c.needs

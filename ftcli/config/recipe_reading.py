@@ -199,7 +199,7 @@ def _check_tune(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
         for name in getattr(tune, key):
             if name not in recipe.variants():
                 yield UserError(f"{name} is not a baseline.", where(f"tune.{key}.{name}"), None)
-    counts = {v: len(points) for v in recipe.variants() if (points := tune.points(v))}
+    counts = {v: len(points) for v in recipe.variants() if (points := tune.list_points(v))}
     if not tune.grid or 0 in counts.values() or not counts:
         yield UserError(
             "the search has no combination of values.",

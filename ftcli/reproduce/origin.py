@@ -107,7 +107,7 @@ def _is_option(file: Path) -> bool:
 
 def settings(recipe: Recipe, claim: Claim, tuned: Mapping[str, list[str]]) -> str:
     """Hash of what the recipe's file says of the runs that a claim needs: 12 hex digits."""
-    variants = recipe.variants_of(claim)
+    variants = recipe.list_claim_variants(claim)
     stated = [
         job_of(recipe.path),
         claim.given,

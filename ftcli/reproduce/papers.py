@@ -92,13 +92,13 @@ def _describe_conditions(recipe: Recipe, kept: Mapping[str, Any]) -> Iterator[st
         yield f"Runs at the {scale} scale: seeds {seeds}, {one['date']}, {one['machine']}."
     yield f"Seeds of the first look: {', '.join(map(str, recipe.seeds))}."
     if recipe.tune:
-        trials = max(len(recipe.tune.points(variant)) for variant in recipe.variants())
+        trials = max(len(recipe.tune.list_points(variant)) for variant in recipe.variants())
         yield f"Settings: {trials} trials a variant" + (
             " are to be made."
             if tuning.find_missing(recipe)
             else f", {tuning.load_search(recipe)['date']}."
         )
-    elif recipe.is_compared():
+    elif recipe.compares_variants():
         yield "Settings not searched alike."
 
 

@@ -144,7 +144,7 @@ def _search(made: Reproduction) -> Iterator[Part]:
 
     tune, recipe = made.recipe.tune, made.recipe
     if tune is None:
-        if recipe.is_compared():
+        if recipe.compares_variants():
             yield Heading(2, "Settings")
             yield "They were not searched alike: the recipe has no `tune:`."
         return

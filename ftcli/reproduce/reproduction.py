@@ -98,12 +98,12 @@ class Reproduction:
         needing = [c for c in self.claims if self._needs_runs(c)]
         if not needing:
             return None
-        variants = [v for claim in needing for v in self.recipe.variants_of(claim)]
+        variants = [v for claim in needing for v in self.recipe.list_claim_variants(claim)]
         if self.only is None:
             variants = [*self.recipe.variants(), *variants]
         changes = {v: self._changes(v) for v in dict.fromkeys(variants)}
         every = all(is_exact_measure(claim.measure) for claim in needing)
-        seeds = self.recipe.seeds_of(self.look)[: 1 if every else self.seeds]
+        seeds = self.recipe.list_seeds(self.look)[: 1 if every else self.seeds]
         return Experiment(self.recipe, changes, seeds, self.overrides)
 
     def _changes(self, variant: str) -> list[str]:
@@ -133,7 +133,9 @@ class Reproduction:
             return Verdict(NOT_HERE, f"needs training at the {self.scale} scale: --run")
         take = self._plan_variant if planned else self._measure_variant
         try:
-            values = {v: take(claim, v) for v in dict.fromkeys(self.recipe.variants_of(claim))}
+            values = {
+                v: take(claim, v) for v in dict.fromkeys(self.recipe.list_claim_variants(claim))
+            }
         except measure.MetricUnavailable as absent:
             return Verdict(NOT_HERE, str(absent))
         except UserError as error:
@@ -166,14 +168,16 @@ class Reproduction:
         """What the verdict on a claim is made by."""
         if self.experiment is not None and self._needs_runs(claim):
             needed = [
-                t for v in self.recipe.variants_of(claim) for t in self.experiment.trials_of(v)
+                t
+                for v in self.recipe.list_claim_variants(claim)
+                for t in self.experiment.trials_of(v)
             ]
             return origin.find_origin(
                 self.recipe, claim, [s for t in needed for s in t.sources], self.tuned
             )
         planned = claim.measure.startswith(PLAN_PREFIX) and not claim.needs
         jobs = (
-            [self._compose_variant(claim, v) for v in self.recipe.variants_of(claim)]
+            [self._compose_variant(claim, v) for v in self.recipe.list_claim_variants(claim)]
             if planned
             else []
         )

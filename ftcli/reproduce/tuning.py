@@ -44,7 +44,7 @@ class Search:
                 f"{recipe.name} asks for no search.", "--tune", "add `tune:` to the recipe"
             )
         self.recipe, self.tune = recipe, recipe.tune
-        self.points = {v: self.tune.points(v) for v in recipe.variants()}
+        self.points = {v: self.tune.list_points(v) for v in recipe.variants()}
         trials = {
             f"{variant}-{number}": join_overrides(
                 recipe.overrides(variant), point, self.tune.changes
@@ -120,14 +120,14 @@ def state(recipe: Recipe, variant: str) -> str:
     stated = [
         origin.job_of(recipe.path),
         recipe.overrides(variant),
-        [tune.points(variant), tune.changes, tune.by, tune.highest, tune.seed],
+        [tune.list_points(variant), tune.changes, tune.by, tune.highest, tune.seed],
     ]
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def path_of(recipe: Recipe) -> Path:
     """Where a search is kept."""
-    return recipe.beside(FILE)
+    return recipe.get_path(FILE)
 
 
 def load_search(recipe: Recipe) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def find_missing(recipe: Recipe) -> list[str]:
     if recipe.tune is None:
         return []
     kept = load_search(recipe).get("variants", {})
-    searched = [v for v in recipe.variants() if recipe.tune.points(v)]
+    searched = [v for v in recipe.variants() if recipe.tune.list_points(v)]
     return [v for v in searched if kept.get(v, {}).get("of") != state(recipe, v)]
 
 

@@ -75,7 +75,7 @@ def describe_machine() -> str:
 
 def path_of(recipe: Recipe) -> Path:
     """Where a recipe's verdicts are kept."""
-    return recipe.beside(FILE)
+    return recipe.get_path(FILE)
 
 
 def load_verdicts(recipe: Recipe) -> dict[str, Any]:
