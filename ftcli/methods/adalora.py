@@ -22,11 +22,11 @@ SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 
 class AdaLora(Peft):
-    """PEFT's AdaLoRA with the schedule fed by the loop; further keys are peft.AdaLoraConfig's.
+    """PEFT's AdaLoRA with its schedule driven by the training loop; further keys are peft.AdaLoraConfig's.
 
     As in Algorithm 1 of the paper, importance is taken from weights and gradients before the step,
-    and triplets are masked after it. `total_step` is the run's unless given. The orthogonality
-    term (equation 4) joins the gradients; it is no part of the loss that is logged.
+    and triplets are masked after it. `total_step` is that of the run unless it is set. The
+    gradient of the orthogonality term (equation 4) is added; the logged loss does not contain the term.
 
     Args:
         config_class: peft.AdaLoraConfig or a subclass of it.
@@ -43,16 +43,16 @@ class AdaLora(Peft):
         autocast_adapter_dtype: bool = True,
         **options: Any,
     ) -> None:
-        self._given = options.get("total_step") is not None
+        self._fixed_total = options.get("total_step") is not None
         options.setdefault("total_step", 10**9)  # until the run's is known
         super().__init__(config_class, targets_strict, autocast_adapter_dtype, **options)
         self._restored: dict[str, Any] = {}
         self._model: Any = None
 
     def prepare(self, model: Any) -> nn.Module:
-        """Add the triplets; the divisor `ranknum` stays a constant.
+        """Add the triplets, and keep the divisor `ranknum` constant.
 
-        PEFT 0.21 makes it trainable where it casts adapters to float32, and then does not save it.
+        PEFT 0.21 makes `ranknum` trainable where it casts adapters to float32, and then does not save it.
         """
         wrapped = super().prepare(model)
         for name, parameter in wrapped.named_parameters():
@@ -61,40 +61,44 @@ class AdaLora(Peft):
         return wrapped
 
     def setup(self, run: Run) -> None:
-        """Refuse what leaves triplets without a gradient: the budget goes round all at every step.
+        """Refuse options that leave triplets without a gradient, since all of them are scored at every step.
 
         Raises:
-            UserError: not all of the adapter moves, or the optimizer takes no gradients.
+            UserError: a trainable policy freezes triplets, or the optimizer computes no gradients.
         """
         if not getattr(run.optimizer.optimizer, "uses_backward", True):
             raise UserError(
-                "AdaLoRA scores triplets by their gradients, and this optimizer takes none.",
+                "AdaLoRA scores triplets by their gradients, and this optimizer computes none.",
                 where="optimizer",
                 fix="optimizer=adamw, or method=lora",
             )
         if run.trainable is not None and type(run.trainable) is not Trainable:
             raise UserError(
-                "AdaLoRA scores every triplet at every step, so that none can be frozen for a while.",
+                "AdaLoRA scores every triplet at every step, so trainable=all is needed: no policy may freeze some.",
                 where="trainable",
                 fix="trainable=all, or method=lora",
             )
 
     def before_step(self, state: State) -> None:
-        """Learn the run's length; after a resume, take back the scores."""
+        """Set `total_step` from the run's length; after a resume, restore the scores.
+
+        Raises:
+            UserError: the run is too short for tinit and tfinal.
+        """
         model: Any = state.model
         config = model.peft_config[ADAPTER]
-        if not self._given:
+        if not self._fixed_total:
             config.total_step = state.max_steps
         if config.tinit + config.tfinal >= config.total_step:
             raise UserError(
-                f"tinit + tfinal = {config.tinit + config.tfinal} leaves no step to prune in "
+                f"tinit + tfinal = {config.tinit + config.tfinal} leaves no step for pruning in a run of "
                 f"{config.total_step} steps.",
                 where="method.tinit",
                 fix="method.tinit=0 method.tfinal=0",
             )
         self._model = model
         if self._restored:
-            self._take_back(model)
+            self._restore_scores(model)
 
     def after_backward(self, state: State) -> None:
         """Add the gradient of the orthogonality term, then update the importance of each weight."""
@@ -117,17 +121,17 @@ class AdaLora(Peft):
             config.rank_pattern = allocator.mask_to_budget(layers, budget)
 
     def state(self, model: Any) -> dict[str, Tensor]:
-        """All triplets, masked ones too: their moments go on after a resume."""
-        with _unpruned(model):
+        """Return all triplets, also masked ones, whose optimizer moments are used after a resume."""
+        with _without_rank_pattern(model):
             return super().state(model)
 
     def load_state(self, model: Any, tensors: dict[str, Tensor]) -> None:
         """Put the tensors into the adapter, in place."""
-        with _unpruned(model):
+        with _without_rank_pattern(model):
             super().load_state(model, tensors)
 
     def state_dict(self) -> dict[str, Any]:
-        """Importance scores and the present rank pattern."""
+        """Return importance scores and the current rank pattern."""
         if self._model is None:
             return {}
         model, allocator = self._model, self._model.base_model.rankallocator
@@ -135,10 +139,10 @@ class AdaLora(Peft):
         return scores | {"rank_pattern": model.peft_config[ADAPTER].rank_pattern}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Keep them for the first step, when the model is there."""
+        """Keep the scores until the first step, where the model exists."""
         self._restored = saved
 
-    def _take_back(self, model: Any) -> None:
+    def _restore_scores(self, model: Any) -> None:
         device = next(model.parameters()).device
         for name in SCORES:
             scores = {key: tensor.to(device) for key, tensor in self._restored[name].items()}
@@ -148,7 +152,7 @@ class AdaLora(Peft):
 
 
 def orthogonality(model: nn.Module) -> Tensor:
-    """Mean over the factors P and Q of ||P P^T - I||_F and ||Q^T Q - I||_F (equation 4)."""
+    """Return the mean over all factors of ||P P^T - I||_F and ||Q^T Q - I||_F (equation 4)."""
     terms = []
     for name, factor in model.named_parameters():
         if "lora_A" in name or "lora_B" in name:
@@ -158,8 +162,8 @@ def orthogonality(model: nn.Module) -> Tensor:
 
 
 @contextmanager
-def _unpruned(model: Any) -> Iterator[None]:
-    """PEFT cuts tensors to the rank pattern wherever the configuration has one."""
+def _without_rank_pattern(model: Any) -> Iterator[None]:
+    """Clear the rank pattern, because PEFT truncates saved and loaded tensors to it."""
     config = model.peft_config[ADAPTER]
     pattern, config.rank_pattern = config.rank_pattern, None
     try:

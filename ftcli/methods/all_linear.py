@@ -1,8 +1,8 @@
-"""What "all linear layers" means on a model: which layers an adapter of PEFT can train, and which not.
+"""The meaning of `all-linear` on a model: which layers an adapter of PEFT can train, and why not others.
 
 PEFT's own `all-linear` is every `nn.Linear` except the head. That leaves out experts, which are
-stacked in parameters; takes routers along; and takes layers whose weight the model reads without
-calling the layer, so that an adapter there changes nothing until it is merged. For some mixtures of
+stacked in parameters; includes routers; and includes layers whose weight the model reads without
+calling the layer, so that an adapter there has no effect until it is merged. For some mixtures of
 experts PEFT also renames `gate_proj`, `up_proj` and `down_proj` to the experts' parameters, and the
 dense and shared layers of these names get no adapter (PEFT 0.21.2, `_convert_peft_config_moe`).
 """
@@ -24,11 +24,11 @@ from ftcli.models.experts import expert_weights, router_weights
 
 #: Initialisations of LoRA that need nothing of the weight but its shape.
 PLAIN_STARTS = (True, False, "gaussian")
-ROUTER = "a router; method.target_modules names it to train it"
+ROUTER = "a router; name it in method.target_modules to train it"
 BYPASSED = "the model reads its weight and does not call the layer"
 NOT_LINEAR = "its forward is not that of a linear layer"
-RENAMED = "PEFT takes its name for that of the experts"
-LOST = "PEFT gives its adapter another name when it loads it, and so loses it"
+RENAMED = "PEFT confuses its name with that of the experts"
+LOST = "PEFT renames its adapter on loading, and then does not find it"
 EXCLUDED = "method.exclude_modules"
 
 
@@ -48,10 +48,10 @@ class Selection:
 
 
 def select_targets(config: Any, model: nn.Module) -> Selection:
-    """The layers and stacked experts of a model that this adapter can train.
+    """Return the layers and stacked experts of a model that this adapter can train.
 
     Args:
-        config: of PEFT; its kind of adapter and options decide what is possible.
+        config: a configuration of PEFT; its kind of adapter and options decide what is possible.
         model: loaded, or on the meta device.
     """
     reasons: dict[str, str] = {}
@@ -87,7 +87,7 @@ def select_targets(config: Any, model: nn.Module) -> Selection:
 
 
 def apply_selection(selection: Selection, config: Any, model: nn.Module) -> None:
-    """Write a selection into a configuration, by the shortest names that mean no other module."""
+    """Write a selection into a configuration, by the shortest names that match no other module."""
     modules = [name for name, _ in model.named_modules() if name]
     weights = [name for name, _ in model.named_parameters()]
     config.target_modules = set(shortest_suffixes(selection.modules, modules))
@@ -96,7 +96,7 @@ def apply_selection(selection: Selection, config: Any, model: nn.Module) -> None
 
 
 def shortest_suffixes(chosen: Collection[str], names: Iterable[str], parts: int = 1) -> list[str]:
-    """The shortest dotted ends, of so many parts or more, that match the chosen names and no other."""
+    """Return the shortest dotted suffixes, of at least `parts` parts, that match only the chosen names."""
     others = set(names) - set(chosen)
     ends: set[str] = set()
     for name in chosen:
@@ -121,7 +121,7 @@ def _linears(model: Any) -> Iterator[tuple[str, Any]]:
 def _find_obstacle(
     name: str, module: Any, model: nn.Module, config: Any, routers: Collection[str]
 ) -> str | None:
-    """Why an adapter does not go on this layer; None where it does."""
+    """Return why this layer gets no adapter; None where it gets one."""
     if f"{name}.weight" in routers:
         return ROUTER
     parent, _, leaf = name.rpartition(".")
@@ -133,7 +133,7 @@ def _find_obstacle(
 
 
 def _find_peft_obstacle(config: Any, model: nn.Module, leaf: str) -> str | None:
-    """PEFT's own refusal of a name: the check that its tuners run before they wrap a layer."""
+    """Return why PEFT refuses a layer of this name; None where it does not (its tuners' own check)."""
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
     tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(config.peft_type)
@@ -148,9 +148,9 @@ def _find_peft_obstacle(config: Any, model: nn.Module, leaf: str) -> str | None:
 
 
 def _reads_weight(parent: type, leaf: str) -> bool:
-    """Whether a module's own code takes the whole weight of its child instead of calling it.
+    """Whether the code of `parent` reads the whole weight of its child instead of calling the child.
 
-    Slices do not count: they imitate tensor parallelism, off by default.
+    Slices do not count: they belong to simulated tensor parallelism, which is off by default.
     """
     pattern = rf"\bself\.{re.escape(leaf)}\.weight\b(?!\[|\.(?:data|dtype|device|shape|reshape)\b)"
     return any(
@@ -160,9 +160,9 @@ def _reads_weight(parent: type, leaf: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _source(cls: type) -> str:
-    own = [c for c in cls.__mro__ if c.__module__.startswith("transformers.models.")]
+    classes = [c for c in cls.__mro__ if c.__module__.startswith("transformers.models.")]
     try:
-        return "\n".join(inspect.getsource(c) for c in own)
+        return "\n".join(inspect.getsource(c) for c in classes)
     except (OSError, TypeError):  # a frozen or generated class has no file
         return ""
 
@@ -182,17 +182,17 @@ def _is_plain(module: Any) -> bool:
 
 
 def _find_renamed(config: Any, model: nn.Module, modules: list[str]) -> set[str]:
-    """Layers that PEFT's conversion of old adapters takes for experts, and gives no adapter."""
+    """Names of layers that PEFT's conversion of old adapters mistakes for experts and leaves without adapter."""
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
-    trial = copy.deepcopy(config)
-    trial.target_modules = set(modules)
-    convert_peft_config_for_transformers(trial, model, None)
-    return set(modules) - set(trial.target_modules)
+    converted = copy.deepcopy(config)
+    converted.target_modules = set(modules)
+    convert_peft_config_for_transformers(converted, model, None)
+    return set(modules) - set(converted.target_modules)
 
 
 def find_lost_on_loading(config: Any, model: nn.Module, modules: Iterable[str]) -> set[str]:
-    """Layers whose adapter PEFT renames on loading, as it renames the base's weights in old files."""
+    """Names of layers whose adapter PEFT renames on loading, as it renames the base's weights in old files."""
     from peft.utils.transformers_weight_conversion import (
         convert_peft_adapter_state_dict_for_transformers,
     )
@@ -204,14 +204,14 @@ def find_lost_on_loading(config: Any, model: nn.Module, modules: Iterable[str]) 
 
 
 def _find_refusal(config: Any) -> str | None:
-    """Why this adapter cannot train a bare parameter; None where it can."""
+    """Return why this adapter cannot train a parameter without a layer; None where it can."""
     from peft import PeftType
     from peft.tuners.lora.layer import ParamWrapper
 
     if config.peft_type != PeftType.LORA:
-        return f"{config.peft_type.value} has no form for stacked experts; method=lora has"
+        return f"{config.peft_type.value} cannot adapt stacked experts; method=lora can"
     if config.init_lora_weights not in PLAIN_STARTS:
-        return f"init_lora_weights={config.init_lora_weights} has no form for stacked experts"
+        return f"init_lora_weights={config.init_lora_weights} does not work on stacked experts"
     owner = nn.Module()
     owner.weight = nn.Parameter(torch.empty(2, 4, 4))
     try:

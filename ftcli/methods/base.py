@@ -1,4 +1,4 @@
-"""A method: which weights exist to be trained, and what of them is kept."""
+"""The interface of methods: which weights are trained, and which tensors are saved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ftcli.models.quantization import stored_quantisation
 class Method(Callback, ABC):
     """Base of all methods. What is trained is what requires a gradient after `prepare`.
 
-    Class attributes are promises, read from the source by configuration checks and held by tests:
+    Class attributes are promises, read from the source by configuration checks and tested:
 
         mergeable    `merge` gives a plain model that computes the same
         quantisable  the base may be quantised
@@ -25,10 +25,10 @@ class Method(Callback, ABC):
         artefact     what `save` writes: "adapter" (PEFT layout) or "model" (transformers layout)
         formula      number of trainable parameters, in words or symbols
 
-    A configuration's `promises:` says more of one method, and overrides these for it:
+    A configuration's `promises:` adds to these for one method, and overrides them:
 
-        identity     the fresh method computes what the base does (true unless said)
-        models       kinds of model the contract is kept on (Llama unless said)
+        identity     the untrained method computes what the base does (default: true)
+        models       kinds of model the contract is tested on (default: Llama)
         trainable    exact number of trainable parameters on the contract's tiny Llama
         optimizer    the one optimizer it works with
     """
@@ -41,7 +41,7 @@ class Method(Callback, ABC):
 
     @property
     def keeps_base(self) -> bool:
-        """Whether the pretrained model is what is left with the method's additions switched off."""
+        """Whether the model without the method's additions is the pretrained model."""
         return True
 
     @abstractmethod
@@ -53,43 +53,43 @@ class Method(Callback, ABC):
         """
 
     def merge(self, model: nn.Module) -> nn.Module:
-        """The trained model without anything the method added."""
+        """Return the trained model as a plain one, without modules that the method added."""
         return model
 
     @abstractmethod
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """The tensors of a checkpoint, under stable names."""
+        """Return the tensors of a checkpoint, under stable names."""
 
     @abstractmethod
     def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-        """Take back what `state` gave, on a model prepared by the same method.
+        """Load the tensors of `state` into a model prepared by the same method.
 
         Raises:
             UserError: the tensors are those of another method or model.
         """
 
     def describe(self) -> dict[str, Any]:
-        """Plain data beside a checkpoint that says what its tensors are."""
+        """Return plain data that describes the tensors of a checkpoint and is stored beside it."""
         return {}
 
     @abstractmethod
     def save(self, model: nn.Module, folder: str | Path) -> None:
-        """Write the final artefact, readable without ftcli."""
+        """Write the final artefact; it can be read without ftcli."""
 
 
 def model_name(model: nn.Module) -> str:
-    """What messages call a model: the last part of where it was loaded from."""
+    """Return the model's name for messages: the last part of the path that it was loaded from."""
     name = getattr(model, "name_or_path", "") or type(model).__name__
     return str(name).rstrip("/").rpartition("/")[2]
 
 
 def quantisation_of(model: nn.Module) -> str | None:
-    """How the weights are stored ("bitsandbytes"), None where they are plain."""
+    """Return how the weights are quantised ("bitsandbytes"); None where they are not."""
     return stored_quantisation(getattr(model, "config", None))
 
 
 def suggest_plain_weights(model: nn.Module) -> str:
-    """What to do where a method needs plain weights: the quantisation is asked for, or in the files."""
+    """Return the fix for a method that needs plain weights, by whether the files are quantised already."""
     quantiser = getattr(model, "hf_quantizer", None)
     stored = quantiser is None or getattr(quantiser, "pre_quantized", False)
     if stored:  # the meta device has no quantiser, and its configuration comes from the files
@@ -98,18 +98,18 @@ def suggest_plain_weights(model: nn.Module) -> str:
     return "model.quantization=none, or method=lora"
 
 
-def refuse_shapes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Raise when a checkpoint's tensor has another shape than the model's: copying would stretch some.
+def refuse_shapes(current: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raise when a checkpoint's tensor has another shape than the model's: copying would broadcast some.
 
     Raises:
-        UserError: names the first, and how many there are.
+        UserError: names the first such tensor, and how many there are.
     """
-    other = [n for n, t in tensors.items() if n in own and own[n].shape != t.shape]
+    other = [n for n, t in tensors.items() if n in current and current[n].shape != t.shape]
     if other:
         name = other[0]
         raise UserError(
             f"in the checkpoint {name!r} is {list(tensors[name].shape)}, in the model "
-            f"{list(own[name].shape)} ({len(other)} such); it was written with another method or model.",
+            f"{list(current[name].shape)} ({len(other)} such); it was written with another method or model.",
             where="method",
         )
 

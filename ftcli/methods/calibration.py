@@ -1,4 +1,4 @@
-"""What is measured of the base before training: batches, what enters its layers, their gradients."""
+"""Measurements on the base before training: calibration batches, input covariances, gradients."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from ftcli.data.dataset import Data
 
 Batch = dict[str, Any]
-#: Real tokens [t, in] of a layer's input and the sequence [t] of each -> the same tokens, rescaled.
+#: (tokens [t, in] of a layer's input without padding, sequence of each [t]) -> rescaled tokens [t, in].
 Rescale = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
 class Covariance:
-    """Second moments of what enters a layer.
+    """Second moments of a layer's inputs.
 
     Attributes:
         total: sum over tokens of x x^T, float32 [in, in].
-        tokens: how many were summed, padding not counted.
-        sequences: how many documents they belong to.
+        tokens: number of summed tokens, without padding.
+        sequences: number of documents that they belong to.
     """
 
     total: Tensor
@@ -38,27 +38,27 @@ class Covariance:
 
     @property
     def mean(self) -> Tensor:
-        """Over tokens."""
+        """Mean over tokens, [in, in]."""
         return self.total / max(1, self.tokens)
 
     @property
     def sequence_mean(self) -> Tensor:
-        """Over sequences, of each one's sum over tokens."""
+        """Mean over sequences of each sequence's sum over tokens, [in, in]."""
         return self.total / max(1, self.sequences)
 
 
 def calibration_batches(
     run: Run, count: int, batch_size: int = 1, seed: int | None = None, data: Data | None = None
 ) -> Iterator[Batch]:
-    """About `count` training rows (bins, where data.packing=bins), the same ones on every rank.
+    """Yield batches of about `count` training rows (bins, where data.packing=bins), equal on every rank.
 
     Args:
-        count: rounded up to whole batches; all rows where there are fewer.
-        batch_size: at data.packing=none batches are put together by length and drawn as wholes, so
-            that another size takes other rows.
-        seed: of their order; null: the run's. At data.packing=none they are the first rows trained on
-            only where `batch_size` is the run's own.
-        data: other data than the run's.
+        count: number of rows, rounded up to whole batches; all rows where there are fewer.
+        batch_size: rows a batch. At data.packing=none rows are batched by length and whole batches are
+            shuffled, so that another size takes other rows.
+        seed: seed of the order; None: the run's. With the run's seed they are the first rows that the
+            run trains on, at data.packing=none only where `batch_size` is the run's as well.
+        data: data to use instead of the run's.
     """
     loader = (data or run.data).loader(
         "train", run.tokenizer, batch_size, seed=run.seed if seed is None else seed
@@ -69,7 +69,7 @@ def calibration_batches(
 
 @contextmanager
 def as_base(model: nn.Module) -> Iterator[None]:
-    """Adapters and dropout off; modes and what requires a gradient come back at the end."""
+    """Disable adapters and dropout inside; restore modes and requires_grad afterwards."""
     training = model.training
     trained = {p for p in model.parameters() if p.requires_grad}
     disabled: Any = getattr(model, "disable_adapter", nullcontext)
@@ -87,63 +87,64 @@ def as_base(model: nn.Module) -> Iterator[None]:
 def input_covariance(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
-    drawn: Iterable[Batch],
+    batches: Iterable[Batch],
     forward: Callable[[nn.Module, Batch], Any],
     rescale: Rescale | None = None,
 ) -> dict[str, Covariance]:
-    """Covariance of the inputs of each layer, over the real tokens of padded or packed batches.
+    """Return name -> covariance of a layer's inputs, over the tokens of the batches without padding.
 
     Args:
         layers: name -> a linear layer inside `model` (under an adapter, its base layer).
+        batches: padded or packed batches.
         forward: runs the model on a batch; its result is not used.
-        rescale: applied to a layer's real tokens before they are summed.
+        rescale: applied to a layer's tokens before they are summed; None: nothing.
 
     Raises:
-        UserError: a layer's input is not finite, or does not have the batch's tokens.
+        UserError: a layer's input is not finite, or has another number of tokens than the batch.
     """
-    found: dict[str, Covariance] = {}
+    covariances: dict[str, Covariance] = {}
     owners = _SequenceOwners(model)
 
-    def watch(name: str, layer: nn.Module) -> Any:
+    def add_hook(name: str, layer: nn.Module) -> Any:
         def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             owner = owners.owner(layer, args[0], name)
-            _add(found, name, args[0].flatten(0, -2), owner, rescale)
+            _add(covariances, name, args[0].flatten(0, -2), owner, rescale)
 
         return layer.register_forward_pre_hook(add)
 
-    hooks = [watch(name, layer) for name, layer in layers.items()] + owners.hooks
+    hooks = [add_hook(name, layer) for name, layer in layers.items()] + owners.hooks
     try:
         with as_base(model):
-            for batch in drawn:
+            for batch in batches:
                 owners.batch = batch
                 forward(model, batch)
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return covariances
 
 
 def _add(
-    found: dict[str, Covariance], name: str, x: Tensor, owner: Tensor, rescale: Rescale | None
+    covariances: dict[str, Covariance], name: str, x: Tensor, owner: Tensor, rescale: Rescale | None
 ) -> None:
-    real = owner >= 0
-    x, owner = x[real].float(), owner[real]
-    with torch.autocast(x.device.type, enabled=False):  # a product of bfloat16 would lose its tail
+    is_token = owner >= 0
+    x, owner = x[is_token].float(), owner[is_token]
+    with torch.autocast(x.device.type, enabled=False):  # a bfloat16 product would lose precision
         x = x if rescale is None else rescale(x, owner)
         product = x.T @ x
     if not torch.isfinite(product).all():
         raise UserError(f"the inputs of {name} are not finite.", "method", "model.dtype=float32")
-    known = found.setdefault(name, Covariance(torch.zeros_like(product)))
-    known.total += product
-    known.tokens += len(x)
-    known.sequences += len(owner.unique())
+    covariance = covariances.setdefault(name, Covariance(torch.zeros_like(product)))
+    covariance.total += product
+    covariance.tokens += len(x)
+    covariance.sequences += len(owner.unique())
 
 
 class _SequenceOwners:
-    """Which sequence each token of a layer's input belongs to; -1 for padding.
+    """Finds the sequence that each token of a layer's input belongs to; -1 for padding.
 
-    In an encoder-decoder, layers of the decoder see its tokens, but keys and values of cross
-    attention see the encoder's: they are known by being handed its output itself.
+    In an encoder-decoder, layers of the decoder see the decoder's tokens, but keys and values of cross
+    attention see the encoder's; they are recognised by their input, which is the encoder's output itself.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -154,32 +155,36 @@ class _SequenceOwners:
         bare: Any = model
         if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
             self._decoder = set(bare.get_decoder().modules())
-            self.hooks = [bare.get_encoder().register_forward_hook(self._note)]
+            self.hooks = [bare.get_encoder().register_forward_hook(self._store_encoded)]
 
-    def _note(self, _: nn.Module, __: Any, output: Any) -> None:
+    def _store_encoded(self, _: nn.Module, __: Any, output: Any) -> None:
         self._encoded = output[0].data_ptr()
 
     def owner(self, layer: nn.Module, x: Tensor, name: str) -> Tensor:
-        """Numbers [tokens] of the sequences of an input [..., T, in]."""
+        """Return the sequence numbers [tokens] of an input [..., T, in].
+
+        Raises:
+            UserError: the input has another number of tokens than the batch.
+        """
         decodes = layer in self._decoder and x.data_ptr() != self._encoded
         owner = sequence_numbers(self.batch, decodes)
         width = x.shape[-2] if x.dim() > 1 else 0
-        if "lengths" in self.batch:  # a packed row is filled up behind its last document
+        if "lengths" in self.batch:  # a packed row has padding after its last document
             owner = nn.functional.pad(owner, (0, max(0, width - owner.shape[1])), value=-1)
         if owner.numel() != x.shape[:-1].numel():
             raise UserError(
-                f"{name} sees {x.shape[:-1].numel()} tokens where the batch has {owner.numel()}.",
+                f"{name} gets {x.shape[:-1].numel()} tokens where the batch has {owner.numel()}.",
                 where="method.target_modules",
-                fix="leave out layers that are not run on every token",
+                fix="leave out layers that do not run on every token",
             )
         return owner.flatten().to(x.device)
 
 
 def sequence_numbers(batch: Batch, decoder: bool = False) -> Tensor:
-    """The number of each token's sequence within the batch, int64 [B, T]; -1 for padding.
+    """Return the number of each token's sequence within the batch, int64 [B, T]; -1 for padding.
 
     Args:
-        decoder: of the labels of an encoder-decoder in place of its inputs.
+        decoder: number the labels of an encoder-decoder instead of its inputs.
     """
     if "lengths" in batch:
         return torch.repeat_interleave(batch["lengths"].long())[None]
@@ -190,25 +195,25 @@ def sequence_numbers(batch: Batch, decoder: bool = False) -> Tensor:
 def sum_gradients(
     model: nn.Module,
     weights: Mapping[str, nn.Parameter],
-    drawn: Iterable[Batch],
+    batches: Iterable[Batch],
     loss: Callable[[nn.Module, Batch], Tensor],
 ) -> dict[str, Tensor]:
-    """Sum over batches of the gradient of the base's loss for each weight; float32 on the CPU.
+    """Return name -> gradient of the base's loss, summed over batches; float32 on the CPU.
 
-    On the model's device only one weight's gradient exists at a time: as soon as it is whole it is
-    moved away and freed. A weight that no batch reaches is absent.
+    Each weight's gradient is moved to the CPU and freed as soon as it is accumulated, so that one exists
+    at a time on the model's device. A weight that no batch reaches is absent.
 
     Args:
         weights: name -> a weight of `model`, frozen or not.
-        loss: scalar of a batch.
+        loss: scalar loss of a batch.
     """
-    found: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
 
-    def watch(name: str, weight: nn.Parameter) -> Any:
+    def add_hook(name: str, weight: nn.Parameter) -> Any:
         def move(parameter: Tensor) -> None:
             assert parameter.grad is not None
-            arrived, parameter.grad = parameter.grad.to("cpu", torch.float32), None
-            found[name] = found[name].add_(arrived) if name in found else arrived
+            gradient, parameter.grad = parameter.grad.to("cpu", torch.float32), None
+            gradients[name] = gradients[name].add_(gradient) if name in gradients else gradient
 
         return weight.register_post_accumulate_grad_hook(move)
 
@@ -216,22 +221,23 @@ def sum_gradients(
         wanted = set(weights.values())
         for parameter in model.parameters():
             parameter.requires_grad_(parameter in wanted)
-        hooks = [watch(name, weight) for name, weight in weights.items()]
+        hooks = [add_hook(name, weight) for name, weight in weights.items()]
         try:
-            for batch in drawn:
+            for batch in batches:
                 loss(model, batch).backward()
         finally:
             for hook in hooks:
                 hook.remove()
-    return found
+    return gradients
 
 
-def objective_loss(run: Run, drawn: Sequence[Batch]) -> Callable[[nn.Module, Batch], Tensor]:
-    """What each batch adds to the training loss over all of them, in the run's precision.
+def objective_loss(run: Run, batches: Sequence[Batch]) -> Callable[[nn.Module, Batch], Tensor]:
+    """Return a function that gives a batch's share of the training loss over all batches.
 
-    Summed over the batches it is the loss of one step on their rows, however they are cut.
+    The sum over these batches is the loss of one step on their rows, however the rows are divided into
+    batches. Forward passes run in the run's precision.
     """
-    denominator = run.objective.denominator(drawn)
+    denominator = run.objective.denominator(batches)
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         with run.autocast():

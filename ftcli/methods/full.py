@@ -1,4 +1,4 @@
-"""Train the model's own weights: all of them, or those whose names match patterns."""
+"""Train the model's own weights, all of them or those whose names match patterns."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Full(Method):
 
     @property
     def keeps_base(self) -> bool:
-        """No: the base itself is trained."""
+        """False: the base itself is trained."""
         return False
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """Require a gradient of exactly the parameters to be trained.
+        """Set requires_grad on exactly the parameters that are trained.
 
         Raises:
             UserError: the base is quantised, or a pattern matches nothing.
@@ -59,26 +59,28 @@ class Full(Method):
         return model
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Every trained tensor under its name in the model; tied ones once.
+        """Return every trained tensor under its name in the model; tied ones once.
 
-        Trained is what `prepare` chose: a trainable policy may have frozen some of it since.
+        These are the parameters that `prepare` chose; a trainable policy may have frozen some since.
         """
         named = dict(model.named_parameters())
         return {name: named[name].detach() for name in self._trained}
 
     def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-        """Put the tensors into the model's own, in place.
+        """Copy the tensors into the model's parameters, in place.
 
         Raises:
-            UserError: names differ from those that are trained here.
+            UserError: names differ from those of the trained parameters.
         """
-        own = self.state(model)
-        refuse_names(sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys()))
-        for name, tensor in own.items():
+        current = self.state(model)
+        refuse_names(
+            sorted(current.keys() - tensors.keys()), sorted(tensors.keys() - current.keys())
+        )
+        for name, tensor in current.items():
             tensor.copy_(tensors[name])
 
     def describe(self) -> dict[str, Any]:
-        """The patterns."""
+        """Return the method's name and the patterns."""
         return {"method": "full", "train": self.train}
 
     def save(self, model: Any, folder: str | Path) -> None:
@@ -99,6 +101,6 @@ class Full(Method):
 def _no_match(pattern: str, names: list[str], model: nn.Module) -> UserError:
     return UserError(
         f"'{pattern}' matches 0 of {len(names)} parameters of {model_name(model)} "
-        f"(they are called like {names[len(names) // 2]!r}).",
+        f"(an example of a name: {names[len(names) // 2]!r}).",
         where="method.train",
     )

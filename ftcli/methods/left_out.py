@@ -1,4 +1,4 @@
-"""Which weight matrices of the base an adapter does not train, by pattern, with share and reason."""
+"""Weight matrices of the base that an adapter does not train, by pattern, with share and reason."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ftcli.methods.all_linear import ROUTER
 from ftcli.models.anatomy import Anatomy, true_numel
 from ftcli.models.experts import expert_weights, router_weights
 
-MANY = 0.02  # share of all parameters from which on it is more than routers and convolutions
+MANY = 0.02  # share of all parameters above which more than routers and convolutions is left out
 
 
 @dataclass(frozen=True)
 class LeftOutWeights:
-    """Weights of one pattern: `model.layers.*.mlp.gate.weight`, how many, their share of the model."""
+    """Weights of one pattern (`model.layers.*.mlp.gate.weight`) with their number and share of the model."""
 
     pattern: str
     count: int
@@ -27,20 +27,20 @@ class LeftOutWeights:
     reason: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for the record of a run."""
+        """Return plain data for the record of a run."""
         return asdict(self)
 
 
 def list_left_out(
     model: nn.Module, reasons: Mapping[str, str] | None = None
 ) -> list[LeftOutWeights]:
-    """What an adapted model keeps frozen, the largest first; empty where no layer is adapted.
+    """Return the matrices that an adapted model keeps frozen, largest first; empty without adapted layers.
 
-    Token, position and output tables are not counted: all linear layers never means them.
+    Token, position and output tables are not counted: `all-linear` never includes them.
 
     Args:
         model: prepared by its method.
-        reasons: why a weight is left out, by its name; others follow from the weight's owner.
+        reasons: name -> why a weight is left out; for other weights the reason follows from their module.
     """
     adapted = _adapted(model)
     if not adapted:
@@ -54,25 +54,25 @@ def list_left_out(
             size = true_numel(module, name.rpartition(".")[2], weight)
             groups.setdefault(key, []).append(size)
     total = Anatomy(model).parameters()
-    found = [
+    weights = [
         LeftOutWeights(pattern, len(sizes), sum(sizes), sum(sizes) / total, reason)
         for (pattern, reason), sizes in groups.items()
     ]
-    return sorted(found, key=lambda item: -item.parameters)
+    return sorted(weights, key=lambda item: -item.parameters)
 
 
-def summarise(found: Sequence[LeftOutWeights]) -> str:
-    """`4.1 % of all parameters: mlp.gate.weight 24 (a router), ...`; one reason is given once."""
+def summarise(weights: Sequence[LeftOutWeights]) -> str:
+    """Return `4.1 % of all parameters: mlp.gate.weight 24 (a router), ...`, each reason once."""
     texts: dict[str, list[str]] = {}
-    for item in found:
+    for item in weights:
         short = item.pattern.rpartition("*.")[2]
         texts.setdefault(item.reason, []).append(f"{short} {item.count}")
     listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in texts.items())
-    return f"{sum(item.share for item in found):.2%} of all parameters: {listed}"
+    return f"{sum(item.share for item in weights):.2%} of all parameters: {listed}"
 
 
 def _adapted(model: nn.Module) -> set[int]:
-    """Weights that have an adapter, by id."""
+    """Return the ids of weights that have an adapter."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     weights: set[int] = set()
@@ -85,7 +85,7 @@ def _adapted(model: nn.Module) -> set[int]:
 
 
 def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
-    """Weights of two or more dimensions, once each, without tables of embeddings and the head."""
+    """Yield name, module and weight of two or more dimensions, once each, without embeddings and head."""
     anatomy = Anatomy(model)
     head = anatomy.head[1] if anatomy.head else None
     seen: set[int] = set()
@@ -108,4 +108,4 @@ def _reason(module: nn.Module, weight: nn.Parameter) -> str:
         return "a convolution"
     if hasattr(module, "in_features") or hasattr(module, "nf"):
         return "not in method.target_modules"
-    return "a bare parameter, no layer"
+    return "a parameter without a layer"

@@ -1,4 +1,4 @@
-"""Every adapter of the PEFT library that changes layers, by YAML alone."""
+"""The method for every adapter of the PEFT library that changes layers, configured by YAML."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class Peft(Method):
-    """One PEFT configuration; further keys are that configuration's own.
+    """An adapter given by a PEFT configuration class; further keys are that configuration's.
 
     Two defaults differ from PEFT's: `target_modules` is all linear layers of the blocks, and
     `task_type` is CAUSAL_LM. An explicit null gives PEFT's own choice for the model family.
@@ -50,16 +50,18 @@ class Peft(Method):
 
     @property
     def keeps_base(self) -> bool:
-        """No where the initialisation takes a part out of the base, or the base's biases train."""
-        start = str(self.options.get("init_lora_weights", True))
-        return not start.startswith(MOVES_BASE) and self.options.get("bias", "none") == "none"
+        """False where the initialisation changes the base's weights, or the base's biases are trained."""
+        initialisation = str(self.options.get("init_lora_weights", True))
+        return (
+            not initialisation.startswith(MOVES_BASE) and self.options.get("bias", "none") == "none"
+        )
 
     def prepare(self, model: Any) -> nn.Module:
         """Freeze the model and add the adapter.
 
         Raises:
             UserError: an option is wrong, a name matches no module (targets_strict), or the
-                adapter cannot stand on quantised weights.
+                adapter does not work on quantised weights.
         """
         from peft import get_peft_model
 
@@ -72,7 +74,9 @@ class Peft(Method):
         quantised = quantised_weights(model)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # of transformers, at PEFT
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # transformers warns about PEFT's code
                 wrapped = get_peft_model(
                     model,
                     config,
@@ -84,7 +88,7 @@ class Peft(Method):
         except RuntimeError as error:  # shapes or dtypes of packed bytes
             if not quantised:
                 raise
-            raise self._quantised_error("it has no layer for them") from error
+            raise self._quantised_error("it has no layer class for them") from error
         self._refuse_lost(wrapped)
         if quantised:
             self._refuse_changed(quantised, wrapped)
@@ -93,7 +97,7 @@ class Peft(Method):
         return wrapped
 
     def config(self) -> Any:
-        """The PEFT configuration with our defaults.
+        """Return the PEFT configuration with the defaults of ftcli.
 
         Raises:
             UserError: there is no such class, or it refuses an option.
@@ -109,15 +113,15 @@ class Peft(Method):
         return self._check_config(config)
 
     def merge(self, model: Any) -> nn.Module:
-        """The base model with the adapter added to its weights.
+        """Return the base model with the adapter added to its weights.
 
         Raises:
-            UserError: the base is quantised, this adapter is no change of weights, or layers with
-                adapters of their own share one weight.
+            UserError: the base is quantised, the adapter is not a change of weights, or several adapted
+                layers share one weight.
         """
         if quantisation_of(model) is not None:
             raise UserError(
-                "merging into quantised weights would round the adapter away.",
+                "merging into quantised weights would lose the adapter to rounding.",
                 where="model.quantization",
                 fix="ftcli merge RUN --to FOLDER dequantises the base first",
             )
@@ -128,35 +132,37 @@ class Peft(Method):
             raise UserError(f"{self.config_class} cannot be merged. {error}", "method") from error
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """The adapter's tensors under PEFT's names, modules_to_save included.
+        """Return the adapter's tensors under PEFT's names, modules_to_save included.
 
-        Names that share a tensor (tied layers) each get one: safetensors refuses shared memory.
+        Of tied layers each name gets a copy, since safetensors refuses shared memory.
         """
         from peft import get_peft_model_state_dict
 
-        found = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+        saved = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
         tensors: dict[str, Tensor] = {}
-        places: set[int] = set()
-        for name, tensor in found.items():
-            shared = tensor.data_ptr() in places
-            places.add(tensor.data_ptr())
+        pointers: set[int] = set()
+        for name, tensor in saved.items():
+            shared = tensor.data_ptr() in pointers
+            pointers.add(tensor.data_ptr())
             tensors[name] = tensor.detach().clone() if shared else tensor.detach()
         return tensors
 
     def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-        """Put the tensors into the adapter, in place.
+        """Copy the tensors into the adapter, in place.
 
         Raises:
             UserError: names differ from those of this adapter.
         """
         from peft import set_peft_model_state_dict
 
-        own = self.state(model)
-        refuse_names(sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys()))
+        current = self.state(model)
+        refuse_names(
+            sorted(current.keys() - tensors.keys()), sorted(tensors.keys() - current.keys())
+        )
         set_peft_model_state_dict(model, dict(tensors), adapter_name=ADAPTER)
 
     def describe(self) -> dict[str, Any]:
-        """PEFT's adapter_config.json."""
+        """Return the content of PEFT's adapter_config.json."""
         return {**self._applied, "inference_mode": True}
 
     def save(self, model: Any, folder: str | Path) -> None:
@@ -173,20 +179,20 @@ class Peft(Method):
             raise UserError(f"there is no {path}.", where, f"ftcli schema {where}") from error
 
     def _fit_to_model(self, config: Any, model: Any) -> Any:
-        """The configuration with what this model asks for: its task, and new parts to train.
+        """Return the configuration with the model's task type, and its new head among `modules_to_save`.
 
         Raises:
-            UserError: this adapter has no place to keep a new head.
+            UserError: this adapter has no `modules_to_save` for a new head.
         """
         if "task_type" not in self.options and not hasattr(model, "prepare_inputs_for_generation"):
-            config.task_type = None  # PEFT's classes for tasks know texts alone
+            config.task_type = None  # PEFT's task classes are for text models only
         new = new_modules(model)
         if not new:
             return config
         if not hasattr(config, "modules_to_save"):
             raise UserError(
-                f"{self.config_class} keeps nothing besides its own parameters, and the head of "
-                f"{model_name(model)} is new.",
+                f"the head of {model_name(model)} is new, and {self.config_class} cannot train and save it: "
+                "it has no modules_to_save.",
                 where="method",
                 fix="method=lora, or model.head=keep",
             )
@@ -194,7 +200,7 @@ class Peft(Method):
         return config
 
     def _resolve_all_linear(self, config: Any, model: nn.Module) -> None:
-        """All linear layers, as far as this adapter can train them, and the experts with them."""
+        """Replace `all-linear` by the linear layers and experts that this adapter can train."""
         if getattr(config, "target_modules", None) != ALL_LINEAR:
             return
         with (
@@ -210,19 +216,19 @@ class Peft(Method):
     def _check_config(self, config: Any) -> Any:
         if config.is_prompt_learning:
             raise UserError(
-                f"{self.config_class} adds soft prompts and no layers.",
+                f"{self.config_class} is a prompt-learning configuration; it adds soft prompts, not layers.",
                 where="method.config_class",
                 fix="method._target_=ftcli.methods.prompt.PromptLearning",
             )
         return config
 
     def _refuse_split_ties(self, config: Any, model: Any) -> None:
-        """PEFT casts each tied adapter to float32 by itself: trained, they are two, saved they are one."""
+        """Refuse tied adapters in half precision: PEFT casts each to float32 and so separates them."""
         half = getattr(model, "dtype", None) in (torch.bfloat16, torch.float16)
         if getattr(config, "ensure_weight_tying", False) and half and self.autocast_adapter_dtype:
             raise UserError(
-                "PEFT parts tied adapters (ensure_weight_tying) when it casts them to float32, and "
-                "what is saved would not be what was trained.",
+                "PEFT separates tied adapters (ensure_weight_tying) when it casts them to float32, and would "
+                "then save only one of them.",
                 where="method.autocast_adapter_dtype",
                 fix="method.autocast_adapter_dtype=false, or model.dtype=float32",
             )
@@ -231,26 +237,26 @@ class Peft(Method):
         return UserError(f"{self.config_class}: {str(error).strip()}", where="method")
 
     def _refuse_lost(self, wrapped: Any) -> None:
-        """Layers that were named, but whose adapter PEFT would not find again in its own file."""
+        """Refuse named layers whose adapter PEFT would not find in its own file."""
         base, config = wrapped.get_base_model(), wrapped.peft_config[ADAPTER]
         names = [name for name, m in base.named_modules() if hasattr(m, "lora_A")]
         lost = sorted(find_lost_on_loading(config, base, names))
         if lost:
             raise UserError(
-                f"PEFT renames the adapter of {lost[0]} when it loads it, and {len(lost)} such would be "
-                f"lost ({model_name(base)}).",
+                f"PEFT renames the adapter of {lost[0]} on loading, and then does not find it ({len(lost)} such "
+                f"layers in {model_name(base)}).",
                 where="method.target_modules",
                 fix=f"method.target_modules={ALL_LINEAR} leaves them out",
             )
 
     def _refuse_changed(self, before: dict[str, nn.Parameter], model: nn.Module) -> None:
-        """Initialisations that take a part out of the base would round what is left."""
+        """Refuse initialisations that replace quantised weights, since the remainder would be rounded."""
         kept = {id(parameter) for parameter in quantised_weights(model).values()}
         if any(id(parameter) not in kept for parameter in before.values()):
             raise self._quantised_error("its initialisation changes the base's weights")
 
     def _refuse_unsupported_layers(self, model: Any) -> None:
-        """Ask one adapted layer of each kind; layers without a quantised form fail on packed bytes."""
+        """Run one adapted layer of each class; those without support for quantised weights fail."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
@@ -265,7 +271,7 @@ class Peft(Method):
                 with torch.no_grad():
                     layer(torch.zeros(1, 1, base.in_features, dtype=dtype, device=weight.device))
             except RuntimeError as error:
-                raise self._quantised_error("it has no layer for them") from error
+                raise self._quantised_error("it has no layer class for them") from error
 
     def _quantised_error(self, why: str) -> UserError:
         return UserError(
@@ -276,7 +282,7 @@ class Peft(Method):
 
 
 def quantised_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The packed weights of a quantised model; none where it is plain."""
+    """Return name -> packed weight of a quantised model; empty where it is not quantised."""
     if quantisation_of(model) is None:
         return {}
     named = model.named_parameters()
@@ -284,10 +290,10 @@ def quantised_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def refuse_shared(model: nn.Module) -> None:
-    """Raise where one weight would get the adapters of several layers (the shared blocks of Zamba).
+    """Raise where merging would add the adapters of several layers to one weight (shared blocks of Zamba).
 
     Raises:
-        UserError: names such a layer.
+        UserError: names one of the layers.
     """
     owners: dict[int, list[str]] = {}
     for name, layer in model.named_modules():
@@ -298,15 +304,15 @@ def refuse_shared(model: nn.Module) -> None:
     shared = next((names for names in owners.values() if len(names) > 1), None)
     if shared is not None:
         raise UserError(
-            f"{len(shared)} layers share the weight of {shared[0]} and have an adapter each; merged, it "
-            "would get all of them.",
+            f"{len(shared)} layers share the weight of {shared[0]} and have one adapter each; merging would "
+            "add all of them to it.",
             where="method",
-            fix="use the adapter with its base: ftcli chat RUN, or PEFT",
+            fix="keep the adapter separate: ftcli chat RUN, or load it with PEFT",
         )
 
 
 def to_plain_data(value: Any) -> Any:
-    """The same as JSON can hold it: enumerations as their values, sets as sorted lists."""
+    """Return a value as JSON can store it: enumerations as their values, sets as sorted lists."""
     if isinstance(value, dict):
         return {str(key): to_plain_data(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):

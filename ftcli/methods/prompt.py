@@ -1,4 +1,4 @@
-"""Soft prompts of the PEFT library: vectors in front of the input, the model itself untouched."""
+"""Soft prompts of the PEFT library: trained vectors before the input, with a frozen model."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class PromptLearning(Peft):
         super().__init__(config_class, True, autocast_adapter_dtype, **options)
 
     def prepare(self, model: Any) -> nn.Module:
-        """Freeze the model and put the prompt in front of it.
+        """Freeze the model and add the prompt.
 
         Raises:
             UserError: an option is wrong.
         """
-        # PEFT counts positions itself, and transformers speaks to PEFT about a name: no user's matter
-        for said in ("Position ids are not supported", "`past_key_values` is deprecated"):
-            warnings.filterwarnings("ignore", message=re.escape(said))
+        # PEFT counts positions itself, and transformers warns about a name in PEFT; users can do nothing
+        for warning in ("Position ids are not supported", "`past_key_values` is deprecated"):
+            warnings.filterwarnings("ignore", message=re.escape(warning))
         return super().prepare(model)
 
     def merge(self, model: Any) -> nn.Module:
-        """Refused: a prompt is no change of weights.
+        """Raise, because a prompt is not a change of weights.
 
         Raises:
             UserError: always.
@@ -56,25 +56,27 @@ class PromptLearning(Peft):
         raise UserError(f"{self.config_class} cannot be merged into the weights.", where="method")
 
     def state(self, model: Any) -> dict[str, Tensor]:
-        """The prompt and what computes it, which PEFT leaves out of what it saves."""
+        """Return the prompt and the encoder that computes it; PEFT does not save the encoder."""
         encoder = model.prompt_encoder[ADAPTER].state_dict()
         return {f"prompt_encoder.{name}": tensor.detach() for name, tensor in encoder.items()}
 
     def load_state(self, model: Any, tensors: dict[str, Tensor]) -> None:
-        """Put the tensors into the prompt encoder, in place.
+        """Copy the tensors into the prompt encoder, in place.
 
         Raises:
             UserError: names differ from those of this prompt.
         """
-        own = self.state(model)
-        refuse_names(sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys()))
+        current = self.state(model)
+        refuse_names(
+            sorted(current.keys() - tensors.keys()), sorted(tensors.keys() - current.keys())
+        )
         named = {name.removeprefix("prompt_encoder."): t for name, t in tensors.items()}
         model.prompt_encoder[ADAPTER].load_state_dict(named)
 
     def _check_config(self, config: Any) -> Any:
         if not config.is_prompt_learning:
             raise UserError(
-                f"{self.config_class} is no prompt learning.",
+                f"{self.config_class} is not a prompt-learning configuration.",
                 where="method.config_class",
                 fix="method._target_=ftcli.methods.peft.Peft",
             )

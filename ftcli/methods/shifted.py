@@ -1,4 +1,4 @@
-"""LoRA whose start is taken out of the base: W' = W - scale * B0 A0, so that W' + scale * B0 A0 = W."""
+"""LoRA whose initial product is subtracted from the base: W' = W - scale * B0 A0."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from ftcli.methods.peft import ADAPTER, Peft
 if TYPE_CHECKING:
     from ftcli.core.run import Run
 
-INITIAL = "initial."  # before the names of A0 and B0 in a checkpoint
+INITIAL = "initial."  # prefix of the names of A0 and B0 in a checkpoint
 FACTORS = ("lora_A", "lora_B")
 
 
 class ShiftedLora(Peft):
-    """Base of initialisations from data; a subclass gives the factors of each layer.
+    """Base class of initialisations from data; a subclass gives the initial factors of each layer.
 
-    `prepare` adds an ordinary LoRA, `setup` writes A0 and B0 into it and shifts the base. A
-    checkpoint holds A0 and B0 beside the trained A and B, which is enough to shift a fresh base. What
-    `save` writes stands on the original base: W' + scale * B A = W + scale * [B, -B0] [A; A0], an
-    ordinary LoRA of rank 2r.
+    `prepare` adds an ordinary LoRA; `setup` writes A0 and B0 into it and subtracts scale * B0 A0 from the
+    base, so that the model computes the same as before. A checkpoint holds A0 and B0 beside the trained
+    A and B, from which the base can be shifted again. `save` writes an adapter for the original base:
+    W' + scale * B A = W + scale * [B, -B0] [A; A0], an ordinary LoRA of rank 2r.
 
     Args:
         config_class: peft.LoraConfig or a subclass of it.
@@ -49,26 +49,27 @@ class ShiftedLora(Peft):
         **options: Any,
     ) -> None:
         super().__init__(config_class, targets_strict, autocast_adapter_dtype, **options)
-        self._initial: dict[str, Tensor] = {}  # A0, B0 under the names of `state`; none: no shift
+        self._initial: dict[str, Tensor] = {}  # A0, B0 under the names of `state`; empty: no shift
         self._base_source: tuple[Any, int] | None = (
-            None  # the base's source; the seed of new weights
+            None  # source of the base, seed of its new weights
         )
 
     @property
     def keeps_base(self) -> bool:
-        """No: with the adapter off it is the shifted base that remains."""
+        """False: with the adapter off the shifted base remains."""
         return False
 
     @abstractmethod
     def factors(self, run: Run, layers: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Name, A0 [r, in] and B0 [out, r] of layers; those left out keep LoRA's own start.
+        """Yield name, A0 [r, in] and B0 [out, r] of layers; layers not yielded keep LoRA's initialisation.
 
         Args:
+            run: the run with its prepared model.
             layers: name -> LoRA layer on the unshifted base; `weight_of` gives its weight.
         """
 
     def prepare(self, model: Any) -> nn.Module:
-        """Add an ordinary LoRA, on plain linear layers of their own.
+        """Add an ordinary LoRA on linear layers that share no weight.
 
         Raises:
             UserError: the base is quantised, or a target cannot be shifted.
@@ -90,32 +91,35 @@ class ShiftedLora(Peft):
             for name, *pair in self.factors(run, layers):
                 for part, value in zip(FACTORS, pair, strict=True):
                     _weight(layers[name], part).copy_(_broadcast_first_rank(run, value))
-        own = {key: tensor.clone() for key, tensor in _current_factors(model).items()}
-        self._shift(model, own)
+        initial = {key: tensor.clone() for key, tensor in _current_factors(model).items()}
+        self._shift(model, initial)
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """The adapter, and what the base was shifted by."""
+        """Return the adapter's tensors, and A0 and B0 by which the base was shifted."""
         return super().state(model) | {INITIAL + key: t for key, t in self._initial.items()}
 
     def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-        """Put the tensors into the adapter and shift the base as they say, whatever it was before.
+        """Copy the tensors into the adapter and shift the base by their A0 and B0, whatever it was before.
 
         Raises:
             UserError: names differ from those of this adapter.
         """
         initial = {k[len(INITIAL) :]: t for k, t in tensors.items() if k.startswith(INITIAL)}
         names = {INITIAL + key for key in _current_factors(model)} if initial else set()
-        given = {INITIAL + key for key in initial}
-        refuse_names(sorted(names - given), sorted(given - names))
-        shift, self._initial = self._initial, {}  # Peft's own state, for its own check
+        prefixed = {INITIAL + key for key in initial}
+        refuse_names(sorted(names - prefixed), sorted(prefixed - names))
+        shift, self._initial = (
+            self._initial,
+            {},
+        )  # Peft.load_state compares with the state without them
         try:
-            super().load_state(model, {k: t for k, t in tensors.items() if k not in given})
+            super().load_state(model, {k: t for k, t in tensors.items() if k not in prefixed})
         finally:
             self._initial = shift
         self._shift(model, initial)
 
     def describe(self) -> dict[str, Any]:
-        """PEFT's adapter_config.json of the trained factors, and that the base is shifted."""
+        """Return PEFT's adapter_config.json of the trained factors, with a note on the shifted base."""
         if not self._initial:
             return super().describe()
         return super().describe() | {
@@ -123,7 +127,7 @@ class ShiftedLora(Peft):
         }
 
     def save(self, model: Any, folder: str | Path) -> None:
-        """Write a LoRA of rank 2r on the original base, in PEFT's layout."""
+        """Write a LoRA of rank 2r for the original base, in PEFT's layout."""
         if not self._initial:
             return super().save(model, folder)
         tensors = dict(model.state_dict())
@@ -139,8 +143,8 @@ class ShiftedLora(Peft):
         for name, plain in (("init_lora_weights", True), ("use_dora", False)):
             if getattr(config, name) != plain:
                 raise UserError(
-                    f"{type(self).__name__} is an initialisation of plain LoRA, and does not go "
-                    f"with {name}={getattr(config, name)}.",
+                    f"{type(self).__name__} is an initialisation of plain LoRA and does not support "
+                    f"{name}={getattr(config, name)}.",
                     where=f"method.{name}",
                     fix=f"method.{name}={str(plain).lower()}, or method=lora",
                 )
@@ -148,7 +152,7 @@ class ShiftedLora(Peft):
 
     @torch.no_grad()
     def _shift(self, model: nn.Module, initial: Mapping[str, Tensor]) -> None:
-        """The original base less scale * B0 A0; the same bits for the same factors."""
+        """Set the base to the original less scale * B0 A0; equal factors give bit-equal weights."""
         known = self._initial
         if known.keys() == initial.keys() and all(
             torch.equal(known[key], t.to(known[key])) for key, t in initial.items()
@@ -156,21 +160,21 @@ class ShiftedLora(Peft):
             return
         if known:
             self._unshift(model)
-        # Copies: what is read from a file may lie where products come out with other rounding.
+        # Copies: tensors read from a file may have an alignment with which products round differently.
         self._initial = {k: t.to(_current_factors(model)[k], copy=True) for k, t in initial.items()}
         if initial:
             for name, layer in lora_layers(model).items():
                 _subtract(layer, self._initial_product(name, layer))
 
     def _unshift(self, model: nn.Module) -> None:
-        """The original weights: read again where it is known from where, else added back."""
+        """Restore the original weights: load them again where their source is known, else add B0 A0."""
         if self._base_source is None:
             for name, layer in lora_layers(model).items():
                 _subtract(layer, -self._initial_product(name, layer))
             return
         source, seed = self._base_source
         with torch.random.fork_rng():
-            torch.manual_seed(seed)  # as Run does, where the weights are new ones
+            torch.manual_seed(seed)  # as `Run` does, for weights that are new
             base = source.load("cpu")
         modules = dict(base.named_modules())
         for name, layer in lora_layers(model).items():
@@ -178,13 +182,13 @@ class ShiftedLora(Peft):
             layer.get_base_layer().weight.copy_(original.weight)
 
     def _initial_product(self, name: str, layer: Any) -> Tensor:
-        """scale * B0 A0, float32 [out, in]."""
+        """Return scale * B0 A0, float32 [out, in]."""
         a, b = (self._initial[f"{name}.{part}.weight"].float() for part in FACTORS)
         return layer.scaling[ADAPTER] * (b @ a)
 
 
 def lora_layers(model: nn.Module) -> dict[str, Any]:
-    """Name in the wrapped model -> layer that holds the adapter."""
+    """Return name in the wrapped model -> layer with the adapter."""
     from peft.tuners.lora import LoraLayer
 
     named = model.named_modules()
@@ -192,7 +196,7 @@ def lora_layers(model: nn.Module) -> dict[str, Any]:
 
 
 def weight_of(layer: Any) -> Tensor:
-    """The base weight [out, in]; GPT-2's layers store it the other way round."""
+    """Return the base weight as [out, in]; GPT-2's layers store it transposed."""
     weight = layer.get_base_layer().weight
     return weight.T if layer.fan_in_fan_out else weight
 
@@ -202,7 +206,7 @@ def _weight(layer: Any, part: str) -> nn.Parameter:
 
 
 def _current_factors(model: nn.Module) -> dict[str, Tensor]:
-    """The factors as they are now, under the names of PEFT's state."""
+    """Return the current factors under the names of PEFT's state."""
     layers = lora_layers(model).items()
     return {f"{n}.{part}.weight": _weight(m, part).data for n, m in layers for part in FACTORS}
 
@@ -212,13 +216,13 @@ def _adapter_key(key: str) -> str:
 
 
 def _subtract(layer: Any, change: Tensor) -> None:
-    """In float32 and rounded once: a difference of bfloat16 would lose the small part."""
+    """Subtract in float32 and round once; a bfloat16 difference would lose the small change."""
     weight = weight_of(layer)
     weight.copy_(weight.float() - change)
 
 
 def _broadcast_first_rank(run: Run, value: Tensor) -> Tensor:
-    """The first rank's value: signs of singular vectors may differ between devices."""
+    """Return the first rank's value, because signs of singular vectors may differ between devices."""
     if run.accelerator.num_processes == 1:
         return value
     from accelerate.utils import broadcast
@@ -228,13 +232,13 @@ def _broadcast_first_rank(run: Run, value: Tensor) -> Tensor:
 
 @contextmanager
 def _double_rank(model: Any) -> Iterator[None]:
-    """The adapter's configuration with twice the rank and the same scale."""
+    """Double the rank in the adapter's configuration, with the same scale, inside the context."""
     config = model.peft_config[ADAPTER]
-    more = math.sqrt(2) if config.use_rslora else 2  # alpha / sqrt(r), else alpha / r
+    factor = math.sqrt(2) if config.use_rslora else 2  # scale is alpha / sqrt(r), else alpha / r
     wide = copy.deepcopy(config)
-    wide.r, wide.lora_alpha = 2 * config.r, more * config.lora_alpha
+    wide.r, wide.lora_alpha = 2 * config.r, factor * config.lora_alpha
     wide.rank_pattern = {key: 2 * r for key, r in config.rank_pattern.items()}
-    wide.alpha_pattern = {key: more * alpha for key, alpha in config.alpha_pattern.items()}
+    wide.alpha_pattern = {key: factor * alpha for key, alpha in config.alpha_pattern.items()}
     model.peft_config[ADAPTER] = wide
     try:
         yield
@@ -243,20 +247,20 @@ def _double_rank(model: Any) -> Iterator[None]:
 
 
 def _refuse_unshiftable(model: nn.Module) -> None:
-    """Only matrices of one layer each: a tied one would be shifted for all that share it."""
+    """Refuse layers that are not linear, and tied weights, which would be shifted for all their layers."""
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(parameter, []).append(name)
     for name, layer in lora_layers(model).items():
         weight = layer.get_base_layer().weight
         if not hasattr(layer, "fan_in_fan_out") or weight.dim() != 2 or not layer.lora_A:
-            why = "is no linear layer"
+            why = "is not a linear layer"
         elif len(names[weight]) > 1:
             why = "shares its weight with another layer"
         else:
             continue
         raise UserError(
-            f"{name.removeprefix('base_model.model.')} {why}, so that no part can be taken out of it.",
+            f"{name.removeprefix('base_model.model.')} {why}, so that nothing can be subtracted from it.",
             where="method.target_modules",
             fix="method.target_modules=all-linear",
         )

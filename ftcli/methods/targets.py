@@ -1,4 +1,4 @@
-"""The strict target report: every name that is meant to match modules must match at least one."""
+"""Checks of target names: every name that should match modules must match at least one."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
 def refuse_patterns(config: Any) -> None:
-    """Refuse what is meant as a pattern and is none; PEFT would end in an error of `re`.
+    """Refuse invalid regular expressions; PEFT would end in an error of `re`.
 
     Raises:
         UserError: names the option and what is wrong with its pattern.
     """
     texts = [(key, getattr(config, key, None)) for key in LISTS]
-    found = [(key, text) for key, text in texts if isinstance(text, str)]
-    found += [(key, p) for key in PATTERNS for p in getattr(config, key, None) or ()]
-    for key, pattern in found:
+    patterns = [(key, text) for key, text in texts if isinstance(text, str)]
+    patterns += [(key, p) for key in PATTERNS for p in getattr(config, key, None) or ()]
+    for key, pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
             raise UserError(
-                f"{pattern!r} is no pattern: {error}.",
+                f"{pattern!r} is not a valid regular expression: {error}.",
                 where=f"method.{key}",
                 fix=format_override(
                     f"method.{key}", _replace_name(getattr(config, key), pattern, "q_proj")
@@ -44,7 +44,7 @@ def refuse_patterns(config: Any) -> None:
 
 
 def find_unmatched(config: Any, model: nn.Module) -> list[UserError]:
-    """One problem for each name of a PEFT configuration that matches no module of the model."""
+    """Return one error for each name of a PEFT configuration that matches no module of the model."""
     names = [name for name, _ in model.named_modules() if name]
     problems = []
     for key in LISTS:
@@ -56,9 +56,9 @@ def find_unmatched(config: Any, model: nn.Module) -> list[UserError]:
         missing = [w for w in sorted(wanted or ()) if not any(_ends(name, w) for name in names)]
         problems += [_unmatched_error(key, name, wanted, model) for name in missing]
     for key in PATTERNS:
-        given = getattr(config, key, None) or {}
-        missing = [pattern for pattern in given if not _any_pattern(names, pattern)]
-        problems += [_unmatched_error(key, pattern, given, model) for pattern in missing]
+        by_pattern = getattr(config, key, None) or {}
+        missing = [pattern for pattern in by_pattern if not _any_pattern(names, pattern)]
+        problems += [_unmatched_error(key, pattern, by_pattern, model) for pattern in missing]
     return problems
 
 
@@ -67,20 +67,20 @@ def _ends(name: str, wanted: str) -> bool:
 
 
 def _any_pattern(names: list[str], pattern: str) -> bool:
-    """PEFT's rule for the keys of rank_pattern and alpha_pattern."""
+    """Whether a key of rank_pattern or alpha_pattern matches a module, by PEFT's rule."""
     return any(re.match(rf"(.*\.)?({pattern})$", name) for name in names)
 
 
-def _replace_name(given: Any, wrong: str, right: str) -> Any:
-    """The option's value with one name put right: a list of names, or a mapping by names."""
-    if isinstance(given, dict):
-        return {right if name == wrong else name: value for name, value in given.items()}
-    names = [given] if isinstance(given, str) else sorted(given)
+def _replace_name(option: Any, wrong: str, right: str) -> Any:
+    """Return the option's value, a list of names or a mapping by names, with one name replaced."""
+    if isinstance(option, dict):
+        return {right if name == wrong else name: value for name, value in option.items()}
+    names = [option] if isinstance(option, str) else sorted(option)
     return [right if name == wrong else name for name in names]
 
 
-def _unmatched_error(key: str, wanted: str, given: Any, model: nn.Module) -> UserError:
-    """`'q_porj' matches 0 of 226 linear layers of Llama-3.2-1B ('q_proj' would match 16).`"""
+def _unmatched_error(key: str, wanted: str, option: Any, model: nn.Module) -> UserError:
+    """Return the error `'q_porj' matches 0 of 226 linear layers of Llama-3.2-1B ('q_proj' would match 16).`"""
     anatomy = Anatomy(model)
     linears = Counter(linear.name.rpartition(".")[2] for linear in anatomy.block_linears)
     others = Counter(name.rpartition(".")[2] for name in anatomy.modules if name)
@@ -91,7 +91,7 @@ def _unmatched_error(key: str, wanted: str, given: Any, model: nn.Module) -> Use
     else:
         hint = f"there are {', '.join(linears)}"
     fixes = (
-        [format_override(f"method.{key}", _replace_name(given, wanted, near[0]))] if near else []
+        [format_override(f"method.{key}", _replace_name(option, wanted, near[0]))] if near else []
     )
     if key == "target_modules" and not near:
         fixes = [f"method.{key}={ALL_LINEAR}"]

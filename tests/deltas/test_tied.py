@@ -78,4 +78,4 @@ def test_tied_adapters_that_would_be_parted_are_refused_beforehand(work, capsys)
            "data.limit=32", "~eval"]  # fmt: skip
     for verb in ("check", "train"):
         assert run([verb, *job]) == 2
-        assert "PEFT parts tied adapters" in " ".join("".join(capsys.readouterr()).split())
+        assert "PEFT separates tied adapters" in " ".join("".join(capsys.readouterr()).split())

@@ -116,7 +116,7 @@ def test_the_orthogonality_term_is_the_papers(folder):
 def test_a_schedule_longer_than_the_run_is_refused(folder):
     run = start(folder)
     run.state.max_steps = 6
-    with pytest.raises(UserError, match="leaves no step to prune in 6 steps"):
+    with pytest.raises(UserError, match="leaves no step for pruning in a run of 6 steps"):
         run.method.before_step(run.state)
 
 

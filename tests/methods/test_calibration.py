@@ -224,7 +224,7 @@ def test_a_layer_off_the_batch_or_not_finite_is_refused():
         out = plain_forward(model, batch)
         pooled(out.logits[:, 0, :32])
 
-    with pytest.raises(UserError, match="pooled sees 3 tokens where the batch has 27"):
+    with pytest.raises(UserError, match="pooled gets 3 tokens where the batch has 27"):
         calibration.input_covariance(model, {"pooled": pooled}, [batch], forward)
     assert not pooled._forward_pre_hooks
     broken = model_of("llama")

@@ -137,7 +137,7 @@ def test_merged_equals_trained(story):
     run = open_run(story.resumed)
     before = logits(run.model)
     if story.source.quantization != "none" or not promised(story.method, "mergeable"):
-        with pytest.raises(UserError, match="cannot be merged|round the adapter away"):
+        with pytest.raises(UserError, match="cannot be merged|lose the adapter to rounding"):
             run.method.merge(run.model)
     else:
         assert furthest(logits(run.method.merge(run.model)), before) < ROUNDING[torch.float32]

@@ -225,7 +225,7 @@ def tied():
         ({"use_dora": True}, "use_dora=True"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
         ({"target_modules": ["lm_head", "q_proj"]}, "lm_head shares its weight"),
-        ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens is no linear layer"),
+        ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens is not a linear layer"),
     ],
 )
 def test_what_cannot_be_shifted_is_refused(options, words):

@@ -78,4 +78,4 @@ def test_not_strict_trains_what_does_match(folder):
 @pytest.mark.parametrize("options", [{"target_modules": "["}, {"rank_pattern": {"(": 4}}])
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_pattern_that_is_none_is_named(folder, options, strict):
-    assert "is no pattern" in problem(folder, targets_strict=strict, **options)
+    assert "is not a valid regular expression" in problem(folder, targets_strict=strict, **options)

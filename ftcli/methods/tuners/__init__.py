@@ -1,1 +1,1 @@
-"""Our own adapters as PEFT tuners; one module each."""
+"""Adapters of ftcli that are registered as PEFT tuners, one module each."""

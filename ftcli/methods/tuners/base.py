@@ -1,6 +1,6 @@
-"""What our own PEFT tuners share: how PEFT comes to know them, their model and their layers.
+"""Base classes of the PEFT tuners of ftcli, and their registration in PEFT.
 
-A tuner is a module here with a configuration (a dataclass of `peft.PeftConfig`), one layer class a
+A tuner is a module with a configuration (a dataclass of `peft.PeftConfig`), one layer class a
 kind of base layer, a model, and a call of `register` at its end. PEFT's own save, load, merge,
 `set_adapter` and `disable_adapter` then work on it.
 """
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 
 def register(name: str, config: type[PeftConfig], model: type[Tuner]) -> None:
-    """Make a tuner known to PEFT as `name` (lower case), with parameters called `<name>_...`.
+    """Register a tuner in PEFT as `name` (lower case), with parameters named `<name>_...`.
 
-    PEFT takes only names that are in its closed enumeration, so the name is added to that first.
-    Importing a module twice registers it once.
+    PEFT accepts only members of its enumeration, so the name is added to that first. Importing a module
+    twice registers it once.
     """
     label = name.upper()
     if label not in PeftType.__members__:
@@ -39,8 +39,8 @@ class TunerLayer(nn.Module, BaseTunerLayer):
     """A layer around `base_layer`, with the parameters of each adapter in ParameterDicts.
 
     A subclass names those dictionaries in `adapter_layer_names` (they begin with the tuner's
-    prefix), creates them in `__init__`, fills them in `add`, and says in `forward` what it computes.
-    Where the adapter is a change of the weight it also gives `delta`.
+    prefix), fills them in `add`, and defines `forward`. Where the adapter is a change of the weight it also
+    defines `delta`; `__init__` creates the dictionaries.
     """
 
     def __init__(self, base_layer: nn.Module) -> None:
@@ -54,7 +54,7 @@ class TunerLayer(nn.Module, BaseTunerLayer):
 
     def add(self, adapter: str, config: Any) -> None:
         """Create the parameters of an adapter; data-dependent values only off the meta device."""
-        raise TypeError(f"{type(self).__name__} adds no parameters")  # pragma: no cover
+        raise TypeError(f"{type(self).__name__} does not define `add`")  # pragma: no cover
 
     def update_layer(self, adapter: str, config: Any, inference_mode: bool = False) -> None:
         """Add an adapter, on the device of the base layer, and make the active one trainable."""
@@ -63,12 +63,14 @@ class TunerLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def delta(self, adapter: str) -> Tensor:
-        """Change of the base layer's weight, in the base weight's own layout.
+        """Return the change of the base layer's weight, in the layout of that weight.
 
         Raises:
-            ValueError: the adapter is something else, so that it cannot be merged.
+            ValueError: the adapter is not a change of the weight, so it cannot be merged.
         """
-        raise ValueError(f"{type(self).__name__} is no change of a weight")
+        raise ValueError(
+            f"{type(self).__name__} is not a change of a weight, so it cannot be merged"
+        )
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the adapters to the base weight.
@@ -82,12 +84,12 @@ class TunerLayer(nn.Module, BaseTunerLayer):
                 self.merged_adapters.append(adapter)
 
     def unmerge(self) -> None:
-        """Take the merged adapters out again."""
+        """Subtract the merged adapters from the base weight."""
         while self.merged_adapters:
             self._add_to_weight(self.merged_adapters.pop(), -1.0, False)
 
     def adapters_in_effect(self) -> list[str]:
-        """Adapters that act in this forward pass, none where they are switched off or merged."""
+        """Names of adapters that act in a forward pass; none where they are disabled or merged."""
         if self.disable_adapters:
             if self.merged:
                 self.unmerge()
@@ -136,22 +138,22 @@ class Tuner(BaseTuner):
         layer = self.wrap_layer(target, peft_config)
         self.add_adapter_to_layer(layer, adapter_name, peft_config, current_key)
         if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)  # a further adapter is not trained unasked
+            layer.requires_grad_(False)  # a further adapter is trained only when it is set active
         self._replace_module(parent, target_name, layer, layer.base_layer)
 
     def wrap_layer(self, target: nn.Module, config: Any) -> TunerLayer:
-        """The tuner layer around a base layer, without adapters yet."""
+        """Return the tuner layer around a base layer, without adapters."""
         return self.layer_class(target)(target)
 
     def add_adapter_to_layer(self, layer: TunerLayer, adapter: str, config: Any, name: str) -> None:
-        """Add an adapter to the tuner layer that stands in the model as `name`."""
+        """Add an adapter to a tuner layer, whose name in the model is `name`."""
         layer.update_layer(adapter, config, config.inference_mode)
 
     def layer_class(self, target: nn.Module) -> type[TunerLayer]:
-        """The class for one base layer.
+        """Return the tuner layer class for a base layer.
 
         Raises:
-            TypeError: there is none for its kind.
+            TypeError: there is none for this kind of layer.
         """
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         for kind, layer in self.layers.items():
@@ -161,4 +163,4 @@ class Tuner(BaseTuner):
         if backend is not None and backend.layer_type == "linear" and nn.Linear in self.layers:
             return self.layers[nn.Linear]
         kinds = ", ".join(kind.__name__ for kind in self.layers)
-        raise TypeError(f"{type(base).__name__} is not adapted by {type(self).__name__} ({kinds})")
+        raise TypeError(f"{type(self).__name__} cannot adapt {type(base).__name__}, only {kinds}")

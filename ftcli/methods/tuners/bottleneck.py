@@ -26,7 +26,10 @@ class BottleneckConfig(PeftConfig):
     """
 
     target_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "linear layers to put one behind; null: each MLP's last"}
+        default=None,
+        metadata={
+            "help": "linear layers that get an adapter behind them; null: the last of each MLP"
+        },
     )
     exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "linear layers to leave out"}
@@ -39,7 +42,7 @@ class BottleneckConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = PeftType.BOTTLENECK  # type: ignore[attr-defined]
         if self.reduction_factor <= 0:
-            raise ValueError("`reduction_factor` should be positive")
+            raise ValueError("reduction_factor must be positive")
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
             setattr(self, name, set(value) if isinstance(value, list) else value)
@@ -48,7 +51,7 @@ class BottleneckConfig(PeftConfig):
 class BottleneckLayer(TunerLayer):
     """A linear layer of any storage with a bottleneck behind it; width d, bottleneck d / factor.
 
-    It is no change of the weight, so it cannot be merged.
+    The adapter is not a change of the weight, so it cannot be merged.
     """
 
     adapter_layer_names = (
@@ -61,7 +64,7 @@ class BottleneckLayer(TunerLayer):
     bottleneck_up_bias: nn.ParameterDict
 
     def add(self, adapter: str, config: BottleneckConfig) -> None:
-        """down [d / factor, d] as nn.Linear starts; up [d, d / factor] and both biases 0."""
+        """Create down [d / factor, d], initialised as nn.Linear; up [d, d / factor] and both biases are 0."""
         base: Any = self.get_base_layer()
         wide = base.nf if isinstance(base, Conv1D) else base.out_features
         narrow = max(1, int(wide / config.reduction_factor))
@@ -73,7 +76,7 @@ class BottleneckLayer(TunerLayer):
         self.bottleneck_up_bias[adapter] = nn.Parameter(torch.zeros(wide))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """x [.., in] -> [.., d]."""
+        """Map x [.., in] to [.., d]."""
         base: Any = self.base_layer
         out: Tensor = base(x, *args, **kwargs)
         for name in self.adapters_in_effect():
@@ -96,7 +99,7 @@ class BottleneckModel(Tuner):
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
-        """As in PEFT, with targets by structure where the configuration names none."""
+        """Inject as PEFT does; where the configuration names no targets, take the last linear of each MLP."""
         config: Any = self.peft_config[adapter_name]
         if config.target_modules is None:
             config.target_modules = closing_linears(model)
@@ -104,10 +107,10 @@ class BottleneckModel(Tuner):
 
 
 def closing_linears(model: nn.Module) -> set[str]:
-    """Names of the last linear layer of each block, which is the one that closes its MLP."""
+    """Return the names of the last linear layer of each block, which is the last of its MLP."""
     anatomy = Anatomy(model)
-    found = [anatomy.linears_of(name) for name, _ in anatomy.blocks]
-    return {linears[-1].name for linears in found if linears}
+    by_block = [anatomy.linears_of(name) for name, _ in anatomy.blocks]
+    return {linears[-1].name for linears in by_block if linears}
 
 
 register("bottleneck", BottleneckConfig, BottleneckModel)

@@ -84,5 +84,5 @@ def test_disabled_is_the_base_and_merged_is_the_sum(folder):
 
 def test_stands_on_quantised_linears_and_refuses_other_layers(folder):
     assert torch.isfinite(logits(nudged(folder, "nf4"))).all()
-    with pytest.raises(TypeError, match="Embedding is not adapted by NudgeModel"):
+    with pytest.raises(TypeError, match="NudgeModel cannot adapt Embedding"):
         peft.get_peft_model(load(folder), NudgeConfig(target_modules=["embed_tokens"]))

@@ -124,5 +124,5 @@ def test_it_is_no_change_of_weights(folder):
 
 
 def test_a_factor_below_zero_is_refused(folder):
-    with pytest.raises(UserError, match="should be positive"):
+    with pytest.raises(UserError, match="must be positive"):
         method("bottleneck", reduction_factor=0).prepare(load(folder))
