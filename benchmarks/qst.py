@@ -20,7 +20,7 @@ import torch
 
 from ftcli.config import compose, validate
 from ftcli.core.callback import Callback
-from ftcli.papers.qst.tuner import SideTuned
+from ftcli.papers.qst.tuner import SideTunedBackbone
 from ftcli.run.build import build_run
 
 VARIANTS = {
@@ -46,7 +46,7 @@ class Epochs(Callback):
         if len(self.seconds) <= state.epoch:
             self.seconds.append(0.0)
         self.seconds[state.epoch] += self.now() - self.began
-        sides = [m for m in state.model.modules() if isinstance(m, SideTuned) and m.states]
+        sides = [m for m in state.model.modules() if isinstance(m, SideTunedBackbone) and m.states]
         self.kept = sum(side.states.store.bytes for side in sides)
 
     def now(self) -> float:

@@ -12,7 +12,7 @@ MODULES = {
     "ftcli.evaluation.style_transfer": "ftcli.papers.styleid.evaluation",
     "ftcli.methods.corda": "ftcli.papers.corda.method",
     "ftcli.methods.covariances": "ftcli.papers.corda.covariances",
-    "ftcli.methods.gathered": "ftcli.papers.sara.gathered",
+    "ftcli.methods.gathered": "ftcli.papers.sara.entries",
     "ftcli.methods.lora_ga": "ftcli.papers.lora_ga.method",
     "ftcli.methods.qst": "ftcli.papers.qst.method",
     "ftcli.methods.sara": "ftcli.papers.sara.method",

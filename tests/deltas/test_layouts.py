@@ -138,7 +138,7 @@ def test_a_mean_of_adapters_is_of_their_products_and_not_of_their_factors(folder
 
 def test_an_adapter_on_a_new_base_is_the_whole_change_added_to_it(folder):
     path, new = adapter(folder, "moved", 3), Artefact.open(folder / "gpt2" / "new")
-    whole = transfer.transferred(Delta.of(path, product=True), new)
+    whole = transfer.transfer_delta(Delta.of(path, product=True), new)
     assert furthest(whole, merged(path, new.folder)) < 1e-7
 
 

@@ -28,12 +28,12 @@ def dare_q(run: Path) -> float:
 
     analysis = analyse_run(run)
     return search_grid(
-        lambda q: analysis.loss(prune_delta(analysis, q, 0), VALIDATION),
+        lambda q: analysis.loss(prune_run_delta(analysis, q, 0), VALIDATION),
         lambda a, b: a < b, LOW, HIGH, STEP,
     )[0]  # fmt: skip
 
 
-def prune_delta(analysis: RunAnalysis, q: float | dict[str, float], seed: int) -> Delta:
+def prune_run_delta(analysis: RunAnalysis, q: float | dict[str, float], seed: int) -> Delta:
     """Return the run's delta with 99 % of its blocks' entries dropped and the others divided by q."""
     from ftcli.papers.darex.pruning import drop_entries, select_tensors
 
@@ -46,7 +46,7 @@ def mean_loss(run: Path, q: float) -> float:
     from ftcli.reproduce.deltas import analyse_run
 
     analysis = analyse_run(run)
-    return sum(analysis.loss(prune_delta(analysis, q, seed)) for seed in SEEDS) / len(SEEDS)
+    return sum(analysis.loss(prune_run_delta(analysis, q, seed)) for seed in SEEDS) / len(SEEDS)
 
 
 @measure
@@ -69,11 +69,11 @@ def analytic_loss(run: Path) -> float:
 
     def score_eta(eta: float) -> float:
         q = compute_layer_q(analysis.delta, inputs, P, eta)
-        return output_change(prune_delta(analysis, q, 0).apply(analysis.base))
+        return output_change(prune_run_delta(analysis, q, 0).apply(analysis.base))
 
     eta, _ = search_grid(score_eta, lambda a, b: a < b, *ETAS)
     q = compute_layer_q(analysis.delta, inputs, P, eta)
-    return sum(analysis.loss(prune_delta(analysis, q, seed)) for seed in SEEDS) / len(SEEDS)
+    return sum(analysis.loss(prune_run_delta(analysis, q, seed)) for seed in SEEDS) / len(SEEDS)
 
 
 @measure
@@ -129,7 +129,7 @@ def dare_unlabelled_gap(run: Path) -> float:
     analysis = analyse_run(run)
     output_change = OutputChange(analysis.evaluator, analysis.delta.apply(analysis.base), GAP_ROWS)
     q, _ = search_grid(
-        lambda q: output_change(prune_delta(analysis, q, 0).apply(analysis.base)),
+        lambda q: output_change(prune_run_delta(analysis, q, 0).apply(analysis.base)),
         lambda a, b: a < b, LOW, HIGH, STEP,
     )  # fmt: skip
     return mean_loss(run, q) - mean_loss(run, dare_q(run))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ftcli.reproduce.measures import measure
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SOURCE = "transfer"  # the variant that was finetuned from the older base
 POINTS = 5
@@ -15,49 +19,51 @@ STEPS = 15  # a quarter of the run's
 @measure
 @cache
 def transfer_gain(run: Path) -> float:
-    """Test loss of this run's base with the older base's change minus that without; no training."""
-    return losses(run)[1] - losses(run)[0]
+    """Test loss of this run's base with the change of the older base minus that without; no training."""
+    return base_losses(run)[1] - base_losses(run)[0]
 
 
 @cache
-def losses(run: Path) -> tuple[float, float]:
-    """Of this run's base as it is, and with the change."""
-    from ftcli.papers.finetuning_transfer.transfer import transferred
+def base_losses(run: Path) -> tuple[float, float]:
+    """Return the test losses of this run's base as it is, and with the change of the older base."""
+    from ftcli.papers.finetuning_transfer.transfer import transfer_delta
     from ftcli.reproduce.deltas import analyse_run, find_partner_run
 
-    one, source = analyse_run(run), analyse_run(find_partner_run(run, SOURCE))
-    bare = one.loss(one.delta.scale(0.0))
-    return bare, one.loss_of(transferred(source.delta, one.base))
+    target, source = analyse_run(run), analyse_run(find_partner_run(run, SOURCE))
+    bare = target.loss(target.delta.scale(0.0))
+    return bare, target.loss_of(transfer_delta(source.delta, target.base))
 
 
 @measure
 def transfer_barrier(run: Path) -> float:
-    """Most by which the test loss between the older base and this run's rises above the straight line.
+    """Most by which the test loss on the path between two models rises above the straight line.
 
-    Of the finetuned models of both: a base knows nothing of the task, whose loss judges.
+    The ends are the finetuned models of the older base and of this run's: the bases themselves have not
+    learned the task whose loss is measured.
     """
     from ftcli.deltas.artefact import Artefact
-    from ftcli.papers.finetuning_transfer.transfer import barrier, connectivity
+    from ftcli.papers.finetuning_transfer.transfer import barrier, score_path
     from ftcli.reproduce.deltas import TEST, analyse_run, find_partner_run
 
     ends = (Artefact.open(find_partner_run(run, SOURCE)), Artefact.open(run))
-    return barrier(connectivity(analyse_run(run).evaluator, *ends, POINTS, TEST))
+    return barrier(score_path(analyse_run(run).evaluator, *ends, POINTS, TEST))
 
 
 @measure
 def transfer_head_start(run: Path) -> float:
     """Test loss after 15 steps from the transferred model minus that after 15 steps from the base."""
-    from ftcli.papers.finetuning_transfer.transfer import transferred
+    from ftcli.papers.finetuning_transfer.transfer import transfer_delta
     from ftcli.reproduce.deltas import analyse_run, find_partner_run
 
-    one, source = analyse_run(run), analyse_run(find_partner_run(run, SOURCE))
-    starts = (transferred(source.delta, one.base), one.delta.scale(0.0).apply(one.base))
-    moved, bare = (_after(run, dict(start.items())) for start in starts)
-    return moved - bare
+    target, source = analyse_run(run), analyse_run(find_partner_run(run, SOURCE))
+    transferred = transfer_delta(source.delta, target.base)
+    starts = (transferred, target.delta.scale(0.0).apply(target.base))
+    losses = [_train_from(run, dict(start.items())) for start in starts]
+    return losses[0] - losses[1]
 
 
-def _after(run: Path, start: dict) -> float:
-    """Test loss of a model that was trained for some steps as the run was."""
+def _train_from(run: Path, start: dict[str, Tensor]) -> float:
+    """Return the test loss after training from these weights for some steps as the run was trained."""
     import torch
 
     from ftcli.reproduce.deltas import analyse_run
@@ -76,8 +82,8 @@ def _after(run: Path, start: dict) -> float:
 
 @measure
 def transfer_recovered(run: Path) -> float:
-    """Fall of the test loss by transfer over the fall by finetuning this run's base itself."""
+    """Decrease of the test loss by transfer over the decrease by finetuning this run's base."""
     from ftcli.reproduce.deltas import analyse_run
 
-    bare, moved = losses(run)
-    return (bare - moved) / (bare - analyse_run(run).trained)
+    bare, transferred = base_losses(run)
+    return (bare - transferred) / (bare - analyse_run(run).trained)

@@ -13,14 +13,15 @@ from ftcli.deltas.product import strengthen_delta
 from ftcli.deltas.weights import LazyWeights
 
 
-def transferred(delta: Delta, target: Artefact, scale: float = 1.0) -> LazyWeights:
-    """m_t + lambda (m'_s - m_s), each tensor in float64 and rounded once.
+def transfer_delta(delta: Delta, target: Artefact, scale: float = 1.0) -> LazyWeights:
+    """Return m_t + lambda (m'_s - m_s), each tensor computed in float64 and rounded once.
 
-    Tokens that a base lacks count as zero rows, so that rows new in m'_s come from it alone. Of an
-    adapter the tensors are what they were: put on the new base they are the transfer.
+    Tokens that a base lacks count as zero rows, so that rows new in m'_s are taken from it unchanged.
+    For an adapter the result is its own tensors, times `scale`: loaded on the new base they are the
+    transfer.
 
     Raises:
-        UserError: a shape differs, rows of tokens apart.
+        UserError: a tensor is missing or its shape differs, apart from the number of tokens.
     """
     if delta.kind == "adapter":
         return (delta if scale == 1 else strengthen_delta(delta, scale)).adapter()
@@ -29,31 +30,31 @@ def transferred(delta: Delta, target: Artefact, scale: float = 1.0) -> LazyWeigh
     return delta.add_to(target.weights, scale)
 
 
-def changed_config(tensors: LazyWeights, target: Artefact) -> dict[str, Any]:
-    """What of the target's config.json no longer holds: the number of tokens."""
+def find_config_changes(tensors: LazyWeights, target: Artefact) -> dict[str, Any]:
+    """Return the changes to the target's config.json: the vocabulary size where tokens were added."""
     name = next((n for n in sorted(target.vocabulary) if n in tensors), None)
     rows = tensors.layout[name][0][0] if name else None
     return {} if rows in (None, target.config.get("vocab_size")) else {"vocab_size": rows}
 
 
-def connectivity(
+def score_path(
     evaluator: RunEvaluator,
-    one: Artefact,
-    other: Artefact,
+    first: Artefact,
+    second: Artefact,
     points: int = 5,
     split: str | None = None,
 ) -> list[tuple[float, float]]:
-    """(t, score of (1-t) one + t other) at evenly spaced t: a flat path predicts success.
+    """Return (t, score of (1-t) first + t second) at evenly spaced t; a flat path predicts success.
 
     Raises:
-        UserError: the two have other tensors.
+        UserError: names or shapes of the tensors differ.
     """
-    path = compute_model_delta(other, one)
+    path = compute_model_delta(second, first)
     steps: Sequence[float] = [i / (points - 1) for i in range(points)]
-    return [(t, evaluator.score(path.add_to(one.weights, t), split)) for t in steps]
+    return [(t, evaluator.score(path.add_to(first.weights, t), split)) for t in steps]
 
 
 def barrier(path: Sequence[tuple[float, float]]) -> float:
-    """The most by which a path of losses rises above the straight line between its ends."""
+    """Return the most by which a path of losses rises above the straight line between its ends."""
     first, last = path[0][1], path[-1][1]
     return max(score - ((1 - t) * first + t * last) for t, score in path)

@@ -10,7 +10,7 @@ from ftcli.reproduce.measures import measure
 
 @measure(exact=True)
 def block_draw_errors(run: Path) -> float:
-    """Draws on record that are not `gamma` different blocks, or not at a multiple of `interval`."""
+    """Number of recorded draws that are not `gamma` different blocks, or not at a multiple of `interval`."""
     from ftcli.config import load
 
     policy = load(run / "config.yaml").config["trainable"]

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 class Lisa(Blockwise):
     """Layerwise importance sampling (section 3.2 and algorithm 1).
 
-    Embeddings, final norm and head always move (inclusion probability 1); of the N blocks `gamma`
-    are drawn uniformly without replacement (probability gamma / N each) before step 0 and every
-    `interval` steps. With `state_on_switch: drop` moments exist only for what moves, which is the
-    memory the paper counts; `keep` is what switching `requires_grad` alone would do.
+    Embeddings, final norm and head are always trained (inclusion probability 1); of the N blocks
+    `gamma` are drawn uniformly without replacement (probability gamma / N each) before step 0 and every
+    `interval` steps. With `state_on_switch: drop` moments exist only for the blocks in training, which
+    is the memory the paper counts; with `keep`, for every block trained so far, as if only
+    `requires_grad` were switched.
 
     Args:
-        gamma: blocks that move at a time.
+        gamma: number of blocks trained at a time.
         interval: optimizer steps between draws, K in the paper.
     """
 
@@ -40,12 +41,12 @@ class Lisa(Blockwise):
         """Find the blocks.
 
         Raises:
-            UserError: there are fewer than `gamma`, or see `Blockwise.setup`.
+            UserError: there are fewer blocks than `gamma`; see also `Blockwise.setup`.
         """
         super().setup(run)
         within(self.gamma, len(self.candidates.blocks), "trainable.gamma")
 
     def choose(self, state: State) -> list[int]:
-        """Draw `gamma` blocks."""
+        """Draw `gamma` blocks and return their numbers."""
         blocks = self.candidates.blocks
         return [blocks[i] for i in self.draws.uniform(len(blocks), self.gamma).tolist()]

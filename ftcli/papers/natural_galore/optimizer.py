@@ -12,29 +12,29 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from ftcli.optimizers.closure import evaluated
-from ftcli.papers.natural_galore.projection import NAMES, lift, project, refresh
+from ftcli.papers.natural_galore.projection import NAMES, lift, project, refresh_projector
 
 
 class GaLore(Optimizer):
     """Adam in a low-rank projection of each matrix's gradient; AdamW on all other tensors.
 
-    Every `update_gap` steps the projector is taken from the gradient G [n, m] of that moment (Zhao et
+    Every `update_gap` steps the projector is computed from the gradient G [n, m] of that step (Zhao et
     al. 2024, arXiv 2403.03507, algorithm 2): `svd` keeps the leading `rank` singular vectors of the
     smaller side, so that R = P^T G or G P; `tucker` those of both sides, R = U^T G V [rank, rank]
     (for a matrix the truncated SVD is the best Tucker decomposition). Adam's moments have the shape
-    of R and go on unchanged when the projector does. The step is lifted back and multiplied by
+    of R and stay as they are when the projector changes. The step is lifted back and multiplied by
     `scale`. As in the published code eps is added before the bias correction.
 
     `transform=natural` (Das 2024, arXiv 2410.16029) first multiplies vec(R) by the inverse of
     damping * I + H H^T, where H holds the last `history` projected gradients, this one included. A
-    `damping` far below |g|^2 takes out of the gradient what it has in common with those before it,
+    `damping` far below |g|^2 removes the component that the gradient shares with those before it,
     which is the direction of descent where there is little noise.
 
     Args:
         params: parameters or (name, parameter) pairs, or groups of them with their own lr and
             weight_decay.
         targets: patterns of the names of matrices that are projected: those of the blocks.
-        clear_on_refresh: forget the history with the projector in whose basis it is. The
+        clear_on_refresh: clear the history when the projector changes, in whose basis it is. The
             published code does not, so that for `history` steps two bases are mixed.
     """
 
@@ -57,26 +57,26 @@ class GaLore(Optimizer):
         clear_on_refresh: bool = True,
         targets: Sequence[str] = ("*layers.*", "*layer.*", "*blocks.*", "*block.*", "*.h.*"),
     ) -> None:
-        _refuse(rank, update_gap, history, damping, projector, transform)
+        _check_options(rank, update_gap, history, damping, projector, transform)
         self.rank, self.update_gap, self.scale, self.projector = rank, update_gap, scale, projector
         self.history = history if transform == "natural" else 0
         self.damping, self.clear_on_refresh, self.targets = damping, clear_on_refresh, targets
         defaults = {"lr": lr, "weight_decay": weight_decay, "betas": tuple(betas), "eps": eps}
-        groups = [part for g in _as_groups(params) for part in self._split({**defaults, **g})]
+        groups = [part for g in _as_groups(params) for part in self._split_group({**defaults, **g})]
         super().__init__(groups, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One step on every parameter that has a gradient."""
+        """Update every parameter that has a gradient; returns the loss of the closure, if any."""
         loss = evaluated(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._step(parameter, self.state[parameter], group)
+                    self._step_parameter(parameter, self.state[parameter], group)
         return loss
 
     def state_elements(self, parameter: Tensor) -> int:
-        """Values kept of a parameter: projector, two moments of its projection, and the history."""
+        """Return the size of a parameter's state: projector, two moments of the projection, history."""
         group = next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
         if not group["low_rank"]:
             return 2 * parameter.numel()
@@ -86,25 +86,27 @@ class GaLore(Optimizer):
         projected = rank * (rank if both else large)
         return rank * (small + large * both) + (2 + self.history) * projected
 
-    def _step(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def _step_parameter(
+        self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
         gradient = parameter.grad
         assert gradient is not None
         state.setdefault("step", 0)
         if group["low_rank"]:
-            if refresh(state, gradient, self.rank, self.update_gap, self.projector):
+            if refresh_projector(state, gradient, self.rank, self.update_gap, self.projector):
                 state["filled"] = 0 if self.clear_on_refresh else state.get("filled", 0)
             gradient = project(state, gradient)
             if self.history:
-                gradient = self._natural(state, gradient)
-        step = _adam(state, gradient, group)
+                gradient = self._apply_fisher_inverse(state, gradient)
+        step = _adam_direction(state, gradient, group)
         if group["low_rank"]:
             step = lift(state, step) * self.scale
         parameter.add_(step, alpha=-group["lr"])
         if group["weight_decay"]:
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
 
-    def _natural(self, state: dict[str, Any], gradient: Tensor) -> Tensor:
-        """Put the gradient into the history, a ring, and return F^{-1} g in its shape."""
+    def _apply_fisher_inverse(self, state: dict[str, Any], gradient: Tensor) -> Tensor:
+        """Write the gradient into the history, a ring buffer, and return F^{-1} g in its shape."""
         if "history" not in state:
             state["history"] = gradient.new_zeros(self.history, gradient.numel())
         if not state.setdefault("filled", 0):
@@ -113,23 +115,23 @@ class GaLore(Optimizer):
         state["history"][at] = gradient.flatten()
         state["filled"] = min(state["filled"] + 1, self.history)
         state["at"] = (at + 1) % self.history
-        held = state["history"][: state["filled"]]
-        return natural_gradient(held, at, self.damping).view_as(gradient)
+        history = state["history"][: state["filled"]]
+        return natural_gradient(history, at, self.damping).view_as(gradient)
 
-    def _split(self, group: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The projected part of a group and the rest."""
+    def _split_group(self, group: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield a group of the projected parameters of a group, and one of the others."""
         pairs = [entry if isinstance(entry, tuple) else ("", entry) for entry in group["params"]]
         for low_rank in (True, False):
-            chosen = [p for name, p in pairs if self._is_target(name, p) == low_rank]
-            if chosen:
-                yield {**group, "params": chosen, "low_rank": low_rank}
+            selected = [p for name, p in pairs if self._is_target(name, p) == low_rank]
+            if selected:
+                yield {**group, "params": selected, "low_rank": low_rank}
 
     def _is_target(self, name: str, parameter: Tensor) -> bool:
         return parameter.dim() == 2 and any(fnmatchcase(name, t) for t in self.targets)
 
 
 def natural_gradient(history: Tensor, index: int, damping: float) -> Tensor:
-    """(damping I + H H^T)^{-1} h of one of the vectors in H, by a system of the size of the history.
+    """Return (damping I + H H^T)^{-1} h for one vector of H, by a system of the size of the history.
 
     Since h is in H, Woodbury's identity for (damping I + H H^T)^{-1} H is H (damping I + H^T H)^{-1},
     in which nothing cancels (in g / damping - H z / damping^2 nearly all does where |g|^2 is
@@ -147,13 +149,15 @@ def natural_gradient(history: Tensor, index: int, damping: float) -> Tensor:
     gram.diagonal().add_(damping)
     unit = gram.new_zeros(len(gram), 1)
     unit[index] = 1
-    factor = torch.linalg.cholesky_ex(gram).L  # without its error: what is not finite stays so
+    factor = torch.linalg.cholesky_ex(
+        gram
+    ).L  # no error on values that are not finite: they stay so
     weights = torch.cholesky_solve(unit, factor)
     return (exact.T @ weights).squeeze(1).to(history.dtype)
 
 
-def _adam(state: dict[str, Any], gradient: Tensor, group: dict[str, Any]) -> Tensor:
-    """Adam's direction, bias correction included, in the gradient's shape."""
+def _adam_direction(state: dict[str, Any], gradient: Tensor, group: dict[str, Any]) -> Tensor:
+    """Update the moments and return Adam's direction with bias correction, in the gradient's shape."""
     beta1, beta2 = group["betas"]
     if "exp_avg" not in state:
         state["exp_avg"] = torch.zeros_like(gradient)
@@ -166,7 +170,7 @@ def _adam(state: dict[str, Any], gradient: Tensor, group: dict[str, Any]) -> Ten
     return mean / square.sqrt().add_(group["eps"]) * correction
 
 
-def _refuse(
+def _check_options(
     rank: int, update_gap: int, history: int, damping: float, projector: str, transform: str
 ) -> None:
     if min(rank, update_gap, history) < 1 or damping <= 0:
@@ -178,5 +182,5 @@ def _refuse(
 
 
 def _as_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
-    given = list(params)
-    return given if given and isinstance(given[0], dict) else [{"params": given}]
+    items = list(params)
+    return items if items and isinstance(items[0], dict) else [{"params": items}]

@@ -9,9 +9,10 @@ from ftcli.reproduce.measures import measure
 
 @measure(exact=True)
 def precomputed_reference_difference(run: Path) -> float:
-    """Largest difference of a log pi_ref(y|x) of the first training pairs, in nats.
+    """Largest difference between precomputed and live log pi_ref(y|x) in the first batch, in nats.
 
-    Computed over the whole split in its order, and in the batch of the first step, of the trained run.
+    The first are computed over the whole split in its order, the second in the batch of the first step,
+    both in the trained run.
     """
     import torch
 

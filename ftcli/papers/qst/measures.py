@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftcli.reproduce.measures import measure
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 KEPT_BATCHES = 4
 BATCHES, ROUNDS = 4, 3
@@ -16,20 +19,20 @@ LORA = {"_target_": "ftcli.methods.peft.Peft", "r": 16, "lora_alpha": 32}
 
 @measure(exact=True)
 def qst_base_graph(run: Path) -> float:
-    """Blocks whose output is part of autograd's graph in a step, and base tensors with a gradient."""
+    """Number of blocks whose output requires a gradient in a step, plus base tensors with a gradient."""
     from ftcli.models.anatomy import Anatomy
     from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
     fresh = rebuild_run(run)
     fresh.load_model()
-    anatomy, inside = Anatomy(fresh.model), []
+    anatomy, graph = Anatomy(fresh.model), []
     for _, block in anatomy.blocks:
-        block.register_forward_hook(lambda _m, _a, out: inside.append(out.requires_grad))
+        block.register_forward_hook(lambda _m, _a, out: graph.append(out.requires_grad))
     fresh.model.train()
     loss_of(fresh, fresh.model, first_batch(fresh)).sum().backward()
-    assert len(inside) == len(anatomy.blocks)
+    assert len(graph) == len(anatomy.blocks)
     base = [p for m in anatomy.modules.values() for p in m.parameters(recurse=False)]
-    return float(sum(inside) + sum(p.grad is not None for p in base))
+    return float(sum(graph) + sum(p.grad is not None for p in base))
 
 
 @measure(exact=True)
@@ -54,10 +57,10 @@ def qst_count_excess(run: Path) -> float:
 
 @measure(exact=True)
 def qst_kept_states_difference(run: Path) -> float:
-    """Largest difference of a token's loss, as a share of the largest loss, between kept states and none.
+    """Largest difference of a token's loss with cached states, as a share of the batch's largest loss.
 
-    Of the trained model, on the first batches of the second epoch after a first one that fills the
-    store: documents meet others than those they were computed with.
+    The losses are the trained model's on the first batches of the second epoch, after a first epoch
+    that fills the store, so that documents are in other batches than those they were computed in.
     """
     import torch
 
@@ -87,7 +90,7 @@ def qst_kept_states_difference(run: Path) -> float:
 
 @measure
 def qst_step_over_lora(run: Path) -> float:
-    """Time of its forward and backward passes over LoRA's (rank 16, all linears), in turn, same rows."""
+    """Time of forward and backward passes over that of LoRA (rank 16, all linears), on the same rows."""
     from ftcli.reproduce.probe import rebuild_run
     from ftcli.run.build import build_run
 
@@ -95,22 +98,22 @@ def qst_step_over_lora(run: Path) -> float:
     side.load_model()
     lora = build_run({**side.config, "method": LORA})
     lora.load_model()
-    batches, spent = first_batches(side, BATCHES), [0.0, 0.0]
+    batches, spent = load_first_batches(side, BATCHES), [0.0, 0.0]
     for turn in range(ROUNDS + 1):
-        for i, one in enumerate((side, lora)):
-            took = seconds(one, batches)
-            spent[i] += took if turn else 0.0  # kernels are chosen in the first
+        for i, variant in enumerate((side, lora)):
+            seconds = measure_seconds(variant, batches)
+            spent[i] += seconds if turn else 0.0  # the first turn includes the choice of kernels
     return spent[0] / spent[1]
 
 
-def first_batches(run: Any, count: int) -> list[dict[str, Any]]:
-    """What the run trains on first."""
+def load_first_batches(run: Run, count: int) -> list[dict[str, Any]]:
+    """Return the batches that the run trains on first."""
     loader = run.loader()
     return [loader.batch(rows) for rows in loader.batches(0)[:count]]
 
 
-def seconds(run: Any, batches: list[dict[str, Any]]) -> float:
-    """Time of passes forward and backward; on a CPU that of the process, whatever else runs there."""
+def measure_seconds(run: Run, batches: list[dict[str, Any]]) -> float:
+    """Return seconds of forward and backward passes; on a CPU the process's time, not the clock's."""
     import torch
 
     from ftcli.reproduce.probe import loss_of
@@ -129,17 +132,17 @@ def seconds(run: Any, batches: list[dict[str, Any]]) -> float:
 
 @measure
 def qst_kept_step_ratio(run: Path) -> float:
-    """Time of forward and backward passes with kept hidden states over that of the same without."""
+    """Time of forward and backward passes with cached hidden states over that without."""
     from ftcli.papers.qst.states import HiddenStates, Store
     from ftcli.papers.qst.tuner import side_layer
     from ftcli.run.build import open_run
 
     trained = open_run(run)
-    layer, batches = side_layer(trained.model), first_batches(trained, BATCHES)
+    layer, batches = side_layer(trained.model), load_first_batches(trained, BATCHES)
     kept, spent = HiddenStates(Store(float("inf"))), {False: 0.0, True: 0.0}
     for turn in range(ROUNDS + 1):
         for with_kept in spent:
             layer.states = kept if with_kept else None
-            took = seconds(trained, batches)
-            spent[with_kept] += took if turn else 0.0  # the first fills the store
+            seconds = measure_seconds(trained, batches)
+            spent[with_kept] += seconds if turn else 0.0  # the first turn fills the store
     return spent[True] / spent[False]

@@ -1,4 +1,4 @@
-"""Quantised side tuning (arXiv 2401.07159): no gradient passes through the base, whose states may be kept."""
+"""Quantised side tuning (arXiv 2401.07159): no gradient passes through the base, whose hidden states may be cached."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from ftcli.methods.peft import Peft
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
+    from ftcli.papers.qst.states import HiddenStates
 
 
 class Qst(Peft):
     """A narrow network beside a frozen base, quantised or not; further keys are `QstConfig`'s.
 
-    The base is the same in every epoch, so that its hidden states can be kept: a step then costs the
-    side network alone. They take blocks * tokens * width numbers.
+    The base is the same in every epoch, so that its hidden states can be cached: a step then computes
+    the side network alone. The cache holds blocks * tokens * width numbers.
 
     Args:
         config_class: ftcli.papers.qst.tuner.QstConfig or a subclass of it.
         autocast_adapter_dtype: the side network in float32 also where the base has half precision.
-        cache: where hidden states of the base are kept from one epoch to the next: none, memory (of
-            the machine, not of its GPU), or disk, where later runs of the same base find them.
-        cache_gb: the most of them, in 1e9 bytes; what comes after is computed each time.
+        cache: where hidden states of the base are cached between epochs: none, memory (of the
+            machine, not of its GPU), or disk, where later runs of the same base reuse them.
+        cache_gb: size limit of the cache in 1e9 bytes; further documents are computed each time.
         cache_dir: folder of cache=disk; null: beside the token cache.
     """
 
@@ -49,26 +50,26 @@ class Qst(Peft):
         self.cache, self.cache_gb, self.cache_dir = cache, cache_gb, cache_dir
 
     def setup(self, run: Run) -> None:
-        """Keep hidden states from now on, if asked to."""
+        """Attach the cache of hidden states, unless `cache` is none."""
         from ftcli.papers.qst.tuner import side_layer
 
         if self.cache != "none":
             layer = side_layer(run.model)
-            layer.states = self._states(layer.base_layer, run)
+            layer.states = self._build_cache(layer.base_layer, run)
 
     def on_train_end(self, state: State) -> None:
-        """Let go of them."""
+        """Detach the cache of hidden states."""
         from ftcli.papers.qst.tuner import side_layer
 
         side_layer(state.model).states = None
 
-    def _states(self, trunk: nn.Module, run: Run) -> Any:
+    def _build_cache(self, backbone: nn.Module, run: Run) -> HiddenStates:
         from ftcli.data.cache import token_folder
-        from ftcli.papers.qst.states import HiddenStates, Store, fingerprint
+        from ftcli.papers.qst.states import HiddenStates, Store, hash_backbone
 
         limit = self.cache_gb * 1e9
         if self.cache == "memory":
             return HiddenStates(Store(limit))
-        base = fingerprint(trunk)
+        base = hash_backbone(backbone)
         root = token_folder(self.cache_dir or getattr(run.data, "cache_dir", None))
         return HiddenStates(Store(limit, root / "hidden_states" / base), base)

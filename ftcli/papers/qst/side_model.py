@@ -1,13 +1,13 @@
-"""A small model of the same family: every width a frozen model has, divided by one number.
+"""A small model of the same family: every width of a frozen model, divided by one number.
 
-Depth and numbers of heads stay, so that each block of the small model stands beside one of the large
-and takes the same masks (QST, arXiv 2401.07159, section 3.2).
+Depth and numbers of heads stay, so that each block of the small model corresponds to one of the large
+model and takes the same masks (QST, arXiv 2401.07159, section 3.2).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +27,13 @@ EXACT = ("hidden_size", "word_embed_proj_dim", "head_dim")
 
 
 @dataclass(frozen=True)
-class Trunk:
-    """What of a causal model holds its blocks.
+class BackboneSpec:
+    """Where the blocks of a causal model are.
 
     Attributes:
-        name: of the module, such as "model" or "transformer".
-        blocks: name of the list of blocks within it.
-        out: width of the states that the head takes.
+        name: of the module that holds the blocks, such as "model" or "transformer".
+        blocks: name of the list of blocks within that module.
+        out: width of the input of the head.
     """
 
     name: str
@@ -41,43 +41,43 @@ class Trunk:
     out: int
 
 
-def trunk_of(model: nn.Module) -> Trunk:
-    """Where the blocks of a causal model are.
+def find_backbone(model: nn.Module) -> BackboneSpec:
+    """Return where the blocks of a causal model are.
 
     Raises:
-        UserError: it is not one stack of blocks with a head.
+        UserError: the model is not one stack of blocks with a head.
     """
     anatomy = Anatomy(model)
     stacks = anatomy.stacks
     if len(stacks) != 1 or anatomy.head is None:
         raise UserError(
-            f"a side network stands beside one stack of blocks in front of a head, and "
+            f"a side network needs a model of one stack of blocks with a head, and "
             f"{model_name(model)} has {', '.join(s.name for s in stacks) or 'no blocks'}.",
             where="method",
             fix="method=lora",
         )
     name, _, blocks = stacks[0].name.rpartition(".")
     head: Any = anatomy.head[1]
-    return Trunk(name, blocks, getattr(head, "in_features", getattr(head, "nx", 0)))
+    return BackboneSpec(name, blocks, getattr(head, "in_features", getattr(head, "nx", 0)))
 
 
-def twin_of(model: Any, reduction: int) -> nn.Module:
-    """A new model of the same class with fresh weights, float32, every width divided.
+def build_side_model(model: Any, reduction: int) -> nn.Module:
+    """Return a new model of the same class with fresh float32 weights and every width divided.
 
-    It has one token: its embedding and head are of no use. It stands on the CPU, or on the meta
-    device where the model does.
+    It has one token, because its embedding and head are not used. It is on the CPU, or on the meta
+    device if the model is.
 
     Raises:
-        UserError: a width or a head's cannot be divided.
+        UserError: a width, or that of a head, is not divisible by `reduction`.
     """
-    config = _shrunk(model, reduction)
+    config = _shrink_config(model, reduction)
     meta = next(model.parameters()).device.type == "meta"
     with torch.device("meta" if meta else "cpu"):
-        twin: nn.Module = type(model)(config)
-    return twin
+        side_model: nn.Module = type(model)(config)
+    return side_model
 
 
-def _shrunk(model: Any, reduction: int) -> Any:
+def _shrink_config(model: Any, reduction: int) -> Any:
     config = copy.deepcopy(model.config)
     _refuse_uneven(model, reduction)
     for name in WIDTHS:
@@ -94,7 +94,7 @@ def _shrunk(model: Any, reduction: int) -> Any:
 
 
 def _plain_rope(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Rotary parameters without those that name a factor for each pair of the base's channels."""
+    """Return rotary parameters without lists of one factor for each pair of the base's channels."""
     if all(isinstance(value, dict) for value in parameters.values()):
         return {layer: _plain_rope(values) for layer, values in parameters.items()}
     if not any(isinstance(value, list) for value in parameters.values()):
@@ -105,28 +105,28 @@ def _plain_rope(parameters: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_uneven(model: Any, reduction: int) -> None:
     config = model.config
-    if reduction in _fitting(config, [reduction]):
+    if reduction in _iterate_divisors(config, [reduction]):
         return
-    fits = [*_fitting(config, range(1, config.hidden_size + 1))]
+    divisors = [*_iterate_divisors(config, range(1, config.hidden_size + 1))]
     heads = config.num_attention_heads
-    near = max((r for r in fits if r <= reduction), default=fits[0])
+    nearest = max((r for r in divisors if r <= reduction), default=divisors[0])
     raise UserError(
         f"reduction={reduction} does not divide {model_name(model)}: width {config.hidden_size}, "
-        f"{heads} heads of {_head(config)} (rotary positions need an even head). "
-        f"These do: {', '.join(map(str, fits))}.",
+        f"{heads} heads of {_get_head_width(config)} (rotary positions need an even head). "
+        f"These do: {', '.join(map(str, divisors))}.",
         where="method.reduction",
-        fix=f"method.reduction={near}",
+        fix=f"method.reduction={nearest}",
     )
 
 
-def _fitting(config: Any, reductions: Any) -> Iterator[int]:
+def _iterate_divisors(config: Any, reductions: Iterable[int]) -> Iterator[int]:
     rotary = getattr(config, "rope_parameters", None) is not None
     widths = [v for v in (getattr(config, n, None) for n in EXACT) if isinstance(v, int)]
     for r in reductions:
-        whole = all(width % r == 0 for width in [*widths, _head(config)])
-        if whole and not (rotary and (_head(config) // r) % 2):
+        divides = all(width % r == 0 for width in [*widths, _get_head_width(config)])
+        if divides and not (rotary and (_get_head_width(config) // r) % 2):
             yield r
 
 
-def _head(config: Any) -> int:
+def _get_head_width(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

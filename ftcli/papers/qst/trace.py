@@ -1,6 +1,6 @@
-"""One forward pass of a frozen model, watched at its blocks: what went in, what came out.
+"""Record one forward pass of a frozen model at its blocks: their inputs and outputs.
 
-The pass can also be replayed: blocks then give back states that are known, and compute nothing.
+The pass can also be replayed: blocks then return known states and compute nothing.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 
 class Trace:
-    """What the blocks of a trunk were called with, and their outputs.
+    """Arguments and outputs of the blocks of a backbone in one forward pass.
 
     Args:
         replay: outputs [B, T, d] of all blocks; None: the blocks compute them.
-        tuples: whether blocks give their output as the first of several.
+        tuples: whether blocks return a tuple with the hidden states first.
 
     Attributes:
-        start: what goes into the first block [B, T, d].
-        calls: arguments of each block, the hidden states left out.
-        outputs: what each block puts out [B, T, d].
-        rotary: calls of the modules that make rotary embeddings, by the id of what they gave.
+        start: input of the first block [B, T, d].
+        calls: positional and keyword arguments of each block, without the hidden states.
+        outputs: output of each block [B, T, d].
+        rotary: calls of the modules that compute rotary embeddings, by the id of their result.
     """
 
     def __init__(self, replay: Sequence[Tensor] | None = None, tuples: bool = False) -> None:
@@ -34,31 +34,29 @@ class Trace:
         self.rotary: dict[int, tuple[str, tuple[Any, ...], dict[str, Any], Any]] = {}
 
     @contextmanager
-    def watching(self, trunk: nn.Module, blocks: nn.ModuleList) -> Iterator[Trace]:
-        """While this lasts, calls of the blocks come through here."""
-        watched = {
-            n: _Watched(block, self) for n, block in blocks._modules.items() if block is not None
-        }
-        before = dict(blocks._modules)
+    def record_blocks(self, backbone: nn.Module, blocks: nn.ModuleList) -> Iterator[Trace]:
+        """Record all calls of the blocks within a `with` block."""
+        originals = dict(blocks._modules)
+        recorders = {n: _BlockRecorder(b, self) for n, b in originals.items() if b is not None}
         with ExitStack() as stack:
-            for name, module in rotary_modules(trunk):
-                stack.callback(self._tap(name, module).remove)
-            blocks._modules.update(watched)
+            for name, module in find_rotary_modules(backbone):
+                stack.callback(self._hook_rotary(name, module).remove)
+            blocks._modules.update(recorders)
             try:
                 yield self
             finally:
-                blocks._modules.update(before)
+                blocks._modules.update(originals)
 
-    def _tap(self, name: str, module: nn.Module) -> Any:
-        def note(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            # what was given is kept, too: an id means something only as long as its object lives
+    def _hook_rotary(self, name: str, module: nn.Module) -> Any:
+        def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            # the output is stored too: an id is unique only while its object exists
             self.rotary[id(output)] = (name, args, kwargs, output)
 
-        return module.register_forward_hook(note, with_kwargs=True)
+        return module.register_forward_hook(hook, with_kwargs=True)
 
 
-class _Watched(nn.Module):
-    """Stands where a block stood, and has the block's attributes."""
+class _BlockRecorder(nn.Module):
+    """Module in the place of a block that records its calls and forwards attributes to it."""
 
     def __init__(self, block: nn.Module, trace: Trace) -> None:
         super().__init__()
@@ -82,18 +80,18 @@ class _Watched(nn.Module):
         else:
             known = trace.replay[len(trace.outputs)]
             output = (known,) if trace.tuples else known
-        trace.outputs.append(first(output))
+        trace.outputs.append(get_hidden_states(output))
         return output
 
 
-def first(output: Any) -> Tensor:
-    """The hidden states of what a block returns."""
-    found: Tensor = output[0] if isinstance(output, tuple) else output
-    return found
+def get_hidden_states(output: Any) -> Tensor:
+    """Return the hidden states from the output of a block."""
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
 
 
-def rotary_modules(trunk: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules of a trunk that make rotary embeddings for all of its blocks."""
-    for name, child in trunk.named_children():
+def find_rotary_modules(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield names and modules of a backbone that compute rotary embeddings for all of its blocks."""
+    for name, child in backbone.named_children():
         if any(n.endswith("inv_freq") for n, _ in child.named_buffers(recurse=False)):
             yield name, child

@@ -1,8 +1,8 @@
 """QST (arXiv 2401.07159) as a PEFT tuner: the module that holds the blocks, with a side network.
 
-PEFT sees one adapted layer, the trunk of the model ("model", "transformer"). It runs without
-gradients and in evaluation mode; what it puts out is mixed with what the side network makes of its
-hidden states. Loss, generation, head and wrappers of the model are the family's own.
+PEFT sees one adapted layer, the backbone of the model ("model", "transformer"). It runs without
+gradients and in evaluation mode; its output is mixed with the side network's, which is computed from the
+backbone's hidden states. Loss, generation, head and wrappers of the model are unchanged.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from ftcli.methods.tuners.base import Tuner, TunerLayer, register
 from ftcli.papers.qst.side import Downsample, OutputGate, SideNetwork
-from ftcli.papers.qst.side_model import trunk_of
+from ftcli.papers.qst.side_model import find_backbone
 from ftcli.papers.qst.states import HiddenStates
 from ftcli.papers.qst.trace import Trace
 
-#: Choices of `SideNetwork` in a configuration.
+#: Arguments of `SideNetwork` in a configuration.
 SHAPE = ("reduction", "downsample", "rank", "layer_gate", "output_gate", "output_gate_form")
 
 
@@ -31,26 +31,30 @@ class QstConfig(PeftConfig):
     """A side network beside all blocks of a causal model."""
 
     target_modules: list[str] | set[str] | str | None = field(
-        default=None, metadata={"help": "the module that holds the blocks; null: it is found"}
+        default=None,
+        metadata={"help": "the module that holds the blocks; null: found by structure"},
     )
     reduction: int = field(
         default=16, metadata={"help": "widths of the side network are divided by it"}
     )
     downsample: Downsample = field(
-        default="adapter", metadata={"help": "how a block's hidden states become narrow"}
+        default="adapter",
+        metadata={"help": "how a block's hidden states are reduced to the side network's width"},
     )
     rank: int = field(default=16, metadata={"help": "inner width of downsample=adapter and lora"})
     layer_gate: float = field(
         default=0.5,
-        metadata={"help": "start of gamma: sigmoid(gamma) of the side's own state is kept"},
+        metadata={"help": "initial gamma: sigmoid(gamma) is the share of the side network's state"},
     )
     output_gate: float = field(
         default=1.0,
-        metadata={"help": "start of the base's share in the output; 1 is the base itself"},
+        metadata={"help": "initial share of the base in the output; 1 is the base's output"},
     )
     output_gate_form: OutputGate = field(
         default="direct",
-        metadata={"help": "what is trained: the share, a number whose sigmoid it is, or nothing"},
+        metadata={
+            "help": "what is trained: the share (direct), its logit (sigmoid), or nothing (fixed)"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -62,11 +66,11 @@ class QstConfig(PeftConfig):
             self.target_modules = set(self.target_modules)
 
 
-class SideTuned(TunerLayer):
-    """The trunk of a model with a side network; attributes that it has not are the trunk's.
+class SideTunedBackbone(TunerLayer):
+    """The backbone of a model with a side network; other attributes are looked up in the backbone.
 
     Attributes:
-        states: where hidden states of the trunk are kept; None computes them each time.
+        states: cache of the backbone's hidden states; None computes them each time.
     """
 
     adapter_layer_names = ("qst_side",)
@@ -74,10 +78,10 @@ class SideTuned(TunerLayer):
     def __init__(self, base_layer: nn.Module, model: nn.Module) -> None:
         super().__init__(base_layer)
         self.qst_side = nn.ModuleDict()
-        self.blocks_name = trunk_of(model).blocks
-        self._model = [model]  # in a list: it is not a part of this module
+        self.blocks_name = find_backbone(model).blocks
+        self._model = [model]  # in a list, so that it is not registered as a submodule
         self._signature = inspect.signature(base_layer.forward)
-        self._tuples: bool | None = None  # whether blocks return tuples; None: not seen yet
+        self._tuples: bool | None = None  # whether blocks return tuples; None: not known yet
         self.states: HiddenStates | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -87,95 +91,95 @@ class SideTuned(TunerLayer):
             return getattr(super().__getattr__("base_layer"), name)
 
     def add(self, adapter: str, config: QstConfig) -> None:
-        """A fresh side network, on the trunk's device and in its type."""
+        """Add a fresh side network, on the backbone's device and in its type."""
         side = SideNetwork(self._model[0], **{name: getattr(config, name) for name in SHAPE})
-        own = next(p for p in self.base_layer.parameters() if p.dtype.is_floating_point)
-        self.qst_side[adapter] = side if own.is_meta else side.to(own.device, own.dtype)
+        weight = next(p for p in self.base_layer.parameters() if p.dtype.is_floating_point)
+        self.qst_side[adapter] = side if weight.is_meta else side.to(weight.device, weight.dtype)
 
-    def train(self, mode: bool = True) -> SideTuned:
-        """The side network; the base is never trained, so that its dropout stays off."""
+    def train(self, mode: bool = True) -> SideTunedBackbone:
+        """Set the mode of the side network; the base stays in evaluation mode, without dropout."""
         super().train(mode)
         self.base_layer.eval()
         return self
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refused.
+        """Refuse to merge.
 
         Raises:
             ValueError: always.
         """
-        raise ValueError("a side network is no change of the base's weights")
+        raise ValueError("a side network cannot be merged into the base's weights")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the trunk's: what the head is given is mixed."""
-        trunk: Any = self.base_layer
+        """Run the backbone and mix its last hidden states with the side network's output."""
+        backbone: Any = self.base_layer
         names = self.adapters_in_effect()
         if not names:
-            return trunk(*args, **kwargs)
-        trace, output = self._traced(args, kwargs)
+            return backbone(*args, **kwargs)
+        trace, output = self._run_base(args, kwargs)
         last = output.last_hidden_state
         for name in names:
             side: Any = self.qst_side[name]
-            side.config._attn_implementation = trunk.config._attn_implementation
+            side.config._attn_implementation = backbone.config._attn_implementation
             last = side(trace, last)
         output.last_hidden_state = last
         return output
 
     @torch.no_grad()
-    def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Trace, Any]:
-        """The frozen pass over these arguments, from kept states where there are such."""
+    def _run_base(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Trace, Any]:
+        """Run the frozen backbone on these arguments, with cached hidden states where there are any."""
         if self.states is None:
-            return self._watched(args, kwargs)
-        if self._tuples is None:  # how a block's output is wrapped shows when one has run
-            self._watched(args, kwargs)
-        given = _named(self._signature.bind(*args, **kwargs))
-        known = self.states.of(given, self._computed)
-        return self._watched(args, kwargs, known)
+            return self._record_pass(args, kwargs)
+        if self._tuples is None:  # whether blocks return tuples is known after a first pass
+            self._record_pass(args, kwargs)
+        arguments = _name_arguments(self._signature.bind(*args, **kwargs))
+        states = self.states.get_states(arguments, self._compute_states)
+        return self._record_pass(args, kwargs, states)
 
-    def _watched(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], known: Tensor | None = None
+    def _record_pass(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], states: Tensor | None = None
     ) -> tuple[Trace, Any]:
-        trunk: Any = self.base_layer
-        trace = Trace(None if known is None else list(known), bool(self._tuples))
-        with trace.watching(trunk, trunk.get_submodule(self.blocks_name)):
-            output = trunk(*args, **kwargs)
+        backbone: Any = self.base_layer
+        trace = Trace(None if states is None else list(states), bool(self._tuples))
+        with trace.record_blocks(backbone, backbone.get_submodule(self.blocks_name)):
+            output = backbone(*args, **kwargs)
         self._tuples = trace.tuples
         return trace, output
 
-    def _computed(self, given: dict[str, Any]) -> Tensor:
-        """Outputs of all blocks [L, B, T, d]."""
-        return torch.stack(self._watched((), given)[0].outputs)
+    def _compute_states(self, arguments: dict[str, Any]) -> Tensor:
+        """Return the outputs of all blocks [L, B, T, d]."""
+        return torch.stack(self._record_pass((), arguments)[0].outputs)
 
 
 class QstModel(Tuner):
-    """Puts a side network beside the blocks of a causal model."""
+    """Tuner that adds a side network beside the blocks of a causal model."""
 
     prefix = "qst_"
-    tuner_layer_cls = SideTuned
+    tuner_layer_cls = SideTunedBackbone
 
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
-        """As in PEFT, with the trunk by structure where the configuration names none."""
+        """Inject as PEFT does, after finding the backbone where the configuration names none."""
         config: Any = self.peft_config[adapter_name]
         if config.target_modules is None:
-            config.target_modules = {trunk_of(model).name}
+            config.target_modules = {find_backbone(model).name}
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def wrap_layer(self, target: nn.Module, config: Any) -> TunerLayer:
-        """The trunk, with a place for side networks of this model."""
-        return SideTuned(target, self.model)
+        """Return the layer that holds the backbone and the side networks of this model."""
+        return SideTunedBackbone(target, self.model)
 
 
-def side_layer(model: nn.Module) -> SideTuned:
-    """The trunk of a model that has a side network."""
-    return next(module for module in model.modules() if isinstance(module, SideTuned))
+def side_layer(model: nn.Module) -> SideTunedBackbone:
+    """Return the layer of a model that holds its side network."""
+    return next(module for module in model.modules() if isinstance(module, SideTunedBackbone))
 
 
-def _named(bound: inspect.BoundArguments) -> dict[str, Any]:
-    """Arguments by name, those of `**kwargs` among them."""
-    given = dict(bound.arguments)
-    return given | given.pop("kwargs", {})
+def _name_arguments(bound: inspect.BoundArguments) -> dict[str, Any]:
+    """Return all arguments by name, including those of `**kwargs`."""
+    arguments = dict(bound.arguments)
+    return arguments | arguments.pop("kwargs", {})
 
 
 register("qst", QstConfig, QstModel)

@@ -1,4 +1,4 @@
-"""Which heads and channels S2FT trains (arXiv 2412.06289, section 3.2)."""
+"""Selection of the heads and channels that S2FT trains (arXiv 2412.06289, section 3.2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from peft.utils import resolve_quantization_backend
 from torch import Tensor
 
-from ftcli.papers.s2ft.coupled import Coupled, Part
+from ftcli.papers.s2ft.coupled import CoupledStructure, Part
 
 if TYPE_CHECKING:
     from ftcli.papers.s2ft.method import S2ftConfig
@@ -18,66 +18,70 @@ if TYPE_CHECKING:
 PARTS = {"v": "value", "o": "output", "u": "up", "d": "down"}
 
 
-def select(structures: Sequence[Coupled], config: S2ftConfig) -> dict[str, list[int]]:
-    """Linear -> chosen heads or channels, in the order of its slice.
+def select_units(
+    structures: Sequence[CoupledStructure], config: S2ftConfig
+) -> dict[str, list[int]]:
+    """Return the selected heads or channels of each linear by name, in the order of its slice.
 
-    The budget is one of the whole model: int(ratio * units of all layers) of them are drawn
-    together, so that layers get different numbers, and some none.
+    The budget is that of the whole model: int(ratio * units of all layers) units are selected over all
+    layers, so that layers get different numbers, and some none.
 
     Raises:
-        ValueError: the model has no such part, or a ratio is less than one of them.
+        ValueError: the model has no projection of that role, or a ratio is less than one unit.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    found: dict[str, dict[str, list[int]]] = {}
+    units_by_role: dict[str, dict[str, list[int]]] = {}
     for letter, role in PARTS.items():
-        having = [s for s in structures if role in s.parts]
+        candidates = [s for s in structures if role in s.parts]
         ratio = config.ratios.get(letter, 0.0)
-        if ratio and not having:
+        if ratio and not candidates:
             raise ValueError(f"ratios.{letter}: no {role} projection is known in this model")
         if ratio:
-            found[role] = _drawn(having, letter, ratio, config, generator)
+            units_by_role[role] = _draw_units(candidates, letter, ratio, config, generator)
     selected = {}
     for structure in structures:
         first, second = ("value", "output") if "output" in structure.parts else ("up", "down")
         chosen = {
-            role: set(found.get(role, {}).get(structure.name, ())) for role in (first, second)
+            role: set(units_by_role.get(role, {}).get(structure.name, ()))
+            for role in (first, second)
         }
-        order = structure.arranged(chosen[first], chosen[second])
+        order = structure.arrange_units(chosen[first], chosen[second])
         for role, units in chosen.items():
             if units:
                 part = structure.parts[role]
-                sequence = structure.order_of(part, order)
+                sequence = structure.convert_order(part, order)
                 selected[part.linear.name] = [unit for unit in sequence if unit in units]
     return selected
 
 
-def _drawn(
-    structures: Sequence[Coupled],
+def _draw_units(
+    structures: Sequence[CoupledStructure],
     letter: str,
     ratio: float,
     config: S2ftConfig,
     generator: torch.Generator,
 ) -> dict[str, list[int]]:
-    """Structure -> units of the highest scores of all."""
+    """Return the units of the highest scores over all structures, by structure."""
     role = PARTS[letter]
-    scores = [_scores(s.parts[role], config, generator) for s in structures]
+    scores = [_score_units(s.parts[role], config, generator) for s in structures]
     owner = torch.repeat_interleave(torch.tensor([len(s) for s in scores]))
     budget = int(ratio * len(owner))
     if budget < 1:
         raise ValueError(f"ratios.{letter}={ratio:g} is less than one of {len(owner)}")
-    taken = torch.cat(scores).topk(budget).indices
-    counts = torch.bincount(owner[taken], minlength=len(scores)).tolist()
+    highest = torch.cat(scores).topk(budget).indices
+    counts = torch.bincount(owner[highest], minlength=len(scores)).tolist()
     return {
-        s.name: _best(own, count, s.each if s.parts[role].units == s.groups * s.each else 1)
-        for s, own, count in zip(structures, scores, counts, strict=True)
+        s.name: _take_best(values, count, s.each if s.parts[role].units == s.groups * s.each else 1)
+        for s, values, count in zip(structures, scores, counts, strict=True)
         if count
     }
 
 
-def _best(scores: Tensor, count: int, each: int) -> list[int]:
-    """`count` units; whole groups of `each` first, and a part of the next one.
+def _take_best(scores: Tensor, count: int, each: int) -> list[int]:
+    """Return `count` units: whole groups of `each` first, then a part of the next one.
 
-    Heads that share a key and value cannot be parted from them: only so are chosen heads one run.
+    Heads that share a key and value stay in their group, so only whole groups and one part of a group
+    are consecutive rows after reordering.
     """
     grouped = scores.view(-1, each)
     groups = grouped.mean(1).argsort(descending=True).tolist()
@@ -89,8 +93,8 @@ def _best(scores: Tensor, count: int, each: int) -> list[int]:
     return sorted(units)
 
 
-def _scores(part: Part, config: S2ftConfig, generator: torch.Generator) -> Tensor:
-    """One number a unit, the highest to be chosen; by chance, or the norm of its rows or columns."""
+def _score_units(part: Part, config: S2ftConfig, generator: torch.Generator) -> Tensor:
+    """Return a score for each unit, the highest to be selected: random, or from the norm of its slice."""
     weight: Any = part.linear.module.weight
     if config.selection == "random" or weight.device.type == "meta":
         return torch.rand(part.units, generator=generator)

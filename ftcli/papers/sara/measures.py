@@ -13,7 +13,7 @@ SHARE = 0.1
 
 @measure
 def sara_balance(run: Path) -> float:
-    """Share by which the target's denoising error fell minus the share by which the original's rose."""
+    """Relative decrease of the target's denoising error minus the relative increase of the original's."""
     from ftcli.core.run_dir import RunDir
 
     result = RunDir.open(run).result()
@@ -26,7 +26,7 @@ def sara_balance(run: Path) -> float:
 
 @measure(exact=True)
 def sara_outside_moved(run: Path) -> float:
-    """Entries of the base with |w| >= threshold that differ by any bit after training."""
+    """Number of entries of the base with |w| >= threshold that training changed by any bit."""
     from ftcli.reproduce.probe import rebuild_run
     from ftcli.run.build import open_run
 
@@ -40,21 +40,21 @@ def sara_outside_moved(run: Path) -> float:
 
 @measure(exact=True)
 def sara_smallest_zeroed(run: Path) -> float:
-    """Share by which the base's error on what it knows rises when its smallest 10 % are set to 0."""
-    from ftcli.papers.sara.method import below
+    """Relative increase of the base's error on the split `test` when its smallest 10 % are set to 0."""
+    from ftcli.papers.sara.method import find_threshold
 
-    def smallest(parameters: dict[str, Any]) -> dict[str, Any]:
-        limit = below(parameters, SHARE)
+    def mask_smallest(parameters: dict[str, Any]) -> dict[str, Any]:
+        limit = find_threshold(parameters, SHARE)
         return {name: p.abs() < limit for name, p in parameters.items()}
 
-    return rise(run, smallest)
+    return error_increase(run, mask_smallest)
 
 
-def rise(run: Path, chosen: Callable[[dict[str, Any]], dict[str, Any]]) -> float:
-    """Share by which the error of the run's base on the split `test` rises without some weights.
+def error_increase(run: Path, chosen: Callable[[dict[str, Any]], dict[str, Any]]) -> float:
+    """Return the relative increase of the base's error on the split `test` without some weights.
 
     Args:
-        chosen: parameters by name -> masks of those that are set to 0.
+        chosen: parameters by name -> masks of the entries that are set to 0.
     """
     import torch
 
@@ -74,39 +74,39 @@ def rise(run: Path, chosen: Callable[[dict[str, Any]], dict[str, Any]]) -> float
 
 @measure
 def sara_random_zeroed(run: Path) -> float:
-    """Share by which the base's error on what it knows rises when a random 10 % are set to 0."""
+    """Relative increase of the base's error on the split `test` when a random 10 % are set to 0."""
     import torch
 
     from ftcli.reproduce.probe import rebuild_run
 
     generator = torch.Generator().manual_seed(rebuild_run(run).seed)
 
-    def drawn(parameters: dict[str, Any]) -> dict[str, Any]:
+    def draw_masks(parameters: dict[str, Any]) -> dict[str, Any]:
         return {
             name: (torch.rand(p.shape, generator=generator) < SHARE).to(p.device)
             for name, p in parameters.items()
         }
 
-    return rise(run, drawn)
+    return error_increase(run, draw_masks)
 
 
 @measure
 def sara_rank(run: Path) -> float:
     """Effective rank exp(-sum p log p), p being the normalised singular values (Roy and Vetterli 2007).
 
-    Mean over the matrices of trained entries that the nuclear penalty is drawn from.
+    The mean over the matrices of trained entries among which the nuclear penalty draws.
     """
     import torch
 
-    from ftcli.papers.sara.gathered import installed
+    from ftcli.papers.sara.entries import find_entries
     from ftcli.run.build import open_run
 
     trained = open_run(run)
-    least = (trained.config.get("penalty") or {}).get("nuclear", {}).get("min_dim", 31)
+    min_dim = (trained.config.get("penalty") or {}).get("nuclear", {}).get("min_dim", 31)
     ranks = []
-    for one in installed(trained.model).values():
-        if len(one.shape) == 2 and min(one.shape) > least:
-            values = torch.linalg.svdvals(one.matrix().detach().double())
+    for entries in find_entries(trained.model).values():
+        if len(entries.shape) == 2 and min(entries.shape) > min_dim:
+            values = torch.linalg.svdvals(entries.matrix().detach().double())
             share = values / values.sum()
             ranks.append(torch.special.entr(share).sum().exp().item())
     return sum(ranks) / len(ranks)

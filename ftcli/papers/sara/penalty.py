@@ -1,4 +1,4 @@
-"""Nuclear norm of what is trained of a matrix (SaRA, arXiv 2409.06633)."""
+"""Nuclear norm of the trained entries of a matrix (SaRA, arXiv 2409.06633)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ftcli.core.callback import State
 from ftcli.core.errors import UserError
 from ftcli.objectives.base import Losses
-from ftcli.papers.sara.gathered import Gathered, installed
+from ftcli.papers.sara.entries import TrainedEntries, find_entries
 from ftcli.penalties.base import Penalty
 from ftcli.trainable.base import Trainable
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 class Nuclear(Penalty):
     """Sum of the singular values of matrices that hold the trained entries and are 0 elsewhere.
 
-    A singular value decomposition costs much, so every step draws `per_step` of the matrices; the
-    draw is a function of seed and step. Its gradient is U V^T at the trained entries.
+    A singular value decomposition is expensive, so every step draws `per_step` of the matrices; the
+    draw is a function of seed and step. The gradient is U V^T at the trained entries.
 
     Args:
         weight: the paper's lambda.
-        per_step: matrices of which the sum is taken.
+        per_step: number of matrices drawn at a step.
         min_dim: matrices with a side of this many entries or fewer are left out.
     """
 
@@ -38,7 +38,7 @@ class Nuclear(Penalty):
     min_dim: int = 64
     _seed: int = field(default=0, init=False, repr=False)
     _step: int = field(default=0, init=False, repr=False)
-    _matrices: list[Gathered] = field(default_factory=list, init=False, repr=False)
+    _matrices: list[TrainedEntries] = field(default_factory=list, init=False, repr=False)
 
     def setup(self, run: Run) -> None:
         """Find the matrices.
@@ -47,16 +47,19 @@ class Nuclear(Penalty):
             UserError: the method trains no entries of matrices that are large enough.
         """
         self._seed = run.seed
-        found = installed(run.model).values()
-        self._matrices = [g for g in found if len(g.shape) == 2 and min(g.shape) > self.min_dim]
+        self._matrices = [
+            entries
+            for entries in find_entries(run.model).values()
+            if len(entries.shape) == 2 and min(entries.shape) > self.min_dim
+        ]
         if not self._matrices:
-            # a policy that chooses what moves may ask for another method in its turn
-            chosen = type(run.trainable) not in (Trainable, type(None))
+            # with a trainable policy, method=sara may be refused in turn
+            policy = type(run.trainable) not in (Trainable, type(None))
             raise UserError(
                 f"penalty=nuclear finds no matrix above {self.min_dim} x {self.min_dim} of which "
                 "single entries are trained.",
                 where="penalty",
-                fix="penalty=none" if chosen else "method=sara",
+                fix="penalty=none" if policy else "method=sara",
             )
 
     def before_step(self, state: State) -> None:
@@ -64,17 +67,18 @@ class Nuclear(Penalty):
         self._step = state.step
 
     def __call__(self, model: nn.Module, batch: dict[str, Any], losses: Losses) -> Tensor:
-        """The sum over the matrices of this step; it does not depend on the batch."""
-        return torch.stack([nuclear_norm(one.matrix()) for one in self.drawn()]).sum()
+        """Return the sum over the matrices of this step; it does not depend on the batch."""
+        norms = [nuclear_norm(entries.matrix()) for entries in self.draw_matrices()]
+        return torch.stack(norms).sum()
 
-    def drawn(self) -> list[Gathered]:
-        """The matrices of this step."""
+    def draw_matrices(self) -> list[TrainedEntries]:
+        """Return the entries of the matrices drawn at this step."""
         random = np.random.default_rng([self._seed, self._step])
         order = random.permutation(len(self._matrices))
         return [self._matrices[i] for i in order[: self.per_step]]
 
 
 def nuclear_norm(matrix: Tensor) -> Tensor:
-    """Sum of the singular values of a matrix, in float32."""
+    """Return the sum of the singular values of a matrix, in float32."""
     with torch.autocast(matrix.device.type, enabled=False):
         return torch.linalg.svdvals(matrix.float()).sum()

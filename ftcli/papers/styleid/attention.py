@@ -1,4 +1,4 @@
-"""Self-attention of a denoiser that is recorded, or takes its keys and values from elsewhere."""
+"""Self-attention of a denoiser that is recorded, or takes keys and values recorded elsewhere."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ Features = dict[tuple[str, int], tuple[Tensor, Tensor, Tensor]]
 
 @dataclass
 class Taps:
-    """What the chosen layers do in the denoiser's next call.
+    """Settings of the selected layers for the denoiser's next call.
 
     Attributes:
-        time: timestep of that call, by which features are stored and found.
-        record: take queries, keys and values down here.
-        inject: content's queries, style's keys and values, instead of the layer's own.
+        time: timestep of that call, the key of features.
+        record: where queries, keys and values are stored; None: nowhere.
+        inject: content's queries, style's keys and values, in place of those computed.
         gamma: share of the content's query in the query (StyleID, arXiv 2312.09008, equation 6).
         tau: factor of the logits (equation 7).
+        layers: names of the selected layers.
     """
 
     time: int = 0
@@ -38,7 +39,7 @@ class Taps:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, tau: float = 1.0) -> Tensor:
-    """softmax(tau * scale * q k^T) v, written out.
+    """Return softmax(tau * scale * q k^T) v, without a fused kernel.
 
     Args:
         query, key, value: [B, heads, places, d].
@@ -48,13 +49,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, tau: float =
     return logits.softmax(-1) @ value
 
 
-def mixed(content: Tensor, own: Tensor, gamma: float) -> Tensor:
-    """The query gamma * q_content + (1 - gamma) * q."""
-    return gamma * content + (1 - gamma) * own
+def mix_queries(content: Tensor, query: Tensor, gamma: float) -> Tensor:
+    """Return gamma * q_content + (1 - gamma) * q (StyleID, arXiv 2312.09008, equation 6)."""
+    return gamma * content + (1 - gamma) * query
 
 
 class TappedAttention:
-    """An attention processor of diffusers that follows `Taps`; without any it computes as before.
+    """Attention processor of diffusers that records and injects features according to `Taps`.
 
     Args:
         name: of the layer in the denoiser.
@@ -67,25 +68,25 @@ class TappedAttention:
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Any = None, **_: Any
     ) -> Tensor:
-        """Attention of [B, places, channels] to itself."""
-        taps, place = self.taps, (self.name, self.taps.time)
+        """Compute the self-attention of [B, places, channels]."""
+        taps, index = self.taps, (self.name, self.taps.time)
         layers = (attn.to_q, attn.to_k, attn.to_v)
-        query, key, value = (_heads(layer(hidden_states), attn.heads) for layer in layers)
+        query, key, value = (_split_heads(layer(hidden_states), attn.heads) for layer in layers)
         tau = 1.0
         if taps.record is not None:
-            taps.record[place] = (query, key, value)
+            taps.record[index] = (query, key, value)
         if taps.inject is not None:
-            content, key, value = taps.inject[place]
-            query, tau = mixed(content, query, taps.gamma), taps.tau
+            content, key, value = taps.inject[index]
+            query, tau = mix_queries(content, query, taps.gamma), taps.tau
         out = attend(query, key, value, attn.scale, tau)
         return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
 
 
 @contextmanager
-def tapped(denoiser: nn.Module, patterns: Sequence[str]) -> Iterator[Taps]:
-    """Taps in the self-attention of the layers whose names match, as long as it lasts.
+def tap_attention(denoiser: nn.Module, patterns: Sequence[str]) -> Iterator[Taps]:
+    """Context in which the self-attention layers whose names match follow the `Taps` that it gives.
 
-    Fused kernels do not show queries, keys and values, so these layers compute attention step by step.
+    Fused kernels do not expose queries, keys and values, so these layers compute attention step by step.
 
     Args:
         denoiser: a UNet2DConditionModel of diffusers.
@@ -94,30 +95,30 @@ def tapped(denoiser: nn.Module, patterns: Sequence[str]) -> Iterator[Taps]:
     Raises:
         UserError: a pattern matches no self-attention.
     """
-    found = {name: m for name, m in denoiser.named_modules() if name.endswith(".attn1")}
+    candidates = {name: m for name, m in denoiser.named_modules() if name.endswith(".attn1")}
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in found):
+        if not any(fnmatchcase(name, pattern) for name in candidates):
             raise UserError(
-                f"'{pattern}' matches none of {len(found)} self-attention layers "
-                f"(they are called like {next(iter(found), 'none')!r}).",
+                f"'{pattern}' matches none of {len(candidates)} self-attention layers "
+                f"(with names like {next(iter(candidates), 'none')!r}).",
                 where="eval.style_transfer.layers",
             )
-    chosen: dict[str, Any] = {
-        n: m for n, m in found.items() if any(fnmatchcase(n, p) for p in patterns)
+    selected: dict[str, Any] = {
+        n: m for n, m in candidates.items() if any(fnmatchcase(n, p) for p in patterns)
     }
-    taps = Taps(layers=list(chosen))
-    before = {name: module.processor for name, module in chosen.items()}
-    for name, module in chosen.items():
+    taps = Taps(layers=list(selected))
+    processors = {name: module.processor for name, module in selected.items()}
+    for name, module in selected.items():
         module.set_processor(TappedAttention(name, taps))
     try:
         yield taps
     finally:
-        for name, module in chosen.items():
-            module.set_processor(before[name])
+        for name, module in selected.items():
+            module.set_processor(processors[name])
 
 
-def pairs(content: Features, style: Features, which: Sequence[tuple[int, int]]) -> Features:
-    """Queries of contents with keys and values of styles, for pairs of their numbers."""
+def pair_features(content: Features, style: Features, which: Sequence[tuple[int, int]]) -> Features:
+    """Return queries of contents with keys and values of styles, for pairs (content, style) of indices."""
     left, right = (torch.tensor([pair[side] for pair in which]) for side in (0, 1))
     return {
         place: (content[place][0][left], style[place][1][right], style[place][2][right])
@@ -126,20 +127,21 @@ def pairs(content: Features, style: Features, which: Sequence[tuple[int, int]]) 
 
 
 def adain(content: Tensor, style: Tensor) -> Tensor:
-    """Content latents [B, c, h, w] with each channel's mean and deviation of the style's.
+    """Return content latents [B, c, h, w] with mean and standard deviation of the style's channels.
 
-    Arithmetic as in equation 8 of StyleID (arXiv 2312.09008); the deviation is that of all places,
-    without correction for a sample, on both sides.
+    Computed as in equation 8 of StyleID (arXiv 2312.09008); both deviations are over all places, without
+    Bessel's correction.
     """
     axes = (-2, -1)
-    own, theirs = ((x.mean(axes, keepdim=True), _spread(x, axes)) for x in (content, style))
-    return theirs[1] * (content - own[0]) / own[1] + theirs[0]
+    means = [x.mean(axes, keepdim=True) for x in (content, style)]
+    deviations = [_deviation(x, axes) for x in (content, style)]
+    return deviations[1] * (content - means[0]) / deviations[0] + means[1]
 
 
-def _spread(x: Tensor, axes: tuple[int, int]) -> Tensor:
+def _deviation(x: Tensor, axes: tuple[int, int]) -> Tensor:
     return x.std(axes, correction=0, keepdim=True)
 
 
-def _heads(x: Tensor, heads: int) -> Tensor:
+def _split_heads(x: Tensor, heads: int) -> Tensor:
     """[B, places, channels] -> [B, heads, places, d]."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -76,7 +76,7 @@ def test_the_first_step_is_the_base_to_the_bit(folder, stored):
 
 def test_an_output_gate_under_a_sigmoid_begins_elsewhere(folder):
     model = prepared(load(folder), output_gate_form="sigmoid")
-    assert torch.allclose(side_of(model).share(), torch.tensor(0.7311), atol=1e-4)
+    assert torch.allclose(side_of(model).base_share(), torch.tensor(0.7311), atol=1e-4)
     assert (logits(model) - logits(load(folder))).abs().max() > 1e-3
 
 

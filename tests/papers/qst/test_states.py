@@ -9,7 +9,7 @@ import torch
 
 from ftcli.models.anatomy import Anatomy
 from ftcli.objectives.causal_lm import CausalLM as Objective
-from ftcli.papers.qst.states import HiddenStates, Store, fingerprint
+from ftcli.papers.qst.states import HiddenStates, Store, hash_backbone
 from ftcli.papers.qst.tuner import side_layer
 from ftcli.run.build import build_run
 from tests.methods.small_run import small_run
@@ -141,11 +141,11 @@ def test_files_are_found_by_another_run_of_the_same_base_only(tmp_path):
         method.on_train_end(SimpleNamespace(model=model))
         assert side_layer(model).states is None
     assert stores == [(0, 3), (3, 0)]  # the third is what fills the row up
-    trunk = side_layer(method_and_model[0][1]).base_layer
-    before = fingerprint(trunk)
+    backbone = side_layer(method_and_model[0][1]).base_layer
+    before = hash_backbone(backbone)
     with torch.no_grad():
-        trunk.layers[1].mlp.up_proj.weight[0, 0] += 1
-    assert fingerprint(trunk) != before
+        backbone.layers[1].mlp.up_proj.weight[0, 0] += 1
+    assert hash_backbone(backbone) != before
 
 
 def with_states(path, root):

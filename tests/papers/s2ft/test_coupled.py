@@ -28,7 +28,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from ftcli.papers.s2ft.coupled import Coupled, coupled, inverse
+from ftcli.papers.s2ft.coupled import CoupledStructure, find_coupled, invert_order
 
 IDS = torch.arange(3, 27).reshape(2, 12)
 SIZES = {
@@ -105,7 +105,7 @@ def output(model) -> torch.Tensor:
     return model(**inputs).logits
 
 
-def shuffled(structure: Coupled, seed: int = 0) -> list[int]:
+def shuffled(structure: CoupledStructure, seed: int = 0) -> list[int]:
     """A random order that keeps groups together."""
     rng = random.Random(seed)
     groups = rng.sample(range(structure.groups), structure.groups)
@@ -113,8 +113,8 @@ def shuffled(structure: Coupled, seed: int = 0) -> list[int]:
     return [head for group in heads for head in rng.sample(group, structure.each)]
 
 
-def attention_and_mlp(model) -> tuple[list[Coupled], list[Coupled]]:
-    found = coupled(model)
+def attention_and_mlp(model) -> tuple[list[CoupledStructure], list[CoupledStructure]]:
+    found = find_coupled(model)
     return [c for c in found if "output" in c.parts], [c for c in found if "down" in c.parts]
 
 
@@ -134,7 +134,7 @@ def test_structures_are_found(kind):
 def test_reordering_changes_weights_and_not_logits(kind):
     model = build(kind)
     before, weights = output(model), {n: p.clone() for n, p in model.state_dict().items()}
-    structures = [c for c in coupled(model) if not c.fixed]
+    structures = [c for c in find_coupled(model) if not c.fixed]
     for seed, structure in enumerate(structures):
         structure.reorder(shuffled(structure, seed))
     assert (output(model) - before).abs().max() < 1e-5 * max(1, before.abs().max().item())
@@ -147,7 +147,7 @@ def test_reordering_changes_weights_and_not_logits(kind):
         }
         assert {f"{part.linear.name}.weight" for part in both} <= changed
     for seed, structure in enumerate(structures):
-        structure.reorder(inverse(shuffled(structure, seed)))
+        structure.reorder(invert_order(shuffled(structure, seed)))
     assert all(torch.equal(p, weights[n]) for n, p in model.state_dict().items())
 
 
@@ -157,7 +157,7 @@ def test_reordering_one_end_alone_is_seen(kind, role):
     """The test above can fail: with one matrix left behind, the logits differ."""
     model = build(kind)
     before = output(model)
-    for structure in coupled(model):
+    for structure in find_coupled(model):
         if role in structure.parts:
             order = list(reversed(range(structure.groups * structure.each)))
             part = structure.parts[role]
@@ -167,21 +167,21 @@ def test_reordering_one_end_alone_is_seen(kind, role):
 
 
 def test_a_half_of_a_key_group_cannot_move_to_another_one():
-    """Grouped queries: an order over group borders is another function, which `arranged` never gives."""
+    """Grouped queries: an order over group borders is another function, which `arrange_units` never gives."""
     model = build("llama")
-    before, structure = output(model), coupled(model)[0]
+    before, structure = output(model), find_coupled(model)[0]
     order = [0, 4, 1, 5, 2, 6, 3, 7]
     structure.reorder(order)
     assert (output(model) - before).abs().max() > 1e-3
     for first, second in (((1,), (0, 5)), ((0, 1), (2,)), ((), (4, 5, 6, 7, 1))):
-        arranged = structure.arranged(first, second)
+        arranged = structure.arrange_units(first, second)
         groups = [{unit // 4 for unit in arranged[i : i + 4]} for i in (0, 4)]
         assert all(len(group) == 1 for group in groups) and sorted(arranged) == list(range(8))
 
 
 @pytest.mark.parametrize("each", [1, 4])
 def test_chosen_units_become_runs(each):
-    structure = Coupled("attn", {}, 6, each)
+    structure = CoupledStructure("attn", {}, 6, each)
     rng = random.Random(0)
     for _ in range(100):
         first = rng.sample(range(6), rng.randint(0, 6))
@@ -189,7 +189,7 @@ def test_chosen_units_become_runs(each):
         part = rng.choice([g for g in range(6) if g not in whole])
         heads = rng.sample(range(part * each, (part + 1) * each), rng.randint(0, each - 1))
         second = [g * each + i for g in whole for i in range(each)] + heads
-        order = structure.arranged(first, second)
+        order = structure.arrange_units(first, second)
         assert sorted(order) == list(range(6 * each))
         assert run([order.index(g * each) // each for g in first])
         assert run([order.index(unit) for unit in second])

@@ -13,7 +13,7 @@ from torch.autograd.function import Function
 from transformers import AutoConfig, LlamaForCausalLM
 
 from ftcli.core.errors import UserError
-from ftcli.papers.s2ft.coupled import coupled
+from ftcli.papers.s2ft.coupled import find_coupled
 from ftcli.papers.s2ft.method import S2ftConfig, S2ftLinear
 from tests.methods.tiny import load, logits, loss_of, method, train, trainable, write_llama
 from tests.methods.tuners.kinds import KINDS, build, output
@@ -286,4 +286,4 @@ def test_the_papers_counts(name):
         base = LlamaForCausalLM(AutoConfig.from_pretrained(folder))
     model = method("s2ft", ratios=NONE | ratios).prepare(base)
     assert sum(p.numel() for p in trainable(model).values()) == expected
-    assert len([c for c in coupled(model) if c.fixed]) == 0
+    assert len([c for c in find_coupled(model) if c.fixed]) == 0

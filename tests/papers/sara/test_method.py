@@ -13,8 +13,8 @@ from torch import nn
 from ftcli.core.errors import UserError
 from ftcli.optimizers.sparse_adamw import SparseAdamW
 from ftcli.optimizers.state import elements
-from ftcli.papers.sara.gathered import installed
-from ftcli.papers.sara.method import POSITIONS, SaRA, default_rate
+from ftcli.papers.sara.entries import find_entries
+from ftcli.papers.sara.method import POSITIONS, SaRA, default_learning_rate
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -77,7 +77,7 @@ def test_a_share_is_a_threshold():
     total = sum(p.numel() for p in model.parameters())
     method = SaRA(share=0.1)
     method.prepare(model)
-    gathered = installed(model).values()
+    gathered = find_entries(model).values()
     assert sum(len(one.indices) for one in gathered) == pytest.approx(0.1 * total, abs=20)
     limit = method.describe()["threshold"]
     assert all((one.values.abs() < limit).all() for one in gathered)
@@ -92,7 +92,7 @@ def test_it_is_masked_adamw_with_state_for_what_trains():
     options = {"lr": 3e-3, "weight_decay": 0.05, "eps": 1e-8}
     method, ours = SaRA(threshold=0.03), network()
     method.prepare(ours)
-    gathered = installed(ours)
+    gathered = find_entries(ours)
     sparse = torch.optim.AdamW(values(ours), **options)
     theirs = network()
     dense = SparseAdamW(theirs.parameters(), eps_before_correction=False, **options)
@@ -118,21 +118,21 @@ def test_half_way_what_has_grown_freezes_and_the_optimizer_starts_anew():
     fit(model, optimizer, range(6))
     state = SimpleNamespace(step=6, max_steps=12, model=model)
     method.before_step(SimpleNamespace(step=5, max_steps=12, model=model))
-    counts = {n: len(one.indices) for n, one in installed(model).items()}
-    now = {n: one.values.detach().clone() for n, one in installed(model).items()}
+    counts = {n: len(one.indices) for n, one in find_entries(model).items()}
+    now = {n: one.values.detach().clone() for n, one in find_entries(model).items()}
     with torch.no_grad():
         out = loss_of(model)
         method.before_step(state)
         assert torch.equal(loss_of(model), out) and not optimizer.state
-    later = installed(model)
+    later = find_entries(model)
     for name, one in later.items():
         assert len(one.indices) == int((now[name].abs() < 0.02).sum()) <= counts[name]
         assert (one.dense.view(-1)[one.indices].abs() < 0.02).all()
     assert sum(len(one.indices) for one in later.values()) < sum(counts.values())
-    grown = {n: one.beginning()[now[n].abs() >= 0.02] for n, one in later.items()}
+    grown = {n: one.all_values()[now[n].abs() >= 0.02] for n, one in later.items()}
     fit(model, optimizer, range(6, 12))
     for name, one in later.items():
-        assert torch.equal(one.beginning()[now[name].abs() >= 0.02], grown[name])
+        assert torch.equal(one.all_values()[now[name].abs() >= 0.02], grown[name])
 
 
 def test_a_run_goes_on_from_a_state_after_the_new_selection():
@@ -182,12 +182,12 @@ def test_the_dense_gradient_is_kept_nowhere():
     dense = network()
     loss_of(dense).backward()
     gradients = {n: p.grad for n, p in dense.named_parameters()}
-    for name, one in installed(model).items():
+    for name, one in find_entries(model).items():
         assert torch.allclose(one.values.grad, gradients[name].view(-1)[one.indices])
 
 
 def test_the_rate_rule_and_the_share_of_normal_weights():
-    found = [default_rate(t) for t in (2e-3, 8e-4, 2e-4)]
+    found = [default_learning_rate(t) for t in (2e-3, 8e-4, 2e-4)]
     assert found == pytest.approx([4.97e-4, 7.56e-4, 9.32e-4], rel=1e-3)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(1000, 1000, bias=False))
@@ -200,7 +200,7 @@ def test_the_rate_rule_and_the_share_of_normal_weights():
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="by a threshold or by the share"):
         SaRA()
-    with pytest.raises(UserError, match="no share between"):
+    with pytest.raises(UserError, match="not a share between"):
         SaRA(share=0.1, reselect_at=1.0)
     with pytest.raises(UserError, match="no entry of"):
         SaRA(threshold=1e-12).prepare(nn.Sequential(nn.Linear(3, 3)))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ftcli.core.errors import UserError
-from ftcli.papers.sara.gathered import installed
+from ftcli.papers.sara.entries import find_entries
 from ftcli.papers.sara.method import SaRA
 from ftcli.papers.sara.penalty import Nuclear, nuclear_norm
 
@@ -35,7 +35,7 @@ def test_the_gradient_of_a_toy_matrix_is_u_v():
 
 def test_only_trained_entries_count_and_feel_it():
     penalty, model = prepared()
-    (one,) = penalty.drawn()
+    (one,) = penalty.draw_matrices()
     mask = torch.zeros(one.shape.numel())
     mask[one.indices] = 1.0
     masked = one.dense * mask.view(one.shape)
@@ -44,7 +44,7 @@ def test_only_trained_entries_count_and_feel_it():
     value.backward()
     u, _, v = torch.linalg.svd(masked, full_matrices=False)
     assert torch.allclose(one.values.grad, (u @ v).view(-1)[one.indices], atol=1e-4)
-    others = [g for g in installed(model).values() if g is not one]
+    others = [g for g in find_entries(model).values() if g is not one]
     assert all(g.values.grad is None for g in others)
 
 
@@ -53,9 +53,9 @@ def test_every_matrix_above_the_least_size_has_its_turn():
     drawn = set()
     for step in range(30):
         penalty.before_step(SimpleNamespace(step=step))
-        (one,) = penalty.drawn()
+        (one,) = penalty.draw_matrices()
         drawn.add(one.name)
-        assert penalty.drawn() == [one]
+        assert penalty.draw_matrices() == [one]
     assert drawn == {"0.weight", "1.weight"}  # 5 x 3 and the vectors are too small
 
 

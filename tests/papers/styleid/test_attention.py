@@ -7,7 +7,14 @@ import torch
 
 from ftcli.core.errors import UserError
 from ftcli.models.diffusion import denoiser
-from ftcli.papers.styleid.attention import Features, adain, attend, mixed, pairs, tapped
+from ftcli.papers.styleid.attention import (
+    Features,
+    adain,
+    attend,
+    mix_queries,
+    pair_features,
+    tap_attention,
+)
 from tests.models.small_ldm import batch, small
 
 ALL = ["up_blocks.*"]
@@ -22,7 +29,7 @@ def test_recording_changes_nothing():
     model, x = small(), torch.randn(2, 12, 4, 4)
     unet = model.part("denoiser")
     plain = called(model, x)
-    with tapped(unet, ALL) as taps:
+    with tap_attention(unet, ALL) as taps:
         taps.record, taps.time = {}, 300
         assert torch.allclose(called(model, x), plain, atol=1e-5)
     assert torch.equal(called(model, x), plain)  # the library's own processors are back
@@ -38,14 +45,14 @@ def test_an_injected_output_is_the_formula_on_recorded_tensors():
         "up_blocks.1.attentions.0.transformer_blocks.0.attn1"
     )
     own, content, style = (torch.randn(2, 16, layer.to_q.in_features) for _ in range(3))
-    with torch.no_grad(), tapped(model.part("denoiser"), ALL) as taps:
+    with torch.no_grad(), tap_attention(model.part("denoiser"), ALL) as taps:
         stored: list[Features] = []
         for states in (content, style):
             taps.record = {}
             layer(states)
             stored.append(taps.record)
         taps.record, taps.gamma, taps.tau = None, 0.6, 1.7
-        taps.inject = pairs(*stored, [(0, 0), (1, 1)])
+        taps.inject = pair_features(*stored, [(0, 0), (1, 1)])
         found = layer(own)
     heads, d = layer.heads, layer.to_q.out_features // layer.heads
 
@@ -73,7 +80,9 @@ def test_tau_sharpens_and_gamma_keeps_the_content():
         torch.nn.functional.scaled_dot_product_attention(query, key, value),
         atol=1e-6,
     )
-    assert torch.equal(mixed(query, key, 1.0), query) and torch.equal(mixed(query, key, 0.0), key)
+    assert torch.equal(mix_queries(query, key, 1.0), query) and torch.equal(
+        mix_queries(query, key, 0.0), key
+    )
 
 
 def test_pairs_take_queries_of_one_and_keys_of_the_other():
@@ -84,7 +93,7 @@ def test_pairs_take_queries_of_one_and_keys_of_the_other():
     style = {
         place: tuple(torch.full((3, 1), -10.0 * i) - torch.arange(3)[:, None] for i in (1, 2, 3))
     }
-    query, key, value = pairs(content, style, [(1, 0), (0, 2)])[place]
+    query, key, value = pair_features(content, style, [(1, 0), (0, 2)])[place]
     assert query.flatten().tolist() == [11, 10]
     assert key.flatten().tolist() == [-20, -22] and value.flatten().tolist() == [-30, -32]
 
@@ -106,6 +115,6 @@ def test_adain_gives_each_channel_the_styles_mean_and_deviation():
 def test_a_pattern_that_matches_nothing_is_said():
     with (
         pytest.raises(UserError, match=r"'up_blocks.7.\*' matches none of 7"),
-        tapped(small().part("denoiser"), ["up_blocks.7.*"]),
+        tap_attention(small().part("denoiser"), ["up_blocks.7.*"]),
     ):
         pass
