@@ -100,7 +100,7 @@ class RealTokens:
         if places % rows or width < length:
             raise UserError(
                 f"an activation has {places} positions where the batch has {rows} x {length} tokens.",
-                fix="tap=NAME of a module that every token passes; an expert gets only some of them",
+                fix="tap=NAME of a module that every token passes; experts get only some of them",
             )
         extra = width - length  # padding behind a packed row, else soft prompts in front
         padding = (0, extra) if "lengths" in self.batch else (extra, 0)
