@@ -110,8 +110,8 @@ def convert_error(error: Exception) -> errors.UserError:
     if any(kind.__name__ in ("OutOfMemoryError", "MemoryError") for kind in type(error).__mro__):
         fix = "ftcli plan JOB shows what fits; try a smaller trainer.batch_size"
         return errors.UserError(what, fix=fix, code=errors.OUT_OF_MEMORY)
-    if told := disk_error(error):
-        return told
+    if from_disk := disk_error(error):
+        return from_disk
     fix = "the same command with --debug shows where; please report it"
     return errors.UserError(what, fix=fix, code=errors.FAILED)
 
@@ -143,8 +143,8 @@ def _nearest_verb(message: str) -> str:
     from ftcli.config.paths import find_nearest
 
     wrong = re.match(r"No such command '([^']+)'", message)
-    found = find_nearest(wrong[1], find_verbs()) if wrong else []
-    return f" Closest: {', '.join(found)}." if found else ""
+    verbs = find_nearest(wrong[1], find_verbs()) if wrong else []
+    return f" Closest: {', '.join(verbs)}." if verbs else ""
 
 
 def _move_debug_first(arguments: Sequence[str]) -> list[str]:

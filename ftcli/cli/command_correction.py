@@ -150,20 +150,20 @@ def _read_setting(name: str, flag: str, value: str, words: list[str], reading: C
         reading.said.append(f"{flag} is left out: settings are written key=value")
         return
     name = name.replace("-", "_")
-    found = find_setting(name, _compose_job([*reading.jobs, *words]))
-    if found is None:
+    setting = find_setting(name, _compose_job([*reading.jobs, *words]))
+    if setting is None:
         reading.said.append(f"No such option: {flag}, and no setting is called so")
         reading.lost.append(flag)
         return
     takes = words and not value and not words[0].startswith("-") and not _is_job(words[0])
-    given = words.pop(0) if takes else value or "true"
-    key = found.key
-    if found.parameter is None and given not in paths.list_options(key):
+    text = words.pop(0) if takes else value or "true"
+    key = setting.key
+    if setting.parameter is None and text not in paths.list_options(key):
         key = f"{key}.path"  # `--model owner/name`
     reading.said.append(f"{flag} is the setting {key}, written key=value")
-    chosen, _ = found.convert(name, overrides.parse_value(given))
-    same = chosen == overrides.parse_value(given)
-    reading.settings.append(f"{key}={given if same else overrides.format_value(chosen)}")
+    chosen, _ = setting.convert(name, overrides.parse_value(text))
+    same = chosen == overrides.parse_value(text)
+    reading.settings.append(f"{key}={text if same else overrides.format_value(chosen)}")
 
 
 def _complete_key(word: str, reading: CommandLine) -> str:
@@ -171,8 +171,8 @@ def _complete_key(word: str, reading: CommandLine) -> str:
     name, _, value = word.partition("=")
     if not re.fullmatch(r"\w+", name) or name in paths.list_groups():
         return word
-    found = find_setting(name, _compose_job(reading.jobs))
-    return f"{found.key}={value}" if found else word
+    setting = find_setting(name, _compose_job(reading.jobs))
+    return f"{setting.key}={value}" if setting else word
 
 
 def _quote_value(word: str) -> str:

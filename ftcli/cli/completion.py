@@ -26,9 +26,9 @@ def complete_jobs(incomplete: str) -> list[str]:
 
 def complete_runs(incomplete: str) -> list[str]:
     """Run directories under `runs/`, or whatever folder is being typed."""
-    found = [str(file.parent) for file in Path("runs").glob("*/*/config.yaml")]
+    folders = [str(file.parent) for file in Path("runs").glob("*/*/config.yaml")]
     return _filter_prefix(
-        [*sorted(found, reverse=True), *_list_files(incomplete, None)], incomplete
+        [*sorted(folders, reverse=True), *_list_files(incomplete, None)], incomplete
     )
 
 
@@ -54,10 +54,10 @@ def _join_words(before: list[str], incomplete: str) -> tuple[str, int]:
 def _suggest_overrides(job: str | None, incomplete: str) -> Iterator[str]:
     from ftcli.config import paths
 
-    key, given, _ = incomplete.partition("=")
-    if given and key in paths.list_groups():
+    key, sign, _ = incomplete.partition("=")
+    if sign and key in paths.list_groups():
         yield from (f"{key}={option}" for option in paths.list_options(key))
-    elif given:
+    elif sign:
         kind = dict(_list_keys(job, key)).get(key, Any)
         yield from (f"{key}={value}" for value in _list_values(kind))
     else:
@@ -93,10 +93,10 @@ def _list_files(incomplete: str, suffix: str | None) -> list[str]:
     folder = Path(incomplete or ".") if incomplete.endswith("/") else Path(incomplete).parent
     if not folder.is_dir():
         return []
-    found = [f"{p}/" for p in folder.iterdir() if p.is_dir() and p.name[0] != "."]
+    matches = [f"{p}/" for p in folder.iterdir() if p.is_dir() and p.name[0] != "."]
     if suffix:
-        found += [str(p) for p in folder.iterdir() if p.suffix == suffix]
-    return sorted(found)
+        matches += [str(p) for p in folder.iterdir() if p.suffix == suffix]
+    return sorted(matches)
 
 
 def _filter_prefix(words: Iterable[str], incomplete: str) -> list[str]:

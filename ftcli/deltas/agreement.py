@@ -103,5 +103,5 @@ def allowed_rounding(model: Any) -> float:
 
 
 def _prepare_inputs(model: Any, row: Row) -> dict[str, torch.Tensor]:
-    given = row if isinstance(row, dict) else {"input_ids": torch.tensor([list(row)])}
-    return {name: tensor.to(model.device) for name, tensor in given.items()}
+    inputs = row if isinstance(row, dict) else {"input_ids": torch.tensor([list(row)])}
+    return {name: tensor.to(model.device) for name, tensor in inputs.items()}

@@ -169,14 +169,14 @@ def _find_folder(path: str) -> Path:
     """The folder of an asset, or of a hub id in the local cache."""
     from ftcli.models import hub
 
-    found = hub.resolve(path, "the model")
-    if hub.is_local(found):
-        return Path(found)
+    location = hub.resolve(path, "the model")
+    if hub.is_local(location):
+        return Path(location)
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(found, local_files_only=True))
+        return Path(snapshot_download(location, local_files_only=True))
     except Exception as error:  # the library's own classes: not cached, or not whole
         raise UserError(
-            f"{found} is not in the local cache.", fix=f"hf download {found}"
+            f"{location} is not in the local cache.", fix=f"hf download {location}"
         ) from error

@@ -59,12 +59,12 @@ class Delta(Mapping[str, Tensor]):
         from ftcli.deltas.product import multiply_factors
 
         if storage.is_delta(path):
-            found = storage.load_delta(path)
+            delta = storage.load_delta(path)
         else:
             artefact = Artefact.open(path)
             beginning = Artefact.open(base) if base is not None else artefact.base
-            found = difference.compute_delta(artefact, beginning)
-        return multiply_factors(found) if product and found.kind == "adapter" else found
+            delta = difference.compute_delta(artefact, beginning)
+        return multiply_factors(delta) if product and delta.kind == "adapter" else delta
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.shapes:
@@ -192,12 +192,12 @@ def refuse_mixed(deltas: Sequence[Delta]) -> None:
     """
     first = deltas[0]
     for other in deltas[1:]:
-        for what, one, two in (
+        for what, first_value, other_value in (
             (f"base (fingerprint {first.base} and {other.base})", first.base, other.base),
             (f"kind ({first.kind} and {other.kind})", first.kind, other.kind),
             ("shape", dict(first.shapes), dict(other.shapes)),
         ):
-            if one != two:
+            if first_value != other_value:
                 raise UserError(
                     f"deltas of a different {what} cannot be put together.",
                     where="; ".join(steps[0] for steps in (first.history, other.history) if steps),
@@ -207,10 +207,10 @@ def refuse_mixed(deltas: Sequence[Delta]) -> None:
 
 def find_widest_dtype(dtypes: Iterator[torch.dtype]) -> torch.dtype:
     """The type that holds all of them."""
-    found = next(dtypes)
+    widest = next(dtypes)
     for dtype in dtypes:
-        found = torch.promote_types(found, dtype)
-    return found
+        widest = torch.promote_types(widest, dtype)
+    return widest
 
 
 def pad_rows(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -56,11 +56,11 @@ def compute_adapter_delta(adapter: Artefact, base: Artefact) -> Delta:
     """
     config = adapter.config
     kind = str(config.get("peft_type", "")).upper()
-    others = [name for name in adapter.weights if f"{kind.lower()}_" not in name]
-    if kind not in ORIGINS or others:
+    other_tensors = [name for name in adapter.weights if f"{kind.lower()}_" not in name]
+    if kind not in ORIGINS or other_tensors:
         what = f"{kind or 'it'} is no LoRA and no IA3"
         if kind in ORIGINS:
-            what = f"it holds whole tensors besides, such as {others[0]}"
+            what = f"it holds whole tensors besides, such as {other_tensors[0]}"
         raise UserError(
             f"the adapter's tensors are not a change by themselves: {what}.",
             where=str(adapter.folder),
@@ -80,17 +80,20 @@ def compute_adapter_delta(adapter: Artefact, base: Artefact) -> Delta:
 
 
 def refuse_misfits(
-    wanted: Mapping[str, Any], there: Mapping[str, Any], model: Artefact, called: str
+    finetuned_layout: Mapping[str, Any],
+    base_layout: Mapping[str, Any],
+    model: Artefact,
+    called: str,
 ) -> None:
     """Refuse a model that lacks tensors or has them in another shape; tables of tokens may differ in rows.
 
     Raises:
         UserError: it does; names the first.
     """
-    for name, (shape, _) in wanted.items():
-        if name not in there:
+    for name, (shape, _) in finetuned_layout.items():
+        if name not in base_layout:
             raise UserError(f"{called} has no tensor {name}.", fix="is it the same architecture?")
-        other = there[name][0]
+        other = base_layout[name][0]
         if shape == other or (shape[1:] == other[1:] and name in model.vocabulary):
             continue
         raise UserError(

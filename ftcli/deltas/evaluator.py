@@ -58,8 +58,8 @@ class RunEvaluator:
         if self.kind == "adapter":
             self.run.method.load_state(self.model, {name: tensors[name] for name in tensors})
             return
-        own = dict(self.model.named_parameters())
-        unknown = [name for name in tensors if name not in own]
+        parameters = dict(self.model.named_parameters())
+        unknown = [name for name in tensors if name not in parameters]
         buffers = dict(self.model.named_buffers())
         if any(name not in buffers for name in unknown):
             raise UserError(
@@ -68,8 +68,8 @@ class RunEvaluator:
             )
         with torch.no_grad():
             for name in tensors:
-                if name in own:
-                    own[name].copy_(tensors[name])
+                if name in parameters:
+                    parameters[name].copy_(tensors[name])
 
     def score(self, tensors: Mapping[str, Tensor] | None = None, split: str | None = None) -> float:
         """The metric of these tensors (of those held, if None); NaN counts as the worst value.
@@ -80,18 +80,18 @@ class RunEvaluator:
         if tensors is not None:
             self.load(tensors)
         self.run.load_model()
-        found: dict[str, float] = {}
+        scores: dict[str, float] = {}
         with self.run.evaluating():
             for evaluator in self._evaluators().values():
                 chosen = replace(evaluator, split=split) if split else evaluator
-                found |= {f"eval.{key}": value for key, value in chosen(self.run).items()}
-        if self.metric not in found:
+                scores |= {f"eval.{key}": value for key, value in chosen(self.run).items()}
+        if self.metric not in scores:
             raise UserError(
                 f"no evaluator of {self.folder} gives {self.metric}.",
                 where="--metric",
-                fix=f"one of: {', '.join(found)}",
+                fix=f"one of: {', '.join(scores)}",
             )
-        value = found[self.metric]
+        value = scores[self.metric]
         return value if value == value else float("inf") * (1 if self.lower else -1)
 
     def better(self, one: float, other: float) -> bool:

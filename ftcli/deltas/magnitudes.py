@@ -50,9 +50,9 @@ def compute_moments(delta: Delta) -> tuple[int, float, float]:
     """Number of values, their mean, and their unbiased standard deviation, over all tensors."""
     count, mean, squares = 0, 0.0, 0.0
     for flat in delta.flat():  # Chan et al. 1979: moments of parts joined without cancellation
-        n, own = flat.numel(), flat.mean().item()
-        shift, total = own - mean, count + n
-        squares += (flat - own).square().sum().item() + shift**2 * count * n / total
+        n, tensor_mean = flat.numel(), flat.mean().item()
+        shift, total = tensor_mean - mean, count + n
+        squares += (flat - tensor_mean).square().sum().item() + shift**2 * count * n / total
         mean += shift * n / total
         count = total
     return count, mean, (squares / (count - 1)) ** 0.5

@@ -14,12 +14,12 @@ def find_positions(anatomy: Any, names: Sequence[str]) -> dict[str, tuple[int, i
     Blocks are those of the model, whatever digits a name has besides (`layers.3.mlp.0.weight`).
     An adapter's names carry PEFT's prefix.
     """
-    found: dict[str, tuple[int, int] | None] = {}
+    positions: dict[str, tuple[int, int] | None] = {}
     for name in names:
         inner = name.removeprefix(PREFIX)
-        found[name] = None
+        positions[name] = None
         for stack in anatomy.stacks:
             number = inner.removeprefix(f"{stack.name}.").partition(".")[0]
             if inner.startswith(f"{stack.name}.") and number.isdigit():
-                found[name] = (int(number), len(stack.blocks))
-    return found
+                positions[name] = (int(number), len(stack.blocks))
+    return positions

@@ -56,7 +56,8 @@ def strengthen_delta(delta: Delta, factor: float) -> Delta:
     if not any(is_second(name) for name in delta.shapes):
         return delta.scale(factor)
     return delta.map(
-        lambda name, own: own * factor if is_second(name) else own, f"{factor:g} times as strong"
+        lambda name, tensor: tensor * factor if is_second(name) else tensor,
+        f"{factor:g} times as strong",
     )
 
 
@@ -106,9 +107,9 @@ def _refuse_other_kinds(adapter: Artefact) -> None:
     config = adapter.config
     start = str(config.get("init_lora_weights", True))
     marks = ("use_dora", "use_qalora", "use_bdlora", "trainable_token_indices", "lora_bias")
-    odd = [mark for mark in marks if config.get(mark)]
-    if str(config.get("peft_type")).upper() != "LORA" or odd:
-        why = odd[0] if odd else str(config.get("peft_type"))
+    unsupported = [mark for mark in marks if config.get(mark)]
+    if str(config.get("peft_type")).upper() != "LORA" or unsupported:
+        why = unsupported[0] if unsupported else str(config.get("peft_type"))
     elif start not in ("True", "gaussian", "False", "eva", "orthogonal"):
         why = f"init_lora_weights={start} moved the base"
     else:

@@ -95,8 +95,15 @@ def _write_run(result: Result, source: Path, folder: Path, size: int) -> None:
     _write_checkpoint(result, config, folder, checkpoint)
     manifest.seal(checkpoint)
     atomic.write_link(run_dir.checkpoints / "last", checkpoint.name)
-    said = {"status": "finished", "step": step, "seed": config.get("seed", 0), "run": str(source)}
-    atomic.write_json(folder / "result.json", said | {"adapter_bytes": size, "metrics": {}})
+    result_fields = {
+        "status": "finished",
+        "step": step,
+        "seed": config.get("seed", 0),
+        "run": str(source),
+    }
+    atomic.write_json(
+        folder / "result.json", result_fields | {"adapter_bytes": size, "metrics": {}}
+    )
 
 
 def build_config(source: Path, kind: Kind, base: str | None = None) -> dict[str, Any]:

@@ -71,9 +71,11 @@ class Source:
         self, delta: Delta, to: str, force: bool, figures: Mapping[str, Any] | None = None
     ) -> Report:
         """Base plus a changed delta, as a run if this is one."""
-        own = self.base.tokenizer if delta.kind == "adapter" else self.base.others
+        base_files = self.base.tokenizer if delta.kind == "adapter" else self.base.others
         record = storage.describe_delta(delta) | {"figures": dict(figures or {})}
-        result = Result(delta.kind, self.tensors(delta), (own, self.files), self.run, record=record)
+        result = Result(
+            delta.kind, self.tensors(delta), (base_files, self.files), self.run, record=record
+        )
         done = write_result(result, to, force)
         return Report(to, done["bytes"], dict(figures or {}), self.next_command(to))
 

@@ -106,8 +106,12 @@ def copy_files(source: Artefact | None, target: Path, base: Artefact | None) -> 
     target.mkdir()
     known = {file.name: file for file in (base.others if base is not None else ())}
     for file in source.others if source is not None else ():
-        there = known.get(file.name)
-        if file.name in CONFIG_FILES or there is None or there.read_bytes() != file.read_bytes():
+        base_file = known.get(file.name)
+        if (
+            file.name in CONFIG_FILES
+            or base_file is None
+            or base_file.read_bytes() != file.read_bytes()
+        ):
             shutil.copy(file, target / file.name)
 
 

@@ -45,11 +45,11 @@ class Ternary:
     @cached_property
     def starts(self) -> dict[str, int]:
         """Where each tensor begins in the vector."""
-        found, end = {}, 0
+        starts, end = {}, 0
         for name, shape in self.shapes.items():
-            found[name] = end
+            starts[name] = end
             end += math.prod(shape)
-        return found
+        return starts
 
     @property
     def entries(self) -> int:
@@ -75,11 +75,11 @@ class Ternary:
         return pair[0], pair[1]
 
 
-def inner_product(one: Ternary, other: Ternary) -> float:
+def inner_product(first: Ternary, second: Ternary) -> float:
     """Inner product by counting bits: (P1 P2 + N1 N2 - P1 N2 - N1 P2) times both scales."""
-    (p1, n1), (p2, n2) = one.masks(), other.masks()
+    (p1, n1), (p2, n2) = first.masks(), second.masks()
     same = _count_ones(p1 & p2) + _count_ones(n1 & n2)
-    return float((same - _count_ones(p1 & n2) - _count_ones(n1 & p2)) * one.scale * other.scale)
+    return float((same - _count_ones(p1 & n2) - _count_ones(n1 & p2)) * first.scale * second.scale)
 
 
 def golomb_bits(density: float) -> int:

@@ -34,8 +34,8 @@ def untie_adapted(model: nn.Module) -> None:
     for shared in places.values():
         if len(shared) > 1 and any(name in adapted for _, _, name in shared):
             for module, attribute, _ in shared[1:]:
-                own = getattr(module, attribute).detach().clone()
-                setattr(module, attribute, nn.Parameter(own, requires_grad=False))
+                copy = getattr(module, attribute).detach().clone()
+                setattr(module, attribute, nn.Parameter(copy, requires_grad=False))
 
 
 def update_tied_config(model: Any) -> None:
@@ -58,7 +58,7 @@ def update_tied_config(model: Any) -> None:
 def _asks_for_tie(config: Any) -> bool:
     """Whether the configuration, or that of its text part, asks for one matrix."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return any(getattr(one, "tie_word_embeddings", False) for one in (config, text))
+    return any(getattr(part, "tie_word_embeddings", False) for part in (config, text))
 
 
 def _find_adapted_modules(model: nn.Module) -> set[str]:

@@ -70,26 +70,26 @@ class FileWeights(Mapping[str, Tensor]):
     @cached_property
     def _places(self) -> dict[str, Any]:
         """Tensor -> the open file it is in."""
-        found: dict[str, Any] = {}
+        handles: dict[str, Any] = {}
         for file in self.files:
             try:
                 handle = self._open.enter_context(safe_open(file, framework="pt"))
             except Exception as error:  # the library's own class: cut off, not safetensors
                 raise UserError(f"{file} cannot be read: {error}") from error
-            found |= dict.fromkeys(handle.keys(), handle)
-        return {name: found[name] for name in sorted(found) if name not in self._without}
+            handles |= dict.fromkeys(handle.keys(), handle)
+        return {name: handles[name] for name in sorted(handles) if name not in self._without}
 
     @cached_property
     def layout(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Name -> shape and dtype, from the headers alone."""
-        found = {}
+        layout = {}
         for name, handle in self._places.items():
             part = handle.get_slice(name)
             kind = DTYPES.get(part.get_dtype())
             if kind is None:
                 raise UserError(f"{name} is stored as {part.get_dtype()}, which is no plain type.")
-            found[name] = (tuple(part.get_shape()), kind)
-        return found
+            layout[name] = (tuple(part.get_shape()), kind)
+        return layout
 
     def __getitem__(self, name: str) -> Tensor:
         return self._places[name].get_tensor(name)

@@ -73,7 +73,9 @@ def refuse_changes(
         UserError, Problems: each key that may not change, by name.
     """
     free = (*FREE_KEYS, *allow)
-    keys = [k for k in changed if not any(k == one or k.startswith(f"{one}.") for one in free)]
+    keys = [
+        k for k in changed if not any(k == prefix or k.startswith(f"{prefix}.") for prefix in free)
+    ]
     Problems.raise_if_any([_build_refusal(key, *changed[key], typed, path) for key in keys])
 
 
@@ -117,11 +119,11 @@ def _count_steps(run: Run, trainer: Trainer) -> int:
 
 def warn_schedule_change(run: Run, then: Mapping[str, Any], step: int, steps: int) -> None:
     """Say where the schedule of the new length differs from the one that the steps so far have had."""
-    own = {
+    lengths = {
         k: (then.get("trainer") or {}).get(k, getattr(run.trainer, k))
         for k in ("max_steps", "epochs")
     }
-    before = _count_steps(run, replace(run.trainer, **own))
+    before = _count_steps(run, replace(run.trainer, **lengths))
     factor = run.scheduler.factor
     if step and before != steps and factor(step - 1, before) != factor(step - 1, steps):
         log.warning(

@@ -115,8 +115,10 @@ def find_longest_rows(run: Run, loader: Any) -> list[list[int]]:
         return [list(rows) for rows in plan[:times]]
     group = loader.group
     widths = lengths.reshape(-1, group)
-    taken = widths.max(1) if loader.packing == "none" else widths.sum(1)  # padded, or end to end
-    order = taken.argsort(kind="stable")[::-1]
+    widths_of_groups = (
+        widths.max(1) if loader.packing == "none" else widths.sum(1)
+    )  # padded, or end to end
+    order = widths_of_groups.argsort(kind="stable")[::-1]
     units = [order[start : start + size] for start in range(0, times * size, size)]
     rows = [[int(group * u + i) for u in part for i in range(group)] for part in units]
     return [part for part in rows if part]

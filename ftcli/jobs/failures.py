@@ -103,15 +103,19 @@ def _suggest_overrides(run: Run, peak: float) -> list[str]:
     """Overrides under which the job needs less than the process had, by the planner's estimate."""
     trainer = run.config["trainer"]
     try:
-        found = _plan_alternatives(run, peak)
+        suggestions = _plan_alternatives(run, peak)
     except Exception:  # planning needs memory too, and knows no model that is not text
-        found = []
-    if found:
-        return found
+        suggestions = []
+    if suggestions:
+        return suggestions
     rows, times = run.trainer.batch_size, run.trainer.gradient_accumulation_steps
     halved = f"trainer.batch_size={rows // 2} trainer.gradient_accumulation_steps={2 * times}"
-    again = "" if trainer.get("gradient_checkpointing") else "trainer.gradient_checkpointing=true"
-    return [way for way in (halved if rows > 1 else "", again) if way] or ["a smaller model"]
+    checkpointing = (
+        "" if trainer.get("gradient_checkpointing") else "trainer.gradient_checkpointing=true"
+    )
+    return [way for way in (halved if rows > 1 else "", checkpointing) if way] or [
+        "a smaller model"
+    ]
 
 
 def _plan_alternatives(run: Run, peak: float) -> list[str]:

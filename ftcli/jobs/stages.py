@@ -43,10 +43,10 @@ def start_stages(composed: ComposedJob, processes: int = 1) -> dict[str, Any]:
         UserError, Problems: what is wrong with any stage; nothing has started then.
     """
     options = composed.config["run"]
-    made = compose_stages(composed)
+    jobs = compose_stages(composed)
     run_dir = RunDir.create(options.get("dir", "runs"), options["name"])
     with run_dir.removed_unless_started():
-        _write_records(composed, made, run_dir.path)
+        _write_records(composed, jobs, run_dir.path)
         return _run_stages(run_dir.path, processes)
 
 
@@ -69,9 +69,9 @@ def resume_stages(
 def record_stages(composed: ComposedJob, folder: Path) -> None:
     """Write the records of a job and all its stages to a folder, unless they are there."""
     if not (folder / "config.yaml").exists():
-        made = compose_stages(composed)
+        jobs = compose_stages(composed)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_records(composed, made, folder)
+        _write_records(composed, jobs, folder)
 
 
 def compose_stages(composed: ComposedJob) -> dict[str, ComposedJob]:
@@ -80,50 +80,50 @@ def compose_stages(composed: ComposedJob) -> dict[str, ComposedJob]:
     Raises:
         UserError, Problems: what is wrong with any of them.
     """
-    found: dict[str, ComposedJob] = {}
+    jobs: dict[str, ComposedJob] = {}
     problems: list[UserError] = []
-    for name, own in composed.config[KEY].items():
+    for name, overrides in composed.config[KEY].items():
         try:
-            found[name] = _compose_stage(composed, name, own)
+            jobs[name] = _compose_stage(composed, name, overrides)
         except UserError as error:
-            several = error.problems if isinstance(error, Problems) else [error]
-            for one in several:
-                one.what = f"stage {name}: {one.what}"
-            problems += several
+            stage_problems = error.problems if isinstance(error, Problems) else [error]
+            for problem in stage_problems:
+                problem.what = f"stage {name}: {problem.what}"
+            problems += stage_problems
     Problems.raise_if_any(problems)
-    return found
+    return jobs
 
 
-def _compose_stage(composed: ComposedJob, name: str, own: Sequence[str]) -> ComposedJob:
+def _compose_stage(composed: ComposedJob, name: str, overrides: Sequence[str]) -> ComposedJob:
     if not is_plain_name(name):
         raise UserError("its name is no plain folder name.", where=composed.where(KEY))
-    stage = compose(composed.job, [*own, *composed.overrides])
+    stage = compose(composed.job, [*overrides, *composed.overrides])
     stage.config.pop(KEY, None)
     stage.drop_origins(KEY)
     validate(stage)
     return stage
 
 
-def _write_records(composed: ComposedJob, made: dict[str, ComposedJob], folder: Path) -> None:
+def _write_records(composed: ComposedJob, jobs: dict[str, ComposedJob], folder: Path) -> None:
     from ftcli.core.precision import resolve_precision
     from ftcli.run.record import write_record
 
     folder = folder.resolve()
     last: tuple[Path, ComposedJob] | None = None
-    for name, stage in made.items():
+    for name, stage in jobs.items():
         stage.config["run"] = {**stage.config["run"], "dir": str(folder), "name": name}
         stage.config = resolve_precision(stage.config)
         if last is not None:
             _connect_stage(stage, *last)
         last = folder / name, stage
-    for name, stage in made.items():
+    for name, stage in jobs.items():
         (folder / name / "checkpoints").mkdir(parents=True, exist_ok=True)
         write_record(RunDir(folder / name), stage)
     if not any((folder / "checkpoints").glob("*")) and (folder / "checkpoints").is_dir():
         (folder / "checkpoints").rmdir()  # there is none of the whole
     composed.config = resolve_precision(composed.config)
     write_record(RunDir(folder), composed)
-    first = next(iter(made.values()))
+    first = next(iter(jobs.values()))
     _ensure(first)
 
 
@@ -164,8 +164,8 @@ def _connect_stage(stage: ComposedJob, folder: Path, before: ComposedJob) -> Non
 def _is_same_base(stage: ComposedJob, before: ComposedJob) -> bool:
     """Whether two stages were asked to start from the same model; where weights lie is left out."""
     ours, theirs = (
-        {k: v for k, v in one.config["model"].items() if f"model.{k}" not in WEIGHT_KEYS}
-        for one in (stage, before)
+        {k: v for k, v in job.config["model"].items() if f"model.{k}" not in WEIGHT_KEYS}
+        for job in (stage, before)
     )
     return ours == theirs
 
@@ -202,8 +202,8 @@ def _merge_before_stage(stage: Path) -> None:
     from ftcli.deltas.merge import merge_run
 
     path = Path(str(load(stage / "config.yaml").config["model"].get("path")))
-    own = path.name == MERGED and path.parent.parent == stage.parent.resolve()
-    if own and not path.exists():
+    is_merged_stage = path.name == MERGED and path.parent.parent == stage.parent.resolve()
+    if is_merged_stage and not path.exists():
         merge_run(path.parent, path)
 
 
@@ -237,8 +237,8 @@ def _summarise_stages(folder: Path, results: dict[str, dict[str, Any]]) -> dict[
     return {
         **last,
         "run": str(folder),
-        "max_steps": sum(one["max_steps"] for one in results.values()),
-        **{key: sum(one[key] for one in results.values()) for key in summed},
+        "max_steps": sum(stage["max_steps"] for stage in results.values()),
+        **{key: sum(stage[key] for stage in results.values()) for key in summed},
         "metrics_before": first["metrics_before"],
         KEY: results,
     }
@@ -246,5 +246,5 @@ def _summarise_stages(folder: Path, results: dict[str, dict[str, Any]]) -> dict[
 
 def find_last_run(folder: str | Path) -> Path:
     """The run that a job ends with: its last stage, or itself where it has none."""
-    own = list_stages(folder)
-    return Path(folder) / own[-1] if own else Path(folder)
+    stages = list_stages(folder)
+    return Path(folder) / stages[-1] if stages else Path(folder)

@@ -26,7 +26,7 @@ def build_stage_table(stages: dict[str, dict[str, Any]]) -> Any:
     """A row a stage and score: before, after; and what the stage cost."""
     from rich.table import Table
 
-    found = Table("stage", "score", "before", "after", "steps", "seconds", box=None, pad_edge=False)
+    table = Table("stage", "score", "before", "after", "steps", "seconds", box=None, pad_edge=False)
     for name, result in stages.items():
         cost = [f"{result['step']:,}", f"{result['seconds']:,.0f}"]
         before, after = result["metrics_before"], result["metrics"]
@@ -36,9 +36,9 @@ def build_stage_table(stages: dict[str, dict[str, Any]]) -> Any:
                 _format_figure(before, score),
                 _format_figure(after, score),
             ]
-            found.add_row(name, *row, *cost)
+            table.add_row(name, *row, *cost)
             name, cost = "", ["", ""]
-    return found
+    return table
 
 
 def _format_figure(scores: dict[str, float], name: str) -> str:

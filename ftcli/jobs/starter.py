@@ -96,7 +96,11 @@ def choose_option(group: str, answer: str) -> Choice:
 
 
 def render_job(
-    model: Choice, data: Choice, method: Choice, machine: Machine, seen: SourceSummary | None = None
+    model: Choice,
+    data: Choice,
+    method: Choice,
+    machine: Machine,
+    summary: SourceSummary | None = None,
 ) -> str:
     """The YAML of a job.
 
@@ -105,11 +109,15 @@ def render_job(
     """
     chosen = read_option(paths.list_options("method")[method.option])
     promises = signature.read_signature(chosen[TARGET]).attributes | (chosen.get(PROMISES) or {})
-    settings = choose_settings(promises, machine, None if seen is None else seen.rows)
+    settings = choose_settings(promises, machine, None if summary is None else summary.rows)
     apply_requirements(settings, chosen)
-    own = _choose_data_settings(data, seen)
+    data_settings = _choose_data_settings(data, summary)
     judged = data.option if data.option in paths.list_options("eval") else "loss"
-    judged = "none" if "validation" in own and own["validation"][0] is NULL else judged
+    judged = (
+        "none"
+        if "validation" in data_settings and data_settings["validation"][0] is NULL
+        else judged
+    )
     picks = {
         "model": model.option, "data": data.option, "method": method.option,
         "objective": "causal_lm", "optimizer": "adamw", "scheduler": "linear",
@@ -125,7 +133,7 @@ def render_job(
     ]
     lines += ["  - _self_  # what follows goes over all that", "", "seed: 0"]
     lines += _render_group("model", {"path": (model.path, "")}, settings["model"])
-    lines += _render_group("data", own, settings["data"])
+    lines += _render_group("data", data_settings, settings["data"])
     for group in ("optimizer", "scheduler", "trainer"):
         lines += _render_group(group, {}, settings[group])
     return "\n".join(lines) + "\n"
@@ -171,19 +179,23 @@ def _is_plain_text(data: Choice) -> bool:
     return bool(read_option(paths.list_options("data")[data.option]).get("format") == "text")
 
 
-def _choose_data_settings(data: Choice, seen: SourceSummary | None) -> dict[str, tuple[Any, str]]:
+def _choose_data_settings(
+    data: Choice, summary: SourceSummary | None
+) -> dict[str, tuple[Any, str]]:
     if data.path is None:
         return {}
-    found: dict[str, tuple[Any, str]] = {"path": (data.path, "")}
+    settings: dict[str, tuple[Any, str]] = {"path": (data.path, "")}
     if not _is_plain_text(data):
-        found["format"] = ("auto", "told from its columns; see: ftcli schema data.format")
-    if seen is not None and (seen.columns or seen.others):
-        also = f"; {', '.join(seen.others)} would fit too" if seen.others else ""
-        found["format"] = (seen.format, f"by its columns{also}")
-        if seen.columns:
-            pairs = ", ".join(f"{name}: {format_scalar(col)}" for name, col in seen.columns.items())
-            found["columns"] = (RawYaml(f"{{{pairs}}}"), "field of the format: column")
-    found["validation"] = (0.05, "share held out to judge the model")
-    if seen is not None and seen.prompts < 2:
-        found["validation"] = (NULL, "a share needs two different prompts")
-    return found
+        settings["format"] = ("auto", "told from its columns; see: ftcli schema data.format")
+    if summary is not None and (summary.columns or summary.others):
+        also = f"; {', '.join(summary.others)} would fit too" if summary.others else ""
+        settings["format"] = (summary.format, f"by its columns{also}")
+        if summary.columns:
+            pairs = ", ".join(
+                f"{name}: {format_scalar(col)}" for name, col in summary.columns.items()
+            )
+            settings["columns"] = (RawYaml(f"{{{pairs}}}"), "field of the format: column")
+    settings["validation"] = (0.05, "share held out to judge the model")
+    if summary is not None and summary.prompts < 2:
+        settings["validation"] = (NULL, "a share needs two different prompts")
+    return settings

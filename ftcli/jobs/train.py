@@ -135,9 +135,9 @@ def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
             with suppress(OSError):  # where the disk is what failed
                 run.dir.event("failed", error=str(error), code=getattr(error, "code", FAILED))
                 run.dir.note(traceback.format_exc())
-            told = None if isinstance(error, UserError) else run_error(error, run.dir.path)
-            if told is not None:
-                raise told from error
+            disk_error = None if isinstance(error, UserError) else run_error(error, run.dir.path)
+            if disk_error is not None:
+                raise disk_error from error
         if isinstance(error, UserError):
             raise locate_error(error, run.composed) from error
         raise

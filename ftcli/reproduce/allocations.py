@@ -34,9 +34,9 @@ class Allocations(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run the operation and take its results into account."""
-        found = func(*args, **(kwargs or {}))
-        self._enter([leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)])
-        return found
+        result = func(*args, **(kwargs or {}))
+        self._enter([leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
+        return result
 
     def _enter(self, tensors: Sequence[Tensor]) -> None:
         self.live = {key: kept for key, kept in self.live.items() if not kept[0].expired()}

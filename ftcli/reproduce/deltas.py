@@ -122,9 +122,9 @@ def find_partner_run(folder: Path, variant: str) -> Path:
     """
     from ftcli.reproduce.measure import MetricUnavailable
 
-    found = find_sibling_runs(folder).get((variant, read_name(folder)[1]))
-    if found is None:
+    partner = find_sibling_runs(folder).get((variant, read_name(folder)[1]))
+    if partner is None:
         raise MetricUnavailable(
             f"there is no finished run of {variant} beside this one; judge all claims"
         )
-    return found
+    return partner

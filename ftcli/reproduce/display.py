@@ -20,8 +20,8 @@ STYLES = {HOLDS: "green", FAILS: "bold red", INCONCLUSIVE: "yellow", NOT_HERE: "
 
 def describe_progress(progress: Progress) -> str:
     """`run 4 of 12: fp4, seed 0 (about 11 min left)`."""
-    one = progress.trial
-    text = f"run {progress.number} of {progress.total}: {one.variant}, seed {one.seed}"
+    trial = progress.trial
+    text = f"run {progress.number} of {progress.total}: {trial.variant}, seed {trial.seed}"
     return (
         text if progress.left is None else f"{text} (about {format_duration(progress.left)} left)"
     )
@@ -32,19 +32,21 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def render_verdicts(made: Reproduction) -> Iterator[Any]:
+def render_verdicts(reproduction: Reproduction) -> Iterator[Any]:
     """What to print: the title, the table, the sum."""
     from rich.table import Table
     from rich.text import Text
 
-    paper = made.recipe.paper
-    yield Text(f"{paper.title} (arXiv {paper.arxiv}, {paper.year}), {made.scale} scale", "bold")
+    paper = reproduction.recipe.paper
+    yield Text(
+        f"{paper.title} (arXiv {paper.arxiv}, {paper.year}), {reproduction.scale} scale", "bold"
+    )
     head = ("", "claim", "kind", "paper says", "we measured", "verdict")
     table = Table(*head, box=None, pad_edge=False)
-    for claim, verdict in zip(made.claims, made.verdicts, strict=True):
+    for claim, verdict in zip(reproduction.claims, reproduction.verdicts, strict=True):
         mark = Text(verdict.verdict, STYLES[verdict.verdict])
         mark.append(f" ({verdict.why})", "default")
-        number = str(made.number(claim))
+        number = str(reproduction.number(claim))
         cells = (
             number,
             claim.say,
@@ -55,7 +57,8 @@ def render_verdicts(made: Reproduction) -> Iterator[Any]:
         table.add_row(*map(Text, cells), mark)
     yield table
     yield summarise_verdicts(
-        (claim, verdict.verdict) for claim, verdict in zip(made.claims, made.verdicts, strict=True)
+        (claim, verdict.verdict)
+        for claim, verdict in zip(reproduction.claims, reproduction.verdicts, strict=True)
     )
 
 

@@ -123,7 +123,7 @@ class Experiment:
         seeded = replace(composed, config=config)
         seeded.overrides = [*composed.overrides, f"seed={seed}", f"run.name={run['name']}"]
         root = Path(run.get("dir", "runs")) / STORE / self.recipe.name / self.part
-        name = config_hash(config, *(one.config for one in further))
+        name = config_hash(config, *(job.config for job in further))
         return Trial(variant, seed, seeded, root / name, sources)
 
     def run(self, report: Callable[[Progress], None], may_fail: bool = False) -> None:
@@ -135,15 +135,15 @@ class Experiment:
         Raises:
             UserError: a run failed; those before it are kept.
         """
-        waiting = [one for one in self.trials if not one.done]
+        waiting = [run for run in self.trials if not run.done]
         took: list[float] = []
-        for number, one in enumerate(waiting, start=len(self.trials) - len(waiting) + 1):
+        for number, run in enumerate(waiting, start=len(self.trials) - len(waiting) + 1):
             left = sum(took) / len(took) * (len(self.trials) - number + 1) if took else None
-            report(Progress(number, len(self.trials), one, left))
-            ensure_base(one.composed)
+            report(Progress(number, len(self.trials), run, left))
+            ensure_base(run.composed)
             began = time.monotonic()
             try:
-                trial.complete_job(one.composed, one.path)
+                trial.complete_job(run.composed, run.path)
             except UserError:
                 if not may_fail:
                     raise
@@ -160,4 +160,4 @@ class Experiment:
 
     def trials_of(self, variant: str) -> Iterator[Trial]:
         """The runs of a variant, by seed."""
-        return (one for one in self.trials if one.variant == variant)
+        return (run for run in self.trials if run.variant == variant)

@@ -21,7 +21,7 @@ COLUMNS = (
 
 def collect_values(experiment: Experiment, variant: str) -> dict[str, list[float]]:
     """Figure -> its values, one a seed; only figures that every seed has."""
-    seeds = [figures(RunDir(one.path).result()) for one in experiment.trials_of(variant)]
+    seeds = [figures(RunDir(run.path).result()) for run in experiment.trials_of(variant)]
     shared = [name for name in seeds[0] if all(name in seed for seed in seeds)]
     return {name: [seed[name] for seed in seeds] for name in shared}
 
@@ -32,19 +32,21 @@ def build_table(experiment: Experiment) -> dict[str, dict[str, Any]]:
     Variants share a rank while the paired difference to the first of that rank may be zero: its
     95 % interval contains 0. With few seeds many do.
     """
-    found = {variant: collect_values(experiment, variant) for variant in experiment.variants}
+    figures_by_variant = {
+        variant: collect_values(experiment, variant) for variant in experiment.variants
+    }
     shown = {
         variant: {
             name: sum(v[name]) / len(v[name])
             for name in (*COLUMNS, *_further_scores(v))
             if name in v
         }
-        for variant, v in found.items()
+        for variant, v in figures_by_variant.items()
     }
-    if not all(QUALITY in v for v in found.values()):
+    if not all(QUALITY in v for v in figures_by_variant.values()):
         return shown
     order = sorted(shown, key=lambda variant: shown[variant][QUALITY])
-    places = rank_variants([found[variant][QUALITY] for variant in order])
+    places = rank_variants([figures_by_variant[variant][QUALITY] for variant in order])
     return {v: {"rank": place, **shown[v]} for v, place in zip(order, places, strict=True)}
 
 
@@ -52,15 +54,15 @@ def rank_variants(ordered: Sequence[Sequence[float]]) -> list[int]:
     """Ranks of variants that are sorted by their mean; each holds one value a seed."""
     places: list[int] = []
     first = 0
-    for index, own in enumerate(ordered):
-        paired = [a - b for a, b in zip(own, ordered[first], strict=True)]
+    for index, losses in enumerate(ordered):
+        paired = [a - b for a, b in zip(losses, ordered[first], strict=True)]
         if index and interval(paired).low > 0:
             first = index
         places.append(first + 1)
     return places
 
 
-def _further_scores(found: dict[str, list[float]]) -> list[str]:
+def _further_scores(figures: dict[str, list[float]]) -> list[str]:
     """Scores besides the loss."""
-    own = [n for n in found if n.startswith("eval.") and n not in COLUMNS]
-    return [n for n in own if n != "eval.perplexity"]
+    scores = [n for n in figures if n.startswith("eval.") and n not in COLUMNS]
+    return [n for n in scores if n != "eval.perplexity"]

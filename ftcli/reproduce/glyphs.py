@@ -77,5 +77,5 @@ def evaluate_model(model: Any, task: Glyphs) -> tuple[float, float]:
 
     images, labels = task.draw(ROWS, seed=10**6)
     with torch.no_grad():
-        found = model(pixel_values=images, labels=labels)
-    return found.loss.item(), (found.logits.argmax(-1) == labels).float().mean().item()
+        output = model(pixel_values=images, labels=labels)
+    return output.loss.item(), (output.logits.argmax(-1) == labels).float().mean().item()

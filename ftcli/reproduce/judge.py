@@ -111,23 +111,23 @@ class Judge:
         claim = self.claim
         if claim.ranks:
             return self._judge_order(values)
-        own = list(next(iter(values.values())))
+        figures = list(next(iter(values.values())))
         if claim.of is None:
-            return self._judge_values(own, region(claim))
+            return self._judge_values(figures, region(claim))
         other = list(values[claim.of])
         if claim.compare == "difference":
-            paired = [a - b for a, b in zip(own, other, strict=True)]
+            paired = [a - b for a, b in zip(figures, other, strict=True)]
         elif all(other):
-            paired = [a / b for a, b in zip(own, other, strict=True)]
+            paired = [a / b for a, b in zip(figures, other, strict=True)]
         else:
             return Verdict(NOT_HERE, f"{claim.measure} of {claim.of} is 0, which has no ratio")
         return self._judge_values(paired, region(claim))
 
-    def _judge_values(self, values: list[float], wanted: Region) -> Verdict:
+    def _judge_values(self, values: list[float], region: Region) -> Verdict:
         count = len(values)
         if self.exact:
             low, high = min(values), max(values)
-            verdict = HOLDS if wanted.holds(low, high) else FAILS
+            verdict = HOLDS if region.holds(low, high) else FAILS
             return Verdict(verdict, "exact", sum(values) / count, low, high, values)
         measured = interval(values, confidence(self.look))
         if count < max(2, self.least):
@@ -135,14 +135,14 @@ class Judge:
             if count < 2:
                 return Verdict(INCONCLUSIVE, why, measured.mean, values=values)
             return Verdict(INCONCLUSIVE, why, measured.mean, measured.low, measured.high, values)
-        verdict, why = self._decide(measured, wanted)
+        verdict, why = self._decide(measured, region)
         return Verdict(verdict, why, measured.mean, measured.low, measured.high, values)
 
-    def _decide(self, measured: Interval, wanted: Region) -> tuple[str, str]:
-        for verdict, test in ((HOLDS, wanted.holds), (FAILS, wanted.excludes)):
+    def _decide(self, measured: Interval, region: Region) -> tuple[str, str]:
+        for verdict, test in ((HOLDS, region.holds), (FAILS, region.excludes)):
             if test(measured.low, measured.high):
                 return verdict, f"{self._describe_level()} of {_runs(measured.count)}"
-        distance = wanted.distance(measured.mean)
+        distance = region.distance(measured.mean)
         needed = seeds_needed(measured.deviation, distance, confidence(self.look + 1))
         if needed is None:
             why = f"the mean lies at the bound: more than {MOST} seeds would not decide"

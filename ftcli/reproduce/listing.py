@@ -31,10 +31,10 @@ def filter_recipes(
     Raises:
         UserError: a filter does not fit the kind, or cannot be read.
     """
-    asked = [f"--{k}" for k, v in (("needs", needs), ("verdict", verdict)) if v]
-    if asked and kind not in ("recipe", "recipes"):
+    options = [f"--{k}" for k, v in (("needs", needs), ("verdict", verdict)) if v]
+    if options and kind not in ("recipe", "recipes"):
         raise UserError(
-            f"{asked[0]} filters recipes, not {kind}.", fix=f"ftcli ls recipes {asked[0]} ..."
+            f"{options[0]} filters recipes, not {kind}.", fix=f"ftcli ls recipes {options[0]} ..."
         )
     bound = _parse_bound(needs) if needs else None
     if verdict:
@@ -48,10 +48,10 @@ def filter_recipes(
 
 
 def _parse_bound(text: str) -> Callable[[float | None], bool]:
-    found = _SIZE.match(text.strip())
-    if found is None:
+    match = _SIZE.match(text.strip())
+    if match is None:
         raise UserError(f"{text!r} is no bound on memory.", where="--needs", fix="--needs '<2GB'")
-    sign, size = found[1], float(found[2])
+    sign, size = match[1], float(match[2])
     if sign.startswith("<"):
         return lambda memory: (
             memory is not None and (memory < size or sign == "<=" and memory == size)
@@ -77,7 +77,7 @@ def _read_stored(entry: Entry) -> dict[str, Any]:
 
 def _read_verdicts(entry: Entry) -> set[str]:
     kept = _read_stored(entry).get("verdicts", {})
-    return {one["verdict"] for one in kept.values()} or {NONE}
+    return {record["verdict"] for record in kept.values()} or {NONE}
 
 
 def _read_peak_memory(entry: Entry) -> float | None:

@@ -28,19 +28,19 @@ def read_metric(name: str, folder: Path) -> float:
     if name in list_measures():
         return _take_measurement(name, folder)
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    found = figures(result)
-    if name not in found:
-        raise MetricUnavailable(f"the runs have no {name}; they have {', '.join(found)}")
-    return found[name]
+    metrics = figures(result)
+    if name not in metrics:
+        raise MetricUnavailable(f"the runs have no {name}; they have {', '.join(metrics)}")
+    return metrics[name]
 
 
 def figures(result: dict[str, Any]) -> dict[str, float]:
     """Every figure of result.json by the name a claim gives it."""
     before, after = result.get("metrics_before") or {}, result.get("metrics") or {}
-    found = {key: result[key] for key in FIGURES if key in result} | after
-    found |= {f"before.{key}": value for key, value in before.items()}
-    found |= {f"change.{key}": after[key] - before[key] for key in after if key in before}
-    return {key: float(v) for key, v in found.items() if isinstance(v, (int, float))}
+    values = {key: result[key] for key in FIGURES if key in result} | after
+    values |= {f"before.{key}": value for key, value in before.items()}
+    values |= {f"change.{key}": after[key] - before[key] for key in after if key in before}
+    return {key: float(v) for key, v in values.items() if isinstance(v, (int, float))}
 
 
 @contextmanager

@@ -86,9 +86,11 @@ def find_origin(recipe: Recipe, claim: Claim, composed: Iterable[Any], tuned: An
 def find_roots(claim: Claim, composed: Iterable[Any]) -> list[str]:
     """What a claim's figure starts from: its measure, the classes named, the options composed."""
     jobs = list(composed)
-    files = {place.file for one in jobs for place in one.origins.values() if place.file}
+    files = {
+        place.file for composed_job in jobs for place in composed_job.origins.values() if place.file
+    }
     inside = (f.relative_to(code.ROOT) for f in files if _is_option(f))
-    roots = {*code.roots_of(*(one.config for one in jobs)), *map(str, inside)}
+    roots = {*code.roots_of(*(composed_job.config for composed_job in jobs)), *map(str, inside)}
     if claim.measure in list_measures():
         roots.add(list_measures()[claim.measure].module)
     if claim.measure.startswith(PLAN_PREFIX):
@@ -161,16 +163,16 @@ def _check_code(record: Mapping[str, Any]) -> str | None:
         pass  # it is then one of an earlier commit
     at = record["commit"]
     try:
-        made = code.digest(record["roots"], extract_commit(at))
+        digest = code.digest(record["roots"], extract_commit(at))
     except KeyError as error:
         return f"commit {at[:9]} has no {error.args[0]}"
-    return None if made == record["code"] else f"the code of commit {at[:9]} is {made}"
+    return None if digest == record["code"] else f"the code of commit {at[:9]} is {digest}"
 
 
 def _check_history(recipe: Recipe, record: Mapping[str, Any]) -> str | None:
     keys = ("verdict", "why", "mean", "low", "high", "values")
-    for one in _read_verdicts_at(record["commit"], recipe.name):
-        if all(one.get(key) == record.get(key) for key in keys):
+    for verdict in _read_verdicts_at(record["commit"], recipe.name):
+        if all(verdict.get(key) == record.get(key) for key in keys):
             return None
     return f"commit {record['commit'][:9]} holds no such verdict of {recipe.name}"
 

@@ -37,8 +37,8 @@ often seeds were added. STALE marks a verdict whose code or settings have change
 
 def list_recipes() -> list[Recipe]:
     """Every packaged recipe that claims something, by name."""
-    found = [file for file in paths.list_recipes().values() if reading.is_recipe(file)]
-    return sorted((reading.read_recipe(file) for file in found), key=lambda r: r.name)
+    files = [file for file in paths.list_recipes().values() if reading.is_recipe(file)]
+    return sorted((reading.read_recipe(file) for file in files), key=lambda r: r.name)
 
 
 def render_page() -> str:
@@ -56,15 +56,17 @@ def summarise_paper(recipe: Recipe) -> str:
     """`central 2/3 hold, exact 9/9; 1 fails`, over all scales."""
     kept = load_verdicts(recipe)
     records = [(claim, find_verdict(claim, kept)) for claim in recipe.claims]
-    return summarise_verdicts((claim, one["verdict"] if one else None) for claim, one in records)
+    return summarise_verdicts(
+        (claim, record["verdict"] if record else None) for claim, record in records
+    )
 
 
 def find_stale(recipe: Recipe) -> Iterator[tuple[Claim, str]]:
     """Claims whose verdict is not of today's code and settings, and why."""
     kept, tuned = load_verdicts(recipe), tuning.load_choices(recipe)
     for claim in recipe.claims:
-        one = find_verdict(claim, kept)
-        if one and (why := origin.explain_staleness(recipe, claim, one, tuned)):
+        record = find_verdict(claim, kept)
+        if record and (why := origin.explain_staleness(recipe, claim, record, tuned)):
             yield claim, why
 
 
@@ -81,15 +83,15 @@ def _render_recipe(recipe: Recipe) -> Iterator[str]:
     head = ("", "claim", "kind", "scale", "paper says", "we measured", "verdict", "made by")
     yield table(head, rows)
     yield from (f"{i}: {c.note}" for i, c in enumerate(recipe.claims, start=1) if c.note)
-    for identity, one in find_withdrawn(recipe, kept).items():
-        yield f"Claimed and judged before, no longer claimed: {one['say']} ({identity}): {one['verdict']}."
+    for identity, record in find_withdrawn(recipe, kept).items():
+        yield f"Claimed and judged before, no longer claimed: {record['say']} ({identity}): {record['verdict']}."
 
 
 def _describe_conditions(recipe: Recipe, kept: Mapping[str, Any]) -> Iterator[str]:
     """Machines and days, and how settings were found."""
-    for scale, one in kept["variants"].items():
-        seeds = ", ".join(map(str, one["seeds"]))
-        yield f"Runs at the {scale} scale: seeds {seeds}, {one['date']}, {one['machine']}."
+    for scale, runs in kept["variants"].items():
+        seeds = ", ".join(map(str, runs["seeds"]))
+        yield f"Runs at the {scale} scale: seeds {seeds}, {runs['date']}, {runs['machine']}."
     yield f"Seeds of the first look: {', '.join(map(str, recipe.seeds))}."
     if recipe.tune:
         trials = max(len(recipe.tune.list_points(variant)) for variant in recipe.variants())
@@ -103,12 +105,16 @@ def _describe_conditions(recipe: Recipe, kept: Mapping[str, Any]) -> Iterator[st
 
 
 def _format_row(
-    index: int, claim: Claim, one: dict[str, Any] | None, changed: bool
+    index: int, claim: Claim, record: dict[str, Any] | None, changed: bool
 ) -> tuple[str, ...]:
     verdict, measured, by = NEVER, "–", "–"
-    if one:
-        verdict = one["verdict"] if one["why"] == "exact" else f"{one['verdict']}: {one['why']}"
-        measured, by = _format_measured(claim, one), _format_origin(one, changed)
+    if record:
+        verdict = (
+            record["verdict"]
+            if record["why"] == "exact"
+            else f"{record['verdict']}: {record['why']}"
+        )
+        measured, by = _format_measured(claim, record), _format_origin(record, changed)
     return (
         str(index),
         claim.say,
@@ -121,21 +127,21 @@ def _format_row(
     )
 
 
-def _format_origin(one: Mapping[str, Any], changed: bool) -> str:
-    commit = one["commit"][:9]
-    if one.get("rules") == origin.EARLIER:
+def _format_origin(record: Mapping[str, Any], changed: bool) -> str:
+    commit = record["commit"][:9]
+    if record.get("rules") == origin.EARLIER:
         return f"earlier rules, commit {commit}"
     return f"STALE, commit {commit}" if changed else f"commit {commit}"
 
 
-def _format_measured(claim: Claim, found: dict[str, Any]) -> str:
-    if "mean" not in found:
+def _format_measured(claim: Claim, record: dict[str, Any]) -> str:
+    if "mean" not in record:
         return "–"
-    low, high = found.get("low"), found.get("high")
+    low, high = record.get("low"), record.get("high")
     reach = ""
     if low is not None and high is not None and low != high:
         reach = f" [{format_number(low)}, {format_number(high)}]"
-    return f"{format_number(found['mean'])}{reach}, {format_relation(claim)}"
+    return f"{format_number(record['mean'])}{reach}, {format_relation(claim)}"
 
 
 def write_page() -> Path:

@@ -34,15 +34,15 @@ def draw_all(experiment: Experiment, folder: Path) -> list[Path]:
     import matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)
-    found = {variant: collect_values(experiment, variant) for variant in experiment.variants}
+    values = {variant: collect_values(experiment, variant) for variant in experiment.variants}
     drawn: list[Path] = []
     with matplotlib.rc_context(STYLE):
         figures = {
             "training_loss": _curves(experiment, "loss", "Training loss"),
             "held_out_loss": _curves(experiment, QUALITY, "Held-out loss"),
-            "quality_size": _quality(found),
-            "memory": _bars(found, "peak_memory_gb", "Peak memory", "GB"),
-            "time": _bars(found, "seconds", "Training time", "seconds"),
+            "quality_size": _quality(values),
+            "memory": _bars(values, "peak_memory_gb", "Peak memory", "GB"),
+            "time": _bars(values, "seconds", "Training time", "seconds"),
         }
         for name, figure in figures.items():
             if figure is not None:
@@ -63,7 +63,7 @@ def _curves(experiment: Experiment, key: str, title: str) -> Figure | None:
     figure, axes = _canvas(title, "loss (nats per trained token)")
     lows, highs = [], []
     for variant, colour in zip(experiment.variants, _colours(experiment.variants), strict=True):
-        runs = [_series(one.path, key) for one in experiment.trials_of(variant)]
+        runs = [_series(run.path, key) for run in experiment.trials_of(variant)]
         steps, (mean, low, high) = band(runs)
         if len(steps) < 2:
             return None
@@ -83,19 +83,19 @@ def _curves(experiment: Experiment, key: str, title: str) -> Figure | None:
 
 def _series(path: Path, key: str) -> dict[int, float]:
     rows = RunDir(path).metrics()
-    found = {int(row["step"]): float(row[key]) for row in rows if row.get(key) is not None}
+    series = {int(row["step"]): float(row[key]) for row in rows if row.get(key) is not None}
     if key != "loss":
-        return found
-    steps = sorted(found)
-    return dict(zip(steps, smooth([found[step] for step in steps]), strict=True))
+        return series
+    steps = sorted(series)
+    return dict(zip(steps, smooth([series[step] for step in steps]), strict=True))
 
 
-def _quality(found: Mapping[str, Mapping[str, list[float]]]) -> Figure | None:
-    if not all({QUALITY, "trainable_parameters"} <= set(v) for v in found.values()):
+def _quality(values: Mapping[str, Mapping[str, list[float]]]) -> Figure | None:
+    if not all({QUALITY, "trainable_parameters"} <= set(v) for v in values.values()):
         return None
     figure, axes = _canvas("Quality against size", "held-out loss (lower is better)")
-    by_size = sorted(found, key=lambda variant: found[variant]["trainable_parameters"][0])
-    for (variant, v), colour in zip(found.items(), _colours(list(found)), strict=True):
+    by_size = sorted(values, key=lambda variant: values[variant]["trainable_parameters"][0])
+    for (variant, v), colour in zip(values.items(), _colours(list(values)), strict=True):
         size, losses = v["trainable_parameters"][0], v[QUALITY]
         mean = sum(losses) / len(losses)
         reach = [[mean - min(losses)], [max(losses) - mean]]
@@ -109,17 +109,17 @@ def _quality(found: Mapping[str, Mapping[str, list[float]]]) -> Figure | None:
 
 
 def _bars(
-    found: Mapping[str, Mapping[str, list[float]]], key: str, title: str, unit: str
+    values: Mapping[str, Mapping[str, list[float]]], key: str, title: str, unit: str
 ) -> Figure | None:
     """A bar a variant, each seed a dot on it, the smallest at the top."""
-    if not all(key in v for v in found.values()):
+    if not all(key in v for v in values.values()):
         return None
-    means = {variant: sum(v[key]) / len(v[key]) for variant, v in found.items()}
+    means = {variant: sum(v[key]) / len(v[key]) for variant, v in values.items()}
     order = sorted(means, key=lambda variant: -means[variant])
     figure, axes = _canvas(title, "")
     axes.barh(order, [means[v] for v in order], color=BLUE, height=0.6, alpha=0.85)
     for place, variant in enumerate(order):
-        seeds = found[variant][key]
+        seeds = values[variant][key]
         axes.plot(seeds, [place] * len(seeds), ".", color=INK, markersize=5)
         text, end = f"{means[variant]:.3g}", (max(seeds), place)
         axes.annotate(text, end, xytext=(8, 0), textcoords="offset points", va="center")

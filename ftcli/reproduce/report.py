@@ -60,58 +60,58 @@ class Picture:
 Part = Heading | Table | Picture | str
 
 
-def write_report(made: Reproduction) -> Path | None:
+def write_report(reproduction: Reproduction) -> Path | None:
     """Write report.md, report.html and plots/ beside the runs; None where there were no runs."""
     from ftcli.reproduce.plots import draw_all
 
-    if made.experiment is None:
+    if reproduction.experiment is None:
         return None
-    folder = made.experiment.folder
-    plots = draw_all(made.experiment, folder / "plots")
-    parts = list(_parts(made, plots))
+    folder = reproduction.experiment.folder
+    plots = draw_all(reproduction.experiment, folder / "plots")
+    parts = list(_parts(reproduction, plots))
     path = folder / "report.md"
     write_text(path, "\n\n".join(_markdown(part) for part in parts) + "\n")
     body = "\n".join(_html(part) for part in parts)
-    head = f"<!doctype html><meta charset=utf-8><title>{escape(made.recipe.paper.title)}</title>"
+    head = f"<!doctype html><meta charset=utf-8><title>{escape(reproduction.recipe.paper.title)}</title>"
     write_text(folder / "report.html", f"{head}<style>{STYLE}</style>{body}\n")
     return path
 
 
-def _parts(made: Reproduction, plots: Sequence[Path]) -> Iterator[Part]:
+def _parts(reproduction: Reproduction, plots: Sequence[Path]) -> Iterator[Part]:
     from ftcli.reproduce.origin import current_commit
     from ftcli.reproduce.plots import CAPTIONS
     from ftcli.reproduce.verdicts import describe_machine
 
-    experiment, paper = made.experiment, made.recipe.paper
+    experiment, paper = reproduction.experiment, reproduction.recipe.paper
     assert experiment is not None
     yield Heading(1, paper.title)
     yield (
-        f"arXiv {paper.arxiv}, {paper.year}. Recipe {made.recipe.name} at the {made.scale} scale, "
+        f"arXiv {paper.arxiv}, {paper.year}. Recipe {reproduction.recipe.name} at the {reproduction.scale} scale, "
         f"seeds {', '.join(map(str, experiment.seeds))}, ftcli {__version__}, "
         f"commit {(current_commit() or 'unknown')[:9]}, {time.strftime('%Y-%m-%d')}, {describe_machine()}."
     )
-    if made.overrides:
-        yield f"Changed on the command line: {' '.join(made.overrides)}. Not the recipe as it stands."
+    if reproduction.overrides:
+        yield f"Changed on the command line: {' '.join(reproduction.overrides)}. Not the recipe as it stands."
     yield Heading(2, "Claims")
-    pairs = zip(made.claims, made.verdicts, strict=True)
+    pairs = zip(reproduction.claims, reproduction.verdicts, strict=True)
     yield f"{summarise_verdicts((claim, verdict.verdict) for claim, verdict in pairs)}."
-    yield _claims(made)
-    yield from _notes(made)
-    yield from _search(made)
+    yield _claims(reproduction)
+    yield from _notes(reproduction)
+    yield from _search(reproduction)
     yield Heading(2, "Variants")
-    yield from _variants(made)
+    yield from _variants(reproduction)
     yield Heading(2, "Pictures")
     for path in plots:
         yield Picture(path, CAPTIONS[path.stem])
     yield Heading(2, "Runs")
-    rows = [(one.variant, str(one.seed), one.path.name) for one in experiment.trials]
+    rows = [(trial.variant, str(trial.seed), trial.path.name) for trial in experiment.trials]
     yield Table(("variant", "seed", "folder"), rows)
 
 
-def _claims(made: Reproduction) -> Table:
+def _claims(reproduction: Reproduction) -> Table:
     rows = [
         (
-            str(made.number(c)),
+            str(reproduction.number(c)),
             c.say,
             format_kind(c),
             format_paper_figure(c),
@@ -119,13 +119,13 @@ def _claims(made: Reproduction) -> Table:
             v.verdict,
             v.why,
         )
-        for c, v in zip(made.claims, made.verdicts, strict=True)
+        for c, v in zip(reproduction.claims, reproduction.verdicts, strict=True)
     ]
     head = ("", "claim", "kind", "paper says", "we measured", "verdict", "because")
     return Table(head, rows)
 
 
-def _notes(made: Reproduction) -> Iterator[str]:
+def _notes(reproduction: Reproduction) -> Iterator[str]:
     yield (
         "A figure that chance moves is judged by the t-interval of its mean or mean paired "
         "difference over seeds, in square brackets: a claim holds when all of it satisfies the "
@@ -133,16 +133,16 @@ def _notes(made: Reproduction) -> Iterator[str]:
         "higher at each further one, so that all of them together err in 5 of 100 repetitions. "
         "(?) marks a figure not checked against the paper."
     )
-    for claim in made.claims:
+    for claim in reproduction.claims:
         if claim.note:
-            yield f"{made.number(claim)}: {claim.note}"
+            yield f"{reproduction.number(claim)}: {claim.note}"
 
 
-def _search(made: Reproduction) -> Iterator[Part]:
+def _search(reproduction: Reproduction) -> Iterator[Part]:
     """Every trial of the search of settings, or that there was none."""
     from ftcli.reproduce import tuning
 
-    tune, recipe = made.recipe.tune, made.recipe
+    tune, recipe = reproduction.recipe.tune, reproduction.recipe
     if tune is None:
         if recipe.compares_variants():
             yield Heading(2, "Settings")
@@ -155,21 +155,23 @@ def _search(made: Reproduction) -> Iterator[Part]:
         f"{kept['seed']}, on rows that judge nothing ({', '.join(tune.changes)}); {kept['date']}."
     )
     rows = [
-        (v, " ".join(t["set"]), _cell(t[tune.by]), "chosen" if t["set"] == one["chosen"] else "")
-        for v, one in kept["variants"].items()
-        for t in one["trials"]
+        (v, " ".join(t["set"]), _cell(t[tune.by]), "chosen" if t["set"] == search["chosen"] else "")
+        for v, search in kept["variants"].items()
+        for t in search["trials"]
     ]
     yield Table(("variant", "settings", tune.by, ""), rows)
     for variant, why in tune.fixed.items():
         yield f"{variant} was not searched: {why}."
 
 
-def _variants(made: Reproduction) -> Iterator[Part]:
+def _variants(reproduction: Reproduction) -> Iterator[Part]:
     """Means over seeds; the best first."""
-    assert made.experiment is not None
-    found = build_table(made.experiment)
-    names = list(dict.fromkeys(name for v in found.values() for name in v))
-    rows = [[variant, *(_cell(v.get(name)) for name in names)] for variant, v in found.items()]
+    assert reproduction.experiment is not None
+    rows_by_variant = build_table(reproduction.experiment)
+    names = list(dict.fromkeys(name for v in rows_by_variant.values() for name in v))
+    rows = [
+        [variant, *(_cell(v.get(name)) for name in names)] for variant, v in rows_by_variant.items()
+    ]
     yield Table(("variant", *names), rows)
     if "rank" in names:
         yield (

@@ -68,10 +68,10 @@ class Reproduction:
         Raises:
             UserError: `only` fits none.
         """
-        here = [claim for claim in self.recipe.claims if claim.scale == self.scale]
-        found = [c for c in here if self.only is None or self._matches(c, self.only)]
-        if not found:
-            known = [f"{self.number(c)} {c.say}" for c in here]
+        claims = [claim for claim in self.recipe.claims if claim.scale == self.scale]
+        chosen = [c for c in claims if self.only is None or self._matches(c, self.only)]
+        if not chosen:
+            known = [f"{self.number(c)} {c.say}" for c in claims]
             raise UserError(
                 f"no claim at the {self.scale} scale is called {self.only}."
                 if self.only
@@ -79,7 +79,7 @@ class Reproduction:
                 where="--only" if self.only else "--scale",
                 fix="one of: " + "; ".join(known) if known else None,
             )
-        return found
+        return chosen
 
     def _matches(self, claim: Claim, word: str) -> bool:
         if word.isdigit():
@@ -198,7 +198,7 @@ class Reproduction:
         runs = list(self.experiment.trials_of(variant))
         if self._is_of_one_run(claim):
             runs = runs[:1]
-        return [measure.read_metric(claim.measure, one.path) for one in runs]
+        return [measure.read_metric(claim.measure, run.path) for run in runs]
 
     def _plan_variant(self, claim: Claim, variant: str) -> list[float]:
         from ftcli.reproduce.plan_figures import FIGURES
@@ -233,8 +233,10 @@ class Reproduction:
             return
         from ftcli.planning.check import prepare_check
 
-        own = join_overrides(self.recipe.overrides(self.recipe.own, self.scale), self.overrides)
-        for finding in prepare_check(str(self.recipe.path), own).findings():
+        overrides = join_overrides(
+            self.recipe.overrides(self.recipe.own, self.scale), self.overrides
+        )
+        for finding in prepare_check(str(self.recipe.path), overrides).findings():
             yield finding
             if finding.status == "fail" and finding.name not in HERE:
                 raise UserError(finding.text, fix=finding.fix)

@@ -56,8 +56,8 @@ class Search:
         self._refuse_judged_rows(overrides or [])
 
     def _refuse_judged_rows(self, overrides: list[str]) -> None:
-        own = {self.recipe.own: self.recipe.overrides(self.recipe.own)}
-        judged = Experiment(self.recipe, own, self.recipe.seeds[:1], overrides).trials[0]
+        changes = {self.recipe.own: self.recipe.overrides(self.recipe.own)}
+        judged = Experiment(self.recipe, changes, self.recipe.seeds[:1], overrides).trials[0]
         searched = next(self.experiment.trials_of(f"{self._first_searched()}-0"))
         if _evaluated_rows(judged.composed.config) & _evaluated_rows(searched.composed.config):
             raise UserError(
@@ -173,4 +173,4 @@ def load_choices(recipe: Recipe) -> dict[str, list[str]]:
     """As `chosen`, of whatever search was stored."""
     if recipe.tune is None:
         return {}
-    return {v: one["chosen"] for v, one in load_search(recipe).get("variants", {}).items()}
+    return {v: search["chosen"] for v, search in load_search(recipe).get("variants", {}).items()}

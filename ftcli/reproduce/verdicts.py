@@ -68,9 +68,9 @@ def describe_machine() -> str:
     """Processor and GPUs in a line."""
     from ftcli.run.record import environment
 
-    here = environment()
-    parts = [f"{here['cores']} cores of {here['processor']}", f"{here['threads']} threads"]
-    return ", ".join([*parts, *here["gpus"]])
+    machine = environment()
+    parts = [f"{machine['cores']} cores of {machine['processor']}", f"{machine['threads']} threads"]
+    return ", ".join([*parts, *machine["gpus"]])
 
 
 def path_of(recipe: Recipe) -> Path:
@@ -87,20 +87,20 @@ def load_verdicts(recipe: Recipe) -> dict[str, Any]:
 
 def find_verdict(claim: Claim, kept: dict[str, Any]) -> dict[str, Any] | None:
     """What was stored of a claim; None before it was judged."""
-    found: dict[str, Any] | None = kept["verdicts"].get(claim.identity)
-    return found
+    record: dict[str, Any] | None = kept["verdicts"].get(claim.identity)
+    return record
 
 
 def find_withdrawn(recipe: Recipe, kept: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Stored verdicts that no claim of the recipe has any more: it was taken out, or its bound moved."""
     claimed = {claim.identity for claim in recipe.claims}
-    return {name: one for name, one in kept["verdicts"].items() if name not in claimed}
+    return {name: record for name, record in kept["verdicts"].items() if name not in claimed}
 
 
 def sort_looks(figure: str, kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Every look at a figure, whatever bound it was judged by; the first one first."""
-    found = [look for one in kept["verdicts"].values() for look in one.get("looks", [])]
-    return iter(sorted((one for one in found if one["figure"] == figure), key=_date))
+    every_look = [look for record in kept["verdicts"].values() for look in record.get("looks", [])]
+    return iter(sorted((record for record in every_look if record["figure"] == figure), key=_date))
 
 
 def count_look(claim: Claim, seeds: list[int], settings: str, kept: dict[str, Any]) -> int:
@@ -134,11 +134,14 @@ def store_verdicts(reproduction: Reproduction) -> Path:
     require_commit(recipe)
     kept, new = load_verdicts(recipe), as_dict(reproduction)
     for claim in reproduction.claims:
-        one = new["verdicts"][claim.identity]
+        record = new["verdicts"][claim.identity]
         before = kept["verdicts"].get(claim.identity, {}).get("looks", [])
-        if "seeds" in one and not is_exact_measure(claim.measure):
-            one["looks"] = [*before, _build_look(claim, one, 1 + sum(1 for _ in _all_looks(kept)))]
-        kept["verdicts"][claim.identity] = one
+        if "seeds" in record and not is_exact_measure(claim.measure):
+            record["looks"] = [
+                *before,
+                _build_look(claim, record, 1 + sum(1 for _ in _all_looks(kept))),
+            ]
+        kept["verdicts"][claim.identity] = record
     order = [claim.identity for claim in recipe.claims if claim.identity in kept["verdicts"]]
     gone = [name for name in kept["verdicts"] if name not in order]
     kept["verdicts"] = {name: kept["verdicts"][name] for name in [*order, *gone]}
@@ -149,12 +152,12 @@ def store_verdicts(reproduction: Reproduction) -> Path:
     return path
 
 
-def _build_look(claim: Claim, one: dict[str, Any], order: int) -> dict[str, Any]:
+def _build_look(claim: Claim, record: dict[str, Any], order: int) -> dict[str, Any]:
     keys = ("figure", "seeds", "settings", "look", "verdict", "mean", "low", "high", "date")
-    kept = {key: one[key] for key in (*keys, "commit", "code") if key in one}
+    kept = {key: record[key] for key in (*keys, "commit", "code") if key in record}
     return {"order": order, "identity": claim.identity, **kept}
 
 
 def _all_looks(kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for one in kept["verdicts"].values():
-        yield from one.get("looks", [])
+    for record in kept["verdicts"].values():
+        yield from record.get("looks", [])

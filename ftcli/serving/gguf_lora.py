@@ -46,16 +46,18 @@ def read_factors(run: Any) -> dict[str, Factors]:
     from peft.tuners.lora import LoraLayer
 
     kept = ("lora_A.weight", "lora_B.weight")
-    others = [name for name in run.method.state(run.model) if not name.endswith(kept)]
-    if others:
-        raise _adapter_error(f"it trains {others[0]!r} ({len(others)} such tensors)")
-    found = {}
+    other_tensors = [name for name in run.method.state(run.model) if not name.endswith(kept)]
+    if other_tensors:
+        raise _adapter_error(f"it trains {other_tensors[0]!r} ({len(other_tensors)} such tensors)")
+    factors_by_weight = {}
     for name, layer in run.model.named_modules():
         if isinstance(layer, LoraLayer):
-            found[f"{name.removeprefix('base_model.model.')}.weight"] = _read_layer(name, layer)
-    if not found:
+            factors_by_weight[f"{name.removeprefix('base_model.model.')}.weight"] = _read_layer(
+                name, layer
+            )
+    if not factors_by_weight:
         raise _adapter_error("it is no LoRA")
-    return found
+    return factors_by_weight
 
 
 def _read_layer(name: str, layer: Any) -> Factors:
@@ -115,7 +117,7 @@ def write_adapter(trained: dict[str, Factors], base: Path, base_file: Path, targ
 
         def get_tensors(self) -> Iterator[tuple[str, Tensor]]:
             """The changes, under the names of the weights."""
-            yield from ((name, one.change) for name, one in trained.items())
+            yield from ((name, factors.change) for name, factors in trained.items())
 
         def modify_tensors(
             self, data_torch: Tensor, name: str, bid: int | None
@@ -125,34 +127,39 @@ def write_adapter(trained: dict[str, Factors], base: Path, base_file: Path, targ
             def rearrange(tensor: Tensor) -> list[tuple[str, Tensor]]:
                 return list(super(Adapter, self).modify_tensors(tensor.contiguous(), name, bid))
 
-            one = trained[name]
-            for there, left, right in _rearrange_factors(name, one, rearrange):
-                if there not in known:
-                    raise _adapter_error(f"the base's GGUF has no {there} ({name}): it may be tied")
-                yield f"{there}.lora_a", right
-                yield f"{there}.lora_b", left * (one.rank / alpha)  # llama.cpp: alpha / rank
+            factors = trained[name]
+            for gguf_name, left, right in _rearrange_factors(name, factors, rearrange):
+                if gguf_name not in known:
+                    raise _adapter_error(
+                        f"the base's GGUF has no {gguf_name} ({name}): it may be tied"
+                    )
+                yield f"{gguf_name}.lora_a", right
+                yield (
+                    f"{gguf_name}.lora_b",
+                    left * (factors.rank / alpha),
+                )  # llama.cpp: alpha / rank
 
     convert(lambda file: Adapter(base, gguf.LlamaFileType.ALL_F32, file, eager=True), target)
 
 
 def _rearrange_factors(
-    name: str, one: Factors, rearrange: Callable[[Tensor], list[tuple[str, Tensor]]]
+    name: str, factors: Factors, rearrange: Callable[[Tensor], list[tuple[str, Tensor]]]
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Names in GGUF and factors of what the converter makes of one change.
 
     Matrices of row and of column numbers go the same way, and tell where every entry came from.
     """
-    rows, columns = (torch.arange(size).float() for size in one.change.shape)
+    rows, columns = (torch.arange(size).float() for size in factors.change.shape)
     places = torch.meshgrid(rows, columns, indexing="ij")
-    changes, *numbers = (rearrange(tensor) for tensor in (one.change, *places))
+    changes, *numbers = (rearrange(tensor) for tensor in (factors.change, *places))
     if not changes:
         raise _adapter_error(f"llama.cpp's converter does not keep {name} by itself")
-    for (there, change), (_, row), (_, column) in zip(changes, *numbers, strict=True):
-        yield there, *permute_factors(one, change, row, column)
+    for (gguf_name, change), (_, row), (_, column) in zip(changes, *numbers, strict=True):
+        yield gguf_name, *permute_factors(factors, change, row, column)
 
 
 def permute_factors(
-    one: Factors, change: Tensor, row: Tensor, column: Tensor
+    factors: Factors, change: Tensor, row: Tensor, column: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Factors of a rearranged change.
 
@@ -164,11 +171,11 @@ def permute_factors(
         UserError: rows and columns are mixed.
     """
     if change.ndim == 2 and row.shape == column.shape == change.shape:
-        r = row.round().long().clamp(0, one.left.shape[0] - 1)
-        c = column.round().long().clamp(0, one.right.shape[1] - 1)
+        r = row.round().long().clamp(0, factors.left.shape[0] - 1)
+        c = column.round().long().clamp(0, factors.right.shape[1] - 1)
         for left, right in (
-            (one.left[r[:, 0]], one.right[:, c[0]]),
-            (one.right.T[c[:, 0]], one.left.T[:, r[0]]),
+            (factors.left[r[:, 0]], factors.right[:, c[0]]),
+            (factors.right.T[c[:, 0]], factors.left.T[:, r[0]]),
         ):
             if is_close(left @ right, change):
                 return left, right
@@ -177,12 +184,12 @@ def permute_factors(
     )
 
 
-def is_close(found: Tensor, wanted: Tensor) -> bool:
+def is_close(change: Tensor, expected: Tensor) -> bool:
     """Whether two changes are the same but for rounding."""
-    if found.shape != wanted.shape:
+    if change.shape != expected.shape:
         return False
-    largest = wanted.abs().max().item()
-    return (found - wanted).abs().max().item() <= TOLERANCE * largest
+    largest = expected.abs().max().item()
+    return (change - expected).abs().max().item() <= TOLERANCE * largest
 
 
 def _adapter_error(why: str) -> UserError:

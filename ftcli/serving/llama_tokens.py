@@ -40,11 +40,13 @@ def check_tokens(file: Path, tokenizer: Any) -> str | None:
     read = [tokenizer.decode(ids[i : i + BATCH]) for i in range(0, len(ids), BATCH)]
     texts = [*HARD_TEXTS, *read]
     theirs = tokenize(file, texts)
-    for text, there in zip(texts, theirs, strict=True):
-        here = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if here != there:
-            at = next((i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), 0)
-            return repr(tokenizer.decode(here[max(0, at - 2) : at + 6]))
+    for text, llama_ids in zip(texts, theirs, strict=True):
+        own_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if own_ids != llama_ids:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(own_ids, llama_ids, strict=False)) if a != b), 0
+            )
+            return repr(tokenizer.decode(own_ids[max(0, at - 2) : at + 6]))
     return None
 
 
@@ -76,7 +78,7 @@ def main() -> None:
     parameters.warmup = parameters.fit_params = False
     server = xllamacpp.Server(parameters)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is this machine
-    found = []
+    token_ids = []
     for text in json.load(sys.stdin):
         request = urllib.request.Request(
             f"{server.listening_address}/tokenize",
@@ -84,8 +86,8 @@ def main() -> None:
             {"Content-Type": "application/json"},
         )
         with opener.open(request) as answer:
-            found.append(json.load(answer)["tokens"])
-    print(json.dumps(found))
+            token_ids.append(json.load(answer)["tokens"])
+    print(json.dumps(token_ids))
 
 
 if __name__ == "__main__":

@@ -31,14 +31,14 @@ def find_llama_name(folder: Path) -> str:
         UserError: llama.cpp has no name for it.
     """
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    found = list_steps(content.get("pre_tokenizer") or {})
-    if found not in NAMES or content.get("normalizer"):
+    found_steps = list_steps(content.get("pre_tokenizer") or {})
+    if found_steps not in NAMES or content.get("normalizer"):
         raise UserError(
-            f"llama.cpp knows no tokenizer that cuts text like this one ({', '.join(found)}).",
+            f"llama.cpp knows no tokenizer that cuts text like this one ({', '.join(found_steps)}).",
             where=str(folder / "tokenizer.json"),
             fix="ftcli export RUN --to hf, for a program that reads tokenizer.json",
         )
-    return NAMES[found]
+    return NAMES[found_steps]
 
 
 def list_steps(node: dict[str, Any]) -> tuple[str, ...]:

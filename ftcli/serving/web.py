@@ -54,11 +54,11 @@ def serve(
         UserError: gradio is missing, or the port is taken.
     """
     library = import_gradio()
-    made = build_page(chat)
-    made.queue(max_size=MAX_QUEUE, default_concurrency_limit=1)
+    blocks = build_page(chat)
+    blocks.queue(max_size=MAX_QUEUE, default_concurrency_limit=1)
     theme = library.themes.Default(font=FONT, font_mono=MONO)
     try:
-        _, url, _ = made.launch(
+        _, url, _ = blocks.launch(
             server_name=LOOPBACK, server_port=port, share=False, inbrowser=False, quiet=True,
             prevent_thread_lock=True, theme=theme, footer_links=[], run_history=False,
             ssr_mode=False, enable_monitoring=False, max_file_size=MAX_BODY_BYTES, show_error=False,
@@ -70,8 +70,8 @@ def serve(
     if wait:
         login = f"; user {USER}, password {token}" if token else ""
         print(f"{url}  (this machine only{login}; Ctrl-C ends)", flush=True)
-        made.block_thread()
-    return made, url
+        blocks.block_thread()
+    return blocks, url
 
 
 def build_page(chat: Chat) -> Any:
@@ -123,8 +123,8 @@ def stream_replies(chat: Chat, message: str, history: list[dict[str, Any]]) -> I
         UserError: the prompt leaves no room for an answer, or it and what was said before are too
             long: whoever sends requests by hand is not held by the text box.
     """
-    said = convert_history(history)
-    if len(message) + sum(len(turn["content"]) for turn in said) > MAX_CHARACTERS:
+    previous = convert_history(history)
+    if len(message) + sum(len(turn["content"]) for turn in previous) > MAX_CHARACTERS:
         raise UserError(
             f"a prompt, with what was said before it, has at most {MAX_CHARACTERS:,} characters.",
             fix="say it in fewer words, or begin anew",
@@ -134,7 +134,7 @@ def stream_replies(chat: Chat, message: str, history: list[dict[str, Any]]) -> I
     def work() -> None:
         try:
             with _one_at_a_time:
-                chat.with_history(said).say(message, pieces.put)
+                chat.with_history(previous).say(message, pieces.put)
         except Exception as error:
             pieces.put(error)
         pieces.put(None)
@@ -165,10 +165,10 @@ def find_examples(chat: Chat) -> list[str]:
     """The first held-out prompts of the run's data; none where the data are not at hand."""
     try:
         rows = chat.run.data.examples(chat.run.data.splits[-1])
-        found = dict.fromkeys(_user_text(row) for row in islice(rows, 8 * SHOWN))
+        prompts = dict.fromkeys(_user_text(row) for row in islice(rows, 8 * SHOWN))
     except (UserError, OSError):
         return []
-    return [prompt for prompt in found if prompt][:SHOWN]
+    return [prompt for prompt in prompts if prompt][:SHOWN]
 
 
 def _user_text(row: dict[str, Any]) -> str:

@@ -46,20 +46,20 @@ def compose_all(
     Raises:
         UserError, Problems: what is wrong with any of them, each mistake once.
     """
-    found: list[ComposedJob] = []
+    jobs: list[ComposedJob] = []
     mistakes: dict[str, tuple[UserError, list[int]]] = {}
     for number, words in enumerate(overrides):
         try:
-            found.append(compose_trial(job, words))
+            jobs.append(compose_trial(job, words))
         except UserError as error:
-            for each in error.problems if isinstance(error, Problems) else [error]:
-                mistakes.setdefault(str(each), (each, []))[1].append(number)
+            for problem in error.problems if isinstance(error, Problems) else [error]:
+                mistakes.setdefault(str(problem), (problem, []))[1].append(number)
     for mistake, numbers in mistakes.values():
         if len(numbers) < len(overrides):
             first = describe_point(points[numbers[0]])
             mistake.what += f" (in {len(numbers)} of {len(overrides)} trials, first: {first})"
     Problems.raise_if_any([mistake for mistake, _ in mistakes.values()])
-    return found
+    return jobs
 
 
 def write_trial(composed: ComposedJob, folder: Path) -> None:
@@ -81,8 +81,8 @@ def build_launcher(job: str, name: str | None, words: Sequence[str]) -> Launcher
         composed = compose(job, [f"{GROUP}=local", *words])
     validate(composed)
     _refuse_shell_settings(composed)
-    made: Any = build(composed.config[GROUP], GROUP, composed)
-    return made
+    launcher: Any = build(composed.config[GROUP], GROUP, composed)
+    return launcher
 
 
 def _refuse_shell_settings(composed: ComposedJob) -> None:
@@ -107,11 +107,11 @@ def _refuse_shell_settings(composed: ComposedJob) -> None:
 @contextmanager
 def log_notes_once() -> Iterator[None]:
     """What is only noted about a job is said for one trial, not for each."""
-    said: set[str] = set()
+    messages: set[str] = set()
 
     def new(record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        return not (text in said or said.add(text))  # type: ignore[func-returns-value]
+        return not (text in messages or messages.add(text))  # type: ignore[func-returns-value]
 
     logger = logging.getLogger("ftcli.config")
     logger.addFilter(new)

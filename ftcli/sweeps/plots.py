@@ -134,9 +134,9 @@ def plot_importance(importance: Importance, metric: str) -> Figure | None:
 
 
 def _parse_number(text: str) -> float | None:
-    found = parse_value(text)
-    usable = isinstance(found, int | float) and not isinstance(found, bool)
-    return float(found) if usable else None
+    number = parse_value(text)
+    usable = isinstance(number, int | float) and not isinstance(number, bool)
+    return float(number) if usable else None
 
 
 def _colours(done: Sequence[tuple[Trial, float]], lower: bool) -> dict[int, Any]:

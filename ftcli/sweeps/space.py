@@ -150,19 +150,19 @@ def parse_value(text: str) -> Any:
 
 
 def _parse_axis(parsed: Override, text: str, folders: Sequence[Path]) -> Axis:
-    key, given = parsed.key_or_group, parsed._value
+    key, values = parsed.key_or_group, parsed._value
     if parsed.is_delete():
         raise _sweep_error(f"'{text}' leaves a key out: it cannot be swept.", f"~{key}")
     sign = "++" if parsed.is_force_add() else "+" if parsed.is_add() else ""
-    if isinstance(given, IntervalSweep):
-        return _parse_interval(given, key, sign, text)
-    if isinstance(given, Glob):
+    if isinstance(values, IntervalSweep):
+        return _parse_interval(values, key, sign, text)
+    if isinstance(values, Glob):
         known = list(paths.list_options(key, list(folders)))
-        found = given.filter(known)
-        if not found:
+        options = values.filter(known)
+        if not options:
             what = f"'{text}' matches none of {len(known)} options of {key}."
             raise _sweep_error(what, f"ftcli ls {paths.pluralize_group(key)}")
-        return Choices(key, sign, tuple(found))
+        return Choices(key, sign, tuple(options))
     try:
         texts = tuple(dict.fromkeys(islice(parsed.sweep_string_iterator(), MAX_VALUES + 1)))
     except (ValueError, TypeError, HydraException) as error:  # a range in steps of 0
@@ -171,21 +171,21 @@ def _parse_axis(parsed: Override, text: str, folders: Sequence[Path]) -> Axis:
         raise _sweep_error(f"'{text}' gives more than {MAX_VALUES:,} values.", f"{key}=range(1,5)")
     if not texts:
         raise _sweep_error(f"'{text}' holds no value.", f"{key}=range(1,5)")
-    if isinstance(given, RangeSweep) and not given.shuffle and given.step is not None:
-        return Choices(key, sign, texts, abs(given.step))
+    if isinstance(values, RangeSweep) and not values.shuffle and values.step is not None:
+        return Choices(key, sign, texts, abs(values.step))
     return Choices(key, sign, texts)
 
 
-def _parse_interval(given: IntervalSweep, key: str, sign: str, text: str) -> Interval:
-    low, high = given.start, given.end
+def _parse_interval(interval: IntervalSweep, key: str, sign: str, text: str) -> Interval:
+    low, high = interval.start, interval.end
     if low is None or high is None or not low < high:
         raise _sweep_error(
             f"'{text}': the second end must be larger.", f"{key}=interval(1e-4,1e-2)"
         )
-    wanted = given.tags & {"log", "linear"}
-    if "log" in wanted and low <= 0:
+    scales = interval.tags & {"log", "linear"}
+    if "log" in scales and low <= 0:
         raise _sweep_error(f"'{text}': a logarithmic scale starts above 0.", f"{key}=interval(...)")
-    log = "log" in wanted or ("linear" not in wanted and low > 0 and high / low >= LOG_FROM)
+    log = "log" in scales or ("linear" not in scales and low > 0 and high / low >= LOG_FROM)
     whole = isinstance(low, int) and isinstance(high, int)
     return Interval(key, sign, low, high, log, whole)
 

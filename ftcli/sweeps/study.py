@@ -84,11 +84,11 @@ class Study(Search):
 
     def should_prune(self, trial: Trial) -> bool:
         """Tell the study the scores so far; its pruner compares them with those of other trials."""
-        told, new = self._reported.setdefault(trial.number, set()), False
+        reported, new = self._reported.setdefault(trial.number, set()), False
         for step, score in trial.scores(self.plan.metric).items():
-            if step not in told:
+            if step not in reported:
                 self._live[trial.number].report(score, step)
-                told.add(step)
+                reported.add(step)
                 new = True
         return new and self.plan.pruner != "none" and self._live[trial.number].should_prune()
 

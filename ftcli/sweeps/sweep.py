@@ -67,13 +67,13 @@ def resume_sweep(
     plan = Plan.read(folder)
     plan.jobs, plan.trials = jobs or plan.jobs, trials or plan.trials
     plan.launcher = launcher or plan.launcher
-    axes, made = _build_parts(plan)
+    axes, built_launcher = _build_parts(plan)
     for kept in plan.grid:  # killed before all were written
         if not (folder / kept["folder"] / "config.yaml").exists():
             job = composition.compose_trial(plan.job, kept["overrides"])
             composition.write_trial(job, folder / kept["folder"])
     plan.write(folder)
-    return _run_sweep(folder, plan, _choose_search(plan)(plan, axes, folder), made, view)
+    return _run_sweep(folder, plan, _choose_search(plan)(plan, axes, folder), built_launcher, view)
 
 
 def _build_parts(plan: Plan) -> tuple[Space, Launcher]:

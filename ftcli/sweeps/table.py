@@ -48,14 +48,14 @@ def write_csv(path: Path, trials: Sequence[Trial], metric: str) -> None:
 def format_row(trial: Trial, metric: str) -> dict[str, Any]:
     """A trial as flat data; what was not measured is absent."""
     figures = read_figures(trial.result)
-    found: dict[str, Any] = {"number": trial.number, "status": trial.status, **trial.point}
+    row: dict[str, Any] = {"number": trial.number, "status": trial.status, **trial.point}
     score = trial.score(metric)
     if score is not None:
-        found[metric] = score
+        row[metric] = score
     scores = {key: v for key, v in figures.items() if key.startswith("eval.") and key != metric}
-    found |= scores | {key: figures[key] for key in FIGURES if key in figures}
-    found["folder"] = trial.folder.name
-    return found | ({"error": trial.error} if trial.error else {})
+    row |= scores | {key: figures[key] for key in FIGURES if key in figures}
+    row["folder"] = trial.folder.name
+    return row | ({"error": trial.error} if trial.error else {})
 
 
 class SilentView:

@@ -44,11 +44,11 @@ class Trial:
     def record_exit(self, code: int, pruned: bool = False) -> None:
         """Take what the worker left; `code` is its exit status, `pruned` that it was told to stop."""
         self.result = RunDir(self.folder).result()
-        said = str(self.result.get("status", ""))
+        run_status = str(self.result.get("status", ""))
         (self.folder / "STOP").unlink(missing_ok=True)
-        if said == "finished":
+        if run_status == "finished":
             self.status = FINISHED
-        elif said.startswith("stopped"):
+        elif run_status.startswith("stopped"):
             self.status = PRUNED if pruned else STOPPED
         else:
             self.status, self.result = FAILED, {}
@@ -56,11 +56,11 @@ class Trial:
 
     def score(self, metric: str) -> float | None:
         """The figure the sweep is about; of a pruned trial the last one measured."""
-        found = read_figures(self.result).get(metric)
-        if found is None and self.status == PRUNED:
-            seen = self.scores(metric)
-            return seen[max(seen)] if seen else None
-        return found
+        score = read_figures(self.result).get(metric)
+        if score is None and self.status == PRUNED:
+            scores = self.scores(metric)
+            return scores[max(scores)] if scores else None
+        return score
 
     def scores(self, metric: str) -> dict[int, float]:
         """Step -> the figure, as measured during training so far; step 0 is left out."""

@@ -184,7 +184,7 @@ def _fork_workers() -> None:
     def run(command: Sequence[str], **options: object) -> SimpleNamespace:
         return SimpleNamespace(returncode=Forked(trial.run_child, Path(command[-1])).wait())
 
-    local.spawn = lambda folder, environment: Forked(worker.main, folder)  # type: ignore[assignment]
+    local.start_worker = lambda folder, environment: Forked(worker.main, folder)  # type: ignore[assignment]
     trial.subprocess = SimpleNamespace(run=run)  # type: ignore[assignment]
     runner.PAUSE = 0.02
 

@@ -31,8 +31,8 @@ def served(monkeypatch):
     """What `serve` asks of the library."""
     made = Page()
     theme = types.SimpleNamespace(Default=lambda **_: None)
-    monkeypatch.setattr(web, "gradio", lambda: types.SimpleNamespace(themes=theme))
-    monkeypatch.setattr(web, "page", lambda chat: made)
+    monkeypatch.setattr(web, "import_gradio", lambda: types.SimpleNamespace(themes=theme))
+    monkeypatch.setattr(web, "build_page", lambda chat: made)
 
     def serve(**options) -> Page:
         web.serve(None, wait=False, **options)  # type: ignore[arg-type]

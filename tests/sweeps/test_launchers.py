@@ -86,7 +86,7 @@ def test_trials_at_a_time_divide_threads_and_take_gpus_in_turn(tmp_path, monkeyp
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr(
-        "ftcli.sweeps.launchers.local.spawn", lambda folder, env: started.append(env)
+        "ftcli.sweeps.launchers.local.start_worker", lambda folder, env: started.append(env)
     )
     monkeypatch.setattr("ftcli.sweeps.launchers.local.count_cores", lambda: 16)
     several = Local()

@@ -33,15 +33,15 @@ def check(
         from ftcli.planning.check import prepare_check
 
         job_check = prepare_check(job, overrides or [], gpu)
-        found = []
+        findings = []
         for finding in job_check.findings():
-            found.append(finding)
+            findings.append(finding)
             if not as_json:
                 show_finding(finding)
-    bad = any(finding.status == "fail" for finding in found)
+    bad = any(finding.status == "fail" for finding in findings)
     sample = job_check.sample
     lengths = sample.histogram() if sample else None
-    data = {"ok": not bad, "checks": [f.as_dict() for f in found], "lengths": lengths}
+    data = {"ok": not bad, "checks": [f.as_dict() for f in findings], "lengths": lengths}
     emit(data, as_json, lambda: _histogram(lengths or []))
     return errors.USER if bad else errors.OK
 

@@ -22,12 +22,12 @@ def doctor(
     from ftcli.core.console import emit
     from ftcli.planning.doctor import check_machine, train_and_resume
 
-    found = []
+    all_findings = []
     for part in (check_machine, train_and_resume) if train else (check_machine,):
         for finding in part():
-            found.append(finding)
+            all_findings.append(finding)
             if not as_json:
                 show_finding(finding)
-    bad = any(finding.status == "fail" for finding in found)
-    emit({"ok": not bad, "checks": [f.as_dict() for f in found]}, as_json, lambda: None)
+    bad = any(finding.status == "fail" for finding in all_findings)
+    emit({"ok": not bad, "checks": [f.as_dict() for f in all_findings]}, as_json, lambda: None)
     return errors.FAILED if bad else errors.OK

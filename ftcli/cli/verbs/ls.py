@@ -30,8 +30,8 @@ def ls(
         counts = {name: len(listing.list_entries(name)) for name in sorted(listing.list_kinds())}
         rows = [(name, f"{count}", f"ftcli ls {name}") for name, count in counts.items()]
     else:
-        found = filter_recipes(kind, listing.list_entries(kind), **filters)
-        rows = [(entry.name, entry.about) for entry in found]  # type: ignore[misc]
+        entries = filter_recipes(kind, listing.list_entries(kind), **filters)
+        rows = [(entry.name, entry.about) for entry in entries]  # type: ignore[misc]
 
     def render() -> None:
         from rich.table import Table
@@ -42,4 +42,4 @@ def ls(
             table.add_row(*[Text(cell) for cell in row])
         console().print(table if rows else "none yet")
 
-    emit(counts if kind is None else [entry.as_dict() for entry in found], as_json, render)
+    emit(counts if kind is None else [entry.as_dict() for entry in entries], as_json, render)

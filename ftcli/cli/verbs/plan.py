@@ -31,17 +31,17 @@ def plan(
         from ftcli.planning.fit import explain_misfit, find_alternatives
         from ftcli.planning.plan import make_plan
 
-        made = make_plan(job, overrides or [], gpu)
-        ways = [] if made.fits else find_alternatives(made)
-        found = explain_misfit(made, ways)
+        job_plan = make_plan(job, overrides or [], gpu)
+        ways = [] if job_plan.fits else find_alternatives(job_plan)
+        misfit = explain_misfit(job_plan, ways)
         listed = [{"overrides": way.overrides, "total": way.total} for way in ways]
-        data = made.as_dict() | {"alternatives": listed}
+        data = job_plan.as_dict() | {"alternatives": listed}
 
     def render() -> None:
         from rich.table import Table
         from rich.text import Text
 
-        for title, lines in format_plan(made):
+        for title, lines in format_plan(job_plan):
             table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
             table.add_column(min_width=12)
             table.add_column(justify="right", min_width=14)
@@ -50,7 +50,7 @@ def plan(
             console().print(Text(title, style="bold"))
             console().print(table)
             console().print()
-        if found:
-            console().print(Text(str(found), style="yellow"))
+        if misfit:
+            console().print(Text(str(misfit), style="yellow"))
 
     emit(data, as_json, render)

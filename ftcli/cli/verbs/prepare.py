@@ -22,7 +22,7 @@ def prepare(
     from ftcli.core.console import console, emit
     from ftcli.data.statistics import compute_statistics
 
-    found = {}
+    figures_by_split = {}
     with open_data(job, overrides or []) as (data, tokenizer):
         with console(stderr=True).status("reading") as status:
             for split in data.splits:
@@ -33,16 +33,19 @@ def prepare(
                         f"{split}: {counts.rows:,} rows, {counts.supervised:,} learned tokens"
                     ),
                 )
-                found[split] = {"folder": str(tokens.folder), **compute_statistics(tokens)}
+                figures_by_split[split] = {
+                    "folder": str(tokens.folder),
+                    **compute_statistics(tokens),
+                }
 
     def render() -> None:
         from rich.table import Table
 
         table = Table("split", *[name.replace("_", " ") for name in COLUMNS], box=None)
-        for split, figures in found.items():
+        for split, figures in figures_by_split.items():
             table.add_row(split, *[f"{figures[name]:,}" for name in COLUMNS])
         console().print(table)
-        for split, figures in found.items():
+        for split, figures in figures_by_split.items():
             console().print(f"{split}: {figures['folder']}", style="dim")
 
-    emit(found, as_json, render)
+    emit(figures_by_split, as_json, render)

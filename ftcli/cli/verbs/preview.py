@@ -38,33 +38,33 @@ def preview(
         if hasattr(data, "preview"):
             _show_picture(data.preview(split, tokenizer, count, to), to, as_json)
             return
-        found = read_samples(data, tokenizer, count, split)
+        rows = read_samples(data, tokenizer, count, split)
 
     def render() -> None:
         out = console()
         coloured = out.color_system is not None and not out.no_color
         out.print(_legend(coloured), "\n")
-        for number, sample in enumerate(found):
+        for number, sample in enumerate(rows):
             if number:
                 out.print(_boundary(data.packing), style="cyan")
             out.print(_render_sample(sample, coloured), "\n")
 
-    emit([sample.as_dict() for sample in found], as_json, render)
+    emit([sample.as_dict() for sample in rows], as_json, render)
 
 
-def _show_picture(seen: list[Any], to: Path, as_json: bool) -> None:
+def _show_picture(examples: list[Any], to: Path, as_json: bool) -> None:
     """Data that are no text draw themselves; the lines say what was drawn."""
     from ftcli.core.console import console, emit
     from ftcli.core.escaping import escape_controls
 
     def render() -> None:
-        for one in seen:
+        for example in examples:
             console().print(
-                escape_controls(str(one)), soft_wrap=True, markup=False, highlight=False
+                escape_controls(str(example)), soft_wrap=True, markup=False, highlight=False
             )
         console().print(f"picture: {to}", soft_wrap=True)
 
-    emit([one.as_dict() for one in seen], as_json, render)
+    emit([example.as_dict() for example in examples], as_json, render)
 
 
 def _legend(coloured: bool) -> Text:

@@ -105,8 +105,8 @@ def _search(recipe: Any, overrides: list[str], as_json: bool) -> int:
     path = None if overrides else tuning.store_search(recipe, searched)
 
     def render() -> None:
-        for variant, one in searched["variants"].items():
-            line = f"{variant}  {' '.join(one['chosen'])}  of {len(one['trials'])} trials"
+        for variant, result in searched["variants"].items():
+            line = f"{variant}  {' '.join(result['chosen'])}  of {len(result['trials'])} trials"
             console().print(line, markup=False)
         if path:
             console().print(f"search  {path}", markup=False)
@@ -129,7 +129,8 @@ def _list_stale(paper: str | None, as_json: bool) -> int:
     ]
     earlier = {
         r.name: sum(
-            one.get("rules") is not None for one in verdicts.load_verdicts(r)["verdicts"].values()
+            record.get("rules") is not None
+            for record in verdicts.load_verdicts(r)["verdicts"].values()
         )
         for r in recipes
     }

@@ -27,20 +27,22 @@ def schema(
     if key is None:
         typer.echo(json.dumps(build_job_schema(), indent=2, default=str, ensure_ascii=False))
         return
-    found = describe_keys(key)
+    keys = describe_keys(key)
 
     def render() -> None:
         from rich.table import Table
         from rich.text import Text
 
-        if len(found) == 1:
-            one = found[0]
-            used = f"\nused by  {', '.join(one.options)}" if one.options else ""
-            return typer.echo(f"{one.key}\ntype     {one.type}\ndefault  {one.default}\n"
-                              f"meaning  {one.help or '–'}{used}")  # fmt: skip
+        if len(keys) == 1:
+            entry = keys[0]
+            used = f"\nused by  {', '.join(entry.options)}" if entry.options else ""
+            return typer.echo(f"{entry.key}\ntype     {entry.type}\ndefault  {entry.default}\n"
+                              f"meaning  {entry.help or '–'}{used}")  # fmt: skip
         table = Table("key", "type", "default", "meaning", box=None, pad_edge=False)
-        for one in found:
-            table.add_row(*[Text(cell) for cell in (one.key, one.type, one.default, one.help)])
+        for entry in keys:
+            table.add_row(
+                *[Text(cell) for cell in (entry.key, entry.type, entry.default, entry.help)]
+            )
         console().print(table)
 
-    emit([one.as_dict() for one in found], as_json, render)
+    emit([entry.as_dict() for entry in keys], as_json, render)

@@ -54,12 +54,12 @@ def _dry_run(composed: Any) -> int:
     from ftcli.jobs.dry_run import dry_run
     from ftcli.planning.display import format_bytes, format_duration
 
-    several = stages.compose_stages(composed) if composed.config.get("stages") else {}
-    for name, job in (several or {"": composed}).items():
-        tried = dry_run(job)
+    jobs = stages.compose_stages(composed) if composed.config.get("stages") else {}
+    for name, job in (jobs or {"": composed}).items():
+        report = dry_run(job)
         console().print(
-            f"{name + ': ' if name else ''}a step on the longest rows ({tried.shape}) takes "
-            f"{tried.step:.2f} s and {format_bytes(tried.peak)}; judging a batch {tried.evaluation:.2f} s\n"
-            f"{tried.steps:,} steps take about {format_duration(tried.seconds)}, evaluations not counted"
+            f"{name + ': ' if name else ''}a step on the longest rows ({report.shape}) takes "
+            f"{report.step:.2f} s and {format_bytes(report.peak)}; judging a batch {report.evaluation:.2f} s\n"
+            f"{report.steps:,} steps take about {format_duration(report.seconds)}, evaluations not counted"
         )
     return errors.OK

@@ -18,11 +18,11 @@ Operation = Callable[..., Report]
 
 def find_operations() -> dict[str, Operation]:
     """Command -> its function, in the order of the names."""
-    here = Path(__file__).parent
-    papers = here.parents[1] / "papers"
-    files = [*here.glob("[!_]*.py"), *papers.glob("*/operation.py")]
-    found = {_read_command(file): file for file in files}
-    return {name: _load(name, file) for name, file in sorted(found.items())}
+    folder = Path(__file__).parent
+    papers = folder.parents[1] / "papers"
+    files = [*folder.glob("[!_]*.py"), *papers.glob("*/operation.py")]
+    files_by_command = {_read_command(file): file for file in files}
+    return {name: _load(name, file) for name, file in sorted(files_by_command.items())}
 
 
 def _read_command(file: Path) -> str:

@@ -47,5 +47,5 @@ class LocalEngine:
 
     def _exchange(self, messages: Mapping[int, bytes]) -> ClientUpdate:
         replies = {client: self.client.answer(client, text) for client, text in messages.items()}
-        down, up = (sum(map(len, found.values())) for found in (messages, replies))
+        down, up = (sum(map(len, texts.values())) for texts in (messages, replies))
         return ClientUpdate(replies, down, up)

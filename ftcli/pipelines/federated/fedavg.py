@@ -57,8 +57,8 @@ class Weights(SharedModel):
                 share = weight * value.double() if value.is_floating_point() else value
                 summed = name in total and value.is_floating_point()
                 total[name] = total[name] + share if summed else share
-        here = self._state()
-        mean = {name: value.to(here[name].dtype) for name, value in total.items()}
+        current = self._state()
+        mean = {name: value.to(current[name].dtype) for name, value in total.items()}
         self.loop.run.method.load_state(self.loop.run.model, mean)
 
     def _state(self) -> dict[str, torch.Tensor]:

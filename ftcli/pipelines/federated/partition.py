@@ -57,7 +57,7 @@ def read_categories(data: Any, tokens: Any, column: str | None, group: int = 1) 
     Raises:
         UserError: a row has no such column.
     """
-    found = {}
+    category_of = {}
     for example in data.examples("train"):
         if column is not None and column not in example["row"]:
             raise UserError(
@@ -66,8 +66,8 @@ def read_categories(data: Any, tokens: Any, column: str | None, group: int = 1) 
                 fix=f"one of: {', '.join(example['row'])}",
             )
         value = example["row"][column] if column is not None else example["references"][:1]
-        found[example["origin"]] = str(value)
-    return [found[tokens.origin(i)] for i in range(0, len(tokens), group)]
+        category_of[example["origin"]] = str(value)
+    return [category_of[tokens.origin(i)] for i in range(0, len(tokens), group)]
 
 
 def _split_dirichlet(

@@ -11,5 +11,5 @@ from ftcli.reproduce.measures.peak_saved_activation_bytes import measure_peaks
 @measure
 def mean_saved_activation_bytes(run: Path) -> float:
     """Mean over the first steps of the run of the most that is kept at one time in each."""
-    found = measure_peaks(run)
-    return sum(found) / len(found)
+    peaks = measure_peaks(run)
+    return sum(peaks) / len(peaks)

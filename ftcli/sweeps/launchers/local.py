@@ -60,9 +60,9 @@ def count_cores() -> int:
 
 def list_gpus() -> list[str]:
     """GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name for name in given.split(",") if name]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]
