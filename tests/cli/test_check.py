@@ -158,20 +158,6 @@ def test_what_is_hardly_meant_is_a_warning_whose_way_out_takes_it_away(ftcli, wo
     )
 
 
-@pytest.mark.parametrize(
-    ("words", "usual"),
-    [(["optimizer=sgd", "optimizer.lr=1"], 0.01), (["optimizer=mezo", "optimizer.lr=1e-7"], 1e-6),
-     (["optimizer=kseed", "optimizer.lr=2e-3"], 3e-7), (["optimizer=lion", "optimizer.lr=1e-6"], 2e-5), (["optimizer.lr=0.06"], 2e-4),
-     (["optimizer.optimizer_class=torch.optim.SGD", "optimizer.lr=1"], 0.01)],
-)  # fmt: skip
-def test_rates_are_judged_by_their_own_optimizer(words, usual):
-    from ftcli.config import compose
-    from ftcli.config.value_ranges import find_unusual_values, find_usual_rate
-
-    composed = compose("qlora_llama", words)
-    assert find_usual_rate(composed) == usual and list(find_unusual_values(composed)) == []
-
-
 IMPOSSIBLE = (
     "method.lora_dropout=1", "method.lora_dropout=-0.1", "method.r=0", "method.lora_alpha=0",
     "scheduler.warmup_ratio=3", "scheduler.warmup_ratio=-1", "scheduler.min_ratio=2", "trainer.max_steps=-1",
@@ -187,15 +173,3 @@ def test_what_cannot_be_is_refused_by_check_and_train_alike(ftcli, work, word):
         ended = ftcli(verb, "qlora_llama", word)
         assert ended.status == 2 and key in ended.err and "must be" in ended.err, ended.err
     assert list(work.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_no_job_or_recipe_that_ships_is_doubtful():
-    from ftcli.config import compose, paths
-    from ftcli.config.value_ranges import find_unusual_values
-
-    jobs = [*paths.list_jobs(paths.configs_dir()), *paths.list_recipes()]
-    assert len(jobs) > 30
-    assert {job: [d.what for d in find_unusual_values(compose(job))] for job in jobs} == {
-        job: [] for job in jobs
-    }
