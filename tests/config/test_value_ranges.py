@@ -21,7 +21,6 @@ def test_a_rate_is_compared_with_that_of_its_own_optimizer(words, usual):
 
 @pytest.mark.slow
 def test_no_packaged_job_or_recipe_has_unusual_values():
-
     jobs = [*paths.list_jobs(paths.configs_dir()), *paths.list_recipes()]
     assert len(jobs) > 30
     assert {job: [d.what for d in find_unusual_values(compose(job))] for job in jobs} == {
