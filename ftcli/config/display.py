@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from ftcli.config.job import ComposedJob
 from ftcli.core import errors
 from ftcli.core.escaping import escape_controls
 from ftcli.core.redaction import redact
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from ftcli.config.job import ComposedJob
 
 #: Largest column of the comments; longer lines have theirs behind the value.
 MAX_COLUMN = 56
@@ -42,6 +44,8 @@ def _iter_lines(
 
 def format_scalar(value: Any) -> str:
     """Format a value as one line of YAML, small numbers in short form (0.0001, 1.0e-05)."""
+    import yaml  # inside, since every start of the command imports this module
+
     if isinstance(value, float):
         return _format_number(value)
     text = yaml.safe_dump(
@@ -55,10 +59,6 @@ def _format_number(value: float) -> str:
     if "e" in text and "." not in text:  # YAML 1.1 reads a number only with the point: 1.0e-05
         text = text.replace("e", ".0e")
     return {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(text, text)
-
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 
 _PLACE = re.compile(r"^(?P<file>.+\.ya?ml):(?P<line>\d+)$")
