@@ -42,6 +42,9 @@ from ftcli.config.yaml_locations import locate_keys, make_depth_error, read_yaml
 from ftcli.core.errors import Problems
 from ftcli.core.redaction import is_secret_variable
 
+#: Key of `model` that names the recipe of a base.
+BASE_KEY = "from_recipe"
+
 
 def register_environment_resolver() -> None:
     """Replace OmegaConf's `oc.env` by a resolver that refuses variables with names of secrets.
@@ -83,15 +86,15 @@ def compose(job: str | Path, overrides: Sequence[str] = ()) -> ComposedJob:
 def _compose_file(path: Path, overrides: Sequence[str]) -> ComposedJob:
     folders = paths.build_search_path(path.resolve().parent)
     parsed = parse_overrides(overrides, folders)
-    source = PrimaryConfig(path)
+    primary = PrimaryConfig(path)
     refuse_huge_defaults(path, parsed, folders)
     with _initialize_hydra(path.resolve().parent):
-        config, defaults = _compose_with_hydra(source, parsed, folders)
-    locations = find_origins(defaults, source, parsed, folders)
+        config, defaults = _compose_with_hydra(primary, parsed, folders)
+    locations = find_origins(defaults, primary, parsed, folders)
     composed = _make_composed_job(config, locations, path)
     composed.overrides = list(overrides)
     composed.job_files = list_job_files(defaults, path, folders)
-    composed.overridden_groups = dict.fromkeys(source.list_overridden_groups(), False)
+    composed.overridden_groups = dict.fromkeys(primary.list_overridden_groups(), False)
     composed.overridden_groups |= {w.key: True for w in parsed if w.picks and w.kind == "set"}
     if composed.get("model.from_recipe") is not None:
         resolve_base(composed)
@@ -126,30 +129,29 @@ def _initialize_hydra(folder: Path) -> Iterator[None]:
 
 
 def _compose_with_hydra(
-    source: PrimaryConfig, overrides: list[Override], folders: list[Path]
+    primary: PrimaryConfig, overrides: list[Override], folders: list[Path]
 ) -> tuple[DictConfig, list[Any]]:
     """Compose with Hydra; groups missing from the defaults list are added, then it composes again."""
     pending = list(overrides)
     for override in overrides:
-        if (
-            override.picks and override.kind == "delete"
-        ):  # `~eval` also removes the job's own keys of it
-            source.drop_group(override.key)
+        # `~eval` also removes the job's own keys of it
+        if override.picks and override.kind == "delete":
+            primary.drop_group(override.key)
     for _ in range(len(overrides) + 1):
-        ConfigStore.instance().store(name=PRIMARY_NAME, node=source.node)
-        texts = [source.format_search_path(pending, folders)]
+        ConfigStore.instance().store(name=PRIMARY_NAME, node=primary.node)
+        texts = [primary.format_search_path(pending, folders)]
         texts += [override.to_hydra() for override in pending if override.key != "hydra.searchpath"]
         try:
             config = hydra_compose(PRIMARY_NAME, texts, return_hydra_config=True)
             loader = GlobalHydra.instance().config_loader()
             return config, loader.compute_defaults_list(PRIMARY_NAME, texts, RunMode.RUN).defaults
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-            group = find_absent_group(error, pending)
-            if group is None:
-                raise explain_error(error, source.path, overrides, folders) from error
-            pending.remove(group)
-            if group.kind != "delete":
-                source.add_choice(group)
+            missing = find_absent_group(error, pending)
+            if missing is None:
+                raise explain_error(error, primary.path, overrides, folders) from error
+            pending.remove(missing)
+            if missing.kind != "delete":
+                primary.add_choice(missing)
     raise AssertionError("every group was added, none is left to add")
 
 
@@ -175,9 +177,6 @@ def _set_run_name(composed: ComposedJob) -> ComposedJob:
         run["name"] = paths.get_job_name(composed.job)
         composed.origins.setdefault("run.name", Origin(composed.job))
     return composed
-
-
-BASE_KEY = "from_recipe"
 
 
 def base_cache_dir() -> Path:

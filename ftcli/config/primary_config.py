@@ -98,7 +98,7 @@ def _quote_entry(text: str) -> str:
 
 
 def find_origins(
-    defaults: Iterable[Any], source: PrimaryConfig, overrides: list[Override], folders: list[Path]
+    defaults: Iterable[Any], primary: PrimaryConfig, overrides: list[Override], folders: list[Path]
 ) -> dict[str, Origin]:
     """Return the origin of each dotted key: the last of the files that Hydra merged, or the command line."""
     origins: dict[str, Origin] = {}
@@ -109,8 +109,8 @@ def find_origins(
         if name == PRIMARY_NAME:
             kept = {
                 key: origin
-                for key, origin in locate_keys(source.path).items()
-                if key.split(".")[0] not in source.dropped_groups
+                for key, origin in locate_keys(primary.path).items()
+                if key.split(".")[0] not in primary.dropped_groups
             }
             origins.update(kept)
         elif file := _find_file(name, folders):

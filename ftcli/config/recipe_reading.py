@@ -177,7 +177,7 @@ def _check_evidence(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
             what, where("claims"), "central: true; with `needs` where it cannot be judged here"
         )
     if len(set(recipe.seeds)) != len(recipe.seeds) or min(recipe.seeds, default=-1) < 0:
-        yield UserError("seeds are different whole numbers from 0.", where("seeds"), None)
+        yield UserError("`seeds` must be different whole numbers from 0.", where("seeds"), None)
     chance = [c for c in recipe.claims if not (c.needs or is_exact_measure(c.measure))]
     if chance and len(recipe.seeds) < MIN_SEEDS:
         what = f"seeds: a figure that is not exact needs {MIN_SEEDS} seeds; there are {len(recipe.seeds)}."

@@ -72,8 +72,8 @@ class _Checker:
                 self.problems.append(explain_unknown_job_key(self.composed, key, known))
         missing = [group for group in job.OBJECTS if group not in config]
         if missing == list(job.OBJECTS):
-            what = f"it chooses no {', '.join(missing[:-1])} and {missing[-1]}."
-            fix = f"let it start from a job: write `defaults: [{USUAL_JOB}, _self_]` there"
+            what = f"it has no {', '.join(missing[:-1])} and {missing[-1]}."
+            fix = f"start from a job: write `defaults: [{USUAL_JOB}, _self_]` there"
             self.problems.append(UserError(what, f"{paths.format_path(self.composed.job)}:1", fix))
         else:
             self.problems += [self._make_absent_error(group) for group in missing]

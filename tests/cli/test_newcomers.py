@@ -123,7 +123,7 @@ def test_a_job_of_another_program_is_told_key_by_key(ftcli, work):
         "write `max_length: 2048` under `data:`",
         "write `r: 16` under `method:`",
         "write `dir: ./out` under `run:`",
-        "let it start from a job: write `defaults: [qlora_llama, _self_]` there",
+        "start from a job: write `defaults: [qlora_llama, _self_]` there",
     ]
     # what the message says works
     keys: dict[str, list[str]] = {}
