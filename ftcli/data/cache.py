@@ -1,8 +1,8 @@
 """Token arrays on disk: content-addressed, written in chunks, resumed after a kill, memory-mapped.
 
 A folder of the cache is named by the hash of everything that decides its content. While it is being
-written it is called `<key>.partial`; its manifest says how far each file is valid, so that a
-preparation that was killed goes on at its last chunk. One process writes, others wait for it.
+written it is called `<key>.partial`; its manifest holds the valid size of each file, so that a
+preparation that was killed continues at its last chunk. One process writes, others wait for it.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ MANIFEST, META, DONE = "manifest.json", "meta.json", "DONE"
 
 
 def token_folder(cache_dir: str | None = None) -> Path:
-    """Where token arrays are kept: the given folder, else $FTCLI_CACHE/tokens, else ~/.cache/ftcli."""
+    """Return the folder of the token arrays: `cache_dir`, else $FTCLI_CACHE/tokens, else ~/.cache/ftcli."""
     if cache_dir:
         return Path(cache_dir).expanduser()
     return cache_folder("tokens")
 
 
 def hash_settings(settings: dict[str, Any]) -> str:
-    """The name of the cache folder for these settings."""
+    """Return the name of the cache folder for these settings: the BLAKE2b hash of their JSON."""
     text = json.dumps(settings, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def load_or_write(root: Path, key: str, fill: Callable[[Writer], dict[str, Any]]) -> Tokens:
-    """The tokens of a key, written first where the cache does not have them.
+    """Load the tokens of a key; write them first where the cache does not have them.
 
     Args:
         root: the cache folder.
         key: see `hash_settings`.
-        fill: appends to the writer from where it stands and returns what `meta.json` is to hold.
+        fill: appends the remaining documents to the writer and returns the content of `meta.json`.
     """
     done = root / key
     if not is_complete(done):
@@ -57,7 +57,7 @@ def load_or_write(root: Path, key: str, fill: Callable[[Writer], dict[str, Any]]
                 shutil.rmtree(done, ignore_errors=True)
                 writer = Writer(root / f"{key}.partial")
                 writer.finish(fill(writer), done)
-            # Whoever still waits for the lock, or opens it anew, finds the folder done.
+            # A process that still waits for the lock, or opens it again, finds the folder finished.
             (root / f"{key}.lock").unlink(missing_ok=True)
     return Tokens(done)
 
@@ -82,7 +82,7 @@ class Writer:
     """Appends documents; everything up to the last `commit` survives a kill.
 
     Attributes:
-        state: what the caller wants back when it resumes, as of the last commit.
+        state: the state that the caller passed to the last `commit`, for resuming.
     """
 
     def __init__(self, partial: Path) -> None:
@@ -98,7 +98,7 @@ class Writer:
             self._start_offsets()
 
     def append(self, document: Document, origin: str) -> None:
-        """Add a document and the place it came from."""
+        """Append a document and its origin."""
         ids = np.ascontiguousarray(document.ids, dtype=np.int32).tobytes()
         learned = np.ascontiguousarray(document.learned, dtype=np.uint8).tobytes()
         place = origin.encode("utf-8", "surrogateescape")
@@ -116,7 +116,7 @@ class Writer:
         self.chain = digest.digest()
 
     def commit(self, state: dict[str, Any]) -> None:
-        """Make everything so far durable."""
+        """Flush everything appended so far to disk, together with the caller's state."""
         self.state = state
         sizes = {}
         for name, file in self._files.items():
@@ -151,7 +151,7 @@ class Writer:
         os.rename(self.partial, target)
 
     def _read_manifest(self) -> dict[str, Any]:
-        """How far a killed preparation came; the beginning where there was none."""
+        """Read the manifest of a killed preparation; an empty one where there is none or it is damaged."""
         try:
             manifest = dict(json.loads((self.partial / MANIFEST).read_text()))
             if all(_size(self.partial, name) >= size for name, size in manifest["sizes"].items()):
@@ -163,7 +163,7 @@ class Writer:
         }  # fmt: skip
 
     def _open(self, name: str, size: int) -> BufferedWriter:
-        """The file, cut to what its manifest vouches for."""
+        """Open a file of the folder, truncated to its valid size."""
         path = self.partial / f"{name}.bin"
         path.touch()
         os.truncate(path, size)
@@ -181,7 +181,7 @@ def _size(folder: Path, name: str) -> int:
 
 @contextmanager
 def _lock_file(path: Path) -> Iterator[None]:
-    """Held by the one process that writes; the kernel frees it when that process dies."""
+    """Hold an exclusive lock on a file; the kernel releases it when the process dies."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:

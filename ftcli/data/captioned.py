@@ -1,4 +1,4 @@
-"""Images with captions: `data` for models that draw what a text says."""
+"""The `data` option for images with captions, which text-to-image models train on."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ ACROSS = 8  # images in a row of a preview
 
 @dataclass(frozen=True)
 class CaptionPreview:
-    """What a preview says of an image: file and line, and its caption."""
+    """Origin (file and line) and caption of an image in a preview."""
 
     origin: str
     text: str
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields as a JSON object."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class Captioned:
         self._sources: dict[str, Source] = {}
 
     def _find_contradictions(self) -> Iterator[UserError]:
-        """What can be seen to be wrong before a row is read."""
+        """Errors in the configuration that show before a row is read."""
         for key in self.columns:
             if key not in COLUMNS:
                 yield UserError(f"'{key}' is neither image nor text.", where="data.columns")
@@ -85,7 +85,7 @@ class Captioned:
 
     @property
     def names(self) -> dict[str, str | None]:
-        """What is read of a row -> its column."""
+        """Field (image, text) -> the column that it is read from."""
         return COLUMNS | self.columns
 
     @property
@@ -94,7 +94,7 @@ class Captioned:
         return [s for s in SPLITS if s == "train" or getattr(self, s) is not None]
 
     def examples(self, split: str = "train") -> Iterator[dict[str, Any]]:
-        """`text`, `row` and `origin` of every row of a split; images are opened with a batch.
+        """`text`, `row` and `origin` of every row of a split; images are opened when a batch is made.
 
         Raises:
             UserError: a row has no image or no text.
@@ -113,7 +113,7 @@ class Captioned:
         tokenizer: PreTrainedTokenizerBase,
         progress: Callable[[RowCounts], None] | None = None,
     ) -> Captions:
-        """The captions of a split as tokens, and where its images are.
+        """Tokenise the captions of a split and locate its images.
 
         Raises:
             UserError: there is no such split, it is empty, or a row cannot be used.
@@ -135,8 +135,11 @@ class Captioned:
         rank: int = 0,
         world: int = 1,
     ) -> Loader:
-        """Batches of a split: `inputs` (`pixels`, bytes [B, 3, h, w], and `input_ids` [B, L]), the
-        empty caption `empty` [L], `rows` and `count`."""
+        """Return the batches of a split.
+
+        A batch has `inputs` (`pixels` uint8 [B, 3, h, w] and `input_ids` int64 [B, L]), the tokens of the
+        empty caption `empty` int64 [L], `rows` and `count`.
+        """
         captions: Any = self.prepare(split, tokenizer)
         order = {"seed": seed, "shuffle": shuffle, "rank": rank, "world": world}
         return CaptionLoader(captions, batch_size, **order)  # type: ignore[arg-type]
@@ -144,7 +147,7 @@ class Captioned:
     def preview(
         self, split: str, tokenizer: PreTrainedTokenizerBase, count: int, to: Path
     ) -> list[CaptionPreview]:
-        """Write the first images of a split as a picture; returns their captions."""
+        """Write the first images of a split to an image file; return their captions."""
         captions = self.prepare(split, tokenizer)
         rows = range(min(count, len(captions)))
         images = captions.batch(list(rows))["inputs"]["pixels"]
@@ -152,7 +155,7 @@ class Captioned:
         return [CaptionPreview(captions.origins[row], captions.texts[row]) for row in rows]
 
     def describe(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """What `data.json` keeps: source, counts, hashes."""
+        """Return the content of `data.json`: source, counts, hashes."""
         figures = {s: self.prepare(s, tokenizer) for s in self.splits}
         return {
             **self._source("train").describe(),
@@ -164,7 +167,7 @@ class Captioned:
         }
 
     def _select_rows(self, split: str) -> Iterator[Item]:
-        """The rows of a split, those of a share decided by their captions."""
+        """Read the rows of a split; which rows are held out is decided by their captions."""
         place = getattr(self, split, None) if split != "train" else None
         shared = isinstance(self.validation, float | int)
         if split not in self.splits:
@@ -186,7 +189,7 @@ class Captioned:
         return str(row.values.get(column, "")) if column else ""
 
     def _read_rows(self, split: str) -> Iterator[Item]:
-        """Rows of a split's source; images of the hub stay encoded until a batch wants them."""
+        """Read all rows of a split's source; images of a hub data set stay encoded until a batch needs them."""
         source = self._source(split)
         if isinstance(source, Hub):
             return read_encoded_images(source, str(self.names["image"]))

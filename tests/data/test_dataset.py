@@ -76,7 +76,7 @@ def test_prompts_of_a_row_with_braces_stay_as_they_are(tokenizer, write_rows):
 
 
 def test_a_template_without_a_place_for_the_prompt_is_refused():
-    with pytest.raises(UserError, match="no place for the prompt"):
+    with pytest.raises(UserError, match="does not contain {prompt}"):
         Data("x.jsonl", prompt_template="Question:")
 
 

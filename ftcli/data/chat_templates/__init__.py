@@ -1,1 +1,1 @@
-"""Chat templates: what a tokenizer's template writes, which of it is learned, and what it leaves out."""
+"""Chat templates: render conversations, find what is learned, and detect what a template drops."""

@@ -1,4 +1,4 @@
-"""Whether a rendered conversation has what the data say: each loss has a kind, and none is silent."""
+"""Compare a rendered conversation with its messages, and name each kind of difference."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ DESCRIBED = ("description", "enum")
 
 @dataclass(frozen=True)
 class Turn:
-    """Where an assistant's turn stands in the text.
+    """Position of an assistant's turn in the text.
 
     Attributes:
         message: its number among the messages.
         spans: character ranges of what the assistant wrote; none where nothing was found.
-        prompted: the generation prompt for it is how the text begins.
+        prompted: whether the text begins with the generation prompt for this turn.
     """
 
     message: int
@@ -37,12 +37,12 @@ class Turn:
 
     @property
     def start(self) -> int:
-        """Of the first range; 0 without one."""
+        """Start of the first range; 0 where there is none."""
         return self.spans[0][0] if self.spans else 0
 
     @property
     def end(self) -> int:
-        """Of the last range; 0 without one."""
+        """End of the last range; 0 where there is none."""
         return self.spans[-1][1] if self.spans else 0
 
     def overlaps(self, span: Span) -> bool:
@@ -58,14 +58,14 @@ def find_losses(
     program: TemplateProgram,
     traits: Traits,
 ) -> tuple[str, ...]:
-    """The kinds of losses of a rendered conversation, each once, in the order of `LOSSES`."""
+    """Return the kinds of losses of a rendered conversation, each once, in the order of `LOSSES`."""
     check = _LossFinder(messages, tools, text, turns, program, traits)
     kinds = set(check.find_kinds())
     return tuple(kind for kind in (*LOSSES, *BY_DESIGN) if kind in kinds)
 
 
 class _LossFinder:
-    """Searches the text for what the messages say; the order of messages bounds each search."""
+    """Searches the text for the content of the messages; the order of the messages bounds each search."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class _LossFinder:
         self.program, self.traits = program, traits
 
     def find_kinds(self) -> Iterator[str]:
-        at = 0  # behind what was found last
+        at = 0  # end of the last match
         for number, message in enumerate(self.messages):
             if message["role"] == "assistant":
                 yield from self._check_turn(number, message)
@@ -100,7 +100,7 @@ class _LossFinder:
         return min(starts, default=len(self.text))
 
     def _find_context(self, message: Mapping[str, Any], at: int, limit: int) -> int | str:
-        """Where the text of another role's message ends, or what became of it."""
+        """Return where the text of a user's, system's or tool's message ends, or the kind of its loss."""
         words = content_text(message.get("content")).strip()
         if not words:
             return at
@@ -114,7 +114,7 @@ class _LossFinder:
         return "foreign_text" if inside else "lost_text"
 
     def _stands_outside(self, words: str) -> bool:
-        """Whether a text stands somewhere outside of what the assistant wrote: some templates move it."""
+        """Whether a text stands anywhere outside the assistant's turns: some templates move system text."""
         at = self.text.find(words)
         while at >= 0:
             span = (at, at + len(words))
@@ -152,7 +152,7 @@ class _LossFinder:
     def _check_texts(
         self, number: int, written: str, words: Sequence[MessageText]
     ) -> Iterator[str]:
-        """Thinking and text in order; where thinking is missing, what follows it alone."""
+        """Search thinking and text in order; each missing one is a loss and the search goes on behind it."""
         at = 0
         for text, thought in words:
             start = written.find(text, at)
@@ -162,7 +162,7 @@ class _LossFinder:
                 yield self._classify_lost_thought(number, thought) if thought else "lost_text"
 
     def _classify_lost_thought(self, number: int, form: str) -> str:
-        """Thinking that a template shows in the last answer only is left out by design."""
+        """Kind of the loss of thinking: by design where the template shows it only in the last answer."""
         followed = any(m["role"] == "user" for m in self.messages[number + 1 :])
         return (
             "earlier_reasoning"
@@ -171,7 +171,7 @@ class _LossFinder:
         )
 
     def _check_calls(self, written: str, calls: Sequence[Mapping[str, Any]]) -> Iterator[bool]:
-        """Whether each call stands there: its name behind the one before, its arguments behind it."""
+        """Whether each call is written: its name behind the previous call, its arguments behind its name."""
         at = 0
         for call in calls:
             function = call["function"]
@@ -194,7 +194,7 @@ class _LossFinder:
 
 
 def _contains_argument(written: str, at: int, key: str, value: Any) -> bool:
-    """Whether an argument's name and behind it every part of its value are there, encoded once."""
+    """Whether an argument's name, and behind it every part of its value, is written, encoded once."""
     start = written.find(key, at)
     while start >= 0 and _is_encoded_twice(written, start, start + len(key)):
         start = written.find(key, start + 1)
@@ -212,7 +212,7 @@ def _contains(written: str, at: int, leaf: Any) -> bool:
 
 
 def _written_forms(leaf: Any) -> tuple[str, ...]:
-    """How a plain value may be written: as it is, as JSON, as Python or as an empty text."""
+    """Forms in which a template may write a plain value: as it is, as JSON, as Python prints it."""
     if isinstance(leaf, str):
         text = leaf.strip()
         return text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]
@@ -220,7 +220,7 @@ def _written_forms(leaf: Any) -> tuple[str, ...]:
 
 
 def _tool_texts(tool: Mapping[str, Any]) -> Iterator[str]:
-    """A tool's name, its description, the names of its parameters and what describes them."""
+    """Name and description of a tool, and names and descriptions of its parameters."""
     function = tool.get("function", tool)
     yield function.get("name", "")
     yield function.get("description") or ""

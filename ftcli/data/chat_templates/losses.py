@@ -1,4 +1,4 @@
-"""Kinds of what a chat template does not write as the data have it, and the error that names them."""
+"""Kinds of losses: what a chat template does not write as the data have it; and the error for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOSSES = {
     "cut_special": "what is learned begins or ends inside a special token",
     "unlike_prompt": "the prompt for the last answer is not how the training text begins",
 }
-#: What templates leave out of earlier turns by design, so that generation never sees it either.
+#: What templates leave out of earlier turns by design: generation does not see it either.
 BY_DESIGN = {
     "earlier_reasoning": "the template drops the thinking of earlier answers: it is not learned",
     "earlier_prompt": "earlier answers begin otherwise than the generation prompt does",
@@ -39,10 +39,10 @@ WAYS = {
 
 
 def template_loss_error(counts: Mapping[str, Any], template: str) -> UserError:
-    """A chat template that does not write what the data say.
+    """Error for a chat template that does not write what the data contain.
 
     Args:
-        counts: of a preparation.
+        counts: counts of a preparation, as in `meta.json`.
         template: the source of the chat template.
     """
     kinds = [kind for kind in LOSSES if kind in counts["losses"]]
@@ -66,7 +66,7 @@ def template_loss_error(counts: Mapping[str, Any], template: str) -> UserError:
 
 
 def find_training_template(template: str) -> Path | None:
-    """The template that trl ships for training in the place of this one, where trl is installed."""
+    """Path of the template that trl ships for training in place of this one; None where there is none."""
     spec = find_spec("trl")
     places = spec.submodule_search_locations if spec else None
     for place in places or ():

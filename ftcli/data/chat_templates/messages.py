@@ -1,4 +1,4 @@
-"""Messages in the form that a template reads, and the texts that a message holds."""
+"""Convert canonical messages to the form that a template reads; split a message into its texts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ def adapt_messages(
     ending: str = "",
     ends_last: bool = True,
 ) -> list[dict[str, Any]]:
-    """Canonical messages as a template reads them.
+    """Convert canonical messages to the form that a template reads.
 
     Args:
-        parts: content is a list of parts, not text.
-        arguments: whether those of tool calls are an `object` or its JSON `text`.
-        ending: token to write behind each answer; behind the last only without `ends_last`.
+        parts: write content as a list of parts instead of text.
+        arguments: write the arguments of tool calls as an `object` or as its JSON `text`.
+        ending: token to append to each answer, except the last where `ends_last`.
+        ends_last: the template itself writes an end behind the last answer.
     """
     adapted = []
     for number, message in enumerate(messages):
@@ -40,21 +41,21 @@ def adapt_messages(
 
 
 def content_text(content: Any) -> str:
-    """A message's content as text: nothing for null, the texts of its parts joined."""
+    """Return a message's content as text: empty for null, the joined texts for a list of parts."""
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content)
     return content or ""
 
 
 class MessageText(NamedTuple):
-    """A stripped text of an assistant's message; thinking stands in a `field` or in `tags`."""
+    """A stripped text of an assistant's message; `thought` says where thinking stood: `field` or `tags`."""
 
     text: str
     thought: Literal["", "field", "tags"]
 
 
 def split_texts(message: Mapping[str, Any]) -> list[MessageText]:
-    """What an assistant's message thinks and says, in order.
+    """Split an assistant's message into thinking and text, in order.
 
     Thinking is `reasoning_content`, and text inside <think> tags.
     """
@@ -68,7 +69,7 @@ def split_texts(message: Mapping[str, Any]) -> list[MessageText]:
 
 
 def iterate_leaves(value: Any) -> Iterator[Any]:
-    """Keys and plain values of nested data, each key in front of its value."""
+    """Yield the keys and plain values of nested data, each key before its value."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield key
@@ -81,15 +82,15 @@ def iterate_leaves(value: Any) -> Iterator[Any]:
 
 
 def says_something(message: Mapping[str, Any]) -> bool:
-    """Whether there is text, thinking or a tool call."""
+    """Whether a message has text, thinking or a tool call."""
     return bool(split_texts(message) or message.get("tool_calls"))
 
 
 def make_stand_in(message: Mapping[str, Any]) -> dict[str, Any]:
-    """An adapted message of the same shape in which every text is another.
+    """Return a message of the same shape in which every text is replaced.
 
-    No text of the stand-in begins or ends as a text of the message does, so that the renderings
-    of both part where the texts begin and meet where they end.
+    No text of the stand-in begins or ends with the same letter as a text of the message. So the
+    renderings of both differ exactly from where a text begins to where it ends.
     """
     text = _choose_letter(message) * LENGTH
     other = dict(message)
@@ -104,7 +105,7 @@ def make_stand_in(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _choose_letter(message: Mapping[str, Any]) -> str:
-    """A letter with which no text of the message begins or ends."""
+    """Choose a letter with which no text of the message begins or ends."""
     texts = [piece.strip() for leaf in iterate_leaves(message) for piece in THINK.split(str(leaf))]
     edges = {text[at] for text in texts if text for at in (0, -1)}
     return next(letter for letter in map(chr, range(ord("A"), 1 << 16)) if letter not in edges)
@@ -118,7 +119,7 @@ def _replace_texts(content: Any, text: str) -> Any:
 
 
 def _replace_arguments(call: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """Only a call without arguments changes its name: answers to the call may repeat the name."""
+    """Replace the arguments of a call; its name only where it has none, since tool results repeat the name."""
     function = dict(call["function"])
     arguments = function.get("arguments")
     if isinstance(arguments, str):

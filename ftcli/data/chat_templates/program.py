@@ -1,4 +1,4 @@
-"""A chat template as a program: conversations in, text out, with a fixed date and known special tokens."""
+"""Render conversations with a chat template, a fixed date and known special tokens."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TemplateProgram:
         text: the Jinja source.
         tokens: special tokens by name, such as eos_token, which templates may write.
         specials: all tokens that the tokenizer never splits.
-        day: ISO date that is written wherever the template asks for today's.
+        day: ISO date that is written wherever the template asks for today's date.
         options: further variables that the template reads.
     """
 
@@ -52,7 +52,7 @@ class TemplateProgram:
         self._longest = max(map(len, self.specials), default=1)
 
     def render(self, messages: Messages, tools: Tools = None, prompt: bool = False) -> str:
-        """The text of a conversation; with `prompt` also the beginning of an answer.
+        """Render a conversation; with `prompt`, also the generation prompt behind it.
 
         Raises:
             UnusableRow: the template refuses the conversation.
@@ -60,14 +60,14 @@ class TemplateProgram:
         return self._run_program(messages, tools, add_generation_prompt=prompt)[0][0]
 
     def render_marked(self, messages: Messages, tools: Tools = None) -> tuple[str, list[Span]]:
-        """The text, and the character ranges inside the template's generation markers."""
+        """Render a conversation; return its text and the character ranges inside generation markers."""
         texts, spans = self._run_program(messages, tools, return_assistant_tokens_mask=True)
         return texts[0], list(spans[0])
 
     def try_render(
         self, messages: Messages, tools: Tools = None, prompt: bool = False
     ) -> str | None:
-        """The text; None for no messages or where the template refuses them."""
+        """Render a conversation; None for no messages or where the template refuses them."""
         if not messages:
             return None
         try:
@@ -76,12 +76,12 @@ class TemplateProgram:
             return None
 
     def leading_specials(self, text: str) -> list[str]:
-        """The special tokens at the beginning of a text, white space between them left out."""
+        """Special tokens at the beginning of a text, ignoring white space between them."""
         matched = self._run.match(text)
         return self._special.findall(matched.group()) if matched else []
 
     def specials_in(self, text: str) -> list[str]:
-        """The special tokens in a text, in order."""
+        """Special tokens in a text, in order."""
         return self._special.findall(text)
 
     def cuts_special(self, text: str, at: int) -> bool:
@@ -109,7 +109,7 @@ class TemplateProgram:
 def read_template(
     tokenizer: PreTrainedTokenizerBase, tools: Tools
 ) -> tuple[str, tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """The template of a tokenizer, for conversations with or without tools, and its special tokens.
+    """Return a tokenizer's template (with or without tools), special tokens by name, and all special tokens.
 
     Raises:
         UserError: the tokenizer has none.
@@ -126,6 +126,6 @@ def read_template(
 
 
 def _insert_date(text: str, day: str) -> str:
-    """The template with today's date replaced: the library offers no way to hand it another clock."""
+    """Replace calls for today's date by `day`: transformers gives no way to pass another clock."""
     today = date.fromisoformat(day)
     return TODAY.sub(lambda call: json.dumps(today.strftime(call.group(2))), text)

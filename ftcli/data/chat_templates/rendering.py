@@ -1,6 +1,6 @@
-"""A rendered conversation: its text, where each of the assistant's turns stands, and what was lost.
+"""Render a conversation and find where each of the assistant's turns stands in the text.
 
-Templates with `{% generation %}` markers say themselves what the assistant wrote. For all others the
+Templates with `{% generation %}` markers tell what the assistant wrote. With all others the
 conversation is rendered up to each answer and through it; the difference is what the assistant wrote.
 A template that renders a turn differently once others follow (Qwen3 drops earlier thinking, gpt-oss
 ends the last answer with another token) has no such prefix; there each turn is found by rendering
@@ -31,10 +31,10 @@ class Conversation(NamedTuple):
     """A rendered conversation.
 
     Attributes:
-        text: all of it.
-        learned: character ranges of what the assistant wrote and is to learn, each with its end.
-        unlearned: ranges of turns that the data keep from being learned.
-        losses: kinds of what the text does not have as the data have it.
+        text: the whole text.
+        learned: character ranges of the assistant's turns that are learned, each with its end token.
+        unlearned: ranges of the assistant's turns that the data exclude from learning.
+        losses: kinds of losses; see `ftcli.data.chat_templates.losses`.
     """
 
     text: str
@@ -44,13 +44,13 @@ class Conversation(NamedTuple):
 
 
 def prepare_messages(messages: Messages, traits: Traits, followed: bool) -> list[dict[str, Any]]:
-    """Messages as the template reads them; `followed` where an answer comes behind the last."""
+    """Convert messages to the form that the template reads; `followed`: an answer will follow the last one."""
     form, ends_last = traits.arguments or "object", traits.ends_last and not followed
     return adapt_messages(messages, traits.needs_parts, form, traits.ending, ends_last)
 
 
 class RenderedConversation:
-    """One conversation on its way through a template.
+    """Renders one conversation and finds its turns.
 
     Raises:
         UnusableRow: the template refuses it.
@@ -64,7 +64,7 @@ class RenderedConversation:
         self.turns = prepare_messages(messages, traits, followed=False)
 
     def render(self) -> Conversation:
-        """The text, where each of the assistant's turns stands, and what was lost."""
+        """Return the text, the ranges of the assistant's turns, and the losses."""
         marks: list[Span] | None = None
         if self.program.has_markers:
             self.text, marks = self.program.render_marked(self.turns, self.tools)
@@ -90,7 +90,7 @@ class RenderedConversation:
         return bool(self.messages[number].get("learn", True))
 
     def _find_by_markers(self, numbers: Sequence[int], marks: Sequence[Span]) -> list[Turn]:
-        """Turns by the template's markers; where their numbers differ, by where each turn stands."""
+        """Find the turns by the template's markers; where the counts differ, assign markers to turns by position."""
         if len(marks) == len(numbers):
             turns = [Turn(i, (span,), True) for i, span in zip(numbers, marks, strict=True)]
         else:
@@ -105,7 +105,7 @@ class RenderedConversation:
         return turns
 
     def _narrow(self, start: int, end: int) -> Span:
-        """A marked range without the generation prompt and without white space behind its end."""
+        """Trim the generation prompt and the white space behind the end token from a marked range."""
         opening = self.traits.opening
         start += len(opening) if opening and self.text.startswith(opening, start, end) else 0
         return start, self._include_end(start, self._trim_break(start, end))
@@ -124,7 +124,7 @@ class RenderedConversation:
         return turns
 
     def _find_turn(self, number: int, low: int) -> Turn:
-        """Where a turn stands, with the token that ends it."""
+        """Find the range of a turn, with the token that ends it."""
         last = number == len(self.turns) - 1
         before = self._render_first(number, prompt=True)
         through = self.text if last else self._render_first(number + 1)
@@ -139,11 +139,11 @@ class RenderedConversation:
         return Turn(number, ((start, end),) if start < end else (), prompted)
 
     def _render_first(self, count: int, prompt: bool = False) -> str | None:
-        """The first messages alone; None when the template refuses them, as some do without a user."""
+        """Render the first messages alone; None when the template refuses them, as some do without a user."""
         return self.program.try_render(self.turns[:count], self.tools, prompt)
 
     def _find_by_stand_in(self, number: int, low: int, before: str | None) -> Span:
-        """The turn, found by what changes when another of the same shape takes its place."""
+        """Find the turn by what changes when a stand-in of the same shape replaces it."""
         other = [*self.turns]
         other[number] = make_stand_in(self.turns[number])
         text = self.program.try_render(other, self.tools) or ""
@@ -157,7 +157,7 @@ class RenderedConversation:
         return self._find_start(low, first, before), self._find_end(number, last)
 
     def _find_start(self, low: int, first: int, before: str | None) -> int:
-        """Where the generation prompt ends in front of a turn's text."""
+        """Position where the generation prompt in front of a turn's text ends."""
         if before and self.text.startswith(before) and low <= len(before) <= first:
             return len(before)
         for end in range(first, low + COMPARED - 1, -1) if before else ():
@@ -171,7 +171,7 @@ class RenderedConversation:
         return first
 
     def _find_end(self, number: int, last: int) -> int:
-        """Behind the first token that ends a turn, in front of what the next message says."""
+        """Position behind the first end token that stands before the next message's text."""
         limit = len(self.text)
         if number + 1 < len(self.turns):
             following = content_text(self.messages[number + 1].get("content")).strip()
@@ -185,12 +185,12 @@ class RenderedConversation:
         return min(ends)[1] if ends else self._trim_break(0, last)
 
     def _trim_break(self, start: int, end: int) -> int:
-        """Without the line break that many templates put behind the end-of-turn token."""
+        """Exclude the line break that many templates put behind the end-of-turn token."""
         turn = self.text[start:end].rstrip()
         return start + len(turn) if turn.endswith(self.program.specials) else end
 
     def _include_end(self, start: int, end: int) -> int:
-        """Behind the token that ends the turn, where it is not the last of what the turn adds."""
+        """Move the end of a turn behind its end token, where that is not the last thing the turn adds."""
         if not self.traits.ends or self.text[start:end].endswith(self.traits.ends):
             return end
         written = self.text.rfind(self.traits.ending, start, end) if self.traits.ending else -1
@@ -202,7 +202,7 @@ class RenderedConversation:
         return end + blank + len(token) if token else end
 
     def _append_end(self, turns: list[Turn]) -> None:
-        """Write the end behind the last turn where the template writes none."""
+        """Append an end token to the last turn where the template writes none."""
         last = turns[-1]
         if last.message != len(self.turns) - 1 or not last.spans:
             return

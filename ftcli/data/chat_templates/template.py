@@ -1,4 +1,4 @@
-"""The chat template of a tokenizer: whole conversations, and prompts for the answer to come."""
+"""Render whole conversations, and prompts for the next answer, with a tokenizer's chat template."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ChatTemplate:
     """The template of a tokenizer.
 
     Args:
-        tokenizer: its template, special tokens and added tokens are used.
-        day: ISO date that templates print as today's.
+        tokenizer: gives the template, special tokens and added tokens.
+        day: ISO date that templates print as today's date.
         options: further variables that the template reads, such as enable_thinking.
 
     Raises:
@@ -45,12 +45,12 @@ class ChatTemplate:
         self.tokenizer, self.day, self.options = tokenizer, day, dict(options or {})
         self._programs: dict[
             bool, tuple[TemplateProgram, Traits]
-        ] = {}  # for rows with and without tools
+        ] = {}  # key: whether the row has tools
         self.program, self.traits = self._program_for(None)
         self.has_markers = self.program.has_markers
 
     def notes(self) -> list[str]:
-        """What ftcli adds to the template's own text, in words."""
+        """Sentences on what ftcli adds to the template's own text."""
         notes = []
         token, traits = self.traits.adds_end, self.traits
         if token and traits.separated:
@@ -68,9 +68,9 @@ class ChatTemplate:
     def render_prompt(
         self, messages: Messages, tools: Tools = None
     ) -> tuple[str, tuple[Span, ...]]:
-        """The conversation so far with the beginning of the answer to come, and the ranges of answers.
+        """Return the conversation with the generation prompt, and the ranges of earlier answers.
 
-        Tokens are cut at the ranges in training, and so they are in prompts.
+        Training tokenises the text apart at these ranges, so prompts do too.
         """
         program, traits = self._program_for(tools)
         text = program.render(prepare_messages(messages, traits, followed=True), tools, prompt=True)
@@ -85,7 +85,7 @@ class ChatTemplate:
         return text, tuple((start, end) for start, end in spans if end <= same)
 
     def render_conversation(self, messages: Messages, tools: Tools = None) -> Conversation:
-        """The whole conversation, and what of it is learned.
+        """Render the whole conversation and find what of it is learned.
 
         Raises:
             UnusableRow: nothing to learn, or the template refuses the conversation.

@@ -1,6 +1,6 @@
-"""What a chat template does with a conversation, found by rendering small ones.
+"""Find out how a chat template writes conversations, by rendering small ones.
 
-Nothing is known of any template by name: each is asked. The answers are kept for the process.
+No template is known by name: each is probed, once a process.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ TOOL = {
 
 @dataclass(frozen=True)
 class Traits:
-    """Of one template with the special tokens of one tokenizer.
+    """How one template writes conversations with the special tokens of one tokenizer.
 
     Attributes:
-        needs_parts: it writes content that is a list of parts, and loses text.
-        opening: what it writes in front of an answer that it is asked for.
-        ends: special tokens behind which an assistant's turn is over.
-        ending: token that has to be written behind answers; "" where it writes one.
-        ends_last: it writes an end behind the last answer.
-        closing: token that has to be written behind the conversation, where the last answer stands.
-        call_closing: the same where tool calls stand last.
-        separated: the ends are the tokens that begin the turn which follows.
-        arguments: the form of tool calls' arguments that it writes as JSON once; None: it loses calls.
-        thinking_forms: the forms of thinking that it shows of a last answer: `field`, `tags`.
+        needs_parts: it writes content that is a list of parts, and drops content that is text.
+        opening: generation prompt, the text in front of an answer.
+        ends: special tokens that end an assistant's turn.
+        ending: token that ftcli has to append to answers; "" where the template writes one.
+        ends_last: whether it writes an end behind the last answer.
+        closing: token that ftcli has to append to a conversation that ends with an answer.
+        call_closing: token that ftcli has to append to a conversation that ends with tool calls.
+        separated: answers end only with the token that begins the next turn.
+        arguments: form of tool calls' arguments that it writes as JSON once; None: it drops calls.
+        thinking_forms: forms of thinking that it writes in the last answer: `field`, `tags`.
     """
 
     needs_parts: bool
@@ -55,12 +55,12 @@ class Traits:
 
     @property
     def adds_end(self) -> str:
-        """The token that is learned as the end though the template writes none; "" where it does."""
+        """Token that ftcli adds as the end of answers; "" where the template writes one."""
         return self.ending or self.closing
 
 
 def find_traits(program: TemplateProgram) -> Traits:
-    """Ask a template for what it does."""
+    """Probe a template and return its traits."""
     parts = _wants_parts(program)
     probe = _Probe(program, parts)
     answer = [_user(ASKED), _assistant(ANSWERED)]
@@ -114,7 +114,7 @@ def _wants_parts(program: TemplateProgram) -> bool:
 
 
 def _find_separator(program: TemplateProgram, ends_last: list[str], follows: list[str]) -> str:
-    """The token that ends an answer which others follow: an end of its own, or what begins the next turn.
+    """Return the token that ends an answer that is followed by a turn: an end token, or the next turn's first.
 
     Args:
         ends_last: special tokens behind an answer that stands last.
@@ -129,7 +129,7 @@ def _find_separator(program: TemplateProgram, ends_last: list[str], follows: lis
 def _find_call_traits(
     probe: _Probe, ends: Sequence[str]
 ) -> tuple[Literal["object", "text"] | None, str, str]:
-    """(form of the arguments, token that ends a calling turn, what to write behind it)."""
+    """Return (form of the arguments, token that ends a turn of calls, token to append to such a turn)."""
     for form in ("object", "text"):
         single = probe.render(_calling_messages(FIRST), form)
         if _writes_json_once(single, form):
@@ -154,7 +154,7 @@ def _find_call_traits(
 
 
 def _writes_json_once(text: str, form: str) -> bool:
-    """Whether the probe's call stands there, not as Python's repr nor encoded a second time."""
+    """Whether the probe's call is written, neither as Python's repr nor encoded as JSON twice."""
     wrong = f"'{FIRST}'" if form == "object" else f'\\"{FIRST}\\"'
     return NAME in text.partition(ASKED)[2] and FIRST in text and wrong not in text
 
@@ -188,7 +188,7 @@ def _result(name: str) -> dict[str, Any]:
 
 
 def _calling_messages(*values: str) -> list[dict[str, Any]]:
-    """A question and a call for each value; nine letters of id, which some templates ask for."""
+    """A question and a call for each value; ids have nine letters, which some templates require."""
     calls = [
         {
             "id": f"call0000{number}",
