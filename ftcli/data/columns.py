@@ -1,4 +1,4 @@
-"""From the columns of a row to the fields of a format, and what to say when they do not fit."""
+"""Map the columns of rows to the fields of a format, and build canonical examples from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ftcli.data.rows import UnusableRow, as_text, list_names, shorten
 TRAINING_SOURCE = "data.path"  # the key of the source that is trained on
 #: Fields that make a row a conversation.
 SURROUNDINGS = ("system", "history", "tools")
-#: Columns beside `text` that say that a row is one turn of a conversation (OpenAssistant).
+#: Columns beside `text` by which a row is one turn of a conversation (OpenAssistant).
 PARTS_OF_A_CONVERSATION = {"role", "from", "parent_id", "speaker"}
 
 
@@ -29,10 +29,10 @@ class Columns:
         name: a format, or auto to choose the only one whose required fields are all there.
         mapping: field -> column, None to leave the field out; a field that is not mapped is read from
             the column of its name.
-        first: a row to judge by.
-        where: what to name in messages.
-        origin: where that row stands.
-        others: further rows. Where one of them has a system message, a history or tools, all rows are
+        first: the row by which the format is chosen.
+        where: the configuration key that messages name.
+        origin: origin of the first row.
+        others: further rows. If one of them has a system message, a history or tools, all rows become
             conversations.
 
     Raises:
@@ -61,7 +61,7 @@ class Columns:
         self.as_conversations = any(self._has_surroundings(row) for row in rows)
 
     def find_column(self, field: str, row: Mapping[str, Any]) -> str | None:
-        """The column of this row that holds the field; None when it has none."""
+        """Return the column of a row that holds a field; None where there is none."""
         if field in self.mapping:
             column = self.mapping[field]
             return column if column is not None and column in row else None
@@ -71,11 +71,11 @@ class Columns:
         )
 
     def list_used(self, row: Mapping[str, Any]) -> set[str]:
-        """The columns of this row that some field is read from."""
+        """Return the columns of a row from which a field is read."""
         return {column for field in self._fields if (column := self.find_column(field, row))}
 
     def list_missing(self, row: Mapping[str, Any]) -> list[str]:
-        """Required fields the row has no column for. References can stand in for the answer."""
+        """Return the required fields that have no column in a row. References can replace the answer."""
         absent = [
             f for f in formats.required_fields(self.format) if self.find_column(f, row) is None
         ]
@@ -85,7 +85,7 @@ class Columns:
         return absent
 
     def build_example(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The canonical example of a row, with its references.
+        """Build the canonical example of a row, with its references.
 
         Raises:
             UnusableRow: the row lacks a column, holds the wrong kind of value, or says that its answer is
@@ -122,20 +122,20 @@ class Columns:
         return [*self.format.FIELDS, REFERENCES]
 
     def _refuse_absent(self, rows: Sequence[Mapping[str, Any]], matcher: FormatMatcher) -> None:
-        """A column for an optional field that the user named and no row has."""
+        """Raise a UserError for a column that is mapped to an optional field and that no row has."""
         for field, column in self.mapping.items():
             optional = self.format.FIELDS.get(field) is False
             if optional and column is not None and not any(column in row for row in rows):
                 raise matcher.absent_column_error(field, column)
 
     def _has_surroundings(self, row: Mapping[str, Any]) -> bool:
-        """Whether the row has a system message, a history or tools of its own."""
+        """Whether a row has a system message, a history or tools."""
         columns = (self.find_column(f, row) for f in SURROUNDINGS if f in self.format.FIELDS)
         return any(_has_content(row[column]) for column in columns if column)
 
 
 def _has_content(value: Any) -> bool:
-    """Whether a column holds something: lists and mappings also as the JSON text of files."""
+    """Whether a value is not empty; empty lists and mappings may be written as JSON text."""
     empty = isinstance(value, str) and value.strip() in ("", "[]", "{}", "null")
     return bool(value) and not empty
 
@@ -154,14 +154,14 @@ def _refuse_bad_answer(label: Any, column: str | None) -> None:
 
 
 def _refuse_hidden(example: Mapping[str, Any]) -> None:
-    """A conversation whose every answer is marked as not to be learned."""
+    """Raise UnusableRow for a conversation whose answers are all marked as not to be learned."""
     answers = [m for m in example.get("messages", ()) if m["role"] == "assistant"]
     if answers and not any(m.get("learn", True) for m in answers):
         raise UnusableRow("has only answers that are marked as not to be learned.", "not to learn")
 
 
 def _find_answer_field(module: ModuleType) -> str | None:
-    """The field that references can replace in rows that are only judged, never trained on."""
+    """Return the field that references can replace in rows that are only used for evaluation."""
     return next((f for f in ("completion", "output") if f in module.FIELDS), None)
 
 
@@ -176,7 +176,7 @@ def _parse_references(value: Any) -> list[str]:
 
 
 def _take_answer(example: dict[str, Any]) -> list[str]:
-    """The answer of the row itself, where no references are given."""
+    """Return the row's own answer, for rows without references."""
     if "completion" in example:
         return [example["completion"]]
     messages = example.get("messages") or example.get("chosen")

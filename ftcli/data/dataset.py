@@ -1,4 +1,4 @@
-"""The `data` group: what a run learns from, and how its rows are written, split and packed."""
+"""The `data` option for text: the rows of a source, rendered, split, tokenised and batched."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger("ftcli.data")
 
 
 class Prompt(NamedTuple):
-    """What the model is asked, and what it is compared with."""
+    """Tokens of a prompt, the references that answers are compared with, and the row."""
 
     input_ids: list[int]
     references: list[str]
@@ -35,7 +35,7 @@ class Prompt(NamedTuple):
 
 @dataclass
 class Data:
-    """Rows of a source, written for a tokenizer and served in batches."""
+    """Rows of a source, rendered for a tokenizer and given in batches."""
 
     path: str  # asset:e2e, a file, folder or glob, or a hub id
     name: str | None = None  # configuration of a hub data set
@@ -84,11 +84,11 @@ class Data:
     def use_row_format(
         self, packing: Literal["flat", "bins", "none"], reading: str = "plain"
     ) -> None:
-        """Serve batches as a model is proved to read them; see `ftcli.models.proof`."""
+        """Make batches in the row format that `ftcli.models.proof` measured for the model."""
         self.packing, self.reading = packing, reading
 
     def examples(self, split: str = "train") -> Iterator[dict[str, Any]]:
-        """The canonical examples of a split, each with `references`, `row` and `origin`.
+        """Yield the canonical examples of a split, each with `references`, `row` and `origin`.
 
         Raises:
             UserError: a row cannot be used and `on_error` is stop.
@@ -106,12 +106,12 @@ class Data:
         tokenizer: PreTrainedTokenizerBase,
         progress: Callable[[RowCounts], None] | None = None,
     ) -> Tokens:
-        """The tokens of a split, from the cache or written to it now.
+        """Return the tokens of a split from the cache; tokenise it first where it is not cached.
 
         Args:
             split: train, validation or test.
-            tokenizer: of the model that is to be trained.
-            progress: called with the counts so far after every chunk that is written.
+            tokenizer: tokenizer of the model.
+            progress: called with the counts so far after each chunk is written.
 
         Raises:
             UserError: there is no such split, a row cannot be used, or nothing would be learned.
@@ -139,10 +139,10 @@ class Data:
     def sample(
         self, split: str, tokenizer: PreTrainedTokenizerBase, count: int
     ) -> list[tuple[dict[str, Any], list[Document]]]:
-        """The first examples of a split and their documents, without preparing the whole.
+        """Return the first examples of a split and their documents, without preparing the whole split.
 
-        Documents above `max_length` are cut, whatever `overlong` says. A note tells of rows among them
-        that cannot be used.
+        Documents above `max_length` are cut, whatever `overlong` is. A warning counts the rows that
+        cannot be used.
 
         Raises:
             UserError: a row cannot be used and `on_error` is stop, or none can.
@@ -159,11 +159,11 @@ class Data:
         return examples
 
     def find_unused_columns(self, split: str = "train") -> UnusedColumns:
-        """The columns that nothing reads, in the first rows of a split."""
+        """Return the columns from which no field is read, in the first rows of a split."""
         return self._splits.open(split).unused
 
     def refuse_empty(self, split: str) -> None:
-        """Raise a UserError that says what became of the rows of a split that gives no example."""
+        """Raise a UserError with the counts of the rows of a split that has no example."""
         counts = count_entries(self._splits.open(split).entries(), self.on_error)
         raise dataset_errors.empty_split_error(split, self.path, asdict(counts))
 
@@ -177,7 +177,7 @@ class Data:
         rank: int = 0,
         world: int = 1,
     ) -> Loader:
-        """Batches of a split; see `Loader`. Before a model has been proved, `auto` pads."""
+        """Return the batches of a split; see `Loader`. `packing=auto` pads until `use_row_format` is called."""
         pad = tokenizer.pad_token_id
         return Loader(
             self.prepare(split, tokenizer),
@@ -194,7 +194,7 @@ class Data:
         )
 
     def prompts(self, split: str, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
-        """Every different prompt of a split, with the references of all rows that ask it."""
+        """Return the different prompts of a split, each with the references of all its rows."""
         renderer = Renderer(self._rendering, tokenizer)
         prompts: dict[tuple[int, ...], Prompt] = {}
         for example in self.examples(split):
@@ -213,7 +213,7 @@ class Data:
         return list(prompts.values())
 
     def prompt_ids(self, example: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """Token ids of all that stands before the answer of an example, as in training.
+        """Token ids of everything before the answer of an example, as in training.
 
         Raises:
             UserError: the chat template refuses the conversation.
@@ -224,7 +224,7 @@ class Data:
             raise UserError(f"the conversation {error}", where="data") from error
 
     def beginning_ids(self, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """Token ids of a plain text that the model is to continue, as in training."""
+        """Token ids of a plain text for the model to continue, as in training."""
         return Renderer(self._rendering, tokenizer).encode_beginning(text)
 
     @property
@@ -233,7 +233,7 @@ class Data:
         return [s for s in SPLITS if s == "train" or getattr(self, s) is not None]
 
     def describe(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """What `data.json` keeps: sources, counts, hashes, token statistics."""
+        """Return the content of `data.json`: sources, counts, hashes, token statistics."""
         first = next(self.examples("train"), None)
         renderer = Renderer(self._rendering, tokenizer)
         statistics = {s: compute_statistics(self.prepare(s, tokenizer)) for s in self.splits}

@@ -1,4 +1,4 @@
-"""What is wrong with a `data` group, said before a row is read or when none is left."""
+"""Errors in the configuration of a `data` option, and of splits without a row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def find_contradictions(data: Data) -> Iterator[UserError]:
-    """What can be seen to be wrong before a row is read."""
+    """Yield the errors of a configuration that show before a row is read."""
     if isinstance(data.validation, float | int) and not 0 < data.validation < 1:
         yield UserError(
             f"a share of {data.validation} of the rows cannot be held out.",
@@ -54,7 +54,7 @@ def find_contradictions(data: Data) -> Iterator[UserError]:
 
 
 def missing_split_error(split: str) -> UserError:
-    """A split that the configuration does not have."""
+    """Error for a split that is not configured."""
     choices = "a share such as 0.05, a path or a split" if split == "validation" else "a path"
     return UserError(
         f"the data have no split '{split}'.",
@@ -64,10 +64,10 @@ def missing_split_error(split: str) -> UserError:
 
 
 def empty_split_error(split: str, path: str, counts: Mapping[str, Any]) -> UserError:
-    """A split without a row to learn from.
+    """Error for a split without a row to learn from.
 
     Args:
-        counts: what became of its rows, as in `meta.json`.
+        counts: counts of its rows, as in `meta.json`.
     """
     where = "data.validation" if split == "validation" else "data.path"
     what = f"the split '{split}' of {path} is empty: {format_counts(counts)}."

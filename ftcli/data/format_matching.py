@@ -1,4 +1,4 @@
-"""What to say when the columns of a row fit no format, several, or not the one that was asked for."""
+"""Match the columns of a row with formats; errors where none, several, or not the chosen one fits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SHOWN = 300  # characters of a row in a message
 
 
 class FormatMatcher:
-    """Messages about the columns of a data set.
+    """Matches the columns of a data set with formats and builds the errors about them.
 
     Args:
         row: the first row.
-        where: the key to name.
-        origin: where that row stands.
+        where: the configuration key that messages name.
+        origin: origin of the first row.
     """
 
     def __init__(self, row: Mapping[str, Any], where: str, origin: str = "") -> None:
@@ -28,7 +28,7 @@ class FormatMatcher:
         self._columns = f"columns are [{list_names(row)}]"
 
     def several_formats_error(self, fitting: Sequence[str]) -> UserError:
-        """More than one format fits."""
+        """Error for columns that fit more than one format."""
         return UserError(
             f"{self._columns}; they fit several formats: {', '.join(fitting)}. {self._shown}",
             where=self.where,
@@ -36,7 +36,7 @@ class FormatMatcher:
         )
 
     def no_format_error(self) -> UserError:
-        """No format fits."""
+        """Error for columns that fit no format."""
         tries = [
             f"data.format={name} {s}"
             for name in formats.list_formats()
@@ -55,7 +55,7 @@ class FormatMatcher:
         )
 
     def missing_columns_error(self, name: str, missing: Sequence[str]) -> UserError:
-        """The format that was asked for lacks columns."""
+        """Error for a chosen format whose required columns are missing."""
         wanted = ", ".join(formats.required_fields(formats.load_format(name)))
         mapping = self._format_mapping(name)
         return UserError(
@@ -68,7 +68,7 @@ class FormatMatcher:
         )
 
     def absent_column_error(self, field: str, column: str) -> UserError:
-        """A column that the user named is not there."""
+        """Error for a mapped column that does not exist."""
         return UserError(
             f"{self._columns}; there is no column '{column}'. {self._shown}",
             where=f"data.columns.{field}",
@@ -76,7 +76,7 @@ class FormatMatcher:
         )
 
     def single_turns_error(self, signs: Sequence[str]) -> UserError:
-        """Each row is one turn, so that text alone would lose who speaks, and to whom."""
+        """Error for rows that are one turn each: as plain text they would lose speaker and order."""
         return UserError(
             f"{self._columns}; a row seems to be one turn of a conversation ({', '.join(signs)}). "
             f"{self._shown}",
@@ -86,7 +86,7 @@ class FormatMatcher:
         )
 
     def fits(self, name: str, mapped: Iterable[str] = ()) -> bool:
-        """Whether every required field of a format is mapped or has a column of its own."""
+        """Whether every required field of a format is mapped or has a column of its name."""
         module = formats.load_format(name)
         there = {*mapped, *self.row}
         return all(
@@ -95,7 +95,7 @@ class FormatMatcher:
         )
 
     def guess_mapping(self, name: str) -> dict[str, str] | None:
-        """Field -> likely column; None when a required field has none, or it gives no example."""
+        """Guess field -> column; None when a required field has none, or the row gives no example."""
         module = formats.load_format(name)
         free, mapping = list(self.row), {}
         for field, needed in module.FIELDS.items():
@@ -113,7 +113,7 @@ class FormatMatcher:
         return {field: column for field, column in mapping.items() if column != field}
 
     def _format_mapping(self, name: str) -> str:
-        """The mapping as overrides; "" where there is none."""
+        """Return the guessed mapping as overrides; "" where there is none."""
         mapping = self.guess_mapping(name) or {}
         return " ".join(f"data.columns.{field}={column}" for field, column in mapping.items())
 

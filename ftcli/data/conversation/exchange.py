@@ -1,4 +1,4 @@
-"""A prompt and its answer, with all that belongs to the prompt: system message, history and tools."""
+"""Build examples from a prompt and its answer, with system message, history and tools."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Messages = list[dict[str, Any]]
 
 
 def build_exchange(prompt: Any, completion: Any, surroundings: dict[str, Any]) -> dict[str, Any]:
-    """The canonical example of a prompt and the answer to learn.
+    """Build the canonical example of a prompt and the answer to learn.
 
     Args:
         prompt: text, or turns.
         completion: text, turns, or beside tools a JSON list of calls.
-        surroundings: `system`, `history`, `tools`. A row that has one of these is a conversation,
-            also where it is empty.
+        surroundings: `system`, `history`, `tools`. A row that has one of these becomes a conversation,
+            even where it is empty.
 
     Raises:
         UnusableRow: a value of the wrong kind.
@@ -38,14 +38,14 @@ def build_exchange(prompt: Any, completion: Any, surroundings: dict[str, Any]) -
 
 
 def prompt_messages(prompt: Any, surroundings: dict[str, Any]) -> Messages:
-    """System message, history and prompt as messages."""
+    """Return system message, history and prompt as messages."""
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     history = _history(surroundings.get("history"))
     return add_system([*history, *turns], surroundings.get("system"))
 
 
 def strip_prompt(answer: Messages, prompt: Messages) -> Messages:
-    """The answer alone, where it repeats the whole conversation from its beginning.
+    """Return the answer without the prompt's messages, where it begins with all of them.
 
     Raises:
         UnusableRow: it repeats the conversation and adds nothing.
@@ -62,10 +62,10 @@ def strip_prompt(answer: Messages, prompt: Messages) -> Messages:
 
 
 def add_system(messages: Messages, system: Any) -> Messages:
-    """The messages behind the system message of a column of its own.
+    """Put the text of the `system` column in front of the messages.
 
     Raises:
-        UnusableRow: they begin with another one.
+        UnusableRow: they begin with another system message.
     """
     text = "" if system is None else as_text(system, "system", empty=True)
     if not text.strip():
@@ -82,7 +82,7 @@ def add_system(messages: Messages, system: Any) -> Messages:
 
 
 def add_tools(messages: Messages, surroundings: dict[str, Any]) -> dict[str, Any]:
-    """{"messages"}, and "tools" unless the system message lists them all already (Hermes)."""
+    """Return {"messages"}, with "tools" unless the system message lists all of them (Hermes)."""
     tools = parse_tools(surroundings.get("tools"))
     system = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
     names = [tool["function"]["name"] for tool in tools]
@@ -91,10 +91,10 @@ def add_tools(messages: Messages, surroundings: dict[str, Any]) -> dict[str, Any
 
 
 def extract_prompt(example: dict[str, Any]) -> str:
-    """What an example asks, as text: rows that ask the same stay in one split.
+    """Return the prompt of an example as text, by which rows are assigned to splits.
 
-    Of a conversation it is what stands before the first answer that is learned, or the whole when an
-    answer comes first; of plain text it is the text, so that copies of it stay together.
+    For a conversation it is the messages before the first learned answer, or all of them when an
+    answer comes first. For plain text it is the text, so that copies of it stay in one split.
     """
     if "messages" not in example:
         asked = example["prompt"] if "prompt" in example else example["text"]
@@ -108,7 +108,7 @@ def extract_prompt(example: dict[str, Any]) -> str:
 
 
 def message_key(message: dict[str, Any]) -> list[Any]:
-    """What tells one message from another: role and content, and calls where there are some."""
+    """Return what messages are compared by: role, content, and the calls where there are any."""
     calls = [call["function"] for call in message.get("tool_calls", ())]
     return [message["role"], message["content"], *([calls] if calls else [])]
 
@@ -125,7 +125,7 @@ def _answer(completion: str, example: dict[str, Any]) -> dict[str, Any]:
 
 
 def _history(value: Any) -> Messages:
-    """Earlier exchanges: pairs of question and answer (Alpaca), or turns."""
+    """Parse earlier exchanges: pairs of question and answer (Alpaca), or turns."""
     pairs = parse_json(value or [], "'history'") or []
     if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
         return parse_conversation(pairs, "history")

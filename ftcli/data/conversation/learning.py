@@ -1,4 +1,4 @@
-"""Whether the data say that a turn is learned: OpenAI's `weight`, axolotl's `train`, ms-swift's `loss`."""
+"""Read whether a turn is learned: OpenAI's `weight`, axolotl's `train`, ms-swift's `loss`."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from ftcli.data.rows import UnusableRow, shorten
 
 #: Keys of a turn whose true value says "learn this".
 LEARNED = ("learn", "train", "training", "trainable", "train_on_turn", "loss", "loss_mask")
-#: The same as a factor of the loss. Only 0 and 1 can be followed.
+#: The same as a factor of the loss. Only 0 and 1 are supported.
 WEIGHTS = ("weight", "loss_weight", "loss_scale")
 #: Keys whose true value says "do not learn this".
 HIDDEN = ("masked",)
-#: Keys that name parts of a turn, which cannot be followed.
+#: Keys that name parts of a turn, which are not supported.
 PARTS = ("train_detail", "training_detail")
 WORDS = {"true": True, "false": False, "1": True, "0": False}
 
 
 def take_learn_flag(turn: dict[str, Any], role: str, number: int) -> bool | None:
-    """What a turn says of itself; its keys for that are removed from it. None: it says nothing.
+    """Remove the keys that say whether a turn is learned and return their value; None without such a key.
 
     Args:
-        turn: the turn without keys that are null; changed.
+        turn: the turn without keys that are null; changed in place.
         role: its canonical role.
         number: its position, for messages.
 
     Raises:
-        UnusableRow: a value that cannot be followed, or two keys that contradict each other.
+        UnusableRow: an unsupported value, or two keys that contradict each other.
     """
     _refuse(turn, number)
     verdicts = {key: _verdict(key, turn.pop(key), number) for key in _present(turn)}
@@ -46,7 +46,7 @@ def take_learn_flag(turn: dict[str, Any], role: str, number: int) -> bool | None
 
 
 def parse_flag(value: Any) -> bool | None:
-    """A boolean as data files write it: true, 1, 1.0, "true"; None when it is none of them."""
+    """Parse a boolean as data files write it (true, 1, 1.0, "true"); None for any other value."""
     if isinstance(value, str):
         return WORDS.get(value.strip().lower())
     return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
@@ -66,7 +66,7 @@ def _verdict(key: str, value: Any, number: int) -> bool:
 
 
 def _refuse(turn: dict[str, Any], number: int) -> None:
-    """Keys that no value of can be followed."""
+    """Raise UnusableRow for keys that are not supported."""
     if "mask" in turn:
         raise UnusableRow(
             f'turn {number} has \'mask\', which some programs read as "learned" and others as "not '

@@ -1,4 +1,4 @@
-"""Tools and tool calls as OpenAI writes them, with the arguments of a call as a mapping."""
+"""Parse tools and tool calls into OpenAI's form, with the arguments of a call as a mapping."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ftcli.data.rows import UnusableRow, shorten
 
 
 def parse_json(value: Any, what: str) -> Any:
-    """A value that some files hold as JSON text; any other value is returned as it is.
+    """Parse a value that may be JSON text; return any other value unchanged.
 
     Raises:
-        UnusableRow: the text is not JSON, or JSON that loses something.
+        UnusableRow: the text is not JSON that `strict_json` accepts.
     """
     if not isinstance(value, str):
         return value
@@ -23,11 +23,11 @@ def parse_json(value: Any, what: str) -> Any:
 
 
 def parse_tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
-    """The calls of a turn, from one call or a list of them, each also as JSON text.
+    """Parse the calls of a turn from one call or a list of calls, each possibly as JSON text.
 
     Args:
         value: calls in OpenAI's shape, or flat: {"name", "arguments"}.
-        where: names them in messages, as in "turn 3".
+        where: the turn in messages, as in "turn 3".
 
     Raises:
         UnusableRow: a call without a name, or arguments that are no mapping.
@@ -38,7 +38,7 @@ def parse_tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
 
 
 def is_calls(value: Any) -> bool:
-    """Whether a value is a list of flat calls: [{"name", "arguments"}], perhaps as JSON text."""
+    """Whether a value is a list of flat calls: [{"name", "arguments"}], possibly as JSON text."""
     try:
         value = (
             parse_json(value, "it")
@@ -52,7 +52,7 @@ def is_calls(value: Any) -> bool:
 
 
 def parse_tools(value: Any) -> list[dict[str, Any]]:
-    """The tools a conversation may use, from a list or one tool, each also as JSON text.
+    """Parse the tools of a conversation from a list or one tool, each possibly as JSON text.
 
     Raises:
         UnusableRow: a tool without a name.
@@ -104,7 +104,7 @@ def _tool(tool: Any, number: int) -> dict[str, Any]:
 
 
 def _schema(parameters: Any) -> Any:
-    """JSON Schema; some sets (xLAM) list the properties alone."""
+    """Return parameters as JSON Schema; some data sets (xLAM) list the properties alone."""
     bare = isinstance(parameters, dict) and parameters and "properties" not in parameters
     if bare and all(isinstance(value, dict) for value in parameters.values()):
         return {"type": "object", "properties": parameters}

@@ -18,7 +18,7 @@ def is_transcript(text: Any) -> bool:
 
 
 def parse_prompt(text: str) -> list[dict[str, Any]]:
-    """The messages of a transcript that may end with an "Assistant:" who says nothing yet."""
+    """Parse a transcript that may end with an empty "Assistant:" turn, which is dropped."""
     _, *parts = SPEAKER.split(text)
     messages = [
         {"role": ROLES[speaker], "content": words.strip()}
@@ -28,7 +28,7 @@ def parse_prompt(text: str) -> list[dict[str, Any]]:
 
 
 def parse_transcript(text: str) -> list[dict[str, Any]]:
-    """The messages of a whole transcript, without the blanks around each.
+    """Parse a whole transcript into messages, white space around each removed.
 
     Raises:
         UnusableRow: its last turn is empty.

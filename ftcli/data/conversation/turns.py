@@ -1,4 +1,4 @@
-"""One turn of a conversation, in any dialect, as a canonical message."""
+"""Convert turns of a conversation, in any dialect, to canonical messages."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ THOUGHT_PARTS = ("thinking", "reasoning")
 
 
 def parse_conversation(turns: Any, field: str) -> list[dict[str, Any]]:
-    """The messages of a list of turns.
+    """Convert a list of turns to messages.
 
-    Turns that are bare texts are the user's and the assistant's by turns (LIMA); a turn of `input` and
+    Turns that are bare texts alternate between user and assistant (LIMA); a turn of `input` and
     `output` is two messages (Capybara).
 
     Raises:
-        UnusableRow: it is no such list, is empty, or a turn makes no sense.
+        UnusableRow: the value is not a list of turns, is empty, or a turn is invalid.
     """
     if not isinstance(turns, list):
         raise UnusableRow(f"'{field}' is not a list of turns.")
@@ -80,7 +80,7 @@ def _message(turn: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def _take_content(turn: dict[str, Any], number: int) -> Any:
-    """What is said; `value` is ShareGPT's word for it."""
+    """Remove and return the content of a turn; ShareGPT calls it `value`."""
     key = next((key for key in CONTENT if key in turn), None)
     content = turn.pop(key) if key else None
     if "value" in turn and turn.pop("value") != content:
@@ -89,14 +89,14 @@ def _take_content(turn: dict[str, Any], number: int) -> Any:
 
 
 def _take_calls(turn: dict[str, Any], number: int) -> list[dict[str, Any]]:
-    """The calls under `tool_calls`, or under `function_call` as OpenAI wrote them at first."""
+    """Remove and parse the calls under `tool_calls`, or `function_call`, OpenAI's earlier key."""
     where = f"turn {number}"
     values = [value for key in ("tool_calls", "function_call") if (value := turn.pop(key, None))]
     return [call for value in values for call in parse_tool_calls(value, where)]
 
 
 def _texts(content: Any, number: int) -> tuple[str | None, str]:
-    """(what is said, what is thought) of a text or of a list of parts."""
+    """Return (text, thinking) of a content that is a text or a list of parts."""
     if content is None:
         return None, ""
     if not isinstance(content, list):

@@ -1,14 +1,14 @@
-"""The shapes a row can have: one module a format, found by name.
+"""Formats of rows: one module a format, found by name.
 
 A format module has
 
     FIELDS      field -> whether a row must have it
     SYNONYMS    field -> column names that often hold it, for suggestions
-    DEFAULTS    field -> columns it is read from without being mapped, because they can mean nothing else
-    example(fields) -> the canonical example, or `UnusableRow` when the row makes no sense
+    DEFAULTS    field -> columns from which it is read without being mapped
+    example(fields) -> the canonical example, or `UnusableRow` where the row is invalid
 
 A canonical example is {"prompt", "completion"}, {"prompt", "chosen", "rejected"}, {"messages"} or {"text"}, and
-perhaps "tools"; `ftcli.data.conversation` says what messages are.
+perhaps "tools"; `ftcli.data.conversation` describes messages.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from types import ModuleType
 
 from ftcli.core.errors import UserError
 
-#: Any format may have it: answers to compare with.
+#: Field of any format: answers to compare with.
 REFERENCES = "references"
-#: Whether the answer of the row is a good one (unpaired feedback, as KTO has it).
+#: Field for whether the answer of the row is a good one (unpaired feedback, as in KTO).
 LABEL = "label"
 #: Columns that a field is read from without being mapped, in every format that has the field.
 DEFAULTS = {
@@ -36,13 +36,17 @@ DEFAULTS = {
 
 @cache
 def list_formats() -> list[str]:
-    """Every format."""
+    """Names of all formats."""
     return sorted(info.name for info in pkgutil.iter_modules(__path__))
 
 
 @cache
 def load_format(name: str) -> ModuleType:
-    """The module of a format."""
+    """Return the module of a format.
+
+    Raises:
+        UserError: there is no such format.
+    """
     if name not in list_formats():
         near = get_close_matches(name, list_formats(), 1)
         raise UserError(
@@ -54,11 +58,11 @@ def load_format(name: str) -> ModuleType:
 
 
 def default_columns(module: ModuleType, field: str) -> Sequence[str]:
-    """The columns that a field of a format is read from where it is not mapped, the first first."""
+    """Columns from which a field is read where it is not mapped, in order of preference."""
     columns: Mapping[str, Sequence[str]] = getattr(module, "DEFAULTS", {})
     return columns.get(field) or DEFAULTS.get(field) or (field,)
 
 
 def required_fields(module: ModuleType) -> list[str]:
-    """Fields a row of the format must have."""
+    """Fields that a row of the format must have."""
     return [field for field, needed in module.FIELDS.items() if needed]

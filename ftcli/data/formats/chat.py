@@ -16,6 +16,6 @@ DEFAULTS = {"messages": ("messages", "conversations")}
 
 
 def example(fields: dict[str, Any]) -> dict[str, Any]:
-    """{"messages"}, also "tools" where the row has them."""
+    """Return {"messages"}, with "tools" where the row has them."""
     messages = parse_conversation(parse_json(fields.get("messages"), "'messages'"), "messages")
     return add_tools(add_system(messages, fields.get("system")), fields)

@@ -23,7 +23,7 @@ SURROUNDINGS = ("system", "history", "tools")
 
 
 def example(fields: dict[str, Any]) -> dict[str, Any]:
-    """{"prompt", "completion"}, or {"messages"} with a system message, a history or tools.
+    """Return {"prompt", "completion"}, or {"messages"} with a system message, a history or tools.
 
     An input follows its instruction after a blank line.
     """

@@ -31,10 +31,10 @@ SURROUNDINGS = ("system", "history", "tools")
 
 
 def example(fields: dict[str, Any]) -> dict[str, Any]:
-    """{"prompt", "chosen", "rejected"}: all text, or all lists of messages, then perhaps "tools".
+    """Return {"prompt", "chosen", "rejected"}: all text, or all lists of messages, possibly with "tools".
 
-    Conversations without a prompt of their own have their common beginning as prompt. Answers that
-    repeat the prompt are taken without it.
+    The prompt of conversations without a prompt column is their common beginning. Answers that begin
+    with the prompt are used without it.
     """
     prompt, chosen, rejected = (
         _parse_if_turns(fields.get(f), f) for f in ("prompt", "chosen", "rejected")
@@ -55,7 +55,7 @@ def example(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parse_if_turns(value: Any, field: str) -> Any:
-    """Turns as messages, also of one turn that stands alone; text as it is."""
+    """Convert turns, or a single turn, to messages; return text unchanged."""
     if isinstance(value, dict):
         value = [value]
     return parse_conversation(value, field) if isinstance(value, list) else value
@@ -70,7 +70,7 @@ def _answer_messages(value: Any, field: str) -> Messages:
 
 
 def _strip_repetition(texts: dict[str, Any]) -> dict[str, Any]:
-    """Both answers without the prompt, where both begin with all of it."""
+    """Remove the prompt from both answers, where both begin with all of it."""
     prompt = texts["prompt"]
     rests = {f: texts[f].removeprefix(prompt) for f in ("chosen", "rejected")}
     repeated = all(rest.strip() and rest != texts[f] for f, rest in rests.items())
@@ -96,7 +96,7 @@ def _build_conversations(
 
 
 def _refuse_other_prompt(prompt: Any, shared: Messages) -> None:
-    """A prompt that does not stand in what both conversations begin with."""
+    """Raise UnusableRow for a prompt that is not part of the conversations' common beginning."""
     texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
     there = [message["content"].strip() for message in shared]
     if not all(text.strip() in there for text in texts):
@@ -104,7 +104,7 @@ def _refuse_other_prompt(prompt: Any, shared: Messages) -> None:
 
 
 def _refuse_unlike(before: Messages, left: Messages, right: Messages) -> None:
-    """Answers that are none, or answer different prompts."""
+    """Raise UnusableRow for answers that are missing or answer different prompts."""
     if not left or not right:
         raise UnusableRow("'chosen' and 'rejected' do not differ.")
     if all(message["role"] == "system" for message in before):
@@ -120,7 +120,7 @@ def _refuse_unlike(before: Messages, left: Messages, right: Messages) -> None:
 
 
 def _count_common(left: Messages, right: Messages) -> int:
-    """How many messages the two begin with alike."""
+    """Number of equal messages at the beginning of both."""
     pairs = zip(left, right, strict=False)
     return next(
         (i for i, (a, b) in enumerate(pairs) if message_key(a) != message_key(b)),

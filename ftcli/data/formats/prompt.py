@@ -24,7 +24,7 @@ SURROUNDINGS = ("system", "history", "tools")
 
 
 def example(fields: dict[str, Any]) -> dict[str, Any]:
-    """{"prompt", "completion"}, or {"messages"} of turns, with a system message, a history or tools."""
+    """Return {"prompt", "completion"}; {"messages"} for turns, a system message, a history or tools."""
     prompt, completion = fields.get("prompt"), fields.get("completion")
     if not isinstance(prompt, list):
         prompt = as_text(prompt, "prompt", empty=True)

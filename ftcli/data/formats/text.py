@@ -11,5 +11,5 @@ SYNONYMS = {"text": ("content", "document", "body", "article", "sentence")}
 
 
 def example(fields: dict[str, Any]) -> dict[str, Any]:
-    """{"text"}."""
+    """Return {"text"}."""
     return {"text": as_text(fields.get("text"), "text")}
