@@ -1,4 +1,4 @@
-"""What the first rows of a source hold: their format, different prompts, and columns that nothing reads."""
+"""Inspect the first rows of a source: format, number of prompts, and columns that nothing reads."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from ftcli.data.sources import Source
 
 MAX_ROWS = 5000  # rows that are counted
-#: Words in the name of a column that holds what a model should read.
+#: Words in the names of columns whose content belongs into the prompt.
 PROMPT_WORDS = {
     "context", "contexts", "passage", "passages", "history", "system", "tool", "tools", "functions",
     "image", "images", "audio", "document", "documents", "doc", "docs", "knowledge", "background",
     "evidence", "instruction", "instructions", "input", "inputs", "prompt", "question", "query",
     "messages", "conversation", "conversations", "choices", "options", "hint", "persona", "schema",
 }  # fmt: skip
-#: Words that make it a column about such a thing.
+#: Words by which a column only describes such content.
 METADATA_WORDS = {
     "id", "ids", "idx", "index", "type", "source", "name", "category", "len", "length", "count", "tokens",
     "score", "rating", "url", "title", "lang", "language", "hash", "model", "time", "date",
@@ -36,14 +36,14 @@ METADATA_WORDS = {
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """Figures of the first `MAX_ROWS` rows.
+    """Format and counts of the first `MAX_ROWS` rows of a source.
 
     Attributes:
         rows: rows that give an example.
         prompts: different prompts among them.
-        format: of the rows.
-        columns: field -> column, of fields that other columns than those of their names hold.
-        others: further formats that fit the columns as well.
+        format: format of the rows.
+        columns: field -> column, for fields whose column has another name.
+        others: further formats that fit the columns.
     """
 
     rows: int
@@ -54,10 +54,10 @@ class SourceSummary:
 
 
 def summarize_source(source: Source, where: str) -> SourceSummary | None:
-    """Look a source over; None where its first row has no columns.
+    """Summarise a source; None where its first row has no columns.
 
     Raises:
-        UserError: the columns fit no format, also under the names that such columns often have.
+        UserError: the columns fit no format, not even by common other names of its fields.
     """
     first = next(_read_rows(source), None)
     if first is None or not first.values:
@@ -89,12 +89,12 @@ def _read_prompts(source: Source, columns: Columns) -> Iterator[str]:
 
 @dataclass
 class UnusedColumns:
-    """Columns that hold something in the rows that were looked at, and that no field is read from.
+    """Columns with content, in the inspected rows, from which no field is read.
 
     Attributes:
-        rows: how many rows were looked at.
-        columns: column -> rows in which it holds something.
-        prompt_like: of these, the columns that look like a part of the prompt.
+        rows: number of inspected rows.
+        columns: column -> number of rows in which it has content.
+        prompt_like: the columns among them whose name suggests a part of the prompt.
     """
 
     rows: int = 0
@@ -102,7 +102,7 @@ class UnusedColumns:
     prompt_like: list[str] = field(default_factory=list)
 
     def note(self) -> str:
-        """One sentence on the columns that look like a part of the prompt; "" where there are none."""
+        """Return one sentence on the prompt-like columns; "" where there are none."""
         if not self.prompt_like:
             return ""
         named = ", ".join(
@@ -117,7 +117,7 @@ class UnusedColumns:
 
 
 def find_unused_columns(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> UnusedColumns:
-    """What no field is read from, in these rows."""
+    """Find the columns of rows from which no field is read."""
     unused = UnusedColumns()
     for row in rows:
         unused.rows += 1
@@ -142,7 +142,7 @@ def _suggests_prompt(name: str) -> bool:
 
 
 def _encode_json_text(value: Any) -> str:
-    """A value as it would stand inside another one written as JSON."""
+    """Encode a value as it would appear inside a JSON text."""
     if isinstance(value, str):
         return json.dumps(value.strip(), ensure_ascii=False)[1:-1]
     return json.dumps(value, ensure_ascii=False, default=str)

@@ -25,13 +25,13 @@ class Loader:
             none pads rows of similar length.
         max_length: capacity of a bin in tokens.
         pad: id that fills padded batches.
-        seed: of the order; with the epoch it decides everything.
-        shuffle: off keeps the rows in their order.
-        reading: how the model is to take the rows; anything but plain stands in the batch.
-        group: so many neighbouring documents are one row (2 where rows are pairs): they stay side
-            by side in a batch, and `batch_size` and packing count them as one.
-        rank: this process, of `world`. Every process gets equally many batches; the last incomplete
-            group is left out.
+        seed: seed of the order, which is a function of seed, epoch and lengths alone.
+        shuffle: false keeps the rows in their order.
+        reading: see `ftcli.core.row_format.RowFormat`; put into the batch unless it is plain.
+        group: number of neighbouring documents that are one row (2 for pairs). They stay adjacent in
+            a batch, and `batch_size` and packing count them as one.
+        rank: number of this process among `world`. Every process gets the same number of batches; the
+            last incomplete group of batches is left out.
     """
 
     def __init__(
@@ -61,21 +61,21 @@ class Loader:
             )
 
     def __len__(self) -> int:
-        """Batches of an epoch for this process; the same in every epoch."""
+        """Number of batches of an epoch for this process; the same in every epoch."""
         return len(self._epoch_batches(0)) // self.world
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self.batch(rows) for rows in self.batches(0))
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """Numbers of the documents of each batch of an epoch."""
+        """Document numbers of each batch of an epoch."""
         return packings.share_batches(self._epoch_batches(epoch), self.rank, self.world)
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
-        """The tensors of these documents; see `collate_packed`, `collate_padded`.
+        """Return the tensors of documents; see `collate_packed`, `collate_padded`.
 
-        A batch that is not to be read as it stands has `reading`; see `ftcli.core.row_format.RowFormat`. Of
-        paired documents also `pairs`, how many: document 2 i of the batch is preferred to 2 i + 1.
+        A batch has `reading` where that is not plain; see `ftcli.core.row_format.RowFormat`. A batch of
+        pairs has `pairs`, their number: document 2 i of the batch is preferred to document 2 i + 1.
         """
         if self.packing == "none":
             batch = collate_padded(self.tokens, rows, self.pad)
@@ -104,7 +104,7 @@ class Loader:
 
 
 def collate_packed(tokens: Tokens, rows: Sequence[int]) -> dict[str, Any]:
-    """Documents laid end to end, T tokens in all.
+    """Concatenate documents into one row of T tokens.
 
     Returns:
         input_ids, labels, position_ids int64 [1, T]; lengths int32 [documents]; rows; count.
@@ -126,7 +126,7 @@ def collate_packed(tokens: Tokens, rows: Sequence[int]) -> dict[str, Any]:
 
 
 def collate_padded(tokens: Tokens, rows: Sequence[int], pad: int) -> dict[str, Any]:
-    """Documents side by side, padded on the right to the longest of them, L tokens.
+    """Pad documents on the right to the length L of the longest.
 
     Returns:
         input_ids, labels, position_ids, attention_mask int64 [B, L]; rows; count.

@@ -1,1 +1,1 @@
-"""Images and sounds as files or arrays, with the name of their class."""
+"""Images and sounds, with labels or captions, from files, arrays or a hub."""

@@ -30,16 +30,16 @@ WIDTHS: dict[int, tuple[Any, float, float]] = {  # bytes -> type, centre, scale
 class Audio(Examples):
     """Sounds as float32 [samples] between -1 and 1, at the rate that the model's processor wants."""
 
-    shift: int = 0  # augment: move by up to so many milliseconds, silence comes in
+    shift: int = 0  # augment: shift by up to so many milliseconds, filled with silence
     mask_frames: int = 0  # SpecAugment (arXiv 1904.08779): widest stretch of frames that is blanked
     mask_bands: int = 0  # and of frequency bands
     suffixes: ClassVar[tuple[str, ...]] = (".wav", ".flac", ".ogg", ".mp3")
 
     def decode(self, item: Item, processor: Any) -> Array:
-        """float32 [samples], channels averaged, resampled to `processor.sampling_rate`.
+        """Decode a sound to float32 [samples], channels averaged, resampled to `processor.sampling_rate`.
 
         Raises:
-            UserError: it is no sound, or soundfile is needed for it.
+            UserError: the item is not a sound, or reading it needs soundfile.
         """
         content = item.read()
         rate = int(processor.sampling_rate)
@@ -51,11 +51,11 @@ class Audio(Examples):
 
     @property
     def augments(self) -> bool:
-        """Whether sounds are shifted; masks come later."""
+        """Whether sounds are shifted; `mask` is applied to the model's inputs."""
         return self.shift > 0
 
     def augment(self, example: Array, random: np.random.Generator, processor: Any) -> Array:
-        """Moved in time as `shift` says."""
+        """Shift a sound in time by up to `shift` milliseconds."""
         most = self.shift * int(processor.sampling_rate) // 1000
         by = int(random.integers(-most, most + 1))
         silence = np.zeros(min(abs(by), len(example)), dtype=example.dtype)
@@ -64,7 +64,7 @@ class Audio(Examples):
         return np.concatenate([example[len(silence) :], silence])
 
     def tensors(self, examples: Sequence[Array], processor: Any) -> dict[str, Tensor]:
-        """{"input_values": float32 [B, frames, mel bands]}, or as the processor names them."""
+        """Return {"input_values": float32 [B, frames, mel bands]}, by the processor's names."""
         rate = processor.sampling_rate
         inputs = processor(list(examples), sampling_rate=rate, padding=True, return_tensors="pt")
         return {name: torch.as_tensor(value) for name, value in inputs.items()}
@@ -72,7 +72,7 @@ class Audio(Examples):
     def mask(
         self, inputs: dict[str, Tensor], randoms: Sequence[np.random.Generator]
     ) -> dict[str, Tensor]:
-        """A stretch of frames and one of bands set to the mean of each spectrogram."""
+        """Set a range of frames and a range of mel bands of each spectrogram to its mean (SpecAugment)."""
         values = inputs.get("input_values")
         if values is None or values.dim() != 3 or not (self.mask_frames or self.mask_bands):
             return inputs
@@ -86,7 +86,7 @@ class Audio(Examples):
         return {**inputs, "input_values": masked}
 
     def show(self, axis: Axes, example: Array, processor: Any) -> None:
-        """A spectrogram with time to the right, or a wave."""
+        """Draw a spectrogram with time to the right, or a waveform."""
         if example.ndim == 2:
             axis.imshow(example.T, origin="lower", aspect="auto", cmap="magma")
             axis.set_xlabel("frame", fontsize=8)
@@ -97,10 +97,12 @@ class Audio(Examples):
 
 
 def resample(sound: Array, rate: int, wanted: int) -> Array:
-    """The same sound at another rate: its spectrum cut or continued by zeros.
+    """Resample a sound by cutting its spectrum or padding it with zeros.
 
     Args:
         sound: float32 [samples].
+        rate: present sampling rate in Hz.
+        wanted: target sampling rate in Hz.
     """
     if rate == wanted or not len(sound):
         return sound
@@ -127,7 +129,7 @@ def _scale_samples(content: Array, item: Item) -> Array:
 
 
 def _read_wav(content: bytes, item: Item) -> tuple[Array, int]:
-    """Samples [n] and their rate."""
+    """Read samples float32 [n] and their rate in Hz."""
     if content[:4] != b"RIFF":
         return _read_soundfile(content, item)
     try:

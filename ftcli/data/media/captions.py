@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
     from ftcli.data.captioned import Captioned
 
-#: What is read of a row -> the column it stands in, unless said otherwise.
+#: Field of a row -> its default column.
 COLUMNS = {"image": "image", "text": "text"}
 
 
 class Captions:
-    """One prepared split: captions as tokens, images by their places.
+    """One prepared split: captions as tokens, images by their paths.
 
     Attributes:
-        lengths: 1 a row: an image is what a batch counts.
+        lengths: ones, int64 [n]: a batch counts images.
         fingerprint: content hash of rows, image files, size and tokens.
     """
 
@@ -56,12 +56,12 @@ class Captions:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images; they have no classes."""
+        """Number of images; they have no classes."""
         return {"image": len(self)}
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What planning asks of a prepared split."""
+        """Counts that planning reads of a prepared split."""
         return {"supervised": len(self)}
 
     def origin(self, row: int) -> str:
@@ -69,26 +69,26 @@ class Captions:
         return self.origins[row]
 
     def summary(self) -> str:
-        """How many there are, for people."""
+        """One line with the number and size of the images."""
         return f"{len(self):,} images of {self.size} x {self.size} with captions"
 
     def sample(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        """The first caption."""
+        """Return the first caption with its origin."""
         return f"{self.origins[0]}: {self.texts[0]}"
 
     def row(self, row: int) -> dict[str, Any]:
-        """Tokens and image (bytes [3, h, w]) of a row."""
+        """Return the tokens int64 [L] and the image uint8 [3, h, w] of a row."""
         values = self.rows[row]
         image = load_picture(values[self.column], values.get("tile"), self.folder, self.size)
         return {"input_ids": self.ids[row], "pixels": image}
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> torch.Tensor:
-        """Ids [n, length] of captions, cut or padded."""
+        """Token ids int64 [n, length] of captions, cut or padded."""
         encoded = tokenizer(texts, truncation=True, max_length=self.length, padding="max_length")
         return torch.tensor(encoded["input_ids"], dtype=torch.int64)
 
     def batch(self, rows: list[int]) -> dict[str, Any]:
-        """The tensors of these rows."""
+        """Return the tensors of rows; see `Captioned.loader`."""
         pixels = torch.stack([self.row(row)["pixels"] for row in rows])
         ids = self.ids[rows]
         inputs = {"pixels": pixels, "input_ids": ids}
@@ -105,10 +105,10 @@ class Captions:
 
 
 def check_length(length: int, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The length of captions, in tokens.
+    """Return the length of captions in tokens.
 
     Raises:
-        UserError: the text encoder does not read so many.
+        UserError: the text encoder reads fewer tokens.
     """
     most = tokenizer.model_max_length
     if length > most:
@@ -124,6 +124,6 @@ class CaptionLoader(Loader):
     """A loader whose rows are images."""
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
-        """The tensors of these rows."""
+        """Return the tensors of rows; see `Captions.batch`."""
         captions: Any = self.tokens
         return captions.batch(list(rows))

@@ -1,4 +1,4 @@
-"""Labelled images or sounds as a `data` option: splits, folds, augmentation, batches."""
+"""The `data` option for labelled images or sounds: splits, folds, augmentation, batches."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Examples(ABC):
-    """Labelled examples that are no text, turned into tensors by the processor of the model.
+    """Labelled images or sounds, turned into tensors by the processor of the model.
 
     Which rows are held out, in which order they come and how they are augmented are pure functions of
-    content, seed and epoch, so that a resumed run sees what the uninterrupted one would have seen.
+    content, seed and epoch, so that a resumed run sees the same batches as an uninterrupted one.
     """
 
     path: str  # folder of class folders, zip of them, .npz, .jsonl with `path`, asset:NAME, hub id
     split: str | None = "train"  # split that is trained on; null: all of it (of a hub id: train)
     label: str | None = None  # array or column with the class; null: labels, or label of a table
-    group: str | None = None  # array or column with what stays on one side, such as a speaker
+    group: str | None = None  # array or column whose values stay in one split, such as a speaker
     pattern: str | None = None  # finds (?P<label>..) and perhaps (?P<group>..) in a file's name
     array: str | None = None  # array or column with the examples; null: the only one there is
     classes: list[str] | None = None  # patterns of class names, in their order; null: all, sorted
@@ -85,24 +85,24 @@ class Examples(ABC):
 
     @abstractmethod
     def decode(self, item: Item, processor: Any) -> Array:
-        """The example as it is before augmentation.
+        """Decode an example, before augmentation.
 
         Raises:
-            UserError: it cannot be read; names file and row.
+            UserError: it cannot be read; the error names file and row.
         """
 
     @property
     @abstractmethod
     def augments(self) -> bool:
-        """Whether `augment` changes anything; what it leaves alone is computed once."""
+        """Whether `augment` changes examples; inputs of unchanged examples are computed once."""
 
     @abstractmethod
     def augment(self, example: Array, random: np.random.Generator, processor: Any) -> Array:
-        """Another view of the same example."""
+        """Return a random variant of an example."""
 
     @abstractmethod
     def tensors(self, examples: Sequence[Array], processor: Any) -> dict[str, Tensor]:
-        """Inputs of the model for a batch, by the names of its arguments."""
+        """Return the model's inputs for a batch, by argument name."""
 
     @abstractmethod
     def show(self, axis: Axes, example: Array, processor: Any) -> None:
@@ -111,11 +111,11 @@ class Examples(ABC):
     def mask(
         self, inputs: dict[str, Tensor], randoms: Sequence[np.random.Generator]
     ) -> dict[str, Tensor]:
-        """Augmentation of the inputs themselves; one generator a row."""
+        """Augment the inputs of a batch; one random generator a row."""
         return inputs
 
     def preview(self, split: str, processor: Any, count: int, to: Path) -> list[ExamplePreview]:
-        """Write the first examples as a picture; returns what is known of each."""
+        """Draw the first examples into an image file; return a description of each."""
         from ftcli.data.media.sheet import draw
 
         return draw(self, processor, count, split, to)
@@ -138,10 +138,10 @@ class Examples(ABC):
         return list(dict.fromkeys(chosen))
 
     def prepare(self, split: str, processor: Any) -> LabelledSplit:
-        """The examples of a split.
+        """Return the examples of a split.
 
         Raises:
-            UserError: there is no such split, it is empty, or has a class that training has not.
+            UserError: there is no such split, it is empty, or has a class that the training split lacks.
         """
         if split not in self._prepared:
             self._prepared[split] = LabelledSplit(self, self._select_split(split), self.names)
@@ -159,20 +159,20 @@ class Examples(ABC):
         rank: int = 0,
         world: int = 1,
     ) -> ExampleLoader:
-        """Batches of a split; those of a shuffled training split are augmented."""
+        """Return the batches of a split; those of a shuffled training split are augmented."""
         return ExampleLoader(
             self.prepare(split, processor), batch_size, seed, shuffle, rank, world,
             augmented=shuffle and split == "train",
         )  # fmt: skip
 
     def examples(self, split: str = "train") -> Iterator[dict[str, Any]]:
-        """What is known of each example without reading it."""
+        """Yield label, group and origin of each example, without reading it."""
         for item in self._select_split(split):
             known = {"label": item.label} | ({"group": item.group} if item.group else {})
             yield known | {"row": known, "origin": item.origin}
 
     def describe(self, processor: Any) -> dict[str, Any]:
-        """What `data.json` keeps: source, licence, classes, counts and fingerprints."""
+        """Return the content of `data.json`: source, licence, classes, counts and fingerprints."""
         prepared = {split: self.prepare(split, processor) for split in self.splits}
         return {
             "path": self.path,
@@ -217,7 +217,7 @@ class Examples(ABC):
         return [item for item in items if item.label in known]
 
     def _items(self, split: str | None, limit: int | None) -> list[Item]:
-        """The items of a split of the source, of all of it, or of a path of its own."""
+        """Return the items of a split of the source, of the whole source, or of another path."""
         source = self._source(self.path)
         if split is None:
             return _spread_rows(source.items, limit)
@@ -244,12 +244,12 @@ class Examples(ABC):
 
 
 def _spread_rows(items: list[Item], limit: int | None) -> list[Item]:
-    """Every n-th item: sources are often sorted by class."""
+    """Take `limit` evenly spaced items: sources are often sorted by class."""
     if limit is None or limit >= len(items):
         return items
     return [items[row * len(items) // limit] for row in range(limit)]
 
 
 def _natural_key(name: str) -> list[tuple[int, int | str]]:
-    """10 behind 9, and numbers before words."""
+    """Sort key that orders numbers in names by value, and before words."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name)]

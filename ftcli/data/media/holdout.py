@@ -1,4 +1,4 @@
-"""Which items are trained on and which are held out, alike on every machine."""
+"""Select the items that are held out, as a function of content and seed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ftcli.data.media.items import Item
 
 
 def rank_text(text: str, seed: int) -> str:
-    """A key that puts texts in an order that looks like chance and is always the same."""
+    """Sort key that puts texts into a pseudo-random order, the same on every machine."""
     return hashlib.blake2b(f"{seed}:{text}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def select_share(items: Sequence[Item], part: float, seed: int) -> set[str]:
-    """Keys of the items that are held out: whole groups, or as many of each class.
+    """Keys of the held-out items: whole groups, or the same share of each class.
 
-    At least one, and never all, wherever there are two.
+    At least one and never all of a class that has two.
     """
     return {
         key
@@ -26,16 +26,16 @@ def select_share(items: Sequence[Item], part: float, seed: int) -> set[str]:
 
 
 def select_fold(items: Sequence[Item], number: int, folds: int, seed: int) -> set[str]:
-    """Keys of the items of one of `folds` parts: whole groups, or as many of each class.
+    """Keys of the items of one of `folds` folds: whole groups, or stratified by class.
 
-    Each class goes on dealing where the one before stopped, so that parts differ by one item at most.
+    The classes are dealt to the folds one after the other, so that folds differ by one item at most.
     """
     dealt = [key for keys in _shuffle_keys(items, seed) for key in keys]
     return set(dealt[number::folds])
 
 
 def take_shots(items: Iterable[Item], shots: int, seed: int) -> list[Item]:
-    """The first `shots` items of every class in a random order, in the order they came in."""
+    """Select `shots` random items of every class; they keep their order."""
     items = list(items)
     chosen: set[int] = set()
     for label in sorted({item.label for item in items}):
@@ -45,12 +45,12 @@ def take_shots(items: Iterable[Item], shots: int, seed: int) -> list[Item]:
 
 
 def item_key(item: Item) -> str:
-    """What stays on one side: the group, or the content itself."""
+    """Key whose items stay in one split: the group, or else the content hash."""
     return f"group:{item.group}" if item.group else item.digest
 
 
 def _shuffle_keys(items: Sequence[Item], seed: int) -> list[list[str]]:
-    """Keys of each class, mixed by the seed; all in one list where they are groups."""
+    """Return the keys of each class, shuffled by the seed; groups are in one list."""
     lists: dict[str, set[str]] = {}
     for item in items:
         lists.setdefault("" if item.group else item.label, set()).add(item_key(item))

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 def read_items(
     path: str, splits: Sequence[str], column: str | None, label: str | None, group: str | None
 ) -> Iterator[Item]:
-    """The examples of some splits of a hub data set, still encoded.
+    """Yield the examples of splits of a hub data set, still encoded.
 
     Args:
-        column: with the examples; null: the first one of images or sounds.
-        label: column with the class; null: `label`.
+        column: column of the examples; None: the first column of images or sounds.
+        label: column of the class; None: `label`.
+        group: column of the group; None: no groups.
 
     Raises:
-        UserError: it cannot be had, or has no such split or column.
+        UserError: the data set is not available, or has no such split or column.
     """
     for split in splits:
         source = Hub(path, split)
@@ -46,7 +47,7 @@ def read_items(
 
 
 def read_encoded_images(source: Hub, column: str) -> Iterator[Row]:
-    """The rows of a split, an image being a function that gives its encoded file.
+    """Yield the rows of a split, each image as a function that returns its encoded file.
 
     Raises:
         UserError: there is no such column, or it holds no images.
@@ -87,7 +88,7 @@ def _refuse_missing(rows: Dataset, columns: list[str], path: str) -> None:
 
 
 def _read_class_names(rows: Dataset, label: str) -> list[str]:
-    """Class of each row, by the name that the data set gives its number."""
+    """Return the class name of each row."""
     named = getattr(rows.features[label], "names", None)
     return [str(named[value] if named else value) for value in rows[label]]
 

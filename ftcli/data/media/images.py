@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 class Images(Examples):
     """Images as uint8 [H, W, 3]; the model's processor resizes and normalises them."""
 
-    crop: int = 0  # augment: shift by up to so many pixels; what comes in has the edge's colour
+    crop: int = 0  # augment: shift by up to so many pixels, filled with the colour of the edge
     flip: bool = False  # augment: mirror every second image
     suffixes: ClassVar[tuple[str, ...]] = (
         ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff",
     )  # fmt: skip
 
     def decode(self, item: Item, processor: Any) -> Array:
-        """uint8 [H, W, 3]; grey ones get three equal channels.
+        """Decode an image to uint8 [H, W, 3]; grey images get three equal channels.
 
         Raises:
-            UserError: it is no image.
+            UserError: the item is not an image.
         """
         content = item.read()
         return (
@@ -48,7 +48,7 @@ class Images(Examples):
         return self.flip or self.crop > 0
 
     def augment(self, example: Array, random: np.random.Generator, processor: Any) -> Array:
-        """Shifted and mirrored as the options say."""
+        """Shift and mirror an image as `crop` and `flip` say."""
         if self.flip and random.random() < 0.5:
             example = example[:, ::-1]
         if self.crop:
@@ -60,12 +60,12 @@ class Images(Examples):
         return np.ascontiguousarray(example)
 
     def tensors(self, examples: Sequence[Array], processor: Any) -> dict[str, Tensor]:
-        """{"pixel_values": float32 [B, channels, height, width]}."""
+        """Return {"pixel_values": float32 [B, channels, height, width]}."""
         inputs = processor(images=list(examples), return_tensors="pt")
         return {"pixel_values": inputs["pixel_values"]}
 
     def show(self, axis: Axes, example: Array, processor: Any) -> None:
-        """The image, brightness stretched to its range."""
+        """Draw an image, its values scaled to the full range."""
         axis.imshow(stretch_range(example), interpolation="nearest")
         axis.set_axis_off()
 

@@ -1,4 +1,4 @@
-"""Labelled images or sounds of a source, one by one, unread until they are asked for."""
+"""Labelled images or sounds of a source, whose content is read on demand."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Item(NamedTuple):
     """One example.
 
     Attributes:
-        read: gives its encoded file, or the array that it is.
+        read: returns its encoded file, or its array.
         label: name of its class.
         origin: file and row, as messages name it.
         digest: hash of its content.
-        group: what must not be on both sides of a split, such as a speaker; "" where nothing is.
-        split: train, validation or test where the source says so.
-        rate: samples a second of a sound that is an array.
+        group: value whose items stay in one split, such as a speaker; "" for none.
+        split: train, validation or test, where the source names it.
+        rate: sampling rate in Hz of a sound that is an array.
     """
 
     read: Callable[[], bytes | np.ndarray[Any, Any]]
@@ -35,7 +35,7 @@ class Item(NamedTuple):
 
 
 class FileLabels(NamedTuple):
-    """What the name of a file says of it."""
+    """Class, group and split that a file's path names."""
 
     label: str
     group: str
@@ -43,12 +43,12 @@ class FileLabels(NamedTuple):
 
 
 def normalize_split(text: str) -> str:
-    """`val`, `valid` and `dev` as validation."""
+    """Return a split's canonical name: `val`, `valid` and `dev` are validation."""
     return SPLITS.get(text, text)
 
 
 def parse_name(path: str, pattern: str | None) -> FileLabels | None:
-    """Class, group and split of a file, from its path inside the source.
+    """Parse class, group and split of a file from its path inside the source.
 
     Args:
         pattern: regular expression with a group `label` and perhaps `group` and `split`; without one

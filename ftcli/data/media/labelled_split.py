@@ -1,4 +1,4 @@
-"""The examples of one split, decoded, augmented and turned into batches."""
+"""One split of labelled examples: decoded, augmented and batched."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from ftcli.data.media.examples import Examples
 
 Array = np.ndarray[Any, Any]
-MEMORY = 256 * 2**20  # bytes of finished inputs that a split keeps
+MEMORY = 256 * 2**20  # bytes of computed inputs that a split caches
 
 
 class LabelledSplit:
     """The examples of one split.
 
     Attributes:
-        labels: class number of each, int64 [n].
+        labels: class number of each example, int64 [n].
     """
 
     skipped = 0
@@ -58,12 +58,12 @@ class LabelledSplit:
 
     @cached_property
     def lengths(self) -> Array:
-        """Examples have no length: ones, int64 [n]."""
+        """Ones, int64 [n]: a batch counts examples."""
         return np.ones(len(self), dtype=np.int64)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of contents and classes in order."""
+        """Hash of the contents and classes, in order."""
         digest = hashlib.blake2b(digest_size=16)
         for item in self.items:
             digest.update(f"{item.digest}\0{item.label}\0".encode())
@@ -76,7 +76,7 @@ class LabelledSplit:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What planning asks of a prepared split."""
+        """Counts that planning reads of a prepared split."""
         return {"supervised": len(self)}
 
     def origin(self, index: int) -> str:
@@ -84,15 +84,15 @@ class LabelledSplit:
         return self.items[index].origin
 
     def summary(self) -> str:
-        """How many there are, for people."""
+        """One line with the number of examples and classes."""
         return f"{len(self):,} examples of {len(self.names)} classes"
 
     def sample(self, processor: Any) -> str:
-        """The first example in words."""
+        """Return origin and class of the first example."""
         return f"{self.items[0].origin}: {self.items[0].label}"
 
     def view(self, row: int, seed: int, epoch: int | None) -> Array:
-        """One example; augmented where an epoch is given."""
+        """Return one decoded example, augmented where an epoch is given."""
         example = self.data.decode(self.items[row], self.processor)
         if epoch is None:
             return example
@@ -100,7 +100,7 @@ class LabelledSplit:
         return self.data.augment(example, random, self.processor)
 
     def batch(self, rows: Sequence[int], seed: int = 0, epoch: int | None = None) -> dict[str, Any]:
-        """Inputs of the model, labels int64 [B], row numbers and their count."""
+        """Return the model's inputs, labels int64 [B], row numbers and their count."""
         augmented = epoch is not None and self.data.augments
         inputs = self._compute_inputs(rows, seed, epoch) if augmented else self._reuse_inputs(rows)
         if epoch is not None:
@@ -116,9 +116,9 @@ class LabelledSplit:
         return self.data.tensors(views, self.processor)
 
     def _reuse_inputs(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Inputs that are the same in every epoch, kept while there is room for them.
+        """Return inputs without augmentation, cached up to `MEMORY` bytes.
 
-        Examples whose inputs are not equally large are made together, as their padding depends on it.
+        Inputs of different shapes are computed together, because padding depends on the batch.
         """
         all_inputs = [self._cached.get(row) or self._compute_inputs([row], 0, None) for row in rows]
         for row, inputs in zip(rows, all_inputs, strict=True):
@@ -131,7 +131,7 @@ class LabelledSplit:
 
 
 class Rows(list[int]):
-    """Row numbers of a batch, and the epoch they are of, by which they are augmented."""
+    """Row numbers of a batch and their epoch, which seeds the augmentation."""
 
     def __init__(self, rows: Sequence[int], epoch: int) -> None:
         super().__init__(rows)
@@ -139,7 +139,7 @@ class Rows(list[int]):
 
 
 class ExampleLoader(Loader):
-    """Batches of examples; the order is that of text rows which all have the same length."""
+    """Batches of examples, in the order of text rows of equal length."""
 
     def __init__(
         self,
@@ -160,6 +160,6 @@ class ExampleLoader(Loader):
         return [Rows(rows, epoch) for rows in super().batches(epoch)]
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
-        """See `LabelledSplit.batch`; rows that `batches` has not given are those of epoch 0."""
+        """Return the tensors of rows; see `LabelledSplit.batch`. Plain lists of rows count as epoch 0."""
         epoch = getattr(rows, "epoch", 0) if self.augmented else None
         return self.examples.batch(rows, self.seed, epoch)

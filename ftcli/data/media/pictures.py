@@ -1,4 +1,4 @@
-"""Images as bytes: from a file, a tile of a sheet, or what a data set already opened."""
+"""Load images as uint8 tensors from a file, a tile of a sheet or an opened image; draw grids of them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from PIL import Image, UnidentifiedImageError
 
 from ftcli.core.errors import UserError
 
-SHEETS = 16  # sheets that stay decoded
+SHEETS = 16  # decoded sheets that are cached
 ACROSS = 16  # tiles in a row of a sheet
 
 
 def load_picture(
     image: str | Image.Image | Callable[[], bytes], tile: int | None, folder: Path, size: int
 ) -> torch.Tensor:
-    """Bytes [3, size, size] of an image: its middle square, scaled where it is not of that size.
+    """Load an image as uint8 [3, size, size]: its middle square, scaled to that size.
 
     Args:
-        image: a path under `folder`, a PIL image, or a function that gives an encoded file.
-        tile: number of the tile, where the path is a sheet; None: all of it.
+        image: a path under `folder`, a PIL image, or a function that returns an encoded file.
+        tile: number of the tile on a sheet; None: the whole image.
+        size: edge of the result in pixels.
 
     Raises:
         UserError: there is no such image, or no such tile.
@@ -46,11 +47,11 @@ def load_picture(
 
 
 def draw_grid(images: torch.Tensor, columns: int, gap: int = 2, scale: int = 1) -> Image.Image:
-    """Bytes [n, 3, h, w] side by side on white, row by row.
+    """Draw images uint8 [n, 3, h, w] as a grid on white, row by row.
 
     Args:
         gap: pixels between images.
-        scale: edge of the square that a pixel becomes.
+        scale: factor by which the grid is enlarged.
     """
     count, _, height, width = images.shape
     rows = -(-count // columns)
@@ -64,7 +65,7 @@ def draw_grid(images: torch.Tensor, columns: int, gap: int = 2, scale: int = 1) 
 
 
 def to_bytes(pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels in [-1, 1] as bytes, on the CPU."""
+    """Convert pixels in [-1, 1] to uint8, on the CPU."""
     return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
 
 
@@ -83,7 +84,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def _cut_tile(sheet: Image.Image, tile: int, name: str) -> Image.Image:
-    """One square of a sheet that is `ACROSS` squares wide."""
+    """Cut one square from a sheet that is `ACROSS` squares wide."""
     edge = sheet.width // ACROSS
     count = ACROSS * (sheet.height // edge)
     if not 0 <= tile < count:

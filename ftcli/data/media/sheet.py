@@ -1,4 +1,4 @@
-"""Examples as a picture: what the model sees of them, with their classes."""
+"""Draw examples as the model sees them, with their classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ExamplePreview:
         origin: file and row.
         label: name of its class.
         input: name and shape of the input.
-        least, most: range of its values.
+        least, most: smallest and largest value of the input.
     """
 
     origin: str
@@ -32,7 +32,7 @@ class ExamplePreview:
     most: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields as a JSON object."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -42,14 +42,14 @@ class ExamplePreview:
 def draw(
     data: Examples, processor: Any, count: int, split: str, to: Path, seed: int = 0
 ) -> list[ExamplePreview]:
-    """Write the first batch of a split, augmented as in training, as a picture.
+    """Draw the first batch of a split, augmented as in training, into an image file.
 
     Args:
-        count: how many examples.
+        count: number of examples.
         to: a .png or .svg file.
 
     Returns:
-        What is known of each example that is shown.
+        A description of each example that is shown.
     """
     from matplotlib.figure import Figure
 
@@ -79,6 +79,6 @@ def draw(
 
 
 def stretch_range(example: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Values between 0 and 1, channels last: [C, H, W] -> [H, W, C]."""
+    """Scale values to [0, 1] and put channels last: [C, H, W] -> [H, W, C]."""
     low, high = example.min(), example.max()
     return np.moveaxis((example - low) / max(high - low, 1e-9), 0, -1)

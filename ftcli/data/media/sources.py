@@ -1,4 +1,4 @@
-"""Where labelled images and sounds come from: class folders, a zip of them, arrays, a table of paths."""
+"""Sources of labelled images and sounds: class folders, a zip of them, arrays, a table of paths."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from ftcli.data.sources import hub
 
 ASSETS = Path(__file__).parents[2] / "assets" / "media"
 PREFIX = "asset:"
-#: Bytes and times its size that a file in an archive may swell to; pictures and sounds are packed already.
+#: Limits of the unpacked size of a file in an archive: bytes, and multiple of its packed size. Images
+#: and sounds are compressed already.
 MAX_UNPACKED, MAX_RATIO = 1 << 26, 20
 
 
@@ -29,16 +30,16 @@ class Source:
     Args:
         path: a folder of class folders, a zip of such, an .npz, a .jsonl with a column `path`,
             asset:NAME for a set that ships, or a hub id.
-        suffixes: endings of the files that are meant.
+        suffixes: endings of the files that are read.
         label: array or column with the class; null: `labels` of arrays, `label` of a table.
         group: array or column with the group; null: none.
-        pattern: see `ftcli.data.media.items.named`.
+        pattern: see `ftcli.data.media.items.parse_name`.
         array: which array of an .npz, or column of a hub's data set, holds the examples; null: the
             only one of two or more axes, the first of images or sounds.
-        splits: which are read where they are apart, as on a hub.
+        splits: splits that are read from a hub.
 
     Raises:
-        UserError: nothing is there, or it is not understood.
+        UserError: the path does not exist, or is of no known kind.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Source:
 
     @property
     def licence(self) -> str | None:
-        """What a LICENSE.md beside it says, or the hub."""
+        """Licence that a LICENSE.md beside the files or the hub names."""
         if self.hub:
             return hub.Hub(self.path, self.splits[0]).dataset.info.license or None
         from ftcli.data.sources.files import read_licence
@@ -202,7 +203,7 @@ class Source:
 
 
 def list_shipped() -> list[str]:
-    """Names of the sets that ship."""
+    """Names of the data sets that ship with ftcli."""
     return sorted(folder.name for folder in ASSETS.iterdir() if folder.is_dir())
 
 
@@ -222,7 +223,7 @@ def _find_place(path: str) -> Path:
 
 
 def _name_classes(values: Any, arrays: dict[str, Any], label: str) -> list[str]:
-    """Class of each row; numbers are looked up in `<label>_names`, or `class_names`."""
+    """Return the class of each row; numbers are looked up in `<label>_names` or `class_names`."""
     names = arrays.get(f"{label}_names", arrays.get("class_names") if label == "labels" else None)
     if names is None or values.dtype.kind not in "iu":
         return [str(value) for value in values]
@@ -230,7 +231,7 @@ def _name_classes(values: Any, arrays: dict[str, Any], label: str) -> list[str]:
 
 
 def _parse_split(value: Any) -> str:
-    """`train` of 0 and `test` of 1; a name as it is."""
+    """Return a split's name; 0, 1 and 2 are train, test and validation."""
     return {"0": "train", "1": "test", "2": "validation"}.get(
         str(value), normalize_split(str(value))
     )
