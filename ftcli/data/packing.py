@@ -1,4 +1,4 @@
-"""Which rows make a batch: one function a way of packing, each a pure function of its arguments."""
+"""Assign rows to batches: one pure function for each way of packing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Batches = list[list[int]]
 
 
 def order_rows(rows: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
-    """Row numbers in the order of an epoch."""
+    """Return the row numbers in the order of an epoch."""
     if not shuffle:
         return np.arange(rows)
     return np.random.default_rng([seed, epoch]).permutation(rows)
@@ -23,7 +23,7 @@ def order_rows(rows: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
 def pack_flat(
     lengths: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: bool
 ) -> Batches:
-    """`batch_size` documents laid end to end, longest first."""
+    """Make batches of `batch_size` documents, the longest first."""
     rows = order_rows(len(lengths), seed, epoch, shuffle)
     batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     if shuffle:
@@ -34,10 +34,10 @@ def pack_flat(
 def pack_bins(
     lengths: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: bool, capacity: int
 ) -> Batches:
-    """`batch_size` bins of at most `capacity` tokens laid end to end.
+    """Make batches of `batch_size` bins of at most `capacity` tokens.
 
-    Rows are dealt into windows by the seed alone, so that every epoch has equally many bins; which
-    of the equally long rows share a bin, and the order of the bins, change with the epoch.
+    Rows are assigned to windows by the seed alone, so that every epoch has the same number of bins.
+    Which rows of equal length share a bin, and the order of the bins, change with the epoch.
     """
     dealt = order_rows(len(lengths), seed, 0, shuffle)
     filled: Batches = []
@@ -52,7 +52,7 @@ def pack_bins(
 
 
 def pack_best_fit(rows: np.ndarray, lengths: np.ndarray, capacity: int) -> Batches:
-    """Best-fit decreasing: each row into the fullest bin that still takes it."""
+    """Pack rows by best-fit decreasing: each row into the fullest bin that still has room for it."""
     filled: Batches = []
     rooms: list[tuple[int, int]] = []  # (tokens left, bin), sorted
     for row in rows[np.argsort(-lengths[rows], kind="stable")].tolist():
@@ -72,7 +72,7 @@ def pack_best_fit(rows: np.ndarray, lengths: np.ndarray, capacity: int) -> Batch
 def batch_by_length(
     lengths: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: bool
 ) -> Batches:
-    """Batches of rows of similar length, for padding; similar within a bucket of 20 batches."""
+    """Make batches of rows of similar length, for padding; rows are sorted in buckets of 20 batches."""
     rows = order_rows(len(lengths), seed, epoch, shuffle)
     batches: Batches = []
     for start in range(0, len(rows), batch_size * BUCKET):
@@ -84,10 +84,10 @@ def batch_by_length(
 
 
 def share_batches(batches: Sequence[list[int]], rank: int, world: int) -> Batches:
-    """The batches of one of `world` processes, equally many for each.
+    """Return the batches of one of `world` processes, the same number for each.
 
-    The last group is left out where it is not full, so that no process waits for another; its rows
-    come again in the next epoch's order.
+    An incomplete last group is left out, so that no process waits for another; its rows return in the
+    next epoch's order.
     """
     whole = len(batches) - len(batches) % world
     return [list(batch) for batch in batches[rank:whole:world]]

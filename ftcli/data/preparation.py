@@ -1,4 +1,4 @@
-"""Tokenise a stream of examples into the cache: chunk by chunk, counting what is left out."""
+"""Tokenise a stream of examples into the cache, chunk by chunk, and count what is left out."""
 
 from __future__ import annotations
 
@@ -21,20 +21,18 @@ from ftcli.data.tokens import Document
 
 VERSION = 3  # of what preparation makes of the same rows; part of every cache key
 CHUNK = 2000  # source rows between two commits
-MAX_CHARACTERS = (
-    1 << 24
-)  # characters between two commits: rows of megabytes are not gathered by the thousand
+MAX_CHARACTERS = 1 << 24  # characters between two commits, which bounds memory where rows are long
 
 
 class Preparation:
     """Fills a writer from a stream of entries.
 
     Args:
-        renderer: makes documents of examples.
+        renderer: turns examples into documents.
         on_error: stop at the first row that cannot be used, or skip and count such rows.
         overlong: what happens to documents above the renderer's `max_length`.
-        on_lost: what happens when the chat template does not write what the data say.
-        progress: called with the counts after every chunk.
+        on_lost: what happens when the chat template does not write what the data contain.
+        progress: called with the counts after each chunk.
     """
 
     def __init__(
@@ -50,7 +48,7 @@ class Preparation:
         self.limit = renderer.rendering.max_length
 
     def settings(self, split: Split) -> dict[str, Any]:
-        """Everything that decides the tokens of a split, but for how its text files are cut into rows."""
+        """Return everything that decides the tokens of a split, except `data.text_unit`."""
         tokenizer = self.renderer.tokenizer
         return {
             "version": VERSION,
@@ -63,11 +61,11 @@ class Preparation:
         }
 
     def fill(self, writer: Writer, entries: Iterable[Entry]) -> dict[str, Any]:
-        """Append the documents of all entries; returns the counts as `meta.json` holds them.
+        """Append the documents of all entries; return the counts as `meta.json` holds them.
 
         Raises:
             UserError: a row cannot be used and `on_error` is stop, nothing would be learned, or the
-                template loses something and `on_lost` is refuse.
+                template has losses and `on_lost` is refuse.
         """
         self.counts = RowCounts(**writer.state)
         self.writer = writer
@@ -85,7 +83,7 @@ class Preparation:
     def take_examples(
         self, entries: Iterable[Entry], count: int
     ) -> list[tuple[dict[str, Any], list[Document]]]:
-        """The first `count` examples and their documents, cut at `max_length`; `counts` tells of the rest.
+        """Return the first `count` examples and their documents, cut at `max_length`; sets `counts`.
 
         Raises:
             UserError: a row cannot be used and `on_error` is stop.
@@ -137,7 +135,7 @@ class Preparation:
                 self.writer.append(document, example["origin"])
 
     def _fit_length(self, document: Document, example: dict[str, Any]) -> Document | None:
-        """The document at its allowed length; None where it is left out."""
+        """Cut a document to `max_length`; None where it is left out."""
         counts, length = self.counts, len(document.ids)
         if length > counts.longest:
             counts.longest, counts.longest_row = length, example["origin"]
@@ -156,13 +154,13 @@ class Preparation:
         return document
 
     def refuse_losses(self, counts: Mapping[str, Any]) -> None:
-        """Stop where the chat template loses what the data say.
+        """Stop where the chat template drops what the data contain.
 
         Args:
-            counts: so far, or those of a cache that was written with `on_lost=warn`.
+            counts: the counts so far, or those of a cache that was written with `on_lost=warn`.
 
         Raises:
-            UserError: it does, and `on_lost` is refuse.
+            UserError: there are losses, and `on_lost` is refuse.
         """
         if self.on_lost == "refuse" and LOSSES.keys() & counts["losses"].keys():
             raise template_loss_error(counts, self.renderer.chat.program.source)
@@ -193,7 +191,7 @@ class Preparation:
 
 
 def count_entries(entries: Iterable[Entry], on_error: Literal["stop", "skip"]) -> RowCounts:
-    """RowCounts of the rows of a split that are read without being tokenised.
+    """Count the rows of a split without tokenising them.
 
     Raises:
         UserError: a row cannot be used and `on_error` is stop.
@@ -211,7 +209,7 @@ def count_bad_row(row: BadRow, counts: RowCounts, on_error: Literal["stop", "ski
     """Count a row that cannot be used.
 
     Raises:
-        BadRow: `on_error` is stop, and the data do not leave the row out themselves.
+        BadRow: `on_error` is stop, and the data do not exclude the row themselves.
     """
     if on_error == "stop" and not row.intended:
         raise row
@@ -239,7 +237,7 @@ def _split_chunks(stream: Iterator[Entry]) -> Iterator[list[Entry]]:
 
 
 def _count_characters(entry: Entry) -> int:
-    """Characters of the row's texts; conversations, which lie deeper, count as nothing."""
+    """Count the characters of a row's texts; those of nested values, such as messages, do not count."""
     if not isinstance(entry, dict):
         return 0
     return sum(len(value) for value in entry["row"].values() if isinstance(value, str))

@@ -1,4 +1,4 @@
-"""Samples as the model will see them, and what of them is learned."""
+"""Sample documents as the model will see them, with what of them is learned."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Text without a break in whether it is learned; `special` is one special token."""
+    """Text that is learned as a whole or not at all; `special` where it is one special token."""
 
     text: str
     learned: bool
@@ -29,11 +29,11 @@ class Sample:
 
     Attributes:
         origin: file and line.
-        stretches: the document from its first to its last token.
-        tokens: how many it has.
-        learned: how many of them are learned.
-        ends: whether the last learned token is a special one, which ends the turn.
-        losses: kinds of what the chat template does not write as the row has it.
+        stretches: the whole document, in order.
+        tokens: number of tokens.
+        learned: number of learned tokens.
+        ends: whether the last learned token is a special token, which ends the turn.
+        losses: kinds of losses of the chat template.
     """
 
     origin: str
@@ -44,14 +44,14 @@ class Sample:
     losses: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields as a JSON object."""
         return asdict(self)
 
 
 def read_samples(
     data: Data, tokenizer: PreTrainedTokenizerBase, count: int, split: str = "train"
 ) -> list[Sample]:
-    """The documents of the first `count` rows of a split."""
+    """Return the documents of the first `count` examples of a split."""
     return [
         _build_sample(document, example["origin"], tokenizer)
         for example, documents in data.sample(split, tokenizer, count)

@@ -1,8 +1,8 @@
-"""From a canonical example to token ids and which of them are learned.
+"""Render canonical examples as token ids and masks of learned tokens.
 
-An example becomes segments of text that are tokenised apart, each with the part of it that is
-learned. What stands before the first answer is therefore, token for token, the prompt that the model
-gets at generation time.
+An example becomes segments of text that are tokenised apart, each with the ranges of it that are
+learned. So the tokens before the first answer are exactly the prompt that the model gets at
+generation time.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ if TYPE_CHECKING:
 
 PLACEHOLDER = "{prompt}"
 DEFAULT_TEMPLATE = "{prompt}\n"
-DATE = (
-    "2026-01-01"  # what templates print as today's: one date, so that a run is the same every day
-)
+DATE = "2026-01-01"  # printed by templates as today's date; fixed, so that runs do not depend on the day
 
 
 class DocumentText(NamedTuple):
-    """A document before it is tokenised."""
+    """The segments of a document, not yet tokenised, and its losses."""
 
     segments: list[Segment]
     losses: tuple[str, ...] = ()
@@ -39,7 +37,7 @@ class DocumentText(NamedTuple):
 
 @dataclass(frozen=True)
 class RenderSettings:
-    """How examples are written; all that the token cache must know of it."""
+    """Settings of rendering, all of which are part of the token cache's key."""
 
     max_length: int = 1024
     mask: Literal["assistant", "all"] = "assistant"
@@ -66,11 +64,11 @@ class RenderSettings:
 
 
 class Renderer:
-    """Writes examples with one tokenizer.
+    """Renders examples for one tokenizer.
 
     Args:
         rendering: the settings.
-        tokenizer: of the model that is to be trained.
+        tokenizer: tokenizer of the model.
     """
 
     def __init__(self, rendering: RenderSettings, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -78,20 +76,24 @@ class Renderer:
 
     @cached_property
     def chat(self) -> ChatTemplate:
-        """The tokenizer's chat template; UserError when it has none."""
+        """The tokenizer's chat template.
+
+        Raises:
+            UserError: the tokenizer has none.
+        """
         return ChatTemplate(self.tokenizer, self.rendering.date, self.rendering.template_options)
 
     @property
     def uses_markers(self) -> bool:
-        """Whether the template itself marks what the assistant wrote."""
+        """Whether the chat template has been used and has generation markers."""
         return "chat" in self.__dict__ and self.chat.has_markers
 
     def render_documents(
         self, examples: Sequence[dict[str, Any]]
     ) -> list[list[Document] | UnusableRow]:
-        """The documents of each example, or why it has none.
+        """Return the documents of each example, or the reason why it has none.
 
-        Plain text may become several; an example of a pair becomes two, chosen and rejected.
+        Plain text may become several documents; a pair becomes two, chosen and rejected.
         """
         writings = [self._try_write_documents(example) for example in examples]
         rows = [w.segments for row in writings if not isinstance(row, UnusableRow) for w in row]
@@ -110,11 +112,11 @@ class Renderer:
         return results
 
     def encode_prompt(self, example: dict[str, Any]) -> list[int]:
-        """Token ids of all that stands before the answer; none for plain text."""
+        """Token ids of everything before the answer; empty for plain text."""
         return self._encode(self._prompt_segments(example))
 
     def encode_beginning(self, text: str) -> list[int]:
-        """Token ids of a plain text that is to be continued, as training shows its beginning."""
+        """Token ids of a plain text that the model continues, with the start tokens of training."""
         return self._encode([*self._start_segments(), Segment(text)])
 
     def _encode(self, segments: list[Segment]) -> list[int]:
@@ -123,7 +125,7 @@ class Renderer:
         )
 
     def hash_template(self, example: dict[str, Any]) -> str:
-        """Hash of the template that examples like this one are written with."""
+        """Hash of the template with which examples like this one are rendered."""
         if self._uses_chat_template(example):
             text = f"{self.chat.program.text}\n{self.rendering.system}\n{self.chat.options}"
         else:
@@ -153,7 +155,7 @@ class Renderer:
         return messages
 
     def _try_write_documents(self, example: dict[str, Any]) -> list[DocumentText] | UnusableRow:
-        """The documents of an example, not yet tokenised."""
+        """Return the documents of an example, not yet tokenised, or the reason why it has none."""
         try:
             return self._write_documents(example)
         except UnusableRow as error:
@@ -228,13 +230,13 @@ class Renderer:
 
 
 def is_conversation(example: dict[str, Any], template: str) -> bool:
-    """Whether a row is written by the chat template; `template` is `data.template`."""
+    """Whether an example is rendered with the chat template; `template` is `data.template`."""
     turns = "messages" in example or isinstance(example.get("prompt"), list)
     return turns or ("prompt" in example and template == "chat")
 
 
 def find_leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What stands in front of every plain document: what the tokenizer itself puts there, else its bos."""
+    """Tokens in front of every plain document: those that the tokenizer adds, else its bos token."""
     whole = list(tokenizer("a").input_ids)
     plain = list(tokenizer("a", add_special_tokens=False).input_ids)
     for start in range(1, len(whole) - len(plain) + 1):
@@ -245,7 +247,7 @@ def find_leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _invert_spans(length: int, spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """What of a text of some length lies outside of the spans."""
+    """Return the ranges of a text of a given length that lie outside the spans."""
     bounds = [0, *(bound for span in sorted(spans) for bound in span), length]
     pairs = zip(bounds[::2], bounds[1::2], strict=True)
     return tuple((start, end) for start, end in pairs if start < end)

@@ -1,4 +1,4 @@
-"""One raw row of a data file, and the place it came from."""
+"""Raw rows of data files, errors of single rows, and values in messages."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ SKIP = "fix the row, or set data.on_error=skip to leave such rows out and count 
 COLUMNS = 20  # names of columns in a message
 BRIEF = 60  # characters of a name or value in a message
 
-#: Why a row is left out: the file cannot be read there; a field is missing or of the wrong kind; a
-#: field has no content; the data say that it is not learned; it is longer than `data.max_length`;
-#: nothing in it is learned.
+#: Why a row is left out. broken: the file cannot be read there; unfit: a field is missing or of the wrong
+#: kind; empty: a field has no content; not to learn: the data exclude it; too long: it is longer than
+#: `data.max_length`; no labels: nothing in it is learned.
 Reason = Literal["broken", "unfit", "empty", "not to learn", "too long", "no labels"]
 
 
 class Row(NamedTuple):
-    """The columns of one row as the file has them."""
+    """The columns of one row as the file has them, and where the row stands."""
 
     values: dict[str, Any]
     origin: (
@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 class BadRow(UserError):
-    """Why one row cannot be used; others can."""
+    """Error of one row that cannot be used; it does not affect other rows."""
 
     def __init__(self, what: str, origin: str, reason: Reason) -> None:
         super().__init__(what, where=origin, fix=SKIP)
@@ -36,7 +36,7 @@ class BadRow(UserError):
 
     @property
     def intended(self) -> bool:
-        """Whether the data themselves leave the row out, so that `data.on_error=stop` has no say."""
+        """Whether the data themselves exclude the row; `data.on_error=stop` does not apply to it."""
         return self.reason == "not to learn"
 
 
@@ -45,30 +45,30 @@ Item: TypeAlias = Row | BadRow
 
 
 class UnusableRow(ValueError):
-    """Why a row cannot be an example, in words that follow its place."""
+    """Error of a row that gives no example; the message is a predicate that follows the row's origin."""
 
     def __init__(self, what: str, reason: Reason = "unfit") -> None:
         super().__init__(what)
         self.reason = reason
 
     def to_bad_row(self, origin: str) -> BadRow:
-        """The error of the row that stands there."""
+        """Return the error with the origin of its row."""
         return BadRow(str(self), origin, self.reason)
 
 
 def broken_row(what: str, origin: str) -> BadRow:
-    """The error of a row that the file itself breaks."""
+    """Return the error of a row that cannot be read from its file."""
     return BadRow(what, origin, "broken")
 
 
 def shorten(value: Any) -> str:
-    """A value of the data for a message: short, and without characters that a terminal obeys."""
+    """Format a value of the data for a message: shortened, control characters escaped."""
     text = repr(value[: BRIEF + 1] if isinstance(value, str) else value)
     return text if len(text) <= BRIEF else f"{text[:BRIEF]}..."
 
 
 def list_names(columns: Iterable[str]) -> str:
-    """Names of columns for a message, in the same way."""
+    """Format names of columns for a message: shortened, control characters escaped."""
     names = list(columns)
     known = [name if name.isprintable() and len(name) <= BRIEF else shorten(name) for name in names]
     more = f", ... ({len(names):,} in all)" if len(names) > COLUMNS else ""
@@ -76,7 +76,11 @@ def list_names(columns: Iterable[str]) -> str:
 
 
 def as_text(value: Any, field: str, empty: bool = False) -> str:
-    """A field's value as text; numbers and booleans are written out."""
+    """Convert a field's value to text; numbers and booleans are formatted.
+
+    Raises:
+        UnusableRow: the value is of another kind, or empty though `empty` is false.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         raise UnusableRow(f"'{field}' is {value}, expected text.")
     if isinstance(value, bool | int | float):

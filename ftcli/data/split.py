@@ -1,4 +1,4 @@
-"""The rows of one split, as a stream of examples."""
+"""Splits of a `data` option: their rows as a stream of examples, and which rows are held out."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from ftcli.data.sources import Source, find_source, is_path
 if TYPE_CHECKING:
     from ftcli.data.dataset import Data
 
-#: What a stream holds for each source row: an example of this split, why the row cannot be used, or
-#: nothing when it belongs to another split.
+#: Item of a split's stream for each source row: an example, the error of the row, or None where the row
+#: belongs to another split.
 Entry = dict[str, Any] | BadRow | None
-JUDGED_ROWS = 256  # first rows by which columns are judged
+JUDGED_ROWS = 256  # first rows by which format and columns are chosen
 log = logging.getLogger("ftcli.data")
 FULL = 1 << 64  # prompts are hashed to numbers below this
 
 
 class Split:
-    """The rows of a source, or of one side of it.
+    """The rows of a source that belong to one split.
 
     Args:
-        source: where rows come from.
-        format: of the rows, or auto.
+        source: source of the rows.
+        format: format of the rows, or auto.
         columns: field of the format -> column.
-        where: the key to name in messages.
-        limit: read only so many rows of the source.
-        share: how much of the source is held out; None when all of it belongs to this split.
+        where: the configuration key that messages name.
+        limit: number of source rows that are read; None: all.
+        share: share of the source that is held out; None where all of it belongs to this split.
         held_out: whether this split is the held-out side of the share.
     """
 
@@ -56,7 +56,7 @@ class Split:
 
     @cached_property
     def columns(self) -> Columns:
-        """Format and columns, judged by the first good row.
+        """Format and columns, chosen by the first good row.
 
         Raises:
             UserError: they do not fit, or there is no good row.
@@ -72,12 +72,12 @@ class Split:
 
     @cached_property
     def unused(self) -> UnusedColumns:
-        """The columns that nothing reads, in the first rows."""
+        """Columns from which no field is read, in the first rows."""
         return find_unused_columns(self.columns, (row.values for row in self._first_rows))
 
     @cached_property
     def _first_rows(self) -> list[Row]:
-        """Good rows from the beginning of the source; where the file breaks off, those before it."""
+        """Up to `JUDGED_ROWS` good rows from the beginning; fewer where the file cannot be read further."""
         rows: list[Row] = []
         items = self._items()
         while len(rows) < JUDGED_ROWS:
@@ -102,10 +102,9 @@ class Split:
         )
 
     def entries(self) -> Iterator[Entry]:
-        """One entry a source row, in order.
+        """Yield one entry a source row, in order.
 
-        A bad row asks nothing and so lies on no side of a share; it is reported with the side that
-        is trained on.
+        A bad row has no prompt, by which rows are held out; it is reported in the training split.
         """
         for item in self._items():
             entry = self._read_entry(item)
@@ -115,7 +114,7 @@ class Split:
                 yield entry if entry is None or self._belongs(entry) else None
 
     def key(self) -> dict[str, Any]:
-        """What decides the rows of this split, for the key of the token cache."""
+        """Return everything that decides the rows of this split, for the key of the token cache."""
         return {
             "content": self.source.content,
             "place": self.source.place,
@@ -145,7 +144,7 @@ class Split:
 
     @cached_property
     def _threshold(self) -> int:
-        """Prompts at positions below this are held out."""
+        """Prompts with a hash below this are held out."""
         assert self.share is not None
         entries = (self._read_entry(item) for item in self._items())
         asked = (extract_prompt(entry) for entry in entries if isinstance(entry, dict))
@@ -153,14 +152,14 @@ class Split:
 
 
 class Splits:
-    """The splits that a `data` group configures, each opened once."""
+    """The splits of a `data` option, each opened once."""
 
     def __init__(self, data: Data) -> None:
         self.data = data
         self._opened: dict[str, Split] = {}
 
     def open(self, name: str) -> Split:
-        """The rows of a split.
+        """Return the rows of a split.
 
         Raises:
             UserError: the split is not configured, or its source is not there.
@@ -196,17 +195,17 @@ class Splits:
 
 
 def hash_prompt(prompt: str) -> int:
-    """Where a prompt falls in [0, 2**64); the same on every machine and for every order of rows."""
+    """Hash a prompt to a number in [0, 2**64), the same on every machine."""
     digest = hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
 
 def find_threshold(share: float, prompts: Iterable[str]) -> int:
-    """Prompts at positions below this are held out.
+    """Return the threshold: prompts with a hash below it are held out.
 
-    Usually the share itself. A small set of which no prompt falls below it gives its lowest one,
-    provided that another is left to train on. Reading stops at the first prompt that is held out,
-    after 1/share rows on average.
+    Usually `share` * 2**64. Where no prompt of a small set lies below that, its lowest prompt is held
+    out, provided that another is left to train on. Reading stops at the first held-out prompt, after
+    1 / share rows on average.
     """
     limit = int(share * FULL)
     lowest, different = FULL, False

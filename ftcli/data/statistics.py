@@ -15,15 +15,15 @@ from ftcli.data.rows import BadRow, Reason
 if TYPE_CHECKING:
     from ftcli.data.tokens import Tokens
 
-SHOWN = 5  # rows that are named for each reason
+SHOWN = 5  # rows that are listed for each reason
 SKIPPED = ("broken", "unfit", "empty")  # reasons for which a row gives no example
 
 
 @dataclass
 class RowCounts:
-    """Of one preparation; kept in `meta.json`.
+    """Counts of one preparation, as `meta.json` holds them.
 
-    Of rows: read = used + elsewhere + the sum of left_out.
+    For rows: read = used + elsewhere + the sum of left_out.
     """
 
     entries: int = 0  # source rows read
@@ -44,19 +44,19 @@ class RowCounts:
     longest_row: str = ""  # where it came from
 
     def add_bad_row(self, row: BadRow) -> None:
-        """Count and name a row that did not become an example."""
+        """Count a row that did not become an example, and list it among the first."""
         self.skipped += not row.intended
         self.add_left_out(row.reason, f"{row.where}  {row.what}")
 
     def add_left_out(self, reason: Reason, place: str) -> None:
-        """Count and name a row that gives no document."""
+        """Count a row that gives no document, and list it among the first."""
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
         named = self.left_out_rows.setdefault(reason, [])
         if len(named) < SHOWN:
             named.append(place)
 
     def add_losses(self, kinds: Sequence[str], place: str) -> None:
-        """Count and name a document that the chat template does not write as the data have it."""
+        """Count a document with losses of the chat template, and list it among the first."""
         for kind in kinds:
             self.losses[kind] = self.losses.get(kind, 0) + 1
             named = self.losses_rows.setdefault(kind, [])
@@ -65,7 +65,7 @@ class RowCounts:
 
 
 def format_counts(meta: Mapping[str, Any]) -> str:
-    """The sum for people: "300 rows read: 280 used, 14 of another split, 6 left out (6 empty)"."""
+    """Format the counts of rows: "300 rows read: 280 used, 14 of another split, 6 left out (6 empty)"."""
     parts = [f"{meta['used']:,} used"]
     if meta["elsewhere"]:
         parts.append(f"{meta['elsewhere']:,} of another split")
@@ -76,7 +76,7 @@ def format_counts(meta: Mapping[str, Any]) -> str:
 
 
 def compute_statistics(tokens: Tokens) -> dict[str, Any]:
-    """RowCounts of rows and tokens, lengths, and the fingerprint."""
+    """Return the counts of rows and tokens, lengths, and the fingerprint of a split."""
     lengths = tokens.lengths
     meta = tokens.meta
     return {
@@ -96,7 +96,7 @@ def compute_statistics(tokens: Tokens) -> dict[str, Any]:
 
 
 def list_warnings(meta: dict[str, Any], split: str) -> list[str]:
-    """One line for everything that was left out, cut or may surprise."""
+    """Return one line for each kind of rows that were left out, cut or changed by the template."""
     lines = []
     if meta["skipped"]:
         count = meta["skipped"]
@@ -137,6 +137,6 @@ def list_warnings(meta: dict[str, Any], split: str) -> list[str]:
 
 
 def _name_first(meta: dict[str, Any], reason: str) -> str:
-    """The first rows that were left out for a reason; of a pair it is the other one's that counts."""
+    """Name the first rows that were left out for a reason; "" where none is listed."""
     named = meta["left_out_rows"].get(reason)
     return f" First: {', '.join(named)}" if named else ""

@@ -1,7 +1,7 @@
-"""JSON that loses nothing: what Python's parser lets through at a cost is refused, in words.
+"""Parse JSON without loss: input that Python's parser accepts but changes is refused.
 
-Of a key that stands twice in an object the parser keeps the last value. Half of a surrogate pair is no
-character, and no tokenizer takes it. Very deep nesting can be parsed and then not be written again.
+Of a duplicate key the parser keeps only the last value. Half of a surrogate pair is not a character,
+and no tokenizer accepts it. Very deep nesting can be parsed but not be written again.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class UnparsableText(ValueError):
-    """Text that the parser cannot take for another reason than its grammar."""
+    """Error for text that the parser cannot parse for another reason than its grammar."""
 
 
 class Decoder:
-    """Reads JSON values one after the other from a text."""
+    """Decodes JSON values one after the other from a text."""
 
     def __init__(self) -> None:
         self._duplicate_key: str | None = None
         self._json = json.JSONDecoder(object_pairs_hook=self._build_object)
 
     def decode_at(self, text: str, start: int) -> tuple[Any, int, str | None]:
-        """The value that begins at `start`, where it ends, and why it cannot be used (None: it can).
+        """Return the value that begins at `start`, its end, and why it cannot be used (None: it can).
 
         Raises:
-            json.JSONDecodeError: no value stands there, or only the beginning of one.
+            json.JSONDecodeError: there is no value, or only the beginning of one.
             UnparsableText: the value is nested too deep for the parser, or a number too long for it.
         """
         self._duplicate_key = None
@@ -63,10 +63,10 @@ class Decoder:
 
 
 def load(text: str) -> Any:
-    """The one value of a text.
+    """Return the single value of a text.
 
     Raises:
-        ValueError: in words that follow its place: "is not valid JSON: ...".
+        ValueError: the message is a predicate that follows the text's origin: "is not valid JSON: ...".
     """
     try:
         value, end, fault = Decoder().decode_at(text, BLANK.match(text).end())  # type: ignore[union-attr]
@@ -80,7 +80,7 @@ def load(text: str) -> Any:
 
 
 def is_value(text: str) -> bool:
-    """Whether a text is one value by the grammar, though perhaps one that cannot be used."""
+    """Whether a text is one value by the grammar, even one that `load` refuses."""
     try:
         load(text)
     except ValueError as error:
@@ -89,7 +89,7 @@ def is_value(text: str) -> bool:
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether containers lie in containers more than `NESTING` times."""
+    """Whether containers are nested more than `NESTING` levels deep."""
     level = [value]
     for _ in range(NESTING):
         inside = [

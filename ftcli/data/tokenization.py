@@ -1,4 +1,4 @@
-"""Segments of text to token ids, spans of characters to masks of tokens; the hash of a tokenizer."""
+"""Tokenise segments of text with masks of learned tokens; hash tokenizers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
-#: A span that reaches over any segment.
+#: Spans of a segment that is learned as a whole.
 LEARN_ALL = ((0, 1 << 62),)
 #: Tokenizer -> hash of its vocabulary and rules.
 _hashes: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 
 
 class Segment(NamedTuple):
-    """Text that is tokenised by itself, or token ids as they are.
+    """Text that is tokenised by itself, or token ids.
 
-    `spans` are the character ranges [start, end) that are learned, in order; of ids all or none.
+    `spans` are the learned character ranges [start, end), in order; ids are learned all or not at all.
     """
 
     content: str | list[int]
@@ -33,11 +33,11 @@ class Segment(NamedTuple):
 def encode_segments(
     rows: Sequence[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(ids int32 [n], learned uint8 [n]) of each row; one call of the tokenizer for all of them.
+    """Return (ids int32 [n], learned uint8 [n]) of each row, with one call of the tokenizer.
 
     A token belongs to a span when it begins inside it. Where a token reaches across the beginning
     of a span the text is cut there and tokenised again, because a model that has been given the
-    text before the span can never produce such a token.
+    text before the span cannot produce such a token.
     """
     if not tokenizer.is_fast:
         rows = [_cut_at_every_span(row) for row in rows]
@@ -57,10 +57,10 @@ def encode_segments(
 
 
 def _encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[Encoding]:
-    """Encodings without special tokens, padding or truncation.
+    """Encode texts without special tokens, padding or truncation.
 
-    The backend is called directly: the wrapper's lists of attention masks and the like take as
-    long again as the tokenising.
+    The backend is called directly, which halves the time: the wrapper's further lists (attention masks
+    and others) take as long as the tokenising.
     """
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
@@ -88,7 +88,7 @@ def _mask_tokens(
 def encode_at_cut(
     segment: Segment, at: int, tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The tokens of both sides of a cut, tokenised apart."""
+    """Tokenise both sides of a cut apart."""
     assert isinstance(segment.content, str)
     sides = [
         Segment(segment.content[:at], _clip_spans(segment.spans, 0, at)),
@@ -100,13 +100,13 @@ def encode_at_cut(
 def _clip_spans(
     spans: Sequence[tuple[int, int]], low: int, high: int
 ) -> tuple[tuple[int, int], ...]:
-    """The parts of spans inside [low, high), counted from `low`."""
+    """Clip spans to [low, high) and shift them by -`low`."""
     clipped = [(max(start, low) - low, min(end, high) - low) for start, end in spans]
     return tuple((start, end) for start, end in clipped if start < end)
 
 
 def _cut_at_every_span(row: Sequence[Segment]) -> list[Segment]:
-    """For tokenizers that do not tell where their tokens stand."""
+    """Cut segments at every span, for tokenizers that give no character offsets."""
     cut: list[Segment] = []
     for segment in row:
         if isinstance(segment.content, list) or segment.spans in ((), LEARN_ALL):

@@ -28,7 +28,7 @@ IGNORED = -100
 class Document(NamedTuple):
     """One sequence: ids int32 [n] and learned uint8 [n] (1 where a token is learned).
 
-    `losses` are the kinds of what the chat template did not write as the data have it.
+    `losses` are the kinds of losses of the chat template.
     """
 
     ids: np.ndarray
@@ -36,7 +36,7 @@ class Document(NamedTuple):
     losses: tuple[str, ...] = ()
 
     def cut(self, length: int) -> Document:
-        """Its first `length` tokens."""
+        """Return the first `length` tokens."""
         return Document(self.ids[:length], self.learned[:length], self.losses)
 
 
@@ -48,7 +48,7 @@ class Row(TypedDict):
 
 
 class Tokens:
-    """The documents of one split.
+    """The tokenised documents of one split.
 
     Args:
         folder: a finished folder of the token cache.
@@ -66,45 +66,45 @@ class Tokens:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens of each document, int64 [documents]."""
+        """Number of tokens of each document, int64 [documents]."""
         return np.diff(self.offsets)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all ids and masks in order; equal exactly when the model would see the same."""
+        """Hash of all ids and masks in order."""
         return str(self.meta["fingerprint"])
 
     @property
     def skipped(self) -> int:
-        """Rows left out because they could not be used."""
+        """Number of rows left out because they could not be used."""
         return int(self.meta["skipped"])
 
     def row(self, index: int) -> Row:
-        """One document."""
+        """Return one document."""
         here = slice(self.offsets[index], self.offsets[index + 1])
         ids = np.asarray(self.ids[here])
         return {"input_ids": ids, "labels": np.where(self.learned[here], ids, np.int64(IGNORED))}
 
     def summary(self) -> str:
-        """How many there are, for people, and how many rows of the source are not among them."""
+        """One line with the number of documents and tokens, and of rows that were left out."""
         lost = f" ({format_counts(self.meta)})" if self.meta["left_out"] else ""
         return f"{len(self):,} rows, {int(self.lengths.sum()):,} tokens{lost}"
 
     def sample(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        """The first document as the model will see it."""
+        """Return the first document as text, with its special tokens."""
         return str(tokenizer.decode(self.row(0)["input_ids"]))
 
     def origin(self, index: int) -> str:
-        """The place a document came from, "file:line"."""
+        """Return the origin of a document, "file:line"."""
         bounds = _map_array(self.folder, "origin_offsets")
         text = _map_array(self.folder, "origins")[bounds[index] : bounds[index + 1]]
         return bytes(text).decode("utf-8", "surrogateescape")
 
 
 def split_windows(document: Document, length: int) -> list[Document]:
-    """Pieces of at most `length` tokens.
+    """Split a document into windows of at most `length` tokens.
 
-    Each begins with the last token of the one before, as context only: every token but the first
+    Each begins with the last token of the previous one, as context only: every token but the first
     of the text is predicted exactly once.
     """
     windows = []

@@ -1,7 +1,7 @@
 """Readers of data files: one module a file type, found by the suffixes it declares.
 
 A reader module has `SUFFIXES` and `read(path, unit)`, which yields rows one at a time in constant
-memory. `.gz` after a suffix is understood everywhere.
+memory. Every suffix may be followed by `.gz`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Reader = Callable[[Path, str], Iterator[Item]]
 
 @cache
 def list_readers() -> dict[str, Reader]:
-    """Suffix -> reader, of every module of this package."""
+    """Return suffix -> reader, for every module of this package."""
     readers: dict[str, Reader] = {}
     for info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{info.name}")
@@ -29,25 +29,25 @@ def list_readers() -> dict[str, Reader]:
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that names the file type: of `rows.jsonl.gz` it is `.jsonl`."""
+    """Return the suffix that names the file type: `.jsonl` for `rows.jsonl.gz`."""
     name = path.name.lower().removesuffix(".gz")
     return Path(name).suffix
 
 
 def can_read(path: Path) -> bool:
-    """Whether some reader knows files of this name."""
+    """Whether there is a reader for files of this name."""
     return suffix_of(path) in list_readers()
 
 
 def read(path: Path, unit: str = "file") -> Iterator[Item]:
-    """The rows of one file in order.
+    """Yield the rows of one file, in order.
 
     Args:
         path: the file; its suffix chooses the reader.
         unit: for text files, what is one row: file, paragraph or line.
 
     Raises:
-        UserError: no reader knows the suffix.
+        UserError: there is no reader for the suffix.
     """
     reader = list_readers().get(suffix_of(path))
     if reader is None:

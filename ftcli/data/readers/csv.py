@@ -1,4 +1,4 @@
-"""Comma or tab separated columns with a header line."""
+"""Reader of comma or tab separated files with a header line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ csv.field_size_limit(1 << 30)
 
 
 def read(path: Path, unit: str = "file") -> Iterator[Item]:
-    """One row a record (a quoted field may span lines); the origin is the record's first line.
+    """Yield one row a record (a quoted field may span lines); the origin is the record's first line.
 
     Raises:
-        UserError: the header cannot be used, or a record breaks inside quotes that began on an
-            earlier line, so that nobody can tell where the next one begins.
+        UserError: the header cannot be used, or a record is invalid inside quotes that began on an
+            earlier line, so that the start of the next record is unknown.
     """
     broken: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Whether a file is UTF-8 text, told by how it begins; if not, what it is and how to convert it."""
+"""Detect by its beginning whether a file is UTF-8 text, and otherwise how to convert it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PACKED = {
     b"\xfd7zXZ\x00": "packed with xz",
     b"BZh91AY&SY": "packed with bzip2",
 }
-LEAST = 16  # bytes by which an encoding can be told
+LEAST = 16  # bytes that are needed to detect an encoding
 MANY, FEW = 0.4, 0.02  # share of NULs among upper bytes, and of controls among lower ones
 
 
 def refuse_other_encodings(head: bytes, path: Path) -> None:
-    """Do nothing for UTF-8 text.
+    """Check that a file is not of another encoding or a packed file; UTF-8 text passes.
 
     Raises:
         UserError: the beginning is that of another encoding or of a packed file.
@@ -60,7 +60,7 @@ def refuse_other_encodings(head: bytes, path: Path) -> None:
 
 
 def _detect_encoding(head: bytes) -> str | None:
-    """UTF-16 or UTF-32, by the byte order mark or by where its NULs stand."""
+    """Detect UTF-16 and UTF-32 by the byte order mark or the positions of NUL bytes; None for others."""
     marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
     if marked or len(head) < LEAST:
         return marked
@@ -71,6 +71,6 @@ def _detect_encoding(head: bytes) -> str | None:
 
 
 def _mostly_nul(high: bytes, low: bytes) -> bool:
-    """Whether these could be the upper and lower bytes of text."""
+    """Whether bytes could be the upper and lower bytes of UTF-16 text."""
     no_text = sum(low.count(byte) for byte in range(32) if byte not in b"\t\n\r")
     return high.count(0) > MANY * len(high) and no_text <= FEW * len(low)

@@ -1,4 +1,4 @@
-"""A JSON file: an array of objects, an object that holds one, or in truth JSON lines."""
+"""Reader of JSON files: an array of objects, an object with such an array, or JSON lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIX = "write an array of objects, JSON lines, or an object with one list under '
 
 
 def read(path: Path, unit: str = "file") -> Iterator[Item]:
-    """The objects of the file; a top-level array is read piece by piece, never as a whole."""
+    """Yield the objects of a file; a top-level array is read in constant memory."""
     first = _read_first_character(path)
     if first == "[":
         for value, fault, origin in ArrayReader(path):
@@ -41,10 +41,10 @@ def _read_first_character(path: Path) -> str:
 
 
 def _is_one_object(path: Path) -> bool:
-    """Whether the file is one object that holds rows, or objects line by line.
+    """Whether the file is one object that holds rows, rather than one object a line.
 
-    Where neither the first line nor the second is a value in itself, and the whole is none either, it
-    is taken for one object: that is refused as a whole, and hides no row.
+    Where neither the first line, the second, nor the whole file is a JSON value, the file counts as
+    one object: it is refused as a whole, so that no row is skipped silently.
     """
     filled = (line for line in read_lines(path) if line.error or line.text.strip())
     first, second = next(filled), next(filled, None)
@@ -54,7 +54,7 @@ def _is_one_object(path: Path) -> bool:
 
 
 def _find_holders(text: str) -> list[str] | None:
-    """The keys of an object under which it holds lists of rows; None where it cannot be used."""
+    """Return the keys under which an object holds lists of rows; None where it is not valid JSON."""
     try:
         whole = strict_json.load(text)
     except ValueError:
@@ -68,7 +68,7 @@ def _is_value(path: Path) -> bool:
 
 
 def _read_held_array(path: Path) -> Iterator[Item]:
-    """The array inside a single object such as {"data": [...]}."""
+    """Yield the rows of the array inside a single object such as {"data": [...]}."""
     whole = _load_whole(path)
     keys = [k for k in HOLDERS if isinstance(whole, dict) and isinstance(whole.get(k), list)]
     if len(keys) != 1:

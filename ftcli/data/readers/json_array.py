@@ -1,4 +1,4 @@
-"""The values of a top-level JSON array, decoded from a sliding buffer in constant memory."""
+"""Decode the values of a top-level JSON array from a sliding buffer, in constant memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ TOKEN_LENGTH = (
 
 
 class Element(NamedTuple):
-    """A value of the array, why it cannot be used (None: it can), and its place.
+    """A value of the array, the reason why it cannot be used (or None), and its origin.
 
-    The place is the line where it begins; where several begin on one line, also its number.
+    The origin is the line where the value begins; where several begin on one line, also its number.
     """
 
     value: Any
@@ -30,7 +30,7 @@ class Element(NamedTuple):
 
 
 class ArrayReader:
-    """Goes through the array once; what stands behind its end is refused, not passed over."""
+    """Iterates once over the array; text behind its end is an error."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.line = path, 1
@@ -56,7 +56,7 @@ class ArrayReader:
                 raise self._broken_error("something follows the end of the array")
 
     def _read_more(self) -> bool:
-        """Read on; false at the end of the file."""
+        """Read more of the file into the buffer; False at the end of the file."""
         raw = self.stream.read(max(CHUNK, len(self.buffer) - self.at))
         try:
             text = self.unicode.decode(raw, final=not raw)
@@ -74,7 +74,7 @@ class ArrayReader:
         self.at = to
 
     def _find_next(self) -> str:
-        """The next character that is not blank; "" at the end of the file."""
+        """Return the next character that is not white space; "" at the end of the file."""
         while True:
             self._forward(BLANK.match(self.buffer, self.at).end())  # type: ignore[union-attr]
             if self.at < len(self.buffer):
@@ -102,13 +102,13 @@ class ArrayReader:
                 continue
             except UnparsableText as error:
                 raise self._broken_error(str(error).rstrip(".")) from error
-            # A number at the end of the buffer may go on in the next piece.
+            # A number at the end of the buffer may continue in the next chunk.
             if end < len(self.buffer) or not self._read_more():
                 self._forward(end)
                 return value, fault
 
     def _read_rest(self, error: json.JSONDecodeError) -> None:
-        """Read on where the buffer may hold only the beginning of a value; else it is broken."""
+        """Read more where the buffer may end inside a value; otherwise raise the error."""
         begun = error.msg.startswith("Unterminated") or error.pos > len(self.buffer) - TOKEN_LENGTH
         if len(self.buffer) - self.at > LONGEST:
             raise self._broken_error(f"an object is longer than {LONGEST >> 20} MB")
@@ -118,7 +118,7 @@ class ArrayReader:
             raise self._broken_error(f"is not valid JSON: {error.msg}") from error
 
     def _broken_error(self, why: str) -> UserError:
-        """Where an array breaks no later object can be trusted, so it is never skipped."""
+        """Error for an invalid array; it is never skipped, since the bounds of later objects are unknown."""
         return UserError(
             f"{why}.",
             where=f"{self.path}:{self.line}",

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line."""
+"""Reader of JSON lines: one object a line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SUFFIXES = (".jsonl", ".ndjson")
 
 
 def read(path: Path, unit: str = "file") -> Iterator[Item]:
-    """One row a line; blank lines are passed over."""
+    """Yield one row a line; blank lines are skipped."""
     for line in read_lines(path):
         if line.error or line.text.strip():
             yield parse(line, f"{path}:{line.number}")
 
 
 def parse(line: Line, origin: str) -> Item:
-    """The object on one line, or what is wrong with it."""
+    """Parse one line into a row, or the error of that row."""
     if line.error:
         return broken_row(line.error, origin)
     try:

@@ -1,4 +1,4 @@
-"""Numbered, decoded lines of a plain or gzipped file; what every text reader stands on."""
+"""Read numbered, decoded lines of a plain or gzipped file; the base of all text readers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ftcli.data.readers.encoding import BOM, refuse_other_encodings
 from ftcli.data.strict_json import LONGEST
 
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
-HEAD = 1 << 16  # bytes by which encoding and line ends are told
+HEAD = 1 << 16  # bytes by which encoding and line ends are detected
 
 
 class Line(NamedTuple):
-    """One line; `text` has replacement characters where `error` says it is not UTF-8 text."""
+    """One line; where `error` says that it is not UTF-8, `text` has replacement characters."""
 
     number: int
     text: str
@@ -28,10 +28,10 @@ class Line(NamedTuple):
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, unpacked when its name ends in .gz.
+    """Open a file for reading bytes, unpacked where its name ends in .gz.
 
     Raises:
-        UserError: reading inside the block met damage.
+        UserError: the packed file turns out to be damaged while it is read inside the block.
     """
     packed = path.name.lower().endswith(".gz")
     with gzip.open(path, "rb") if packed else open(path, "rb") as stream:
@@ -43,10 +43,10 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[tuple[IO[bytes], bytes]]:
-    """The same for a file of UTF-8 text, and how it begins.
+    """Open a file of UTF-8 text as `open_bytes` does; also return its first `HEAD` bytes.
 
     Raises:
-        UserError: it is of another encoding, or no text at all.
+        UserError: the file has another encoding, or is not text.
     """
     with open_bytes(path) as stream:
         head = stream.read(HEAD)
@@ -56,13 +56,13 @@ def open_text(path: Path) -> Iterator[tuple[IO[bytes], bytes]]:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Every line of a UTF-8 file; a byte order mark at its start is dropped.
+    """Yield the lines of a UTF-8 file; a byte order mark at its start is dropped.
 
     Lines end in LF or CRLF; in a file that begins without any LF, in CR.
 
     Raises:
-        UserError: the packed file is damaged (names the line, where it lies behind the head of the
-            file), or no UTF-8 text.
+        UserError: the packed file is damaged (with the line, where that is behind the first `HEAD`
+            bytes), or the file is not UTF-8 text.
     """
     number = 0
     with open_text(path) as (stream, head):
@@ -76,7 +76,7 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 def _read_any_ending(stream: IO[bytes]):  # type: ignore[no-untyped-def]
-    """`readline` that takes CR for the end of a line; every line then ends in LF."""
+    """Return a `readline` that accepts CR as the end of a line and returns lines that end in LF."""
     text = io.TextIOWrapper(cast(IO[bytes], stream), encoding="latin-1", newline=None)
     return lambda size: text.readline(size).encode("latin-1")
 

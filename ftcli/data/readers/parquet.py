@@ -1,7 +1,7 @@
-"""Parquet files, read batch by batch; every row that the file says it has comes out or is named.
+"""Reader of parquet files, batch by batch; every row is yielded, or its error is.
 
 The values of a column have one type, so that nested objects with different keys become a struct with the
-keys of all of them, and null where a row has none. Such nulls are taken out again; see `drop_struct_nulls`.
+keys of all of them, and null where a row has none. Such nulls are removed; see `drop_struct_nulls`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BATCH = 1024
 
 
 def read(path: Path, unit: str = "file") -> Iterator[Item]:
-    """One row a record; the origin is the file and the row's number from 0.
+    """Yield one row a record; the origin is the file and the row's number from 0.
 
     Raises:
-        UserError: the file is damaged, has fewer rows than it says, or two columns of one name.
+        UserError: the file is damaged, has fewer rows than its metadata say, or two columns of one name.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -59,7 +59,7 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
 
 @contextmanager
 def _open_seekable(path: Path) -> Iterator[Any]:
-    """What can be read from its end: the file, or what a .gz holds, unpacked to where nobody sees it."""
+    """Yield a seekable source: the path, or an unnamed temporary file with the content of a .gz."""
     if not path.name.lower().endswith(".gz"):
         yield path
         return
@@ -70,7 +70,7 @@ def _open_seekable(path: Path) -> Iterator[Any]:
 
 
 def _read_values(batch: RecordBatch) -> Iterator[dict[str, Any] | str]:
-    """The rows of a batch; of a row whose values Python cannot hold, why."""
+    """Yield the rows of a batch; for a row that cannot be converted to Python, the reason."""
     types = {field.name: field.type for field in batch.schema}
     try:
         rows = batch.to_pylist()
@@ -89,10 +89,10 @@ def _make_row(values: dict[str, Any], types: dict[str, DataType]) -> dict[str, A
 
 
 def drop_struct_nulls(value: Any, type: DataType) -> Any:
-    """A value of Arrow's without the nulls of its structs, its maps as mappings.
+    """Remove the nulls of structs from an Arrow value, and convert its maps to mappings.
 
-    A null in a struct cannot be told from a key that the object never had: it is taken for the latter.
-    Nulls in columns, lists and maps are what the data say, and stay.
+    A null in a struct cannot be told from a key that the object never had, and counts as the latter.
+    Nulls in columns, lists and maps are kept.
     """
     import pyarrow.types as kinds
 

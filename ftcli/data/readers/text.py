@@ -1,4 +1,4 @@
-"""Plain text files: rows are files, paragraphs or lines."""
+"""Reader of plain text files: a row is a file, a paragraph or a line."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ftcli.data.readers.lines import Line, read_lines
 from ftcli.data.rows import Item, Row, broken_row
 
 SUFFIXES = (".txt", ".text")
-#: A long file becomes several rows near this many characters, so that memory stays constant and a
-#: held-out share can be taken from a single book. They break at blank lines.
+#: A long file becomes several rows of about this many characters, cut at blank lines, so that memory is
+#: constant and a share of a single book can be held out.
 ROW_CHARACTERS = 1 << 15
 
 
 def read(path: Path, unit: str = "file") -> Iterator[Item]:
-    """Rows with the one column `text`, each with the line where it begins."""
+    """Yield rows with the column `text`; the origin is the line where the row begins."""
     gathered: list[Line] = []
     size = 0
     for line in read_lines(path):

@@ -1,4 +1,4 @@
-"""Where rows come from: a shipped set, local files, or a hub. Each kind is one module."""
+"""Sources of rows: a shipped data set, local files, or a hub; one module a kind."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ftcli.data.rows import Item
 class Source(Protocol):
     """Rows in a fixed order, and a hash that changes when they do."""
 
-    #: How the origins of its rows begin.
+    #: Beginning of the origins of its rows.
     place: str
 
     def rows(self) -> Iterator[Item]:
-        """Every row, one at a time, in constant memory."""
+        """Yield every row, in constant memory."""
 
     @property
     def content(self) -> str:
         """Hash of the content (not of names or times), in hexadecimal."""
 
     def open_split(self, split: str) -> Source:
-        """Another split of the same data set; UserError when it has none of that name."""
+        """Open another split of the same data set; UserError where there is none of that name."""
 
     def describe(self) -> dict[str, Any]:
-        """What `data.json` keeps: files or id, revision, licence."""
+        """Return the content of `data.json`: files or id, revision, licence."""
 
 
 def find_source(
@@ -36,7 +36,7 @@ def find_source(
     revision: str | None = None,
     text_unit: str = "file",
 ) -> Source:
-    """The source that a `data.path` names: `asset:<set>`, a file, folder or glob, or a hub id.
+    """Return the source of a `data.path`: `asset:<set>`, a file, folder or glob, or a hub id.
 
     Raises:
         UserError: there is no such file, folder, shipped set or hub id.
@@ -51,7 +51,7 @@ def find_source(
 
 
 def is_path(text: str) -> bool:
-    """Whether `data.validation` or `data.test` names a place of its own rather than a split."""
+    """Whether `data.validation` or `data.test` is a path rather than the name of a split."""
     from ftcli.data.readers import can_read
     from ftcli.data.sources import asset, files
 

@@ -12,17 +12,21 @@ PREFIX = "asset:"
 
 
 def root() -> Path:
-    """The folder that holds one folder a shipped set."""
+    """Folder with one folder for each shipped data set."""
     return Path(str(package_files("ftcli"))) / "assets" / "data"
 
 
 def names() -> list[str]:
-    """The shipped sets."""
+    """Names of the shipped data sets."""
     return sorted(folder.name for folder in root().iterdir() if folder.is_dir())
 
 
 def find_asset(path: str, split: str) -> Files:
-    """The split of a shipped set, from `asset:<set>` or `asset:<set>:<split>`."""
+    """Return the files of a split of a shipped set: `asset:<set>` or `asset:<set>:<split>`.
+
+    Raises:
+        UserError: there is no such set or split.
+    """
     name, _, named = path.removeprefix(PREFIX).partition(":")
     folder = root() / name
     if name not in names():

@@ -24,7 +24,7 @@ from ftcli.data.sources.paths import (
 
 WELL_KNOWN = ("train", "validation", "valid", "val", "dev", "test")
 BLOCK = 1 << 20
-#: Files that hold rows more often than not, and that no reader understands.
+#: Suffixes of files that often hold rows and that have no reader.
 UNREAD = {
     ".arrow", ".feather", ".avro", ".orc", ".xlsx", ".xls", ".pkl", ".h5", ".tfrecord", ".zip", ".tar",
     ".zst", ".xz", ".bz2", ".lz4", ".7z", ".gz",
@@ -36,10 +36,10 @@ class Files:
 
     Args:
         paths: the files, in order.
-        path: what the user typed.
-        unit: what one row of a text file is.
-        title: how `data.json` names it; the path when left out.
-        rest: files of the same folder that seem to hold rows, and are not read.
+        path: the path as the user wrote it.
+        unit: what one row of a text file is: file, paragraph or line.
+        title: name in `data.json`; None: the path.
+        rest: files of the same folder that seem to hold rows and are not read.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Files:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know of the choice of files."""
+        """Warnings on the choice of files."""
         names = ", ".join(p.name for p in self.rest[:8])
         many = (
             f"{len(self.rest):,} files of {self.path} are"
@@ -93,7 +93,7 @@ class Files:
 
 
 def read_licence(folder: Path) -> str | None:
-    """What a `Licence:` line of LICENSE.md beside the files says, as in the shipped sets."""
+    """Read the licence from the `Licence:` line of LICENSE.md beside the files; None without one."""
     note = folder / "LICENSE.md"
     if not note.is_file():
         return None
@@ -102,7 +102,7 @@ def read_licence(folder: Path) -> str | None:
 
 
 def exists_locally(path: str) -> bool:
-    """Whether something local answers to this path."""
+    """Whether a path or glob pattern matches a local file or folder."""
     try:
         return Path(path).expanduser().exists() or bool(glob.glob(path, recursive=True))
     except (OSError, RuntimeError, ValueError):  # too long for a name, a home that nobody has
@@ -112,10 +112,10 @@ def exists_locally(path: str) -> bool:
 def find_files(
     path: str, split: str = "train", unit: str = "file", title: str | None = None
 ) -> Files:
-    """The files a path stands for; in a folder with `train.*` and `test.*` those of the split.
+    """Return the files of a path; in a folder with `train.*` and `test.*`, those of the split.
 
     Raises:
-        UserError: nothing there, nothing that a reader understands, or nothing that may be read.
+        UserError: there is no such file, none with a reader, or none that may be read.
     """
     try:
         return _select_files(path, split, unit, title)
@@ -154,14 +154,14 @@ def _select_files(path: str, split: str, unit: str, title: str | None) -> Files:
 
 
 def _seems_left_out(path: Path) -> bool:
-    """Whether a file that is not read seems to hold rows, and of no split."""
+    """Whether a file that is not read seems to hold rows and belongs to no other split."""
     if any(_is_named_after(path, split) for split in WELL_KNOWN) and can_read(path):
         return False
     return can_read(path) or path.suffix.lower() in UNREAD
 
 
 def _select_split(paths: list[Path], split: str, path: str) -> list[Path]:
-    """Files named after the split; for train, failing that, all that are not another split's."""
+    """Select the files named after the split; for train without such files, all but other splits' files."""
     mine = [p for p in paths if _is_named_after(p, split)]
     if not mine and split == "train":
         mine = [p for p in paths if not any(_is_named_after(p, other) for other in WELL_KNOWN)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 BLOCK = 1 << 20
-SECONDS = 5  # to wait for the hub's first answer
+SECONDS = 5  # timeout of the first request to the hub
 
 
 def is_id(path: str) -> bool:
@@ -42,10 +42,10 @@ class Hub:
 
     @cached_property
     def commit(self) -> str | None:
-        """What the revision stands for on the hub; None when the hub cannot be reached.
+        """Commit of the revision on the hub; None when the hub cannot be reached.
 
-        Asked for once, without the library's retries, so that a machine without network loses no
-        time before it falls back on its cache.
+        Requested once and without the library's retries, so that a machine without network falls back
+        on its cache at once.
         """
         from huggingface_hub import HfApi, constants, errors
 
@@ -74,7 +74,7 @@ class Hub:
         """The split, memory-mapped by the library.
 
         Raises:
-            UserError: it cannot be had, or has no such configuration or split.
+            UserError: it is not available, or has no such configuration or split.
         """
         from datasets import load_dataset
 
@@ -140,7 +140,7 @@ class Hub:
 
 @contextmanager
 def _without_network(active: bool) -> Iterator[None]:
-    """Make the library use its cache at once instead of trying the network first."""
+    """Make the datasets library use its cache without trying the network first, where `active`."""
     from datasets import config
 
     before = config.HF_HUB_OFFLINE

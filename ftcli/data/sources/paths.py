@@ -1,4 +1,4 @@
-"""Paths of data files: links, folders and names as they may be found, and what the system refuses."""
+"""List and check paths of data files, and translate errors of the system."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ftcli.data.readers import can_read
 
 
 def list_files(folder: Path) -> list[Path]:
-    """All files below a folder whose names do not begin with a dot; each folder once, in spite of links.
+    """List all files below a folder, except names that begin with a dot; linked folders only once.
 
     Raises:
         OSError: a folder below may not be read.
@@ -34,10 +34,10 @@ def _reraise(error: OSError) -> None:
 
 
 def refuse_dangling_link(path: Path) -> bool:
-    """False for what is there.
+    """Return False, unless a data file is a link to a file that does not exist.
 
     Raises:
-        UserError: it is the name of a data file, and a link to something that is not there.
+        UserError: it is such a link.
     """
     if path.is_symlink() and not path.exists() and can_read(path):
         raise UserError(
@@ -49,7 +49,11 @@ def refuse_dangling_link(path: Path) -> bool:
 
 
 def check_name(path: Path) -> Path:
-    """The path itself, where its name can be written down as text."""
+    """Return the path, whose name has to be valid UTF-8.
+
+    Raises:
+        UserError: it is not.
+    """
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
@@ -63,7 +67,7 @@ def check_name(path: Path) -> Path:
 
 @contextmanager
 def translate_os_errors(path: Path) -> Iterator[None]:
-    """Turn what the system refuses, in the middle of a file too, into one message."""
+    """Turn an OSError inside the block into a UserError."""
     try:
         yield
     except OSError as error:
@@ -71,7 +75,7 @@ def translate_os_errors(path: Path) -> Iterator[None]:
 
 
 def unreadable_error(path: str, error: Exception) -> UserError:
-    """The message of a path that the system refuses."""
+    """Error for a path that cannot be read."""
     why = getattr(error, "strerror", None) or error
     place = getattr(error, "filename", None) or path
     return UserError(

@@ -134,7 +134,7 @@ def test_a_hub_set_gives_its_rows(monkeypatch, tokenizer):
 
 @pytest.mark.parametrize(
     ("raised", "message"),
-    [("'owner/set' is a gated dataset on the Hub.", "is gated, and no token"),
+    [("'owner/set' is a gated dataset on the Hub.", "is gated, and your token"),
      ('Unknown split "dev". Should be one of [train].', 'Unknown split "dev"'),
      ("BuilderConfig 'x' not found. Available: [main]", "BuilderConfig 'x' not found")],
 )  # fmt: skip
