@@ -89,7 +89,7 @@ def locate_difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tens
     share = ROUNDING[torch.float32]
     for number, (b, a) in enumerate(zip(before, after, strict=False)):
         if not (b - a).abs().max() <= share * b.abs().max():
-            return "the table of tokens" if number == 0 else f"block {number - 1}"
+            return "the token embeddings" if number == 0 else f"block {number - 1}"
     return "the head, or a norm before it"
 
 

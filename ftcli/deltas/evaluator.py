@@ -63,8 +63,8 @@ class RunEvaluator:
         buffers = dict(self.model.named_buffers())
         if any(name not in buffers for name in unknown):
             raise UserError(
-                f"the model has no parameter {unknown[0]}: its files name weights in another way.",
-                fix="write the folder, and judge it with ftcli eval",
+                f"the model has no parameter {unknown[0]}: its files use other names for the weights.",
+                fix="write the folder, then evaluate it with ftcli eval",
             )
         with torch.no_grad():
             for name in tensors:

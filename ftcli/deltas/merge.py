@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -25,6 +25,9 @@ from ftcli.deltas.tied import merge_untied
 from ftcli.models.anatomy import Anatomy
 from ftcli.models.generation import save_generation
 from ftcli.models.heads import name_classes
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 ROWS, LONGEST = 8, 256
 
@@ -128,7 +131,7 @@ class ExactMerge:
     agreement: Agreement
 
 
-def _merge_model(run: Any, rows: list[Row], tolerance: float | None) -> tuple[Any, ExactMerge]:
+def _merge_model(run: Run, rows: list[Row], tolerance: float | None) -> tuple[Any, ExactMerge]:
     """The merged model in the types of the base, and how it was judged.
 
     Raises:
@@ -153,7 +156,7 @@ def _merge_model(run: Any, rows: list[Row], tolerance: float | None) -> tuple[An
     return merged, ExactMerge(kind, result)
 
 
-def load_dequantised(run: Any) -> Any:
+def load_dequantised(run: Run) -> Any:
     """The trained model, adapters and all, on weights that are not quantised.
 
     Raises:
@@ -205,7 +208,7 @@ def is_quantised(model: Any) -> bool:
     return getattr(model.config, "quantization_config", None) is not None
 
 
-def _select_rows(run: Any) -> list[Row]:
+def _select_rows(run: Run) -> list[Row]:
     """Some rows the run was trained on; random tokens where its data are out of reach.
 
     Examples that are no text give the model's inputs themselves.
@@ -224,7 +227,7 @@ def _select_rows(run: Any) -> list[Row]:
     return [[int(t) for t in tokens.row(i)["input_ids"][:LONGEST]] for i in sorted(chosen)]
 
 
-def _mismatch_error(result: Agreement, begins: str, run: Any) -> UserError:
+def _mismatch_error(result: Agreement, begins: str, run: Run) -> UserError:
     return UserError(
         f"the merged model is not the trained one: a logit differs by {result.difference:.3g}, "
         f"{result.allowed:.3g} is allowed, and the likeliest token is the same at {result.same:.1%} "
@@ -246,7 +249,7 @@ def _rounding_error(result: Agreement, dtype: torch.dtype) -> UserError:
     )
 
 
-def _save_merged(run: Any, model: Any, target: Path) -> int:
+def _save_merged(run: Run, model: Any, target: Path) -> int:
     """Write the merged model and its card; returns the bytes.
 
     Raises:

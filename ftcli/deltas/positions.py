@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ftcli.deltas.product import PREFIX
 
+if TYPE_CHECKING:
+    from ftcli.models.anatomy import Anatomy
 
-def find_positions(anatomy: Any, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:
+
+def find_positions(anatomy: Anatomy, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:
     """Block and number of blocks in its stack of each tensor; None outside blocks.
 
     Blocks are those of the model, whatever digits a name has besides (`layers.3.mlp.0.weight`).

@@ -97,7 +97,7 @@ def _refuse_half_of_a_tie(names: Iterable[str], adapter: Artefact) -> None:
     shared = adapter.base.vocabulary if anatomy.tied else frozenset()
     if any(name in shared for name in names):
         raise UserError(
-            "the adapter changes the table of tokens, which in the base is the head too.",
+            "the adapter changes the token embeddings, which the base shares with its output head.",
             where=str(adapter.folder),
             fix="take the change as factors, without --product",
         )

@@ -62,7 +62,7 @@ class Source:
         """
         if self.run is None:
             raise UserError(
-                f"{self.path} is no run, so there are no held-out rows to judge by.",
+                f"{self.path} is not a run directory, so it has no held-out rows for evaluation.",
                 fix="give the run directory",
             )
         return RunEvaluator(self.run, self.delta.kind, metric)

@@ -127,7 +127,7 @@ def decode(data: bytes) -> Ternary:
     """
     try:
         if data[:4] != MAGIC:
-            raise ValueError("it begins otherwise")
+            raise ValueError("the first four bytes are not those of a ternary delta")
         size = struct.unpack("<I", data[4:8])[0]
         header = json.loads(zlib.decompress(data[8 : 8 + size]))
         body = np.frombuffer(data, dtype=np.uint8, offset=8 + size)
@@ -136,7 +136,7 @@ def decode(data: bytes) -> Ternary:
         scale = struct.unpack("<f", bytes.fromhex(header["scale"]))[0]
         positions, negative = take(body, header, sum(math.prod(s) for s in shapes.values()))
     except (ValueError, KeyError, IndexError, struct.error, zlib.error) as error:
-        raise UserError(f"this is no ternary delta, or a part of one: {error}") from error
+        raise UserError(f"this is not a complete ternary delta: {error}") from error
     return Ternary(shapes, positions, negative, scale)
 
 
@@ -156,7 +156,7 @@ def _decode_golomb(body: np.ndarray, header: dict[str, Any], _: int) -> tuple[An
     unary = np.unpackbits(body[: len(body) - tail])
     ends = np.flatnonzero(unary == 0)[:n]
     if len(ends) < n:
-        raise ValueError("it ends early")
+        raise ValueError("the data end early")
     quotients = np.diff(ends, prepend=-1) - 1
     rest = body[len(body) - tail :]
     plane = np.unpackbits(rest[: (n * bits + 7) // 8], count=n * bits).reshape(n, bits)
@@ -172,7 +172,7 @@ def _encode_masks(vector: Ternary) -> list[bytes]:
 def _decode_masks(body: np.ndarray, _: dict[str, Any], entries: int) -> tuple[Any, Any]:
     half = (entries + 7) // 8
     if len(body) < 2 * half:
-        raise ValueError("it ends early")
+        raise ValueError("the data end early")
     positive, negative = (
         np.flatnonzero(np.unpackbits(plane, count=entries)) for plane in (body[:half], body[half:])
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+if TYPE_CHECKING:
+    from ftcli.methods.base import Method
 
 SAME = 1e-6  # share of the largest weight by which two merged copies of one matrix may differ
 
 
-def merge_untied(method: Any, model: Any) -> Any:
+def merge_untied(method: Method, model: Any) -> Any:
     """The merged model; where one of two tied matrices was changed alone, they are two in it.
 
     A matrix that PEFT adapts in one place is added to in that place alone. Tied matrices are one

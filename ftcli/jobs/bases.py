@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ftcli.config.composition import compose_base, is_base_trained, locate_base_run
 from ftcli.core.errors import UserError
 
+if TYPE_CHECKING:
+    from ftcli.config import ComposedJob
 
-def ensure_base(composed: Any) -> None:
+
+def ensure_base(composed: ComposedJob) -> None:
     """Train the base that a job starts from, unless that has been done.
 
     Raises:

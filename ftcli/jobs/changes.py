@@ -61,7 +61,10 @@ def find_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, C
 
 
 def refuse_changes(
-    changed: Mapping[str, Change], allow: Sequence[str], typed: Sequence[str], path: Any
+    changed: Mapping[str, Change],
+    allow: Sequence[str],
+    typed: Sequence[str],
+    path: str | Path | None,
 ) -> None:
     """Refuse changes of what a step computes.
 
@@ -79,19 +82,21 @@ def refuse_changes(
     Problems.raise_if_any([_build_refusal(key, *changed[key], typed, path) for key in keys])
 
 
-def _build_refusal(key: str, old: Any, new: Any, typed: Sequence[str], path: Any) -> UserError:
+def _build_refusal(
+    key: str, old: Any, new: Any, typed: Sequence[str], path: str | Path | None
+) -> UserError:
     words = [word for word in typed if key.startswith(word.partition("=")[0].lstrip("+~"))]
     what = f"was {old!r} when the checkpoint was written, now it is {new!r}"
-    what += ": the steps to come would not be those of this run." if words else "."
+    what += ": later steps would not be those of this run." if words else "."
     return UserError(
         f"{key} {what}" if words else what,
         where="command line" if words else f"{path}/config.yaml  {key}",
-        fix=(f"leave out {words[0]}" if words else "put it back")
+        fix=(f"leave out {words[0]}" if words else "restore the earlier value")
         + f", or: ftcli resume {' '.join([str(path), *typed])} --allow {key}",
     )
 
 
-def require_further_steps(run: Run, step: int, path: Any) -> int:
+def require_further_steps(run: Run, step: int, path: str | Path | None) -> int:
     """The steps of the whole run as it is set now, which are more than it has taken.
 
     Raises:

@@ -11,6 +11,7 @@ from ftcli.core.run import Run
 from ftcli.run.build import build_run
 
 if TYPE_CHECKING:
+    from ftcli.config import ComposedJob
     from ftcli.trainer.loop import Batch, Loop
 
 QUICK = 20.0  # seconds; a first step below it is followed by a second one, which is timed
@@ -36,7 +37,7 @@ class DryRunReport:
     seconds: float
 
 
-def dry_run(composed: Any) -> DryRunReport:
+def dry_run(composed: ComposedJob) -> DryRunReport:
     """Forward, backward, update and evaluation of a checked job, on its longest rows.
 
     One process is tried; of several ranks each takes as much.

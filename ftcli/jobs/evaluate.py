@@ -6,9 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 
 def evaluate_path(
@@ -45,7 +48,7 @@ def evaluate_path(
     return scores
 
 
-def _open_run(folder: Path, job: str | None, checkpoint: str) -> Any:
+def _open_run(folder: Path, job: str | None, checkpoint: str) -> Run:
     from ftcli.run.build import build_run, open_run
 
     if (folder / "config.yaml").exists():
@@ -57,7 +60,7 @@ def _open_run(folder: Path, job: str | None, checkpoint: str) -> Any:
         )
     if job is None:
         raise UserError(
-            f"{folder} is a model without data to judge it by.",
+            f"{folder} is a model without evaluation data.",
             fix=f"ftcli eval {folder} --config configs/qlora_llama.yaml",
         )
     from ftcli.config import compose, validate
@@ -87,7 +90,7 @@ def _choose_evaluators(evaluators: dict[str, Any], tasks: Sequence[str]) -> dict
 
 
 def _save_scores(
-    run: Any, task: str, split: str, checkpoint: str, scores: dict[str, float]
+    run: Run, task: str, split: str, checkpoint: str, scores: dict[str, float]
 ) -> None:
     from ftcli.core.atomic import write_json
 

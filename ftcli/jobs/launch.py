@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import INTERRUPTED, OUT_OF_MEMORY, USER, UserError
 from ftcli.core.run_dir import RunDir
 
+if TYPE_CHECKING:
+    from ftcli.config import ComposedJob
 
-def launch(composed: Any, processes: int) -> dict[str, Any]:
+
+def launch(composed: ComposedJob, processes: int) -> dict[str, Any]:
     """Train in `processes` ranks on this machine, through torchrun; returns result.json's content.
 
     Raises:
@@ -40,7 +43,7 @@ def run_ranks(run_dir: RunDir, processes: int) -> dict[str, Any]:
     if not result:
         code = INTERRUPTED if done.returncode < 0 else run_dir.failure_code()
         if code == USER and not run_dir.start_count:
-            raise UserError("nothing was trained.", fix="mend what is said above")
+            raise UserError("nothing was trained.", fix="fix the error printed above")
         raise UserError(
             f"a process ended with status {code}.",
             where=str(run_dir.path),

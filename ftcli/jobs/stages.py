@@ -96,7 +96,9 @@ def compose_stages(composed: ComposedJob) -> dict[str, ComposedJob]:
 
 def _compose_stage(composed: ComposedJob, name: str, overrides: Sequence[str]) -> ComposedJob:
     if not is_plain_name(name):
-        raise UserError("its name is no plain folder name.", where=composed.where(KEY))
+        raise UserError(
+            "its name cannot be used as the name of a folder.", where=composed.where(KEY)
+        )
     stage = compose(composed.job, [*overrides, *composed.overrides])
     stage.config.pop(KEY, None)
     stage.drop_origins(KEY)
@@ -142,7 +144,7 @@ def _connect_stage(stage: ComposedJob, folder: Path, before: ComposedJob) -> Non
     how = get_effective_value(stage, "handover") or "auto"
     if how == "continue" and not same:
         raise UserError(
-            f"stage {stage.config['run']['name']} cannot go on with the adapter of the stage before: "
+            f"stage {stage.config['run']['name']} cannot go on with the adapter of the previous stage: "
             "their methods or models differ.",
             where=stage.where("handover"),
             fix="handover=merge",
@@ -174,7 +176,7 @@ def _set_model_folder(stage: ComposedJob, folder: Path) -> None:
     """Make a folder the stage's model."""
     model = dict(stage.config["model"])
     if "path" not in model:
-        raise UserError("this kind of model is not read from a folder.", stage.where("model"))
+        raise UserError("this kind of model cannot be loaded from a folder.", stage.where("model"))
     model["path"] = str(folder)
     model.pop("revision", None)
     if "weights" in model:

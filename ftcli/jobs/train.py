@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ftcli.config import ComposedJob
 
 
-def train(composed: Any) -> dict[str, Any]:
+def train(composed: ComposedJob) -> dict[str, Any]:
     """Train what a checked configuration says; returns result.json's content.
 
     A mistake that shows before the first step leaves no run.
@@ -106,7 +106,10 @@ def _resume(
 
 
 def restart(
-    run_dir: RunDir, composed: ComposedJob, allow: Sequence[str] = (), path: Any = None
+    run_dir: RunDir,
+    composed: ComposedJob,
+    allow: Sequence[str] = (),
+    path: str | Path | None = None,
 ) -> dict[str, Any]:
     """Begin once more with a run that ended before its first checkpoint."""
     from ftcli.config import load
@@ -170,7 +173,7 @@ def load_init_weights(run: Run, folder: str | Path) -> None:
 
     if type(run.method).setup is not Callback.setup:
         raise UserError(
-            f"{type(run.method).__name__} chooses its weights when a run begins, and would not go on with "
+            f"{type(run.method).__name__} initialises its weights when a run begins, and would overwrite "
             "those of another.",
             where="init_from",
             fix="handover=merge, between stages",
@@ -179,7 +182,7 @@ def load_init_weights(run: Run, folder: str | Path) -> None:
     load_weights(Checkpoints(RunDir.open(folder).checkpoints).find("last", only=WEIGHTS), run)
 
 
-def _refuse_other_base(run: Run, allow: Sequence[str], path: Any) -> None:
+def _refuse_other_base(run: Run, allow: Sequence[str], path: str | Path) -> None:
     assert run.dir is not None
     if "model" in allow:
         record_base(run.dir.path, run.model_source)
@@ -187,13 +190,11 @@ def _refuse_other_base(run: Run, allow: Sequence[str], path: Any) -> None:
     try:
         refuse_other_base(run.dir.path, run.model_source)
     except UserError as error:
-        allowed = (
-            f"{error.fix}; or ftcli resume {path} --allow model (what was trained goes on there)"
-        )
+        allowed = f"{error.fix}; or ftcli resume {path} --allow model (training goes on with the new base)"
         raise UserError(error.what, error.where, allowed) from error
 
 
-def _refuse_other_data(folder: Path, run: Run, allow: Sequence[str], path: Any) -> None:
+def _refuse_other_data(folder: Path, run: Run, allow: Sequence[str], path: str | Path) -> None:
     position = json.loads((folder / "loader.json").read_text(encoding="utf-8"))
     tokens = run.data.prepare("train", run.tokenizer)
     if tokens.fingerprint == position["fingerprint"] or "data" in allow:

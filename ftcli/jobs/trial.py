@@ -10,10 +10,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import FAILED, USER, UserError
 from ftcli.core.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from ftcli.config import ComposedJob
 
 
 def read_finished_result(path: Path) -> dict[str, Any] | None:
@@ -27,7 +30,7 @@ def read_finished_result(path: Path) -> dict[str, Any] | None:
     return result if result.get("status") == "finished" and reported else None
 
 
-def write_job_record(composed: Any, path: Path) -> None:
+def write_job_record(composed: ComposedJob, path: Path) -> None:
     """Write the record of a checked job to the folder `path`, unless it is there already."""
     from ftcli.core.precision import resolve_precision
     from ftcli.run.record import write_record
@@ -42,7 +45,7 @@ def write_job_record(composed: Any, path: Path) -> None:
         write_record(RunDir(path), composed)
 
 
-def complete_job(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any]:
+def complete_job(composed: ComposedJob, path: Path, quiet: bool = True) -> dict[str, Any]:
     """The result of a checked job in the folder `path`, in a process of its own.
 
     A finished run is taken as it is, one that was interrupted goes on at its last checkpoint, and
@@ -63,7 +66,7 @@ def complete_job(composed: Any, path: Path, quiet: bool = True) -> dict[str, Any
     if done is None:
         if ended.returncode == USER and not known and not RunDir(path).start_count:
             shutil.rmtree(path)
-            raise UserError("nothing was trained.", fix="mend what is said above")
+            raise UserError("nothing was trained.", fix="fix the error printed above")
         raise UserError(
             f"the run ended with status {ended.returncode}.",
             where=str(path),

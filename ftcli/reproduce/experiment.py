@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ftcli.config.composition import compose_base
 from ftcli.config.overrides import join_overrides
@@ -18,6 +18,9 @@ from ftcli.core.errors import Problems, UserError
 from ftcli.core.logs import silence_logger
 from ftcli.jobs import trial
 from ftcli.jobs.bases import ensure_base
+
+if TYPE_CHECKING:
+    from ftcli.config import ComposedJob
 
 STORE = "reproduce"
 RUNS = "runs.json"  # beside the runs: variant and seed -> folder, of the recipe as it was run last
@@ -33,9 +36,9 @@ class Trial:
 
     variant: str
     seed: int
-    composed: Any
+    composed: ComposedJob
     path: Path
-    sources: list[Any] = field(default_factory=list)
+    sources: list[ComposedJob] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
@@ -86,7 +89,7 @@ class Experiment:
 
     def _build_trials(self) -> list[Trial]:
         """Seed by seed, so that every variant has a run before any has two."""
-        jobs: dict[str, list[Any]] = {}
+        jobs: dict[str, list[ComposedJob]] = {}
         problems: list[UserError] = []
         for variant in self.variants:
             try:
@@ -100,7 +103,7 @@ class Experiment:
             for variant, sources in jobs.items()
         ]
 
-    def _compose_variant(self, variant: str) -> list[Any]:
+    def _compose_variant(self, variant: str) -> list[ComposedJob]:
         """The job, its stages and its base."""
         from ftcli.config import compose, validate
         from ftcli.jobs import stages
@@ -116,7 +119,7 @@ class Experiment:
             base = [compose_base(composed.base)] if composed.base else []
         return [composed, *parts.values(), *base]
 
-    def _build_trial(self, variant: str, sources: list[Any], seed: int) -> Trial:
+    def _build_trial(self, variant: str, sources: list[ComposedJob], seed: int) -> Trial:
         composed, *further = sources
         run = {**composed.config["run"], "name": f"{variant}-{seed}"}
         config = {**composed.config, "seed": seed, "run": run}

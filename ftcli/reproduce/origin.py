@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -22,6 +22,9 @@ from ftcli.config.recipe import PLAN_PREFIX, Claim, Recipe, list_measures
 from ftcli.config.yaml_locations import read_yaml
 from ftcli.core import code
 from ftcli.core.errors import UserError
+
+if TYPE_CHECKING:
+    from ftcli.config import ComposedJob
 
 PLANNED = "ftcli.reproduce.plan_figures"
 #: What a commit is read for: all but the assets, which are data, and whose hashes are part of a run.
@@ -66,7 +69,9 @@ class Origin:
         return asdict(self)
 
 
-def find_origin(recipe: Recipe, claim: Claim, composed: Iterable[Any], tuned: Any) -> Origin:
+def find_origin(
+    recipe: Recipe, claim: Claim, composed: Iterable[ComposedJob], tuned: Mapping[str, list[str]]
+) -> Origin:
     """The origin of a verdict that is made now.
 
     Args:
@@ -83,7 +88,7 @@ def find_origin(recipe: Recipe, claim: Claim, composed: Iterable[Any], tuned: An
     )
 
 
-def find_roots(claim: Claim, composed: Iterable[Any]) -> list[str]:
+def find_roots(claim: Claim, composed: Iterable[ComposedJob]) -> list[str]:
     """What a claim's figure starts from: its measure, the classes named, the options composed."""
     jobs = list(composed)
     files = {
@@ -125,7 +130,7 @@ def job_of(path: Path) -> Any:
 
 
 def explain_staleness(
-    recipe: Recipe, claim: Claim, record: Mapping[str, Any], tuned: Any
+    recipe: Recipe, claim: Claim, record: Mapping[str, Any], tuned: Mapping[str, list[str]]
 ) -> str | None:
     """Why a stored verdict is no longer one of this code and this recipe; None where it is."""
     if record.get("rules") == EARLIER:

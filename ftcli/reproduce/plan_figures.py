@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftcli.planning.plan import Plan
 
 GB = 1e9
 #: Figure -> what it is of a plan.
-FIGURES: dict[str, Callable[[Any], float]] = {
+FIGURES: dict[str, Callable[[Plan], float]] = {
     "parameters": lambda plan: _weights(plan).parameters,
     "trainable_parameters": lambda plan: _weights(plan).trainable,
     "quantised_parameters": lambda plan: _weights(plan).quantised_parameters,

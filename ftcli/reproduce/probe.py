@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 
-def rebuild_run(folder: Path, **groups: dict[str, Any]) -> Any:
+def rebuild_run(folder: Path, **groups: dict[str, Any]) -> Run:
     """A Run of the config in `folder`, untrained, that leaves nothing behind.
 
     Args:
@@ -28,7 +31,7 @@ def seed_of(folder: Path) -> int:
     return int(load(folder / "config.yaml").config["seed"])
 
 
-def measure_distance(folder: Path, rebuilt: Any) -> float:
+def measure_distance(folder: Path, rebuilt: Run) -> float:
     """Largest difference between the trained weights and those of a run that was rebuilt another way.
 
     Infinite where the weights that were trained are those of the start: then nothing is shown.
@@ -44,13 +47,13 @@ def measure_distance(folder: Path, rebuilt: Any) -> float:
     return max((trained[name] - value).abs().max().item() for name, value in state.items())
 
 
-def first_batch(run: Any) -> dict[str, Any]:
+def first_batch(run: Run) -> dict[str, Any]:
     """The first rows that the run trains on."""
     loader = run.loader()
     return loader.batch(loader.batches(0)[0])
 
 
-def loss_of(run: Any, model: Any, batch: dict[str, Any]) -> Any:
+def loss_of(run: Run, model: Any, batch: dict[str, Any]) -> Any:
     """Losses of the batch's learned tokens, float32 [n]."""
     with run.autocast():
         return run.objective(model, batch).values

@@ -41,7 +41,7 @@ class Search:
     def __init__(self, recipe: Recipe, overrides: list[str] | None = None) -> None:
         if recipe.tune is None:
             raise UserError(
-                f"{recipe.name} asks for no search.", "--tune", "add `tune:` to the recipe"
+                f"{recipe.name} has no search of settings.", "--tune", "add `tune:` to the recipe"
             )
         self.recipe, self.tune = recipe, recipe.tune
         self.points = {v: self.tune.list_points(v) for v in recipe.variants()}
@@ -61,7 +61,7 @@ class Search:
         searched = next(self.experiment.trials_of(f"{self._first_searched()}-0"))
         if _evaluated_rows(judged.composed.config) & _evaluated_rows(searched.composed.config):
             raise UserError(
-                "the search would choose by the rows that judge.",
+                "the search would choose settings on the rows that judge the claims.",
                 where=f"{self.recipe.path.name}: tune.changes",
                 fix="tune.changes: [eval.loss.split=validation], where the job judges by test",
             )
@@ -154,7 +154,7 @@ def find_missing(recipe: Recipe) -> list[str]:
 
 
 def require_choices(recipe: Recipe) -> dict[str, list[str]]:
-    """Variant -> overrides of its judged runs; empty where the recipe asks for no search.
+    """Variant -> overrides of its judged runs; empty where the recipe has no search of settings.
 
     Raises:
         UserError: the search was not made, or is of another state of the recipe.
@@ -162,7 +162,7 @@ def require_choices(recipe: Recipe) -> dict[str, list[str]]:
     absent = find_missing(recipe)
     if absent:
         raise UserError(
-            f"the settings of {', '.join(absent)} were not searched as the recipe now asks.",
+            f"the settings of {', '.join(absent)} have not been searched for the recipe as it is now.",
             where=recipe.path.name,
             fix=f"ftcli reproduce {recipe.name} --tune",
         )

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TextStreamer
 
 from ftcli.core.errors import UserError
 from ftcli.models.decoding import judging, read, settings
 from ftcli.run.report import read_json
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 Write = Callable[[str], None]
 KINDS = {"chat": "messages", "instruction": "prompt", "prompt": "prompt", "text": "text"}
@@ -31,7 +34,7 @@ class Chat:
         temperature: 0 takes the likeliest token each time; above 0 samples.
     """
 
-    def __init__(self, run: Any, max_new_tokens: int = 256, temperature: float = 0.0) -> None:
+    def __init__(self, run: Run, max_new_tokens: int = 256, temperature: float = 0.0) -> None:
         self.run = run
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.kind = _find_kind(run)
@@ -85,7 +88,7 @@ class Chat:
             if not self.history:
                 raise UserError(
                     f"the prompt has {len(ids)} tokens, which fill the model's context.",
-                    fix="say it in fewer words",
+                    fix="shorten the prompt",
                 )
             del self.history[:2]
 
@@ -131,7 +134,7 @@ def _context_length(model: Any) -> int:
     return getattr(model.config, "max_position_embeddings", None) or 1 << 30
 
 
-def _find_kind(run: Any) -> str:
+def _find_kind(run: Run) -> str:
     """messages, prompt or text: which canonical form the training rows have.
 
     The run's record says it, so that the data need not be at hand; otherwise its first row does.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
 from ftcli.deltas.merge import MergeReport, is_quantised, merge_run, refuse_existing, save_model
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 FORMATS = ("hf", "safetensors", "gguf")
 
@@ -93,7 +96,7 @@ def _export_base_and_adapter(path: str | Path, target: Path, checkpoint: str) ->
     return AdapterReport(str(base), str(lora), lora.stat().st_size, len(trained))
 
 
-def _without_adapter(run: Any) -> Any:
+def _without_adapter(run: Run) -> Any:
     """The frozen base as it was trained upon: dequantised, or what the adapter's start left of it."""
     if not is_quantised(run.model):
         return run.model.unload()

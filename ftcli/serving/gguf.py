@@ -136,9 +136,9 @@ def _check_tokenizer(file: Path, tokenizer: Any, recognised: bool) -> None:
     different = check_tokens(file, tokenizer)
     if different is None:
         return
-    what = f"llama.cpp cuts text otherwise than the model's tokenizer, for example {different}"
+    what = f"llama.cpp splits text differently from the model's tokenizer, for example {different}"
     if recognised:  # by the converter itself: an oddity of llama.cpp, seldom met
         log.warning("%s; such text reads differently there", what)
         return
     file.unlink()
-    raise UserError(f"{what}. Nothing is kept.", str(file), "ftcli export RUN --to hf")
+    raise UserError(f"{what}. The file was removed.", str(file), "ftcli export RUN --to hf")

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ftcli.core.errors import UserError
 from ftcli.serving.gguf import convert, find_converter_class
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 MERGE = "ftcli export RUN --to gguf, which merges the adapter"
 TOLERANCE = 1e-4  # share of the largest entry by which two ways to the same change may differ
@@ -37,7 +40,7 @@ class Factors:
         return self.left.shape[1]
 
 
-def read_factors(run: Any) -> dict[str, Factors]:
+def read_factors(run: Run) -> dict[str, Factors]:
     """What LoRA adds to each weight of the base, by the weight's name.
 
     Raises:
@@ -193,4 +196,6 @@ def is_close(change: Tensor, expected: Tensor) -> bool:
 
 
 def _adapter_error(why: str) -> UserError:
-    return UserError(f"this adapter cannot be a LoRA of llama.cpp: {why}.", "--adapter", MERGE)
+    return UserError(
+        f"this adapter cannot be written as a LoRA of llama.cpp: {why}.", "--adapter", MERGE
+    )

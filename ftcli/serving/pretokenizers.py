@@ -34,7 +34,7 @@ def find_llama_name(folder: Path) -> str:
     found_steps = list_steps(content.get("pre_tokenizer") or {})
     if found_steps not in NAMES or content.get("normalizer"):
         raise UserError(
-            f"llama.cpp knows no tokenizer that cuts text like this one ({', '.join(found_steps)}).",
+            f"llama.cpp knows no pre-tokenizer that splits text like this one ({', '.join(found_steps)}).",
             where=str(folder / "tokenizer.json"),
             fix="ftcli export RUN --to hf, for a program that reads tokenizer.json",
         )

@@ -127,7 +127,7 @@ def stream_replies(chat: Chat, message: str, history: list[dict[str, Any]]) -> I
     if len(message) + sum(len(turn["content"]) for turn in previous) > MAX_CHARACTERS:
         raise UserError(
             f"a prompt, with what was said before it, has at most {MAX_CHARACTERS:,} characters.",
-            fix="say it in fewer words, or begin anew",
+            fix="shorten the prompt, or start a new conversation",
         )
     pieces: SimpleQueue[str | Exception | None] = SimpleQueue()
 

@@ -84,7 +84,7 @@ class TrialRunner:
     def _interrupt(self) -> None:
         """Stop all workers and wait for them."""
         if self.running:
-            log.warning("stopping: the running trials save; once more ends them at once")
+            log.warning("stopping: the running trials save and end; interrupt again to kill them")
         for _, worker in self.running.values():
             worker.stop()
         try:

@@ -1,14 +1,16 @@
-"""Which trial comes next: the interface of all searches, and the grid."""
+"""Which trial comes next: the interface of all searches, the grid, and how much each key matters."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ftcli.jobs.trial import read_finished_result
-from ftcli.sweeps.importance import one_factor_shares
 from ftcli.sweeps.plan import Plan
 from ftcli.sweeps.space import Space
 from ftcli.sweeps.trial import FINISHED, WAITING, Trial
@@ -72,3 +74,31 @@ def _build_trial(number: int, kept: dict[str, Any], folder: Path) -> Trial:
     if result is not None:
         trial.status, trial.result = FINISHED, result
     return trial
+
+
+def one_factor_shares(trials: Sequence[Trial], metric: str) -> dict[str, float]:
+    """Share of the score's variance that the means over each key's values explain, 0 to 1.
+
+    On a full grid this is the main effect of functional ANOVA (Hutter et al. 2014) exactly; what
+    the shares lack to 1 is the interaction of keys. Empty while there is no variance.
+    """
+    scored = [
+        (trial.point, score)
+        for trial in trials
+        if trial.status == FINISHED and (score := trial.score(metric)) is not None
+    ]
+    if not scored:
+        return {}
+    mean = fmean(score for _, score in scored)
+    total = sum((score - mean) ** 2 for _, score in scored)
+    if total == 0:
+        return {}
+    return {key: _between(scored, key, mean) / total for key in scored[0][0]}
+
+
+def _between(scored: Sequence[tuple[Mapping[str, str], float]], key: str, mean: float) -> float:
+    """Sum of squares between the groups of trials that share a value of `key`."""
+    groups = defaultdict(list)
+    for point, score in scored:
+        groups[point[key]].append(score)
+    return sum(len(group) * (fmean(group) - mean) ** 2 for group in groups.values())

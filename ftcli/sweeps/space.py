@@ -152,7 +152,7 @@ def parse_value(text: str) -> Any:
 def _parse_axis(parsed: Override, text: str, folders: Sequence[Path]) -> Axis:
     key, values = parsed.key_or_group, parsed._value
     if parsed.is_delete():
-        raise _sweep_error(f"'{text}' leaves a key out: it cannot be swept.", f"~{key}")
+        raise _sweep_error(f"'{text}' removes a key, which cannot be swept.", f"~{key}")
     sign = "++" if parsed.is_force_add() else "+" if parsed.is_add() else ""
     if isinstance(values, IntervalSweep):
         return _parse_interval(values, key, sign, text)

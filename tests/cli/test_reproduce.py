@@ -52,8 +52,8 @@ def test_mistakes(ftcli, recipe):
     stored = ftcli("reproduce", "small.yaml", "seed=1", "--store")
     assert stored.status == 2 and "not the recipe's" in stored.err
     assert "fewer seeds" in ftcli("reproduce", "small.yaml", "--seeds", "1", "--store").err
-    assert "asks for no search" in ftcli("reproduce", "small.yaml", "--tune").err
-    assert "which paper?" in ftcli("reproduce").err
+    assert "has no search of settings" in ftcli("reproduce", "small.yaml", "--tune").err
+    assert "no paper is given." in ftcli("reproduce").err
     assert "Closest" in ftcli("reproduce", "qlorra").err
     recipe.write_text(RECIPE.replace("of: large", "of: lagre"))
     wrong = ftcli("check", "small.yaml")

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ftcli.cli.outcome import build_stage_table
 from ftcli.config import compose, load, validate
 from ftcli.core.errors import Problems, UserError
 from ftcli.jobs import stages, trial
-from ftcli.jobs.stages_table import build_stage_table
 
 JOB = """
 defaults: [qlora_llama, {override /method: lora}, {override /eval: loss}, _self_]

@@ -78,8 +78,8 @@ def test_a_trial_ends_with_its_caller_and_goes_on_later(tmp_path):
     script = (
         "from pathlib import Path; from ftcli.config import compose, validate\n"
         f"job = compose('qlora_llama', {overrides!r}); validate(job)\n"
-        "from ftcli.jobs.trial import complete\n"
-        f"complete(job, Path({str(tmp_path / 'one')!r}))\n"
+        "from ftcli.jobs.trial import complete_job\n"
+        f"complete_job(job, Path({str(tmp_path / 'one')!r}))\n"
     )
     caller = subprocess.Popen([sys.executable, "-c", script])
     deadline = time.monotonic() + 120

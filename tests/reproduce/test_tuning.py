@@ -84,7 +84,7 @@ def test_rows_that_judge_do_not_choose(recipe_file, searching):
     shares = "data.validation=0.25, eval.loss.split=test"  # another share is no other split
     text = recipe_file.read_text().replace("eval.loss.split=validation", shares)
     recipe_file.write_text(text)
-    with pytest.raises(UserError, match="by the rows that judge"):
+    with pytest.raises(UserError, match="on the rows that judge"):
         tuning.Search(reading.find_recipe(str(recipe_file)))
 
 

@@ -109,7 +109,7 @@ def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(tuned, tmp_p
     monkeypatch.setattr(
         gguf, "find_llama_name", lambda folder: "tekken"
     )  # splits words at capitals
-    with pytest.raises(UserError, match="cuts text otherwise"):
+    with pytest.raises(UserError, match="splits text differently"):
         export_run(tuned, "gguf", tmp_path / "model.gguf")
     assert not list(tmp_path.glob("*.gguf"))
 

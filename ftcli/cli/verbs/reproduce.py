@@ -50,7 +50,7 @@ def reproduce(
     if stale:
         return _list_stale(paper, as_json)
     if paper is None:
-        raise UserError("which paper?", "ftcli reproduce", "ftcli ls recipes")
+        raise UserError("no paper is given.", "ftcli reproduce", "ftcli ls recipes")
     if tune:
         return _search(reading.find_recipe(paper), overrides or [], as_json)
     if store and (overrides or seeds):

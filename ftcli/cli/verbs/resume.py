@@ -28,10 +28,9 @@ def resume(
     eval_every, save_every, keep_last ...; eval, logger). Steps to come follow the schedule of the new
     length: with scheduler=constant they are those of a run that was that long from the start.
     """
-    from ftcli.cli.outcome import show_result
+    from ftcli.cli.outcome import show_result, show_stages
     from ftcli.core.errors import UserError
     from ftcli.jobs import stages
-    from ftcli.jobs import stages_table as table
     from ftcli.jobs.train import resume as go_on
 
     if stages.is_parent(run):
@@ -40,5 +39,5 @@ def resume(
                 f"{run} is a job with stages, and each is a run of its own.",
                 fix=f"ftcli resume {stages.find_last_run(run)} {' '.join(overrides)}",
             )
-        return table.show_stages(stages.resume_stages(run, allow or [], checkpoint))
+        return show_stages(stages.resume_stages(run, allow or [], checkpoint))
     return show_result(go_on(run, allow or [], checkpoint, overrides or []))

@@ -26,7 +26,7 @@ def train(
     ] = False,
 ) -> int:
     """Compose, check, train, and leave a run directory."""
-    from ftcli.cli.outcome import show_result
+    from ftcli.cli.outcome import show_result, show_stages
     from ftcli.config import compose, validate
     from ftcli.config.value_ranges import find_unusual_values
     from ftcli.jobs.launch import launch
@@ -40,9 +40,8 @@ def train(
         return _dry_run(composed)
     if composed.config.get("stages"):
         from ftcli.jobs import stages
-        from ftcli.jobs import stages_table as table
 
-        return table.show_stages(stages.start_stages(composed, processes))
+        return show_stages(stages.start_stages(composed, processes))
     return show_result(launch(composed, processes) if processes > 1 else start(composed))
 
 

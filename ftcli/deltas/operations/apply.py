@@ -41,7 +41,11 @@ def _revert(opened: OpenedSource, to: str, base: str | None, force: bool) -> Rep
 
     delta = opened.delta
     if base is None or delta.kind != "model":
-        raise UserError("what shall be taken back?", "--base", "--base FINETUNED, a whole model")
+        raise UserError(
+            "--revert needs the finetuned model that the delta is subtracted from.",
+            "--base",
+            "--base FINETUNED, a whole model",
+        )
     finetuned = Artefact.open(base)
     record = {"said": [f"{finetuned.folder} minus {opened.path}"], "base": delta.base}
     result = Result("model", delta.revert(finetuned.weights), (finetuned.others,), record=record)

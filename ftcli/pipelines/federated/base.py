@@ -43,7 +43,9 @@ class Federated(ABC):
                 raise UserError(f"{getattr(self, key)} is not positive.", where=f"pipeline.{key}")
         if not 0 < self.fraction <= 1:
             raise UserError(
-                f"{self.fraction} is no share of the clients.", "pipeline.fraction", "0.05 or 1"
+                f"{self.fraction} is not a share of the clients, above 0 and at most 1.",
+                "pipeline.fraction",
+                "0.05 or 1",
             )
         strange = [m for m in self.members or () if not 0 <= m < self.clients]
         if strange or self.members == []:
@@ -65,23 +67,25 @@ class Federated(ABC):
         """
         if run.accelerator.num_processes > 1:
             raise UserError(
-                "clients are no ranks of one run.", where="pipeline", fix="train without -p"
+                "federated clients cannot be distributed over the ranks of one run.",
+                where="pipeline",
+                fix="train without -p",
             )
         if run.trainable is not None:
             raise UserError(
-                "a policy that moves other weights at other steps would know one client's steps only.",
+                "a trainable policy depends on the step, and every client counts its own steps.",
                 where="trainable",
                 fix="~trainable",
             )
         if run.data.packing == "bins":
             raise UserError(
-                "bins are filled from all rows, and here they belong to clients.",
+                "packing into bins would mix rows of different clients.",
                 where="data.packing",
                 fix="data.packing=flat",
             )
         if loop.state.max_steps % self.local_steps:
             raise UserError(
-                f"{loop.state.max_steps} steps are no whole number of rounds of {self.local_steps}.",
+                f"{loop.state.max_steps} steps cannot be divided into whole rounds of {self.local_steps}.",
                 where="pipeline.local_steps",
                 fix=f"trainer.max_steps={-(-loop.state.max_steps // self.local_steps) * self.local_steps}",
             )

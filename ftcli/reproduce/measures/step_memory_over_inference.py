@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ftcli.reproduce.measures import measure
 
@@ -14,7 +21,6 @@ def step_memory_over_inference(run: Path) -> float:
     Counted are all tensors that live, the model's among them, in one process for both.
     """
     from ftcli.models.decoding import judging
-    from ftcli.reproduce.allocations import Allocations
     from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
     fresh = rebuild_run(run, trainer={"max_steps": 1, "eval_first": False, "eval_every": None})
@@ -27,3 +33,38 @@ def step_memory_over_inference(run: Path) -> float:
     with Allocations(fresh.model) as step:
         fresh.trainer.fit(fresh)
     return step.peak / inference.peak
+
+
+class Allocations(TorchDispatchMode):
+    """Follows the storages that operations make, for as long as something refers to them.
+
+    Scratch memory within an operation is not seen, nor are tensors made before, but the model's.
+
+    Attributes:
+        peak: the most bytes that were there at once.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+        self._enter([*model.parameters(), *model.buffers()])
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the operation and take its results into account."""
+        result = func(*args, **(kwargs or {}))
+        self._enter([leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
+        return result
+
+    def _enter(self, tensors: Sequence[Tensor]) -> None:
+        self.live = {key: kept for key, kept in self.live.items() if not kept[0].expired()}
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self.live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.peak = max(self.peak, sum(size for _, size in self.live.values()))

@@ -71,7 +71,7 @@ def test_the_code_is_read_back_exactly(codec, density):
     assert np.array_equal(stored.positions, coded.positions)
     assert np.array_equal(stored.negative, coded.negative) and stored.scale == coded.scale
     assert all(torch.equal(stored.tensor(n), compressed[n]) for n in compressed)
-    with pytest.raises(UserError, match="no ternary delta"):
+    with pytest.raises(UserError, match="not a complete ternary delta"):
         ternary.decode(ternary.encode(coded, codec)[:-40])
 
 

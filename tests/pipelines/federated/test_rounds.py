@@ -231,7 +231,7 @@ def test_members_and_weights_are_as_asked(federated_job):
 @pytest.mark.parametrize(
     ("override", "what"),
     [
-        ("trainer.max_steps=10", "whole number of rounds"),
+        ("trainer.max_steps=10", "whole rounds"),
         ("data.packing=bins", "belong to clients"),
         ("scheduler.warmup_steps=2", "constant"),
         ("optimizer.pool=70000", "16 bits"),

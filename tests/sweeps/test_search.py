@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.sweeps.importance import one_factor_shares
+from ftcli.sweeps.search import one_factor_shares
 from ftcli.sweeps.trial import FAILED, FINISHED, Trial
 
 
