@@ -27,10 +27,10 @@ def with_template(tokenizer):
     """Name or text of a template -> a tokenizer with it and its special tokens."""
 
     def make(name):
-        own = copy.deepcopy(tokenizer)
-        own.chat_template = {**templates.ALL, **templates.ENDLESS}.get(name, name)
-        own.add_tokens(templates.SPECIALS.get(name, []), special_tokens=True)
-        return own
+        chat_tokenizer = copy.deepcopy(tokenizer)
+        chat_tokenizer.chat_template = {**templates.ALL, **templates.ENDLESS}.get(name, name)
+        chat_tokenizer.add_tokens(templates.SPECIALS.get(name, []), special_tokens=True)
+        return chat_tokenizer
 
     return make
 

@@ -30,14 +30,14 @@ class Layout:
     tools: tuple[str, ...] = ()
 
 
-def turns(*said: tuple[str, str], role: str = "role", content: str = "content") -> list[Row]:
+def turns(*spoken: tuple[str, str], role: str = "role", content: str = "content") -> list[Row]:
     """Turns of (role, text)."""
-    return [{role: who, content: text} for who, text in said]
+    return [{role: who, content: text} for who, text in spoken]
 
 
-def shared(*said: tuple[str, str]) -> list[Row]:
+def shared(*spoken: tuple[str, str]) -> list[Row]:
     """The same in ShareGPT's words."""
-    return turns(*said, role="from", content="value")
+    return turns(*spoken, role="from", content="value")
 
 
 ASK = ("user: Name a river.", "+assistant: The Danube.")

@@ -45,9 +45,9 @@ def test_summaries_keep_every_number_and_rejected_ones_alter_one_or_two():
 
 
 def test_the_cohort_and_the_order_of_events():
-    made = runpy.run_path(str(FOLDER / "generate.py"))
+    generator = runpy.run_path(str(FOLDER / "generate.py"))
     for row in shipped("test"):
         dates = [line.split()[0] for line in row["prompt"].splitlines()]
         turned = dates[0][:2] == "12" and dates[-1][:2] == "01"
         assert turned or dates == sorted(dates)
-        assert int(re.search(r"age (\d+)", row["prompt"])[1]) >= made["ADULT"] == 19
+        assert int(re.search(r"age (\d+)", row["prompt"])[1]) >= generator["ADULT"] == 19

@@ -126,10 +126,10 @@ def test_every_setting_that_matters_has_its_own_tokens(tokenizer, write_rows):
 
 def test_packing_and_the_calls_made_before_do_not_matter(tokenizer, write_rows):
     path = str(source(write_rows, 50))
-    one = Data(path, on_error="skip").prepare("train", tokenizer)
+    first = Data(path, on_error="skip").prepare("train", tokenizer)
     tokenizer(["a", "a b c"], padding=True, truncation=True, max_length=2)
-    two = Data(path, on_error="skip", packing="bins").prepare("train", tokenizer)
-    assert one.folder == two.folder
+    second = Data(path, on_error="skip", packing="bins").prepare("train", tokenizer)
+    assert first.folder == second.folder
 
 
 @pytest.mark.parametrize("name", ["ids.bin", "offsets.bin", "origins.bin", "meta.json"])

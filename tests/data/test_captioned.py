@@ -156,5 +156,5 @@ def test_bytes_of_pixels_round():
 
 def test_a_preview_is_a_picture_with_captions(tmp_path, tokenizer):
     shown = emoji().preview("train", tokenizer, 3, tmp_path / "p.png")
-    assert [one.text for one in shown] == ["monkey face", "monkey", "gorilla"]
+    assert [preview.text for preview in shown] == ["monkey face", "monkey", "gorilla"]
     assert Image.open(tmp_path / "p.png").size == (3 * 34 * 4 + 8, 36 * 4)

@@ -33,8 +33,8 @@ def test_unambiguous_columns_are_recognised(row, name):
 
 
 def test_mapped_columns_count_for_recognition():
-    found = columns({"question": "a", "answer": "b"}, prompt="question", completion="answer")
-    assert found.name == "prompt"
+    judged = columns({"question": "a", "answer": "b"}, prompt="question", completion="answer")
+    assert judged.name == "prompt"
 
 
 def test_several_formats_that_fit_are_not_guessed_between():
@@ -68,9 +68,9 @@ def test_an_unknown_format_is_refused():
 
 
 def test_references_stand_in_for_the_answer_of_rows_that_are_only_judged():
-    found = columns({"mr": "m", "refs": ["x", "y"]}, "prompt", prompt="mr", completion="ref",
+    judged = columns({"mr": "m", "refs": ["x", "y"]}, "prompt", prompt="mr", completion="ref",
                     references="refs")  # fmt: skip
-    example = found.build_example({"mr": "m", "refs": ["x", "y"]})
+    example = judged.build_example({"mr": "m", "refs": ["x", "y"]})
     assert example == {"prompt": "m", "completion": "x", "references": ["x", "y"]}
 
 
@@ -102,9 +102,9 @@ def test_an_instruction_with_an_input_has_it_after_a_blank_line():
     ],
 )
 def test_a_row_that_does_not_fit_says_why(row, why):
-    found = columns({"prompt": "a", "completion": "b"})
+    judged = columns({"prompt": "a", "completion": "b"})
     with pytest.raises(UnusableRow, match=why):
-        found.build_example(row)
+        judged.build_example(row)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def test_a_conversation_that_makes_no_sense_says_why(messages, why):
 def test_conversations_as_json_text_and_as_parts():
     import json
 
-    found = columns({"messages": CHAT})
-    assert found.build_example({"messages": json.dumps(CHAT)})["messages"] == CHAT
+    judged = columns({"messages": CHAT})
+    assert judged.build_example({"messages": json.dumps(CHAT)})["messages"] == CHAT
     parts = [{"role": "user", "content": [{"type": "text", "text": "a"}]}, CHAT[1]]
-    assert found.build_example({"messages": parts})["messages"] == CHAT
+    assert judged.build_example({"messages": parts})["messages"] == CHAT
 
 
 def test_preferences_as_conversations_share_their_beginning():

@@ -128,9 +128,11 @@ def test_every_row_is_accounted_for_by_its_fate(tokenizer, tmp_path, caplog):
     assert "4 rows skipped" in caplog.text and f"{path}:6" in caplog.text
 
 
-@pytest.mark.parametrize("said", ["word " * 200_000, "x" * 100_000, "🙂" * 20_000, "שלום " * 9_000])
-def test_a_row_of_megabytes_is_cut_and_counted(tokenizer, write_rows, said):
-    path = write_rows([*rows(1), {"prompt": "a", "completion": said}, *rows(1)])
+@pytest.mark.parametrize(
+    "answer", ["word " * 200_000, "x" * 100_000, "🙂" * 20_000, "שלום " * 9_000]
+)
+def test_a_row_of_megabytes_is_cut_and_counted(tokenizer, write_rows, answer):
+    path = write_rows([*rows(1), {"prompt": "a", "completion": answer}, *rows(1)])
     tokens = Data(str(path), max_length=64).prepare("train", tokenizer)
     assert (len(tokens), tokens.meta["overlong"], tokens.meta["longest_row"]) == (3, 1, f"{path}:2")
     left = Data(str(path), max_length=64, overlong="drop").prepare("train", tokenizer)
@@ -262,14 +264,14 @@ def test_nothing_to_learn_because_answers_begin_too_late(tokenizer, write_rows):
 def test_nothing_to_learn_because_markers_enclose_nothing(tokenizer, write_rows):
     import copy
 
-    own = copy.deepcopy(tokenizer)
-    own.chat_template = (
+    chat_tokenizer = copy.deepcopy(tokenizer)
+    chat_tokenizer.chat_template = (
         "{% for m in messages %}{{ m['content'] }}{% generation %}{% endgeneration %}{% endfor %}"
     )
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     data = Data(str(write_rows([{"messages": talk}] * 3)))
     with pytest.raises(UserError, match="3 of 3 sampled rows.*markers enclose no answer"):
-        data.prepare("train", own)
+        data.prepare("train", chat_tokenizer)
 
 
 def test_a_template_that_begins_answers_differently_when_asked_is_refused(
@@ -277,15 +279,15 @@ def test_a_template_that_begins_answers_differently_when_asked_is_refused(
 ):
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     path = str(write_rows([{"messages": talk}] * 3))
-    own = with_template("deepseek_r1")
+    chat_tokenizer = with_template("deepseek_r1")
     with pytest.raises(UserError, match=r"Of 3 rows: unlike_prompt in 3 .*first: .*rows.jsonl:1"):
-        Data(path).prepare("train", own)
+        Data(path).prepare("train", chat_tokenizer)
     with caplog.at_level(logging.WARNING):
-        tokens = Data(path, on_lost="warn").prepare("train", own)
+        tokens = Data(path, on_lost="warn").prepare("train", chat_tokenizer)
     assert tokens.meta["losses"] == {"unlike_prompt": 3}
     assert "unlike_prompt in 3 of 3 documents" in caplog.text
     with pytest.raises(UserError, match="unlike_prompt in 3"):  # a cache that a warning let pass
-        Data(path).prepare("train", own)
+        Data(path).prepare("train", chat_tokenizer)
 
 
 def test_preferences_learn_the_chosen_answer(tokenizer, write_rows):
@@ -295,10 +297,10 @@ def test_preferences_learn_the_chosen_answer(tokenizer, write_rows):
 
 
 def test_the_fingerprint_follows_content_not_place_or_time(tokenizer, write_rows):
-    one = Data(str(write_rows(rows(5), "a.jsonl"))).prepare("train", tokenizer)
+    first = Data(str(write_rows(rows(5), "a.jsonl"))).prepare("train", tokenizer)
     same = Data(str(write_rows(rows(5), "b.jsonl"))).prepare("train", tokenizer)
     more = Data(str(write_rows(rows(6), "c.jsonl"))).prepare("train", tokenizer)
-    assert one.fingerprint == same.fingerprint != more.fingerprint
+    assert first.fingerprint == same.fingerprint != more.fingerprint
 
 
 def test_describe_tells_what_was_used(e2e, tokenizer):

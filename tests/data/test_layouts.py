@@ -51,8 +51,8 @@ def test_a_layout_means_what_it_says(write_rows, name):
     layout = LAYOUTS[name]
     example = next(data_of(write_rows, layout, **layout.options).examples())
     assert lines(example) == layout.right
-    found = tuple(tool["function"]["name"] for tool in example.get("tools", ()))
-    assert found == layout.tools
+    names = tuple(tool["function"]["name"] for tool in example.get("tools", ()))
+    assert names == layout.tools
     for tool in example.get("tools", ()):
         assert tool["type"] == "function"
         assert tool["function"]["parameters"]["properties"].keys() == {"city"}

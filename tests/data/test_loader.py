@@ -45,17 +45,17 @@ def batches(way, lengths, size, seed=0, epoch=0, shuffle=True, capacity=64):
 @settings(max_examples=80, deadline=None)
 @given(LENGTHS, st.integers(1, 9), st.integers(0, 3), st.sampled_from(WAYS), st.booleans())
 def test_every_row_comes_once_an_epoch(lengths, size, epoch, way, shuffle):
-    found = batches(way, lengths, size, epoch=epoch, shuffle=shuffle)
-    assert sorted(row for batch in found for row in batch) == list(range(len(lengths)))
-    assert found == batches(way, lengths, size, epoch=epoch, shuffle=shuffle)
+    all_batches = batches(way, lengths, size, epoch=epoch, shuffle=shuffle)
+    assert sorted(row for batch in all_batches for row in batch) == list(range(len(lengths)))
+    assert all_batches == batches(way, lengths, size, epoch=epoch, shuffle=shuffle)
 
 
 @settings(max_examples=80, deadline=None)
 @given(LENGTHS, st.integers(1, 4), st.integers(1, 3))
 def test_bins_are_as_many_in_every_epoch_and_never_too_full(lengths, size, epoch):
     assert len(batches("bins", lengths, size)) == len(batches("bins", lengths, size, epoch=epoch))
-    for one in packing.pack_best_fit(np.arange(len(lengths)), lengths, 64):
-        assert lengths[one].sum() <= 64
+    for bin_rows in packing.pack_best_fit(np.arange(len(lengths)), lengths, 64):
+        assert lengths[bin_rows].sum() <= 64
 
 
 def test_bins_are_as_many_in_every_epoch_over_several_windows(monkeypatch):

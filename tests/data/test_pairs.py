@@ -40,7 +40,7 @@ def test_each_row_gives_chosen_then_rejected_with_the_same_prompt(data, tokenize
             text(tokenizer, chosen) == row["chosen"]
             and text(tokenizer, rejected) == row["rejected"]
         )
-        prompts = [one["input_ids"][one["labels"] == -100].tolist() for one in (chosen, rejected)]
+        prompts = [row["input_ids"][row["labels"] == -100].tolist() for row in (chosen, rejected)]
         assert prompts[0] == prompts[1]
         assert chosen["labels"][-1] == rejected["labels"][-1] == tokenizer.eos_token_id
         assert tokens.origin(2 * i) == tokens.origin(2 * i + 1)
@@ -116,10 +116,10 @@ def test_a_share_keeps_pairs_whole_and_parts_prompts(write_rows, tokenizer):
 
 def test_fingerprints_of_pairs_and_of_chosen_answers_differ(write_rows, tokenizer):
     path = str(write_rows(rows(5)))
-    one, two = (
+    first, two = (
         Data(path, format="preference", pairs=p).prepare("train", tokenizer) for p in (True, False)
     )
-    assert one.fingerprint != two.fingerprint and np.array_equal(one.lengths[::2], two.lengths)
+    assert first.fingerprint != two.fingerprint and np.array_equal(first.lengths[::2], two.lengths)
 
 
 def test_what_cannot_be_paired_is_refused(write_rows, tokenizer):

@@ -24,5 +24,5 @@ def test_a_row_that_is_cut_does_not_end(tokenizer, write_rows):
 
 def test_only_as_many_rows_as_asked_for(tokenizer, write_rows):
     path = write_rows([{"prompt": "a", "completion": "b"}] * 10)
-    found = read_samples(Data(str(path)), tokenizer, 2)
-    assert [sample.origin for sample in found] == [f"{path}:1", f"{path}:2"]
+    shown = read_samples(Data(str(path)), tokenizer, 2)
+    assert [sample.origin for sample in shown] == [f"{path}:1", f"{path}:2"]

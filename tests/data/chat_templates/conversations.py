@@ -13,7 +13,7 @@ def word(kind: str) -> str:
     return f"{kind}Zq{next(_numbers)}"
 
 
-class Said(NamedTuple):
+class Answer(NamedTuple):
     """What an assistant's turn says, in order: words of its thinking, its text, its calls."""
 
     thoughts: list[str]
@@ -26,7 +26,7 @@ class Kind(NamedTuple):
     """A conversation, what the assistant's turns say, and what belongs to the prompts."""
 
     messages: list[dict[str, Any]]
-    said: list[Said]
+    answers: list[Answer]
     context: list[str]
     tools: list[dict[str, Any]] | None = None
     tool_words: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class Talk:
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
-        self.said: list[Said] = []
+        self.answers: list[Answer] = []
         self.context: list[str] = []
         self.tools: list[dict[str, Any]] | None = None
         self.tool_words: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class Talk:
         if not learn:
             turn["learn"] = False
         self.messages.append(turn)
-        self.said.append(Said(list(thoughts), list(texts), calls, learn))
+        self.answers.append(Answer(list(thoughts), list(texts), calls, learn))
         return self
 
     def add_tools(self) -> Talk:
@@ -102,7 +102,7 @@ class Talk:
         }
 
     def kind(self) -> Kind:
-        return Kind(self.messages, self.said, self.context, self.tools, self.tool_words)
+        return Kind(self.messages, self.answers, self.context, self.tools, self.tool_words)
 
 
 def call_words(call: dict[str, Any]) -> list[str]:
@@ -213,7 +213,7 @@ def _no_arguments(talk: Talk) -> Talk:
     call = talk.call()
     call["function"]["arguments"] = {}
     talk.answer("", tool_calls=[call])
-    talk.said[-1] = talk.said[-1]._replace(calls=[call["function"]["name"]])
+    talk.answers[-1] = talk.answers[-1]._replace(calls=[call["function"]["name"]])
     return talk.results().answer()
 
 

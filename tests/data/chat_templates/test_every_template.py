@@ -48,10 +48,12 @@ ENDS = {
 
 def tokenizer_for(base, name):
     """The shipped tokenizer with a template and every special token that it writes."""
-    own = copy.deepcopy(base)
-    own.chat_template = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
-    own.add_tokens(sorted(set(TOKENS.findall(own.chat_template))), special_tokens=True)
-    return own
+    chat_tokenizer = copy.deepcopy(base)
+    chat_tokenizer.chat_template = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    chat_tokenizer.add_tokens(
+        sorted(set(TOKENS.findall(chat_tokenizer.chat_template))), special_tokens=True
+    )
+    return chat_tokenizer
 
 
 def learned_stretches(tokenizer, document):
@@ -75,28 +77,28 @@ def judge(kind: Kind, name, tokenizer, document) -> set[str]:
     learned = "\x00".join(stretches)
     whole = tokenizer.decode(document.ids.tolist())
     wrong = set()
-    for number, said in enumerate(kind.said):
-        place = learned if said.learn else whole
+    for number, answer in enumerate(kind.answers):
+        place = learned if answer.learn else whole
         for words, loss in (
-            (said.thoughts, "lost_reasoning"),
-            (said.texts, "lost_text"),
-            (said.calls, "lost_tool_call"),
+            (answer.thoughts, "lost_reasoning"),
+            (answer.texts, "lost_text"),
+            (answer.calls, "lost_tool_call"),
         ):
             if any(word not in place for word in words):
                 wrong.add(loss)
-        words = [*said.thoughts, *said.texts, *said.calls]
-        if not said.learn and any(word in learned for word in words):
+        words = [*answer.thoughts, *answer.texts, *answer.calls]
+        if not answer.learn and any(word in learned for word in words):
             wrong.add("LEARNED")
-        if said.learn and (ends := [learned.find(w) + len(w) for w in words if w in learned]):
+        if answer.learn and (ends := [learned.find(w) + len(w) for w in words if w in learned]):
             following = [
-                w for s in kind.said[number + 1 :] for w in (*s.thoughts, *s.texts, *s.calls)
+                w for s in kind.answers[number + 1 :] for w in (*s.thoughts, *s.texts, *s.calls)
             ]
             behind = learned[max(ends) :].partition("\x00")[0]
             cut = min((behind.find(w) for w in following if w in behind), default=len(behind))
             if not any(end in behind[:cut] for end in ends_of(name)):
                 wrong.add("no_end")
-    order = [learned.find(w) for s in kind.said if s.learn for w in (*s.thoughts, *s.texts)]
-    if (found := [at for at in order if at >= 0]) != sorted(found):
+    order = [learned.find(w) for s in kind.answers if s.learn for w in (*s.thoughts, *s.texts)]
+    if (positions := [at for at in order if at >= 0]) != sorted(positions):
         wrong.add("ORDER")
     if any(word in learned for word in (*kind.context, *kind.tool_words[2:])):
         wrong.add("foreign_text")
@@ -107,7 +109,7 @@ def judge(kind: Kind, name, tokenizer, document) -> set[str]:
     if '\\\\"' in learned or re.search(r"\{'\w+Zq", learned):
         wrong.add("lost_tool_call")
     wrong |= {"cut_special" for s in stretches if s and re.match(r"\w*\|>|[a-z_]+>", s)}
-    if kind.messages[-1]["role"] == "assistant" and kind.said[-1].learn:
+    if kind.messages[-1]["role"] == "assistant" and kind.answers[-1].learn:
         example = {"messages": kind.messages, "tools": kind.tools}
         prompt = Renderer(RenderSettings(), tokenizer).encode_prompt(example)
         if document.ids[: len(prompt)].tolist() != prompt:
@@ -137,9 +139,9 @@ def silent(reported, wrong) -> set[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_lost_in_silence(tokenizer, name):
-    own = tokenizer_for(tokenizer, name)
+    chat_tokenizer = tokenizer_for(tokenizer, name)
     for title, kind in everything().items():
-        reported, wrong = verdict(kind, name, own)
+        reported, wrong = verdict(kind, name, chat_tokenizer)
         if reported is not None:
             assert not silent(reported, wrong), (title, reported, wrong)
             assert wrong or not reported & LOSSES.keys(), (title, reported)  # no false alarm

@@ -37,12 +37,12 @@ def test_a_conversation_that_is_whole_has_no_loss(with_template, name):
 
 @pytest.mark.parametrize("template", [templates.CALLS_OF_OBJECTS, templates.CALLS_OF_TEXT])
 def test_a_call_is_learned_once_in_the_form_that_the_template_wants(with_template, template):
-    own = with_template(template)
+    chat_tokenizer = with_template(template)
     example = {"messages": CALLED, "tools": [TOOL]}
-    ((document,),) = Renderer(RenderSettings(), own).render_documents([example])
+    ((document,),) = Renderer(RenderSettings(), chat_tokenizer).render_documents([example])
     assert document.losses == ()
     call = f"<call>weather {WRITTEN}</call><|im_end|>"
-    assert learned_texts(own, document) == [call, "Sunny.<|im_end|>"]
+    assert learned_texts(chat_tokenizer, document) == [call, "Sunny.<|im_end|>"]
 
 
 def test_a_template_without_tools_loses_the_call_and_the_list(with_template):
@@ -50,10 +50,10 @@ def test_a_template_without_tools_loses_the_call_and_the_list(with_template):
 
 
 def test_an_argument_that_a_template_leaves_out_is_a_lost_call(with_template):
-    own = with_template(
+    chat_tokenizer = with_template(
         templates.CALLS_OF_OBJECTS.replace("| tojson + '</call>'", "['town'] + '</call>'")
     )
-    assert losses(own, CALLED, [TOOL]) == {"lost_tool_call"}
+    assert losses(chat_tokenizer, CALLED, [TOOL]) == {"lost_tool_call"}
 
 
 def test_arguments_that_are_encoded_twice_are_a_lost_call(with_template):
@@ -64,12 +64,12 @@ def test_arguments_that_are_encoded_twice_are_a_lost_call(with_template):
 
 
 def test_text_beside_a_call_that_a_template_leaves_out_is_lost_text(with_template):
-    own = with_template(
+    chat_tokenizer = with_template(
         templates.CALLS_OF_OBJECTS.replace("+ m['content'] }}", "+ (m['content'] if not m['tool_calls'] else '') }}")
     )  # fmt: skip
     talk = [user("How is it?"), {**CALLING, "content": "I look."}, *CALLED[2:]]
-    assert losses(own, talk, [TOOL]) == {"lost_text"}
-    assert losses(own, CALLED, [TOOL]) == set()
+    assert losses(chat_tokenizer, talk, [TOOL]) == {"lost_text"}
+    assert losses(chat_tokenizer, CALLED, [TOOL]) == set()
 
 
 def test_thinking_that_no_answer_shows_is_lost_and_that_of_earlier_ones_is_by_design(with_template):
@@ -89,38 +89,41 @@ def test_a_prompt_that_opens_another_answer_is_named(with_template):
 
 
 def test_another_roles_text_that_is_lost_is_named(with_template):
-    own = with_template(
+    chat_tokenizer = with_template(
         templates.CHATML.replace("m['content']", "(m['content'] if m['role'] != 'user' else '')")
     )
-    assert losses(own, TALK) == {"lost_text"}
+    assert losses(chat_tokenizer, TALK) == {"lost_text"}
 
 
 def test_text_is_written_as_parts_where_a_template_wants_parts(with_template):
-    own = with_template(templates.PARTS)
-    document = render(own, TALK)
+    chat_tokenizer = with_template(templates.PARTS)
+    document = render(chat_tokenizer, TALK)
     assert document.losses == ()
-    assert learned_texts(own, document) == ["Blue it is.<|im_end|>", "  Red.\n<|im_end|>"]
-    prompt = Renderer(RenderSettings(), own).encode_prompt({"messages": TALK})
+    assert learned_texts(chat_tokenizer, document) == [
+        "Blue it is.<|im_end|>",
+        "  Red.\n<|im_end|>",
+    ]
+    prompt = Renderer(RenderSettings(), chat_tokenizer).encode_prompt({"messages": TALK})
     assert document.ids[: len(prompt)].tolist() == prompt
 
 
 def test_parts_are_written_as_text_where_a_template_wants_text(with_template):
-    own = with_template("chatml")
+    chat_tokenizer = with_template("chatml")
     parts = [{"type": "text", "text": "Blue "}, {"type": "text", "text": "it is."}]
-    document = render(own, [user("Say blue."), {"role": "assistant", "content": parts}])
-    assert learned_texts(own, document) == ["Blue it is.<|im_end|>"]
+    document = render(chat_tokenizer, [user("Say blue."), {"role": "assistant", "content": parts}])
+    assert learned_texts(chat_tokenizer, document) == ["Blue it is.<|im_end|>"]
 
 
 @pytest.mark.parametrize("mask", ["assistant", "all"])
 @pytest.mark.parametrize("name", ["chatml", "chatml_marked"])
 def test_a_turn_that_is_not_to_be_learned_is_not(with_template, name, mask):
     talk = [TALK[0], {**TALK[1], "learn": False}, *TALK[2:]]
-    own = with_template(name)
-    document = render(own, talk, mask=mask)
-    learned = " ".join(learned_texts(own, document))
+    chat_tokenizer = with_template(name)
+    document = render(chat_tokenizer, talk, mask=mask)
+    learned = " ".join(learned_texts(chat_tokenizer, document))
     assert "Blue" not in learned and "Red." in learned
     assert ("And red?" in learned) == (mask == "all")
-    assert "Blue it is." in own.decode(document.ids)
+    assert "Blue it is." in chat_tokenizer.decode(document.ids)
 
 
 ENDS = {"glm": ("<|user|>", ""), "falcon": ("<|eos|>", " "), "solar": ("<|eos|>", "")}
@@ -128,28 +131,33 @@ ENDS = {"glm": ("<|user|>", ""), "falcon": ("<|eos|>", " "), "solar": ("<|eos|>"
 
 @pytest.mark.parametrize("name", sorted(templates.ENDLESS))
 def test_a_template_without_an_end_of_turn_gets_one_by_rule(with_template, name):
-    own, (end, blank) = with_template(name), ENDS[name]
-    document = render(own, TALK)
-    assert learned_texts(own, document) == [f"{blank}Blue it is.{end}", f"{blank}  Red.\n{end}"]
+    chat_tokenizer, (end, blank) = with_template(name), ENDS[name]
+    document = render(chat_tokenizer, TALK)
+    assert learned_texts(chat_tokenizer, document) == [
+        f"{blank}Blue it is.{end}",
+        f"{blank}  Red.\n{end}",
+    ]
     assert document.losses == ()
-    prompt = Renderer(RenderSettings(), own).encode_prompt({"messages": TALK})
+    prompt = Renderer(RenderSettings(), chat_tokenizer).encode_prompt({"messages": TALK})
     assert document.ids[: len(prompt)].tolist() == prompt
-    assert Renderer(RenderSettings(), own).chat.notes()[0].startswith("it writes no end")
+    assert Renderer(RenderSettings(), chat_tokenizer).chat.notes()[0].startswith("it writes no end")
 
 
 def test_an_answer_stops_at_the_ends_that_are_learned(with_template):
     from ftcli.models.decoding import stop_ids
 
-    own = with_template("glm")
-    assert set(stop_ids(own)) == set(own.convert_tokens_to_ids(["<|eos|>", "<|user|>"]))
+    chat_tokenizer = with_template("glm")
+    assert set(stop_ids(chat_tokenizer)) == set(
+        chat_tokenizer.convert_tokens_to_ids(["<|eos|>", "<|user|>"])
+    )
 
 
 def test_the_date_is_that_of_the_run(with_template):
-    own = with_template(templates.DATED)
-    renderer = Renderer(RenderSettings(date="2025-03-09"), own)
+    chat_tokenizer = with_template(templates.DATED)
+    renderer = Renderer(RenderSettings(date="2025-03-09"), chat_tokenizer)
     ((document,),) = renderer.render_documents([{"messages": TALK}])
     prompt = renderer.encode_prompt({"messages": TALK})
-    assert "Today: 09 March 2025<|im_end|>" in own.decode(document.ids)
+    assert "Today: 09 March 2025<|im_end|>" in chat_tokenizer.decode(document.ids)
     assert document.ids[: len(prompt)].tolist() == prompt
     assert "data.date=2025-03-09" in renderer.chat.notes()[0]
 
@@ -159,35 +167,35 @@ def test_a_variable_of_the_template_may_be_set(with_template):
         "{{ '<|im_start|>assistant\n' }}",
         "{{ '<|im_start|>assistant\n' + ('' if enable_thinking is defined and not enable_thinking else '<think>') }}",
     )
-    own = with_template(opened)
-    assert losses(own, TALK) == {"unlike_prompt", "earlier_prompt"}
-    assert losses(own, TALK, template_options={"enable_thinking": False}) == set()
+    chat_tokenizer = with_template(opened)
+    assert losses(chat_tokenizer, TALK) == {"unlike_prompt", "earlier_prompt"}
+    assert losses(chat_tokenizer, TALK, template_options={"enable_thinking": False}) == set()
 
 
 def test_tokens_that_a_tokenizer_puts_first_stand_first_in_plain_rows_and_prompts(with_template):
     from tokenizers.processors import TemplateProcessing
 
-    own = with_template("glm")
-    first = own.convert_tokens_to_ids(["[gMASK]", "<sop>"])
-    own.backend_tokenizer.post_processor = TemplateProcessing(
+    chat_tokenizer = with_template("glm")
+    first = chat_tokenizer.convert_tokens_to_ids(["[gMASK]", "<sop>"])
+    chat_tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="[gMASK] <sop> $A", special_tokens=[("[gMASK]", first[0]), ("<sop>", first[1])]
     )
-    own.bos_token = None
-    renderer = Renderer(RenderSettings(), own)
+    chat_tokenizer.bos_token = None
+    renderer = Renderer(RenderSettings(), chat_tokenizer)
     for example in ({"prompt": "a", "completion": "b"}, {"text": "a b"}):
         ((document,),) = renderer.render_documents([example])
         assert document.ids[:2].tolist() == first
     assert renderer.encode_prompt({"prompt": "a"})[:2] == first
-    assert renderer.encode_beginning("a b") == own("a b").input_ids
+    assert renderer.encode_beginning("a b") == chat_tokenizer("a b").input_ids
     ((document,),) = renderer.render_documents([{"text": "a b"}])
     assert document.ids[:-1].tolist() == renderer.encode_beginning("a b")
 
 
 def test_arguments_as_python_prints_them_are_given_as_json_text_instead(with_template):
-    own = with_template(
+    chat_tokenizer = with_template(
         templates.CALLS_OF_OBJECTS.replace("['arguments'] | tojson", "['arguments'] | string")
     )
     example = {"messages": CALLED, "tools": [TOOL]}
-    ((document,),) = Renderer(RenderSettings(), own).render_documents([example])
+    ((document,),) = Renderer(RenderSettings(), chat_tokenizer).render_documents([example])
     assert document.losses == ()
-    assert learned_texts(own, document)[0] == f"<call>weather {WRITTEN}</call><|im_end|>"
+    assert learned_texts(chat_tokenizer, document)[0] == f"<call>weather {WRITTEN}</call><|im_end|>"

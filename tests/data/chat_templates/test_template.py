@@ -136,18 +136,20 @@ def test_an_answer_that_merges_with_the_prompt_is_cut_from_it(tokenizer):
     """Prompt and answer must not share a token, even where the tokenizer would merge them."""
     import copy
 
-    own = copy.deepcopy(tokenizer)
-    own.chat_template = (
+    chat_tokenizer = copy.deepcopy(tokenizer)
+    chat_tokenizer.chat_template = (
         "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
     talk = [user("hi"), assistant("hello")]
-    joined = own(own.apply_chat_template(talk, tokenize=False), add_special_tokens=False).input_ids
-    document = render(own, talk)
-    prompt = Renderer(RenderSettings(), own).encode_prompt({"messages": talk})
+    joined = chat_tokenizer(
+        chat_tokenizer.apply_chat_template(talk, tokenize=False), add_special_tokens=False
+    ).input_ids
+    document = render(chat_tokenizer, talk)
+    prompt = Renderer(RenderSettings(), chat_tokenizer).encode_prompt({"messages": talk})
     assert document.ids.tolist() != joined  # the tokenizer does merge the blank
     assert document.ids[: len(prompt)].tolist() == prompt
-    assert learned_texts(own, document) == ["hello<|eos|>"]
+    assert learned_texts(chat_tokenizer, document) == ["hello<|eos|>"]
     assert not document.learned[: len(prompt)].any()
 
 
@@ -166,10 +168,10 @@ def test_a_row_without_an_answer_has_nothing_to_learn(with_template):
 def test_without_a_template_there_is_one_message(tokenizer):
     import copy
 
-    own = copy.deepcopy(tokenizer)
-    own.chat_template = None
+    chat_tokenizer = copy.deepcopy(tokenizer)
+    chat_tokenizer.chat_template = None
     with pytest.raises(UserError, match=r"no chat template"):
-        render(own, TALK)
+        render(chat_tokenizer, TALK)
 
 
 def test_mask_all_learns_everything_but_the_first_token(with_template):
@@ -186,15 +188,15 @@ TURNS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3)
 )
 @given(TURNS, st.sampled_from(["chatml", "chatml_marked", "zephyr", "gemma", "vicuna"]))
 def test_whatever_is_said_exactly_the_answers_are_learned(with_template, turns, name):
-    assume(any(said.strip() for _, said in turns))
+    assume(any(answer.strip() for _, answer in turns))
     tokenizer = with_template(name)
-    talk = [m for asked, said in turns for m in (user(asked), assistant(said))]
+    talk = [m for asked, answer in turns for m in (user(asked), assistant(answer))]
     document = render(tokenizer, talk)
     end = {"chatml": "<|im_end|>", "chatml_marked": "<|im_end|>", "gemma": "<end_of_turn>"}
     begin = " " if name == "vicuna" else ""
-    said = [text.strip() if name == "gemma" else text for _, text in turns]
+    answers = [text.strip() if name == "gemma" else text for _, text in turns]
     assert learned_texts(tokenizer, document) == [
-        begin + text + end.get(name, "<|eos|>") for text in said
+        begin + text + end.get(name, "<|eos|>") for text in answers
     ]
     prompt = Renderer(RenderSettings(), tokenizer).encode_prompt({"messages": talk[:2]})
     assert document.ids[: len(prompt)].tolist() == prompt
@@ -204,11 +206,11 @@ def test_whatever_is_said_exactly_the_answers_are_learned(with_template, turns, 
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(WORDS, WORDS.filter(str.strip), st.sampled_from([None, "Q: {prompt} A:", "{prompt}"]))
-def test_plain_rows_learn_exactly_the_completion(tokenizer, asked, said, template):
+def test_plain_rows_learn_exactly_the_completion(tokenizer, asked, answer, template):
     renderer = Renderer(RenderSettings(prompt_template=template), tokenizer)
-    example = {"prompt": asked, "completion": said}
+    example = {"prompt": asked, "completion": answer}
     ((document,),) = renderer.render_documents([example])
-    assert learned_texts(tokenizer, document) == [said + "<|eos|>"]
+    assert learned_texts(tokenizer, document) == [answer + "<|eos|>"]
     prompt = renderer.encode_prompt(example)
     assert document.ids[: len(prompt)].tolist() == prompt
     assert not document.learned[: len(prompt)].any()

@@ -68,7 +68,7 @@ def test_rows_that_ask_the_same_after_one_history_stay_together():
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b", "learn": False},
     ]
-    one = {
+    first = {
         "messages": [
             *asked,
             {"role": "user", "content": "c"},
@@ -82,7 +82,7 @@ def test_rows_that_ask_the_same_after_one_history_stay_together():
             {"role": "assistant", "content": "d"},
         ]
     }
-    assert extract_prompt(one) != extract_prompt(other)
+    assert extract_prompt(first) != extract_prompt(other)
 
 
 USER, GOOD, BAD = ({"role": r, "content": c} for r, c in

@@ -47,8 +47,8 @@ def folder(tmp_path, **files: bytes) -> Audio:
 )
 def test_wav_files_of_every_width_are_read(tmp_path, processor, width, channels, off):
     data = folder(tmp_path, tone=wav(TONE, width, channels))
-    found = data.prepare("train", processor).view(0, 0, None)
-    assert found.dtype == np.float32 and np.abs(found - TONE).max() < off
+    samples = data.prepare("train", processor).view(0, 0, None)
+    assert samples.dtype == np.float32 and np.abs(samples - TONE).max() < off
 
 
 def test_resampling_keeps_the_tone():
@@ -111,10 +111,10 @@ def test_the_shipped_digits_are_what_their_note_says(processor):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"RIFFnothing", "no wav"), (b"OggS123", "soundfile")]
+    ("content", "message"), [(b"RIFFnothing", "no wav"), (b"OggS123", "soundfile")]
 )
-def test_what_is_no_sound_is_named(tmp_path, processor, content, said):
+def test_what_is_no_sound_is_named(tmp_path, processor, content, message):
     rows = folder(tmp_path, bad=content).prepare("train", processor)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         rows.batch([0])
     assert caught.value.where.endswith("bad/1.wav")

@@ -103,10 +103,10 @@ def test_evaluation_sees_images_as_they_are(processor):
 
 
 def test_several_processes_share_the_batches_of_an_epoch(processor):
-    own = [clothes().loader("train", processor, 32, seed=1, rank=r, world=2) for r in (0, 1)]
-    parts = [sum(loader.batches(4), []) for loader in own]
-    assert not set(parts[0]) & set(parts[1]) and len(own[0]) == len(own[1])
-    assert all(rows.epoch == 4 for rows in own[1].batches(4))
+    loaders = [clothes().loader("train", processor, 32, seed=1, rank=r, world=2) for r in (0, 1)]
+    parts = [sum(loader.batches(4), []) for loader in loaders]
+    assert not set(parts[0]) & set(parts[1]) and len(loaders[0]) == len(loaders[1])
+    assert all(rows.epoch == 4 for rows in loaders[1].batches(4))
 
 
 def test_the_fingerprint_is_that_of_content_and_classes():
@@ -118,7 +118,7 @@ def test_the_fingerprint_is_that_of_content_and_classes():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"validation": 1.5}, "cannot be held out"),
         ({"folds": 3, "validation": 0.1}, "one of the folds"),
@@ -126,21 +126,21 @@ def test_the_fingerprint_is_that_of_content_and_classes():
         ({"shots": 0}, "too small"),
     ],
 )
-def test_contradictions_are_refused(options, said):
-    with pytest.raises((UserError, Problems), match=said):
+def test_contradictions_are_refused(options, message):
+    with pytest.raises((UserError, Problems), match=message):
         clothes(**options)
 
 
 @pytest.mark.parametrize(
-    ("options", "split", "said"),
+    ("options", "split", "message"),
     [
         ({}, "validation", "no split 'validation'"),
         ({"test": "later"}, "test", "no split 'later'"),
         ({"classes": ["Hat"]}, "train", "is empty"),
     ],
 )
-def test_a_split_that_is_not_there_is_refused(options, split, said):
-    with pytest.raises(UserError, match=said):
+def test_a_split_that_is_not_there_is_refused(options, split, message):
+    with pytest.raises(UserError, match=message):
         clothes(**options).prepare(split, None)
 
 
@@ -148,7 +148,7 @@ def test_a_picture_of_the_examples_is_drawn(processor, tmp_path):
     from PIL import Image
 
     seen = clothes(crop=2).preview("train", processor, 5, tmp_path / "p" / "x.png")
-    assert [one.input for one in seen] == ["pixel_values [3, 32, 32]"] * 5
+    assert [preview.input for preview in seen] == ["pixel_values [3, 32, 32]"] * 5
     with Image.open(tmp_path / "p" / "x.png") as image:
         assert image.size[0] > 800 and len(image.convert("L").getcolors(1 << 16)) > 50
 

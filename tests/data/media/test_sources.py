@@ -113,7 +113,7 @@ def test_what_is_wrong_is_named_with_file_and_row(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"path": "nowhere"}, "no such file"),
         ({"path": "asset:nothing"}, "no such set"),
@@ -122,8 +122,8 @@ def test_what_is_wrong_is_named_with_file_and_row(tmp_path):
         ({"path": "asset:fashion", "pattern": r"\d"}, "no group called label"),
     ],
 )
-def test_a_source_that_is_not_there_is_refused(options, said):
-    with pytest.raises(UserError, match=said):
+def test_a_source_that_is_not_there_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
         Source(suffixes=PNG, **options)
 
 

@@ -29,9 +29,9 @@ def test_jsonl_gives_back_what_was_written(tmp_path, rows, packed):
     path = tmp_path / ("rows.jsonl.gz" if packed else "rows.jsonl")
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     path.write_bytes(gzip.compress(data) if packed else data)
-    found = list(read(path))
-    assert [item.values for item in found] == rows
-    assert [item.origin for item in found] == [f"{path}:{i + 1}" for i in range(len(rows))]
+    items = list(read(path))
+    assert [item.values for item in items] == rows
+    assert [item.origin for item in items] == [f"{path}:{i + 1}" for i in range(len(rows))]
 
 
 @FAST
@@ -92,13 +92,13 @@ def test_no_line_of_jsonl_is_dropped_silently(tmp_path, lines):
         if line.decode("utf-8", errors="replace").strip()
     ]
     try:
-        found = len(list(read(path)))
+        count = len(list(read(path)))
     except UserError as error:
         whole = path.read_bytes()
         assert b"\0" in whole or whole.startswith((*MARKS, *PACKED, b"\x1f\x8b")), "text is refused"
         assert str(path) in str(error.where) and error.fix
         return
-    assert found == len(written)
+    assert count == len(written)
 
 
 def test_a_bad_line_is_named_and_the_rest_is_read(tmp_path):
