@@ -1,4 +1,4 @@
-"""The share of wrong words as it is, without a gradient."""
+"""The share of wrong label words as an objective without a gradient."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ftcli.objectives.label_words import LabelWords
 class Accuracy(LabelWords):
     """1 minus accuracy over the label words (MeZO, arXiv 2305.17333, section 3.3).
 
-    Constant nearly everywhere: for an optimizer that needs losses only, with an `eps` and a batch
-    large enough for some answers to change between its two losses.
+    It is constant nearly everywhere, so it needs an optimizer that uses only losses (MeZO), with `eps` and
+    batch large enough for some answers to change between its two losses.
     """
 
     differentiable: ClassVar[bool] = False
 
-    def values(self, found: CandidateScores, hits: Tensor) -> Tensor:
-        """0 for a right word, 1 for a wrong one."""
+    def values(self, scores: CandidateScores, hits: Tensor) -> Tensor:
+        """Return 0 for a right word and 1 for a wrong one, [n]."""
         return 1 - hits

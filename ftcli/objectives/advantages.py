@@ -1,4 +1,4 @@
-"""From rewards of several kinds to one advantage an answer."""
+"""Advantages of sampled answers from several rewards."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def advantages(
     aggregation: Aggregation = "sum_then_normalize",
     over_ranks: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:
-    """Advantages [A] of the answers: rewards against those of the same prompt.
+    """Return the advantages [A] of answers: rewards relative to those of the same prompt.
 
     Args:
-        rewards: [A, K] float, of K rewards; NaN where a reward has nothing to say. Answers of one
-            prompt stand together.
-        weights: [K].
-        group: answers a prompt; divides A.
+        rewards: [A, K] float, of K rewards; NaN where a reward does not apply. Answers of one
+            prompt are adjacent.
+        weights: [K], weight of each reward.
+        group: number of answers a prompt; divides A.
         scale: standard deviation (n - 1 in the denominator) that the difference from the group's
             mean is divided by: of the group (GRPO), of the whole batch, or none (Dr. GRPO, arXiv
             2503.20783).
@@ -35,45 +35,45 @@ def advantages(
             normalise over the batch (GDPO, arXiv 2601.05242).
         over_ranks: sums a tensor over all ranks.
 
-    An answer that no reward speaks of has advantage 0 and no part in any mean.
+    An answer to which no reward applies has advantage 0 and is left out of all means.
     """
-    silent = rewards.isnan().all(1)
+    unrewarded = rewards.isnan().all(1)
     if aggregation == "normalize_then_sum":
         grouped = rewards.view(-1, group, rewards.shape[1])
         mean, std = _moments(grouped, 1)
         rewards = ((grouped - mean) / (std + EPSILON)).view_as(rewards)
-    total = (rewards * weights).nansum(1).masked_fill(silent, torch.nan)
+    total = (rewards * weights).nansum(1).masked_fill(unrewarded, torch.nan)
     if aggregation == "normalize_then_sum":
         centre, spread = _global(total, over_ranks)
         return ((total - centre) / (spread + EPSILON)).nan_to_num(0.0)
     mean, std = _moments(total.view(-1, group), 1)
-    found = total.view(-1, group) - mean
+    difference = total.view(-1, group) - mean
     if scale == "group":
-        found = found / (std + EPSILON)
+        difference = difference / (std + EPSILON)
     if scale == "batch":
-        found = found / (_global(total, over_ranks)[1] + EPSILON)
-    return found.flatten().nan_to_num(0.0)
+        difference = difference / (_global(total, over_ranks)[1] + EPSILON)
+    return difference.flatten().nan_to_num(0.0)
 
 
 def group_std(rewards: Tensor, weights: Tensor, group: int) -> Tensor:
-    """Standard deviation of the weighted sum within each group [A / group]."""
-    silent = rewards.isnan().all(1)
-    total = (rewards * weights).nansum(1).masked_fill(silent, torch.nan)
+    """Return the standard deviation of the weighted sum within each group, [A / group]."""
+    unrewarded = rewards.isnan().all(1)
+    total = (rewards * weights).nansum(1).masked_fill(unrewarded, torch.nan)
     return _moments(total.view(-1, group), 1)[1].flatten()
 
 
 def _moments(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation along a dimension, kept; NaN left out."""
-    there = (~values.isnan()).sum(dim, keepdim=True)
+    """Return mean and standard deviation along a kept dimension, without NaN."""
+    count = (~values.isnan()).sum(dim, keepdim=True)
     mean = values.nanmean(dim, keepdim=True)
     squares = (values - mean).square().nansum(dim, keepdim=True)
-    return mean, (squares / (there - 1).clamp(min=1)).sqrt()
+    return mean, (squares / (count - 1).clamp(min=1)).sqrt()
 
 
 def _global(values: Tensor, over_ranks: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of what all ranks hold."""
-    there = ~values.isnan()
-    first = over_ranks(torch.stack([there.sum().to(values), values.nansum()]))
+    """Return mean and standard deviation over all ranks, without NaN."""
+    present = ~values.isnan()
+    first = over_ranks(torch.stack([present.sum().to(values), values.nansum()]))
     mean = first[1] / first[0].clamp(min=1)
     squares = over_ranks((values - mean).square().nansum())
     return mean, (squares / (first[0] - 1).clamp(min=1)).sqrt()

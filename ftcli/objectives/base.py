@@ -1,4 +1,4 @@
-"""What an objective gives the loop: losses one by one, and how they become the loss of a step."""
+"""The interface of objectives: separate losses, and their reduction to the loss of a step."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Losses:
     """Losses of one micro-batch.
 
     Attributes:
-        values: [n] float32, one a supervised token (or example), in the order of the batch.
-        sequence: [n] int64, the sequence each value belongs to, counted within the batch.
-        metrics: further figures to log, scalars; each is a mean over the micro-batch.
-        hidden: [n, d], what the output layer turns into the prediction of each value.
-        head: the output layer, [.., d] -> logits [.., V]; penalties on outputs use both.
+        values: [n] float32, one loss a supervised token (or example), in the order of the batch.
+        sequence: [n] int64, index within the batch of the sequence that each value belongs to.
+        metrics: name -> further scalar to log, a mean over the micro-batch.
+        hidden: [n, d], inputs of the output layer for the prediction of each value.
+        head: the output layer, [.., d] -> logits [.., V]; penalties on outputs use hidden and head.
     """
 
     values: Tensor
@@ -37,7 +37,7 @@ class Losses:
 
 @dataclass
 class Objective(Callback, ABC):
-    """Base of what is minimised.
+    """Base class of objectives, which are minimised.
 
     The loss of a step is one numerator over all its micro-batches and ranks, divided once by one
     denominator that is counted before the first forward pass, so that accumulating equals training
@@ -49,7 +49,7 @@ class Objective(Callback, ABC):
         constant   sum of all values / `constant`
     """
 
-    #: Whether the loss has a gradient; one that has not wants an optimizer that needs none.
+    #: Whether the loss has a gradient; without one the optimizer must use losses only.
     differentiable: ClassVar[bool] = True
 
     reduction: Reduction = "token"  # what the loss is a mean over
@@ -57,18 +57,18 @@ class Objective(Callback, ABC):
 
     @abstractmethod
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
-        """Losses of a micro-batch as the loader gives it (CPU tensors)."""
+        """Return the losses of a micro-batch as the loader gives it (CPU tensors)."""
 
     def rollout(self, state: State, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The micro-batches that a step learns from, made of those that the loader gives.
+        """Return the micro-batches that a step trains on, given those of the loader.
 
-        An objective that makes its own data (answers to the prompts of a batch) does it here, in front
-        of the forward passes; what it keeps for later steps belongs into `state_dict`.
+        An objective that generates data (answers to the prompts of a batch) does it here, before the
+        forward passes; what it keeps for later steps must be in `state_dict`.
         """
         return batches
 
     def denominator(self, batches: Sequence[dict[str, Any]]) -> float:
-        """What one rank's micro-batches of a step add to the denominator."""
+        """Return the contribution of one rank's micro-batches to the denominator of a step."""
         if self.reduction == "constant":
             return self.constant
         sizes = [self.sizes(batch) for batch in batches]
@@ -77,24 +77,23 @@ class Objective(Callback, ABC):
 
     @abstractmethod
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
-        """How many values and how many sequences the losses of a micro-batch will have."""
+        """Return the number of values and of sequences that the losses of a micro-batch will have."""
 
     def refuse_gradients(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raise where this objective has no gradient and the optimizer steps by gradients.
+        """Raise where this objective has no gradient and the optimizer needs one.
 
         Raises:
-            UserError: they do not fit.
+            UserError: the optimizer needs gradients.
         """
         if not self.differentiable and getattr(optimizer, "uses_backward", True):
             raise UserError(
-                f"{type(self).__name__} has no gradient, and {type(optimizer).__name__} steps by "
-                "gradients.",
+                f"{type(self).__name__} has no gradient, and {type(optimizer).__name__} needs one.",
                 where="objective",
                 fix="optimizer=mezo, or objective=causal_lm",
             )
 
     def numerator(self, losses: Losses) -> Tensor:
-        """The scalar that one micro-batch adds to the numerator."""
+        """Return the scalar that one micro-batch adds to the numerator."""
         if self.reduction != "sequence":
             return losses.values.sum()
         sizes = torch.bincount(losses.sequence)

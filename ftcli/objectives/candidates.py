@@ -1,9 +1,9 @@
-"""Rows whose answer is one of a few words, judged at the position that predicts it."""
+"""Scores of candidate words at the position that predicts a row's answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,18 @@ from ftcli.core.errors import UserError
 from ftcli.data.tokenization import LEARN_ALL, Segment, encode_segments
 from ftcli.objectives.causal_lm import final_hidden, find_supervised
 
-MOST = 100  # different completions that still are labels rather than text
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
+
+MOST_LABELS = 100  # with more different completions a data set is text, not classification
 
 
 class CandidateScores(NamedTuple):
-    """Candidates of n rows.
+    """Scores of C candidate words in n rows.
 
     Attributes:
         logits: [n, C] float32, of each candidate word.
-        targets: [n] int64, which of them is the answer.
+        targets: [n] int64, index of the candidate that is the answer.
         hidden, head: as in `Losses`.
     """
 
@@ -30,26 +33,29 @@ class CandidateScores(NamedTuple):
     head: Callable[[Tensor], Tensor]
 
 
-def token_ids(words: Sequence[str] | None, run: Any) -> Tensor:
-    """[C] int64: the first token of each word, or of each completion of the training rows.
+def token_ids(words: Sequence[str] | None, run: Run) -> Tensor:
+    """Return [C] int64: the first token of each word; words=None takes the training rows' completions.
 
     Raises:
-        UserError: fewer than two words, words that begin alike, or rows that are no classification.
+        UserError: fewer than two words, two words with the same first token, or completions that are not
+            labels.
     """
     words = list(words) if words is not None else _completions(run)
     if len(words) < 2:
         raise UserError(
-            f"{words}: two label words are the least.", "objective.words", "[' great', ' terrible']"
+            f"{words}: at least two label words are needed.",
+            "objective.words",
+            "[' great', ' terrible']",
         )
     rows = encode_segments([[Segment(word, LEARN_ALL)] for word in words], run.tokenizer)
-    ids = [int(found[0]) for found, _ in rows]
+    ids = [int(tokens[0]) for tokens, _ in rows]
     for index, token in enumerate(ids):
         if token in ids[:index]:
-            alike = words[ids.index(token)], words[index]
+            same = words[ids.index(token)], words[index]
             raise UserError(
-                f"{alike[0]!r} and {alike[1]!r} begin with the same token, and only the first is judged.",
+                f"{same[0]!r} and {same[1]!r} begin with the same token, and only the first token is scored.",
                 where="objective.words",
-                fix="words that the tokenizer begins differently",
+                fix="choose words with different first tokens",
             )
     return torch.tensor(ids)
 
@@ -57,7 +63,7 @@ def token_ids(words: Sequence[str] | None, run: Any) -> Tensor:
 def score_candidates(
     model: nn.Module, batch: dict[str, Any], candidates: Tensor
 ) -> CandidateScores:
-    """Logits of the candidates where each row's answer begins.
+    """Return the candidates' logits at the position that predicts each row's answer.
 
     Raises:
         UserError: a row's answer is not among the candidates.
@@ -78,25 +84,25 @@ def score_candidates(
 
 
 def answer_positions(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Flat positions [n] that predict the first learned token of each row, and that token [n]."""
+    """Return flat positions [n] that predict the first supervised token of each row, and the tokens [n]."""
     where, labels, sequence = find_supervised(batch)
     first = torch.ones_like(sequence, dtype=torch.bool)
     first[1:] = sequence[1:] != sequence[:-1]
     return where[first], labels[first]
 
 
-def _completions(run: Any) -> list[str]:
-    found: dict[str, None] = {}
+def _completions(run: Run) -> list[str]:
+    completions: dict[str, None] = {}
     for example in run.data.examples("train"):
         if "completion" not in example:
             break
-        found[str(example["completion"])] = None
-        if len(found) > MOST:
+        completions[str(example["completion"])] = None
+        if len(completions) > MOST_LABELS:
             break
-    if not 2 <= len(found) <= MOST:
+    if not 2 <= len(completions) <= MOST_LABELS:
         raise UserError(
-            f"the completions of the training rows are no labels: {len(found)} different ones seen.",
+            f"the completions of the training rows are not labels: {len(completions)} different ones.",
             where="objective.words",
-            fix="set it to the label words, or take data whose completion is one of a few words",
+            fix="set it to the label words, or use data whose completions are a few words",
         )
-    return sorted(found)
+    return sorted(completions)

@@ -1,4 +1,4 @@
-"""Next-token prediction, with logits only where there is a label and never all of them at once."""
+"""Next-token prediction with logits only at labelled positions, computed in chunks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ftcli.objectives.base import Losses, Objective
 
 @dataclass
 class CausalLM(Objective):
-    """Cross-entropy of the labelled tokens given what stands before them in their document."""
+    """Cross-entropy of the labelled tokens given the tokens before them in their document."""
 
     chunk_size: int = 1024  # tokens whose logits exist at the same time
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
-        """Losses [n], one a label; labels are as in transformers: not shifted, -100 is none."""
+        """Return losses [n], one a label; labels as in transformers: not shifted, -100 where there is none."""
         where, labels, sequence = find_supervised(batch)
         device = next(model.parameters()).device
         hidden, head = final_hidden(model, batch, device)
@@ -32,36 +32,36 @@ class CausalLM(Objective):
         return Losses(values, sequence, hidden=hidden, head=head)
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
-        """Labelled tokens, and documents that have any."""
+        """Return the number of labelled tokens, and of documents that have any."""
         where, _, sequence = find_supervised(batch)
         return len(where), len(sequence.unique_consecutive())
 
     def token_losses(
         self, hidden: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Losses [n] of hidden states [n, d] and labels [n].
+        """Return the losses [n] of hidden states [n, d] and labels [n].
 
         With more than one chunk the logits of each are computed again in backward, so that at most
         `chunk_size` x vocabulary of them are ever held.
         """
 
-        def of_chunk(h: Tensor, y: Tensor) -> Tensor:
+        def chunk_losses(h: Tensor, y: Tensor) -> Tensor:
             return cross_entropy(head(h).float(), y, reduction="none")
 
         pieces = list(
             zip(hidden.split(self.chunk_size), labels.split(self.chunk_size), strict=True)
         )
         if len(pieces) < 2 or not torch.is_grad_enabled():
-            return torch.cat([of_chunk(h, y) for h, y in pieces])
-        return torch.cat([checkpoint(of_chunk, h, y, use_reentrant=False) for h, y in pieces])
+            return torch.cat([chunk_losses(h, y) for h, y in pieces])
+        return torch.cat([checkpoint(chunk_losses, h, y, use_reentrant=False) for h, y in pieces])
 
 
 def find_supervised(batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """Where a label is predicted, from the batch on the CPU (on a device it would wait for it).
+    """Return the positions that predict a label; from CPU tensors, since a device would be waited for.
 
     Returns:
-        Flat indices [n] of the positions that predict, the labels [n], and the number [n] of the
-        sequence each belongs to.
+        Flat indices [n] of the predicting positions, the labels [n], and the index [n] of the sequence
+        that each belongs to.
     """
     labels = batch["labels"]
     following = torch.full_like(labels, -100)
@@ -77,9 +77,9 @@ def find_supervised(batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
 def final_hidden(
     model: nn.Module, batch: dict[str, Any], device: torch.device
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Hidden states [B, T, d] before the output layer, and the function that gives their logits.
+    """Return hidden states [B, T, d] before the output layer, and the function from them to logits.
 
-    The function does what the model's own forward does from there on; see `ftcli.models.output_head`.
+    The function does what the model's forward does from there on; see `ftcli.models.output_head`.
     """
     from ftcli.models.output_head import states_and_head
 
@@ -87,28 +87,28 @@ def final_hidden(
         return _row_by_row(model, batch, device)
     inputs = model_inputs(batch, device)
     states, head = states_and_head(model, inputs)
-    given, length = inputs["input_ids"].shape[1], batch["input_ids"].shape[1]
-    return states[:, -given:][:, :length], head  # soft prompts stand before what was given
+    input_length, length = inputs["input_ids"].shape[1], batch["input_ids"].shape[1]
+    return states[:, -input_length:][:, :length], head  # soft prompts precede the input
 
 
 def _row_by_row(
     model: nn.Module, batch: dict[str, Any], device: torch.device
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """As `final_hidden` of a padded batch, each row by itself and without its padding."""
+    """Do as `final_hidden` for a padded batch, one row at a time and without padding."""
     states = []
     for ids, real in zip(batch["input_ids"], batch["attention_mask"], strict=True):
         row = ids[real.bool()][None]
-        alone = {"input_ids": row, "attention_mask": torch.ones_like(row)}
-        hidden, head = final_hidden(model, alone, device)
+        single = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+        hidden, head = final_hidden(model, single, device)
         states.append(pad(hidden, (0, 0, 0, len(ids) - row.shape[1])))
     return torch.cat(states), head
 
 
 def model_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Arguments of the model's forward for a packed or a padded batch, on the device.
+    """Return the arguments of the model's forward for a packed or a padded batch, on the device.
 
-    A row that is padded on the right gets no positions: the model counts them itself, from where its
-    kind begins (RoBERTa behind the padding's id), and those of the padding are never seen.
+    A row that is padded on the right gets no position ids: the model computes them, since the first one
+    differs by model (RoBERTa counts from the padding id), and those of padding have no effect.
     """
     if "lengths" in batch:
         from ftcli.models.attention import packed_inputs

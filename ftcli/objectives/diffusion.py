@@ -1,4 +1,4 @@
-"""Denoising: predict the noise (or velocity) that was mixed into the latents of an image."""
+"""Denoising: predict the noise (or velocity) that was added to the latents of an image."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ftcli.objectives.base import Losses, Objective
 if TYPE_CHECKING:
     from ftcli.core.run import Run
 
-EVALUATION_STEP = 1 << 31  # stands for the step where nothing is trained
+EVALUATION_STEP = 1 << 31  # takes the place of the step in the random key of evaluations
 
 
 @dataclass
 class Diffusion(Objective):
-    """Mean squared error of an image's prediction at a timestep drawn evenly (DDPM, arXiv 2006.11239).
+    """Mean squared error of the prediction at a uniformly drawn timestep (DDPM, arXiv 2006.11239).
 
-    What the model predicts, noise or velocity, is what its scheduler says. Timestep, noise and whether
-    the caption is dropped are a function of seed, step and row alone, so that a run goes on after a
-    crash as it would have, and micro-batches see what the whole batch would. Outside of training they
-    are a function of the row: every model and every seed is judged by the same noise.
+    Whether the model predicts noise or velocity is taken from its scheduler. Timestep, noise and caption
+    dropout are a function of seed, step and row alone, so that a resumed run continues exactly, and
+    micro-batches draw what the whole batch would. In evaluations they are a function of the row, so that
+    every model and seed is scored with the same noise.
     """
 
     caption_dropout: float = 0.0  # share of captions left empty, for guidance (arXiv 2207.12598)
@@ -38,21 +38,21 @@ class Diffusion(Objective):
     def __post_init__(self) -> None:
         if not 0 <= self.caption_dropout <= 1:
             raise UserError(
-                f"{self.caption_dropout} is no share of the captions.",
+                f"caption_dropout={self.caption_dropout} is not between 0 and 1.",
                 where="objective.caption_dropout",
                 fix="objective.caption_dropout=0.1",
             )
 
     def setup(self, run: Run) -> None:
-        """Remember the seed."""
+        """Store the run's seed."""
         self._seed = run.seed
 
     def before_step(self, state: State) -> None:
-        """Remember the step."""
+        """Store the step."""
         self._step = state.step
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
-        """Losses [B], one an image."""
+        """Return losses [B], one an image."""
         parts = bare(model)
         latents = parts.encode(pixels(batch, parts.device))
         key = (self._seed, self._step) if model.training else (0, EVALUATION_STEP)
@@ -65,18 +65,20 @@ class Diffusion(Objective):
         return Losses(values, torch.arange(len(values), device=values.device))
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
-        """One loss an image."""
+        """Return the number of images twice: each is one value and one sequence."""
         return len(batch["rows"]), len(batch["rows"])
 
 
 def prediction_errors(
     model: nn.Module, latents: Tensor, ids: Tensor, times: Tensor, noise: Tensor
 ) -> Tensor:
-    """Mean squared error [B] of the prediction for latents with this noise at these timesteps.
+    """Return the mean squared error [B] of the prediction for noised latents.
 
     Args:
+        latents: [B, c, h, w], without noise.
         ids: captions [B, L].
-        times: [B], int64, on the CPU as the scheduler's table is.
+        times: timesteps [B], int64, on the CPU as the scheduler's table is.
+        noise: of the shape of the latents.
     """
     parts = bare(model)
     alpha = parts.alphas[times].to(latents).view(-1, 1, 1, 1)
@@ -87,18 +89,20 @@ def prediction_errors(
 
 
 def pixels(batch: dict[str, Any], device: torch.device) -> Tensor:
-    """Images [B, 3, h, w] in [-1, 1] of bytes."""
+    """Return images [B, 3, h, w] in [-1, 1] from bytes."""
     return batch["inputs"]["pixels"].to(device, non_blocking=True).float() / 127.5 - 1
 
 
 def draw_noise(
     rows: list[int], shape: torch.Size, steps: int, key: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Timesteps [B], noise [B, *shape] and uniform numbers [B], each row's from a generator of its own.
+    """Return timesteps [B], noise [B, *shape] and uniform numbers [B], with one generator a row.
 
     Args:
-        steps: timesteps are drawn below this.
-        key: with the row's number it decides everything.
+        rows: numbers of the rows.
+        shape: shape of the noise of one row.
+        steps: timesteps are below this.
+        key: seeds the generators together with the row's number.
     """
     generators = [np.random.default_rng([*key, row]) for row in rows]
     times = torch.tensor([int(g.integers(steps)) for g in generators])

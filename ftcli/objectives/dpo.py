@@ -33,11 +33,11 @@ Head = Callable[[Tensor], Tensor]
 
 @dataclass
 class DPO(CausalLM):
-    """Chosen answers above rejected ones, measured from a reference model; one value a pair.
+    """Prefer chosen to rejected answers, relative to a reference model; one value a pair.
 
     log pi(y|x) is the sum over the answer's tokens, in float32. The reference is the model before
     this run. `ftcli.objectives.preference_losses` has the formula of each `loss_type`; `aot` and
-    `aot_unpaired` sort within a micro-batch, all others are a mean over the pairs of a step.
+    `aot_unpaired` sort within a micro-batch; all others are a mean over the pairs of a step.
     """
 
     beta: float = 0.1  # how strongly the policy is held to the reference
@@ -62,7 +62,7 @@ class DPO(CausalLM):
         self._settings = Settings(self.beta, self.label_smoothing, self.discopop_tau)
 
     def setup(self, run: Run) -> None:
-        """Find the reference, and switch dropout off unless it is wanted.
+        """Create the reference, and set dropout to 0 unless `dropout` is true.
 
         Raises:
             UserError: `reference: adapter_off` with a method that changes the base.
@@ -74,7 +74,7 @@ class DPO(CausalLM):
                     module.p = 0.0
 
     def rollout(self, state: State, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The micro-batches with what takes the whole step, or the whole split, to know."""
+        """Return the micro-batches with the step's mean of chosen tokens, and precomputed reference scores."""
         tokens = sum(_chosen_tokens(batch) for batch in batches)
         share = {"chosen_tokens": tokens / sum(map(count_pairs, batches))}
         if not self.precompute:
@@ -82,20 +82,20 @@ class DPO(CausalLM):
         return [self.with_reference(batch, "train") | share for batch in batches]
 
     def with_reference(self, batch: dict[str, Any], split: str) -> dict[str, Any]:
-        """The batch of a split with the precomputed log-probabilities of the reference."""
+        """Return the batch of a split with the precomputed log-probabilities of the reference."""
         return batch | {
             "reference": self._require_scores().for_split(split)[batch["rows"]].view(-1, 2)
         }
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
-        """Losses [P], one a pair; metrics: rewards of chosen and rejected, margin, accuracy."""
+        """Return losses [P], one a pair; metrics: rewards of chosen and rejected, margin, accuracy."""
         compared, weights = self.compare(model, batch)
         values = self.values(compared, weights)
         sequence = torch.arange(len(values), device=values.device)
         return Losses(values, sequence, reward_metrics(compared, self.beta))
 
     def values(self, compared: PairComparison, weights: Tensor | None = None) -> Tensor:
-        """The losses [P] of pairs, with the weights that `compare` gave."""
+        """Return the losses [P] of pairs, with the weights that `compare` gave."""
         values = torch.zeros_like(compared.nll)
         for name, weight in self._losses:
             values = values + weight * LOSSES[name](compared, self._settings)
@@ -104,10 +104,10 @@ class DPO(CausalLM):
     def compare(
         self, model: nn.Module, batch: dict[str, Any]
     ) -> tuple[PairComparison, Tensor | None]:
-        """Both answers of each pair under policy and reference; and the pairs' weights [P].
+        """Return both answers of each pair under policy and reference, and the pairs' weights [P].
 
-        The reference comes first: where blocks are recomputed in backward, nothing may have been
-        switched since the policy's forward pass.
+        The reference is computed first: with gradient checkpointing the adapter must not be switched
+        between the policy's forward pass and backward.
         """
         reference = batch.get("reference")
         if reference is None:
@@ -127,23 +127,23 @@ class DPO(CausalLM):
         return compared, self._weights(answers, hidden, head) if self.weighting else None
 
     def log_probabilities(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """[P, 2] log pi(y|x) of chosen and rejected answers."""
+        """Return log pi(y|x) of chosen and rejected answers, [P, 2]."""
         return self._answers(model, batch)[0].sums(self.ld_alpha)
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
-        """Pairs, and pairs."""
+        """Return the number of pairs twice: each is one value and one sequence."""
         return count_pairs(batch), count_pairs(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """The precomputed reference."""
+        """Return the precomputed log-probabilities of the reference."""
         return self.scores.state_dict() if self.precompute and self.scores else {}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load what `state_dict` returned."""
         self._require_scores().load_state_dict(saved)
 
     def _answers(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Answers, Tensor, Head]:
-        """The answers; hidden states [n, d] in front of their tokens, and what makes logits of them."""
+        """Return the answers, the hidden states [n, d] that predict their tokens, and the output layer."""
         where, labels, owner = find_supervised(batch)
         device = next(model.parameters()).device
         hidden, head = final_hidden(model, batch, device)
@@ -154,13 +154,13 @@ class DPO(CausalLM):
 
     @torch.no_grad()
     def _weights(self, answers: Answers, hidden: Tensor, head: Head) -> Tensor:
-        """w_w w_l, w = exp(mean over tokens of log p_t - log sum_v p_v^2) (WPO, arXiv 2406.11827, eq. 2)."""
+        """Return w_w w_l [P], w = exp(mean over tokens of log p_t - log sum_v p_v^2) (WPO, arXiv 2406.11827, eq. 2)."""
 
-        def collisions(h: Tensor) -> Tensor:
+        def log_collision(h: Tensor) -> Tensor:
             return torch.logsumexp(2 * head(h).float().log_softmax(-1), -1)
 
-        found = torch.cat([collisions(h) for h in hidden.split(self.chunk_size)])
-        return answers.means(answers.tokens - found).exp().prod(1)
+        collisions = torch.cat([log_collision(h) for h in hidden.split(self.chunk_size)])
+        return answers.means(answers.tokens - collisions).exp().prod(1)
 
     def _require_scores(self) -> ReferenceScores:
         if self.scores is None:
@@ -169,35 +169,33 @@ class DPO(CausalLM):
 
 
 def _chosen_tokens(batch: dict[str, Any]) -> int:
-    """Labelled tokens of the chosen answers."""
+    """Return the number of labelled tokens of the chosen answers."""
     return int((find_supervised(batch)[2] % 2 == 0).sum())
 
 
 def _refuse(names: list[str], weights: list[float], dpo: DPO) -> None:
-    """Raise on settings that mean nothing together.
+    """Raise on options that do not fit together.
 
     Raises:
-        UserError: the first of them.
+        UserError: the first such option.
     """
     for name in names:
         if name not in LOSSES:
-            raise UserError(f"{name}: no such loss.", "objective.loss_type", ", ".join(LOSSES))
+            raise UserError(f"there is no loss {name!r}.", "objective.loss_type", ", ".join(LOSSES))
     if not names or len(names) != len(weights):
-        what = f"{len(weights)} weights for {len(names)} losses."
+        what = f"there are {len(weights)} weights for {len(names)} losses."
         raise UserError(what, "objective.loss_weights", "one number a loss, or null")
     if dpo.beta <= 0:
-        raise UserError(f"{dpo.beta} must be more than 0.", "objective.beta", "objective.beta=0.1")
-    strange = set(names) - SCORE_LOSSES
-    if dpo.f_divergence != "reverse_kl" and strange:
+        raise UserError(f"beta={dpo.beta} must be above 0.", "objective.beta", "objective.beta=0.1")
+    unsupported = set(names) - SCORE_LOSSES
+    if dpo.f_divergence != "reverse_kl" and unsupported:
         raise UserError(
-            f"{dpo.f_divergence} is not defined for {', '.join(sorted(strange))}.",
+            f"f_divergence={dpo.f_divergence} is not defined for {', '.join(sorted(unsupported))}.",
             where="objective.f_divergence",
             fix=f"objective.f_divergence=reverse_kl, or one of {', '.join(sorted(SCORE_LOSSES))}",
         )
     if dpo.weighting and BATCH_LOSSES & set(names):
-        what = (
-            f"{', '.join(sorted(BATCH_LOSSES & set(names)))} is no sum over pairs to be weighted."
-        )
+        what = f"{', '.join(sorted(BATCH_LOSSES & set(names)))} is not a sum over pairs, so pairs cannot be weighted."
         raise UserError(what, "objective.weighting", "objective.weighting=false")
     _refuse_smoothing(names, dpo.label_smoothing)
 
@@ -205,5 +203,5 @@ def _refuse(names: list[str], weights: list[float], dpo: DPO) -> None:
 def _refuse_smoothing(names: list[str], epsilon: float) -> None:
     low = "exo_pair" in names
     if not 0 <= epsilon < 0.5 or (low and not epsilon):
-        what = f"{epsilon} must be {'more than 0 and ' if low else ''}below 0.5."
+        what = f"label_smoothing={epsilon} must be {'above 0 and ' if low else ''}below 0.5."
         raise UserError(what, "objective.label_smoothing", "objective.label_smoothing=0.1")

@@ -1,9 +1,9 @@
-"""A metric of the text that the model writes, as an objective without a gradient."""
+"""A metric of generated text as an objective without a gradient."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,13 @@ from ftcli.models.decoding import answer, read, stop_ids
 from ftcli.objectives.base import Losses, Objective
 from ftcli.objectives.causal_lm import find_supervised
 
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
+
 
 @dataclass
 class Generated(Objective):
-    """1 minus a metric of greedy answers to the prompts of the batch, one value a row.
+    """1 minus a metric of greedily generated answers to the prompts of the batch, one value a row.
 
     MeZO trains on the F1 of answers in this way (arXiv 2305.17333, section 3.3).
     """
@@ -34,31 +37,33 @@ class Generated(Objective):
     def __post_init__(self) -> None:
         self._metric = known.find(self.metric)
 
-    def setup(self, run: Any) -> None:
-        """Take the tokenizer that reads the answers."""
+    def setup(self, run: Run) -> None:
+        """Store the tokenizer, which decodes the answers."""
         self.tokenizer = run.tokenizer
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
-        """Losses [n], one a row, in [0, 1]; metric: the mean of the rows' scores."""
+        """Return losses [n], one a row, in [0, 1]; metric: the mean of the rows' scores."""
         if self.tokenizer is None:
             raise UserError("Generated has not been set up with a run.", "objective")
         bare: Any = getattr(model, "module", model)
         prompts, references = self._split_prompts(batch, bare)
         texts = answer(bare, self.tokenizer, prompts, self.max_new_tokens, max(len(prompts), 1))
-        scores = [self._score(text, given) for text, given in zip(texts, references, strict=True)]
+        scores = [
+            self._score(text, reference) for text, reference in zip(texts, references, strict=True)
+        ]
         values = 1 - torch.tensor(scores, device=bare.device) / 100
         mean = 100 * (1 - values.mean())
         return Losses(values, torch.arange(len(values), device=bare.device), {self.metric: mean})
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
-        """Rows, and rows."""
+        """Return the number of rows twice: each is one value and one sequence."""
         rows = len(find_supervised(batch)[2].unique_consecutive())
         return rows, rows
 
     def _split_prompts(
         self, batch: dict[str, Any], model: Any
     ) -> tuple[list[list[int]], list[str]]:
-        """The tokens before each row's answer, and the answer as text."""
+        """Return the tokens before each row's answer, and the answers as text."""
         stops = stop_ids(self.tokenizer, model)
         prompts, references = [], []
         for ids, labels in documents(batch):
@@ -73,7 +78,7 @@ class Generated(Objective):
 
 
 def documents(batch: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
-    """Token ids and labels of each document of a packed or a padded batch."""
+    """Return token ids and labels of each document of a packed or a padded batch."""
     if "lengths" in batch:
         sizes = batch["lengths"].tolist()
         parts = (batch["input_ids"][0].split(sizes), batch["labels"][0].split(sizes))

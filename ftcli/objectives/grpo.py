@@ -1,11 +1,11 @@
-"""GRPO: a model answers, rewards compare its answers to the same prompt, the better ones are learned."""
+"""GRPO: answers sampled from the model are reinforced by their rewards relative to the same prompt."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from ftcli.objectives.policy_loss import PolicyLoss, Tokens
 from ftcli.objectives.reference import Mode
 from ftcli.objectives.rewarding import RolloutBuilder
 from ftcli.objectives.rollouts import Batch
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 log = logging.getLogger("ftcli.objectives")
 Head = Callable[[Tensor], Tensor]
@@ -57,13 +60,11 @@ class GRPO(PolicyLoss, CausalLM):
     top_p: float = 1.0  # answers are drawn from the likeliest tokens of this mass
     top_k: int = 0  # and from so many of them; 0: all
     generation_batch_size: int = 64  # answers that are written at the same time
-    num_iterations: int = (
-        1  # steps on the same answers; prompts of the steps between are passed over
-    )
+    num_iterations: int = 1  # steps on the same answers; prompts of the other steps are skipped
     scale_rewards: Scale = "group"  # whose standard deviation rewards are divided by
     multi_objective_aggregation: Aggregation = "sum_then_normalize"  # or normalize_then_sum: GDPO
-    mask_truncated: bool = False  # answers that were cut are not learned from
-    entropy_coef: float = 0.0  # weight of the mean entropy, which is raised
+    mask_truncated: bool = False  # answers that were cut are not trained on
+    entropy_coef: float = 0.0  # weight of the mean entropy, which is maximised
     share_prompts: bool = True  # packed rows: a prompt is computed once for all its answers
     reference: Mode = "auto"  # what beta compares with: adapter_off, separate
 
@@ -73,21 +74,21 @@ class GRPO(PolicyLoss, CausalLM):
         for key, least in (("num_generations", 2), ("max_new_tokens", 1), ("num_iterations", 1)):
             if getattr(self, key) < least:
                 raise UserError(
-                    f"{getattr(self, key)} is too few.",
+                    f"{key}={getattr(self, key)} is below {least}.",
                     where=f"objective.{key}",
-                    fix=f"objective.{key}={least} is the least",
+                    fix=f"objective.{key}={least} or more",
                 )
         self.rollout_builder = RolloutBuilder(self)
         self._buffer: list[Batch] = []
         self._used = 0
 
-    def setup(self, run: Any) -> None:
-        """Switch dropout off, with which old and new probabilities would differ by chance."""
+    def setup(self, run: Run) -> None:
+        """Set dropout to 0, since it would make old and new probabilities differ; set up rewards."""
         _disable_dropout(run.model)
         self.rollout_builder.setup(run)
 
     def rollout(self, state: State, batches: list[Batch]) -> list[Batch]:
-        """Answers to the prompts of the micro-batches, or once more those of the step before."""
+        """Return answers to the prompts of the micro-batches, or again those of the step before."""
         fresh = self._used >= self.num_iterations or len(batches) != len(self._buffer)
         if fresh:
             self._buffer, self._used = self.rollout_builder.build(state, batches), 0
@@ -95,14 +96,14 @@ class GRPO(PolicyLoss, CausalLM):
         return self._buffer
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
-        """Losses [n], one a token of an answer; metrics: rewards, entropy, divergence, clipped."""
+        """Return losses [n], one a token of an answer; metrics: rewards, entropy, divergence, clipped."""
         if "advantages" not in batch:
             return super().__call__(model, batch)
         log_probs, entropy = self.token_log_probs(model, batch)
         device = log_probs.device
         owner = batch["owner"].to(device)
-        given = {k: batch[k].to(device) if k in batch else None for k in ("old", "reference")}
-        tokens = Tokens(log_probs, given["old"], given["reference"], entropy,
+        optional = {k: batch[k].to(device) if k in batch else None for k in ("old", "reference")}
+        tokens = Tokens(log_probs, optional["old"], optional["reference"], entropy,
                         batch["advantages"].to(device), owner)  # fmt: skip
         values, figures = self.losses(tokens)
         if self.entropy_coef:
@@ -112,20 +113,20 @@ class GRPO(PolicyLoss, CausalLM):
         return Losses(values, owner, figures)
 
     def token_log_probs(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [n] of the tokens of the answers, and entropies [n], at `temperature`."""
+        """Return log-probabilities [n] of the answers' tokens, and entropies [n], at `temperature`."""
         device = next(model.parameters()).device
         hidden, head = final_hidden(model, batch, device)
         hidden = hidden.flatten(0, 1)[batch["where"].to(device)]
-        return self._chunked(hidden, batch["targets"].to(device), head)
+        return self._chunked_log_probs(hidden, batch["targets"].to(device), head)
 
     def sizes(self, batch: Batch) -> tuple[int, int]:
-        """Tokens and answers; of a batch without answers labels and documents."""
+        """Return the number of tokens and answers; for a batch without answers of labels and documents."""
         if "advantages" not in batch:
             return super().sizes(batch)
         return len(batch["targets"]), batch["answers"]
 
     def denominator(self, batches: Sequence[Batch]) -> float:
-        """What one rank's micro-batches add; a hair above 0 where nothing is learned."""
+        """Return what one rank's micro-batches add; above 0 also where no token is trained on."""
         if self.loss_type == "bnpo":
             return len(batches)
         sizes = [self.sizes(batch) for batch in batches]
@@ -135,15 +136,15 @@ class GRPO(PolicyLoss, CausalLM):
         return float(answers * (self.max_new_tokens if self.loss_type == "dr_grpo" else 1))
 
     def numerator(self, losses: Losses) -> Tensor:
-        """The scalar that one micro-batch adds."""
+        """Return the scalar that one micro-batch adds to the numerator."""
         return (losses.values * self._factors(losses.sequence)).sum()
 
     def state_dict(self) -> dict[str, Any]:
-        """Answers that further steps will learn from."""
+        """Return the answers that later steps will train on again."""
         return {"buffer": self._buffer, "used": self._used} if self._has_buffered_answers else {}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load what `state_dict` returned."""
         self._buffer, self._used = saved["buffer"], saved["used"]
 
     @property
@@ -151,7 +152,7 @@ class GRPO(PolicyLoss, CausalLM):
         return 0 < self._used < self.num_iterations
 
     def _factors(self, owner: Tensor) -> Tensor:
-        """What each value is multiplied by in the numerator, [n]."""
+        """Return the factor of each value in the numerator, [n]."""
         if self.loss_type == "bnpo":
             return torch.ones(len(owner), device=owner.device) / max(1, len(owner))
         if self.reduction != "sequence" or not len(owner):
@@ -159,18 +160,20 @@ class GRPO(PolicyLoss, CausalLM):
         return 1 / torch.bincount(owner)[owner]
 
     def _bonus(self, tokens: Tokens, batch: Batch) -> Tensor:
-        """Entropies [n], weighted so that the step's loss holds their mean whatever the loss type.
+        """Return entropies [n], weighted so that the step's loss contains their mean for any loss type.
 
-        The mean is over the tokens of a micro-batch that learn, then over micro-batches.
+        The mean is over the selected tokens of a micro-batch, then over micro-batches.
         """
-        learned = self.select_tokens(tokens.entropy)
-        share = batch["share"] / learned.sum().clamp(min=1)
-        return tokens.entropy * learned * share / self._factors(tokens.owner)
+        selected = self.select_tokens(tokens.entropy)
+        share = batch["share"] / selected.sum().clamp(min=1)
+        return tokens.entropy * selected * share / self._factors(tokens.owner)
 
-    def _chunked(self, hidden: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
-        """As in `CausalLM.token_losses`: logits of `chunk_size` tokens exist at the same time."""
+    def _chunked_log_probs(
+        self, hidden: Tensor, targets: Tensor, head: Head
+    ) -> tuple[Tensor, Tensor]:
+        """Compute in chunks as `CausalLM.token_losses` does: at most `chunk_size` logits at a time."""
 
-        def of_chunk(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        def chunk_log_probs(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             logs = (head(h).float() / self.temperature).log_softmax(-1)
             with torch.set_grad_enabled(bool(self.entropy_coef) and torch.is_grad_enabled()):
                 entropy = -(logs.exp() * logs).sum(-1)
@@ -180,21 +183,21 @@ class GRPO(PolicyLoss, CausalLM):
             zip(hidden.split(self.chunk_size), targets.split(self.chunk_size), strict=True)
         )
         if len(pieces) < 2 or not torch.is_grad_enabled():
-            found = [of_chunk(h, y) for h, y in pieces]
+            chunks = [chunk_log_probs(h, y) for h, y in pieces]
         else:
-            found = [checkpoint(of_chunk, h, y, use_reentrant=False) for h, y in pieces]
-        return torch.cat([logs for logs, _ in found]), torch.cat([e for _, e in found])
+            chunks = [checkpoint(chunk_log_probs, h, y, use_reentrant=False) for h, y in pieces]
+        return torch.cat([logs for logs, _ in chunks]), torch.cat([e for _, e in chunks])
 
 
 def _disable_dropout(model: nn.Module) -> None:
-    """Dropout of the model and of the method to 0."""
-    found = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
-    for module in found:
+    """Set dropout of the model and of the method to 0, with a warning where there was any."""
+    dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    for module in dropouts:
         module.p = 0.0
     for attention in model.modules():
         if getattr(attention, "attention_dropout", 0.0):
             setattr(attention, "attention_dropout", 0.0)  # noqa: B010 - any module may have it
-    if found:
+    if dropouts:
         log.warning(
-            "dropout is off: the ratio of new to old probabilities would be that of its draws"
+            "dropout is off, because it would change the ratio of new to old probabilities at random"
         )

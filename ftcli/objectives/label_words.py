@@ -1,9 +1,9 @@
-"""Classification by words: cross-entropy over the candidate words in place of the vocabulary."""
+"""Classification by words: cross-entropy over the label words instead of the vocabulary."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from ftcli.objectives.candidates import (
     token_ids,
 )
 
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
+
 
 @dataclass
 class LabelWords(Objective):
@@ -25,31 +28,31 @@ class LabelWords(Objective):
 
     The prompt leads to a word ("... It was"), and only the logits of the label words at that
     position count (Schick and Schuetze 2021, arXiv 2001.07676; as MeZO trains, arXiv 2305.17333,
-    appendix E). Of a word of several tokens the first is judged.
+    appendix E). Of a word with several tokens only the first is scored.
     """
 
     words: list[str] | None = None  # with their leading space; null: the completions of the rows
     candidates: Tensor = field(init=False, repr=False, default_factory=lambda: torch.empty(0))
 
-    def setup(self, run: Any) -> None:
-        """Find the words' tokens."""
+    def setup(self, run: Run) -> None:
+        """Find the first token of each word."""
         self.candidates = token_ids(self.words, run)
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
-        """Losses [n], one a row; metric: accuracy."""
+        """Return losses [n], one a row; metric: accuracy."""
         if not len(self.candidates):
             raise UserError(f"{type(self).__name__} has not been set up with a run.", "objective")
-        found = score_candidates(model, batch, self.candidates)
-        hits = (found.logits.argmax(1) == found.targets).float()
+        scores = score_candidates(model, batch, self.candidates)
+        hits = (scores.logits.argmax(1) == scores.targets).float()
         sequence = torch.arange(len(hits), device=hits.device)
-        values = self.values(found, hits)
-        return Losses(values, sequence, {"accuracy": hits.mean()}, found.hidden, found.head)
+        values = self.values(scores, hits)
+        return Losses(values, sequence, {"accuracy": hits.mean()}, scores.hidden, scores.head)
 
-    def values(self, found: CandidateScores, hits: Tensor) -> Tensor:
-        """What each row contributes."""
-        return cross_entropy(found.logits, found.targets, reduction="none")
+    def values(self, scores: CandidateScores, hits: Tensor) -> Tensor:
+        """Return the loss of each row, [n]; `hits` [n] is 1 where the right word scores highest."""
+        return cross_entropy(scores.logits, scores.targets, reduction="none")
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
-        """Rows, and rows."""
+        """Return the number of rows twice: each is one value and one sequence."""
         rows = len(answer_positions(batch)[0])
         return rows, rows

@@ -1,6 +1,6 @@
-"""Losses of tokens that a policy wrote itself: GRPO and its relatives, as formulas over flat tensors.
+"""Policy losses of sampled tokens: GRPO and its relatives, as formulas over flat tensors.
 
-Tokens of all answers of a micro-batch lie one after the other, [n]; `owner` [n] says which answer a
+Tokens of all answers of a micro-batch are concatenated, [n]; `owner` [n] says which answer a
 token belongs to, and A answers have advantages [A].
 """
 
@@ -17,17 +17,17 @@ from ftcli.core.errors import UserError
 
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"]
 CLIPPED = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
-LOG_LEAST, LOG_MOST = math.log(1e-8), 20.0  # between which VESPO's sequence ratio is held
+LOG_LEAST, LOG_MOST = math.log(1e-8), 20.0  # bounds of the logarithm of VESPO's sequence ratio
 
 
 class Tokens(NamedTuple):
-    """What the loss of n tokens of A answers is made of.
+    """Inputs of the loss of n tokens of A answers.
 
     Attributes:
-        log_probs: [n] of the model that is trained, with their graph.
-        old: [n] of the model that wrote them; None where that is the same model.
-        reference: [n] of the reference; None without a KL term.
-        entropy: [n] of the model's distribution at each token, in nats.
+        log_probs: [n] log-probabilities under the trained model, with gradient.
+        old: [n] under the model that sampled them; None where that is the trained model.
+        reference: [n] under the reference; None without a KL term.
+        entropy: [n] entropy of the model's distribution at each token, in nats.
         advantages: [A].
         owner: [n] int64, the answer of each token.
     """
@@ -40,17 +40,17 @@ class Tokens(NamedTuple):
     owner: Tensor
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over each answer's tokens, [A]; 0 for an answer without any."""
+        """Return the mean over each answer's tokens, [A]; 0 for an answer without tokens."""
         return self.sum(values) / self.sum(torch.ones_like(values)).clamp(min=1)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over each answer's tokens, [A]."""
+        """Return the sum over each answer's tokens, [A]."""
         return values.new_zeros(len(self.advantages)).index_add(0, self.owner, values)
 
 
 @dataclass
 class PolicyLoss:
-    """The loss of one token, before any mean.
+    """The loss of each token, before any mean.
 
         grpo, bnpo, dr_grpo, dapo, luspo   -min(rho A, clip(rho, 1 - eps, 1 + eps_high) A)
         cispo                              -sg(min(rho, eps_high)) A log pi
@@ -64,15 +64,19 @@ class PolicyLoss:
     """
 
     loss_type: LossType = "dapo"  # which loss, and what it is a mean over
-    epsilon: float = 0.2  # the ratio is clipped at 1 - epsilon
-    epsilon_high: float | None = None  # and at 1 + this (cispo: at this); null: epsilon
-    delta: float | None = None  # also where the advantage is negative, at this; null: never
+    epsilon: float = 0.2  # lower clip of the ratio: 1 - epsilon
+    epsilon_high: float | None = (
+        None  # upper clip: 1 + epsilon_high (cispo: epsilon_high); null: epsilon
+    )
+    delta: float | None = None  # upper clip where the advantage is negative; null: none
     importance_sampling_level: Literal["token", "sequence"] = "token"  # what the ratio is of
     beta: float = 0.0  # weight of the divergence from the reference
     kl_times_ratio: bool = False  # the divergence is weighted by the ratio, which makes it unbiased
-    top_entropy_quantile: float = 1.0  # share of tokens, the least certain ones, that learn
+    top_entropy_quantile: float = (
+        1.0  # share of tokens, those of highest entropy, that are trained on
+    )
     off_policy_mask_threshold: float | None = (
-        None  # bad answers further from the old policy are left out
+        None  # negative answers with a larger mean log-ratio to the old policy are left out
     )
     sapo_temperature_pos: float = 1.0  # tau where the advantage is positive
     sapo_temperature_neg: float = 1.05  # tau elsewhere
@@ -84,24 +88,24 @@ class PolicyLoss:
     def __post_init__(self) -> None:
         if not 0 < self.top_entropy_quantile <= 1:
             raise UserError(
-                f"{self.top_entropy_quantile} is no share of the tokens.",
+                f"top_entropy_quantile={self.top_entropy_quantile} is not a share of the tokens.",
                 where="objective.top_entropy_quantile",
                 fix="more than 0, at most 1",
             )
         if self.loss_type == "cispo" and self.epsilon_high is None:
             raise UserError(
-                "cispo holds the ratio below epsilon_high itself, which is not given.",
+                "loss_type=cispo clips the ratio at epsilon_high, which is not set.",
                 where="objective.epsilon_high",
                 fix="objective.epsilon_high=5",
             )
 
     @property
     def high(self) -> float:
-        """How far above 1 the ratio may go."""
+        """The distance above 1 at which the ratio is clipped."""
         return self.epsilon if self.epsilon_high is None else self.epsilon_high
 
     def losses(self, tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses [n], and figures: the divergence `kl`, the share of tokens that were `clipped`."""
+        """Return losses [n], and figures: the divergence `kl`, the share of tokens that were `clipped`."""
         old = tokens.log_probs.detach() if tokens.old is None else tokens.old
         log_ratio = tokens.log_probs - old
         ratio = self._ratio(tokens, log_ratio)
@@ -120,7 +124,7 @@ class PolicyLoss:
         return values, figures
 
     def select_tokens(self, entropy: Tensor) -> Tensor:
-        """Which tokens [n] learn: those among the `top_entropy_quantile` of the micro-batch."""
+        """Return which tokens [n] are trained on: the `top_entropy_quantile` of the micro-batch."""
         if self.top_entropy_quantile == 1 or not len(entropy):
             return torch.ones_like(entropy, dtype=torch.bool)
         entropy = entropy.detach().float()
@@ -157,7 +161,7 @@ class PolicyLoss:
         return -torch.min(ratio * advantages, inside * advantages), figures
 
     def _vespo_weight(self, tokens: Tokens, log_ratio: Tensor) -> Tensor:
-        """phi(w) [A], w the ratio of the whole answer."""
+        """Return phi(w) [A], with w the ratio of the whole answer."""
         log_w = tokens.sum(log_ratio.clamp(-LOG_MOST, LOG_MOST)).clamp(LOG_LEAST, LOG_MOST)
         good = tokens.advantages >= 0
         k = torch.where(good, self.vespo_k_pos, self.vespo_k_neg)
@@ -166,7 +170,7 @@ class PolicyLoss:
 
 
 def k3(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """Estimate [n] of KL(pi, pi_ref) that is never negative: e^d - d - 1, d = log pi_ref - log pi.
+    """Return the non-negative estimate [n] of KL(pi, pi_ref): e^d - d - 1, d = log pi_ref - log pi.
 
     Source: Schulman 2020, "Approximating KL divergence"; GRPO arXiv 2402.03300, eq. 4.
     """
@@ -175,5 +179,5 @@ def k3(log_probs: Tensor, reference: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor) -> Tensor:
-    """The mean; 0 of nothing."""
+    """Return the mean; 0 for an empty tensor."""
     return values.detach().sum() / max(1, values.numel())

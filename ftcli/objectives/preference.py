@@ -27,11 +27,11 @@ class Answers:
 
     @classmethod
     def of(cls, tokens: Tensor, owner: Tensor, pairs: int) -> Answers:
-        """From the tokens of `pairs` pairs."""
+        """Create from the tokens and their owners in `pairs` pairs."""
         return cls(tokens, owner, torch.bincount(owner, minlength=2 * pairs))
 
     def sums(self, tail: float | None = None) -> Tensor:
-        """log pi(y|x), the sum over each answer's tokens: [P, 2], chosen and rejected.
+        """Return log pi(y|x), the sum over each answer's tokens: [P, 2], chosen and rejected.
 
         Args:
             tail: factor on the tokens beyond the length of the shorter answer of the pair (LD-DPO,
@@ -44,21 +44,21 @@ class Answers:
         return self._sum_by_answer(values).view(-1, 2)
 
     def means(self, values: Tensor) -> Tensor:
-        """Mean over each answer's tokens of `values` [n]: [P, 2]."""
+        """Return the mean of `values` [n] over each answer's tokens, [P, 2]."""
         return (self._sum_by_answer(values) / self.lengths.clamp(min=1)).view(-1, 2)
 
     def _sum_by_answer(self, values: Tensor) -> Tensor:
         return values.new_zeros(len(self.lengths)).index_add(0, self.owner, values)
 
     def _position(self) -> Tensor:
-        """Place of each token within its answer, from 0."""
+        """Return the index of each token within its answer, from 0."""
         starts = self.lengths.cumsum(0) - self.lengths
         return torch.arange(len(self.owner), device=self.owner.device) - starts[self.owner]
 
 
 @dataclass(frozen=True)
 class PairComparison:
-    """P pairs under policy and reference.
+    """P pairs of answers under policy and reference.
 
     Attributes:
         policy, reference: [P, 2] log pi(y|x), chosen and rejected.
@@ -76,23 +76,23 @@ class PairComparison:
 
     @property
     def ratios(self) -> Tensor:
-        """[P, 2] log pi(y|x) - log pi_ref(y|x)."""
+        """Log-ratios log pi(y|x) - log pi_ref(y|x), [P, 2]."""
         return self.policy - self.reference
 
     @property
     def delta(self) -> Tensor:
-        """[P] score of the chosen minus that of the rejected answer."""
+        """Score of the chosen minus that of the rejected answer, [P]."""
         return self.scores[:, 0] - self.scores[:, 1]
 
     @property
     def mean_delta(self) -> Tensor:
-        """[P] the same, each score divided by the tokens of its answer."""
+        """`delta` with each score divided by the number of tokens of its answer, [P]."""
         means = self.scores / self.lengths.clamp(min=1)
         return means[:, 0] - means[:, 1]
 
 
 def reward_metrics(compared: PairComparison, beta: float) -> dict[str, Tensor]:
-    """Implicit rewards beta * log-ratio, means over pairs; accuracy counts strictly higher ones."""
+    """Return means over pairs of the implicit rewards beta * log-ratio; accuracy counts chosen > rejected."""
     rewards = beta * compared.ratios.detach()
     chosen, rejected = rewards.unbind(1)
     return {
@@ -104,14 +104,14 @@ def reward_metrics(compared: PairComparison, beta: float) -> dict[str, Tensor]:
 
 
 def count_pairs(batch: dict[str, Any]) -> int:
-    """How many pairs a batch holds.
+    """Return the number of pairs in a batch.
 
     Raises:
-        UserError: its rows are no pairs.
+        UserError: its rows are not pairs.
     """
     if "pairs" not in batch:
         raise UserError(
-            "this objective compares two answers, and the rows hold one.",
+            "this objective compares two answers, and these rows have one.",
             where="data.pairs",
             fix="data.pairs=true, with preference rows (data=preference)",
         )

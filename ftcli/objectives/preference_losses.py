@@ -1,6 +1,6 @@
-"""Losses of pairs, [P] each. Delta = score of the chosen minus score of the rejected answer.
+"""Losses of P pairs, [P] each. Delta = score of the chosen minus score of the rejected answer.
 
-Scores are log-ratios r = log pi(y|x) - log pi_ref(y|x) unless another f-divergence is asked for; T is
+Scores are log-ratios r = log pi(y|x) - log pi_ref(y|x) unless another f-divergence is configured; T is
 the number of tokens of an answer, w and l mark chosen and rejected.
 """
 
@@ -18,12 +18,12 @@ from torch.nn.functional import logsigmoid
 from ftcli.objectives.preference import PairComparison
 
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
-LARGEST = 80.0  # exponents above this leave float32
+LARGEST = 80.0  # larger exponents overflow float32
 
 
 @dataclass(frozen=True)
 class Settings:
-    """beta, label smoothing epsilon, and tau of discopop."""
+    """beta, label smoothing epsilon, and temperature tau of discopop."""
 
     beta: float = 0.1
     epsilon: float = 0.0
@@ -31,7 +31,7 @@ class Settings:
 
 
 def divergence(ratios: Tensor, kind: Divergence, alpha: float) -> Tensor:
-    """f'(u) at u = exp(ratio), less what it is at u = 1 (f-DPO, arXiv 2309.16240, table 1).
+    """Return f'(u) - f'(1) at u = exp(ratio) (f-DPO, arXiv 2309.16240, table 1).
 
     reverse_kl log u; forward_kl 1 - 1/u; js_divergence log(2u / (1 + u));
     alpha_divergence (u^(alpha - 1) - 1) / (alpha - 1), which is log u at alpha = 1.
@@ -111,6 +111,7 @@ def aot_unpaired(c: PairComparison, s: Settings) -> Tensor:
 
 
 def _smooth(delta: Tensor, s: Settings) -> Tensor:
+    """Return -(1 - e) log sigma(beta delta) - e log sigma(-beta delta)."""
     z = s.beta * delta
     return -(1 - s.epsilon) * logsigmoid(z) - s.epsilon * logsigmoid(-z)
 
@@ -147,7 +148,7 @@ LOSSES: dict[str, PairLoss] = {
         aot_unpaired, apo_zero, apo_down, discopop, sft,
     )
 }  # fmt: skip
-#: Losses of scores, which another f-divergence may give; the others are derived for log-ratios.
+#: Losses of scores, which may come from any f-divergence; the others are derived for log-ratios.
 SCORE_LOSSES = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "discopop", "sft"}
-#: Losses that are no sum over pairs, so that a weight of each pair has no meaning.
+#: Losses that are not a sum over pairs, so that pairs cannot be weighted.
 BATCH_LOSSES = {"aot", "aot_unpaired", "sft"}

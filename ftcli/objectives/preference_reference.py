@@ -1,4 +1,4 @@
-"""The reference's log-probabilities of whole splits, computed once and kept with the run."""
+"""Precomputed log-probabilities of whole splits under the reference, stored in checkpoints."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ Score = Callable[[nn.Module, dict[str, Any]], Tensor]
 
 
 class ReferenceScores:
-    """log pi_ref(y|x) of every answer of a split, by the number of its document.
+    """log pi_ref(y|x) of every answer of a split, indexed by the number of its document.
 
     They are part of a checkpoint, so that a resumed run does not compute them again.
 
     Args:
-        score: how a model's log-probabilities of a batch are taken.
+        run: the run whose data are scored.
+        reference: the reference model.
+        score: computes a model's log-probabilities of a batch.
     """
 
     def __init__(self, run: Run, reference: Reference, score: Score) -> None:
@@ -32,7 +34,7 @@ class ReferenceScores:
         self._fingerprints: dict[str, str] = {}
 
     def for_split(self, split: str) -> Tensor:
-        """[documents] float32; one pass over the split the first time, or where its rows changed."""
+        """Return log-probabilities [documents] float32; computed at the first call and when rows changed."""
         fingerprint = self.run.data.prepare(split, self.run.tokenizer).fingerprint
         if self._fingerprints.get(split) != fingerprint:
             self._tables[split] = self._compute_table(split)
@@ -40,11 +42,11 @@ class ReferenceScores:
         return self._tables[split]
 
     def state_dict(self) -> dict[str, Any]:
-        """The tables, and what they are tables of."""
+        """Return the tables, and the fingerprints of their splits."""
         return {"tables": dict(self._tables), "fingerprints": dict(self._fingerprints)}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load what `state_dict` returned."""
         self._tables, self._fingerprints = saved["tables"], saved["fingerprints"]
 
     def _compute_table(self, split: str) -> Tensor:

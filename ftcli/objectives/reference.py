@@ -1,4 +1,4 @@
-"""The reference model: what the pretrained model would say to the same batch."""
+"""The reference model: the pretrained model on the same batches."""
 
 from __future__ import annotations
 
@@ -25,27 +25,26 @@ _copies: WeakKeyDictionary[Run, nn.Module] = WeakKeyDictionary()
 
 
 class Reference:
-    """The pretrained function, frozen, without dropout and without gradients.
+    """The pretrained model, frozen, without dropout and without gradients.
 
-    Where the method leaves the base as it was, that is the run's own model with the adapter switched
-    off, at no memory. Where it does not (PiSSA and its like take a part out of it, full finetuning
-    trains it), a second copy is read from the model's source, once a run; quantised weights are
-    quantised there in the same way.
+    Where the method leaves the base unchanged, it is the run's model with the adapter disabled and takes
+    no memory. Where it does not (PiSSA and others change the base, full finetuning trains it), a second
+    copy is loaded from the model's source, once a run, quantised in the same way.
 
     Args:
-        run: its model is not loaded before it is needed.
-        mode: auto takes adapter_off where that is the pretrained function, else separate.
+        run: the run; a second copy of its model is not loaded before it is needed.
+        mode: auto takes adapter_off where that is the pretrained model, else separate.
 
     Raises:
-        UserError: adapter_off, and the base is not the pretrained model.
+        UserError: mode is adapter_off and the method changes the base.
     """
 
     def __init__(self, run: Run, mode: Mode = "auto") -> None:
         if mode == "adapter_off" and not run.method.keeps_base:
             raise UserError(
-                "with the adapter off this method's base is not the pretrained model.",
+                "this method changes the base, so that without the adapter it is not the pretrained model.",
                 where="method",
-                fix="reference: separate, or a method that leaves the base as it is (method=lora)",
+                fix="reference: separate, or a method that leaves the base unchanged (method=lora)",
             )
         if mode == "auto":
             mode = "adapter_off" if run.method.keeps_base else "separate"
@@ -53,7 +52,7 @@ class Reference:
 
     @contextmanager
     def model(self) -> Iterator[Any]:
-        """The reference as a model, inside. Modes and what requires a gradient come back behind."""
+        """Give the reference inside the context; afterwards modes and requires_grad are restored."""
         with torch.no_grad(), hooks_disabled():
             if self.mode == "separate":
                 yield self._copy()
@@ -62,35 +61,35 @@ class Reference:
                 yield self.run.model
 
     def __call__(self, batch: dict[str, Any]) -> Losses:
-        """What the run's objective makes of the reference; its `head` may be called later."""
+        """Return the losses of the run's objective under the reference; `head` may be called later."""
         with self.model() as model:
             losses = self.run.objective(model, batch)
         head = losses.head
-        return losses if head is None else replace(losses, head=self._inside(head))
+        return losses if head is None else replace(losses, head=self._wrap_head(head))
 
     def release(self) -> None:
-        """Give a second copy's memory back; who asks again reads it again."""
+        """Free the second copy; the next use loads it again."""
         _copies.pop(self.run, None)
 
-    def _inside(self, head: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """The output layer as the reference has it: it may carry an adapter too."""
+    def _wrap_head(self, head: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return the output layer as a function that disables its adapter, if it has one."""
 
-        def of_reference(hidden: Tensor) -> Tensor:
+        def reference_head(hidden: Tensor) -> Tensor:
             with self.model():
                 return head(hidden)
 
-        return of_reference
+        return reference_head
 
     def _copy(self) -> nn.Module:
         if self.run not in _copies:
-            _copies[self.run] = _pretrained(self.run)
+            _copies[self.run] = _load_pretrained(self.run)
         return _copies[self.run]
 
 
-def _pretrained(run: Run) -> nn.Module:
-    """The model as `Run` loads it, before the method has touched it."""
+def _load_pretrained(run: Run) -> nn.Module:
+    """Load the model as `Run` does, without the method."""
     with torch.random.fork_rng():
-        torch.manual_seed(run.seed)  # where the weights are new ones
+        torch.manual_seed(run.seed)  # for weights that are new
         model: Any = run.model_source.load()
     if not getattr(model, "is_quantized", False):
         model = model.to(run.accelerator.device)

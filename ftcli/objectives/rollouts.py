@@ -1,8 +1,8 @@
-"""Micro-batches of prompts with the answers that a model has written to them.
+"""Micro-batches of prompts with sampled answers.
 
-Three layouts: rows padded on the right; documents end to end, each a prompt with one answer; and
-documents that share their prompt, which then stands there once for all its answers. Where each
-token of an answer is predicted is kept as a flat position, so that the loss knows no layout.
+Three layouts: rows padded on the right; concatenated documents of a prompt with one answer each; and
+documents that share their prompt, which occurs once for all its answers. The position that predicts each
+token of an answer is stored as a flat index, so that the loss does not depend on the layout.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Batch = dict[str, Any]
 
 
 class Prompt(NamedTuple):
-    """A prompt of a batch: its tokens, the completion of its row as text, the number of the row."""
+    """A prompt of a batch: its tokens, the row's completion as text, the number of the row."""
 
     ids: list[int]
     reference: str
@@ -32,24 +32,24 @@ class Prompt(NamedTuple):
 
 
 def read_prompts(batch: Batch, tokenizer: Any, stops: Sequence[int]) -> list[Prompt]:
-    """What stands before the first learned token of each document.
+    """Return the tokens before the first supervised token of each document as prompts.
 
     Raises:
-        UserError: no document has one.
+        UserError: no document has a supervised token.
     """
-    found = []
+    prompts = []
     for (ids, labels), row in zip(documents(batch), batch["rows"], strict=True):
         learned = (labels != IGNORED).nonzero().flatten()
         if len(learned):
             reference = read(ids[learned].tolist(), stops, tokenizer)
-            found.append(Prompt(ids[: int(learned[0])].tolist(), reference, row))
-    if not found:
+            prompts.append(Prompt(ids[: int(learned[0])].tolist(), reference, row))
+    if not prompts:
         raise UserError(
             "no document of the batch has a prompt and an answer.",
             where="data.max_length",
-            fix="a greater data.max_length, where answers were cut off",
+            fix="increase data.max_length, if it cuts the answers off",
         )
-    return found
+    return prompts
 
 
 def build_micro_batch(
@@ -59,10 +59,12 @@ def build_micro_batch(
     pad: int = 0,
     keep_truncated: bool = True,
 ) -> Batch:
-    """Prompts, each with as many answers as all others, as one micro-batch.
+    """Return prompts and their answers, equally many for each prompt, as one micro-batch.
 
     Args:
-        keep_truncated: whether answers that were cut are learned from; they count as answers anyhow.
+        layout: padded, packed or shared; see above.
+        pad: token id of padding.
+        keep_truncated: whether answers that were cut are trained on; they count as answers in any case.
 
     Returns:
         input_ids, position_ids int64, lengths or attention_mask, as `ftcli.data.loader`; with them
@@ -70,12 +72,12 @@ def build_micro_batch(
         owner [n] its answer; answers, their number; group, answers a prompt; rows; count = n.
         `shared` [prompts] says how many answers each prompt has, where it stands there once.
     """
-    asked_ids = [p.ids for p in prompts]
-    own = [[one.ids for one in some] for some in answers]
-    learned = [keep_truncated or not one.truncated for some in answers for one in some]
-    tensors, where = _LAYOUTS[layout](asked_ids, own, pad)
-    flat = [torch.tensor(ids) for some in own for ids in some]
-    kept = [i for i, yes in enumerate(learned) if yes]
+    prompt_ids = [p.ids for p in prompts]
+    answer_ids = [[answer.ids for answer in group] for group in answers]
+    trained = [keep_truncated or not answer.truncated for group in answers for answer in group]
+    tensors, where = _LAYOUTS[layout](prompt_ids, answer_ids, pad)
+    flat = [torch.tensor(ids) for group in answer_ids for ids in group]
+    kept = [i for i, is_trained in enumerate(trained) if is_trained]
     return tensors | {
         "where": _concatenate([where[i] for i in kept]),
         "targets": _concatenate([flat[i] for i in kept]),
@@ -91,25 +93,25 @@ Ids = Sequence[Sequence[int]]
 
 
 def _lay_out_padded(prompts: Ids, answers: Sequence[Ids], pad: int) -> tuple[Batch, list[Tensor]]:
-    rows = [[*p, *a] for p, some in zip(prompts, answers, strict=True) for a in some]
+    rows = [[*p, *a] for p, group in zip(prompts, answers, strict=True) for a in group]
     width = max(map(len, rows))
-    starts = [len(p) for p, some in zip(prompts, answers, strict=True) for _ in some]
+    starts = [len(p) for p, group in zip(prompts, answers, strict=True) for _ in group]
     where = [
         torch.arange(start - 1, len(row) - 1) + i * width
         for i, (row, start) in enumerate(zip(rows, starts, strict=True))
     ]
-    there = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+    is_token = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
     tensors = {
         "input_ids": torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows]),
-        "position_ids": torch.where(there, torch.arange(width), 0),
-        "attention_mask": there.long(),
+        "position_ids": torch.where(is_token, torch.arange(width), 0),
+        "attention_mask": is_token.long(),
     }
     return tensors, where
 
 
 def _lay_out_packed(prompts: Ids, answers: Sequence[Ids], _: int) -> tuple[Batch, list[Tensor]]:
-    rows = [[*p, *a] for p, some in zip(prompts, answers, strict=True) for a in some]
-    starts = [len(p) for p, some in zip(prompts, answers, strict=True) for _ in some]
+    rows = [[*p, *a] for p, group in zip(prompts, answers, strict=True) for a in group]
+    starts = [len(p) for p, group in zip(prompts, answers, strict=True) for _ in group]
     where, offset = [], 0
     for row, start in zip(rows, starts, strict=True):
         where.append(torch.arange(offset + start - 1, offset + len(row) - 1))
@@ -123,24 +125,24 @@ def _lay_out_packed(prompts: Ids, answers: Sequence[Ids], _: int) -> tuple[Batch
 
 
 def _lay_out_shared(prompts: Ids, answers: Sequence[Ids], _: int) -> tuple[Batch, list[Tensor]]:
-    """All prompts, then all answers; an answer's positions go on where its prompt ends."""
-    parts = [*prompts, *(a for some in answers for a in some)]
+    """Concatenate all prompts, then all answers; an answer's position ids continue those of its prompt."""
+    parts = [*prompts, *(a for group in answers for a in group)]
     lengths = torch.tensor([len(part) for part in parts])
     begins = lengths.cumsum(0) - lengths
     places = [torch.arange(len(p)) for p in prompts]
     where, part = [], len(prompts)
-    for index, some in enumerate(answers):
+    for index, group in enumerate(answers):
         last = begins[index] + lengths[index] - 1
-        for answer in some:
-            own = torch.arange(len(answer) - 1) + begins[part]
-            where.append(torch.cat([last[None], own]))
+        for answer in group:
+            inside = torch.arange(len(answer) - 1) + begins[part]
+            where.append(torch.cat([last[None], inside]))
             places.append(torch.arange(len(answer)) + lengths[index])
             part += 1
     tensors = {
         "input_ids": _concatenate([torch.tensor(part) for part in parts])[None],
         "position_ids": _concatenate(places)[None],
         "lengths": lengths.int(),
-        "shared": torch.tensor([len(some) for some in answers]),
+        "shared": torch.tensor([len(group) for group in answers]),
     }
     return tensors, where
 

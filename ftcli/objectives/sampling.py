@@ -1,4 +1,4 @@
-"""Answers drawn from a model, several to a prompt."""
+"""Sampling of several answers to each prompt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ftcli.models.decoding_proof import decoding_of
 
 
 class SampledAnswer(NamedTuple):
-    """One answer: its tokens with the one that ended it, and whether it was cut instead."""
+    """An answer: its tokens with the final stop token, and whether it was cut without one."""
 
     ids: list[int]
     truncated: bool
@@ -28,30 +28,33 @@ def sample_answers(
     batch_size: int = 64,
     **options: Any,
 ) -> list[list[SampledAnswer]]:
-    """`count` answers to each prompt, in the order of the prompts.
+    """Return `count` answers to each prompt, in the order of the prompts.
 
-    The model is to be in eval mode. Chance comes from torch's generator. Prompts are taken longest
-    first and padded on the left, as everywhere where text is made.
+    The model must be in eval mode. Random numbers come from torch's generator. Prompts are taken longest
+    first and padded on the left.
 
     Args:
         prompts: token ids, not padded.
-        batch_size: answers that are written at the same time.
+        count: answers a prompt.
+        max_new_tokens: longer answers are cut here.
+        batch_size: answers that are generated at the same time.
         options: temperature, top_p and top_k (0: all tokens).
     """
     chosen = {"temperature": 1.0, "top_p": 1.0, "top_k": 0} | options
     config = settings(tokenizer, model, max_new_tokens, do_sample=True, **chosen)
-    places = [i for i in range(len(prompts)) for _ in range(count)]
+    owners = [i for i in range(len(prompts)) for _ in range(count)]
     answers: list[list[SampledAnswer]] = [[] for _ in prompts]
-    lengths = [len(prompts[i]) for i in places]
+    lengths = [len(prompts[i]) for i in owners]
     for batch in decoding_of(model).batches(lengths, batch_size):
-        some = [places[i] for i in batch]
-        ids, mask = left_padded([prompts[i] for i in some], config.pad_token_id, model.device)
+        indices = [owners[i] for i in batch]
+        ids, mask = left_padded([prompts[i] for i in indices], config.pad_token_id, model.device)
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        for index, row in zip(some, output[:, ids.shape[1] :].tolist(), strict=True):
+        for index, row in zip(indices, output[:, ids.shape[1] :].tolist(), strict=True):
             answers[index].append(_cut_at_stop(row, config.eos_token_id))
     return answers
 
 
 def _cut_at_stop(row: list[int], stops: Sequence[int]) -> SampledAnswer:
+    """Return a generated row up to its first stop token."""
     end = next((i for i, token in enumerate(row) if token in stops), None)
     return SampledAnswer(row, True) if end is None else SampledAnswer(row[: end + 1], False)

@@ -84,5 +84,5 @@ def test_gradients_reach_the_denoiser_and_not_the_frozen_parts():
 
 
 def test_a_share_above_one_is_refused():
-    with pytest.raises(UserError, match="no share"):
+    with pytest.raises(UserError, match="not between 0 and 1"):
         Diffusion(caption_dropout=1.5)

@@ -174,13 +174,13 @@ def test_dropout_is_off_unless_it_is_wanted():
 
 
 WRONG = [
-    ({"loss_type": "sigmod"}, "no such loss"),
+    ({"loss_type": "sigmod"}, "there is no loss"),
     ({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0]}, "1 weights for 2 losses"),
-    ({"loss_type": "exo_pair"}, "more than 0"),
+    ({"loss_type": "exo_pair"}, "above 0"),
     ({"loss_type": "robust", "label_smoothing": 0.5}, "below 0.5"),
     ({"loss_type": "nca_pair", "f_divergence": "forward_kl"}, "not defined for nca_pair"),
-    ({"loss_type": "aot", "weighting": True}, "no sum over pairs"),
-    ({"beta": 0.0}, "more than 0"),
+    ({"loss_type": "aot", "weighting": True}, "not a sum over pairs"),
+    ({"beta": 0.0}, "above 0"),
 ]
 
 
@@ -193,7 +193,7 @@ def test_what_means_nothing_is_refused(options, words):
 def test_rows_that_are_no_pairs_are_refused_with_what_to_do():
     with pytest.raises(UserError, match="data.pairs=true"):
         validate(compose("qlora_llama", [*SMALL, "data.pairs=false"]))
-    with pytest.raises(UserError, match="the rows hold one"):
+    with pytest.raises(UserError, match="rows have one"):
         DPO().sizes({"labels": torch.zeros(1, 4)})
 
 

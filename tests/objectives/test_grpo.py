@@ -146,13 +146,13 @@ def test_the_bonus_is_the_mean_entropy_whatever_the_loss_is_a_mean_over():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rewards": {}}, "compared by no reward"),
+        ({"rewards": {}}, "no reward to compare"),
         ({"rewards": {"finalnumber": 1}}, "Did you mean final_number"),
         ({"rewards": {"length": {"wieght": 1}}}, "no option 'wieght'"),
-        ({"rewards": {"length": "much"}}, "no weight"),
-        ({"num_generations": 1}, "too few"),
+        ({"rewards": {"length": "much"}}, "not a weight"),
+        ({"num_generations": 1}, "below 2"),
         ({"loss_type": "cispo"}, "epsilon_high"),
-        ({"top_entropy_quantile": 0.0}, "no share"),
+        ({"top_entropy_quantile": 0.0}, "not a share"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(options, message):

@@ -102,7 +102,7 @@ def test_answers_stand_where_documents_begin_to_be_learned(run, batch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([GREAT], "two label words are the least"),
+        ([GREAT], "at least two label words"),
         ([GREAT, " greatness"], "begin with the same token"),
     ],
 )
@@ -121,7 +121,7 @@ def test_rows_with_another_answer_are_refused(run, batch):
 def test_completions_that_are_no_labels_are_refused(run):
     rows = [{"completion": f"text {i}"} for i in range(200)]
     data = SimpleNamespace(examples=lambda split: iter(rows))
-    with pytest.raises(UserError, match="are no labels: 101 different"):
+    with pytest.raises(UserError, match="are not labels: 101 different"):
         token_ids(None, SimpleNamespace(data=data, tokenizer=run.tokenizer))
 
 

@@ -113,5 +113,5 @@ class Right(CausalLM):
 def test_an_objective_without_gradient_is_refused_by_gradient_steps(tmp_path):
     run = build_run(compose("qlora_llama", [*SMALL, f"data.cache_dir={tmp_path}"]).config)
     run.objective = Right()
-    with pytest.raises(UserError, match="Right has no gradient, and AdamW steps by gradients"):
+    with pytest.raises(UserError, match="Right has no gradient, and AdamW needs one"):
         run.trainer.fit(run)
