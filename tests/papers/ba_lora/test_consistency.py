@@ -1,4 +1,4 @@
-"""KL to the pretrained model: its closed forms, its teacher, and what it does to noisy labels."""
+"""KL to the pretrained model: closed forms, the teacher, and training on noisy labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ftcli.papers.ba_lora.consistency import Consistency, kl_divergence, logit_d
 from tests.penalties.runs import SGD, fitted, furthest, made, start, step_loss, wake
 
 
-def measured(run, batches) -> float:
+def measure_penalty(run, batches) -> float:
     loss = step_loss(run, batches)
     with torch.no_grad():
         for batch in batches:
@@ -24,8 +24,8 @@ def measured(run, batches) -> float:
 
 def test_kl_has_its_closed_form_and_the_teacher_comes_first():
     p, q = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.25, 0.25, 0.5]])
-    wanted = 0.5 * math.log(2) - 0.25 * math.log(2)
-    assert kl_divergence(p.log(), q.log()).item() == pytest.approx(wanted, abs=1e-6)
+    expected = 0.5 * math.log(2) - 0.25 * math.log(2)
+    assert kl_divergence(p.log(), q.log()).item() == pytest.approx(expected, abs=1e-6)
     p = torch.tensor([[0.7, 0.2, 0.1]])
     forward = (p * (p / q).log()).sum().item()
     backward = (q * (q / p).log()).sum().item()
@@ -37,8 +37,8 @@ def test_kl_has_its_closed_form_and_the_teacher_comes_first():
 def test_class_form_compares_directions():
     z = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     assert logit_distance(3 * z, z).item() == pytest.approx(0, abs=1e-12)
-    one, other = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 5.0]])
-    assert logit_distance(one, other).item() == pytest.approx(1.0)  # (1 + 1) / 2
+    first, second = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 5.0]])
+    assert logit_distance(first, second).item() == pytest.approx(1.0)  # (1 + 1) / 2
 
 
 @pytest.mark.parametrize("packing", ["flat", "none"])
@@ -47,7 +47,7 @@ def test_zero_before_training_and_the_mean_over_labelled_tokens_after(method, pa
     run, batches = start(
         f"method={method}", "method.r=4", f"data.packing={packing}", "penalty=consistency"
     )
-    assert abs(measured(run, batches)) < 1e-6
+    assert abs(measure_penalty(run, batches)) < 1e-6
     wake(run.model)
     run.model.eval()
     base = run.model_source.load()
@@ -56,9 +56,9 @@ def test_zero_before_training_and_the_mean_over_labelled_tokens_after(method, pa
         teacher = run.objective(base, batches[0])
         log_p = teacher.head(teacher.hidden).log_softmax(-1)
         log_q = student.head(student.hidden).log_softmax(-1)
-        wanted = kl_div(log_q, log_p, log_target=True, reduction="sum") / batches[0]["count"]
-    assert measured(run, batches) == pytest.approx(wanted.item(), rel=1e-5)
-    assert wanted > 1e-3
+        expected = kl_div(log_q, log_p, log_target=True, reduction="sum") / batches[0]["count"]
+    assert measure_penalty(run, batches) == pytest.approx(expected.item(), rel=1e-5)
+    assert expected > 1e-3
 
 
 def test_pissas_own_residual_would_be_a_wrong_teacher():

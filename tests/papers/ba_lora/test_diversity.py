@@ -18,30 +18,30 @@ def losses(logits: torch.Tensor) -> Losses:
 
 
 def test_uniform_predictions_give_minus_log_v():
-    found = Diversity()(None, {}, losses(torch.zeros(5, 32)))
-    assert found.item() == pytest.approx(-math.log(32), rel=1e-6)
+    penalty = Diversity()(None, {}, losses(torch.zeros(5, 32)))
+    assert penalty.item() == pytest.approx(-math.log(32), rel=1e-6)
     sure = torch.tensor([[1e4, 0.0, 0.0]])
     assert entropy(sure).item() == 0 and torch.isfinite(entropy(sure)).all()
 
 
 def test_it_is_the_mean_over_tokens_in_chunks_too():
     logits = torch.randn(7, 32, generator=torch.Generator().manual_seed(0))
-    wanted = -torch.distributions.Categorical(logits=logits).entropy().mean()
+    expected = -torch.distributions.Categorical(logits=logits).entropy().mean()
     for size in (3, 1024):
         h = logits.clone().requires_grad_()
-        found = Diversity(chunk_size=size)(None, {}, losses(h))
-        assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
-        found.backward()
+        penalty = Diversity(chunk_size=size)(None, {}, losses(h))
+        assert penalty.item() == pytest.approx(expected.item(), rel=1e-5)
+        penalty.backward()
         assert h.grad.abs().max() > 0
 
 
 def test_two_identical_columns_of_variance_v_give_v_squared():
     column = torch.tensor([1.0, 2.0, 4.0, -1.0])
     logits = torch.stack([column, column], 1)
-    wanted = column.var() ** 2
-    assert off_diagonal_covariance(logits).item() == pytest.approx(wanted.item(), rel=1e-6)
-    found = Diversity(form="classes")(None, {}, losses(logits))
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+    expected = column.var() ** 2
+    assert off_diagonal_covariance(logits).item() == pytest.approx(expected.item(), rel=1e-6)
+    penalty = Diversity(form="classes")(None, {}, losses(logits))
+    assert penalty.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_uncorrelated_columns_and_single_rows_give_zero():
@@ -53,8 +53,8 @@ def test_uncorrelated_columns_and_single_rows_give_zero():
 def test_against_torchs_covariance():
     z = torch.randn(9, 5, generator=torch.Generator().manual_seed(1))
     c = torch.cov(z.T)
-    wanted = (c.square().sum() - c.diagonal().square().sum()) / 5
-    assert off_diagonal_covariance(z).item() == pytest.approx(wanted.item(), rel=1e-4)
+    expected = (c.square().sum() - c.diagonal().square().sum()) / 5
+    assert off_diagonal_covariance(z).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_micro_batches_of_one_example_are_refused_in_class_form():

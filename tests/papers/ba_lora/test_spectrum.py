@@ -1,4 +1,4 @@
-"""The share of the largest singular values: bounds, gradients where values meet, the rows it looks at."""
+"""The share of the largest singular values: bounds, gradients where values meet, the rows that it selects."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def test_minus_one_where_k_reaches_the_rank(rank):
 
 @pytest.mark.parametrize("rank", [4, 8, 20])
 def test_within_its_bounds(rank):
-    found = Spectrum()(None, {"rows": [0]}, losses(of_rank(rank))).item()
-    assert -1 < found <= -3 / rank
+    penalty = Spectrum()(None, {"rows": [0]}, losses(of_rank(rank))).item()
+    assert -1 < penalty <= -3 / rank
 
 
 def test_equal_singular_values_reach_the_upper_bound_with_finite_gradients():
     z = (2.0 * torch.eye(6, 9)).requires_grad_()
-    found = Spectrum(k=2)(None, {"rows": [0]}, losses(z))
-    assert found.item() == pytest.approx(-2 / 6, abs=1e-6)
-    found.backward()
+    penalty = Spectrum(k=2)(None, {"rows": [0]}, losses(z))
+    assert penalty.item() == pytest.approx(-2 / 6, abs=1e-6)
+    penalty.backward()
     assert torch.isfinite(z.grad).all() and z.grad.abs().max() > 0
 
 
 def test_zero_logits_are_no_division_by_zero():
     z = torch.zeros(4, 5, requires_grad=True)
-    found = Spectrum()(None, {"rows": [0]}, losses(z))
-    found.backward()
-    assert found.item() == 0 and torch.isfinite(z.grad).all()
+    penalty = Spectrum()(None, {"rows": [0]}, losses(z))
+    penalty.backward()
+    assert penalty.item() == 0 and torch.isfinite(z.grad).all()
 
 
 def test_descending_it_raises_the_share():
@@ -56,18 +56,18 @@ def test_descending_it_raises_the_share():
 def test_rows_are_a_subset_that_depends_on_seed_step_and_batch_alone():
     penalty = Spectrum(svd_positions=5)
 
-    def chosen(step, rows):
+    def select(step, rows):
         penalty.before_step(State(None, None, 10, step=step))
         return penalty._select_rows(40, rows).tolist()
 
-    first = chosen(0, [3, 8])
-    assert len(set(first)) == 5 and first == sorted(first) == chosen(0, [3, 8])
-    assert first != chosen(1, [3, 8]) and first != chosen(0, [4, 8])
+    first = select(0, [3, 8])
+    assert len(set(first)) == 5 and first == sorted(first) == select(0, [3, 8])
+    assert first != select(1, [3, 8]) and first != select(0, [4, 8])
     assert penalty._select_rows(5, [0]).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_asking_twice_within_a_step_gives_the_same_figure():
-    """As an optimizer without gradients does."""
+    """An optimizer without gradients asks for the loss several times in a step."""
     run, batches = start("method=lora", "method.r=4", "penalty=spectrum",
                          "penalty.spectrum.svd_positions=6", "penalty.spectrum.weight=1")  # fmt: skip
     run.model.eval()
@@ -77,5 +77,5 @@ def test_asking_twice_within_a_step_gives_the_same_figure():
 
 def test_it_trains_in_bfloat16_and_changes_the_step():
     shared = ["method=lora", "method.r=4", "trainer.precision=bf16", "penalty=spectrum"]
-    found = [fitted(*shared, f"penalty.spectrum.weight={w}") for w in (0, 1)]
-    assert 0 < furthest(*found) < 1
+    runs = [fitted(*shared, f"penalty.spectrum.weight={w}") for w in (0, 1)]
+    assert 0 < furthest(*runs) < 1

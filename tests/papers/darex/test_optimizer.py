@@ -1,4 +1,4 @@
-"""AdamR: Adam where nothing pulls, geometric decay where nothing else moves."""
+"""AdamR: equal to Adam without a pull, geometric decay without gradients."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ def test_it_stays_nearer_than_adam():
 
 
 def test_what_has_no_gradient_stays():
-    """A policy freezes parts: they neither move nor count in v_bar."""
+    """Parameters without a gradient do not change and do not count in v_bar."""
     values = parameters()
-    alone = [torch.nn.Parameter(values[0].detach().clone())]
-    both, one = AdamR(values, lr=0.01), AdamR(alone, lr=0.01)
+    copies = [torch.nn.Parameter(values[0].detach().clone())]
+    both, single = AdamR(values, lr=0.01), AdamR(copies, lr=0.01)
     both.step()
     for step in range(3):
-        for value in (values[0], alone[0]):
+        for value in (values[0], copies[0]):
             value.grad = torch.cos(value.detach() + step)
         both.step()
-        one.step()
-    assert torch.equal(values[0], alone[0]) and torch.equal(values[1], parameters()[1])
+        single.step()
+    assert torch.equal(values[0], copies[0]) and torch.equal(values[1], parameters()[1])
     assert both.state[values[1]] == {}

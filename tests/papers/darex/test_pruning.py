@@ -38,8 +38,8 @@ def test_limits_are_the_pretrained_and_the_finetuned_model():
 
 def test_a_mask_depends_on_seed_and_name_alone():
     both = delta({"a": torch.ones(50), "b": torch.ones(50)})
-    alone = delta({"b": torch.ones(50)})
-    assert torch.equal(darex.drop_entries(both, 0.5)["b"], darex.drop_entries(alone, 0.5)["b"])
+    single = delta({"b": torch.ones(50)})
+    assert torch.equal(darex.drop_entries(both, 0.5)["b"], darex.drop_entries(single, 0.5)["b"])
     assert not torch.equal(darex.drop_entries(both, 0.5)["a"], darex.drop_entries(both, 0.5)["b"])
 
 
@@ -50,11 +50,11 @@ def test_mean_and_variance_of_an_output_are_the_papers():
     drawn = []
     for seed in range(1000):
         drawn.append((change["w"] - darex.drop_entries(change, p, q, seed)["w"]).sum().item())
-    found = torch.tensor(drawn, dtype=torch.float64)
+    result = torch.tensor(drawn, dtype=torch.float64)
     mean = (1 - (1 - p) / q) * row.float().double().sum().item()
     variance = p * (1 - p) / q**2 * row.square().sum().item()
-    assert abs(found.mean().item() - mean) < 4 * math.sqrt(variance / 1000)
-    assert found.var().item() == pytest.approx(variance, rel=0.2)
+    assert abs(result.mean().item() - mean) < 4 * math.sqrt(variance / 1000)
+    assert result.var().item() == pytest.approx(variance, rel=0.2)
 
 
 def test_the_mean_over_masks_of_an_entry_is_its_share():
@@ -67,33 +67,33 @@ def test_the_mean_over_masks_of_an_entry_is_its_share():
 
 def test_every_tensor_has_its_own_q():
     change, q = random(3), {"t0": 0.3, "t1": 0.9, "t2": 0.05}
-    made = darex.drop_entries(change, 0.8, q, seed=7)
+    pruned = darex.drop_entries(change, 0.8, q, seed=7)
     for name in change:
         kept = darex.draw_mask(name, change.shapes[name], 0.8, 7)
-        assert torch.equal(made[name], change[name] * kept / q[name])
+        assert torch.equal(pruned[name], change[name] * kept / q[name])
 
 
 def test_rows_are_dropped_whole():
-    made = darex.drop_entries(random(1, (64, 9)), 0.5, rows=True)["t0"]
-    kept = (made != 0).double().mean(1)
+    pruned = darex.drop_entries(random(1, (64, 9)), 0.5, rows=True)["t0"]
+    kept = (pruned != 0).double().mean(1)
     assert set(kept.tolist()) == {0.0, 1.0}
 
 
 def test_tensors_out_of_scope_keep_their_whole_change(full_run):
     change = Delta.of(full_run)
     names = darex.select_tensors(change, exclude=["*.layers.0.*"])
-    made = darex.drop_entries(change, 0.99, names=names)
+    pruned = darex.drop_entries(change, 0.99, names=names)
     assert len(names) == 7 * 7 and all("proj" in name for name in names)
-    assert all(torch.equal(made[n], change[n]) for n in change if n not in names)
-    assert (made[names[0]] != 0).double().mean() < 0.02
+    assert all(torch.equal(pruned[n], change[n]) for n in change if n not in names)
+    assert (pruned[names[0]] != 0).double().mean() < 0.02
     with pytest.raises(UserError, match="no tensor is left"):
         darex.select_tensors(change, exclude=["*"])
 
 
 @pytest.mark.parametrize("best", [0.32, 0.7, 0.1])
 def test_the_search_refines_around_the_best_of_the_grid(best):
-    found, tried = darex.search_grid(lambda q: abs(q - best), lambda a, b: a < b, 0.1, 1.0, 0.1)
-    assert found == pytest.approx(best, abs=0.0051)
+    result, tried = darex.search_grid(lambda q: abs(q - best), lambda a, b: a < b, 0.1, 1.0, 0.1)
+    assert result == pytest.approx(best, abs=0.0051)
     assert len(tried) < 32
 
 
@@ -136,12 +136,12 @@ def test_the_analytic_q_of_a_layer_is_its_biass_too_and_others_get_the_mean():
     shapes = {"a.weight": (6, 20), "a.bias": (6,), "b.weight": (4, 6), "norm.weight": (6,)}
     change = delta({n: 3 * torch.randn(s, generator=generator) for n, s in shapes.items()})
     inputs = {"a": torch.randn(20, generator=generator), "b": torch.randn(6, generator=generator)}
-    found = compute_layer_q(change, inputs, p=0.9, eta=0.7)
+    result = compute_layer_q(change, inputs, p=0.9, eta=0.7)
     with_bias = torch.cat([change["a.weight"] * inputs["a"], change["a.bias"][:, None]], dim=1)
-    assert found["a.weight"] == found["a.bias"] == darex.analytic_q(with_bias, 0.9, 0.7)
-    assert found["b.weight"] == darex.analytic_q(change["b.weight"] * inputs["b"], 0.9, 0.7)
-    assert found["norm.weight"] == (found["a.weight"] + found["b.weight"]) / 2
-    assert found["a.weight"] != found["b.weight"]
+    assert result["a.weight"] == result["a.bias"] == darex.analytic_q(with_bias, 0.9, 0.7)
+    assert result["b.weight"] == darex.analytic_q(change["b.weight"] * inputs["b"], 0.9, 0.7)
+    assert result["norm.weight"] == (result["a.weight"] + result["b.weight"]) / 2
+    assert result["a.weight"] != result["b.weight"]
 
 
 def test_tables_norms_and_heads_are_out_of_scope():
@@ -154,8 +154,8 @@ def test_tables_norms_and_heads_are_out_of_scope():
     )
     names = darex.select_tensors(change)
     assert names == [f"blocks.{i}.mlp.{part}" for i in range(2) for part in ("bias", "weight")]
-    made = darex.drop_entries(change, 0.99, names=names)
-    assert torch.equal(made["classifier.weight"], change["classifier.weight"])
+    pruned = darex.drop_entries(change, 0.99, names=names)
+    assert torch.equal(pruned["classifier.weight"], change["classifier.weight"])
 
 
 def test_searches_without_labels_look_at_the_finetuned_models_outputs(full_run):
@@ -169,6 +169,6 @@ def test_searches_without_labels_look_at_the_finetuned_models_outputs(full_run):
     few, many = (moved(darex.drop_entries(change, p).apply(base)) for p in (0.5, 0.99))
     assert 0 < few < many
     inputs = compute_mean_inputs(evaluator, change.apply(base), rows=2)
-    found = compute_layer_q(change, inputs, p=0.9, eta=0.5)
-    assert len(inputs) == 56 and found.keys() == dict(change.shapes).keys()
-    assert all(0.1 - 1e-9 <= q <= 0.999 for q in found.values())
+    result = compute_layer_q(change, inputs, p=0.9, eta=0.5)
+    assert len(inputs) == 56 and result.keys() == dict(change.shapes).keys()
+    assert all(0.1 - 1e-9 <= q <= 0.999 for q in result.values())

@@ -51,40 +51,40 @@ def llama(act="relu"):
     return LlamaForCausalLM(LlamaConfig(**SIZES, hidden_act=act))
 
 
-def counted(model, threshold, of=lambda tap: True):
+def count_shares(model, threshold, of=lambda tap: True):
     """Mean over layers of the share of |a| > threshold (>= for one above 0), the direct way."""
     taps = [tap for tap in mlp_activations(model) if of(tap)]
     with torch.no_grad(), Probes({tap.name: tap.module for tap in taps}) as probes:
         Fixed(model, []).objective(model, PADDED)
-        seen = probes.take()
+        activations = probes.take()
     decoder = [model.config.is_encoder_decoder and tap.role == "decoder" for tap in taps]
     masks = [PADDED["labels"] != -100 if d else PADDED["attention_mask"].bool() for d in decoder]
-    sizes = [seen[tap.name][0][mask].abs() for tap, mask in zip(taps, masks, strict=True)]
+    sizes = [activations[tap.name][0][mask].abs() for tap, mask in zip(taps, masks, strict=True)]
     shares = [((a >= threshold) & (a > 0)).float().mean() for a in sizes]
     return torch.stack(shares).mean().item()
 
 
 def test_exact_zeros_of_relu_and_a_threshold_without_padding():
     model = llama()
-    found = ActivationDensity(thresholds=[0.0005, 0.002])(Fixed(model, [PADDED]))
-    assert found.keys() == {"density", "density_0.0005", "density_0.002"}
+    scores = ActivationDensity(thresholds=[0.0005, 0.002])(Fixed(model, [PADDED]))
+    assert scores.keys() == {"density", "density_0.0005", "density_0.002"}
     for name, t in (("density", 0), ("density_0.0005", 0.0005), ("density_0.002", 0.002)):
-        assert found[name] == pytest.approx(counted(model, t), rel=1e-6)
-    assert 0.2 < found["density"] < 0.8
-    assert found["density"] > found["density_0.0005"] > found["density_0.002"]
+        assert scores[name] == pytest.approx(count_shares(model, t), rel=1e-6)
+    assert 0.2 < scores["density"] < 0.8
+    assert scores["density"] > scores["density_0.0005"] > scores["density_0.002"]
 
 
 def test_silu_is_never_exactly_zero():
-    found = ActivationDensity()(Fixed(llama("silu"), [PADDED]))
-    assert found["density"] == 1.0 and found["density_0.001"] < 1.0
+    scores = ActivationDensity()(Fixed(llama("silu"), [PADDED]))
+    assert scores["density"] == 1.0 and scores["density_0.001"] < 1.0
 
 
 def test_shares_are_of_all_tokens_and_not_means_of_batches():
     model = llama()
     short = {k: v[1:] if isinstance(v, torch.Tensor) else v for k, v in PADDED.items()}
     long = {k: v[:1] if isinstance(v, torch.Tensor) else v for k, v in PADDED.items()}
-    found = ActivationDensity()(Fixed(model, [short, long]))
-    assert found == pytest.approx(ActivationDensity()(Fixed(model, [PADDED])), rel=1e-6)
+    scores = ActivationDensity()(Fixed(model, [short, long]))
+    assert scores == pytest.approx(ActivationDensity()(Fixed(model, [PADDED])), rel=1e-6)
 
 
 def test_an_encoder_decoder_has_both_sides():
@@ -93,13 +93,14 @@ def test_an_encoder_decoder_has_both_sides():
         d_model=32, d_kv=16, d_ff=48, num_layers=3, num_decoder_layers=2, num_heads=2, vocab_size=64,
         decoder_start_token_id=0,
     ))  # fmt: skip
-    found = ActivationDensity(thresholds=[])(Fixed(model, [PADDED]))
+    scores = ActivationDensity(thresholds=[])(Fixed(model, [PADDED]))
     sides = {
-        s: counted(model.eval(), 0, lambda tap, s=s: tap.role == s) for s in ("encoder", "decoder")
+        s: count_shares(model.eval(), 0, lambda tap, s=s: tap.role == s)
+        for s in ("encoder", "decoder")
     }
     for side, share in sides.items():
-        assert found[f"density_{side}"] == pytest.approx(share, rel=1e-6)
-    assert found["density"] == pytest.approx(sum(sides.values()) / 2, rel=1e-6)
+        assert scores[f"density_{side}"] == pytest.approx(share, rel=1e-6)
+    assert scores["density"] == pytest.approx(sum(sides.values()) / 2, rel=1e-6)
 
 
 def test_in_a_run_it_leaves_no_hook_and_changes_nothing():
@@ -111,7 +112,7 @@ def test_in_a_run_it_leaves_no_hook_and_changes_nothing():
     run = build_run(composed.config)
     run.load_model()
     run.model.train()
-    found = run.evaluators["activation_density"](run)
-    assert found == run.evaluators["activation_density"](run)
-    assert found["density"] == 1.0 and 0.9 < found["density_0.001"] < 1.0
+    scores = run.evaluators["activation_density"](run)
+    assert scores == run.evaluators["activation_density"](run)
+    assert scores["density"] == 1.0 and 0.9 < scores["density_0.001"] < 1.0
     assert run.model.training and not any(m._forward_hooks for m in run.model.modules())

@@ -1,4 +1,4 @@
-"""The density of activations as a penalty: its closed forms, where its taps stand, what it may touch."""
+"""The density of activations as a penalty: closed forms, the modules it reads, what it may change."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def penalty_on(model: nn.Module, **options) -> ActivationDensity:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_one_tap_an_mlp_behind_its_activation(name):
-    make, wanted = MODELS[name]
+    make, expected = MODELS[name]
     taps = mlp_activations(make())
-    assert len(taps) == 3 and all(tap.name.endswith(wanted) for tap in taps)
+    assert len(taps) == 3 and all(tap.name.endswith(expected) for tap in taps)
 
 
 def test_one_tap_an_mlp_on_the_papers_models():
@@ -116,7 +116,7 @@ def test_surrogate_at_zero_at_root_eps_and_far_away():
 
 def test_half_precision_does_not_underflow():
     small = torch.full((1, 1, 4), 1e-4, dtype=torch.float16)
-    assert small.square().max() == 0  # it would, in float16
+    assert small.square().max() == 0  # float16 underflows
     assert density_surrogate(small).min().item() == pytest.approx(1 / 11, rel=1e-2)
 
 
@@ -125,17 +125,17 @@ def test_value_and_gradient_equal_those_of_the_formula():
     values = (torch.randn(2, 3, 5) * 1e-3).requires_grad_()
     real = torch.tensor([[True, True, False], [True, False, False]])
     norm = torch.zeros(())
-    found = _Surrogate.apply(values, real, EPS, norm)
-    (gradient,) = torch.autograd.grad(found, values)
-    wanted = (values**2 / (values**2 + EPS))[real].sum()
-    (expected,) = torch.autograd.grad(wanted, values)
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
-    assert torch.allclose(gradient, expected, rtol=1e-4)
-    assert norm.sqrt().item() == pytest.approx(expected.norm().item(), rel=1e-4)
+    value = _Surrogate.apply(values, real, EPS, norm)
+    (gradient,) = torch.autograd.grad(value, values)
+    expected = (values**2 / (values**2 + EPS))[real].sum()
+    (expected_gradient,) = torch.autograd.grad(expected, values)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert torch.allclose(gradient, expected_gradient, rtol=1e-4)
+    assert norm.sqrt().item() == pytest.approx(expected_gradient.norm().item(), rel=1e-4)
 
 
 class Stub(nn.Module):
-    """One layer whose activations are what it is given."""
+    """One layer whose activations are its input."""
 
     def __init__(self):
         super().__init__()
@@ -156,8 +156,8 @@ def test_a_one_layer_stub_has_the_value_computed_by_hand():
     batch = {"attention_mask": torch.tensor([[1, 1], [1, 0]])}
     penalty.begin(batch)
     penalty._probes.modules["layers.0.act"](a)
-    found = penalty(None, batch, None).item()
-    assert found == pytest.approx((0 + 0.5 + 0 + 1 + 0.5 + 0.5) / 6, rel=1e-4)
+    value = penalty(None, batch, None).item()
+    assert value == pytest.approx((0 + 0.5 + 0 + 1 + 0.5 + 0.5) / 6, rel=1e-4)
     assert penalty.size(batch) == 3
 
 
@@ -172,14 +172,14 @@ def test_an_encoder_decoder_is_averaged_by_side_and_added():
     with Probes({tap.name: tap.module for tap in taps}) as probes:
         penalty.begin(batch)
         model(input_ids=ids, attention_mask=mask, labels=labels)
-        found, seen = penalty(model, batch, None), probes.take()
+        value, activations = penalty(model, batch, None), probes.take()
     means = {"encoder": [], "decoder": []}
     for tap in taps:
         real = mask.bool() if tap.role == "encoder" else labels != -100
-        means[tap.role].append(density_surrogate(seen[tap.name][0], 1e-2)[real].mean())
+        means[tap.role].append(density_surrogate(activations[tap.name][0], 1e-2)[real].mean())
     assert [len(m) for m in means.values()] == [2, 3]
-    wanted = sum(torch.stack(m).mean() for m in means.values())
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+    expected = sum(torch.stack(m).mean() for m in means.values())
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_tokens_of_flattened_activations_are_told_apart_and_routed_ones_refused():
@@ -202,7 +202,7 @@ def test_tokens_of_flattened_activations_are_told_apart_and_routed_ones_refused(
         tokens.mask(torch.zeros(5, 4), "decoder")
 
 
-def measured(run: Run, batches) -> float:
+def measure_penalty(run: Run, batches) -> float:
     loss = step_loss(run, batches)
     with torch.no_grad():
         for batch in batches:
@@ -220,12 +220,12 @@ METHODS = {
 
 
 def test_padded_and_packed_batches_have_the_same_density():
-    found = []
+    densities = []
     for packing in ("flat", "none"):
         run, _ = start(*METHODS["lora"], *ON, f"data.packing={packing}")
         run.model.eval()
-        found.append(measured(run, [run.loader().batch(range(6))]))
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+        densities.append(measure_penalty(run, [run.loader().batch(range(6))]))
+    assert densities[0] == pytest.approx(densities[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -266,8 +266,8 @@ def test_gradient_checkpointing_gives_the_same_step(weight):
     shared = [*METHODS["lora"], *SGD, *ON, f"penalty.activation_density.weight={weight}",
               "trainer.gradient_accumulation_steps=2"]  # fmt: skip
     plain = fitted(*shared)
-    again = fitted(*shared, "trainer.gradient_checkpointing=true")
-    assert furthest(plain, again) < 1e-6
+    checkpointed = fitted(*shared, "trainer.gradient_checkpointing=true")
+    assert furthest(plain, checkpointed) < 1e-6
 
 
 def test_checkpointing_still_saves_the_memory_of_the_activations():
@@ -307,14 +307,14 @@ def test_taps_are_off_between_steps_and_nothing_is_held():
 
 
 def test_it_composes_with_a_reference_on_the_same_modules():
-    """The teacher's forward pass in between is none of its business."""
+    """The penalty ignores the teacher's forward pass on the same modules."""
     both = [*METHODS["lora"], "penalty=[consistency,activation_density]", ON[1]]
     run, batches = start(*both)
-    alone, _ = start(*METHODS["lora"], *ON)
-    for r in (run, alone):
+    single, _ = start(*METHODS["lora"], *ON)
+    for r in (run, single):
         wake(r.model)
         r.model.eval()
-    assert measured(run, batches) == measured(alone, batches)
+    assert measure_penalty(run, batches) == measure_penalty(single, batches)
 
 
 def test_the_norm_of_its_gradient_is_logged(tmp_path):

@@ -1,4 +1,4 @@
-"""KSeed: steps from a pool of directions, which one scalar a seed stands for."""
+"""KSeed: steps along a pool of directions, and weights rebuilt from one scalar for each seed."""
 
 import math
 
@@ -27,23 +27,23 @@ def values(named):
 
 
 def test_candidates_are_different_and_known_from_one_seed():
-    found = draw_candidates(4096, 7)
-    assert len(set(found)) == 4096 and max(found) < SEEDS
-    assert found == draw_candidates(4096, 7) != draw_candidates(4096, 8)
+    seeds = draw_candidates(4096, 7)
+    assert len(set(seeds)) == 4096 and max(seeds) < SEEDS
+    assert seeds == draw_candidates(4096, 7) != draw_candidates(4096, 8)
 
 
 @pytest.mark.parametrize("copies", [0, 2**20])
 def test_the_weights_are_the_start_and_one_scalar_a_seed(copies):
-    named, again = parameters(), parameters()
+    named, rebuilt = parameters(), parameters()
     optimizer = KSeed(named, lr=1e-4, pool=8, copies=copies)
     sums, drawn = [0.0] * 8, []
     for _ in range(40):
         optimizer.step(loss_of(named))
         sums[optimizer.index] += optimizer.taken[0].slope
         drawn.append(optimizer.index)
-    KSeed(again, lr=1e-4, pool=8).apply_sums(sums)
+    KSeed(rebuilt, lr=1e-4, pool=8).apply_sums(sums)
     assert len(set(drawn)) == 8
-    assert torch.allclose(values(named), values(again), atol=1e-5)
+    assert torch.allclose(values(named), values(rebuilt), atol=1e-5)
     assert not torch.allclose(values(named), values(parameters()), atol=1e-2)
 
 

@@ -41,27 +41,27 @@ def new(base, tmp_path):
 
 
 def test_to_its_own_base_it_is_the_finetuned_model(full_run, base):
-    made = transfer.transfer_delta(Delta.of(full_run), base)
+    transferred = transfer.transfer_delta(Delta.of(full_run), base)
     trained = load_file(full_run / "model" / "model.safetensors")
-    assert all(torch.equal(made[n], trained[n]) for n in trained)
+    assert all(torch.equal(transferred[n], trained[n]) for n in trained)
 
 
 def test_nothing_of_the_change_is_the_target(full_run, new):
-    made = transfer.transfer_delta(Delta.of(full_run), new, scale=0.0)
-    assert all(torch.equal(made[n], new.weights[n].float()) for n in new.weights)
+    transferred = transfer.transfer_delta(Delta.of(full_run), new, scale=0.0)
+    assert all(torch.equal(transferred[n], new.weights[n].float()) for n in new.weights)
 
 
 def test_it_equals_task_arithmetic_with_two_changes(full_run, base, new):
     """m_t + (m'_s - m_s) = m'_s + (m_t - m_s)."""
-    made = transfer.transfer_delta(Delta.of(full_run), new)
+    transferred = transfer.transfer_delta(Delta.of(full_run), new)
     other = compute_model_delta(new, base).add_to(Artefact.open(full_run).weights)
-    assert max((made[n] - other[n]).abs().max().item() for n in made) < 1e-6
+    assert max((transferred[n] - other[n]).abs().max().item() for n in transferred) < 1e-6
 
 
 def test_there_and_back_is_the_identity_to_rounding(full_run, base, new, tmp_path):
-    made = transfer.transfer_delta(Delta.of(full_run), new)
-    there = model(tmp_path / "there", dict(made.items()))
-    back = transfer.transfer_delta(compute_model_delta(there, new), base)
+    transferred = transfer.transfer_delta(Delta.of(full_run), new)
+    moved_model = model(tmp_path / "there", dict(transferred.items()))
+    back = transfer.transfer_delta(compute_model_delta(moved_model, new), base)
     trained = Artefact.open(full_run).weights
     assert max((back[n] - trained[n]).abs().max().item() for n in back) < 1e-6
 
@@ -71,10 +71,12 @@ def test_rows_of_new_tokens_come_from_the_finetuned_model(base, new, tmp_path):
     grown = {n: base.weights[n] for n in base.weights}
     grown[TOKENS] = torch.cat([grown[TOKENS], rows])
     finetuned = model(tmp_path / "grown", grown, vocab_size=4099)
-    made = transfer.transfer_delta(compute_model_delta(finetuned, base), new)
-    assert made[TOKENS].shape == (4099, 256) and torch.equal(made[TOKENS][4096:], rows)
-    assert transfer.find_config_changes(made, new) == {"vocab_size": 4099}
-    assert torch.equal(made[TOKENS][:4096], new.weights[TOKENS])
+    transferred = transfer.transfer_delta(compute_model_delta(finetuned, base), new)
+    assert transferred[TOKENS].shape == (4099, 256) and torch.equal(
+        transferred[TOKENS][4096:], rows
+    )
+    assert transfer.find_config_changes(transferred, new) == {"vocab_size": 4099}
+    assert torch.equal(transferred[TOKENS][:4096], new.weights[TOKENS])
 
 
 def test_another_shape_is_refused(full_run, base, tmp_path):

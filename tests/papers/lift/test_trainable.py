@@ -1,4 +1,4 @@
-"""LIFT: which entries are chosen, that nothing else moves, and when they are chosen anew."""
+"""LIFT: which entries are chosen, that no other changes, and when they are chosen again."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def llama(**options):
     return LlamaForCausalLM(LlamaConfig(**sizes, **heads, **options))
 
 
-def begun(model, policy, kind=SparseAdamW, steps=50, **options):
-    """A state as the loop keeps it, after the moments before the first step."""
+def begin_run(model, policy, kind=SparseAdamW, steps=50, **options):
+    """Set up policy and optimizer; the state of the loop before the first step."""
     optimizer = kind([p for p in model.parameters() if p.requires_grad], **RATES, **options)
     run = SimpleNamespace(model=model, optimizer=SimpleNamespace(optimizer=optimizer))
     policy.setup(run)
@@ -50,7 +50,7 @@ def supports(state, policy):
     return {name: optimizer.support(p).clone() for name, p in policy._targets.items()}
 
 
-def copied(model):
+def copy_parameters(model):
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
@@ -80,8 +80,8 @@ def test_half_precision_is_decomposed_in_single_and_draws_leave_the_generator_al
     weight = torch.randn(12, 8).bfloat16()
     assert scores.low_rank(weight, 3).dtype == torch.float32
     before = torch.get_rng_state()
-    one, two = (scores.low_rank(weight, 2, True, seed=4) for _ in range(2))
-    assert torch.equal(one, two) and torch.equal(before, torch.get_rng_state())
+    first, second = (scores.low_rank(weight, 2, True, seed=4) for _ in range(2))
+    assert torch.equal(first, second) and torch.equal(before, torch.get_rng_state())
     assert torch.equal(scores.random(weight, 3), scores.random(weight, 3))
 
 
@@ -93,8 +93,8 @@ def test_of_equal_values_the_first_are_taken():
 
 
 def test_targets_are_the_linears_without_the_head_in_any_layout():
-    found = [linear.name for linear in find_targets(llama())]
-    assert len(found) == 14 and not any("lm_head" in name or "embed" in name for name in found)
+    names = [linear.name for linear in find_targets(llama())]
+    assert len(names) == 14 and not any("lm_head" in name or "embed" in name for name in names)
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=32, n_positions=8))
     assert [li.kind for li in find_targets(gpt2)] == ["conv1d"] * 4
     model = llama(attention_bias=True).requires_grad_(False)
@@ -108,17 +108,17 @@ def test_targets_are_the_linears_without_the_head_in_any_layout():
 @pytest.mark.parametrize("score", ["lift", "weight", "grad", "movement", "random"])
 def test_exactly_the_budget_moves_and_everything_else_keeps_its_bits(score):
     model, policy = llama(attention_bias=True), Lift(rank=2, filter_rank=4, score=score, interval=5)
-    before = copied(model)
-    state = begun(model, policy)
+    before = copy_parameters(model)
+    state = begin_run(model, policy)
     for _ in range(3):
         step(policy, state)
-    chosen, after = supports(state, policy), copied(model)
-    for name, own in before.items():
-        moved = (after[name] != own).flatten().nonzero().flatten()
+    chosen, after = supports(state, policy), copy_parameters(model)
+    for name, parameter in before.items():
+        moved = (after[name] != parameter).flatten().nonzero().flatten()
         if name not in chosen:
             assert not len(moved), name
             continue
-        assert len(chosen[name]) == min(sum(own.shape) * 2, own.numel())
+        assert len(chosen[name]) == min(sum(parameter.shape) * 2, parameter.numel())
         assert torch.isin(moved, chosen[name]).all() and len(moved) > 0.9 * len(chosen[name])
     assert all(not p.requires_grad for p in policy._others) and len(policy._others) == 15
     k = sum(budget(p, 2) for p in policy._targets.values())
@@ -128,37 +128,37 @@ def test_exactly_the_budget_moves_and_everything_else_keeps_its_bits(score):
 def test_with_every_entry_it_is_dense_adam_of_the_same_form():
     model, twin = llama(), llama()
     policy = Lift(rank=10**4)
-    state = begun(model, policy)
+    state = begin_run(model, policy)
     dense = SparseAdamW([linear.module.weight for linear in find_targets(twin)], **RATES)
     for _ in range(4):
         step(policy, state)
         twin(input_ids=IDS, labels=IDS).loss.backward()
         dense.step()
         twin.zero_grad()
-    assert all(torch.equal(p, copied(twin)[n]) for n, p in copied(model).items())
+    assert all(torch.equal(p, copy_parameters(twin)[n]) for n, p in copy_parameters(model).items())
 
 
 @pytest.mark.parametrize("interval", [3, None])
-def test_entries_are_chosen_anew_from_current_weights_one_step_before_the_interval(interval):
+def test_entries_are_chosen_again_from_current_weights_one_step_before_the_interval(interval):
     model, policy = llama(), Lift(rank=2, filter_rank=4, interval=interval)
-    state = begun(model, policy)
+    state = begin_run(model, policy)
     changed, before = [], supports(state, policy)
     for _ in range(9):
         step(policy, state)
-        now = supports(state, policy)
-        if any(not torch.equal(now[n], before[n]) for n in now):
+        current = supports(state, policy)
+        if any(not torch.equal(current[n], before[n]) for n in current):
             changed.append(state.step)
-        before = now
+        before = current
         if changed[-1:] == [state.step]:
             for name, parameter in policy._targets.items():
                 due = scores.top(scores.low_rank(parameter, 4).abs(), budget(parameter, 2))
-                assert torch.equal(now[name], due)
+                assert torch.equal(current[name], due)
     assert changed == ([2, 5, 8] if interval else [])
 
 
 def test_moments_of_entries_that_stay_are_kept_and_of_new_ones_zero():
     model, policy = llama(), Lift(rank=2, filter_rank=4, interval=4)
-    state = begun(model, policy)
+    state = begin_run(model, policy)
     optimizer = state.run.optimizer.optimizer
     step(policy, state)
     step(policy, state)
@@ -169,32 +169,32 @@ def test_moments_of_entries_that_stay_are_kept_and_of_new_ones_zero():
     policy.interval = due
     policy.after_step(state)
     for name, parameter in policy._targets.items():
-        now, moments = optimizer.support(parameter), optimizer.state[parameter]["exp_avg"]
-        stays = torch.isin(now, old[name])
-        assert torch.equal(moments[stays], before[name][torch.isin(old[name], now)])
+        current, moments = optimizer.support(parameter), optimizer.state[parameter]["exp_avg"]
+        stays = torch.isin(current, old[name])
+        assert torch.equal(moments[stays], before[name][torch.isin(old[name], current)])
         assert not moments[~stays].any() and (~stays).any()
         assert optimizer.state[parameter]["step"] == 3
 
 
 def test_scores_of_gradients_are_taken_before_anything_moves():
     model, policy = llama(), Lift(rank=1, score="grad")
-    state = begun(model, policy)
+    state = begin_run(model, policy)
     twin = llama()
     twin(input_ids=IDS, labels=IDS).loss.backward()
     step(policy, state)
     for linear in find_targets(twin):
         gradient = linear.module.weight.grad
         expected = scores.top(gradient.abs(), budget(gradient, 1))
-        own = policy._targets[f"{linear.name}.weight"]
-        assert torch.equal(state.run.optimizer.optimizer.support(own), expected)
+        parameter = policy._targets[f"{linear.name}.weight"]
+        assert torch.equal(state.run.optimizer.optimizer.support(parameter), expected)
 
 
 def test_movement_sums_minus_weight_times_gradient():
     model, policy = llama(), Lift(rank=1, score="movement", interval=3)
-    state, sums = begun(model, policy), {}
+    state, sums = begin_run(model, policy), {}
     for _ in range(2):
         policy.before_step(state)
-        before = copied(model)
+        before = copy_parameters(model)
         model(input_ids=IDS, labels=IDS).loss.backward()
         for name, p in policy._targets.items():
             sums[name] = sums.get(name, 0) - before[name] * p.grad
@@ -215,11 +215,11 @@ def test_a_resumed_run_goes_on_to_the_bit(score):
     ]
     options = {"rank": 2, "filter_rank": 4, "score": score, "interval": 3, "svd": "lowrank"}
     model, policy = llama(), Lift(**options)
-    state = begun(model, policy)
+    state = begin_run(model, policy)
     for batch in batches[:4]:
         step(policy, state, batch)
     twin, resumed = llama(), Lift(**options)
-    later = begun(twin, resumed)
+    later = begin_run(twin, resumed)
     twin.load_state_dict(model.state_dict())
     later.run.optimizer.optimizer.load_state_dict(state.run.optimizer.optimizer.state_dict())
     if policy.state_dict():
@@ -228,23 +228,23 @@ def test_a_resumed_run_goes_on_to_the_bit(score):
     for batch in batches[4:]:
         step(policy, state, batch)
         step(resumed, later, batch)
-    assert all(torch.equal(p, copied(twin)[n]) for n, p in copied(model).items())
-    now, again = supports(state, policy), supports(later, resumed)
-    assert all(torch.equal(now[name], again[name]) for name in now)
+    assert all(torch.equal(p, copy_parameters(twin)[n]) for n, p in copy_parameters(model).items())
+    current, resumed_supports = supports(state, policy), supports(later, resumed)
+    assert all(torch.equal(current[name], resumed_supports[name]) for name in current)
 
 
-def test_mistakes_are_said():
+def test_errors_name_cause_and_fix():
     with pytest.raises(UserError, match="AdamW cannot") as error:
-        begun(llama(), Lift(), torch.optim.AdamW)
+        begin_run(llama(), Lift(), torch.optim.AdamW)
     assert error.value.fix == "optimizer=sparse_adamw"
     model = llama().requires_grad_(False)
     model.model.norm.weight.requires_grad_(True)
     with pytest.raises(UserError, match="no linear layer"):
-        begun(model, Lift())
+        begin_run(model, Lift())
 
 
 def test_a_run_keeps_what_it_does_not_train(train_tiny):
-    """Through the command: other matrices, norms and embeddings of the artefact are the base's."""
+    """In a run of the train job: other matrices, norms and embeddings of the artefact are the base's."""
     from ftcli.run.build import open_run
 
     folder = train_tiny(

@@ -1,4 +1,4 @@
-"""LISA's promises as numbers, on real runs."""
+"""LISA's properties on real runs: draws, gradients, frozen weights, state of the optimizer."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def test_dropped_moments_exist_only_for_what_moves_at_every_step(run):
 
 def test_the_draws_are_on_record(run):
     lines = [json.loads(x) for x in (run.dir.path / "events.jsonl").read_text().splitlines()]
-    found = {x["step"]: x["blocks"] for x in lines if x["event"] == "active_blocks"}
-    assert all(step % 3 == 0 for step in found)
-    assert found == {step: run.watch.active[step] for step in found} and 0 in found
+    draws = {x["step"]: x["blocks"] for x in lines if x["event"] == "active_blocks"}
+    assert all(step % 3 == 0 for step in draws)
+    assert draws == {step: run.watch.active[step] for step in draws} and 0 in draws
 
 
 def test_a_checkpoint_and_the_end_hold_every_candidate(run):
@@ -132,13 +132,13 @@ def test_every_block_is_drawn_as_often(full):
 
 
 def test_seeds_of_the_run_and_of_the_policy_decide(full):
-    def drawn(lisa):
+    def draw_ten(lisa):
         return [lisa.choose(None) for _ in range(10)]
 
-    first = drawn(policy(Lisa(), full.model, seed=1))
-    assert first == drawn(policy(Lisa(), full.model, seed=1))
-    assert first != drawn(policy(Lisa(), full.model, seed=2))
-    assert first == drawn(policy(Lisa(seed=1), full.model, seed=2))
+    first = draw_ten(policy(Lisa(), full.model, seed=1))
+    assert first == draw_ten(policy(Lisa(), full.model, seed=1))
+    assert first != draw_ten(policy(Lisa(), full.model, seed=2))
+    assert first == draw_ten(policy(Lisa(seed=1), full.model, seed=2))
 
 
 def test_always_on_narrows_what_lies_outside():
@@ -147,7 +147,7 @@ def test_always_on_narrows_what_lies_outside():
     assert outside == {"model.embed_tokens.weight"}  # which is the head too; not the norm
 
 
-def test_mistakes_are_named(full):
+def test_errors_name_the_cause(full):
     with pytest.raises(UserError, match="9 of 8 blocks"):
         policy(Lisa(gamma=9), full.model)
     with pytest.raises(UserError, match="'embed_token' matches 0 of"):

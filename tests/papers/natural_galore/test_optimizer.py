@@ -52,8 +52,8 @@ def test_projectors_are_orthonormal_and_span_the_leading_directions(kind, transf
         p = of(named, name)
         state = optimizer.state[p]
         kept = {side for side in ("left", "right") if side in state}
-        one = {"right"} if p.shape[0] >= p.shape[1] else {"left"}
-        assert kept == ({"left", "right"} if kind == "tucker" else one)
+        single = {"right"} if p.shape[0] >= p.shape[1] else {"left"}
+        assert kept == ({"left", "right"} if kind == "tucker" else single)
         left, _, right = torch.linalg.svd(p.grad, full_matrices=False)
         for side, basis in (("left", left[:, :4]), ("right", right[:4].T)):
             if side in state:
@@ -109,12 +109,12 @@ def test_the_natural_gradient_is_the_dense_solve(count, size):
     index = count // 2
     fisher = 1e-3 * torch.eye(40, dtype=torch.float64) + history.T @ history
     dense = torch.linalg.solve(fisher, history[index])
-    found = natural_gradient(history, index, 1e-3)
-    assert ((found - dense).norm() / dense.norm()).item() < 1e-5
+    direction = natural_gradient(history, index, 1e-3)
+    assert ((direction - dense).norm() / dense.norm()).item() < 1e-5
     assert ((natural_gradient(history.float(), index, 1e-3) - dense).norm() / dense.norm()) < 1e-5
     g = history[index]
     woodbury = _woodbury(history, g, 1e-3)
-    assert ((found - woodbury).norm() / dense.norm()).item() < 1e-5
+    assert ((direction - woodbury).norm() / dense.norm()).item() < 1e-5
 
 
 def _woodbury(history, g, damping):
@@ -196,13 +196,13 @@ def test_resumed_steps_are_equal_to_the_bit(kind, dtype):
     advance(whole, optimizer, 0, 5)
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
-    again = [(name, nn.Parameter(p.detach().clone())) for name, p in whole]
+    resumed = [(name, nn.Parameter(p.detach().clone())) for name, p in whole]
     advance(whole, optimizer, 5, 9)
-    other = GaLore(again, **options)
+    other = GaLore(resumed, **options)
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
-    advance(again, other, 5, 9)
-    for (name, a), (_, b) in zip(whole, again, strict=True):
+    advance(resumed, other, 5, 9)
+    for (name, a), (_, b) in zip(whole, resumed, strict=True):
         assert torch.equal(a, b) and a.isfinite().all(), name
 
 
@@ -221,7 +221,7 @@ def test_a_zero_gradient_waits_for_its_projector():
     )
     weight.grad = torch.full((8, 6), float("nan"))
     optimizer.state[weight]["age"] = 50
-    optimizer.step()  # as with AdamW the loss will tell; no error of the decomposition
+    optimizer.step()  # as with AdamW the weights become NaN; the decomposition raises no error
     assert weight.isnan().any()
 
 

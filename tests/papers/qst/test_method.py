@@ -1,4 +1,4 @@
-"""Quantised side tuning: its equations, what it keeps for backward, its parameters, generation."""
+"""Quantised side tuning: the equations, tensors saved for backward, parameters, generation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
     return write_llama(tmp_path_factory.mktemp("llama"))
 
 
-def prepared(base, **options):
+def prepare_model(base, **options):
     torch.manual_seed(1)
     return Qst(**{"reduction": 4, "rank": 4} | options).prepare(base)
 
@@ -59,8 +59,8 @@ def side_of(model):
     return side_layer(model).qst_side["default"]
 
 
-def spread(model, by: float = 0.2):
-    """The same with every trained tensor moved, so that the side network has a say."""
+def perturb(model, by: float = 0.2):
+    """Change every trained tensor, so that the side network changes the output."""
     torch.manual_seed(2)
     with torch.no_grad():
         for p in trainable(model).values():
@@ -71,11 +71,11 @@ def spread(model, by: float = 0.2):
 @pytest.mark.parametrize("stored", ["none", "nf4"])
 def test_the_first_step_is_the_base_to_the_bit(folder, stored):
     before = logits(load(folder, stored))
-    assert torch.equal(logits(prepared(load(folder, stored))), before)
+    assert torch.equal(logits(prepare_model(load(folder, stored))), before)
 
 
 def test_an_output_gate_under_a_sigmoid_begins_elsewhere(folder):
-    model = prepared(load(folder), output_gate_form="sigmoid")
+    model = prepare_model(load(folder), output_gate_form="sigmoid")
     assert torch.allclose(side_of(model).base_share(), torch.tensor(0.7311), atol=1e-4)
     assert (logits(model) - logits(load(folder))).abs().max() > 1e-3
 
@@ -83,7 +83,7 @@ def test_an_output_gate_under_a_sigmoid_begins_elsewhere(folder):
 @torch.no_grad()
 def test_it_computes_what_the_paper_says(folder):
     """Equation by equation, from hidden states taken by hooks of the base alone."""
-    model, base = spread(prepared(load(folder))), load(folder)
+    model, base = perturb(prepare_model(load(folder))), load(folder)
     side, states = side_of(model), []
     hooks = [
         block.register_forward_hook(lambda *a: states.append(a[2])) for block in base.model.layers
@@ -109,10 +109,10 @@ def down(module, x):
 
 
 def test_blocks_are_the_familys_own_at_a_quarter_of_the_width(folder):
-    model = prepared(load(folder))
-    own, base = side_of(model).blocks[1], Anatomy(model).blocks[1][1]
-    assert type(own) is type(base) and own.mlp.gate_proj.weight.shape == (48, 32)
-    assert own.self_attn.k_proj.weight.shape == (2 * 8, 32)  # two heads for keys, as in the base
+    model = prepare_model(load(folder))
+    block, base = side_of(model).blocks[1], Anatomy(model).blocks[1][1]
+    assert type(block) is type(base) and block.mlp.gate_proj.weight.shape == (48, 32)
+    assert block.self_attn.k_proj.weight.shape == (2 * 8, 32)  # two heads for keys, as in the base
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_blocks_are_the_familys_own_at_a_quarter_of_the_width(folder):
      ("maxpool", 0), ("avgpool", 0)],
 )  # fmt: skip
 def test_downsamplers_have_as_many_parameters_as_they_should(folder, kind, each):
-    model = prepared(load(folder), downsample=kind)
+    model = prepare_model(load(folder), downsample=kind)
     downs = side_of(model).downs
     assert sum(p.numel() for p in downs.parameters()) == 2 * each
     x = torch.arange(128.0).expand(1, 3, 128)
@@ -132,8 +132,8 @@ def test_downsamplers_have_as_many_parameters_as_they_should(folder, kind, each)
     assert all(p.grad is not None for p in trainable(model).values())
 
 
-def saved(model) -> int:
-    """Bytes that a forward pass keeps for backward, weights left out."""
+def saved_bytes(model) -> int:
+    """Bytes that a forward pass saves for backward, without weights."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept = {}
 
@@ -150,21 +150,21 @@ def saved(model) -> int:
 
 
 def test_nothing_of_the_base_is_kept_but_what_the_downsamplers_read(folder):
-    model = prepared(load(folder), downsample="avgpool", reduction=16)
+    model = prepare_model(load(folder), downsample="avgpool", reduction=16)
     seen = []
     for _, block in Anatomy(model).blocks:
         block.register_forward_hook(lambda *a: seen.append(a[2].requires_grad))
-    pooled = saved(model)
+    pooled = saved_bytes(model)
     assert seen == [False, False] and not any(p.grad is not None for p in model.parameters())
     wide = IDS.numel() * 128 * 4  # bytes of one hidden state
-    learned = saved(prepared(load(folder), downsample="linear", reduction=16))
+    learned = saved_bytes(prepare_model(load(folder), downsample="linear", reduction=16))
     # h_0 and each block's output, inputs of trained matrices; and 1 - z_i, which multiplies what comes
     assert learned - pooled == 3 * wide + 2 * 8 * 4
     lora = method("lora").prepare(load(folder))
-    assert pooled < saved_by_loss(lora) / 4
+    assert pooled < saved_bytes_of_base(lora) / 4
 
 
-def saved_by_loss(model) -> int:
+def saved_bytes_of_base(model) -> int:
     total, weights = 0, {p.untyped_storage().data_ptr() for p in model.parameters()}
     seen = set()
 
@@ -184,7 +184,7 @@ def saved_by_loss(model) -> int:
 
 def test_dropout_of_the_base_stays_off(tmp_path):
     write_gpt2(tmp_path)
-    model = prepared(load(tmp_path, kind="gpt2")).train()
+    model = prepare_model(load(tmp_path, kind="gpt2")).train()
     assert side_of(model).training and not side_layer(model).base_layer.training
     for module in side_layer(model).base_layer.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -193,7 +193,7 @@ def test_dropout_of_the_base_stays_off(tmp_path):
 
 
 def test_recomputation_is_of_side_blocks_alone(folder):
-    model = prepared(load(folder)).train()
+    model = prepare_model(load(folder)).train()
     runs = {"base": 0, "side": 0}
     for name, blocks in (
         ("base", Anatomy(model).blocks),
@@ -207,30 +207,30 @@ def test_recomputation_is_of_side_blocks_alone(folder):
 
 
 def test_packed_documents_do_not_see_each_other(folder):
-    model = spread(prepared(load(folder))).eval()
+    model = perturb(prepare_model(load(folder))).eval()
     lengths = torch.tensor([7, 12, 5])
     ids = torch.randint(3, 100, (1, 24), generator=torch.Generator().manual_seed(0))
     positions = torch.cat([torch.arange(n) for n in lengths])[None]
     row = {"input_ids": ids, "labels": ids, "position_ids": positions, "lengths": lengths}
     together = Objective()(model, row).values
-    alone = [
+    single = [
         Objective()(model, {"input_ids": x, "labels": x, "position_ids": torch.arange(x.shape[1])[None],
                             "attention_mask": torch.ones_like(x)}).values
         for x in ids.split(lengths.tolist(), dim=1)
     ]  # fmt: skip
     # the first token of a document has a label too, which the one before it predicts
     kept = torch.cat([together[:6], together[7:18], together[19:]])
-    assert torch.allclose(kept, torch.cat(alone), atol=1e-5)
+    assert torch.allclose(kept, torch.cat(single), atol=1e-5)
 
 
 def test_disabled_it_is_the_base(folder):
-    model = spread(prepared(load(folder)))
+    model = perturb(prepare_model(load(folder)))
     with model.disable_adapter():
         assert torch.equal(logits(model), logits(load(folder)))
     assert (logits(model) - logits(load(folder))).abs().max() > 1e-2
 
 
-def written(model, **options):
+def generate(model, **options):
     mask = torch.ones_like(IDS)
     mask[0, :3] = 0  # padded on the left
     with torch.no_grad():
@@ -242,15 +242,15 @@ def written(model, **options):
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generation_with_a_cache_equals_generation_without(folder, beams):
-    model = spread(prepared(load(folder)))
-    with_cache = written(model, use_cache=True, num_beams=beams)
-    assert torch.equal(with_cache, written(model, use_cache=False, num_beams=beams))
-    assert not torch.equal(with_cache, written(load(folder), use_cache=True, num_beams=beams))
+    model = perturb(prepare_model(load(folder)))
+    with_cache = generate(model, use_cache=True, num_beams=beams)
+    assert torch.equal(with_cache, generate(model, use_cache=False, num_beams=beams))
+    assert not torch.equal(with_cache, generate(load(folder), use_cache=True, num_beams=beams))
 
 
 def test_a_cache_of_fixed_length_is_refused(folder):
     with pytest.raises(UserError, match="use_cache=False"):
-        written(prepared(load(folder)), cache_implementation="static")
+        generate(prepare_model(load(folder)), cache_implementation="static")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -258,17 +258,17 @@ def test_other_families(name):
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_config(FAMILIES[name]).eval()
     before = logits(base)
-    model = prepared(base)
+    model = prepare_model(base)
     assert torch.equal(logits(model), before)
-    spread(model)
-    assert torch.equal(written(model, use_cache=True), written(model, use_cache=False))
+    perturb(model)
+    assert torch.equal(generate(model, use_cache=True), generate(model, use_cache=False))
     train(model, steps=1)
     assert all(p.grad is not None for p in trainable(model).values())
 
 
 def test_widths_that_cannot_be_divided_are_refused_with_those_that_can(folder):
     with pytest.raises(UserError, match="These do: 1, 2, 4, 8, 16") as caught:
-        prepared(load(folder), reduction=32)
+        prepare_model(load(folder), reduction=32)
     assert caught.value.fix == "method.reduction=16"
 
 
@@ -283,11 +283,11 @@ def test_an_encoder_with_a_decoder_is_refused():
     }
     model = T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0))
     with pytest.raises(UserError, match=r"encoder\.block, decoder\.block"):
-        prepared(model)
+        prepare_model(model)
 
 
 def test_a_fixed_output_gate_is_not_trained(folder):
-    model = prepared(load(folder), output_gate_form="fixed", output_gate=0.0)
+    model = prepare_model(load(folder), output_gate_form="fixed", output_gate=0.0)
     assert not any(name.endswith("alpha") for name in trainable(model))
     with torch.no_grad():
         side_of(model).up.weight.zero_()

@@ -1,4 +1,4 @@
-"""Hidden states kept across epochs: the same results, no pass through the base, a limit, files."""
+"""Hidden states cached across epochs: equal results, no pass through the base, a size limit, files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftcli.run.build import build_run
 from tests.methods.small_run import small_run
 from tests.methods.tiny import load, write_gpt2, write_llama
 from tests.methods.tiny_runs import Bench
-from tests.papers.qst.test_method import prepared, spread, written
+from tests.papers.qst.test_method import generate, perturb, prepare_model
 
 WRITERS = {"llama": write_llama, "gpt2": write_gpt2}
 
@@ -23,7 +23,7 @@ WRITERS = {"llama": write_llama, "gpt2": write_gpt2}
 @pytest.fixture(scope="module", params=WRITERS)
 def model(request, tmp_path_factory):
     path = WRITERS[request.param](tmp_path_factory.mktemp(request.param))
-    return spread(prepared(load(path, kind=request.param))).eval()
+    return perturb(prepare_model(load(path, kind=request.param))).eval()
 
 
 def packed(lengths, seed=0):
@@ -48,8 +48,8 @@ def padded(lengths):
     return {"input_ids": ids, "labels": labels, "position_ids": positions, "attention_mask": mask}
 
 
-class Counted:
-    """How often a block of the base runs, while this lasts."""
+class BlockCounter:
+    """Counts the calls of a block of the base within a `with` block."""
 
     def __init__(self, model, store):
         self.layer, self.block, self.runs = side_layer(model), Anatomy(model).blocks[0][1], 0
@@ -78,35 +78,35 @@ def test_losses_and_gradients_are_the_same_and_the_base_runs_once(model, rows, p
 
     plain = step()
     store = Store(1e9, tmp_path if place == "disk" else None)
-    with Counted(model, store) as counted:
+    with BlockCounter(model, store) as counter:
         kept = [step()]
-        before = counted.runs
+        before = counter.runs
         kept.append(step())
-        assert counted.runs == before and store.hits >= 3
+        assert counter.runs == before and store.hits >= 3
     for losses, gradient in kept:
         assert (losses - plain[0]).abs().max() < 1e-6 * plain[0].max()
         assert (gradient - plain[1]).abs().max() < 1e-6 * plain[1].abs().max().clamp(min=1)
 
 
 def test_a_document_is_found_in_whatever_batch_it_comes(model):
-    one, two, three = (packed([n], seed=n)["input_ids"][0] for n in (9, 14, 6))
-    mixed = batch([three, one])
+    first, second, third = (packed([n], seed=n)["input_ids"][0] for n in (9, 14, 6))
+    mixed = batch([third, first])
     expected = Objective()(model, mixed).values.detach()
     store = Store(1e9)
-    with torch.no_grad(), Counted(model, store) as counted:
-        Objective()(model, batch([one, two]))
-        Objective()(model, mixed)  # `three` and its filling are computed, `one` is there
-        runs, misses = counted.runs, store.misses
-        again = Objective()(model, batch([three, one])).values
-        assert (counted.runs, store.misses) == (runs, misses)
-    assert (again - expected).abs().max() < 1e-5
+    with torch.no_grad(), BlockCounter(model, store) as counter:
+        Objective()(model, batch([first, second]))
+        Objective()(model, mixed)  # `third` and its padding are computed, `first` is stored
+        runs, misses = counter.runs, store.misses
+        repeated = Objective()(model, batch([third, first])).values
+        assert (counter.runs, store.misses) == (runs, misses)
+    assert (repeated - expected).abs().max() < 1e-5
 
 
 def test_the_same_tokens_at_other_positions_are_another_document(model):
     rows = packed([8])
     moved = rows | {"position_ids": rows["position_ids"] + 3}
     expected = [Objective()(model, r).values.detach() for r in (rows, moved)]
-    with torch.no_grad(), Counted(model, Store(1e9)):
+    with torch.no_grad(), BlockCounter(model, Store(1e9)):
         for _ in range(2):
             for r, values in zip((rows, moved), expected, strict=True):
                 assert (Objective()(model, r).values - values).abs().max() < 1e-5
@@ -115,17 +115,17 @@ def test_the_same_tokens_at_other_positions_are_another_document(model):
 def test_what_exceeds_the_limit_is_computed_each_time(model):
     rows, store = packed([10, 10, 44]), Store(2 * 2 * 10 * 128 * 4)  # two documents of ten tokens
     expected = Objective()(model, rows).values.detach()
-    with torch.no_grad(), Counted(model, store) as counted:
+    with torch.no_grad(), BlockCounter(model, store) as counter:
         for _ in range(3):
             assert (Objective()(model, rows).values - expected).abs().max() < 1e-5
         assert store.hits == 4 and store.bytes == store.limit
-        assert counted.runs == 3
+        assert counter.runs == 3
 
 
 def test_generation_does_not_ask_for_kept_states(model):
-    expected, store = written(model), Store(1e9)
-    with Counted(model, store):
-        assert torch.equal(written(model), expected)
+    expected, store = generate(model), Store(1e9)
+    with BlockCounter(model, store):
+        assert torch.equal(generate(model), expected)
     assert (store.hits, store.misses) == (0, 0)
 
 
@@ -163,6 +163,6 @@ def test_a_run_with_kept_states_learns_the_same(tmp_path):
         run = build_run(bench.job(choices).config)
         assert run.trainer.fit(run).state.epoch >= 2
         states.append({name: t.clone() for name, t in run.trained_state().items()})
-    one, other = states
-    assert one.keys() == other.keys()
-    assert all((one[name] - other[name]).abs().max() < 1e-5 for name in one)
+    first, reference = states
+    assert first.keys() == reference.keys()
+    assert all((first[name] - reference[name]).abs().max() < 1e-5 for name in first)

@@ -1,4 +1,4 @@
-"""Coupled structures: found on each kind of model, and reordering leaves the function as it is."""
+"""Coupled structures are found on each kind of model, and reordering does not change the function."""
 
 from __future__ import annotations
 
@@ -114,8 +114,10 @@ def shuffled(structure: CoupledStructure, seed: int = 0) -> list[int]:
 
 
 def attention_and_mlp(model) -> tuple[list[CoupledStructure], list[CoupledStructure]]:
-    found = find_coupled(model)
-    return [c for c in found if "output" in c.parts], [c for c in found if "down" in c.parts]
+    structures = find_coupled(model)
+    return [c for c in structures if "output" in c.parts], [
+        c for c in structures if "down" in c.parts
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)

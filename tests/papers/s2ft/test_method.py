@@ -1,4 +1,4 @@
-"""S2FT: what is chosen, that it is dense, that it equals training in place, and that it ships."""
+"""S2FT: what is selected, that slices are dense, that it equals training in place, saving and loading."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def folder(tmp_path_factory):
 
 
 def layers(model) -> dict[str, S2ftLinear]:
-    found = {n: m for n, m in model.named_modules() if isinstance(m, S2ftLinear)}
-    return {name.removeprefix("base_model.model."): m for name, m in found.items()}
+    modules = {n: m for n, m in model.named_modules() if isinstance(m, S2ftLinear)}
+    return {name.removeprefix("base_model.model."): m for name, m in modules.items()}
 
 
-def disturbed(model, std=0.02, seed=3):
-    """The adapter as if it had been trained."""
+def perturb(model, std=0.02, seed=3):
+    """Give the adapter random values, as after training."""
     torch.manual_seed(seed)
     for parameter in trainable(model).values():
         nn.init.normal_(parameter, std=std)
@@ -116,12 +116,12 @@ def test_training_the_weight_in_place_is_the_same_step_by_step(folder):
         columns.append(part)  # a view: the optimizer writes into the weight
         layer.forward = lambda x, w=weight, p=part, s=place.start: InPlace.apply(x, w, p, s)
     rate = {"lr": 1e-2, "weight_decay": 0.0}
-    one = torch.optim.AdamW(trainable(added).values(), **rate)
+    first = torch.optim.AdamW(trainable(added).values(), **rate)
     other = torch.optim.AdamW(columns, **rate)
     losses = []
     for _ in range(5):
         losses.append((loss_of(added), loss_of(placed)))
-        for optimizer, loss in zip((one, other), losses[-1], strict=True):
+        for optimizer, loss in zip((first, other), losses[-1], strict=True):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -134,7 +134,7 @@ def test_training_the_weight_in_place_is_the_same_step_by_step(folder):
 
 def test_what_is_saved_is_applied_to_the_untouched_base_by_hand(folder, tmp_path):
     how = method("s2ft", ratios=ALL)
-    model = disturbed(how.prepare(load(folder)))
+    model = perturb(how.prepare(load(folder)))
     trained = logits(model)
     how.save(model, tmp_path)
     selected = json.loads((tmp_path / "adapter_config.json").read_text())["selected"]
@@ -151,13 +151,13 @@ def test_what_is_saved_is_applied_to_the_untouched_base_by_hand(folder, tmp_path
         weight.data.index_add_(dim, torch.tensor(index), part)
     assert (logits(base) - trained).abs().max() < 1e-5
     assert (logits(load(folder)) - trained).abs().max() > 1e-2
-    again = peft.PeftModel.from_pretrained(load(folder), tmp_path)
-    assert torch.equal(logits(again), trained)
+    reloaded = peft.PeftModel.from_pretrained(load(folder), tmp_path)
+    assert torch.equal(logits(reloaded), trained)
 
 
 def test_merged_is_the_base_but_for_the_chosen_rows_and_columns(folder):
     how = method("s2ft", ratios=ALL)
-    model = disturbed(how.prepare(load(folder)))
+    model = perturb(how.prepare(load(folder)))
     trained, selected = logits(model), model.peft_config["default"].selected
     merged = how.merge(model)
     assert (logits(merged) - trained).abs().max() < 1e-5
@@ -173,19 +173,19 @@ def test_merged_is_the_base_but_for_the_chosen_rows_and_columns(folder):
 
 
 def test_without_the_adapter_the_base_is_as_it_was_to_the_bit(folder):
-    model = disturbed(method("s2ft", ratios=ALL).prepare(load(folder)))
+    model = perturb(method("s2ft", ratios=ALL).prepare(load(folder)))
     bare, base = model.unload(), load(folder)
     assert all(torch.equal(p, base.get_parameter(n)) for n, p in bare.named_parameters())
 
 
 def test_two_adapters_on_other_channels_add_up(folder, tmp_path):
-    model = disturbed(method("s2ft", ratios={"d": 0.05}).prepare(load(folder)))
+    model = perturb(method("s2ft", ratios={"d": 0.05}).prepare(load(folder)))
     first = model.peft_config["default"].selected
     name = next(iter(first))
     rest = [unit for unit in range(192) if unit not in first[name]][:7]
     model.add_adapter("second", S2ftConfig(ratios={"d": 0.05}, selected={name: rest}))
     model.base_model.set_adapter(["default", "second"])
-    disturbed(model)
+    perturb(model)
     both = logits(model)
     apart = load(folder)
     weight = apart.get_submodule(name).weight
@@ -197,11 +197,11 @@ def test_two_adapters_on_other_channels_add_up(folder, tmp_path):
         apart.get_submodule(other).weight.data[:, first[other]] += part
     assert (logits(apart) - both).abs().max() < 1e-5
     model.base_model.set_adapter("second")
-    alone = load(folder)
-    alone.get_submodule(name).weight.data[:, rest] += (
+    updated_base = load(folder)
+    updated_base.get_submodule(name).weight.data[:, rest] += (
         layers(model)[name].s2ft_slice["second"].detach()
     )
-    assert (logits(alone) - logits(model)).abs().max() < 1e-5
+    assert (logits(updated_base) - logits(model)).abs().max() < 1e-5
 
 
 def test_only_the_chosen_inputs_are_kept_for_the_gradient(folder):
@@ -210,9 +210,9 @@ def test_only_the_chosen_inputs_are_kept_for_the_gradient(folder):
     x = torch.randn(5, 192, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         layer(x)
-    own = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+    weights = {p.untyped_storage().data_ptr() for p in layer.parameters()}
     sizes = [
-        t.untyped_storage().nbytes() for t in kept if t.untyped_storage().data_ptr() not in own
+        t.untyped_storage().nbytes() for t in kept if t.untyped_storage().data_ptr() not in weights
     ]
     assert sizes and max(sizes) == 4 * 5 * layer.places["default"].size
 
@@ -241,12 +241,12 @@ def test_other_architectures(kind, tmp_path):
     assert len(layers(model)) >= 4
     output(model).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trainable(model).values())
-    disturbed(model)
+    perturb(model)
     trained = output(model)
     assert (trained - before).abs().max() > 100 * allowed
     how.save(model, tmp_path)
-    again = peft.PeftModel.from_pretrained(build(kind), tmp_path)
-    assert torch.equal(output(again), trained)
+    reloaded = peft.PeftModel.from_pretrained(build(kind), tmp_path)
+    assert torch.equal(output(reloaded), trained)
     assert (output(how.merge(model)) - trained).abs().max() < allowed
 
 
@@ -260,7 +260,7 @@ def test_on_quantised_weights_chosen_columns_are_gathered(folder):
     assert (logits(model) - before).abs().max() > 1e-3
 
 
-def test_mistakes_are_said(folder):
+def test_errors_name_the_cause(folder):
     with pytest.raises(UserError, match=r"ratios\.k: there are v, o, u, d"):
         method("s2ft", ratios={"k": 0.1}).prepare(load(folder))
     with pytest.raises(UserError, match="nothing is trained"):

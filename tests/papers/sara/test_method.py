@@ -1,4 +1,4 @@
-"""SaRA: which entries train, that nothing else moves, and what becomes of them half-way."""
+"""SaRA: which entries are trained, that no other changes, and the second selection."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def fit(model: nn.Module, optimizer, steps: range) -> None:
         optimizer.zero_grad()
 
 
-def ready(method: SaRA, model: nn.Module, optimizer=None, processes: int = 1) -> SaRA:
-    """As a run sets it up."""
+def set_up(method: SaRA, model: nn.Module, optimizer=None, processes: int = 1) -> SaRA:
+    """Call `setup` as a run does."""
     run = SimpleNamespace(
         model=model,
         optimizer=SimpleNamespace(optimizer=optimizer),
@@ -77,14 +77,14 @@ def test_a_share_is_a_threshold():
     total = sum(p.numel() for p in model.parameters())
     method = SaRA(share=0.1)
     method.prepare(model)
-    gathered = find_entries(model).values()
-    assert sum(len(one.indices) for one in gathered) == pytest.approx(0.1 * total, abs=20)
+    by_name = find_entries(model).values()
+    assert sum(len(entries.indices) for entries in by_name) == pytest.approx(0.1 * total, abs=20)
     limit = method.describe()["threshold"]
-    assert all((one.values.abs() < limit).all() for one in gathered)
+    assert all((entries.values.abs() < limit).all() for entries in by_name)
     with torch.device("meta"):
         shapes = network()
-    counted = values(SaRA(share=0.1).prepare(shapes))
-    assert sum(v.numel() for v in counted) == pytest.approx(0.1 * total, abs=20)
+    counted_values = values(SaRA(share=0.1).prepare(shapes))
+    assert sum(v.numel() for v in counted_values) == pytest.approx(0.1 * total, abs=20)
 
 
 def test_it_is_masked_adamw_with_state_for_what_trains():
@@ -92,13 +92,13 @@ def test_it_is_masked_adamw_with_state_for_what_trains():
     options = {"lr": 3e-3, "weight_decay": 0.05, "eps": 1e-8}
     method, ours = SaRA(threshold=0.03), network()
     method.prepare(ours)
-    gathered = find_entries(ours)
+    by_name = find_entries(ours)
     sparse = torch.optim.AdamW(values(ours), **options)
     theirs = network()
     dense = SparseAdamW(theirs.parameters(), eps_before_correction=False, **options)
     for name, parameter in theirs.named_parameters():
-        if name in gathered:
-            dense.restrict(parameter, gathered[name].indices)
+        if name in by_name:
+            dense.restrict(parameter, by_name[name].indices)
         else:
             parameter.requires_grad_(False)
     fit(ours, sparse, range(25))
@@ -106,7 +106,7 @@ def test_it_is_masked_adamw_with_state_for_what_trains():
     merged = dict(method.merge(ours).named_parameters())
     for name, parameter in theirs.named_parameters():
         assert (merged[name] - parameter).abs().max() < 1e-6, name
-    assert elements(sparse) == 2 * sum(len(one.indices) for one in gathered.values())
+    assert elements(sparse) == 2 * sum(len(entries.indices) for entries in by_name.values())
     assert 2 * elements(dense) == 3 * elements(sparse)  # it keeps the positions as well
 
 
@@ -114,58 +114,60 @@ def test_half_way_what_has_grown_freezes_and_the_optimizer_starts_anew():
     method, model = SaRA(threshold=0.02), network()
     method.prepare(model)
     optimizer = torch.optim.AdamW(values(model), lr=5e-3)
-    ready(method, model, optimizer)
+    set_up(method, model, optimizer)
     fit(model, optimizer, range(6))
     state = SimpleNamespace(step=6, max_steps=12, model=model)
     method.before_step(SimpleNamespace(step=5, max_steps=12, model=model))
-    counts = {n: len(one.indices) for n, one in find_entries(model).items()}
-    now = {n: one.values.detach().clone() for n, one in find_entries(model).items()}
+    counts = {n: len(entries.indices) for n, entries in find_entries(model).items()}
+    now = {n: entries.values.detach().clone() for n, entries in find_entries(model).items()}
     with torch.no_grad():
         out = loss_of(model)
         method.before_step(state)
         assert torch.equal(loss_of(model), out) and not optimizer.state
     later = find_entries(model)
-    for name, one in later.items():
-        assert len(one.indices) == int((now[name].abs() < 0.02).sum()) <= counts[name]
-        assert (one.dense.view(-1)[one.indices].abs() < 0.02).all()
-    assert sum(len(one.indices) for one in later.values()) < sum(counts.values())
-    grown = {n: one.all_values()[now[n].abs() >= 0.02] for n, one in later.items()}
+    for name, entries in later.items():
+        assert len(entries.indices) == int((now[name].abs() < 0.02).sum()) <= counts[name]
+        assert (entries.dense.view(-1)[entries.indices].abs() < 0.02).all()
+    assert sum(len(entries.indices) for entries in later.values()) < sum(counts.values())
+    grown = {n: entries.all_values()[now[n].abs() >= 0.02] for n, entries in later.items()}
     fit(model, optimizer, range(6, 12))
-    for name, one in later.items():
-        assert torch.equal(one.all_values()[now[name].abs() >= 0.02], grown[name])
+    for name, entries in later.items():
+        assert torch.equal(entries.all_values()[now[name].abs() >= 0.02], grown[name])
 
 
 def test_a_run_goes_on_from_a_state_after_the_new_selection():
     method, model = SaRA(threshold=0.02), network()
     method.prepare(model)
     optimizer = torch.optim.AdamW(values(model), lr=5e-3)
-    ready(method, model, optimizer)
+    set_up(method, model, optimizer)
     assert method.state_dict() == {}
     fit(model, optimizer, range(4))
     method.before_step(SimpleNamespace(step=4, max_steps=8, model=model))
     fit(model, optimizer, range(4, 6))
-    other, again = SaRA(threshold=0.02), network()
-    other.prepare(again)
-    resumed = torch.optim.AdamW(values(again), lr=5e-3)
-    ready(other, again, resumed)
-    other.load_state(again, {n: t.clone() for n, t in method.state(model).items()})
+    other, resumed_model = SaRA(threshold=0.02), network()
+    other.prepare(resumed_model)
+    resumed = torch.optim.AdamW(values(resumed_model), lr=5e-3)
+    set_up(other, resumed_model, resumed)
+    other.load_state(resumed_model, {n: t.clone() for n, t in method.state(model).items()})
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     other.load_state_dict(method.state_dict())
     fit(model, optimizer, range(6, 8))
-    fit(again, resumed, range(6, 8))
-    ends = [dict(m.merge(n).named_parameters()) for m, n in ((method, model), (other, again))]
+    fit(resumed_model, resumed, range(6, 8))
+    ends = [
+        dict(m.merge(n).named_parameters()) for m, n in ((method, model), (other, resumed_model))
+    ]
     assert all(torch.equal(p, ends[1][n]) for n, p in ends[0].items())
 
 
 def test_another_base_is_refused():
     method, model = SaRA(threshold=0.02), network()
     method.prepare(model)
-    saved = method.state(model)
+    state = method.state(model)
     other, base = SaRA(threshold=0.02), network(seed=1)
     other.prepare(base)
     with pytest.raises(UserError, match="another"):
-        other.load_state(base, saved)
-    assert saved[POSITIONS].dtype == torch.int64
+        other.load_state(base, state)
+    assert state[POSITIONS].dtype == torch.int64
 
 
 def test_half_precision_weights_do_not_swallow_small_steps():
@@ -182,8 +184,8 @@ def test_the_dense_gradient_is_kept_nowhere():
     dense = network()
     loss_of(dense).backward()
     gradients = {n: p.grad for n, p in dense.named_parameters()}
-    for name, one in find_entries(model).items():
-        assert torch.allclose(one.values.grad, gradients[name].view(-1)[one.indices])
+    for name, entries in find_entries(model).items():
+        assert torch.allclose(entries.values.grad, gradients[name].view(-1)[entries.indices])
 
 
 def test_the_rate_rule_and_the_share_of_normal_weights():
@@ -197,7 +199,7 @@ def test_the_rate_rule_and_the_share_of_normal_weights():
     assert share == pytest.approx(math.erf(5e-3 / (0.02 * 2**0.5)), abs=2e-3)
 
 
-def test_mistakes_are_named():
+def test_errors_name_the_cause():
     with pytest.raises(UserError, match="by a threshold or by the share"):
         SaRA()
     with pytest.raises(UserError, match="not a share between"):
@@ -207,4 +209,4 @@ def test_mistakes_are_named():
     method, model = SaRA(threshold=0.02), network()
     method.prepare(model)
     with pytest.raises(UserError, match="several processes"):
-        ready(method, model, processes=2)
+        set_up(method, model, processes=2)

@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     return write_llama(tmp_path_factory.mktemp("llama"))
 
 
-def prepared(folder, quantization="none", dtype="float32", **options):
+def prepare_model(folder, quantization="none", dtype="float32", **options):
     torch.manual_seed(1)
     return SpIEL(**{"rank": 4, **options}).prepare(load(folder, quantization, dtype))
 
@@ -41,8 +41,8 @@ def layers(model):
     return {n: m for n, m in model.named_modules() if isinstance(m, SpIELLinear)}
 
 
-def begun(model, optimizer, method, steps=40, accumulation=1):
-    """A state as the loop keeps it, for a model outside a run; the method is set up on it."""
+def begin_run(model, optimizer, method, steps=40, accumulation=1):
+    """Set up the method on a model outside a run; the state of the loop before the first step."""
     run = SimpleNamespace(
         model=model,
         optimizer=SimpleNamespace(optimizer=optimizer, weight_decay=0.0),
@@ -65,7 +65,7 @@ def step(method, state, losses):
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_the_gradient_of_the_values_is_the_weight_gradient_at_their_positions(folder, quantization):
-    model = prepared(folder, quantization)
+    model = prepare_model(folder, quantization)
     for parameter in trainable(model).values():
         nn.init.normal_(parameter, std=0.05)
     dense = {}
@@ -77,7 +77,7 @@ def test_the_gradient_of_the_values_is_the_weight_gradient_at_their_positions(fo
         values, places = layer.spiel_values["default"], layer.spiel_indices["default"]
         assert torch.equal(values.grad, dense[name].flatten()[places])
         assert places.dtype == torch.int32
-    # and that gradient is the one of plain layers with the same weights
+    # that gradient equals the one of plain layers with the same weights
     plain = load(folder)
     for name, layer in layers(model).items():
         with torch.no_grad():
@@ -115,7 +115,7 @@ def test_a_layer_of_gpt2_has_the_gradients_of_its_own_layout():
 
 
 def test_no_gradient_of_a_whole_matrix_is_left_after_backward(folder):
-    model = prepared(folder)
+    model = prepare_model(folder)
     loss_of(model).backward()
     held = {n: p.grad.numel() for n, p in model.named_parameters() if p.grad is not None}
     assert held == {n: p.numel() for n, p in trainable(model).items()}
@@ -133,17 +133,17 @@ def test_the_three_budgets(folder):
         ({"rank": None, "density": 0.02}, int(0.02 * total)),
         ({"rank": None}, int(0.01 * total)),
     ):
-        counts = [p.numel() for p in trainable(prepared(folder, **options)).values()]
+        counts = [p.numel() for p in trainable(prepare_model(folder, **options)).values()]
         assert counts == [budget * m.weight.numel() // weights for m in linears]
         assert budget - len(linears) < sum(counts) <= budget
     with pytest.raises(UserError, match="each set the budget"):
-        prepared(folder, density=0.1)
+        prepare_model(folder, density=0.1)
     with pytest.raises(UserError, match="a budget of"):
-        prepared(folder, rank=10**6)
+        prepare_model(folder, rank=10**6)
 
 
 def test_merged_and_unmerged_agree_and_unmerging_gives_the_base_back(folder):
-    model = prepared(folder)
+    model = prepare_model(folder)
     for parameter in trainable(model).values():
         nn.init.normal_(parameter, std=0.05)
     out, base = logits(model), logits(load(folder))
@@ -156,7 +156,7 @@ def test_merged_and_unmerged_agree_and_unmerging_gives_the_base_back(folder):
 
 
 def test_positions_are_saved_with_the_adapter(folder, tmp_path):
-    model = prepared(folder)
+    model = prepare_model(folder)
     for parameter in trainable(model).values():
         nn.init.normal_(parameter, std=0.05)
     model.save_pretrained(tmp_path)
@@ -174,7 +174,7 @@ def test_fixed_support_is_adamw_on_a_masked_delta(folder):
     model, base = method.prepare(load(folder)), load(folder)
     options = {"lr": 1e-2, "betas": (0.9, 0.999), "eps": 1e-6}
     optimizer = SparseAdamW(trainable(model).values(), **options)
-    state = begun(model, optimizer, method)
+    state = begin_run(model, optimizer, method)
     name, layer = next(iter(layers(model).items()))
     start = layer.get_base_weight().clone()
     weights = [p for p in base.parameters()]
@@ -185,23 +185,27 @@ def test_fixed_support_is_adamw_on_a_masked_delta(folder):
         for n, m in layers(model).items()
     }
     dense = SparseAdamW(others, **options)
-    for weight, own in others.items():
-        dense.restrict(weight, own.spiel_indices["default"])
+    for weight, layer_of_weight in others.items():
+        dense.restrict(weight, layer_of_weight.spiel_indices["default"])
     for _ in range(4):
         step(method, state, [lambda: loss_of(model)])
         loss_of(base).backward()
         dense.step()
         dense.zero_grad()
-    for weight, own in others.items():
-        assert (weight - own.get_base_weight() - own.delta("default")).abs().max() < 1e-5
+    for weight, layer_of_weight in others.items():
+        assert (
+            weight - layer_of_weight.get_base_weight() - layer_of_weight.delta("default")
+        ).abs().max() < 1e-5
     assert torch.equal(layer.get_base_weight(), start)
 
 
 def test_phases_begin_and_end_as_in_the_authors_code():
     """Five steps in the first phase, six in later ones, which begin one step before."""
     torch.manual_seed(0)
-    model, optimizer, method = lone(growth="ag", reselect_every=20, accumulate_steps=5)
-    state = begun(model, optimizer, method, steps=50)
+    model, optimizer, method = build_single_layer(
+        growth="ag", reselect_every=20, accumulate_steps=5
+    )
+    state = begin_run(model, optimizer, method, steps=50)
     samples, before = {}, positions(model)
     moved = []
     for _ in range(50):
@@ -232,7 +236,7 @@ def test_phases_begin_and_end_as_in_the_authors_code():
     assert SpIEL(drop_schedule="cosine").drop_share(25, 50) == pytest.approx(0.1)
 
 
-def lone(width=12, height=10, count=20, optimizer=SparseAdamW, lr=1e-2, **options):
+def build_single_layer(width=12, height=10, count=20, optimizer=SparseAdamW, lr=1e-2, **options):
     """One linear layer with `count` deltas, and its optimizer."""
     torch.manual_seed(0)
     layer = SpIELLinear(nn.Linear(width, height, bias=False).requires_grad_(False))
@@ -247,7 +251,7 @@ def positions(model):
 
 
 def test_growing_keeps_what_was_dropped_and_chosen_again_and_seeds_the_rest():
-    model, optimizer, _ = lone(count=4)
+    model, optimizer, _ = build_single_layer(count=4)
     layer = model[0]
     values, indices = layer.spiel_values["default"], layer.spiel_indices["default"]
     with torch.no_grad():
@@ -276,7 +280,7 @@ def test_growing_keeps_what_was_dropped_and_chosen_again_and_seeds_the_rest():
 
 
 def test_momenta_grow_the_inactive_entries_of_largest_product():
-    model, optimizer, _ = lone(width=3, height=3, count=2, optimizer=SM3)
+    model, optimizer, _ = build_single_layer(width=3, height=3, count=2, optimizer=SM3)
     layer = model[0]
     values, indices = layer.spiel_values["default"], layer.spiel_indices["default"]
     indices.copy_(torch.tensor([0, 4]))
@@ -294,7 +298,7 @@ def test_support_stays_k_distinct_positions_and_state_stays_small(folder, growth
     torch.manual_seed(1)
     model = method.prepare(load(folder))
     optimizer = optimizer(trainable(model).values(), lr=1e-3)
-    state = begun(model, optimizer, method, steps=20)
+    state = begin_run(model, optimizer, method, steps=20)
     first = {n: m.spiel_indices["default"].clone() for n, m in layers(model).items()}
     kept, seen = {}, {}
     for _ in range(12):
@@ -329,33 +333,33 @@ def test_a_resumed_run_goes_on_to_the_bit(growth, kind, after):
         while state.step < until:
             step(method, state, [lambda: mse_loss(model(data[state.step]), torch.ones(8, 10))])
 
-    model, optimizer, method = lone(optimizer=kind, **options)
-    state = begun(model, optimizer, method, steps=16)
+    model, optimizer, method = build_single_layer(optimizer=kind, **options)
+    state = begin_run(model, optimizer, method, steps=16)
     go(model, method, state, after)
-    other, again, resumed = lone(optimizer=kind, **options)
-    later = begun(other, again, resumed, steps=16)
-    other.load_state_dict(model.state_dict())
-    again.load_state_dict(optimizer.state_dict())
+    resumed_model, resumed_optimizer, resumed = build_single_layer(optimizer=kind, **options)
+    later = begin_run(resumed_model, resumed_optimizer, resumed, steps=16)
+    resumed_model.load_state_dict(model.state_dict())
+    resumed_optimizer.load_state_dict(optimizer.state_dict())
     saved = method.state_dict()
     assert bool(saved) == (growth == "ag" and after in (6, 11))
     resumed.load_state_dict(saved)
     later.step = after
     go(model, method, state, 16)
-    go(other, resumed, later, 16)
-    assert torch.equal(positions(other), positions(model))
-    assert torch.equal(other[0].spiel_values["default"], model[0].spiel_values["default"])
+    go(resumed_model, resumed, later, 16)
+    assert torch.equal(positions(resumed_model), positions(model))
+    assert torch.equal(resumed_model[0].spiel_values["default"], model[0].spiel_values["default"])
 
 
-def planted(growth, optimizer, lr):
+def find_planted(growth, optimizer, lr):
     """Share of a planted support found by a layer whose target differs from it in 40 of 960 entries."""
-    model, optimizer, method = lone(
+    model, optimizer, method = build_single_layer(
         32, 30, 40, optimizer, lr, growth=growth, reselect_every=20, accumulate_steps=5
     )
     generator = torch.Generator().manual_seed(3)
     support = torch.randperm(960, generator=generator)[:40]
     target = model[0].base_layer.weight.detach().clone()
     target.view(-1)[support] += torch.randn(40, generator=generator).sign()
-    state = begun(model, optimizer, method, steps=400)
+    state = begin_run(model, optimizer, method, steps=400)
 
     def loss():
         x = torch.randn(64, 32, generator=generator)
@@ -367,19 +371,19 @@ def planted(growth, optimizer, lr):
 
 
 def test_accumulated_gradients_find_a_planted_support_and_a_random_one_does_not():
-    assert planted("ag", SparseAdamW, 0.02) >= 0.95
-    assert planted("fixed", SparseAdamW, 0.02) < 0.15
+    assert find_planted("ag", SparseAdamW, 0.02) >= 0.95
+    assert find_planted("fixed", SparseAdamW, 0.02) < 0.15
 
 
 def test_mistakes_are_said(folder):
-    model = prepared(folder)
+    model = prepare_model(folder)
     adam = torch.optim.AdamW(trainable(model).values())
     for growth, option in (("ag", "sparse_adamw"), ("ma", "sm3")):
         with pytest.raises(UserError, match="does not have") as error:
-            begun(model, adam, SpIEL(growth=growth))
+            begin_run(model, adam, SpIEL(growth=growth))
         assert error.value.fix == f"optimizer={option}"
     with pytest.raises(UserError, match="not over when the next begins"):
-        begun(model, SparseAdamW(trainable(model).values()), SpIEL(reselect_every=6))
+        begin_run(model, SparseAdamW(trainable(model).values()), SpIEL(reselect_every=6))
 
 
 def test_on_the_meta_device_entries_are_counted(folder):

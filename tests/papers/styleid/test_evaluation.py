@@ -1,4 +1,4 @@
-"""StyleID without training: what it falls back to, what it calls, what it leaves."""
+"""StyleID without training: reconstruction, number of calls, unchanged weights, distances."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ def images(count: int, seed: int) -> torch.Tensor:
     return torch.rand(count, 3, 8, 8, generator=generator) * 2 - 1
 
 
-def transferred(content, style, **options):
-    given = {"layers": ALL, "steps": 4} | options
+def run_transfer(content, style, **options):
+    settings = {"layers": ALL, "steps": 4} | options
     model = small()
     before = {n: p.clone() for n, p in model.named_parameters()}
     with torch.no_grad():
-        found, calls = StyleTransfer(**given).transfer(model, content, style, EMPTY)
+        results, calls = StyleTransfer(**settings).transfer(model, content, style, EMPTY)
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
-    return found, calls
+    return results, calls
 
 
 def test_with_everything_off_it_is_the_contents_reconstruction():
     content = images(2, 0)
-    found, _ = transferred(content, images(1, 1), adain=False, inject=False)
+    results, _ = run_transfer(content, images(1, 1), adain=False, inject=False)
     model = small()
     walk, score = Ddim.of(model.scheduler, 4), denoiser(model, EMPTY.expand(2, -1))
     with torch.no_grad():
         x = model.encode(content)
-        wanted = model.decode(walk.sample(walk.invert(x, score), score))
-    assert torch.allclose(found, wanted, atol=1e-4)
+        expected = model.decode(walk.sample(walk.invert(x, score), score))
+    assert torch.allclose(results, expected, atol=1e-4)
 
 
 def test_each_image_is_inverted_once_and_each_pair_drawn_once():
-    _, calls = transferred(images(3, 0), images(2, 1))
+    _, calls = run_transfer(images(3, 0), images(2, 1))
     assert calls == 4 * (3 + 2 + 3 * 2)
 
 
 def test_pairs_come_content_by_content_and_each_by_its_own_style():
     content, style = images(2, 0), images(2, 1)
-    together, _ = transferred(content, style)
+    together, _ = run_transfer(content, style)
     for number, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
-        alone, _ = transferred(content[i : i + 1], style[j : j + 1])
+        alone, _ = run_transfer(content[i : i + 1], style[j : j + 1])
         assert torch.allclose(together[number], alone[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("off", ["adain", "inject"])
 def test_each_part_has_an_effect(off):
     content, style = images(1, 0), images(1, 1)
-    whole, _ = transferred(content, style)
-    assert (transferred(content, style, **{off: False})[0] - whole).abs().max() > 1e-3
+    whole, _ = run_transfer(content, style)
+    assert (run_transfer(content, style, **{off: False})[0] - whole).abs().max() > 1e-3
 
 
 def test_content_ignores_colours_and_sees_edges():
