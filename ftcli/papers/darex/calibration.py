@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ftcli.deltas.delta import Delta
 from ftcli.deltas.evaluator import RunEvaluator
@@ -66,15 +66,15 @@ def compute_mean_inputs(
     sums: dict[str, Tensor] = {}
     count = 0
 
-    def collect(name: str) -> Any:
-        def hook(_: Any, inputs: tuple[Tensor, ...]) -> None:
+    def make_hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             total = inputs[0].detach().double().reshape(-1, inputs[0].shape[-1]).sum(0)
             sums[name] = sums[name] + total if name in sums else total
 
         return hook
 
     linears = Anatomy(evaluator.model).block_linears
-    hooks = [li.module.register_forward_pre_hook(collect(li.name)) for li in linears]
+    hooks = [li.module.register_forward_pre_hook(make_hook(li.name)) for li in linears]
     try:
         for ids in iterate_calibration_ids(evaluator, rows):
             evaluator.model(input_ids=ids)

@@ -100,7 +100,9 @@ class SideNetwork(nn.Module):
     def _cast_state(self, state: Tensor) -> Tensor:
         return state.detach().to(self.gates.dtype)
 
-    def _build_arguments(self, trace: Trace, index: int, state: Tensor) -> Any:
+    def _build_arguments(
+        self, trace: Trace, index: int, state: Tensor
+    ) -> tuple[list[Any], dict[str, Any]]:
         """Return the frozen block's arguments, with the side network's rotary embeddings and cache."""
         args, kwargs = trace.calls[index]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +16,13 @@ from ftcli.core.errors import UserError
 from ftcli.methods.peft import ADAPTER, Peft
 from ftcli.trainable.scores import top
 
-#: Way to grow -> what the optimizer must be able to do, and the option that can.
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
+    from ftcli.optimizers.sm3 import SM3
+    from ftcli.optimizers.sparse_adamw import SparseAdamW
+    from ftcli.papers.spiel.tuner import SpIELLinear
+
+#: Growth -> the method that the optimizer must have, and an option that has it.
 NEEDS = {"ag": ("seed", "sparse_adamw"), "ma": ("covers", "sm3")}
 
 
@@ -90,9 +97,9 @@ class SpIEL(Peft):
         self.growth, self.drop_rate, self.drop_schedule = growth, drop_rate, drop_schedule
         self.reselect_every, self.accumulate_steps = reselect_every, accumulate_steps
         self._candidates: dict[str, Candidates] = {}
-        self._layers: dict[str, Any] = {}
+        self._layers: dict[str, SpIELLinear] = {}
 
-    def setup(self, run: Any) -> None:
+    def setup(self, run: Run) -> None:
         """Find the layers and pass weight decay and the layout of the deltas to the optimizer.
 
         Raises:
@@ -160,7 +167,7 @@ class SpIEL(Peft):
                 setattr(candidates, key, getattr(candidates, key).to(device, copy=True))
             self._candidates[name] = candidates
 
-    def _make_observer(self, name: str, layer: Any) -> Any:
+    def _make_observer(self, name: str, layer: SpIELLinear) -> Callable[[Tensor], None]:
         @torch.no_grad()
         def observe(gradient: Tensor) -> None:
             if name not in self._candidates:
@@ -203,7 +210,11 @@ def select_smallest(values: Tensor, share: float) -> Tensor:
 
 @torch.no_grad()
 def grow_by_gradients(
-    layer: Any, dropped: Tensor, seen: Candidates, optimizer: Any, accumulation: int
+    layer: SpIELLinear,
+    dropped: Tensor,
+    seen: Candidates,
+    optimizer: SparseAdamW,
+    accumulation: int,
 ) -> None:
     """Replace dropped deltas by the candidates of largest |sum of gradients|.
 
@@ -231,7 +242,7 @@ def grow_by_gradients(
 
 
 @torch.no_grad()
-def grow_by_momenta(layer: Any, dropped: Tensor, optimizer: Any) -> None:
+def grow_by_momenta(layer: SpIELLinear, dropped: Tensor, optimizer: SM3) -> None:
     """Replace dropped deltas by the inactive entries of largest r_i * c_j."""
     values, indices = _get_delta(layer)
     rows, columns = optimizer.covers(values)
@@ -243,12 +254,12 @@ def grow_by_momenta(layer: Any, dropped: Tensor, optimizer: Any) -> None:
         optimizer.forget(values, slots)
 
 
-def _replace_entries(layer: Any, slots: Tensor, entries: Tensor) -> None:
+def _replace_entries(layer: SpIELLinear, slots: Tensor, entries: Tensor) -> None:
     values, indices = _get_delta(layer)
     indices[slots] = entries.to(indices.dtype)
     values[slots] = 0.0
 
 
-def _get_delta(layer: Any) -> tuple[Any, Tensor]:
+def _get_delta(layer: SpIELLinear) -> tuple[Any, Tensor]:
     """Return the values [k] of a layer's deltas and their positions [k]."""
     return layer.spiel_values[ADAPTER], layer.spiel_indices[ADAPTER]
