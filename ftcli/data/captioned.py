@@ -59,7 +59,7 @@ class Captioned:
         default_factory=dict
     )  # image, text -> column; text: null leaves every caption empty
     validation: float | str | None = None  # share held out by caption, or a path or split
-    test: str | None = None  # path or split that is judged at the end
+    test: str | None = None  # path or split that is evaluated at the end
     max_length: int = 77  # tokens of a caption; longer ones are cut, shorter ones padded
     limit: int | None = None  # read only the first rows of the training source
     packing: ClassVar[str] = "none"  # each image is a row of its own

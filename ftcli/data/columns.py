@@ -16,7 +16,7 @@ from ftcli.data.formats import LABEL, REFERENCES, default_columns
 from ftcli.data.rows import UnusableRow, as_text, list_names, shorten
 
 TRAINING_SOURCE = "data.path"  # the key of the source that is trained on
-#: Fields that make a row a conversation.
+#: Fields by which a row becomes a conversation.
 SURROUNDINGS = ("system", "history", "tools")
 #: Columns beside `text` by which a row is one turn of a conversation (OpenAssistant).
 PARTS_OF_A_CONVERSATION = {"role", "from", "parent_id", "speaker"}
@@ -181,7 +181,7 @@ def _take_answer(example: dict[str, Any]) -> list[str]:
         return [example["completion"]]
     messages = example.get("messages") or example.get("chosen")
     if isinstance(messages, list) and messages[-1]["role"] == "assistant":
-        content = messages[-1]["content"]  # a call alone says nothing to compare with
+        content = messages[-1]["content"]  # a call alone has no text to compare with
         return [content] if content or "tool_calls" not in messages[-1] else []
     return [messages] if isinstance(messages, str) else []
 

@@ -46,7 +46,7 @@ class Data:
         default_factory=dict
     )  # field of the format -> column; null leaves the field out
     validation: float | str | None = None  # share held out by prompt, or a path or split
-    test: str | None = None  # path or split that is judged at the end
+    test: str | None = None  # path or split that is evaluated at the end
     max_length: int = 1024  # tokens a document, and a bin of packing=bins
     overlong: Literal["truncate", "drop", "error"] = "truncate"  # documents above max_length
     packing: Literal["auto", "flat", "bins", "none"] = (
@@ -56,14 +56,14 @@ class Data:
     template: Literal["plain", "chat"] = "plain"  # how prompt and instruction rows are written
     prompt_template: str | None = None  # plain rows: "{prompt}\n" when left out
     system: str | None = None  # system message for conversations that have none
-    date: str = DATE  # what chat templates print where they ask for today's
+    date: str = DATE  # printed by chat templates as today's date
     template_options: dict[str, Any] = field(default_factory=dict)  # variables of the chat template
-    on_lost: Literal["refuse", "warn"] = "refuse"  # a template that does not write what rows say
+    on_lost: Literal["refuse", "warn"] = "refuse"  # a chat template that drops content of rows
     pairs: bool = False  # preference rows give both answers, for objectives that compare them
     on_error: Literal["stop", "skip"] = "stop"  # rows that cannot be used
     limit: int | None = None  # read only the first rows of the training source
     text_unit: Literal["file", "paragraph", "line"] = "file"  # one row of a text file
-    cache_dir: str | None = None  # of the token cache; ~/.cache/ftcli/tokens when left out
+    cache_dir: str | None = None  # folder of the token cache; ~/.cache/ftcli/tokens when left out
 
     def __post_init__(self) -> None:
         Problems.raise_if_any(list(dataset_errors.find_contradictions(self)))

@@ -30,9 +30,9 @@ class RowCounts:
     elsewhere: int = 0  # of these, rows of another split
     used: int = 0  # rows with at least one document
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> rows
-    left_out_rows: dict[str, list[str]] = field(default_factory=dict)  # the first, place and why
+    left_out_rows: dict[str, list[str]] = field(default_factory=dict)  # the first, with origin and reason
     rows: int = 0  # rows of this split that became an example
-    skipped: int = 0  # rows that could not, though nothing says that they should not
+    skipped: int = 0  # rows that could not, except those that the data exclude
     overlong: int = 0  # documents longer than max_length
     dropped: int = 0  # of these, left out
     unlearned: int = 0  # documents left out because nothing in them is learned
@@ -41,7 +41,7 @@ class RowCounts:
     losses_rows: dict[str, list[str]] = field(default_factory=dict)  # the first of each kind
     supervised: int = 0  # learned tokens
     longest: int = 0  # tokens of the longest document, before it was cut
-    longest_row: str = ""  # where it came from
+    longest_row: str = ""  # origin of that document
 
     def add_bad_row(self, row: BadRow) -> None:
         """Count a row that did not become an example, and list it among the first."""

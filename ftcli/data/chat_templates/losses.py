@@ -9,7 +9,7 @@ from typing import Any
 
 from ftcli.core.errors import UserError
 
-#: Kind -> what it means. Rows with one are refused, unless `data.on_lost=warn`.
+#: Kind of loss -> its description. Rows with one are refused, unless `data.on_lost=warn`.
 LOSSES = {
     "lost_text": "text of a message is not in the conversation as the template writes it",
     "lost_reasoning": "the template drops the thinking of an answer",
@@ -27,7 +27,7 @@ BY_DESIGN = {
     "earlier_prompt": "earlier answers begin otherwise than the generation prompt does",
 }
 SWITCH = "enable_thinking"  # the variable by which templates leave thinking out of prompts
-#: Kind of loss -> what helps beside another template.
+#: Kind of loss -> ways to avoid it.
 WAYS = {
     "lost_text": "set model.chat_template to one that writes such messages",
     "lost_tool_call": "set model.chat_template to one that writes tool calls",

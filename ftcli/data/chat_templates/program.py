@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 TODAY = re.compile(r"""strftime_now\(\s*(["'])(.+?)\1\s*\)""")
-SHOWN = 300  # characters of what a template says
+SHOWN = 300  # characters of a template's error in a message
 Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]] | None
 Span = tuple[int, int]

@@ -82,7 +82,7 @@ def _arguments(value: Any, name: str, where: str) -> dict[str, Any]:
     what = f"'arguments' of {name[:60]!r} in {where}"
     if value is None or (isinstance(value, str) and not value.strip()):
         return {}
-    for _ in range(2):  # some files hold the JSON text as JSON text once more
+    for _ in range(2):  # some files encode the JSON text as JSON a second time
         value = parse_json(value, what)
     if not isinstance(value, dict):
         raise UnusableRow(f"{what} are {shorten(value)}, expected an object.")

@@ -72,7 +72,7 @@ def _message(turn: dict[str, Any], number: int) -> dict[str, Any]:
     if content is None and not calls and not reasoning:
         as_text(
             content, f"content of turn {number}"
-        )  # null: refused in the words of any other field
+        )  # null: raises the same error as for any other field
     message = {"role": role, "content": content or "", **turn}
     message |= {"reasoning_content": reasoning} if reasoning else {}
     message |= {"tool_calls": calls} if calls else {}

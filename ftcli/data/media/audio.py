@@ -31,8 +31,8 @@ class Audio(Examples):
     """Sounds as float32 [samples] between -1 and 1, at the rate that the model's processor wants."""
 
     shift: int = 0  # augment: shift by up to so many milliseconds, filled with silence
-    mask_frames: int = 0  # SpecAugment (arXiv 1904.08779): widest stretch of frames that is blanked
-    mask_bands: int = 0  # and of frequency bands
+    mask_frames: int = 0  # SpecAugment (arXiv 1904.08779): most frames that are masked
+    mask_bands: int = 0  # SpecAugment: most mel bands that are masked
     suffixes: ClassVar[tuple[str, ...]] = (".wav", ".flac", ".ogg", ".mp3")
 
     def decode(self, item: Item, processor: Any) -> Array:

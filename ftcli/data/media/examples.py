@@ -41,12 +41,12 @@ class Examples(ABC):
     array: str | None = None  # array or column with the examples; null: the only one there is
     classes: list[str] | None = None  # patterns of class names, in their order; null: all, sorted
     validation: float | str | None = None  # share held out, or a split or path
-    test: str | None = None  # split or path that is judged at the end
+    test: str | None = None  # split or path that is evaluated at the end
     folds: int | None = None  # cut the training split into so many parts, one of them validation
-    fold: int = 0  # which of them, counted from 0 (modulo folds)
+    fold: int = 0  # number of the validation fold, from 0 (modulo folds)
     shots: int | None = None  # examples of each class that are trained on; null: all
     limit: int | None = None  # so many rows of the training source, evenly spread over it
-    seed: int = 0  # of what is held out, of the folds and of the shots
+    seed: int = 0  # seed of the held-out share, the folds and the shots
 
     #: Endings of the files that are read.
     suffixes: ClassVar[tuple[str, ...]] = ()

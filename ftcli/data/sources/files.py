@@ -105,7 +105,7 @@ def exists_locally(path: str) -> bool:
     """Whether a path or glob pattern matches a local file or folder."""
     try:
         return Path(path).expanduser().exists() or bool(glob.glob(path, recursive=True))
-    except (OSError, RuntimeError, ValueError):  # too long for a name, a home that nobody has
+    except (OSError, RuntimeError, ValueError):  # a name that is too long, the home of an unknown user
         return False
 
 
