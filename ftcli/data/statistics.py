@@ -30,7 +30,9 @@ class RowCounts:
     elsewhere: int = 0  # of these, rows of another split
     used: int = 0  # rows with at least one document
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> rows
-    left_out_rows: dict[str, list[str]] = field(default_factory=dict)  # the first, with origin and reason
+    left_out_rows: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # the first, with origin and reason
     rows: int = 0  # rows of this split that became an example
     skipped: int = 0  # rows that could not, except those that the data exclude
     overlong: int = 0  # documents longer than max_length

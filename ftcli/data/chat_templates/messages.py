@@ -81,7 +81,7 @@ def iterate_leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def says_something(message: Mapping[str, Any]) -> bool:
+def has_content(message: Mapping[str, Any]) -> bool:
     """Whether a message has text, thinking or a tool call."""
     return bool(split_texts(message) or message.get("tool_calls"))
 

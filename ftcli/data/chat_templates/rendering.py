@@ -18,8 +18,8 @@ from ftcli.data.chat_templates.fidelity import Turn, find_losses
 from ftcli.data.chat_templates.messages import (
     adapt_messages,
     content_text,
+    has_content,
     make_stand_in,
-    says_something,
 )
 from ftcli.data.chat_templates.program import Messages, Span, TemplateProgram, Tools
 from ftcli.data.chat_templates.traits import Traits
@@ -152,7 +152,7 @@ class RenderedConversation:
         last = len(self.text) - len(tail)
         if not text or text == self.text:
             return 0, 0
-        if not says_something(self.messages[number]):
+        if not has_content(self.messages[number]):
             last = first
         return self._find_start(low, first, before), self._find_end(number, last)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ftcli.data.chat_templates.messages import says_something
+from ftcli.data.chat_templates.messages import has_content
 from ftcli.data.chat_templates.program import (
     Messages,
     Span,
@@ -93,7 +93,7 @@ class ChatTemplate:
         answers = [m for m in messages if m["role"] == "assistant"]
         if not answers:
             raise UnusableRow("has no assistant turn: nothing to learn.")
-        if not any(says_something(turn) for turn in answers):
+        if not any(has_content(turn) for turn in answers):
             raise UnusableRow("has only empty assistant turns: nothing to learn.", "empty")
         if not any(turn.get("learn", True) for turn in answers):
             raise UnusableRow("keeps every assistant turn from being learned.", "no labels")

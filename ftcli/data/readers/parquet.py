@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
 from ftcli.data.readers.lines import open_bytes
-from ftcli.data.rows import Item, Row, broken_row, shorten
+from ftcli.data.rows import Item, Row, broken_row_error, shorten
 
 if TYPE_CHECKING:
     from pyarrow import DataType, RecordBatch
@@ -44,7 +44,7 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
                 for values in _read_values(batch):
                     origin = f"{path}[{number}]"
                     yield (
-                        broken_row(values, origin)
+                        broken_row_error(values, origin)
                         if isinstance(values, str)
                         else Row(values, origin)
                     )

@@ -105,7 +105,11 @@ def exists_locally(path: str) -> bool:
     """Whether a path or glob pattern matches a local file or folder."""
     try:
         return Path(path).expanduser().exists() or bool(glob.glob(path, recursive=True))
-    except (OSError, RuntimeError, ValueError):  # a name that is too long, the home of an unknown user
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ):  # a name that is too long, the home of an unknown user
         return False
 
 
