@@ -29,17 +29,17 @@ class CommandLine:
     """What a command line says, word by word.
 
     Attributes:
-        said: what was found to be written otherwise.
+        notes: what was found to be written otherwise.
         options: words that the verb itself knows.
-        lost: flags that mean nothing here.
+        unknown_flags: flags that mean nothing here.
     """
 
     verb: str
-    said: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     options: list[str] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
+    unknown_flags: list[str] = field(default_factory=list)
 
     def command(self) -> str:
         """The whole command as it is written here; of several jobs, one after the other."""
@@ -51,13 +51,13 @@ class CommandLine:
 def explain_command_line(words: Sequence[str], error: UserError) -> UserError:
     """The error, or what is said of the command line where that is written for another program."""
     try:
-        reading = read_command_line(list(words))
+        command_line = read_command_line(list(words))
     except Exception:  # what is wrong is said in the error that is there already
         return error
-    if reading is None or not reading.said:
+    if command_line is None or not command_line.notes:
         return error
-    what = "; ".join(dict.fromkeys(reading.said)) + "."
-    fix = "see: ftcli schema" if reading.lost else reading.command()
+    what = "; ".join(dict.fromkeys(command_line.notes)) + "."
+    fix = "see: ftcli schema" if command_line.unknown_flags else command_line.command()
     return UserError(what, "command line", fix, error.code)
 
 
@@ -69,19 +69,21 @@ def read_command_line(words: list[str]) -> CommandLine | None:
         words.remove(verb)
     elif not words or not (words[0].startswith("-") or _is_job(words[0])):
         return None
-    reading = CommandLine(verb or "train", [] if verb else ["a verb comes first"])
-    params = {param.name: param for param in load_verb(reading.verb).params}
+    command_line = CommandLine(verb or "train", [] if verb else ["a verb comes first"])
+    params = {param.name: param for param in load_verb(command_line.verb).params}
     if not {"job", "overrides"} <= params.keys():
         return None
     known = {opt: param for param in params.values() for opt in getattr(param, "opts", ())}
-    _read_words(_join_settings(words, reading), known, reading)
-    _check_order(words, reading, bool(getattr(params["job"], "required", True)))
-    if reading.said:
-        reading.settings = [_complete_key(word, reading) for word in reading.settings]
-    return reading
+    _read_words(_join_settings(words, command_line), known, command_line)
+    _check_order(words, command_line, bool(getattr(params["job"], "required", True)))
+    if command_line.notes:
+        command_line.settings = [
+            _complete_key(word, command_line) for word in command_line.settings
+        ]
+    return command_line
 
 
-def _join_settings(words: list[str], reading: CommandLine) -> list[str]:
+def _join_settings(words: list[str], command_line: CommandLine) -> list[str]:
     """`key = value`, `key= value` and `key =value` as one word each."""
     joined: list[str] = []
     for word in words:
@@ -90,88 +92,90 @@ def _join_settings(words: list[str], reading: CommandLine) -> list[str]:
         closes = word.startswith("=") and re.fullmatch(r"[\w.]+", before)
         if opens or closes:
             joined[-1] += word
-            reading.said.append("a setting has no blanks around its =")
+            command_line.notes.append("a setting has no blanks around its =")
         else:
             joined.append(word)
     return joined
 
 
-def _read_words(words: list[str], known: dict[str, Any], reading: CommandLine) -> None:
+def _read_words(words: list[str], known: dict[str, Any], command_line: CommandLine) -> None:
     while words:
         word = words.pop(0)
         flag, _, value = word.partition("=")
         if not word.startswith("-") or word == "-":
-            _read_positional(word, reading)
+            _read_positional(word, command_line)
         elif flag in known:
-            reading.options.append(word)
+            command_line.options.append(word)
             if not value and not getattr(known[flag], "is_flag", False) and words:
-                reading.options.append(words.pop(0))
+                command_line.options.append(words.pop(0))
         else:
             near = difflib.get_close_matches(flag, known, 1, 0.8)
             if near:
-                reading.said.append(f"{flag} is written {near[0]}")
+                command_line.notes.append(f"{flag} is written {near[0]}")
                 words.insert(0, near[0] + (f"={value}" if value else ""))
             else:
-                _read_flag(flag.lstrip("-"), value, words, reading)
+                _read_flag(flag.lstrip("-"), value, words, command_line)
 
 
-def _read_positional(word: str, reading: CommandLine) -> None:
+def _read_positional(word: str, command_line: CommandLine) -> None:
     colon = COLON.fullmatch(word)
     if SETTING.match(word) or word.startswith("~"):
-        reading.settings.append(word)
-    elif not reading.jobs or _is_job(word):
-        reading.jobs.append(word)
+        command_line.settings.append(word)
+    elif not command_line.jobs or _is_job(word):
+        command_line.jobs.append(word)
     elif colon:
-        reading.said.append(f"{word} is a setting, which is written key=value")
-        reading.settings.append(f"{colon[1]}={colon[2]}")
-    elif reading.settings:
-        reading.settings[-1] += f" {word}"
-        reading.said.append("a value with blanks stands in quotes")
+        command_line.notes.append(f"{word} is a setting, which is written key=value")
+        command_line.settings.append(f"{colon[1]}={colon[2]}")
+    elif command_line.settings:
+        command_line.settings[-1] += f" {word}"
+        command_line.notes.append("a value with blanks stands in quotes")
     else:
-        reading.jobs.append(word)
+        command_line.jobs.append(word)
 
 
-def _read_flag(name: str, value: str, words: list[str], reading: CommandLine) -> None:
+def _read_flag(name: str, value: str, words: list[str], command_line: CommandLine) -> None:
     """One option that the verb does not have."""
     flag = f"-{name}" if len(name) == 1 else f"--{name}"
     if name in SWEEP_FLAGS:
-        reading.verb = "sweep"
-        reading.said.append(f"{flag} is `ftcli sweep` here")
+        command_line.verb = "sweep"
+        command_line.notes.append(f"{flag} is `ftcli sweep` here")
     elif name in CONFIG_FLAGS:
-        reading.said.append(f"a job is given without {flag}")
-        reading.jobs[:0] = [value] if value else words[:1]
+        command_line.notes.append(f"a job is given without {flag}")
+        command_line.jobs[:0] = [value] if value else words[:1]
         del words[: 0 if value else 1]
     else:
-        _read_setting(name, flag, value, words, reading)
+        _read_setting(name, flag, value, words, command_line)
 
 
-def _read_setting(name: str, flag: str, value: str, words: list[str], reading: CommandLine) -> None:
+def _read_setting(
+    name: str, flag: str, value: str, words: list[str], command_line: CommandLine
+) -> None:
     if not value and words and SETTING.match(words[0]):  # --set lr=1e-4
-        reading.said.append(f"{flag} is left out: settings are written key=value")
+        command_line.notes.append(f"{flag} is left out: settings are written key=value")
         return
     name = name.replace("-", "_")
-    setting = find_setting(name, _compose_job([*reading.jobs, *words]))
+    setting = find_setting(name, _compose_job([*command_line.jobs, *words]))
     if setting is None:
-        reading.said.append(f"No such option: {flag}, and no setting is called so")
-        reading.lost.append(flag)
+        command_line.notes.append(f"No such option: {flag}, and no setting is called so")
+        command_line.unknown_flags.append(flag)
         return
     takes = words and not value and not words[0].startswith("-") and not _is_job(words[0])
     text = words.pop(0) if takes else value or "true"
     key = setting.key
     if setting.parameter is None and text not in paths.list_options(key):
         key = f"{key}.path"  # `--model owner/name`
-    reading.said.append(f"{flag} is the setting {key}, written key=value")
+    command_line.notes.append(f"{flag} is the setting {key}, written key=value")
     chosen, _ = setting.convert(name, overrides.parse_value(text))
     same = chosen == overrides.parse_value(text)
-    reading.settings.append(f"{key}={text if same else overrides.format_value(chosen)}")
+    command_line.settings.append(f"{key}={text if same else overrides.format_value(chosen)}")
 
 
-def _complete_key(word: str, reading: CommandLine) -> str:
+def _complete_key(word: str, command_line: CommandLine) -> str:
     """A setting with its group: `lr=1e-4` is `optimizer.lr=1e-4`."""
     name, _, value = word.partition("=")
     if not re.fullmatch(r"\w+", name) or name in paths.list_groups():
         return word
-    setting = find_setting(name, _compose_job(reading.jobs))
+    setting = find_setting(name, _compose_job(command_line.jobs))
     return f"{setting.key}={value}" if setting else word
 
 
@@ -195,12 +199,12 @@ def _is_job(word: str) -> bool:
     return not SETTING.match(word)
 
 
-def _check_order(words: list[str], reading: CommandLine, required: bool) -> None:
+def _check_order(words: list[str], command_line: CommandLine, required: bool) -> None:
     """The job comes first."""
     first = next((word for word in words if not word.startswith("-")), "")
-    if not reading.jobs and (required or reading.settings):
-        reading.said.append("no job is given")
-    elif not reading.said and SETTING.match(first):
-        reading.said.append("the job comes first, then its settings")
-    if len(reading.jobs) > 1 and all(map(_is_job, reading.jobs)):
-        reading.said.append("one job at a time")
+    if not command_line.jobs and (required or command_line.settings):
+        command_line.notes.append("no job is given")
+    elif not command_line.notes and SETTING.match(first):
+        command_line.notes.append("the job comes first, then its settings")
+    if len(command_line.jobs) > 1 and all(map(_is_job, command_line.jobs)):
+        command_line.notes.append("one job at a time")

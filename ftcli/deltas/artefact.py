@@ -124,7 +124,7 @@ class Artefact:
         return compute_fingerprint(self.weights)
 
     @property
-    def others(self) -> list[Path]:
+    def small_files(self) -> list[Path]:
         """Its small files: configuration, tokenizer, chat template."""
         skipped = ("README.md", "LICENSE.md", "delta.json")
         return sorted(
@@ -139,7 +139,7 @@ class Artefact:
     @property
     def tokenizer(self) -> list[Path]:
         """Those that are no configuration of the model or the adapter; where answers end, too."""
-        return [file for file in self.others if file.name not in CONFIG_FILES]
+        return [file for file in self.small_files if file.name not in CONFIG_FILES]
 
 
 #: The file that says what a folder holds.

@@ -94,9 +94,9 @@ class RunEvaluator:
         value = scores[self.metric]
         return value if value == value else float("inf") * (1 if self.lower else -1)
 
-    def better(self, one: float, other: float) -> bool:
+    def better(self, score: float, other: float) -> bool:
         """Whether the first score is strictly better."""
-        return one < other if self.lower else one > other
+        return score < other if self.lower else score > other
 
     def _evaluators(self) -> dict[str, Any]:
         """All of the run's, or the loss alone where that is what is asked."""

@@ -48,7 +48,7 @@ class Source:
     @property
     def files(self) -> list[Path]:
         """The small files of what was finetuned."""
-        return self.delta.source.others if self.delta.source is not None else []
+        return self.delta.source.small_files if self.delta.source is not None else []
 
     def tensors(self, delta: Delta) -> LazyWeights:
         """What the model or adapter is with a changed delta."""
@@ -71,7 +71,7 @@ class Source:
         self, delta: Delta, to: str, force: bool, figures: Mapping[str, Any] | None = None
     ) -> Report:
         """Base plus a changed delta, as a run if this is one."""
-        base_files = self.base.tokenizer if delta.kind == "adapter" else self.base.others
+        base_files = self.base.tokenizer if delta.kind == "adapter" else self.base.small_files
         record = storage.describe_delta(delta) | {"figures": dict(figures or {})}
         result = Result(
             delta.kind, self.tensors(delta), (base_files, self.files), self.run, record=record

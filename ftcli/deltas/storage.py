@@ -104,8 +104,8 @@ def describe_delta(delta: Delta) -> dict[str, Any]:
 def copy_files(source: Artefact | None, target: Path, base: Artefact | None) -> None:
     """Copy configuration and tokenizer of a model or adapter, but for what the base has too."""
     target.mkdir()
-    known = {file.name: file for file in (base.others if base is not None else ())}
-    for file in source.others if source is not None else ():
+    known = {file.name: file for file in (base.small_files if base is not None else ())}
+    for file in source.small_files if source is not None else ():
         base_file = known.get(file.name)
         if (
             file.name in CONFIG_FILES

@@ -69,7 +69,7 @@ def test_another_base_is_refused(full_run, lora_run, tmp_path):
     base = Artefact.open(BASE)
     moved = {n: t + 0.01 for n, t in load_file(base.folder / "model.safetensors").items()}
     save_file(moved, tmp_path / "model.safetensors")
-    for file in base.others:
+    for file in base.small_files:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     for run in (full_run, lora_run):
         with pytest.raises(UserError, match="not the base this delta was taken from"):

@@ -48,7 +48,9 @@ def _revert(opened: OpenedSource, to: str, base: str | None, force: bool) -> Rep
         )
     finetuned = Artefact.open(base)
     record = {"said": [f"{finetuned.folder} minus {opened.path}"], "base": delta.base}
-    result = Result("model", delta.revert(finetuned.weights), (finetuned.others,), record=record)
+    result = Result(
+        "model", delta.revert(finetuned.weights), (finetuned.small_files,), record=record
+    )
     size = write_result(result, to, force)["bytes"]
     exact = Artefact.open(to).fingerprint == delta.base
     return Report(to, size, {"the base to the bit": exact}, f"ftcli eval {to} --config JOB")

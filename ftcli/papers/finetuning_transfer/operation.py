@@ -33,7 +33,7 @@ def transfer(
         files = (target_model.tokenizer, opened.files)
         config = {"base_model_name_or_path": str(target_model.folder)}
     else:
-        files = (target_model.others, tokenizer)
+        files = (target_model.small_files, tokenizer)
         config = find_config_changes(tensors, target_model)
         run = None if config else run  # the run's base has no rows for new tokens
     record = {
