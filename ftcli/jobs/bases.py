@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def ensure_base(composed: ComposedJob) -> None:
-    """Train the base that a job starts from, unless that has been done.
+    """Train the base that a job starts from, unless its finished model exists on this machine.
 
     Raises:
-        UserError: training it failed, or it left no whole model.
+        UserError: training the base failed, or it left an adapter and no whole model.
     """
     from ftcli.jobs.trial import complete_job
 

@@ -1,4 +1,4 @@
-"""What a run may go on with that differs from how it began: when it ends, logs, judges and saves."""
+"""Configuration changes that a resumed run may take: when it ends, logs, evaluates and saves."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ftcli.config")
 
-#: Keys, and groups with all their keys, by which no step computes anything else than it would have.
+#: Keys, and groups with all their keys, that do not change what a training step computes.
 FREE_KEYS = (
     "trainer.max_steps", "trainer.epochs", "trainer.log_every", "trainer.eval_every", "trainer.eval_first",
     "trainer.save_every", "trainer.keep_last", "trainer.on_nonfinite", "trainer.max_skipped",
     "trainer.on_spike", "trainer.spike_factor", "trainer.max_rollbacks",
     "trainer.gradient_checkpointing", "eval", "logger", "run.name",
 )  # fmt: skip
-ENDED_FOLDER = "ended"  # folder for what a finished run had written when it went on
+ENDED_FOLDER = "ended"  # folder that keeps the results of a finished run when it is resumed
 OUTCOME = ("result.json", "report.md", "eval")
 RECORD = ("config.yaml", "sources.yaml", "metrics.jsonl")
 
@@ -37,10 +37,10 @@ Change = tuple[Any, Any]
 
 
 def compose_config(run_dir: RunDir, overrides: Sequence[str]) -> ComposedJob:
-    """The run's configuration with the command line's changes, checked.
+    """Return the configuration of a run with the overrides of the command line applied and validated.
 
     Raises:
-        UserError: an override cannot be read, or the configuration with it is not sound.
+        UserError: an override cannot be parsed, or the configuration with it is not valid.
     """
     from ftcli.config import compose, load, validate
 
@@ -52,7 +52,7 @@ def compose_config(run_dir: RunDir, overrides: Sequence[str]) -> ComposedJob:
 
 
 def find_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Change]:
-    """Dotted key -> value then and now, of what differs."""
+    """Return dotted key -> (earlier value, present value) for every key that differs."""
     from ftcli.loggers.base import flat
 
     old, new = dict(flat(then)), dict(flat(now))
@@ -66,14 +66,14 @@ def refuse_changes(
     typed: Sequence[str],
     path: str | Path | None,
 ) -> None:
-    """Refuse changes of what a step computes.
+    """Refuse changes of keys that alter what a training step computes.
 
     Args:
         allow: further keys and groups that may change.
         typed: the overrides of the command line.
 
     Raises:
-        UserError, Problems: each key that may not change, by name.
+        UserError, Problems: one error for each key that may not change.
     """
     free = (*FREE_KEYS, *allow)
     keys = [
@@ -97,10 +97,10 @@ def _build_refusal(
 
 
 def require_further_steps(run: Run, step: int, path: str | Path | None) -> int:
-    """The steps of the whole run as it is set now, which are more than it has taken.
+    """Return the number of steps of the whole run as configured now; it must exceed the steps taken.
 
     Raises:
-        UserError: it would end before or at the step it has reached.
+        UserError: the run would end at or before the step that it has reached.
     """
     steps = _count_steps(run, run.trainer)
     if steps > step:
@@ -123,7 +123,7 @@ def _count_steps(run: Run, trainer: Trainer) -> int:
 
 
 def warn_schedule_change(run: Run, then: Mapping[str, Any], step: int, steps: int) -> None:
-    """Say where the schedule of the new length differs from the one that the steps so far have had."""
+    """Log a warning where the schedule of the new length gives another learning rate than the old one."""
     lengths = {
         k: (then.get("trainer") or {}).get(k, getattr(run.trainer, k))
         for k in ("max_steps", "epochs")
@@ -142,13 +142,13 @@ def warn_schedule_change(run: Run, then: Mapping[str, Any], step: int, steps: in
 def record_changes(
     run_dir: RunDir, config: dict[str, Any], changed: Mapping[str, Change], step: int
 ) -> Iterator[None]:
-    """Put the changes into the run's record while the block goes on with it.
+    """Write the changes into the record of the run while the block resumes it.
 
-    What a finished run had concluded moves to `ended/step-000006/`. All of it is put back where the
-    block refuses before its first step.
+    The results of a finished run move to `ended/step-000006/`. Record and results are restored when
+    the block raises a UserError before its first step.
 
     Args:
-        step: where the run goes on.
+        step: the step from which the run is resumed.
     """
     from ftcli.run.record import write_config
 

@@ -1,4 +1,4 @@
-"""`ftcli train --dry-run`: one real step on the longest rows there are, and nothing left behind."""
+"""`ftcli train --dry-run`: one real step on the longest rows of the data; no run directory is left."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ QUICK = 20.0  # seconds; a first step below it is followed by a second one, whic
 
 @dataclass
 class DryRunReport:
-    """What a step took.
+    """Time and memory of one training step.
 
     Attributes:
-        shape: of the largest micro-batch, in words.
-        step, evaluation: seconds of one step, and of the batches that were judged.
-        peak: bytes, the highest so far.
-        steps: of the whole run.
-        seconds: of the whole run by this step's speed, evaluations and saves not counted.
+        shape: shape of the largest micro-batch, in words.
+        step, evaluation: seconds of one step, and of the evaluated batches.
+        peak: peak memory of the process so far, bytes.
+        steps: number of steps of the whole run.
+        seconds: estimated time of the whole run, without evaluations and saves.
     """
 
     shape: str
@@ -38,12 +38,12 @@ class DryRunReport:
 
 
 def dry_run(composed: ComposedJob) -> DryRunReport:
-    """Forward, backward, update and evaluation of a checked job, on its longest rows.
+    """Take one training step and one evaluation of a validated job on its longest rows.
 
-    One process is tried; of several ranks each takes as much.
+    One process is measured; each of several ranks needs as much.
 
     Raises:
-        UserError: what training would end with; code 3 when memory ran out.
+        UserError: the error that training would raise; code 3 when memory ran out.
     """
     from ftcli.jobs import failures
     from ftcli.jobs.bases import ensure_base
@@ -86,7 +86,7 @@ def _time_step(loop: Loop, batches: list[Batch]) -> float:
 
 
 def _evaluate_longest(run: Run) -> None:
-    """A forward pass on the longest validation rows, and a batch of each evaluator that can stop early."""
+    """Run the longest validation rows, and one batch of each evaluator that has a limit."""
     from ftcli.models.decoding import judging
 
     with run.evaluating():
@@ -103,10 +103,10 @@ def _evaluate_longest(run: Run) -> None:
 
 
 def find_longest_rows(run: Run, loader: Any) -> list[list[int]]:
-    """Rows of the micro-batches of one step, the longest first: no batch of any epoch is longer.
+    """Return the rows of the micro-batches of one step, longest first; no batch of any epoch is longer.
 
-    Bins are full whatever is in them, and what has no lengths is all alike: there it is the order of
-    the first epoch.
+    Packed bins are always full, and rows without lengths are all of one size; for these the batches
+    of the first epoch are taken.
     """
     times, size = run.trainer.gradient_accumulation_steps, run.trainer.batch_size
     lengths = getattr(getattr(loader, "tokens", None), "lengths", None)
@@ -126,7 +126,7 @@ def find_longest_rows(run: Run, loader: Any) -> list[list[int]]:
 
 
 def _count_tokens(loader: Any, plan: list[list[int]]) -> int:
-    """What micro-batches take: tokens, padding counted; of what has no lengths, rows."""
+    """Return the size of micro-batches: tokens with padding, or rows where the data have no lengths."""
     lengths = getattr(getattr(loader, "tokens", None), "lengths", None)
     if lengths is None:
         return sum(map(len, plan))

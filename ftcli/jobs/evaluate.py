@@ -1,4 +1,4 @@
-"""Judge a finished run, or any model by the data of a job, and keep the scores."""
+"""Evaluate a finished run, or any model on the data of a job, and store the scores."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def evaluate_path(
     job: str | None = None,
     checkpoint: str = "last",
 ) -> dict[str, dict[str, float]]:
-    """Scores of a run directory or of a model folder, by task.
+    """Return the scores of a run directory or a model folder, by task.
 
-    A run is judged by its own data and evaluators, and each task's scores are kept as
+    A run is evaluated with its own data and evaluators, and the scores of each task are written to
     `eval/<task>.json` of the run (`eval/<task>-<split>.json` for a split the config does not name). A bare model needs `job`, a YAML that names data and evaluators.
 
     Args:
         tasks: names of the evaluators to run; all of them when empty.
-        split: judge this split instead of the one the config names.
+        split: evaluate on this split instead of the one that the config names.
         checkpoint: which weights of a run: last, best, or step-000400.
 
     Raises:
@@ -73,7 +73,7 @@ def _open_run(folder: Path, job: str | None, checkpoint: str) -> Run:
 
 
 def _with_split(evaluator: Any, split: str) -> Any:
-    """The evaluator for another split; its samples get a file of their own."""
+    """Return the evaluator for another split; its samples are written to a file of that name."""
     named = {"name": f"{evaluator.name}-{split}"} if hasattr(evaluator, "name") else {}
     return replace(evaluator, split=split, **named)
 

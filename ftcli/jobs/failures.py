@@ -1,4 +1,4 @@
-"""What a run that failed says: step, rows, what was saved, and what goes on from where."""
+"""Error messages of failed runs: step, rows, what was saved, and how to resume."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = 8  # rows that a message names
 
 @contextmanager
 def translate_errors(run: Run) -> Iterator[None]:
-    """Figures that are not finite and memory that runs out in the block become their messages."""
+    """Turn non-finite values and out-of-memory errors raised in the block into a UserError."""
     from ftcli.core.allocator import OutOfMemory, is_oom
     from ftcli.trainer.meter import NonFinite
 
@@ -34,7 +34,7 @@ def translate_errors(run: Run) -> Iterator[None]:
 
 
 def report_non_finite(run: Run, error: NonFinite) -> UserError:
-    """The message for a figure that was infinite or not a number; writes the batch down."""
+    """Return the error for an infinite or NaN value, after writing the batch and an event to the run."""
     from ftcli.trainer import evidence
 
     evidence.keep(run, error)
@@ -59,14 +59,16 @@ def report_non_finite(run: Run, error: NonFinite) -> UserError:
 
 
 def report_out_of_memory(run: Run, error: BaseException) -> UserError:
-    """The message for memory that ran out: the batch, its shape, and what would fit."""
+    """Return the error for exhausted memory: the batch, its shape, and overrides that would fit."""
     from ftcli.core.allocator import first_line
     from ftcli.trainer.meter import peak_memory_gb
 
     peak = peak_memory_gb()
     if run.dir is not None:
         run.dir.note(traceback.format_exc())
-    error.__traceback__ = error.__cause__ = error.__context__ = None  # they hold what was computed
+    error.__traceback__ = error.__cause__ = error.__context__ = (
+        None  # they keep the tensors of the step alive
+    )
     gc.collect()
     batches: list[Any] = getattr(error, "batches", [])
     step: int | None = getattr(error, "step", None)
@@ -100,7 +102,7 @@ def _count_tokens(batch: Any) -> int:
 
 
 def _suggest_overrides(run: Run, peak: float) -> list[str]:
-    """Overrides under which the job needs less than the process had, by the planner's estimate."""
+    """Return overrides with which the job needs less memory than `peak` GB, by the planner's estimate."""
     trainer = run.config["trainer"]
     try:
         suggestions = _plan_alternatives(run, peak)
@@ -132,14 +134,14 @@ def _plan_alternatives(run: Run, peak: float) -> list[str]:
         assert run.dir is not None
         composed = load(run.dir.path / "config.yaml")
     plan = Plan(MetaRun(composed))
-    # it did not fit, whatever the estimate says: less than both has to do
+    # it did not fit, so the budget is below both the peak and the estimate
     budget = min(int(peak * GB), plan.memory.required - 1)
     plan.machine = replace(plan.machine, memory=budget)
     return [str(way) for way in find_alternatives(plan) if way.total <= budget]
 
 
 def find_last_checkpoint(run: Run) -> str | None:
-    """The name of the newest whole checkpoint."""
+    """Return the name of the newest complete checkpoint; None where there is none."""
     from ftcli.trainer.checkpoint import Checkpoints
 
     whole = Checkpoints(run.dir.checkpoints).finished() if run.dir is not None else []

@@ -1,4 +1,4 @@
-"""Several processes for one run: the parent composes once, the ranks get the resolved file."""
+"""One run in several processes: the parent composes once, the ranks read the resolved config."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def launch(composed: ComposedJob, processes: int) -> dict[str, Any]:
     """Train in `processes` ranks on this machine, through torchrun; returns result.json's content.
 
     Raises:
-        UserError: a rank failed; its own message has been printed by then. No run is left where that
-            was a mistake of the user before the first step.
+        UserError: a rank failed, after it printed its own message. The run directory is removed when
+            the mistake was found before the first step.
     """
     from ftcli.jobs.bases import ensure_base
     from ftcli.run.build import create_run
 
     ensure_base(composed)
-    # its parts are built here once: what they refuse is said once
+    # build all parts once here, so that an error in them is printed once
     run_dir = create_run(composed).dir
     assert run_dir is not None
     with run_dir.removed_unless_started():
@@ -33,10 +33,10 @@ def launch(composed: ComposedJob, processes: int) -> dict[str, Any]:
 
 
 def run_ranks(run_dir: RunDir, processes: int) -> dict[str, Any]:
-    """The same for a run whose record lies there already."""
+    """Train a run whose record exists already in `processes` ranks; returns the content of result.json."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={processes}", "-m", "ftcli.jobs.launch", str(run_dir.path)]
-    # torchrun would print a warning and set one thread; a CPU is better shared evenly
+    # torchrun would print a warning and set one thread; divide the cores instead
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     done = subprocess.run(command, env={"OMP_NUM_THREADS": threads} | os.environ, check=False)
     result = run_dir.result()
@@ -54,7 +54,7 @@ def run_ranks(run_dir: RunDir, processes: int) -> dict[str, Any]:
 
 
 def _run_rank(path: str) -> None:
-    """What each rank does."""
+    """Train as one rank; exits with the code of a UserError."""
     from ftcli.config import load
     from ftcli.jobs.train import fit
     from ftcli.run.build import build_run

@@ -1,7 +1,7 @@
-"""`stages:` of a job: runs one after the other, each beginning with what the one before has trained.
+"""`stages:` of a job: consecutive runs, each starting from the weights of the previous one.
 
-The folder of such a job holds a folder for each stage, an ordinary run directory. All of them are
-composed, checked and written before the first one begins.
+The folder of such a job holds one ordinary run directory per stage. All of them are composed,
+validated and written before the first one starts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ftcli.core.run_dir import RunDir, is_plain_name
 from ftcli.jobs import trial
 
 KEY = "stages"
-MERGED = "merged"  # folder of a stage: its model, for a stage of another method
+MERGED = "merged"  # folder in a stage: its merged model, for a next stage with another method
 WEIGHT_KEYS = (
     "model.path",
     "model.weights",
@@ -27,20 +27,20 @@ WEIGHT_KEYS = (
 
 
 def is_parent(folder: str | Path) -> bool:
-    """Whether a folder is that of a job with stages."""
+    """Whether a folder belongs to a job with stages."""
     return (Path(folder) / "config.yaml").is_file() and bool(list_stages(folder))
 
 
 def list_stages(folder: str | Path) -> list[str]:
-    """The stages of a folder, in order; none where it is an ordinary run."""
+    """Return the names of the stages of a folder, in order; empty for an ordinary run."""
     return list(load(Path(folder) / "config.yaml").config.get(KEY) or {})
 
 
 def start_stages(composed: ComposedJob, processes: int = 1) -> dict[str, Any]:
-    """Train all stages in a new folder `<run.dir>/<run.name>/<time>`; returns its result.json.
+    """Train all stages in a new folder `<run.dir>/<run.name>/<time>`; returns the content of result.json.
 
     Raises:
-        UserError, Problems: what is wrong with any stage; nothing has started then.
+        UserError, Problems: a stage is not valid; nothing has started then.
     """
     options = composed.config["run"]
     jobs = compose_stages(composed)
@@ -53,10 +53,10 @@ def start_stages(composed: ComposedJob, processes: int = 1) -> dict[str, Any]:
 def resume_stages(
     folder: str | Path, allow: Sequence[str] = (), checkpoint: str = "last"
 ) -> dict[str, Any]:
-    """Skip the stages that are finished, resume the one that was cut off, train the others.
+    """Skip finished stages, resume the interrupted one, and train the others.
 
     Args:
-        allow, checkpoint: as for resuming a run; of the stage that is resumed.
+        allow, checkpoint: as for resuming a run; they apply to the interrupted stage.
 
     Raises:
         UserError: all stages are finished, or one fails.
@@ -67,7 +67,7 @@ def resume_stages(
 
 
 def record_stages(composed: ComposedJob, folder: Path) -> None:
-    """Write the records of a job and all its stages to a folder, unless they are there."""
+    """Write the records of a job and all its stages to a folder, unless they exist."""
     if not (folder / "config.yaml").exists():
         jobs = compose_stages(composed)
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,10 +75,10 @@ def record_stages(composed: ComposedJob, folder: Path) -> None:
 
 
 def compose_stages(composed: ComposedJob) -> dict[str, ComposedJob]:
-    """Every stage: the job with the stage's changes, the command line's on top; all checked.
+    """Return name -> composed and validated stage: the job, the overrides of the stage, then the command line's.
 
     Raises:
-        UserError, Problems: what is wrong with any of them.
+        UserError, Problems: the errors of all stages.
     """
     jobs: dict[str, ComposedJob] = {}
     problems: list[UserError] = []
@@ -122,7 +122,7 @@ def _write_records(composed: ComposedJob, jobs: dict[str, ComposedJob], folder: 
         (folder / name / "checkpoints").mkdir(parents=True, exist_ok=True)
         write_record(RunDir(folder / name), stage)
     if not any((folder / "checkpoints").glob("*")) and (folder / "checkpoints").is_dir():
-        (folder / "checkpoints").rmdir()  # there is none of the whole
+        (folder / "checkpoints").rmdir()  # checkpoints belong to the stages
     composed.config = resolve_precision(composed.config)
     write_record(RunDir(folder), composed)
     first = next(iter(jobs.values()))
@@ -136,7 +136,7 @@ def _ensure(first: ComposedJob) -> None:
 
 
 def _connect_stage(stage: ComposedJob, folder: Path, before: ComposedJob) -> None:
-    """Let a stage begin with what the one before trains in `folder`."""
+    """Configure a stage to start from the weights that the previous stage trains in `folder`."""
     model = before.config["model"]
     if get_promise(before, "method", "artefact") == "model":
         return _set_model_folder(stage, folder / "model")
@@ -164,7 +164,7 @@ def _connect_stage(stage: ComposedJob, folder: Path, before: ComposedJob) -> Non
 
 
 def _is_same_base(stage: ComposedJob, before: ComposedJob) -> bool:
-    """Whether two stages were asked to start from the same model; where weights lie is left out."""
+    """Whether two stages are configured with the same model, apart from the location of its weights."""
     ours, theirs = (
         {k: v for k, v in job.config["model"].items() if f"model.{k}" not in WEIGHT_KEYS}
         for job in (stage, before)
@@ -173,7 +173,7 @@ def _is_same_base(stage: ComposedJob, before: ComposedJob) -> bool:
 
 
 def _set_model_folder(stage: ComposedJob, folder: Path) -> None:
-    """Make a folder the stage's model."""
+    """Configure a folder as the model of a stage."""
     model = dict(stage.config["model"])
     if "path" not in model:
         raise UserError("this kind of model cannot be loaded from a folder.", stage.where("model"))
@@ -200,7 +200,7 @@ def _run_stages(
 
 
 def _merge_before_stage(stage: Path) -> None:
-    """Write the merged model that a stage begins with, where it does."""
+    """Write the merged model of the previous stage, if this stage starts from it."""
     from ftcli.deltas.merge import merge_run
 
     path = Path(str(load(stage / "config.yaml").config["model"].get("path")))
@@ -212,7 +212,7 @@ def _merge_before_stage(stage: Path) -> None:
 def _finish_stage(
     folder: Path, processes: int, allow: Sequence[str], checkpoint: str
 ) -> dict[str, Any]:
-    """The result of one stage: taken as it is, resumed, or trained."""
+    """Return the result of one stage; a finished one is read, another one is resumed or trained."""
     from ftcli.jobs.launch import run_ranks
     from ftcli.jobs.train import fit, resume
     from ftcli.run.build import build_run
@@ -225,7 +225,7 @@ def _finish_stage(
     unreported = run_dir.result().get("status") == "finished"
     if unreported or Checkpoints(run_dir.checkpoints).finished():
         return resume(folder, allow, checkpoint)
-    run_dir.rewind(0)  # what an earlier try logged before its first checkpoint
+    run_dir.rewind(0)  # drop lines that were logged before the first checkpoint
     if processes > 1:
         return run_ranks(run_dir, processes)
     composed = load(folder / "config.yaml")
@@ -233,7 +233,7 @@ def _finish_stage(
 
 
 def _summarise_stages(folder: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Scores before the first and after the last stage, costs of all, and each stage's own result."""
+    """Return result.json of the job: scores before the first and after the last stage, summed costs, all results."""
     first, last = (list(results.values())[i] for i in (0, -1))
     summed = ("step", "tokens", "supervised_tokens", "seconds", "forward_passes")
     return {
@@ -247,6 +247,6 @@ def _summarise_stages(folder: Path, results: dict[str, dict[str, Any]]) -> dict[
 
 
 def find_last_run(folder: str | Path) -> Path:
-    """The run that a job ends with: its last stage, or itself where it has none."""
+    """Return the folder of the last stage; the folder itself where it has no stages."""
     stages = list_stages(folder)
     return Path(folder) / stages[-1] if stages else Path(folder)

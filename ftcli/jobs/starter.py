@@ -1,4 +1,4 @@
-"""A first job from three answers, with settings that fit the machine it is written on."""
+"""Write a first job from three answers, with settings that fit this machine."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ftcli.jobs.machine_settings import Machine, apply_requirements, choose_sett
 if TYPE_CHECKING:
     from ftcli.data.inspection import SourceSummary
 
-#: What is taken where nobody answers.
+#: The answers where none is given.
 DEFAULTS = {"model": "llama_mini", "data": "e2e", "method": "lora"}
 
 
 class RawYaml(str):
-    """YAML that is written as it stands."""
+    """Text that is written to the YAML unquoted."""
 
 
 NULL = RawYaml("null")
@@ -30,7 +30,7 @@ NULL = RawYaml("null")
 
 @dataclass(frozen=True)
 class Choice:
-    """An answer: an option of the group, and the path it is given if the answer was no option."""
+    """An option of a group, and the path to set in it where the answer was a path."""
 
     option: str
     path: str | None = None
@@ -39,7 +39,7 @@ class Choice:
 def write_job(
     model: str, data: str, method: str, output: str, machine: Machine, force: bool = False
 ) -> Path:
-    """Write the job, checked as `ftcli train` would check it.
+    """Write the job, after validating it as `ftcli train` does; returns the file.
 
     Args:
         model: an option of the group, a hub id or a folder.
@@ -70,10 +70,10 @@ def write_job(
 
 
 def choose_option(group: str, answer: str) -> Choice:
-    """What an answer means; a path goes to the option whose path is left open.
+    """Return the option that an answer names; a path selects the option whose `path` is `???`.
 
     Raises:
-        UserError: neither an option nor anything that could be a path.
+        UserError: the answer is neither an option nor a path.
     """
     known = paths.list_options(group)
     if answer in known:
@@ -149,7 +149,7 @@ def _count_options(group: str) -> str:
 
 
 def _render_group(group: str, *parts: dict[str, tuple[Any, str]]) -> list[str]:
-    """A group's keys with their comments; a key without a value is left out."""
+    """Return the YAML lines of a group with comments; keys without a value are left out."""
     keys = {k: v for part in parts for k, v in part.items() if v[0] is not None}
     written = {
         k: (v if isinstance(v, RawYaml) else format_scalar(v), why) for k, (v, why) in keys.items()

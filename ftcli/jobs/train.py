@@ -1,4 +1,4 @@
-"""Start a run, or go on with one, and end it whatever happens."""
+"""Train a new run or resume one, and record how it ended."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def train(composed: ComposedJob) -> dict[str, Any]:
-    """Train what a checked configuration says; returns result.json's content.
+    """Train a validated configuration; returns the content of result.json.
 
-    A mistake that shows before the first step leaves no run.
+    The run directory is removed when an error occurs before the first step.
 
     Raises:
-        UserError: what the user can mend; code 3 when memory ran out, 1 when the loss was not
+        UserError: an error that the user can fix; code 3 when memory ran out, 1 when the loss was not
             finite.
     """
     ensure_base(composed)  # the model may be what another recipe trains
@@ -47,16 +47,16 @@ def resume(
     checkpoint: str = "last",
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Go on with a run at the exact batch where its checkpoint was written.
+    """Resume a run at the exact batch where its checkpoint was written.
 
     Args:
         allow: configuration keys that may differ from the checkpoint's, besides those of
             `changes.FREE`, and `data`.
-        overrides: changes of the configuration, in Hydra's grammar; with more steps to take, a finished
-            run goes on as well. Its schedule is then that of the new length.
+        overrides: changes of the configuration, in Hydra's grammar; a finished run can be resumed
+            with a larger number of steps. Its schedule is then that of the new length.
 
     Raises:
-        UserError: the run is finished, has no such checkpoint or no whole one, or its config or
+        UserError: the run is finished, the checkpoint does not exist or is incomplete, or config or
             data have changed.
     """
     run_dir = RunDir.open(path)
@@ -77,7 +77,9 @@ def _resume(
     from ftcli.trainer.checkpoint import Checkpoints
 
     if run_dir.result().get("status") == "finished" and not overrides:
-        if not (run_dir.path / "report.md").exists():  # it was killed between the two
+        if not (
+            run_dir.path / "report.md"
+        ).exists():  # killed after result.json and before report.md
             return close_run_dir(run_dir)
         step = run_dir.result()["step"]
         raise UserError(
@@ -111,7 +113,7 @@ def restart(
     allow: Sequence[str] = (),
     path: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Begin once more with a run that ended before its first checkpoint."""
+    """Train a run that ended before its first checkpoint from the beginning."""
     from ftcli.config import load
 
     run = build_run(composed.config, run_dir, composed)
@@ -126,7 +128,11 @@ def restart(
 
 
 def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
-    """Train a run that has a directory, and write what it leaves; errors become messages."""
+    """Train a run that has a directory, and write result and report.
+
+    Raises:
+        UserError: known errors, with the place in the configuration.
+    """
     from ftcli.config.building import locate_error
 
     held = lock_run(run.dir.path) if run.dir and run.accelerator.is_main_process else nullcontext()
@@ -163,10 +169,10 @@ def _fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
 
 
 def load_init_weights(run: Run, folder: str | Path) -> None:
-    """Put the weights that another run trained in the place of the method's fresh ones.
+    """Load the trained weights of another run over the initial weights of the method.
 
     Raises:
-        UserError: they are those of another method or model, or the method would overwrite them.
+        UserError: the weights belong to another method or model, or the method would overwrite them.
     """
     from ftcli.core.callback import Callback
     from ftcli.trainer.checkpoint import WEIGHTS, Checkpoints, load_weights

@@ -1,4 +1,4 @@
-"""One run among many, in a folder that its caller chose: finished, resumed or trained as needed."""
+"""One run in a given folder: read when finished, resumed when interrupted, else trained."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def read_finished_result(path: Path) -> dict[str, Any] | None:
-    """result.json of a run that has ended well, else None.
+    """Return result.json of a run that has finished; None for any other.
 
-    One that was killed between its result and its report has not; going on with it writes the report. That
-    of a run of stages is the last stage's own.
+    A run that was killed after result.json and before report.md counts as unfinished; resuming it
+    writes the report. A job with stages has no report; that is in its last stage.
     """
     result = RunDir(path).result()
     reported = "stages" in result or (path / "report.md").exists()
@@ -31,7 +31,7 @@ def read_finished_result(path: Path) -> dict[str, Any] | None:
 
 
 def write_job_record(composed: ComposedJob, path: Path) -> None:
-    """Write the record of a checked job to the folder `path`, unless it is there already."""
+    """Write the record of a validated job to the folder `path`, unless it exists."""
     from ftcli.core.precision import resolve_precision
     from ftcli.run.record import write_record
 
@@ -46,13 +46,13 @@ def write_job_record(composed: ComposedJob, path: Path) -> None:
 
 
 def complete_job(composed: ComposedJob, path: Path, quiet: bool = True) -> dict[str, Any]:
-    """The result of a checked job in the folder `path`, in a process of its own.
+    """Return the result of a validated job in the folder `path`, trained in a separate process.
 
-    A finished run is taken as it is, one that was interrupted goes on at its last checkpoint, and
-    otherwise it is trained from the start.
+    The result of a finished run is read, an interrupted run is resumed from its last checkpoint, and
+    otherwise the job is trained from the beginning.
 
     Raises:
-        UserError: the run failed; names its log.
+        UserError: the run failed; the message names its log.
     """
     done = read_finished_result(path)
     if done is not None:
@@ -77,7 +77,7 @@ def complete_job(composed: ComposedJob, path: Path, quiet: bool = True) -> dict[
 
 
 def run_child(path: str) -> None:
-    """Train or resume the run whose record lies in `path`; exits with the code of a mistake."""
+    """Train or resume the run whose record lies in `path`; exits with the code of a UserError."""
     from ftcli.jobs import stages
     from ftcli.jobs.train import resume
 
@@ -96,7 +96,7 @@ def run_child(path: str) -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Save and end when the caller is gone, so that whoever starts it again finds the folder free."""
+    """Send SIGTERM to this process when its parent has ended, so that the run saves and frees its folder."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -49,12 +49,12 @@ class RunAnalysis:
         return self.evaluator.score(tensors, split)
 
     @cached_property
-    def trained(self) -> float:
+    def trained_loss(self) -> float:
         """Test loss of the run as it is."""
         return self.loss(self.delta)
 
     @cached_property
-    def control(self) -> Any:
+    def control_text(self) -> Any:
         """Text that the pretrained model writes: token ids [32, 64], the same for every run."""
         import torch
 
@@ -70,7 +70,7 @@ class RunAnalysis:
         """Loss on that text: what the pretraining data, which do not ship, would show of forgetting."""
         import torch
 
-        text = self.control
+        text = self.control_text
         self.evaluator.load(delta.apply(self.base))
         with torch.no_grad():
             logits = self.evaluator.model(

@@ -56,7 +56,10 @@ def compeft_loss_ratio(run: Path) -> float:
     from ftcli.reproduce.deltas import analyse_run
 
     analysis = analyse_run(run)
-    return analysis.loss(tune_scale(analysis.delta, [DENSITY], analysis.loss)[0]) / analysis.trained
+    return (
+        analysis.loss(tune_scale(analysis.delta, [DENSITY], analysis.loss)[0])
+        / analysis.trained_loss
+    )
 
 
 @measure
@@ -178,7 +181,7 @@ def compeft_tuned_loss_ratio(run: Path) -> float:
     """Test loss with the ternary adapter, density and scale tuned, over that with the adapter as trained."""
     from ftcli.reproduce.deltas import analyse_run
 
-    return analyse_run(run).loss(tune_run(run)[0]) / analyse_run(run).trained
+    return analyse_run(run).loss(tune_run(run)[0]) / analyse_run(run).trained_loss
 
 
 @cache

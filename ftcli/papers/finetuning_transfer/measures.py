@@ -86,4 +86,4 @@ def transfer_recovered(run: Path) -> float:
     from ftcli.reproduce.deltas import analyse_run
 
     bare, transferred = base_losses(run)
-    return (bare - transferred) / (bare - analyse_run(run).trained)
+    return (bare - transferred) / (bare - analyse_run(run).trained_loss)

@@ -140,5 +140,5 @@ def lines_target_ratio(run: Path) -> float:
     analysis = analyse_run(run)
     return (
         analysis.loss(scale_by_depth(analysis.delta, *single_task_factors(lines_gamma(run))))
-        / analysis.trained
+        / analysis.trained_loss
     )
