@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftcli.reproduce.measures import measure
+
+if TYPE_CHECKING:
+    from torch import nn
 
 STEPS, BATCH, WIDTH, SIDE = 150, 8, 32, 8
 RANKS = [4, 4, 2, 2]  # of the shift, and of FLoRA: 4 * 4 * 2 * 2 + 32 * (4 + 4) + 3 * (2 + 2) = 332
@@ -72,7 +75,7 @@ def _error(method: str, seed: int) -> float:
     base, target = _pair(seed)
     inputs = torch.randn(64, WIDTH, SIDE, SIDE, generator=torch.Generator().manual_seed(99))
     with torch.no_grad():
-        wanted, before = target(inputs), (base(inputs) - target(inputs)).square().mean()
+        expected, before = target(inputs), (base(inputs) - target(inputs)).square().mean()
     errors = []
     for rate in RATES:
         torch.manual_seed(seed)
@@ -83,7 +86,7 @@ def _error(method: str, seed: int) -> float:
         model = get_peft_model(copy.deepcopy(base), config)
         _train(model, target, rate)
         with torch.no_grad():
-            errors.append(((model(inputs) - wanted).square().mean() / before).item())
+            errors.append(((model(inputs) - expected).square().mean() / before).item())
     return min(errors)
 
 
@@ -106,18 +109,19 @@ def _pair(seed: int) -> tuple[Any, Any]:
     return base, target
 
 
-def _train(model: Any, target: Any, rate: float) -> None:
+def _train(model: nn.Module, target: nn.Module, rate: float) -> None:
+    """Train the model by regression on the outputs of the target network."""
     import torch
 
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=rate)
-    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS)
-    random = torch.Generator().manual_seed(1)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS)
+    generator = torch.Generator().manual_seed(1)
     for _ in range(STEPS):
-        inputs = torch.randn(BATCH, WIDTH, SIDE, SIDE, generator=random)
+        inputs = torch.randn(BATCH, WIDTH, SIDE, SIDE, generator=generator)
         with torch.no_grad():
-            wanted = target(inputs)
+            expected = target(inputs)
         optimizer.zero_grad()
-        (model(inputs) - wanted).square().mean().backward()
+        (model(inputs) - expected).square().mean().backward()
         optimizer.step()
-        falling.step()
+        schedule.step()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ftcli.core.errors import UserError
 from ftcli.deltas.delta import Delta, refuse_mixed
 from ftcli.deltas.positions import find_positions
 from ftcli.deltas.product import is_second
+
+if TYPE_CHECKING:
+    from ftcli.models.anatomy import Anatomy
 
 Outside = Literal["alpha", "by_position"]
 GRID = tuple(i / 10 for i in range(11))
@@ -25,7 +28,11 @@ def single_task_factors(gamma: float) -> tuple[float, float]:
 
 
 def scale_by_depth(
-    delta: Delta, alpha: float, beta: float, outside: Outside = "alpha", anatomy: Any = None
+    delta: Delta,
+    alpha: float,
+    beta: float,
+    outside: Outside = "alpha",
+    anatomy: Anatomy | None = None,
 ) -> Delta:
     """The delta with every tensor of block l multiplied by lambda_l, all others by alpha.
 
@@ -69,7 +76,7 @@ def merged_alpha(deltas: Sequence[Delta], merged: Delta) -> float:
 
 
 def _factors(
-    delta: Delta, alpha: float, beta: float, outside: Outside, anatomy: Any
+    delta: Delta, alpha: float, beta: float, outside: Outside, anatomy: Anatomy
 ) -> dict[str, float]:
     names = list(delta.shapes)
     behind = _modules_after_blocks(anatomy) if outside == "by_position" else ()
@@ -83,7 +90,7 @@ def _factors(
     return factors
 
 
-def _modules_after_blocks(anatomy: Any) -> list[str]:
+def _modules_after_blocks(anatomy: Anatomy) -> list[str]:
     """Modules behind the last block: final norms and the head, unless it is the token table."""
     blocks = [stack.name for stack in anatomy.stacks]
     order = list(anatomy.modules)

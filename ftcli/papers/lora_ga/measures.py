@@ -28,6 +28,7 @@ def first_step_alignment(run: Path) -> float:
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run)
+    fresh.load_model()
     layers = lora_layers(fresh.model)
     gradients = layer_gradients(fresh, layers, SAMPLES)
     fresh.method.setup(fresh)
@@ -72,6 +73,7 @@ def lora_ga_equation_error(run: Path) -> float:
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run)
+    fresh.load_model()
     method, layers = fresh.method, lora_layers(fresh.model)
     gradients = layer_gradients(fresh, layers, method.samples, method.batch_size)
     method.setup(fresh)

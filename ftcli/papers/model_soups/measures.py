@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ftcli.deltas.evaluator import RunEvaluator
 from ftcli.reproduce.measures import measure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from ftcli.deltas.delta import Delta
+    from ftcli.papers.model_soups.soup import ModelPool
 
 OTHERS = "scratch"  # variants that begin elsewhere
 CHOOSING, FRESH, SHIFT = "validation", "fresh", "test"
@@ -15,15 +23,15 @@ CHOOSING, FRESH, SHIFT = "validation", "fresh", "test"
 
 @measure
 def soup_pot(run: Path) -> float:
-    """How many models there are."""
+    """Number of models in the pool."""
     return float(len(load_pool(run).members))
 
 
 class HalvedValidation(RunEvaluator):
     """An evaluator whose split `validation` is the first half of the validation rows, `fresh` the second."""
 
-    def score(self, tensors: Any = None, split: str | None = None) -> float:
-        """Loss, nats a token."""
+    def score(self, tensors: Mapping[str, Tensor] | None = None, split: str | None = None) -> float:
+        """Return the loss in nats a token."""
         from ftcli.models.decoding import judging
 
         if split == SHIFT:
@@ -42,7 +50,7 @@ class HalvedValidation(RunEvaluator):
 
 
 @cache
-def load_pool(run: Path) -> Any:
+def load_pool(run: Path) -> ModelPool:
     """Return the models of this seed as a pool that is scored by this run's validation rows."""
     from ftcli.papers.model_soups.soup import ModelPool
     from ftcli.reproduce.deltas import analyse_run, find_sibling_runs, read_name
@@ -58,7 +66,7 @@ def load_pool(run: Path) -> Any:
 
 @cache
 def loss(run: Path, recipe: str, split: str) -> float:
-    """Of the best model on the choosing half, or of a soup."""
+    """Return the loss on a split of the best model on the first half, or of a soup (`recipe`)."""
     pool = load_pool(run)
     if recipe == "learned":
         return pool.judge(_learned(run), split)
@@ -69,7 +77,8 @@ def loss(run: Path, recipe: str, split: str) -> float:
 
 
 @cache
-def _learned(run: Path) -> Any:
+def _learned(run: Path) -> Delta:
+    """Return the soup with learned weights a block."""
     return load_pool(run).learn_weights()[0]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.delta import Delta, refuse_mixed, sum_deltas
 from ftcli.deltas.evaluator import RunEvaluator
 from ftcli.deltas.positions import find_positions
+
+if TYPE_CHECKING:
+    from ftcli.objectives.base import Objective
 
 Accept = Literal[
     "ge", "gt"
@@ -185,10 +188,10 @@ class _Mixture:
 class _Backward(nn.Module):
     """Loss and backward while the mixed weights are in place: parts of the loss are computed again."""
 
-    def __init__(self, model: nn.Module, objective: Any) -> None:
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, batch: Any) -> None:
+    def forward(self, batch: dict[str, Any]) -> None:
         """Leave the gradients of the batch's mean loss in the logits."""
         self.objective(self.model, batch).values.mean().backward()

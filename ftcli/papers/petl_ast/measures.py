@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ftcli.reproduce.measures import measure
+
+if TYPE_CHECKING:
+    from ftcli.core.callback import State
+    from ftcli.core.run import Run
 
 STEPS = 3
 
@@ -37,11 +41,11 @@ def tensors_without_gradient(run: Path) -> float:
     still: set[str] = set()
 
     class Watch(Callback):
-        def setup(self, run: Any) -> None:
+        def setup(self, run: Run) -> None:
             self.model = run.model
             still.update(n for n, p in run.model.named_parameters() if p.requires_grad)
 
-        def after_backward(self, state: Any) -> None:
+        def after_backward(self, state: State) -> None:
             for name in list(still):
                 gradient = self.model.get_parameter(name).grad
                 if gradient is not None and bool(gradient.any()):

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftcli.reproduce.measures import measure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from ftcli.core.run import Run
 
 BLOCK, LEVELS = 64, 7
 SIDE = 4096  # a matrix of a 7B Llama; its size is a multiple of the 16384 weights of a scale block
@@ -35,8 +42,8 @@ def evaluation_gradient_change(run: Path) -> float:
     return max((a - b).abs().max().item() for a, b in zip(before, after, strict=True))
 
 
-def _perturb_parameters(model: Any) -> None:
-    """Move what is trained off its zeros, where half of LoRA's gradients are zero."""
+def _perturb_parameters(model: nn.Module) -> None:
+    """Add noise to the trained parameters: at LoRA's initialisation half of the gradients are zero."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -47,7 +54,8 @@ def _perturb_parameters(model: Any) -> None:
                 parameter.add_(0.01 * noise.to(parameter))
 
 
-def _gradients(run: Any, batch: dict[str, Any]) -> list[Any]:
+def _gradients(run: Run, batch: dict[str, Any]) -> list[Tensor]:
+    """Return the adapter's gradients of the mean loss of a batch."""
     from ftcli.reproduce.probe import loss_of
 
     run.model.train()
@@ -60,13 +68,14 @@ def _gradients(run: Any, batch: dict[str, Any]) -> list[Any]:
 def int4_over_fp4(run: Path) -> float:
     """Held-out loss of the untrained base in int4 (absmax of 64) minus that in FP4, nats a token.
 
-    No loader stores int4, so both are done alike: weights are rounded and stored unrounded again.
+    No loader stores int4, so for both formats weights are quantised, dequantised and stored in full precision.
     """
     losses = {kind: _loss(run, kind) for kind in (_int4, _fp4)}
     return losses[_int4] - losses[_fp4]
 
 
-def _loss(folder: Path, rounded: Any) -> float:
+def _loss(folder: Path, quantise: Callable[[Tensor], Tensor]) -> float:
+    """Return the held-out loss of the untrained base with quantised weights of its blocks."""
     from ftcli.evaluation.loss import Loss
     from ftcli.models.anatomy import Anatomy
     from ftcli.reproduce.probe import rebuild_run
@@ -75,18 +84,19 @@ def _loss(folder: Path, rounded: Any) -> float:
     run.load_model()
     weights: list[Any] = [linear.module.weight for linear in Anatomy(run.model).block_linears]
     for weight in weights:
-        weight.data.copy_(rounded(weight.data.float()))
+        weight.data.copy_(quantise(weight.data.float()))
     return Loss()(run)["loss"]
 
 
-def _int4(weights: Any) -> Any:
-    """Absmax scaling to whole numbers from -7 to 7 in blocks of 64."""
+def _int4(weights: Tensor) -> Tensor:
+    """Quantise to integers from -7 to 7 and back, with absmax scaling in blocks of 64."""
     blocks = weights.reshape(-1, BLOCK)
     scales = blocks.abs().amax(1, keepdim=True).clamp_min(1e-12) / LEVELS
     return ((blocks / scales).round().clamp(-LEVELS, LEVELS) * scales).reshape(weights.shape)
 
 
-def _fp4(weights: Any) -> Any:
+def _fp4(weights: Tensor) -> Tensor:
+    """Quantise to FP4 and back with bitsandbytes, in blocks of 64."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     packed, state = quantize_4bit(weights.contiguous(), blocksize=BLOCK, quant_type="fp4")
@@ -95,7 +105,7 @@ def _fp4(weights: Any) -> Any:
 
 @measure(exact=True)
 def nf4_bits(_run: Path) -> float:
-    """Measured on a real bitsandbytes layer: codes, scales, their scales, code tables."""
+    """Bits a weight of a bitsandbytes layer: codes, scales, scales of scales, code tables."""
     import torch
     from bitsandbytes.nn import Linear4bit
 
@@ -107,7 +117,7 @@ def nf4_bits(_run: Path) -> float:
 
 @measure(exact=True)
 def nf4_code_error(_run: Path) -> float:
-    """16 normal quantiles: 8 above zero, zero, 7 below it (QLoRA, arXiv 2305.14314, section 3)."""
+    """Largest deviation of the NF4 code from 8 quantiles above 0, 0, and 7 below (QLoRA, arXiv 2305.14314, section 3)."""
     from bitsandbytes.functional import get_4bit_type
 
     used = get_4bit_type("nf4", device="cpu").sort().values.tolist()
@@ -115,7 +125,7 @@ def nf4_code_error(_run: Path) -> float:
 
 
 def normal_float_code() -> list[float]:
-    """The code by its formula, ascending from -1 to 1."""
+    """Return the NF4 code by its formula, ascending from -1 to 1."""
     above = [NormalDist().inv_cdf(p) for p in _between(8)]
     below = [-NormalDist().inv_cdf(p) for p in _between(7)]
     code = sorted([*below, 0.0, *above])
@@ -123,13 +133,13 @@ def normal_float_code() -> list[float]:
 
 
 def _between(count: int) -> list[float]:
-    """`count` probabilities from the offset down towards one half, which is left out."""
+    """Return `count` evenly spaced probabilities from the offset down to one half, without one half."""
     return [OFFSET + (0.5 - OFFSET) * i / count for i in range(count)]
 
 
 @measure(exact=True)
 def nf4_gaussian_error(_run: Path) -> float:
-    """Relative Frobenius error on N(0, 1) in blocks of 64."""
+    """Relative Frobenius error of NF4 on N(0, 1) weights in blocks of 64."""
     import torch
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
@@ -140,7 +150,7 @@ def nf4_gaussian_error(_run: Path) -> float:
 
 @measure(exact=True)
 def nf4_roundtrip_error(_run: Path) -> float:
-    """Largest |w - dequantised(quantised(w))| in blocks of 64 whose absmax is present."""
+    """Largest |w - dequantise(quantise(w))| of weights that NF4 represents exactly, in blocks of 64."""
     import torch
     from bitsandbytes.functional import dequantize_4bit, get_4bit_type, quantize_4bit
 

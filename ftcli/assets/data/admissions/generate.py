@@ -2,9 +2,9 @@
 
     python generate.py        # writes base, train and test beside this file, the same bytes every time
 
-They stand in for MIMIC-III, which may not be handed on, and follow the cohort of NOTE (arXiv 2402.11882):
+They replace MIMIC-III, which may not be redistributed, and follow the cohort of NOTE (arXiv 2402.11882):
 adults of 19 years or more, stays of less than 7 days, the events of one admission sorted by time and
-laid end to end. No person is behind them; values are drawn by chance and mean nothing.
+concatenated. They describe no real person; all values are random.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class Stay:
 
     @property
     def belongs(self) -> bool:
-        """Whether the cohort takes it."""
+        """Whether the stay is in the cohort."""
         return self.age >= ADULT and self.discharged - self.admitted < STAY
 
 
-def drawn(rng: random.Random, hadm_id: int) -> Stay:
-    """A stay by chance, in the cohort or not."""
+def draw_stay(rng: random.Random, hadm_id: int) -> Stay:
+    """Return a random stay, which may be outside the cohort."""
     admitted = datetime(2126, 1, 1) + timedelta(minutes=rng.randrange(525_600))
     discharged = admitted + timedelta(hours=rng.randrange(20, 200))
     span = int((discharged - admitted).total_seconds()) // 60
@@ -79,38 +79,38 @@ def drawn(rng: random.Random, hadm_id: int) -> Stay:
         events.append(Event(within(), "LABEVENTS", f"{name} {rng.uniform(low, high):.{decimals}f}"))
     dose = rng.randrange(5, 1000, 5)
     events.append(Event(within(), "PRESCRIPTIONS", f"{rng.choice(DRUGS)} {dose} mg"))
-    rng.shuffle(events)  # as they come out of several tables
+    rng.shuffle(events)  # as rows of several tables are not sorted by time
     return Stay(hadm_id, age, reason, admitted, discharged, tuple(events))
 
 
-def serialised(stay: Stay) -> str:
-    """The prompt: every event on a line, in the order of time."""
+def serialise_events(stay: Stay) -> str:
+    """Return the prompt: one event a line, sorted by time."""
     return "\n".join(
         f"{e.time:%m-%d} {e.text}" for e in sorted(stay.events, key=lambda e: (e.time, e.table))
     )
 
 
-def summary(stay: Stay, style: int) -> list[str | tuple[str]]:
-    """The summary in pieces; a number or a date is a tuple of one."""
+def summarise(stay: Stay, style: int) -> list[str | tuple[str]]:
+    """Return the summary in pieces; a number or a date is a tuple of one string."""
     ordered = sorted(stay.events, key=lambda e: e.time)
     measured = [e.text.rpartition(" ") for e in ordered if e.table == "LABEVENTS"]
     drug, dose, _ = next(e.text.split() for e in ordered if e.table == "PRESCRIPTIONS")
-    (one, _, first), (other, _, second) = measured
-    came, left = (f"{stay.admitted:%m-%d}",), (f"{stay.discharged:%m-%d}",)
+    (name, _, first), (other_name, _, second) = measured
+    arrival, departure = (f"{stay.admitted:%m-%d}",), (f"{stay.discharged:%m-%d}",)
     if style:
         return [
-            "A patient aged ", (str(stay.age),), " came on ", came, f" with {stay.reason}. {one} was ",
-            (first,), f" and {other} ", (second,), f". {drug} ", (dose,), " mg was given. Went home on ",
-            left, ".",
+            "A patient aged ", (str(stay.age),), " came on ", arrival, f" with {stay.reason}. {name} was ",
+            (first,), f" and {other_name} ", (second,), f". {drug} ", (dose,), " mg was given. Went home on ",
+            departure, ".",
         ]  # fmt: skip
     return [
-        "Admitted on ", came, f" with {stay.reason} at the age of ", (str(stay.age),), f". {one} ",
-        (first,), f", {other} ", (second,), f". Given {drug} ", (dose,), " mg. Discharged on ", left, ".",
+        "Admitted on ", arrival, f" with {stay.reason} at the age of ", (str(stay.age),), f". {name} ",
+        (first,), f", {other_name} ", (second,), f". Given {drug} ", (dose,), " mg. Discharged on ", departure, ".",
     ]  # fmt: skip
 
 
-def altered(rng: random.Random, pieces: list[str | tuple[str]]) -> list[str | tuple[str]]:
-    """The same with a digit changed in one or two of its numbers."""
+def alter_numbers(rng: random.Random, pieces: list[str | tuple[str]]) -> list[str | tuple[str]]:
+    """Return the pieces with one digit changed in one or two of the numbers."""
     numbers = [i for i, piece in enumerate(pieces) if isinstance(piece, tuple)]
     changed = list(pieces)
     for index in rng.sample(numbers, rng.choice((1, 2))):
@@ -121,31 +121,31 @@ def altered(rng: random.Random, pieces: list[str | tuple[str]]) -> list[str | tu
     return changed
 
 
-def joined(pieces: list[str | tuple[str]]) -> str:
-    """The text of pieces."""
+def join_pieces(pieces: list[str | tuple[str]]) -> str:
+    """Return the text of the pieces."""
     return "".join(piece if isinstance(piece, str) else piece[0] for piece in pieces)
 
 
-def rows(seed: int = SEED) -> Iterator[dict[str, Any]]:
-    """Rows of the cohort, without end."""
+def draw_rows(seed: int = SEED) -> Iterator[dict[str, Any]]:
+    """Yield rows of the cohort without end."""
     rng, hadm_id = random.Random(seed), 100_000
     while True:
         hadm_id += 1
-        stay, style = drawn(rng, hadm_id), rng.randrange(2)
+        stay, style = draw_stay(rng, hadm_id), rng.randrange(2)
         if not stay.belongs:
             continue
-        pieces = summary(stay, style)
+        pieces = summarise(stay, style)
         yield {
             "hadm_id": hadm_id,
-            "prompt": serialised(stay),
-            "chosen": joined(pieces),
-            "rejected": joined(altered(rng, pieces)),
+            "prompt": serialise_events(stay),
+            "chosen": join_pieces(pieces),
+            "rejected": join_pieces(alter_numbers(rng, pieces)),
         }
 
 
 def write(folder: Path) -> None:
-    """All splits as gzipped JSON lines, without a time stamp."""
-    stream = rows()
+    """Write all splits as gzipped JSON lines without a time stamp."""
+    stream = draw_rows()
     for split, count in ROWS.items():
         text = "".join(f"{json.dumps(next(stream))}\n" for _ in range(count))
         with open(folder / f"{split}.jsonl.gz", "wb") as raw:

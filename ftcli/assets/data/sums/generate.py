@@ -1,4 +1,4 @@
-"""Sums of two-digit numbers in three ways of writing them down, two of which work digit by digit.
+"""Sums of two-digit numbers in three notations, two of which show the addition digit by digit.
 
     python generate.py        # writes base, train and test beside this file, the same bytes every time
 
@@ -23,40 +23,40 @@ FORMS = ("direct", "plain", "tagged")
 SHARES = {"base": (0.1, 0.6, 0.3), "train": (0.6, 0.2, 0.2), "test": (0.0, 0.0, 1.0)}
 
 
-def worked(one: int, other: int) -> str:
-    """`7+8=15, 3+5+1=9`: units, then tens with what is carried."""
-    (tens, units), (more, add) = divmod(one, 10), divmod(other, 10)
-    carried = "+1" if units + add > 9 else ""
-    total = tens + more + (units + add) // 10
-    return f"{units}+{add}={units + add}, {tens}+{more}{carried}={total}"
+def write_steps(first: int, second: int) -> str:
+    """Return `7+8=15, 3+5+1=9`: the sum of the units, then of the tens with the carry."""
+    (tens, units), (more_tens, more_units) = divmod(first, 10), divmod(second, 10)
+    carry = "+1" if units + more_units > 9 else ""
+    total = tens + more_tens + (units + more_units) // 10
+    return f"{units}+{more_units}={units + more_units}, {tens}+{more_tens}{carry}={total}"
 
 
-def row(one: int, other: int, form: str) -> dict[str, str]:
-    """A prompt and its completion."""
-    steps, total = worked(one, other), one + other
+def build_row(first: int, second: int, form: str) -> dict[str, str]:
+    """Return a prompt and its completion."""
+    steps, total = write_steps(first, second), first + second
     completion = {
         "direct": str(total),
         "plain": f"{steps}, {total}",
         "tagged": f"<think>{steps}</think><answer>{total}</answer>",
     }[form]
-    return {"prompt": f"{one}+{other}=", "completion": completion}
+    return {"prompt": f"{first}+{second}=", "completion": completion}
 
 
-def splits(seed: int = SEED) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """Name and rows of every split."""
+def draw_splits(seed: int = SEED) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """Yield name and rows of every split."""
     rng = random.Random(seed)
-    pairs = [(one, other) for one in range(10, 100) for other in range(10, 100)]
+    pairs = [(first, second) for first in range(10, 100) for second in range(10, 100)]
     rng.shuffle(pairs)
     for split, count in ROWS.items():
-        own, pairs = pairs[:count], pairs[count:]
+        chosen, pairs = pairs[:count], pairs[count:]
         forms = rng.choices(FORMS, SHARES[split], k=count)
-        yield split, [row(*pair, form) for pair, form in zip(own, forms, strict=True)]
+        yield split, [build_row(*pair, form) for pair, form in zip(chosen, forms, strict=True)]
 
 
 def write(folder: Path) -> None:
-    """All splits as gzipped JSON lines, without a time stamp."""
-    for split, rows in splits():
-        text = "".join(f"{json.dumps(one)}\n" for one in rows)
+    """Write all splits as gzipped JSON lines without a time stamp."""
+    for split, rows in draw_splits():
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
         with open(folder / f"{split}.jsonl.gz", "wb") as raw:
             with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file:
                 file.write(text.encode())
