@@ -24,7 +24,7 @@ def tokenizer():
 
 @pytest.fixture
 def with_template(tokenizer):
-    """Name or text of a template -> a tokenizer with it and its special tokens."""
+    """Return a function: name or text of a template -> a tokenizer with it and its special tokens."""
 
     def make(name):
         chat_tokenizer = copy.deepcopy(tokenizer)
@@ -42,7 +42,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def write_rows(tmp_path):
-    """(name, rows) -> path of a JSONL file."""
+    """Return a function: (rows, name) -> path of a JSONL file."""
 
     def write(rows, name="rows.jsonl"):
         path = tmp_path / name

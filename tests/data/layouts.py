@@ -1,4 +1,4 @@
-"""Rows made by hand in the layouts that public data sets of this field have, and what is right for each.
+"""Hand-made rows in the layouts of public data sets, and the right result for each.
 
 `right` is what the first row becomes: "role: text" of each message, "+" before an answer that is learned, a
 call as name(arguments as JSON). Of a prompt and its completion they are the user's and the assistant's. `advice`
@@ -20,7 +20,7 @@ CALL = {"name": "weather", "arguments": {"city": "Oslo"}}
 
 @dataclass(frozen=True)
 class Layout:
-    """One layout: a row of it, how it is read, and what it means."""
+    """One layout: a row, the options to read it, and the expected result."""
 
     row: Row
     right: tuple[str, ...] = ()
@@ -31,12 +31,12 @@ class Layout:
 
 
 def turns(*spoken: tuple[str, str], role: str = "role", content: str = "content") -> list[Row]:
-    """Turns of (role, text)."""
+    """Return turns from pairs of (role, text)."""
     return [{role: who, content: text} for who, text in spoken]
 
 
 def shared(*spoken: tuple[str, str]) -> list[Row]:
-    """The same in ShareGPT's words."""
+    """Return turns with ShareGPT's keys."""
     return turns(*spoken, role="from", content="value")
 
 

@@ -1,4 +1,4 @@
-"""Chat templates in the shapes that models in use have, with the tokens they count as special."""
+"""Chat templates as of common models, with their special tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped hospital stays are what their script writes, and what it promises of them."""
+"""The shipped hospital stays are what their script writes, with the properties that it documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The token cache: what a kill leaves behind is finished, never trusted blindly, never done twice."""
+"""The token cache: after a kill, preparation is checked, continued and not repeated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ftcli.data.tokens import Document
 
 @pytest.fixture
 def chunked(monkeypatch):
-    """Many small chunks; the tokenizer in one thread, so that it may be forked."""
+    """Make many small chunks; run the tokenizer in one thread, so that the process can fork."""
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.setattr(preparation, "CHUNK", 200)
 
@@ -37,7 +37,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def start(path, tokenizer):
-    """Another process that prepares the same; forked, as importing the libraries takes seconds."""
+    """Start another process with the same preparation; forked, as importing the libraries takes seconds."""
     process = multiprocessing.get_context("fork").Process(
         target=lambda: Data(str(path), on_error="skip").prepare("train", tokenizer)
     )
@@ -162,7 +162,7 @@ def test_an_error_leaves_nothing_that_counts_as_done(tokenizer, write_rows):
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path):
-    """The writer holds no more after many documents than after few."""
+    """The writer needs no more memory after many documents than after few."""
     writer = cache.Writer(tmp_path / "x.partial")
     document = Document(np.arange(1000, dtype=np.int32), np.ones(1000, dtype=np.uint8))
     import tracemalloc

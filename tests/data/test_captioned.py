@@ -1,4 +1,4 @@
-"""Images with captions: the shipped emoji, files of one's own, splits and batches."""
+"""Images with captions: the shipped emoji, local files, splits and batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns become fields; what does not fit is said in one message with a way out."""
+"""Columns become fields; where they do not fit, one error names a fix."""
 
 from __future__ import annotations
 

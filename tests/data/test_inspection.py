@@ -1,4 +1,4 @@
-"""Columns that nothing reads are named; those that look like a part of the prompt loudly."""
+"""Columns that nothing reads are listed; those that look like a part of the prompt give a warning."""
 
 from __future__ import annotations
 

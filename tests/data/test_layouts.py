@@ -14,7 +14,7 @@ from .layouts import LAYOUTS
 
 
 def spoken(message, mark="+"):
-    """A message as the table of layouts writes it."""
+    """Format a message as the table of layouts does."""
     calls = [
         f"{c['function']['name']}({json.dumps(c['function']['arguments'])})"
         for c in message.get("tool_calls", ())
@@ -30,7 +30,7 @@ def as_turns(value, role):
 
 
 def lines(example):
-    """What an example says, learned answers marked with + and rejected ones with -."""
+    """Format an example, learned answers marked with + and rejected ones with -."""
     if "text" in example:
         return (f"+text: {example['text']}",)
     if "messages" in example:

@@ -1,4 +1,4 @@
-"""Conversations of every kind, in which each text is a word that stands nowhere else."""
+"""Conversations of every kind, in which each text is a unique word."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _numbers = itertools.count(100)
 
 
 def word(kind: str) -> str:
-    """A text that no other message and no template holds."""
+    """Return a text that no other message and no template contains."""
     return f"{kind}Zq{next(_numbers)}"
 
 
 class Answer(NamedTuple):
-    """What an assistant's turn says, in order: words of its thinking, its text, its calls."""
+    """Words of an assistant's turn, in order: of its thinking, its text, its calls."""
 
     thoughts: list[str]
     texts: list[str]
@@ -23,7 +23,7 @@ class Answer(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A conversation, what the assistant's turns say, and what belongs to the prompts."""
+    """A conversation, the words of the assistant's turns, and the words of the prompts."""
 
     messages: list[dict[str, Any]]
     answers: list[Answer]
@@ -33,7 +33,7 @@ class Kind(NamedTuple):
 
 
 class Talk:
-    """Builds a kind message by message."""
+    """Builds a conversation message by message."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
@@ -106,7 +106,7 @@ class Talk:
 
 
 def call_words(call: dict[str, Any]) -> list[str]:
-    """Every word of a call's arguments."""
+    """Return every word of a call's arguments."""
 
     def words(value: Any):
         if isinstance(value, dict):
@@ -135,7 +135,7 @@ def field(text: str, thought: str) -> dict[str, Any]:
 
 
 def everything() -> dict[str, Kind]:
-    """Every kind by name, with new words."""
+    """Return every kind of conversation by name, with new words."""
     nested = {
         word("key"): {word("key"): [word("value"), 2718281, None, True]},
         word("key"): word("v"),

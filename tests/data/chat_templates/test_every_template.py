@@ -1,4 +1,4 @@
-"""Every chat template that trl ships, with every kind of conversation: nothing is lost in silence.
+"""Every chat template that trl ships, with every kind of conversation: no loss is unreported.
 
 The judge is independent of the code under test. Each text is a word that stands nowhere else, and
 the judge looks at learned tokens alone: which words are in them, what ends them, how they begin.
@@ -47,7 +47,7 @@ ENDS = {
 
 
 def tokenizer_for(base, name):
-    """The shipped tokenizer with a template and every special token that it writes."""
+    """Return the shipped tokenizer with a template and every special token that it writes."""
     chat_tokenizer = copy.deepcopy(base)
     chat_tokenizer.chat_template = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
     chat_tokenizer.add_tokens(
@@ -72,7 +72,7 @@ def ends_of(name):
 
 
 def judge(kind: Kind, name, tokenizer, document) -> set[str]:
-    """What is wrong with a document, in the words of ftcli's kinds."""
+    """Return the losses of a document, by ftcli's kinds."""
     stretches = learned_stretches(tokenizer, document)
     learned = "\x00".join(stretches)
     whole = tokenizer.decode(document.ids.tolist())
@@ -118,7 +118,7 @@ def judge(kind: Kind, name, tokenizer, document) -> set[str]:
 
 
 def verdict(kind: Kind, name, tokenizer):
-    """(reported, wrong) of one conversation; reported is None where it is refused."""
+    """Return (reported, actual) losses of one conversation; reported is None where it is refused."""
     example = {"messages": kind.messages, **({"tools": kind.tools} if kind.tools else {})}
     (documents,) = Renderer(RenderSettings(), tokenizer).render_documents([example])
     if isinstance(documents, UnusableRow):
@@ -127,7 +127,7 @@ def verdict(kind: Kind, name, tokenizer):
 
 
 def silent(reported, wrong) -> set[str]:
-    """What is wrong and nobody says so: of thinking and prompts the kinds by design say it too."""
+    """Return the unreported losses; kinds by design count as reports of lost thinking and prompts."""
     known = reported | ({"lost_reasoning"} if "earlier_reasoning" in reported else set())
     known |= {"lost_text"} if "unlearned_turn" in reported else set()
     if (

@@ -1,4 +1,4 @@
-"""Each kind of loss is found by name, and what is whole has none."""
+"""Each kind of loss is found, and a complete conversation has none."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def render(tokenizer, messages, **settings):
 
 
 def learned_texts(tokenizer, document):
-    """The text of each unbroken stretch of learned tokens."""
+    """Return the text of each contiguous range of learned tokens."""
     stretches, current = [], []
     for token, learned in zip(document.ids.tolist(), document.learned.tolist(), strict=True):
         if learned:

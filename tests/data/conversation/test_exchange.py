@@ -1,4 +1,4 @@
-"""What belongs to the prompt stays with it, and nothing stands twice."""
+"""System message, history and tools stay with the prompt, and nothing is written twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What data say of being learned is followed, or refused by name."""
+"""Keys that say whether a turn is learned are followed, or refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tool calls and tools in one shape, whatever the file's; what cannot be one is refused."""
+"""Tool calls and tools of any layout get one form; invalid ones are refused."""
 
 from __future__ import annotations
 

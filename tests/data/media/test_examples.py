@@ -1,4 +1,4 @@
-"""Splits, folds and augmentation are pure functions; nothing that belongs together is parted."""
+"""Splits, folds and augmentation are pure functions; items of one group stay in one split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The four kinds of places that labelled examples come from give the same rows; what is wrong is named."""
+"""The four kinds of sources of labelled examples give the same rows; errors name what is wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 
 def places(folder, kind):
-    """The same images as another kind of source."""
+    """Return the same images as another kind of source."""
     target = folder.parent / f"pets.{kind}"
     if kind == "zip":
         with zipfile.ZipFile(target, "w") as archive:

@@ -1,4 +1,4 @@
-"""Nulls that Arrow puts into structs are taken out; those of JSON, lists, columns and maps stay."""
+"""Nulls that Arrow puts into structs are removed; those of JSON, lists, columns and maps stay."""
 
 from __future__ import annotations
 

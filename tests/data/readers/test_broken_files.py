@@ -1,4 +1,4 @@
-"""Files that used to lose rows without a word, or to end in a traceback: each is one case here."""
+"""Regression cases: files that lost rows silently or ended in a traceback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ftcli.data.rows import BadRow, Row
 
 @pytest.fixture
 def items(tmp_path):
-    """(name, bytes) -> what the reader yields."""
+    """Return what the reader yields for a file of this name and content."""
 
     def of(name, data):
         (tmp_path / name).write_bytes(data)
@@ -27,7 +27,7 @@ def items(tmp_path):
 
 
 def refused(items, name, data, line=""):
-    """The message of a file that is refused as a whole."""
+    """Return the message of a file that is refused as a whole."""
     with pytest.raises(UserError) as caught:
         items(name, data)
     assert not isinstance(caught.value, BadRow) and caught.value.fix

@@ -1,4 +1,4 @@
-"""Readers yield every row once, name the place of a bad one, and never fail in any other way."""
+"""Readers yield every row once, name the origin of a bad row, and fail in no other way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths that are no plain file: each is read whole or is one message, and nothing is read twice."""
+"""Paths that are not a plain file are read completely or refused with one message; nothing is read twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where rows come from: shipped sets, files, folders, globs, the hub; and what to say when they do not."""
+"""Sources of rows: shipped sets, files, folders, globs, the hub; and errors where there is none."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_hub_set_that_is_not_cached_is_one_message_without_network(
 
 
 class Answer:
-    """Stands where the hub's answer to one question would."""
+    """Stub of the hub's answer to a request."""
 
     sha = "abc123"
 
