@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.nn.functional import cross_entropy
 
-from ftcli.models.decoding import judging
+from ftcli.models.decoding import evaluation_mode
 from ftcli.objectives.classification import scores
 
 
@@ -32,7 +32,7 @@ class Accuracy:
         )
         hits = among = loss = 0.0
         rows = 0
-        with judging(run) as model:
+        with evaluation_mode(run) as model:
             for batch in loader:
                 logits, labels = scores(model, batch)
                 hits += (logits.argmax(1) == labels).sum().item()

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ftcli.core.errors import UserError
-from ftcli.models.decoding import judging
-from ftcli.models.parts import bare
+from ftcli.models.decoding import evaluation_mode
+from ftcli.models.parts import unwrap_parts
 from ftcli.objectives.diffusion import EVALUATION_STEP, draw_noise, pixels, prediction_errors
 
 
@@ -37,7 +37,7 @@ class Denoising:
         """
         size, total, rows = self.batch_size or run.trainer.batch_size, 0.0, 0
         loader = run.data.loader(self.split, run.tokenizer, batch_size=size, seed=0, shuffle=False)
-        with judging(run) as model:
+        with evaluation_mode(run) as model:
             for batch in loader:
                 total += self._sum(model, batch)
                 rows += len(batch["rows"])
@@ -47,7 +47,7 @@ class Denoising:
 
     def _sum(self, model: Any, batch: dict[str, Any]) -> float:
         """Errors of a batch, added over images and timesteps."""
-        parts = bare(model)
+        parts = unwrap_parts(model)
         latents, count = parts.encode(pixels(batch, parts.device)), len(parts.alphas)
         if not 1 <= self.levels <= count:
             raise UserError(f"{self.levels} of {count} timesteps cannot be chosen.", where="eval")

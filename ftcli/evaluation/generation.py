@@ -9,7 +9,7 @@ from typing import Any
 
 from ftcli.core.errors import UserError
 from ftcli.evaluation import metrics as known
-from ftcli.models.decoding import answer, judging
+from ftcli.models.decoding import evaluation_mode, generate_answers
 
 
 @dataclass
@@ -45,8 +45,8 @@ class Generation:
                 where="eval",
                 fix="set data.test to a file or split with references, or eval=loss",
             )
-        with judging(run) as model:
-            predictions = answer(
+        with evaluation_mode(run) as model:
+            predictions = generate_answers(
                 model,
                 run.tokenizer,
                 [prompt.input_ids for prompt in prompts],

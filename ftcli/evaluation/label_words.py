@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.nn.functional import cross_entropy
 
-from ftcli.models.decoding import judging
+from ftcli.models.decoding import evaluation_mode
 from ftcli.objectives.candidates import score_candidates, token_ids
 
 
@@ -33,7 +33,7 @@ class LabelWords:
         )
         hits = loss = 0.0
         rows = 0
-        with judging(run) as model:
+        with evaluation_mode(run) as model:
             for batch in loader:
                 found = score_candidates(model, batch, candidates)
                 hits += (found.logits.argmax(1) == found.targets).sum().item()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftcli.core.errors import UserError
-from ftcli.models.decoding import judging
+from ftcli.models.decoding import evaluation_mode
 
 # Without a backward pass one layer's activations are held, not all of them: an accelerator has room
 # for more rows. A CPU gains nothing (llama_mini, 176 rows: 4.7 s in 16s, 6.0 s in 64s).
@@ -39,7 +39,7 @@ class Loss:
         size = self.batch_size or wider * run.trainer.batch_size
         loader = run.data.loader(self.split, run.tokenizer, batch_size=size, seed=0, shuffle=False)
         total, count, rows = 0.0, 0, 0
-        with judging(run) as model:
+        with evaluation_mode(run) as model:
             for batch in loader:
                 losses = run.objective(model, batch)
                 total += losses.values.double().sum().item()

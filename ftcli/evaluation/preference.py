@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ftcli.models.decoding import judging
+from ftcli.models.decoding import evaluation_mode
 from ftcli.objectives.dpo import DPO
 from ftcli.objectives.preference import reward_metrics
 
@@ -40,7 +40,7 @@ class Preference:
         loader = data.loader(self.split, run.tokenizer, batch_size=size, seed=0, shuffle=False)
         totals: Counter[str] = Counter()
         pairs = 0
-        with judging(run) as model:
+        with evaluation_mode(run) as model:
             for batch in loader:
                 if trained and objective.precompute:
                     batch = objective.with_reference(batch, self.split)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ftcli.models.experts import expert_weights, router_weights
+from ftcli.models.experts import find_expert_weights, find_router_weights
 
 #: Initialisations of LoRA that need nothing of the weight but its shape.
 PLAIN_STARTS = (True, False, "gaussian")
@@ -55,7 +55,7 @@ def select_targets(config: Any, model: nn.Module) -> Selection:
         model: loaded, or on the meta device.
     """
     reasons: dict[str, str] = {}
-    routers = router_weights(model)
+    routers = find_router_weights(model)
     linears = dict(_linears(model))
     for name in linears:
         reason = _find_obstacle(name, linears[name], model, config, routers)
@@ -74,7 +74,7 @@ def select_targets(config: Any, model: nn.Module) -> Selection:
         f"{n}.weight" for n in renamed if later or not linears[n].weight.is_floating_point()
     }
     reasons |= {name: RENAMED for name in wanted if refusal or name in quantised}
-    stacks = [stack for stack in expert_weights(model) if stack.parameter.dim() == 3]
+    stacks = [stack for stack in find_expert_weights(model) if stack.parameter.dim() == 3]
     reasons |= {stack.name: refusal for stack in stacks if refusal}
     excluded = {s.name for s in stacks if _is_excluded(s.owner, config)}
     reasons |= dict.fromkeys(excluded, EXCLUDED)

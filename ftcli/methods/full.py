@@ -16,8 +16,8 @@ from ftcli.methods.base import (
     refuse_names,
     suggest_plain_weights,
 )
-from ftcli.models.heads import new_modules
-from ftcli.models.hub import progress_for_people
+from ftcli.models.heads import get_new_modules
+from ftcli.models.hub import quiet_progress_bars
 
 
 class Full(Method):
@@ -52,7 +52,7 @@ class Full(Method):
         patterns = ["*"] if self.train is None else self.train
         unmatched = [p for p in patterns if not any(fnmatchcase(name, p) for name in names)]
         Problems.raise_if_any([_no_match(pattern, names, model) for pattern in unmatched])
-        patterns = [*patterns, *(f"{module}.*" for module in new_modules(model))]
+        patterns = [*patterns, *(f"{module}.*" for module in get_new_modules(model))]
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(any(fnmatchcase(name, p) for p in patterns))
         self._trained = tuple(n for n, p in model.named_parameters() if p.requires_grad)
@@ -85,7 +85,7 @@ class Full(Method):
 
     def save(self, model: Any, folder: str | Path) -> None:
         """Write a transformers folder."""
-        with progress_for_people():
+        with quiet_progress_bars():
             model.save_pretrained(folder)
 
     def _refuse_quantised(self, model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ftcli.methods.all_linear import ROUTER
 from ftcli.models.anatomy import Anatomy, true_numel
-from ftcli.models.experts import expert_weights, router_weights
+from ftcli.models.experts import find_expert_weights, find_router_weights
 
 MANY = 0.02  # share of all parameters above which more than routers and convolutions is left out
 
@@ -99,8 +99,8 @@ def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]
 
 
 def _structural(model: nn.Module) -> dict[str, str]:
-    stacks = {stack.name: "stacked experts" for stack in expert_weights(model)}
-    return stacks | dict.fromkeys(router_weights(model), ROUTER)
+    stacks = {stack.name: "stacked experts" for stack in find_expert_weights(model)}
+    return stacks | dict.fromkeys(find_router_weights(model), ROUTER)
 
 
 def _reason(module: nn.Module, weight: nn.Parameter) -> str:

@@ -20,7 +20,7 @@ FP32 = 4
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredSize:
     """Bytes of one stored matrix: the codes, their scales, and tables of constant size."""
 
     codes: int
@@ -32,7 +32,7 @@ class Stored:
         return self.codes + self.scales + self.tables
 
 
-def bits_per_weight(quantization: str, double_quant: bool = True) -> float:
+def compute_bits_per_weight(quantization: str, double_quant: bool = True) -> float:
     """Bits a weight of a large matrix, scales counted, constant-size tables left out.
 
     int8 adds one fp32 a row, which vanishes in a wide matrix: 8 is returned.
@@ -49,23 +49,25 @@ def bits_per_weight(quantization: str, double_quant: bool = True) -> float:
     return 4 + 8 / BLOCK + 8 * FP32 / (BLOCK * SCALE_BLOCK)
 
 
-def stored_bytes(rows: int, columns: int, quantization: str, double_quant: bool = True) -> Stored:
+def compute_stored_bytes(
+    rows: int, columns: int, quantization: str, double_quant: bool = True
+) -> StoredSize:
     """Exact bytes of a `rows` x `columns` weight as bitsandbytes keeps it."""
     weights = rows * columns
     if quantization in EIGHT_BIT:
-        return Stored(weights, FP32 * rows, 0)
+        return StoredSize(weights, FP32 * rows, 0)
     if quantization not in FOUR_BIT:
         raise ValueError(f"no quantisation called {quantization!r}; there are nf4, fp4, int8")
     codes, blocks = ceil(weights / 2), ceil(weights / BLOCK)
     code_table = 16 * FP32
     if not double_quant:
-        return Stored(codes, FP32 * blocks, code_table)
+        return StoredSize(codes, FP32 * blocks, code_table)
     # one 8-bit number a block, one fp32 a 256 blocks, the mean scale; then the 8-bit code's table
     scales = blocks + FP32 * ceil(blocks / SCALE_BLOCK) + FP32
-    return Stored(codes, scales, code_table + 256 * FP32)
+    return StoredSize(codes, scales, code_table + 256 * FP32)
 
 
-def measured_bytes(module: nn.Module) -> Stored:
+def measure_bytes(module: nn.Module) -> StoredSize:
     """Bytes a quantised bitsandbytes layer really holds for its weight.
 
     Raises:
@@ -77,28 +79,28 @@ def measured_bytes(module: nn.Module) -> Stored:
         nested = state.state2
         scales = [state.absmax] + ([nested.absmax, state.offset] if nested else [])
         tables = [state.code] + ([nested.code] if nested else [])
-        return Stored(_bytes(weight), sum(map(_bytes, scales)), sum(map(_bytes, tables)))
+        return StoredSize(_bytes(weight), sum(map(_bytes, scales)), sum(map(_bytes, tables)))
     scale = getattr(weight, "SCB", None)
     scale = getattr(getattr(module, "state", None), "SCB", None) if scale is None else scale
     if scale is None:
         raise ValueError(f"{type(module).__name__} holds no quantised weight")
-    return Stored(_bytes(weight), _bytes(scale), 0)
+    return StoredSize(_bytes(weight), _bytes(scale), 0)
 
 
-def measured_bits(module: nn.Module) -> float:
+def measure_bits(module: nn.Module) -> float:
     """Bits a weight of a real quantised layer, all of its state counted."""
     true_weights = int(prod((module.in_features, module.out_features)))  # type: ignore[arg-type]
-    return 8 * measured_bytes(module).total / true_weights
+    return 8 * measure_bytes(module).total / true_weights
 
 
-def model_bits(model: nn.Module) -> float | None:
+def measure_model_bits(model: nn.Module) -> float | None:
     """Bits a weight over all quantised layers of a loaded model; None where none is quantised."""
     held = weights = 0
     for module in model.modules():
         if "weight" not in module._parameters:
             continue  # an adapter round the layer, which shows the layer's weight as its own
         try:
-            held += measured_bytes(module).total
+            held += measure_bytes(module).total
         except (ValueError, AttributeError):
             continue
         weights += int(prod((module.in_features, module.out_features)))  # type: ignore[arg-type]

@@ -21,13 +21,13 @@ from ftcli.models import hub
 from ftcli.models.pretrained import compare_files, load_pretrained
 from ftcli.models.quantization import (
     Quantization,
-    bitsandbytes_config,
+    build_bitsandbytes_config,
+    check_stored,
     keep_trainable_on_cpu,
     quiet_bitsandbytes,
-    refuse_stored,
 )
 from ftcli.models.strict import Extra
-from ftcli.models.tokenizer import check_vocabulary, complete
+from ftcli.models.tokenizer import check_vocabulary, complete_tokenizer
 from ftcli.models.weight_files import WeightFiles, find_weight_files
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class CausalLM:
         dtype = self._dtype(config)
         if self.weights == "random":
             return self._new(config, dtype)
-        refuse_stored(config, self.quantization, self.name, device or local_device())
+        check_stored(config, self.quantization, self.name, device or local_device())
         compute = getattr(torch, self.compute_dtype) if self.compute_dtype else dtype
 
         def load(local: bool, key_mapping: dict[str, str]) -> tuple[Any, dict[str, Any]]:
@@ -83,7 +83,7 @@ class CausalLM:
                 config=config,
                 revision=self.revision or "main",
                 dtype=dtype,
-                quantization_config=bitsandbytes_config(
+                quantization_config=build_bitsandbytes_config(
                     self.quantization, self.double_quant, compute
                 ),
                 attn_implementation=self._named_attention,
@@ -101,7 +101,7 @@ class CausalLM:
         model, misfit, shapes = load_pretrained(path, self.revision, self.meta, load)
         misfit.refuse(self.name, model, shapes, self.extra_weights)
         keep_trainable_on_cpu(model)
-        hub.sign(model, self.path)
+        hub.set_origin(model, self.path)
         return self._attending(model).eval()
 
     def prove(
@@ -129,7 +129,7 @@ class CausalLM:
             UserError: what is missing, or does not fit.
         """
         path, config = hub.resolve(self.path), self.hf_config()
-        stored = refuse_stored(config, self.quantization, self.name, local_device())
+        stored = check_stored(config, self.quantization, self.name, local_device())
         files = find_weight_files(path, self.revision)
         if stored:
             count = len(files.shapes()) if files else 0
@@ -157,7 +157,7 @@ class CausalLM:
         key = "model.tokenizer" if self.tokenizer else "model.path"
         path = hub.resolve(self.tokenizer or self.path, key)
         revision = None if self.tokenizer else self.revision
-        tokenizer = hub.first(
+        tokenizer = hub.load_cached_first(
             path,
             revision,
             lambda local: AutoTokenizer.from_pretrained(
@@ -168,12 +168,12 @@ class CausalLM:
             ),
         )
         check_vocabulary(tokenizer, self.hf_config(), self.name)
-        return complete(tokenizer, self.chat_template)
+        return complete_tokenizer(tokenizer, self.chat_template)
 
     def hf_config(self) -> PreTrainedConfig:
         """The model's configuration; the shipped `architecture` where hub and cache do not have it."""
         path = hub.resolve(self.path)
-        return self._scaled(hub.config(path, self.revision, self.architecture))
+        return self._scaled(hub.load_config(path, self.revision, self.architecture))
 
     def meta(self) -> PreTrainedModel:
         """The model on the meta device: every shape, no memory, never quantised."""

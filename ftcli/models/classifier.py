@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +21,16 @@ from transformers import (
 from ftcli.core.errors import UserError
 from ftcli.models import hub
 from ftcli.models.causal_lm import Dtype, local_device
-from ftcli.models.heads import declare_new, outside_core
+from ftcli.models.heads import (
+    declare_new_modules,
+    draw_head,
+    drop_head_misfits,
+    find_head_modules,
+    pool_by_mean,
+)
 from ftcli.models.pretrained import compare_files, load_pretrained
-from ftcli.models.quantization import refuse_stored
-from ftcli.models.strict import Extra, Misfit
+from ftcli.models.quantization import check_stored
+from ftcli.models.strict import Extra
 from ftcli.models.weight_files import WeightFiles, find_weight_files
 
 Task = Literal["image", "audio", "text"]
@@ -72,7 +77,7 @@ class Classifier:
         if self.weights == "random":
             return self._finished(self._from_config(config).eval(), config, True)
 
-        refuse_stored(config, "none", self.name, device or local_device())
+        check_stored(config, "none", self.name, device or local_device())
 
         def load(local: bool, key_mapping: dict[str, str]) -> Any:
             return LOADERS[self.task].from_pretrained(
@@ -93,8 +98,8 @@ class Classifier:
             )
 
         model, misfit, shapes = load_pretrained(path, self.revision, self._whole, load)
-        below_head(misfit, model).refuse(self.name, model, shapes, self.extra_weights)
-        hub.sign(model, self.path)
+        drop_head_misfits(misfit, model).refuse(self.name, model, shapes, self.extra_weights)
+        hub.set_origin(model, self.path)
         unread = [*misfit.missing, *misfit.mismatched]
         new = self._is_new(config, bool(unread))
         return self._finished(model.eval(), config, new, sorted(unread))
@@ -106,12 +111,12 @@ class Classifier:
             UserError: what is missing, or does not fit, besides the head.
         """
         path, config = hub.resolve(self.path), self.hf_config()
-        stored = refuse_stored(config, "none", self.name, local_device())
+        stored = check_stored(config, "none", self.name, local_device())
         seen = None if stored else compare_files(path, self.revision, self._whole)
         if seen is None:
             return f"stored quantised ({stored})" if stored else ""
         model, misfit, shapes, note = seen
-        below_head(misfit, model).refuse(self.name, model, shapes, self.extra_weights)
+        drop_head_misfits(misfit, model).refuse(self.name, model, shapes, self.extra_weights)
         return note
 
     def weight_files(self) -> list[WeightFiles]:
@@ -137,8 +142,10 @@ class Classifier:
         path = hub.resolve(self.processor or self.path, key)
         revision = None if self.processor else self.revision
         if self.architecture is not None and not hub.is_local(path):
-            path = str(hub.architecture(self.architecture))
-        return hub.first(path, revision, lambda local: self._read_processor(path, revision, local))
+            path = str(hub.find_architecture(self.architecture))
+        return hub.load_cached_first(
+            path, revision, lambda local: self._read_processor(path, revision, local)
+        )
 
     def hf_config(self) -> PreTrainedConfig:
         """The model's configuration with `labels` and `config` laid over it.
@@ -184,7 +191,7 @@ class Classifier:
         return Path(self.path.removeprefix("asset:")).name
 
     def _own_config(self) -> PreTrainedConfig:
-        return hub.config(hub.resolve(self.path), self.revision, self.architecture)
+        return hub.load_config(hub.resolve(self.path), self.revision, self.architecture)
 
     def _has_head(self) -> bool:
         """Whether the checkpoint has a head for as many classes; its config says which class it is."""
@@ -215,13 +222,13 @@ class Classifier:
         Args:
             unread: parameters that the checkpoint did not have, such as those of a pooler.
         """
-        head = outside_core(model)
+        head = find_head_modules(model)
         if new:
             others = {name.rpartition(".")[0] for name in unread}
             others = {name for name in others if name.split(".")[0] not in head}
-            declare_new(model, [*head, *sorted(others)])
+            declare_new_modules(model, [*head, *sorted(others)])
             if self.weights == "pretrained" and model.device.type != "meta":
-                _draw_again(model, head)
+                draw_head(model, head)
         if getattr(config, "pool", "model") == "mean":
             pool_by_mean(model)
         return model
@@ -253,46 +260,3 @@ class Classifier:
             return AutoImageProcessor.from_pretrained(path, backend="pil", **options)
         kind = AutoFeatureExtractor if self.task == "audio" else AutoTokenizer
         return kind.from_pretrained(path, **options)
-
-
-def pool_by_mean(model: PreTrainedModel) -> None:
-    """Let the head see the mean of all output tokens in place of what the base model pools.
-
-    Raises:
-        UserError: the head of this model does not look at a pooled output.
-    """
-
-    def mean(_: Any, __: Any, output: Any) -> Any:
-        if getattr(output, "pooler_output", None) is None:
-            raise UserError(
-                f"the head of {type(model).__name__} takes its tokens itself.",
-                where="model.pool",
-                fix="model.pool=model",
-            )
-        output.pooler_output = output.last_hidden_state.mean(1)
-        return output
-
-    model.base_model.register_forward_hook(mean)
-
-
-def _draw_again(model: PreTrainedModel, head: list[str]) -> None:
-    """New weights for the whole head, as the model's class draws them."""
-    for name in head:
-        module = model.get_submodule(name)
-        for part in (*module.modules(), *module.parameters()):
-            setattr(part, "_is_hf_initialized", False)  # noqa: B010  (no attribute mypy knows)
-        module.apply(model._init_weights)
-
-
-def below_head(misfit: Misfit, model: PreTrainedModel) -> Misfit:
-    """What differs below the head, where nothing may.
-
-    Heads of other tasks in the files, and parts that only their training used, have no place here;
-    a head or pooler that the files lack is new, and every method trains it.
-    """
-    core, head = f"{model.base_model_prefix}.", tuple(f"{name}." for name in outside_core(model))
-    parts = re.compile(r"(^|\.)(pooler|mask_token)(\.|$)")
-    absent = (n for n in [*misfit.missing, *misfit.mismatched] if n.startswith(head))
-    needless = (n for n in misfit.unexpected if not n.startswith(core))
-    both = (n for n in [*misfit.missing, *misfit.unexpected] if parts.search(n))
-    return misfit.without([*absent, *needless, *both])

@@ -10,7 +10,7 @@ import torch
 
 from ftcli.data.chat_templates.template import ChatTemplate
 from ftcli.data.render import DATE
-from ftcli.models.decoding_proof import decoding_of
+from ftcli.models.decoding_proof import find_decoding
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -30,7 +30,7 @@ NEUTRAL: dict[str, Any] = {
 
 
 @contextmanager
-def judging(run: Any) -> Iterator[Any]:
+def evaluation_mode(run: Any) -> Iterator[Any]:
     """The run's model in eval mode, without gradients and in the run's precision.
 
     The mode the model was in comes back at the end. `no_grad` rather than `inference_mode`: a
@@ -46,16 +46,16 @@ def judging(run: Any) -> Iterator[Any]:
         model.train(training)
 
 
-def stop_ids(tokenizer: PreTrainedTokenizerBase, model: Any = None) -> list[int]:
+def find_stop_ids(tokenizer: PreTrainedTokenizerBase, model: Any = None) -> list[int]:
     """Tokens that end an answer: the model's and the tokenizer's eos, and the template's ends of turns."""
     stops = {tokenizer.eos_token_id}
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     stops |= set(configured) if isinstance(configured, list | tuple) else {configured}
-    stops |= _ends_of_turns(tokenizer)
+    stops |= _find_turn_ends(tokenizer)
     return sorted(stop for stop in stops if stop is not None)
 
 
-def _ends_of_turns(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def _find_turn_ends(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The special tokens that are learned as the end of an answer or of tool calls."""
     if not getattr(tokenizer, "chat_template", None):
         return set()
@@ -64,7 +64,7 @@ def _ends_of_turns(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {vocabulary[token] for token in ends if token in vocabulary}
 
 
-def settings(
+def generation_config(
     tokenizer: PreTrainedTokenizerBase, model: Any, max_new_tokens: int, **options: Any
 ) -> GenerationConfig:
     """How `generate` is to decode; whatever defaults the model ships with do not apply.
@@ -74,18 +74,18 @@ def settings(
     """
     from transformers import GenerationConfig
 
-    stops = stop_ids(tokenizer, model)
+    stops = find_stop_ids(tokenizer, model)
     pad = tokenizer.pad_token_id
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         eos_token_id=stops,
         pad_token_id=stops[0] if pad is None else pad,
-        use_cache=decoding_of(model).cache,
+        use_cache=find_decoding(model).cache,
         **NEUTRAL | options,
     )
 
 
-def answer(
+def generate_answers(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
@@ -107,17 +107,17 @@ def answer(
         prompts: token ids, not padded.
         options: fields of transformers' GenerationConfig, such as num_beams.
     """
-    config = settings(tokenizer, model, max_new_tokens, **options)
+    config = generation_config(tokenizer, model, max_new_tokens, **options)
     answers = [""] * len(prompts)
-    for chosen in decoding_of(model).batches([len(p) for p in prompts], batch_size):
-        ids, mask = left_padded([prompts[i] for i in chosen], config.pad_token_id, model.device)
+    for chosen in find_decoding(model).batches([len(p) for p in prompts], batch_size):
+        ids, mask = pad_left([prompts[i] for i in chosen], config.pad_token_id, model.device)
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         for index, row in zip(chosen, output[:, ids.shape[1] :].tolist(), strict=True):
-            answers[index] = read(row, config.eos_token_id, tokenizer)
+            answers[index] = decode_answer(row, config.eos_token_id, tokenizer)
     return answers
 
 
-def left_padded(
+def pad_left(
     prompts: Sequence[Sequence[int]], pad: int, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and attention mask [B, L], every prompt ending in the last column."""
@@ -127,7 +127,9 @@ def left_padded(
     return ids, mask
 
 
-def read(ids: Sequence[int], stops: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+def decode_answer(
+    ids: Sequence[int], stops: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> str:
     """The text of an answer, up to the first token that ends it."""
     end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
     return str(tokenizer.decode(list(ids[:end]), skip_special_tokens=True)).strip()

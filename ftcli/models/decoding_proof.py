@@ -18,13 +18,13 @@ from torch import Tensor
 
 from ftcli.core.errors import UserError
 from ftcli.models import attention
-from ftcli.models.proof import (
-    difference,
-    first_line,
-    raise_if_memory_ran_out,
-    random_rows,
-    row_length,
-    untouched,
+from ftcli.models.probing import (
+    choose_row_length,
+    draw_rows,
+    preserve_state,
+    raise_out_of_memory,
+    relative_error,
+    summarize_error,
 )
 
 NEW = 3  # tokens that are written: one from the prompt, the others from what is kept of it
@@ -66,31 +66,31 @@ WAYS = (Decoding(), Decoding("equal"), Decoding("single"), Decoding("single", ca
 _known: WeakKeyDictionary[Any, Decoding] = WeakKeyDictionary()
 
 
-def decoding_of(model: Any) -> Decoding:
+def find_decoding(model: Any) -> Decoding:
     """The fastest right way for a model in eval mode, measured once.
 
     Raises:
         UserError: what it writes follows its own probabilities in no way.
     """
     if model not in _known:
-        _known[model] = _measured(model)
+        _known[model] = _prove_decoding(model)
     return _known[model]
 
 
 @torch.no_grad()
-def _measured(model: Any) -> Decoding:
+def _prove_decoding(model: Any) -> Decoding:
     device = next(model.parameters()).device
-    longer = row_length(model, LONG)
-    long, other, short = random_rows(model, (longer, longer, max(2, longer // 5)))
+    longer = choose_row_length(model, LONG)
+    long, other, short = draw_rows(model, (longer, longer, max(2, longer // 5)))
     failure = ""
-    with untouched(model):
+    with preserve_state(model):
         for way in WAYS:
             prompts = {"padded": [long, short], "equal": [long, other], "single": [long]}
             try:
                 gap = _gap(model, [row.to(device) for row in prompts[way.batch]], way.cache)
             except Exception as error:  # whatever a library raises that does not know such input
-                raise_if_memory_ran_out(error)
-                failure = first_line(error)
+                raise_out_of_memory(error)
+                failure = summarize_error(error)
                 continue
             if gap <= 1:
                 return way
@@ -119,13 +119,13 @@ def _gap(model: Any, prompts: list[Tensor], cache: bool) -> float:
     written = output.sequences[:, width:]
     scores = torch.stack(output.logits, 1).float().log_softmax(-1)
     found = scores.gather(2, written[..., None])[..., 0]
-    expected = _alone(model, [torch.cat(pair) for pair in zip(prompts, written, strict=True)])
-    return difference(model, found.flatten().cpu(), expected.cpu())
+    expected = _score_alone(model, [torch.cat(pair) for pair in zip(prompts, written, strict=True)])
+    return relative_error(model, found.flatten().cpu(), expected.cpu())
 
 
-def _alone(model: Any, rows: Sequence[Tensor]) -> Tensor:
+def _score_alone(model: Any, rows: Sequence[Tensor]) -> Tensor:
     """Log-probabilities of the last `NEW` tokens of rows, by the library's attention."""
-    before = attention.current(model)
+    before = attention.get_current(model)
     attention.use(model, "library")
     try:
         logits = [

@@ -12,10 +12,10 @@ from torch import Tensor
 from ftcli.core.errors import UserError
 
 #: Latents [B, ...] and a timestep -> the noise in them.
-Noise = Callable[[Tensor, int], Tensor]
+NoisePredictor = Callable[[Tensor, int], Tensor]
 
 
-def noised(latents: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
+def add_noise(latents: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
     """sqrt(a) x + sqrt(1 - a) e (DDPM, arXiv 2006.11239, equation 4).
 
     Args:
@@ -24,7 +24,7 @@ def noised(latents: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
     return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
 
-def target(predicts: str, latents: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
+def training_target(predicts: str, latents: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
     """What the denoiser is to say: the noise, or the velocity sqrt(a) e - sqrt(1 - a) x.
 
     Velocity: arXiv 2202.00512, appendix D.
@@ -41,7 +41,7 @@ def target(predicts: str, latents: Tensor, noise: Tensor, alpha: Tensor) -> Tens
     )
 
 
-def noise_of(predicts: str, prediction: Tensor, noisy: Tensor, alpha: Tensor) -> Tensor:
+def implied_noise(predicts: str, prediction: Tensor, noisy: Tensor, alpha: Tensor) -> Tensor:
     """The noise that a prediction for noisy latents implies."""
     if predicts == "epsilon":
         return prediction
@@ -78,14 +78,16 @@ class Ddim:
         clean = 1.0 if config.get("set_alpha_to_one", True) else float(alphas[0])
         return cls(times, tuple(float(alphas[t]) for t in times), clean)
 
-    def sample(self, latents: Tensor, noise: Noise) -> Tensor:
+    def sample(self, latents: Tensor, noise: NoisePredictor) -> Tensor:
         """From noise to an image: at level i the noise is asked for at timestep i."""
         levels = (self.clean, *self.alphas)
         for i in reversed(range(len(self.timesteps))):
-            latents = move(latents, noise(latents, self.timesteps[i]), levels[i + 1], levels[i])
+            latents = change_noise_level(
+                latents, noise(latents, self.timesteps[i]), levels[i + 1], levels[i]
+            )
         return latents
 
-    def invert(self, latents: Tensor, noise: Noise) -> Tensor:
+    def invert(self, latents: Tensor, noise: NoisePredictor) -> Tensor:
         """From an image to the noise that gives it, one call a step.
 
         The latents of level i - 1 are shown to the model as timestep i, whose noise is thereby
@@ -93,19 +95,19 @@ class Ddim:
         """
         levels = (self.clean, *self.alphas)
         for i, time in enumerate(self.timesteps):
-            latents = move(latents, noise(latents, time), levels[i], levels[i + 1])
+            latents = change_noise_level(latents, noise(latents, time), levels[i], levels[i + 1])
         return latents
 
 
-def move(latents: Tensor, noise: Tensor, here: float, there: float) -> Tensor:
+def change_noise_level(latents: Tensor, noise: Tensor, here: float, there: float) -> Tensor:
     """The image x0 = (x - sqrt(1 - a) e) / sqrt(a) that latents hold, noised anew to another level."""
     clean = (latents - (1 - here) ** 0.5 * noise) / here**0.5
     return there**0.5 * clean + (1 - there) ** 0.5 * noise
 
 
-def denoiser(
+def noise_predictor(
     model: Any, input_ids: Tensor, empty: Tensor | None = None, guidance: float = 1.0
-) -> Noise:
+) -> NoisePredictor:
     """The noise that a model sees under captions.
 
     Args:
@@ -115,9 +117,9 @@ def denoiser(
         guidance: 1 is the captions' own prediction; above, classifier-free guidance
             (arXiv 2207.12598): e_empty + guidance * (e_caption - e_empty).
     """
-    from ftcli.models.parts import bare
+    from ftcli.models.parts import unwrap_parts
 
-    parts = bare(model)
+    parts = unwrap_parts(model)
     alphas, predicts, device = parts.alphas, parts.predicts, parts.device
     condition = parts.condition(input_ids.to(device))
     nothing = None
@@ -127,7 +129,7 @@ def denoiser(
     def once(latents: Tensor, time: int, given: Tensor) -> Tensor:
         times = torch.full((len(latents),), time, device=device)
         prediction = parts.denoise(latents, times, given)
-        return noise_of(predicts, prediction, latents, alphas[time].to(latents))
+        return implied_noise(predicts, prediction, latents, alphas[time].to(latents))
 
     def noise(latents: Tensor, time: int) -> Tensor:
         found = once(latents, time, condition)

@@ -27,22 +27,22 @@ class ExpertWeight:
     experts: int
 
 
-def expert_weights(model: nn.Module) -> tuple[ExpertWeight, ...]:
+def find_expert_weights(model: nn.Module) -> tuple[ExpertWeight, ...]:
     """The stacked expert weights of a model in its order, adapters left out."""
     found = []
     for owner, module in Anatomy(model).modules.items():
         counts = {v for k, v in vars(module).items() if "expert" in k and type(v) is int and v > 1}
         for name, parameter in module.named_parameters(recurse=False):
-            experts = _stacked(parameter, counts)
+            experts = _count_stacked(parameter, counts)
             if experts and not hasattr(module, "in_features"):
                 found.append(ExpertWeight(f"{owner}.{name}", owner, parameter, experts))
     return tuple(found)
 
 
-def router_weights(model: nn.Module) -> frozenset[str]:
+def find_router_weights(model: nn.Module) -> frozenset[str]:
     """Names of the matrices that choose experts: [experts, in], in a block that holds experts."""
     modules = Anatomy(model).modules
-    stacks = expert_weights(model)
+    stacks = find_expert_weights(model)
     owners = {stack.owner for stack in stacks}
     routers = set()
     for stack in stacks:
@@ -57,7 +57,7 @@ def router_weights(model: nn.Module) -> frozenset[str]:
     return frozenset(routers)
 
 
-def _stacked(parameter: nn.Parameter, counts: set[int]) -> int:
+def _count_stacked(parameter: nn.Parameter, counts: set[int]) -> int:
     rows = parameter.shape[0] if parameter.dim() else 0
     if parameter.dim() == 3:
         return rows if rows in counts else 0

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 Seen = dict[str, tuple[Tensor | None, Tensor | None]]  # module -> its input and output
 
 
-def first_difference(model: Any, rows: Sequence[Tensor]) -> str | None:
+def find_first_difference(model: Any, rows: Sequence[Tensor]) -> str | None:
     """Name, class and kind of the first module that reads equal input differently; None: there is none.
 
     Args:
         rows: ids [t] of documents; the last is looked at, behind the others and alone.
     """
     from ftcli.models import attention
+    from ftcli.models.attention_layout import pack_inputs
 
     lengths, last = [len(row) for row in rows], rows[-1]
     device = next(model.parameters()).device
@@ -29,31 +30,31 @@ def first_difference(model: Any, rows: Sequence[Tensor]) -> str | None:
         "lengths": torch.tensor(lengths),
     }
     attention.use(model, "documents")
-    packed = _watch(model, attention.packed_inputs(batch, device), slice(start, sum(lengths)))
-    alone = _watch(model, {"input_ids": last[None].to(device)}, slice(0, len(last)))
+    packed = _run_recorded(model, pack_inputs(batch, device), slice(start, sum(lengths)))
+    alone = _run_recorded(model, {"input_ids": last[None].to(device)}, slice(0, len(last)))
     for name in packed:
         (before, after), (own_before, own_after) = packed[name], alone.get(name, (None, None))
         if _equal(before, own_before) is True and _equal(after, own_after) is False:
-            return _named(model, name)
+            return _describe(model, name)
     return None
 
 
-def _watch(model: nn.Module, inputs: dict[str, Any], part: slice) -> Seen:
+def _run_recorded(model: nn.Module, inputs: dict[str, Any], part: slice) -> Seen:
     """What modules took and gave of a part of the row, in the order in which they ended."""
     seen: Seen = {}
     # A model may refuse such a row: what ended before that is still compared.
-    with _noted(model, seen, part), suppress(Exception):
+    with _record_states(model, seen, part), suppress(Exception):
         model(**inputs, use_cache=False)
     return seen
 
 
 @contextmanager
-def _noted(model: nn.Module, seen: Seen, part: slice) -> Iterator[None]:
+def _record_states(model: nn.Module, seen: Seen, part: slice) -> Iterator[None]:
     def note(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             given = kwargs.get("hidden_states", args[0] if args else None)
             result = output[0] if isinstance(output, tuple) and output else output
-            seen[name] = (_cut(given, part), _cut(result, part))
+            seen[name] = (_select(given, part), _select(result, part))
 
         return hook
 
@@ -69,7 +70,7 @@ def _noted(model: nn.Module, seen: Seen, part: slice) -> Iterator[None]:
             handle.remove()
 
 
-def _cut(value: Any, part: slice) -> Tensor | None:
+def _select(value: Any, part: slice) -> Tensor | None:
     """A part of hidden states [1, T, d]; None of what has another form."""
     if not isinstance(value, Tensor) or value.dim() != 3 or value.shape[1] < part.stop:
         return None
@@ -84,7 +85,7 @@ def _equal(one: Tensor | None, other: Tensor | None) -> bool | None:
     return float((one - other).abs().max()) <= 0.01 * scale
 
 
-def _named(model: nn.Module, name: str) -> str:
+def _describe(model: nn.Module, name: str) -> str:
     """A module as messages call it: a convolution, an attention, else a state that is carried on."""
     from ftcli.models.anatomy import ATTENTION_MARKS
 

@@ -24,23 +24,23 @@ def save_generation(model: Any, tokenizer: Any, folder: Path) -> None:
     settings = getattr(model, "generation_config", None)
     if settings is None or getattr(tokenizer, "eos_token_id", None) is None:
         return
-    from ftcli.models.decoding import stop_ids
+    from ftcli.models.decoding import find_stop_ids
 
     settings.save_pretrained(folder)  # unchanged: the library refuses odd settings that were edited
-    ends = _extended(settings.eos_token_id, stop_ids(tokenizer, model))
+    ends = _add_stops(settings.eos_token_id, find_stop_ids(tokenizer, model))
     pad = tokenizer.pad_token_id if settings.pad_token_id is None else settings.pad_token_id
-    _update(folder / GENERATION, eos_token_id=ends, pad_token_id=pad)
+    _update_json(folder / GENERATION, eos_token_id=ends, pad_token_id=pad)
     if (folder / "config.json").is_file():
-        _update(folder / "config.json", eos_token_id=ends)
+        _update_json(folder / "config.json", eos_token_id=ends)
 
 
-def _extended(before: int | Sequence[int] | None, stops: Sequence[int]) -> int | list[int]:
+def _add_stops(before: int | Sequence[int] | None, stops: Sequence[int]) -> int | list[int]:
     """The base's own ids, then those that were learned; a single one stays a number."""
     own = [before] if isinstance(before, int) else list(before or ())
     ends = [*own, *(stop for stop in stops if stop not in own)]
     return ends[0] if len(ends) == 1 else ends
 
 
-def _update(file: Path, **values: Any) -> None:
+def _update_json(file: Path, **values: Any) -> None:
     content = json.loads(file.read_text(encoding="utf-8"))
     write_json(file, content | {key: value for key, value in values.items() if value is not None})

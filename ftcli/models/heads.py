@@ -1,27 +1,35 @@
-"""Parts of a model whose weights are new, so that every method trains them besides its own."""
+"""Heads of classifiers: modules with new weights, which every method trains, and what feeds a head."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+from ftcli.core.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ftcli.models.strict import Misfit
 
 _ATTRIBUTE = "_ftcli_new_modules"
 
 
-def declare_new(model: nn.Module, names: Iterable[str]) -> None:
+def declare_new_modules(model: nn.Module, names: Iterable[str]) -> None:
     """Say that these modules of a model (by their full names) hold weights nobody has trained."""
     setattr(model, _ATTRIBUTE, tuple(names))
 
 
-def new_modules(model: nn.Module) -> tuple[str, ...]:
+def get_new_modules(model: nn.Module) -> tuple[str, ...]:
     """The modules that were declared new; none where everything is pretrained."""
     found: tuple[str, ...] = getattr(model, _ATTRIBUTE, ())
     return found
 
 
-def outside_core(model: nn.Module) -> list[str]:
+def find_head_modules(model: nn.Module) -> list[str]:
     """Children with parameters that stand beside transformers' base model: the head of a task."""
     core = getattr(model, "base_model_prefix", "")
     return [
@@ -35,3 +43,49 @@ def name_classes(model: Any, names: Sequence[str]) -> None:
     """Write class names into the model's configuration, in the order of the head's outputs."""
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: number for number, name in enumerate(names)}
+
+
+def pool_by_mean(model: PreTrainedModel) -> None:
+    """Let the head see the mean of all output tokens in place of what the base model pools.
+
+    Raises:
+        UserError: the head of this model does not look at a pooled output.
+    """
+
+    def mean(_: Any, __: Any, output: Any) -> Any:
+        if getattr(output, "pooler_output", None) is None:
+            raise UserError(
+                f"the head of {type(model).__name__} takes its tokens itself.",
+                where="model.pool",
+                fix="model.pool=model",
+            )
+        output.pooler_output = output.last_hidden_state.mean(1)
+        return output
+
+    model.base_model.register_forward_hook(mean)
+
+
+def draw_head(model: PreTrainedModel, head: list[str]) -> None:
+    """New weights for the whole head, as the model's class draws them."""
+    for name in head:
+        module = model.get_submodule(name)
+        for part in (*module.modules(), *module.parameters()):
+            setattr(part, "_is_hf_initialized", False)  # noqa: B010  (no attribute mypy knows)
+        module.apply(model._init_weights)
+
+
+def drop_head_misfits(misfit: Misfit, model: PreTrainedModel) -> Misfit:
+    """What differs below the head, where nothing may.
+
+    Heads of other tasks in the files, and parts that only their training used, have no place here;
+    a head or pooler that the files lack is new, and every method trains it.
+    """
+    core, head = (
+        f"{model.base_model_prefix}.",
+        tuple(f"{name}." for name in find_head_modules(model)),
+    )
+    parts = re.compile(r"(^|\.)(pooler|mask_token)(\.|$)")
+    absent = (n for n in [*misfit.missing, *misfit.mismatched] if n.startswith(head))
+    needless = (n for n in misfit.unexpected if not n.startswith(core))
+    both = (n for n in [*misfit.missing, *misfit.unexpected] if parts.search(n))
+    return misfit.without([*absent, *needless, *both])

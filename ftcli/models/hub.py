@@ -62,7 +62,7 @@ def published_name(path: str) -> str | None:
     return None if is_local(resolve(path)) and not path.startswith(OWNER) else path
 
 
-def sign(model: Any, path: str) -> None:
+def set_origin(model: Any, path: str) -> None:
     """Let what is saved of a model name its base as others call it, not by a place in this package."""
     name = published_name(path)
     if name is not None:
@@ -85,7 +85,7 @@ def find_file(path: str, name: str, revision: str | None) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def first(path: str, revision: str | None, load: Callable[[bool], T]) -> T:
+def load_cached_first(path: str, revision: str | None, load: Callable[[bool], T]) -> T:
     """What `load(local_files_only)` gives from folder or cache, else from the hub.
 
     Raises:
@@ -101,14 +101,14 @@ def first(path: str, revision: str | None, load: Callable[[bool], T]) -> T:
     try:
         return load(True)
     except (OSError, ValueError):
-        ask(path, revision)
+        ask_hub(path, revision)
     try:
         return load(False)
     except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(path, error) from error
 
 
-def config(path: str, revision: str | None, stand_in: str | None) -> PreTrainedConfig:
+def load_config(path: str, revision: str | None, stand_in: str | None) -> PreTrainedConfig:
     """A model's configuration; the shipped architecture `stand_in` where hub and cache have it not.
 
     Raises:
@@ -122,14 +122,14 @@ def config(path: str, revision: str | None, stand_in: str | None) -> PreTrainedC
         )
 
     if stand_in is None or is_local(path):
-        return first(path, revision, load)
+        return load_cached_first(path, revision, load)
     try:
         return load(True)
     except (OSError, ValueError):
-        return AutoConfig.from_pretrained(architecture(stand_in), trust_remote_code=False)
+        return AutoConfig.from_pretrained(find_architecture(stand_in), trust_remote_code=False)
 
 
-def architecture(name: str) -> Path:
+def find_architecture(name: str) -> Path:
     """The folder of an architecture that ships: its configuration without weights.
 
     Raises:
@@ -147,7 +147,7 @@ def architecture(name: str) -> Path:
 
 
 @contextmanager
-def progress_for_people() -> Iterator[None]:
+def quiet_progress_bars() -> Iterator[None]:
     """No bars of the library where nobody watches them: log files, pipes."""
     from transformers.utils import logging
 
@@ -161,7 +161,7 @@ def progress_for_people() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def ask(path: str, revision: str | None = None) -> None:
+def ask_hub(path: str, revision: str | None = None) -> None:
     """Ask the hub once for the model's config.json.
 
     Raises:

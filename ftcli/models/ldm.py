@@ -15,7 +15,7 @@ from torch import nn
 from ftcli.core.errors import UserError, missing_package
 from ftcli.models import hub
 from ftcli.models.parts import AUTOENCODER, DENOISER, FOLDERS, NAMES, TEXT, LatentDiffusion, Patches
-from ftcli.models.strict import Extra, Misfit, Shapes, compare, refused_loading
+from ftcli.models.strict import Extra, Misfit, Shapes, compare_shapes, refuse_bad_weights
 from ftcli.models.weight_files import DIFFUSION, MODEL, WeightFiles, find_weight_files
 
 Part = Literal["denoiser", "text_encoder", "autoencoder"]
@@ -69,8 +69,8 @@ class Ldm:
         here = bool(self.weight_files())
         if here:
             self.check_files()
-        with hub.progress_for_people(), refused_loading(path, TEXT):
-            model = hub.first(path, self.revision, load)
+        with hub.quiet_progress_bars(), refuse_bad_weights(path, TEXT):
+            model = hub.load_cached_first(path, self.revision, load)
         if not here:
             self.check_files()  # of what was downloaded just now
         return (model.to(device) if device else model).eval()
@@ -93,7 +93,9 @@ class Ldm:
             part, shapes = model.part(name), files.shapes()
             called = f"{self.name}/{FOLDERS[name]}"
             text = name == TEXT
-            differs = compare(called, part, shapes, {}) if text else _difference(part, shapes)
+            differs = (
+                compare_shapes(called, part, shapes, {}) if text else _difference(part, shapes)
+            )
             differs.refuse(called, part, shapes, self.extra_weights)
         return ""
 
@@ -128,7 +130,7 @@ class Ldm:
             options["trust_remote_code"] = False
             return AutoTokenizer.from_pretrained(path, subfolder=inside, **options)
 
-        tokenizer = hub.first(path, revision, load)
+        tokenizer = hub.load_cached_first(path, revision, load)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.model_max_length = self._configs()[FOLDERS[TEXT]]["max_position_embeddings"]

@@ -127,7 +127,7 @@ class OutputHead:
         return values[self.last]
 
 
-def states_and_head(model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, OutputHead]:
+def compute_states_and_head(model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, OutputHead]:
     """One forward pass up to the output layer: its input [B, T, d], and the layer with what follows it.
 
     A hook takes the output layer's input and hands an empty one on, so that this works for every

@@ -177,7 +177,7 @@ class LatentDiffusion(nn.Module):
         return super()._apply(fn, recurse)
 
 
-def bare(model: Any) -> LatentDiffusion:
+def unwrap_parts(model: Any) -> LatentDiffusion:
     """The parts of a model under the wrappers of data parallelism and adapters."""
     model = getattr(model, "module", model)
     unwrap = getattr(model, "get_base_model", None)

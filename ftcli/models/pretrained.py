@@ -10,12 +10,12 @@ from ftcli.models import hub
 from ftcli.models.strict import (
     Misfit,
     Shapes,
-    compare,
-    forget,
-    refused_loading,
-    removed,
-    renamed,
-    wrapper_prefixes,
+    compare_shapes,
+    describe_prefixes,
+    find_wrapper_prefixes,
+    forget_prefixes,
+    refuse_bad_weights,
+    strip_prefixes,
 )
 from ftcli.models.weight_files import find_weight_files
 
@@ -36,17 +36,17 @@ def load_pretrained(
     Raises:
         UserError: a file is absent or damaged, or the hub does not give it.
     """
-    shapes, mapping = _in_files(path, revision, meta)
-    with hub.progress_for_people(), refused_loading(path, "the model"):
-        model, info = hub.first(path, revision, lambda local: load(local, mapping))
+    shapes, mapping = _read_shapes(path, revision, meta)
+    with hub.quiet_progress_bars(), refuse_bad_weights(path, "the model"):
+        model, info = hub.load_cached_first(path, revision, lambda local: load(local, mapping))
         if not shapes:  # they were downloaded just now
-            shapes, late = _in_files(path, revision, meta)
+            shapes, late = _read_shapes(path, revision, meta)
             if late:
                 mapping = late
                 model, info = load(True, mapping)
     if mapping:
-        forget(model, mapping)
-        logger.warning(f"{path}: {removed(mapping)}.")
+        forget_prefixes(model, mapping)
+        logger.warning(f"{path}: {describe_prefixes(mapping)}.")
     differs = any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     # of the meta device: quantised layers have parameters of their own
     return model, Misfit.of(info, meta() if differs else model, shapes), shapes
@@ -66,17 +66,17 @@ def compare_files(
     if files is None:
         return None
     shapes, model = files.shapes(), meta()
-    mapping = wrapper_prefixes(shapes, model)
-    misfit = compare(path, model, shapes, mapping)
-    return model, misfit, renamed(shapes, mapping), removed(mapping)
+    mapping = find_wrapper_prefixes(shapes, model)
+    misfit = compare_shapes(path, model, shapes, mapping)
+    return model, misfit, strip_prefixes(shapes, mapping), describe_prefixes(mapping)
 
 
-def _in_files(
+def _read_shapes(
     path: str, revision: str | None, meta: Callable[[], Any]
 ) -> tuple[Shapes, dict[str, str]]:
     files = find_weight_files(path, revision)
     if files is None:
         return {}, {}
     shapes = files.shapes()
-    mapping = wrapper_prefixes(shapes, meta())
-    return renamed(shapes, mapping), mapping
+    mapping = find_wrapper_prefixes(shapes, meta())
+    return strip_prefixes(shapes, mapping), mapping

@@ -9,10 +9,7 @@ show in the losses.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
@@ -25,12 +22,16 @@ from torch.nn.functional import cross_entropy
 from ftcli.core.errors import UserError
 from ftcli.core.row_format import Packing, Reading, RowFormat
 from ftcli.models import attention
+from ftcli.models.probing import (
+    choose_row_length,
+    draw_rows,
+    is_exact,
+    preserve_state,
+    raise_out_of_memory,
+    relative_error,
+    summarize_error,
+)
 
-#: Nats a token by which float32 losses may differ; per ten nats where losses are larger.
-EXACT = 1e-4
-#: Mean difference in nats a token of half precision and quantised weights: a bf16 logit of 20 is known
-#: to 0.06, and two orders of summation differ by about that; what leaks between rows is more.
-ROUNDED = 0.05
 LEAK = 0.003
 SHORT = (21, 13)  # tokens of the two rows where the model has no window that longer ones would pass
 NOT_ADOPTED = "its attention cannot be told where documents end"
@@ -64,10 +65,10 @@ def prove(
     """
     wanted: Packing = "flat" if packing == "auto" else packing  # type: ignore[assignment]
     rows = Rows(model, longest, objective)
-    with untouched(model):
+    with preserve_state(model):
         _refuse_unreadable(rows, name)
-        failures = [] if attention.in_use(model) or wanted == "none" else [NOT_ADOPTED]
-        for way in _ways(wanted, attention.in_use(model)):
+        failures = [] if attention.is_adopted(model) or wanted == "none" else [NOT_ADOPTED]
+        for way in _ways(wanted, attention.is_adopted(model)):
             failure = rows.failure(way)
             if failure is None:
                 break
@@ -88,8 +89,8 @@ def _refuse_unreadable(rows: Rows, name: str) -> None:
     try:
         finite = all(bool(losses.isfinite().all()) for losses in rows.alone)
     except Exception as error:  # whatever a library raises of a model that is no decoder of text
-        raise_if_memory_ran_out(error)
-        what = f"{name} cannot read a row of text: {first_line(error)}."
+        raise_out_of_memory(error)
+        what = f"{name} cannot read a row of text: {summarize_error(error)}."
         raise UserError(what, where="model") from error
     if not finite:
         raise UserError(f"{name} gives a short row losses that are not finite.", where="model")
@@ -100,19 +101,6 @@ def _refuse_unreadable(rows: Rows, name: str) -> None:
             where="model",
             fix="a decoder; is_decoder in the config.json of an encoder such as BERT makes it one",
         )
-
-
-def raise_if_memory_ran_out(error: Exception) -> None:
-    """Raise an error that says nothing about the model."""
-    from ftcli.core.allocator import is_oom
-
-    if is_oom(error):
-        raise error
-
-
-def first_line(error: Exception) -> str:
-    """An error of a library in short."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def _ways(packing: Packing, ours: bool) -> Iterator[Way]:
@@ -139,7 +127,7 @@ class Rows:
         self.objective = objective
         self.model = model
         self.device = next(model.parameters()).device
-        self.ids = random_rows(model, (row_length(model, longest), min(SHORT[1], longest)))
+        self.ids = draw_rows(model, (choose_row_length(model, longest), min(SHORT[1], longest)))
 
     def failure(self, way: Way) -> str | None:
         """How the losses of this way differ from those of each row alone; None where they do not."""
@@ -150,8 +138,8 @@ class Rows:
         except UserError as error:
             return error.what.rstrip(".")
         except Exception as error:  # whatever a library raises that does not know such input
-            raise_if_memory_ran_out(error)
-            return first_line(error)
+            raise_out_of_memory(error)
+            return summarize_error(error)
         largest = max(gaps)
         if largest > 1:
             return f"losses differ by {largest:.3g} times what rounding explains"
@@ -207,7 +195,7 @@ class Rows:
             return False
         attention.use(self.model, "library")
         shorter = self._alone(row[:-1])
-        return difference(self.model, shorter, whole[: len(shorter)]) > 1
+        return relative_error(self.model, shorter, whole[: len(shorter)]) > 1
 
     def _alone(self, ids: Tensor) -> Tensor:
         """Only the logits that are compared are made: the output layer gets their states."""
@@ -227,58 +215,13 @@ class Rows:
         """How far the losses of a batch are from those of its rows alone, by what may be: 1 is the most."""
         expected = torch.cat([self.alone[row] for row in rows])
         attention.use(self.model, way.attention)
-        return difference(self.model, self.losses(way, rows), expected)
-
-
-def is_exact(model: Any) -> bool:
-    """Whether a model computes in float32 throughout."""
-    rounded = torch.is_autocast_enabled(next(model.parameters()).device.type)
-    quantised = getattr(model, "is_quantized", False)
-    return not rounded and not quantised and model.dtype == torch.float32
-
-
-def difference(model: Any, found: Tensor, expected: Tensor) -> float:
-    """How far log-probabilities or losses [n] are apart, by what rounding explains: 1 is the most."""
-    gaps = (found - expected).abs()
-    if not gaps.isfinite().all():
-        return math.inf
-    if not is_exact(model):
-        return float(gaps.mean()) / ROUNDED
-    return float(gaps.max()) / (EXACT * max(1.0, float(expected.abs().max()) / 10))
+        return relative_error(self.model, self.losses(way, rows), expected)
 
 
 def _batches(way: Way) -> list[list[int]]:
     """The rows together; where they may be padded also one by itself, which reaches layers without a mask."""
     together = [0, 1]
     return [together] if way.packing != "none" else [together, [0]]
-
-
-def row_length(model: Any, longest: int) -> int:
-    """Tokens of a row beyond every window or chunk of a model that rows of this length can pass."""
-    config = model.config.get_text_config()
-    sizes = [
-        value
-        for key, value in vars(config).items()
-        if re.search("window|chunk", key) and type(value) is int and 1 < value < longest
-    ]
-    limit = getattr(config, "max_position_embeddings", None) or 0
-    limit = limit if limit > 0 else longest  # XLNet says -1 for none
-    return min(max([SHORT[0], *(size + 8 for size in sizes)]), limit, longest)
-
-
-def random_rows(model: Any, lengths: Sequence[int]) -> list[Tensor]:
-    """Rows of ids that stand for text: no end, padding or image; always the same for a vocabulary."""
-    named = [
-        v for k, v in vars(model.config.get_text_config()).items() if re.search("token|_id", k)
-    ]
-    special = {i for value in named for i in (value if isinstance(value, list) else [value])
-               if type(i) is int}  # fmt: skip
-    tables = (model.get_input_embeddings(), model.get_output_embeddings())
-    vocabulary = min(len(table.weight) for table in tables if table is not None)
-    middle = range(vocabulary // 20, 3 * vocabulary // 4)
-    chosen = torch.tensor([i for i in middle if i not in special] or [0])
-    generator = torch.Generator().manual_seed(0)
-    return [chosen[torch.randint(len(chosen), (n,), generator=generator)] for n in lengths]
 
 
 def _compared_tokens(length: int) -> np.ndarray:
@@ -289,23 +232,9 @@ def _compared_tokens(length: int) -> np.ndarray:
 
 def _reason(rows: Rows, packing: Packing, failure: str) -> str:
     """What went wrong first and, where it can be found, in which layer."""
-    from ftcli.models.first_difference import first_difference
+    from ftcli.models.first_difference import find_first_difference
 
-    if packing == "none" or not attention.in_use(rows.model):
+    if packing == "none" or not attention.is_adopted(rows.model):
         return failure
-    place = first_difference(rows.model, rows.ids)
+    place = find_first_difference(rows.model, rows.ids)
     return f"{place}; {failure}" if place else failure
-
-
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; mode and random generators as they were behind it."""
-    from ftcli.core.rng import random_state, set_random_state
-
-    training, before = model.training, random_state()
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-        set_random_state(before)

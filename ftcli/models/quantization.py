@@ -17,7 +17,7 @@ from ftcli.models.bits import FOUR_BIT
 Quantization = Literal["none", "nf4", "fp4", "int8"]
 
 
-def bitsandbytes_config(
+def build_bitsandbytes_config(
     quantization: Quantization, double_quant: bool, compute_dtype: torch.dtype
 ) -> BitsAndBytesConfig | None:
     """What transformers is told so that the linears of the blocks load quantised.
@@ -36,7 +36,7 @@ def bitsandbytes_config(
     )
 
 
-def stored_quantisation(config: Any) -> str | None:
+def find_stored_quantisation(config: Any) -> str | None:
     """The method by which a checkpoint is quantised on disk, as its config.json says; None: plain."""
     kept = getattr(config, "quantization_config", None)
     if kept is None:
@@ -50,7 +50,7 @@ def stored_quantisation(config: Any) -> str | None:
     return str(getattr(method, "value", method))
 
 
-def refuse_stored(config: Any, wanted: Quantization, name: str, device: str) -> str | None:
+def check_stored(config: Any, wanted: Quantization, name: str, device: str) -> str | None:
     """How a checkpoint is quantised on disk, once it is known that it can be loaded.
 
     transformers' own quantiser is asked, so that what it needs is known before a file is read.
@@ -63,7 +63,7 @@ def refuse_stored(config: Any, wanted: Quantization, name: str, device: str) -> 
     Raises:
         UserError: a package or a GPU is missing, or the weights were to be quantised again.
     """
-    stored = stored_quantisation(config)
+    stored = find_stored_quantisation(config)
     if stored is None:
         return None
     if wanted != "none" and stored != "bitsandbytes":
@@ -120,11 +120,11 @@ def keep_trainable_on_cpu(model: nn.Module) -> None:
 
 def quiet_bitsandbytes() -> None:
     """Silence what bitsandbytes says at every layer or about the path that is turned off here."""
-    logging.getLogger("bitsandbytes").addFilter(_worth_saying)
-    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_worth_saying)
-    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_worth_saying)
+    logging.getLogger("bitsandbytes").addFilter(_is_worth_showing)
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_worth_showing)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_worth_showing)
 
 
-def _worth_saying(record: logging.LogRecord) -> bool:
+def _is_worth_showing(record: logging.LogRecord) -> bool:
     text = record.getMessage()
     return "gemm_4bit_forward" not in text and "inputs will be cast" not in text

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ftcli.models.attention import Group, Settings, attend, layout, pack, unpack, within
+from ftcli.models.attention_kernels import AttentionSettings, attend, attend_within
+from ftcli.models.attention_layout import Group, group_documents, pad_group, unpad_group
 
 
 @dataclass(frozen=True)
-class Family:
+class SharedGroup:
     """Neighbouring prompts of like length with their answers, which attend in one call.
 
     Attributes:
@@ -33,7 +34,7 @@ class Family:
     left: Tensor
     real: Tensor
 
-    def to(self, device: torch.device | str) -> Family:
+    def to(self, device: torch.device | str) -> SharedGroup:
         """The same with its tensors on a device."""
         return replace(
             self,
@@ -44,11 +45,13 @@ class Family:
             real=self.real.to(device),
         )
 
-    def attend(self, prompts: Sequence[Tensor], answers: Sequence[Tensor], how: Settings) -> Tensor:
+    def attend(
+        self, prompts: Sequence[Tensor], answers: Sequence[Tensor], how: AttentionSettings
+    ) -> Tensor:
         """Queries, keys and values of prompts and answers [t, H, D] -> that of the answers [t, H, D]."""
-        q, *own = (unpack(x, self.answers) for x in answers)
+        q, *own = (pad_group(x, self.answers) for x in answers)
         k, v = (torch.cat([self._before(x), y], 2) for x, y in zip(prompts[1:], own, strict=True))
-        return pack(attend(q, k, v, self._mask(how), how), self.answers)
+        return unpad_group(attend(q, k, v, self._mask(how), how), self.answers)
 
     def _before(self, x: Tensor) -> Tensor:
         """What stands before each answer: [t, H, D] -> [answers, H, P, D], ending in the last place."""
@@ -57,7 +60,7 @@ class Family:
         own = padded.unflatten(0, (count, length)).transpose(1, 2)
         return own.repeat_interleave(self.each, 0, output_size=self.answers.documents)
 
-    def _mask(self, how: Settings) -> Tensor:
+    def _mask(self, how: AttentionSettings) -> Tensor:
         """Keys that a token of an answer may see: [answers or 1, 1, C, P + C]."""
         past, own = self.prompts.length, self.answers.length
         shape = (own, past + own)
@@ -74,10 +77,10 @@ class Family:
 class SharedPrompts:
     """The layout of a row; `spare` is what fills it up behind the last answer."""
 
-    families: tuple[Family, ...]
+    families: tuple[SharedGroup, ...]
     spare: tuple[Group, ...]
 
-    def within(self, states: Sequence[Tensor], how: Settings) -> Tensor:
+    def within(self, states: Sequence[Tensor], how: AttentionSettings) -> Tensor:
         """Queries, keys and values [T, H, D] -> the attention's output [T, H, D]."""
         sizes = [f.prompts.tokens for f in self.families]
         sizes += [f.answers.tokens for f in self.families]
@@ -85,15 +88,17 @@ class SharedPrompts:
         parts = list(zip(*(x.split(sizes) for x in states), strict=True))
         count = len(self.families)
         asked, answered = parts[:count], parts[count : 2 * count]
-        found = [within(p, (f.prompts,), how) for p, f in zip(asked, self.families, strict=True)]
+        found = [
+            attend_within(p, (f.prompts,), how) for p, f in zip(asked, self.families, strict=True)
+        ]
         found += [
             f.attend(p, a, how) for p, a, f in zip(asked, answered, self.families, strict=True)
         ]
-        found += [within(part, self.spare, how) for part in parts[2 * count :]]
+        found += [attend_within(part, self.spare, how) for part in parts[2 * count :]]
         return torch.cat(found)
 
 
-def shared_layout(
+def group_shared_prompts(
     prompts: Sequence[int],
     answers: Sequence[int],
     each: Sequence[int],
@@ -107,18 +112,18 @@ def shared_layout(
         spare: tokens behind the last answer.
     """
     families, at, begin = [], 0, 0
-    for group in layout(prompts):
+    for group in group_documents(prompts):
         counts = list(each[at : at + group.documents])
         own = answers[begin : begin + sum(counts)]
         lengths = prompts[at : at + group.documents]
-        families.append(_family(group, lengths, counts, own).to(device))
+        families.append(_share_group(group, lengths, counts, own).to(device))
         at, begin = at + group.documents, begin + len(own)
-    return SharedPrompts(tuple(families), layout([spare]) if spare else ())
+    return SharedPrompts(tuple(families), group_documents([spare]) if spare else ())
 
 
-def _family(
+def _share_group(
     group: Group, lengths: Sequence[int], each: Sequence[int], own: Sequence[int]
-) -> Family:
+) -> SharedGroup:
     longest = max(own)
     answers = Group(sum(own), len(own), longest, None)
     if min(own) < longest:
@@ -132,4 +137,4 @@ def _family(
     else:
         real = real.repeat_interleave(torch.tensor(each), 0)
     real = torch.nn.functional.pad(real, (0, longest), value=True)[:, None, None]
-    return Family(group, answers, torch.tensor(each), left, real)
+    return SharedGroup(group, answers, torch.tensor(each), left, real)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from ftcli.core.errors import UserError
-from ftcli.models.weight_files import AGAIN
+from ftcli.models.weight_files import FETCH_AGAIN
 
 Shapes = Mapping[str, tuple[int, ...]]
 Extra = Literal["refuse", "ignore"]
@@ -81,17 +81,19 @@ class Misfit:
         parts = []
         if self.missing:
             share = _share(_count(self.missing.values()), total)
-            parts.append(f"they lack {_tensors(self.missing)}, {share} of its parameters")
+            parts.append(f"they lack {_list_tensors(self.missing)}, {share} of its parameters")
         if self.mismatched:
             share = _share(_count(own for _, own in self.mismatched.values()), total)
             first, (theirs, own) = next(iter(self.mismatched.items()))
             parts.append(
-                f"they have another shape for {_tensors(self.mismatched)}, {share} of its parameters "
+                f"they have another shape for {_list_tensors(self.mismatched)}, {share} of its parameters "
                 f"({first} is {list(theirs)} in the files and {list(own)} in the model)"
             )
         if unexpected:
             share = _share(_count(unexpected.values()), _count(shapes.values()))
-            parts.append(f"it has no place for {_tensors(unexpected)}, {share} of what is in them")
+            parts.append(
+                f"it has no place for {_list_tensors(unexpected)}, {share} of what is in them"
+            )
         if parts:
             raise UserError(
                 f"the files of {name} do not fit {type(model).__name__}: {'; '.join(parts)}.",
@@ -110,7 +112,7 @@ class Misfit:
         return "model.extra_weights=ignore leaves them out, if they belong to something else"
 
 
-def compare(name: str, model: Any, shapes: Shapes, key_mapping: Mapping[str, str]) -> Misfit:
+def compare_shapes(name: str, model: Any, shapes: Shapes, key_mapping: Mapping[str, str]) -> Misfit:
     """How tensors of these shapes differ from a model of transformers, as its own loader sees it.
 
     The loader is given tensors of the meta device, so that renamed keys, experts stored one by one,
@@ -124,7 +126,7 @@ def compare(name: str, model: Any, shapes: Shapes, key_mapping: Mapping[str, str
         UserError: tensors that the library joins cannot be joined.
     """
     empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    with refused_loading(name, type(model).__name__), _without_bars():
+    with refuse_bad_weights(name, type(model).__name__), _without_bars():
         loaded, info = type(model).from_pretrained(
             None,
             config=model.config,
@@ -135,10 +137,10 @@ def compare(name: str, model: Any, shapes: Shapes, key_mapping: Mapping[str, str
             output_loading_info=True,
             key_mapping=dict(key_mapping),
         )
-    return Misfit.of(info, loaded, renamed(shapes, key_mapping))
+    return Misfit.of(info, loaded, strip_prefixes(shapes, key_mapping))
 
 
-def wrapper_prefixes(shapes: Shapes, model: Any) -> dict[str, str]:
+def find_wrapper_prefixes(shapes: Shapes, model: Any) -> dict[str, str]:
     """Patterns of the names that wrappers have put before the parameters' own -> what replaces them.
 
     Args:
@@ -153,14 +155,14 @@ def wrapper_prefixes(shapes: Shapes, model: Any) -> dict[str, str]:
             mapping[rf"{wrapper}\.(?#{number})"] = ""
         names = [name.replace(f"{wrapper}.", "") for name in names]
     leading = ""
-    while (prefix := _leading(names, model)) is not None:
+    while (prefix := _find_leading(names, model)) is not None:
         names, leading = [name.removeprefix(prefix) for name in names], leading + prefix
     if leading:
         mapping[f"^{re.escape(leading)}"] = ""
     return mapping
 
 
-def _leading(names: list[str], model: Any) -> str | None:
+def _find_leading(names: list[str], model: Any) -> str | None:
     """A wrapper's prefix that all names share, and without which more of them are the model's."""
     core = f"{getattr(model, 'base_model_prefix', '')}."
     own = {name.removeprefix(core) for name in model.state_dict()}
@@ -174,7 +176,7 @@ def _leading(names: list[str], model: Any) -> str | None:
     return None
 
 
-def removed(mapping: Mapping[str, str]) -> str:
+def describe_prefixes(mapping: Mapping[str, str]) -> str:
     """What a note says of the prefixes; empty where there are none."""
     plain = [re.sub(r"\(\?#\d+\)|[\\^]", "", pattern) for pattern in mapping]
     prefixes = ", ".join(f"'{prefix}'" for prefix in dict.fromkeys(plain))
@@ -183,7 +185,7 @@ def removed(mapping: Mapping[str, str]) -> str:
     )
 
 
-def forget(model: Any, mapping: Mapping[str, str]) -> None:
+def forget_prefixes(model: Any, mapping: Mapping[str, str]) -> None:
     """Let the model be saved under its own names: transformers would put the prefixes back."""
     used = getattr(model, "_weight_conversions", None)
     if mapping and used:
@@ -191,7 +193,7 @@ def forget(model: Any, mapping: Mapping[str, str]) -> None:
         model._weight_conversions = [c for c in used if not own & set(c._original_source_patterns)]
 
 
-def renamed(shapes: Shapes, mapping: Mapping[str, str]) -> Shapes:
+def strip_prefixes(shapes: Shapes, mapping: Mapping[str, str]) -> Shapes:
     """The shapes under the names that are left without the prefixes."""
 
     def rename(name: str) -> str:
@@ -203,7 +205,7 @@ def renamed(shapes: Shapes, mapping: Mapping[str, str]) -> Shapes:
 
 
 @contextmanager
-def refused_loading(name: str, model: str) -> Iterator[None]:
+def refuse_bad_weights(name: str, model: str) -> Iterator[None]:
     """Without transformers' table of weights that do not fit: they are refused here, in one message.
 
     Args:
@@ -228,10 +230,10 @@ def refused_loading(name: str, model: str) -> Iterator[None]:
             raise
         joined = re.findall(r"^(\S+)\s*\|[^|\n]*CONVERSION", "\n".join(withheld), re.MULTILINE)
         raise UserError(
-            f"the files of {name} do not fit {model}: of what makes up {_tensors(joined)}, some "
+            f"the files of {name} do not fit {model}: of what makes up {_list_tensors(joined)}, some "
             "tensors are absent or have another shape.",
             where="model.path",
-            fix=AGAIN,
+            fix=FETCH_AGAIN,
         ) from error
     finally:
         logger.removeFilter(withhold)
@@ -250,7 +252,7 @@ def _without_bars() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def _tensors(names: Iterable[str]) -> str:
+def _list_tensors(names: Iterable[str]) -> str:
     """How many, and the first of each kind: names that differ in numbers alone are of one kind."""
     kinds: dict[str, list[str]] = {}
     for name in names:

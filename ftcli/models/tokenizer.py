@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ftcli.core.errors import UserError
 
 
-def complete(
+def complete_tokenizer(
     tokenizer: PreTrainedTokenizerBase, chat_template: str | None
 ) -> PreTrainedTokenizerBase:
     """The tokenizer with a padding token among the tokens it has, and the template that is asked for.
@@ -18,9 +18,9 @@ def complete(
     and never by token id, so an end of text that doubles as padding is still learned.
     """
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = _padding(tokenizer)
+        tokenizer.pad_token = _find_padding(tokenizer)
     if chat_template is not None:
-        tokenizer.chat_template = _template(chat_template)
+        tokenizer.chat_template = _read_template(chat_template)
     return tokenizer
 
 
@@ -43,7 +43,7 @@ def check_vocabulary(
         )
 
 
-def _padding(tokenizer: PreTrainedTokenizerBase) -> str:
+def _find_padding(tokenizer: PreTrainedTokenizerBase) -> str:
     """A token reserved for padding, else the unknown token, else the end of text."""
     reserved = [token for token in tokenizer.get_added_vocab() if "pad" in token.lower()]
     token = next(iter(reserved), None) or tokenizer.unk_token or tokenizer.eos_token
@@ -54,7 +54,7 @@ def _padding(tokenizer: PreTrainedTokenizerBase) -> str:
     return str(token)
 
 
-def _template(text: str) -> str:
+def _read_template(text: str) -> str:
     """The Jinja text itself, or what the file of that name holds."""
     if "{" in text:
         return text

@@ -16,7 +16,7 @@ from ftcli.models import hub
 
 MODEL, DIFFUSION = "model.safetensors", "diffusion_pytorch_model.safetensors"
 SMALL, BLOCK = 16 << 20, 8 << 20  # bytes: hashed anew each time; read at once
-AGAIN = "fetch the model again: a file is missing or was cut off"
+FETCH_AGAIN = "fetch the model again: a file is missing or was cut off"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class WeightFiles:
                         shapes[name] = tuple(tensors.get_slice(name).get_shape())
             except Exception as error:  # the library's own class, or the system's
                 raise UserError(
-                    f"{path.name} cannot be read ({error}).", where=str(path), fix=AGAIN
+                    f"{path.name} cannot be read ({error}).", where=str(path), fix=FETCH_AGAIN
                 ) from error
         return shapes
 
@@ -63,17 +63,17 @@ class WeightFiles:
         with ThreadPoolExecutor(
             max_workers=len(self.paths)
         ) as pool:  # hashing frees the interpreter
-            digests = list(pool.map(sha256_of, self.paths))
+            digests = list(pool.map(hash_file, self.paths))
         named = zip((str(path.relative_to(self.root)) for path in self.paths), digests, strict=True)
         own = (
-            {str(self.config.relative_to(self.root)): _of_values(self.config)}
+            {str(self.config.relative_to(self.root)): _hash_values(self.config)}
             if self.config
             else {}
         )
         return dict(named) | own
 
 
-def sha256_of(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """SHA-256 of a file, read once: kept for as long as the file is not written to.
 
     What is kept is found by place, inode, size and the times of the last write and change, the last
@@ -96,7 +96,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _of_values(config: Path) -> str:
+def _hash_values(config: Path) -> str:
     """Of a configuration's values: not of its layout, and not of the version that wrote it."""
     values = json.loads(config.read_text(encoding="utf-8"))
     kept = {k: v for k, v in values.items() if k not in ("transformers_version", "_name_or_path")}
@@ -130,21 +130,21 @@ def find_weight_files(
     index = find(f"{name}.index.json")
     if index is None:
         return None
-    shards = {shard: find(shard) for shard in _shards(index)}
+    shards = {shard: find(shard) for shard in _read_shards(index)}
     absent = [shard for shard, file in shards.items() if file is None]
     if absent and hub.is_local(path):
         raise UserError(
             f"{index.name} names {len(shards)} files, and {len(absent)} of them are not there: "
-            f"{_few(absent)}.",
+            f"{_list_few(absent)}.",
             where=str(index),
-            fix=AGAIN,
+            fix=FETCH_AGAIN,
         )
     if absent:
         return None  # of the hub's cache: what is not there yet is downloaded
     return gather([file for file in shards.values() if file])
 
 
-def _shards(index: Path) -> list[str]:
+def _read_shards(index: Path) -> list[str]:
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
         names = sorted(set(content["weight_map"].values()))
@@ -153,13 +153,13 @@ def _shards(index: Path) -> list[str]:
         raise UserError(
             f"{index.name} is no index of weights: it holds 'metadata' and 'weight_map'.",
             where=str(index),
-            fix=AGAIN,
+            fix=FETCH_AGAIN,
         ) from error
     if not names:
-        raise UserError(f"{index.name} names no file.", where=str(index), fix=AGAIN)
+        raise UserError(f"{index.name} names no file.", where=str(index), fix=FETCH_AGAIN)
     return names
 
 
-def _few(names: list[str], limit: int = 3) -> str:
+def _list_few(names: list[str], limit: int = 3) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

@@ -44,7 +44,7 @@ def weights_finding(source: Any) -> Finding:
             "model.path=FOLDER with weights",
         ))  # fmt: skip
     try:
-        hub.ask(path, source.revision)
+        hub.ask_hub(path, source.revision)
         source.check_files()  # what can be checked by the configuration alone
     except UserError as error:
         return (fail if _is_refusal(error) else unknown)("model", error)
@@ -65,10 +65,10 @@ def summarize_trained(model: nn.Module) -> str:
     Linear layers and experts are counted by their last name; what lies in neither comes last.
     """
     from ftcli.models.anatomy import Anatomy
-    from ftcli.models.experts import expert_weights
+    from ftcli.models.experts import find_expert_weights
 
     linears = {linear.name for linear in Anatomy(model).linears}
-    linears |= {stack.owner for stack in expert_weights(model)}
+    linears |= {stack.owner for stack in find_expert_weights(model)}
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     layers = [next((n for n in _prefixes(name) if n in linears), None) for name in names]
     counts = Counter(name.rpartition(".")[2] for name in {name for name in layers if name})

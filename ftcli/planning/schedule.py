@@ -125,7 +125,7 @@ def _batch_tokens(lengths: list[int], data: Any) -> int:
     """Return the tokens of a micro-batch of documents: padded to the longest, or end to end."""
     if data.packing == "none":
         return len(lengths) * max(lengths)
-    from ftcli.models.attention import ALIGNMENT
+    from ftcli.models.attention_layout import ALIGNMENT
 
     return math.ceil(sum(lengths) / ALIGNMENT) * ALIGNMENT
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from ftcli.core.callback import State
 from ftcli.models.anatomy import Anatomy
-from ftcli.models.bits import stored_bytes
+from ftcli.models.bits import compute_stored_bytes
 from ftcli.trainable.blockwise import Blockwise, StateOnSwitch
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def count_weights(
         adapter_parameters=sum(p.numel() for p in added),
         quantised_parameters=sum(p.numel() for p in packed.values()),
         quantised=sum(
-            stored_bytes(w.shape[0], w.shape[1], quantization, double_quant).total
+            compute_stored_bytes(w.shape[0], w.shape[1], quantization, double_quant).total
             for w in packed.values()
         ),
         rest=sum(tensor_bytes(p) for key, p in base.items() if key not in packed),

@@ -54,7 +54,7 @@ def summarize_run(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
     """
     from ftcli.methods.left_out import list_left_out
     from ftcli.models.anatomy import count_parameters
-    from ftcli.models.bits import model_bits
+    from ftcli.models.bits import measure_model_bits
     from ftcli.trainer.meter import peak_memory_gb
 
     meter, state = outcome.loop.meter, outcome.state
@@ -84,7 +84,7 @@ def summarize_run(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
     frozen = list_left_out(run.model, getattr(run.method, "left_out", None))
     if frozen:
         result["left_out"] = [item.as_dict() for item in frozen]
-    bits = model_bits(run.model)
+    bits = measure_model_bits(run.model)
     return result | ({"bits_per_parameter": bits} if bits else {})
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TextStreamer
 
 from ftcli.core.errors import UserError
-from ftcli.models.decoding import judging, read, settings
+from ftcli.models.decoding import decode_answer, evaluation_mode, generation_config
 from ftcli.run.report import read_json
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Chat:
         warm = self.temperature > 0
         sampling = {"do_sample": True, "temperature": self.temperature} if warm else {}
         run = self.run
-        return settings(run.tokenizer, run.model, self.max_new_tokens, **sampling)
+        return generation_config(run.tokenizer, run.model, self.max_new_tokens, **sampling)
 
     @classmethod
     def open(cls, path: str | Path, checkpoint: str = "last", **options: Any) -> Chat:
@@ -65,7 +65,7 @@ class Chat:
 
         ids = self.prompt(text)
         tokenizer = self.run.tokenizer
-        with judging(self.run) as model:
+        with evaluation_mode(self.run) as model:
             prompt = torch.tensor([ids], device=model.device)
             output = model.generate(
                 input_ids=prompt,
@@ -73,7 +73,9 @@ class Chat:
                 generation_config=self.settings,
                 streamer=_PieceStreamer(tokenizer, write) if write else None,
             )
-        answer = read(output[0, len(ids) :].tolist(), self.settings.eos_token_id, tokenizer)
+        answer = decode_answer(
+            output[0, len(ids) :].tolist(), self.settings.eos_token_id, tokenizer
+        )
         if self.kind == "messages":
             self.history += [_make_turn("user", text), _make_turn("assistant", answer)]
         return answer

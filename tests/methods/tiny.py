@@ -25,7 +25,7 @@ from transformers import (
 from ftcli.config import build
 from ftcli.methods.peft import Peft
 from ftcli.models.causal_lm import CausalLM
-from ftcli.models.quantization import bitsandbytes_config, keep_trainable_on_cpu
+from ftcli.models.quantization import build_bitsandbytes_config, keep_trainable_on_cpu
 
 from .options import file_of, method_class, node, options, promises
 
@@ -85,7 +85,7 @@ def load(folder: Path, quantization: str = "none", dtype: str = "float32", kind:
     model = OTHERS[kind][0].from_pretrained(
         folder,
         dtype=getattr(torch, dtype),
-        quantization_config=bitsandbytes_config(quantization, True, getattr(torch, dtype)),
+        quantization_config=build_bitsandbytes_config(quantization, True, getattr(torch, dtype)),
         device_map={"": "cpu"},
     )
     keep_trainable_on_cpu(model)

@@ -27,9 +27,9 @@ from ftcli.data.loader import Loader
 from ftcli.methods.left_out import LeftOutWeights, list_left_out
 from ftcli.methods.peft import Peft
 from ftcli.models.causal_lm import CausalLM
-from ftcli.models.decoding import left_padded
-from ftcli.models.decoding_proof import Decoding, decoding_of
-from ftcli.models.experts import expert_weights
+from ftcli.models.decoding import pad_left
+from ftcli.models.decoding_proof import Decoding, find_decoding
+from ftcli.models.experts import find_expert_weights
 from ftcli.objectives.causal_lm import CausalLM as NextToken
 from ftcli.objectives.causal_lm import CausalLM as Objective
 from ftcli.trainer.loop import refuse_unreached
@@ -182,7 +182,7 @@ def _generation(path: Path, library: Library, result: Result) -> float:
     """Log-probabilities of what batches of prompts are answered with, against each text alone."""
     prompts = zoo.documents(PROMPTS)
     model, _ = _load(path, "auto")
-    result.decoding = decoding_of(model)
+    result.decoding = find_decoding(model)
     worst = 0.0
     for chosen in result.decoding.batches([len(p) for p in prompts], len(prompts)):
         answers, scores = _continue(model, [prompts[i] for i in chosen], result.decoding.cache)
@@ -211,7 +211,7 @@ def _continue(
     model: Any, prompts: list[list[int]], cache: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """New tokens [B, n] of a left-padded batch, and the log-probabilities they were taken with."""
-    ids, mask = left_padded(prompts, 0)
+    ids, mask = pad_left(prompts, 0)
     out = model.generate(
         input_ids=ids,
         attention_mask=mask,
@@ -237,7 +237,7 @@ def _adapters(path: Path, library: Library, folder: Path, result: Result) -> Non
     def add() -> float:
         model, proved = _load(path, "none")
         kept["model"] = method.prepare(model).eval()
-        result.experts = len(expert_weights(model))
+        result.experts = len(find_expert_weights(model))
         result.left_out = list_left_out(kept["model"], method.left_out)
         _move(kept["model"], documents[2], proved)
         kept["losses"] = losses(kept["model"], documents, 1, proved)

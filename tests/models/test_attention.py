@@ -7,6 +7,8 @@ import torch
 import transformers as tf
 
 from ftcli.models import attention
+from ftcli.models.attention_kernels import AttentionSettings, attend
+from ftcli.models.attention_layout import pack_inputs
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64}
 GROUPED = SMALL | {"intermediate_size": 48, "num_key_value_heads": 2, "pad_token_id": 0}
@@ -43,7 +45,7 @@ def pack(documents):
         "position_ids": torch.cat([torch.arange(n) for n in LENGTHS])[None],
         "lengths": torch.tensor(LENGTHS),
     }
-    return {**attention.packed_inputs(batch), "use_cache": False}
+    return {**pack_inputs(batch), "use_cache": False}
 
 
 @torch.no_grad()
@@ -94,7 +96,7 @@ def test_a_model_that_loses_the_lengths_is_refused():
     x = torch.zeros(1, 2, 6, 8)
     ids = torch.zeros(1, 6, dtype=torch.long)
     batch = {"input_ids": ids, "position_ids": ids, "lengths": torch.tensor([3, 3])}
-    dummy = attention.packed_inputs(batch)["attention_mask"]
+    dummy = pack_inputs(batch)["attention_mask"]
     with pytest.raises(RuntimeError, match="packing=none"):
         attention.documents_attention(torch.nn.Module(), x, x, x, dummy)
 
@@ -108,9 +110,9 @@ def test_sinks_are_the_librarys_formula():
     scores = (q @ k.mT * 0.3).masked_fill(~seen, -torch.inf)
     scores = torch.cat([scores, sinks.view(1, 4, 1, 1).expand(2, 4, 7, 1)], -1)
     expected = scores.softmax(-1)[..., :-1] @ v
-    how = attention.Settings(scaling=0.3, sinks=sinks)
+    how = AttentionSettings(scaling=0.3, sinks=sinks)
     for mask in (None, seen, torch.zeros(7, 7).masked_fill(~seen, -torch.inf)):
-        assert (attention.attend(q, k, v, mask, how) - expected).abs().max() < 1e-6
+        assert (attend(q, k, v, mask, how) - expected).abs().max() < 1e-6
 
 
 @torch.no_grad()

@@ -174,15 +174,15 @@ def test_without_a_reserved_one_the_end_of_text_pads():
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    from ftcli.models.tokenizer import complete
+    from ftcli.models.tokenizer import complete_tokenizer
 
     words = Tokenizer(models.WordLevel({"a": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>"))
     bare = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
-    assert complete(bare, None).pad_token == "</s>"
+    assert complete_tokenizer(bare, None).pad_token == "</s>"
     known = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="<unk>")
-    assert complete(known, None).pad_token == "<unk>"
+    assert complete_tokenizer(known, None).pad_token == "<unk>"
     with pytest.raises(UserError, match="no padding, unknown or end token"):
-        complete(PreTrainedTokenizerFast(tokenizer_object=words), None)
+        complete_tokenizer(PreTrainedTokenizerFast(tokenizer_object=words), None)
 
 
 def test_a_tokenizer_larger_than_the_embeddings_is_refused(changed_config):

@@ -17,7 +17,7 @@ from ftcli.jobs.train import resume, train
 from ftcli.methods.full import Full
 from ftcli.methods.peft import Peft
 from ftcli.models.classifier import Classifier
-from ftcli.models.heads import new_modules
+from ftcli.models.heads import get_new_modules
 from ftcli.run.build import open_run
 
 SMALL = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16}
@@ -56,8 +56,8 @@ def trained(model) -> list[str]:
 def test_a_head_for_other_classes_is_new(saved, options, new):
     chosen = source(saved, **options)
     model = chosen.load()
-    assert new_modules(model) == (("classifier",) if new else ())
-    assert new_modules(chosen.meta()) == new_modules(model)
+    assert get_new_modules(model) == (("classifier",) if new else ())
+    assert get_new_modules(chosen.meta()) == get_new_modules(model)
     own = load_file(saved / "model.safetensors")
     kept = torch.equal(model.vit.layernorm.weight, own["vit.layernorm.weight"])
     assert kept and model.classifier.out_features == model.config.num_labels

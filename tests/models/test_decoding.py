@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from ftcli.models.decoding import answer, left_padded, stop_ids
+from ftcli.models.decoding import find_stop_ids, generate_answers, pad_left
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +21,11 @@ def parts():
 def test_end_of_sequence_and_end_of_turn_both_end_an_answer(parts):
     model, tokenizer = parts
     ends = tokenizer.convert_tokens_to_ids(["<|eos|>", "<|im_end|>"])
-    assert stop_ids(tokenizer, model) == sorted(ends)
+    assert find_stop_ids(tokenizer, model) == sorted(ends)
 
 
 def test_padding_is_on_the_left():
-    ids, mask = left_padded([[5, 6, 7], [8]], pad=0)
+    ids, mask = pad_left([[5, 6, 7], [8]], pad=0)
     assert ids.tolist() == [[5, 6, 7], [0, 0, 8]] and mask.tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
@@ -34,8 +34,8 @@ def test_a_batch_gives_the_answers_of_single_prompts_in_their_order(parts):
     texts = ["The river runs", "Once upon a time there was a king who", "In the city of"]
     prompts = [tokenizer(text)["input_ids"] for text in texts]
     with torch.no_grad():
-        together = answer(model, tokenizer, prompts, max_new_tokens=12, batch_size=3)
-        alone = [answer(model, tokenizer, [p], max_new_tokens=12)[0] for p in prompts]
+        together = generate_answers(model, tokenizer, prompts, max_new_tokens=12, batch_size=3)
+        alone = [generate_answers(model, tokenizer, [p], max_new_tokens=12)[0] for p in prompts]
     assert together == alone and len(set(alone)) == 3 and all(alone)
 
 
@@ -43,7 +43,7 @@ def test_what_the_model_ships_as_sampling_defaults_does_not_apply(parts, monkeyp
     model, tokenizer = parts
     prompts = [tokenizer("The river runs")["input_ids"]]
     with torch.no_grad():
-        greedy = answer(model, tokenizer, prompts, max_new_tokens=12)
+        greedy = generate_answers(model, tokenizer, prompts, max_new_tokens=12)
         shipped = GenerationConfig(do_sample=True, temperature=5.0, repetition_penalty=3.0)
         monkeypatch.setattr(model, "generation_config", shipped)
-        assert answer(model, tokenizer, prompts, max_new_tokens=12) == greedy
+        assert generate_answers(model, tokenizer, prompts, max_new_tokens=12) == greedy

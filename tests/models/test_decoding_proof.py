@@ -9,8 +9,8 @@ import torch
 
 from ftcli.core.errors import UserError
 from ftcli.models import attention
-from ftcli.models.decoding import answer
-from ftcli.models.decoding_proof import Decoding, decoding_of
+from ftcli.models.decoding import generate_answers
+from ftcli.models.decoding_proof import Decoding, find_decoding
 from ftcli.models.proof import prove
 from ftcli.objectives.causal_lm import CausalLM as NextToken
 
@@ -61,8 +61,8 @@ def greedy(kind, prompt, count):
 @pytest.mark.parametrize("kind", FOUND)
 def test_answers_are_those_of_each_prompt_alone(kind):
     model, prompts = model_of(kind), zoo.documents(PROMPTS)
-    assert decoding_of(model).batch == FOUND[kind]
-    answers = answer(model, Numbers(), prompts, 5)
+    assert find_decoding(model).batch == FOUND[kind]
+    answers = generate_answers(model, Numbers(), prompts, 5)
     assert answers == [greedy(kind, prompt, 5) for prompt in prompts]
 
 
@@ -77,7 +77,7 @@ def test_prompts_of_one_length_stand_together_longest_first():
 def test_a_model_whose_generation_is_not_its_own_is_refused():
     """RoBERTa counts positions from behind the padding's id; `generate` hands over others."""
     with pytest.raises(UserError, match="does not follow its own probabilities"):
-        decoding_of(model_of("roberta"))
+        find_decoding(model_of("roberta"))
 
 
 def test_it_is_measured_once_and_uses_no_chance(monkeypatch):
@@ -85,7 +85,7 @@ def test_it_is_measured_once_and_uses_no_chance(monkeypatch):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    found = decoding_of(model)
+    found = find_decoding(model)
     assert torch.equal(torch.rand(3), expected)
     monkeypatch.setattr(model, "generate", SimpleNamespace())
-    assert decoding_of(model) is found
+    assert find_decoding(model) is found

@@ -8,20 +8,27 @@ import pytest
 import torch
 
 from ftcli.core.errors import UserError
-from ftcli.models.diffusion import Ddim, denoiser, move, noise_of, noised, target
+from ftcli.models.diffusion import (
+    Ddim,
+    add_noise,
+    change_noise_level,
+    implied_noise,
+    noise_predictor,
+    training_target,
+)
 
 from .small_ldm import batch, small
 
 
 def test_noise_and_velocity_imply_each_other():
     x, e, a = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.tensor(0.3)
-    noisy = noised(x, e, a)
+    noisy = add_noise(x, e, a)
     assert torch.allclose(noisy, 0.3**0.5 * x + 0.7**0.5 * e)
     for kind in ("epsilon", "v_prediction"):
-        found = noise_of(kind, target(kind, x, e, a), noisy, a)
+        found = implied_noise(kind, training_target(kind, x, e, a), noisy, a)
         assert torch.allclose(found, e, atol=1e-6)
     with pytest.raises(UserError, match="sample"):
-        target("sample", x, e, a)
+        training_target("sample", x, e, a)
 
 
 def test_samples_as_diffusers_does():
@@ -30,7 +37,7 @@ def test_samples_as_diffusers_does():
     model, ids = small(), batch()["inputs"]["input_ids"]
     theirs = DDIMScheduler.from_config(model.scheduler.config)
     theirs.set_timesteps(5)
-    score = denoiser(model, ids)
+    score = noise_predictor(model, ids)
     start = torch.randn(2, 12, 4, 4)
     with torch.no_grad():
         x = start
@@ -52,7 +59,7 @@ def test_stable_diffusions_timesteps_begin_at_one():
 
 def test_a_step_to_where_one_is_changes_nothing():
     x, e = torch.randn(3, 4), torch.randn(3, 4)
-    assert torch.allclose(move(x, e, 0.4, 0.4), x, atol=1e-6)
+    assert torch.allclose(change_noise_level(x, e, 0.4, 0.4), x, atol=1e-6)
 
 
 def test_inversion_comes_back_the_closer_the_more_steps():
@@ -87,10 +94,10 @@ def test_guidance_of_one_is_the_caption_alone_and_of_zero_none():
     model, given = small(), batch()
     x, ids, empty = torch.randn(2, 12, 4, 4), given["inputs"]["input_ids"], given["empty"]
     with torch.no_grad():
-        plain = denoiser(model, ids)(x, 500)
-        nothing = denoiser(model, empty.expand_as(ids))(x, 500)
-        three = denoiser(model, ids, empty, 3.0)(x, 500)
-        assert torch.allclose(denoiser(model, ids, empty, 0.0)(x, 500), nothing, atol=1e-6)
+        plain = noise_predictor(model, ids)(x, 500)
+        nothing = noise_predictor(model, empty.expand_as(ids))(x, 500)
+        three = noise_predictor(model, ids, empty, 3.0)(x, 500)
+        assert torch.allclose(noise_predictor(model, ids, empty, 0.0)(x, 500), nothing, atol=1e-6)
     assert torch.allclose(three, nothing + 3 * (plain - nothing), atol=1e-5)
 
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ftcli.models.anatomy import Anatomy
-from ftcli.models.experts import expert_weights, router_weights
+from ftcli.models.experts import find_expert_weights, find_router_weights
 
 from . import zoo
 
@@ -33,15 +33,17 @@ def meta(kind):
 )  # fmt: skip
 def test_what_is_found(kind, stacks, routers):
     model = meta(kind)
-    found = expert_weights(model)
+    found = find_expert_weights(model)
     assert {stack.name.rpartition(".")[2] for stack in found} == stacks
     assert all(stack.experts == zoo.EXPERTS for stack in found)
-    layers = {name.split(".", 3)[3] for name in router_weights(model)}
+    layers = {name.split(".", 3)[3] for name in find_router_weights(model)}
     assert layers == routers
 
 
 def test_every_expert_is_counted():
     """gate, up and down of 4 experts in 2 layers: 4 x 3 x 64 x 96 each."""
     model = meta("mixtral")
-    assert sum(stack.parameter.numel() for stack in expert_weights(model)) == 2 * 4 * 3 * 64 * 96
+    assert (
+        sum(stack.parameter.numel() for stack in find_expert_weights(model)) == 2 * 4 * 3 * 64 * 96
+    )
     assert Anatomy(model).parameters() == sum(p.numel() for p in model.parameters())

@@ -34,5 +34,5 @@ def test_the_cache_is_used_without_asking(tmp_path):
         asked.append(local)
         return "model"
 
-    assert hub.first("owner/name", None, load) == "model"
+    assert hub.load_cached_first("owner/name", None, load) == "model"
     assert asked == [True]

@@ -9,7 +9,7 @@ from ftcli.core.errors import UserError
 from ftcli.methods.full import Full
 from ftcli.methods.peft import Peft
 from ftcli.models.ldm import Ldm
-from ftcli.models.parts import LatentDiffusion, Patches, bare
+from ftcli.models.parts import LatentDiffusion, Patches, unwrap_parts
 
 from .small_ldm import batch, small, source
 
@@ -50,7 +50,7 @@ def test_an_adapter_goes_on_the_denoiser_and_begins_as_the_base():
     assert torch.equal(wrapped(x, t, given["inputs"]["input_ids"]), before)
     trained = [n for n, p in wrapped.named_parameters() if p.requires_grad]
     assert trained and all("denoiser." in n and "lora" in n for n in trained)
-    assert bare(wrapped) is model and isinstance(bare(wrapped), LatentDiffusion)
+    assert unwrap_parts(wrapped) is model and isinstance(unwrap_parts(wrapped), LatentDiffusion)
 
 
 def test_parts_that_do_not_train_follow_the_model():

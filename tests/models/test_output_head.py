@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ftcli.core.errors import UserError
-from ftcli.models.output_head import states_and_head
+from ftcli.models.output_head import compute_states_and_head
 
 from . import zoo
 
@@ -24,7 +24,7 @@ def test_logits_are_the_models_own(kind):
     model = zoo.build(kind)
     ids = torch.tensor(zoo.documents((20,)))
     expected = model(input_ids=ids, use_cache=False).logits
-    states, head = states_and_head(model, {"input_ids": ids})
+    states, head = compute_states_and_head(model, {"input_ids": ids})
     logits = torch.cat([head(some) for some in states[0].split(7)])
     assert torch.equal(logits, expected[0]) or (logits - expected[0]).abs().max() < 1e-6
     weight = model.get_output_embeddings().weight
@@ -66,7 +66,7 @@ def test_masks_writes_in_place_and_parts_are_followed(do):
     torch.manual_seed(0)
     model, x = Behind(do), torch.randn(1, 6, 4)
     expected = model(x).logits[0]
-    _, head = states_and_head(model, {"x": x})
+    _, head = compute_states_and_head(model, {"x": x})
     assert torch.equal(head(x[0]), expected)
     assert torch.equal(head(x[0, 1:3]), expected[1:3])
     assert head(x).shape == expected[None].shape
@@ -74,7 +74,9 @@ def test_masks_writes_in_place_and_parts_are_followed(do):
 
 def test_logits_from_elsewhere_are_refused():
     with pytest.raises(UserError, match="cannot be followed|can be followed"):
-        states_and_head(Behind(lambda logits: torch.zeros(1, 6, 8)), {"x": torch.ones(1, 6, 4)})
+        compute_states_and_head(
+            Behind(lambda logits: torch.zeros(1, 6, 8)), {"x": torch.ones(1, 6, 4)}
+        )
 
 
 def test_an_error_behind_the_output_layer_leaves_nothing_behind():
@@ -83,7 +85,7 @@ def test_an_error_behind_the_output_layer_leaves_nothing_behind():
 
     model = Behind(fail)
     with pytest.raises(ValueError, match="of the model"):
-        states_and_head(model, {"x": torch.ones(1, 6, 4)})
+        compute_states_and_head(model, {"x": torch.ones(1, 6, 4)})
     assert not model.layer._forward_hooks and not model.layer._forward_pre_hooks
     model.do = nn.Identity()
-    assert not states_and_head(model, {"x": torch.ones(1, 6, 4)})[1].calls
+    assert not compute_states_and_head(model, {"x": torch.ones(1, 6, 4)})[1].calls

@@ -19,7 +19,8 @@ from ftcli.core.row_format import RowFormat
 from ftcli.data.loader import Loader
 from ftcli.models import attention
 from ftcli.models.causal_lm import CausalLM
-from ftcli.models.proof import prove, random_rows, row_length
+from ftcli.models.probing import choose_row_length, draw_rows
+from ftcli.models.proof import prove
 from ftcli.objectives.causal_lm import CausalLM as NextToken
 from ftcli.objectives.causal_lm import CausalLM as Objective
 
@@ -135,9 +136,9 @@ def test_chance_mode_and_gradients_are_as_they_were():
 def test_rows_are_as_long_as_the_windows_that_the_data_pass():
     model = zoo.build("mistral")
     model.config.sliding_window = 100
-    assert row_length(model, 512) == 108
-    assert row_length(model, 90) == 21  # no row of the run is longer than the window
-    ids = torch.cat(random_rows(model, (200,)))
+    assert choose_row_length(model, 512) == 108
+    assert choose_row_length(model, 90) == 21  # no row of the run is longer than the window
+    ids = torch.cat(draw_rows(model, (200,)))
     assert ids.max() < 256 and model.config.eos_token_id not in ids
 
 

@@ -9,9 +9,9 @@ from bitsandbytes.nn import Linear4bit
 
 from ftcli.core.errors import UserError
 from ftcli.methods.peft import Peft
-from ftcli.models.bits import model_bits
+from ftcli.models.bits import measure_model_bits
 from ftcli.models.causal_lm import CausalLM
-from ftcli.models.quantization import bitsandbytes_config, keep_trainable_on_cpu
+from ftcli.models.quantization import build_bitsandbytes_config, keep_trainable_on_cpu
 
 #: arXiv 2305.14314, appendix E.
 NF4 = (
@@ -55,14 +55,14 @@ def test_relative_error_on_normal_weights(double_quant):
 
 def test_bits_of_the_shipped_model_under_qlora():
     """4.127 and the tables of constant size, which weigh something in layers this small."""
-    assert model_bits(CausalLM("asset:llama_mini", quantization="nf4").load("cpu")) == (
+    assert measure_model_bits(CausalLM("asset:llama_mini", quantization="nf4").load("cpu")) == (
         pytest.approx(4.127, abs=0.1)
     )
 
 
 def test_no_quantisation_asks_for_none():
-    assert bitsandbytes_config("none", True, torch.float32) is None
-    assert bitsandbytes_config("int8", True, torch.float32).load_in_8bit
+    assert build_bitsandbytes_config("none", True, torch.float32) is None
+    assert build_bitsandbytes_config("int8", True, torch.float32).load_in_8bit
 
 
 def adapted(guarded: bool = True):

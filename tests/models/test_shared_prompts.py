@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftcli.models.attention import packed_inputs
-from ftcli.models.shared_prompts import shared_layout
+from ftcli.models.attention_layout import pack_inputs
+from ftcli.models.shared_prompts import group_shared_prompts
 from ftcli.objectives.rollouts import Prompt, build_micro_batch
 from ftcli.objectives.sampling import SampledAnswer
 
@@ -43,7 +43,7 @@ def batches():
 
 def log_probs(model, batch):
     if "lengths" in batch:
-        inputs = packed_inputs(batch)
+        inputs = pack_inputs(batch)
     else:
         inputs = {k: batch[k] for k in ("input_ids", "position_ids", "attention_mask")}
     logits = model(**inputs, use_cache=False).logits[:, : batch["input_ids"].shape[1]]
@@ -75,6 +75,6 @@ def test_the_row_holds_each_prompt_once():
 
 
 def test_prompts_of_like_length_are_attended_together():
-    layout = shared_layout(PROMPTS, [n for some in ANSWERS for n in some], [3] * 4)
+    layout = group_shared_prompts(PROMPTS, [n for some in ANSWERS for n in some], [3] * 4)
     assert [f.prompts.documents for f in layout.families] == [3, 1]
     assert [f.answers.documents for f in layout.families] == [9, 3]

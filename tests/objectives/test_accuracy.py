@@ -10,7 +10,7 @@ from ftcli.config import compose, validate
 from ftcli.core.errors import UserError
 from ftcli.data.tokens import IGNORED
 from ftcli.evaluation.metrics.f1 import f1
-from ftcli.models.decoding import answer
+from ftcli.models.decoding import generate_answers
 from ftcli.objectives.accuracy import Accuracy
 from ftcli.objectives.generated import Generated, documents
 from ftcli.optimizers.mezo import MeZO
@@ -66,7 +66,7 @@ def test_generated_scores_the_answers_to_the_prompts(tokens, packing):
     losses = run.objective(run.model, batch)
     examples = list(run.data.examples("train"))[:3]
     prompts = [run.data.prompt_ids(example, run.tokenizer) for example in examples]
-    texts = answer(run.model, run.tokenizer, prompts, max_new_tokens=6)
+    texts = generate_answers(run.model, run.tokenizer, prompts, max_new_tokens=6)
     for value, text, example in zip(losses.values, texts, examples, strict=True):
         expected = f1([text], [[example["completion"]]], [{}])["f1"]
         assert value.item() == pytest.approx(1 - expected / 100, abs=1e-6)

@@ -8,7 +8,7 @@ import torch
 from ftcli.config import compose, validate
 from ftcli.core.callback import State
 from ftcli.core.run import Run
-from ftcli.models.decoding import judging, stop_ids
+from ftcli.models.decoding import evaluation_mode, find_stop_ids
 from ftcli.objectives.rollouts import Prompt, build_micro_batch, read_prompts
 from ftcli.objectives.sampling import SampledAnswer, sample_answers
 from ftcli.run.build import build_run
@@ -42,12 +42,14 @@ def run(tmp_path_factory) -> Run:
 
 
 def prompts(run: Run, rows: list[int]) -> list[Prompt]:
-    return read_prompts(run.loader().batch(rows), run.tokenizer, stop_ids(run.tokenizer, run.model))
+    return read_prompts(
+        run.loader().batch(rows), run.tokenizer, find_stop_ids(run.tokenizer, run.model)
+    )
 
 
 def alone(run: Run, prompt: list[int], answer: list[int]) -> torch.Tensor:
     """Log-probabilities of an answer's tokens by a plain forward pass of one row."""
-    with judging(run) as model:
+    with evaluation_mode(run) as model:
         logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
     logs = (logits / TEMPERATURE).log_softmax(-1)
     return logs.gather(-1, torch.tensor(answer)[:, None]).squeeze(-1)
@@ -63,7 +65,7 @@ def test_kept_log_probabilities_are_those_of_the_model_that_wrote(run, layout, m
     (made,) = run.objective.rollout_builder.build(State(run, run.model, 1), [batch])
     assert ("shared" in made, "lengths" in made) == (layout == "shared", layout != "padded")
     own = prompts(run, [0, 3])
-    stops = stop_ids(run.tokenizer, run.model)
+    stops = find_stop_ids(run.tokenizer, run.model)
     with torch.no_grad():
         trained, _ = run.objective.token_log_probs(
             run.model, made
@@ -94,7 +96,7 @@ def test_tokens_are_drawn_from_the_distribution_they_are_scored_by(run):
     count = 600
     (prompt,) = prompts(run, [0])
     torch.manual_seed(2)
-    with judging(run) as model:
+    with evaluation_mode(run) as model:
         (drawn,) = sample_answers(
             model, run.tokenizer, [prompt.ids], count, 1, count, temperature=TEMPERATURE
         )
@@ -117,7 +119,7 @@ def test_an_answer_depends_on_its_own_prompt_alone(run):
     some = [p.ids for p in prompts(run, [0, 1, 2])]
     some[1] = some[1][:-5]
     greedy = {"top_k": 1}
-    with judging(run) as model:
+    with evaluation_mode(run) as model:
         together = sample_answers(model, run.tokenizer, some, 2, 6, **greedy)
         apart = [sample_answers(model, run.tokenizer, [one], 2, 6, **greedy)[0] for one in some]
     assert len({len(one) for one in some}) > 1

@@ -14,7 +14,7 @@ from bitsandbytes.nn import Linear4bit
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from ftcli.models.bits import measured_bytes
+from ftcli.models.bits import measure_bytes
 from ftcli.objectives.causal_lm import CausalLM as NextToken
 from ftcli.planning.memory import Memory
 from ftcli.planning.plan import Plan, estimate_memory
@@ -113,7 +113,7 @@ def test_bytes_of_a_quantised_base_are_those_of_the_loaded_model():
     weights = count_weights(job.model, "nf4")
     loaded = job.source.load("cpu")
     layers = [module for module in loaded.modules() if isinstance(module, Linear4bit)]
-    held = sum(measured_bytes(layer).total for layer in layers)
+    held = sum(measure_bytes(layer).total for layer in layers)
     packed = {id(layer.weight) for layer in layers}
     rest = {id(p): p.numel() * p.element_size() for p in loaded.parameters() if id(p) not in packed}
     assert weights.quantised == held

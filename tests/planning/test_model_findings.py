@@ -16,7 +16,7 @@ def test_a_shipped_model_is_here():
 
 
 def test_new_weights_need_no_files(monkeypatch):
-    monkeypatch.setattr("ftcli.models.hub.ask", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("ftcli.models.hub.ask_hub", lambda *_: pytest.fail("the hub was asked"))
     found = weights_finding(CausalLM("owner/name", weights="random"))
     assert found.status == "ok" and "new weights" in found.text
 
@@ -49,5 +49,5 @@ def test_what_the_hub_says_of_a_model_that_is_not_here(tmp_path, monkeypatch, an
     refused = GatedRepoError.__new__(GatedRepoError)  # its constructor wants a response
     refusals = {"gated": refused, "unreachable": OSError("no route")}
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("ftcli.models.hub.ask", ask)
+    monkeypatch.setattr("ftcli.models.hub.ask_hub", ask)
     assert weights_finding(CausalLM("owner/name")).status == status

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from bitsandbytes.nn import Linear4bit
 
-from ftcli.models.bits import measured_bytes
+from ftcli.models.bits import measure_bytes
 from ftcli.objectives.reference import Reference
 from ftcli.planning.plan import Plan, estimate_memory
 from ftcli.planning.schedule import Schedule
@@ -23,7 +23,7 @@ def held(model) -> int:
     packed = [module for module in model.modules() if isinstance(module, Linear4bit)]
     known = {id(layer.weight) for layer in packed}
     plain = {id(p): p.numel() * p.element_size() for p in model.parameters() if id(p) not in known}
-    return sum(plain.values()) + sum(measured_bytes(layer).total for layer in packed)
+    return sum(plain.values()) + sum(measure_bytes(layer).total for layer in packed)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
-from ftcli.models.decoding import judging
+from ftcli.models.decoding import evaluation_mode
 from ftcli.papers.ba_lora.consistency import Consistency
 from ftcli.papers.ba_lora.diversity import Diversity
 from ftcli.papers.ba_lora.spectrum import Spectrum
@@ -47,7 +47,7 @@ class Outputs:
         size, rows, tokens = self.batch_size or run.trainer.batch_size, 0, 0
         totals = dict.fromkeys(parts, 0.0)
         loader = run.data.loader(self.split, run.tokenizer, batch_size=size, seed=0, shuffle=False)
-        with judging(run) as model:
+        with evaluation_mode(run) as model:
             for batch in loader:
                 losses = run.objective(model, batch)
                 for name, (sign, penalty) in parts.items():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ftcli.core.errors import UserError
 from ftcli.core.hooks import Probes
-from ftcli.models.decoding import judging
+from ftcli.models.decoding import evaluation_mode
 from ftcli.papers.deft.activations import RealTokens, is_encoder_decoder, mlp_activations
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ActivationDensity:
             return self._count_active(values, tokens.mask(values, roles[name]))
 
         probes = Probes({tap.name: tap.module for tap in taps}, read)
-        with judging(run) as model, probes:
+        with evaluation_mode(run) as model, probes:
             for batch in self._iterate_batches(run):
                 tokens = RealTokens(batch, is_encoder_decoder(model))
                 run.objective(model, batch)

@@ -38,13 +38,13 @@ def _collect_features(run: Run, split: str) -> tuple[Tensor, Tensor]:
     """Return hidden states with a 1 for the bias [n, d + 1] and classes [n] of a split's rows."""
     import torch
 
-    from ftcli.models.decoding import judging
+    from ftcli.models.decoding import evaluation_mode
     from ftcli.objectives.candidates import score_candidates
 
     objective: Any = run.objective
     loader = run.data.loader(split, run.tokenizer, batch_size=64, seed=0, shuffle=False)
     hidden, targets = [], []
-    with judging(run) as model:
+    with evaluation_mode(run) as model:
         for batch in loader:
             scores = score_candidates(model, batch, objective.candidates)
             hidden.append(scores.hidden.float())

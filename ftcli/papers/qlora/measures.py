@@ -28,7 +28,7 @@ def evaluation_gradient_change(run: Path) -> float:
     bitsandbytes 0.50 on CPUs with AVX512-BF16 repacks weights in the first such pass, after which
     the path through the base gave no gradient; `ftcli.models.quantization` turns that off.
     """
-    from ftcli.models.decoding import judging
+    from ftcli.models.decoding import evaluation_mode
     from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
     fresh = rebuild_run(run)
@@ -36,7 +36,7 @@ def evaluation_gradient_change(run: Path) -> float:
     batch = first_batch(fresh)
     _perturb_parameters(fresh.model)
     before = _gradients(fresh, batch)
-    with judging(fresh) as model:
+    with evaluation_mode(fresh) as model:
         loss_of(fresh, model, batch)
     after = _gradients(fresh, batch)
     return max((a - b).abs().max().item() for a, b in zip(before, after, strict=True))
@@ -109,10 +109,10 @@ def nf4_bits(_run: Path) -> float:
     import torch
     from bitsandbytes.nn import Linear4bit
 
-    from ftcli.models.bits import measured_bits
+    from ftcli.models.bits import measure_bits
 
     layer = Linear4bit(SIDE, SIDE, bias=False, quant_type="nf4", compress_statistics=True)
-    return measured_bits(layer.to(torch.device("cpu")))
+    return measure_bits(layer.to(torch.device("cpu")))
 
 
 @measure(exact=True)

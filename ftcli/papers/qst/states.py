@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.core.atomic import follow_umask
-from ftcli.models.attention import Group, packed_inputs
+from ftcli.models.attention_layout import Group, pack_inputs
 
 #: Arguments of a backbone that only give tokens, positions and the mask of padding.
 KNOWN = {
@@ -195,7 +195,7 @@ def _pack_documents(arguments: Mapping[str, Any], documents: Sequence[Document])
     places = torch.cat([document.places for document in documents]).to(ids.device)
     lengths = torch.tensor([len(document.places) for document in documents])
     row = {"input_ids": ids[:, places], "position_ids": positions[:, places], "lengths": lengths}
-    return packed_inputs(row, ids.device) | {"use_cache": False}
+    return pack_inputs(row, ids.device) | {"use_cache": False}
 
 
 def _select_rows(arguments: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:

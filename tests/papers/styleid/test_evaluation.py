@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftcli.models.diffusion import Ddim, denoiser
+from ftcli.models.diffusion import Ddim, noise_predictor
 from ftcli.papers.styleid.distances import color_distance, content_distance, gram_distance
 from ftcli.papers.styleid.evaluation import StyleTransfer
 from tests.models.small_ldm import small
@@ -33,7 +33,7 @@ def test_with_everything_off_it_is_the_contents_reconstruction():
     content = images(2, 0)
     results, _ = run_transfer(content, images(1, 1), adain=False, inject=False)
     model = small()
-    walk, score = Ddim.of(model.scheduler, 4), denoiser(model, EMPTY.expand(2, -1))
+    walk, score = Ddim.of(model.scheduler, 4), noise_predictor(model, EMPTY.expand(2, -1))
     with torch.no_grad():
         x = model.encode(content)
         expected = model.decode(walk.sample(walk.invert(x, score), score))

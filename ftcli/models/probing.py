@@ -1,0 +1,91 @@
+"""What the proofs of packing and of decoding share: rows to try, the error that rounding explains, state."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: Nats a token by which float32 losses may differ; per ten nats where losses are larger.
+EXACT = 1e-4
+#: Mean difference in nats a token of half precision and quantised weights: a bf16 logit of 20 is known
+#: to 0.06, and two orders of summation differ by about that; what leaks between rows is more.
+ROUNDED = 0.05
+SHORTEST = 21  # tokens of a row where the model has no window that a longer one would pass
+
+
+def choose_row_length(model: Any, longest: int) -> int:
+    """Tokens of a row beyond every window or chunk of a model that rows of this length can pass."""
+    config = model.config.get_text_config()
+    sizes = [
+        value
+        for key, value in vars(config).items()
+        if re.search("window|chunk", key) and type(value) is int and 1 < value < longest
+    ]
+    limit = getattr(config, "max_position_embeddings", None) or 0
+    limit = limit if limit > 0 else longest  # XLNet says -1 for none
+    return min(max([SHORTEST, *(size + 8 for size in sizes)]), limit, longest)
+
+
+def draw_rows(model: Any, lengths: Sequence[int]) -> list[Tensor]:
+    """Rows of ids that stand for text: no end, padding or image; always the same for a vocabulary."""
+    named = [
+        v for k, v in vars(model.config.get_text_config()).items() if re.search("token|_id", k)
+    ]
+    special = {i for value in named for i in (value if isinstance(value, list) else [value])
+               if type(i) is int}  # fmt: skip
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    vocabulary = min(len(table.weight) for table in tables if table is not None)
+    middle = range(vocabulary // 20, 3 * vocabulary // 4)
+    chosen = torch.tensor([i for i in middle if i not in special] or [0])
+    generator = torch.Generator().manual_seed(0)
+    return [chosen[torch.randint(len(chosen), (n,), generator=generator)] for n in lengths]
+
+
+def is_exact(model: Any) -> bool:
+    """Whether a model computes in float32 throughout."""
+    rounded = torch.is_autocast_enabled(next(model.parameters()).device.type)
+    quantised = getattr(model, "is_quantized", False)
+    return not rounded and not quantised and model.dtype == torch.float32
+
+
+def relative_error(model: Any, found: Tensor, expected: Tensor) -> float:
+    """How far log-probabilities or losses [n] are apart, by what rounding explains: 1 is the most."""
+    gaps = (found - expected).abs()
+    if not gaps.isfinite().all():
+        return math.inf
+    if not is_exact(model):
+        return float(gaps.mean()) / ROUNDED
+    return float(gaps.max()) / (EXACT * max(1.0, float(expected.abs().max()) / 10))
+
+
+def raise_out_of_memory(error: Exception) -> None:
+    """Raise an error that says nothing about the model."""
+    from ftcli.core.allocator import is_oom
+
+    if is_oom(error):
+        raise error
+
+
+def summarize_error(error: Exception) -> str:
+    """An error of a library in short."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
+@contextmanager
+def preserve_state(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; mode and random generators as they were behind it."""
+    from ftcli.core.rng import random_state, set_random_state
+
+    training, before = model.training, random_state()
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+        set_random_state(before)
