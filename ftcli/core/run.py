@@ -150,7 +150,7 @@ class Run:
         self.row_format = row_format
         if row_format is not None:
             self.data.use_row_format(row_format.packing, row_format.reading)
-            self.model_source.settle(row_format.attention)
+            self.model_source.use_attention(row_format.attention)
 
     def loader(self, rank: int = 0, world: int = 1) -> Any:
         """Training batches in the order of this run's seed, in the row format that its model reads.

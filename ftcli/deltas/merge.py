@@ -276,10 +276,10 @@ def save_model(
         complete: adds to the folder before it takes its name.
     """
     from ftcli.core.atomic import write_folder
-    from ftcli.models.hub import progress_for_people
+    from ftcli.models.hub import quiet_progress_bars
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    with write_folder(target) as unfinished, progress_for_people():
+    with write_folder(target) as unfinished, quiet_progress_bars():
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         save_generation(model, tokenizer, unfinished)

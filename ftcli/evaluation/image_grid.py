@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from ftcli.data.media.pictures import draw_grid, to_bytes
-from ftcli.models.decoding import judging
-from ftcli.models.diffusion import Ddim, denoiser
-from ftcli.models.parts import bare
+from ftcli.models.decoding import evaluation_mode
+from ftcli.models.diffusion import Ddim, noise_predictor
+from ftcli.models.parts import unwrap_parts
 from ftcli.objectives.diffusion import EVALUATION_STEP, draw_noise
 
 
@@ -44,7 +44,7 @@ class ImageGrid:
         if run.dir is None:
             return {}
         batch = self._batch(run)
-        with judging(run) as model:
+        with evaluation_mode(run) as model:
             drawn = to_bytes(draw(model, batch, self.steps, self.guidance))
         images = drawn if self.prompts else self._beside(batch["inputs"]["pixels"], drawn)
         folder = Path(run.dir.path) / "images"
@@ -71,11 +71,11 @@ class ImageGrid:
 
 def draw(model: Any, batch: dict[str, Any], steps: int, guidance: float = 1.0) -> torch.Tensor:
     """Pixels [B, 3, h, w] in [-1, 1] for the captions of a batch, from noise of its row numbers."""
-    parts = bare(model)
+    parts = unwrap_parts(model)
     shape = torch.Size(latent_shape(parts))
     noise = draw_noise(batch["rows"], shape, 1, (0, EVALUATION_STEP))[1].to(parts.device)
-    score = denoiser(model, batch["inputs"]["input_ids"], batch["empty"], guidance)
-    return parts.decode(Ddim.of(parts.scheduler, steps).sample(noise, score))
+    score = noise_predictor(model, batch["inputs"]["input_ids"], batch["empty"], guidance)
+    return parts.decode(Ddim.from_scheduler(parts.scheduler, steps).sample(noise, score))
 
 
 def latent_shape(parts: Any) -> tuple[int, int, int]:

@@ -1,7 +1,7 @@
-"""Where things are in a model: embeddings, ordered blocks, norms, head, linears, ties, fused layers.
+"""The parts of a model: embeddings, ordered blocks, norms, head, linears, tied and fused layers.
 
-Everything is found from structure (repeated blocks in a ModuleList, transformers' embedding
-accessors, shapes), never from a table of model names, so that a model nobody has seen yet works too.
+They are found by structure (repeated blocks in a ModuleList, transformers' embedding accessors,
+shapes), never by a table of model names, so that unknown models work too.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ ATTENTION_MARKS = (
 
 @dataclass(frozen=True)
 class Linear:
-    """One linear layer with its true shape, whatever way its weight is stored.
+    """A linear layer with its unpacked shape.
 
-    `kind` is "linear", "conv1d" (GPT-2: weight stored input first), "4bit" or "8bit".
-    `parts` gives the output sizes of what is fused in it: (query, key, value) or (gate, up);
-    `fused` says which of the two, and is empty for an ordinary layer.
+    Attributes:
+        kind: linear, conv1d (GPT-2: weight stored input first), 4bit or 8bit.
+        fused: qkv, gate_up, or empty for an ordinary layer.
+        parts: output sizes of the fused layers: (query, key, value) or (gate, up).
     """
 
     name: str
@@ -48,7 +49,13 @@ class Linear:
 
 @dataclass(frozen=True)
 class Stack:
-    """One run of repeated blocks: the ModuleList at `name`, and whether it encodes or decodes."""
+    """A sequence of repeated blocks.
+
+    Attributes:
+        name: of its ModuleList.
+        role: encoder or decoder.
+        blocks: names and modules, in order.
+    """
 
     name: str
     role: str
@@ -68,18 +75,18 @@ class Anatomy:
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
-        """Every module of the base model; adapter wrappers stand for what they wrap."""
+        """Every module of the base model by name; adapter wrappers are replaced by what they wrap."""
         return dict(_walk(self.model, ""))
 
     @cached_property
     def linears(self) -> tuple[Linear, ...]:
         """All linear layers in the order of the model, the head included."""
-        found = [_linear(name, module) for name, module in self.modules.items()]
-        return tuple(self._mark_fused([item for item in found if item is not None]))
+        linears = [_linear(name, module) for name, module in self.modules.items()]
+        return tuple(self._mark_fused([item for item in linears if item is not None]))
 
     @cached_property
     def stacks(self) -> tuple[Stack, ...]:
-        """The outermost runs of repeated blocks, in the order of the model."""
+        """The outermost sequences of repeated blocks, in the order of the model."""
         stacks: list[Stack] = []
         for name, module in self.modules.items():
             inside = any(_within(name, stack.name) for stack in stacks)
@@ -95,11 +102,11 @@ class Anatomy:
 
     @property
     def block_linears(self) -> tuple[Linear, ...]:
-        """The linears inside blocks: what adapters and quantisation usually mean by "all linears"."""
+        """The linears inside blocks: "all linears" of adapters and of quantisation."""
         return tuple(linear for linear in self.linears if self._in_blocks(linear.name))
 
     def linears_of(self, block: str) -> tuple[Linear, ...]:
-        """The linears of one block, given by its name."""
+        """Return the linears of one block, given by its name."""
         return tuple(linear for linear in self.linears if _within(linear.name, block))
 
     @cached_property
@@ -110,7 +117,7 @@ class Anatomy:
             for name, module in self.modules.items()
             if hasattr(module, "num_embeddings") and not self._in_blocks(name)
         ]
-        token = _accessor(self.model, "get_input_embeddings")
+        token = _call_accessor(self.model, "get_input_embeddings")
         tables.sort(key=lambda item: item[1] is not token)
         if token is not None and not any(module is token for _, module in tables):
             tables[:0] = [(name, m) for name, m in self.modules.items() if m is token]
@@ -123,8 +130,8 @@ class Anatomy:
 
     @cached_property
     def head(self) -> tuple[str, nn.Module] | None:
-        """The output layer: what transformers calls it, else the last linear after the blocks."""
-        output = _accessor(self.model, "get_output_embeddings")
+        """Name and module of the output layer: by transformers' accessor, else the last linear after the blocks."""
+        output = _call_accessor(self.model, "get_output_embeddings")
         if output is not None:
             return next((n, m) for n, m in self.modules.items() if m is output)
         core = getattr(self.model, getattr(self.model, "base_model_prefix", "") or "-", None)
@@ -143,14 +150,14 @@ class Anatomy:
         return head is not None and head is getattr(self.embeddings[0][1], "weight", None)
 
     def parameters(self) -> int:
-        """True number of parameters of the base model; tied ones once, packed ones unpacked."""
+        """Count the parameters of the base model; tied ones once, packed ones unpacked."""
         return _count(self.modules.values(), trainable_only=False)
 
     def _in_blocks(self, name: str) -> bool:
         return any(_within(name, stack.name) for stack in self.stacks)
 
     def _are_blocks(self, name: str, modules: nn.ModuleList) -> bool:
-        """Repeated blocks hold linears below them; a list of linears or of experts' heads is not one."""
+        """Whether every child has linears below it and none is a linear itself."""
         if len(modules) == 0 or any(_linear("", child) for child in modules):
             return False
         return all(
@@ -162,14 +169,14 @@ class Anatomy:
         config = getattr(self.model, "config", None)
         if getattr(config, "is_encoder_decoder", False):
             for role in ("decoder", "encoder"):
-                part = _accessor(self.model, f"get_{role}")
+                part = _call_accessor(self.model, f"get_{role}")
                 if part is not None and any(module is blocks for module in part.modules()):
                     return role
         causal = any(getattr(module, "is_causal", False) for module in blocks.modules())
         return "decoder" if causal else "encoder"
 
     def _mark_fused(self, linears: list[Linear]) -> Iterator[Linear]:
-        """A fused layer puts out more than its only sibling, the closing projection, takes in."""
+        """Mark fused layers: their output is wider than the input of their only sibling, the projection."""
         siblings: dict[str, list[Linear]] = {}
         for linear in linears:
             siblings.setdefault(linear.name.rpartition(".")[0], []).append(linear)
@@ -181,7 +188,7 @@ class Anatomy:
             parts: tuple[int, ...] = ()
             if len(group) == 2:
                 other = group[1] if linear is group[0] else group[0]
-                fused, parts = _fusion(linear.out_features, other.in_features, attention)
+                fused, parts = _find_fusion(linear.out_features, other.in_features, attention)
             yield Linear(
                 linear.name,
                 linear.module,
@@ -194,7 +201,7 @@ class Anatomy:
 
 
 def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
-    """Parameters by true shape: a tensor shared by two layers counts once, packed weights unpacked.
+    """Count parameters by unpacked shape; a tensor that two layers share counts once.
 
     Args:
         trainable_only: count only tensors that require a gradient.
@@ -215,44 +222,44 @@ def _count(modules: Iterable[nn.Module], trainable_only: bool) -> int:
 
 
 def true_numel(module: nn.Module, name: str, parameter: nn.Parameter) -> int:
-    """Number of values `parameter` stands for: a 4-bit weight holds two of them in each byte."""
+    """Return the number of values of a parameter: a 4-bit weight holds two in each byte."""
     shape = _shape(module)
     packed = not parameter.dtype.is_floating_point
     return shape[0] * shape[1] if name == "weight" and shape and packed else parameter.numel()
 
 
 def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    """Names and modules depth first; an adapter layer is replaced by the layer it wraps."""
-    module = _unwrapped(module)
+    """Yield names and modules depth first; an adapter layer is replaced by the layer it wraps."""
+    module = _unwrap(module)
     yield name, module
     for child_name, child in module.named_children():
         yield from _walk(child, f"{name}.{child_name}" if name else child_name)
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """The layer under adapters, under a copy that is trained, and under trained rows of a table."""
+def _unwrap(module: nn.Module) -> nn.Module:
+    """Return the layer under adapters, under a trained copy, and under trained rows of a table."""
     base = getattr(module, "base_layer", getattr(module, "original_module", None))
-    return _unwrapped(base) if isinstance(base, nn.Module) else module
+    return _unwrap(base) if isinstance(base, nn.Module) else module
 
 
 def _within(name: str, ancestor: str) -> bool:
     return name == ancestor or name.startswith(f"{ancestor}.")
 
 
-def _accessor(model: nn.Module, name: str) -> nn.Module | None:
-    """What a transformers accessor returns; models without that part raise, or have none."""
+def _call_accessor(model: nn.Module, name: str) -> nn.Module | None:
+    """Return the module that an accessor of transformers gives; None for models without that part."""
     method = getattr(model, name, None)
     if method is None:
         return None
     try:
-        found = method()
+        module = method()
     except (AttributeError, NotImplementedError):
         return None
-    return _unwrapped(found) if isinstance(found, nn.Module) and found is not model else None
+    return _unwrap(module) if isinstance(module, nn.Module) and module is not model else None
 
 
 def _shape(module: Any) -> tuple[int, int] | None:
-    """(out, in) of a linear, whichever of the three conventions its class follows."""
+    """Return (out, in) of a linear or embedding, by the attributes of its class; None for others."""
     if hasattr(module, "in_features") and hasattr(module, "out_features"):
         return int(module.out_features), int(module.in_features)
     if hasattr(module, "nf") and hasattr(module, "nx"):
@@ -282,8 +289,8 @@ def _is_norm(module: nn.Module) -> bool:
     return leaf and weight is not None and all(p.dim() == 1 for p in parameters.values())
 
 
-def _fusion(out: int, taken: int, attention: bool) -> tuple[str, tuple[int, ...]]:
-    """What a layer of width `out` before a projection that takes `taken` is made of."""
+def _find_fusion(out: int, taken: int, attention: bool) -> tuple[str, tuple[int, ...]]:
+    """Return kind and part sizes of a layer of width `out` before a projection of input `taken`."""
     extra = out - taken
     if attention and extra > 0 and extra % 2 == 0:
         return "qkv", (taken, extra // 2, extra // 2)

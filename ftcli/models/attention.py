@@ -1,11 +1,11 @@
 """Attention that restarts at each document of a packed row, for any transformers model.
 
-Packed batches are one flat row of documents. The loader's document lengths travel to every layer as
-the keyword `documents`; each document attends causally to itself alone, by torch's fused
+Packed batches are one flat row of documents. Their layout (`ftcli.models.attention_layout`) reaches
+every layer as the keyword `documents`; each document attends causally to itself alone, by torch's fused
 attention, so neither padding nor a T x T mask ever exists. Calls without `documents` (generation,
-padded batches) go to transformers' own SDPA, unless the layer asks for what that does not do: capped
-scores and attention sinks are computed here in both cases. A keyword that this function does not
-know is refused, so that no part of a model's attention is lost in silence.
+padded batches) go to transformers' own SDPA, unless the layer needs what that does not support: capped
+scores and attention sinks are computed here in both cases. An unknown keyword is refused, so that no
+part of a model's attention is left out silently.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from ftcli.models.attention_kernels import AttentionSettings, Layout, attend, at
 from ftcli.models.attention_layout import Group
 
 NAME = "documents"
-#: Keywords of a layer that do not change who attends to whom, or that the layout says instead.
+#: Keywords of a layer that do not change which keys are attended to, or that the layout replaces.
 KNOWN = frozenset(TransformersKwargs.__annotations__) | {
     "sliding_window", "use_cache", "cache_position", "return_dict", "token_type_ids",
 }  # fmt: skip
 
 
 def adopt(model: Any) -> None:
-    """Give a model that the library has loaded this attention, where its layers ask for one by name."""
+    """Give a loaded model this attention, where its class supports named attention functions."""
     if model._can_set_attn_implementation():
         model.library_attention = model.config._attn_implementation
         model.set_attn_implementation(NAME)
 
 
 def is_adopted(model: Any) -> bool:
-    """Whether `adopt` has given the model this attention, now or before `use` took it away."""
+    """Whether `adopt` has given the model this attention, even if `use` has switched it since."""
     return getattr(model, "library_attention", None) is not None
 
 
 def get_current(model: Any) -> Literal["documents", "library"]:
-    """Which attention a model has now."""
+    """Return which attention a model has now."""
     return "documents" if model.config._attn_implementation == NAME else "library"
 
 
 def use(model: Any, attention: Literal["documents", "library"]) -> None:
-    """Switch a model that was adopted; others have the library's attention only."""
+    """Switch an adopted model's attention; others have the library's only."""
     if is_adopted(model):
         model.set_attn_implementation(NAME if attention == "documents" else model.library_attention)
 
@@ -72,12 +72,12 @@ def documents_attention(
     """Attention within documents: query [1, H, T, D], key and value [1, K, T, D] -> [1, T, H, D].
 
     Raises:
-        NotImplementedError: the layer asks for something that this function does not know.
-        RuntimeError: the batch is packed but the model did not hand the layout to its layers.
+        NotImplementedError: the layer passes a keyword that this function does not know.
+        RuntimeError: the batch is packed but the model did not pass the layout to its layers.
     """
     _refuse_unknown(kwargs)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    how = AttentionSettings(causal, dropout, scaling, softcap, sinks=s_aux)
+    settings = AttentionSettings(causal, dropout, scaling, softcap, sinks=s_aux)
     if documents is None:
         _refuse_lost_layout(attention_mask, query)
         if softcap is None and s_aux is None:
@@ -88,11 +88,11 @@ def documents_attention(
         _refuse_bias(position_bias)
         heads = query.shape[1] // key.shape[1]
         key, value = repeat_kv(key, heads), repeat_kv(value, heads)
-        how = replace(how, causal=causal and query.shape[2] > 1)
-        return attend(query, key, value, attention_mask, how).transpose(1, 2), None
+        settings = replace(settings, causal=causal and query.shape[2] > 1)
+        return attend(query, key, value, attention_mask, settings).transpose(1, 2), None
     _refuse_bias(position_bias)
-    window, chunk = _local(module, kwargs)
-    how = replace(how, window=window, chunk=chunk)
+    window, chunk = _read_locality(module, kwargs)
+    settings = replace(settings, window=window, chunk=chunk)
     heads = query.shape[1] // key.shape[1]
     states = [x[0].transpose(0, 1) for x in (query, repeat_kv(key, heads), repeat_kv(value, heads))]
     if query.device.type == "cpu":
@@ -100,14 +100,14 @@ def documents_attention(
         states = [x.float() for x in states]
     with torch.autocast(query.device.type, enabled=False):
         if isinstance(documents, tuple):
-            out = attend_within(states, documents, how)
+            out = attend_within(states, documents, settings)
         else:
-            out = documents.within(states, how)
+            out = documents.attend(states, settings)
     return out.unsqueeze(0).to(query.dtype), None
 
 
 def _refuse_unknown(kwargs: dict[str, Any]) -> None:
-    """Raise where a layer hands over something that may change what its attention is."""
+    """Refuse keywords that may change what a layer attends to."""
     unknown = {name for name, value in kwargs.items() if value is not None} - KNOWN
     if unknown:
         raise NotImplementedError(f"attention with {', '.join(sorted(unknown))} is not known here")
@@ -118,8 +118,8 @@ def _refuse_bias(bias: Tensor | None) -> None:
         raise NotImplementedError("attention with position_bias is known for padded rows only")
 
 
-def _local(module: nn.Module, kwargs: dict[str, Any]) -> tuple[int | None, int | None]:
-    """Window and chunk of a layer; where it leaves them to the mask, its configuration has them."""
+def _read_locality(module: nn.Module, kwargs: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Return window and chunk of a layer, from its keywords or, where the mask has them, its config."""
     config: Any = getattr(module, "config", None)
     kinds, index = getattr(config, "layer_types", None), getattr(module, "layer_idx", None)
     kind = kinds[index] if kinds and index is not None and index < len(kinds) else None

@@ -13,16 +13,20 @@ from torch.nn.functional import pad
 if TYPE_CHECKING:
     from ftcli.models.attention_kernels import Layout
 
-#: Rows are a multiple of this many tokens long. Kernels are made (and kept) for each new shape: in
+#: Rows are padded to a multiple of this many tokens. Kernels are compiled (and kept) for each new shape: in
 #: bf16 on a CPU, free lengths were measured to cost 10 % of the time and, in 60 steps, 500 MB.
 ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring documents of like length that attend in one call, padded to the longest.
+    """Neighbouring documents of similar length that attend in one call, padded to the longest.
 
-    `real` holds the places [t] of their tokens in the padded [n * length]; None where all are full.
+    Attributes:
+        tokens: of all documents, t.
+        documents: their number n.
+        length: tokens of the longest.
+        real: indices [t] of their tokens in the padded [n * length]; None where none is padded.
     """
 
     tokens: int
@@ -31,15 +35,15 @@ class Group:
     real: Tensor | None
 
     def to(self, device: torch.device | str) -> Group:
-        """The same with its tensor on a device."""
+        """Return the group with its tensor on a device."""
         return self if self.real is None else replace(self, real=self.real.to(device))
 
 
 def group_documents(lengths: Sequence[int]) -> tuple[Group, ...]:
-    """The groups of a packed row, in order.
+    """Group the documents of a packed row, in order.
 
     A call costs about as much as a dozen tokens, so documents within an eighth of each other (and
-    8 tokens) share one; the padding touches attention alone, and no real token ever sees it.
+    8 tokens) share one; padding exists inside attention only, and no token attends to it.
     """
     runs: list[list[int]] = []
     for length in lengths:
@@ -58,11 +62,11 @@ def group_documents(lengths: Sequence[int]) -> tuple[Group, ...]:
 
 
 def pack_inputs(batch: dict[str, Any], device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The model inputs by which a packed batch stays uncontaminated.
+    """Return the model inputs of a packed batch, in which no document attends to another.
 
-    A mask with four dimensions is passed through by transformers as it is; this one is a token of
-    one element, which tells the layers that the documents' layout must be there. The row is filled
-    up to a multiple of `ALIGNMENT` by a last document without labels.
+    transformers passes a mask with four dimensions on unchanged; this one has one element and tells
+    the layers that the layout must be present. The row is padded to a multiple of `ALIGNMENT` by a
+    last document without labels.
     """
     lengths = batch["lengths"].tolist()
     spare = -sum(lengths) % ALIGNMENT
@@ -71,13 +75,13 @@ def pack_inputs(batch: dict[str, Any], device: torch.device | str = "cpu") -> di
         "input_ids": pad(batch["input_ids"], (0, spare)),
         "position_ids": pad(batch["position_ids"], (0, spare)),
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
-        "documents": _documents(batch, lengths, spare, device),
+        "documents": _build_layout(batch, lengths, spare, device),
         **(_bounds([*lengths, spare] if spare else lengths, device) if reset else {}),
     }
 
 
 def _bounds(lengths: Sequence[int], device: torch.device | str) -> dict[str, Any]:
-    """Numbers and bounds of documents by the keywords that recurrent layers of the library know."""
+    """Return indices and bounds of documents under the keywords of the library's recurrent layers."""
     sizes = torch.tensor(lengths, device=device)
     bounds = pad(sizes.cumsum(0), (1, 0)).int()
     return {
@@ -89,10 +93,10 @@ def _bounds(lengths: Sequence[int], device: torch.device | str) -> dict[str, Any
     }
 
 
-def _documents(
+def _build_layout(
     batch: dict[str, Any], lengths: list[int], spare: int, device: torch.device | str
 ) -> tuple[Group, ...] | Layout:
-    """The layout; where the batch says `shared`, answers see the prompt that stands there for all."""
+    """Return the layout; with `shared` in the batch, answers attend to a prompt they share."""
     if "shared" not in batch:
         groups = group_documents([*lengths, spare] if spare else lengths)
         return tuple(group.to(device) for group in groups)
@@ -103,7 +107,7 @@ def _documents(
 
 
 def pad_group(x: Tensor, group: Group) -> Tensor:
-    """Tokens of a group [t, H, D] -> [n, H, L, D]."""
+    """Pad the tokens of a group: [t, H, D] -> [n, H, L, D]."""
     if group.real is not None:
         empty = x.new_zeros(group.documents * group.length, *x.shape[1:])
         x = empty.index_copy(0, group.real, x)
@@ -111,6 +115,6 @@ def pad_group(x: Tensor, group: Group) -> Tensor:
 
 
 def unpad_group(x: Tensor, group: Group) -> Tensor:
-    """[n, H, L, D] -> tokens of a group [t, H, D]."""
+    """Remove the padding of a group: [n, H, L, D] -> [t, H, D]."""
     x = x.transpose(1, 2).flatten(0, 1)
     return x if group.real is None else x.index_select(0, group.real)

@@ -1,6 +1,6 @@
 """Bytes and bits a stored weight takes under each quantisation, by formula and by measurement.
 
-The formula answers `ftcli plan` before anything is loaded; the measurement proves it on a real layer.
+`ftcli plan` uses the formula before anything is loaded; tests check it by measuring real layers.
 QLoRA (arXiv 2305.14314, section 3): 4 + 32/64 = 4.5 bits a parameter for one fp32 scale a block of
 64; double quantisation stores the scales in 8 bits, with one fp32 a 256 of them: 4.127 bits.
 """
@@ -29,11 +29,12 @@ class StoredSize:
 
     @property
     def total(self) -> int:
+        """Bytes of codes, scales and tables together."""
         return self.codes + self.scales + self.tables
 
 
 def compute_bits_per_weight(quantization: str, double_quant: bool = True) -> float:
-    """Bits a weight of a large matrix, scales counted, constant-size tables left out.
+    """Return the bits per weight of a large matrix, with scales, without constant-size tables.
 
     int8 adds one fp32 a row, which vanishes in a wide matrix: 8 is returned.
 
@@ -52,7 +53,11 @@ def compute_bits_per_weight(quantization: str, double_quant: bool = True) -> flo
 def compute_stored_bytes(
     rows: int, columns: int, quantization: str, double_quant: bool = True
 ) -> StoredSize:
-    """Exact bytes of a `rows` x `columns` weight as bitsandbytes keeps it."""
+    """Compute the exact bytes of a `rows` x `columns` weight as bitsandbytes stores it.
+
+    Raises:
+        ValueError: the quantisation is not one of nf4, fp4, int8.
+    """
     weights = rows * columns
     if quantization in EIGHT_BIT:
         return StoredSize(weights, FP32 * rows, 0)
@@ -68,7 +73,7 @@ def compute_stored_bytes(
 
 
 def measure_bytes(module: nn.Module) -> StoredSize:
-    """Bytes a quantised bitsandbytes layer really holds for its weight.
+    """Measure the bytes that a quantised bitsandbytes layer holds for its weight.
 
     Raises:
         ValueError: the layer's weight is not quantised (yet).
@@ -88,23 +93,23 @@ def measure_bytes(module: nn.Module) -> StoredSize:
 
 
 def measure_bits(module: nn.Module) -> float:
-    """Bits a weight of a real quantised layer, all of its state counted."""
+    """Measure the bits per weight of a quantised layer, all of its state counted."""
     true_weights = int(prod((module.in_features, module.out_features)))  # type: ignore[arg-type]
     return 8 * measure_bytes(module).total / true_weights
 
 
 def measure_model_bits(model: nn.Module) -> float | None:
-    """Bits a weight over all quantised layers of a loaded model; None where none is quantised."""
-    held = weights = 0
+    """Measure the bits per weight over all quantised layers of a model; None where there is none."""
+    stored = weights = 0
     for module in model.modules():
         if "weight" not in module._parameters:
             continue  # an adapter round the layer, which shows the layer's weight as its own
         try:
-            held += measure_bytes(module).total
+            stored += measure_bytes(module).total
         except (ValueError, AttributeError):
             continue
         weights += int(prod((module.in_features, module.out_features)))  # type: ignore[arg-type]
-    return 8 * held / weights if weights else None
+    return 8 * stored / weights if weights else None
 
 
 def _bytes(tensor: Tensor) -> int:

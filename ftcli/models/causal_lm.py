@@ -59,10 +59,10 @@ class CausalLM:
         self._proved: Literal["documents", "library"] = "documents"
 
     def load(self, device: str | None = None) -> PreTrainedModel:
-        """The model with its weights, in eval mode.
+        """Load the model with its weights, in eval mode.
 
         Args:
-            device: null: the accelerator of this process, else the CPU.
+            device: where to put it; None: the accelerator of this process, else the CPU.
 
         Raises:
             UserError: the model is missing, gated, unreadable, its files do not hold exactly its
@@ -72,7 +72,7 @@ class CausalLM:
         path, config = hub.resolve(self.path), self.hf_config()
         dtype = self._dtype(config)
         if self.weights == "random":
-            return self._new(config, dtype)
+            return self._build_new(config, dtype)
         check_stored(config, self.quantization, self.name, device or local_device())
         compute = getattr(torch, self.compute_dtype) if self.compute_dtype else dtype
 
@@ -91,7 +91,7 @@ class CausalLM:
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=local,
-                # it asks the hub for an adapter besides, whatever local_files_only says
+                # it also asks the hub for an adapter, despite local_files_only
                 adapter_kwargs={"local_files_only": local},
                 key_mapping=key_mapping,
                 ignore_mismatched_sizes=True,  # refused below, with their names
@@ -102,31 +102,31 @@ class CausalLM:
         misfit.refuse(self.name, model, shapes, self.extra_weights)
         keep_trainable_on_cpu(model)
         hub.set_origin(model, self.path)
-        return self._attending(model).eval()
+        return self._with_attention(model).eval()
 
     def prove(
         self, model: PreTrainedModel, packing: str, longest: int, objective: Any
     ) -> RowFormat:
-        """How this loaded model may be given its rows, see `ftcli.models.proof`; further loads obey.
+        """Measure how this loaded model can be given its rows (`ftcli.models.proof`); later loads follow.
 
         Raises:
-            UserError: no way is right, or the packing that was asked for is not.
+            UserError: no row format is right, or the packing that was asked for is not.
         """
         from ftcli.models.proof import prove
 
         outcome = prove(model, packing, longest, objective, self.name)
-        self.settle(outcome.attention)
+        self.use_attention(outcome.attention)
         return outcome
 
-    def settle(self, attention: Literal["documents", "library"]) -> None:
-        """Load with this attention from now on, as a proof has found it."""
+    def use_attention(self, attention: Literal["documents", "library"]) -> None:
+        """Set the attention of later loads, as a proof has found it right."""
         self._proved = attention
 
     def check_files(self) -> str:
-        """See from the headers of its files whether the model can be loaded; returns a note, or "".
+        """Check by the headers of its files that the model can be loaded; return a note, or "".
 
         Raises:
-            UserError: what is missing, or does not fit.
+            UserError: tensors are missing, or do not fit.
         """
         path, config = hub.resolve(self.path), self.hf_config()
         stored = check_stored(config, self.quantization, self.name, local_device())
@@ -134,22 +134,22 @@ class CausalLM:
         if stored:
             count = len(files.shapes()) if files else 0
             return f"{count} tensors, stored quantised ({stored})" if count else ""
-        seen = compare_files(path, self.revision, self.meta)
-        if seen is None:
+        comparison = compare_files(path, self.revision, self.meta)
+        if comparison is None:
             return ""
-        model, misfit, shapes, note = seen
+        model, misfit, shapes, note = comparison
         misfit.refuse(self.name, model, shapes, self.extra_weights)
         return note
 
     def weight_files(self) -> list[WeightFiles]:
-        """The files that are loaded, as far as they are on this machine."""
+        """Return the files that are loaded, as far as they are on this machine."""
         if self.weights == "random":
             return []
         files = find_weight_files(hub.resolve(self.path), self.revision)
         return [files] if files else []
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer with a padding token and the chat template of the configuration.
+        """Load the tokenizer with a padding token and the chat template of the configuration.
 
         Raises:
             UserError: it is missing, or has tokens that the model has no embedding for.
@@ -171,12 +171,12 @@ class CausalLM:
         return complete_tokenizer(tokenizer, self.chat_template)
 
     def hf_config(self) -> PreTrainedConfig:
-        """The model's configuration; the shipped `architecture` where hub and cache do not have it."""
+        """Load the model's configuration, or that of `architecture` where hub and cache do not have it."""
         path = hub.resolve(self.path)
-        return self._scaled(hub.load_config(path, self.revision, self.architecture))
+        return self._scale_rope(hub.load_config(path, self.revision, self.architecture))
 
     def meta(self) -> PreTrainedModel:
-        """The model on the meta device: every shape, no memory, never quantised."""
+        """Build the model on the meta device: every shape, no memory, never quantised."""
         config = self.hf_config()
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
@@ -187,28 +187,28 @@ class CausalLM:
 
     @property
     def name(self) -> str:
-        """What messages call the model."""
+        """The model's name in messages."""
         return Path(self.path.removeprefix("asset:")).name
 
-    def _scaled(self, config: PreTrainedConfig) -> PreTrainedConfig:
-        """The configuration with `rope_scaling` laid over its own rotary parameters."""
+    def _scale_rope(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        """Merge `rope_scaling` into the configuration's rotary parameters."""
         if self.rope_scaling is None:
             return config
         text: Any = config.get_text_config()
-        own = getattr(text, "rope_parameters", None)
-        if not own:
+        rope = getattr(text, "rope_parameters", None)
+        if not rope:
             raise UserError(
                 f"{self.name} has no rotary position embedding to scale.",
                 where="model.rope_scaling",
                 fix="model.rope_scaling=null",
             )
         _refuse_unknown_rope(self.rope_scaling)
-        nested = all(isinstance(value, dict) for value in own.values())
+        nested = all(isinstance(value, dict) for value in rope.values())
         changed = self.rope_scaling
         text.rope_parameters = (
-            {layer: {**values, **changed} for layer, values in own.items()}
+            {layer: {**values, **changed} for layer, values in rope.items()}
             if nested
-            else {**own, **changed}
+            else {**rope, **changed}
         )
         try:
             text.standardize_rope_params()
@@ -218,30 +218,30 @@ class CausalLM:
         return config
 
     def _dtype(self, config: PreTrainedConfig) -> torch.dtype:
-        """The weights' dtype; a run decides `auto` before, elsewhere it is that of the files."""
+        """Return the type of the weights; a run resolves `auto` earlier, elsewhere it is that of the files."""
         if self.dtype == "auto":
             return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
         return getattr(torch, self.dtype)
 
-    def _new(self, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-        """The architecture with weights drawn from torch's generator."""
+    def _build_new(self, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+        """Build the model with weights drawn from torch's generator."""
         if self.quantization != "none":
             raise UserError(
-                "new weights cannot be quantised: there is nothing in them yet to keep.",
+                "new weights cannot be quantised: they are random, and quantised weights are not trained.",
                 where="model.weights",
                 fix="model.quantization=none",
             )
         model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=self._named_attention, trust_remote_code=False
         )
-        return self._attending(model).eval()
+        return self._with_attention(model).eval()
 
     @property
     def _named_attention(self) -> str | None:
         return None if self.attention == "auto" else self.attention
 
-    def _attending(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with the attention of packed rows, unless another was chosen or proved."""
+    def _with_attention(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Give the model the attention of packed rows, unless another was chosen or proved."""
         from ftcli.models import attention
 
         if self.attention == "auto":
@@ -251,7 +251,7 @@ class CausalLM:
 
 
 def _refuse_unknown_rope(scaling: dict[str, Any]) -> None:
-    """transformers only warns of a type it does not know, and fails later."""
+    """Refuse a rope_type that transformers does not know: it only warns, and fails later."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     kind = scaling.get("rope_type")
@@ -264,7 +264,7 @@ def _refuse_unknown_rope(scaling: dict[str, Any]) -> None:
 
 
 def local_device() -> str:
-    """The accelerator of this process (LOCAL_RANK of a launcher), else the CPU."""
+    """Return the accelerator of this process (LOCAL_RANK of a launcher), else the CPU."""
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"

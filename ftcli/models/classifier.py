@@ -1,4 +1,4 @@
-"""A transformers model that sorts images, sounds or texts into classes."""
+"""A transformers model that classifies images, sounds or texts."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ class Classifier:
     config: dict[str, Any] = field(default_factory=dict)  # values laid over the model's own config
 
     def load(self, device: str | None = None) -> PreTrainedModel:
-        """The model with its weights, in eval mode.
+        """Load the model with its weights, in eval mode.
 
         Args:
-            device: null: the accelerator of this process, else the CPU.
+            device: where to put it; None: the accelerator of this process, else the CPU.
 
         Raises:
             UserError: the model is missing or unreadable, its files do not hold exactly the
@@ -75,7 +75,7 @@ class Classifier:
         """
         path, config = hub.resolve(self.path), self.hf_config()
         if self.weights == "random":
-            return self._finished(self._from_config(config).eval(), config, True)
+            return self._complete(self._from_config(config).eval(), config, True)
 
         check_stored(config, "none", self.name, device or local_device())
 
@@ -90,53 +90,53 @@ class Classifier:
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=local,
-                # it asks the hub for an adapter besides, whatever local_files_only says
+                # it also asks the hub for an adapter, despite local_files_only
                 adapter_kwargs={"local_files_only": local},
                 key_mapping=key_mapping,
                 ignore_mismatched_sizes=True,  # of a head for other classes; others are refused
                 output_loading_info=True,
             )
 
-        model, misfit, shapes = load_pretrained(path, self.revision, self._whole, load)
+        model, misfit, shapes = load_pretrained(path, self.revision, self._build_meta, load)
         drop_head_misfits(misfit, model).refuse(self.name, model, shapes, self.extra_weights)
         hub.set_origin(model, self.path)
         unread = [*misfit.missing, *misfit.mismatched]
         new = self._is_new(config, bool(unread))
-        return self._finished(model.eval(), config, new, sorted(unread))
+        return self._complete(model.eval(), config, new, sorted(unread))
 
     def check_files(self) -> str:
-        """See from the headers of its files whether the model can be loaded; returns a note, or "".
+        """Check by the headers of its files that the model can be loaded; return a note, or "".
 
         Raises:
-            UserError: what is missing, or does not fit, besides the head.
+            UserError: tensors below the head are missing, or do not fit.
         """
         path, config = hub.resolve(self.path), self.hf_config()
         stored = check_stored(config, "none", self.name, local_device())
-        seen = None if stored else compare_files(path, self.revision, self._whole)
-        if seen is None:
+        comparison = None if stored else compare_files(path, self.revision, self._whole)
+        if comparison is None:
             return f"stored quantised ({stored})" if stored else ""
-        model, misfit, shapes, note = seen
+        model, misfit, shapes, note = comparison
         drop_head_misfits(misfit, model).refuse(self.name, model, shapes, self.extra_weights)
         return note
 
     def weight_files(self) -> list[WeightFiles]:
-        """The files that are loaded, as far as they are on this machine."""
+        """Return the files that are loaded, as far as they are on this machine."""
         if self.weights == "random":
             return []
         files = find_weight_files(hub.resolve(self.path), self.revision)
         return [files] if files else []
 
     def meta(self) -> PreTrainedModel:
-        """The model on the meta device: every shape, no memory."""
-        config, model = self.hf_config(), self._whole()
+        """Build the model on the meta device: every shape, no memory."""
+        config, model = self.hf_config(), self._build_meta()
         new = self.weights == "random" or self._is_new(config, not self._has_head())
-        return self._finished(model, config, new)
+        return self._complete(model, config, new)
 
     def load_tokenizer(self) -> Any:
-        """What turns an image or a sound into tensors, or the tokenizer of a text model.
+        """Load the image processor or feature extractor, or the tokenizer of a text model.
 
         Raises:
-            UserError: there is no description of it.
+            UserError: its configuration is missing.
         """
         key = "model.processor" if self.processor else "model.path"
         path = hub.resolve(self.processor or self.path, key)
@@ -148,12 +148,12 @@ class Classifier:
         )
 
     def hf_config(self) -> PreTrainedConfig:
-        """The model's configuration with `labels` and `config` laid over it.
+        """Load the model's configuration and merge `labels` and `config` into it.
 
         Raises:
-            UserError: it has no such key.
+            UserError: it has no key of `config`.
         """
-        config = self._own_config()
+        config = self._load_config()
         for key, value in self.config.items():
             if not hasattr(config, key):
                 raise UserError(
@@ -169,7 +169,7 @@ class Classifier:
         return config
 
     def example_inputs(self, rows: int) -> dict[str, torch.Tensor]:
-        """Inputs of `rows` examples, zeros of the shapes that the model is made for.
+        """Return zero inputs of `rows` examples in the shapes that the model is built for.
 
         Raises:
             UserError: the configuration does not say how large they are.
@@ -187,18 +187,18 @@ class Classifier:
 
     @property
     def name(self) -> str:
-        """What messages call the model."""
+        """The model's name in messages."""
         return Path(self.path.removeprefix("asset:")).name
 
-    def _own_config(self) -> PreTrainedConfig:
+    def _load_config(self) -> PreTrainedConfig:
         return hub.load_config(hub.resolve(self.path), self.revision, self.architecture)
 
     def _has_head(self) -> bool:
-        """Whether the checkpoint has a head for as many classes; its config says which class it is."""
-        own, wanted = self._own_config(), self.hf_config()
-        kinds = own.architectures or []
+        """Whether the checkpoint has a head for as many classes, by the architecture in its config."""
+        stored, wanted = self._load_config(), self.hf_config()
+        kinds = stored.architectures or []
         return any("Classification" in kind for kind in kinds) and (
-            own.num_labels == wanted.num_labels
+            stored.num_labels == wanted.num_labels
         )
 
     def _is_new(self, config: PreTrainedConfig, unread: bool) -> bool:
@@ -210,16 +210,17 @@ class Classifier:
             )
         return self.head == "reset" or unread
 
-    def _finished(
+    def _complete(
         self,
         model: PreTrainedModel,
         config: PreTrainedConfig,
         new: bool,
         unread: list[str] = [],  # noqa: B006
     ) -> PreTrainedModel:
-        """The model with a new head where it is one, and pooled as the configuration says.
+        """Declare and draw a new head, and pool as the configuration says; return the model.
 
         Args:
+            new: whether the head is new.
             unread: parameters that the checkpoint did not have, such as those of a pooler.
         """
         head = find_head_modules(model)
@@ -233,8 +234,8 @@ class Classifier:
             pool_by_mean(model)
         return model
 
-    def _whole(self) -> PreTrainedModel:
-        """The model on the meta device, its head as its class makes it."""
+    def _build_meta(self) -> PreTrainedModel:
+        """Build the model on the meta device, with the head of its class."""
         with torch.device("meta"):
             return self._from_config(self.hf_config())
 
@@ -248,7 +249,7 @@ class Classifier:
         return model
 
     def _dtype(self, config: PreTrainedConfig) -> torch.dtype:
-        """The weights' dtype; a run decides `auto` before, elsewhere it is that of the files."""
+        """Return the type of the weights; a run resolves `auto` earlier, elsewhere it is that of the files."""
         if self.dtype == "auto":
             return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
         return getattr(torch, self.dtype)

@@ -1,4 +1,4 @@
-"""Text from a causal model: where an answer ends, batches of answers, and the mode to do it in."""
+"""Generation by a causal model: tokens that end an answer, settings, batches of answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftcli.models.decoding_proof import find_decoding
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-# What a model ships as its own defaults fills every setting left open, so none is left open.
+# A setting that is left open is filled from the defaults that a model ships with, so none is.
 NEUTRAL: dict[str, Any] = {
     "do_sample": False,
     "num_beams": 1,
@@ -31,10 +31,10 @@ NEUTRAL: dict[str, Any] = {
 
 @contextmanager
 def evaluation_mode(run: Any) -> Iterator[Any]:
-    """The run's model in eval mode, without gradients and in the run's precision.
+    """Yield the run's model in eval mode, without gradients and in the run's precision.
 
-    The mode the model was in comes back at the end. `no_grad` rather than `inference_mode`: a
-    rotary table cached in here must still be usable by the next training step.
+    The model's mode is restored at the end. `no_grad` rather than `inference_mode`: a
+    rotary table cached inside must still be usable by the next training step.
     """
     model = run.model
     training = model.training
@@ -47,7 +47,7 @@ def evaluation_mode(run: Any) -> Iterator[Any]:
 
 
 def find_stop_ids(tokenizer: PreTrainedTokenizerBase, model: Any = None) -> list[int]:
-    """Tokens that end an answer: the model's and the tokenizer's eos, and the template's ends of turns."""
+    """Return the ids that end an answer: eos of model and tokenizer, the template's ends of turns."""
     stops = {tokenizer.eos_token_id}
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     stops |= set(configured) if isinstance(configured, list | tuple) else {configured}
@@ -56,7 +56,7 @@ def find_stop_ids(tokenizer: PreTrainedTokenizerBase, model: Any = None) -> list
 
 
 def _find_turn_ends(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The special tokens that are learned as the end of an answer or of tool calls."""
+    """Return the special tokens that are learned as the end of an answer or of tool calls."""
     if not getattr(tokenizer, "chat_template", None):
         return set()
     ends = ChatTemplate(tokenizer, DATE).traits.ends
@@ -64,13 +64,16 @@ def _find_turn_ends(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {vocabulary[token] for token in ends if token in vocabulary}
 
 
-def generation_config(
+def build_generation_config(
     tokenizer: PreTrainedTokenizerBase, model: Any, max_new_tokens: int, **options: Any
 ) -> GenerationConfig:
-    """How `generate` is to decode; whatever defaults the model ships with do not apply.
+    """Build the configuration of `generate`; the defaults that the model ships with do not apply.
+
+    Args:
+        options: fields of transformers' GenerationConfig that replace `NEUTRAL`.
 
     Raises:
-        UserError: what the model writes does not follow its own probabilities.
+        UserError: generated text does not follow the model's own probabilities.
     """
     from transformers import GenerationConfig
 
@@ -93,13 +96,13 @@ def generate_answers(
     batch_size: int = 64,
     **options: Any,
 ) -> list[str]:
-    """One answer a prompt, in the order of the prompts; greedy unless `options` say otherwise.
+    """Generate one answer a prompt, in the order of the prompts; greedy unless `options` differ.
 
     Prompts are taken longest first, so that a batch holds hardly any padding and the largest
     batch, the one that may not fit, is the first; a model that takes padding for text gets prompts of
-    one length at a time (`ftcli.models.decoding_proof`). Decoding is the library's and the model is the
-    run's own, so that what is scored is what was trained. On CPU, a loop of our own that dropped
-    finished rows from the cache was measured at 1.1 times the library's speed (630 prompts of E2E);
+    one length at a time (`ftcli.models.decoding_proof`). The library decodes with the run's own model,
+    so that what is scored is what was trained. On CPU, another loop that dropped finished rows from
+    the cache was measured at 1.1 times the library's speed (630 prompts of E2E);
     merged plain weights at 1.2 times that of LoRA on nf4 in float32 and 1.7 times in bfloat16, where
     they no longer give the same answers (llama_mini, 182 of 210 were equal).
 
@@ -107,12 +110,12 @@ def generate_answers(
         prompts: token ids, not padded.
         options: fields of transformers' GenerationConfig, such as num_beams.
     """
-    config = generation_config(tokenizer, model, max_new_tokens, **options)
+    config = build_generation_config(tokenizer, model, max_new_tokens, **options)
     answers = [""] * len(prompts)
-    for chosen in find_decoding(model).batches([len(p) for p in prompts], batch_size):
-        ids, mask = pad_left([prompts[i] for i in chosen], config.pad_token_id, model.device)
+    for batch in find_decoding(model).batches([len(p) for p in prompts], batch_size):
+        ids, mask = pad_left([prompts[i] for i in batch], config.pad_token_id, model.device)
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        for index, row in zip(chosen, output[:, ids.shape[1] :].tolist(), strict=True):
+        for index, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
             answers[index] = decode_answer(row, config.eos_token_id, tokenizer)
     return answers
 
@@ -120,7 +123,7 @@ def generate_answers(
 def pad_left(
     prompts: Sequence[Sequence[int]], pad: int, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and attention mask [B, L], every prompt ending in the last column."""
+    """Return ids and attention mask [B, L], every prompt ending in the last column."""
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
@@ -130,6 +133,6 @@ def pad_left(
 def decode_answer(
     ids: Sequence[int], stops: Sequence[int], tokenizer: PreTrainedTokenizerBase
 ) -> str:
-    """The text of an answer, up to the first token that ends it."""
+    """Decode an answer up to the first token that ends it."""
     end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
     return str(tokenizer.decode(list(ids[:end]), skip_special_tokens=True)).strip()

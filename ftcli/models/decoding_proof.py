@@ -1,9 +1,9 @@
-"""How a model may write several answers at a time, measured at its first generation.
+"""How a model can generate several answers at a time, measured at its first generation.
 
 A batch of prompts that are padded on the left must give each the logits that the library's own
 forward gives for prompt and answer alone, without a cache. Recurrent layers that take the padding for
-text, and caches that lose part of it, show there; such models write answers to prompts of one length
-together, or one at a time.
+text, and caches that lose part of it, fail this test; such models generate answers to prompts of one
+length together, or one at a time.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from ftcli.models.probing import (
     summarize_error,
 )
 
-NEW = 3  # tokens that are written: one from the prompt, the others from what is kept of it
-LONG = 256  # tokens of a prompt at most; windows beyond that are not tried
+NEW = 3  # tokens that are generated: one from the prompt, the others from the cache
+LONG = 256  # tokens of the longest prompt that is tried; longer windows are not reached
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers may be written.
+    """A way to generate answers.
 
     Attributes:
         batch: padded on the left, prompts of equal length only, or single ones.
-        cache: whether what is kept of earlier tokens gives the same as reading them again.
+        cache: whether keys and values of earlier tokens are cached.
     """
 
     batch: Literal["padded", "equal", "single"] = "padded"
     cache: bool = True
 
     def batches(self, lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-        """Numbers of the prompts that are answered together, longest first.
+        """Yield the indices of prompts that are answered together, longest first.
 
         Args:
             lengths: tokens of each prompt; equal ones keep their order.
@@ -53,8 +53,8 @@ class Decoding:
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
         batch: list[int] = []
         for index in order:
-            other = self.batch == "equal" and batch and lengths[batch[0]] != lengths[index]
-            if len(batch) == (1 if self.batch == "single" else size) or other:
+            differs = self.batch == "equal" and batch and lengths[batch[0]] != lengths[index]
+            if len(batch) == (1 if self.batch == "single" else size) or differs:
                 yield batch
                 batch = []
             batch.append(index)
@@ -67,10 +67,10 @@ _known: WeakKeyDictionary[Any, Decoding] = WeakKeyDictionary()
 
 
 def find_decoding(model: Any) -> Decoding:
-    """The fastest right way for a model in eval mode, measured once.
+    """Find the fastest right way for a model in eval mode; it is measured once.
 
     Raises:
-        UserError: what it writes follows its own probabilities in no way.
+        UserError: in no way does generated text follow the model's own probabilities.
     """
     if model not in _known:
         _known[model] = _prove_decoding(model)
@@ -81,14 +81,16 @@ def find_decoding(model: Any) -> Decoding:
 def _prove_decoding(model: Any) -> Decoding:
     device = next(model.parameters()).device
     longer = choose_row_length(model, LONG)
-    long, other, short = draw_rows(model, (longer, longer, max(2, longer // 5)))
+    long, equal, short = draw_rows(model, (longer, longer, max(2, longer // 5)))
     failure = ""
     with preserve_state(model):
         for way in WAYS:
-            prompts = {"padded": [long, short], "equal": [long, other], "single": [long]}
+            prompts = {"padded": [long, short], "equal": [long, equal], "single": [long]}
             try:
-                gap = _gap(model, [row.to(device) for row in prompts[way.batch]], way.cache)
-            except Exception as error:  # whatever a library raises that does not know such input
+                gap = _generation_error(
+                    model, [row.to(device) for row in prompts[way.batch]], way.cache
+                )
+            except Exception as error:  # any error of a library that does not know such input
                 raise_out_of_memory(error)
                 failure = summarize_error(error)
                 continue
@@ -102,8 +104,8 @@ def _prove_decoding(model: Any) -> Decoding:
     )
 
 
-def _gap(model: Any, prompts: list[Tensor], cache: bool) -> float:
-    """How far written tokens are from the library's log-probabilities, by what may be: 1 is the most."""
+def _generation_error(model: Any, prompts: list[Tensor], cache: bool) -> float:
+    """Return the error of generated tokens' log-probabilities, relative to what is allowed (1)."""
     from transformers import GenerationConfig
 
     width = max(map(len, prompts))
@@ -118,13 +120,13 @@ def _gap(model: Any, prompts: list[Tensor], cache: bool) -> float:
     )
     written = output.sequences[:, width:]
     scores = torch.stack(output.logits, 1).float().log_softmax(-1)
-    found = scores.gather(2, written[..., None])[..., 0]
+    generated = scores.gather(2, written[..., None])[..., 0]
     expected = _score_alone(model, [torch.cat(pair) for pair in zip(prompts, written, strict=True)])
-    return relative_error(model, found.flatten().cpu(), expected.cpu())
+    return relative_error(model, generated.flatten().cpu(), expected.cpu())
 
 
 def _score_alone(model: Any, rows: Sequence[Tensor]) -> Tensor:
-    """Log-probabilities of the last `NEW` tokens of rows, by the library's attention."""
+    """Return the log-probabilities of the last `NEW` tokens of rows, by the library's attention."""
     before = attention.get_current(model)
     attention.use(model, "library")
     try:
@@ -135,5 +137,5 @@ def _score_alone(model: Any, rows: Sequence[Tensor]) -> Tensor:
         attention.use(model, before)
     pairs = zip(logits, rows, strict=True)
     return torch.cat(
-        [some.float().log_softmax(-1).gather(1, row[-NEW:, None])[:, 0] for some, row in pairs]
+        [part.float().log_softmax(-1).gather(1, row[-NEW:, None])[:, 0] for part, row in pairs]
     )

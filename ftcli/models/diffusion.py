@@ -1,4 +1,4 @@
-"""Noise in and out: the forward process, what a denoiser predicts, and deterministic DDIM both ways."""
+"""Diffusion: the forward process, targets of a denoiser, deterministic DDIM sampling and inversion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NoisePredictor = Callable[[Tensor, int], Tensor]
 
 
 def add_noise(latents: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
-    """sqrt(a) x + sqrt(1 - a) e (DDPM, arXiv 2006.11239, equation 4).
+    """Return sqrt(a) x + sqrt(1 - a) e (DDPM, arXiv 2006.11239, equation 4).
 
     Args:
         alpha: cumulative product a of 1 - beta, broadcast over the latents.
@@ -25,7 +25,7 @@ def add_noise(latents: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
 
 
 def training_target(predicts: str, latents: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
-    """What the denoiser is to say: the noise, or the velocity sqrt(a) e - sqrt(1 - a) x.
+    """Return the denoiser's target: the noise e, or the velocity sqrt(a) e - sqrt(1 - a) x.
 
     Velocity: arXiv 2202.00512, appendix D.
 
@@ -42,7 +42,7 @@ def training_target(predicts: str, latents: Tensor, noise: Tensor, alpha: Tensor
 
 
 def implied_noise(predicts: str, prediction: Tensor, noisy: Tensor, alpha: Tensor) -> Tensor:
-    """The noise that a prediction for noisy latents implies."""
+    """Return the noise that a prediction for noisy latents implies."""
     if predicts == "epsilon":
         return prediction
     return alpha.sqrt() * prediction + (1 - alpha).sqrt() * noisy
@@ -63,11 +63,11 @@ class Ddim:
     clean: float = 1.0
 
     @classmethod
-    def of(cls, scheduler: Any, steps: int) -> Ddim:
-        """Evenly spaced timesteps as diffusers' `leading` spacing has them.
+    def from_scheduler(cls, scheduler: Any, steps: int) -> Ddim:
+        """Take evenly spaced timesteps of a scheduler of diffusers, as its `leading` spacing.
 
         Raises:
-            UserError: there are not so many.
+            UserError: the scheduler has fewer timesteps.
         """
         alphas, config = scheduler.alphas_cumprod, scheduler.config
         if not 1 <= steps <= len(alphas):
@@ -79,7 +79,7 @@ class Ddim:
         return cls(times, tuple(float(alphas[t]) for t in times), clean)
 
     def sample(self, latents: Tensor, noise: NoisePredictor) -> Tensor:
-        """From noise to an image: at level i the noise is asked for at timestep i."""
+        """Denoise latents to an image; at level i the noise is predicted at timestep i."""
         levels = (self.clean, *self.alphas)
         for i in reversed(range(len(self.timesteps))):
             latents = change_noise_level(
@@ -88,10 +88,10 @@ class Ddim:
         return latents
 
     def invert(self, latents: Tensor, noise: NoisePredictor) -> Tensor:
-        """From an image to the noise that gives it, one call a step.
+        """Return the noise that gives an image, with one prediction a step.
 
-        The latents of level i - 1 are shown to the model as timestep i, whose noise is thereby
-        approximated; so sampling gives the image back only as the steps become many.
+        The latents of level i - 1 are passed as timestep i, whose noise they approximate; so sampling
+        returns the image only in the limit of many steps.
         """
         levels = (self.clean, *self.alphas)
         for i, time in enumerate(self.timesteps):
@@ -100,7 +100,7 @@ class Ddim:
 
 
 def change_noise_level(latents: Tensor, noise: Tensor, here: float, there: float) -> Tensor:
-    """The image x0 = (x - sqrt(1 - a) e) / sqrt(a) that latents hold, noised anew to another level."""
+    """Compute the image x0 = (x - sqrt(1 - a) e) / sqrt(a) and add the noise of another level to it."""
     clean = (latents - (1 - here) ** 0.5 * noise) / here**0.5
     return there**0.5 * clean + (1 - there) ** 0.5 * noise
 
@@ -108,12 +108,12 @@ def change_noise_level(latents: Tensor, noise: Tensor, here: float, there: float
 def noise_predictor(
     model: Any, input_ids: Tensor, empty: Tensor | None = None, guidance: float = 1.0
 ) -> NoisePredictor:
-    """The noise that a model sees under captions.
+    """Return the function that predicts the noise in latents under captions.
 
     Args:
         model: a `LatentDiffusion`, under wrappers or not.
         input_ids: captions [B, L].
-        empty: the empty caption [L]; only asked for with guidance.
+        empty: the empty caption [L]; needed with guidance only.
         guidance: 1 is the captions' own prediction; above, classifier-free guidance
             (arXiv 2207.12598): e_empty + guidance * (e_caption - e_empty).
     """
@@ -122,20 +122,20 @@ def noise_predictor(
     parts = unwrap_parts(model)
     alphas, predicts, device = parts.alphas, parts.predicts, parts.device
     condition = parts.condition(input_ids.to(device))
-    nothing = None
+    unconditional = None
     if guidance != 1.0 and empty is not None:
-        nothing = parts.condition(empty.to(device).expand_as(input_ids))
+        unconditional = parts.condition(empty.to(device).expand_as(input_ids))
 
-    def once(latents: Tensor, time: int, given: Tensor) -> Tensor:
+    def predict(latents: Tensor, time: int, caption: Tensor) -> Tensor:
         times = torch.full((len(latents),), time, device=device)
-        prediction = parts.denoise(latents, times, given)
+        prediction = parts.denoise(latents, times, caption)
         return implied_noise(predicts, prediction, latents, alphas[time].to(latents))
 
     def noise(latents: Tensor, time: int) -> Tensor:
-        found = once(latents, time, condition)
-        if nothing is None:
-            return found
-        without = once(latents, time, nothing)
-        return without + guidance * (found - without)
+        conditional = predict(latents, time, condition)
+        if unconditional is None:
+            return conditional
+        without = predict(latents, time, unconditional)
+        return without + guidance * (conditional - without)
 
     return noise

@@ -1,7 +1,7 @@
-"""Mixtures of experts inside a model: the stacked weights of the experts, and what routes to them.
+"""Mixtures of experts in a model: the stacked weights of the experts, and their routers.
 
 transformers keeps the experts of a layer as one parameter [experts, out, in] of a module that is no
-linear layer. Both are found from structure: a stack's owner knows how many experts there are.
+linear layer. Both are found from structure: the module has an attribute with the number of experts.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from ftcli.models.anatomy import Anatomy
 
 @dataclass(frozen=True)
 class ExpertWeight:
-    """One stacked weight: its dotted name, the module that owns it, and how many experts it holds.
+    """The stacked weight of a layer's experts, [experts, ., .] or, in some models, [experts * ., .].
 
-    Matrices are [experts, ., .]; some models lay them below one another, [experts * ., .].
+    Attributes:
+        name: dotted name of the parameter.
+        owner: dotted name of its module.
+        experts: how many it holds.
     """
 
     name: str
@@ -28,25 +31,25 @@ class ExpertWeight:
 
 
 def find_expert_weights(model: nn.Module) -> tuple[ExpertWeight, ...]:
-    """The stacked expert weights of a model in its order, adapters left out."""
-    found = []
+    """Return the stacked expert weights in the order of the model, without adapters."""
+    stacks = []
     for owner, module in Anatomy(model).modules.items():
         counts = {v for k, v in vars(module).items() if "expert" in k and type(v) is int and v > 1}
         for name, parameter in module.named_parameters(recurse=False):
             experts = _count_stacked(parameter, counts)
             if experts and not hasattr(module, "in_features"):
-                found.append(ExpertWeight(f"{owner}.{name}", owner, parameter, experts))
-    return tuple(found)
+                stacks.append(ExpertWeight(f"{owner}.{name}", owner, parameter, experts))
+    return tuple(stacks)
 
 
 def find_router_weights(model: nn.Module) -> frozenset[str]:
-    """Names of the matrices that choose experts: [experts, in], in a block that holds experts."""
+    """Return the names of matrices [experts, in] in blocks with experts, which choose the experts."""
     modules = Anatomy(model).modules
     stacks = find_expert_weights(model)
     owners = {stack.owner for stack in stacks}
     routers = set()
     for stack in stacks:
-        block = _block(stack.owner, modules)
+        block = _find_block(stack.owner, modules)
         for name, module in modules.items():
             if name.startswith(f"{block}.") and name not in owners:
                 routers |= {
@@ -66,8 +69,8 @@ def _count_stacked(parameter: nn.Parameter, counts: set[int]) -> int:
     return 0
 
 
-def _block(owner: str, modules: dict[str, nn.Module]) -> str:
-    """The nearest ancestor that holds more than the owner of the stack."""
+def _find_block(owner: str, modules: dict[str, nn.Module]) -> str:
+    """Return the nearest ancestor of the stack's owner that has further children."""
     for ancestor in _ancestors(owner):
         if len(list(modules[ancestor].children())) > 1:
             return ancestor

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Seen = dict[str, tuple[Tensor | None, Tensor | None]]  # module -> its input and output
+States = dict[str, tuple[Tensor | None, Tensor | None]]  # module -> its input and output
 
 
 def find_first_difference(model: Any, rows: Sequence[Tensor]) -> str | None:
-    """Name, class and kind of the first module that reads equal input differently; None: there is none.
+    """Describe the first module whose output differs on equal input; None where there is none.
 
     Args:
-        rows: ids [t] of documents; the last is looked at, behind the others and alone.
+        rows: ids [t] of documents; states of the last are compared, packed behind the others and alone.
     """
     from ftcli.models import attention
     from ftcli.models.attention_layout import pack_inputs
@@ -33,33 +33,38 @@ def find_first_difference(model: Any, rows: Sequence[Tensor]) -> str | None:
     packed = _run_recorded(model, pack_inputs(batch, device), slice(start, sum(lengths)))
     alone = _run_recorded(model, {"input_ids": last[None].to(device)}, slice(0, len(last)))
     for name in packed:
-        (before, after), (own_before, own_after) = packed[name], alone.get(name, (None, None))
-        if _equal(before, own_before) is True and _equal(after, own_after) is False:
+        (inputs, outputs), (inputs_alone, outputs_alone) = (
+            packed[name],
+            alone.get(name, (None, None)),
+        )
+        if _equal(inputs, inputs_alone) is True and _equal(outputs, outputs_alone) is False:
             return _describe(model, name)
     return None
 
 
-def _run_recorded(model: nn.Module, inputs: dict[str, Any], part: slice) -> Seen:
-    """What modules took and gave of a part of the row, in the order in which they ended."""
-    seen: Seen = {}
-    # A model may refuse such a row: what ended before that is still compared.
-    with _record_states(model, seen, part), suppress(Exception):
+def _run_recorded(model: nn.Module, inputs: dict[str, Any], part: slice) -> States:
+    """Record input and output of each module for a part of the row, in the order of completion."""
+    states: States = {}
+    # a model may fail on such a row: what was recorded before is still compared
+    with _record_states(model, states, part), suppress(Exception):
         model(**inputs, use_cache=False)
-    return seen
+    return states
 
 
 @contextmanager
-def _record_states(model: nn.Module, seen: Seen, part: slice) -> Iterator[None]:
-    def note(name: str) -> Any:
+def _record_states(model: nn.Module, states: States, part: slice) -> Iterator[None]:
+    """Write the states of each named module to `states` inside the block."""
+
+    def record(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            given = kwargs.get("hidden_states", args[0] if args else None)
+            hidden = kwargs.get("hidden_states", args[0] if args else None)
             result = output[0] if isinstance(output, tuple) and output else output
-            seen[name] = (_select(given, part), _select(result, part))
+            states[name] = (_select(hidden, part), _select(result, part))
 
         return hook
 
     handles = [
-        module.register_forward_hook(note(name), with_kwargs=True)
+        module.register_forward_hook(record(name), with_kwargs=True)
         for name, module in model.named_modules()
         if name
     ]
@@ -71,22 +76,22 @@ def _record_states(model: nn.Module, seen: Seen, part: slice) -> Iterator[None]:
 
 
 def _select(value: Any, part: slice) -> Tensor | None:
-    """A part of hidden states [1, T, d]; None of what has another form."""
+    """Return a part of hidden states [1, T, d]; None for other values."""
     if not isinstance(value, Tensor) or value.dim() != 3 or value.shape[1] < part.stop:
         return None
     return value[:, part].float()
 
 
-def _equal(one: Tensor | None, other: Tensor | None) -> bool | None:
-    """Whether states are equal but for rounding; None where they cannot be compared."""
-    if one is None or other is None or one.shape != other.shape:
+def _equal(states: Tensor | None, other: Tensor | None) -> bool | None:
+    """Whether states are equal up to rounding (1 %); None where they cannot be compared."""
+    if states is None or other is None or states.shape != other.shape:
         return None
     scale = max(1e-6, float(other.abs().max()))
-    return float((one - other).abs().max()) <= 0.01 * scale
+    return float((states - other).abs().max()) <= 0.01 * scale
 
 
 def _describe(model: nn.Module, name: str) -> str:
-    """A module as messages call it: a convolution, an attention, else a state that is carried on."""
+    """Describe a module for a message, with its kind: convolution, attention or another layer."""
     from ftcli.models.anatomy import ATTENTION_MARKS
 
     module = model.get_submodule(name)

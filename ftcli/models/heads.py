@@ -19,18 +19,18 @@ _ATTRIBUTE = "_ftcli_new_modules"
 
 
 def declare_new_modules(model: nn.Module, names: Iterable[str]) -> None:
-    """Say that these modules of a model (by their full names) hold weights nobody has trained."""
+    """Declare that these modules of a model, by their full names, hold untrained weights."""
     setattr(model, _ATTRIBUTE, tuple(names))
 
 
 def get_new_modules(model: nn.Module) -> tuple[str, ...]:
-    """The modules that were declared new; none where everything is pretrained."""
-    found: tuple[str, ...] = getattr(model, _ATTRIBUTE, ())
-    return found
+    """Return the names of the modules that were declared new; none where all is pretrained."""
+    names: tuple[str, ...] = getattr(model, _ATTRIBUTE, ())
+    return names
 
 
 def find_head_modules(model: nn.Module) -> list[str]:
-    """Children with parameters that stand beside transformers' base model: the head of a task."""
+    """Return the names of children with parameters outside transformers' base model: the task's head."""
     core = getattr(model, "base_model_prefix", "")
     return [
         name
@@ -46,16 +46,16 @@ def name_classes(model: Any, names: Sequence[str]) -> None:
 
 
 def pool_by_mean(model: PreTrainedModel) -> None:
-    """Let the head see the mean of all output tokens in place of what the base model pools.
+    """Feed the head the mean of all output tokens in place of the base model's pooled output.
 
     Raises:
-        UserError: the head of this model does not look at a pooled output.
+        UserError: the head of this model does not use a pooled output.
     """
 
     def mean(_: Any, __: Any, output: Any) -> Any:
         if getattr(output, "pooler_output", None) is None:
             raise UserError(
-                f"the head of {type(model).__name__} takes its tokens itself.",
+                f"the head of {type(model).__name__} uses no pooled output.",
                 where="model.pool",
                 fix="model.pool=model",
             )
@@ -66,7 +66,7 @@ def pool_by_mean(model: PreTrainedModel) -> None:
 
 
 def draw_head(model: PreTrainedModel, head: list[str]) -> None:
-    """New weights for the whole head, as the model's class draws them."""
+    """Draw new weights for the whole head, as the model's class does."""
     for name in head:
         module = model.get_submodule(name)
         for part in (*module.modules(), *module.parameters()):
@@ -75,17 +75,17 @@ def draw_head(model: PreTrainedModel, head: list[str]) -> None:
 
 
 def drop_head_misfits(misfit: Misfit, model: PreTrainedModel) -> Misfit:
-    """What differs below the head, where nothing may.
+    """Return the misfit without the differences of a head, so that only those below it are left.
 
-    Heads of other tasks in the files, and parts that only their training used, have no place here;
-    a head or pooler that the files lack is new, and every method trains it.
+    Allowed are heads of other tasks in the files and parts that only their training used; a head or
+    pooler that the files lack is new, and every method trains it.
     """
     core, head = (
         f"{model.base_model_prefix}.",
         tuple(f"{name}." for name in find_head_modules(model)),
     )
     parts = re.compile(r"(^|\.)(pooler|mask_token)(\.|$)")
-    absent = (n for n in [*misfit.missing, *misfit.mismatched] if n.startswith(head))
-    needless = (n for n in misfit.unexpected if not n.startswith(core))
-    both = (n for n in [*misfit.missing, *misfit.unexpected] if parts.search(n))
-    return misfit.without([*absent, *needless, *both])
+    of_head = (n for n in [*misfit.missing, *misfit.mismatched] if n.startswith(head))
+    unused = (n for n in misfit.unexpected if not n.startswith(core))
+    poolers = (n for n in [*misfit.missing, *misfit.unexpected] if parts.search(n))
+    return misfit.without([*of_head, *unused, *poolers])

@@ -1,8 +1,8 @@
 """Files of a model: a folder, what ships with ftcli, the local cache of the hub, then the network.
 
 The cache comes first, so that a machine without network loses no time and a run that has started
-once starts again. Before the network is used its answer is asked for once, without the library's
-retries; a missing, gated or unreachable model becomes one message.
+once starts again. Before a download the hub is asked once, without the library's retries; a missing,
+gated or unreachable model becomes one message.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def resolve(path: str, key: str = "model.path") -> str:
-    """The folder of `asset:NAME` or of a local path, else the hub id as it is.
+    """Return the folder of `asset:NAME` or of a local path, else the hub id unchanged.
 
     Raises:
         UserError: there is no such asset or folder.
@@ -52,7 +52,7 @@ def resolve(path: str, key: str = "model.path") -> str:
 
 
 def published_name(path: str) -> str | None:
-    """What others call a model: a hub id, `ftcli/NAME` for one that ships; None for a folder.
+    """Return a model's public name: a hub id, `ftcli/NAME` for one that ships; None for a folder.
 
     `resolve` takes both names of a shipped model; the second has the form of a hub id, which model
     cards and adapters want.
@@ -63,7 +63,7 @@ def published_name(path: str) -> str | None:
 
 
 def set_origin(model: Any, path: str) -> None:
-    """Let what is saved of a model name its base as others call it, not by a place in this package."""
+    """Set the model's origin in its configuration to its public name, not to a path in this package."""
     name = published_name(path)
     if name is not None:
         model.name_or_path = model.config._name_or_path = name
@@ -75,7 +75,7 @@ def is_local(path: str) -> bool:
 
 
 def find_file(path: str, name: str, revision: str | None) -> Path | None:
-    """A file of a resolved path: in the folder, or in the hub's local cache; None where it is not."""
+    """Find a file of a resolved path in the folder or in the hub's local cache; None if absent."""
     if is_local(path):
         file = Path(path) / name
         return file if file.is_file() else None
@@ -86,7 +86,7 @@ def find_file(path: str, name: str, revision: str | None) -> Path | None:
 
 
 def load_cached_first(path: str, revision: str | None, load: Callable[[bool], T]) -> T:
-    """What `load(local_files_only)` gives from folder or cache, else from the hub.
+    """Call `load(local_files_only)` on folder or cache, then on the hub, and return its result.
 
     Raises:
         UserError: the folder is not a model, or the hub does not give it.
@@ -109,10 +109,10 @@ def load_cached_first(path: str, revision: str | None, load: Callable[[bool], T]
 
 
 def load_config(path: str, revision: str | None, stand_in: str | None) -> PreTrainedConfig:
-    """A model's configuration; the shipped architecture `stand_in` where hub and cache have it not.
+    """Load a model's configuration, or that of the shipped architecture `stand_in` if it is not cached.
 
     Raises:
-        UserError: it is nowhere.
+        UserError: it is not found, or the hub does not give it.
     """
     from transformers import AutoConfig
 
@@ -130,7 +130,7 @@ def load_config(path: str, revision: str | None, stand_in: str | None) -> PreTra
 
 
 def find_architecture(name: str) -> Path:
-    """The folder of an architecture that ships: its configuration without weights.
+    """Return the folder of an architecture that ships: a configuration without weights.
 
     Raises:
         UserError: there is none of this name.
@@ -148,7 +148,7 @@ def find_architecture(name: str) -> Path:
 
 @contextmanager
 def quiet_progress_bars() -> Iterator[None]:
-    """No bars of the library where nobody watches them: log files, pipes."""
+    """Disable the library's progress bars inside the block where stderr is no terminal."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -165,7 +165,7 @@ def ask_hub(path: str, revision: str | None = None) -> None:
     """Ask the hub once for the model's config.json.
 
     Raises:
-        UserError: the hub cannot be reached, or has no such model for us.
+        UserError: the hub cannot be reached, has no such model, or refuses access to it.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub import errors as hub
@@ -212,7 +212,7 @@ def _missing(path: str, error: Exception) -> UserError:
     return UserError(
         f"the hub has no model {path} ({_status(error)}){private}.",
         where="model.path",
-        fix="mend the id; `ftcli ls models` lists those with a config; model=llama_mini ships",
+        fix="correct the id; `ftcli ls models` lists those with a config; model=llama_mini ships",
     )
 
 

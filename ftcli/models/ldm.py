@@ -1,4 +1,4 @@
-"""A latent diffusion model of diffusers: where its parts come from, and which of them may change."""
+"""A latent diffusion model of diffusers: loading its parts, and which of them a method may change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Part = Literal["denoiser", "text_encoder", "autoencoder"]
 class Ldm:
     """A UNet denoiser with text encoder, autoencoder and noise schedule, as Stable Diffusion 1 and 2.
 
-    Parts are found by their folders (unet, text_encoder, vae, scheduler, tokenizer). Methods see those
+    Parts are found by their folders (unet, text_encoder, vae, scheduler, tokenizer). Methods act on those
     named in `trains`, under names that begin with the part's (`denoiser.mid_block...`); the others are
     frozen.
     """
@@ -49,72 +49,78 @@ class Ldm:
             )
 
     def load(self, device: str | None = None) -> LatentDiffusion:
-        """The parts with their weights, in eval mode.
+        """Load the parts with their weights, in eval mode.
 
         Raises:
             UserError: a part is missing or unreadable, its files do not hold exactly its parameters,
                 or diffusers is not installed.
         """
-        _need_diffusers()
+        _require_diffusers()
         if self.weights == "random":
-            return self._new()
+            return self._build_new()
         path = hub.resolve(self.path)
-        classes = {DENOISER: _unet(), TEXT: _text_model(), AUTOENCODER: self._autoencoder(path)}
+        classes = {
+            DENOISER: _unet_class(),
+            TEXT: _text_model_class(),
+            AUTOENCODER: self._autoencoder_class(path),
+        }
 
         def load(local: bool) -> LatentDiffusion:
             options = self._options(local) | {"torch_dtype": self._dtype()}
-            unet, text, vae = (self._part(path, n, kind, options) for n, kind in classes.items())
-            return LatentDiffusion(unet, text, vae, self._scheduler(path, local), self.trains)
+            unet, text, vae = (
+                self._load_part(path, n, kind, options) for n, kind in classes.items()
+            )
+            return LatentDiffusion(unet, text, vae, self._load_scheduler(path, local), self.trains)
 
-        here = bool(self.weight_files())
-        if here:
+        cached = bool(self.weight_files())
+        if cached:
             self.check_files()
         with hub.quiet_progress_bars(), refuse_bad_weights(path, TEXT):
             model = hub.load_cached_first(path, self.revision, load)
-        if not here:
-            self.check_files()  # of what was downloaded just now
+        if not cached:
+            self.check_files()  # they were downloaded just now
         return (model.to(device) if device else model).eval()
 
     def meta(self) -> LatentDiffusion:
-        """The model on the meta device: every shape, no memory, no weights."""
-        _need_diffusers()
+        """Build the model on the meta device: every shape, no memory, no weights."""
+        _require_diffusers()
         with torch.device("meta"):
-            return self._new()
+            return self._build_new()
 
     def check_files(self) -> str:
-        """See from the headers of its files whether every part can be loaded.
+        """Check by the headers of its files that every part can be loaded.
 
         Raises:
             UserError: tensors of a part are missing, or do not fit.
         """
-        _need_diffusers()
+        _require_diffusers()
         model = self.meta()
         for name, files in self._files().items():
             part, shapes = model.part(name), files.shapes()
-            called = f"{self.name}/{FOLDERS[name]}"
-            text = name == TEXT
-            differs = (
-                compare_shapes(called, part, shapes, {}) if text else _difference(part, shapes)
-            )
-            differs.refuse(called, part, shapes, self.extra_weights)
+            title = f"{self.name}/{FOLDERS[name]}"
+            if name == TEXT:
+                misfit = compare_shapes(title, part, shapes, {})
+            else:
+                misfit = _compare_part(part, shapes)
+            misfit.refuse(title, part, shapes, self.extra_weights)
         return ""
 
     def weight_files(self) -> list[WeightFiles]:
-        """The files that are loaded, as far as they are on this machine."""
+        """Return the files that are loaded, as far as they are on this machine."""
         return [] if self.weights == "random" else list(self._files().values())
 
     def _files(self) -> dict[str, WeightFiles]:
-        """Part -> its files."""
-        path, found = hub.resolve(self.path), {}
+        """Return the files of each part, by its name."""
+        path, files_of = hub.resolve(self.path), {}
         for name, folder in FOLDERS.items():
             file = MODEL if name == TEXT else DIFFUSION
             files = find_weight_files(path, self.revision, file, folder)
             if files is not None:
-                found[name] = files
-        return found
+                files_of[name] = files
+        return files_of
 
     def load_tokenizer(self) -> Any:
-        """The tokenizer of the text encoder, with a padding token.
+        """Load the tokenizer of the text encoder, with a padding token.
 
         Raises:
             UserError: it is missing.
@@ -133,16 +139,16 @@ class Ldm:
         tokenizer = hub.load_cached_first(path, revision, load)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.model_max_length = self._configs()[FOLDERS[TEXT]]["max_position_embeddings"]
+        tokenizer.model_max_length = self._read_configs()[FOLDERS[TEXT]]["max_position_embeddings"]
         return tokenizer
 
     def hf_config(self) -> dict[str, Any]:
-        """The denoiser's configuration."""
-        return self._configs()[FOLDERS[DENOISER]]
+        """Return the denoiser's configuration."""
+        return self._read_configs()[FOLDERS[DENOISER]]
 
     def example_inputs(self, rows: int) -> dict[str, torch.Tensor]:
-        """Inputs of so many images as the denoiser was made for, to measure what a step keeps."""
-        configs = self._configs()
+        """Return zero inputs of `rows` images of the size that the denoiser is built for."""
+        configs = self._read_configs()
         unet, text = configs[FOLDERS[DENOISER]], configs[FOLDERS[TEXT]]
         edge = unet["sample_size"]
         return {
@@ -153,30 +159,32 @@ class Ldm:
 
     @property
     def name(self) -> str:
-        """What messages call the model."""
+        """The model's name in messages."""
         return Path(self.path.removeprefix("asset:")).name
 
-    def _new(self) -> LatentDiffusion:
-        """The parts with weights drawn from torch's generator."""
+    def _build_new(self) -> LatentDiffusion:
+        """Build the parts with weights drawn from torch's generator."""
         from diffusers import AutoencoderKL, DDPMScheduler
         from transformers import CLIPTextConfig
 
-        configs = self._configs()
-        text = _text_model()(CLIPTextConfig(**configs[FOLDERS[TEXT]]))
+        configs = self._read_configs()
+        text = _text_model_class()(CLIPTextConfig(**configs[FOLDERS[TEXT]]))
         vae = configs[FOLDERS[AUTOENCODER]]
         autoencoder: nn.Module = (
             Patches(vae["factor"])
             if vae["_class_name"] == Patches.__name__
             else AutoencoderKL.from_config(vae)
         )
-        with torch.device("cpu"):  # a table of numbers, wherever the weights are
+        with torch.device(
+            "cpu"
+        ):  # a table of numbers, on the CPU also for a model on the meta device
             scheduler = DDPMScheduler.from_config(configs["scheduler"])
-        unet = _unet().from_config(configs[FOLDERS[DENOISER]])
+        unet = _unet_class().from_config(configs[FOLDERS[DENOISER]])
         model = LatentDiffusion(unet, text, autoencoder, scheduler, self.trains)
         return model.to(self._dtype()).eval()
 
-    def _configs(self) -> dict[str, dict[str, Any]]:
-        """Folder of a part -> its configuration."""
+    def _read_configs(self) -> dict[str, dict[str, Any]]:
+        """Return the configuration of each part, by its folder."""
         folder = Path(hub.resolve(self.path))
         if not folder.is_dir():
             if self.architecture is None:
@@ -197,30 +205,30 @@ class Ldm:
             )
         return {place: json.loads(f.read_text(encoding="utf-8")) for place, f in files.items()}
 
-    def _part(self, path: str, name: str, kind: Any, options: dict[str, Any]) -> nn.Module:
+    def _load_part(self, path: str, name: str, kind: Any, options: dict[str, Any]) -> nn.Module:
         if kind is Patches:
-            return Patches(self._configs()[FOLDERS[name]]["factor"])
+            return Patches(self._read_configs()[FOLDERS[name]]["factor"])
         if name == TEXT:
             options = {k: v for k, v in options.items() if k != "torch_dtype"}
             options["dtype"] = self._dtype()
         return kind.from_pretrained(path, subfolder=FOLDERS[name], use_safetensors=True, **options)
 
-    def _scheduler(self, path: str, local: bool) -> Any:
+    def _load_scheduler(self, path: str, local: bool) -> Any:
         from diffusers import DDPMScheduler
 
         return DDPMScheduler.from_pretrained(path, subfolder="scheduler", **self._options(local))
 
-    def _autoencoder(self, path: str) -> Any:
+    def _autoencoder_class(self, path: str) -> Any:
         from diffusers import AutoencoderKL
 
-        own = hub.is_local(path) and self._configs()[FOLDERS[AUTOENCODER]].get("_class_name")
-        return Patches if own == Patches.__name__ else AutoencoderKL
+        name = hub.is_local(path) and self._read_configs()[FOLDERS[AUTOENCODER]].get("_class_name")
+        return Patches if name == Patches.__name__ else AutoencoderKL
 
     def _options(self, local: bool) -> dict[str, Any]:
         return {"revision": self.revision or "main", "local_files_only": local}
 
     def _has(self, path: str, folder: str) -> bool:
-        """Whether a model has this folder; one of the hub has all of them."""
+        """Whether a model has this folder; on the hub all are assumed to be there."""
         if self.tokenizer:
             return False
         return not hub.is_local(path) or (Path(path) / folder).is_dir()
@@ -229,33 +237,37 @@ class Ldm:
         return torch.float32 if self.dtype == "auto" else getattr(torch, self.dtype)
 
 
-def _difference(part: Any, shapes: Shapes) -> Misfit:
-    """How tensors of these shapes differ from a part of diffusers, old names of attention mended."""
-    there: Any = OrderedDict(shapes)
-    part._fix_state_dict_keys_on_load(there)
-    own = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
-    needless = [re.compile(p) for p in part._keys_to_ignore_on_load_unexpected or ()]
-    unexpected = [n for n in there if n not in own and not any(p.search(n) for p in needless)]
+def _compare_part(part: Any, shapes: Shapes) -> Misfit:
+    """Compare tensors of these shapes with a part of diffusers, which renames old attention keys."""
+    stored: Any = OrderedDict(shapes)
+    part._fix_state_dict_keys_on_load(stored)
+    expected = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
+    ignored = [re.compile(p) for p in part._keys_to_ignore_on_load_unexpected or ()]
+    unexpected = [n for n in stored if n not in expected and not any(p.search(n) for p in ignored)]
     return Misfit(
-        {name: shape for name, shape in own.items() if name not in there},
-        {name: there[name] for name in unexpected},
-        {n: (there[n], shape) for n, shape in own.items() if n in there and there[n] != shape},
+        {name: shape for name, shape in expected.items() if name not in stored},
+        {name: stored[name] for name in unexpected},
+        {
+            n: (stored[n], shape)
+            for n, shape in expected.items()
+            if n in stored and stored[n] != shape
+        },
     )
 
 
-def _unet() -> Any:
+def _unet_class() -> Any:
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel
 
 
-def _text_model() -> Any:
+def _text_model_class() -> Any:
     from transformers import CLIPTextModel
 
     return CLIPTextModel
 
 
-def _need_diffusers() -> None:
+def _require_diffusers() -> None:
     try:
         import diffusers  # noqa: F401
     except ModuleNotFoundError as error:

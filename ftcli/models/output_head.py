@@ -1,8 +1,8 @@
-"""Logits as the model's own forward makes them, for hidden states that it has not been given.
+"""Logits of any hidden states, computed as by the model's own forward.
 
-Behind the output layer models scale, cap or mask logits, each in the code of its forward and under
-keys of its own. What happens there is recorded while it happens to the output layer's result, and
-done again with the result for any other hidden states.
+After the output layer models scale, cap or mask logits, each in the code of its forward and under its
+own configuration keys. These operations are recorded in one forward pass and repeated on the output
+layer's result for other hidden states.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from ftcli.core.errors import UserError
 Head = Callable[[Tensor], Tensor]
 
 
-class _Place:
-    """Stands in a recorded call for a tensor that comes from the output layer."""
+class _Placeholder:
+    """Takes the place of a recorded tensor in the arguments and results of a recorded call."""
 
     def __init__(self, index: int) -> None:
         self.index = index
 
 
 class Recording(TorchFunctionMode):
-    """While entered, notes each torch function that takes what comes from the output layer."""
+    """Mode that records each torch function whose arguments come from the output layer."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tensors: list[Tensor] = []  # held, so that an address is not used twice
+        self.tensors: list[Tensor] = []  # kept alive, so that an id is not used twice
         self.places: dict[int, int] = {}
         self.calls: list[tuple[Callable[..., Any], Any, Any]] = []
 
     def begin(self, logits: Tensor) -> None:
-        """Everything that is done with these from now on is noted."""
+        """Start recording what is computed from these logits."""
         self.tensors, self.places, self.calls = [logits], {id(logits): 0}, []
 
     def __torch_function__(
@@ -48,26 +48,28 @@ class Recording(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run the function, and note it where it takes or gives such a tensor."""
+        """Run the function; record it where an argument comes from the output layer."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         leaves, structure = tree_flatten((args, kwargs))
         if any(id(leaf) in self.places for leaf in leaves):
-            kept = [_Place(self.places[id(x)]) if id(x) in self.places else x for x in leaves]
-            outputs = tree_map(self._placed, result)
-            self.calls.append((func, tree_unflatten(kept, structure), outputs))
+            recorded = [
+                _Placeholder(self.places[id(x)]) if id(x) in self.places else x for x in leaves
+            ]
+            outputs = tree_map(self._to_placeholder, result)
+            self.calls.append((func, tree_unflatten(recorded, structure), outputs))
         return result
 
-    def _placed(self, value: Any) -> Any:
+    def _to_placeholder(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return None
         if id(value) not in self.places:
             self.places[id(value)] = len(self.tensors)
             self.tensors.append(value)
-        return _Place(self.places[id(value)])
+        return _Placeholder(self.places[id(value)])
 
-    def tail(self, logits: Tensor) -> list[tuple[Callable[..., Any], Any, Any]]:
-        """The calls that lie between the output layer and the model's logits; none where they are one.
+    def calls_until(self, logits: Tensor) -> list[tuple[Callable[..., Any], Any, Any]]:
+        """Return the calls between the output layer and the model's logits; none where they are equal.
 
         Raises:
             UserError: the logits do not come from the output layer.
@@ -89,7 +91,7 @@ def _in_place(call: tuple[Callable[..., Any], Any, Any]) -> bool:
 
 
 class OutputHead:
-    """Hidden states [.., d] -> logits [.., V], as in the forward pass that `watch` saw.
+    """Maps hidden states [.., d] to logits [.., V], as in the recorded forward pass.
 
     Args:
         layer: the output layer, adapters included.
@@ -101,66 +103,66 @@ class OutputHead:
         self.last = 0
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Logits of any hidden states, gradients included."""
+        """Return the logits [.., V] of hidden states [.., d], with gradients."""
         if not self.calls:
             return torch.as_tensor(self.layer(hidden))
         rows = self.layer(hidden.reshape(1, -1, hidden.shape[-1]))
-        logits = self._replayed(rows)
+        logits = self._replay(rows)
         return logits.reshape(*hidden.shape[:-1], logits.shape[-1])
 
     def follow(self, recording: Recording, logits: Tensor) -> None:
-        """Take what was recorded between the output layer and these logits."""
-        self.calls = recording.tail(logits)
+        """Take over the calls recorded between the output layer and these logits."""
+        self.calls = recording.calls_until(logits)
         self.last = recording.places[id(logits)]
 
-    def _replayed(self, rows: Tensor) -> Tensor:
+    def _replay(self, rows: Tensor) -> Tensor:
         values: dict[int, Tensor] = {0: rows}
 
-        def real(leaf: Any) -> Any:
-            return values[leaf.index] if isinstance(leaf, _Place) else leaf
+        def resolve(leaf: Any) -> Any:
+            return values[leaf.index] if isinstance(leaf, _Placeholder) else leaf
 
         for func, (args, kwargs), outputs in self.calls:
-            result = func(*tree_map(real, args), **tree_map(real, kwargs))
+            result = func(*tree_map(resolve, args), **tree_map(resolve, kwargs))
             for place, value in zip(tree_flatten(outputs)[0], tree_flatten(result)[0], strict=True):
-                if isinstance(place, _Place):
+                if isinstance(place, _Placeholder):
                     values[place.index] = value
         return values[self.last]
 
 
 def compute_states_and_head(model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, OutputHead]:
-    """One forward pass up to the output layer: its input [B, T, d], and the layer with what follows it.
+    """Run a forward pass; return the output layer's input [B, T, d] and the head that follows it.
 
-    A hook takes the output layer's input and hands an empty one on, so that this works for every
-    model and wrapper without knowing its parts.
+    A hook takes the output layer's input and passes an empty one on, so that no logits are computed
+    and every model and wrapper works without knowledge of its parts.
 
     Raises:
         UserError: the model has no output layer, or its forward pass does not go through it.
     """
-    bare: Any = getattr(model, "module", model)  # without the wrapper of data parallelism
+    bare: Any = getattr(model, "module", model)  # inside the wrapper of data parallelism
     layer = bare.get_output_embeddings()
     if layer is None:
         raise UserError("this model has no output layer that gives logits.", where="model")
-    caught: list[Tensor] = []
+    states: list[Tensor] = []
     recording, head = Recording(), OutputHead(layer)
-    noting = ExitStack()
+    recording_scope = ExitStack()
 
     def take(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        caught.append(args[0])
+        states.append(args[0])
         return (args[0][:, :0], *args[1:])
 
     def watch(_: nn.Module, __: Any, logits: Tensor) -> None:
         recording.begin(logits)
-        if len(caught) == 1:
-            noting.enter_context(recording)
+        if len(states) == 1:
+            recording_scope.enter_context(recording)
 
     hooks = [layer.register_forward_pre_hook(take), layer.register_forward_hook(watch)]
     try:
         output = model(**inputs, use_cache=False)
     finally:
-        noting.close()
+        recording_scope.close()
         for hook in hooks:
             hook.remove()
-    if not caught:
+    if not states:
         raise UserError("this model's forward does not pass its output layer.", where="model")
     head.follow(recording, getattr(output, "logits", output))
-    return caught[0], head
+    return states[0], head

@@ -18,10 +18,10 @@ FOLDERS = {DENOISER: "unet", TEXT: "text_encoder", AUTOENCODER: "vae"}
 
 
 class Patches(nn.Module):
-    """An autoencoder without weights: a square of pixels becomes the channels of one place.
+    """An autoencoder without weights: a square of pixels becomes the channels of one position.
 
     Args:
-        factor: edge of the square in pixels; 1 leaves the image as it is.
+        factor: edge of the square in pixels; 1 for the identity.
     """
 
     def __init__(self, factor: int = 1) -> None:
@@ -29,15 +29,15 @@ class Patches(nn.Module):
         self.factor = factor
 
     def to_latents(self, pixels: Tensor) -> Tensor:
-        """[B, c, h, w] -> [B, c * factor^2, h / factor, w / factor], exactly invertible."""
+        """Rearrange [B, c, h, w] to [B, c * factor^2, h / factor, w / factor], exactly invertible."""
         return pixel_unshuffle(pixels, self.factor)
 
     def to_pixels(self, latents: Tensor) -> Tensor:
-        """The way back."""
+        """Rearrange latents back to pixels [B, c, h, w]."""
         return pixel_shuffle(latents, self.factor)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write what `Patches` is made of."""
+        """Write the configuration of the autoencoder."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         config = {"_class_name": type(self).__name__, "factor": self.factor}
         (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -45,21 +45,21 @@ class Patches(nn.Module):
 
 @dataclass
 class PartsConfig:
-    """Sizes as transformers names them; there is no vocabulary that logits would be of."""
+    """Sizes under the names of transformers; there is no vocabulary."""
 
     hidden_size: int
     num_labels: int = 1
 
     def get_text_config(self) -> PartsConfig:
-        """Itself."""
+        """Return the configuration, as multimodal ones return that of their text model."""
         return self
 
 
 class LatentDiffusion(nn.Module):
     """Denoiser, text encoder and autoencoder, with the noise schedule they were made for.
 
-    Parts that are not named in `trains` are no submodules: no pattern of parameter names, adapter,
-    optimizer or checkpoint sees them, and they stay in evaluation mode. They follow `to`.
+    Parts that are not named in `trains` are no submodules, so that no pattern of parameter names, adapter,
+    optimizer or checkpoint reaches them; they stay in evaluation mode and follow `to`.
 
     Args:
         denoiser: a UNet2DConditionModel of diffusers.
@@ -79,19 +79,19 @@ class LatentDiffusion(nn.Module):
     ) -> None:
         super().__init__()
         self.scheduler, self.outside = scheduler, {}
-        found = dict(zip(NAMES, (denoiser, text_encoder, autoencoder), strict=True))
-        for name, part in found.items():
+        parts = dict(zip(NAMES, (denoiser, text_encoder, autoencoder), strict=True))
+        for name, part in parts.items():
             if name in trains:
                 self.add_module(name, part)
             else:
                 self.outside[name] = part.requires_grad_(False).eval()
 
     def part(self, name: str) -> Any:
-        """The part of this name, whether it trains or not."""
+        """Return the part of this name, trained or not."""
         return self.outside[name] if name in self.outside else getattr(self, name)
 
     def forward(self, latents: Tensor, timesteps: Tensor, input_ids: Tensor) -> Tensor:
-        """What the denoiser predicts of noisy latents.
+        """Return the denoiser's prediction for noisy latents.
 
         Args:
             latents: [B, c, h, w].
@@ -104,18 +104,18 @@ class LatentDiffusion(nn.Module):
         return self.denoise(latents, timesteps, self.condition(input_ids))
 
     def condition(self, input_ids: Tensor) -> Tensor:
-        """Hidden states [B, L, d] of captions."""
+        """Return the hidden states [B, L, d] of captions [B, L]."""
         return self.part(TEXT)(input_ids=input_ids).last_hidden_state
 
     def denoise(self, latents: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """The prediction under a condition that is known already."""
+        """Return the prediction [B, c, h, w] under a condition [B, L, d]."""
         return self.part(DENOISER)(
             latents, timesteps, encoder_hidden_states=condition, return_dict=False
         )[0]
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Latents of pixels in [-1, 1]: the mean of the posterior, scaled as diffusers does."""
+        """Encode pixels in [-1, 1] as latents: the mode of the posterior, scaled as diffusers does."""
         vae = self.part(AUTOENCODER)
         if isinstance(vae, Patches):
             return vae.to_latents(pixels)
@@ -123,7 +123,7 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels of latents, clamped to [-1, 1]."""
+        """Decode latents to pixels, clamped to [-1, 1]."""
         vae = self.part(AUTOENCODER)
         if isinstance(vae, Patches):
             pixels = vae.to_pixels(latents)
@@ -143,20 +143,20 @@ class LatentDiffusion(nn.Module):
 
     @property
     def config(self) -> PartsConfig:
-        """What planning asks of a model's configuration."""
+        """The sizes that planning reads."""
         return PartsConfig(hidden_size=self.part(DENOISER).config.block_out_channels[-1])
 
     @property
     def device(self) -> torch.device:
-        """Where the denoiser is."""
+        """The device of the denoiser."""
         return next(self.part(DENOISER).parameters()).device
 
     def activation_checkpointing_enable(self, kwargs: dict[str, Any] | None = None) -> None:
-        """Recompute the denoiser's blocks in backward."""
+        """Turn on gradient checkpointing of the denoiser's blocks."""
         self.part(DENOISER).enable_gradient_checkpointing()
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
-        """Write a folder in the layout of diffusers; the tokenizer is the run's to write."""
+        """Write a folder in the layout of diffusers, but for the tokenizer, which the run writes."""
         for name, place in FOLDERS.items():
             self.part(name).save_pretrained(Path(folder) / place)
         self.scheduler.save_pretrained(Path(folder) / "scheduler")
@@ -165,20 +165,22 @@ class LatentDiffusion(nn.Module):
         index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline"}
         for place, part in classes.items():
             kind = type(part)
-            home = kind.__module__ if isinstance(part, Patches) else kind.__module__.split(".")[0]
-            index[place] = [home, kind.__name__]
+            library = (
+                kind.__module__ if isinstance(part, Patches) else kind.__module__.split(".")[0]
+            )
+            index[place] = [library, kind.__name__]
         text = json.dumps(index, indent=2)
         (Path(folder) / "model_index.json").write_text(text, encoding="utf-8")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LatentDiffusion:
-        """Also for the parts that are no submodules."""
+        """Apply `fn` also to the parts that are no submodules."""
         for part in self.outside.values():
             part._apply(fn)
         return super()._apply(fn, recurse)
 
 
 def unwrap_parts(model: Any) -> LatentDiffusion:
-    """The parts of a model under the wrappers of data parallelism and adapters."""
+    """Return the diffusion model under the wrappers of data parallelism and adapters."""
     model = getattr(model, "module", model)
     unwrap = getattr(model, "get_base_model", None)
     return unwrap() if callable(unwrap) else model

@@ -1,4 +1,4 @@
-"""Load a pretrained model of transformers whole, or refuse it; and see the same from its headers."""
+"""Load a pretrained model of transformers completely or refuse it, or check that by its file headers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Load = Callable[[bool, dict[str, str]], tuple[Any, dict[str, Any]]]
 def load_pretrained(
     path: str, revision: str | None, meta: Callable[[], Any], load: Load
 ) -> tuple[Any, Misfit, Shapes]:
-    """A model from folder, cache or hub; how its files differ from it; the shapes in them.
+    """Load a model from folder, cache or hub; return it, its misfit with the files, and their shapes.
 
     Args:
-        path: what `hub.resolve` gave.
-        meta: makes the same model on the meta device.
+        path: what `hub.resolve` returned.
+        meta: builds the same model on the meta device.
         load: from (local_files_only, key_mapping) to the model and transformers' loading info.
 
     Raises:
@@ -48,16 +48,16 @@ def load_pretrained(
         forget_prefixes(model, mapping)
         logger.warning(f"{path}: {describe_prefixes(mapping)}.")
     differs = any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    # of the meta device: quantised layers have parameters of their own
-    return model, Misfit.of(info, meta() if differs else model, shapes), shapes
+    # compared on the meta device: quantised layers have further parameters
+    return model, Misfit.from_info(info, meta() if differs else model, shapes), shapes
 
 
 def compare_files(
     path: str, revision: str | None, meta: Callable[[], Any]
 ) -> tuple[Any, Misfit, Shapes, str] | None:
-    """The model on the meta device, how the files differ from it, their shapes, and a note.
+    """Return the model on the meta device, its misfit with the files, their shapes, and a note.
 
-    Nothing but headers is read. None where the files are not on this machine.
+    Only headers are read. Returns None where the files are not on this machine.
 
     Raises:
         UserError: a file is absent or damaged.

@@ -1,4 +1,4 @@
-"""What the proofs of packing and of decoding share: rows to try, the error that rounding explains, state."""
+"""Shared by the proofs of packing and of decoding: rows to try, errors allowed for, a model's state."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: Nats a token by which float32 losses may differ; per ten nats where losses are larger.
+#: Allowed difference of float32 losses in nats a token; for each ten nats where losses are larger.
 EXACT = 1e-4
-#: Mean difference in nats a token of half precision and quantised weights: a bf16 logit of 20 is known
+#: Allowed mean difference in nats a token of half precision and quantised weights: a bf16 logit of 20 is known
 #: to 0.06, and two orders of summation differ by about that; what leaks between rows is more.
 ROUNDED = 0.05
 SHORTEST = 21  # tokens of a row where the model has no window that a longer one would pass
 
 
 def choose_row_length(model: Any, longest: int) -> int:
-    """Tokens of a row beyond every window or chunk of a model that rows of this length can pass."""
+    """Return a row length beyond every window or chunk of the model that `longest` tokens can pass."""
     config = model.config.get_text_config()
     sizes = [
         value
@@ -28,12 +28,12 @@ def choose_row_length(model: Any, longest: int) -> int:
         if re.search("window|chunk", key) and type(value) is int and 1 < value < longest
     ]
     limit = getattr(config, "max_position_embeddings", None) or 0
-    limit = limit if limit > 0 else longest  # XLNet says -1 for none
+    limit = limit if limit > 0 else longest  # XLNet has -1 for none
     return min(max([SHORTEST, *(size + 8 for size in sizes)]), limit, longest)
 
 
 def draw_rows(model: Any, lengths: Sequence[int]) -> list[Tensor]:
-    """Rows of ids that stand for text: no end, padding or image; always the same for a vocabulary."""
+    """Draw rows of ids without special tokens (end, padding, image); a vocabulary's are always the same."""
     named = [
         v for k, v in vars(model.config.get_text_config()).items() if re.search("token|_id", k)
     ]
@@ -54,9 +54,9 @@ def is_exact(model: Any) -> bool:
     return not rounded and not quantised and model.dtype == torch.float32
 
 
-def relative_error(model: Any, found: Tensor, expected: Tensor) -> float:
-    """How far log-probabilities or losses [n] are apart, by what rounding explains: 1 is the most."""
-    gaps = (found - expected).abs()
+def relative_error(model: Any, values: Tensor, expected: Tensor) -> float:
+    """Return the difference of log-probabilities or losses [n], relative to what rounding explains (1)."""
+    gaps = (values - expected).abs()
     if not gaps.isfinite().all():
         return math.inf
     if not is_exact(model):
@@ -65,7 +65,7 @@ def relative_error(model: Any, found: Tensor, expected: Tensor) -> float:
 
 
 def raise_out_of_memory(error: Exception) -> None:
-    """Raise an error that says nothing about the model."""
+    """Raise the error again if it is that of exhausted memory, which says nothing about the model."""
     from ftcli.core.allocator import is_oom
 
     if is_oom(error):
@@ -73,13 +73,13 @@ def raise_out_of_memory(error: Exception) -> None:
 
 
 def summarize_error(error: Exception) -> str:
-    """An error of a library in short."""
+    """Return class and first words of a library's error."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 @contextmanager
 def preserve_state(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; mode and random generators as they were behind it."""
+    """Switch to eval mode inside the block; restore mode and random generators afterwards."""
     from ftcli.core.rng import random_state, set_random_state
 
     training, before = model.training, random_state()

@@ -1,10 +1,9 @@
-"""How a model may be given its rows, measured on a few short ones before it is trained or judged.
+"""The row format a model reads correctly, measured on two short rows before training or evaluation.
 
-Rows go through the product's own batches, attention and objective, and each alone through the
-library's attention and the model's own forward. Where the token losses agree, nothing more is done.
-Where they do not, further ways are measured, the fastest first, and the first right one is taken.
-No list says which models are which: recurrent layers, convolutions, masks and attention of any kind
-show in the losses.
+Rows go through ftcli's batches, attention and objective, and each alone through the library's attention
+and the model's own forward. Where the token losses agree, nothing more is done. Where they do not,
+further formats are measured, the fastest first, and the first right one is taken. There is no list of
+models: recurrent layers, convolutions, masks and attention of any kind show in the losses.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ from ftcli.models.probing import (
     summarize_error,
 )
 
-LEAK = 0.003
-SHORT = (21, 13)  # tokens of the two rows where the model has no window that longer ones would pass
+LEAK = 0.003  # nats a token by which a row's losses may change with the other row
+SECOND_ROW = 13  # tokens of the second row; the first is longer than the model's windows
 NOT_ADOPTED = "its attention cannot be told where documents end"
-SEEN = 32  # tokens at either end of a row whose losses are compared
+COMPARED = 32  # tokens at either end of a row whose losses are compared
 
 
 class Way(NamedTuple):
-    """One way to give a model its rows."""
+    """A row format to try."""
 
     packing: Packing
     attention: Literal["documents", "library"]
@@ -50,33 +49,33 @@ class Way(NamedTuple):
 def prove(
     model: Any, packing: str, longest: int, objective: Any, name: str = "the model"
 ) -> RowFormat:
-    """The fastest right way, in which the model is left.
+    """Find the fastest right row format and switch the model's attention to it.
 
-    The model is in eval mode while this lasts. Chance is not used up.
+    Mode and random generators are restored.
 
     Args:
-        model: a causal language model without adapters, which look at one token at a time.
+        model: a causal language model; adapters act on one token at a time and are left out.
         packing: auto (flat where that is right, else none), flat, bins or none.
-        longest: tokens of the longest row that will come; windows beyond it are not tried.
+        longest: tokens of the longest row in training; windows beyond it are not tried.
         objective: next-token prediction as a run computes it.
 
     Raises:
-        UserError: no way is right, or the packing that was asked for is not.
+        UserError: no row format is right, or the packing that was asked for is not.
     """
     wanted: Packing = "flat" if packing == "auto" else packing  # type: ignore[assignment]
     rows = Rows(model, longest, objective)
     with preserve_state(model):
         _refuse_unreadable(rows, name)
         failures = [] if attention.is_adopted(model) or wanted == "none" else [NOT_ADOPTED]
-        for way in _ways(wanted, attention.is_adopted(model)):
-            failure = rows.failure(way)
+        for way in _list_ways(wanted, attention.is_adopted(model)):
+            failure = rows.find_failure(way)
             if failure is None:
                 break
             failures.append(failure)
         else:
             what = f"{name} reads no batch as it reads a row alone: {failures[-1]}."
             raise UserError(what, where="model")
-        reason = _reason(rows, wanted, failures[0]) if failures else ""
+        reason = _explain(rows, wanted, failures[0]) if failures else ""
     if way.packing != wanted and packing != "auto":
         what = f"{name} does not keep the documents of a packed row apart: {reason}."
         raise UserError(what, where="data.packing", fix="data.packing=auto or data.packing=none")
@@ -85,16 +84,16 @@ def prove(
 
 
 def _refuse_unreadable(rows: Rows, name: str) -> None:
-    """Raise where a row alone has no losses to compare with, or losses that mean nothing."""
+    """Raise where a row alone has no finite losses to compare with, or the model is not causal."""
     try:
-        finite = all(bool(losses.isfinite().all()) for losses in rows.alone)
-    except Exception as error:  # whatever a library raises of a model that is no decoder of text
+        finite = all(bool(losses.isfinite().all()) for losses in rows.losses_alone)
+    except Exception as error:  # any error of a library on a model that is no decoder of text
         raise_out_of_memory(error)
         what = f"{name} cannot read a row of text: {summarize_error(error)}."
         raise UserError(what, where="model") from error
     if not finite:
         raise UserError(f"{name} gives a short row losses that are not finite.", where="model")
-    if rows.look_ahead():
+    if rows.looks_ahead():
         raise UserError(
             f"{name} is not causal: its predictions change with tokens that come later, so that it would "
             "learn to read the answer.",
@@ -103,20 +102,20 @@ def _refuse_unreadable(rows: Rows, name: str) -> None:
         )
 
 
-def _ways(packing: Packing, ours: bool) -> Iterator[Way]:
-    """What is measured, in this order, until one is right."""
+def _list_ways(packing: Packing, adopted: bool) -> Iterator[Way]:
+    """Yield the formats in the order in which they are tried."""
     if packing != "none":
-        if ours:
+        if adopted:
             yield Way(packing, "documents")
             yield Way(packing, "documents", "reset")
     for reading in ("plain", "alone"):
-        if ours:
+        if adopted:
             yield Way("none", "documents", reading)  # type: ignore[arg-type]
         yield Way("none", "library", reading)  # type: ignore[arg-type]
 
 
 class Rows:
-    """Two short rows of a model, and their losses in any way.
+    """Two short rows of a model, and their losses in any format.
 
     Args:
         longest: tokens that a row may have.
@@ -127,31 +126,31 @@ class Rows:
         self.objective = objective
         self.model = model
         self.device = next(model.parameters()).device
-        self.ids = draw_rows(model, (choose_row_length(model, longest), min(SHORT[1], longest)))
+        self.ids = draw_rows(model, (choose_row_length(model, longest), min(SECOND_ROW, longest)))
 
-    def failure(self, way: Way) -> str | None:
-        """How the losses of this way differ from those of each row alone; None where they do not."""
+    def find_failure(self, way: Way) -> str | None:
+        """Say how the losses of a format differ from those of each row alone; None where they do not."""
         attention.use(self.model, way.attention)
         try:
-            gaps = [self._gap(way, rows) for rows in _batches(way)]
-            leak = 0.0 if is_exact(self.model) else self._leak(way)
+            errors = [self._measure_error(way, rows) for rows in _row_batches(way)]
+            leak = 0.0 if is_exact(self.model) else self._measure_leak(way)
         except UserError as error:
             return error.what.rstrip(".")
-        except Exception as error:  # whatever a library raises that does not know such input
+        except Exception as error:  # any error of a library that does not know such input
             raise_out_of_memory(error)
             return summarize_error(error)
-        largest = max(gaps)
+        largest = max(errors)
         if largest > 1:
             return f"losses differ by {largest:.3g} times what rounding explains"
         return (
             None if leak <= LEAK else f"a row's losses change by {leak:.2g} nats with the other row"
         )
 
-    def losses(self, way: Way, rows: Sequence[int], other: bool = False) -> Tensor:
-        """Losses [n] of the compared tokens of these rows by the product's own batches and objective.
+    def compute_losses(self, way: Way, rows: Sequence[int], other: bool = False) -> Tensor:
+        """Compute the losses [n] of the compared tokens of rows by ftcli's batches and objective.
 
         Args:
-            other: the first row is another one of the same length, and padding has another id.
+            other: replace the first row by another one of the same length, and the id of padding.
         """
         from ftcli.data.loader import Loader
 
@@ -170,68 +169,68 @@ class Rows:
         first, *rest = self.ids
         return [first.roll(1), *rest] if other else self.ids
 
-    def _leak(self, way: Way) -> float:
-        """Mean change of the second row's losses with the first row: none at all, whatever the precision.
+    def _measure_leak(self, way: Way) -> float:
+        """Return the mean change of the second row's losses when the first row changes.
 
-        Only experts that compute other tokens beside it may round it in another way.
+        In any precision there must be none, but for experts, where other tokens change the rounding.
         """
         if way.reading == "alone":
             return 0.0
-        size = len(self.alone[1])
+        size = len(self.losses_alone[1])
         attention.use(self.model, way.attention)
-        before, after = (self.losses(way, [0, 1], other)[-size:] for other in (False, True))
+        before, after = (self.compute_losses(way, [0, 1], other)[-size:] for other in (False, True))
         return float((after - before).abs().mean())
 
     @cached_property
-    def alone(self) -> list[Tensor]:
-        """Losses [n] of each row alone by the library's attention and the model's own forward."""
+    def losses_alone(self) -> list[Tensor]:
+        """Losses [n] of each row alone, by the library's attention and the model's own forward."""
         attention.use(self.model, "library")
-        return [self._alone(ids) for ids in self.ids]
+        return [self._compute_alone(ids) for ids in self.ids]
 
-    def look_ahead(self) -> bool:
-        """Whether losses of a row change when its last token is not there."""
-        row, whole = self.ids[-1], self.alone[-1]
+    def looks_ahead(self) -> bool:
+        """Whether the losses of a row change when its last token is removed."""
+        row, whole = self.ids[-1], self.losses_alone[-1]
         if len(row) < 3:
             return False
         attention.use(self.model, "library")
-        shorter = self._alone(row[:-1])
+        shorter = self._compute_alone(row[:-1])
         return relative_error(self.model, shorter, whole[: len(shorter)]) > 1
 
-    def _alone(self, ids: Tensor) -> Tensor:
-        """Only the logits that are compared are made: the output layer gets their states."""
+    def _compute_alone(self, ids: Tensor) -> Tensor:
+        """Compute the losses [n] of a row; the output layer gets the states of compared tokens only."""
         where = torch.from_numpy(_compared_tokens(len(ids))).nonzero().flatten()
 
-        def choose(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return (args[0][:, (where - 1).to(args[0].device)], *args[1:])
 
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(choose)
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(select)
         try:
             logits = self.model(input_ids=ids[None].to(self.device), use_cache=False).logits
         finally:
             hook.remove()
         return cross_entropy(logits[0].float().cpu(), ids[where], reduction="none")
 
-    def _gap(self, way: Way, rows: Sequence[int]) -> float:
-        """How far the losses of a batch are from those of its rows alone, by what may be: 1 is the most."""
-        expected = torch.cat([self.alone[row] for row in rows])
+    def _measure_error(self, way: Way, rows: Sequence[int]) -> float:
+        """Return the error of a batch's losses against its rows alone, relative to what is allowed (1)."""
+        expected = torch.cat([self.losses_alone[row] for row in rows])
         attention.use(self.model, way.attention)
-        return relative_error(self.model, self.losses(way, rows), expected)
+        return relative_error(self.model, self.compute_losses(way, rows), expected)
 
 
-def _batches(way: Way) -> list[list[int]]:
-    """The rows together; where they may be padded also one by itself, which reaches layers without a mask."""
+def _row_batches(way: Way) -> list[list[int]]:
+    """Return batches of rows: both, and without packing also one alone, which gets no mask."""
     together = [0, 1]
     return [together] if way.packing != "none" else [together, [0]]
 
 
 def _compared_tokens(length: int) -> np.ndarray:
-    """Which tokens of a row are compared, bool [length]; nothing predicts the first."""
+    """Return which tokens of a row are compared, bool [length]; nothing predicts the first."""
     places = np.arange(length)
-    return (places > 0) & ((places <= SEEN) | (places >= length - SEEN))
+    return (places > 0) & ((places <= COMPARED) | (places >= length - COMPARED))
 
 
-def _reason(rows: Rows, packing: Packing, failure: str) -> str:
-    """What went wrong first and, where it can be found, in which layer."""
+def _explain(rows: Rows, packing: Packing, failure: str) -> str:
+    """Return what failed first and, where it can be found, in which layer."""
     from ftcli.models.first_difference import find_first_difference
 
     if packing == "none" or not attention.is_adopted(rows.model):

@@ -20,9 +20,9 @@ Quantization = Literal["none", "nf4", "fp4", "int8"]
 def build_bitsandbytes_config(
     quantization: Quantization, double_quant: bool, compute_dtype: torch.dtype
 ) -> BitsAndBytesConfig | None:
-    """What transformers is told so that the linears of the blocks load quantised.
+    """Build the configuration by which transformers quantises the linears of the blocks; None: no quantisation.
 
-    Embeddings, norms and the output layer stay as they are (QLoRA, arXiv 2305.14314, section 3).
+    Embeddings, norms and the output layer are not quantised (QLoRA, arXiv 2305.14314, section 3).
     """
     if quantization == "none":
         return None
@@ -37,13 +37,13 @@ def build_bitsandbytes_config(
 
 
 def find_stored_quantisation(config: Any) -> str | None:
-    """The method by which a checkpoint is quantised on disk, as its config.json says; None: plain."""
-    kept = getattr(config, "quantization_config", None)
-    if kept is None:
-        kept = getattr(getattr(config, "text_config", None), "quantization_config", None)
-    if kept is None:
+    """Return the method by which a checkpoint is quantised on disk, by its config.json; None: plain."""
+    stated = getattr(config, "quantization_config", None)
+    if stated is None:
+        stated = getattr(getattr(config, "text_config", None), "quantization_config", None)
+    if stated is None:
         return None
-    values = kept if isinstance(kept, dict) else kept.to_dict()
+    values = stated if isinstance(stated, dict) else stated.to_dict()
     if values.get("load_in_4bit") or values.get("load_in_8bit"):
         return "bitsandbytes"  # which config.json of older versions does not name
     method = values.get("quant_method")
@@ -51,17 +51,17 @@ def find_stored_quantisation(config: Any) -> str | None:
 
 
 def check_stored(config: Any, wanted: Quantization, name: str, device: str) -> str | None:
-    """How a checkpoint is quantised on disk, once it is known that it can be loaded.
+    """Check that a quantised checkpoint can be loaded; return its quantisation method, or None.
 
-    transformers' own quantiser is asked, so that what it needs is known before a file is read.
+    transformers' own quantiser is asked, so that missing packages are known before a file is read.
 
     Args:
         wanted: the quantisation that the configuration asks for.
         name: of the model, for the message.
-        device: where the model is to be.
+        device: where the model will be.
 
     Raises:
-        UserError: a package or a GPU is missing, or the weights were to be quantised again.
+        UserError: a package or a GPU is missing, or quantised weights are to be quantised again.
     """
     stored = find_stored_quantisation(config)
     if stored is None:
@@ -74,17 +74,17 @@ def check_stored(config: Any, wanted: Quantization, name: str, device: str) -> s
         )
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    kept = getattr(config, "quantization_config", None) or config.text_config.quantization_config
+    stated = getattr(config, "quantization_config", None) or config.text_config.quantization_config
     try:
-        quantiser = AutoHfQuantizer.from_config(kept, pre_quantized=True)
+        quantiser = AutoHfQuantizer.from_config(stated, pre_quantized=True)
         quantiser.validate_environment(device_map={"": device}, weights_only=True)
     except (ImportError, RuntimeError, ValueError, TypeError) as error:
-        raise _unloadable(name, stored, error) from error
+        raise _loading_error(name, stored, error) from error
     return stored
 
 
-def _unloadable(name: str, stored: str, error: Exception) -> UserError:
-    """What the library lacks, and the command that it names itself."""
+def _loading_error(name: str, stored: str, error: Exception) -> UserError:
+    """Return the error with what the library lacks, and the command that its message names."""
     reason = " ".join(str(error).split()).partition(" - supported types")[0].rstrip(".")
     command = re.search(r"pip install ([^`)]+)", reason)
     package, page = getattr(error, "name", None), re.search(r"https://[^`\s]+", reason)
@@ -94,7 +94,7 @@ def _unloadable(name: str, stored: str, error: Exception) -> UserError:
     elif package:
         reason, fix = f"the package '{package}' is not installed", f"pip install {package}"
     elif stored == "hqq" and isinstance(error, ImportError):
-        fix = "pip install hqq"  # which the library's message leaves out
+        fix = "pip install hqq"  # the library's message does not name it
     elif page:
         fix = f"install it as {page.group()} says"
     return UserError(
@@ -119,7 +119,7 @@ def keep_trainable_on_cpu(model: nn.Module) -> None:
 
 
 def quiet_bitsandbytes() -> None:
-    """Silence what bitsandbytes says at every layer or about the path that is turned off here."""
+    """Filter what bitsandbytes logs at every layer, or about the path that is turned off here."""
     logging.getLogger("bitsandbytes").addFilter(_is_worth_showing)
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_worth_showing)
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_worth_showing)

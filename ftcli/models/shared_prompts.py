@@ -1,8 +1,8 @@
-"""Packed rows in which several answers share their prompt: it stands there once and is computed once.
+"""Packed rows in which several answers share one prompt, which is stored and computed once.
 
-The row holds all prompts, then all answers in the order of their prompts, with positions that go on
-where the prompt ends. An answer attends to its prompt and to itself, never to another answer, so
-that every token is given what it would be given in a row of its own.
+The row holds all prompts, then all answers in the order of their prompts, with positions that continue
+those of the prompt. An answer attends to its prompt and to itself, never to another answer, so that
+every token has the same states as in a separate row.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ftcli.models.attention_layout import Group, group_documents, pad_group, unp
 
 @dataclass(frozen=True)
 class SharedGroup:
-    """Neighbouring prompts of like length with their answers, which attend in one call.
+    """Neighbouring prompts of similar length with their answers, which attend in one call.
 
     Attributes:
-        prompts, answers: their tokens, padded on the right.
-        each: [prompts] how many answers each prompt has.
-        left: [t] places of the prompts' tokens when they are padded on the left instead.
-        real: [answers or 1, 1, 1, P + C] which keys are no padding.
+        prompts, answers: groups of their tokens, padded on the right.
+        each: [prompts] number of answers of each prompt.
+        left: [t] indices of the prompts' tokens when they are padded on the left.
+        real: [answers or 1, 1, 1, P + C] bool, False for keys that are padding.
     """
 
     prompts: Group
@@ -35,7 +35,7 @@ class SharedGroup:
     real: Tensor
 
     def to(self, device: torch.device | str) -> SharedGroup:
-        """The same with its tensors on a device."""
+        """Return the group with its tensors on a device."""
         return replace(
             self,
             prompts=self.prompts.to(device),
@@ -46,56 +46,65 @@ class SharedGroup:
         )
 
     def attend(
-        self, prompts: Sequence[Tensor], answers: Sequence[Tensor], how: AttentionSettings
+        self, prompts: Sequence[Tensor], answers: Sequence[Tensor], settings: AttentionSettings
     ) -> Tensor:
-        """Queries, keys and values of prompts and answers [t, H, D] -> that of the answers [t, H, D]."""
-        q, *own = (pad_group(x, self.answers) for x in answers)
-        k, v = (torch.cat([self._before(x), y], 2) for x, y in zip(prompts[1:], own, strict=True))
-        return unpad_group(attend(q, k, v, self._mask(how), how), self.answers)
+        """Attend queries, keys and values of prompts and answers [t, H, D]; return the answers' output."""
+        q, *keys_values = (pad_group(x, self.answers) for x in answers)
+        k, v = (
+            torch.cat([self._repeat_prompts(x), y], 2)
+            for x, y in zip(prompts[1:], keys_values, strict=True)
+        )
+        return unpad_group(attend(q, k, v, self._mask(settings), settings), self.answers)
 
-    def _before(self, x: Tensor) -> Tensor:
-        """What stands before each answer: [t, H, D] -> [answers, H, P, D], ending in the last place."""
+    def _repeat_prompts(self, x: Tensor) -> Tensor:
+        """Repeat the prompts for each answer: [t, H, D] -> [answers, H, P, D], padded on the left."""
         count, length = self.prompts.documents, self.prompts.length
         padded = x.new_zeros(count * length, *x.shape[1:]).index_copy(0, self.left, x)
-        own = padded.unflatten(0, (count, length)).transpose(1, 2)
-        return own.repeat_interleave(self.each, 0, output_size=self.answers.documents)
+        heads = padded.unflatten(0, (count, length)).transpose(1, 2)
+        return heads.repeat_interleave(self.each, 0, output_size=self.answers.documents)
 
-    def _mask(self, how: AttentionSettings) -> Tensor:
-        """Keys that a token of an answer may see: [answers or 1, 1, C, P + C]."""
-        past, own = self.prompts.length, self.answers.length
-        shape = (own, past + own)
+    def _mask(self, settings: AttentionSettings) -> Tensor:
+        """Return which keys a token of an answer attends to, bool [answers or 1, 1, C, P + C]."""
+        past, length = self.prompts.length, self.answers.length
+        shape = (length, past + length)
         seen = torch.ones(shape, dtype=torch.bool, device=self.real.device).tril(past)
-        if how.window is not None:
-            seen = seen.triu(past + 1 - how.window)
-        if how.chunk is not None:
-            chunks = (self.real.cumsum(-1) - 1) // how.chunk
+        if settings.window is not None:
+            seen = seen.triu(past + 1 - settings.window)
+        if settings.chunk is not None:
+            chunks = (self.real.cumsum(-1) - 1) // settings.chunk
             seen = seen & (chunks[..., past:].transpose(-1, -2) == chunks)
         return seen & self.real
 
 
 @dataclass(frozen=True)
 class SharedPrompts:
-    """The layout of a row; `spare` is what fills it up behind the last answer."""
+    """The layout of a row with shared prompts.
 
-    families: tuple[SharedGroup, ...]
+    Attributes:
+        groups: prompts with their answers.
+        spare: padding after the last answer.
+    """
+
+    groups: tuple[SharedGroup, ...]
     spare: tuple[Group, ...]
 
-    def within(self, states: Sequence[Tensor], how: AttentionSettings) -> Tensor:
-        """Queries, keys and values [T, H, D] -> the attention's output [T, H, D]."""
-        sizes = [f.prompts.tokens for f in self.families]
-        sizes += [f.answers.tokens for f in self.families]
+    def attend(self, states: Sequence[Tensor], settings: AttentionSettings) -> Tensor:
+        """Attend queries, keys and values [T, H, D]; return the output [T, H, D]."""
+        sizes = [f.prompts.tokens for f in self.groups]
+        sizes += [f.answers.tokens for f in self.groups]
         sizes += [sum(group.tokens for group in self.spare)] if self.spare else []
         parts = list(zip(*(x.split(sizes) for x in states), strict=True))
-        count = len(self.families)
+        count = len(self.groups)
         asked, answered = parts[:count], parts[count : 2 * count]
-        found = [
-            attend_within(p, (f.prompts,), how) for p, f in zip(asked, self.families, strict=True)
+        outputs = [
+            attend_within(p, (f.prompts,), settings)
+            for p, f in zip(asked, self.groups, strict=True)
         ]
-        found += [
-            f.attend(p, a, how) for p, a, f in zip(asked, answered, self.families, strict=True)
+        outputs += [
+            f.attend(p, a, settings) for p, a, f in zip(asked, answered, self.groups, strict=True)
         ]
-        found += [attend_within(part, self.spare, how) for part in parts[2 * count :]]
-        return torch.cat(found)
+        outputs += [attend_within(part, self.spare, settings) for part in parts[2 * count :]]
+        return torch.cat(outputs)
 
 
 def group_shared_prompts(
@@ -105,20 +114,20 @@ def group_shared_prompts(
     spare: int = 0,
     device: torch.device | str = "cpu",
 ) -> SharedPrompts:
-    """The layout of prompts and answers with these lengths.
+    """Build the layout of prompts and answers with these lengths, in tokens.
 
     Args:
         each: how many of the answers, in their order, belong to each prompt.
-        spare: tokens behind the last answer.
+        spare: tokens of padding after the last answer.
     """
-    families, at, begin = [], 0, 0
+    groups, at, begin = [], 0, 0
     for group in group_documents(prompts):
         counts = list(each[at : at + group.documents])
-        own = answers[begin : begin + sum(counts)]
+        own_answers = answers[begin : begin + sum(counts)]
         lengths = prompts[at : at + group.documents]
-        families.append(_share_group(group, lengths, counts, own).to(device))
-        at, begin = at + group.documents, begin + len(own)
-    return SharedPrompts(tuple(families), group_documents([spare]) if spare else ())
+        groups.append(_share_group(group, lengths, counts, own_answers).to(device))
+        at, begin = at + group.documents, begin + len(own_answers)
+    return SharedPrompts(tuple(groups), group_documents([spare]) if spare else ())
 
 
 def _share_group(

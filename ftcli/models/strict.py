@@ -1,7 +1,7 @@
-"""Weights that do not fit a model are refused, with the names of the tensors and their shares.
+"""Refusal of weight files that do not fit a model, with the names of the tensors and their shares.
 
-transformers gives new random values to parameters that the files lack, and leaves out tensors that
-the model has no place for. Both are errors here, unless the model's own class says otherwise (tied
+transformers draws random values for parameters that the files lack, and ignores tensors that the model
+has no parameter for. Both are errors here, unless the model's own class says otherwise (tied
 heads, buffers, `_keys_to_ignore_on_load_*`).
 """
 
@@ -42,39 +42,39 @@ class Misfit:
     mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
     @classmethod
-    def of(cls, info: Mapping[str, Any], model: Any, shapes: Shapes) -> Misfit:
-        """From the loading info of transformers or diffusers.
+    def from_info(cls, info: Mapping[str, Any], model: Any, shapes: Shapes) -> Misfit:
+        """Build it from the loading info of transformers or diffusers.
 
         Args:
-            model: what was loaded; it gives the shapes of what is missing.
-            shapes: of the tensors in the files, under the names in the files.
+            model: the loaded model; shapes of missing parameters are read from it.
+            shapes: shapes of the tensors in the files, under the names in the files.
         """
-        own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         mismatched = {name: (tuple(a), tuple(b)) for name, a, b in info["mismatched_keys"]}
         return cls(
-            {name: own.get(name, ()) for name in sorted(info["missing_keys"])},
+            {name: expected.get(name, ()) for name in sorted(info["missing_keys"])},
             {name: shapes.get(name, ()) for name in sorted(info["unexpected_keys"])},
             mismatched,
         )
 
     def without(self, allowed: Iterable[str]) -> Misfit:
-        """The same but for some names."""
+        """Return the misfit without the tensors of some names."""
         names = set(allowed)
 
-        def rest(found: Mapping[str, Any]) -> dict[str, Any]:
-            return {name: value for name, value in found.items() if name not in names}
+        def select(tensors: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in tensors.items() if name not in names}
 
-        return Misfit(rest(self.missing), rest(self.unexpected), rest(self.mismatched))
+        return Misfit(select(self.missing), select(self.unexpected), select(self.mismatched))
 
     def refuse(self, name: str, model: Any, shapes: Shapes, extra: Extra = "refuse") -> None:
-        """Raise if anything differs.
+        """Raise an error if anything differs.
 
         Args:
-            name: of the model, for the message.
+            name: the model's name in the message.
             extra: whether tensors that the model has no place for are refused too.
 
         Raises:
-            UserError: what is missing, unexpected or of another shape, with its share.
+            UserError: tensors are missing, unexpected or of another shape; with their shares.
         """
         unexpected = self.unexpected if extra == "refuse" else {}
         total = _count(tuple(t.shape) for t in model.state_dict().values())
@@ -83,11 +83,11 @@ class Misfit:
             share = _share(_count(self.missing.values()), total)
             parts.append(f"they lack {_list_tensors(self.missing)}, {share} of its parameters")
         if self.mismatched:
-            share = _share(_count(own for _, own in self.mismatched.values()), total)
-            first, (theirs, own) = next(iter(self.mismatched.items()))
+            share = _share(_count(expected for _, expected in self.mismatched.values()), total)
+            first, (stored, expected) = next(iter(self.mismatched.items()))
             parts.append(
                 f"they have another shape for {_list_tensors(self.mismatched)}, {share} of its parameters "
-                f"({first} is {list(theirs)} in the files and {list(own)} in the model)"
+                f"({first} is {list(stored)} in the files and {list(expected)} in the model)"
             )
         if unexpected:
             share = _share(_count(unexpected.values()), _count(shapes.values()))
@@ -98,10 +98,10 @@ class Misfit:
             raise UserError(
                 f"the files of {name} do not fit {type(model).__name__}: {'; '.join(parts)}.",
                 where="model.path",
-                fix=self._way_out(unexpected),
+                fix=self._suggest_fix(unexpected),
             )
 
-    def _way_out(self, unexpected: Shapes) -> str:
+    def _suggest_fix(self, unexpected: Shapes) -> str:
         if any(".lora_" in name or ".base_layer." in name for name in unexpected):
             return "merge the adapter that is in the files (merge_and_unload), and save the result"
         if self.missing or self.mismatched:
@@ -113,20 +113,20 @@ class Misfit:
 
 
 def compare_shapes(name: str, model: Any, shapes: Shapes, key_mapping: Mapping[str, str]) -> Misfit:
-    """How tensors of these shapes differ from a model of transformers, as its own loader sees it.
+    """Compare tensors of these shapes with a model of transformers, by the library's own loader.
 
     The loader is given tensors of the meta device, so that renamed keys, experts stored one by one,
     tied weights and ignored keys count as they do in a real load, and nothing is read.
 
     Args:
-        name: of the files, for messages.
+        name: the name of the files in messages.
         model: on the meta device.
 
     Raises:
         UserError: tensors that the library joins cannot be joined.
     """
     empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    with refuse_bad_weights(name, type(model).__name__), _without_bars():
+    with refuse_bad_weights(name, type(model).__name__), _hide_progress_bars():
         loaded, info = type(model).from_pretrained(
             None,
             config=model.config,
@@ -137,14 +137,14 @@ def compare_shapes(name: str, model: Any, shapes: Shapes, key_mapping: Mapping[s
             output_loading_info=True,
             key_mapping=dict(key_mapping),
         )
-    return Misfit.of(info, loaded, strip_prefixes(shapes, key_mapping))
+    return Misfit.from_info(info, loaded, strip_prefixes(shapes, key_mapping))
 
 
 def find_wrapper_prefixes(shapes: Shapes, model: Any) -> dict[str, str]:
-    """Patterns of the names that wrappers have put before the parameters' own -> what replaces them.
+    """Find the prefixes that wrappers have added to tensor names; return pattern -> replacement.
 
     Args:
-        model: its names say whether a leading `model.` is a wrapper's.
+        model: its names show whether a leading `model.` is a wrapper's.
     """
     names, mapping = list(shapes), {}
     for wrapper in WRAPPERS:
@@ -163,21 +163,25 @@ def find_wrapper_prefixes(shapes: Shapes, model: Any) -> dict[str, str]:
 
 
 def _find_leading(names: list[str], model: Any) -> str | None:
-    """A wrapper's prefix that all names share, and without which more of them are the model's."""
+    """Return a wrapper's prefix that all names share and without which more of them are the model's."""
     core = f"{getattr(model, 'base_model_prefix', '')}."
-    own = {name.removeprefix(core) for name in model.state_dict()}
+    expected = {name.removeprefix(core) for name in model.state_dict()}
 
-    def known(prefix: str) -> int:
-        return sum(name.removeprefix(prefix).removeprefix(core) in own for name in names)
+    def count_known(prefix: str) -> int:
+        return sum(name.removeprefix(prefix).removeprefix(core) in expected for name in names)
 
     for prefix in LEADING:
-        if names and all(name.startswith(prefix) for name in names) and known(prefix) > known(""):
+        if (
+            names
+            and all(name.startswith(prefix) for name in names)
+            and count_known(prefix) > count_known("")
+        ):
             return prefix
     return None
 
 
 def describe_prefixes(mapping: Mapping[str, str]) -> str:
-    """What a note says of the prefixes; empty where there are none."""
+    """Return a note on the removed prefixes; empty where there are none."""
     plain = [re.sub(r"\(\?#\d+\)|[\\^]", "", pattern) for pattern in mapping]
     prefixes = ", ".join(f"'{prefix}'" for prefix in dict.fromkeys(plain))
     return (
@@ -186,15 +190,17 @@ def describe_prefixes(mapping: Mapping[str, str]) -> str:
 
 
 def forget_prefixes(model: Any, mapping: Mapping[str, str]) -> None:
-    """Let the model be saved under its own names: transformers would put the prefixes back."""
+    """Remove the prefixes from the model's weight conversions, which would add them when it is saved."""
     used = getattr(model, "_weight_conversions", None)
     if mapping and used:
-        own = set(mapping)
-        model._weight_conversions = [c for c in used if not own & set(c._original_source_patterns)]
+        patterns = set(mapping)
+        model._weight_conversions = [
+            c for c in used if not patterns & set(c._original_source_patterns)
+        ]
 
 
 def strip_prefixes(shapes: Shapes, mapping: Mapping[str, str]) -> Shapes:
-    """The shapes under the names that are left without the prefixes."""
+    """Return the shapes under names without the prefixes."""
 
     def rename(name: str) -> str:
         for pattern, replacement in mapping.items():
@@ -206,11 +212,11 @@ def strip_prefixes(shapes: Shapes, mapping: Mapping[str, str]) -> Shapes:
 
 @contextmanager
 def refuse_bad_weights(name: str, model: str) -> Iterator[None]:
-    """Without transformers' table of weights that do not fit: they are refused here, in one message.
+    """Withhold transformers' table of weights that do not fit; turn a failed conversion into an error.
 
     Args:
-        name: of the files, for the message.
-        model: its class.
+        name: the name of the files in the message.
+        model: the name of its class.
 
     Raises:
         UserError: tensors that the library joins (experts, fused projections) cannot be joined.
@@ -240,7 +246,7 @@ def refuse_bad_weights(name: str, model: str) -> Iterator[None]:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def _hide_progress_bars() -> Iterator[None]:
     from transformers.utils import logging as library
 
     shown = library.is_progress_bar_enabled()
@@ -253,7 +259,7 @@ def _without_bars() -> Iterator[None]:
 
 
 def _list_tensors(names: Iterable[str]) -> str:
-    """How many, and the first of each kind: names that differ in numbers alone are of one kind."""
+    """Return their number and the first of each kind; names that differ only in digits are of one kind."""
     kinds: dict[str, list[str]] = {}
     for name in names:
         kinds.setdefault(re.sub(r"\d+", "*", name), []).append(name)

@@ -1,4 +1,4 @@
-"""What a tokenizer must have before training: a padding token, a chat template, known token ids."""
+"""Requirements of a tokenizer before training: a padding token, a chat template, ids with embeddings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ftcli.core.errors import UserError
 def complete_tokenizer(
     tokenizer: PreTrainedTokenizerBase, chat_template: str | None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer with a padding token among the tokens it has, and the template that is asked for.
+    """Set a padding token among the tokenizer's tokens, and the chat template if one is given.
 
-    No token is ever added: the embeddings would have to grow with it. Labels are marked by position
+    No token is added: the embeddings would have to grow with it. Labels are marked by position
     and never by token id, so an end of text that doubles as padding is still learned.
     """
     if tokenizer.pad_token_id is None:
@@ -37,14 +37,14 @@ def check_vocabulary(
     if rows is not None and highest >= rows:
         raise UserError(
             f"the tokenizer has token ids up to {highest}, {name} has {rows} embeddings; the table "
-            "is never resized silently.",
+            "is not resized.",
             where="model.tokenizer",
             fix="use the tokenizer the model was trained with (model.tokenizer=null)",
         )
 
 
 def _find_padding(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A token reserved for padding, else the unknown token, else the end of text."""
+    """Return a token reserved for padding, else the unknown token, else the end of text."""
     reserved = [token for token in tokenizer.get_added_vocab() if "pad" in token.lower()]
     token = next(iter(reserved), None) or tokenizer.unk_token or tokenizer.eos_token
     if token is None:
@@ -55,7 +55,7 @@ def _find_padding(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _read_template(text: str) -> str:
-    """The Jinja text itself, or what the file of that name holds."""
+    """Return the Jinja text itself, or the content of the file of that name."""
     if "{" in text:
         return text
     file = Path(text).expanduser()

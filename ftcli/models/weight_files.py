@@ -1,4 +1,4 @@
-"""The safetensors files of a model: what their headers say, and the hash of their content."""
+"""The safetensors files of a model: shapes from their headers, hashes of their content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftcli.core.errors import UserError
 from ftcli.models import hub
 
 MODEL, DIFFUSION = "model.safetensors", "diffusion_pytorch_model.safetensors"
-SMALL, BLOCK = 16 << 20, 8 << 20  # bytes: hashed anew each time; read at once
+SMALL, BLOCK = 16 << 20, 8 << 20  # bytes: below which no hash is cached; that are read at once
 FETCH_AGAIN = "fetch the model again: a file is missing or was cut off"
 
 
@@ -26,7 +26,7 @@ class WeightFiles:
     Attributes:
         root: the folder of the whole model.
         paths: the safetensors files; one, or the shards of an index.
-        config: the configuration that says what they mean, where there is one.
+        config: the model's config.json, where there is one.
     """
 
     root: Path
@@ -34,7 +34,7 @@ class WeightFiles:
     config: Path | None = None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Tensor name -> shape, from the headers.
+        """Return the shape of each tensor, from the headers.
 
         Raises:
             UserError: a file is cut off or is no safetensors file.
@@ -59,45 +59,45 @@ class WeightFiles:
         return self.root.name if self.root.parent.name == "snapshots" else None
 
     def hashes(self) -> dict[str, str]:
-        """File -> SHA-256 of its whole content; of the configuration, of its values."""
+        """Return the SHA-256 of each file's content, and of the configuration's values, by file name."""
         with ThreadPoolExecutor(
             max_workers=len(self.paths)
         ) as pool:  # hashing frees the interpreter
             digests = list(pool.map(hash_file, self.paths))
         named = zip((str(path.relative_to(self.root)) for path in self.paths), digests, strict=True)
-        own = (
+        config = (
             {str(self.config.relative_to(self.root)): _hash_values(self.config)}
             if self.config
             else {}
         )
-        return dict(named) | own
+        return dict(named) | config
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, read once: kept for as long as the file is not written to.
+    """Return the SHA-256 of a file, cached until the file is written to.
 
-    What is kept is found by place, inode, size and the times of the last write and change, the last
-    of which no program can set.
+    The cache key is path, inode, size and the times of the last write and change; the last cannot be
+    set by a program.
     """
     stat = path.stat()
     if stat.st_size < SMALL:
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    known = (str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    entry = cache_folder("hashes") / hashlib.sha256(repr(known).encode()).hexdigest()
+    identity = (str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    entry = cache_folder("hashes") / hashlib.sha256(repr(identity).encode()).hexdigest()
     if entry.is_file():
         return entry.read_text(encoding="ascii")
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as stream:
         while block := stream.read(BLOCK):
             digest.update(block)
-    with suppress(OSError):  # a cache that cannot be written costs time alone
+    with suppress(OSError):  # without a cache it only takes longer
         entry.parent.mkdir(parents=True, exist_ok=True)
         write_text(entry, digest.hexdigest())
     return digest.hexdigest()
 
 
 def _hash_values(config: Path) -> str:
-    """Of a configuration's values: not of its layout, and not of the version that wrote it."""
+    """Hash a configuration's values, without its layout and the version that wrote it."""
     values = json.loads(config.read_text(encoding="utf-8"))
     kept = {k: v for k, v in values.items() if k not in ("transformers_version", "_name_or_path")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
@@ -106,12 +106,12 @@ def _hash_values(config: Path) -> str:
 def find_weight_files(
     path: str, revision: str | None, name: str = MODEL, inside: str = ""
 ) -> WeightFiles | None:
-    """The files of a folder, or of a hub id in the local cache; None where they are not there.
+    """Find the files of a folder, or of a hub id in the local cache; None where they are absent.
 
     Args:
-        path: what `hub.resolve` gave.
-        name: the file as it is called unless it is split into shards.
-        inside: the folder of a part.
+        path: what `hub.resolve` returned.
+        name: the file's name when it is not split into shards.
+        inside: the folder of a part of the model.
 
     Raises:
         UserError: an index names a shard that is absent.
@@ -140,7 +140,7 @@ def find_weight_files(
             fix=FETCH_AGAIN,
         )
     if absent:
-        return None  # of the hub's cache: what is not there yet is downloaded
+        return None  # in the hub's cache: absent shards are downloaded
     return gather([file for file in shards.values() if file])
 
 
@@ -148,7 +148,7 @@ def _read_shards(index: Path) -> list[str]:
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
         names = sorted(set(content["weight_map"].values()))
-        content["metadata"]  # transformers reads it without asking
+        content["metadata"]  # transformers requires it
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
             f"{index.name} is no index of weights: it holds 'metadata' and 'weight_map'.",

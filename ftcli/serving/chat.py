@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TextStreamer
 
 from ftcli.core.errors import UserError
-from ftcli.models.decoding import decode_answer, evaluation_mode, generation_config
+from ftcli.models.decoding import build_generation_config, decode_answer, evaluation_mode
 from ftcli.run.report import read_json
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Chat:
         warm = self.temperature > 0
         sampling = {"do_sample": True, "temperature": self.temperature} if warm else {}
         run = self.run
-        return generation_config(run.tokenizer, run.model, self.max_new_tokens, **sampling)
+        return build_generation_config(run.tokenizer, run.model, self.max_new_tokens, **sampling)
 
     @classmethod
     def open(cls, path: str | Path, checkpoint: str = "last", **options: Any) -> Chat:

@@ -43,7 +43,7 @@ def test_samples_as_diffusers_does():
         x = start
         for t in theirs.timesteps:
             x = theirs.step(score(x, int(t)), int(t), x).prev_sample
-        ours = Ddim.of(model.scheduler, 5).sample(start, score)
+        ours = Ddim.from_scheduler(model.scheduler, 5).sample(start, score)
     assert torch.allclose(ours, x, atol=1e-4)
 
 
@@ -51,7 +51,7 @@ def test_stable_diffusions_timesteps_begin_at_one():
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(steps_offset=1, set_alpha_to_one=False)
-    walk = Ddim.of(scheduler, 50)
+    walk = Ddim.from_scheduler(scheduler, 50)
     scheduler.set_timesteps(50)
     assert list(walk.timesteps) == scheduler.timesteps.flip(0).tolist()
     assert walk.clean == float(scheduler.final_alpha_cumprod)
@@ -73,7 +73,7 @@ def test_inversion_comes_back_the_closer_the_more_steps():
     x = torch.randn(2, 12, 4, 4, dtype=torch.float64) / 2
     lost = []
     for steps in (10, 50, 250, 1000):
-        walk = Ddim.of(scheduler, steps)
+        walk = Ddim.from_scheduler(scheduler, steps)
         lost.append((walk.sample(walk.invert(x, score), score) - x).abs().max().item())
     assert all(after < before / 3 for before, after in itertools.pairwise(lost)), lost
 
@@ -85,7 +85,7 @@ def test_inversion_and_sampling_ask_at_the_same_timesteps():
         asked.append(t)
         return torch.zeros_like(x)
 
-    walk = Ddim.of(small().scheduler, 10)
+    walk = Ddim.from_scheduler(small().scheduler, 10)
     walk.sample(walk.invert(torch.ones(1, 1), score), score)
     assert asked[:10] == list(walk.timesteps) and asked[10:] == list(walk.timesteps)[::-1]
 
@@ -103,4 +103,4 @@ def test_guidance_of_one_is_the_caption_alone_and_of_zero_none():
 
 def test_more_steps_than_there_are_is_an_error():
     with pytest.raises(UserError, match="1001 steps"):
-        Ddim.of(small().scheduler, 1001)
+        Ddim.from_scheduler(small().scheduler, 1001)

@@ -76,5 +76,5 @@ def test_the_row_holds_each_prompt_once():
 
 def test_prompts_of_like_length_are_attended_together():
     layout = group_shared_prompts(PROMPTS, [n for some in ANSWERS for n in some], [3] * 4)
-    assert [f.prompts.documents for f in layout.families] == [3, 1]
-    assert [f.answers.documents for f in layout.families] == [9, 3]
+    assert [f.prompts.documents for f in layout.groups] == [3, 1]
+    assert [f.answers.documents for f in layout.groups] == [9, 3]

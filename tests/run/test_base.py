@@ -15,7 +15,7 @@ from ftcli.cli.app import run as ftcli
 from ftcli.core.base_model import describe_base
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.hub import resolve
-from ftcli.models.weight_files import sha256_of
+from ftcli.models.weight_files import hash_file
 
 MINI = Path(resolve("asset:llama_mini"))
 NAME = "model.layers.1.mlp.up_proj.weight"
@@ -55,7 +55,7 @@ def test_every_verb_refuses_a_base_that_was_replaced(work, capsys):
     assert ftcli(["eval", str(run)]) == 0
 
     replace_weights(base)
-    now = sha256_of(base / "model.safetensors")
+    now = hash_file(base / "model.safetensors")
     for words in (
         ["eval", str(run)],
         ["chat", str(run), "--prompt", "x"],
@@ -130,15 +130,15 @@ def test_hashes_are_kept_until_the_file_is_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr("ftcli.models.weight_files.SMALL", 0)
     file = tmp_path / "file"
     file.write_bytes(b"a" * 1000)
-    first = sha256_of(file)
+    first = hash_file(file)
     kept = next((tmp_path / "cache" / "hashes").iterdir())
     assert first == hashlib.sha256(b"a" * 1000).hexdigest() == kept.read_text()
     kept.write_text("kept")
-    assert sha256_of(file) == "kept"  # the file is not read a second time
+    assert hash_file(file) == "kept"  # the file is not read a second time
     stat = file.stat()
     file.write_bytes(b"b" * 1000)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert sha256_of(file) == hashlib.sha256(b"b" * 1000).hexdigest()
+    assert hash_file(file) == hashlib.sha256(b"b" * 1000).hexdigest()
 
 
 def test_new_weights_have_no_files():

@@ -33,7 +33,10 @@ def test_with_everything_off_it_is_the_contents_reconstruction():
     content = images(2, 0)
     results, _ = run_transfer(content, images(1, 1), adain=False, inject=False)
     model = small()
-    walk, score = Ddim.of(model.scheduler, 4), noise_predictor(model, EMPTY.expand(2, -1))
+    walk, score = (
+        Ddim.from_scheduler(model.scheduler, 4),
+        noise_predictor(model, EMPTY.expand(2, -1)),
+    )
     with torch.no_grad():
         x = model.encode(content)
         expected = model.decode(walk.sample(walk.invert(x, score), score))
