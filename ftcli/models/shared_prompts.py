@@ -123,20 +123,20 @@ def group_shared_prompts(
     groups, at, begin = [], 0, 0
     for group in group_documents(prompts):
         counts = list(each[at : at + group.documents])
-        own_answers = answers[begin : begin + sum(counts)]
+        answer_lengths = answers[begin : begin + sum(counts)]
         lengths = prompts[at : at + group.documents]
-        groups.append(_share_group(group, lengths, counts, own_answers).to(device))
-        at, begin = at + group.documents, begin + len(own_answers)
+        groups.append(_share_group(group, lengths, counts, answer_lengths).to(device))
+        at, begin = at + group.documents, begin + len(answer_lengths)
     return SharedPrompts(tuple(groups), group_documents([spare]) if spare else ())
 
 
 def _share_group(
-    group: Group, lengths: Sequence[int], each: Sequence[int], own: Sequence[int]
+    group: Group, lengths: Sequence[int], each: Sequence[int], answer_lengths: Sequence[int]
 ) -> SharedGroup:
-    longest = max(own)
-    answers = Group(sum(own), len(own), longest, None)
-    if min(own) < longest:
-        places = torch.cat([torch.arange(n) + i * longest for i, n in enumerate(own)])
+    longest = max(answer_lengths)
+    answers = Group(sum(answer_lengths), len(answer_lengths), longest, None)
+    if min(answer_lengths) < longest:
+        places = torch.cat([torch.arange(n) + i * longest for i, n in enumerate(answer_lengths)])
         answers = replace(answers, real=places)
     left = torch.cat([torch.arange(n) + (i + 1) * group.length - n for i, n in enumerate(lengths)])
     real = torch.zeros(len(lengths) * group.length, dtype=torch.bool).index_fill(0, left, True)

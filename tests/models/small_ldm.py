@@ -10,8 +10,8 @@ from ftcli.models.parts import LatentDiffusion, Patches
 
 def source(**options) -> Ldm:
     """The shipped shape with new weights."""
-    given = {"path": "asset:ldm_emoji", "tokenizer": "asset:llama_mini", "weights": "random"}
-    return Ldm(**(given | options))
+    defaults = {"path": "asset:ldm_emoji", "tokenizer": "asset:llama_mini", "weights": "random"}
+    return Ldm(**(defaults | options))
 
 
 def small(trains=("denoiser",), seed: int = 0, predicts: str = "epsilon") -> LatentDiffusion:

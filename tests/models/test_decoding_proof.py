@@ -85,7 +85,7 @@ def test_it_is_measured_once_and_uses_no_chance(monkeypatch):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    found = find_decoding(model)
+    decoding = find_decoding(model)
     assert torch.equal(torch.rand(3), expected)
     monkeypatch.setattr(model, "generate", SimpleNamespace())
-    assert find_decoding(model) is found
+    assert find_decoding(model) is decoding

@@ -25,8 +25,8 @@ def test_noise_and_velocity_imply_each_other():
     noisy = add_noise(x, e, a)
     assert torch.allclose(noisy, 0.3**0.5 * x + 0.7**0.5 * e)
     for kind in ("epsilon", "v_prediction"):
-        found = implied_noise(kind, training_target(kind, x, e, a), noisy, a)
-        assert torch.allclose(found, e, atol=1e-6)
+        recovered = implied_noise(kind, training_target(kind, x, e, a), noisy, a)
+        assert torch.allclose(recovered, e, atol=1e-6)
     with pytest.raises(UserError, match="sample"):
         training_target("sample", x, e, a)
 

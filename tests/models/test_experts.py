@@ -33,9 +33,9 @@ def meta(kind):
 )  # fmt: skip
 def test_what_is_found(kind, stacks, routers):
     model = meta(kind)
-    found = find_expert_weights(model)
-    assert {stack.name.rpartition(".")[2] for stack in found} == stacks
-    assert all(stack.experts == zoo.EXPERTS for stack in found)
+    weights = find_expert_weights(model)
+    assert {stack.name.rpartition(".")[2] for stack in weights} == stacks
+    assert all(stack.experts == zoo.EXPERTS for stack in weights)
     layers = {name.split(".", 3)[3] for name in find_router_weights(model)}
     assert layers == routers
 

@@ -29,8 +29,8 @@ def test_logits_are_the_models_own(kind):
     assert torch.equal(logits, expected[0]) or (logits - expected[0]).abs().max() < 1e-6
     weight = model.get_output_embeddings().weight
     wanted = torch.autograd.grad(expected.square().sum(), weight, retain_graph=True)[0]
-    found = torch.autograd.grad(logits.square().sum(), weight)[0]
-    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    gradient = torch.autograd.grad(logits.square().sum(), weight)[0]
+    assert (gradient - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
 class Behind(nn.Module):

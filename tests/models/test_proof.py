@@ -68,13 +68,13 @@ def ours(model, documents, outcome, batch_size=3):
         offsets=np.cumsum([0, *lengths]),
         lengths=np.asarray(lengths),
     )
-    found = {}
+    row_losses = {}
     loader = Loader(tokens, batch_size, outcome.packing, shuffle=False, reading=outcome.reading)
     for batch in loader:
         losses = Objective(chunk_size=16)(model, batch)
         for number, row in enumerate(batch["rows"]):
-            found[row] = losses.values[losses.sequence == number].mean()
-    return torch.stack([found[row] for row in range(len(documents))])
+            row_losses[row] = losses.values[losses.sequence == number].mean()
+    return torch.stack([row_losses[row] for row in range(len(documents))])
 
 
 @pytest.mark.parametrize("kind", FOUND)

@@ -180,9 +180,9 @@ def test_what_a_checkpoint_quantised_on_disk_lacks_is_known_beforehand(work, cap
     folder = _stored(work / "model", stored, STORED[stored][0])
     status = run([verb, "qlora_llama", f"model.path={folder}", "method=lora",
                   "model.quantization=none", "data.limit=32", "~eval"])  # fmt: skip
-    said = " ".join("".join(capsys.readouterr()).split())
-    assert status == 2 and f"stored quantised ({stored})" in said
-    assert STORED[stored][1] in said and "report" not in said
+    output = " ".join("".join(capsys.readouterr()).split())
+    assert status == 2 and f"stored quantised ({stored})" in output
+    assert STORED[stored][1] in output and "report" not in output
 
 
 def _stored(folder, method, values):
@@ -213,6 +213,6 @@ def test_full_tuning_of_stored_weights_is_told_something_true(work, capsys, tmp_
            "model.quantization=none", "data.limit=32", "~eval"]  # fmt: skip
     for verb in ("check", "train"):
         assert run([verb, *job]) == 2
-        said = " ".join("".join(capsys.readouterr()).split())
-        assert "model.path=the checkpoint before it was quantised (bitsandbytes)" in said
-        assert "model.quantization=none, or" not in said
+        output = " ".join("".join(capsys.readouterr()).split())
+        assert "model.path=the checkpoint before it was quantised (bitsandbytes)" in output
+        assert "model.quantization=none, or" not in output

@@ -53,13 +53,13 @@ def log_probs(model, batch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_and_gradients_are_those_without_sharing(kind):
-    model, found = model_of(kind), []
+    model, results = model_of(kind), []
     for batch in batches():
         model.zero_grad()
         values = log_probs(model, batch)
         (values * torch.linspace(-1, 1, len(values))).sum().backward()
-        found.append((values.detach(), [p.grad.clone() for p in model.parameters()]))
-    (values, gradients), *others = found
+        results.append((values.detach(), [p.grad.clone() for p in model.parameters()]))
+    (values, gradients), *others = results
     for other, theirs in others:
         assert torch.allclose(values, other, atol=1e-5)
         for one, two in zip(gradients, theirs, strict=True):

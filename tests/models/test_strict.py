@@ -71,10 +71,10 @@ def extra(tensors):
 @pytest.mark.parametrize("verb", ["check", "train"])
 def test_what_does_not_fit_is_one_message(work, capsys, tensors, model_of, verb, change, words):
     status = command(verb, model_of(change(tensors)))
-    said = " ".join("".join(capsys.readouterr()).split())
-    assert status == 2 and "weights are here" not in said
+    output = " ".join("".join(capsys.readouterr()).split())
+    assert status == 2 and "weights are here" not in output
     for word in words:
-        assert " ".join(word.split()) in said, said
+        assert " ".join(word.split()) in output, output
 
 
 def test_extra_tensors_can_be_left_out(tensors, model_of):
@@ -147,8 +147,8 @@ def sharded(model_of, tensors):
 def test_an_index_that_names_an_absent_file(work, capsys, sharded, verb):
     (sharded / "model-00002-of-00002.safetensors").unlink()
     assert command(verb, sharded) == 2
-    said = " ".join("".join(capsys.readouterr()).split())
-    assert "1 of them are not there: model-00002-of-00002.safetensors" in said
+    output = " ".join("".join(capsys.readouterr()).split())
+    assert "1 of them are not there: model-00002-of-00002.safetensors" in output
 
 
 def test_a_shard_that_lacks_what_its_index_names(sharded, tensors):

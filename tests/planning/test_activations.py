@@ -42,12 +42,12 @@ def packed(rows, length):
 def measured(model, batch, autocast=False):
     """Bytes of all storages that autograd keeps, parameters and buffers left out."""
     tensors = [*model.parameters(), *model.buffers()]
-    own = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    weights = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     kept = {}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage
         return tensor
 
@@ -104,21 +104,21 @@ def test_eager_attention_keeps_the_square_of_the_length():
 
 def test_with_checkpointing_block_inputs_and_one_block_are_left():
     model = prepared("lora", "meta")
-    found = trace_activations(model, 2, 64)
+    kept = trace_activations(model, 2, 64)
     blocks = len(Anatomy(model).blocks)
-    assert len(found.blocks) == blocks == 8
-    assert found.inputs == (2 * 64 * 256 * 4,) * blocks
-    assert found.kept_bytes(checkpointing=True) == found.outside + sum(found.inputs)
-    assert found.largest_block == max(found.blocks)
-    assert found.kept_bytes(checkpointing=True) + found.largest_block < found.kept_bytes() / 3
+    assert len(kept.blocks) == blocks == 8
+    assert kept.inputs == (2 * 64 * 256 * 4,) * blocks
+    assert kept.kept_bytes(checkpointing=True) == kept.outside + sum(kept.inputs)
+    assert kept.largest_block == max(kept.blocks)
+    assert kept.kept_bytes(checkpointing=True) + kept.largest_block < kept.kept_bytes() / 3
 
 
 def test_frozen_layers_below_the_first_trained_one_keep_nothing():
     top = prepared("full", "meta")
     for name, parameter in top.named_parameters():
         parameter.requires_grad_(name.startswith("model.layers.7."))
-    found = trace_activations(top, 1, 64)
-    assert found.blocks[:7] == (0,) * 7 and found.blocks[7] > 0
+    kept = trace_activations(top, 1, 64)
+    assert kept.blocks[:7] == (0,) * 7 and kept.blocks[7] > 0
 
 
 def test_a_model_of_capped_scores_is_traced():

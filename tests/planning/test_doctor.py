@@ -12,8 +12,8 @@ def of(findings):
 def test_every_package_is_named_with_its_version():
     import torch
 
-    found = of(doctor.check_packages())["packages"]
-    assert found.status == "ok" and f"torch {torch.__version__}" in found.text
+    finding = of(doctor.check_packages())["packages"]
+    assert finding.status == "ok" and f"torch {torch.__version__}" in finding.text
 
 
 def test_a_wrong_version_and_a_missing_package_are_found(monkeypatch):
@@ -21,17 +21,19 @@ def test_a_wrong_version_and_a_missing_package_are_found(monkeypatch):
     real = doctor._installed_version
     monkeypatch.setattr(doctor, "_installed_version", lambda name: versions.get(name, real(name)) if name in
                         versions else real(name))  # fmt: skip
-    found = of(doctor.check_packages())["packages"]
-    assert found.status == "warn"
-    assert "torch 1.0 (wanted" in found.text and "peft is missing" in found.text
+    finding = of(doctor.check_packages())["packages"]
+    assert finding.status == "warn"
+    assert "torch 1.0 (wanted" in finding.text and "peft is missing" in finding.text
 
 
 def test_a_missing_extra_names_the_command(monkeypatch):
     monkeypatch.setattr(
         doctor, "_installed_version", lambda name: None if name == "wandb" else "99"
     )
-    found = [f for f in doctor.check_packages() if f.name == "extra" and f.text.startswith("wandb")]
-    assert "pip install 'ftcli[wandb]'" in found[0].text
+    finding = [
+        f for f in doctor.check_packages() if f.name == "extra" and f.text.startswith("wandb")
+    ]
+    assert "pip install 'ftcli[wandb]'" in finding[0].text
 
 
 def test_the_token_is_never_shown(monkeypatch):
@@ -41,15 +43,15 @@ def test_the_token_is_never_shown(monkeypatch):
 
 
 def test_four_bit_layers_pass_gradients_here():
-    (found,) = doctor.check_four_bit()
-    assert found.status == "ok"
+    (finding,) = doctor.check_four_bit()
+    assert finding.status == "ok"
 
 
 @pytest.mark.skipif("avx512_bf16" not in doctor.cpu_flags(), reason="the CPU has no AVX512-BF16")
 def test_a_loader_without_its_guard_is_found_out(monkeypatch):
     monkeypatch.setattr("ftcli.models.causal_lm.keep_trainable_on_cpu", lambda model: None)
-    (found,) = doctor.check_four_bit()
-    assert found.status == "warn"
+    (finding,) = doctor.check_four_bit()
+    assert finding.status == "warn"
 
 
 def test_a_folder_that_cannot_be_written_is_found(monkeypatch):

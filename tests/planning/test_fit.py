@@ -48,25 +48,25 @@ def test_the_command_is_the_job_with_what_fits(too_big, ways):
 
 
 def test_full_finetuning_is_offered_lora_and_a_quantised_base():
-    made = build_plan(*FULL, "trainer.batch_size=1", gpu=6)
-    assert not made.fits
-    offered = [" ".join(way.overrides) for way in find_alternatives(made)]
+    job_plan = build_plan(*FULL, "trainer.batch_size=1", gpu=6)
+    assert not job_plan.fits
+    offered = [" ".join(way.overrides) for way in find_alternatives(job_plan)]
     assert any("method=lora" in words for words in offered)
 
 
 def test_what_the_job_has_already_is_not_offered():
-    made = build_plan("model=llama3_8b", "trainer.gradient_checkpointing=true", "data.max_length=8192",
+    job_plan = build_plan("model=llama3_8b", "trainer.gradient_checkpointing=true", "data.max_length=8192",
                 gpu=20)  # fmt: skip
-    assert not made.fits
-    words = [word for way in find_alternatives(made) for word in way.overrides]
+    assert not job_plan.fits
+    words = [word for way in find_alternatives(job_plan) for word in way.overrides]
     assert "trainer.gradient_checkpointing=true" not in words
     assert "model.quantization=nf4" not in words and "method=lora" not in words
 
 
 def test_where_nothing_helps_it_says_so():
-    made = build_plan("model=llama1_65b", "trainer.batch_size=1", gpu=24)
-    assert find_alternatives(made) == []
-    assert "smaller model" in explain_misfit(made, []).fix
+    job_plan = build_plan("model=llama1_65b", "trainer.batch_size=1", gpu=24)
+    assert find_alternatives(job_plan) == []
+    assert "smaller model" in explain_misfit(job_plan, []).fix
 
 
 def test_a_job_that_fits_has_no_message():

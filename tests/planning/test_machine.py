@@ -6,8 +6,8 @@ from ftcli.planning.machine import find_machine, free_disk, free_memory
 
 
 def test_a_gpu_that_is_named_is_taken_at_its_word():
-    found = find_machine(24)
-    assert (found.kind, found.memory, found.assumed) == ("cuda", 24_000_000_000, True)
+    gpu = find_machine(24)
+    assert (gpu.kind, gpu.memory, gpu.assumed) == ("cuda", 24_000_000_000, True)
 
 
 def test_free_memory_is_between_what_this_process_could_see():

@@ -25,11 +25,11 @@ FULL = ("method=full", "model.quantization=none")
 
 
 class Peak(TorchDispatchMode):
-    """Highest sum of bytes alive at once among what is made while it is entered."""
+    """Highest sum of bytes alive at once among the tensors that are made inside the block."""
 
-    def __init__(self, own):
+    def __init__(self, weights):
         super().__init__()
-        self.own, self.alive, self.now, self.peak = own, {}, 0, 0
+        self.weights, self.alive, self.now, self.peak = weights, {}, 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -41,7 +41,7 @@ class Peak(TorchDispatchMode):
 
     def note(self, storage):
         key = storage._cdata
-        if key not in self.own and key not in self.alive:
+        if key not in self.weights and key not in self.alive:
             self.alive[key] = storage.nbytes()
             self.now += storage.nbytes()
             weakref.finalize(storage, self.free, key)
@@ -66,11 +66,11 @@ def real_peak(job, rows, length, autocast):
     model = job.method.prepare(job.source.load("cpu")).train()
     if job.trainer.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
+    weights = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
     objective, lower = NextToken(), nullcontext()
     if autocast:
         lower = torch.autocast("cpu", torch.bfloat16)
-    with Peak(own) as peak:
+    with Peak(weights) as peak:
         with lower:
             loss = objective.numerator(objective(model, batch(rows, length)))
         loss.backward()
@@ -101,8 +101,8 @@ def test_without_backward_it_is_that_of_a_forward_pass(length):
     )
     memory = estimate_memory(job, length, machine(24e9, "cpu")).memory(4)
     model = job.method.prepare(job.source.load("cpu")).eval()
-    own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
-    with Peak(own) as peak, torch.no_grad():
+    weights = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
+    with Peak(weights) as peak, torch.no_grad():
         NextToken()(model, batch(4, length))
     assert memory.gradients == memory.activations == memory.optimizer == 0
     assert memory.total - memory.weights - memory.runtime == pytest.approx(peak.peak, rel=0.15)
@@ -142,8 +142,8 @@ def test_gradients_meet_activations_only_while_they_accumulate():
 
 def test_parts_add_up_to_the_total():
     for sizes in ({"logits": 9}, {"transient": 9}, {"gradients": 90}):
-        made = memory(weights=1, adapter=2, optimizer=3, activations=4, runtime=5, **sizes)
-        assert sum(made.parts().values()) == made.total
+        estimate = memory(weights=1, adapter=2, optimizer=3, activations=4, runtime=5, **sizes)
+        assert sum(estimate.parts().values()) == estimate.total
 
 
 def test_a_paged_optimizer_needs_to_fit_without_its_state():
@@ -151,21 +151,21 @@ def test_a_paged_optimizer_needs_to_fit_without_its_state():
 
 
 def test_logits_are_limited_by_the_chunk():
-    made = estimate_memory(build_job("objective.chunk_size=128", *PLAIN), 64, machine(24e9))
+    estimate = estimate_memory(build_job("objective.chunk_size=128", *PLAIN), 64, machine(24e9))
     hidden = 256 * 4 * 2
-    assert made.logits(64) == 64 * (4096 * 12 + hidden)
-    assert made.logits(1000) == 128 * 4096 * 12 + 1000 * hidden
+    assert estimate.logits(64) == 64 * (4096 * 12 + hidden)
+    assert estimate.logits(1000) == 128 * 4096 * 12 + 1000 * hidden
 
 
 def test_the_largest_micro_batch_fits_and_one_more_row_does_not():
-    made = estimate_memory(build_job(*PLAIN), 128, machine(24e9))
+    estimate = estimate_memory(build_job(*PLAIN), 128, machine(24e9))
     budget = 2e9
     for checkpointing in (False, True):
-        rows = made.largest_rows(budget, checkpointing)
-        assert made.memory(rows, checkpointing).required <= budget
-        assert made.memory(rows + 1, checkpointing).required > budget
-    assert made.largest_rows(budget, True) > made.largest_rows(budget, False)
-    assert made.largest_rows(1e6) == 0
+        rows = estimate.largest_rows(budget, checkpointing)
+        assert estimate.memory(rows, checkpointing).required <= budget
+        assert estimate.memory(rows + 1, checkpointing).required > budget
+    assert estimate.largest_rows(budget, True) > estimate.largest_rows(budget, False)
+    assert estimate.largest_rows(1e6) == 0
 
 
 @pytest.mark.slow
@@ -174,10 +174,10 @@ def test_resident_memory_of_a_real_run_is_within_25_percent(checkpointing):
     words = ("data.limit=400", "trainer.batch_size=48", "trainer.precision=fp32", "eval=none",
              f"trainer.gradient_checkpointing={checkpointing}")  # fmt: skip
     with TemporaryDirectory() as folder:
-        own = (*words, "trainer.max_steps=4", f"run.dir={folder}", "run.name=rss",
+        overrides = (*words, "trainer.max_steps=4", f"run.dir={folder}", "run.name=rss",
                f"data.cache_dir={folder}/tokens")  # fmt: skip
-        command = [sys.executable, "-m", "ftcli", "train", "qlora_llama", *own]
+        command = [sys.executable, "-m", "ftcli", "train", "qlora_llama", *overrides]
         subprocess.run(command, check=True, capture_output=True)
         result = json.loads((Path(folder) / "rss" / "latest" / "result.json").read_text())
-        planned = Plan(build_job(*own)).memory.total
+        planned = Plan(build_job(*overrides)).memory.total
     assert planned / 1e9 == pytest.approx(result["peak_memory_gb"], rel=0.25)

@@ -38,11 +38,11 @@ def test_a_method_that_looks_at_values_is_tried_on_the_cpu_where_the_model_is_sm
 
 @pytest.mark.parametrize("method", ["pissa", "olora"])
 def test_an_initialisation_from_the_weights_has_the_shapes_of_lora(method):
-    found = count_weights(
+    weights = count_weights(
         build_job(f"method={method}", NONE, "model=llama3_2_1b", "method.r=8").model
     )
-    assert found.trainable == 8 * 704_512
-    assert found.parameters == 1_235_814_400
+    assert weights.trainable == 8 * 704_512
+    assert weights.parameters == 1_235_814_400
 
 
 def test_targets_that_match_nothing_are_the_users_mistake_and_not_tried_again(monkeypatch):

@@ -17,14 +17,14 @@ def test_a_shipped_model_is_here():
 
 def test_new_weights_need_no_files(monkeypatch):
     monkeypatch.setattr("ftcli.models.hub.ask_hub", lambda *_: pytest.fail("the hub was asked"))
-    found = weights_finding(CausalLM("owner/name", weights="random"))
-    assert found.status == "ok" and "new weights" in found.text
+    finding = weights_finding(CausalLM("owner/name", weights="random"))
+    assert finding.status == "ok" and "new weights" in finding.text
 
 
 def test_a_folder_without_weights_fails(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    found = weights_finding(CausalLM(str(tmp_path)))
-    assert found.status == "fail" and "safetensors" in found.text
+    finding = weights_finding(CausalLM(str(tmp_path)))
+    assert finding.status == "fail" and "safetensors" in finding.text
 
 
 def test_a_model_in_the_cache_is_here(tmp_path, monkeypatch):

@@ -30,9 +30,9 @@ def real(optimizer, shape, dtype):
      "bitsandbytes.optim.PagedAdamW32bit", "bitsandbytes.optim.Lion8bit"],
 )  # fmt: skip
 def test_state_is_that_of_a_real_step(optimizer, dtype, shape):
-    made = LibraryOptimizer(optimizer)
-    estimate = measure_state(made, [("weight", shape, dtype)], "cpu").bytes
-    assert estimate == pytest.approx(real(made, shape, dtype), rel=0.002, abs=64)
+    library = LibraryOptimizer(optimizer)
+    estimate = measure_state(library, [("weight", shape, dtype)], "cpu").bytes
+    assert estimate == pytest.approx(real(library, shape, dtype), rel=0.002, abs=64)
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,10 @@ def test_state_is_that_of_a_real_step(optimizer, dtype, shape):
     ],
 )
 def test_bytes_an_entry(optimizer, options, dtype, per_entry):
-    found = measure_state(
+    total = measure_state(
         LibraryOptimizer(optimizer, **options), [("weight", LARGE, dtype)], "cpu"
     ).bytes
-    assert found / (700 * 900) == pytest.approx(per_entry, rel=1e-3, abs=1e-5)
+    assert total / (700 * 900) == pytest.approx(per_entry, rel=1e-3, abs=1e-5)
 
 
 def test_vectors_are_extrapolated_along_their_length():
@@ -72,9 +72,9 @@ def test_a_fallback_is_what_is_counted_where_it_will_be_used():
 
 
 def test_the_optimizer_of_the_job_is_left_as_it_was():
-    made = LibraryOptimizer()
-    measure_state(made, [("weight", (8, 8), FP32)], "cpu")
-    assert made.optimizer is None
+    library = LibraryOptimizer()
+    measure_state(library, [("weight", (8, 8), FP32)], "cpu")
+    assert library.optimizer is None
 
 
 @pytest.mark.parametrize("name", ["layers.0.weight", "embed.weight"])
@@ -83,12 +83,12 @@ def test_the_optimizer_of_the_job_is_left_as_it_was():
     "options", [{}, {"projector": "tucker"}, {"transform": "natural", "history": 3}]
 )
 def test_galore_says_what_it_keeps(name, shape, options):
-    made = LibraryOptimizer("ftcli.papers.natural_galore.optimizer.GaLore", rank=16, **options)
+    library = LibraryOptimizer("ftcli.papers.natural_galore.optimizer.GaLore", rank=16, **options)
     parameter = nn.Parameter(torch.zeros(shape))
     parameter.grad = torch.ones_like(parameter)
-    built = made.build([(name, parameter)], torch.device("cpu"))
+    built = library.build([(name, parameter)], torch.device("cpu"))
     built.step()
     kept = [t for t in built.state[parameter].values() if torch.is_tensor(t)]
-    assert measure_state(made, [(name, shape, FP32)], "cpu").bytes == sum(
+    assert measure_state(library, [(name, shape, FP32)], "cpu").bytes == sum(
         4 * t.numel() for t in kept
     )

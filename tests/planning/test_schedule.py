@@ -30,47 +30,47 @@ def small(tmp_path):
 def test_steps_and_tokens_are_those_of_the_run(small, packing):
     job = small(f"data.packing={packing}", "trainer.epochs=2.5",
                 "trainer.gradient_accumulation_steps=3")  # fmt: skip
-    found = compute_schedule(job)
+    planned = compute_schedule(job)
     run = build_run(job.composed.config)
     loader = run.loader()
     batches = [loader.batch(rows) for rows in loader.batches(0)]
-    assert found.batches == len(loader)
-    assert found.steps == run.trainer.steps(run)
+    assert planned.batches == len(loader)
+    assert planned.steps == run.trainer.steps(run)
     widest = max(model_inputs(b, torch.device("cpu"))["input_ids"].numel() for b in batches)
-    assert found.fullest == widest
-    assert found.supervised == sum(b["count"] for b in batches)
+    assert planned.fullest == widest
+    assert planned.supervised == sum(b["count"] for b in batches)
     padding = sum(int((b["attention_mask"] == 0).sum()) for b in batches if "attention_mask" in b)
-    assert found.tokens == sum(b["input_ids"].numel() for b in batches) - padding
-    assert found.total_tokens == round(2.5 * found.tokens)
+    assert planned.tokens == sum(b["input_ids"].numel() for b in batches) - padding
+    assert planned.total_tokens == round(2.5 * planned.tokens)
 
 
 def test_epochs_follow_from_steps(small):
-    found = compute_schedule(small("trainer.max_steps=10"))
-    assert found.steps == 10 and found.epochs == round(10 / found.batches, 3)
+    planned = compute_schedule(small("trainer.max_steps=10"))
+    assert planned.steps == 10 and planned.epochs == round(10 / planned.batches, 3)
 
 
 def test_without_the_tokenizer_rows_and_steps_are_known(small, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    found = compute_schedule(small("model=llama3_8b"))
-    assert found.rows and found.steps and found.tokens is None
-    assert "token lengths are unknown" in found.notes[0]
+    planned = compute_schedule(small("model=llama3_8b"))
+    assert planned.rows and planned.steps and planned.tokens is None
+    assert "token lengths are unknown" in planned.notes[0]
     bins = compute_schedule(small("model=llama3_8b", "data.packing=bins"))
-    assert bins.rows == found.rows and bins.steps is None
+    assert bins.rows == planned.rows and bins.steps is None
 
 
 def test_without_the_data_only_what_the_job_says_is_known(small, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    found = compute_schedule(
+    planned = compute_schedule(
         small("data=prompt", "data.path=nobody/nothing", "trainer.max_steps=7")
     )
-    assert found.steps == 7 and found.rows is None and "data are unknown" in found.notes[0]
+    assert planned.steps == 7 and planned.rows is None and "data are unknown" in planned.notes[0]
 
 
 def test_a_large_source_is_judged_by_its_beginning(small, monkeypatch):
     monkeypatch.setattr(module, "MOST_ROWS", 50)
-    found = compute_schedule(small())
-    assert found.steps is None and found.rows is None and found.fullest
-    assert "first 50" in found.notes[0]
+    planned = compute_schedule(small())
+    assert planned.steps is None and planned.rows is None and planned.fullest
+    assert "first 50" in planned.notes[0]
 
 
 def test_rows_that_are_here_and_wrong_are_no_guess(small, tmp_path):

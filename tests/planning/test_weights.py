@@ -41,20 +41,20 @@ def test_without_double_quantisation_a_weight_takes_four_and_a_half_bits():
 
 
 def test_the_largest_llama_trains_on_one_gpu_of_48_gb_with_paged_optimizer_state():
-    made = build_plan(
+    plan = build_plan(
         "model=llama1_65b", "method.r=64", "data.max_length=528", "optimizer=paged_adamw",
         "trainer.batch_size=1", "trainer.gradient_accumulation_steps=16",
         "trainer.gradient_checkpointing=true", "trainer.precision=bf16", gpu=48,
     )  # fmt: skip
-    assert made.fits
-    assert made.memory.pageable == 8 * 799_539_200
-    assert made.memory.required > 36e9
+    assert plan.fits
+    assert plan.memory.pageable == 8 * 799_539_200
+    assert plan.memory.required > 36e9
 
 
 def test_full_finetuning_of_the_largest_llama_needs_far_more_than_780_gb():
-    made = build_plan(
+    plan = build_plan(
         "model=llama1_65b", "method=full", "model.quantization=none",
         "model.dtype=float32", "trainer.batch_size=1", gpu=48,
     )  # fmt: skip
-    assert made.memory.total > 780e9
-    assert not made.fits
+    assert plan.memory.total > 780e9
+    assert not plan.fits

@@ -61,8 +61,8 @@ def test_activations_are_kept_from_the_lowest_block_that_moves(name):
     names, model = find_active_parameters(job).names, job.source.load("cpu")
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(key in names)
-    own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
-    with Peak(own) as peak:
+    weights = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
+    with Peak(weights) as peak:
         losses = job.objective(model.train(), batch(4, 128))
         losses.values.sum().backward()
     standing = memory.weights + memory.optimizer + memory.runtime + memory.allocator
@@ -84,9 +84,9 @@ def test_state_that_waits_on_the_cpu_is_paged_out_of_a_gpu():
 def test_what_rests_is_free_again_and_in_every_checkpoint():
     job = build_job(*LISA)
     before = [p.requires_grad for p in job.model.parameters()]
-    made = estimate_memory(job, 64, machine(24e9))
+    estimate = estimate_memory(job, 64, machine(24e9))
     assert [p.requires_grad for p in job.model.parameters()] == before
-    assert made.weights.trained_bytes > made.gradients > 0
+    assert estimate.weights.trained_bytes > estimate.gradients > 0
 
 
 def test_a_policy_that_does_not_fit_is_said_before_anything_is_loaded():

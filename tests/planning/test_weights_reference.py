@@ -70,8 +70,8 @@ def test_a_step_of_pairs_has_the_planned_peak(tmp_path):
     batches = (next(iter(run.loader())),)
     (micro,) = run.objective.rollout(None, list(batches))
     model = run.model.train()
-    own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
-    with Peak(own) as peak:
+    weights = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
+    with Peak(weights) as peak:
         run.objective(model, micro).values.mean().backward()
     longest = int(micro["lengths"].max())
     memory = estimate_memory(job, longest, machine(24e9, "cpu")).memory(
