@@ -15,7 +15,7 @@ from ftcli.core.errors import Problems, UserError
 from ftcli.methods.all_linear import apply_selection, find_lost_on_loading, select_targets
 from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
 from ftcli.methods.targets import ALL_LINEAR, find_unmatched, refuse_patterns
-from ftcli.models.heads import new_modules
+from ftcli.models.heads import get_new_modules
 
 ADAPTER = "default"
 #: Initialisations of LoRA after which the frozen base is no longer the pretrained one.
@@ -186,7 +186,7 @@ class Peft(Method):
         """
         if "task_type" not in self.options and not hasattr(model, "prepare_inputs_for_generation"):
             config.task_type = None  # PEFT's task classes are for text models only
-        new = new_modules(model)
+        new = get_new_modules(model)
         if not new:
             return config
         if not hasattr(config, "modules_to_save"):

@@ -103,12 +103,12 @@ class Ist(Rst):
     def _losses(self, run: Run, sets: list[Tensor]) -> Tensor:
         """Loss of this round's batch with the adapters of each set of blocks damped, float64."""
         from ftcli.core.rng import random_state, set_random_state
-        from ftcli.models.decoding import judging
+        from ftcli.models.decoding import evaluation_mode
 
         batch, blocks = self._batch(run), self.candidates.blocks
         size = run.objective.denominator([batch])
         before, losses = random_state(), []
-        with judging(run) as model:
+        with evaluation_mode(run) as model:
             for chosen in sets:
                 with damp_adapters(model, [blocks[i] for i in chosen.tolist()], self.damping):
                     losses.append(run.objective.numerator(run.objective(model, batch)) / size)
