@@ -14,7 +14,7 @@ from ftcli.core.errors import UserError
 from ftcli.core.run import Run
 from ftcli.deltas.agreement import allowed_rounding
 from ftcli.deltas.merge import merge_run
-from ftcli.models.decoding import answer, judging
+from ftcli.models.decoding import evaluation_mode, generate_answers
 from ftcli.run.build import open_run
 
 TEXT = "name[The Mill], eatType[pub], food[French]\n"
@@ -36,7 +36,7 @@ def compare(run: Run, folder: Path) -> tuple[float, float]:
     """Largest difference of a logit between the run's model and the folder's, and largest logit."""
     merged = AutoModelForCausalLM.from_pretrained(folder)
     ids = run.tokenizer(TEXT, return_tensors="pt")["input_ids"]
-    with judging(run) as model:
+    with evaluation_mode(run) as model:
         ours, theirs = model(input_ids=ids).logits, merged(input_ids=ids).logits
     return (ours - theirs).abs().max().item(), ours.abs().max().item()
 
@@ -57,9 +57,11 @@ def test_plain_transformers_writes_the_same_text_from_the_folder(nf4, trained_ru
     merged = AutoModelForCausalLM.from_pretrained(nf4[1])
     ids = tokenizer(TEXT)["input_ids"]
     with torch.no_grad():
-        theirs = answer(merged, tokenizer, [ids], max_new_tokens=16)
-    with judging(run) as model:
-        assert answer(model, run.tokenizer, [ids], max_new_tokens=16) == theirs and theirs[0]
+        theirs = generate_answers(merged, tokenizer, [ids], max_new_tokens=16)
+    with evaluation_mode(run) as model:
+        assert (
+            generate_answers(model, run.tokenizer, [ids], max_new_tokens=16) == theirs and theirs[0]
+        )
 
 
 def test_the_merge_is_not_the_base(nf4):

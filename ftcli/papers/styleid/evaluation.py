@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ftcli.data.media.pictures import draw_grid, to_bytes
-from ftcli.models.decoding import judging
-from ftcli.models.diffusion import Ddim, Noise, denoiser
-from ftcli.models.parts import bare
+from ftcli.models.decoding import evaluation_mode
+from ftcli.models.diffusion import Ddim, NoisePredictor, noise_predictor
+from ftcli.models.parts import unwrap_parts
 from ftcli.objectives.diffusion import pixels
 from ftcli.papers.styleid import distances
 from ftcli.papers.styleid.attention import Features, Taps, adain, pair_features, tap_attention
@@ -57,7 +57,7 @@ class StyleTransfer:
         """
         content, empty = _load_images(run, self.split, self.contents)
         style, _ = _load_images(run, self.style_split, self.styles)
-        with judging(run) as model:
+        with evaluation_mode(run) as model:
             drawn, calls = self.transfer(model, content, style, empty)
         which = _list_pairs(content, style)
         left, right = (torch.tensor([p[side] for p in which]) for side in (0, 1))
@@ -84,15 +84,15 @@ class StyleTransfer:
         Returns:
             Pixels [C * S, 3, h, w], and the number of images that the denoiser processed.
         """
-        parts, which = bare(model), _list_pairs(content, style)
-        walk = Ddim.of(parts.scheduler, self.steps)
+        parts, which = unwrap_parts(model), _list_pairs(content, style)
+        walk = Ddim.from_scheduler(parts.scheduler, self.steps)
         with tap_attention(parts.part("denoiser"), self.layers) as taps:
             taps.gamma, taps.tau = self.gamma, self.tau
             count = _Count()
 
-            def build_noise(images: int) -> Noise:
+            def build_noise(images: int) -> NoisePredictor:
                 ids = empty.expand(images, -1)
-                return _track_calls(denoiser(model, ids), taps, count)
+                return _track_calls(noise_predictor(model, ids), taps, count)
 
             def invert(images: Tensor) -> tuple[Tensor, Features]:
                 features: Features = {}
@@ -126,7 +126,9 @@ class _Count:
     images: int = 0
 
 
-def _track_calls(noise: Noise, taps: Taps, count: _Count) -> Callable[[Tensor, int], Tensor]:
+def _track_calls(
+    noise: NoisePredictor, taps: Taps, count: _Count
+) -> Callable[[Tensor, int], Tensor]:
     """Return the noise function, which also sets the timestep of the taps and counts images."""
 
     def tracked_noise(latents: Tensor, time: int) -> Tensor:
@@ -146,4 +148,4 @@ def _load_images(run: Run, split: str, count: int) -> tuple[Tensor, Tensor]:
     prepared = run.data.prepare(split, run.tokenizer)
     order = np.random.default_rng(run.seed).permutation(len(prepared))
     batch = prepared.batch([int(row) for row in order[:count]])
-    return pixels(batch, bare(run.model).device), batch["empty"]
+    return pixels(batch, unwrap_parts(run.model).device), batch["empty"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ftcli.core.errors import UserError
-from ftcli.models.diffusion import denoiser
+from ftcli.models.diffusion import noise_predictor
 from ftcli.papers.styleid.attention import (
     Features,
     adain,
@@ -22,7 +22,7 @@ ALL = ["up_blocks.*"]
 
 def denoise(model, x, time: int = 300):
     with torch.no_grad():
-        return denoiser(model, batch()["inputs"]["input_ids"])(x, time)
+        return noise_predictor(model, batch()["inputs"]["input_ids"])(x, time)
 
 
 def test_recording_changes_nothing():
