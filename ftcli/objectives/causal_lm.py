@@ -81,12 +81,12 @@ def final_hidden(
 
     The function does what the model's forward does from there on; see `ftcli.models.output_head`.
     """
-    from ftcli.models.output_head import states_and_head
+    from ftcli.models.output_head import compute_states_and_head
 
     if batch.get("reading") == "alone":
         return _row_by_row(model, batch, device)
     inputs = model_inputs(batch, device)
-    states, head = states_and_head(model, inputs)
+    states, head = compute_states_and_head(model, inputs)
     input_length, length = inputs["input_ids"].shape[1], batch["input_ids"].shape[1]
     return states[:, -input_length:][:, :length], head  # soft prompts precede the input
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ftcli.core.callback import State
 from ftcli.core.errors import UserError
-from ftcli.models.diffusion import noised, target
-from ftcli.models.parts import bare
+from ftcli.models.diffusion import add_noise, training_target
+from ftcli.models.parts import unwrap_parts
 from ftcli.objectives.base import Losses, Objective
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Diffusion(Objective):
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
         """Return losses [B], one an image."""
-        parts = bare(model)
+        parts = unwrap_parts(model)
         latents = parts.encode(pixels(batch, parts.device))
         key = (self._seed, self._step) if model.training else (0, EVALUATION_STEP)
         times, noise, dropped = draw_noise(batch["rows"], latents.shape[1:], len(parts.alphas), key)
@@ -80,11 +80,11 @@ def prediction_errors(
         times: timesteps [B], int64, on the CPU as the scheduler's table is.
         noise: of the shape of the latents.
     """
-    parts = bare(model)
+    parts = unwrap_parts(model)
     alpha = parts.alphas[times].to(latents).view(-1, 1, 1, 1)
-    noisy = noised(latents, noise, alpha)
+    noisy = add_noise(latents, noise, alpha)
     prediction = model(noisy, times.to(latents.device), ids.to(latents.device))
-    wanted = target(parts.predicts, latents, noise, alpha)
+    wanted = training_target(parts.predicts, latents, noise, alpha)
     return (prediction.float() - wanted.float()).square().flatten(1).mean(1)
 
 

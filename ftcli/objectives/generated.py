@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ftcli.core.errors import UserError
 from ftcli.data.tokens import IGNORED
 from ftcli.evaluation import metrics as known
-from ftcli.models.decoding import answer, read, stop_ids
+from ftcli.models.decoding import decode_answer, find_stop_ids, generate_answers
 from ftcli.objectives.base import Losses, Objective
 from ftcli.objectives.causal_lm import find_supervised
 
@@ -47,7 +47,9 @@ class Generated(Objective):
             raise UserError("Generated has not been set up with a run.", "objective")
         bare: Any = getattr(model, "module", model)
         prompts, references = self._split_prompts(batch, bare)
-        texts = answer(bare, self.tokenizer, prompts, self.max_new_tokens, max(len(prompts), 1))
+        texts = generate_answers(
+            bare, self.tokenizer, prompts, self.max_new_tokens, max(len(prompts), 1)
+        )
         scores = [
             self._score(text, reference) for text, reference in zip(texts, references, strict=True)
         ]
@@ -64,13 +66,13 @@ class Generated(Objective):
         self, batch: dict[str, Any], model: Any
     ) -> tuple[list[list[int]], list[str]]:
         """Return the tokens before each row's answer, and the answers as text."""
-        stops = stop_ids(self.tokenizer, model)
+        stops = find_stop_ids(self.tokenizer, model)
         prompts, references = [], []
         for ids, labels in documents(batch):
             learned = (labels != IGNORED).nonzero().flatten()
             if len(learned):
                 prompts.append(ids[: int(learned[0])].tolist())
-                references.append(read(ids[learned].tolist(), stops, self.tokenizer))
+                references.append(decode_answer(ids[learned].tolist(), stops, self.tokenizer))
         return prompts, references
 
     def _score(self, text: str, reference: str) -> float:

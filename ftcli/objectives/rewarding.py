@@ -12,7 +12,7 @@ from torch import Tensor
 from ftcli import rewards
 from ftcli.core.errors import UserError
 from ftcli.core.hooks import hooks_disabled
-from ftcli.models.decoding import judging, read, stop_ids
+from ftcli.models.decoding import decode_answer, evaluation_mode, find_stop_ids
 from ftcli.objectives.advantages import advantages, group_std
 from ftcli.objectives.reference import Reference
 from ftcli.objectives.rollouts import Batch, Layout, Prompt, build_micro_batch, read_prompts
@@ -77,7 +77,7 @@ class RolloutBuilder:
     def build(self, state: State, batches: Sequence[Batch]) -> list[Batch]:
         """Return micro-batches with answers, advantages and, where needed, old log-probabilities."""
         run, s = state.run, self.settings
-        stops = stop_ids(run.tokenizer, run.model)
+        stops = find_stop_ids(run.tokenizer, run.model)
         prompts = [read_prompts(batch, run.tokenizer, stops) for batch in batches]
         drawn = self._sample(run, prompts)
         answers = [self._read(run, p, d, stops) for p, d in zip(prompts, drawn, strict=True)]
@@ -121,7 +121,7 @@ class RolloutBuilder:
     ) -> list[list[list[SampledAnswer]]]:
         """Sample answers to all prompts of the step together, so that fewer batches are decoded."""
         s = self.settings
-        with judging(run) as model, hooks_disabled():
+        with evaluation_mode(run) as model, hooks_disabled():
             answers = sample_answers(
                 model, run.tokenizer, [p.ids for batch in prompts for p in batch], s.num_generations,
                 s.max_new_tokens, s.generation_batch_size,
@@ -143,7 +143,7 @@ class RolloutBuilder:
         tokenizer = run.tokenizer
         return [
             Answer(
-                read(sample.ids, stops, tokenizer), sample.ids, sample.truncated, prompt.reference,
+                decode_answer(sample.ids, stops, tokenizer), sample.ids, sample.truncated, prompt.reference,
                 self._rows[run.locate_row(prompt.row)] if self.needs_rows else {},
                 str(tokenizer.decode(prompt.ids, skip_special_tokens=True)),
             )
@@ -187,7 +187,7 @@ class RolloutBuilder:
     def _add_log_probs(self, run: Run, micro_batches: Sequence[Batch]) -> None:
         """Add old and reference log-probabilities to micro-batches, and the share of the entropy bonus."""
         s = self.settings
-        with judging(run) as model, hooks_disabled():
+        with evaluation_mode(run) as model, hooks_disabled():
             for batch in micro_batches:
                 if s.num_iterations > 1:
                     batch["old"] = s.token_log_probs(model, batch)[0].cpu()

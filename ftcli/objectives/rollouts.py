@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ftcli.core.errors import UserError
 from ftcli.data.tokens import IGNORED
-from ftcli.models.decoding import read
+from ftcli.models.decoding import decode_answer
 from ftcli.objectives.generated import documents
 from ftcli.objectives.sampling import SampledAnswer
 
@@ -41,7 +41,7 @@ def read_prompts(batch: Batch, tokenizer: Any, stops: Sequence[int]) -> list[Pro
     for (ids, labels), row in zip(documents(batch), batch["rows"], strict=True):
         learned = (labels != IGNORED).nonzero().flatten()
         if len(learned):
-            reference = read(ids[learned].tolist(), stops, tokenizer)
+            reference = decode_answer(ids[learned].tolist(), stops, tokenizer)
             prompts.append(Prompt(ids[: int(learned[0])].tolist(), reference, row))
     if not prompts:
         raise UserError(

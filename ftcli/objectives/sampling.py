@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ftcli.models.decoding import left_padded, settings
-from ftcli.models.decoding_proof import decoding_of
+from ftcli.models.decoding import build_generation_config, pad_left
+from ftcli.models.decoding_proof import find_decoding
 
 
 class SampledAnswer(NamedTuple):
@@ -41,13 +41,13 @@ def sample_answers(
         options: temperature, top_p and top_k (0: all tokens).
     """
     chosen = {"temperature": 1.0, "top_p": 1.0, "top_k": 0} | options
-    config = settings(tokenizer, model, max_new_tokens, do_sample=True, **chosen)
+    config = build_generation_config(tokenizer, model, max_new_tokens, do_sample=True, **chosen)
     owners = [i for i in range(len(prompts)) for _ in range(count)]
     answers: list[list[SampledAnswer]] = [[] for _ in prompts]
     lengths = [len(prompts[i]) for i in owners]
-    for batch in decoding_of(model).batches(lengths, batch_size):
+    for batch in find_decoding(model).batches(lengths, batch_size):
         indices = [owners[i] for i in batch]
-        ids, mask = left_padded([prompts[i] for i in indices], config.pad_token_id, model.device)
+        ids, mask = pad_left([prompts[i] for i in indices], config.pad_token_id, model.device)
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         for index, row in zip(indices, output[:, ids.shape[1] :].tolist(), strict=True):
             answers[index].append(_cut_at_stop(row, config.eos_token_id))

@@ -20,7 +20,7 @@ def step_memory_over_inference(run: Path) -> float:
 
     Counted are all tensors that live, the model's among them, in one process for both.
     """
-    from ftcli.models.decoding import judging
+    from ftcli.models.decoding import evaluation_mode
     from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
     fresh = rebuild_run(run, trainer={"max_steps": 1, "eval_first": False, "eval_every": None})
@@ -28,7 +28,7 @@ def step_memory_over_inference(run: Path) -> float:
     fresh.evaluators = {}
     fresh.objective.setup(fresh)
     batch = first_batch(fresh)
-    with judging(fresh) as model, Allocations(fresh.model) as inference:
+    with evaluation_mode(fresh) as model, Allocations(fresh.model) as inference:
         loss_of(fresh, model, batch)
     with Allocations(fresh.model) as step:
         fresh.trainer.fit(fresh)

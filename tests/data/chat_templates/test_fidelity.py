@@ -144,10 +144,10 @@ def test_a_template_without_an_end_of_turn_gets_one_by_rule(with_template, name)
 
 
 def test_an_answer_stops_at_the_ends_that_are_learned(with_template):
-    from ftcli.models.decoding import stop_ids
+    from ftcli.models.decoding import find_stop_ids
 
     chat_tokenizer = with_template("glm")
-    assert set(stop_ids(chat_tokenizer)) == set(
+    assert set(find_stop_ids(chat_tokenizer)) == set(
         chat_tokenizer.convert_tokens_to_ids(["<|eos|>", "<|user|>"])
     )
 
