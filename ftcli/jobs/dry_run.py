@@ -87,13 +87,13 @@ def _time_step(loop: Loop, batches: list[Batch]) -> float:
 
 def _evaluate_longest(run: Run) -> None:
     """Run the longest validation rows, and one batch of each evaluator that has a limit."""
-    from ftcli.models.decoding import judging
+    from ftcli.models.decoding import evaluation_mode
 
     with run.evaluating():
         if "validation" in run.data.splits:
             size = run.trainer.batch_size
             loader = run.data.loader("validation", run.tokenizer, size, seed=0, shuffle=False)
-            with judging(run) as model:
+            with evaluation_mode(run) as model:
                 run.objective(model, loader.batch(find_longest_rows(run, loader)[0]))
         for evaluator in run.evaluators.values():
             if hasattr(evaluator, "limit"):

@@ -111,9 +111,9 @@ def model_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     differs by model (RoBERTa counts from the padding id), and those of padding have no effect.
     """
     if "lengths" in batch:
-        from ftcli.models.attention import packed_inputs
+        from ftcli.models.attention_layout import pack_inputs
 
-        inputs = packed_inputs(batch, device)
+        inputs = pack_inputs(batch, device)
     else:
         inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
     return {

@@ -32,7 +32,7 @@ class HalvedValidation(RunEvaluator):
 
     def score(self, tensors: Mapping[str, Tensor] | None = None, split: str | None = None) -> float:
         """Return the loss in nats a token."""
-        from ftcli.models.decoding import judging
+        from ftcli.models.decoding import evaluation_mode
 
         if split == SHIFT:
             return super().score(tensors, split)
@@ -42,7 +42,7 @@ class HalvedValidation(RunEvaluator):
         batches = loader.batches(0)
         middle = len(batches) // 2
         total, count = 0.0, 0
-        with judging(run) as model:
+        with evaluation_mode(run) as model:
             for rows in batches[middle:] if split == FRESH else batches[:middle]:
                 losses = run.objective(model, loader.batch(rows)).values
                 total, count = total + losses.double().sum().item(), count + losses.numel()
