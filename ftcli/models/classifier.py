@@ -112,7 +112,7 @@ class Classifier:
         """
         path, config = hub.resolve(self.path), self.hf_config()
         stored = check_stored(config, "none", self.name, local_device())
-        comparison = None if stored else compare_files(path, self.revision, self._whole)
+        comparison = None if stored else compare_files(path, self.revision, self._build_meta)
         if comparison is None:
             return f"stored quantised ({stored})" if stored else ""
         model, misfit, shapes, note = comparison
