@@ -1,4 +1,4 @@
-"""What measures of weight arithmetic share: a run opened once, and the runs that stand beside it."""
+"""Analysis of finished runs for measures of weight arithmetic: one run, and the runs of the same recipe."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from ftcli.deltas.delta import Delta
 from ftcli.deltas.evaluator import RunEvaluator
 
 VALIDATION, TEST = "validation", "test"
-ROWS, TOKENS = 32, 64  # of the text that stands for what a model was pretrained on
+ROWS, TOKENS = 32, 64  # of the sampled text that stands for the pretraining data
 
 
 @dataclass(frozen=True)
 class RunAnalysis:
-    """A finished run, its delta, and scores of other deltas in its place."""
+    """A finished run with its delta, and losses of its model with other weights."""
 
     folder: Path
     product: bool = False
 
     @cached_property
     def delta(self) -> Delta:
-        """What it has trained."""
+        """The change of weights that the run has trained."""
         return Delta.of(self.folder, product=self.product)
 
     @cached_property
     def base(self) -> Artefact:
-        """What it began from."""
+        """The model that the run started from."""
         return Artefact.open(self.folder).base
 
     @cached_property
     def evaluator(self) -> RunEvaluator:
-        """Its own data as a judge."""
+        """The evaluator on the data of the run."""
         return RunEvaluator(self.folder, self.delta.kind)
 
     def loss(self, delta: Delta, split: str = TEST) -> float:
-        """Held-out loss of base and delta, nats a token."""
+        """Return the held-out loss of the base plus a delta, nats per token."""
         return self.evaluator.score(delta.apply(self.base), split)
 
     def loss_of(self, tensors: Mapping[str, Tensor], split: str = TEST) -> float:
-        """Held-out loss of any tensors."""
+        """Return the held-out loss of the model with these tensors, nats per token."""
         return self.evaluator.score(tensors, split)
 
     @cached_property
     def trained_loss(self) -> float:
-        """Test loss of the run as it is."""
+        """Test loss of the trained run, nats per token."""
         return self.loss(self.delta)
 
     @cached_property
     def control_text(self) -> Any:
-        """Text that the pretrained model writes: token ids [32, 64], the same for every run."""
+        """Text sampled from the pretrained model: token ids [32, 65] with the start token, the same for every run."""
         import torch
 
         self.evaluator.load(self.delta.scale(0.0).apply(self.base))
@@ -67,7 +67,7 @@ class RunAnalysis:
             )
 
     def control_loss(self, delta: Delta) -> float:
-        """Loss on that text: what the pretraining data, which do not ship, would show of forgetting."""
+        """Return the loss of base plus delta on `control_text`, which stands for the pretraining data, nats per token."""
         import torch
 
         text = self.control_text
@@ -85,17 +85,17 @@ class RunAnalysis:
 
 @cache
 def analyse_run(folder: Path, product: bool = False) -> RunAnalysis:
-    """The run in a folder; claims about one run share what was computed of it."""
+    """Return the analysis of the run in a folder; it is cached, so that claims share its results."""
     return RunAnalysis(folder, product)
 
 
 def find_minimum(score: Callable[[float], float], values: Sequence[float]) -> float:
-    """The value with the lowest score."""
+    """Return the value with the lowest score."""
     return min(values, key=score)
 
 
 def read_name(folder: Path) -> tuple[str, str]:
-    """Variant and seed of a run of a recipe."""
+    """Return variant and seed of a run of a recipe, from its name."""
     from ftcli.config import load
 
     name = str(load(folder / "config.yaml").config["run"]["name"])
@@ -104,7 +104,7 @@ def read_name(folder: Path) -> tuple[str, str]:
 
 
 def find_sibling_runs(folder: Path) -> dict[tuple[str, str], Path]:
-    """(variant, seed) -> finished run in the same reproduction, of the recipe as it was run last."""
+    """Return (variant, seed) -> folder of every finished run of the same recipe, by its present index."""
     from ftcli.jobs.trial import read_finished_result
     from ftcli.run.report import read_json
 
@@ -115,10 +115,10 @@ def find_sibling_runs(folder: Path) -> dict[tuple[str, str], Path]:
 
 
 def find_partner_run(folder: Path, variant: str) -> Path:
-    """The run of another variant with the same seed.
+    """Return the run of another variant with the same seed.
 
     Raises:
-        MetricUnavailable: there is none: only some claims are judged.
+        MetricUnavailable: there is no such finished run, as when only some claims are judged.
     """
     from ftcli.reproduce.measure import MetricUnavailable
 

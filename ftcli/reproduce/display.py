@@ -1,4 +1,4 @@
-"""A reproduction for people: a line before each run, and "paper says | we measured | verdict"."""
+"""Terminal output of a reproduction: a line before each run, and the table of verdicts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STYLES = {HOLDS: "green", FAILS: "bold red", INCONCLUSIVE: "yellow", NOT_HERE: "
 
 
 def describe_progress(progress: Progress) -> str:
-    """`run 4 of 12: fp4, seed 0 (about 11 min left)`."""
+    """Return a line such as `run 4 of 12: fp4, seed 0 (about 11 min left)`."""
     trial = progress.trial
     text = f"run {progress.number} of {progress.total}: {trial.variant}, seed {trial.seed}"
     return (
@@ -28,12 +28,12 @@ def describe_progress(progress: Progress) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds, or minutes where there are many."""
+    """Return a duration in seconds, or in minutes from 90 s on."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def render_verdicts(reproduction: Reproduction) -> Iterator[Any]:
-    """What to print: the title, the table, the sum."""
+    """Yield the title, the table of verdicts, and the summary line."""
     from rich.table import Table
     from rich.text import Text
 
@@ -63,9 +63,9 @@ def render_verdicts(reproduction: Reproduction) -> Iterator[Any]:
 
 
 def summarise_verdicts(judged: Iterable[tuple[Claim, str | None]]) -> str:
-    """`central 2/3 hold, exact 9/9, statistical 3/5, trivial 4/4; 1 fails, 1 not judged yet`.
+    """Return counts such as `central 2/3 hold, exact 9/9, statistical 3/5; 1 fails, 1 not judged yet`.
 
-    Central claims are counted apart, and once more among their kind.
+    Central claims are counted separately and once more within their kind.
     """
     claims = list(judged)
     groups = {"central": [v for claim, v in claims if claim.central]}
@@ -81,12 +81,12 @@ def summarise_verdicts(judged: Iterable[tuple[Claim, str | None]]) -> str:
 
 
 def format_kind(claim: Claim) -> str:
-    """`exact`, or `statistical, central`."""
+    """Return the kind of a claim, such as `exact` or `statistical, central`."""
     return f"{claim.kind}, central" if claim.central else claim.kind
 
 
 def format_paper_figure(claim: Claim) -> str:
-    """The paper's figure; a question mark behind one that nobody has read there."""
+    """Return the figure of the paper, with (?) where it was not checked in the paper itself."""
     if claim.paper is None:
         return "–"
     text = claim.paper if isinstance(claim.paper, str) else format_number(claim.paper)
@@ -94,7 +94,7 @@ def format_paper_figure(claim: Claim) -> str:
 
 
 def format_measured(claim: Claim, verdict: Verdict) -> str:
-    """The judged figure with its interval, and what it had to satisfy."""
+    """Return the judged figure with its interval and the relation that it must satisfy."""
     if verdict.mean is None:
         if not verdict.values:
             return "–"
@@ -106,7 +106,7 @@ def format_measured(claim: Claim, verdict: Verdict) -> str:
 
 
 def format_relation(claim: Claim) -> str:
-    """`difference to lora16 within 0.02`."""
+    """Return the relation of a claim in words, such as `difference to lora16 within 0.02`."""
     name, value = claim.relation
     words = name.replace("_", " ")
     text = f"{words} {format_number(value)}" if name != "ranks" else "in this order"
@@ -116,7 +116,7 @@ def format_relation(claim: Claim) -> str:
 
 
 def format_number(value: float) -> str:
-    """Four significant digits; counts with all of theirs."""
+    """Return a number with four significant digits, or an integer with all digits."""
     if not math.isfinite(value):
         return str(value)
     if value == int(value) and abs(value) < 1e15:

@@ -1,4 +1,4 @@
-"""The runs of a reproduction: variants over seeds, each done once and found again."""
+"""The runs of a reproduction: variants over seeds, each trained once and reused afterwards."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from ftcli.config import ComposedJob
 
 STORE = "reproduce"
-RUNS = "runs.json"  # beside the runs: variant and seed -> folder, of the recipe as it was run last
+RUNS = "runs.json"  # beside the runs: variant and seed -> folder, for the present version of the recipe
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: of which variant, with which seed, composed and checked, and where it lies.
+    """One run of a variant with a seed: its composed job and its folder.
 
     Attributes:
-        sources: all jobs that it consists of: itself, its stages, its base.
+        sources: all composed jobs of the run: the job itself, its stages, its base.
     """
 
     variant: str
@@ -42,13 +42,13 @@ class Trial:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended well."""
+        """Whether the run has finished."""
         return trial.read_finished_result(self.path) is not None
 
 
 @dataclass
 class Progress:
-    """What is about to run: the k-th of n, and the seconds still to come, once one was timed."""
+    """The run that starts next, its number of how many, and the estimated seconds left."""
 
     number: int
     total: int
@@ -57,12 +57,12 @@ class Progress:
 
 
 class Experiment:
-    """Some variants of a recipe's job over seeds.
+    """The runs of some variants of a recipe over seeds.
 
     Args:
         variants: name -> overrides of the job.
-        overrides: of the command line, for all variants.
-        part: folder of these runs below the recipe's.
+        overrides: overrides of the command line, for all variants.
+        part: subfolder of the recipe's folder for these runs.
     """
 
     def __init__(
@@ -79,16 +79,16 @@ class Experiment:
 
     @property
     def variants(self) -> list[str]:
-        """Their names."""
+        """Names of the variants."""
         return list(self.changes)
 
     @property
     def folder(self) -> Path:
-        """Where report and runs lie."""
+        """The folder of the report and the runs."""
         return self.trials[0].path.parent
 
     def _build_trials(self) -> list[Trial]:
-        """Seed by seed, so that every variant has a run before any has two."""
+        """Return all trials, seed by seed, so that every variant has one run before any has two."""
         jobs: dict[str, list[ComposedJob]] = {}
         problems: list[UserError] = []
         for variant in self.variants:
@@ -104,7 +104,7 @@ class Experiment:
         ]
 
     def _compose_variant(self, variant: str) -> list[ComposedJob]:
-        """The job, its stages and its base."""
+        """Return the composed job of a variant, its stages and its base."""
         from ftcli.config import compose, validate
         from ftcli.jobs import stages
 
@@ -130,13 +130,13 @@ class Experiment:
         return Trial(variant, seed, seeded, root / name, sources)
 
     def run(self, report: Callable[[Progress], None], may_fail: bool = False) -> None:
-        """Finish every run that is not; `report` is called before each.
+        """Train every unfinished run; `report` is called before each.
 
         Args:
-            may_fail: go on where a run fails; it then has no result.
+            may_fail: continue when a run fails; that run then has no result.
 
         Raises:
-            UserError: a run failed; those before it are kept.
+            UserError: a run failed; finished runs are kept.
         """
         waiting = [run for run in self.trials if not run.done]
         took: list[float] = []
@@ -154,7 +154,7 @@ class Experiment:
         self._write_index()
 
     def _write_index(self) -> None:
-        """Say which folder is which run now: others are of earlier states of the recipe."""
+        """Write which folder holds which run now; other folders belong to earlier versions of the recipe."""
         path = self.folder / RUNS
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         known = self.recipe.variants()
@@ -162,5 +162,5 @@ class Experiment:
         write_json(path, kept | {f"{t.variant}-{t.seed}": t.path.name for t in self.trials})
 
     def trials_of(self, variant: str) -> Iterator[Trial]:
-        """The runs of a variant, by seed."""
+        """Return the runs of a variant, by seed."""
         return (run for run in self.trials if run.variant == variant)

@@ -1,4 +1,4 @@
-"""What the variants of a recipe cost and gave, side by side, each a mean over seeds."""
+"""Scores and costs of the variants of a recipe, as means over seeds."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ COLUMNS = (
 
 
 def collect_values(experiment: Experiment, variant: str) -> dict[str, list[float]]:
-    """Figure -> its values, one a seed; only figures that every seed has."""
+    """Return figure -> values, one per seed, for the figures that every seed has."""
     seeds = [figures(RunDir(run.path).result()) for run in experiment.trials_of(variant)]
     shared = [name for name in seeds[0] if all(name in seed for seed in seeds)]
     return {name: [seed[name] for seed in seeds] for name in shared}
 
 
 def build_table(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """Variant -> figure -> mean over seeds, the best quality first, with its rank.
+    """Return variant -> figure -> mean over seeds, sorted by quality, with the rank.
 
     Variants share a rank while the paired difference to the first of that rank may be zero: its
     95 % interval contains 0. With few seeds many do.
@@ -51,7 +51,7 @@ def build_table(experiment: Experiment) -> dict[str, dict[str, Any]]:
 
 
 def rank_variants(ordered: Sequence[Sequence[float]]) -> list[int]:
-    """Ranks of variants that are sorted by their mean; each holds one value a seed."""
+    """Return the ranks of variants sorted by their mean; each item holds one value per seed."""
     places: list[int] = []
     first = 0
     for index, losses in enumerate(ordered):
@@ -63,6 +63,6 @@ def rank_variants(ordered: Sequence[Sequence[float]]) -> list[int]:
 
 
 def _further_scores(figures: dict[str, list[float]]) -> list[str]:
-    """Scores besides the loss."""
+    """Return the names of the scores other than the loss."""
     scores = [n for n in figures if n.startswith("eval.") and n not in COLUMNS]
     return [n for n in scores if n != "eval.perplexity"]

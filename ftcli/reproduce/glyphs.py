@@ -1,6 +1,6 @@
 """A small image task and a small ViT pretrained on it, for measures of papers on vision.
 
-A glyph is a smooth random pattern, one a class; its images are shifted, scaled and noisy.
+A glyph is a smooth random pattern, one per class; its images are shifted, scaled and noisy.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ ROWS = 512  # held-out images
 
 @dataclass(frozen=True)
 class Glyphs:
-    """Classes of one alphabet (a seed draws it); `negative` shows them inverted and transposed."""
+    """The classes of one alphabet, drawn from a seed; `negative` inverts and transposes the images."""
 
     alphabet: int
     negative: bool = False
 
     def draw(self, count: int, seed: int) -> tuple[Any, Any]:
-        """Images [count, 1, SIDE, SIDE] and their classes [count]."""
+        """Return images [count, 1, SIDE, SIDE] and their classes [count]."""
         import torch
         from torch.nn.functional import interpolate
 
@@ -41,7 +41,7 @@ class Glyphs:
 
 
 def build_vit(seed: int) -> Any:
-    """A ViT of 20 thousand parameters with a linear classifier, untrained."""
+    """Return an untrained ViT of 20 thousand parameters with a linear classifier."""
     import torch
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -54,7 +54,7 @@ def build_vit(seed: int) -> Any:
 
 
 def fit_model(model: Any, task: Glyphs, lr: float, steps: int, seed: int) -> Any:
-    """Train what requires a gradient with AdamW, the rate falling to zero; returns the model."""
+    """Train the parameters that require a gradient with AdamW and a rate that falls to zero; returns the model."""
     import torch
 
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -72,7 +72,7 @@ def fit_model(model: Any, task: Glyphs, lr: float, steps: int, seed: int) -> Any
 
 
 def evaluate_model(model: Any, task: Glyphs) -> tuple[float, float]:
-    """Loss and accuracy on held-out images."""
+    """Return loss and accuracy on held-out images."""
     import torch
 
     images, labels = task.draw(ROWS, seed=10**6)

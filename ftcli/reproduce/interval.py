@@ -1,6 +1,6 @@
 """Means over seeds with their intervals (Student's t), and the seeds that a decision takes.
 
-Who adds seeds until an interval decides is wrong more often than its level says. So the error of 5 % is
+Adding seeds until an interval decides raises the error above its level. So the error of 5 % is
 spent over the looks at a figure: each look spends `SHARE` of what is left, 4 % at the first, 0.8 % at the
 second, 0.16 % at the third. By Bonferroni's inequality (Dunn 1961, "Multiple comparisons among means") all
 intervals of all looks, however many and for whatever reason, together cover the true mean in 95 of 100
@@ -17,20 +17,20 @@ from dataclasses import dataclass
 from functools import cache
 
 CONFIDENCE = 0.95
-SHARE = 0.8  # of the error that is left, spent at a look
-MOST = 1000  # seeds; a decision that takes more is out of reach
+SHARE = 0.8  # of the remaining error, spent at each look
+MOST = 1000  # largest number of seeds that is suggested
 
 
 def confidence(look: int) -> float:
-    """The level of the interval at the k-th look at a figure, from 1: 0.96, 0.992, 0.9984."""
+    """Return the level of the interval at the k-th look at a figure, from 1: 0.96, 0.992, 0.9984."""
     return 1 - (1 - CONFIDENCE) * SHARE * (1 - SHARE) ** (look - 1)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the interval that covers the true one as often as its level says.
+    """A mean and its confidence interval.
 
-    With one value low and high are infinite: it says nothing about the next one.
+    With one value low and high are infinite.
     """
 
     mean: float
@@ -41,7 +41,7 @@ class Interval:
 
 
 def interval(values: Sequence[float], level: float = CONFIDENCE) -> Interval:
-    """The t-interval of values that are independent and about normal; paired differences are."""
+    """Return the t-interval of independent, approximately normal values, such as paired differences."""
     mean, count = statistics.fmean(values), len(values)
     if count < 2:
         return Interval(mean, -math.inf, math.inf, math.nan, count)
@@ -51,14 +51,14 @@ def interval(values: Sequence[float], level: float = CONFIDENCE) -> Interval:
 
 
 def half_width(deviation: float, count: int, level: float = CONFIDENCE) -> float:
-    """Half of the interval of `count` values with this standard deviation."""
+    """Return half the width of the t-interval of `count` values with this standard deviation."""
     return t_quantile((1 + level) / 2, count - 1) * deviation / math.sqrt(count)
 
 
 def seeds_needed(deviation: float, distance: float, level: float = CONFIDENCE) -> int | None:
-    """Seeds until the interval is shorter than `distance` to either side; None above `MOST`.
+    """Return the number of seeds for which half the interval is at most `distance`; None above `MOST`.
 
-    Mean and deviation are taken to stay what they are.
+    Mean and deviation are assumed not to change.
     """
     if not (math.isfinite(deviation) and distance > 0):
         return None
@@ -69,7 +69,7 @@ def seeds_needed(deviation: float, distance: float, level: float = CONFIDENCE) -
 
 @cache
 def t_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t for 0.5 < probability < 1, by bisection, to 1e-10."""
+    """Return the quantile of Student's t for 0.5 < probability < 1, by bisection, to 1e-10."""
     low, high = 0.0, 1.0
     while t_distribution(high, freedom) < probability:
         high *= 2
@@ -83,7 +83,7 @@ def t_quantile(probability: float, freedom: int) -> float:
 
 
 def t_distribution(t: float, freedom: int) -> float:
-    """P(T <= t) for whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
+    """Return P(T <= t) for whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
     angle = math.atan2(t, math.sqrt(freedom))
     cosine = math.cos(angle) ** 2
     odd = freedom % 2

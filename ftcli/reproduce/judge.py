@@ -1,9 +1,9 @@
-"""From figures over seeds to a verdict on a claim.
+"""Verdicts on claims from figures over seeds.
 
 A figure that chance moves is judged by the interval of its mean, or of its mean paired difference: the
 claim holds when all of the interval satisfies it, fails when none of it does, and is inconclusive
-otherwise. So no single run decides, and every verdict says how sure it is. The interval's level follows
-from how often the figure was looked at (`ftcli.reproduce.interval`).
+otherwise. No single run decides. The level of the interval depends on the number of looks at the
+figure (`ftcli.reproduce.interval`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROUNDING = 1e-9  # relative; counted figures are compared up to it
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the figures say of a claim.
+    """The verdict on a claim.
 
     Attributes:
         mean, low, high: of the judged figure (the difference or ratio where there is an `of`).
@@ -40,7 +40,7 @@ class Verdict:
     values: list[float] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data without what is not known."""
+        """Return plain data without empty fields."""
         return {k: v for k, v in asdict(self).items() if v not in (None, [])}
 
 
@@ -65,12 +65,12 @@ class Region:
         return high < self.low or low > self.high
 
     def distance(self, value: float) -> float:
-        """From a value to the nearest bound, on whichever side it lies."""
+        """Return the distance from a value to the nearest finite bound."""
         return min(abs(value - bound) for bound in (self.low, self.high) if math.isfinite(bound))
 
 
 def region(claim: Claim) -> Region:
-    """Where the judged figure has to lie."""
+    """Return the region in which the judged figure satisfies the claim."""
     name, number = claim.relation
     if name == "equals":
         slack = (claim.tolerance or 0.0) + ROUNDING * abs(number)
@@ -89,12 +89,12 @@ def region(claim: Claim) -> Region:
 
 @dataclass(frozen=True)
 class Judge:
-    """Decides a claim.
+    """Decides one claim.
 
     Args:
-        exact: chance has no part in the figures.
-        least: seeds that a decision takes where it has.
-        look: how often the figure has been looked at, this time included.
+        exact: whether the figures are the same for every seed.
+        least: smallest number of seeds for a decision on a figure that varies with the seed.
+        look: number of looks at the figure, this one included.
     """
 
     claim: Claim
@@ -103,7 +103,7 @@ class Judge:
     look: int = 1
 
     def verdict(self, values: Mapping[str, Sequence[float]]) -> Verdict:
-        """The verdict on figures.
+        """Return the verdict on figures.
 
         Args:
             values: variant -> its figure, one a seed, in the same order of seeds for all.
@@ -152,12 +152,12 @@ class Judge:
         return INCONCLUSIVE, why
 
     def _describe_level(self) -> str:
-        """`96 % interval`, and at which look."""
+        """Return the level in words, such as `96 % interval`, with the look after the first."""
         text = f"{100 * confidence(self.look):.4g} % interval"
         return text if self.look == 1 else f"{text}, look {self.look},"
 
     def _judge_order(self, values: Mapping[str, Sequence[float]]) -> Verdict:
-        """Each neighbour below the next, judged pair by pair."""
+        """Return the verdict on an order of variants: each is compared with the next."""
         names = self.claim.ranks or []
         below = Region(high=0.0, open=True)
         pairs = {}

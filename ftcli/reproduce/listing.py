@@ -1,4 +1,4 @@
-"""Recipes in `ftcli ls recipes`: filtered by what they take, by what was found."""
+"""Filters of `ftcli ls recipes`: by measured memory and by verdict."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def filter_recipes(
     needs: str | None = None,
     verdict: str | None = None,
 ) -> list[Entry]:
-    """The entries that pass the filters.
+    """Return the entries that pass the filters.
 
     Args:
-        needs: a bound on the peak memory of its runs as measured, such as "<2GB"; recipes that were
-            never measured do not pass.
-        verdict: one that a claim of it has, or "none" for recipes not judged yet.
+        needs: a bound on the measured peak memory of the runs, such as "<2GB"; recipes without
+            measurements do not pass.
+        verdict: a verdict that some claim of the recipe has, or "none" for recipes not judged yet.
 
     Raises:
         UserError: a filter does not fit the kind, or cannot be read.
@@ -81,7 +81,7 @@ def _read_verdicts(entry: Entry) -> set[str]:
 
 
 def _read_peak_memory(entry: Entry) -> float | None:
-    """Highest peak memory of its small runs, GB."""
+    """Return the highest peak memory of the small runs, GB; None where it was not measured."""
     figures = _read_stored(entry).get("variants", {}).get("small", {}).get("figures", {}).values()
     peaks = [v["peak_memory_gb"] for v in figures if "peak_memory_gb" in v]
     return max(peaks) if peaks else None

@@ -1,4 +1,4 @@
-"""The value of what a claim's `measure` names, for a finished run; see `ftcli.config.recipe`."""
+"""Values of the measures that claims name, for a finished run; see `ftcli.config.recipe`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ftcli.core.atomic import write_json
 
 
 class MetricUnavailable(Exception):
-    """A figure that a run does not have; says which ones it has."""
+    """A run has no figure of this name; the message lists those that it has."""
 
 
 def read_metric(name: str, folder: Path) -> float:
-    """The figure of a finished run.
+    """Return a figure of a finished run.
 
     Raises:
         MetricUnavailable: the run did not measure it.
@@ -35,7 +35,7 @@ def read_metric(name: str, folder: Path) -> float:
 
 
 def figures(result: dict[str, Any]) -> dict[str, float]:
-    """Every figure of result.json by the name a claim gives it."""
+    """Return the figures of result.json by the names that claims use."""
     before, after = result.get("metrics_before") or {}, result.get("metrics") or {}
     values = {key: result[key] for key in FIGURES if key in result} | after
     values |= {f"before.{key}": value for key, value in before.items()}
@@ -45,7 +45,7 @@ def figures(result: dict[str, Any]) -> dict[str, float]:
 
 @contextmanager
 def suppress_progress() -> Iterator[None]:
-    """No progress of training while a figure is taken."""
+    """Hide the progress display of training in the block."""
     before = os.environ.get("FTCLI_QUIET")
     os.environ["FTCLI_QUIET"] = "1"
     try:
@@ -56,7 +56,7 @@ def suppress_progress() -> Iterator[None]:
 
 
 def _take_measurement(name: str, folder: Path) -> float:
-    """A measurement, kept beside the run while the code, the libraries and the runs beside it stay."""
+    """Return a measurement, from the cache in the run folder unless code, libraries or sibling runs changed."""
     state = _cache_state(name, folder)
     kept = folder / "measures" / f"{name}.json"
     if kept.exists():
@@ -76,7 +76,7 @@ def _take_measurement(name: str, folder: Path) -> float:
 
 
 def _cache_state(name: str, folder: Path) -> dict[str, Any]:
-    """What a measurement of a run rests on."""
+    """Return the cache key of a measurement: hash of the code, library versions, index of sibling runs."""
     from ftcli.config import load
 
     configs = [load(path).config for path in sorted(folder.glob("**/config.yaml"))]

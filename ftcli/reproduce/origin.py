@@ -1,4 +1,4 @@
-"""Where a verdict comes from: commit, code and settings; and whether they are still today's."""
+"""Provenance of a verdict: commit, code and settings, and whether these are still the present ones."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ if TYPE_CHECKING:
     from ftcli.config import ComposedJob
 
 PLANNED = "ftcli.reproduce.plan_figures"
-#: What a commit is read for: all but the assets, which are data, and whose hashes are part of a run.
+#: Files of a commit that are extracted: all but the assets, whose hashes are part of a run.
 SOURCES = (".", ":(exclude)ftcli/assets")
 CODE = (
     "ftcli",
     "configs",
     "recipes/bases",
     "recipes/*/configs",
-)  # what must be as in the commit when a verdict is kept
-EARLIER = "earlier"  # rules: a verdict that was kept without its code and its looks
+)  # what must be committed when a verdict is stored
+EARLIER = "earlier"  # `rules` of a verdict that was stored without code and looks
 
 
 class HistoryUnavailable(Exception):
-    """Nothing can be said about commits here; says why."""
+    """The history of commits cannot be read here; the message says why."""
 
 
 class CommitNotFound(Exception):
-    """The whole history is here, and what was asked for is not in it."""
+    """The complete history does not contain the requested object."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a verdict was made by.
+    """Commit, code, settings and libraries that produced a verdict.
 
     Attributes:
-        commit: of the repository; None outside one.
-        roots: modules and option files that its runs and its measure start from.
-        code: hash over what they import.
-        settings: hash of job, variants and searched values, as the recipe has them.
-        libraries: versions.
+        commit: the commit of the repository; None outside one.
+        roots: modules and option files from which its runs and its measure import.
+        code: hash over the roots and everything that they import.
+        settings: hash of job, variants and searched values in the recipe.
+        libraries: library -> version.
     """
 
     commit: str | None
@@ -65,18 +65,18 @@ class Origin:
     libraries: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return asdict(self)
 
 
 def find_origin(
     recipe: Recipe, claim: Claim, composed: Iterable[ComposedJob], tuned: Mapping[str, list[str]]
 ) -> Origin:
-    """The origin of a verdict that is made now.
+    """Return the origin of a verdict that is made now.
 
     Args:
         composed: the jobs, stages and bases that were run or planned for it.
-        tuned: overrides by variant that a search chose.
+        tuned: variant -> overrides that the search chose.
     """
     roots = find_roots(claim, composed)
     return Origin(
@@ -89,7 +89,7 @@ def find_origin(
 
 
 def find_roots(claim: Claim, composed: Iterable[ComposedJob]) -> list[str]:
-    """What a claim's figure starts from: its measure, the classes named, the options composed."""
+    """Return the modules and files behind a claim's figure: its measure, named classes, composed options."""
     jobs = list(composed)
     files = {
         place.file for composed_job in jobs for place in composed_job.origins.values() if place.file
@@ -104,7 +104,7 @@ def find_roots(claim: Claim, composed: Iterable[ComposedJob]) -> list[str]:
 
 
 def _is_option(file: Path) -> bool:
-    """Whether a file is an option of a group that ships: general, or a paper's own."""
+    """Whether a file is a packaged option of a group, general or of a paper."""
     return any(
         file.is_relative_to(folder)
         for folder in build_search_path()
@@ -113,7 +113,7 @@ def _is_option(file: Path) -> bool:
 
 
 def settings(recipe: Recipe, claim: Claim, tuned: Mapping[str, list[str]]) -> str:
-    """Hash of what the recipe's file says of the runs that a claim needs: 12 hex digits."""
+    """Return a hash of what the recipe says about the runs that a claim needs: 12 hex digits."""
     variants = recipe.list_claim_variants(claim)
     stated = [
         job_of(recipe.path),
@@ -124,7 +124,7 @@ def settings(recipe: Recipe, claim: Claim, tuned: Mapping[str, list[str]]) -> st
 
 
 def job_of(path: Path) -> Any:
-    """A recipe's file without what is only claimed: the values of its job."""
+    """Return the values of the job in a recipe's file, without paper, claims and other recipe keys."""
     plain: Any = OmegaConf.to_container(read_yaml(path))
     return {key: value for key, value in plain.items() if key not in job.RECIPE_KEYS}
 
@@ -132,7 +132,7 @@ def job_of(path: Path) -> Any:
 def explain_staleness(
     recipe: Recipe, claim: Claim, record: Mapping[str, Any], tuned: Mapping[str, list[str]]
 ) -> str | None:
-    """Why a stored verdict is no longer one of this code and this recipe; None where it is."""
+    """Return why a stored verdict does not belong to the present code and recipe; None where it does."""
     if record.get("rules") == EARLIER:
         return None
     if record["settings"] != settings(recipe, claim, tuned):
@@ -145,12 +145,12 @@ def explain_staleness(
 
 
 def check_provenance(recipe: Recipe, identity: str, record: Mapping[str, Any]) -> str | None:
-    """Why no commit can have made a stored verdict; None where one can.
+    """Return why no commit can have produced a stored verdict; None where one can.
 
-    A verdict of the earlier rules must stand, figure by figure, in the file of its commit.
+    A verdict of the earlier rules must be in the verdict file of its commit with equal figures.
 
     Raises:
-        HistoryUnavailable: commits cannot be read here.
+        HistoryUnavailable: there is no complete history of commits.
     """
     try:
         earlier = record.get("rules") == EARLIER
@@ -165,7 +165,7 @@ def _check_code(record: Mapping[str, Any]) -> str | None:
         if code.digest(record["roots"]) == record["code"]:
             return None
     except KeyError:
-        pass  # it is then one of an earlier commit
+        pass  # the root may exist in the commit of the verdict
     at = record["commit"]
     try:
         digest = code.digest(record["roots"], extract_commit(at))
@@ -184,7 +184,7 @@ def _check_history(recipe: Recipe, record: Mapping[str, Any]) -> str | None:
 
 @cache
 def _read_verdicts_at(at: str, name: str) -> list[dict[str, Any]]:
-    """The verdicts of a recipe in the file that a commit of the earlier rules has."""
+    """Return the verdicts of a recipe in the verdict file of a commit, in the format of the earlier rules."""
     files = run_git("ls-tree", "-r", "--name-only", at).decode().split("\n")
     file = next((file for file in files if Path(file).name == f"{name}.verdicts.json"), None)
     kept = json.loads(run_git("show", f"{at}:{file}")) if file else {}
@@ -192,7 +192,7 @@ def _read_verdicts_at(at: str, name: str) -> list[dict[str, Any]]:
 
 
 def current_commit() -> str | None:
-    """The commit that is checked out; None outside a repository."""
+    """Return the checked-out commit; None outside a repository."""
     try:
         return run_git("rev-parse", "HEAD").decode().strip()
     except (HistoryUnavailable, CommitNotFound):
@@ -200,7 +200,7 @@ def current_commit() -> str | None:
 
 
 def require_commit(recipe: Recipe) -> None:
-    """Refuse to keep what no commit can have made.
+    """Refuse to store verdicts that no commit can have produced.
 
     Raises:
         UserError: there is no repository, or code or recipe differ from the commit.
@@ -220,7 +220,7 @@ def require_commit(recipe: Recipe) -> None:
 
 @cache
 def extract_commit(at: str) -> Path:
-    """The sources of a commit in a temporary folder.
+    """Extract the sources of a commit into a temporary folder; returns the folder.
 
     Raises:
         HistoryUnavailable, CommitNotFound: the commit cannot be read.
@@ -232,7 +232,7 @@ def extract_commit(at: str) -> Path:
 
 
 def run_git(*words: str) -> bytes:
-    """The output of a git command on the repository of this package.
+    """Return the output of a git command on the repository of this package.
 
     Raises:
         HistoryUnavailable: there is no git, no repository, or its history is cut off.

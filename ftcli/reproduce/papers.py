@@ -1,4 +1,4 @@
-"""docs/papers.md from the recipes and their stored verdicts: `python -m ftcli.reproduce.papers`."""
+"""Write docs/papers.md from the recipes and their stored verdicts: `python -m ftcli.reproduce.papers`."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ often seeds were added. STALE marks a verdict whose code or settings have change
 
 
 def list_recipes() -> list[Recipe]:
-    """Every packaged recipe that claims something, by name."""
+    """Return every packaged recipe with claims, sorted by name."""
     files = [file for file in paths.list_recipes().values() if reading.is_recipe(file)]
     return sorted((reading.read_recipe(file) for file in files), key=lambda r: r.name)
 
 
 def render_page() -> str:
-    """The whole page."""
+    """Return the text of the page."""
     every = list_recipes()
     rows = [
         (f"[{r.paper.title}](#{r.name})", r.paper.arxiv, r.paper.year, summarise_paper(r))
@@ -53,7 +53,7 @@ def render_page() -> str:
 
 
 def summarise_paper(recipe: Recipe) -> str:
-    """`central 2/3 hold, exact 9/9; 1 fails`, over all scales."""
+    """Return counts such as `central 2/3 hold, exact 9/9; 1 fails` over all scales of a recipe."""
     kept = load_verdicts(recipe)
     records = [(claim, find_verdict(claim, kept)) for claim in recipe.claims]
     return summarise_verdicts(
@@ -62,7 +62,7 @@ def summarise_paper(recipe: Recipe) -> str:
 
 
 def find_stale(recipe: Recipe) -> Iterator[tuple[Claim, str]]:
-    """Claims whose verdict is not of today's code and settings, and why."""
+    """Yield claims whose verdict does not belong to the present code and settings, with the reason."""
     kept, tuned = load_verdicts(recipe), tuning.load_choices(recipe)
     for claim in recipe.claims:
         record = find_verdict(claim, kept)
@@ -88,7 +88,7 @@ def _render_recipe(recipe: Recipe) -> Iterator[str]:
 
 
 def _describe_conditions(recipe: Recipe, kept: Mapping[str, Any]) -> Iterator[str]:
-    """Machines and days, and how settings were found."""
+    """Yield sentences on machines, dates, seeds, and the search of settings."""
     for scale, runs in kept["variants"].items():
         seeds = ", ".join(map(str, runs["seeds"]))
         yield f"Runs at the {scale} scale: seeds {seeds}, {runs['date']}, {runs['machine']}."

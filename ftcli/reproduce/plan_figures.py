@@ -1,4 +1,4 @@
-"""Figures of a job that need no run: counted on the meta device, without weights or network."""
+"""Figures of a job that need no run, counted on the meta device without weights or network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ftcli.planning.plan import Plan
 
 GB = 1e9
-#: Figure -> what it is of a plan.
+#: Figure -> function that reads it from a plan.
 FIGURES: dict[str, Callable[[Plan], float]] = {
     "parameters": lambda plan: _weights(plan).parameters,
     "trainable_parameters": lambda plan: _weights(plan).trainable,
@@ -23,7 +23,7 @@ FIGURES: dict[str, Callable[[Plan], float]] = {
 
 
 def _weights(plan: Any) -> Any:
-    """Counted without the trace of a step, which memory needs and takes seconds."""
+    """Return the counted weights of a plan; this skips the trace of a step, which only memory needs."""
     from ftcli.planning.weights import count_weights
 
     if not hasattr(plan, "counted"):

@@ -1,4 +1,4 @@
-"""The pictures of a reproduction: curves with bands over seeds, quality against size, memory, time."""
+"""Plots of a reproduction: curves with bands over seeds, quality against size, memory, time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def draw_all(experiment: Experiment, folder: Path) -> list[Path]:
 
 
 def band(runs: Sequence[Mapping[int, float]]) -> tuple[list[int], list[list[float]]]:
-    """Steps that all seeds have, and mean, lowest and highest value at each."""
+    """Return the steps that all seeds have, and the mean, lowest and highest value at each."""
     steps = sorted(set.intersection(*(set(run) for run in runs)))
     rows = [[run[step] for run in runs] for step in steps]
     means = [sum(row) / len(row) for row in rows]
@@ -111,7 +111,7 @@ def _quality(values: Mapping[str, Mapping[str, list[float]]]) -> Figure | None:
 def _bars(
     values: Mapping[str, Mapping[str, list[float]]], key: str, title: str, unit: str
 ) -> Figure | None:
-    """A bar a variant, each seed a dot on it, the smallest at the top."""
+    """Draw one bar per variant with a dot per seed, the smallest at the top."""
     if not all(key in v for v in values.values()):
         return None
     means = {variant: sum(v[key]) / len(v[key]) for variant, v in values.items()}

@@ -1,4 +1,4 @@
-"""What measurements of a finished run share: the same job once more, without a directory."""
+"""Helpers of measurements: build the run of a folder again without writing a directory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def rebuild_run(folder: Path, **groups: dict[str, Any]) -> Run:
-    """A Run of the config in `folder`, untrained, that leaves nothing behind.
+    """Return an untrained Run of the config in `folder` that writes nothing to disk.
 
     Args:
-        groups: keys that differ, by group: `trainer={"max_steps": 3}`.
+        groups: changed keys, by group: `trainer={"max_steps": 3}`.
     """
     from ftcli.config import load
     from ftcli.run.build import build_run
@@ -25,16 +25,16 @@ def rebuild_run(folder: Path, **groups: dict[str, Any]) -> Run:
 
 
 def seed_of(folder: Path) -> int:
-    """The seed of a run."""
+    """Return the seed of a run."""
     from ftcli.config import load
 
     return int(load(folder / "config.yaml").config["seed"])
 
 
 def measure_distance(folder: Path, rebuilt: Run) -> float:
-    """Largest difference between the trained weights and those of a run that was rebuilt another way.
+    """Return the largest difference between the trained weights and those of a rebuilt run.
 
-    Infinite where the weights that were trained are those of the start: then nothing is shown.
+    Infinite where training has not changed the weights, so that the comparison would show nothing.
     """
     from ftcli.run.build import open_run
 
@@ -48,12 +48,12 @@ def measure_distance(folder: Path, rebuilt: Run) -> float:
 
 
 def first_batch(run: Run) -> dict[str, Any]:
-    """The first rows that the run trains on."""
+    """Return the first micro-batch that the run trains on."""
     loader = run.loader()
     return loader.batch(loader.batches(0)[0])
 
 
 def loss_of(run: Run, model: Any, batch: dict[str, Any]) -> Any:
-    """Losses of the batch's learned tokens, float32 [n]."""
+    """Return the losses of the supervised tokens of a batch, float32 [n]."""
     with run.autocast():
         return run.objective(model, batch).values

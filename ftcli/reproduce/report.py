@@ -1,4 +1,4 @@
-"""report.md and report.html of a reproduction: the verdicts, the variants, the pictures."""
+"""Write report.md and report.html of a reproduction: verdicts, variants, plots."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a head."""
+    """A table of text: head and rows."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -139,7 +139,7 @@ def _notes(reproduction: Reproduction) -> Iterator[str]:
 
 
 def _search(reproduction: Reproduction) -> Iterator[Part]:
-    """Every trial of the search of settings, or that there was none."""
+    """Yield every trial of the search of settings, or a sentence that there was none."""
     from ftcli.reproduce import tuning
 
     tune, recipe = reproduction.recipe.tune, reproduction.recipe
@@ -165,7 +165,7 @@ def _search(reproduction: Reproduction) -> Iterator[Part]:
 
 
 def _variants(reproduction: Reproduction) -> Iterator[Part]:
-    """Means over seeds; the best first."""
+    """Yield the table of variants: means over seeds, the best first."""
     assert reproduction.experiment is not None
     rows_by_variant = build_table(reproduction.experiment)
     names = list(dict.fromkeys(name for v in rows_by_variant.values() for name in v))
@@ -197,7 +197,7 @@ def _markdown(part: Part) -> str:
 
 
 def _html(part: Part) -> str:
-    """The same as HTML; pictures lie in the file, so that it can be sent alone."""
+    """Return a part as HTML; pictures are embedded, so that the file is complete by itself."""
     if isinstance(part, Heading):
         return f"<h{part.level}>{escape(part.text)}</h{part.level}>"
     if isinstance(part, Table):

@@ -1,4 +1,4 @@
-"""A paper judged: its runs are made or found, its figures taken, its claims decided."""
+"""Reproduce a paper: train its runs, measure its figures, judge its claims."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ftcli.reproduce.judge import FAILS, NOT_HERE, Judge, Verdict
 if TYPE_CHECKING:
     from ftcli.planning.findings import Finding
 
-HERE = ("memory", "disk")  # checks of this machine, which need not be the one that will train
-GPU_GB = 80.0  # papers tell what a GPU holds; the figures do not depend on its size
+HERE = ("memory", "disk")  # findings about this machine, which need not be the one that trains
+GPU_GB = 80.0  # size of the planned GPU; the figures do not depend on it
 
 
 @dataclass
 class Reproduction:
-    """Claims of a recipe at one scale, with what they were judged by.
+    """The claims of a recipe at one scale, with runs and verdicts.
 
     Args:
-        only: number (from 1) or part of the words of the claims to judge; None judges all.
-        look: the how many-th look at the figures: each further one adds as many seeds as the first had.
-        seeds: fewer than the recipe's, to try things; that decides nothing.
-        overrides: of the command line, for every run.
-        train: whether runs may be made at a scale other than the small one.
+        only: number (from 1) of a claim, or part of its words; None judges all claims.
+        look: number of this look at the figures; each look adds as many seeds as the first had.
+        seeds: number of seeds to use instead of the recipe's, for a trial run without decisions.
+        overrides: overrides of the command line, for every run.
+        train: whether to train at a scale other than the small one.
     """
 
     recipe: Recipe
@@ -54,10 +54,10 @@ class Reproduction:
 
     @cached_property
     def tuned(self) -> dict[str, list[str]]:
-        """Variant -> overrides that the search chose; empty where none is asked for.
+        """Variant -> overrides that the search chose; empty where the recipe has no search.
 
         Raises:
-            UserError: the recipe asks for a search that was not made, or not of this recipe.
+            UserError: the search is missing or belongs to another version of the recipe.
         """
         return tuning.require_choices(self.recipe) if self.scale == SMALL else {}
 
@@ -66,7 +66,7 @@ class Reproduction:
         """The claims to judge.
 
         Raises:
-            UserError: `only` fits none.
+            UserError: `only` matches no claim.
         """
         claims = [claim for claim in self.recipe.claims if claim.scale == self.scale]
         chosen = [c for c in claims if self.only is None or self._matches(c, self.only)]
@@ -87,12 +87,12 @@ class Reproduction:
         return word.lower() in claim.say.lower()
 
     def number(self, claim: Claim) -> int:
-        """Its place in the recipe, from 1."""
+        """Return the position of a claim in the recipe, from 1."""
         return 1 + next(i for i, other in enumerate(self.recipe.claims) if other is claim)
 
     @cached_property
     def experiment(self) -> Experiment | None:
-        """The runs that the claims need; None where they need none, or none may be made."""
+        """The runs that the claims need; None where they need none or training was not requested."""
         if self.scale != SMALL and not self.train:
             return None
         needing = [c for c in self.claims if self._needs_runs(c)]
@@ -116,10 +116,10 @@ class Reproduction:
         return not (claim.needs or claim.measure.startswith(PLAN_PREFIX))
 
     def run(self, report: Callable[[Progress], None]) -> None:
-        """Make the runs that are missing, then judge.
+        """Train the missing runs, then judge the claims.
 
         Raises:
-            UserError: a run failed, or the job is not sound.
+            UserError: a run failed, or the job is not valid.
         """
         if self.experiment:
             self.experiment.run(report)
@@ -148,24 +148,24 @@ class Reproduction:
         return judge.verdict(values)
 
     def seeds_of(self, claim: Claim) -> list[int]:
-        """The seeds that a claim is judged by; none where it needs no runs."""
+        """Return the seeds that a claim is judged by; empty where it needs no runs."""
         if self.experiment is None or not self._needs_runs(claim):
             return []
         return self.experiment.seeds[: 1 if self._is_of_one_run(claim) else None]
 
     @staticmethod
     def _is_of_one_run(claim: Claim) -> bool:
-        """Whether no seed moves the figure, and it has to be measured."""
+        """Whether the figure is a measurement that is the same for every seed."""
         return claim.measure in list_measures() and is_exact_measure(claim.measure)
 
     def count_look(self, claim: Claim) -> int:
-        """The how many-th look at the claim's figure this is, those that were stored counted."""
+        """Return the number of this look at the claim's figure, counting the stored looks."""
         settings = origin.settings(self.recipe, claim, self.tuned)
         kept = verdicts.load_verdicts(self.recipe)
         return verdicts.count_look(claim, self.seeds_of(claim), settings, kept)
 
     def origin(self, claim: Claim) -> origin.Origin:
-        """What the verdict on a claim is made by."""
+        """Return the origin of the verdict on a claim."""
         if self.experiment is not None and self._needs_runs(claim):
             needed = [
                 t
@@ -190,7 +190,7 @@ class Reproduction:
             return compose(self.recipe.path, self._plan_overrides(claim, variant))
 
     def _plan_overrides(self, claim: Claim, variant: str) -> list[str]:
-        """The overrides of a plan."""
+        """Return the overrides of the plan of a variant."""
         return join_overrides(self._changes(variant), claim.given, self.overrides)
 
     def _measure_variant(self, claim: Claim, variant: str) -> list[float]:
@@ -207,7 +207,7 @@ class Reproduction:
         return [float(FIGURES[claim.measure.removeprefix(PLAN_PREFIX)](plan))]
 
     def _build_plan(self, overrides: tuple[str, ...]) -> Any:
-        """The plan of the recipe with overrides, made once."""
+        """Return the plan of the recipe with overrides; it is cached."""
         from ftcli.planning.plan import make_plan
 
         plans: dict[tuple[str, ...], Any] = self.__dict__.setdefault("_made", {})
@@ -218,16 +218,16 @@ class Reproduction:
 
     @property
     def status(self) -> int:
-        """Exit status: 1 where a claim fails; what is undecided is no failure."""
+        """Exit status: 1 where a claim fails; an undecided claim is no failure."""
         return FAILED if any(v.verdict == FAILS for v in self.verdicts) else OK
 
     def findings(self) -> Iterator[Finding]:
-        """At another scale than the small one: what `ftcli check` says of the recipe there.
+        """Yield the findings of `ftcli check` on the recipe, at a scale other than the small one.
 
-        What this machine lacks (memory, disk) is said, not held against the recipe.
+        Findings about this machine (memory, disk) are yielded and raise no error.
 
         Raises:
-            UserError: training would not start anywhere.
+            UserError: training would not start on any machine.
         """
         if self.scale == SMALL:
             return

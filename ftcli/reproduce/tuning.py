@@ -1,7 +1,7 @@
-"""The search of settings that a recipe asks for (`tune:`), and what it chose: `tuned.yaml`.
+"""The search of settings of a recipe (`tune:`), and its stored result `tuned.yaml`.
 
-Every variant gets the same number of trials, on rows that judge nothing, with a seed that judges
-nothing. What is chosen is kept with all trials beside the verdicts, and every judged run takes it.
+Every variant gets the same number of trials, with rows and a seed that are not used for verdicts. The
+chosen settings are stored with all trials beside the verdicts and applied to every judged run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ftcli.reproduce import measure, origin
 from ftcli.reproduce.experiment import Experiment, Progress, Trial
 
 FILE = "tuned.yaml"
-FOLDER = "tune"  # of the trials, below the recipe's runs
+FOLDER = "tune"  # subfolder of the recipe's runs, for the trials
 HEAD = "# Written by `ftcli reproduce {name} --tune`: every trial, and what was chosen a variant.\n"
 
 
@@ -32,10 +32,10 @@ class Search:
     """The trials of a recipe.
 
     Args:
-        overrides: of the command line, for every trial, to try things.
+        overrides: overrides of the command line, for every trial.
 
     Raises:
-        UserError: the recipe asks for no search, or one that chooses by rows that are judged.
+        UserError: the recipe has no search, or the search evaluates on rows that judge the claims.
     """
 
     def __init__(self, recipe: Recipe, overrides: list[str] | None = None) -> None:
@@ -70,9 +70,9 @@ class Search:
         return next(variant for variant, points in self.points.items() if points)
 
     def run(self, report: Callable[[Progress], None]) -> dict[str, Any]:
-        """Make all trials; returns what `tuned.yaml` holds.
+        """Train all trials; returns the content of `tuned.yaml`.
 
-        A trial that fails, or whose loss is no number, has no score and is not chosen.
+        A trial that fails, or whose loss is NaN or infinite, has no score and is not chosen.
 
         Raises:
             UserError: no trial of a variant has a score.
@@ -108,13 +108,13 @@ class Search:
 
 
 def _evaluated_rows(config: dict[str, Any]) -> set[tuple[str, str]]:
-    """Data and split of every evaluator. Shares of one split overlap, whatever their size."""
+    """Return (data, split) of every evaluator; parts of one split count as the same rows."""
     data = str(config["data"].get("path"))
     return {(data, node.get("split", "validation")) for node in config["eval"].values()}
 
 
 def state(recipe: Recipe, variant: str) -> str:
-    """Hash of what a variant's search follows from: job, variant, grid, rows; 12 hex digits."""
+    """Return a hash of the inputs of a variant's search (job, variant, grid, rows): 12 hex digits."""
     tune = recipe.tune
     assert isinstance(tune, Tune)
     stated = [
@@ -126,26 +126,26 @@ def state(recipe: Recipe, variant: str) -> str:
 
 
 def path_of(recipe: Recipe) -> Path:
-    """Where a search is kept."""
+    """Return the file of the stored search."""
     return recipe.get_path(FILE)
 
 
 def load_search(recipe: Recipe) -> dict[str, Any]:
-    """What was kept of a search; empty before it was made."""
+    """Return the stored search; empty where there is none."""
     path = path_of(recipe)
     kept = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
     return kept or {}
 
 
 def store_search(recipe: Recipe, searched: dict[str, Any]) -> Path:
-    """Keep a search beside the recipe; returns the file."""
+    """Store a search beside the recipe; returns the file."""
     text = yaml.safe_dump(searched, sort_keys=False, default_flow_style=None, width=100)
     write_text(path_of(recipe), HEAD.format(name=recipe.name) + text)
     return path_of(recipe)
 
 
 def find_missing(recipe: Recipe) -> list[str]:
-    """Variants whose search was not made, or is of another state of the recipe."""
+    """Return the variants whose search is missing or belongs to another version of the recipe."""
     if recipe.tune is None:
         return []
     kept = load_search(recipe).get("variants", {})
@@ -154,10 +154,10 @@ def find_missing(recipe: Recipe) -> list[str]:
 
 
 def require_choices(recipe: Recipe) -> dict[str, list[str]]:
-    """Variant -> overrides of its judged runs; empty where the recipe has no search of settings.
+    """Return variant -> overrides of its judged runs; empty where the recipe has no search of settings.
 
     Raises:
-        UserError: the search was not made, or is of another state of the recipe.
+        UserError: the search is missing or belongs to another version of the recipe.
     """
     absent = find_missing(recipe)
     if absent:
@@ -170,7 +170,7 @@ def require_choices(recipe: Recipe) -> dict[str, list[str]]:
 
 
 def load_choices(recipe: Recipe) -> dict[str, list[str]]:
-    """As `chosen`, of whatever search was stored."""
+    """Return variant -> overrides of the stored search, whichever version of the recipe it belongs to."""
     if recipe.tune is None:
         return {}
     return {v: search["chosen"] for v, search in load_search(recipe).get("variants", {}).items()}

@@ -1,8 +1,8 @@
-"""Verdicts kept beside a recipe, `verdicts.json`.
+"""Stored verdicts of a recipe, `verdicts.json`.
 
-Each is stored under the identity of its claim (`Claim.identity`) and found by it alone: other words
-change nothing, another bound is another claim. It carries what made it (`ftcli.reproduce.origin`) and
-every look at its figure. A verdict whose claim was taken out of the recipe stays in the file.
+Each is stored under the identity of its claim (`Claim.identity`): another wording is the same claim,
+another bound is another claim. It records its origin (`ftcli.reproduce.origin`) and every look at its
+figure. The verdict of a claim that was removed from the recipe stays in the file.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from ftcli.reproduce.reproduction import Reproduction
 
 FILE = "verdicts.json"
-#: What makes a look another one: the seeds, the settings, the bound.
+#: Fields by which two looks differ: seeds, settings, and identity, which includes the bound.
 STATE = ("seeds", "settings", "identity")
 
 
 def as_dict(reproduction: Reproduction) -> dict[str, Any]:
-    """A reproduction as plain data."""
+    """Return a reproduction as plain data."""
     records = {
         claim.identity: build_record(reproduction, claim, index)
         for index, claim in enumerate(reproduction.claims)
@@ -36,7 +36,7 @@ def as_dict(reproduction: Reproduction) -> dict[str, Any]:
 
 
 def build_record(reproduction: Reproduction, claim: Claim, index: int) -> dict[str, Any]:
-    """All that is kept of a verdict."""
+    """Return the stored record of the verdict on a claim."""
     verdict = reproduction.verdicts[index].as_dict()
     seeds = reproduction.seeds_of(claim)
     return {
@@ -51,7 +51,7 @@ def build_record(reproduction: Reproduction, claim: Claim, index: int) -> dict[s
 
 
 def collect_variants(reproduction: Reproduction) -> dict[str, Any]:
-    """Figures of all variants side by side; empty where there were no runs."""
+    """Return date, machine, seeds and figures of all variants; empty where there were no runs."""
     from ftcli.reproduce.figures import build_table
 
     if reproduction.experiment is None:
@@ -65,7 +65,7 @@ def collect_variants(reproduction: Reproduction) -> dict[str, Any]:
 
 
 def describe_machine() -> str:
-    """Processor and GPUs in a line."""
+    """Return processor and GPUs of this machine in one line."""
     from ftcli.run.record import environment
 
     machine = environment()
@@ -74,39 +74,39 @@ def describe_machine() -> str:
 
 
 def path_of(recipe: Recipe) -> Path:
-    """Where a recipe's verdicts are kept."""
+    """Return the file of a recipe's verdicts."""
     return recipe.get_path(FILE)
 
 
 def load_verdicts(recipe: Recipe) -> dict[str, Any]:
-    """`verdicts`: identity -> record, `variants`: scale -> figures; both empty before the first."""
+    """Return `verdicts` (identity -> record) and `variants` (scale -> figures); empty before the first."""
     path = path_of(recipe)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {"verdicts": {}, "variants": {}} | kept
 
 
 def find_verdict(claim: Claim, kept: dict[str, Any]) -> dict[str, Any] | None:
-    """What was stored of a claim; None before it was judged."""
+    """Return the stored record of a claim; None before it was judged."""
     record: dict[str, Any] | None = kept["verdicts"].get(claim.identity)
     return record
 
 
 def find_withdrawn(recipe: Recipe, kept: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Stored verdicts that no claim of the recipe has any more: it was taken out, or its bound moved."""
+    """Return the stored verdicts whose claim was removed from the recipe or has another bound now."""
     claimed = {claim.identity for claim in recipe.claims}
     return {name: record for name, record in kept["verdicts"].items() if name not in claimed}
 
 
 def sort_looks(figure: str, kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every look at a figure, whatever bound it was judged by; the first one first."""
+    """Return all looks at a figure, for any bound, in the order in which they were taken."""
     every_look = [look for record in kept["verdicts"].values() for look in record.get("looks", [])]
     return iter(sorted((record for record in every_look if record["figure"] == figure), key=_date))
 
 
 def count_look(claim: Claim, seeds: list[int], settings: str, kept: dict[str, Any]) -> int:
-    """The how many-th look at its figure one with these seeds and settings is, from 1.
+    """Return the number, from 1, of a look at the figure with these seeds and settings.
 
-    The same seeds, settings and bound again, as after a change of the code, are the same look.
+    A repetition with equal seeds, settings and bound, as after a change of the code, is the same look.
     """
     states = [_state(look) for look in sort_looks(claim.figure, kept)]
     states = list(dict.fromkeys(states))
@@ -123,10 +123,10 @@ def _date(look: dict[str, Any]) -> int:
 
 
 def store_verdicts(reproduction: Reproduction) -> Path:
-    """Keep the verdicts; those of other claims stay. Returns the file.
+    """Store the verdicts, keeping those of other claims; returns the file.
 
     Raises:
-        UserError: no commit can have made them.
+        UserError: code or recipe are not committed.
     """
     from ftcli.reproduce.origin import require_commit
 

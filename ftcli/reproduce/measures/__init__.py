@@ -1,7 +1,7 @@
-"""Measurements that several recipes use; those of one paper stand in `ftcli/papers/<paper>/measures.py`.
+"""Measurements that several recipes use; those of one paper are in `ftcli/papers/<paper>/measures.py`.
 
-A measurement is a function marked by `measure`, from a run's folder to a float. Its name is what a claim's
-`measure` says.
+A measurement is a function decorated with `measure` that maps the folder of a run to a float. Claims name it
+in their key `measure`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,6 @@ def measure(function: Any = None, *, exact: bool = False) -> Callable[..., Any]:
     """Mark a measurement; `ftcli.config.recipe` reads the mark from the source.
 
     Args:
-        exact: no seed and no rounding moves its value.
+        exact: whether neither seed nor rounding changes its value.
     """
     return function if function is not None else lambda marked: marked

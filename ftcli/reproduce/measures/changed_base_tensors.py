@@ -1,4 +1,4 @@
-"""How many tensors of the frozen base training has touched."""
+"""Number of tensors of the frozen base that training changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STEPS = 3
 
 @measure(exact=True)
 def changed_base_tensors(run: Path) -> float:
-    """Base tensors, packed codes and scales included, whose bytes differ after real steps."""
+    """Return the number of base tensors, packed codes and scales included, whose bytes differ after real steps."""
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})

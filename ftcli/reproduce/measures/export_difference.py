@@ -1,4 +1,4 @@
-"""Whether the adapter a run leaves is what it trained."""
+"""Whether the saved adapter computes what was trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a step moves anything that a trainable policy has frozen."""
+"""Whether a step changes tensors that a trainable policy has frozen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STEPS = 12
 
 @measure(exact=True)
 def frozen_tensors_moved(run: Path) -> float:
-    """Tensors that a step changed by any bit although they did not require a gradient, all steps."""
+    """Return the number of tensors without gradient that a step changed by any bit, summed over steps."""
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run, trainer={"max_steps": STEPS, "eval_first": False, "eval_every": None})

@@ -1,4 +1,4 @@
-"""What autograd keeps for backward in a usual step."""
+"""Memory that autograd saves for backward in a usual step."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from ftcli.reproduce.measures.peak_saved_activation_bytes import measure_peaks
 
 @measure
 def mean_saved_activation_bytes(run: Path) -> float:
-    """Mean over the first steps of the run of the most that is kept at one time in each."""
+    """Return the mean over the first steps of the peak of saved bytes in each."""
     peaks = measure_peaks(run)
     return sum(peaks) / len(peaks)

@@ -1,4 +1,4 @@
-"""Whether a merged model is of the base's own shape."""
+"""Whether a merged model has the tensors of the base."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ftcli.reproduce.measures import measure
 
 @measure(exact=True)
 def merged_tensor_changes(run: Path) -> float:
-    """Tensors that the merged model has and the base has not, or the other way, by name and shape."""
+    """Return the number of tensors, by name and shape, that only one of merged model and base has."""
     from ftcli.run.build import open_run
 
     trained = open_run(run)

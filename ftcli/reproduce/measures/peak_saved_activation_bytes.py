@@ -1,4 +1,4 @@
-"""What autograd keeps for backward during training."""
+"""Memory that autograd saves for backward during training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ STEPS = 8
 
 @measure
 def peak_saved_activation_bytes(run: Path) -> float:
-    """Largest amount kept at one time over the first steps of the run, its parameters left out."""
+    """Return the peak of saved bytes over the first steps of the run, without parameters."""
     return float(max(measure_peaks(run)))
 
 
 def measure_peaks(folder: Path) -> list[int]:
-    """Bytes kept at the peak of each of the first steps."""
+    """Return the peak of saved bytes in each of the first steps."""
     from torch.autograd.graph import saved_tensors_hooks
 
     from ftcli.reproduce.probe import rebuild_run
@@ -36,7 +36,7 @@ def measure_peaks(folder: Path) -> list[int]:
 
 
 class Ledger(Callback):
-    """Storages that saved tensors hold, each counted once for as long as one of them lives."""
+    """Storages of saved tensors, each counted once while any tensor on it is alive."""
 
     def __init__(self, model: Any) -> None:
         self.weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -45,11 +45,11 @@ class Ledger(Callback):
         self.peaks: list[int] = []
 
     def before_step(self, state: State) -> None:
-        """A new step, with a peak of its own."""
+        """Start the peak of a new step."""
         self.peaks.append(0)
 
     def record(self, tensor: Any) -> SavedTensor:
-        """Enter a tensor that is being saved."""
+        """Record a tensor that autograd saves; returns its holder."""
         storage = tensor.untyped_storage()
         place, size = storage.data_ptr(), storage.nbytes()
         kept = SavedTensor(self, tensor, place, size)
@@ -61,7 +61,7 @@ class Ledger(Callback):
         return kept
 
     def release(self, place: int, size: int) -> None:
-        """Strike out a tensor that backward is done with."""
+        """Remove a tensor that backward has freed."""
         if place in self.holders:
             self.holders[place] -= 1
             if not self.holders[place]:
@@ -70,7 +70,7 @@ class Ledger(Callback):
 
 
 class SavedTensor:
-    """A saved tensor, which reports its end."""
+    """A saved tensor that tells the ledger when it is freed."""
 
     def __init__(self, ledger: Ledger, tensor: Any, place: int, size: int) -> None:
         self.ledger, self.tensor, self.place, self.size = ledger, tensor, place, size

@@ -1,4 +1,4 @@
-"""How far finetuning has moved a model on what it was pretrained for."""
+"""Divergence of a finetuned model from the pretrained one on the pretrained distribution."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ROWS, TOKENS = 32, 64
 def pretrained_divergence(run: Path) -> float:
     """KL(pretrained || finetuned) in nats a token, estimated on text that the pretrained model writes.
 
-    Its samples stand for the pretraining data, which do not ship: 32 texts of 64 tokens, the same
-    for every run. 0 where nothing was forgotten.
+    The samples stand for the pretraining data, which do not ship: 32 texts of 64 tokens, the same
+    for every run. 0 for equal models.
     """
     import torch
 
@@ -35,7 +35,7 @@ def pretrained_divergence(run: Path) -> float:
 
 
 def _log_probabilities(model: Any, text: Any) -> Any:
-    """Of every next token, float32 [rows, tokens, vocabulary]."""
+    """Return log-probabilities of every next token, float32 [rows, tokens, vocabulary]."""
     import torch
 
     mask = torch.ones_like(text)

@@ -1,4 +1,4 @@
-"""Whether an initialisation that takes a part out of the base leaves the model as it was."""
+"""Whether an initialisation that moves a part of the base into the adapter keeps the function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an adapter leaves the model as it was before training."""
+"""Whether a fresh adapter keeps the function of its base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training step needs beside a forward pass."""
+"""Memory of a training step relative to a forward pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ftcli.reproduce.measures import measure
 def step_memory_over_inference(run: Path) -> float:
     """Peak of the first step of the run, over the peak of a forward pass on its first micro-batch.
 
-    Counted are all tensors that live, the model's among them, in one process for both.
+    All live tensors count, those of the model included; both are measured in one process.
     """
     from ftcli.models.decoding import evaluation_mode
     from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
@@ -36,12 +36,12 @@ def step_memory_over_inference(run: Path) -> float:
 
 
 class Allocations(TorchDispatchMode):
-    """Follows the storages that operations make, for as long as something refers to them.
+    """Counts the bytes of storages that operations create, while a tensor refers to them.
 
-    Scratch memory within an operation is not seen, nor are tensors made before, but the model's.
+    Scratch memory within an operation is not counted; of earlier tensors only the model's are.
 
     Attributes:
-        peak: the most bytes that were there at once.
+        peak: largest number of bytes alive at one time.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,7 +57,7 @@ class Allocations(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run the operation and take its results into account."""
+        """Run the operation and count its results."""
         result = func(*args, **(kwargs or {}))
         self._enter([leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
         return result

@@ -1,4 +1,4 @@
-"""Whether a penalty of weight 0 leaves training as it is."""
+"""Whether penalties of weight 0 leave training unchanged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STEPS = 3
 
 @measure(exact=True)
 def weightless_penalty_difference(run: Path) -> float:
-    """Largest difference of a trained value after real steps with all weights 0 and without penalties."""
+    """Return the largest difference of trained values between all penalty weights 0 and no penalties."""
     from ftcli.config import load
 
     names = load(run / "config.yaml").config["penalty"]
