@@ -228,6 +228,7 @@ def _select_rows(run: Run) -> list[Row]:
 
 
 def _mismatch_error(result: Agreement, begins: str, run: Run) -> UserError:
+    assert run.dir is not None
     return UserError(
         f"the merged model is not the trained one: a logit differs by {result.difference:.3g}, "
         f"{result.allowed:.3g} is allowed, and the likeliest token is the same at {result.same:.1%} "
@@ -258,6 +259,7 @@ def _save_merged(run: Run, model: Any, target: Path) -> int:
     from ftcli.run.card import card_text
 
     def add_card(folder: Path) -> None:
+        assert run.dir is not None
         (folder / "README.md").write_text(card_text(run.dir, "model"), encoding="utf-8")
         written = {"path": str(folder), "revision": None, "quantization": "none",
                    "weights": "pretrained"}  # fmt: skip

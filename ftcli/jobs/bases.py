@@ -21,6 +21,7 @@ def ensure_base(composed: ComposedJob) -> None:
 
     if is_base_trained(composed):
         return
+    assert composed.base is not None
     base = compose_base(composed.base)
     folder = locate_base_run(base)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -94,6 +94,7 @@ def _save_scores(
 ) -> None:
     from ftcli.core.atomic import write_json
 
+    assert run.dir is not None
     folder = run.dir.path / "eval"
     folder.mkdir(exist_ok=True)
     write_json(

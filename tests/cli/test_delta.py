@@ -143,7 +143,7 @@ def test_mistakes_are_said(lora, tmp_path, capsys):
         (["scale", str(lora)], "neither gamma nor beta"),
         (["prune", str(lora), "--method", "darex_q"], "needs a q"),
         (["diff", str(tmp_path)], "neither a run"),
-        (["prune", str(lora), "--p", "1.5"], "no share"),
+        (["prune", str(lora), "--p", "1.5"], "not a share"),
     ):
         assert run(["delta", *words, *to]) == 2
         assert says in capsys.readouterr().err
