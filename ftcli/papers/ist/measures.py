@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ftcli.reproduce.measures import measure
 
@@ -26,7 +27,7 @@ def useful_block_share(run: Path) -> float:
     fresh = rebuild_run(run, trainer=short, trainable={"interval": INTERVAL})
     fresh.load_model()
     fresh.evaluators = {}
-    policy = fresh.trainable
+    policy: Any = fresh.trainable
     policy.setup(fresh)
     blocks = policy.candidates.blocks
     with damp_adapters(fresh.model, [b for b in blocks if b not in USEFUL], 0.0):

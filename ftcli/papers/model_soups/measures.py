@@ -36,7 +36,8 @@ class HalvedValidation(RunEvaluator):
 
         if split == SHIFT:
             return super().score(tensors, split)
-        self.load(tensors)
+        if tensors is not None:
+            self.load(tensors)
         run = self.run
         loader = run.data.loader("validation", run.tokenizer, batch_size=8, seed=0, shuffle=False)
         batches = loader.batches(0)
