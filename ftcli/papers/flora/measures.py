@@ -56,8 +56,8 @@ def flora_deberta_base(_run: Path) -> float:
 def flora_over_flattened(run: Path) -> float:
     """Error of FLoRA over that of LoRA with the run's seed, each at its best rate.
 
-    Two convolutions 3x3 of 32 channels learn by regression what the same network computes whose
-    kernels were shifted. LoRA of rank 1 has 32 + 32 * 9 = 320 parameters a layer, FLoRA has 332.
+    Two 3x3 convolutions of 32 channels are trained by regression on the outputs of the same network with
+    shifted kernels. LoRA of rank 1 has 32 + 32 * 9 = 320 parameters a layer, FLoRA has 332.
     """
     from ftcli.reproduce.probe import seed_of
 
@@ -66,7 +66,7 @@ def flora_over_flattened(run: Path) -> float:
 
 
 def _error(method: str, seed: int) -> float:
-    """Mean squared error on new inputs as a share of the base's own."""
+    """Return the mean squared error on new inputs over that of the untrained base, at the best rate."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -91,7 +91,7 @@ def _error(method: str, seed: int) -> float:
 
 
 def _pair(seed: int) -> tuple[Any, Any]:
-    """A small network, and the same with a random Tucker product added to each kernel."""
+    """Return a small network, and a copy with a random Tucker product added to each kernel."""
     import torch
     from torch import nn
 

@@ -2,10 +2,10 @@
 
     dW = s * G x_1 U_1 x_2 U_2 ... x_N U_N       G [r_1, ..., r_N], U_i [d_i, r_i]
 
-A convolution's kernel keeps its modes instead of being flattened; a linear's update is U_out G U_inᵀ.
-The core G begins at zero, so the update does; the factors are drawn (section 3.2).
+A convolution's kernel keeps its modes and is not flattened; the update of a linear layer is U_out G U_inᵀ.
+The core G is initially zero, and so is the update; the factors are random (section 3.2).
 
-Not the federated FLoRA, and not the FLORA optimizer.
+This is neither the federated FLoRA nor the FLORA optimizer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ftcli.methods.tuners.base import Tuner, TunerLayer, register
 
-#: Modes in the order in which ranks are given, the paper's; a kernel's last one is its width.
+#: Modes in the paper's order, in which `ranks` are given; the last mode of a kernel is its width.
 ORDER = ("in", "out", "depth", "height", "width")
 
 
@@ -36,14 +36,14 @@ class FloraConfig(PeftConfig):
 
     Args:
         target_modules: names of linear and convolution layers.
-        exclude_modules: names of layers that are left out of them.
+        exclude_modules: names of target layers that are left out.
         modules_to_save: layers that are trained themselves, such as a new classifier.
         r: rank of the in and out modes, at most their size (1 for depthwise convolutions).
         kernel_r: rank of each mode of a kernel, at most its size.
-        ranks: one rank a mode in place of both: in, out, then the kernel's.
-        rank_pattern: the same for the layers of a name.
+        ranks: one rank a mode instead of r and kernel_r: in, out, then the kernel's.
+        rank_pattern: name of layers -> their `ranks`.
         scale: s, a constant factor of the update, 0.04 to 4 by backbone; not divided by a rank.
-        dropout: share of the input that the update does not see while training.
+        dropout: dropout of the update's input in training.
     """
 
     target_modules: list[str] | str | None = None
@@ -82,10 +82,10 @@ class FloraLayer(TunerLayer):
         return tuple(self.weight.shape)
 
     def add(self, adapter: str, config: FloraConfig) -> None:
-        """A core of zeros, and Kaiming-normal factors (a = sqrt(3)).
+        """Add a core of zeros and Kaiming-normal factors (a = sqrt(3)).
 
         Raises:
-            ValueError: a rank is larger than its mode, or there is not one a mode.
+            ValueError: a rank is larger than its mode, or `ranks` does not have one for each mode.
         """
         ranks = self._ranks(config)
         self.flora_G[adapter] = nn.Parameter(torch.zeros(ranks))
@@ -95,14 +95,14 @@ class FloraLayer(TunerLayer):
         self.flora_scale[adapter], self.flora_dropout[adapter] = config.scale, config.dropout
 
     def delta(self, adapter: str) -> Tensor:
-        """The Tucker product, of the weight's own shape."""
+        """Return the Tucker product, of the shape of the weight."""
         product: Tensor = self.flora_G[adapter]
-        for mode in self.modes:  # takes the first mode away and puts its full size last: N times
+        for mode in self.modes:  # contracts the first mode and appends its full size, N times
             product = torch.tensordot(product, self._factors(mode)[adapter], dims=([0], [1]))
         return self.flora_scale[adapter] * product
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The layer's output plus that of each active update on the input after dropout."""
+        """Return the layer's output plus that of each active update on the input after dropout."""
         active = self.adapters_in_effect()
         out: Tensor = self.base_layer(x, *args, **kwargs)
         for adapter in active:
@@ -113,14 +113,14 @@ class FloraLayer(TunerLayer):
 
     @abstractmethod
     def update(self, x: Tensor, adapter: str) -> Tensor:
-        """What the change of the weight adds to the output."""
+        """Return what the change of the weight adds to the output."""
 
     def _factors(self, mode: str) -> nn.ParameterDict:
         factors: nn.ParameterDict = getattr(self, f"flora_U_{mode}")
         return factors
 
     def _ranks(self, config: FloraConfig) -> tuple[int, ...]:
-        """One rank a mode, in the weight's order."""
+        """Return one rank for each mode, in the order of the weight's dimensions."""
         sizes = dict(zip(self.modes, self.sizes, strict=True))
         order = [mode for mode in ORDER if mode in sizes]
         if config.ranks is None:
@@ -155,7 +155,7 @@ class FloraLinear(FloraLayer):
         return base.out_features, base.in_features
 
     def update(self, x: Tensor, adapter: str) -> Tensor:
-        """s * ((x U_in) Gᵀ) U_outᵀ."""
+        """Return s * ((x U_in) Gᵀ) U_outᵀ."""
         inner = x @ self._factors("in")[adapter] @ self.flora_G[adapter].T
         return self.flora_scale[adapter] * (inner @ self._factors("out")[adapter].T)
 
@@ -167,7 +167,7 @@ class FloraConv1D(FloraLayer):
     adapter_layer_names = _names(modes)
 
     def update(self, x: Tensor, adapter: str) -> Tensor:
-        """s * ((x U_in) G) U_outᵀ."""
+        """Return s * ((x U_in) G) U_outᵀ."""
         inner = x @ self._factors("in")[adapter] @ self.flora_G[adapter]
         return self.flora_scale[adapter] * (inner @ self._factors("out")[adapter].T)
 
@@ -176,7 +176,7 @@ class FloraConv(FloraLayer):
     """Weight [out, in / groups, kernel...]."""
 
     def update(self, x: Tensor, adapter: str) -> Tensor:
-        """A second convolution with the base's stride, padding, dilation and groups, and no bias."""
+        """Return a second convolution with the base's stride, padding, dilation and groups, without bias."""
         base: Any = self.get_base_layer()
         out: Tensor = base._conv_forward(x, self.delta(adapter), None)
         return out
@@ -217,7 +217,7 @@ class FloraModel(Tuner):
     }
 
     def add_adapter_to_layer(self, layer: TunerLayer, adapter: str, config: Any, name: str) -> None:
-        """With the ranks that `rank_pattern` gives this layer."""
+        """Add an adapter with the ranks that `rank_pattern` gives this layer."""
         layer_config = copy(config)
         pattern = get_pattern_key(config.rank_pattern.keys(), name)
         layer_config.ranks = config.rank_pattern.get(pattern, config.ranks)

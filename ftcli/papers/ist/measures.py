@@ -15,8 +15,8 @@ STEPS, INTERVAL = 60, 2
 def useful_block_share(run: Path) -> float:
     """Chance that the first block drawn at the end is one of the two whose adapters can act.
 
-    The adapters of all other blocks are damped to nothing for the whole of a short training, with
-    scores learned at every second step; a policy that learns nothing has 2 / blocks.
+    The adapters of all other blocks are scaled to 0 for a whole short training, with scores updated at
+    every second step. A policy that learns nothing has a chance of 2 / blocks.
     """
     import torch
 

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class Rst(Blockwise):
-    """A fraction of the blocks, drawn uniformly at every step, has its adapters trained.
+    """Train the adapters of a fraction of the blocks, drawn uniformly at every step.
 
-    Adapters of the other blocks act in the forward pass all the same. Below the lowest block that
-    moves nothing requires a gradient, so nothing is kept for backward there.
+    Adapters of the other blocks still act in the forward pass. Below the lowest trained block nothing
+    requires a gradient, so no activations are kept there.
 
     Args:
-        train_fraction: of the blocks, rounded down.
+        train_fraction: fraction of the blocks, rounded down.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Rst(Blockwise):
         """Find the blocks.
 
         Raises:
-            UserError: the fraction leaves no block, or see `Blockwise.setup`.
+            UserError: the fraction gives no block, or see `Blockwise.setup`.
         """
         super().setup(run)
         total = len(self.candidates.blocks)

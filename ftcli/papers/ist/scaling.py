@@ -1,4 +1,4 @@
-"""One handle on the strength of adapters, whichever PEFT tuner they belong to."""
+"""Scaling of adapters inside chosen blocks, for any PEFT tuner that has a scale."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ftcli.models.anatomy import Anatomy
 
 
 def find_scaled_layers(model: nn.Module, blocks: Iterable[int]) -> list[Any]:
-    """The adapted layers inside the blocks, known to multiply their adapter by `scaling[name]`.
+    """Return the adapted layers inside the blocks, which multiply their adapter by `scaling[name]`.
 
     Args:
-        blocks: numbers through all stacks of the model, as in `Anatomy.blocks`.
+        blocks: indices into `Anatomy.blocks`, through all stacks of the model.
 
     Raises:
-        UserError: there is none, or one has an adapter without a scale.
+        UserError: there is no such layer, or one has an adapter without a scale.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -41,10 +41,10 @@ def find_scaled_layers(model: nn.Module, blocks: Iterable[int]) -> list[Any]:
 
 @contextmanager
 def damp_adapters(model: nn.Module, blocks: Iterable[int], factor: float) -> Iterator[None]:
-    """Multiply the scale of the adapters in the blocks by a factor; afterwards it is as before.
+    """Multiply the scale of the adapters in the blocks by a factor, inside the context.
 
-    LoRA and its kin add scale * adapter(x), which shrinks by the factor. DoRA scales the change in
-    front of its normalisation: the direction moves back to the base's, the magnitude stays.
+    LoRA and its variants add scale * adapter(x), which is multiplied by the factor. DoRA scales the change
+    before its normalisation: the direction moves towards that of the base, the magnitude stays.
 
     Raises:
         UserError: see `find_scaled_layers`.
@@ -61,7 +61,7 @@ def damp_adapters(model: nn.Module, blocks: Iterable[int], factor: float) -> Ite
 
 
 def _tuner(layer: Any) -> str:
-    """`lora`, of peft.tuners.lora.layer.Linear."""
+    """Return the name of a layer's tuner: `lora` for peft.tuners.lora.layer.Linear."""
     return type(layer).__module__.split(".")[-2]
 
 

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 class Ist(Rst):
-    """Importance-aware sparse tuning over any adapter with a scale.
+    """Importance-aware sparse tuning of any adapter with a scale.
 
-    Each block has a score, 0 at first; a high one says that damping its adapters did not hurt. Every
+    Each block has a score, initially 0; a high score means that damping its adapters did not raise the loss. Every
     `interval` steps the scores learn from `candidates` trials: adapters of a set of blocks, drawn
-    with weights sigmoid(s), are damped and the loss on a batch of training data is looked at. At
-    every step the blocks that move are drawn with weights sigmoid(-s). A round of scoring moves
+    with weights sigmoid(s), are damped and the loss on a batch of training data is measured. At
+    every step the blocks that move are drawn with weights sigmoid(-s). A round of scoring changes
     neither the order of the data nor the run's random numbers.
 
-    The sets of a round are drawn independently, so that one may come twice: in 46 % of rounds with 4 blocks,
+    The sets of a round are drawn independently, so that one may occur twice: in 46 % of rounds with 4 blocks,
     in 4.8 % with 8 (3 candidates). The authors' code draws a repeated set again.
 
     Args:
-        train_fraction: blocks that move at a step, rounded down.
-        damp_fraction: blocks that a trial damps, rounded down.
+        train_fraction: fraction of the blocks trained at a step, rounded down.
+        damp_fraction: fraction of the blocks that a trial damps, rounded down.
         interval: steps between rounds of scoring; none before step 0.
         candidates: trials a round.
         score_lr: step size of the scores.
@@ -71,14 +71,14 @@ class Ist(Rst):
         self.scores, self.rounds = torch.zeros(len(blocks), dtype=torch.float64), 0
 
     def choose(self, state: State) -> list[int]:
-        """Score when it is time, then draw the blocks of this step."""
+        """Update the scores where a round is due, then draw the blocks of this step."""
         if state.step > 0 and self.scoring.due(state):
             self.score(state)
         chosen = self.draws.weighted(torch.sigmoid(-self.scores), self.count)
         return [self.candidates.blocks[i] for i in chosen.tolist()]
 
     def score(self, state: State) -> None:
-        """One round: try some sets, reward those whose damping hurt least."""
+        """Run one round: measure the loss with each damped set, and raise scores of sets with low loss."""
         sets = [
             self.draws.weighted(torch.sigmoid(self.scores), self.damp_count)
             for _ in range(self.trials)
@@ -92,16 +92,16 @@ class Ist(Rst):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The scores and how many rounds made them, besides what was drawn."""
+        """Return the scores, the number of rounds, and the state of the draws."""
         return super().state_dict() | {"scores": self.scores, "rounds": self.rounds}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load what `state_dict` returned."""
         super().load_state_dict(saved)
         self.scores, self.rounds = saved["scores"], saved["rounds"]
 
     def _losses(self, run: Run, sets: list[Tensor]) -> Tensor:
-        """Loss of this round's batch with the adapters of each set of blocks damped, float64."""
+        """Return the loss [trials] of this round's batch with the adapters of each set of blocks damped, float64."""
         from ftcli.core.rng import random_state, set_random_state
         from ftcli.models.decoding import evaluation_mode
 
@@ -116,7 +116,7 @@ class Ist(Rst):
         return torch.stack(losses).double().cpu()
 
     def _batch(self, run: Run) -> dict[str, Any]:
-        """Training rows in an order of their own, a function of seed and round alone."""
+        """Return this round's batch of training rows, a function of seed and round alone."""
         seed = run.seed if self.seed is None else self.seed
         loader = run.data.loader(
             "train", run.tokenizer, batch_size=self.score_batch, seed=seed + 1, shuffle=True
@@ -126,7 +126,7 @@ class Ist(Rst):
 
 
 def update_scores(scores: Tensor, sets: list[Tensor], losses: Tensor, lr: float) -> Tensor:
-    """The scores [L] after one round.
+    """Return the scores [L] after one round.
 
     s_i += lr * r_c * p_i (1 - p_i) for every set c that holds i, with p = sigmoid(s) before the
     round and rewards r_c = exp(-loss_c) minus their mean.

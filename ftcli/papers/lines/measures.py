@@ -16,7 +16,11 @@ SCALES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 @measure
 @cache
 def lines_gamma(run: Path) -> float:
-    """Least 2 * target + control, held-out losses over the finetuned and the pretrained model's own."""
+    """The gamma with the least 2 * target + control.
+
+    target: held-out loss over that of the finetuned model; control: loss on text of the pretrained model
+    over that of the pretrained model.
+    """
     from ftcli.papers.lines.scaling import scale_by_depth, search_gamma, single_task_factors
     from ftcli.reproduce.deltas import VALIDATION, analyse_run
 
@@ -36,7 +40,7 @@ def lines_gamma(run: Path) -> float:
 
 @measure
 def lines_forgetting_share(run: Path) -> float:
-    """Rise of the loss on the pretrained model's own text at the chosen gamma, over the finetuned's rise."""
+    """Rise of the loss on text of the pretrained model at the chosen gamma, over the finetuned model's rise."""
     from ftcli.papers.lines.scaling import scale_by_depth, single_task_factors
     from ftcli.reproduce.deltas import analyse_run
 
@@ -50,8 +54,8 @@ def lines_forgetting_share(run: Path) -> float:
 
 @measure(exact=True)
 def lines_limits_error(run: Path) -> float:
-    """Largest deviation from: gamma 1 is the finetuned model, gamma 0 keeps all of the last block and
-    nothing of the first and of what is outside, no slope is a uniform scale.
+    """Largest deviation from: gamma 1 is the finetuned model; gamma 0 keeps the last block's change and
+    removes that of the first block and of tensors outside; beta 0 is a uniform scale.
     """
     from ftcli.deltas.positions import find_positions
     from ftcli.papers.lines.scaling import scale_by_depth, single_task_factors
@@ -78,10 +82,10 @@ def lines_limits_error(run: Path) -> float:
 
 @measure
 def lines_merging_gain(run: Path) -> float:
-    """Mean test loss of two tasks, each over its own finetuned model's: with LiNeS minus without.
+    """Mean test loss of two tasks relative to their finetuned models, merged with LiNeS minus without.
 
-    Both mergers have one number, chosen on held-out rows: the scale of the sum, or beta with
-    alpha = 1/2.
+    Both mergers have one parameter, chosen on held-out rows: beta with alpha = 1/2 (LiNeS), or the scale
+    of the sum.
     """
     from ftcli.deltas.delta import Delta, sum_deltas
     from ftcli.papers.lines.scaling import scale_by_depth
@@ -103,9 +107,9 @@ def lines_merging_gain(run: Path) -> float:
 
 @measure
 def lines_over_uniform(run: Path) -> float:
-    """Loss on the pretrained model's own text, LiNeS minus uniform scaling; mean over two gammas.
+    """Loss on text of the pretrained model, LiNeS minus uniform scaling at equal test loss; mean over gammas.
 
-    The uniform scale's is read off, between neighbouring scales, where its test loss is LiNeS's.
+    The loss of uniform scaling is interpolated between neighbouring scales.
     """
     from ftcli.papers.lines.scaling import scale_by_depth, single_task_factors
     from ftcli.reproduce.deltas import analyse_run

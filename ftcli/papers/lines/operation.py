@@ -1,4 +1,4 @@
-"""`ftcli delta scale`: LiNeS on one change, or on what several are merged into."""
+"""`ftcli delta scale`: LiNeS on one delta, or on the merger of several."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def scale(
 def _search_gamma(
     opened: Source, control: str, outside: Literal["alpha", "by_position"]
 ) -> tuple[float, dict[float, float]]:
-    """By the run's own held-out rows and those of another run, the control."""
+    """Return the best gamma on the run's held-out rows and those of the control run, and all scores."""
     from ftcli.deltas.delta import Delta
     from ftcli.deltas.evaluator import RunEvaluator
     from ftcli.papers.lines import scaling

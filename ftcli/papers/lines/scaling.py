@@ -1,4 +1,4 @@
-"""LiNeS (arXiv 2410.17146): a change of weights scaled by a factor that grows with depth."""
+"""LiNeS (arXiv 2410.17146): a delta scaled by a factor that grows linearly with depth."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ GRID = tuple(i / 10 for i in range(11))
 
 
 def depth_factor(alpha: float, beta: float, index: int, total: int) -> float:
-    """lambda_l = alpha + beta * l / (L - 1); the only block of a stack counts as its last."""
+    """Return lambda_l = alpha + beta * l / (L - 1) for block l of L; a single block counts as the last."""
     return alpha + beta * (index / (total - 1) if total > 1 else 1.0)
 
 
 def single_task_factors(gamma: float) -> tuple[float, float]:
-    """alpha and beta for one task: the first block gets gamma, the last one all of its change."""
+    """Return alpha and beta for one task: factor gamma for the first block, 1 for the last."""
     return gamma, 1.0 - gamma
 
 
@@ -34,17 +34,17 @@ def scale_by_depth(
     outside: Outside = "alpha",
     anatomy: Anatomy | None = None,
 ) -> Delta:
-    """The delta with every tensor of block l multiplied by lambda_l, all others by alpha.
+    """Return the delta with every tensor of block l multiplied by lambda_l, all others by alpha.
 
-    Of a LoRA the second factor is multiplied, which scales the product by as much.
+    For a LoRA only the second factor is multiplied, which scales the product.
 
     Args:
-        outside: what tensors outside the blocks get: alpha (the authors' code), or by_position:
-            those behind the last block (final norm, head) its factor.
-        anatomy: of the model; that of the delta's source if left out.
+        outside: factor of tensors outside the blocks. alpha: alpha (the authors' code); by_position: the
+            last block's factor for tensors after it (final norm, head), alpha for the others.
+        anatomy: of the model; None: that of the delta's source.
 
     Raises:
-        UserError: the adapter has no second factor.
+        UserError: the adapter has no second factor, so it is not a LoRA.
     """
     if anatomy is None:
         assert delta.source is not None
@@ -64,10 +64,10 @@ def scale_by_depth(
 
 
 def merged_alpha(deltas: Sequence[Delta], merged: Delta) -> float:
-    """alpha of a merger of N tasks: (1/N) |sum of all|_1 / |merged|_1; 1/N for task arithmetic.
+    """Return alpha for N merged tasks: (1/N) |sum of deltas|_1 / |merged|_1; 1/N for task arithmetic.
 
     Raises:
-        UserError: the deltas do not belong together.
+        UserError: the deltas have different bases or kinds.
     """
     from ftcli.deltas.delta import sum_deltas
 
@@ -91,7 +91,7 @@ def _factors(
 
 
 def _modules_after_blocks(anatomy: Anatomy) -> list[str]:
-    """Modules behind the last block: final norms and the head, unless it is the token table."""
+    """Return the modules after the last block: final norms and the head, unless tied to the embeddings."""
     blocks = [stack.name for stack in anatomy.stacks]
     order = list(anatomy.modules)
     end = max(order.index(name) for name in blocks)
@@ -107,15 +107,15 @@ def search_gamma(
     weight: float = 2.0,
     grid: Sequence[float] = GRID,
 ) -> tuple[float, dict[float, float]]:
-    """The gamma that keeps both tasks: the least weight * target + control, each over its reference.
+    """Return the gamma with the least weight * target / finetuned + control / pretrained.
 
     Args:
         losses: gamma -> held-out losses on the target and on the control rows.
-        finetuned: the finetuned model's on the target.
-        pretrained: the pretrained model's on the control.
+        finetuned: loss of the finetuned model on the target rows.
+        pretrained: loss of the pretrained model on the control rows.
 
     Returns:
-        The best gamma, and the sum for each.
+        The best gamma, and gamma -> weighted sum for all of the grid.
     """
     scores = {}
     for gamma in grid:

@@ -34,7 +34,7 @@ def loldu_factor_error(run: Path) -> float:
 def loldu_over_head(run: Path) -> float:
     """Held-out loss of LoLDU, its classifier frozen, minus that of the head, with the run's seed.
 
-    The classes stay, their images turn negative and are transposed.
+    The task has the same classes with inverted and transposed images.
     """
     from ftcli.reproduce.probe import seed_of
 
@@ -65,7 +65,7 @@ def _head(base: Any) -> Any:
 
 @measure(exact=True)
 def loldu_roberta_base(_run: Path) -> float:
-    """768 entries each of the query and the value of 12 layers."""
+    """Trained parameters on RoBERTa base: 768 for each query and value of 12 layers."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModel, RobertaConfig
@@ -81,7 +81,7 @@ def loldu_roberta_base(_run: Path) -> float:
 
 @measure(exact=True)
 def loldu_vit_base(_run: Path) -> float:
-    """768 entries each of the query and the value of 12 layers."""
+    """Trained parameters on ViT base: 768 for each query and value of 12 layers."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModel, ViTConfig

@@ -1,14 +1,14 @@
-"""LoLDU (arXiv 2410.13618): each weight factored once, W = P L diag(D) U; only diagonal entries learn.
+"""LoLDU (arXiv 2410.13618): each weight is factored once, W = P L diag(D) U, and only diagonal entries are trained.
 
 With L_r and U_r the first r columns and rows and z_0 = D[:r],
 
     W' = W + P L_r diag(sigma z - sigma_0 z_0) U_r
 
 which is the paper's W - sigma_0 P L_r diag(z_0) U_r + sigma P L_r diag(z) U_r (equations 5 to 7) with
-the base's weight left untouched: without the adapter the model is the base, bit for bit. What is kept
-is z; the factors are computed again from the base, in float32 on its device.
+the base's weight unchanged: without the adapter the model is the base, bit for bit. Only z is saved;
+the factors are computed again from the base, in float32 on its device.
 
-Few parameters are not little memory: L_r and U_r take r (m + n) numbers a layer.
+Parameters are few but memory is not: L_r and U_r take r (m + n) numbers a layer.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from transformers.pytorch_utils import Conv1D
 
 from ftcli.methods.tuners.base import Tuner, TunerLayer, register
 
-#: No entry of U is larger than 1 / FLOOR: a pivot that is smaller beside its row counts as this share
-#: of the row's largest entry, in D and in U, so that their product stays what it was.
+#: Bounds entries of U by 1 / FLOOR: a smaller pivot, relative to the largest entry of its row, is replaced
+#: by this share of that entry, in D and in U, so that their product is unchanged.
 FLOOR = 1e-3
 
 
@@ -37,12 +37,12 @@ class LolduConfig(PeftConfig):
 
     Args:
         target_modules: names of linear layers.
-        exclude_modules: names of layers that are left out of them.
+        exclude_modules: names of target layers that are left out.
         modules_to_save: layers that are trained themselves, such as a new classifier.
-        r: diagonal entries that are trained, at most as many as a weight has.
-        alpha: sigma = alpha / r, with r as it is given.
-        init: where z begins. `lu`: at D, so that the model is the base. The others begin elsewhere:
-            in +-mean(D)/2 (uniform), with D's mean and deviation (normal), at its mean, at 1, at 0.
+        r: trained diagonal entries, at most as many as a weight has.
+        alpha: sigma = alpha / r, with the configured r.
+        init: initial z. `lu`: D, so that the model is the base. uniform: within +-mean(D)/2; normal: with
+            mean and deviation of D; mean: the mean of D; ones; zeros.
         train_scale: train sigma too, one number a layer.
     """
 
@@ -64,7 +64,7 @@ class LolduConfig(PeftConfig):
 
 
 class LolduLinear(TunerLayer):
-    """Weight [out, in]; adds P L_r diag(sigma z - sigma_0 z_0) U_r x."""
+    """Linear layer with weight [out, in]; adds P L_r diag(sigma z - sigma_0 z_0) U_r x."""
 
     adapter_layer_names = ("loldu_z", "loldu_scale")
     other_param_names = ("loldu_L", "loldu_U", "loldu_start", "loldu_sigma")
@@ -85,11 +85,11 @@ class LolduLinear(TunerLayer):
         return base.out_features, base.in_features
 
     def matrix(self) -> Tensor:
-        """The base's weight [out, in], dequantised where it is packed."""
+        """Return the base's weight [out, in], dequantised where it is quantised."""
         return self.get_base_weight()
 
     def add(self, adapter: str, config: LolduConfig) -> None:
-        """Factor the weight, once an adapter; z begins as `config.init` says."""
+        """Factor the weight and add an adapter, with z initialised by `config.init`."""
         r = min(config.r, *self.shape)
         lower, diagonal, upper = self._factors(r)
         self.loldu_L[adapter], self.loldu_U[adapter] = lower, upper
@@ -101,7 +101,7 @@ class LolduLinear(TunerLayer):
             self.loldu_scale[adapter] = nn.Parameter(sigma.to(diagonal.device))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The layer's output plus the changed part of it."""
+        """Return the layer's output plus that of the change."""
         active = self.adapters_in_effect()
         out: Tensor = self.base_layer(x, *args, **kwargs)
         for adapter in active:
@@ -112,17 +112,17 @@ class LolduLinear(TunerLayer):
         return out
 
     def change(self, adapter: str) -> Tensor:
-        """sigma z - sigma_0 z_0 [r], exactly zero where neither has moved."""
+        """Return sigma z - sigma_0 z_0 [r], exactly zero before training."""
         start = self.loldu_sigma[adapter]
         sigma = self.loldu_scale[adapter] if adapter in self.loldu_scale else start
         return sigma * self.loldu_z[adapter] - start * self.loldu_start[adapter]
 
     def delta(self, adapter: str) -> Tensor:
-        """P L_r diag(sigma z - sigma_0 z_0) U_r [out, in]."""
+        """Return P L_r diag(sigma z - sigma_0 z_0) U_r [out, in]."""
         return (self.loldu_L[adapter] * self.change(adapter)) @ self.loldu_U[adapter].float()
 
     def _factors(self, r: int) -> tuple[Tensor, Tensor, Tensor]:
-        """P L_r, D_r and U_r of the base's weight, in its precision; shapes only on meta."""
+        """Return P L_r, D_r and U_r of the base's weight, in its dtype; without values on the meta device."""
         weight: Any = self.get_base_layer().weight
         rows, columns = self.shape
         if weight.device.type == "meta":
@@ -148,11 +148,11 @@ class LolduConv1D(LolduLinear):
         return self.weight.shape[1], self.weight.shape[0]
 
     def matrix(self) -> Tensor:
-        """The base's weight as [out, in]."""
+        """Return the base's weight as [out, in]."""
         return self.get_base_weight().T
 
     def delta(self, adapter: str) -> Tensor:
-        """The change as [in, out]."""
+        """Return the change as [in, out]."""
         return super().delta(adapter).T
 
 
@@ -168,13 +168,15 @@ class LolduModel(Tuner):
 
 
 def ldu(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """P L [m, k], D [k] and U [k, n] in float32 with weight = P L diag(D) U; k = min(m, n).
+    """Return P L [m, k], D [k] and U [k, n] in float32 with weight = P L diag(D) U; k = min(m, n).
 
-    Partial pivoting; L is unit lower and U unit upper triangular, but for pivots next to nothing
-    beside their row, which are held away from zero (`FLOOR`). P is applied to the rows of L by
+    Partial pivoting; L is unit lower and U unit upper triangular, except for pivots that are tiny
+    relative to their row and are bounded away from zero (`FLOOR`). P is applied to the rows of L by
     index and never formed.
     """
-    packed, pivots, _ = torch.linalg.lu_factor_ex(weight.float())  # goes on where W is singular
+    packed, pivots, _ = torch.linalg.lu_factor_ex(
+        weight.float()
+    )  # does not raise where W is singular
     k = len(pivots)
     lower = packed[:, :k].tril(-1)
     lower.diagonal().fill_(1.0)
@@ -188,7 +190,7 @@ def ldu(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _row_order(pivots: Tensor, rows: int) -> Tensor:
-    """Row of L that belongs to each row of the weight, from LAPACK's exchanges counted from 1."""
+    """Return the row of L for each row of the weight, from LAPACK's row exchanges, counted from 1."""
     order = list(range(rows))
     for here, there in enumerate(pivots.tolist()):
         order[here], order[there - 1] = order[there - 1], order[here]

@@ -14,16 +14,18 @@ from ftcli.deltas.report import Report
 
 Sources = Annotated[list[str], typer.Argument(help="Runs, or the folder of a sweep.")]
 Recipe = Annotated[
-    Literal["uniform", "greedy", "learned"], typer.Option(help="How they are mixed.")
+    Literal["uniform", "greedy", "learned"], typer.Option(help="How models are mixed.")
 ]
 Accept = Annotated[
-    Literal["ge", "gt"], typer.Option(help="greedy: an equal score is enough, or not.")
+    Literal["ge", "gt"],
+    typer.Option(help="greedy: accept an equal score (ge), or only a better one (gt)."),
 ]
 Granularity = Annotated[
-    Literal["layer", "model"], typer.Option(help="learned: weights a block, or for all.")
+    Literal["layer", "model"],
+    typer.Option(help="learned: one weight a model and block, or one a model."),
 ]
-Epochs = Annotated[int, typer.Option(help="learned: over the held-out rows.", min=1)]
-Split = Annotated[str | None, typer.Option(help="Judge the soup on this split besides: test.")]
+Epochs = Annotated[int, typer.Option(help="learned: passes over the held-out rows.", min=1)]
+Split = Annotated[str | None, typer.Option(help="Also score the soup on this split, such as test.")]
 
 
 def soup(
@@ -58,7 +60,7 @@ def soup(
 
 
 def _finished_runs(sources: Sequence[str]) -> list[str]:
-    """Run directories; of a sweep's folder its finished trials.
+    """Return the run directories, with a sweep's folder replaced by its finished trials.
 
     Raises:
         UserError: fewer than two are finished.

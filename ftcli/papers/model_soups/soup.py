@@ -1,4 +1,4 @@
-"""Model soups (arXiv 2203.05482): the mean of models finetuned from one start, all or the best mix."""
+"""Model soups (arXiv 2203.05482): the mean of models finetuned from one base, uniform, greedy or with learned weights."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 Accept = Literal[
     "ge", "gt"
-]  # the paper's rule takes an equal score, its code asks for a better one
+]  # the paper accepts an equal score, the authors' code only a better one
 Granularity = Literal["layer", "model"]
 Better = Callable[[float, float], bool]
 
 
 def average_uniformly(deltas: Sequence[Delta]) -> Delta:
-    """The mean of all: of changes, which is that of models, since they share their base.
+    """Return the mean of deltas, which gives the mean of the models, since they share their base.
 
     Raises:
-        UserError: they do not: bases differ by fingerprint.
+        UserError: the fingerprints of their bases differ.
     """
     return sum_deltas(deltas, [1 / len(deltas)] * len(deltas))
 
 
 @dataclass(frozen=True)
 class Step:
-    """A model that the greedy soup has tried, the score with it, and whether it stayed."""
+    """A trial of the greedy soup: the model, the score of the soup with it, whether it was kept."""
 
     model: int
     score: float
@@ -49,11 +49,14 @@ def choose_greedily(
     better: Better,
     accept: Accept = "ge",
 ) -> tuple[list[int], list[Step]]:
-    """Recipe 1: models from best to worst, each kept if the mean with it is no worse.
+    """Return the chosen models and all trials (Recipe 1).
+
+    Models are tried from best to worst, and each is kept if the mean with it is no worse.
 
     Args:
         singles: held-out score of each model.
-        score: that of the mean of some of them.
+        score: returns the held-out score of the mean of the models with these indices.
+        better: whether its first score is better than its second.
         accept: whether an equal score is enough (ge) or not (gt).
     """
     order = sorted(range(len(singles)), key=lambda i: sum(better(s, singles[i]) for s in singles))
@@ -90,15 +93,15 @@ class ModelPool:
         return [self.score([i]) for i in range(len(self.members))]
 
     def score(self, chosen: Sequence[int], split: str | None = None) -> float:
-        """Held-out score of the mean of some."""
+        """Return the score of the mean of the models with these indices; split None: the evaluator's."""
         return self.judge(average_uniformly([self.members[i] for i in chosen]), split)
 
     def judge(self, delta: Delta, split: str | None = None) -> float:
-        """Score of the base with a change; of all models one exists at a time."""
+        """Return the score of the base plus a delta; only one model is in memory at a time."""
         return self.evaluator.score(delta.add_to(self.base.weights), split)
 
     def greedy(self, accept: Accept = "ge") -> tuple[list[int], list[Step]]:
-        """Ingredients of the greedy soup, and how it came about."""
+        """Return the models of the greedy soup, and all trials."""
         return choose_greedily(self.singles, self.score, self.evaluator.better, accept)
 
     def learn_weights(
@@ -109,12 +112,14 @@ class ModelPool:
         temperature: bool = True,
         logits: Tensor | None = None,
     ) -> tuple[Delta, Tensor]:
-        """Softmax weights by gradient on the held-out rows; all models are in memory.
+        """Learn softmax weights by gradient descent on the held-out rows; all models are in memory.
 
         Args:
-            granularity: one mixture for each block (and one for what is outside), or one for all.
-            temperature: whether a factor of the logits is learned with them.
-            logits: where to start, [mixtures, models]; zeros, the uniform soup, if left out.
+            granularity: one mixture for each block (and one for the other tensors), or one for all.
+            lr: learning rate of AdamW.
+            epochs: passes over the held-out rows.
+            temperature: whether a common factor of the logits is learned too.
+            logits: initial logits [mixtures, models]; None: zeros, the uniform soup.
 
         Returns:
             The soup and its weights [mixtures, models].
@@ -148,7 +153,13 @@ class ModelPool:
 
 
 def mix_deltas(members: Sequence[Delta], group: dict[str, int], weights: Tensor) -> Delta:
-    """The sum of changes weighted by group of tensors; weights [mixtures, models]."""
+    """Return the weighted sum of deltas.
+
+    Args:
+        members: deltas of the models.
+        group: tensor name -> row of `weights`.
+        weights: [mixtures, models].
+    """
 
     def read(name: str) -> Tensor:
         shares = weights[group[name]].double()
@@ -160,7 +171,7 @@ def mix_deltas(members: Sequence[Delta], group: dict[str, int], weights: Tensor)
 
 
 class _Mixture:
-    """Logits of the models for each group of tensors."""
+    """Trained logits of the models for each group of tensors."""
 
     def __init__(
         self, members: Sequence[Delta], granularity: Granularity, logits: Tensor | None
@@ -177,21 +188,21 @@ class _Mixture:
         self.beta = nn.Parameter(torch.ones(()))
 
     def weights(self) -> Tensor:
-        """Softmax of beta times the logits, [mixtures, models]."""
+        """Return the softmax of beta times the logits, [mixtures, models]."""
         return (self.beta * self.logits).softmax(-1)
 
     def stack_changes(self, name: str, dtype: torch.dtype) -> Tensor:
-        """A tensor's change of each model, [models, ...]."""
+        """Return a tensor's change in each model, [models, ...]."""
         return torch.stack([member.read(name).to(dtype) for member in self.members])
 
 
 class _Backward(nn.Module):
-    """Loss and backward while the mixed weights are in place: parts of the loss are computed again."""
+    """Computes loss and backward in one call, because the loss is recomputed in chunks with mixed weights."""
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
         self.model, self.objective = model, objective
 
     def forward(self, batch: dict[str, Any]) -> None:
-        """Leave the gradients of the batch's mean loss in the logits."""
+        """Accumulate the gradient of the batch's mean loss in the logits."""
         self.objective(self.model, batch).values.mean().backward()

@@ -27,7 +27,7 @@ from ftcli.papers.petl_ast.blocks import Bottleneck, Conformer, Start
 
 @dataclass
 class SublayerConfig(PeftConfig):
-    """What the adapters are, and where they stand."""
+    """Options of the adapters: their network and their place."""
 
     block: Literal["bottleneck", "conformer"] = "bottleneck"  # the adapter itself
     placement: Literal["parallel", "sequential"] = "parallel"  # beside the sublayer, or behind it
@@ -45,10 +45,10 @@ class SublayerConfig(PeftConfig):
     modules_to_save: list[str] | None = field(default=None)  # layers that are trained themselves
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning.
+        """Check the options.
 
         Raises:
-            ValueError: says which option.
+            ValueError: names the option that is wrong.
         """
         super().__post_init__()
         self.peft_type = PeftType("SUBLAYER")
@@ -65,20 +65,20 @@ class SublayerConfig(PeftConfig):
 
 
 class SublayerLayer(TunerLayer):
-    """A sublayer with its adapters; no change of a weight, so it cannot be merged."""
+    """A sublayer with its adapters; they are not a change of a weight and cannot be merged."""
 
     adapter_layer_names = ("sublayer_adapter",)
     sublayer_adapter: nn.ModuleDict
 
     def __init__(self, base_layer: nn.Module, causal: bool = False) -> None:
-        """`causal`: the sublayer is a decoder's."""
+        """Wrap a sublayer; `causal`: whether it is in a decoder."""
         super().__init__(base_layer)
         self.causal = causal
         self.sublayer_adapter = nn.ModuleDict()
         self.forms: dict[str, tuple[str, bool]] = {}
 
     def add(self, adapter: str, config: SublayerConfig) -> None:
-        """A bottleneck or Conformer block of the sublayer's width."""
+        """Add a bottleneck or Conformer block of the sublayer's width."""
         base = self.get_base_layer()
         width = Anatomy(base).linears[-1].out_features
         narrow = max(1, round(width / config.reduction_factor))
@@ -92,7 +92,7 @@ class SublayerLayer(TunerLayer):
         self.forms[adapter] = (config.placement, config.residual)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the sublayer gives, its first tensor [B, T, h] changed by the active adapters."""
+        """Return the sublayer's output with its first tensor [B, T, h] changed by the active adapters."""
         x = args[0] if args else kwargs["hidden_states"]
         result = self.base_layer(*args, **kwargs)
         out: Tensor = result[0] if isinstance(result, tuple) else result
@@ -106,13 +106,13 @@ class SublayerLayer(TunerLayer):
 
 
 class SublayerModel(Tuner):
-    """Puts an adapter beside or behind each MLP, and each attention where that is asked for."""
+    """Adds an adapter beside or behind each MLP, and each attention where `sites` is both."""
 
     prefix = "sublayer_"
     tuner_layer_cls = SublayerLayer
 
     def layer_class(self, target: nn.Module) -> Any:
-        """One class for every sublayer, which knows whether it stands in a decoder."""
+        """Return the tuner layer class, with `causal` set for decoders."""
         roles = {stack.role for stack in Anatomy(self.model).stacks}
         return partial(SublayerLayer, causal="decoder" in roles)
 
@@ -130,17 +130,17 @@ class SublayerModel(Tuner):
 
 
 class Site(NamedTuple):
-    """Full names of a sublayer and of the norm in front of it."""
+    """Full names of a sublayer and of the norm before it."""
 
     name: str
     norm: str
 
 
 def find_sublayers(model: nn.Module, sites: str) -> Iterator[Site]:
-    """The MLP of each block, and its attention in front of it where `sites` is both.
+    """Yield the MLP of each block, preceded by its attention where `sites` is both.
 
     Raises:
-        ValueError: they are no modules of their own, or hold the residual sum and its norm as in BERT.
+        ValueError: they are not separate modules, or contain the residual sum and its norm as in BERT.
     """
     anatomy = Anatomy(model)
     for block, module in anatomy.blocks:

@@ -1,4 +1,4 @@
-"""Small networks that stand beside or behind a sublayer: a bottleneck, or the convolution of a Conformer."""
+"""Adapter networks for sublayers: a bottleneck, or the convolution module of a Conformer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Bottleneck(nn.Module):
     Args:
         width: h.
         narrow: b.
-        start: zero_up begins at 0 with a random D. With zero_both neither matrix ever gets a gradient,
-            as U' = gelu(0) = 0 and D' = U = 0: only the bias of U learns.
+        start: zero_up: U is 0 and D random. zero_both: neither matrix ever gets a gradient, because
+            gelu(0) = 0 and U = 0, so that only the bias of U is trained. random: both as nn.Linear.
     """
 
     def __init__(self, width: int, narrow: int, start: Start = "zero_up") -> None:
@@ -29,7 +29,7 @@ class Bottleneck(nn.Module):
             _zero(self.up)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, h] -> [B, T, h]."""
+        """Map [B, T, h] to [B, T, h]."""
         out: Tensor = self.up(gelu(self.down(x)))
         return out
 
@@ -38,16 +38,16 @@ class Conformer(nn.Module):
     """The convolution module of a Conformer (arXiv 2005.08100, section 2.2), made narrow (arXiv 2312.03694).
 
     LayerNorm, pointwise h -> 2b, GLU, depthwise convolution over tokens, BatchNorm, SiLU, pointwise
-    b -> h, dropout. Padding frames count in the batch statistics. Patches of a spectrogram are read row
-    by row, so that the kernel reaches over the end of a frequency row into the next.
+    b -> h, dropout. Padding frames count in the batch statistics. Patches of a spectrogram are
+    ordered row by row, so that the kernel reaches from the end of one frequency row into the next.
 
     Args:
         width: h.
         narrow: b.
         kernel: tokens that the convolution sees, odd.
         dropout: share of the output that is dropped in training.
-        start: zero_up begins at 0; random as the layers do by themselves.
-        causal: look at earlier tokens only, in a decoder.
+        start: zero_up: the last layer is 0; random: as the layers are initialised.
+        causal: whether only earlier tokens are seen, for decoders.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Conformer(nn.Module):
             _zero(self.up)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, h] -> [B, T, h]."""
+        """Map [B, T, h] to [B, T, h]."""
         gated = glu(self.down(self.norm(x)), dim=-1).transpose(1, 2)
         mixed = silu(self.batch_norm(self.depthwise(pad(gated, self.around))))
         out: Tensor = self.dropout(self.up(mixed.transpose(1, 2)))

@@ -16,7 +16,7 @@ STEPS = 3
 
 @measure(exact=True)
 def adapter_start_difference(run: Path) -> float:
-    """Largest difference of a training example's outputs with the fresh adapter switched on and off."""
+    """Largest difference in a training batch's outputs between the untrained adapter enabled and disabled."""
     import torch
 
     from ftcli.reproduce.probe import first_batch, rebuild_run
@@ -34,7 +34,7 @@ def adapter_start_difference(run: Path) -> float:
 
 @measure(exact=True)
 def tensors_without_gradient(run: Path) -> float:
-    """Trained tensors, biases included, whose gradient is exactly 0 in each of the first real steps."""
+    """Number of trained tensors, biases included, whose gradient is exactly 0 in all of the first steps."""
     from ftcli.core.callback import Callback
     from ftcli.reproduce.probe import rebuild_run
 

@@ -1,9 +1,9 @@
 """Learned tokens beside those of an encoder that sees images or sounds (VPT, arXiv 2203.12119; PETL-AST, 2312.03694).
 
-PEFT's prompts stand before embedded text. These join the sequence at the first block and leave it behind
-the last one, so that neither the head nor a mean over tokens ever sees them. `deep` gives each block its
-own: they are put in before it and taken out behind it. Where in the sequence they stand changes nothing:
-positions were added before.
+PEFT's prompts are inserted before embedded text. These are appended to the sequence before the first block
+and removed after the last one, so that neither the head nor a mean over tokens includes them. With `deep`
+each block has its own prompts, appended before it and removed after it. Their place in the sequence has no
+effect, because position embeddings were added before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ftcli.models.anatomy import Anatomy
 
 @dataclass
 class TokenPromptsConfig(PeftConfig):
-    """How many tokens, and where."""
+    """Number of tokens, and the blocks they are added to."""
 
     num_prompts: int = 25  # learned tokens of a sequence
     deep: bool = False  # each block has its own, in place of those of the block before
@@ -34,10 +34,10 @@ class TokenPromptsConfig(PeftConfig):
     modules_to_save: list[str] | None = field(default=None)  # layers that are trained themselves
 
     def __post_init__(self) -> None:
-        """Refuse no prompts.
+        """Check the options.
 
         Raises:
-            ValueError: there are none.
+            ValueError: num_prompts is below 1.
         """
         super().__post_init__()
         self.peft_type = PeftType("TOKEN_PROMPTS")
@@ -46,19 +46,19 @@ class TokenPromptsConfig(PeftConfig):
 
 
 class PromptedBlock(TunerLayer):
-    """A block before which prompts are put in, behind which they are taken out, or both."""
+    """A block that appends prompts before it, removes them after it, or both."""
 
     adapter_layer_names = ("token_prompts_values",)
     token_prompts_values: nn.ParameterDict
 
     def __init__(self, base_layer: nn.Module, width: int, first: bool, last: bool) -> None:
-        """`first`: has prompts of its own; `last`: ends them; `width`: of the hidden states."""
+        """Wrap a block of hidden size `width`; `first`: appends prompts; `last`: removes them."""
         super().__init__(base_layer)
         self.width, self.first, self.last = width, first, last
         self.counts: dict[str, int] = {}
 
     def add(self, adapter: str, config: TokenPromptsConfig) -> None:
-        """[prompts, width], where the block has its own."""
+        """Create prompts [num_prompts, width], where the block appends any."""
         self.counts[adapter] = config.num_prompts
         if self.first:
             bound = math.sqrt(6 / (config.patch_values + self.width))
@@ -67,7 +67,11 @@ class PromptedBlock(TunerLayer):
             self.token_prompts_values[adapter] = nn.Parameter(values.to(place))
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Hidden states [B, T, width]; prompts stand at their end."""
+        """Run the block on hidden states [B, T, width] with prompts at their end.
+
+        Raises:
+            UserError: the model passes an attention mask.
+        """
         masks = [a for a in (*args[:1], kwargs.get("attention_mask")) if isinstance(a, Tensor)]
         if masks:
             raise UserError(
@@ -96,7 +100,11 @@ class TokenPromptsModel(Tuner):
     tuner_layer_cls = PromptedBlock
 
     def layer_class(self, target: nn.Module) -> Any:
-        """Each block knows whether prompts begin or end with it."""
+        """Return the tuner layer class, with `first` and `last` set for this block.
+
+        Raises:
+            ValueError: the target is not a block.
+        """
         config: Any = self.peft_config[self._adapter]
         blocks = [module for _, module in Anatomy(self.model).blocks]
         place = next((i for i, block in enumerate(blocks) if block is target), None)
@@ -111,7 +119,7 @@ class TokenPromptsModel(Tuner):
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
-        """As in PEFT; remembers whose configuration is applied."""
+        """Inject as PEFT does, and store the adapter's name for `layer_class`."""
         self._adapter = adapter_name
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""The layers of SSF: where the channels of each kind of operation are, and how it takes them in."""
+"""The layers of SSF: the channel axis of each kind of operation, and how scale and shift fold into it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SsfLayer(TunerLayer):
-    """Scale and shift after a layer; what subclasses say is where its channels are."""
+    """Scale and shift after a layer; subclasses define the axis of its channels."""
 
     adapter_layer_names = ("ssf_scale", "ssf_shift")
     weight_axis: ClassVar[int] = 0  # of the base's weight
@@ -29,11 +29,11 @@ class SsfLayer(TunerLayer):
 
     @property
     def axis(self) -> int:
-        """Where the channels are in what the layer puts out."""
+        """Axis of the channels in the layer's output."""
         return -1
 
     def add(self, adapter: str, config: SsfConfig) -> None:
-        """C scales, and C shifts where the layer has a bias or can get one."""
+        """Add C scales, and C shifts where the layer has a bias or can get one."""
         base: Any = self.get_base_layer()
         channels = getattr(base, "out_features", None) or base.weight.shape[self.weight_axis]
         self.ssf_scale[adapter] = nn.Parameter(_normal(channels, 1.0, config.init_std))
@@ -41,7 +41,7 @@ class SsfLayer(TunerLayer):
             self.ssf_shift[adapter] = nn.Parameter(_normal(channels, 0.0, config.init_std))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The layer's own output [..., C, ...], then each active adapter's scale and shift."""
+        """Return the layer's output [..., C, ...] after each active adapter's scale and shift."""
         active = self.adapters_in_effect()
         out: Tensor = self.base_layer(x, *args, **kwargs)
         for adapter in active:
@@ -49,15 +49,15 @@ class SsfLayer(TunerLayer):
         return out
 
     def adds_bias(self, adapters: list[str]) -> bool:
-        """Whether folding these adapters gives the layer a bias that the base has not."""
+        """Whether folding these adapters adds a bias that the base does not have."""
         return getattr(self.get_base_layer(), "bias", None) is None and any(
             adapter in self.ssf_shift for adapter in adapters
         )
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Fold scales and shifts into new weights; the base's own are kept for `unmerge`.
+        """Fold scales and shifts into new weights; the base's weights are kept for `unmerge`.
 
-        New tensors, so that a weight the layer shares with another one is not changed there.
+        New tensors are created, so that a weight shared with another layer is not changed there.
 
         Raises:
             ValueError: the weights are quantised, or what is folded is not finite (safe_merge).
@@ -70,7 +70,7 @@ class SsfLayer(TunerLayer):
                 self.merged_adapters.append(adapter)
 
     def unmerge(self) -> None:
-        """Put the base's own tensors back."""
+        """Restore the base's tensors."""
         base: Any = self.get_base_layer()
         if self._unmerged is not None:
             base.weight, bias = self._unmerged
@@ -80,13 +80,13 @@ class SsfLayer(TunerLayer):
         self.merged_adapters.clear()
 
     def scale_weight(self, weight: Tensor, scale: Tensor) -> Tensor:
-        """The weight with which the layer gives `scale` times its output, without its bias."""
+        """Return the weight with which the layer's output without bias is multiplied by `scale`."""
         shape = [1] * weight.dim()
         shape[self.weight_axis] = -1
         return weight * scale.view(shape)
 
     def _scale_and_shift(self, out: Tensor, adapter: str) -> Tensor:
-        """In the adapter's precision: half precision has no numbers near enough to 1."""
+        """Scale and shift in the adapter's precision, because half precision is too coarse near 1."""
         shape = [1] * out.dim()
         shape[self.axis] = -1
         result = out * self.ssf_scale[adapter].view(shape)
@@ -111,7 +111,7 @@ class SsfLayer(TunerLayer):
 
 
 class SsfLinear(SsfLayer):
-    """Weight [out, in]."""
+    """Linear layer with weight [out, in]."""
 
 
 class SsfConv1D(SsfLayer):
@@ -121,29 +121,29 @@ class SsfConv1D(SsfLayer):
 
 
 class SsfConv(SsfLayer):
-    """Weight [out, in, kernel...]; puts out [..., C, spatial...]."""
+    """Convolution with weight [out, in, kernel...] and output [..., C, spatial...]."""
 
     @property
     def axis(self) -> int:
-        """In front of as many dimensions as the kernel has."""
+        """The axis before the spatial dimensions, of which the kernel has as many."""
         return 1 - self.weight.dim()
 
 
 class SsfBatchNorm(SsfLayer):
-    """Puts out [B, C, ...]."""
+    """BatchNorm with output [B, C, ...]."""
 
     @property
     def axis(self) -> int:
-        """The second."""
+        """The second axis."""
         return 1
 
 
 class SsfNorm(SsfLayer):
-    """LayerNorm and RMSNorm, whose factor is the weight, or 1 + weight (Gemma)."""
+    """LayerNorm and RMSNorm, which multiply by the weight, or by 1 + weight (Gemma)."""
 
     @property
     def axis(self) -> int:
-        """The last, in images too unless the norm says that their channels come first."""
+        """The last axis, or -3 where the norm has data_format=channels_first."""
         return -3 if getattr(self.get_base_layer(), "data_format", "") == "channels_first" else -1
 
     def scale_weight(self, weight: Tensor, scale: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class SsfNorm(SsfLayer):
 
 
 def is_rms_norm(module: nn.Module) -> bool:
-    """A norm without children whose only parameter is a vector, and no place for a bias."""
+    """Whether a module is a norm without children and bias whose only parameter is a weight vector."""
     named = dict(module.named_parameters(recurse=False))
     alone = named.keys() == {"weight"} and named["weight"].dim() == 1
     leaf = next(module.children(), None) is None
@@ -163,12 +163,12 @@ def is_rms_norm(module: nn.Module) -> bool:
 
 
 def weight_offset(norm: nn.Module) -> float:
-    """What a norm adds to its weight before it multiplies: 0, or 1 as Gemma does.
+    """Return what a norm adds to its weight before multiplying: 0, or 1 (Gemma).
 
-    Found by calling it with the weight at which a factor would be zero, -0 or -1.
+    It is found by calling the norm with weights -0 and -1: the factor, and so the output, is zero for one.
 
     Raises:
-        ValueError: its output is not proportional to either.
+        ValueError: the output is zero for neither.
     """
     if isinstance(norm, (nn.LayerNorm, *_BATCH_NORMS)):
         return 0.0
@@ -185,6 +185,6 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def _normal(count: int, mean: float, std: float) -> Tensor:
-    """Exactly the mean where std is 0."""
+    """Return normal values [count]; exactly the mean where std is 0."""
     values = torch.full((count,), mean)
     return nn.init.normal_(values, mean, std) if std > 0 else values

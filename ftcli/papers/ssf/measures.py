@@ -13,7 +13,7 @@ PRETRAINING, STEPS, RATE = 300, 100, 3e-2
 
 @measure(exact=True)
 def ssf_convnext_b(_run: Path) -> float:
-    """Per block of C channels 14 C; stem 4 C; down-sampling to 2 C 6 C; final norm 2 C."""
+    """Trained parameters on ConvNeXt-B. Per block of C channels 14 C; stem 4 C; down-sampling to 2 C 6 C; final norm 2 C."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForImageClassification as AutoModel
@@ -30,9 +30,9 @@ def ssf_convnext_b(_run: Path) -> float:
 
 @measure
 def ssf_over_linear_probe(run: Path) -> float:
-    """Held-out accuracy of SSF minus that of the probe, with the run's seed.
+    """Held-out accuracy of SSF minus that of a linear probe, with the run's seed.
 
-    Both train a new classifier on eight new classes, with the same batches, steps and rate.
+    Both train a new classifier for eight new classes, with the same batches, steps and rate.
     """
     from ftcli.reproduce.glyphs import Glyphs, build_vit, fit_model
     from ftcli.reproduce.probe import seed_of
@@ -62,7 +62,7 @@ def _accuracy(base: Any, ssf: bool, seed: int) -> float:
 
 @measure(exact=True)
 def ssf_swin_b(_run: Path) -> float:
-    """Per block of C channels 22 C, down-sampling 12 C, patches 4 C, final norm 2 C."""
+    """Trained parameters on Swin-B. Per block of C channels 22 C, down-sampling 12 C, patches 4 C, final norm 2 C."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForImageClassification as AutoModel
@@ -79,7 +79,7 @@ def ssf_swin_b(_run: Path) -> float:
 
 @measure(exact=True)
 def ssf_vit_b16(_run: Path) -> float:
-    """2 (768 (1 + 12 (1 + 3 + 1 + 1 + 1) + 1) + 12 * 4 * 768): patches, norms, q, k, v, o, MLP."""
+    """Trained parameters on ViT-B/16: 2 (768 (1 + 12 (1 + 3 + 1 + 1 + 1) + 1) + 12 * 4 * 768): patches, norms, q, k, v, o, MLP."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForImageClassification as AutoModel

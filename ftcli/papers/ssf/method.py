@@ -1,13 +1,13 @@
 """SSF (arXiv 2210.08823): a trained scale and shift for each channel, after every operation.
 
-    y = scale * x + shift          x [..., C]: what a linear, convolution or norm puts out
+    y = scale * x + shift          x [..., C]: output of a linear layer, convolution or norm
 
 Both fold into the operation itself, W' = diag(scale) W and b' = scale * b + shift, so that the tuned
-model has the base's layers and costs nothing more (section 3.2, equations 4 and 6).
+model has the layers of the base and no further cost (section 3.2, equations 4 and 6).
 
 A shift exists where its layer has a bias to fold it into, or can be given one (`new_biases`). An
-RMSNorm has none and takes none: it is only scaled. Nothing is lost by that before a linear that is
-itself scaled and shifted, W (n + s) = W n + W s, whose own shift holds the constant W s.
+RMSNorm has no bias and is only scaled. Before a linear layer that is scaled and shifted nothing is lost,
+since W (n + s) = W n + W s and the constant W s is part of that layer's shift.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class SsfConfig(PeftConfig):
 
     Args:
         target_modules: names of layers; null takes every linear, convolution and norm but the head.
-        exclude_modules: names of layers that are left out of them.
+        exclude_modules: names of target layers that are left out.
         modules_to_save: layers that are trained themselves, such as a new classifier.
-        init_std: scales begin at N(1, init_std²), shifts at N(0, init_std²); 0 begins as the base.
-        new_biases: shift also layers that have no bias; merging gives them one. Without, those are
-            only scaled, and the merged model is always of the base's own class.
+        init_std: scales are drawn from N(1, init_std²), shifts from N(0, init_std²); 0: the model is the base.
+        new_biases: also shift layers without a bias; merging adds one. False: such layers are only
+            scaled, and the merged model always has the base's class.
     """
 
     target_modules: list[str] | str | None = None
@@ -66,7 +66,7 @@ class SsfConfig(PeftConfig):
 
 
 class SsfModel(Tuner):
-    """Scales and shifts what the layers of a model put out."""
+    """Scales and shifts the outputs of a model's layers."""
 
     prefix = "ssf_"
     tuner_layer_cls = SsfLayer
@@ -83,7 +83,7 @@ class SsfModel(Tuner):
     }
 
     def layer_class(self, target: nn.Module) -> type[TunerLayer]:
-        """As for any tuner, and RMSNorms by their structure: every model has a class of its own.
+        """Return the tuner layer class; RMSNorms are recognised by structure, as each model has its own class.
 
         Raises:
             TypeError: there is none for this layer.
@@ -91,7 +91,7 @@ class SsfModel(Tuner):
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         weight = getattr(base, "weight", None)
         if weight is None or isinstance(base, NonDynamicallyQuantizableLinear):
-            # the latter is nn.MultiheadAttention's, which reads its weight and does not call it
+            # the latter is in nn.MultiheadAttention, which reads its weight and does not call it
             raise TypeError(f"{type(base).__name__} has no weight of its own to fold a scale into")
         return SsfNorm if is_rms_norm(base) else super().layer_class(target)
 
@@ -101,11 +101,11 @@ class SsfModel(Tuner):
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
     ) -> nn.Module:
-        """The base model with everything folded in, its configuration told of new biases.
+        """Return the base model with scales and shifts folded in, and new biases set in its configuration.
 
         Raises:
-            ValueError: the model's class has no place for the new biases, so that they would be lost
-                where the merged model is saved and loaded again.
+            ValueError: the model's class has no parameters for the new biases, so that they would be lost
+                when the merged model is saved and loaded.
         """
         self._declare_biases(adapter_names or self.active_adapters)
         merged: nn.Module = super().merge_and_unload(progressbar, safe_merge, adapter_names)
@@ -150,7 +150,7 @@ class SsfModel(Tuner):
 
 
 def _biases(model: type[PreTrainedModel], config: Any) -> set[str]:
-    """Names of the biases that a model of this configuration has."""
+    """Return the names of the biases of a model with this configuration."""
     with torch.device("meta"):
         return {n for n, _ in model(config).named_parameters() if n.endswith(".bias")}
 
