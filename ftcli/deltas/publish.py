@@ -93,7 +93,7 @@ def _write_run(result: Result, source: Path, folder: Path, size: int) -> None:
     checkpoint = run_dir.checkpoints / f"step-{step:06d}"
     checkpoint.mkdir(parents=True)
     _write_checkpoint(result, config, folder, checkpoint)
-    manifest.seal(checkpoint)
+    manifest.write_manifest(checkpoint)
     atomic.write_link(run_dir.checkpoints / "last", checkpoint.name)
     result_fields = {
         "status": "finished",
@@ -130,7 +130,7 @@ def _write_checkpoint(
         shutil.copy(inner / "adapter_config.json", checkpoint / "adapter_config.json")
         return
     from ftcli.run.build import build_run
-    from ftcli.trainer.checkpoint import save_weights
+    from ftcli.trainer.checkpoint_io import save_weights
 
     model = {**config["model"], "path": str(inner), "architecture": None}
     run = build_run({**config, "model": model, "logger": {}})

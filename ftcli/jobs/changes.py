@@ -119,7 +119,7 @@ def _count_steps(run: Run, trainer: Trainer) -> int:
     """Optimizer steps of the whole run under the settings of `trainer`."""
     if trainer.max_steps is None:
         run.load_model()  # it decides how rows are packed, and so how many batches there are
-    return int(trainer.steps(run))
+    return int(trainer.count_steps(run))
 
 
 def warn_schedule_change(run: Run, then: Mapping[str, Any], step: int, steps: int) -> None:

@@ -71,7 +71,7 @@ def _measure_run(run: Run) -> DryRunReport:
     judged = time.perf_counter() - began
     plan = loader.batches(0)
     share = _count_tokens(loader, plan) / len(plan) / (_count_tokens(loader, chosen) / len(chosen))
-    steps = run.trainer.steps(run)
+    steps = run.trainer.count_steps(run)
     peak = int(peak_memory_gb() * 1e9)
     return DryRunReport(
         describe_shape(batches[0]), seconds, judged, peak, steps, seconds * share * steps
@@ -80,8 +80,8 @@ def _measure_run(run: Run) -> DryRunReport:
 
 def _time_step(loop: Loop, batches: list[Batch]) -> float:
     began = time.perf_counter()
-    loop.run.trainer.step(loop, batches)
-    loop.meter.settle()  # waits for the device, and sees that all was finite
+    loop.run.trainer.train_step(loop, batches)
+    loop.meter.check_pending()  # waits for the device, and sees that all was finite
     return time.perf_counter() - began
 
 

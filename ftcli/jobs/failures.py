@@ -35,9 +35,9 @@ def translate_errors(run: Run) -> Iterator[None]:
 
 def report_non_finite(run: Run, error: NonFinite) -> UserError:
     """Return the error for an infinite or NaN value, after writing the batch and an event to the run."""
-    from ftcli.trainer import evidence
+    from ftcli.trainer.batch_dump import dump_batch
 
-    evidence.keep(run, error)
+    dump_batch(run, error)
     if run.dir is not None and run.accelerator.is_main_process:
         with suppress(OSError):  # a full disk must not hide it
             run.dir.event("non_finite", step=error.step, what=error.what, rows=error.rows)

@@ -175,7 +175,8 @@ def load_init_weights(run: Run, folder: str | Path) -> None:
         UserError: the weights belong to another method or model, or the method would overwrite them.
     """
     from ftcli.core.callback import Callback
-    from ftcli.trainer.checkpoint import WEIGHTS, Checkpoints, load_weights
+    from ftcli.trainer.checkpoint import Checkpoints
+    from ftcli.trainer.checkpoint_io import WEIGHTS, load_weights
 
     if type(run.method).setup is not Callback.setup:
         raise UserError(

@@ -31,7 +31,7 @@ class Nothing(LibraryOptimizer):
         Raises:
             UserError: the run would take steps.
         """
-        steps = run.trainer.steps(run)
+        steps = run.trainer.count_steps(run)
         if steps:
             raise UserError(
                 f"optimizer=none cannot take {steps} steps.",

@@ -57,7 +57,8 @@ def open_run(path: str | Path, checkpoint: str = "last") -> Run:
     Raises:
         UserError: the folder is not a run, or has no such checkpoint.
     """
-    from ftcli.trainer.checkpoint import WEIGHTS, Checkpoints, load_weights
+    from ftcli.trainer.checkpoint import Checkpoints
+    from ftcli.trainer.checkpoint_io import WEIGHTS, load_weights
     from ftcli.trainer.manifest import step_of
 
     run_dir = RunDir.open(path)

@@ -16,13 +16,12 @@ from ftcli.core import atomic, disk
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.trainer import manifest
-from ftcli.trainer.contents import WEIGHTS, load_weights, restore, save_weights, write
+from ftcli.trainer.checkpoint_io import write_state
 from ftcli.trainer.manifest import step_of
 
 if TYPE_CHECKING:
     from ftcli.trainer.loop import Loop
 
-__all__ = ["WEIGHTS", "Checkpoints", "load_weights", "opened", "restore", "save_weights", "write"]
 logger = logging.getLogger("ftcli")
 LATER = ".later-"  # checkpoints of steps that a resumed run takes again
 SMALL_FILES = 1 << 20  # bytes besides tensors: configuration, counters, random generators
@@ -45,7 +44,7 @@ class Checkpoints:
         self.run_dir = RunDir(folder.parent)
         self._warned = False
 
-    def begin(self, loop: Loop, resume: Path | None) -> None:
+    def prepare_folder(self, loop: Loop, resume: Path | None) -> None:
         """Make the folder what it was when `resume` was written, and see whether the next one fits.
 
         Checkpoints of later steps were written by a run that this one takes back; they go when the
@@ -58,13 +57,13 @@ class Checkpoints:
         atomic.remove_unfinished(self.folder)
         atomic.remove_unfinished(self.run_dir.path)
         if resume is not None and resume.parent.resolve() == self.folder.resolve():
-            for path in self._steps(self.folder.glob("step-*")):
+            for path in self._sort_by_step(self.folder.glob("step-*")):
                 if step_of(path) > step_of(resume):
                     shutil.rmtree(self.folder / f"{LATER}{path.name}", ignore_errors=True)
                     path.rename(self.folder / f"{LATER}{path.name}")
-            self._link_again(resume)
+            self._restore_links(resume)
         try:
-            disk.require_space(self.folder, self._needed(loop))
+            disk.require_space(self.folder, self._bytes_needed(loop))
         except disk.NotEnoughSpace as error:
             raise UserError(
                 f"no checkpoint could be saved: {disk.describe_fault(error)}.",
@@ -72,12 +71,12 @@ class Checkpoints:
                 fix="free space, or run.dir=FOLDER on another disk",
             ) from error
 
-    def save(self, loop: Loop, best: bool = False, must: bool = True) -> Path | None:
+    def save(self, loop: Loop, best: bool = False, required: bool = True) -> Path | None:
         """Write a checkpoint of this moment; returns its folder.
 
         Args:
             best: the link `best` is to point at it.
-            must: nothing comes after it that could be saved instead. Otherwise a disk that refuses
+            required: nothing comes after it that could be saved instead. Otherwise a disk that refuses
                 is a warning, and None is returned.
 
         Raises:
@@ -86,27 +85,27 @@ class Checkpoints:
         name = f"step-{loop.state.step:06d}"
         target = self.folder / name
         try:
-            disk.require_space(self.folder, self._needed(loop))
+            disk.require_space(self.folder, self._bytes_needed(loop))
             with atomic.write_folder(target) as unfinished:
-                write(unfinished, loop, best)
-                manifest.seal(unfinished)
+                write_state(unfinished, loop, best)
+                manifest.write_manifest(unfinished)
         except Exception as error:
-            self._refused(error, name, must)
+            self._report_failure(error, name, required)
             return None
         try:
             atomic.write_link(self.folder / "last", name)
             if best:
                 self.mark_best(target)
-            self._retain(target)
+            self._remove_old(target)
             self.run_dir.event("checkpoint", step=loop.state.step, path=name)
         except OSError as error:
             told = disk.run_error(
                 error, self.run_dir.path, f"{name} is whole, links and old ones not"
             )
-            if must and told:
+            if required and told:
                 raise told from error  # resume puts them right
             logger.warning(f"{name} is saved, but {disk.describe_fault(error) or error}.")
-        self._foresee(manifest.total(target))
+        self._warn_of_full_disk(manifest.total_bytes(target))
         return target
 
     def mark_best(self, path: Path | None = None) -> None:
@@ -115,17 +114,19 @@ class Checkpoints:
         if path is None:
             return
         atomic.write_link(self.folder / "best", path.name)
-        self._retain(path)
+        self._remove_old(path)
 
     def finished(self) -> list[Path]:
         """All checkpoints that were written to their end, oldest first."""
-        return self._steps(path.parent for path in self.folder.glob(f"step-*/{manifest.DONE}"))
+        return self._sort_by_step(
+            path.parent for path in self.folder.glob(f"step-*/{manifest.DONE}")
+        )
 
     def find(self, name: str, only: Collection[str] | None = None, fall_back: bool = False) -> Path:
         """The checkpoint called `last`, `best` or `step-000400`, once it has been checked.
 
         Args:
-            only: the files that will be read; see `manifest.damage`.
+            only: the files that will be read; see `manifest.find_damage`.
             fall_back: instead of a damaged `last`, give the newest one that is not.
 
         Raises:
@@ -143,11 +144,11 @@ class Checkpoints:
                 if whole
                 else f"ftcli resume {self.run_dir.path}",
             )
-        wrong = manifest.damage(chosen, only)
+        wrong = manifest.find_damage(chosen, only)
         if wrong is None:
             return chosen
-        self._note("damaged_checkpoint", path=chosen.name, problem=wrong)
-        others = [p for p in whole if p.name != chosen.name and not manifest.damage(p, only)]
+        self._record_event("damaged_checkpoint", path=chosen.name, problem=wrong)
+        others = [p for p in whole if p.name != chosen.name and not manifest.find_damage(p, only)]
         if fall_back and name == "last" and others:
             logger.warning(f"{chosen} is damaged ({wrong}); going on from {others[-1].name}.")
             return others[-1]
@@ -155,17 +156,19 @@ class Checkpoints:
         raise UserError(
             f"the checkpoint {chosen.name} is damaged: {wrong}.",
             where=str(chosen),
-            fix=f"--checkpoint {others[-1].name} (whole: {good})" if others else self._again,
+            fix=f"--checkpoint {others[-1].name} (whole: {good})"
+            if others
+            else self._restart_command,
         )
 
     @property
-    def _again(self) -> str:
+    def _restart_command(self) -> str:
         return f"ftcli train {self.run_dir.path}/config.yaml"
 
-    def _steps(self, paths: Iterable[Path]) -> list[Path]:
+    def _sort_by_step(self, paths: Iterable[Path]) -> list[Path]:
         return sorted((path for path in paths if path.name[5:].isdigit()), key=step_of)
 
-    def _link_again(self, resume: Path) -> None:
+    def _restore_links(self, resume: Path) -> None:
         """What a crash right after the checkpoint may have left undone."""
         atomic.write_link(self.folder / "last", resume.name)
         state = json.loads((resume / "state.json").read_text(encoding="utf-8"))
@@ -175,26 +178,26 @@ class Checkpoints:
         elif best.is_symlink() and not best.exists():
             best.unlink()
 
-    def _needed(self, loop: Loop) -> int:
+    def _bytes_needed(self, loop: Loop) -> int:
         """Bytes of a checkpoint of this moment: of its tensors, or of the one before if that is more."""
         state = loop.optimizer.state.values()
         tensors = [*loop.run.trained_state().values(), *(t for s in state for t in _tensors(s))]
         sizes = [sum(t.numel() * t.element_size() for t in tensors)]
-        sizes += [manifest.total(path) for path in self.finished()[-1:]]
+        sizes += [manifest.total_bytes(path) for path in self.finished()[-1:]]
         return int(max(sizes) * 1.05) + SMALL_FILES
 
-    def _refused(self, error: Exception, name: str, must: bool) -> None:
+    def _report_failure(self, error: Exception, name: str, required: bool) -> None:
         """A checkpoint could not be written: a warning, or the end of the run."""
         why = disk.describe_fault(error)
         if why is None:
             raise error
-        self._note("checkpoint_refused", path=name, problem=why)
-        if must:
+        self._record_event("checkpoint_refused", path=name, problem=why)
+        if required:
             lost = f"{name} was not saved"
             raise disk.run_error(error, self.run_dir.path, lost) or error from error
         logger.warning(f"{name} was not saved: {why}. Training goes on.")
 
-    def _foresee(self, size: int) -> None:
+    def _warn_of_full_disk(self, size: int) -> None:
         """Say once that checkpoints which are kept will not all fit."""
         coming = self.keep + 2 - len(self.finished())  # the best, and one before another is removed
         free = disk.free_bytes(self.folder)
@@ -203,11 +206,11 @@ class Checkpoints:
             more = f"{coming} more of {disk.format_bytes(size)}, {disk.format_bytes(free)} are free"
             logger.warning(f"{self.folder} will hold {more}: later checkpoints may be left out.")
 
-    def _retain(self, newest: Path) -> None:
+    def _remove_old(self, newest: Path) -> None:
         """Remove all but the newest ones and the best, once what was just written is on the disk."""
-        wrong = manifest.damage(newest, only=())
+        wrong = manifest.find_damage(newest, only=())
         if wrong is not None:
-            self._note("damaged_checkpoint", path=newest.name, problem=wrong)
+            self._record_event("damaged_checkpoint", path=newest.name, problem=wrong)
             logger.warning(f"{newest} is damaged ({wrong}); older checkpoints are kept.")
             return
         best = (self.folder / "best").resolve().name
@@ -218,19 +221,19 @@ class Checkpoints:
         for path in self.folder.glob(f"{LATER}*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def _note(self, kind: str, **fields: Any) -> None:
+    def _record_event(self, kind: str, **fields: Any) -> None:
         with suppress(OSError):  # a full disk is told on the screen
             self.run_dir.event(kind, **fields)
 
 
-def opened(loop: Loop, keep: int, resume: Path | None = None) -> Checkpoints | None:
+def open_checkpoints(loop: Loop, keep: int, resume: Path | None = None) -> Checkpoints | None:
     """Where a loop keeps checkpoints, ready for the next; None for a run without a directory."""
     if loop.run.dir is None:
         return None
-    made = Checkpoints(loop.run.dir.checkpoints, keep)
+    checkpoints = Checkpoints(loop.run.dir.checkpoints, keep)
     if loop.accelerator.is_main_process:
-        made.begin(loop, resume)
-    return made
+        checkpoints.prepare_folder(loop, resume)
+    return checkpoints
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -11,19 +11,19 @@ import torch
 from ftcli.core.allocator import OutOfMemory, is_oom
 from ftcli.core.callback import Callback
 from ftcli.core.errors import UserError
-from ftcli.trainer import evidence
-from ftcli.trainer.meter import NonFinite, Step, refuse
-from ftcli.trainer.undo import Snapshot
+from ftcli.trainer.batch_dump import dump_batch
+from ftcli.trainer.meter import NonFinite, Step, raise_if_nonfinite
+from ftcli.trainer.rollback import Snapshot
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
     from ftcli.trainer.loop import Batch, Loop
     from ftcli.trainer.trainer import Trainer
 
-MOST_KEPT = 8  # skipped batches that are written to disk
+MAX_DUMPS = 8  # skipped batches that are written to disk
 
 
-class Rejected(NonFinite):
+class RejectedStep(NonFinite):
     """Figures of a step that has not been taken, or can be undone."""
 
 
@@ -70,12 +70,12 @@ class Guard(Callback):
         try:
             yield
             self.in_a_row = 0
-        except Rejected as error:
+        except RejectedStep as error:
             assert before is not None
             error.batches = self.batches
-            before.put_back(loop)
+            before.restore(loop)
             state.batch += len(batches)
-            self._left_out(loop, error)
+            self._record_skip(loop, error)
         except NonFinite as error:
             error.batches = self.batches
             raise
@@ -86,7 +86,7 @@ class Guard(Callback):
         finally:
             self.batches = []
 
-    def inspect(self, loop: Loop, loss: torch.Tensor, probe: torch.Tensor | None = None) -> None:
+    def check_step(self, loop: Loop, loss: torch.Tensor, probe: torch.Tensor | None = None) -> None:
         """Where steps may be skipped, look before the weights move or can still be put back.
 
         The loss and the gradient are the same on all ranks, and so is the verdict.
@@ -95,7 +95,7 @@ class Guard(Callback):
             probe: not finite where anything was not; None: the norm of the gradients.
 
         Raises:
-            Rejected: not finite.
+            RejectedStep: not finite.
         """
         if not self._skips:
             return
@@ -104,15 +104,15 @@ class Guard(Callback):
         values = torch.stack([loss.detach().float(), probe.float().to(loss.device)]).tolist()
         rows = [batch["rows"] for batch in self.batches]
         try:
-            refuse(Step(loop.state.step + 1, values[0], rows, values[1], probed))
+            raise_if_nonfinite(Step(loop.state.step + 1, values[0], rows, values[1], probed))
         except NonFinite as error:
-            rejected = Rejected(error.what, error.value, Step(error.step, error.loss, rows))
+            rejected = RejectedStep(error.what, error.value, Step(error.step, error.loss, rows))
             raise rejected from None
 
-    def _left_out(self, loop: Loop, error: Rejected) -> None:
+    def _record_skip(self, loop: Loop, error: RejectedStep) -> None:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-        if self.skipped <= MOST_KEPT:
-            evidence.keep(loop.run, error)
+        if self.skipped <= MAX_DUMPS:
+            dump_batch(loop.run, error)
         said = {"step": error.step, "what": error.what, "value": str(error.value)}
         loop.event("skipped", **said, batch=error.folder and error.folder.name)
         if self.in_a_row > self.trainer.max_skipped:
@@ -123,13 +123,13 @@ class Guard(Callback):
     def _skips(self) -> bool:
         return self.trainer.on_nonfinite == "skip"
 
-    def check(self, loop: Loop) -> None:
+    def check_before_save(self, loop: Loop) -> None:
         """Make sure that what is about to be saved is finite.
 
         Raises:
             NonFinite: a figure of a step since the last log, or a trained weight, is not.
         """
-        loop.meter.settle()
+        loop.meter.check_pending()
         found = [torch.isfinite(p.detach()).all() for p in loop.parameters]
         if found and not torch.stack([one.to(found[0].device) for one in found]).all():
             error = NonFinite("trained weight", float("nan"), loop.meter.last)

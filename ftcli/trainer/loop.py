@@ -58,27 +58,27 @@ class Loop:
         """The training batches of this process."""
         return self.run.loader(self.accelerator.process_index, self.accelerator.num_processes)
 
-    def call(self, moment: str, *args: Any) -> None:
-        """Call one moment on every callback, in order."""
+    def run_callbacks(self, hook: str, *args: Any) -> None:
+        """Call one hook of every callback, in order."""
         for callback in self.callbacks.values():
-            getattr(callback, moment)(self.state, *args)
+            getattr(callback, hook)(self.state, *args)
 
     def backward(self, batches: Sequence[Batch]) -> Tensor:
         """Gradients of one step over all its micro-batches; returns the step's loss, detached."""
         ranks = self.accelerator.num_processes
-        step = StepLoss(self.run, self.model, batches, self._over_ranks, ranks)
+        step = StepLoss(self.run, self.model, batches, self._sum_number_over_ranks, ranks)
         total = torch.zeros((), device=self.accelerator.device)
         for index, batch in enumerate(batches):
-            with self._sync_only(last=index == len(batches) - 1):
+            with self._sync_gradients(last=index == len(batches) - 1):
                 loss = step(batch)
-                refuse_unreached(loss)
+                require_gradient(loss)
                 # data parallelism averages gradients over ranks; the sum is wanted
                 (loss * ranks if ranks > 1 else loss).backward()
             total += loss.detach()
-        self.meter.note(step.figures, step.forwards)
-        return self._reduced(total)
+        self.meter.record_figures(step.figures, step.forwards)
+        return self._sum_over_ranks(total)
 
-    def search(self, batches: Sequence[Batch], lr: float) -> tuple[Tensor, Tensor]:
+    def zeroth_order_step(self, batches: Sequence[Batch], lr: float) -> tuple[Tensor, Tensor]:
         """A step of an optimizer that asks for losses and takes no gradient.
 
         Returns one of the losses, and the sum of all, which is finite if every one is.
@@ -90,13 +90,13 @@ class Loop:
             lr: factor on every group's initial learning rate.
         """
         ranks = self.accelerator.num_processes
-        step = StepLoss(self.run, self.model, batches, self._over_ranks, ranks)
+        step = StepLoss(self.run, self.model, batches, self._sum_number_over_ranks, ranks)
         self._set_lr(lr)
         self.model.eval()
         asked: list[Tensor] = []
 
         def closure() -> Tensor:
-            asked.append(self._reduced(step.total()))
+            asked.append(self._sum_over_ranks(step.total()))
             return asked[-1]
 
         optimizer: Any = (
@@ -104,10 +104,10 @@ class Loop:
         )  # torch says that a closure gives a float; a tensor waits for no device
         loss = optimizer.step(closure)
         self.model.train()
-        self.meter.note(step.figures, step.forwards)
+        self.meter.record_figures(step.figures, step.forwards)
         return torch.as_tensor(loss), torch.stack(asked).sum()
 
-    def update(self, lr: float, max_norm: float | None) -> Tensor:
+    def first_order_step(self, lr: float, max_norm: float | None) -> Tensor:
         """Clip, set the learning rate, take the optimizer's step; returns the gradient norm.
 
         Args:
@@ -144,19 +144,19 @@ class Loop:
                         free = f"eval.{key}" not in scores
                         scores[f"eval.{key}" if free else f"eval.{name}.{key}"] = value
             self.log({"step": self.state.step} | scores)
-            self.call("on_evaluate", {"step": self.state.step} | scores)
-        scores = self.from_main(scores)
+            self.run_callbacks("on_evaluate", {"step": self.state.step} | scores)
+        scores = self.broadcast_from_main(scores)
         self.meter.begin()
         return scores
 
-    def agree(self, requests: Requests) -> tuple[str | None, bool]:
+    def sync_stop_requests(self, requests: Requests) -> tuple[str | None, bool]:
         """What asks to stop, and whether to save now; the first rank's view, known to all."""
         if self.accelerator.num_processes == 1:
             return requests.stop, requests.save
         own = (requests.stop, requests.save) if self.accelerator.is_main_process else None
-        return self.from_main(own)
+        return self.broadcast_from_main(own)
 
-    def figures(self) -> dict[str, float]:
+    def read_figures(self) -> dict[str, float]:
         """The meter's figures since the last log, those of objective and penalties of all ranks.
 
         Raises:
@@ -193,10 +193,10 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
-    def _reduced(self, total: Tensor) -> Tensor:
+    def _sum_over_ranks(self, total: Tensor) -> Tensor:
         return self.accelerator.reduce(total) if self.accelerator.num_processes > 1 else total
 
-    def from_main(self, value: Any) -> Any:
+    def broadcast_from_main(self, value: Any) -> Any:
         """The first rank's value, on every rank."""
         if self.accelerator.num_processes == 1:
             return value
@@ -215,20 +215,20 @@ class Loop:
         having = {name: [one[name] for one in everywhere if name in one] for name in names}
         return {name: sum(values) / len(values) for name, values in having.items()}
 
-    def _over_ranks(self, value: float) -> float:
+    def _sum_number_over_ranks(self, value: float) -> float:
         if self.accelerator.num_processes == 1:
             return value
         tensor = torch.tensor(value, device=self.accelerator.device, dtype=torch.float64)
         return float(self.accelerator.reduce(tensor))
 
-    def _sync_only(self, last: bool) -> AbstractContextManager[None]:
+    def _sync_gradients(self, last: bool) -> AbstractContextManager[None]:
         """Gradients travel between ranks with the last micro-batch of a step only."""
         if last or self.accelerator.num_processes == 1:
             return nullcontext()
         return self.accelerator.no_sync(self.model)
 
 
-def prepared(
+def wrap_model(
     model: Any, accelerator: Accelerator, checkpointing: bool, compiled: bool
 ) -> nn.Module:
     """What forward passes go through: the model, its blocks compiled, wrapped for several ranks."""
@@ -242,7 +242,7 @@ def prepared(
     return accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
 
 
-def real_tokens(batch: Batch) -> int:
+def count_tokens(batch: Batch) -> int:
     """Tokens of a micro-batch, padding not counted; of what has none, the things that are learned."""
     for key in ("lengths", "attention_mask"):
         if key in batch:
@@ -250,7 +250,7 @@ def real_tokens(batch: Batch) -> int:
     return int(batch["count"])
 
 
-def refuse_unreached(loss: Tensor) -> None:
+def require_gradient(loss: Tensor) -> None:
     """Raise where backward would end in an error of autograd, as with adapters in Reformer.
 
     Raises:

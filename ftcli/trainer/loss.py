@@ -50,13 +50,13 @@ class StepLoss:
             losses = run.objective(self.model, batch)
             loss = run.objective.numerator(losses) / self.denominator
             for name, figure in losses.metrics.items():
-                self._note(name, figure / len(self.batches))
+                self._add_figure(name, figure / len(self.batches))
             for name, penalty in run.penalties.items():
                 share = penalty.size(batch) / max(self.sizes[name], 1e-30)
                 value = penalty(self.model, batch, losses) * share
                 loss = loss + penalty.weight * value
                 # figures are averaged over ranks; of shares the sum is wanted
-                self._note(f"penalty.{name}", value * self.ranks)
+                self._add_figure(f"penalty.{name}", value * self.ranks)
         return loss
 
     @torch.no_grad()
@@ -65,6 +65,6 @@ class StepLoss:
         self.figures = {}
         return torch.stack([self(batch).float() for batch in self.batches]).sum()
 
-    def _note(self, name: str, value: Tensor) -> None:
+    def _add_figure(self, name: str, value: Tensor) -> None:
         value = value.detach()
         self.figures[name] = self.figures[name] + value if name in self.figures else value

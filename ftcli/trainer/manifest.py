@@ -16,7 +16,7 @@ DONE = "DONE"
 BLOCK = 1 << 24  # bytes read at a time
 
 
-def seal(folder: Path) -> None:
+def write_manifest(folder: Path) -> None:
     """Write DONE: bytes and SHA-256 of every file that is there.
 
     Raises:
@@ -24,20 +24,20 @@ def seal(folder: Path) -> None:
     """
     files = sorted(path for path in folder.iterdir() if path.name != DONE)
     for path in files:
-        if not _opens(path):
+        if not _is_complete(path):
             raise OSError(5, "the file was not written whole", str(path))
     listed = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
     atomic.write_json(folder / DONE, listed)
 
 
-def damage(folder: Path, only: Collection[str] | None = None) -> str | None:
+def find_damage(folder: Path, only: Collection[str] | None = None) -> str | None:
     """What is wrong with a folder, naming the file and what differs; None for a whole one.
 
     Args:
         only: the files whose content is read; of the others the size must be right. None: all.
     """
     try:
-        listed = read(folder)
+        listed = read_manifest(folder)
     except (OSError, ValueError):
         return f"{DONE} is no list of files"
     for name, meant in listed.items():
@@ -53,10 +53,10 @@ def damage(folder: Path, only: Collection[str] | None = None) -> str | None:
             if found_hash != meant["sha256"]:
                 was = meant["sha256"][:12]
                 return f"{name} has other content: SHA-256 {found_hash[:12]}, written was {was}"
-    return None if listed else _structure(folder)
+    return None if listed else _find_malformed_file(folder)
 
 
-def read(folder: Path) -> dict[str, dict[str, Any]]:
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """File -> bytes and sha256; empty where an earlier version wrote the folder.
 
     Raises:
@@ -76,7 +76,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     return listed
 
 
-def total(folder: Path) -> int:
+def total_bytes(folder: Path) -> int:
     """Bytes of a checkpoint."""
     return sum(path.stat().st_size for path in folder.iterdir())
 
@@ -90,15 +90,15 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _structure(folder: Path) -> str | None:
+def _find_malformed_file(folder: Path) -> str | None:
     """Without a list: what files of these kinds say about themselves."""
     for path in sorted(folder.iterdir()):
-        if path.name != DONE and not _opens(path):
+        if path.name != DONE and not _is_complete(path):
             return f"{path.name} is no whole file ({format_bytes(path.stat().st_size)})"
     return None
 
 
-def _opens(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
     """Whether the file is as long as its own header or directory says."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open

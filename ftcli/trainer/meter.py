@@ -10,10 +10,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from ftcli.core.callback import Callback, State
+from ftcli.optimizers import state as optimizer_state
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 
 @dataclass
@@ -52,7 +58,7 @@ class NonFinite(Exception):
         self.what, self.value, self.step, self.rows = what, value, step.step, step.rows
         self.loss = float(step.loss)
         self.batches: list[dict[str, Any]] = []
-        self.kept = False  # whether they were looked after
+        self.dumped = False  # whether `dump_batch` was called for this error
         self.folder: Path | None = None  # where they lie, on the first rank
 
 
@@ -62,7 +68,7 @@ class Meter:
     def __init__(self) -> None:
         self.steps: list[Step] = []  # since the last log
         self.last = Step(0, 0.0, [])
-        self.settled = 0  # how many of them were read and are finite
+        self.checked = 0  # how many of them were read and are finite
         self.norm: Tensor | float | None = None
         self.tokens = 0  # since the last log, in this process
         self.busy = 0.0  # seconds of training since the last log
@@ -83,7 +89,7 @@ class Meter:
         self.busy += now - self.since
         self.since = now
 
-    def step(
+    def record_step(
         self,
         step: int,
         loss: Tensor,
@@ -104,21 +110,21 @@ class Meter:
         self.norm = norm
         self.tokens += tokens
         if loss.device.type == "cpu":
-            self.settle()
+            self.check_pending()
 
-    def settle(self) -> None:
+    def check_pending(self) -> None:
         """Read the figures of steps that were not read yet.
 
         Raises:
             NonFinite: those of a step were not finite; it is the first one.
         """
-        for one in self.steps[self.settled :]:
+        for one in self.steps[self.checked :]:
             one.loss = float(one.loss)
             one.probe = None if one.probe is None else float(one.probe)
-            refuse(one)
-            self.settled += 1
+            raise_if_nonfinite(one)
+            self.checked += 1
 
-    def note(self, figures: Mapping[str, Tensor], forwards: int) -> None:
+    def record_figures(self, figures: Mapping[str, Tensor], forwards: int) -> None:
         """Further figures of the step, which are logged as means, and its forward passes."""
         self.forwards += forwards
         for name, value in figures.items():
@@ -135,7 +141,7 @@ class Meter:
             NonFinite: a figure of a step was not finite.
         """
         self.pause()
-        self.settle()
+        self.check_pending()
         values = [float(one.loss) for one in self.steps]
         figures = {"loss": sum(values) / len(values)} if values else {}
         own = {name: float(total) / steps for name, (total, steps) in self.figures.items()}
@@ -147,13 +153,13 @@ class Meter:
         figures["mem_gb"] = peak_memory_gb()
         self.total_busy += self.busy
         self.total_tokens += self.tokens
-        self.steps, self.settled, self.figures, self.tokens, self.busy = [], 0, {}, 0, 0.0
+        self.steps, self.checked, self.figures, self.tokens, self.busy = [], 0, {}, 0, 0.0
         return figures
 
     def state_dict(self) -> dict[str, Any]:
         """Losses not logged yet, and the time so far: a resumed run logs the same lines."""
         self.pause()
-        self.settle()
+        self.check_pending()
         return {
             "losses": [[one.step, one.loss, one.rows, one.probe] for one in self.steps],
             "busy": self.total_busy + self.busy,
@@ -165,13 +171,51 @@ class Meter:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.steps = [Step(*values) for values in saved["losses"]]
-        self.settled = len(self.steps)
+        self.checked = len(self.steps)
         self.total_busy, self.total_tokens = saved["busy"], saved["tokens"]
         self.figures = {name: (total, n) for name, (total, n) in saved["figures"].items()}
         self.forwards = saved["forwards"]
 
 
-def refuse(step: Step) -> None:
+class Costs(Callback):
+    """Counts after every step; nothing is read from an accelerator, only sizes.
+
+    `optimizer_state_bytes` and `_elements` are the most that was held after any step, counters of
+    one element left out of the elements. `active_parameters` is the most that moved at one step.
+    """
+
+    def __init__(self) -> None:
+        self.peak = {
+            "optimizer_state_bytes": 0, "optimizer_state_elements": 0, "active_parameters": 0,
+        }  # fmt: skip
+        self.parameters: list[Any] = []
+
+    def setup(self, run: Run) -> None:
+        """Remember what may move."""
+        self.parameters = [p for p in run.model.parameters() if p.requires_grad]
+
+    def after_step(self, state: State) -> None:
+        """Count."""
+        optimizer = state.run.optimizer.optimizer
+        self._record_peak("optimizer_state_bytes", optimizer_state.nbytes(optimizer))
+        self._record_peak("optimizer_state_elements", optimizer_state.elements(optimizer))
+        self._record_peak(
+            "active_parameters", sum(p.numel() for p in self.parameters if p.requires_grad)
+        )
+
+    def _record_peak(self, name: str, value: int) -> None:
+        self.peak[name] = max(self.peak[name], value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The peaks so far."""
+        return dict(self.peak)
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.peak = dict(saved)
+
+
+def raise_if_nonfinite(step: Step) -> None:
     """Raise NonFinite where the figures of a step, read already, are not finite."""
     for what, value in (("loss", step.loss), (step.probed, step.probe)):
         if value is not None and not math.isfinite(value):

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
-SAMPLE = 240  # characters of the first row that are shown
+SAMPLE_LENGTH = 240  # characters of the first row that are shown
 #: Figures of a log line, in the order in which people read them.
-FORMS = {
+FORMATS = {
     "loss": "loss {:.4f}", "lr": "lr {:.2e}", "tok_s": "{:,.0f} tok/s", "mem_gb": "{:.2f} GB",
 }  # fmt: skip
 
@@ -49,7 +49,7 @@ class Progress(Callback):
         self.checkpoints = Path(folder) / "checkpoints" if folder else None
         self.dir = getattr(run, "dir", None)
         if self.first_rank and folder:
-            self._line(header(run))
+            self._print_line(describe_run(run))
 
     def before_step(self, state: Any) -> None:
         """Start the clock of the ETA at this process's first step, which after a resume is not 0."""
@@ -60,9 +60,11 @@ class Progress(Callback):
         """Show the figures of one log."""
         total = getattr(state, "max_steps", None)
         text, left = " · ".join(self._figures(metrics)), self._remaining(metrics["step"], total)
-        self._line(f"step {metrics['step']}{f'/{total}' if total else ''}  {text}{left}", bar=True)
+        self._print_line(
+            f"step {metrics['step']}{f'/{total}' if total else ''}  {text}{left}", bar=True
+        )
         if self.live and self.shown:
-            self._draw(metrics["step"], total, text, left)
+            self._update_bar(metrics["step"], total, text, left)
 
     def on_evaluate(self, state: Any, metrics: Mapping[str, Any]) -> None:
         """Show scores above the bar, where they stay."""
@@ -72,7 +74,9 @@ class Progress(Callback):
             if name.startswith("eval.") and isinstance(value, int | float)
         )
         if scores:
-            self._line(f"eval at step {metrics.get('step', getattr(state, 'step', '?'))}  {scores}")
+            self._print_line(
+                f"eval at step {metrics.get('step', getattr(state, 'step', '?'))}  {scores}"
+            )
 
     def on_train_end(self, state: Any) -> None:
         """Leave the terminal as it was found."""
@@ -80,7 +84,7 @@ class Progress(Callback):
             self.bar.stop()
             self.bar = None
 
-    def _line(self, text: str, bar: bool = False) -> None:
+    def _print_line(self, text: str, bar: bool = False) -> None:
         """A line for train.log and for whoever watches; `bar`: a live bar shows it already."""
         if self.first_rank and self.dir is not None:
             self.dir.note(text)
@@ -94,10 +98,12 @@ class Progress(Callback):
     def _figures(self, metrics: Mapping[str, Any]) -> list[str]:
         """The figures that were measured."""
         shown = [
-            form.format(metrics[key]) for key, form in FORMS.items() if metrics.get(key) is not None
+            form.format(metrics[key])
+            for key, form in FORMATS.items()
+            if metrics.get(key) is not None
         ]
         age = self._checkpoint_age()
-        return shown + ([f"saved {brief(age)} ago"] if age is not None else [])
+        return shown + ([f"saved {format_duration(age)} ago"] if age is not None else [])
 
     def _checkpoint_age(self) -> float | None:
         """Seconds since the last finished checkpoint; None before the first."""
@@ -110,16 +116,16 @@ class Progress(Callback):
         if not total or self.began is None or step <= self.began[1]:
             return ""
         pace = (time.monotonic() - self.began[0]) / (step - self.began[1])
-        return f" · {brief(pace * (total - step))} left"
+        return f" · {format_duration(pace * (total - step))} left"
 
-    def _draw(self, step: int, total: int | None, text: str, left: str) -> None:
+    def _update_bar(self, step: int, total: int | None, text: str, left: str) -> None:
         if self.bar is None:
             self.bar, self.task = _bar(total)
         assert self.task is not None
         self.bar.update(self.task, completed=step, total=total, text=text + left)
 
 
-def header(run: Any) -> str:
+def describe_run(run: Any) -> str:
     """What is trained on what, and the first row as the model will see it; data say both themselves."""
     from ftcli.methods.left_out import list_left_out, summarise
     from ftcli.models.anatomy import count_parameters
@@ -127,7 +133,7 @@ def header(run: Any) -> str:
     tokens = run.data.prepare("train", run.tokenizer)
     trained, total = count_parameters(run.model, trainable_only=True), count_parameters(run.model)
     first = tokens.sample(run.tokenizer)
-    sample = first if len(first) <= SAMPLE else f"{first[:SAMPLE]} ..."
+    sample = first if len(first) <= SAMPLE_LENGTH else f"{first[:SAMPLE_LENGTH]} ..."
     frozen = list_left_out(run.model, getattr(run.method, "left_out", None))
     targets = f"targets left out: {summarise(frozen)}\n" if frozen else ""
     return (
@@ -136,12 +142,12 @@ def header(run: Any) -> str:
         f"({trained / total:.2%})\n"
         f"{targets}"
         f"data    {run.data.path}: {tokens.summary()}\n"
-        f"{_packing(run.row_format)}"
+        f"{_describe_packing(run.row_format)}"
         f"sample  {sample!r}"
     )
 
 
-def _packing(proof: Any) -> str:
+def _describe_packing(proof: Any) -> str:
     """How rows share a batch, and why it is not what was tried first; nothing where none was proved."""
     if proof is None:
         return ""
@@ -152,7 +158,7 @@ def _packing(proof: Any) -> str:
     return f"packing {text}{f': {proof.reason}' if proof.reason else ''}\n"
 
 
-def brief(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration as people say it: 45s, 3m05s, 2h10m."""
     whole = int(seconds)
     if whole < 60:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ftcli.core.callback import Callback, State
 from ftcli.core.errors import UserError
 from ftcli.trainer.manifest import step_of
-from ftcli.trainer.undo import restore
+from ftcli.trainer.rollback import restore_checkpoint
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from ftcli.trainer.trainer import Trainer
 
 WINDOW = 100  # logged losses that a new one is compared with
-FEWEST = 8  # of them, before anything is called a spike
-NORMAL = 1.4826  # a normal distribution's standard deviation in median absolute deviations
-LEAST_SPREAD = 0.01  # share of the median: equal losses would make anything a spike
+MIN_LOSSES = 8  # of them, before anything is called a spike
+MAD_TO_STD = 1.4826  # a normal distribution's standard deviation in median absolute deviations
+MIN_SPREAD = 0.01  # share of the median: equal losses would make anything a spike
 
 
 class Spikes(Callback):
@@ -65,7 +65,7 @@ class Spikes(Callback):
         if loss > limit:
             self.spike = {"loss": loss, "limit": limit}
         else:
-            self._remember(loss)
+            self._append_loss(loss)
 
     def roll_back(self, loop: Loop, checkpoints: Checkpoints | None) -> bool:
         """After a spike, go back to the last checkpoint from before it; whether that was done.
@@ -75,20 +75,20 @@ class Spikes(Callback):
         """
         if self.trainer.on_spike == "ignore":
             return False
-        spike = loop.from_main(self.spike)
+        spike = loop.broadcast_from_main(self.spike)
         if spike is None:
             return False
-        target = self._target(checkpoints) if loop.accelerator.is_main_process else None
-        target = loop.from_main(target)
+        target = self._find_checkpoint(checkpoints) if loop.accelerator.is_main_process else None
+        target = loop.broadcast_from_main(target)
         if target is None or self.rollbacks >= self.trainer.max_rollbacks:
-            self._remember(spike["loss"])  # where it cannot be undone, it may be a new level
+            self._append_loss(spike["loss"])  # where it cannot be undone, it may be a new level
             loop.event("spike", step=loop.state.step, **spike)
             return False
         step = loop.state.step
         self._restore(loop, target)
         if loop.accelerator.is_main_process and loop.run.dir is not None:
             assert checkpoints is not None
-            checkpoints.begin(loop, target)  # those of the steps that are undone go
+            checkpoints.prepare_folder(loop, target)  # those of the steps that are undone go
             saved = json.loads((target / "state.json").read_text(encoding="utf-8"))
             loop.run.dir.rewind(saved["lines"], saved["step"])
         loop.event("rollback", step=step, to=loop.state.step, **spike)
@@ -96,7 +96,7 @@ class Spikes(Callback):
         loop.meter.begin()
         return True
 
-    def _target(self, checkpoints: Checkpoints | None) -> Path | None:
+    def _find_checkpoint(self, checkpoints: Checkpoints | None) -> Path | None:
         """The newest checkpoint that is not younger than the last log without a spike."""
         whole = checkpoints.finished() if checkpoints is not None else []
         sound = [path for path in whole if step_of(path) <= self._healthy]
@@ -109,11 +109,11 @@ class Spikes(Callback):
             self.rollbacks,
             loop.guard.skipped,
         )
-        restore(loop, target)
+        restore_checkpoint(loop, target)
         state.epoch, state.batch = position
         self.rollbacks, loop.guard.skipped = rollbacks + 1, skipped
 
-    def _remember(self, loss: float) -> None:
+    def _append_loss(self, loss: float) -> None:
         self.losses = [*self.losses, loss][-WINDOW:]
 
     def state_dict(self) -> dict[str, Any]:
@@ -130,8 +130,8 @@ class Spikes(Callback):
 
 def spike_limit(losses: Sequence[float], factor: float) -> float:
     """The loss above which a line is a spike; infinite while there are too few to compare with."""
-    if len(losses) < FEWEST:
+    if len(losses) < MIN_LOSSES:
         return math.inf
     middle = median(losses)
-    spread = NORMAL * median(abs(loss - middle) for loss in losses)
-    return middle + factor * max(spread, LEAST_SPREAD * abs(middle))
+    spread = MAD_TO_STD * median(abs(loss - middle) for loss in losses)
+    return middle + factor * max(spread, MIN_SPREAD * abs(middle))

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ftcli.core.callback import State
-from ftcli.trainer import checkpoint
-from ftcli.trainer.checkpoint import Checkpoints
-from ftcli.trainer.costs import Costs
+from ftcli.trainer.checkpoint import Checkpoints, open_checkpoints
+from ftcli.trainer.checkpoint_io import restore_state
 from ftcli.trainer.guard import Guard
-from ftcli.trainer.loop import Batch, Loop, prepared, real_tokens
+from ftcli.trainer.loop import Batch, Loop, count_tokens, wrap_model
+from ftcli.trainer.meter import Costs
 from ftcli.trainer.progress import Progress
 from ftcli.trainer.signals import Requests
 from ftcli.trainer.spikes import Spikes
@@ -67,66 +67,66 @@ class Trainer:
             NonFinite, OutOfMemory: a step went wrong; they name it.
         """
         loop = self.start(run)
-        state, checkpoints = loop.state, checkpoint.opened(loop, self.keep_last, resume)
+        state, checkpoints = loop.state, open_checkpoints(loop, self.keep_last, resume)
         before: dict[str, float] = {}
         if resume is not None:
-            checkpoint.restore(resume, loop)
+            restore_state(resume, loop)
         elif self.eval_first:
             before = loop.evaluate()
         loop.begin()
         with Requests(run.dir) as requests:
-            for batches in self._steps(loop):
-                if not self.step(loop, batches):
+            for batches in self._iterate_steps(loop):
+                if not self.train_step(loop, batches):
                     continue
                 done = state.step >= state.max_steps
                 if state.step % self.log_every == 0 or done:
-                    self._log(loop)
+                    self._log_figures(loop)
                     if loop.spikes.roll_back(loop, checkpoints):
                         continue
                 best = False
-                if _due(state.step, self.eval_every) and not done:
-                    best = self.is_best(loop, loop.evaluate(periodic=True))
-                stop, save = loop.agree(requests)
-                if done or best or save or stop or _due(state.step, self.save_every):
-                    self.save(loop, checkpoints, best, must=bool(done or stop))
+                if _is_due(state.step, self.eval_every) and not done:
+                    best = self.update_best(loop, loop.evaluate(periodic=True))
+                stop, save = loop.sync_stop_requests(requests)
+                if done or best or save or stop or _is_due(state.step, self.save_every):
+                    self.save(loop, checkpoints, best, required=bool(done or stop))
                 if stop and not done:
-                    loop.call("on_train_end")
+                    loop.run_callbacks("on_train_end")
                     return Outcome(f"stopped by {stop}", state, before, {}, loop)
         after = loop.evaluate()
-        if self.is_best(loop, after) and checkpoints and loop.accelerator.is_main_process:
+        if self.update_best(loop, after) and checkpoints and loop.accelerator.is_main_process:
             checkpoints.mark_best()
-        loop.call("on_train_end")
+        loop.run_callbacks("on_train_end")
         return Outcome("finished", state, before, after, loop)
 
-    def step(self, loop: Loop, batches: list[Batch]) -> bool:
+    def train_step(self, loop: Loop, batches: list[Batch]) -> bool:
         """One optimizer step on these micro-batches; False: it was left out as not finite."""
         taken = loop.state.step
         with loop.guard.watch(loop, batches):
-            self._step(loop, batches)
+            self._forward_backward_update(loop, batches)
         return loop.state.step > taken
 
-    def _step(self, loop: Loop, batches: list[Batch]) -> None:
+    def _forward_backward_update(self, loop: Loop, batches: list[Batch]) -> None:
         state, taken = loop.state, len(batches)
-        loop.call("before_step")
+        loop.run_callbacks("before_step")
         batches = loop.guard.batches = loop.run.objective.rollout(state, batches)
         factor = loop.run.scheduler.factor(state.step, state.max_steps)
         if loop.uses_backward:
             loss = loop.backward(batches)
-            loop.guard.inspect(loop, loss)
-            loop.call("after_backward")
-            norm, losses = loop.update(factor, self.max_grad_norm), None
+            loop.guard.check_step(loop, loss)
+            loop.run_callbacks("after_backward")
+            norm, losses = loop.first_order_step(factor, self.max_grad_norm), None
         else:
-            (loss, losses), norm = loop.search(batches, factor), None
-            loop.guard.inspect(loop, loss, losses)
-        tokens = sum(real_tokens(batch) for batch in batches) * loop.accelerator.num_processes
+            (loss, losses), norm = loop.zeroth_order_step(batches, factor), None
+            loop.guard.check_step(loop, loss, losses)
+        tokens = sum(count_tokens(batch) for batch in batches) * loop.accelerator.num_processes
         state.step += 1
         state.batch += taken
         state.tokens += tokens
         state.supervised += sum(batch["count"] for batch in batches)
-        loop.meter.step(state.step, loss, norm, [b["rows"] for b in batches], tokens, losses)
-        loop.call("after_step")
+        loop.meter.record_step(state.step, loss, norm, [b["rows"] for b in batches], tokens, losses)
+        loop.run_callbacks("after_step")
 
-    def _steps(self, loop: Loop) -> Iterator[list[Batch]]:
+    def _iterate_steps(self, loop: Loop) -> Iterator[list[Batch]]:
         """The micro-batches of each step, from the position in the data that the state names."""
         state, width = loop.state, self.gradient_accumulation_steps
         loader = loop.loader()
@@ -141,10 +141,10 @@ class Trainer:
     def start(self, run: Run) -> Loop:
         """Everything in place for the first step."""
         accelerator = run.accelerator
-        model = prepared(run.load_model(), accelerator, self.gradient_checkpointing, self.compile)
+        model = wrap_model(run.load_model(), accelerator, self.gradient_checkpointing, self.compile)
         named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
         optimizer = run.optimizer.build(named, accelerator.device)
-        state = State(run, run.model, self.steps(run))
+        state = State(run, run.model, self.count_steps(run))
         callbacks = run.callbacks() | {"costs": Costs(), "progress": Progress()}
         callbacks |= {"guard": Guard(self), "spikes": Spikes(self)}
         tokens = run.data.prepare("train", run.tokenizer)
@@ -158,7 +158,7 @@ class Trainer:
         run.model.train()
         return loop
 
-    def steps(self, run: Run) -> int:
+    def count_steps(self, run: Run) -> int:
         """Optimizer steps of the whole run."""
         if self.max_steps is not None:
             return self.max_steps
@@ -166,16 +166,16 @@ class Trainer:
         batches = len(loader.batches(0))
         return math.ceil((self.epochs or 1.0) * batches / self.gradient_accumulation_steps)
 
-    def _log(self, loop: Loop) -> None:
+    def _log_figures(self, loop: Loop) -> None:
         state = loop.state
-        figures, lr = loop.figures(), loop.optimizer.param_groups[0]["lr"]
+        figures, lr = loop.read_figures(), loop.optimizer.param_groups[0]["lr"]
         epoch = round(state.epoch + state.batch / len(loop.loader()), 4)
         metrics = {"step": state.step, "epoch": epoch, "batch": state.batch, "lr": lr}
         metrics |= {"tokens": state.tokens} | figures | loop.guard.figures
         loop.log(metrics)
-        loop.call("on_log", metrics)
+        loop.run_callbacks("on_log", metrics)
 
-    def is_best(self, loop: Loop, scores: dict[str, float]) -> bool:
+    def update_best(self, loop: Loop, scores: dict[str, float]) -> bool:
         """Whether the held-out loss is the lowest so far."""
         loss, best = scores.get("eval.loss"), loop.state.best
         if loss is None or (best is not None and loss >= best):
@@ -183,15 +183,15 @@ class Trainer:
         loop.state.best = loss
         return True
 
-    def save(self, loop: Loop, checkpoints: Checkpoints | None, best: bool, must: bool) -> None:
+    def save(self, loop: Loop, checkpoints: Checkpoints | None, best: bool, required: bool) -> None:
         """Write a checkpoint of this moment, where checkpoints are kept and it is finite."""
         loop.meter.pause()
-        loop.guard.check(loop)
+        loop.guard.check_before_save(loop)
         if checkpoints is not None and loop.accelerator.is_main_process:
-            checkpoints.save(loop, best, must)
+            checkpoints.save(loop, best, required)
         loop.accelerator.wait_for_everyone()
         loop.meter.begin()
 
 
-def _due(step: int, every: int | None) -> bool:
+def _is_due(step: int, every: int | None) -> bool:
     return every is not None and every > 0 and step % every == 0

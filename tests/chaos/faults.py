@@ -98,14 +98,14 @@ class Faulty:
         import torch
 
         from ftcli.core.run_dir import RunDir
-        from ftcli.trainer import contents
+        from ftcli.trainer import checkpoint_io
 
         self._point(os, "replace")
         self._point(os, "rename")
         self._point(os, "fsync")
         self._point(shutil, "rmtree", _half_removed)
         self._point(torch, "save", _half_saved)
-        self._point(contents, "save_file", _half_tensors)
+        self._point(checkpoint_io, "save_file", _half_tensors)
         self._point(RunDir, "_append", _half_line)
         self._follow()
         if self.fault is None or not self.fault.pictures:
@@ -122,7 +122,7 @@ class Faulty:
 
         inside = {
             "token cache": (cache, "load_or_write"), "evaluation": (Loop, "evaluate"),
-            "step": (Trainer, "step"), "checkpoint": (Checkpoints, "save"),
+            "step": (Trainer, "train_step"), "checkpoint": (Checkpoints, "save"),
             "finish": (train, "finish"),
         }  # fmt: skip
         for place, (owner, name) in inside.items():

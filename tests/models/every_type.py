@@ -32,7 +32,7 @@ from ftcli.models.decoding_proof import Decoding, find_decoding
 from ftcli.models.experts import find_expert_weights
 from ftcli.objectives.causal_lm import CausalLM as NextToken
 from ftcli.objectives.causal_lm import CausalLM as Objective
-from ftcli.trainer.loop import refuse_unreached
+from ftcli.trainer.loop import require_gradient
 
 from . import zoo
 
@@ -273,7 +273,7 @@ def _move(model: Any, ids: list[int], proved: RowFormat) -> None:
     batch = {"input_ids": row, "labels": row, "attention_mask": torch.ones_like(row)}
     batch["position_ids"] = torch.arange(len(ids))[None]
     loss = Objective()(model, batch | {"reading": proved.reading}).values.mean()
-    refuse_unreached(loss)
+    require_gradient(loss)
     loss.backward()
     unused = [name for name, p in trained.items() if p.grad is None]
     assert len(unused) < len(trained), "no adapter is used"

@@ -37,7 +37,7 @@ def start(*overrides: str):
     """A run ready for its first step, and the batches of that step."""
     run = made(*overrides)
     loop = run.trainer.start(run)
-    loop.call("before_step")
+    loop.run_callbacks("before_step")
     width = run.trainer.gradient_accumulation_steps
     return run, [run.loader().batch(rows) for rows in run.loader().batches(0)[:width]]
 

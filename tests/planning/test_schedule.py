@@ -35,7 +35,7 @@ def test_steps_and_tokens_are_those_of_the_run(small, packing):
     loader = run.loader()
     batches = [loader.batch(rows) for rows in loader.batches(0)]
     assert planned.batches == len(loader)
-    assert planned.steps == run.trainer.steps(run)
+    assert planned.steps == run.trainer.count_steps(run)
     widest = max(model_inputs(b, torch.device("cpu"))["input_ids"].numel() for b in batches)
     assert planned.fullest == widest
     assert planned.supervised == sum(b["count"] for b in batches)

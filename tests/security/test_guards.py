@@ -71,7 +71,7 @@ GUARDS = {
         "cli/app.py", 'os.environ.setdefault("PYTHONSAFEPATH", "1")', "pass", CONFIGS),
     # models, adapters, checkpoints
     "a checkpoint is read as weights only": Guard(
-        "trainer/contents.py", "weights_only=True", "weights_only=False", MODELS),
+        "trainer/checkpoint_io.py", "weights_only=True", "weights_only=False", MODELS),
     "weights of a model are safetensors": Guard(
         "models/causal_lm.py", "use_safetensors=True", "use_safetensors=None", MODELS),
     "code of a causal model": Guard("models/causal_lm.py", *NO_REMOTE_CODE, CODE),
@@ -121,7 +121,7 @@ GUARDS = {
         "core/redaction.py", "    return _SHAPE.sub(HIDDEN, text)", "    return text", SECRETS),
     "the log is redacted": Guard("core/run_dir.py", "{redact(line)}", "{line}", SECRETS),
     "checkpoints are redacted": Guard(
-        "trainer/contents.py", "redact_tree(run.config)", "run.config", SECRETS),
+        "trainer/checkpoint_io.py", "redact_tree(run.config)", "run.config", SECRETS),
     "the configuration of a run is redacted": Guard(
         "run/record.py", "OmegaConf.create(redact_tree(value))", "OmegaConf.create(value)", SECRETS),
     "words of the command line are redacted": Guard(

@@ -19,7 +19,7 @@ from ftcli.models import hub
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.classifier import LOADERS, Classifier
 from ftcli.models.ldm import Ldm
-from ftcli.trainer import contents
+from ftcli.trainer import checkpoint_io
 
 
 class Bomb:
@@ -57,7 +57,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(attack, name, saved):
     else:
         file.write_bytes(pickle.dumps({"state": Bomb(attack.shell)}))
     with pytest.raises((pickle.UnpicklingError, RuntimeError, UserError)):
-        contents.load(file)
+        checkpoint_io.load_pt(file)
     assert not attack.won
     with contextlib.suppress(RuntimeError, TypeError, AttributeError):
         torch.load(file, weights_only=False)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 
 from ftcli.core.run_dir import RunDir
-from ftcli.trainer import contents
+from ftcli.trainer import checkpoint_io
 from ftcli.trainer.checkpoint import Checkpoints
 from ftcli.trainer.meter import Meter
 
@@ -34,7 +34,7 @@ class Small:
             method=SimpleNamespace(describe=lambda: {"r": 4}),
         )
         self.callbacks = {"method": nothing}
-        counters = dict.fromkeys(contents.COUNTERS, 0) | {"best": None}
+        counters = dict.fromkeys(checkpoint_io.COUNTERS, 0) | {"best": None}
         self.state = SimpleNamespace(**counters)
         self.meter, self.fingerprint = Meter(), ""
         self.accelerator = SimpleNamespace(is_main_process=True)

@@ -15,6 +15,7 @@ from ftcli.core import atomic, disk
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.trainer import checkpoint, manifest
+from ftcli.trainer.checkpoint_io import WEIGHTS
 from tests.trainer.small_loop import Small
 
 
@@ -110,10 +111,10 @@ def test_where_nothing_is_whole_the_run_can_be_repeated(small):
 
 def test_to_use_weights_only_weights_are_read(small):
     flip(small.run.dir.checkpoints / "step-000004" / "optimizer.pt")
-    assert small.checkpoints.find("last", only=checkpoint.WEIGHTS).name == "step-000004"
+    assert small.checkpoints.find("last", only=WEIGHTS).name == "step-000004"
     shorten(small.run.dir.checkpoints / "step-000004" / "optimizer.pt")
     with pytest.raises(UserError, match=r"optimizer\.pt"):
-        small.checkpoints.find("last", only=checkpoint.WEIGHTS)
+        small.checkpoints.find("last", only=WEIGHTS)
 
 
 def test_folders_without_checksums_are_checked_by_what_files_say_of_themselves(small):
@@ -152,7 +153,7 @@ def test_going_on_from_an_earlier_one_takes_back_the_later_ones(small):
     """Else the newest by number, damaged or of another past, would be what stays and what resumes."""
     small.checkpoints.keep = 1
     start = small.checkpoints.find("step-000002")
-    small.checkpoints.begin(small, start)
+    small.checkpoints.prepare_folder(small, start)
     assert small.names() == ["step-000002"]
     assert (small.checkpoints.folder / "last").resolve() == start
     small.save(3)
@@ -164,7 +165,7 @@ def test_links_that_a_crash_left_undone_are_made(small):
     small.save(6, best=True)
     for name in ("last", "best"):
         atomic.write_link(small.checkpoints.folder / name, "step-000004")
-    small.checkpoints.begin(small, small.checkpoints.find("last"))
+    small.checkpoints.prepare_folder(small, small.checkpoints.find("last"))
     for name in ("last", "best"):
         assert (small.checkpoints.folder / name).resolve().name == "step-000006"
 
@@ -184,7 +185,7 @@ def test_a_save_of_the_same_step_that_dies_half_way_loses_nothing(small, monkeyp
         small.save(4)
     monkeypatch.undo()
     assert small.names() == ["step-000002"]
-    small.checkpoints.begin(small, None)
+    small.checkpoints.prepare_folder(small, None)
     assert manifest.sha256(small.checkpoints.find("step-000004") / "optimizer.pt") == content
 
 
@@ -194,8 +195,8 @@ def full(small, monkeypatch, free):
 
 def test_a_full_disk_is_foreseen_and_training_goes_on(small, monkeypatch, caplog):
     full(small, monkeypatch, 1000)
-    monkeypatch.setattr(checkpoint, "write", None)  # nothing is begun
-    assert small.save(6, must=False) is None
+    monkeypatch.setattr(checkpoint, "write_state", None)  # nothing is begun
+    assert small.save(6, required=False) is None
     assert "step-000006 was not saved: the disk is full: it needs 1.1 MB, 1.0 kB are free" in (
         caplog.text
     )
@@ -216,7 +217,7 @@ def test_the_last_save_on_a_full_disk_says_what_to_do(small, monkeypatch):
 def test_a_run_that_could_not_save_does_not_start(small, monkeypatch):
     full(small, monkeypatch, 1000)
     with pytest.raises(UserError, match="no checkpoint could be saved: the disk is full"):
-        small.checkpoints.begin(small, None)
+        small.checkpoints.prepare_folder(small, None)
 
 
 def test_checkpoints_that_will_not_all_fit_are_announced_once(tmp_path, monkeypatch, caplog):
@@ -246,7 +247,7 @@ def test_a_disk_that_refuses_in_the_middle_leaves_no_half(small, monkeypatch, co
 
     monkeypatch.setattr(os, "replace", replace)
     monkeypatch.setattr(torch, "save", save)
-    assert small.save(6, must=False) is None
+    assert small.save(6, required=False) is None
     with pytest.raises(UserError, match="fix: (free space|make it readable)"):
         small.save(6)
     monkeypatch.undo()
@@ -267,19 +268,19 @@ def test_a_link_that_is_refused_is_made_on_resume(small, monkeypatch, caplog):
         real(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
-    assert small.save(6, must=False).name == "step-000006" and "is saved, but" in caplog.text
+    assert small.save(6, required=False).name == "step-000006" and "is saved, but" in caplog.text
     with pytest.raises(UserError, match="step-000008 is whole, .* the disk is full"):
         small.save(8)
     monkeypatch.undo()
     assert not list(small.checkpoints.folder.glob(".*"))
-    small.checkpoints.begin(small, small.checkpoints.find("last"))
+    small.checkpoints.prepare_folder(small, small.checkpoints.find("last"))
     assert (small.checkpoints.folder / "last").resolve().name == "step-000008"
 
 
 def test_other_errors_are_not_hidden(small, monkeypatch):
     monkeypatch.setattr(torch, "save", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        small.save(6, must=False)
+        small.save(6, required=False)
 
 
 def test_what_a_library_says_of_a_full_disk_is_understood():

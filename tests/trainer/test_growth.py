@@ -23,7 +23,7 @@ class Gauge:
     def __init__(self):
         self.seen = {}
 
-    def __getattr__(self, moment):
+    def __getattr__(self, hook):
         return lambda *args: None
 
     def state_dict(self):

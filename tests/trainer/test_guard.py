@@ -111,9 +111,9 @@ def figures(run: Path, *more):
 
 
 def assert_same(one: Path, other: Path, *more):
-    from ftcli.trainer.undo import same
+    from ftcli.trainer.rollback import equal_states
 
-    assert same(state(one), state(other))
+    assert equal_states(state(one), state(other))
     assert figures(one, *more) == figures(other, *more)
 
 
@@ -145,14 +145,14 @@ def test_stopping_names_the_step_and_the_rows_and_keeps_the_batch(how, tmp_path,
 
 def test_figures_read_late_still_name_the_first_step_and_stop_the_save(tmp_path, monkeypatch):
     """On an accelerator nothing is read between two logs; a save looks first."""
-    step = Meter.step
+    record_step = Meter.record_step
 
     def late(self, *args):
-        self.settle = lambda: None
-        step(self, *args)
-        del self.settle
+        self.check_pending = lambda: None
+        record_step(self, *args)
+        del self.check_pending
 
-    monkeypatch.setattr(Meter, "step", late)
+    monkeypatch.setattr(Meter, "record_step", late)
     bad = order(tmp_path)[1]
     poison(monkeypatch, lambda rows: rows == set(bad))
     with pytest.raises(UserError, match="the loss was nan at step 2") as caught:
@@ -168,15 +168,15 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     """A step may be finite and what it leaves not."""
     from ftcli.trainer.loop import Loop
 
-    update = Loop.update
+    first_order_step = Loop.first_order_step
 
     def overflows(self, lr, max_norm):
-        norm = update(self, lr, max_norm)
+        norm = first_order_step(self, lr, max_norm)
         if self.state.step == 1:
             self.parameters[0].data.view(-1)[0] = torch.inf
         return norm
 
-    monkeypatch.setattr(Loop, "update", overflows)
+    monkeypatch.setattr(Loop, "first_order_step", overflows)
     with pytest.raises(UserError, match="a trained weight was not finite after step 2"):
         train(job(tmp_path, *KINDS["plain"]))
     run = only(tmp_path)

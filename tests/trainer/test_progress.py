@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from ftcli.core import console as printing
-from ftcli.trainer.progress import Progress, brief
+from ftcli.trainer.progress import Progress, format_duration
 
 LOG = {"step": 20, "loss": 2.5, "lr": 2e-3, "tok_s": 5321.4, "mem_gb": 1.234, "time": 3.0}
 STATE = SimpleNamespace(step=20, max_steps=100)
@@ -88,7 +88,7 @@ def test_on_a_terminal_there_is_a_bar_that_ends_with_training(monkeypatch):
 
 
 def test_durations_read_well():
-    assert [brief(s) for s in (9.9, 185, 7800)] == ["9s", "3m05s", "2h10m"]
+    assert [format_duration(s) for s in (9.9, 185, 7800)] == ["9s", "3m05s", "2h10m"]
 
 
 def test_train_log_has_every_line_also_of_a_quiet_run(trained_run):

@@ -48,7 +48,7 @@ def test_a_disk_that_fills_up(small_disk, left, foreseen, monkeypatch, caplog):
     fill(small_disk, left)
     if not foreseen:
         monkeypatch.setattr(disk, "require_space", lambda folder, needed: None)
-    assert loop.save(4, must=False) is None
+    assert loop.save(4, required=False) is None
     assert "step-000004 was not saved: the disk is full" in caplog.text
     with pytest.raises(UserError, match="step-000004 was not saved: the disk is full") as caught:
         loop.save(4)
@@ -77,7 +77,7 @@ def test_a_folder_that_may_not_be_written(as_nobody, caplog):
     loop = Small(as_nobody / "run")
     loop.save(2)
     loop.checkpoints.folder.chmod(0o555)
-    assert loop.save(4, must=False) is None and "no permission for" in caplog.text
+    assert loop.save(4, required=False) is None and "no permission for" in caplog.text
     with pytest.raises(UserError, match="step-000004 was not saved: no permission") as caught:
         loop.save(4)
     assert "make it readable and writable, then: ftcli resume" in str(caught.value)

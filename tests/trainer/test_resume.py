@@ -103,7 +103,7 @@ def stopped(tmp_path_factory):
     class Stop:
         """Asks for a stop as a person would, by making the file STOP."""
 
-        def __getattr__(self, moment):
+        def __getattr__(self, hook):
             return lambda *args: None
 
         def state_dict(self):

@@ -12,8 +12,8 @@ from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
 from ftcli.objectives.causal_lm import CausalLM
 from ftcli.trainer.checkpoint import Checkpoints
-from ftcli.trainer.spikes import FEWEST, spike_limit
-from ftcli.trainer.undo import same
+from ftcli.trainer.rollback import equal_states
+from ftcli.trainer.spikes import MIN_LOSSES, spike_limit
 from tests.trainer.test_guard import assert_same, cut, figures, job, order, state, without
 
 WORDS = (
@@ -41,7 +41,7 @@ def rollbacks(run):
 
 def test_the_limit_is_so_many_robust_standard_deviations_above_the_median():
     losses = [2.0, 2.1, 1.9, 2.2, 1.8, 2.05, 1.95, 50.0]  # one outlier moves neither estimate far
-    assert spike_limit(losses[:7], 7) == math.inf and len(losses) == FEWEST
+    assert spike_limit(losses[:7], 7) == math.inf and len(losses) == MIN_LOSSES
     deviations = sorted(abs(x - 2.025) for x in losses)
     assert spike_limit(losses, 7) == pytest.approx(
         2.025 + 7 * 1.4826 * (deviations[3] + deviations[4]) / 2
@@ -75,7 +75,7 @@ def test_a_rollback_is_as_if_the_batches_since_the_checkpoint_had_not_been(spiky
     (a, b), (c, d) = state(rolled), state(plain)
     for kept in (b, d):
         kept["participants"]["spikes"].pop("rollbacks")
-    assert same((a, b), (c, d)) and figures(rolled) == figures(plain)
+    assert equal_states((a, b), (c, d)) and figures(rolled) == figures(plain)
 
 
 @pytest.mark.parametrize("step", [9, pytest.param(12, marks=pytest.mark.slow)])

@@ -113,7 +113,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path):
     class Poison:
         """Breaks the weights after the second step."""
 
-        def __getattr__(self, moment):
+        def __getattr__(self, hook):
             return lambda *args: None
 
         def state_dict(self):

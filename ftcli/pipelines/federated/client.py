@@ -48,8 +48,8 @@ class Client:
         torch.manual_seed(derive_seed(self.run.seed, client, round_))
         local = self._loop(client, round_, body)
         for batches in self._batches(client, round_):
-            self.run.trainer.step(local, batches)
-        loss = local.figures()["loss"]
+            self.run.trainer.train_step(local, batches)
+        loss = local.read_figures()["loss"]
         rows, state = len(self.rows[client]) // self.loader.group, local.state
         counted = (state.tokens, state.supervised, local.meter.forwards)
         return Reply(rows, *counted, loss, self.shared.build_reply()).pack()

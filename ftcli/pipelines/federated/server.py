@@ -11,8 +11,8 @@ import torch
 from ftcli.core.callback import Callback
 from ftcli.pipelines.federated.engines import ClientUpdate, Engine, Exchange, LocalEngine
 from ftcli.pipelines.federated.messages import pack_request, unpack_reply
-from ftcli.trainer import checkpoint
-from ftcli.trainer.checkpoint import Checkpoints
+from ftcli.trainer.checkpoint import Checkpoints, open_checkpoints
+from ftcli.trainer.checkpoint_io import restore_state
 from ftcli.trainer.signals import Requests
 from ftcli.trainer.trainer import Outcome
 
@@ -61,18 +61,18 @@ class Server:
     def fit(self, resume: Path | None) -> Outcome:
         """All rounds from the start or a checkpoint; see `Federated.fit`."""
         loop, before = self.loop, {}
-        self.checkpoints = checkpoint.opened(loop, self.trainer.keep_last, resume)
+        self.checkpoints = open_checkpoints(loop, self.trainer.keep_last, resume)
         if resume is not None:
-            checkpoint.restore(resume, loop)
+            restore_state(resume, loop)
         elif self.trainer.eval_first:
             before = loop.evaluate()
         loop.begin()
         with Requests(self.run.dir) as requests:
             stop = self._engine().run(lambda exchange: self._rounds(exchange, requests))
         after = {} if stop else loop.evaluate()
-        if self.trainer.is_best(loop, after) and self.checkpoints:
+        if self.trainer.update_best(loop, after) and self.checkpoints:
             self.checkpoints.mark_best()
-        loop.call("on_train_end")
+        loop.run_callbacks("on_train_end")
         status = f"stopped by {stop}" if stop else "finished"
         rounds = {"rounds": self._round}
         return Outcome(status, loop.state, before, after, loop, rounds | self.traffic.figures())
@@ -96,10 +96,10 @@ class Server:
             done = loop.state.step >= loop.state.max_steps
             best = False
             if self._is_due(trainer.eval_every) and not done:
-                best = trainer.is_best(loop, loop.evaluate(periodic=True))
-            stop, save = loop.agree(requests)
+                best = trainer.update_best(loop, loop.evaluate(periodic=True))
+            stop, save = loop.sync_stop_requests(requests)
             if done or best or save or stop or self._is_due(trainer.save_every):
-                trainer.save(loop, self.checkpoints, best, must=bool(done or stop))
+                trainer.save(loop, self.checkpoints, best, required=bool(done or stop))
             if stop and not done:
                 return stop
         return None
@@ -122,8 +122,8 @@ class Server:
         state.step += self.settings.local_steps
         state.tokens += tokens
         state.supervised += sum(r.supervised for r in replies)
-        self.loop.meter.note({}, sum(r.forwards for r in replies))
-        self.loop.meter.step(state.step, torch.tensor(loss), None, [], tokens)
+        self.loop.meter.record_figures({}, sum(r.forwards for r in replies))
+        self.loop.meter.record_step(state.step, torch.tensor(loss), None, [], tokens)
         self._log(len(message), sum(len(r) for r in mail.replies.values()) / len(members), members)
         if self.run.dir is not None:
             self.shared.write_files(self.run.dir.path)
@@ -136,14 +136,14 @@ class Server:
         return sorted(random.choice(everybody, count, replace=False).tolist())
 
     def _log(self, down: float, up: float, members: list[int]) -> None:
-        state, figures = self.loop.state, self.loop.figures()
+        state, figures = self.loop.state, self.loop.read_figures()
         metrics = {
             "step": state.step, "round": self._round, "clients": members,
             "lr": self.run.optimizer.lr * self.run.scheduler.factor(state.step - 1, state.max_steps),
             "tokens": state.tokens, "bytes_down": down, "bytes_up": up,
         }  # fmt: skip
         self.loop.log(metrics | figures)
-        self.loop.call("on_log", metrics | figures)
+        self.loop.run_callbacks("on_log", metrics | figures)
 
     def _is_due(self, every: int | None) -> bool:
         """Whether an interval of steps ended within the round that is just over."""

@@ -291,7 +291,7 @@ def test_taps_are_off_between_steps_and_nothing_is_held():
     counts = []
 
     class Watch:
-        def __getattr__(self, moment):
+        def __getattr__(self, hook):
             return lambda *args: {}
 
         def after_step(self, state):

@@ -104,7 +104,7 @@ def _pretend(client, local):
     """A local step without the two forward passes."""
     client.run.optimizer.optimizer.step(lambda: torch.tensor(1.0))
     client.shared.after_step(local.state)
-    local.meter.step(1, torch.tensor(1.0), None, [], 1)
+    local.meter.record_step(1, torch.tensor(1.0), None, [], 1)
 
 
 def test_clients_forget_and_answer_alike_in_any_order(federated_job, one_round):

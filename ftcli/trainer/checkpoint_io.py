@@ -22,16 +22,16 @@ WEIGHTS = ("adapter.safetensors", "adapter_config.json")  # what is read to use 
 COUNTERS = ("step", "epoch", "batch", "tokens", "supervised", "best")
 
 
-def write(folder: Path, loop: Loop, best: bool) -> None:
+def write_state(folder: Path, loop: Loop, best: bool) -> None:
     """Fill a folder with the state of the loop."""
     run, state = loop.run, loop.state
     run.optimizer.eval_mode()  # what is judged and loaded later; the optimizer keeps the other one
     save_weights(folder, run)
     run.optimizer.train_mode()
-    _save(loop.optimizer.state_dict(), folder / "optimizer.pt")
+    _save_pt(loop.optimizer.state_dict(), folder / "optimizer.pt")
     saved = {name: part.state_dict() for name, part in loop.callbacks.items()}
-    _save({name: s for name, s in saved.items() if s}, folder / "participants.pt")
-    _save(random_state(), folder / "rng.pt")
+    _save_pt({name: s for name, s in saved.items() if s}, folder / "participants.pt")
+    _save_pt(random_state(), folder / "rng.pt")
     position = {"epoch": state.epoch, "batch": state.batch, "fingerprint": loop.fingerprint}
     atomic.write_json(folder / "loader.json", position)
     counters = {name: getattr(state, name) for name in COUNTERS}
@@ -59,11 +59,11 @@ def load_weights(folder: Path, run: Run) -> None:
     run.method.load_state(run.model, tensors)
 
 
-def restore(folder: Path, loop: Loop) -> None:
+def restore_state(folder: Path, loop: Loop) -> None:
     """Bring the loop to the moment of a checkpoint."""
     load_weights(folder, loop.run)
-    loop.optimizer.load_state_dict(load(folder / "optimizer.pt"))
-    for name, saved in load(folder / "participants.pt").items():
+    loop.optimizer.load_state_dict(load_pt(folder / "optimizer.pt"))
+    for name, saved in load_pt(folder / "participants.pt").items():
         if name in loop.callbacks or not name.startswith(
             "logger."
         ):  # a logger may have been left out
@@ -72,15 +72,15 @@ def restore(folder: Path, loop: Loop) -> None:
     for name in COUNTERS:
         setattr(loop.state, name, state[name])
     loop.meter.load_state_dict(state["meter"])
-    set_random_state(load(folder / "rng.pt"))
+    set_random_state(load_pt(folder / "rng.pt"))
 
 
-def _save(value: Any, path: Path) -> None:
+def _save_pt(value: Any, path: Path) -> None:
     """To a stream of Python's, whose errors say what the system said."""
     with open(path, "wb") as stream:
         torch.save(value, stream)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load_pt(path: Path) -> dict[str, Any]:
     """A `.pt` file of a checkpoint: tensors and plain values, never code."""
     return torch.load(path, map_location="cpu", weights_only=True)

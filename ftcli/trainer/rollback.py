@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ftcli.core.errors import FAILED, UserError
-from ftcli.trainer import checkpoint
-from ftcli.trainer.contents import load
+from ftcli.trainer.checkpoint_io import load_pt, restore_state
 
 if TYPE_CHECKING:
     from ftcli.trainer.loop import Loop
@@ -35,7 +34,7 @@ class Snapshot:
             self.optimizer = deepcopy(loop.optimizer.state_dict())
 
     @torch.no_grad()
-    def put_back(self, loop: Loop) -> None:
+    def restore(self, loop: Loop) -> None:
         """As if the step had not been begun.
 
         Raises:
@@ -47,42 +46,42 @@ class Snapshot:
             for parameter, value in zip(loop.parameters, self.weights, strict=True):
                 parameter.copy_(value)
         loop.meter.figures = self.figures
-        put_back(loop, self.callbacks, "trainer.on_nonfinite")
+        restore_states(loop, self.callbacks, "trainer.on_nonfinite")
 
 
-def restore(loop: Loop, target: Path) -> None:
+def restore_checkpoint(loop: Loop, target: Path) -> None:
     """Bring a loop that has gone on back to a checkpoint of its own, to the bit.
 
     Raises:
         UserError: a callback or the method cannot.
     """
     loop.optimizer.zero_grad(set_to_none=True)
-    checkpoint.restore(target, loop)
-    saved = load(target / "participants.pt")
-    put_back(loop, saved, "trainer.on_spike")
+    restore_state(target, loop)
+    saved = load_pt(target / "participants.pt")
+    restore_states(loop, saved, "trainer.on_spike")
     run = loop.run
     run.optimizer.eval_mode()
     weights = run.trained_state()
     run.optimizer.train_mode()
-    if not same(weights, load_file(target / "adapter.safetensors")):
-        raise _stays("method", "trainer.on_spike")
+    if not equal_states(weights, load_file(target / "adapter.safetensors")):
+        raise _cannot_restore("method", "trainer.on_spike")
 
 
-def put_back(loop: Loop, saved: Mapping[str, Any], key: str) -> None:
+def restore_states(loop: Loop, saved: Mapping[str, Any], key: str) -> None:
     """Give the callbacks back what they had, and see that they have it."""
     for name, part in loop.callbacks.items():
         then = saved.get(name, {})
-        if same(part.state_dict(), then):
+        if equal_states(part.state_dict(), then):
             continue
         try:
             part.load_state_dict(then)
         except (KeyError, IndexError, RuntimeError) as error:
-            raise _stays(name, key) from error
-        if not same(part.state_dict(), then):
-            raise _stays(name, key)
+            raise _cannot_restore(name, key) from error
+        if not equal_states(part.state_dict(), then):
+            raise _cannot_restore(name, key)
 
 
-def _stays(name: str, key: str) -> UserError:
+def _cannot_restore(name: str, key: str) -> UserError:
     off = {"trainer.on_nonfinite": "stop", "trainer.on_spike": "ignore"}[key]
     return UserError(
         f"{name} has changed in a way that cannot be undone while a run goes on; it stopped.",
@@ -92,13 +91,13 @@ def _stays(name: str, key: str) -> UserError:
     )
 
 
-def same(one: Any, other: Any) -> bool:
+def equal_states(one: Any, other: Any) -> bool:
     """Whether two states are equal to the bit, wherever their tensors lie."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         a, b = one.detach().cpu(), other.detach().cpu()
         return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(equal_states(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(map(equal_states, one, other))
     return bool(one == other)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FOLDER = "nonfinite"
 
 
-def keep(run: Run, error: NonFinite) -> None:
+def dump_batch(run: Run, error: NonFinite) -> None:
     """Write `nonfinite/step-000123/` of the run, once; the error then names it.
 
     `rows.jsonl` has a line a row (number, file:line, the text it became), `rank-0-batch-0.safetensors`
@@ -30,16 +30,16 @@ def keep(run: Run, error: NonFinite) -> None:
 
     Called on all ranks; the first one writes what all of them had.
     """
-    if error.kept:
+    if error.dumped:
         return
-    error.kept = True
+    error.dumped = True
     own = error.batches or [run.loader().batch(rows) for rows in error.rows]
-    ranks = _of_all_ranks(run, own)
+    ranks = _gather_over_ranks(run, own)
     error.rows = [batch["rows"] for batches in ranks for batch in batches]
     if run.dir is None or not run.accelerator.is_main_process:
         return
     try:
-        target = _free(run.dir.path / FOLDER, error.step)
+        target = _unused_folder(run.dir.path / FOLDER, error.step)
         with atomic.write_folder(target) as unfinished:
             _write(unfinished, run, ranks, error)
     except Exception as refused:  # the error itself must reach the user whatever the disk says
@@ -51,7 +51,7 @@ def keep(run: Run, error: NonFinite) -> None:
         error.folder = target
 
 
-def _of_all_ranks(run: Run, own: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def _gather_over_ranks(run: Run, own: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     if run.accelerator.num_processes == 1:
         return [own]
     from accelerate.utils import gather_object
@@ -59,7 +59,7 @@ def _of_all_ranks(run: Run, own: list[dict[str, Any]]) -> list[list[dict[str, An
     return list(gather_object([own]))
 
 
-def _free(root: Path, step: int) -> Path:
+def _unused_folder(root: Path, step: int) -> Path:
     """A folder that is not there yet: a step whose batch was skipped is tried with the next one."""
     root.mkdir(exist_ok=True)
     name = f"step-{step:06d}"
@@ -76,7 +76,7 @@ def _write(folder: Path, run: Run, ranks: list[list[dict[str, Any]]], error: Non
             tensors = {n: t.detach().cpu().clone().contiguous() for n, t in _tensors(batch)}
             save_file(tensors, folder / f"rank-{rank}-batch-{number}.safetensors")
             place = {"rank": rank, "batch": number}
-            lines += [place | line for line in _rows(run, batch)]
+            lines += [place | line for line in _describe_rows(run, batch)]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (folder / "rows.jsonl").write_text(text, encoding="utf-8")
     figures = {"step": error.step, "what": error.what, "value": error.value, "loss": error.loss}
@@ -93,9 +93,9 @@ def _tensors(batch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _tensors(value, f"{prefix}{name}.")
 
 
-def _rows(run: Run, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _describe_rows(run: Run, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Number and origin of each row; its text, or after all rows the texts that are not one a row."""
-    rows, texts = batch["rows"], list(_texts(run, batch))
+    rows, texts = batch["rows"], list(_decode_rows(run, batch))
     apart = len(texts) != len(rows)
     for index, row in enumerate(rows):
         line = {"row": int(row), "origin": run.locate_row(row)}
@@ -104,7 +104,7 @@ def _rows(run: Run, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from ({"text": text} for text in texts)
 
 
-def _texts(run: Run, batch: dict[str, Any]) -> Iterator[str]:
+def _decode_rows(run: Run, batch: dict[str, Any]) -> Iterator[str]:
     """The documents of a micro-batch as the model sees them; none of what has no text."""
     ids = batch.get("input_ids")
     if ids is None or not hasattr(run.tokenizer, "decode"):
