@@ -1,4 +1,4 @@
 """Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing inference time (arXiv 2203.05482).
 
-Model soups (arXiv 2203.05482): finetuned models of one start averaged. Recipe: `recipes/model_soups/recipe.yaml`.
+Model soups (arXiv 2203.05482): the weights of models finetuned from one base are averaged. Recipe: `recipes/model_soups/recipe.yaml`.
 """
