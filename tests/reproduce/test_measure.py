@@ -35,11 +35,11 @@ def test_figures_by_name(folder):
 
 
 def test_the_nf4_of_the_library_is_that_of_the_paper(folder):
-    from ftcli.papers.qlora.measures import defined
+    from ftcli.papers.qlora.measures import normal_float_code
 
     printed = [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0,
                0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]  # fmt: skip
-    assert defined() == pytest.approx(printed, abs=1e-6)
+    assert normal_float_code() == pytest.approx(printed, abs=1e-6)
     assert measure.read_metric("nf4_code_error", folder) < 1e-6
     assert measure.read_metric("nf4_roundtrip_error", folder) == 0
     assert measure.read_metric("nf4_gaussian_error", folder) == pytest.approx(0.092, abs=5e-4)
