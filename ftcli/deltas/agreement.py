@@ -1,4 +1,4 @@
-"""How far two models are apart, by their logits on the same rows; and where that begins."""
+"""Compare two models by their logits on the same rows, and locate the first difference."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 import torch
 
 Row = Sequence[int] | dict[str, torch.Tensor]  # tokens, or the inputs of one example
-# Share of the largest logit that rounding may move, by the coarsest type that takes part.
+# Allowed difference as a share of the largest logit, by the coarsest type involved.
 ROUNDING = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2, torch.int8: 4e-2}
 TRACED = 32  # tokens of the row whose hidden states are compared
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two models on the same rows.
+    """Comparison of two models on the same rows.
 
     Attributes:
-        rows: how many.
+        rows: number of rows.
         difference: largest difference of a logit.
         largest: largest logit of the first model.
-        same: share of positions with the same likeliest token.
-        decided: the same, of positions where the first model's choice is clear: its two best logits
-            are further apart than twice what is allowed. 1 where there are none.
+        same: share of positions where both models have the same most likely token.
+        decided: the same share over positions where the two largest logits of the first model are
+            further apart than twice `allowed`. 1 where there are none.
         allowed: largest difference that is allowed.
     """
 
@@ -37,7 +37,7 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether logits are as near as allowed, and every clear choice is the same."""
+        """Whether logits differ by at most `allowed`, and `decided` is 1."""
         return self.difference <= self.allowed and self.decided == 1
 
 
@@ -50,8 +50,8 @@ def compare_logits(
     """Compare logits [T, V] of the same rows.
 
     Args:
-        share: of the largest logit, that may differ.
-        tolerance: what may differ instead.
+        share: allowed difference as a share of the largest logit.
+        tolerance: allowed difference of a logit, instead of `share`.
     """
     pairs = list(zip(before, after, strict=True))
     difference = max((b - a).abs().max().item() for b, a in pairs)
@@ -66,7 +66,7 @@ def compare_logits(
 
 @torch.no_grad()
 def compute_logits(model: Any, rows: Sequence[Row]) -> list[torch.Tensor]:
-    """Float32 logits [T, V] of each row on its own, without padding or autocast; of classes [1, C]."""
+    """Return float32 logits of each row by itself, without padding or autocast: [T, V], or [1, C] of classes."""
     model.eval()
     computed = []
     for row in rows:
@@ -77,7 +77,7 @@ def compute_logits(model: Any, rows: Sequence[Row]) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def compute_hidden_states(model: Any, row: Row) -> list[torch.Tensor]:
-    """What goes into each block, and what leaves the last; empty where a model does not say."""
+    """Return the inputs of all blocks and the output of the last; empty where the model gives none."""
     short = row if isinstance(row, dict) else row[:TRACED]
     out = model(**_prepare_inputs(model, short), output_hidden_states=True)
     states = getattr(out, "hidden_states", None) or ()
@@ -85,7 +85,7 @@ def compute_hidden_states(model: Any, row: Row) -> list[torch.Tensor]:
 
 
 def locate_difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> str:
-    """Where two models begin to differ, in words."""
+    """Return the first part of the model whose hidden states differ, in words."""
     share = ROUNDING[torch.float32]
     for number, (b, a) in enumerate(zip(before, after, strict=False)):
         if not (b - a).abs().max() <= share * b.abs().max():
@@ -94,7 +94,7 @@ def locate_difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tens
 
 
 def allowed_rounding(model: Any) -> float:
-    """Share of the largest logit by which the merged model may differ from this trained one."""
+    """Return the share of the largest logit by which a merged model may differ from this trained one."""
     quantised = getattr(model.config, "quantization_config", None)
     if getattr(quantised, "load_in_8bit", False):
         return ROUNDING[torch.int8]  # the layers round activations too

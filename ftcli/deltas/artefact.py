@@ -1,4 +1,4 @@
-"""What training leaves and what it began from: models and adapters, wherever they lie."""
+"""Models and adapters in folders: results of training, and the bases they were trained from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ftcli.core.errors import UserError
 from ftcli.deltas.weights import FileWeights
 
 Kind = Literal["model", "adapter"]
-SAMPLE = 64  # entries of each tensor that a fingerprint looks at
+SAMPLE = 64  # entries of each tensor that a fingerprint reads
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Artefact:
 
     Attributes:
         folder: holds *.safetensors and config.json (a model) or adapter_config.json.
-        run: the run directory it was found in.
+        run: the run directory that holds the folder.
     """
 
     folder: Path
@@ -35,10 +35,10 @@ class Artefact:
 
     @classmethod
     def open(cls, path: str | Path) -> Artefact:
-        """A run directory's final weights, a model or adapter folder, asset:NAME, or a cached hub id.
+        """Open the final weights of a run directory, a model or adapter folder, asset:NAME, or a cached hub id.
 
         Raises:
-            UserError: there is nothing of that kind there.
+            UserError: the path is none of these.
         """
         folder = Path(path).expanduser()
         if (folder / "config.yaml").is_file():
@@ -62,13 +62,13 @@ class Artefact:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json or adapter_config.json."""
+        """Content of config.json or adapter_config.json."""
         name = next(name for name, kind in CONFIG_FILES.items() if kind == self.kind)
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     @cached_property
     def weights(self) -> FileWeights:
-        """Its tensors by name; of two names for one tensor (a tied head) one."""
+        """The tensors by name; a tied head appears once."""
         if self.kind == "adapter" or not self.config.get("tie_word_embeddings"):
             return FileWeights(self.folder)
         head = self.anatomy.head
@@ -77,7 +77,7 @@ class Artefact:
 
     @cached_property
     def anatomy(self) -> Any:
-        """Where things are in the model, without weights; an adapter's base for an adapter."""
+        """Anatomy of the model, built without weights; for an adapter, that of its base."""
         import transformers
 
         from ftcli.models.anatomy import Anatomy
@@ -93,17 +93,17 @@ class Artefact:
 
     @property
     def vocabulary(self) -> frozenset[str]:
-        """Names of the tensors with a row a token."""
+        """Names of the tensors with one row per token."""
         token = self.anatomy.embeddings[:1]
         head = [self.anatomy.head] if self.anatomy.head else []
         return frozenset(f"{name}.weight" for name, _ in [*token, *head])
 
     @property
     def base(self) -> Artefact:
-        """What it was trained from, as its run or its adapter configuration says.
+        """The base that the weights were trained from, by the run or the adapter configuration.
 
         Raises:
-            UserError: that is not said, or what lies there now is another model.
+            UserError: no base is recorded, or the folder of the base holds another model now.
         """
         if self.run is not None:
             from ftcli.config import build, load
@@ -120,12 +120,12 @@ class Artefact:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of its values; see `fingerprint`."""
+        """16 hex digits that identify the values; see `compute_fingerprint`."""
         return compute_fingerprint(self.weights)
 
     @property
     def small_files(self) -> list[Path]:
-        """Its small files: configuration, tokenizer, chat template."""
+        """Files other than weights: configuration, tokenizer, chat template."""
         skipped = ("README.md", "LICENSE.md", "delta.json")
         return sorted(
             file
@@ -138,20 +138,20 @@ class Artefact:
 
     @property
     def tokenizer(self) -> list[Path]:
-        """Those that are no configuration of the model or the adapter; where answers end, too."""
+        """Small files without the configuration of model or adapter; generation settings are included."""
         return [file for file in self.small_files if file.name not in CONFIG_FILES]
 
 
-#: The file that says what a folder holds.
+#: Configuration file -> what a folder with it holds.
 CONFIG_FILES: dict[str, Kind] = {"adapter_config.json": "adapter", "config.json": "model"}
 
 
 def compute_fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """16 hex digits that tell one pretrained model from another.
+    """Return 16 hex digits that distinguish one pretrained model from another.
 
     Names, shapes and 64 evenly spaced values of each tensor as float32, so that the same values
-    stored in a wider type have the same fingerprint. Two models that were trained apart differ in
-    nearly every value; this is no protection against forgery.
+    stored in a wider type have the same fingerprint. Models from different training
+    runs differ in nearly every value; the digits do not protect against forgery.
     """
     digest = hashlib.blake2b(digest_size=8)
     for name in sorted(weights):
@@ -166,7 +166,7 @@ def compute_fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def _find_folder(path: str) -> Path:
-    """The folder of an asset, or of a hub id in the local cache."""
+    """Return the folder of an asset, or of a hub id in the local cache."""
     from ftcli.models import hub
 
     location = hub.resolve(path, "the model")

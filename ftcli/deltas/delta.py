@@ -1,4 +1,4 @@
-"""What finetuning added: ordered named tensors, finetuned minus base, read one at a time."""
+"""Deltas: ordered named tensors, finetuned minus base, read one at a time."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Read = Callable[[str], Tensor]
 
 @dataclass(frozen=True)
 class Delta(Mapping[str, Tensor]):
-    """A change of weights. Tensors are float64 and exist only while somebody looks at them.
+    """A change of weights. Tensors are float64 and computed when they are read.
 
     Float64 holds differences of float32 and bfloat16 values exactly (unless one is 2^29 times the
-    other), so that base plus delta is the finetuned model to the bit. Operations give new deltas;
-    nothing is computed before it is read.
+    other), so that base plus delta is the finetuned model to the bit. Operations return new deltas
+    and compute nothing before a tensor is read.
 
     Attributes:
-        kind: of a whole model, or of the tensors of an adapter (its factors).
-        base: fingerprint of the model it belongs to.
+        kind: delta of a whole model, or of the tensors of an adapter (its factors).
+        base: fingerprint of the base model.
         shapes: name -> shape, in the order of the names.
         read: name -> float64 tensor.
         dtype: the type in which the finetuned weights were stored.
-        history: what was done, one line a step.
-        source: where configuration and tokenizer come from.
-        origin: what an adapter's tensors are measured from: 0 (LoRA) or 1 (IA3).
+        history: the operations so far, one line each.
+        source: model or adapter whose configuration and tokenizer belong to the delta.
+        origin: value of a fresh adapter's tensors, which is subtracted: 0 (LoRA) or 1 (IA3).
     """
 
     kind: Kind
@@ -46,14 +46,14 @@ class Delta(Mapping[str, Tensor]):
 
     @classmethod
     def of(cls, path: str | Path, base: str | Path | None = None, product: bool = False) -> Delta:
-        """The delta of a run, a model or adapter folder, or of what `ftcli delta` has saved.
+        """Return the delta of a run, a model or adapter folder, or a folder written by `ftcli delta`.
 
         Args:
-            base: where the source does not say it itself.
-            product: of a LoRA, the change of the base's matrices in place of its factors.
+            base: the base model, where the source does not record it.
+            product: for a LoRA, return the change of the base's matrices instead of its factors.
 
         Raises:
-            UserError: there is no such thing, no base, or the two do not fit.
+            UserError: the path is none of these, has no base, or does not fit it.
         """
         from ftcli.deltas import difference, storage
         from ftcli.deltas.product import multiply_factors
@@ -83,49 +83,49 @@ class Delta(Mapping[str, Tensor]):
         return sum(torch.Size(shape).numel() for shape in self.shapes.values())
 
     def flat(self) -> Iterator[Tensor]:
-        """Its tensors flattened, float64 [n], in the order of the names."""
+        """Yield the tensors flattened, float64 [n], in the order of the names."""
         return (self.read(name).reshape(-1) for name in self.shapes)
 
     def norm(self, order: int = 2) -> float:
-        """Of all its values as one vector."""
+        """Return the norm of all values as one vector."""
         return float(sum(flat.abs().pow(order).sum().item() for flat in self.flat()) ** (1 / order))
 
     def map(self, change: Callable[[str, Tensor], Tensor], step: str) -> Delta:
-        """Each tensor changed by a function of its name and value; shapes stay."""
+        """Return the delta with each tensor replaced by a function of name and value, of the same shape."""
         before = self.read
         return replace(
             self, read=lambda name: change(name, before(name)), history=(*self.history, step)
         )
 
     def scale(self, factor: float) -> Delta:
-        """`factor` times the change."""
+        """Return `factor` times the delta."""
         return self.map(lambda _, tensor: tensor * factor, f"scaled by {factor:g}")
 
     def apply(self, base: Artefact) -> LazyWeights:
-        """The finetuned tensors: base plus change, or the adapter's own tensors.
+        """Return the finetuned tensors: base plus delta, or the tensors of the adapter.
 
         Raises:
-            UserError: the base is not the one the delta belongs to.
+            UserError: the fingerprint of the base is not that of the delta.
         """
         self.refuse_other(base.fingerprint, str(base.folder))
         return self.adapter() if self.kind == "adapter" else self.add_to(base.weights)
 
     def revert(self, finetuned: Mapping[str, Tensor]) -> LazyWeights:
-        """The base's tensors, from the finetuned ones."""
+        """Return the tensors of the base: finetuned minus delta."""
         return self.add_to(finetuned, -1.0)
 
     def adapter(self) -> LazyWeights:
-        """An adapter's tensors: origin plus change."""
+        """Return the tensors of an adapter: origin plus delta."""
         layout = {name: (tuple(shape), self.dtype) for name, shape in self.shapes.items()}
         return LazyWeights(layout, lambda name: self.read(name) + self.origin)
 
     def add_to(self, weights: Mapping[str, Tensor], factor: float = 1.0) -> LazyWeights:
-        """Any model's tensors plus `factor` times the change, in the wider of both types.
+        """Return any model's tensors plus `factor` times the delta, in the wider of both types.
 
-        Tensors without a change are handed on; rows that one of the two lacks count as zeros.
+        Tensors without a delta are unchanged; rows that one of the two lacks count as zeros.
 
         Raises:
-            UserError: a changed tensor is missing.
+            UserError: the model lacks a tensor of the delta.
         """
         layout = read_layout(weights)
         missing = [name for name in self.shapes if name not in layout]
@@ -147,7 +147,7 @@ class Delta(Mapping[str, Tensor]):
         return LazyWeights(layout, read)
 
     def refuse_other(self, base: str, called: str) -> None:
-        """Refuse another base.
+        """Refuse a base with another fingerprint.
 
         Raises:
             UserError: the fingerprints differ.
@@ -161,7 +161,7 @@ class Delta(Mapping[str, Tensor]):
 
 
 def sum_deltas(deltas: Sequence[Delta], weights: Sequence[float] | None = None) -> Delta:
-    """The weighted sum of deltas of one base; all weights are 1 if left out.
+    """Return the weighted sum of deltas of one base; all weights are 1 by default.
 
     Raises:
         UserError: their bases, kinds or tensors differ.
@@ -185,7 +185,7 @@ def sum_deltas(deltas: Sequence[Delta], weights: Sequence[float] | None = None) 
 
 
 def refuse_mixed(deltas: Sequence[Delta]) -> None:
-    """Refuse deltas that do not belong together.
+    """Refuse deltas of different bases, kinds or tensors.
 
     Raises:
         UserError: bases, kinds or tensors differ.
@@ -206,7 +206,7 @@ def refuse_mixed(deltas: Sequence[Delta]) -> None:
 
 
 def find_widest_dtype(dtypes: Iterator[torch.dtype]) -> torch.dtype:
-    """The type that holds all of them."""
+    """Return the type to which all dtypes promote."""
     widest = next(dtypes)
     for dtype in dtypes:
         widest = torch.promote_types(widest, dtype)
@@ -214,7 +214,7 @@ def find_widest_dtype(dtypes: Iterator[torch.dtype]) -> torch.dtype:
 
 
 def pad_rows(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The tensor with zero rows added until it has this shape."""
+    """Return the tensor with zero rows appended up to this shape."""
     if tuple(tensor.shape) == shape:
         return tensor
     return torch.cat([tensor, tensor.new_zeros(shape[0] - tensor.shape[0], *shape[1:])])

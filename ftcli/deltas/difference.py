@@ -12,15 +12,15 @@ from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import Artefact
 from ftcli.deltas.delta import Delta, find_widest_dtype, pad_rows
 
-#: What the tensors of a fresh adapter count as, by PEFT's type (ComPEFT, arXiv 2311.13171, section 2).
+#: Value of the tensors of a fresh adapter that is subtracted, by PEFT's type (ComPEFT, arXiv 2311.13171, section 2).
 ORIGINS = {"LORA": 0.0, "IA3": 1.0}
 
 
 def compute_delta(finetuned: Artefact, base: Artefact) -> Delta:
-    """The delta of a model or of an adapter.
+    """Return the delta of a model or an adapter.
 
     Raises:
-        UserError: the two do not fit, or an adapter's kind has no origin.
+        UserError: the tensors do not fit, or the adapter is neither LoRA nor IA3.
     """
     return (
         compute_model_delta(finetuned, base)
@@ -30,7 +30,7 @@ def compute_delta(finetuned: Artefact, base: Artefact) -> Delta:
 
 
 def compute_model_delta(finetuned: Artefact, base: Artefact) -> Delta:
-    """Finetuned minus base. Tokens that the base lacks count as zero rows there (arXiv 2503.20110).
+    """Return finetuned minus base. Tokens that the base lacks count as zero rows (arXiv 2503.20110).
 
     Raises:
         UserError: they do not have the same tensors.
@@ -49,10 +49,10 @@ def compute_model_delta(finetuned: Artefact, base: Artefact) -> Delta:
 
 
 def compute_adapter_delta(adapter: Artefact, base: Artefact) -> Delta:
-    """The tensors of an adapter minus those of a fresh one.
+    """Return the tensors of an adapter minus those of a fresh one.
 
     Raises:
-        UserError: no origin is known for this kind of adapter, or it holds whole modules too.
+        UserError: the adapter is neither LoRA nor IA3, or holds whole modules besides.
     """
     config = adapter.config
     kind = str(config.get("peft_type", "")).upper()
@@ -85,10 +85,10 @@ def refuse_misfits(
     model: Artefact,
     called: str,
 ) -> None:
-    """Refuse a model that lacks tensors or has them in another shape; tables of tokens may differ in rows.
+    """Refuse a model that lacks tensors or has other shapes; token embeddings may differ in rows.
 
     Raises:
-        UserError: it does; names the first.
+        UserError: the first tensor that does not fit.
     """
     for name, (shape, _) in finetuned_layout.items():
         if name not in base_layout:

@@ -1,4 +1,4 @@
-"""Held-out scores of weights that no run has trained, by the data and evaluators of a run."""
+"""Held-out scores of arbitrary weights, with the data and evaluators of a run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LOSS = "eval.loss"
 
 
 class RunEvaluator:
-    """A run's model into which weights are put to be judged.
+    """Evaluates weights in the model of a run.
 
     Args:
-        folder: the run directory whose data and evaluators judge.
-        kind: whether whole models or adapters are judged.
-        metric: a score as result.json names it.
+        folder: the run directory whose data and evaluators are used.
+        kind: whether whole models or adapters are evaluated.
+        metric: name of a score in result.json.
     """
 
     def __init__(self, folder: str | Path, kind: Kind, metric: str = LOSS) -> None:
@@ -39,21 +39,21 @@ class RunEvaluator:
 
     @cached_property
     def model(self) -> Any:
-        """The run's model in eval mode."""
+        """The model of the run, in eval mode."""
         return self.run.load_model().eval()
 
     @property
     def lower(self) -> bool:
-        """Whether less of the metric is better."""
+        """Whether a lower metric is better."""
         from ftcli.evaluation.scores import less_is_better
 
         return less_is_better(self.metric)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put tensors into the model, one at a time; those not named stay as they are.
+        """Copy tensors into the model, one at a time; other tensors keep their values.
 
         Raises:
-            UserError: one is no tensor of the model.
+            UserError: a name is no tensor of the model.
         """
         if self.kind == "adapter":
             self.run.method.load_state(self.model, {name: tensors[name] for name in tensors})
@@ -72,7 +72,7 @@ class RunEvaluator:
                     parameters[name].copy_(tensors[name])
 
     def score(self, tensors: Mapping[str, Tensor] | None = None, split: str | None = None) -> float:
-        """The metric of these tensors (of those held, if None); NaN counts as the worst value.
+        """Return the metric of these tensors, or of the loaded ones if None; NaN counts as the worst value.
 
         Raises:
             UserError: no evaluator of the run gives the metric.
@@ -99,7 +99,7 @@ class RunEvaluator:
         return score < other if self.lower else score > other
 
     def _evaluators(self) -> dict[str, Any]:
-        """All of the run's, or the loss alone where that is what is asked."""
+        """Return the evaluators of the run, or the loss alone where the metric is the loss."""
         from ftcli.evaluation.loss import Loss
 
         every = self.run.evaluators

@@ -1,4 +1,4 @@
-"""The k largest magnitudes among all values of a delta, found without holding them."""
+"""Select the k largest magnitudes of a delta in three passes, one tensor in memory at a time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ HALF = 1 << 16
 
 
 def select_largest(delta: Delta, k: int) -> Iterator[Tensor]:
-    """For each tensor in the order of the names, which of its values [n] are among the k largest.
+    """Yield for each tensor, in the order of the names, a mask [n] of the values among the k largest.
 
-    Magnitudes are compared in float32, whose bits are in their order: two passes count the upper and
-    then the lower 16 bits, the third tells. Of values equal to the last one the first are taken,
-    so that exactly k are true.
+    Magnitudes are compared as float32, whose bit patterns sort like their values: two passes count
+    the upper and then the lower 16 bits, the third yields the masks. Of values equal to the k-th the
+    first ones are taken, so that exactly k are true.
     """
     if k <= 0:
         yield from (torch.zeros_like(flat, dtype=torch.bool) for flat in delta.flat())
@@ -37,7 +37,7 @@ def select_largest(delta: Delta, k: int) -> Iterator[Tensor]:
 
 
 def prune_delta(delta: Delta, density: float) -> Delta:
-    """The largest entries with their values, all others zero."""
+    """Return the delta with the largest share `density` of its entries; all others are zero."""
     count = delta.entries
     kept = dict(zip(delta.shapes, select_largest(delta, int(count * density)), strict=True))
     return delta.map(
@@ -47,7 +47,7 @@ def prune_delta(delta: Delta, density: float) -> Delta:
 
 
 def compute_moments(delta: Delta) -> tuple[int, float, float]:
-    """Number of values, their mean, and their unbiased standard deviation, over all tensors."""
+    """Return count, mean and unbiased standard deviation of the values of all tensors."""
     count, mean, squares = 0, 0.0, 0.0
     for flat in delta.flat():  # Chan et al. 1979: moments of parts joined without cancellation
         n, tensor_mean = flat.numel(), flat.mean().item()
@@ -59,12 +59,12 @@ def compute_moments(delta: Delta) -> tuple[int, float, float]:
 
 
 def _magnitude_bits(delta: Delta) -> Iterator[Tensor]:
-    """Magnitudes as int64 whose order is theirs."""
+    """Yield float32 bit patterns of the magnitudes as int64 [n], which sort like the magnitudes."""
     return (flat.abs().float().view(torch.int32).long() for flat in delta.flat())
 
 
 def _find_cut(counts: Tensor | int, k: int) -> tuple[int, int]:
-    """The bin that holds the k-th largest, and how many lie in the bins above it."""
+    """Return the bin of the k-th largest value, and the number of values in the bins above it."""
     assert isinstance(counts, Tensor)
     above = counts.flip(0).cumsum(0).flip(0)  # of this bin and those above
     chosen = int((above >= k).nonzero()[-1])

@@ -1,4 +1,4 @@
-"""Merge what a run trained into its base, prove that nothing changed, and save one plain model."""
+"""Merge the adapter of a run into its base, check the logits, and save one plain model."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ ROWS, LONGEST = 8, 256
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What was written, and how near the merged model is to the trained one.
+    """The written model, and its difference from the trained one.
 
     Attributes:
-        judged_in: type of the weights when the merge itself was judged.
-        max_difference: largest difference of a logit there; `tolerance` was allowed.
-        stored_difference: largest difference of a logit of what was written, in its own type and
-            beside the model as it was trained (quantised, or rounded).
-        same_choice: share of positions where what was written has the same likeliest token.
+        judged_in: dtype of the weights when the merge itself was checked.
+        max_difference: largest difference of a logit in that dtype; `tolerance` was allowed.
+        stored_difference: largest difference of a logit between the written model, in its own dtype,
+            and the model as it was trained (quantised, or rounded).
+        same_choice: share of positions where the written model has the same most likely token.
     """
 
     folder: str
@@ -54,11 +54,11 @@ class MergeReport:
     same_choice: float
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain data, for --json."""
+        """Return plain data, for --json."""
         return asdict(self)
 
     def sentence(self) -> str:
-        """One line for people."""
+        """Return one line for the terminal."""
         return (
             f"merged into {self.folder} ({self.bytes / 1e6:.1f} MB): in {self.judged_in} logits of "
             f"{self.rows} rows differ by at most {self.max_difference:.2e} (allowed "
@@ -75,10 +75,9 @@ def merge_run(
 ) -> MergeReport:
     """Write the run's model as one plain `transformers` folder with tokenizer.
 
-    A quantised base is dequantised first, so that the result is the model that was trained on and
-    not the original one, and the adapter is not rounded to 4 bits with it. The merge is computed and
-    judged in float32, then rounded once to the type of the base, and judged again beside the model
-    as it was trained.
+    A quantised base is dequantised first: the adapter was trained on those weights and not on the
+    original ones, and it is not rounded to 4 bits. The merge is computed and checked in float32, then
+    rounded once to the dtype of the base, and compared again with the model as it was trained.
 
     Args:
         tolerance: largest allowed difference of a logit in float32; by default 1e-4 of the largest.
@@ -117,7 +116,7 @@ def refuse_existing(target: Path) -> None:
     """Refuse to write over a file, or into a folder that has content.
 
     Raises:
-        UserError: `target` is one.
+        UserError: `target` exists.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists already.", where="--to", fix="name a new folder")
@@ -125,17 +124,17 @@ def refuse_existing(target: Path) -> None:
 
 @dataclass(frozen=True)
 class ExactMerge:
-    """How the merge was judged before its weights were rounded to their own type."""
+    """Comparison of the merged model before its weights were rounded to their stored types."""
 
     kind: str
     agreement: Agreement
 
 
 def _merge_model(run: Run, rows: list[Row], tolerance: float | None) -> tuple[Any, ExactMerge]:
-    """The merged model in the types of the base, and how it was judged.
+    """Return the merged model in the types of the base, and its comparison with the trained one.
 
     Raises:
-        UserError: it does not compute what was trained.
+        UserError: the logits of the merged model differ too much.
     """
     model = load_dequantised(run)
     types, usual = read_stored_types(model), model.dtype
@@ -157,16 +156,18 @@ def _merge_model(run: Run, rows: list[Row], tolerance: float | None) -> tuple[An
 
 
 def load_dequantised(run: Run) -> Any:
-    """The trained model, adapters and all, on weights that are not quantised.
+    """Return the trained model with its adapters on dequantised weights.
 
     Raises:
-        UserError: there is no way back from this kind of quantised weights.
+        UserError: this kind of quantised weights cannot be dequantised.
     """
     if not is_quantised(run.model):
         return run.model
     from accelerate.utils import set_seed
 
-    set_seed(run.seed)  # as when the run began: some adapters hold random parts that never move
+    set_seed(
+        run.seed
+    )  # as at the start of the run: some adapters hold random parts that are not trained
     base = run.model_source.load()
     try:
         plain = base.dequantize(dtype=base.dtype)
@@ -184,7 +185,7 @@ def load_dequantised(run: Run) -> Any:
 
 
 def read_stored_types(model: nn.Module) -> dict[str, torch.dtype]:
-    """Name of a parameter of the base -> its type; what adapters add or copy is left out."""
+    """Return parameter of the base -> dtype; parameters that adapters add or copy are left out."""
     return {
         f"{name}.{key}": parameter.dtype
         for name, module in Anatomy(model).modules.items()
@@ -193,7 +194,7 @@ def read_stored_types(model: nn.Module) -> dict[str, torch.dtype]:
 
 
 def _fits_in_float32(model: nn.Module) -> bool:
-    """Whether a machine has room for the float32 of a model's weights besides what it holds now."""
+    """Whether free memory holds the model's weights converted to float32."""
     import psutil
 
     device = next(model.parameters()).device
@@ -209,9 +210,9 @@ def is_quantised(model: Any) -> bool:
 
 
 def _select_rows(run: Run) -> list[Row]:
-    """Some rows the run was trained on; random tokens where its data are out of reach.
+    """Return some training rows of the run; random tokens where its data cannot be read.
 
-    Examples that are no text give the model's inputs themselves.
+    Examples other than text are returned as inputs of the model.
     """
     if hasattr(run.data, "preview"):
         examples = run.data.prepare("train", run.tokenizer)
@@ -254,7 +255,7 @@ def _save_merged(run: Run, model: Any, target: Path) -> int:
     """Write the merged model and its card; returns the bytes.
 
     Raises:
-        UserError: the files do not hold the model that was to be written.
+        UserError: the written files do not hold the model.
     """
     from ftcli.run.card import card_text
 
@@ -272,10 +273,10 @@ def _save_merged(run: Run, model: Any, target: Path) -> int:
 def save_model(
     model: Any, tokenizer: Any, target: Path, complete: Callable[[Path], None] | None = None
 ) -> int:
-    """Write model, generation config and tokenizer at once; returns the bytes.
+    """Write model, generation config and tokenizer atomically; returns the bytes.
 
     Args:
-        complete: adds to the folder before it takes its name.
+        complete: adds files to the folder before it is renamed to `target`.
     """
     from ftcli.core.atomic import write_folder
     from ftcli.models.hub import quiet_progress_bars

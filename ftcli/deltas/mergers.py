@@ -1,4 +1,4 @@
-"""Changes for several tasks put into one: their sum, TIES, or what at least two tasks agree on."""
+"""Merge the deltas of several tasks: sum, TIES, or consensus."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ftcli.deltas.delta import Delta, find_widest_dtype, refuse_mixed, sum_delta
 from ftcli.deltas.magnitudes import prune_delta
 
 Merger = Literal["sum", "ties", "consensus"]
-DENSITY = 0.2  # of TIES: share of a task's entries that stay
+DENSITY = 0.2  # of TIES: share of a task's entries that are kept
 AGREEING, STRENGTH = (
     2,
     0.4,
-)  # of consensus: tasks that need an entry, and how strict their masks are
+)  # of consensus: tasks that must need an entry, and the strictness of their masks
 
 
 def merge_deltas(
     deltas: Sequence[Delta], merger: Merger = "sum", density: float = DENSITY
 ) -> Delta:
-    """One change for several tasks.
+    """Return one delta for several tasks.
 
     Args:
         merger: sum is task arithmetic (arXiv 2212.04089).
         density: of ties.
 
     Raises:
-        UserError: the deltas do not belong together.
+        UserError: the deltas differ in base, kind or tensors.
     """
     if merger == "ties":
         return merge_ties(deltas, density)
@@ -76,7 +76,7 @@ def merge_consensus(
 
 
 def _merge_each(deltas: Sequence[Delta], merge: Callable[[Tensor], Tensor], step: str) -> Delta:
-    """The delta that a function of the tasks' tensors [N, ...] gives, one name at a time."""
+    """Return the delta of a function of the stacked task tensors [N, ...], applied name by name."""
     refuse_mixed(deltas)
     return replace(
         deltas[0],

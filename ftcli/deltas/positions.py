@@ -1,4 +1,4 @@
-"""Where in a model the tensors of a change stand."""
+"""Positions of tensors in the stacks of blocks of a model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def find_positions(anatomy: Anatomy, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:
-    """Block and number of blocks in its stack of each tensor; None outside blocks.
+    """Return name -> (block, number of blocks in its stack); None for tensors outside blocks.
 
-    Blocks are those of the model, whatever digits a name has besides (`layers.3.mlp.0.weight`).
-    An adapter's names carry PEFT's prefix.
+    Other digits of a name are ignored (`layers.3.mlp.0.weight`). Names of adapters carry PEFT's
+    prefix.
     """
     positions: dict[str, tuple[int, int] | None] = {}
     for name in names:

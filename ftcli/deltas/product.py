@@ -1,4 +1,4 @@
-"""The change of the base's matrices that a LoRA stands for: scaling * B A, one matrix at a time."""
+"""The change of the base's matrices by a LoRA: scaling * B A, one matrix at a time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FACTORS = {".lora_A.weight": ".lora_B.weight", ".lora_embedding_A": ".lora_embed
 
 
 def multiply_factors(factors: Delta) -> Delta:
-    """A delta of the model from one of LoRA's factors.
+    """Return the delta of the model from the delta of a LoRA's factors.
 
-    It is what merging adds to plain weights; averages of factors are not averages of products.
+    Merging adds it to plain weights. Averages of factors are not averages of products.
 
     Raises:
-        UserError: the adapter is no plain LoRA: its change is no product, or not of this base.
+        UserError: the adapter is not a plain LoRA: its change is not a product, or not of this base.
     """
     adapter = factors.source
     assert adapter is not None
@@ -52,7 +52,7 @@ def multiply_factors(factors: Delta) -> Delta:
 
 
 def strengthen_delta(delta: Delta, factor: float) -> Delta:
-    """A change `factor` times as strong: of a LoRA's factors the second alone is multiplied."""
+    """Return the delta times `factor`; of a LoRA's factors only B is multiplied."""
     if not any(is_second(name) for name in delta.shapes):
         return delta.scale(factor)
     return delta.map(
@@ -67,7 +67,7 @@ def is_second(name: str) -> bool:
 
 
 def _pairs(factors: Delta) -> Any:
-    """Name of the base's tensor -> names of A and B, the scaling, and whether B A is its transpose."""
+    """Yield the base's tensor with the names of A and B, the scaling, and whether B A is its transpose."""
     assert factors.source is not None
     config = factors.source.config
     for first in factors.shapes:
@@ -84,7 +84,7 @@ def _pairs(factors: Delta) -> Any:
 
 
 def _pattern(patterns: dict[str, float] | None, module: str, otherwise: float) -> float:
-    """PEFT's rule: the first pattern that ends the module's name."""
+    """Return the value of the first pattern that matches the end of the module's name, as PEFT does."""
     for pattern, value in (patterns or {}).items():
         if re.match(rf".*\.{pattern}$", module) or module == pattern:
             return value
@@ -92,7 +92,7 @@ def _pattern(patterns: dict[str, float] | None, module: str, otherwise: float) -
 
 
 def _refuse_half_of_a_tie(names: Iterable[str], adapter: Artefact) -> None:
-    """A matrix that is table of tokens and head at once cannot change as one of them alone."""
+    """Refuse a change of a matrix that the base uses as token embeddings and as output head."""
     anatomy = adapter.base.anatomy
     shared = adapter.base.vocabulary if anatomy.tied else frozenset()
     if any(name in shared for name in names):

@@ -1,4 +1,4 @@
-"""What arithmetic gives, as a folder that everything else opens: a run, a model or an adapter."""
+"""Write results of delta arithmetic as a run, a model or an adapter folder."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ FULL = {"_target_": "ftcli.methods.full.Full"}
 
 @dataclass(frozen=True)
 class Result:
-    """Tensors to be written, and whose configuration and tokenizer they get.
+    """Tensors to write, with their configuration and tokenizer files.
 
     Attributes:
-        files: their small files are copied, those of a later one over those of an earlier.
-        run: the run directory it came from; the result is then one too, and `ftcli chat` opens it.
-        base: the model's path in that run's config, where it is another one now.
-        config: keys of config.json (adapter_config.json) that differ.
-        record: what was done, kept as delta.json.
+        files: lists of small files to copy; later lists overwrite earlier ones.
+        run: the source run directory; the result is then a run directory too, which `ftcli chat` opens.
+        base: new path of the model in the config of that run, where it changes.
+        config: changed keys of config.json or adapter_config.json.
+        record: content of delta.json.
     """
 
     kind: Kind
@@ -42,7 +42,7 @@ class Result:
 
 
 def write_result(result: Result, target: str | Path, force: bool = False) -> dict[str, Any]:
-    """Write the folder at once; returns `folder` and `bytes` of the weights.
+    """Write the folder atomically; returns `folder` and `bytes` of the weights.
 
     Raises:
         UserError: the folder exists and has content (without `force`).
@@ -58,7 +58,7 @@ def write_result(result: Result, target: str | Path, force: bool = False) -> dic
 
 
 def _write_folder(result: Result, folder: Path) -> int:
-    """The layout of transformers, or of PEFT."""
+    """Write a folder in the layout of transformers or PEFT; returns the bytes of the weights."""
     folder.mkdir(exist_ok=True)
     for files in result.files:
         for file in files:
@@ -71,7 +71,7 @@ def _write_folder(result: Result, folder: Path) -> int:
 
 
 def _write_run(result: Result, source: Path, folder: Path, size: int) -> None:
-    """Configuration, record and one checkpoint beside the weights."""
+    """Write configuration, record and one checkpoint beside the weights."""
     from ftcli.config import build
     from ftcli.core.base_model import FILE as BASE
     from ftcli.core.base_model import record_base
@@ -107,7 +107,7 @@ def _write_run(result: Result, source: Path, folder: Path, size: int) -> None:
 
 
 def build_config(source: Path, kind: Kind, base: str | None = None) -> dict[str, Any]:
-    """A run's configuration for weights of this kind; whole models are those of `method: full`."""
+    """Return a run's configuration for weights of this kind; whole models get `method: full`."""
     from ftcli.config import load
 
     config = dict(load(source / "config.yaml").config)
@@ -123,7 +123,7 @@ def build_config(source: Path, kind: Kind, base: str | None = None) -> dict[str,
 def _write_checkpoint(
     result: Result, config: dict[str, Any], folder: Path, checkpoint: Path
 ) -> None:
-    """The same tensors under the names of the method's checkpoints."""
+    """Write the tensors as a checkpoint, under the names that the method uses."""
     inner = folder / result.kind
     if result.kind == "adapter":
         os.link(inner / FILE["adapter"], checkpoint / "adapter.safetensors")

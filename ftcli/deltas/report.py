@@ -1,4 +1,4 @@
-"""What a command of `ftcli delta` reports."""
+"""Report of a command of `ftcli delta`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Report:
-    """What was written, in figures, and the next command."""
+    """Written folder, figures, and the next command."""
 
     folder: str
     bytes: int
@@ -17,5 +17,5 @@ class Report:
     then: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for --json."""
+        """Return plain data, for --json."""
         return asdict(self)

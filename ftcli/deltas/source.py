@@ -1,4 +1,4 @@
-"""A source of `ftcli delta`: its change, what it began from, and the run that can judge it."""
+"""A source of `ftcli delta`: its delta, its base, and the run that can evaluate it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Source:
     """A run, a model or adapter folder, or a saved delta.
 
     Args:
-        base: what it was trained from, where it does not say so itself.
-        product: of a LoRA, the change of the base's matrices.
+        base: the base model, where the source does not record it.
+        product: for a LoRA, use the change of the base's matrices.
 
     Raises:
-        UserError: there is nothing of that kind, or no base.
+        UserError: the path is none of these, or has no base.
     """
 
     def __init__(self, path: str, base: str | None = None, product: bool = False) -> None:
@@ -41,24 +41,24 @@ class Source:
 
     @property
     def places(self) -> dict[str, str]:
-        """Where base and run lie, for a saved delta."""
+        """Folders of base and run, for a saved delta."""
         run = {"run": str(self.run.resolve())} if self.run else {}
         return {"base": str(self.base.folder.resolve()), **run}
 
     @property
     def files(self) -> list[Path]:
-        """The small files of what was finetuned."""
+        """Small files of the finetuned model or adapter."""
         return self.delta.source.small_files if self.delta.source is not None else []
 
     def tensors(self, delta: Delta) -> LazyWeights:
-        """What the model or adapter is with a changed delta."""
+        """Return the tensors of the model or adapter with a changed delta."""
         return delta.apply(self.base)
 
     def evaluator(self, metric: str) -> RunEvaluator:
-        """The run as a judge.
+        """Return the evaluator on the run's data.
 
         Raises:
-            UserError: the source is no run.
+            UserError: the source is not a run directory.
         """
         if self.run is None:
             raise UserError(
@@ -70,7 +70,7 @@ class Source:
     def write(
         self, delta: Delta, to: str, force: bool, figures: Mapping[str, Any] | None = None
     ) -> Report:
-        """Base plus a changed delta, as a run if this is one."""
+        """Write base plus a changed delta, as a run directory if the source is one."""
         base_files = self.base.tokenizer if delta.kind == "adapter" else self.base.small_files
         record = storage.describe_delta(delta) | {"figures": dict(figures or {})}
         result = Result(
@@ -80,5 +80,5 @@ class Source:
         return Report(to, done["bytes"], dict(figures or {}), self.next_command(to))
 
     def next_command(self, to: str) -> str:
-        """The command that judges what was written."""
+        """Return the command that evaluates the written folder."""
         return f"ftcli eval {to}" if self.run else f"ftcli eval {to} --config JOB"

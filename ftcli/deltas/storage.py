@@ -1,4 +1,4 @@
-"""Deltas on disk: a folder with the tensors, what was done, and the finetuned model's small files."""
+"""Deltas on disk: a folder with tensors, record, and the small files of the finetuned model."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def is_delta(path: str | Path) -> bool:
 
 
 def load_delta(path: str | Path) -> Delta:
-    """A saved delta, plain or ternary.
+    """Load a saved delta, plain or ternary.
 
     Raises:
-        UserError: the folder is not whole.
+        UserError: the record is missing or not readable.
     """
     folder = Path(path)
     try:
@@ -66,9 +66,9 @@ def save_delta(
 
     Args:
         dtype: of the tensors on disk.
-        coded: a ternary delta's bytes, which take the place of tensors.
-        at: where its `base` and its `run` lie, for those who apply it.
-        base: small files that are the same there are not written again.
+        coded: bytes of a ternary delta, written instead of tensors.
+        at: folders of `base` and `run`, used when the delta is applied.
+        base: artefact whose equal small files are not copied.
 
     Raises:
         UserError: the folder exists and has content (without `force`).
@@ -86,12 +86,12 @@ def save_delta(
 
 
 def read_places(path: str | Path) -> dict[str, str]:
-    """Where the base, and the run if there is one, of a saved delta lie."""
+    """Return the folders of base and run of a saved delta."""
     return json.loads((Path(path) / RECORD).read_text(encoding="utf-8")).get("places", {})
 
 
 def describe_delta(delta: Delta) -> dict[str, Any]:
-    """What a delta is, beside its tensors."""
+    """Return the record of a delta: kind, base, dtype, origin, history."""
     return {
         "kind": delta.kind,
         "base": delta.base,
@@ -102,7 +102,7 @@ def describe_delta(delta: Delta) -> dict[str, Any]:
 
 
 def copy_files(source: Artefact | None, target: Path, base: Artefact | None) -> None:
-    """Copy configuration and tokenizer of a model or adapter, but for what the base has too."""
+    """Copy configuration and tokenizer of a model or adapter, except files equal to the base's."""
     target.mkdir()
     known = {file.name: file for file in (base.small_files if base is not None else ())}
     for file in source.small_files if source is not None else ():
@@ -116,10 +116,10 @@ def copy_files(source: Artefact | None, target: Path, base: Artefact | None) -> 
 
 
 def prepare_target(target: str | Path, force: bool) -> Path:
-    """The folder to write, whose parent exists.
+    """Return the folder to write, after creating its parent.
 
     Raises:
-        UserError: it exists and has content (without `force`), or it holds work of another kind.
+        UserError: it exists with content (without `force`), or ftcli delta did not write it.
     """
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

@@ -1,7 +1,7 @@
 """Vectors of -1, 0 and 1 with one scale, and their bytes: Golomb-coded gaps, or two bit masks.
 
 ComPEFT (arXiv 2311.13171, section 2 and appendix): gaps between non-zeros are geometric, for which
-Golomb's code with a power of two is optimal among prefix codes; signs take a bit apart.
+Golomb's code with a power of two is optimal among prefix codes; signs take one bit each.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ PHI = (1 + math.sqrt(5)) / 2
 
 @dataclass(frozen=True, eq=False)
 class Ternary:
-    """Signs of some entries of named tensors, laid end to end, times one scale.
+    """Signs of some entries of concatenated named tensors, times one scale.
 
     Attributes:
         shapes: name -> shape, in the order of the vector.
-        positions: of the non-zeros, ascending int64 [n].
-        negative: which of them are -1, bool [n].
-        scale: their common magnitude; kept in 32 bits.
+        positions: positions of the non-zeros, ascending int64 [n].
+        negative: whether each of them is -1, bool [n].
+        scale: their common magnitude, stored in 32 bits.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -44,7 +44,7 @@ class Ternary:
 
     @cached_property
     def starts(self) -> dict[str, int]:
-        """Where each tensor begins in the vector."""
+        """Start of each tensor in the vector."""
         starts, end = {}, 0
         for name, shape in self.shapes.items():
             starts[name] = end
@@ -57,7 +57,7 @@ class Ternary:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, float64."""
+        """Return one tensor, float64."""
         begin, size = self.starts[name], math.prod(self.shapes[name])
         first, last = np.searchsorted(self.positions, [begin, begin + size])
         flat = torch.zeros(size, dtype=torch.float64)
@@ -66,7 +66,7 @@ class Ternary:
         return flat.view(self.shapes[name])
 
     def masks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bits of the positive and of the negative entries, packed uint8 [ceil(d / 8)] each."""
+        """Return bits of the positive and of the negative entries, packed uint8 [ceil(d / 8)] each."""
         pair = []
         for chosen in (~self.negative, self.negative):
             bits = np.zeros(self.entries, dtype=np.uint8)
@@ -76,36 +76,36 @@ class Ternary:
 
 
 def inner_product(first: Ternary, second: Ternary) -> float:
-    """Inner product by counting bits: (P1 P2 + N1 N2 - P1 N2 - N1 P2) times both scales."""
+    """Return the inner product by counting bits: (P1 P2 + N1 N2 - P1 N2 - N1 P2) times both scales."""
     (p1, n1), (p2, n2) = first.masks(), second.masks()
     same = _count_ones(p1 & p2) + _count_ones(n1 & n2)
     return float((same - _count_ones(p1 & n2) - _count_ones(n1 & p2)) * first.scale * second.scale)
 
 
 def golomb_bits(density: float) -> int:
-    """Bits of a gap's remainder: 1 + floor(log2(log(phi - 1) / log(1 - k)))."""
+    """Return the bits of a gap's remainder: 1 + floor(log2(log(phi - 1) / log(1 - k)))."""
     if density >= 1:
         return 0
     return max(0, 1 + math.floor(math.log2(math.log(PHI - 1) / math.log(1 - density))))
 
 
 def golomb_rate(density: float) -> float:
-    """Expected bits an entry: k times (gap + sign)."""
+    """Return the expected bits per entry: k times (gap + sign)."""
     bits = golomb_bits(density)
     return density * (bits + 1 / (1 - (1 - density) ** (2**bits)) + 1)
 
 
 def entropy(density: float) -> float:
-    """Fewest bits an entry that any code needs, for independent entries."""
+    """Return the entropy of independent entries, in bits per entry."""
     k = density
     empty = (1 - k) * math.log2(1 - k) if k < 1 else 0.0
     return -(empty + k * math.log2(k / 2))
 
 
 def encode(vector: Ternary, codec: Codec = "golomb") -> bytes:
-    """The bytes of a file: header (deflated), then the code.
+    """Return the bytes of a file: deflated header, then the code.
 
-    Golomb: quotients in unary, remainders, signs, each as one plane, so that reading needs no
+    Golomb: quotients in unary, remainders, signs, each as one bit plane, so that decoding needs no
     loop. Masks: positive, then negative.
     """
     n, density = len(vector.positions), len(vector.positions) / max(vector.entries, 1)
@@ -120,10 +120,10 @@ def encode(vector: Ternary, codec: Codec = "golomb") -> bytes:
 
 
 def decode(data: bytes) -> Ternary:
-    """What `write` wrote.
+    """Decode the bytes of `encode`.
 
     Raises:
-        UserError: these are no such bytes, or they are cut off.
+        UserError: the bytes have another format or are truncated.
     """
     try:
         if data[:4] != MAGIC:

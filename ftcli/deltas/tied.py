@@ -1,4 +1,4 @@
-"""Merging where a head shares its matrix with the table of tokens, and an adapter changes one of them."""
+"""Merging where the output head is tied to the token embeddings and an adapter changes one of them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SAME = 1e-6  # share of the largest weight by which two merged copies of one mat
 
 
 def merge_untied(method: Method, model: Any) -> Any:
-    """The merged model; where one of two tied matrices was changed alone, they are two in it.
+    """Return the merged model, with tied matrices separated where an adapter changed one of them.
 
-    A matrix that PEFT adapts in one place is added to in that place alone. Tied matrices are one
-    tensor, so the other place would change too: each gets its own before the merge. If both are the
-    same afterwards (`ensure_weight_tying`), they are tied again.
+    PEFT adapts a matrix in one place. Tied matrices are one tensor, so that merging would change the
+    other place too: each place gets its own copy before the merge. If both are equal afterwards
+    (`ensure_weight_tying`), they are tied again.
     """
     tied = _asks_for_tie(model.config)
     untie_adapted(model)
@@ -28,7 +28,7 @@ def merge_untied(method: Method, model: Any) -> Any:
 
 
 def untie_adapted(model: nn.Module) -> None:
-    """Give every place of a shared parameter its own copy, if an adapter stands on one of them."""
+    """Give every place of a shared parameter its own copy, if one of them has an adapter."""
     places: dict[int, list[tuple[nn.Module, str, str]]] = {}
     for name, module in model.named_modules():
         for attribute, parameter in module.named_parameters(recurse=False):
@@ -42,7 +42,7 @@ def untie_adapted(model: nn.Module) -> None:
 
 
 def update_tied_config(model: Any) -> None:
-    """Let the configuration say whether head and table, which were one before, still are."""
+    """Set `tie_word_embeddings` of the configuration by whether head and embeddings are still equal."""
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or table is None or head.weight is table.weight:
         return
@@ -59,13 +59,13 @@ def update_tied_config(model: Any) -> None:
 
 
 def _asks_for_tie(config: Any) -> bool:
-    """Whether the configuration, or that of its text part, asks for one matrix."""
+    """Whether the configuration, or that of its text part, ties the embeddings."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     return any(getattr(part, "tie_word_embeddings", False) for part in (config, text))
 
 
 def _find_adapted_modules(model: nn.Module) -> set[str]:
-    """Names of modules inside a layer of PEFT: what an adapter stands on, or was copied from."""
+    """Return the names of modules inside layers of PEFT: adapted modules and their copies."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 

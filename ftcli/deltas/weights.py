@@ -26,11 +26,11 @@ Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 class LazyWeights(Mapping[str, Tensor]):
-    """Named tensors that exist only while somebody looks at them.
+    """Named tensors that are computed when they are read.
 
     Args:
         layout: name -> shape and dtype.
-        read: the tensor of a name.
+        read: function that returns the tensor of a name.
     """
 
     def __init__(self, layout: Layout, read: Callable[[str], Tensor]) -> None:
@@ -52,13 +52,13 @@ class LazyWeights(Mapping[str, Tensor]):
 
 
 class FileWeights(Mapping[str, Tensor]):
-    """The tensors of all safetensors files of a folder, by name; each is read when asked for.
+    """The tensors of all safetensors files of a folder, by name, read on access.
 
     Args:
         without: names to leave out.
 
     Raises:
-        UserError: the folder has no such file, or one cannot be read.
+        UserError: the folder has no such file, or a file cannot be read.
     """
 
     def __init__(self, folder: Path, without: frozenset[str] = frozenset()) -> None:
@@ -69,7 +69,7 @@ class FileWeights(Mapping[str, Tensor]):
 
     @cached_property
     def _places(self) -> dict[str, Any]:
-        """Tensor -> the open file it is in."""
+        """Name -> handle of the open file with the tensor."""
         handles: dict[str, Any] = {}
         for file in self.files:
             try:
@@ -102,7 +102,7 @@ class FileWeights(Mapping[str, Tensor]):
 
 
 def read_layout(weights: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Name -> shape and dtype of any named tensors."""
+    """Return name -> shape and dtype of any named tensors."""
     if isinstance(weights, FileWeights | LazyWeights):
         return dict(weights.layout)
     return {name: (tuple(weights[name].shape), weights[name].dtype) for name in sorted(weights)}

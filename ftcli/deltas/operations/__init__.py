@@ -1,4 +1,4 @@
-"""The commands of `ftcli delta`, found by their files.
+"""The commands of `ftcli delta`, found by listing files.
 
 A command is the one public function of a module: of this folder, or of `operation.py` in a paper's
 folder. Its name is the command's, its arguments are Typer's, and it returns a `Report`.
@@ -17,7 +17,7 @@ Operation = Callable[..., Report]
 
 
 def find_operations() -> dict[str, Operation]:
-    """Command -> its function, in the order of the names."""
+    """Return command -> function, sorted by name."""
     folder = Path(__file__).parent
     papers = folder.parents[1] / "papers"
     files = [*folder.glob("[!_]*.py"), *papers.glob("*/operation.py")]

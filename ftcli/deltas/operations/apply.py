@@ -35,7 +35,7 @@ def apply(
 
 
 def _revert(opened: OpenedSource, to: str, base: str | None, force: bool) -> Report:
-    """The finetuned model in `base` minus the delta."""
+    """Write the finetuned model in `base` minus the delta."""
     from ftcli.deltas.artefact import Artefact
     from ftcli.deltas.publish import Result, write_result
 

@@ -1,4 +1,4 @@
-"""Rounds of clients that train on their own rows, and a server that joins what they send."""
+"""Federated pipelines: rounds of clients that train on their own rows, and a server that aggregates."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Federated(ABC):
-    """Base of the federated pipelines: who takes part, for how long, and by which engine.
+    """Base of the federated pipelines: clients, rounds, engine.
 
-    The steps of a run are those that a client would take from first to last: rounds are
-    `trainer.max_steps / local_steps`, and all intervals of the trainer count in steps too.
+    Steps of a run are steps of one client: there are `trainer.max_steps / local_steps` rounds, and all
+    intervals of the trainer count steps as well.
     """
 
     clients: int = 8  # how many hold rows
@@ -57,13 +57,13 @@ class Federated(ABC):
 
     @abstractmethod
     def build_shared_model(self, loop: Loop) -> SharedModel:
-        """The global model, as one process holds it; `loop` has the initial one."""
+        """Return the global model of one process; `loop` holds the initial model."""
 
     def check(self, run: Run, loop: Loop) -> None:
-        """Refuse what rounds cannot do.
+        """Refuse settings that federated rounds do not support.
 
         Raises:
-            UserError: and what to use instead.
+            UserError: the setting, and what to use instead.
         """
         if run.accelerator.num_processes > 1:
             raise UserError(
@@ -91,7 +91,7 @@ class Federated(ABC):
             )
 
     def start(self, run: Run) -> tuple[Loop, SharedModel]:
-        """A process's loop with the initial model, and the global model in it."""
+        """Return the loop of this process with the initial model, and the shared model in it."""
         loop = run.trainer.start(run)
         if isinstance(run.optimizer, Replayable):
             run.optimizer.path = None  # its log is of one row of steps, and clients have many
@@ -101,13 +101,13 @@ class Federated(ABC):
         return loop, shared
 
     def build_client(self, run: Run, loop: Loop, shared: SharedModel) -> Client:
-        """Plays the clients in this process."""
+        """Return the client that trains for any client number in this process."""
         from ftcli.pipelines.federated.client import Client
 
         return Client(self, run, loop, shared)
 
     def fit(self, run: Run, resume: Path | None = None) -> Outcome:
-        """Train `run` to the end, or until it is asked to stop; then the round is finished first.
+        """Train `run` to the end, or to the end of the round in which a stop is requested.
 
         Args:
             resume: the checkpoint to go on from.

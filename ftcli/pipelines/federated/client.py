@@ -1,4 +1,4 @@
-"""A client: takes the global model, trains on its own rows for a while, answers."""
+"""A client: receives the global model, trains on its own rows, and replies."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """Plays any client in this process; it keeps nothing of one round for the next.
+    """Trains for any client number in this process, without state between rounds.
 
-    What a client does in a round is a pure function of the run's seed, the client's number, the
-    round and the message, so that it matters neither which process plays it nor whether the run
-    was interrupted in between.
+    The work of a client in a round is a pure function of the run's seed, the client number, the round
+    and the message, whichever process does it and whether or not the run was interrupted.
 
     Args:
-        loop: of this process; its model is overwritten by every message.
+        loop: the loop of this process; every message overwrites its model.
     """
 
     def __init__(self, settings: Federated, run: Run, loop: Loop, shared: SharedModel) -> None:
@@ -40,7 +39,7 @@ class Client:
         self.rows = [[group * row + i for row in part for i in range(group)] for part in parts]
 
     def answer(self, client: int, message: bytes) -> bytes:
-        """Train as one client from the server's message; its reply, both as they travel."""
+        """Train as one client from the server's request; returns the reply, both as bytes."""
         import torch
 
         round_, body = unpack_request(message)
@@ -55,7 +54,7 @@ class Client:
         return Reply(rows, *counted, loss, self.shared.build_reply()).pack()
 
     def _loop(self, client: int, round_: int, body: bytes) -> Loop:
-        """The loop of one client in one round: an optimizer and a meter of its own."""
+        """Return the loop of one client in one round, with a new optimizer and meter."""
         run, loop = self.run, self.loop
         named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
         optimizer: Any = run.optimizer.build(named, run.accelerator.device)
@@ -67,7 +66,7 @@ class Client:
         return replace(loop, optimizer=optimizer, state=state, meter=Meter())
 
     def _batches(self, client: int, round_: int) -> Iterator[list[Batch]]:
-        """The micro-batches of each local step: passes over the client's rows, each in a new order."""
+        """Yield the micro-batches of each local step, from shuffled passes over the client's rows."""
         trainer, group = self.run.trainer, self.loader.group
         random = np.random.default_rng([self.run.seed, client, round_])
         units = np.array(self.rows[client]).reshape(-1, group)
@@ -84,5 +83,5 @@ class Client:
 
 
 def derive_seed(*numbers: int) -> int:
-    """A seed below 2^31 from a run's seed, a client and a round."""
+    """Return a seed below 2^31 from a run's seed, a client and a round."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)

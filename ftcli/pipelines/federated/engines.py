@@ -1,4 +1,4 @@
-"""How messages reach the clients and replies come back."""
+"""Engines: how requests reach the clients and replies return."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class ClientUpdate:
-    """The replies of a round.
+    """The replies of the clients of a round.
 
     Attributes:
-        replies: by client.
-        down, up: bytes of all messages to and from clients as the engine sends them.
+        replies: client -> reply.
+        down, up: bytes of all requests and replies as the engine sends them.
     """
 
     replies: dict[int, bytes]
@@ -24,25 +24,25 @@ class ClientUpdate:
     up: int
 
 
-#: Message of each client -> their replies.
+#: Maps client -> request to the replies.
 Exchange = Callable[[Mapping[int, bytes]], ClientUpdate]
 
 
 class Engine(Protocol):
-    """Runs the server's work and gives it a way to reach the clients."""
+    """Runs the work of the server with an exchange that reaches the clients."""
 
     def run(self, work: Callable[[Exchange], Any]) -> Any:
-        """Do the work, and return what it returns."""
+        """Call `work` with an exchange; returns its result."""
 
 
 class LocalEngine:
-    """All clients in this process, one after another, on the model that the server has too."""
+    """All clients in this process, one after another, on the model of the server."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
 
     def run(self, work: Callable[[Exchange], Any]) -> Any:
-        """Do the work here."""
+        """Call `work` in this process."""
         return work(self._exchange)
 
     def _exchange(self, messages: Mapping[int, bytes]) -> ClientUpdate:

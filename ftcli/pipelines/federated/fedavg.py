@@ -1,4 +1,4 @@
-"""FedAvg: the trained weights themselves travel, and the server averages them."""
+"""FedAvg: clients and server exchange the trained weights, and the server averages them."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 class FedAvg(Federated):
     """Federated averaging (McMahan et al. 2017, arXiv 1602.05629) with any method and optimizer.
 
-    What the method trains travels both ways: all weights with method=full, adapters with
-    method=lora. Optimizers begin anew at every client and round.
+    The trained weights are sent both ways: all weights with method=full, adapters with method=lora.
+    Every client starts a new optimizer in every round.
     """
 
     def build_shared_model(self, loop: Loop) -> Weights:
-        """The trained weights as they are now."""
+        """Return the shared model on the weights of `loop`."""
         return Weights(loop)
 
 
 class Weights(SharedModel):
-    """The global weights are those of the server's model; nothing else is kept."""
+    """The trained weights of the server's model; there is no other state."""
 
     def broadcast(self) -> bytes:
-        """What the method trains, as safetensors in the types it has."""
+        """Return the trained weights as safetensors, in their own types."""
         return written(self._state())
 
     def load(self, body: bytes) -> None:
-        """Put them into the model."""
+        """Load the weights into the model."""
         self.loop.run.method.load_state(self.loop.run.model, read(body))
 
     def build_reply(self) -> bytes:
-        """The client's weights, as its optimizer wants them judged."""
+        """Return the client's weights, in the evaluation mode of its optimizer."""
         optimizer = self.loop.run.optimizer
         optimizer.eval_mode()
         body = written(self._state())
@@ -50,7 +50,7 @@ class Weights(SharedModel):
         return body
 
     def aggregate(self, replies: Sequence[tuple[float, bytes]]) -> None:
-        """The weighted mean, summed in float64 where there are floats."""
+        """Load the weighted mean of the replies, summed in float64 for floating-point tensors."""
         total: dict[str, Any] = {}
         for weight, body in replies:
             for name, value in read(body).items():

@@ -1,7 +1,7 @@
 """Flower as the engine: the server is a ServerApp, each client a node of Flower's simulation.
 
-What crosses it is one record with the bytes that travel in one process too, so that both engines
-compute the same; no weights go through Flower's own strategies.
+Each message is one record with the same bytes as in the local engine, so that both engines compute the
+same; Flower's own strategies are not used.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from ftcli.pipelines.federated.client import Client
 
 RECORD, BODY, NUMBER = "round", "body", "client"
-PATIENCE = 600  # seconds until all nodes must be there
+PATIENCE = 600  # seconds to wait for all nodes
 
 
 class FlowerEngine:
-    """Clients in processes of Flower's simulation runtime, each with a model of its own.
+    """Clients in processes of Flower's simulation runtime, each with its own model.
 
     Args:
-        config: of the run, resolved; every process builds its parts from it.
+        config: resolved configuration of the run, from which every process builds its parts.
 
     Raises:
         UserError: Flower or the Ray it needs is not installed.
@@ -39,11 +39,11 @@ class FlowerEngine:
             if importlib.util.find_spec(package) is None:
                 raise missing_package(package, "federated", "pipeline.engine=flower")
         self.config = config
-        # Flower reports every start to its makers unless told not to
+        # Flower sends telemetry at every start unless this is set
         os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
     def run(self, work: Callable[[Exchange], Any]) -> Any:
-        """Do the work as a ServerApp; the simulation ends when it does."""
+        """Call `work` in a ServerApp; the simulation ends with it."""
         from flwr.serverapp import ServerApp
         from flwr.simulation import run_simulation
 
@@ -63,10 +63,10 @@ class FlowerEngine:
 
 
 class _Grid:
-    """Sends the messages of a round over Flower's grid, and counts what it makes of them.
+    """Sends the requests of a round over Flower's grid, and counts the bytes sent.
 
     Args:
-        clients: nodes to wait for before the first round.
+        clients: number of nodes to wait for before the first round.
     """
 
     def __init__(self, grid: Any, clients: int) -> None:
@@ -84,7 +84,7 @@ class _Grid:
         return ClientUpdate(replies, _count_bytes(sent), _count_bytes(answers))
 
     def _find_nodes(self) -> dict[int, int]:
-        """All nodes, once they are there, by the client that each of them is."""
+        """Wait for all nodes; returns client -> node."""
         until = time.monotonic() + PATIENCE
         while len(nodes := list(self.grid.get_node_ids())) < self.clients:
             if time.monotonic() > until:
@@ -112,7 +112,7 @@ class _Grid:
 
 
 def _build_client_app(config: dict[str, Any]) -> Any:
-    """What runs in the processes of the clients."""
+    """Return the ClientApp that runs in the processes of the clients."""
     from flwr.app import ConfigRecord, Message, RecordDict
     from flwr.clientapp import ClientApp
 
@@ -139,7 +139,7 @@ _clients: dict[str, Client] = {}  # of this process
 
 
 def get_client(config: dict[str, Any]) -> Client:
-    """The player of clients in this process, made at its first message."""
+    """Return the client of this process, built at its first message."""
     from ftcli.jobs.train import load_init_weights
     from ftcli.run.build import build_run
 
@@ -160,14 +160,14 @@ def _build_message(fields: dict[str, Any], node: int, kind: str) -> Any:
 
 
 def _count_bytes(messages: Iterable[Any]) -> int:
-    """Bytes of messages as Flower serialises them for the network."""
+    """Return the bytes of messages as Flower serialises them for the network."""
     from flwr.common.serde import message_to_proto
 
     return sum(message_to_proto(message).ByteSize() for message in messages)
 
 
 def _client_resources() -> dict[str, float]:
-    """Of one process of clients: a core, or a whole GPU where there is one."""
+    """Return the resources of one client process: a core, and a whole GPU where there is one."""
     import torch
 
     return {"num_cpus": 1, "num_gpus": 1.0 if torch.cuda.is_available() else 0.0}

@@ -1,4 +1,4 @@
-"""Messages between server and clients as bytes: a few counters, then what the scheme sends."""
+"""Messages between server and clients as bytes: counters, then the body of the scheme."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ REPLY = struct.Struct("<IIIIf")  # rows, tokens, supervised, forward passes, mea
 
 
 class Reply(NamedTuple):
-    """What a client answers.
+    """Reply of a client.
 
     Attributes:
-        rows: how many it holds; what it may be weighted with.
-        tokens: that it trained on in this round, padding not counted.
-        supervised: of these, those with a label.
-        forwards: forward passes it made.
-        loss: mean over its local steps.
-        body: what the scheme sends.
+        rows: number of rows that the client holds, a possible weight of its reply.
+        tokens: tokens trained on in this round, without padding.
+        supervised: tokens with a label among these.
+        forwards: number of forward passes.
+        loss: mean loss over the local steps.
+        body: bytes of the scheme.
     """
 
     rows: int
@@ -29,21 +29,21 @@ class Reply(NamedTuple):
     body: bytes
 
     def pack(self) -> bytes:
-        """As it travels."""
+        """Return the reply as bytes."""
         return REPLY.pack(*self[:5]) + self.body
 
 
 def pack_request(round_: int, body: bytes) -> bytes:
-    """The server's message of a round (counted from 0)."""
+    """Return the request of a round (counted from 0) as bytes."""
     return REQUEST.pack(round_) + body
 
 
 def unpack_request(message: bytes) -> tuple[int, bytes]:
-    """Round and body of a server's message."""
+    """Return round and body of a request."""
     return REQUEST.unpack_from(message)[0], message[REQUEST.size :]
 
 
 def unpack_reply(message: bytes) -> Reply:
-    """A client's message."""
+    """Return the reply in the bytes of a client."""
     rows, tokens, supervised, forwards, loss = REPLY.unpack_from(message)
     return Reply(rows, tokens, supervised, forwards, loss, message[REPLY.size :])

@@ -1,4 +1,4 @@
-"""Which client holds which rows."""
+"""Distribution of training rows over clients."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ TRIES = 100  # draws until every client has a row
 def split_rows(
     labels: Sequence[str], clients: int, kind: Kind, alpha: float, seed: int
 ) -> list[list[int]]:
-    """The rows of each client, in rising order; every row belongs to one client.
+    """Return the rows of each client in ascending order; every row belongs to one client.
 
     Args:
         labels: category of each row.
-        alpha: dirichlet: each category is divided by shares from Dir(alpha, ..., alpha), so that
-            clients have few categories where it is small and like ones where it is large.
+        alpha: dirichlet: each category is divided by shares from Dir(alpha, ..., alpha): a small alpha
+            gives each client few categories, a large one similar proportions.
 
     Raises:
-        UserError: there are too few rows or categories for so many clients.
+        UserError: there are fewer rows or categories than clients.
     """
     if len(labels) < clients:
         raise _too_many_clients(clients, f"{len(labels)} rows")
@@ -48,11 +48,11 @@ def split_rows(
 
 
 def read_categories(data: Any, tokens: Any, column: str | None, group: int = 1) -> list[str]:
-    """Category of each row of the training data.
+    """Return the category of each row of the training data.
 
     Args:
-        column: the column that holds it; None takes the answer.
-        group: documents that are one row.
+        column: column with the category; None uses the answer of the row.
+        group: number of documents per row.
 
     Raises:
         UserError: a row has no such column.
@@ -83,7 +83,7 @@ def _split_dirichlet(
 
 
 def _split_by_category(labels: Sequence[str], clients: int) -> list[list[int]]:
-    """Whole categories, dealt in turn: one each where there are as many as clients."""
+    """Return a split by whole categories, assigned to the clients in turn."""
     place = {name: i % clients for i, name in enumerate(dict.fromkeys(labels))}
     return [[i for i, label in enumerate(labels) if place[label] == c] for c in range(clients)]
 

@@ -1,4 +1,4 @@
-"""The server: rounds, what they are worth, and checkpoints between them."""
+"""The server: rounds, evaluations, and checkpoints between rounds."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class Traffic(Callback):
-    """Bytes and messages of the run so far."""
+    """Counts bytes and messages of the run."""
 
     def __init__(self) -> None:
         self.totals = dict.fromkeys(("messages", "down", "up", "wire_down", "wire_up"), 0)
 
     def add_round(self, sent: int, received: int, mail: ClientUpdate) -> None:
-        """Add a round: payload in bytes, and what the engine made of it."""
+        """Add a round: bytes of payload sent and received, and the bytes that the engine sent."""
         new = (len(mail.replies), sent, received, mail.down, mail.up)
         for name, value in zip(self.totals, new, strict=True):
             self.totals[name] += value
 
     def figures(self) -> dict[str, float]:
-        """A client and round: bytes of payload down and up, and with the engine's envelope."""
+        """Return means per client and round: bytes of payload down and up, and bytes on the wire."""
         names = {"down": "bytes_down", "up": "bytes_up"}
         count = max(1, self.totals["messages"])
         return {names.get(k, k): v / count for k, v in self.totals.items() if k != "messages"}
@@ -44,12 +44,12 @@ class Traffic(Callback):
         return dict(self.totals)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take them back."""
+        """Restore the totals."""
         self.totals = dict(saved)
 
 
 class Server:
-    """Sends the global model to the clients of a round, joins their replies, and judges it."""
+    """Sends the global model to the clients of a round, aggregates their replies, and evaluates it."""
 
     def __init__(self, settings: Federated, run: Run) -> None:
         self.settings, self.run, self.trainer = settings, run, run.trainer
@@ -59,7 +59,7 @@ class Server:
         self.checkpoints: Checkpoints | None = None
 
     def fit(self, resume: Path | None) -> Outcome:
-        """All rounds from the start or a checkpoint; see `Federated.fit`."""
+        """Run all rounds from the start or a checkpoint; see `Federated.fit`."""
         loop, before = self.loop, {}
         self.checkpoints = open_checkpoints(loop, self.trainer.keep_last, resume)
         if resume is not None:
@@ -89,7 +89,7 @@ class Server:
         return LocalEngine(self.settings.build_client(self.run, self.loop, self.shared))
 
     def _rounds(self, exchange: Exchange, requests: Requests) -> str | None:
-        """Rounds until the last; returns what asked to stop before it."""
+        """Run the remaining rounds; returns the reason of a stop before the last one, else None."""
         loop, trainer = self.loop, self.trainer
         while loop.state.step < loop.state.max_steps:
             self.run_round(exchange)
@@ -105,7 +105,7 @@ class Server:
         return None
 
     def run_round(self, exchange: Exchange) -> None:
-        """One round; afterwards the server's own model is the new global one."""
+        """Run one round; afterwards the model of the server is the new global model."""
         state, members = self.loop.state, self._members()
         message = pack_request(self._round, self.shared.broadcast())
         mail = exchange(dict.fromkeys(members, message))
@@ -129,7 +129,7 @@ class Server:
             self.shared.write_files(self.run.dir.path)
 
     def _members(self) -> list[int]:
-        """The clients of this round: a pure function of the run's seed and the round."""
+        """Return the clients of this round, drawn from the run's seed and the round."""
         everybody = np.array(self.settings.members or range(self.settings.clients))
         count = max(1, round(self.settings.fraction * len(everybody)))
         random = np.random.default_rng([self.run.seed, self._round])
@@ -146,6 +146,6 @@ class Server:
         self.loop.run_callbacks("on_log", metrics | figures)
 
     def _is_due(self, every: int | None) -> bool:
-        """Whether an interval of steps ended within the round that is just over."""
+        """Whether an interval of `every` steps ended within the last round."""
         step, before = self.loop.state.step, self.loop.state.step - self.settings.local_steps
         return every is not None and step // every > before // every

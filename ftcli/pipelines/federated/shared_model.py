@@ -1,4 +1,4 @@
-"""What server and clients have in common: how the model travels, and how replies are joined."""
+"""The global model as server and clients hold it: what is sent, and how replies are aggregated."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class SharedModel(Callback, ABC):
-    """The global model in one process: on the server what it is, on a client what was received.
+    """The global model in one process: the present one on the server, the received one on a client.
 
-    It takes part in the loop, so that `after_step` sees every local step; its state is checkpointed
-    with the rest of the server.
+    It is a callback of the loop, so that `after_step` sees every local step; its state is checkpointed
+    with that of the server.
 
     Args:
-        loop: with the initial model, which every process loads for itself.
+        loop: loop with the initial model, which every process loads for itself.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -28,22 +28,22 @@ class SharedModel(Callback, ABC):
 
     @abstractmethod
     def broadcast(self) -> bytes:
-        """What the server sends to each client of a round."""
+        """Return the body that the server sends to each client of a round."""
 
     @abstractmethod
     def load(self, body: bytes) -> None:
-        """Put the global model that was sent into the model of this process."""
+        """Load the global model that was sent into the model of this process."""
 
     def begin_client(self, optimizer: Any, body: bytes) -> None:
-        """A client begins its local steps with this new optimizer."""
+        """Called when a client begins its local steps with this new optimizer."""
 
     @abstractmethod
     def build_reply(self) -> bytes:
-        """What a client sends back after its local steps."""
+        """Return the body of the reply of a client after its local steps."""
 
     @abstractmethod
     def aggregate(self, replies: Sequence[tuple[float, bytes]]) -> None:
-        """Server: the new global model from (weight, reply) pairs; the weights sum to 1."""
+        """Update the global model of the server from (weight, reply) pairs; the weights sum to 1."""
 
     def write_files(self, folder: Path) -> None:
-        """Write what is worth keeping beside the checkpoints into the run's folder."""
+        """Write further files into the run's folder after a round."""
