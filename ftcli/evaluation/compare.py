@@ -10,7 +10,7 @@ from typing import Any
 
 from ftcli.config.job import UNREAD
 from ftcli.core.errors import UserError
-from ftcli.loggers.base import flat
+from ftcli.loggers.base import flatten
 
 COSTS = (
     "status",
@@ -85,7 +85,7 @@ def _config(folder: Path) -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     return {
         key: value
-        for key, value in flat(plain)
+        for key, value in flatten(plain)
         if key not in NOT_CHOICES and not {*UNREAD} & {*key.split(".")}
     }
 

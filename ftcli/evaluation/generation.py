@@ -30,7 +30,7 @@ class Generation:
     periodic: bool = False  # also at trainer.eval_every, not only before and after training
 
     def __post_init__(self) -> None:
-        self._metrics = [known.find(name) for name in self.metrics]
+        self._metrics = [known.find_metric(name) for name in self.metrics]
 
     def __call__(self, run: Any) -> dict[str, float]:
         """The scores of all metrics; one that cannot be computed is absent.

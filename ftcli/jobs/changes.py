@@ -53,9 +53,9 @@ def compose_config(run_dir: RunDir, overrides: Sequence[str]) -> ComposedJob:
 
 def find_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Change]:
     """Return dotted key -> (earlier value, present value) for every key that differs."""
-    from ftcli.loggers.base import flat
+    from ftcli.loggers.base import flatten
 
-    old, new = dict(flat(then)), dict(flat(now))
+    old, new = dict(flatten(then)), dict(flatten(now))
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return {key: (old.get(key), new.get(key)) for key in keys}
 

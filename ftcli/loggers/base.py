@@ -54,10 +54,10 @@ class Logger(Callback, ABC):
 
     def _forward(self, state: Any, metrics: Mapping[str, Any]) -> None:
         if self.active:
-            self.write(int(metrics.get("step", getattr(state, "step", 0))), curves(metrics))
+            self.write(int(metrics.get("step", getattr(state, "step", 0))), select_curves(metrics))
 
 
-def curves(metrics: Mapping[str, Any]) -> dict[str, float]:
+def select_curves(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The numbers worth a curve: `loss` as `train/loss`, `eval.bleu` as `eval/bleu`."""
     return {
         name.replace(".", "/") if "." in name else f"train/{name}": float(value)
@@ -66,13 +66,13 @@ def curves(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def settings(run: Any) -> dict[str, Any]:
+def flatten_config(run: Any) -> dict[str, Any]:
     """The run's resolved config as flat dotted keys."""
     from omegaconf import OmegaConf
 
     config = run.config
     plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
-    return dict(flat(plain))
+    return dict(flatten(plain))
 
 
 def run_name(run: Any) -> str:
@@ -81,12 +81,12 @@ def run_name(run: Any) -> str:
     return "/".join(str(folder).rstrip("/").split("/")[-2:]) if folder else "ftcli"
 
 
-def flat(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
+def flatten(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """Leaves of nested mappings with their dotted keys; lists are leaves."""
     if not isinstance(node, Mapping):
         return [(prefix, node)]
     return [
         pair
         for key, value in node.items()
-        for pair in flat(value, f"{prefix}.{key}" if prefix else str(key))
+        for pair in flatten(value, f"{prefix}.{key}" if prefix else str(key))
     ]

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ftcli.core.errors import UserError, missing_package
-from ftcli.loggers.base import Logger, run_name, settings
+from ftcli.loggers.base import Logger, flatten_config, run_name
 
 LOCAL = "sqlite:///mlflow.db"
 BATCH = 100  # parameters in one request, MLflow's limit
@@ -55,7 +55,7 @@ class Mlflow(Logger):
         where = found.experiment_id if found else client.create_experiment(self.experiment)
         self._id = client.create_run(where, run_name=run_name(run)).info.run_id
         # keys may be patterns of module names, of which MLflow refuses some characters
-        named = {re.sub(r"[^\w\-. :]", "_", key): str(v) for key, v in settings(run).items()}
+        named = {re.sub(r"[^\w\-. :]", "_", key): str(v) for key, v in flatten_config(run).items()}
         parameters = [Param(key, value) for key, value in named.items()]
         for start in range(0, len(parameters), BATCH):
             client.log_batch(self._id, params=parameters[start : start + BATCH])

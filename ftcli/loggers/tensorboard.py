@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.core.errors import missing_package
-from ftcli.loggers.base import Logger, settings
+from ftcli.loggers.base import Logger, flatten_config
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Tensorboard(Logger):
             raise missing_package("tensorboard", "tensorboard", "logger=tensorboard") from error
         target = self.folder or Path(run.dir.path) / "tensorboard"
         self._writer = SummaryWriter(str(target), flush_secs=self.flush_seconds)
-        table = "".join(f"| {key} | {value} |\n" for key, value in settings(run).items())
+        table = "".join(f"| {key} | {value} |\n" for key, value in flatten_config(run).items())
         self._writer.add_text("config", f"| key | value |\n|---|---|\n{table}")
 
     def write(self, step: int, figures: dict[str, float]) -> None:

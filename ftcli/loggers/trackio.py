@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftcli.core.errors import missing_package
-from ftcli.loggers.base import Logger, run_name, settings
+from ftcli.loggers.base import Logger, flatten_config, run_name
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Trackio(Logger):
             project=self.project,
             name=run_name(run),
             space_id=self.space_id,
-            config=settings(run),
+            config=flatten_config(run),
             embed=False,
         )
 

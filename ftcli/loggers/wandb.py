@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ftcli.core.errors import missing_package
-from ftcli.loggers.base import Logger, run_name, settings
+from ftcli.loggers.base import Logger, flatten_config, run_name
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Wandb(Logger):
             mode=self.mode,
             tags=self.tags,
             name=run_name(run),
-            config=settings(run),
+            config=flatten_config(run),
             dir=str(folder.path) if folder else None,
         )
 

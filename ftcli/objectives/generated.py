@@ -35,7 +35,7 @@ class Generated(Objective):
     tokenizer: Any = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
-        self._metric = known.find(self.metric)
+        self._metric = known.find_metric(self.metric)
 
     def setup(self, run: Run) -> None:
         """Store the tokenizer, which decodes the answers."""

@@ -45,12 +45,14 @@ class RolloutBuilder:
             raise UserError(
                 "there is no reward to compare answers by.",
                 where="objective.rewards",
-                fix=f"objective.rewards={{exact_match:1}}; rewards: {', '.join(rewards.available())}",
+                fix=f"objective.rewards={{exact_match:1}}; rewards: {', '.join(rewards.list_rewards())}",
             )
         self.weights = {
             name: float(options.pop("weight", 1.0)) for name, options in by_name.items()
         }
-        self.functions = {name: rewards.find(name, options) for name, options in by_name.items()}
+        self.functions = {
+            name: rewards.find_reward(name, options) for name, options in by_name.items()
+        }
         self.needs_rows = any(options.get("column") for options in by_name.values())
         self._rows: dict[str, Mapping[str, Any]] = {}
         self._reference: Reference | None = None

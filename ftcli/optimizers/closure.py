@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 
-def evaluated(closure: Callable[[], Any] | None) -> Any:
+def evaluate_closure(closure: Callable[[], Any] | None) -> Any:
     """The loss of a closure that takes gradients, for a step that takes none; None without one."""
     if closure is None:
         return None

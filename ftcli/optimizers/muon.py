@@ -11,7 +11,7 @@ from torch.optim import AdamW
 from torch.optim import Muon as MatrixMuon
 from torch.optim.optimizer import Optimizer
 
-from ftcli.optimizers.closure import evaluated
+from ftcli.optimizers.closure import evaluate_closure
 
 
 class Muon(Optimizer):
@@ -73,7 +73,7 @@ class Muon(Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of both."""
-        loss = evaluated(closure)
+        loss = evaluate_closure(closure)
         for group in self.param_groups:
             kind, options = self._kinds[group["of_matrices"]]
             inner = kind([{**group}], **options)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from ftcli.optimizers.closure import evaluated
+from ftcli.optimizers.closure import evaluate_closure
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -114,7 +114,7 @@ class SparseAdamW(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of every parameter that has a gradient."""
-        loss = evaluated(closure)
+        loss = evaluate_closure(closure)
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is not None:

@@ -1,7 +1,7 @@
 """The state contract of optimizers: what a policy may ask of the moments it does not own.
 
 Works on every `torch.optim.Optimizer` whose state is a dictionary of tensors a parameter. What only
-some can do (`restrict`, `seed`) is asked for with `capable`.
+some can do (`restrict`, `seed`) is asked for with `require_method`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def tensors(optimizer: Optimizer) -> Iterator[Tensor]:
         yield from _tensors(state)
 
 
-def capable(optimizer: Optimizer, ability: str, asker: str) -> Any:
+def require_method(optimizer: Optimizer, ability: str, asker: str) -> Any:
     """The optimizer, once it is known to have a method called `ability`.
 
     Raises:

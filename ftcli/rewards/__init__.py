@@ -59,18 +59,20 @@ class Answer:
         return str(self.row[column])
 
 
-def available() -> list[str]:
+def list_rewards() -> list[str]:
     """Names of all rewards, which are the names of this folder's modules."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def find(name: str, options: Mapping[str, Any] | None = None) -> Callable[[Sequence[Answer]], Any]:
+def find_reward(
+    name: str, options: Mapping[str, Any] | None = None
+) -> Callable[[Sequence[Answer]], Any]:
     """The reward of that name with its options.
 
     Raises:
         UserError: no module has that name, or it takes no such option.
     """
-    names, where = available(), f"objective.rewards.{name}"
+    names, where = list_rewards(), f"objective.rewards.{name}"
     if name not in names:
         close = difflib.get_close_matches(name, names, n=2)
         hint = f"Did you mean {' or '.join(close)}? " if close else ""
@@ -84,10 +86,10 @@ def find(name: str, options: Mapping[str, Any] | None = None) -> Callable[[Seque
     return partial(function, **(options or {}))
 
 
-def no_gold(what: str, answer: Answer, column: str | None) -> UserError:
+def missing_gold_error(what: str, answer: Answer, column: str | None) -> UserError:
     """The error of a row whose gold answer cannot be read."""
     return UserError(
         f"there is no {what} in {answer.gold(column)!r}, which answers are compared with.",
         where="objective.rewards",
-        fix="mend the row, or set the reward's option `column`",
+        fix="fix the row, or set the reward's option `column`",
     )

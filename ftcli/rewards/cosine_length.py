@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ftcli.core.errors import UserError
-from ftcli.rewards import Answer, find
+from ftcli.rewards import Answer, find_reward
 
 
 def cosine_length(
@@ -37,7 +37,7 @@ def cosine_length(
     """
     if judge == "cosine_length":
         raise UserError("cosine_length cannot judge itself.", "objective.rewards.cosine_length")
-    verdicts = find(judge, {"column": column} if column else {})(answers)
+    verdicts = find_reward(judge, {"column": column} if column else {})(answers)
     found: list[float | None] = []
     for answer, verdict in zip(answers, verdicts, strict=True):
         if verdict is None:

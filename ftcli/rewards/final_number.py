@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ftcli.evaluation.metrics.final_number import read
-from ftcli.rewards import Answer, no_gold
+from ftcli.rewards import Answer, missing_gold_error
 
 
 def final_number(answers: Sequence[Answer], column: str | None = None) -> list[float]:
@@ -23,5 +23,5 @@ def final_number(answers: Sequence[Answer], column: str | None = None) -> list[f
 def _score(answer: Answer, column: str | None) -> float:
     wanted = read(answer.gold(column))
     if wanted is None:
-        raise no_gold("number", answer, column)
+        raise missing_gold_error("number", answer, column)
     return float(read(answer.text) == wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ftcli.rewards import Answer, no_gold
+from ftcli.rewards import Answer, missing_gold_error
 
 TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
@@ -50,5 +50,5 @@ def read(text: str) -> str | None:
 def _score(answer: Answer, column: str | None) -> float:
     wanted = read(answer.gold(column))
     if wanted is None:
-        raise no_gold("option letter", answer, column)
+        raise missing_gold_error("option letter", answer, column)
     return float(read(answer.text) == wanted)

@@ -13,7 +13,7 @@ from ftcli.core.errors import Problems, UserError
 from ftcli.optimizers.state import drop, fetch, offload
 from ftcli.trainable.base import Trainable, activate
 from ftcli.trainable.blocks import Candidates
-from ftcli.trainable.selection import Draws, Every
+from ftcli.trainable.selection import Interval, Sampler
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -37,7 +37,7 @@ class Blockwise(Trainable, ABC):
 
     def __init__(
         self,
-        every: Every,
+        every: Interval,
         state_on_switch: StateOnSwitch = "drop",
         always_on: list[str] | None = None,
         seed: int | None = None,
@@ -55,7 +55,7 @@ class Blockwise(Trainable, ABC):
         """
         self._refuse_processes(run)
         self.candidates = Candidates.of(run.model)
-        self.draws = Draws(run.seed if self.seed is None else self.seed)
+        self.draws = Sampler(run.seed if self.seed is None else self.seed)
         self.active, self._applied = [], None
         patterns = self.always_on
         if patterns is None:

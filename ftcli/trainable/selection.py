@@ -14,7 +14,7 @@ from ftcli.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Every:
+class Interval:
     """When to choose anew: before the first step, and then every so many steps or epochs.
 
     Args:
@@ -28,7 +28,7 @@ class Every:
     def __post_init__(self) -> None:
         for value in (self.steps, self.epochs):
             if value is not None and value < 1:
-                raise UserError(f"an interval of {value} is none; 1 is the least.", "trainable")
+                raise UserError(f"{value} is not a valid interval; the smallest is 1.", "trainable")
 
     def due(self, state: State) -> bool:
         """Whether the step about to be taken begins with a choice."""
@@ -80,7 +80,7 @@ def top(scores: Tensor, count: int) -> Tensor:
     return scores.flatten().topk(count, sorted=False).indices.sort().values
 
 
-class Draws:
+class Sampler:
     """Random choices without replacement from a generator of their own.
 
     What else draws in a run (dropout, data order) neither moves it nor is moved by it; its state

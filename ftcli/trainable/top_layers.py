@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ftcli.core.callback import State
 from ftcli.trainable.blockwise import Blockwise
-from ftcli.trainable.selection import Every, within
+from ftcli.trainable.selection import Interval, within
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -20,7 +20,7 @@ class TopLayers(Blockwise):
     """
 
     def __init__(self, count: int = 2, always_on: list[str] | None = None) -> None:
-        super().__init__(Every(), always_on=always_on)
+        super().__init__(Interval(), always_on=always_on)
         self.count = count
 
     def setup(self, run: Run) -> None:

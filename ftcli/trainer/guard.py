@@ -48,7 +48,7 @@ class Guard(Callback):
         """
         if self._skips and run.pipeline is not None:
             raise UserError(
-                "rounds cannot leave steps out.",
+                "trainer.on_nonfinite=skip is not supported in federated training.",
                 where="trainer.on_nonfinite",
                 fix="trainer.on_nonfinite=stop",
             )
@@ -113,8 +113,8 @@ class Guard(Callback):
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         if self.skipped <= MAX_DUMPS:
             dump_batch(loop.run, error)
-        said = {"step": error.step, "what": error.what, "value": str(error.value)}
-        loop.event("skipped", **said, batch=error.folder and error.folder.name)
+        figures = {"step": error.step, "what": error.what, "value": str(error.value)}
+        loop.event("skipped", **figures, batch=error.folder and error.folder.name)
         if self.in_a_row > self.trainer.max_skipped:
             error.sentence = f"{self.in_a_row} steps in a row were skipped; {error.sentence}"
             raise error
@@ -130,8 +130,8 @@ class Guard(Callback):
             NonFinite: a figure of a step since the last log, or a trained weight, is not.
         """
         loop.meter.check_pending()
-        found = [torch.isfinite(p.detach()).all() for p in loop.parameters]
-        if found and not torch.stack([one.to(found[0].device) for one in found]).all():
+        finite = [torch.isfinite(p.detach()).all() for p in loop.parameters]
+        if finite and not torch.stack([flag.to(finite[0].device) for flag in finite]).all():
             error = NonFinite("trained weight", float("nan"), loop.meter.last)
             error.sentence = f"a trained weight was not finite after step {error.step}"
             raise error

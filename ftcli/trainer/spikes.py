@@ -45,7 +45,7 @@ class Spikes(Callback):
         """
         if self.trainer.on_spike == "rollback" and run.pipeline is not None:
             raise UserError(
-                "rounds are not rolled back.",
+                "trainer.on_spike=rollback is not supported in federated training.",
                 where="trainer.on_spike",
                 fix="trainer.on_spike=ignore",
             )

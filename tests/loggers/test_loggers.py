@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from ftcli.core.errors import UserError
-from ftcli.loggers.base import curves, flat, run_name
+from ftcli.loggers.base import flatten, run_name, select_curves
 from ftcli.loggers.mlflow import Mlflow
 from ftcli.loggers.tensorboard import Tensorboard
 from ftcli.loggers.trackio import Trackio
@@ -56,13 +56,13 @@ def test_a_missing_tracker_names_its_extra(logger, module, extra, run, monkeypat
 
 
 def test_figures_become_curves_and_bookkeeping_does_not():
-    assert curves(LOG) == {"train/loss": 2.5, "train/lr": 1e-3}
-    assert curves(SCORES) == {"eval/bleu": 40.5}
+    assert select_curves(LOG) == {"train/loss": 2.5, "train/lr": 1e-3}
+    assert select_curves(SCORES) == {"eval/bleu": 40.5}
 
 
 def test_names_and_settings_come_from_the_run(run):
     assert run_name(run) == "demo/2026-01-02_03-04-05-abcd"
-    assert flat(run.config) == [("seed", 1), ("optimizer.lr", 1e-3)]
+    assert flatten(run.config) == [("seed", 1), ("optimizer.lr", 1e-3)]
 
 
 def test_other_ranks_write_nothing(run, monkeypatch):

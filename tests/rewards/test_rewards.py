@@ -9,11 +9,11 @@ import torch
 
 from ftcli.core.errors import UserError
 from ftcli.objectives.grpo import GRPO
-from ftcli.rewards import Answer, available, find
+from ftcli.rewards import Answer, find_reward, list_rewards
 
 
 def scores(name: str, *answers: Answer, **options) -> list[float | None]:
-    return list(find(name, options)(answers))
+    return list(find_reward(name, options)(answers))
 
 
 def said(*texts: str, reference: str = "") -> list[Answer]:
@@ -25,7 +25,7 @@ def of(tokens: int, text: str = "", reference: str = "", **more) -> Answer:
     return Answer(text, range(tokens), reference=reference, **more)
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", list_rewards())
 def test_each_gives_one_finite_score_an_answer(name):
     options = {"judge": "exact_match"} if name == "cosine_length" else {}
     given = (

@@ -7,27 +7,27 @@ import pytest
 import torch
 
 from ftcli.core.errors import UserError
-from ftcli.trainable.selection import Draws, Every, share, top, within
+from ftcli.trainable.selection import Interval, Sampler, share, top, within
 
 
-def due(every: Every, step: int, epoch: int = 0, batch: int = 1) -> bool:
+def due(every: Interval, step: int, epoch: int = 0, batch: int = 1) -> bool:
     return every.due(SimpleNamespace(step=step, epoch=epoch, batch=batch))
 
 
 def test_every_chooses_at_step_0_and_at_multiples():
-    assert [step for step in range(12) if due(Every(steps=5), step)] == [0, 5, 10]
-    assert [step for step in range(12) if due(Every(), step)] == [0]
+    assert [step for step in range(12) if due(Interval(steps=5), step)] == [0, 5, 10]
+    assert [step for step in range(12) if due(Interval(), step)] == [0]
 
 
 def test_every_chooses_where_an_epoch_begins():
     places = [(0, 0, 0), (1, 0, 1), (2, 1, 0), (3, 1, 1), (4, 2, 0)]  # step, epoch, batch
-    assert [s for s, e, b in places if due(Every(epochs=1), s, e, b)] == [0, 2, 4]
-    assert [s for s, e, b in places if due(Every(epochs=2), s, e, b)] == [0, 4]
+    assert [s for s, e, b in places if due(Interval(epochs=1), s, e, b)] == [0, 2, 4]
+    assert [s for s, e, b in places if due(Interval(epochs=2), s, e, b)] == [0, 4]
 
 
 def test_an_interval_below_one_is_refused():
     with pytest.raises(UserError, match="interval of 0"):
-        Every(steps=0)
+        Interval(steps=0)
 
 
 def test_a_share_is_rounded_down_to_what_is_meant():
@@ -58,7 +58,7 @@ def test_top_takes_the_highest_of_any_shape():
 
 def test_uniform_draws_are_distinct_and_fair():
     """Chi-square over all 28 pairs of 8, 27 degrees of freedom; 99.9 % lie below 55.5."""
-    draws, rounds = Draws(0), 2800
+    draws, rounds = Sampler(0), 2800
     counts = dict.fromkeys(itertools.combinations(range(8), 2), 0)
     for _ in range(rounds):
         counts[tuple(draws.uniform(8, 2).tolist())] += 1
@@ -68,7 +68,7 @@ def test_uniform_draws_are_distinct_and_fair():
 
 def test_weighted_draws_follow_the_weights_one_after_the_other():
     """P({i, j}) = w_i w_j / (1 - w_i) + w_j w_i / (1 - w_j), weights summing to 1."""
-    weights, draws, rounds = torch.tensor([0.5, 0.3, 0.2]), Draws(1), 4000
+    weights, draws, rounds = torch.tensor([0.5, 0.3, 0.2]), Sampler(1), 4000
     counts = {(0, 1): 0, (0, 2): 0, (1, 2): 0}
     for _ in range(rounds):
         counts[tuple(draws.weighted(weights, 2).tolist())] += 1
@@ -81,11 +81,11 @@ def test_weighted_draws_follow_the_weights_one_after_the_other():
 def test_draws_go_on_from_their_state_and_leave_other_generators_alone():
     torch.manual_seed(5)
     outer = torch.get_rng_state()
-    draws = Draws(2)
+    draws = Sampler(2)
     draws.uniform(10, 3)
     saved = {k: v.clone() for k, v in draws.state_dict().items()}
     ahead = [draws.uniform(10, 3).tolist(), draws.weighted(torch.ones(4), 2).tolist()]
-    again = Draws(99)
+    again = Sampler(99)
     again.load_state_dict(saved)
     assert [again.uniform(10, 3).tolist(), again.weighted(torch.ones(4), 2).tolist()] == ahead
     assert torch.equal(torch.get_rng_state(), outer)

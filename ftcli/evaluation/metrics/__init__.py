@@ -20,18 +20,18 @@ References = Sequence[Sequence[str]]
 Metric = Callable[[Sequence[str], References, Rows], dict[str, float]]
 
 
-def available() -> list[str]:
+def list_metrics() -> list[str]:
     """Names of all metrics, which are the names of this folder's modules."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def find(name: str) -> Metric:
+def find_metric(name: str) -> Metric:
     """The metric of that name.
 
     Raises:
         UserError: no module has that name; the message names the nearest ones.
     """
-    names = available()
+    names = list_metrics()
     if name not in names:
         close = difflib.get_close_matches(name, names, n=2)
         hint = f"Did you mean {' or '.join(close)}? " if close else ""
@@ -41,7 +41,7 @@ def find(name: str) -> Metric:
     return getattr(importlib.import_module(f"{__name__}.{name}"), name)
 
 
-def answered(
+def select_with_references(
     predictions: Sequence[str], references: References
 ) -> tuple[list[str], list[list[str]]]:
     """The predictions that have something to be compared with, and that something."""

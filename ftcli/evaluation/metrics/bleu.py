@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from ftcli.evaluation.metrics import References, Rows, answered
+from ftcli.evaluation.metrics import References, Rows, select_with_references
 
 
 def bleu(predictions: Sequence[str], references: References, rows: Rows) -> dict[str, float]:
     """Corpus BLEU-4 by sacrebleu (13a tokens, exponential smoothing), all references at once."""
     import sacrebleu
 
-    texts, answers = answered(predictions, references)
+    texts, answers = select_with_references(predictions, references)
     if not texts:
         return {}
     return {"bleu": sacrebleu.corpus_bleu(texts, streams(answers)).score}

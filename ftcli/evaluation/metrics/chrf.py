@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ftcli.evaluation.metrics import References, Rows, answered
+from ftcli.evaluation.metrics import References, Rows, select_with_references
 from ftcli.evaluation.metrics.bleu import streams
 
 
@@ -12,7 +12,7 @@ def chrf(predictions: Sequence[str], references: References, rows: Rows) -> dict
     """Corpus chrF++ by sacrebleu; of several references the best one of each row counts."""
     import sacrebleu
 
-    texts, answers = answered(predictions, references)
+    texts, answers = select_with_references(predictions, references)
     if not texts:
         return {}
     return {"chrf": sacrebleu.corpus_chrf(texts, streams(answers), word_order=2).score}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ftcli.evaluation.metrics import References, Rows, answered
+from ftcli.evaluation.metrics import References, Rows, select_with_references
 
 
 def exact_match(predictions: Sequence[str], references: References, rows: Rows) -> dict[str, float]:
     """Percent of rows whose prediction equals a reference; case and runs of blanks do not matter."""
-    texts, answers = answered(predictions, references)
+    texts, answers = select_with_references(predictions, references)
     if not texts:
         return {}
     hits = [

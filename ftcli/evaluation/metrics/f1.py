@@ -7,7 +7,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
-from ftcli.evaluation.metrics import References, Rows, answered
+from ftcli.evaluation.metrics import References, Rows, select_with_references
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 MARKS = str.maketrans("", "", string.punctuation)
@@ -15,7 +15,7 @@ MARKS = str.maketrans("", "", string.punctuation)
 
 def f1(predictions: Sequence[str], references: References, rows: Rows) -> dict[str, float]:
     """Mean over rows of the best reference's F1, times 100; case, articles and marks do not count."""
-    texts, answers = answered(predictions, references)
+    texts, answers = select_with_references(predictions, references)
     if not texts:
         return {}
     best = [

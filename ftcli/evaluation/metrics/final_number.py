@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
-from ftcli.evaluation.metrics import References, Rows, answered
+from ftcli.evaluation.metrics import References, Rows, select_with_references
 
 MARKED = re.compile(r"####\s*\$?\s*(-?[\d,]*\.?\d+)")
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
@@ -22,7 +22,7 @@ def final_number(
     """
     wanted = [
         (text, {n for n in map(read, choices) if n is not None})
-        for text, choices in zip(*answered(predictions, references), strict=True)
+        for text, choices in zip(*select_with_references(predictions, references), strict=True)
     ]
     judged = [read(text) in numbers for text, numbers in wanted if numbers]
     return {"final_number": 100 * sum(judged) / len(judged)} if judged else {}

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from ftcli.evaluation.metrics import References, Rows, answered
+from ftcli.evaluation.metrics import References, Rows, select_with_references
 
 NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")  # 750, 1.4, 03-17, 12:30
 
@@ -20,7 +20,7 @@ def numeric_fidelity(
     counts against the text. `numbers_exact`: texts that have all of them and no other, in percent.
     References without a number are left out.
     """
-    texts, answers = answered(
+    texts, answers = select_with_references(
         predictions, [[r for r in refs if NUMBER.search(r)] for refs in references]
     )
     if not texts:

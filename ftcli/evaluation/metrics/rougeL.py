@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ftcli.evaluation.metrics import References, Rows, answered
+from ftcli.evaluation.metrics import References, Rows, select_with_references
 
 
 def rougeL(predictions: Sequence[str], references: References, rows: Rows) -> dict[str, float]:
     """Mean over rows of the best reference's ROUGE-L F1 (rouge-score, no stemming), times 100."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    texts, answers = answered(predictions, references)
+    texts, answers = select_with_references(predictions, references)
     if not texts:
         return {}
     scorer = RougeScorer(["rougeL"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from ftcli.optimizers.closure import evaluated
+from ftcli.optimizers.closure import evaluate_closure
 
 
 class AdamR(Optimizer):
@@ -44,7 +44,7 @@ class AdamR(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; returns the loss of the closure, if any."""
-        loss = evaluated(closure)
+        loss = evaluate_closure(closure)
         pairs = [(p, g) for g in self.param_groups for p in g["params"] if p.grad is not None]
         if not pairs:
             return loss

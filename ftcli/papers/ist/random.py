@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ftcli.core.callback import State
 from ftcli.trainable.blockwise import Blockwise, StateOnSwitch
-from ftcli.trainable.selection import Every, share
+from ftcli.trainable.selection import Interval, share
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -29,7 +29,7 @@ class Rst(Blockwise):
         always_on: list[str] | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__(Every(steps=1), state_on_switch, always_on, seed)
+        super().__init__(Interval(steps=1), state_on_switch, always_on, seed)
         self.train_fraction = train_fraction
 
     def setup(self, run: Run) -> None:

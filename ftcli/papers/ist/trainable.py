@@ -11,7 +11,7 @@ from ftcli.core.callback import State
 from ftcli.papers.ist.random import Rst
 from ftcli.papers.ist.scaling import damp_adapters, find_scaled_layers
 from ftcli.trainable.blockwise import StateOnSwitch
-from ftcli.trainable.selection import Every, share
+from ftcli.trainable.selection import Interval, share
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -55,7 +55,7 @@ class Ist(Rst):
         super().__init__(train_fraction, state_on_switch, always_on, seed)
         self.damp_fraction, self.trials, self.score_lr = damp_fraction, candidates, score_lr
         self.damping, self.score_batch = damping, score_batch
-        self.scoring = Every(steps=interval)
+        self.scoring = Interval(steps=interval)
         self.scores, self.rounds = torch.zeros(0), 0
 
     def setup(self, run: Run) -> None:

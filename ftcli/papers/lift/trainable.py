@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ftcli.core.errors import UserError
 from ftcli.models.anatomy import Anatomy, Linear
-from ftcli.optimizers.state import capable
+from ftcli.optimizers.state import require_method
 from ftcli.trainable import scores
 from ftcli.trainable.base import Trainable, activate
 
@@ -129,7 +129,7 @@ class Lift(Trainable):
             optimizer.restrict(self._targets[name], indices)
 
     def _get_optimizer(self, run: Run) -> Any:
-        return capable(run.optimizer.optimizer, "restrict", "trainable=lift")
+        return require_method(run.optimizer.optimizer, "restrict", "trainable=lift")
 
 
 def find_targets(model: nn.Module) -> list[Linear]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ftcli.core.callback import State
 from ftcli.trainable.blockwise import Blockwise, StateOnSwitch
-from ftcli.trainable.selection import Every, within
+from ftcli.trainable.selection import Interval, within
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -34,7 +34,7 @@ class Lisa(Blockwise):
         always_on: list[str] | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__(Every(steps=interval), state_on_switch, always_on, seed)
+        super().__init__(Interval(steps=interval), state_on_switch, always_on, seed)
         self.gamma = gamma
 
     def setup(self, run: Run) -> None:

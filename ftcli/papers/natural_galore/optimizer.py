@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from ftcli.optimizers.closure import evaluated
+from ftcli.optimizers.closure import evaluate_closure
 from ftcli.papers.natural_galore.projection import NAMES, lift, project, refresh_projector
 
 
@@ -68,7 +68,7 @@ class GaLore(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update every parameter that has a gradient; returns the loss of the closure, if any."""
-        loss = evaluated(closure)
+        loss = evaluate_closure(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:

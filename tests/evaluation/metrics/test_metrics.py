@@ -16,13 +16,13 @@ ANSWERS = [["a cat was on a mat", "the cat sat on the mat"], ["a dog runs in the
 
 @pytest.mark.parametrize("name", ["bleu", "chrf", "rougeL", "exact_match"])
 def test_a_perfect_answer_to_any_of_its_references_scores_100(name):
-    scores = metrics.find(name)(TEXTS, ANSWERS, [{}, {}])
+    scores = metrics.find_metric(name)(TEXTS, ANSWERS, [{}, {}])
     assert scores[name] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf", "rougeL", "exact_match"])
 def test_a_worse_answer_scores_less_and_no_reference_no_score(name):
-    metric = metrics.find(name)
+    metric = metrics.find_metric(name)
     assert metric(["on the mat sat a bird", TEXTS[1]], ANSWERS, [{}, {}])[name] < 90
     assert metric(TEXTS, [[], []], [{}, {}]) == {}
 
@@ -30,7 +30,7 @@ def test_a_worse_answer_scores_less_and_no_reference_no_score(name):
 def test_bleu_with_uneven_references_is_sacrebleus():
     import sacrebleu
 
-    got = metrics.find("bleu")(["the cat sat on a mat", TEXTS[1]], ANSWERS, [{}, {}])["bleu"]
+    got = metrics.find_metric("bleu")(["the cat sat on a mat", TEXTS[1]], ANSWERS, [{}, {}])["bleu"]
     streams = [[ANSWERS[0][0], ANSWERS[1][0]], [ANSWERS[0][1], ANSWERS[1][0]]]
     assert got == pytest.approx(
         sacrebleu.corpus_bleu(["the cat sat on a mat", TEXTS[1]], streams).score
@@ -39,7 +39,7 @@ def test_bleu_with_uneven_references_is_sacrebleus():
 
 def test_rouge_l_is_the_f_score_of_the_longest_common_subsequence():
     # "the cat mat" of 3 words shares all with 6 words: precision 1, recall 1/2
-    got = metrics.find("rougeL")(["the cat mat"], [["the cat sat on the mat"]], [{}])
+    got = metrics.find_metric("rougeL")(["the cat mat"], [["the cat sat on the mat"]], [{}])
     assert got["rougeL"] == pytest.approx(200 / 3)
 
 
@@ -59,13 +59,13 @@ def test_the_final_number_is_behind_the_mark_or_the_last_one(text, number):
 
 def test_final_number_compares_values_not_strings():
     texts = ["it is 7.00", "it is 8", "none"]
-    got = metrics.find("final_number")(texts, [["#### 7"], ["#### 9"], ["#### 1"]], [{}] * 3)
+    got = metrics.find_metric("final_number")(texts, [["#### 7"], ["#### 9"], ["#### 1"]], [{}] * 3)
     assert got["final_number"] == pytest.approx(100 / 3)
-    assert metrics.find("final_number")(["7"], [["no number"]], [{}]) == {}
+    assert metrics.find_metric("final_number")(["7"], [["no number"]], [{}]) == {}
 
 
 def test_an_unknown_metric_names_the_nearest_and_all():
     with pytest.raises(UserError, match="Did you mean rougeL.*Available: bleu, chrf") as caught:
-        metrics.find("rougel")
+        metrics.find_metric("rougel")
     assert "slot_error" in str(caught.value)
-    assert metrics.available() == sorted(metrics.available())
+    assert metrics.list_metrics() == sorted(metrics.list_metrics())
