@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ftcli.reproduce.measures import measure
 
@@ -30,8 +31,9 @@ def fedkseed_mean_error(run: Path) -> float:
     from ftcli.reproduce.probe import rebuild_run
 
     fresh = rebuild_run(run)
-    server = Server(fresh.pipeline, fresh)
-    client = fresh.pipeline.build_client(fresh, server.loop, server.shared)
+    pipeline: Any = fresh.pipeline
+    server = Server(pipeline, fresh)
+    client = pipeline.build_client(fresh, server.loop, server.shared)
     total = {name: value.double() * 0 for name, value in fresh.trained_state().items()}
     rows = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ftcli.reproduce.measures import measure
 
@@ -43,6 +44,7 @@ def lift_support_excess(run: Path) -> float:
     length = {"max_steps": STEPS, "eval_first": False, "eval_every": None}
     fresh = rebuild_run(run, trainer=length, trainable={"interval": None})
     fresh.load_model()
+    policy: Any = fresh.trainable
     fresh.evaluators = {}
     before = {name: p.detach().clone() for name, p in fresh.model.named_parameters()}
     fresh.trainer.fit(fresh)
@@ -51,7 +53,7 @@ def lift_support_excess(run: Path) -> float:
         moved = (parameter != before[name]).flatten()
         support = fresh.optimizer.optimizer.support(parameter)
         if support is not None:
-            deviations += abs(len(support) - budget(parameter, fresh.trainable.rank))
+            deviations += abs(len(support) - budget(parameter, policy.rank))
             moved[support] = False
         deviations += int(moved.sum())
     return float(deviations)
