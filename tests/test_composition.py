@@ -14,7 +14,7 @@ from ftcli.core.callback import Callback
 from ftcli.core.errors import Problems, UserError
 from ftcli.run.build import build_run
 from tests.methods.options import options
-from tests.methods.tiny_runs import Bench, Choices, followed
+from tests.methods.tiny_runs import Choices, JobBuilder, apply_fix
 from tests.pairwise import covering
 
 GROUPS = ("method", "trainable", "penalty", "optimizer")
@@ -33,28 +33,28 @@ class Losses(Callback):
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
+def builder(tmp_path_factory) -> JobBuilder:
+    return JobBuilder(tmp_path_factory.mktemp("builder"))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[group] for group in GROUPS))
-def test_it_trains_or_says_why_not(row, bench):
+def test_it_trains_or_says_why_not(row, builder):
     choices = row
     for _ in range(HOPS):
         try:
-            trains(bench, choices)
+            trains(builder, choices)
             return
         except UserError as error:
             assert says_why(error, choices), error
-            choices = followed(choices, error)
+            choices = apply_fix(choices, error)
     raise AssertionError(f"the messages lead nowhere: {choices}")
 
 
-def trains(bench: Bench, choices: Choices, tried: set[frozenset] = set()) -> None:  # noqa: B006
+def trains(builder: JobBuilder, choices: Choices, tried: set[frozenset] = set()) -> None:  # noqa: B006
     """Three steps of finite loss; of what many messages advise, only once."""
     if frozenset(choices.items()) in tried:
         return
-    run = build_run(bench.job(choices | {"trainer.max_steps": "3"}).config)
+    run = build_run(builder.job(choices | {"trainer.max_steps": "3"}).config)
     losses = run.loggers["losses"] = Losses()
     outcome = run.trainer.fit(run)
     assert outcome.status == "finished" and outcome.state.step == 3

@@ -28,9 +28,9 @@ def file_of(group: str, name: str) -> Path:
 
 def node(group: str, name: str) -> dict[str, Any]:
     """The content of an option's file, its own `defaults` not followed."""
-    found = OmegaConf.to_container(OmegaConf.load(file_of(group, name)))
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
+    content = OmegaConf.to_container(OmegaConf.load(file_of(group, name)))
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
 
 
 def promises(name: str, group: str = "method") -> dict[str, Any]:
@@ -40,10 +40,10 @@ def promises(name: str, group: str = "method") -> dict[str, Any]:
 
 def method_class(name: str) -> type[Method]:
     """The class that a method's file names; that of the method it narrows where it names none."""
-    found = node("method", name)
-    if "_target_" not in found:
-        return method_class(found["defaults"][0])
-    module, _, attribute = found["_target_"].rpartition(".")
+    content = node("method", name)
+    if "_target_" not in content:
+        return method_class(content["defaults"][0])
+    module, _, attribute = content["_target_"].rpartition(".")
     return getattr(importlib.import_module(module), attribute)
 
 

@@ -116,12 +116,12 @@ def causal_forward(model, batch):
 
 def by_hand(model, layers, batches):
     """X^T X of each layer, every batch a single document without padding."""
-    found = {}
+    totals = {}
 
     def watch(name, layer):
         def add(_, args):
             x = args[0].flatten(0, -2)
-            found[name] = found.get(name, 0) + x.T @ x
+            totals[name] = totals.get(name, 0) + x.T @ x
 
         return layer.register_forward_pre_hook(add)
 
@@ -131,7 +131,7 @@ def by_hand(model, layers, batches):
             plain_forward(model, batch)
     for hook in hooks:
         hook.remove()
-    return found
+    return totals
 
 
 def layers_of(model):
@@ -145,17 +145,19 @@ def test_covariance_of_a_padded_batch_is_that_of_its_documents(kind):
     answers = documents(ANSWERS, seed=2) if kind == "t5" else None
     singles = [padded([d], answers and [answers[i]]) for i, d in enumerate(docs)]
     expected = by_hand(model, layers, singles)
-    found = calibration.input_covariance(model, layers, [padded(docs, answers)], plain_forward)
-    assert found.keys() == expected.keys() == layers.keys()
-    for name, one in found.items():
-        torch.testing.assert_close(one.total, expected[name], rtol=1e-4, atol=1e-4)
+    covariances = calibration.input_covariance(
+        model, layers, [padded(docs, answers)], plain_forward
+    )
+    assert covariances.keys() == expected.keys() == layers.keys()
+    for name, covariance in covariances.items():
+        torch.testing.assert_close(covariance.total, expected[name], rtol=1e-4, atol=1e-4)
         decodes = kind == "t5" and name.startswith("decoder")
         crossed = "EncDecAttention.k" in name or "EncDecAttention.v" in name
-        assert one.tokens == sum(ANSWERS if decodes and not crossed else LENGTHS)
-        assert one.sequences == 3
-        torch.testing.assert_close(one.mean * one.tokens, one.total)
+        assert covariance.tokens == sum(ANSWERS if decodes and not crossed else LENGTHS)
+        assert covariance.sequences == 3
+        torch.testing.assert_close(covariance.mean * covariance.tokens, covariance.total)
     if kind == "t5":  # both kinds of layers are among them
-        assert any("EncDecAttention.k" in name for name in found)
+        assert any("EncDecAttention.k" in name for name in covariances)
 
 
 def test_a_decoder_as_long_as_its_encoder_is_told_from_it():
@@ -163,8 +165,13 @@ def test_a_decoder_as_long_as_its_encoder_is_told_from_it():
     docs, answers = documents(), documents(ANSWERS, seed=2)
     assert max(map(len, docs)) == max(map(len, answers))
     layers = layers_of(model)
-    found = calibration.input_covariance(model, layers, [padded(docs, answers)], plain_forward)
-    assert {one.tokens for one in found.values()} == {sum(LENGTHS), sum(ANSWERS)}
+    covariances = calibration.input_covariance(
+        model, layers, [padded(docs, answers)], plain_forward
+    )
+    assert {covariance.tokens for covariance in covariances.values()} == {
+        sum(LENGTHS),
+        sum(ANSWERS),
+    }
 
 
 @pytest.mark.parametrize("kind", ["llama", "phi3"])
@@ -176,10 +183,13 @@ def test_packed_padded_and_single_rows_give_the_same(kind):
         calibration.input_covariance(model, layers, way, causal_forward) for way in ways
     )
     for other in others:
-        for name, one in first.items():
-            assert (one.tokens, one.sequences) == (other[name].tokens, other[name].sequences)
-            assert one.tokens == sum(LENGTHS)  # and not the 64 of the filled-up row
-            torch.testing.assert_close(one.total, other[name].total, rtol=1e-4, atol=1e-5)
+        for name, covariance in first.items():
+            assert (covariance.tokens, covariance.sequences) == (
+                other[name].tokens,
+                other[name].sequences,
+            )
+            assert covariance.tokens == sum(LENGTHS)  # and not the 64 of the filled-up row
+            torch.testing.assert_close(covariance.total, other[name].total, rtol=1e-4, atol=1e-5)
 
 
 def test_rescaling_sees_real_tokens_and_their_sequences():
@@ -257,7 +267,7 @@ def test_gradients_are_autograds_own_one_at_a_time(kind):
 
     hooks = []
     model.train()  # dropout is switched off, and on again
-    found = calibration.sum_gradients(model, weights, batches, loss)
+    gradients = calibration.sum_gradients(model, weights, batches, loss)
     for hook in hooks:
         hook.remove()
     assert model.training and not any(p.requires_grad for p in model.parameters())
@@ -265,8 +275,8 @@ def test_gradients_are_autograds_own_one_at_a_time(kind):
     assert len(alive) == 2 * len(weights) and max(alive) == 0  # each is gone before the next
     model.eval().requires_grad_(True)
     sum(loss_of(model, batch) for batch in batches).backward()
-    assert found.keys() == weights.keys()
-    for name, gradient in found.items():
+    assert gradients.keys() == weights.keys()
+    for name, gradient in gradients.items():
         assert gradient.dtype == torch.float32 and gradient.device.type == "cpu"
         torch.testing.assert_close(gradient, weights[name].grad, rtol=1e-4, atol=1e-5)
 
@@ -283,10 +293,10 @@ def test_the_gradient_is_the_bases_and_the_adapter_is_left_as_it_was():
                 parameter.normal_()
     before = {n: (p.requires_grad, p.detach().clone()) for n, p in model.named_parameters()}
     layer = model.base_model.model.model.layers[0].self_attn.q_proj
-    found = calibration.sum_gradients(
+    gradients = calibration.sum_gradients(
         model, {"q": layer.get_base_layer().weight}, [padded(documents())], loss_of
     )
-    torch.testing.assert_close(found["q"], expected["q"])
+    torch.testing.assert_close(gradients["q"], expected["q"])
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == before[name][0]
         assert torch.equal(parameter, before[name][1]) and parameter.grad is None

@@ -111,13 +111,13 @@ def test_starts_as_the_base_where_promised(run):
 
 
 def test_trains_as_many_parameters_as_promised(run):
-    said, found = promises(run.case.method), count_parameters(run.model, trainable_only=True)
-    assert found == sum(p.numel() for p in run.first.values())
-    if "trainable" in said and run.case.kind == "llama":
-        assert found == said["trainable"]
-    each = re.fullmatch(r"(.+) summed over targets", said.get("formula", ""))
+    promise, count = promises(run.case.method), count_parameters(run.model, trainable_only=True)
+    assert count == sum(p.numel() for p in run.first.values())
+    if "trainable" in promise and run.case.kind == "llama":
+        assert count == promise["trainable"]
+    each = re.fullmatch(r"(.+) summed over targets", promise.get("formula", ""))
     if each:
-        assert found == summed(each[1], run.model)
+        assert count == summed(each[1], run.model)
 
 
 def summed(formula: str, model) -> float:

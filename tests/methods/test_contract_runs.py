@@ -20,7 +20,7 @@ from ftcli.run.build import create_run, open_run
 from .options import options, promised, promises
 from .test_contract import furthest
 from .tiny import logits
-from .tiny_runs import Bench, followed, without_report
+from .tiny_runs import JobBuilder, apply_fix, without_report
 
 CLOCK = {"time", "tok_s", "mem_gb"}
 JUDGED = {"eval": "loss", "eval.loss.limit": "4", "trainer.gradient_accumulation_steps": "2"}
@@ -53,7 +53,7 @@ def trained(composed, stop: int | None = None):
     return SimpleNamespace(run=run, path=run.dir.path, start=watch.start, weights=watch.weights)
 
 
-def on_what_it_fits(bench: Bench, group: str, name: str):
+def on_what_it_fits(builder: JobBuilder, group: str, name: str):
     """The option trained on LoRA, or on what the messages send it to; how it had to be called."""
     choices = {group: name} | JUDGED
     needs = promises(name, group).get("optimizer")
@@ -61,25 +61,25 @@ def on_what_it_fits(bench: Bench, group: str, name: str):
         choices["optimizer"] = needs
     for _ in range(6):
         try:
-            composed = bench.job(choices)
+            composed = builder.job(choices)
             return composed, trained(composed)
         except UserError as error:
-            choices = followed(choices, error)
+            choices = apply_fix(choices, error)
             assert choices.get(group) == name, f"{group}={name} fits nothing: {error}"
     raise AssertionError(f"{group}={name} still does not train with {choices}")
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
+def builder(tmp_path_factory) -> JobBuilder:
+    return JobBuilder(tmp_path_factory.mktemp("builder"))
 
 
 @pytest.fixture(scope="module", params=OPTIONS, ids="-".join)
-def story(request, bench):
+def story(request, builder):
     """Four steps in one go; two steps, a stop, and two more after a resume."""
     group, name = request.param
     with without_report():
-        composed, whole = on_what_it_fits(bench, group, name)
+        composed, whole = on_what_it_fits(builder, group, name)
         half = trained(composed, stop=2)
         assert RunDir(half.path).result()["status"] == "stopped by STOP"
         assert RunDir(half.path).result()["step"] == 2
@@ -91,11 +91,11 @@ def story(request, bench):
 
 
 def test_stopped_and_resumed_equals_undisturbed(story):
-    one, other = (
+    first, second = (
         load_file(path / "checkpoints/last/adapter.safetensors")
         for path in (story.whole.path, story.resumed)
     )
-    assert one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+    assert first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
     figures = [
         [{k: v for k, v in row.items() if k not in CLOCK} for row in RunDir(path).metrics()]
         for path in (story.whole.path, story.resumed)
@@ -146,6 +146,6 @@ def test_merged_equals_trained(story):
 @pytest.mark.parametrize(
     "name", [n for n in options("method") if not promises(n).get("gradient_checkpointing", True)]
 )
-def test_what_cannot_be_recomputed_is_refused_by_the_check(name, bench):
+def test_what_cannot_be_recomputed_is_refused_by_the_check(name, builder):
     with pytest.raises(UserError, match="gradient_checkpointing"):
-        bench.job({"method": name, "trainer.gradient_checkpointing": "true"})
+        builder.job({"method": name, "trainer.gradient_checkpointing": "true"})

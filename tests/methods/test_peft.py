@@ -191,6 +191,6 @@ def test_what_all_linear_layers_are_is_found_without_using_up_chance():
         return Peft(r=4, target_modules=targets).prepare(model).state_dict()
 
     named = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    found, expected = start("all-linear"), start(named)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    actual, expected = start("all-linear"), start(named)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)

@@ -103,8 +103,8 @@ def method(name: str, kind: str = "llama", **choices):
     of_kind = {"task_type": OTHERS[kind][1]} if kind in OTHERS else {}
     if not issubclass(method_class(name), Peft):
         of_kind = {}
-    given = promises(name).get("given") or {}
-    return build(OmegaConf.to_container(OmegaConf.merge(option, given, of_kind, choices)))
+    required = promises(name).get("given") or {}
+    return build(OmegaConf.to_container(OmegaConf.merge(option, required, of_kind, choices)))
 
 
 @contextmanager

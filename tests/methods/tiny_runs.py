@@ -56,7 +56,7 @@ def write_llama(folder: Path) -> None:
     LlamaForCausalLM(LlamaConfig(**sizes, pad_token_id=0)).save_pretrained(folder)
 
 
-class Bench:
+class JobBuilder:
     """Makes jobs of options, each on a tiny model that its method fits.
 
     Args:
@@ -87,42 +87,42 @@ class Bench:
             UserError: the choices contradict each other.
         """
         chosen = {"method": "lora"} | choices
-        words = self._of_method(chosen["method"]) | chosen
+        words = self._method_keys(chosen["method"]) | chosen
         typed = [key if key.startswith("~") else f"{key}={value}" for key, value in words.items()]
         composed = compose(self.file, typed)
         validate(composed)
         return composed
 
-    def _of_method(self, name: str) -> Choices:
+    def _method_keys(self, name: str) -> Choices:
         """A model the method fits, and what its file leaves to the user."""
         kind = "llama" if "llama" in kinds(name) else "gpt2"
-        given = {f"method.{k}": str(v) for k, v in promises(name).get("given", {}).items()}
-        own = {"model.path": str(self.model(kind)), "model.quantization": storages(name)[0]}
+        required = {f"method.{k}": str(v) for k, v in promises(name).get("given", {}).items()}
+        model = {"model.path": str(self.model(kind)), "model.quantization": storages(name)[0]}
         if not promised(name, "packable"):
-            own["data.packing"] = "none"
-        return own | given
+            model["data.packing"] = "none"
+        return model | required
 
 
-def advised(error: UserError) -> Choices:
+def read_fix(error: UserError) -> Choices:
     """Key -> value of the first way out that a message names."""
     errors = error.problems if isinstance(error, Problems) else [error]
-    found: Choices = {}
-    for one in errors:
-        first = re.split(r";|,? or |, ", (one.fix or "").removeprefix("either "))[0]
+    fixes: Choices = {}
+    for problem in errors:
+        first = re.split(r";|,? or |, ", (problem.fix or "").removeprefix("either "))[0]
         words = [w for w in first.split() if re.fullmatch(r"~[\w.]+|[\w.]+=\S+", w)]
         for word in words:
             key, _, value = word.partition("=")
-            found[key] = value
-    return found
+            fixes[key] = value
+    return fixes
 
 
-def followed(choices: Choices, error: UserError) -> Choices:
+def apply_fix(choices: Choices, error: UserError) -> Choices:
     """The choices after one has done what a message says.
 
     Raises:
         UserError: the same, where it names no way out.
     """
-    words = advised(error)
+    words = read_fix(error)
     if not words or all(choices.get(key) == value for key, value in words.items()):
         raise error
     kept = {

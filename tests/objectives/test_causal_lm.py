@@ -40,13 +40,13 @@ def build(name):
 def rows():
     """Documents of token ids and labels; the first half of each is not learned."""
     generator = torch.Generator().manual_seed(3)
-    found = []
+    rows = []
     for n in LENGTHS:
         ids = torch.randint(1, 96, (n,), generator=generator)
         labels = ids.clone()
         labels[: max(1, n // 2)] = -100
-        found.append((ids, labels))
-    return found
+        rows.append((ids, labels))
+    return rows
 
 
 def padded():
@@ -84,9 +84,9 @@ def plain(model, batch):
 
 def gradients(model, loss):
     loss.backward()
-    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    actual = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -94,12 +94,12 @@ def gradients(model, loss):
 def test_chunked_loss_equals_the_plain_one(name, chunk):
     model = build(name)
     expected = plain(model, padded())
-    wanted = gradients(model, expected.mean())
+    expected = gradients(model, expected.mean())
     values = CausalLM(chunk_size=chunk)(model, padded()).values
-    found = gradients(model, values.mean())
+    actual = gradients(model, values.mean())
     assert (values - expected).abs().max() < 1e-6
-    assert set(found) == set(wanted)
-    assert max((found[n] - wanted[n]).abs().max() for n in wanted) < 1e-6
+    assert set(actual) == set(expected)
+    assert max((actual[n] - expected[n]).abs().max() for n in expected) < 1e-6
 
 
 @pytest.mark.parametrize("name", MODELS)

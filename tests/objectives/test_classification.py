@@ -21,10 +21,10 @@ class Answers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.one = nn.Parameter(torch.ones(()))
+        self.factor = nn.Parameter(torch.ones(()))
 
     def forward(self, logits):
-        return SimpleNamespace(logits=logits * self.one)
+        return SimpleNamespace(logits=logits * self.factor)
 
 
 BATCH = {"inputs": {"logits": LOGITS}, "labels": LABELS, "rows": [0, 1, 2, 3], "count": 4}
@@ -51,6 +51,6 @@ def test_accuracy_counts_the_likeliest_and_the_k_likeliest():
     model = Answers()
     data = SimpleNamespace(loader=lambda *_, **__: [BATCH])
     run = SimpleNamespace(data=data, model=model, tokenizer=None, autocast=nullcontext)
-    found = Accuracy(top_k=2)(run)
-    assert found["accuracy"] == 50 and found["top2"] == 100
-    assert found["loss"] == pytest.approx(cross_entropy(LOGITS, LABELS).item())
+    scores = Accuracy(top_k=2)(run)
+    assert scores["accuracy"] == 50 and scores["top2"] == 100
+    assert scores["loss"] == pytest.approx(cross_entropy(LOGITS, LABELS).item())

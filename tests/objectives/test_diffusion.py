@@ -13,26 +13,30 @@ from ftcli.objectives.diffusion import Diffusion, draw_noise, prediction_errors
 from ..models.small_ldm import batch, small
 
 
-def losses(objective: Diffusion, model, given) -> torch.Tensor:
+def losses(objective: Diffusion, model, images) -> torch.Tensor:
     with torch.no_grad():
-        return objective(model, given).values
+        return objective(model, images).values
 
 
 @pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
 def test_values_are_mean_squared_errors_of_the_prediction(predicts):
-    model, given = small(predicts=predicts).train(), batch()
+    model, images = small(predicts=predicts).train(), batch()
     objective = Diffusion()
     objective.before_step(SimpleNamespace(step=3))
-    found = losses(objective, model, given)
+    values = losses(objective, model, images)
     times, noise, _ = draw_noise([0, 1], torch.Size((12, 4, 4)), 1000, (0, 3))
-    x = model.encode(given["inputs"]["pixels"].float() / 127.5 - 1)
+    x = model.encode(images["inputs"]["pixels"].float() / 127.5 - 1)
     for i in range(2):
         a = model.alphas[times[i]]
         noisy = a.sqrt() * x[i] + (1 - a).sqrt() * noise[i]
         wanted = noise[i] if predicts == "epsilon" else a.sqrt() * noise[i] - (1 - a).sqrt() * x[i]
         with torch.no_grad():
-            said = model(noisy[None], times[i : i + 1], given["inputs"]["input_ids"][i : i + 1])[0]
-        assert found[i].item() == pytest.approx((said - wanted).square().mean().item(), rel=1e-4)
+            prediction = model(
+                noisy[None], times[i : i + 1], images["inputs"]["input_ids"][i : i + 1]
+            )[0]
+        assert values[i].item() == pytest.approx(
+            (prediction - wanted).square().mean().item(), rel=1e-4
+        )
 
 
 def test_a_row_sees_the_same_noise_in_every_batch():
@@ -44,23 +48,23 @@ def test_a_row_sees_the_same_noise_in_every_batch():
 
 
 def test_steps_and_seeds_differ_in_training_and_not_in_judging():
-    model, given = small(), batch()
-    found = []
+    model, images = small(), batch()
+    values = []
     for mode in (True, False):
         for seed, step in ((0, 0), (0, 1), (1, 0)):
             objective = Diffusion()
             objective.setup(SimpleNamespace(seed=seed))
             objective.before_step(SimpleNamespace(step=step))
-            found.append(losses(objective, model.train(mode), given))
-    assert not torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
-    assert torch.equal(found[3], found[4]) and torch.equal(found[3], found[5])
+            values.append(losses(objective, model.train(mode), images))
+    assert not torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
+    assert torch.equal(values[3], values[4]) and torch.equal(values[3], values[5])
 
 
 def test_all_captions_dropped_is_the_empty_caption():
-    model, given = small().train(), batch()
-    emptied = given | {"inputs": given["inputs"] | {"input_ids": given["empty"].expand(2, -1)}}
+    model, images = small().train(), batch()
+    emptied = images | {"inputs": images["inputs"] | {"input_ids": images["empty"].expand(2, -1)}}
     assert torch.equal(
-        losses(Diffusion(caption_dropout=1.0), model, given), losses(Diffusion(), model, emptied)
+        losses(Diffusion(caption_dropout=1.0), model, images), losses(Diffusion(), model, emptied)
     )
 
 
@@ -72,15 +76,15 @@ def test_timesteps_cover_the_schedule_evenly():
 
 
 def test_gradients_reach_the_denoiser_and_not_the_frozen_parts():
-    model, given = small().train(), batch()
-    Diffusion()(model, given).values.sum().backward()
+    model, images = small().train(), batch()
+    Diffusion()(model, images).values.sum().backward()
     assert all(p.grad is None for p in model.part("text_encoder").parameters())
     assert any(p.grad is not None for p in model.part("denoiser").parameters())
     x = torch.randn(2, 12, 4, 4)
-    found = prediction_errors(
-        model, x, given["inputs"]["input_ids"], torch.tensor([0, 999]), torch.randn_like(x)
+    values = prediction_errors(
+        model, x, images["inputs"]["input_ids"], torch.tensor([0, 999]), torch.randn_like(x)
     )
-    assert found.shape == (2,)
+    assert values.shape == (2,)
 
 
 def test_a_share_above_one_is_refused():

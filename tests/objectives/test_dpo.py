@@ -30,7 +30,7 @@ SMALL = (
 LN2 = math.log(2)
 
 
-def made(*overrides: str, moved: bool = True) -> Run:
+def build_small_run(*overrides: str, moved: bool = True) -> Run:
     """A run, set up, as if it had been trained."""
     composed = compose("qlora_llama", [*SMALL, *overrides])
     validate(composed)
@@ -69,47 +69,47 @@ def cut(loader, sizes) -> list:
 
 @pytest.mark.parametrize("packing", ["flat", "none"])
 def test_at_first_the_loss_is_log_2_and_rewards_are_0(packing):
-    run = made(f"data.packing={packing}", moved=False)
+    run = build_small_run(f"data.packing={packing}", moved=False)
     losses = run.objective(run.model, run.loader().batch(range(8)))
     assert losses.values.tolist() == pytest.approx([LN2] * 4, abs=1e-6)
     assert all(abs(value.item()) < 1e-5 for value in losses.metrics.values())
 
 
 def test_four_times_two_is_one_times_eight_packed_or_padded_or_recomputed():
-    run = made("+objective.loss_weights=[1.0,0.5]", "objective.loss_type=[sigmoid,sft]")
+    run = build_small_run("+objective.loss_weights=[1.0,0.5]", "objective.loss_type=[sigmoid,sft]")
     loader = run.loader()
     loss, wanted = gradients(run, cut(loader, [8]))
-    found = {
+    variants = {
         "cut": gradients(run, cut(loader, [2, 2, 2, 2])),
         "uneven": gradients(run, cut(loader, [1, 5, 2])),
     }
     loader.packing = "none"
-    found["padded"] = gradients(run, cut(loader, [3, 5]))
+    variants["padded"] = gradients(run, cut(loader, [3, 5]))
     loader.packing = "flat"
     run.model.activation_checkpointing_enable({"use_reentrant": False})
-    found["recomputed"] = gradients(run, cut(loader, [4, 4]))
+    variants["recomputed"] = gradients(run, cut(loader, [4, 4]))
     run.model.gradient_checkpointing_disable()
     run.objective.chunk_size = 16
-    found["in chunks"] = gradients(run, cut(loader, [8]))
-    for name, (other, gradient) in found.items():
+    variants["in chunks"] = gradients(run, cut(loader, [8]))
+    for name, (other, gradient) in variants.items():
         assert other == pytest.approx(loss, abs=1e-5), name
         assert (gradient - wanted).abs().max() < 1e-5, name
 
 
 @pytest.mark.parametrize("method", [["method=lora"], ["method=full"]])
 def test_the_precomputed_reference_is_the_live_one(method):
-    run = made(*method, "objective.precompute=true")
+    run = build_small_run(*method, "objective.precompute=true")
     (batch,) = batches = cut(run.loader(), [4])
     live = run.objective(run.model, batch).values
     (known,) = run.objective.rollout(State(run, run.model, 1), batches)
     assert known["reference"].shape == (4, 2)
     assert (run.objective(run.model, known).values - live).abs().max() < 1e-5
     assert (live - LN2).abs().max() > 1e-3
-    again = made(*method, "objective.precompute=true")
-    again.objective.load_state_dict(run.objective.state_dict())
-    again.objective.scores._compute_table = None  # it need not be asked
+    resumed = build_small_run(*method, "objective.precompute=true")
+    resumed.objective.load_state_dict(run.objective.state_dict())
+    resumed.objective.scores._compute_table = None  # it need not be asked
     assert torch.equal(
-        again.objective.with_reference(batch, "train")["reference"], known["reference"]
+        resumed.objective.with_reference(batch, "train")["reference"], known["reference"]
     )
 
 
@@ -134,9 +134,9 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path):
 
 
 def test_held_out_rewards_of_this_and_of_other_objectives():
-    run = made("objective.precompute=true")
+    run = build_small_run("objective.precompute=true")
     scores = Preference()(run)
-    fresh = made("objective.precompute=true", moved=False)
+    fresh = build_small_run("objective.precompute=true", moved=False)
     before = Preference()(fresh)
     assert before["loss"] == pytest.approx(LN2, abs=1e-6) and before[
         "rewards/margin"
@@ -144,10 +144,12 @@ def test_held_out_rewards_of_this_and_of_other_objectives():
     assert scores["rewards/margin"] == pytest.approx(
         scores["rewards/chosen"] - scores["rewards/rejected"], abs=1e-5
     )
-    other = made("objective=causal_lm", "data.pairs=false")
-    found = Preference(beta=0.1)(other)
-    assert "loss" not in found and found["likelier"] == pytest.approx(scores["likelier"])
-    assert found["rewards/margin"] == pytest.approx(scores["rewards/margin"], abs=1e-4)
+    other = build_small_run("objective=causal_lm", "data.pairs=false")
+    scores_after = Preference(beta=0.1)(other)
+    assert "loss" not in scores_after and scores_after["likelier"] == pytest.approx(
+        scores["likelier"]
+    )
+    assert scores_after["rewards/margin"] == pytest.approx(scores["rewards/margin"], abs=1e-4)
 
 
 def test_padding_and_the_prompts_logits_do_not_matter():
@@ -166,10 +168,10 @@ def test_padding_and_the_prompts_logits_do_not_matter():
 
 
 def test_dropout_is_off_unless_it_is_wanted():
-    run = made("+method.lora_dropout=0.5")
+    run = build_small_run("+method.lora_dropout=0.5")
     batch = run.loader().batch(range(4))
     assert torch.equal(*(run.objective(run.model, batch).values for _ in range(2)))
-    noisy = made("+method.lora_dropout=0.5", "objective.dropout=true")
+    noisy = build_small_run("+method.lora_dropout=0.5", "objective.dropout=true")
     assert not torch.equal(*(noisy.objective(noisy.model, batch).values for _ in range(2)))
 
 

@@ -94,16 +94,16 @@ def test_values_and_gradients_are_those_of_trl(options):
     ours, theirs = Logits(logits_of(batch, 1)), logits_of(batch, 2)
     with torch.no_grad():
         batch["reference"] = objective.log_probabilities(Logits(theirs), batch)
-    found = objective.numerator(objective(ours, batch)) / objective.denominator([batch])
-    found.backward()
+    loss = objective.numerator(objective(ours, batch)) / objective.denominator([batch])
+    loss.backward()
     order = torch.arange(2 * len(LENGTHS)).view(-1, 2).T.flatten()
     turned = {
         k: v[order] for k, v in batch.items() if k in ("input_ids", "labels", "attention_mask")
     }
     policy = Answering(ours.values.detach()[order])
-    wanted = trl_loss(policy, Answering(theirs[order]), turned, objective)
-    wanted.backward()
-    assert found.item() == pytest.approx(wanted.item(), abs=CLOSE, rel=CLOSE)
+    expected = trl_loss(policy, Answering(theirs[order]), turned, objective)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=CLOSE, rel=CLOSE)
     gradient = policy.logits.grad
     assert (ours.values.grad[order] - gradient).abs().max() <= CLOSE * max(1, gradient.abs().max())
     assert gradient.abs().max() > 1e-4

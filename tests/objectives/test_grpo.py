@@ -33,8 +33,8 @@ def of(*lengths, log_probs=None, old=None, advantages=None):
     """Tokens of answers with these lengths."""
     owner = torch.repeat_interleave(torch.tensor(lengths))
     log_probs = -torch.rand(len(owner)) if log_probs is None else log_probs
-    given = torch.ones(len(lengths)) if advantages is None else torch.tensor(advantages)
-    return Tokens(log_probs, old, None, torch.zeros(len(owner)), given, owner)
+    values = torch.ones(len(lengths)) if advantages is None else torch.tensor(advantages)
+    return Tokens(log_probs, old, None, torch.zeros(len(owner)), values, owner)
 
 
 def batch_of(tokens):
@@ -52,12 +52,12 @@ def loss(kind, tokens, **options):
 
 def test_advantages_are_differences_within_the_group_over_its_unbiased_deviation():
     rewards = torch.tensor([1.0, 0.0, 0.0, 1.0, 5.0, 5.0, 5.0, 5.0])[:, None]
-    found = advantages(rewards, torch.ones(1), 4)
+    actual = advantages(rewards, torch.ones(1), 4)
     deviation = math.sqrt(4 * 0.25 / 3)
-    assert found[:4].tolist() == pytest.approx(
+    assert actual[:4].tolist() == pytest.approx(
         [s * 0.5 / (deviation + 1e-4) for s in (1, -1, -1, 1)]
     )
-    assert found[4:].tolist() == [0, 0, 0, 0]  # the other group's level does not matter
+    assert actual[4:].tolist() == [0, 0, 0, 0]  # the other group's level does not matter
     plain = advantages(rewards, torch.ones(1), 4, scale="none")
     assert plain[:4].tolist() == [0.5, -0.5, -0.5, 0.5]
     batch = advantages(rewards, torch.ones(1), 4, scale="batch")
@@ -67,21 +67,21 @@ def test_advantages_are_differences_within_the_group_over_its_unbiased_deviation
 def test_rewards_are_summed_with_weights_and_silent_ones_left_out():
     nan = math.nan
     rewards = torch.tensor([[1.0, 2.0], [0.0, nan], [nan, nan], [1.0, 0.0]])
-    found = advantages(rewards, torch.tensor([1.0, 0.5]), 4, scale="none")
+    actual = advantages(rewards, torch.tensor([1.0, 0.5]), 4, scale="none")
     total = [2.0, 0.0, 1.0]
     mean = sum(total) / 3
-    assert found.tolist() == pytest.approx([2 - mean, -mean, 0, 1 - mean])
+    assert actual.tolist() == pytest.approx([2 - mean, -mean, 0, 1 - mean])
 
 
 def test_gdpo_normalises_each_reward_in_its_group_and_the_sum_over_the_batch():
     rewards = torch.tensor([[1.0, 10.0], [0.0, 30.0], [3.0, 5.0], [1.0, 5.0]])
     weights = torch.tensor([1.0, 0.5])
     grouped = rewards.view(2, 2, 2)
-    own = (grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)
-    total = (own.view(4, 2) * weights).sum(1)
+    normalised = (grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)
+    total = (normalised.view(4, 2) * weights).sum(1)
     wanted = (total - total.mean()) / (total.std() + 1e-4)
-    found = advantages(rewards, weights, 2, aggregation="normalize_then_sum")
-    assert torch.allclose(found, wanted)
+    actual = advantages(rewards, weights, 2, aggregation="normalize_then_sum")
+    assert torch.allclose(actual, wanted)
 
 
 def test_clipping_stops_the_gradient_only_where_the_ratio_went_too_far_the_right_way():
@@ -101,20 +101,20 @@ def test_clipping_stops_the_gradient_only_where_the_ratio_went_too_far_the_right
 
 
 def test_at_the_policy_itself_the_value_is_0_and_the_gradient_is_not():
-    found = [1.0, -1.0, 0.5, -0.5]
+    values = [1.0, -1.0, 0.5, -0.5]
     log_probs = (-torch.rand(10)).requires_grad_()
-    tokens = of(1, 2, 3, 4, log_probs=log_probs, advantages=found)
+    tokens = of(1, 2, 3, 4, log_probs=log_probs, advantages=values)
     value = loss("grpo", tokens)
     assert value.item() == pytest.approx(0, abs=1e-7)
     value.backward()
-    wanted = [-a / n / 4 for a, n in zip(found, (1, 2, 3, 4), strict=True) for _ in range(n)]
+    wanted = [-a / n / 4 for a, n in zip(values, (1, 2, 3, 4), strict=True) for _ in range(n)]
     assert log_probs.grad.tolist() == pytest.approx(wanted)
 
 
 def test_equal_rewards_give_no_gradient():
     log_probs = (-torch.rand(6)).requires_grad_()
-    found = advantages(torch.ones(3, 1), torch.ones(1), 3).tolist()
-    loss("dapo", of(1, 2, 3, log_probs=log_probs, advantages=found)).backward()
+    values = advantages(torch.ones(3, 1), torch.ones(1), 3).tolist()
+    loss("dapo", of(1, 2, 3, log_probs=log_probs, advantages=values)).backward()
     assert log_probs.grad.abs().max() == 0
 
 
@@ -139,8 +139,8 @@ def test_the_bonus_is_the_mean_entropy_whatever_the_loss_is_a_mean_over():
         tokens = of(1, 3)._replace(entropy=torch.tensor([4.0, 1.0, 2.0, 3.0]))
         denominator = objective.denominator([batch_of(tokens)])
         values = objective._bonus(tokens, {"share": denominator})
-        found = objective.numerator(Losses(values, tokens.owner)) / denominator
-        assert found.item() == pytest.approx(2.5), kind
+        loss_value = objective.numerator(Losses(values, tokens.owner)) / denominator
+        assert loss_value.item() == pytest.approx(2.5), kind
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_settings_that_mean_nothing_are_refused(options, message):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def build_small_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
 
     def make(*overrides: str) -> Run:
@@ -179,13 +179,13 @@ def made(tmp_path_factory):
 def rolled(run: Run) -> list:
     torch.manual_seed(1)
     loader = run.loader()
-    given = [loader.batch([0, 1]), loader.batch([2, 3])]
-    return run.objective.rollout(State(run, run.model, 1), given)
+    batches = [loader.batch([0, 1]), loader.batch([2, 3])]
+    return run.objective.rollout(State(run, run.model, 1), batches)
 
 
 @pytest.mark.parametrize("packing", ["flat", "none"])
-def test_tokens_are_scored_as_the_model_alone_scores_them(made, packing):
-    run = made(f"data.packing={packing}", "objective.share_prompts=false")
+def test_tokens_are_scored_as_the_model_alone_scores_them(build_small_run, packing):
+    run = build_small_run(f"data.packing={packing}", "objective.share_prompts=false")
     batch = rolled(run)[0]
     assert batch["answers"] == 6 and batch["group"] == 3 and len(batch["advantages"]) == 6
     with torch.no_grad():
@@ -193,31 +193,31 @@ def test_tokens_are_scored_as_the_model_alone_scores_them(made, packing):
         prompt = run.loader().batch([0])
         ids = prompt["input_ids"][0][: int((prompt["labels"][0] >= 0).nonzero()[0])]
         for answer in range(3):
-            own = batch["targets"][batch["owner"] == answer]
-            logits = run.model(input_ids=torch.cat([ids, own])[None]).logits[0]
+            tokens = batch["targets"][batch["owner"] == answer]
+            logits = run.model(input_ids=torch.cat([ids, tokens])[None]).logits[0]
             logs = logits.log_softmax(-1)[len(ids) - 1 : -1]
-            wanted = logs.gather(-1, own[:, None]).squeeze(-1)
+            wanted = logs.gather(-1, tokens[:, None]).squeeze(-1)
             mine = batch["owner"] == answer
             assert torch.allclose(scores[mine], wanted, atol=1e-4)
             assert torch.allclose(entropy[mine], -(logs.exp() * logs).sum(-1), atol=1e-4)
 
 
-def test_padding_changes_nothing(made):
+def test_padding_changes_nothing(build_small_run):
     batches = [
-        rolled(made(f"data.packing={packing}", "objective.share_prompts=false"))[0]
+        rolled(build_small_run(f"data.packing={packing}", "objective.share_prompts=false"))[0]
         for packing in ("flat", "none")
     ]
-    run = made()
+    run = build_small_run()
     with torch.no_grad():
         packed, padded = (run.objective.token_log_probs(run.model, batch)[0] for batch in batches)
     assert torch.equal(batches[0]["targets"], batches[1]["targets"])
     assert torch.allclose(packed, padded, atol=1e-4)
 
 
-def test_answers_that_were_cut_count_but_teach_nothing(made):
-    run = made("+objective.mask_truncated=true")
+def test_answers_that_were_cut_count_but_teach_nothing(build_small_run):
+    run = build_small_run("+objective.mask_truncated=true")
     batch = rolled(run)[0]
-    whole = rolled(made())[0]
+    whole = rolled(build_small_run())[0]
     stop = run.tokenizer.eos_token_id
     last = [int(whole["targets"][whole["owner"] == i][-1]) for i in range(6)]
     ended = {i for i in range(6) if last[i] == stop}
@@ -225,8 +225,8 @@ def test_answers_that_were_cut_count_but_teach_nothing(made):
     assert batch["figures"]["truncated"] == pytest.approx(1 - len(ended) / 6)
 
 
-def test_the_same_answers_are_used_for_as_many_steps_as_asked(made):
-    run = made("+objective.num_iterations=2", "+objective.beta=0.1")
+def test_the_same_answers_are_used_for_as_many_steps_as_asked(build_small_run):
+    run = build_small_run("+objective.num_iterations=2", "+objective.beta=0.1")
     first = rolled(run)
     assert all("old" in batch and "reference" in batch for batch in first)
     assert torch.allclose(first[0]["old"], first[0]["reference"], atol=1e-5)  # a fresh adapter

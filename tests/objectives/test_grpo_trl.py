@@ -39,12 +39,12 @@ def test_values_and_gradients_are_those_of_trl(kind, variant):
     batches = [drawn(seed, options.pop("old", False), options.get("beta", 0.0),
                      options.pop("cut", False)) for seed in range(1)]  # fmt: skip
     batches += [drawn(9, "old" in batches[0], options.get("beta", 0.0), False)]
-    own, own_gradients = ours(kind, options, batches)
+    loss, our_gradients = ours(kind, options, batches)
     theirs, their_gradients = trl(kind, options, batches)
-    assert own == pytest.approx(theirs, abs=1e-5)
-    assert max(map(float, map(torch.norm, own_gradients))) > 0
-    for one, other in zip(own_gradients, their_gradients, strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
+    assert loss == pytest.approx(theirs, abs=1e-5)
+    assert max(map(float, map(torch.norm, our_gradients))) > 0
+    for gradient, other in zip(our_gradients, their_gradients, strict=True):
+        assert torch.allclose(gradient, other, atol=1e-5)
 
 
 def drawn(seed: int, old: bool, beta: float, cut: bool) -> dict:
@@ -73,21 +73,21 @@ def read(logits, tokens):
 
 def ours(kind, options, batches):
     objective = GRPO(rewards={"length": 1}, loss_type=kind, max_new_tokens=LONGEST, **options)
-    made, leaves = [], []
-    for given in batches:
-        logits = given["logits"].clone().requires_grad_()
-        log_probs, entropy = read(logits, given["tokens"])
-        there = given["mask"].bool()
-        batch = {"advantages": given["advantages"], "answers": ANSWERS, "figures": {}}
-        batch["targets"] = given["tokens"][there]
+    scored, leaves = [], []
+    for arrays in batches:
+        logits = arrays["logits"].clone().requires_grad_()
+        log_probs, entropy = read(logits, arrays["tokens"])
+        there = arrays["mask"].bool()
+        batch = {"advantages": arrays["advantages"], "answers": ANSWERS, "figures": {}}
+        batch["targets"] = arrays["tokens"][there]
         batch["owner"] = torch.arange(ANSWERS)[:, None].expand_as(there)[there]
-        batch |= {k: given[k][there] for k in ("old", "reference") if k in given}
-        made.append((batch, (log_probs[there], entropy[there])))
+        batch |= {k: arrays[k][there] for k in ("old", "reference") if k in arrays}
+        scored.append((batch, (log_probs[there], entropy[there])))
         leaves.append(logits)
-    denominator = objective.denominator([batch for batch, _ in made])
+    denominator = objective.denominator([batch for batch, _ in scored])
     total = 0.0
-    for batch, scores in made:
-        batch["share"] = denominator / len(made)
+    for batch, scores in scored:
+        batch["share"] = denominator / len(scored)
         objective.token_log_probs = lambda model, batch, scores=scores: scores
         loss = objective.numerator(objective(None, batch)) / denominator
         loss.backward()
@@ -98,7 +98,7 @@ def ours(kind, options, batches):
 def trl(kind, options, batches):
     trainer_of = pytest.importorskip("trl.trainer.grpo_trainer").GRPOTrainer
     trainer = trainer_of.__new__(trainer_of)
-    whole = sum(given["mask"].sum() for given in batches)
+    whole = sum(arrays["mask"].sum() for arrays in batches)
     settings = {
         "loss_type": kind, "epsilon_low": 0.2, "epsilon_high": options.get("epsilon_high") or 0.2,
         "beta": options.get("beta", 0.0), "top_entropy_quantile": options.get("top_entropy_quantile", 1.0),
@@ -121,17 +121,17 @@ def trl(kind, options, batches):
         pad_across_processes=lambda x, dim, pad_index: x,
     )  # fmt: skip
     total, gradients = 0.0, []
-    for given in batches:
-        logits = given["logits"].clone().requires_grad_()
-        scores = read(logits, given["tokens"])
+    for arrays in batches:
+        logits = arrays["logits"].clone().requires_grad_()
+        scores = read(logits, arrays["tokens"])
         trainer._get_per_token_logps_and_entropies = lambda *_, s=scores, **__: (*s, None)
-        mask = given["mask"]
-        inputs = {"prompt_ids": mask[:, :0], "prompt_mask": mask[:, :0], "completion_ids": given["tokens"],
-                  "completion_mask": mask, "advantages": given["advantages"], "num_items_in_batch": whole}  # fmt: skip
-        if "old" in given:
-            inputs["old_per_token_logps"] = given["old"]
-        if "reference" in given:
-            inputs["ref_per_token_logps"] = given["reference"]
+        mask = arrays["mask"]
+        inputs = {"prompt_ids": mask[:, :0], "prompt_mask": mask[:, :0], "completion_ids": arrays["tokens"],
+                  "completion_mask": mask, "advantages": arrays["advantages"], "num_items_in_batch": whole}  # fmt: skip
+        if "old" in arrays:
+            inputs["old_per_token_logps"] = arrays["old"]
+        if "reference" in arrays:
+            inputs["ref_per_token_logps"] = arrays["reference"]
         loss = trainer._compute_loss(None, inputs)
         loss.backward()
         total += loss.item()

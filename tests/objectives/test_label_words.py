@@ -29,11 +29,11 @@ def run(request, tmp_path_factory):
         "qlora_llama", [*JOB, f"data.packing={request.param}", f"data.cache_dir={folder}"]
     )
     validate(composed)
-    found = build_run(composed.config)
-    found.load_model()
-    found.objective.setup(found)
-    found.model.eval()
-    return found
+    small = build_run(composed.config)
+    small.load_model()
+    small.objective.setup(small)
+    small.model.eval()
+    return small
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def word_ids(run):
 
 def test_words_are_the_completions_of_the_rows(run):
     assert run.objective.candidates.tolist() == word_ids(run)
-    given = token_ids([TERRIBLE, GREAT], run)
-    assert given.tolist() == word_ids(run)[::-1]
+    ids = token_ids([TERRIBLE, GREAT], run)
+    assert ids.tolist() == word_ids(run)[::-1]
 
 
 def test_losses_are_cross_entropy_over_the_words_where_the_answer_begins(run, batch):

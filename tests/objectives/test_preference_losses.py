@@ -57,8 +57,8 @@ def compared(ratios, lengths=((T_W, T_L),), nll=(NLL,)) -> PairComparison:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_formula_in_plain_numbers(name):
-    found = LOSSES[name](compared([[R_W, R_L]]), SETTINGS)
-    assert found.item() == pytest.approx(WANTED[name], rel=1e-6)
+    loss = LOSSES[name](compared([[R_W, R_L]]), SETTINGS)
+    assert loss.item() == pytest.approx(WANTED[name], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(set(LOSSES) - {"aot", "aot_unpaired"}))
@@ -75,8 +75,8 @@ def test_pairs_know_nothing_of_one_another(name):
 
 def test_aot_compares_sorted_values():
     pairs = compared([[1.0, 0.0], [0.0, 2.0]], [(1, 1)] * 2, [0.0] * 2)
-    found = LOSSES["aot_unpaired"](pairs, Settings(1.0))
-    assert found.tolist() == pytest.approx([-log_sigma(0.0), -log_sigma(1.0 - 2.0)])
+    losses = LOSSES["aot_unpaired"](pairs, Settings(1.0))
+    assert losses.tolist() == pytest.approx([-log_sigma(0.0), -log_sigma(1.0 - 2.0)])
 
 
 def test_without_smoothing_robust_is_sigmoid_and_swapping_turns_the_sign():
@@ -106,8 +106,8 @@ def test_divergences_are_f_prime_and_agree_at_the_reference():
         "alpha_divergence": (u ** (0.5 - 1) - 1) / (0.5 - 1),
     }
     for kind, values in wanted.items():
-        found = divergence(ratios, kind, 0.5)
-        assert torch.allclose(found, values) and found[0] == 0
+        actual = divergence(ratios, kind, 0.5)
+        assert torch.allclose(actual, values) and actual[0] == 0
     assert torch.equal(divergence(ratios, "alpha_divergence", 1.0), ratios)
     assert SCORE_LOSSES <= set(LOSSES)
 
@@ -125,10 +125,10 @@ def test_sums_of_answers_and_the_tail_beyond_the_shorter_one():
 def test_rewards_and_their_accuracy_is_strict():
     pairs = compared([[1.0, 0.0], [0.5, 0.5], [-1.0, 2.0]], [(1, 1)] * 3, [0.0] * 3)
     exact = PairComparison(pairs.ratios, torch.zeros(3, 2), pairs.lengths, pairs.scores, pairs.nll)
-    found = {k: v.item() for k, v in reward_metrics(exact, 0.1).items()}
-    assert found["rewards/accuracy"] == pytest.approx(1 / 3)
-    assert found["rewards/margin"] == pytest.approx(0.1 * (1 + 0 - 3) / 3)
-    assert found["rewards/chosen"] == pytest.approx(0.1 * 0.5 / 3)
-    assert found["rewards/margin"] == pytest.approx(
-        found["rewards/chosen"] - found["rewards/rejected"]
+    metrics = {k: v.item() for k, v in reward_metrics(exact, 0.1).items()}
+    assert metrics["rewards/accuracy"] == pytest.approx(1 / 3)
+    assert metrics["rewards/margin"] == pytest.approx(0.1 * (1 + 0 - 3) / 3)
+    assert metrics["rewards/chosen"] == pytest.approx(0.1 * 0.5 / 3)
+    assert metrics["rewards/margin"] == pytest.approx(
+        metrics["rewards/chosen"] - metrics["rewards/rejected"]
     )

@@ -18,7 +18,7 @@ SMALL = (
 )  # fmt: skip
 
 
-def made(*overrides: str) -> Run:
+def build_small_run(*overrides: str) -> Run:
     composed = compose("qlora_llama", [*SMALL, *overrides])
     validate(composed)
     run = build_run(composed.config)
@@ -52,7 +52,7 @@ CASES = [
 
 @pytest.mark.parametrize(("overrides", "mode"), CASES, ids=[" ".join(c[0]) for c in CASES])
 def test_it_is_the_pretrained_function_and_leaves_no_trace(overrides, mode):
-    run = made(*overrides)
+    run = build_small_run(*overrides)
     run.model.train()
     frozen = next(p for p in run.model.parameters() if p.requires_grad)
     frozen.requires_grad_(False)  # as a trainable policy does
@@ -62,11 +62,11 @@ def test_it_is_the_pretrained_function_and_leaves_no_trace(overrides, mode):
     wanted = pretrained(run, batch)
     reference = Reference(run)
     torch.manual_seed(7)
-    found = reference(batch)
+    losses = reference(batch)
     drawn = torch.rand(1)
     assert reference.mode == mode
-    assert torch.equal(found.values, wanted) and not found.values.requires_grad
-    assert not found.hidden.requires_grad
+    assert torch.equal(losses.values, wanted) and not losses.values.requires_grad
+    assert not losses.hidden.requires_grad
     assert (run.objective(run.model, batch).values - wanted).abs().max() > 1e-3
     assert [p.requires_grad for p in run.model.parameters()] == wanted_grads
     assert [m.training for m in run.model.modules()] == modes
@@ -75,36 +75,36 @@ def test_it_is_the_pretrained_function_and_leaves_no_trace(overrides, mode):
 
 
 def test_the_head_keeps_its_adapter_off_when_it_is_called_later():
-    run = made("method=lora", "method.r=4", "+method.target_modules=[q_proj,lm_head]")
+    run = build_small_run("method=lora", "method.r=4", "+method.target_modules=[q_proj,lm_head]")
     batch = run.loader().batch(range(4))
-    found = Reference(run)(batch)
+    losses = Reference(run)(batch)
     with torch.no_grad():
-        base = run.model_source.load().get_output_embeddings()(found.hidden)
-    assert torch.equal(found.head(found.hidden), base)
+        base = run.model_source.load().get_output_embeddings()(losses.hidden)
+    assert torch.equal(losses.head(losses.hidden), base)
 
 
 def test_adapter_off_is_refused_where_it_is_not_the_pretrained_model():
     with pytest.raises(UserError, match="not the pretrained model"):
-        Reference(made("method=pissa", "method.r=4"), "adapter_off")
+        Reference(build_small_run("method=pissa", "method.r=4"), "adapter_off")
 
 
 def test_one_copy_serves_all_who_ask():
-    run = made("method=pissa", "method.r=4")
-    one, other = Reference(run), Reference(run)
-    with one.model() as a, other.model() as b:
+    run = build_small_run("method=pissa", "method.r=4")
+    first, second = Reference(run), Reference(run)
+    with first.model() as a, second.model() as b:
         assert a is b and a is not run.model
         assert not any(p.requires_grad for p in a.parameters())
 
 
 def test_a_separate_copy_may_be_asked_for():
-    run = made("method=lora", "method.r=4")
+    run = build_small_run("method=lora", "method.r=4")
     batch = run.loader().batch(range(4))
-    found = [Reference(run, mode)(batch).values for mode in ("adapter_off", "separate")]
-    assert torch.equal(*found)
+    values = [Reference(run, mode)(batch).values for mode in ("adapter_off", "separate")]
+    assert torch.equal(*values)
 
 
 def test_taps_of_the_run_do_not_see_it():
-    run = made("method=lora", "method.r=4")
+    run = build_small_run("method=lora", "method.r=4")
     block = run.model.get_base_model().model.layers[0]
     with Probes({"block": block}) as probes:
         Reference(run)(run.loader().batch(range(4)))

@@ -62,21 +62,21 @@ def test_kept_log_probabilities_are_those_of_the_model_that_wrote(run, layout, m
     if layout == "padded":
         batch = padded(batch)
     torch.manual_seed(1)
-    (made,) = run.objective.rollout_builder.build(State(run, run.model, 1), [batch])
-    assert ("shared" in made, "lengths" in made) == (layout == "shared", layout != "padded")
-    own = prompts(run, [0, 3])
+    (rollout,) = run.objective.rollout_builder.build(State(run, run.model, 1), [batch])
+    assert ("shared" in rollout, "lengths" in rollout) == (layout == "shared", layout != "padded")
+    asked = prompts(run, [0, 3])
     stops = find_stop_ids(run.tokenizer, run.model)
     with torch.no_grad():
         trained, _ = run.objective.token_log_probs(
-            run.model, made
+            run.model, rollout
         )  # as a step does, in training mode
-    assert torch.equal(trained, made["old"])  # dropout is off, so the ratio begins at exactly 1
-    for answer in range(len(own) * GROUP):
-        mine = made["owner"] == answer
-        ids = made["targets"][mine].tolist()
+    assert torch.equal(trained, rollout["old"])  # dropout is off, so the ratio begins at exactly 1
+    for answer in range(len(asked) * GROUP):
+        mine = rollout["owner"] == answer
+        ids = rollout["targets"][mine].tolist()
         assert len(ids) == 8 or ids[-1] in stops  # the token that ends it is learned too
-        wanted = alone(run, own[answer // GROUP].ids, ids)
-        assert (made["old"][mine] - wanted).abs().max() < 1e-5
+        wanted = alone(run, asked[answer // GROUP].ids, ids)
+        assert (rollout["old"][mine] - wanted).abs().max() < 1e-5
 
 
 def padded(batch: dict) -> dict:
@@ -101,7 +101,7 @@ def test_tokens_are_drawn_from_the_distribution_they_are_scored_by(run):
             model, run.tokenizer, [prompt.ids], count, 1, count, temperature=TEMPERATURE
         )
         logits = model(input_ids=torch.tensor([prompt.ids])).logits[0, -1]
-    tokens = torch.tensor([one.ids[0] for one in drawn])
+    tokens = torch.tensor([answer.ids[0] for answer in drawn])
 
     def surprise(temperature: float) -> float:
         """By how many standard errors the draws are less likely than expected."""
@@ -121,8 +121,10 @@ def test_an_answer_depends_on_its_own_prompt_alone(run):
     greedy = {"top_k": 1}
     with evaluation_mode(run) as model:
         together = sample_answers(model, run.tokenizer, some, 2, 6, **greedy)
-        apart = [sample_answers(model, run.tokenizer, [one], 2, 6, **greedy)[0] for one in some]
-    assert len({len(one) for one in some}) > 1
+        apart = [
+            sample_answers(model, run.tokenizer, [prompt], 2, 6, **greedy)[0] for prompt in some
+        ]
+    assert len({len(prompt) for prompt in some}) > 1
     assert together == apart and together[0] != together[1]
 
 
@@ -131,10 +133,10 @@ def test_cut_answers_are_left_out_of_the_tokens_and_stay_among_the_answers():
     answers = [
         [SampledAnswer([5, 2], False), SampledAnswer([5, 6, 5], True), SampledAnswer([6, 2], False)]
     ]
-    made = build_micro_batch(prompt, answers, "padded", keep_truncated=False)
-    assert made["targets"].tolist() == [5, 2, 6, 2] and made["owner"].tolist() == [0, 0, 2, 2]
-    assert made["where"].tolist() == [2, 3, 14, 15]  # rows of 6; predicted one position before
-    assert (made["answers"], made["group"], made["count"]) == (3, 3, 4)
-    assert made["attention_mask"].sum(1).tolist() == [5, 6, 5]
+    batch = build_micro_batch(prompt, answers, "padded", keep_truncated=False)
+    assert batch["targets"].tolist() == [5, 2, 6, 2] and batch["owner"].tolist() == [0, 0, 2, 2]
+    assert batch["where"].tolist() == [2, 3, 14, 15]  # rows of 6; predicted one position before
+    assert (batch["answers"], batch["group"], batch["count"]) == (3, 3, 4)
+    assert batch["attention_mask"].sum(1).tolist() == [5, 6, 5]
     whole = build_micro_batch(prompt, answers, "padded")
     assert whole["targets"].tolist() == [5, 2, 5, 6, 5, 6, 2]

@@ -67,10 +67,10 @@ def test_identity_at_the_start_and_trained_afterwards(make):
         model = peft.get_peft_model(base, BottleneckConfig(reduction_factor=4)).eval()
         assert torch.equal(model(**ids)[1 if make is t5 else 0], before)
     model(**ids)[1 if make is t5 else 0].square().sum().backward()
-    found = {
+    names = {
         n.split(".")[-2] for n, p in model.named_parameters() if p.grad is not None and p.grad.any()
     }
-    assert found == {"bottleneck_up", "bottleneck_up_bias"}  # down has a gradient once up is not 0
+    assert names == {"bottleneck_up", "bottleneck_up_bias"}  # down has a gradient once up is not 0
 
 
 def test_it_computes_its_formula(folder):

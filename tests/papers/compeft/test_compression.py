@@ -144,11 +144,11 @@ def test_an_adapter_of_rank_16_takes_less_than_an_eighth_on_disk(
 def test_the_search_takes_the_best_on_held_out_rows():
     change = random(9)
     target = flat(compeft.compress(change, 0.3, 4.0)[0])
-    found = compeft.search_settings(
+    result = compeft.search_settings(
         change, lambda d: (flat(d) - target).norm().item(), lambda a, b: a < b,
         densities=(0.1, 0.3), alphas=(1.0, 4.0),
     )  # fmt: skip
-    assert found[:2] == (0.3, 4.0) and len(found[2]) == 4
+    assert result[:2] == (0.3, 4.0) and len(result[2]) == 4
     compressed, _ = compeft.tune_scale(
         change, (0.1, 0.3), lambda d, _: (flat(d) - target).norm().item()
     )

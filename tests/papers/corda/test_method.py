@@ -159,8 +159,8 @@ def test_without_a_context_it_is_pissa(source, monkeypatch):
     theirs = products(pissa)
     for name, product in products(model).items():
         assert off(product, theirs[name]) < 1e-4
-        own, other = (lora_layers(m)[name] for m in (model, pissa))
-        constant = own.lora_B[ADAPTER].weight.norm() / other.lora_B[ADAPTER].weight.norm()
+        ours, other = (lora_layers(m)[name] for m in (model, pissa))
+        constant = ours.lora_B[ADAPTER].weight.norm() / other.lora_B[ADAPTER].weight.norm()
         assert abs(constant - (5 * 1.01) ** 0.5) < 1e-3
 
 

@@ -38,8 +38,8 @@ def wrapped(layer, **options):
     torch.manual_seed(0)
     config = FloraConfig(target_modules=["0"], **options)
     model = peft.get_peft_model(nn.Sequential(layer), config)
-    [found] = [m for m in model.modules() if isinstance(m, FloraLayer)]
-    return model, found
+    [layer] = [m for m in model.modules() if isinstance(m, FloraLayer)]
+    return model, layer
 
 
 def factors(layer, sides):

@@ -48,10 +48,10 @@ def factors(change: Delta, scaled: Delta) -> dict[str, float]:
 
 
 def test_twelve_blocks_of_an_eighth_and_a_half_are_the_papers_numbers():
-    found = [lines.depth_factor(1 / 8, 0.5, index, 12) for index in range(12)]
-    assert found[0] == 0.125 and found[-1] == 0.625
-    assert found[1] == pytest.approx(0.17045, abs=1e-5)
-    steps = torch.tensor(found, dtype=torch.float64).diff()
+    ramp = [lines.depth_factor(1 / 8, 0.5, index, 12) for index in range(12)]
+    assert ramp[0] == 0.125 and ramp[-1] == 0.625
+    assert ramp[1] == pytest.approx(0.17045, abs=1e-5)
+    steps = torch.tensor(ramp, dtype=torch.float64).diff()
     assert (steps - 0.5 / 11).abs().max() < 1e-12
     assert lines.depth_factor(0.3, 0.7, 0, 1) == 1  # no division by L - 1 = 0
 
@@ -78,9 +78,9 @@ def test_it_is_the_published_rule_where_a_name_has_one_number():
 
 
 def test_behind_the_blocks_the_last_factor_by_position(net, change):
-    found = factors(change, lines.scale_by_depth(change, 0.1, 0.6, "by_position", Anatomy(net)))
-    assert found["table.weight"] == pytest.approx(0.1)
-    assert [found["norm.weight"], found["head.bias"]] == pytest.approx([0.7, 0.7])
+    ratios = factors(change, lines.scale_by_depth(change, 0.1, 0.6, "by_position", Anatomy(net)))
+    assert ratios["table.weight"] == pytest.approx(0.1)
+    assert [ratios["norm.weight"], ratios["head.bias"]] == pytest.approx([0.7, 0.7])
 
 
 def test_gamma_goes_from_the_finetuned_model_to_its_last_block(net, change):
@@ -119,10 +119,10 @@ def test_two_stacks_have_a_depth_each():
     )
     with torch.device("meta"):
         model = transformers.T5ForConditionalGeneration(config)
-    found = find_positions(Anatomy(model), [name for name, _ in model.named_parameters()])
-    assert found["encoder.block.1.layer.0.SelfAttention.q.weight"] == (1, 2)
-    assert found["decoder.block.1.layer.2.DenseReluDense.wi.weight"] == (1, 3)
-    assert found["shared.weight"] is None
+    places = find_positions(Anatomy(model), [name for name, _ in model.named_parameters()])
+    assert places["encoder.block.1.layer.0.SelfAttention.q.weight"] == (1, 2)
+    assert places["decoder.block.1.layer.2.DenseReluDense.wi.weight"] == (1, 3)
+    assert places["shared.weight"] is None
 
 
 def test_scaling_loras_second_factor_scales_its_product(lora_run):
@@ -146,5 +146,5 @@ def test_the_search_weighs_the_target_twice():
 
 def test_the_shipped_llama_has_eight_blocks():
     anatomy = Artefact.open(BASE).anatomy
-    found = find_positions(anatomy, ["model.layers.7.mlp.up_proj.weight", "model.norm.weight"])
-    assert list(found.values()) == [(7, 8), None]
+    places = find_positions(anatomy, ["model.layers.7.mlp.up_proj.weight", "model.norm.weight"])
+    assert list(places.values()) == [(7, 8), None]

@@ -92,8 +92,8 @@ def test_the_gradient_is_the_diagonal_of_the_weights_between_the_factors(folder)
     loss_of(model.train()).backward()
     lower, _, upper = ldu(weight.detach())
     expected = alpha / r * (lower[:, :r].T @ weight.grad @ upper[:r].T).diagonal()
-    found = model.get_submodule(f"base_model.model.{name}").loldu_z["default"].grad
-    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    gradient = model.get_submodule(f"base_model.model.{name}").loldu_z["default"].grad
+    assert (gradient - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_what_is_kept_is_z_and_it_gives_the_same_function(folder, tmp_path):
@@ -142,5 +142,5 @@ def test_the_papers_counts():
         vit = ViTModel(ViTConfig())
     for base, targets in ((roberta, ["query", "value"]), (vit, ["q_proj", "v_proj"])):
         model = get_peft_model(base, LolduConfig(target_modules=targets, r=768))
-        found = sum(p.numel() for p in trainable(model).values())
-        assert found == 18_432 and 12 * 2 * 8 * (768 + 768) == 16 * found
+        count = sum(p.numel() for p in trainable(model).values())
+        assert count == 18_432 and 12 * 2 * 8 * (768 + 768) == 16 * count

@@ -43,12 +43,12 @@ def test_the_mean_of_changes_is_the_running_mean_of_models():
     changes = [random(seed) for seed in range(4)]
     base = {name: torch.randn(shape) for name, shape in changes[0].shapes.items()}
     models = [change.add_to(base) for change in changes]
-    made = soup.average_uniformly(changes).add_to(base)
+    mixture = soup.average_uniformly(changes).add_to(base)
     for name in base:
         running = models[0][name]
         for n, model in enumerate(models[1:], start=1):
             running = running * n / (n + 1) + model[name] / (n + 1)
-        assert (made[name] - running).abs().max() < 1e-6
+        assert (mixture[name] - running).abs().max() < 1e-6
 
 
 def recorded(scores: dict[tuple[int, ...], float]):
@@ -81,9 +81,9 @@ def test_the_greedy_soup_of_real_runs_is_no_worse_than_the_best(pool):
 
 def test_a_learned_soup_of_one_hot_logits_is_that_model(pool):
     name = "model.layers.3.mlp.up_proj.weight"
-    made, weights = pool.learn_weights(epochs=0, logits=torch.tensor([[-80.0, 80.0]] * 9))
+    mixture, weights = pool.learn_weights(epochs=0, logits=torch.tensor([[-80.0, 80.0]] * 9))
     assert weights.shape == (9, 2) and weights[:, 1].min() == 1
-    assert torch.equal(made[name], pool.members[1][name])
+    assert torch.equal(mixture[name], pool.members[1][name])
 
 
 def test_a_mixture_is_the_sum_of_models_weighted_by_group():
@@ -92,11 +92,11 @@ def test_a_mixture_is_the_sum_of_models_weighted_by_group():
     base = {name: torch.randn(shape) for name, shape in changes[0].shapes.items()}
     weights = torch.randn(2, 3).softmax(-1)
     group = {"t0": 0, "t1": 1, "t2": 1}
-    made = soup.mix_deltas(changes, group, weights).add_to(base)
+    mixture = soup.mix_deltas(changes, group, weights).add_to(base)
     for name in base:
         models = [base[name].double() + change[name] for change in changes]
         mean = sum(w * m for w, m in zip(weights[group[name]].double(), models, strict=True))
-        assert (made[name] - mean).abs().max() < 1e-6
+        assert (mixture[name] - mean).abs().max() < 1e-6
 
 
 def test_one_step_of_learning_is_adams_first_along_the_gradient(pool, monkeypatch):
@@ -140,11 +140,11 @@ def test_the_greedy_recipe_holds_a_few_tensors_however_many_models_there_are(cou
 
 
 def test_learning_moves_the_weights_where_the_held_out_loss_falls(pool):
-    made, weights = pool.learn_weights("model", epochs=2)
+    mixture, weights = pool.learn_weights("model", epochs=2)
     assert weights.shape == (1, 2) and weights.sum().item() == pytest.approx(1)
     better = int(pool.singles[1] < pool.singles[0])
     assert weights[0, better] > 0.5
-    assert pool.judge(made) < pool.score([0, 1])
+    assert pool.judge(mixture) < pool.score([0, 1])
 
 
 def test_models_of_different_bases_make_no_soup(full_run):

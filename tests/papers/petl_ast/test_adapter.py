@@ -77,8 +77,8 @@ def test_a_block_computes_the_papers_equation(placement, residual, block):
     x = torch.randn(2, 5, 32)
 
     def sublayer(wrapped, n):
-        given = wrapped.base_layer(n)
-        f = given[0] if isinstance(given, tuple) else given
+        result = wrapped.base_layer(n)
+        f = result[0] if isinstance(result, tuple) else result
         a = wrapped.sublayer_adapter["default"]
         return f + a(n) if placement == "parallel" else a(f) + (f if residual else 0)
 
@@ -204,13 +204,13 @@ def test_sublayers_that_hold_their_own_norm_are_refused(sites):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"block": "conformer", "kernel": 4}, "odd"),
         ({"residual": True}, "parallel always"),
         ({"reduction_factor": 0}, "no factor"),
     ],
 )
-def test_what_has_no_meaning_is_refused(options, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_has_no_meaning_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         SublayerConfig(**options)

@@ -14,7 +14,7 @@ from ftcli.papers.qst.tuner import side_layer
 from ftcli.run.build import build_run
 from tests.methods.small_run import small_run
 from tests.methods.tiny import load, write_gpt2, write_llama
-from tests.methods.tiny_runs import Bench
+from tests.methods.tiny_runs import JobBuilder
 from tests.papers.qst.test_method import generate, perturb, prepare_model
 
 WRITERS = {"llama": write_llama, "gpt2": write_gpt2}
@@ -156,11 +156,11 @@ def with_states(path, root):
 
 
 def test_a_run_with_kept_states_learns_the_same(tmp_path):
-    bench, states = Bench(tmp_path), []
+    builder, states = JobBuilder(tmp_path), []
     for place in ("none", "memory"):
         choices = {"method": "qst", "method.cache": place, "data.limit": "8",
                    "trainer.max_steps": "8"}  # fmt: skip
-        run = build_run(bench.job(choices).config)
+        run = build_run(builder.job(choices).config)
         assert run.trainer.fit(run).state.epoch >= 2
         states.append({name: t.clone() for name, t in run.trained_state().items()})
     first, reference = states
