@@ -208,7 +208,7 @@ def test_sublayers_that_hold_their_own_norm_are_refused(sites):
     [
         ({"block": "conformer", "kernel": 4}, "odd"),
         ({"residual": True}, "parallel always"),
-        ({"reduction_factor": 0}, "no factor"),
+        ({"reduction_factor": 0}, "not positive"),
     ],
 )
 def test_what_has_no_meaning_is_refused(options, message):
