@@ -42,5 +42,5 @@ class Accuracy:
                 rows += len(labels)
                 if self.limit is not None and rows >= self.limit:
                     break
-        found = {"accuracy": 100 * hits / rows, "loss": loss / rows}
-        return found if self.top_k is None else found | {f"top{self.top_k}": 100 * among / rows}
+        figures = {"accuracy": 100 * hits / rows, "loss": loss / rows}
+        return figures if self.top_k is None else figures | {f"top{self.top_k}": 100 * among / rows}

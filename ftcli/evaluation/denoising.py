@@ -57,6 +57,8 @@ class Denoising:
             key = (0, EVALUATION_STEP, time)
             noise = draw_noise(batch["rows"], latents.shape[1:], count, key)[1].to(latents)
             times = torch.full((len(latents),), time)
-            found = prediction_errors(model, latents, batch["inputs"]["input_ids"], times, noise)
-            total += float(found.double().sum())
+            squared_errors = prediction_errors(
+                model, latents, batch["inputs"]["input_ids"], times, noise
+            )
+            total += float(squared_errors.double().sum())
         return total

@@ -35,10 +35,10 @@ class LabelWords:
         rows = 0
         with evaluation_mode(run) as model:
             for batch in loader:
-                found = score_candidates(model, batch, candidates)
-                hits += (found.logits.argmax(1) == found.targets).sum().item()
-                loss += cross_entropy(found.logits, found.targets, reduction="sum").item()
-                rows += len(found.targets)
+                scored = score_candidates(model, batch, candidates)
+                hits += (scored.logits.argmax(1) == scored.targets).sum().item()
+                loss += cross_entropy(scored.logits, scored.targets, reduction="sum").item()
+                rows += len(scored.targets)
                 if self.limit and rows >= self.limit:
                     break
         return {"accuracy": 100 * hits / rows, "loss": loss / rows}

@@ -51,8 +51,10 @@ class Mlflow(Logger):
         from mlflow.entities import Param
 
         client = self._client
-        found = client.get_experiment_by_name(self.experiment)
-        where = found.experiment_id if found else client.create_experiment(self.experiment)
+        experiment = client.get_experiment_by_name(self.experiment)
+        where = (
+            experiment.experiment_id if experiment else client.create_experiment(self.experiment)
+        )
         self._id = client.create_run(where, run_name=run_name(run)).info.run_id
         # keys may be patterns of module names, of which MLflow refuses some characters
         named = {re.sub(r"[^\w\-. :]", "_", key): str(v) for key, v in flatten_config(run).items()}

@@ -94,16 +94,16 @@ class MeZO(Optimizer):
         """
         if closure is None:
             raise ValueError("MeZO steps by losses: it needs step(closure)")
-        lr, found, losses = _single(self.param_groups[0]["lr"]), [], []
+        lr, directions, losses = _round_to_float32(self.param_groups[0]["lr"]), [], []
         for _ in range(self.directions):
             seed = int(torch.randint(SEEDS, (), generator=self._seeds))
             plus, minus = self._probe(seed, closure)
             slope = (float(plus) - float(minus)) / (2 * self.eps)
-            found.append(Direction(seed, _single(slope), lr))
+            directions.append(Direction(seed, _round_to_float32(slope), lr))
             losses.append(plus)
             self.last = {"g": slope, "l1": float(plus), "l2": float(minus), "seed": seed}
-        self._update(found)
-        self.taken = found
+        self._update(directions)
+        self.taken = directions
         return losses[0]
 
     @torch.no_grad()
@@ -126,14 +126,14 @@ class MeZO(Optimizer):
 
     def _probe(self, seed: int, closure: Callable[[], Any]) -> tuple[Any, Any]:
         """Losses at theta + eps z and theta - eps z; theta is back afterwards."""
-        held = self._held()
+        held = self._copy_weights()
         self._move(seed, self.eps)
         plus = closure()
-        self._put_back(held)
+        self._restore_weights(held)
         self._move(seed, -self.eps if held else -2 * self.eps)
         minus = closure()
         if held:
-            self._put_back(held)
+            self._restore_weights(held)
         else:
             self._move(seed, self.eps)
         return plus, minus
@@ -164,11 +164,11 @@ class MeZO(Optimizer):
         for group in self.param_groups:
             yield from (p.detach() for p in group["params"] if p.requires_grad)
 
-    def _held(self) -> list[Tensor]:
+    def _copy_weights(self) -> list[Tensor]:
         moving = list(self._moving())
         return [p.clone() for p in moving] if sum(p.numel() for p in moving) <= self.copies else []
 
-    def _put_back(self, held: list[Tensor]) -> None:
+    def _restore_weights(self, held: list[Tensor]) -> None:
         for parameter, value in zip(self._moving(), held, strict=False):
             parameter.copy_(value)
 
@@ -195,11 +195,11 @@ def _pieces(parameter: Tensor) -> Sequence[Tensor]:
     return parameter.view(-1).split(CHUNK) if parameter.is_contiguous() else [parameter]
 
 
-def _single(value: float) -> float:
+def _round_to_float32(value: float) -> float:
     """Rounded to float32, which is what a log keeps."""
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
 def _as_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
-    given = list(params)
-    return given if given and isinstance(given[0], dict) else [{"params": given}]
+    entries = list(params)
+    return entries if entries and isinstance(entries[0], dict) else [{"params": entries}]

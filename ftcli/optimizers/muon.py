@@ -83,5 +83,5 @@ class Muon(Optimizer):
 
 
 def _as_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
-    given = list(params)
-    return given if given and isinstance(given[0], dict) else [{"params": given}]
+    entries = list(params)
+    return entries if entries and isinstance(entries[0], dict) else [{"params": entries}]

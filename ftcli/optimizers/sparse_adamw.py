@@ -77,7 +77,7 @@ class SparseAdamW(Optimizer):
         for name in (*MOMENTS, "step", "master"):
             if name in state and state[name].dim() > 0:
                 fill = param.detach() if name == "master" else None
-                state[name] = _carried(state[name], old, indices, param, fill)
+                state[name] = _transfer_entries(state[name], old, indices, param, fill)
         if indices is None:
             state.pop("indices", None)
         else:
@@ -101,8 +101,8 @@ class SparseAdamW(Optimizer):
         state = self.state[param]
         if "step" not in state:
             self._begin(param, None)
-        for name, given in zip(MOMENTS, (exp_avg, exp_avg_sq), strict=True):
-            state[name].view(-1)[slots] = given.to(state[name].dtype)
+        for name, moment in zip(MOMENTS, (exp_avg, exp_avg_sq), strict=True):
+            state[name].view(-1)[slots] = moment.to(state[name].dtype)
         if state["step"].dim() == 0:
             state["step"] = torch.full_like(state["exp_avg"], float(state["step"]))
         state["step"].view(-1)[slots] = torch.as_tensor(age).to(state["step"])
@@ -191,7 +191,7 @@ def _entries(tensor: Tensor, indices: Tensor | None) -> Tensor:
     return tensor if indices is None else tensor.reshape(-1)[indices]
 
 
-def _carried(
+def _transfer_entries(
     values: Tensor, old: Tensor | None, new: Tensor | None, param: Tensor, fill: Tensor | None
 ) -> Tensor:
     """Values of the entries `old` (None: all) as values of the entries `new`.

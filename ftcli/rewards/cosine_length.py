@@ -38,15 +38,15 @@ def cosine_length(
     if judge == "cosine_length":
         raise UserError("cosine_length cannot judge itself.", "objective.rewards.cosine_length")
     verdicts = find_reward(judge, {"column": column} if column else {})(answers)
-    found: list[float | None] = []
+    scores: list[float | None] = []
     for answer, verdict in zip(answers, verdicts, strict=True):
         if verdict is None:
-            found.append(None)
+            scores.append(None)
             continue
         share = (len(answer.ids) if unit == "tokens" else len(answer.text)) / longest
         low, high = right if verdict >= 1 else wrong
-        found.append(_cosine(min(share, 1.0) if clamp else share, low, high))
-    return found
+        scores.append(_cosine(min(share, 1.0) if clamp else share, low, high))
+    return scores
 
 
 def _cosine(share: float, low: float, high: float) -> float:

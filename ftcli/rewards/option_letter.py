@@ -36,9 +36,9 @@ def read(text: str) -> str | None:
     Whatever comes behind a first answer does not count.
     """
     for marked in (TAGGED, BOXED):
-        found = marked.search(text)
-        if found:
-            inner = LETTER.match(found.group(1).strip())
+        match = marked.search(text)
+        if match:
+            inner = LETTER.match(match.group(1).strip())
             return inner.group(1) if inner else None
     named = NAMED.search(text)
     if named:

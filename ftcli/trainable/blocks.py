@@ -71,4 +71,4 @@ def _homes(model: nn.Module) -> dict[int, int | None]:
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             places.setdefault(id(parameter), set()).update(owners.get(id(module), {None}))
-    return {key: next(iter(found)) if len(found) == 1 else None for key, found in places.items()}
+    return {key: next(iter(blocks)) if len(blocks) == 1 else None for key, blocks in places.items()}

@@ -211,8 +211,8 @@ class Loop:
         from accelerate.utils import gather_object
 
         everywhere: list[dict[str, float]] = gather_object([figures])
-        names = dict.fromkeys(name for one in everywhere for name in one)
-        having = {name: [one[name] for one in everywhere if name in one] for name in names}
+        names = dict.fromkeys(name for figures in everywhere for name in figures)
+        having = {name: [rank[name] for rank in everywhere if name in rank] for name in names}
         return {name: sum(values) / len(values) for name, values in having.items()}
 
     def _sum_number_over_ranks(self, value: float) -> float:

@@ -116,12 +116,12 @@ class Meter:
         """Read the figures of steps that were not read yet.
 
         Raises:
-            NonFinite: those of a step were not finite; it is the first one.
+            NonFinite: those of a step were not finite; it is the first step.
         """
-        for one in self.steps[self.checked :]:
-            one.loss = float(one.loss)
-            one.probe = None if one.probe is None else float(one.probe)
-            raise_if_nonfinite(one)
+        for step in self.steps[self.checked :]:
+            step.loss = float(step.loss)
+            step.probe = None if step.probe is None else float(step.probe)
+            raise_if_nonfinite(step)
             self.checked += 1
 
     def record_figures(self, figures: Mapping[str, Tensor], forwards: int) -> None:
@@ -142,10 +142,12 @@ class Meter:
         """
         self.pause()
         self.check_pending()
-        values = [float(one.loss) for one in self.steps]
+        values = [float(step.loss) for step in self.steps]
         figures = {"loss": sum(values) / len(values)} if values else {}
-        own = {name: float(total) / steps for name, (total, steps) in self.figures.items()}
-        figures |= over_ranks(own)
+        local_figures = {
+            name: float(total) / steps for name, (total, steps) in self.figures.items()
+        }
+        figures |= over_ranks(local_figures)
         if self.norm is not None:
             figures["grad_norm"] = float(self.norm)
         if self.busy > 0 and self.tokens:
@@ -161,7 +163,7 @@ class Meter:
         self.pause()
         self.check_pending()
         return {
-            "losses": [[one.step, one.loss, one.rows, one.probe] for one in self.steps],
+            "losses": [[step.step, step.loss, step.rows, step.probe] for step in self.steps],
             "busy": self.total_busy + self.busy,
             "tokens": self.total_tokens + self.tokens,
             "figures": {name: [float(total), n] for name, (total, n) in self.figures.items()},

@@ -31,10 +31,10 @@ def final_number(
 def read(text: str) -> Decimal | None:
     """The number behind the first `####`, else the last number of the text, else None."""
     marked = MARKED.search(text)
-    found = [marked.group(1)] if marked else NUMBER.findall(text)
-    if not found:
+    numbers = [marked.group(1)] if marked else NUMBER.findall(text)
+    if not numbers:
         return None
     try:
-        return Decimal(found[-1].replace(",", ""))
+        return Decimal(numbers[-1].replace(",", ""))
     except InvalidOperation:
         return None

@@ -26,7 +26,8 @@ def numeric_fidelity(
     if not texts:
         return {}
     best = [
-        max(_f1(text, one) for one in choices) for text, choices in zip(texts, answers, strict=True)
+        max(_f1(text, choice) for choice in choices)
+        for text, choices in zip(texts, answers, strict=True)
     ]
     exact = sum(score == 1 for score in best)
     return {
@@ -36,5 +37,5 @@ def numeric_fidelity(
 
 
 def _f1(text: str, reference: str) -> float:
-    said, wanted = (Counter(NUMBER.findall(t)) for t in (text, reference))
-    return 2 * (said & wanted).total() / (said.total() + wanted.total())
+    stated, wanted = (Counter(NUMBER.findall(t)) for t in (text, reference))
+    return 2 * (stated & wanted).total() / (stated.total() + wanted.total())
