@@ -69,9 +69,8 @@ class Check:
             "settings": self._settings, "model": self._model, "targets": self._targets,
             "data": self._data, "packing": self._packing,
         }  # fmt: skip
-        if (
-            get_effective_value(self.composed, "trainer.max_steps") == 0
-        ):  # nothing is trained, and nothing kept
+        # without steps nothing is trained, and nothing kept
+        if get_effective_value(self.composed, "trainer.max_steps") == 0:
             return checks | {"memory": self._without_steps}
         return checks | {"memory": self._memory, "disk": self._disk}
 
