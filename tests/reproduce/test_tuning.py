@@ -46,8 +46,8 @@ def scored(pretended, monkeypatch):
 
 def test_every_variant_has_as_many_trials_with_a_seed_that_judges_nothing(searching, scored):
     search = tuning.Search(searching)
-    seen = [(one.variant, one.seed) for one in search.experiment.trials]
-    assert seen == [(f"{v}-{i}", 100) for v in ("tiny", "fp4") for i in (0, 1)]
+    trials = [(trial.variant, trial.seed) for trial in search.experiment.trials]
+    assert trials == [(f"{v}-{i}", 100) for v in ("tiny", "fp4") for i in (0, 1)]
     searched = search.run(lambda step: None)
     assert searched["variants"]["tiny"]["chosen"] == ["optimizer.lr=0.005"]
     scores = [trial["eval.loss"] for trial in searched["variants"]["fp4"]["trials"]]
@@ -61,11 +61,13 @@ def test_judging_takes_what_was_chosen_and_waits_for_the_search(searching, score
     assert caught.value.fix == "ftcli reproduce tiny --tune"
     tuning.store_search(searching, tuning.Search(searching).run(lambda step: None))
     assert yaml.safe_load(tuning.path_of(searching).read_text())["by"] == "eval.loss"
-    made = Reproduction(searching)
-    made.run(lambda step: None)
-    rates = {t.variant: t.composed.config["optimizer"]["lr"] for t in made.experiment.trials}
+    reproduction = Reproduction(searching)
+    reproduction.run(lambda step: None)
+    rates = {
+        t.variant: t.composed.config["optimizer"]["lr"] for t in reproduction.experiment.trials
+    }
     assert rates["tiny"] == 0.005 and rates["lora16"] != 0.005
-    text = write_report(made).read_text()
+    text = write_report(reproduction).read_text()
     assert "| tiny | optimizer.lr=0.005 | " in text and "| chosen |" in text
     assert "lora16 was not searched: it is what others" in text
     assert "2 trials a variant, 20" in "\n".join(papers._render_recipe(searching))

@@ -85,10 +85,10 @@ def test_all_mistakes_of_all_trials_are_said_before_anything_starts(tmp_path, pl
     unused = answers(by_lr)
     with pytest.raises(Problems) as caught:
         start_sweep(plan("method=lora,lorra", "trainer.max_steps=2,-1"), tmp_path)
-    said = [str(problem) for problem in caught.value.problems]
-    assert len(said) == 2
-    assert "trainer.max_steps" in said[0] and "in 1 of 4 trials" in said[0]
-    assert "lorra" in said[1] and "in 2 of 4 trials" in said[1]
+    messages = [str(problem) for problem in caught.value.problems]
+    assert len(messages) == 2
+    assert "trainer.max_steps" in messages[0] and "in 1 of 4 trials" in messages[0]
+    assert "lorra" in messages[1] and "in 2 of 4 trials" in messages[1]
     assert not unused.started and not any(tmp_path.iterdir())
 
 
