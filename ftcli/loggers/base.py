@@ -1,4 +1,4 @@
-"""What every tracker has in common: it gets numbers with a step, from rank 0, and is closed once."""
+"""Base class of loggers: a tracker receives figures with a step, from rank 0, and is closed once."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ NOT_CURVES = {"step", "time", "row"}
 
 
 class Logger(Callback, ABC):
-    """Forwards logs and scores to one tracker; a subclass says how to open, write and close it.
+    """Forwards logs and scores to one tracker; subclasses implement `open`, `write` and `close`.
 
-    Every figure is in metrics.jsonl too, so a tracker is a view of the run and never its record.
+    Every figure is in metrics.jsonl too, so the tracker never holds the only copy.
     """
 
     active = False
 
     @abstractmethod
     def open(self, run: Any) -> None:
-        """Start the tracker's run; raises UserError where its package is missing."""
+        """Start the tracker's run.
+
+        Raises:
+            UserError: its package is not installed.
+        """
 
     @abstractmethod
     def write(self, step: int, figures: dict[str, float]) -> None:
-        """Hand over the figures of one step."""
+        """Send the figures of one step."""
 
     @abstractmethod
     def close(self) -> None:
@@ -58,7 +62,7 @@ class Logger(Callback, ABC):
 
 
 def select_curves(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers worth a curve: `loss` as `train/loss`, `eval.bleu` as `eval/bleu`."""
+    """Return the numbers that are plotted as curves: `loss` as `train/loss`, `eval.bleu` as `eval/bleu`."""
     return {
         name.replace(".", "/") if "." in name else f"train/{name}": float(value)
         for name, value in metrics.items()
@@ -67,7 +71,7 @@ def select_curves(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def flatten_config(run: Any) -> dict[str, Any]:
-    """The run's resolved config as flat dotted keys."""
+    """Return the run's resolved config as a flat mapping of dotted keys."""
     from omegaconf import OmegaConf
 
     config = run.config
@@ -76,13 +80,13 @@ def flatten_config(run: Any) -> dict[str, Any]:
 
 
 def run_name(run: Any) -> str:
-    """`<name>/<time>-<hex>`: the last two parts of the run directory."""
+    """Return `<name>/<time>-<hex>`, the last two parts of the run directory."""
     folder = getattr(getattr(run, "dir", None), "path", None)
     return "/".join(str(folder).rstrip("/").split("/")[-2:]) if folder else "ftcli"
 
 
 def flatten(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Leaves of nested mappings with their dotted keys; lists are leaves."""
+    """Return the leaves of nested mappings with their dotted keys; lists are leaves."""
     if not isinstance(node, Mapping):
         return [(prefix, node)]
     return [

@@ -1,4 +1,4 @@
-"""Event files for TensorBoard."""
+"""Logger for TensorBoard: event files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Tensorboard(Logger):
     """Writes the curves to RUN/tensorboard and the config as text beside them."""
 
     folder: str | None = None  # where the event files go; null is RUN/tensorboard
-    flush_seconds: int = 30  # how often they reach the disk
+    flush_seconds: int = 30  # interval of writes to the disk
 
     def open(self, run: Any) -> None:
         """Open the event file."""
@@ -29,7 +29,7 @@ class Tensorboard(Logger):
         self._writer.add_text("config", f"| key | value |\n|---|---|\n{table}")
 
     def write(self, step: int, figures: dict[str, float]) -> None:
-        """One scalar a figure."""
+        """Add one scalar a figure."""
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
 

@@ -1,4 +1,4 @@
-"""Trackio, a local-first tracker."""
+"""Logger for Trackio, a local-first tracker."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Trackio(Logger):
         )
 
     def write(self, step: int, figures: dict[str, float]) -> None:
-        """The figures of one step."""
+        """Log the figures of one step."""
         self._run.log(figures, step=step)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Weights & Biases."""
+"""Logger for Weights & Biases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Wandb(Logger):
         )
 
     def write(self, step: int, figures: dict[str, float]) -> None:
-        """The figures of one step, to be completed by later calls with the same step."""
+        """Log the figures of one step; later calls with the same step add to them."""
         self._run.log(figures, step=step)
 
     def close(self) -> None:
