@@ -20,7 +20,7 @@ BASE = (
 )  # fmt: skip
 
 
-def made(*overrides: str, folder: Path | None = None) -> Run:
+def build(*overrides: str, folder: Path | None = None) -> Run:
     """A run, with a directory where a folder is given."""
     composed = compose("qlora_llama", [*BASE, *overrides])
     validate(composed)
@@ -33,7 +33,7 @@ def made(*overrides: str, folder: Path | None = None) -> Run:
 
 def fitted(*overrides: str, folder: Path | None = None, resume: Path | None = None) -> Run:
     """The same, trained."""
-    run = made(*overrides, folder=folder)
+    run = build(*overrides, folder=folder)
     run.watch = Watch()
     run.loggers["watch"] = run.watch
     run.trainer.fit(run, resume=resume)

@@ -63,12 +63,12 @@ def test_the_list_names_every_file(small):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "reported"),
     [(shorten, "bytes, not the"), (flip, "has other content"), (os.unlink, "is missing")],
 )
-def test_a_damaged_file_is_named_and_the_one_before_is_taken(small, name, harm, said, caplog):
+def test_a_damaged_file_is_named_and_the_one_before_is_taken(small, name, harm, reported, caplog):
     harm(small.run.dir.checkpoints / "step-000004" / name)
-    with pytest.raises(UserError, match=f"step-000004 is damaged: {name} .*{said}") as caught:
+    with pytest.raises(UserError, match=f"step-000004 is damaged: {name} .*{reported}") as caught:
         small.checkpoints.find("step-000004")
     assert "--checkpoint step-000002 (whole: step-000002)" in str(caught.value)
     with pytest.raises(UserError, match=f"damaged: {name}"):
@@ -278,7 +278,7 @@ def test_a_link_that_is_refused_is_made_on_resume(small, monkeypatch, caplog):
 
 
 def test_other_errors_are_not_hidden(small, monkeypatch):
-    monkeypatch.setattr(torch, "save", lambda *given: 1 / 0)
+    monkeypatch.setattr(torch, "save", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         small.save(6, required=False)
 

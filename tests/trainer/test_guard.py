@@ -45,7 +45,7 @@ CLOCK = {"time", "tok_s", "mem_gb"}
 
 
 def only(tmp_path) -> Path:
-    """The folder of the one run there is."""
+    """The folder of the only run."""
     return next(p for p in (tmp_path / "runs/qlora_llama").iterdir() if not p.is_symlink())
 
 
@@ -110,11 +110,11 @@ def figures(run: Path, *more):
     return [{k: v for k, v in row.items() if k not in dropped} for row in RunDir(run).metrics()]
 
 
-def assert_same(one: Path, other: Path, *more):
+def assert_same(run: Path, expected: Path, *more):
     from ftcli.trainer.rollback import equal_states
 
-    assert equal_states(state(one), state(other))
-    assert figures(one, *more) == figures(other, *more)
+    assert equal_states(state(run), state(expected))
+    assert figures(run, *more) == figures(expected, *more)
 
 
 @pytest.mark.parametrize("how", [pytest.param("loss", marks=pytest.mark.slow), "gradient"])
@@ -225,10 +225,10 @@ def test_the_count_of_skipped_steps_survives_a_resume(tmp_path, monkeypatch):
     poison(monkeypatch, lambda rows: rows in (set(plan[1]), set(plan[3])))
     whole = Path(train(job(tmp_path, *words))["run"])
     assert [row["skipped"] for row in RunDir(whole).metrics()] == [0, 1, 2, 2]
-    again = cut(whole, 2, tmp_path / "cut")
-    resume(again)
-    assert_same(whole, again)
-    assert Checkpoints(again / "checkpoints").find("last").name == "step-000004"
+    resumed = cut(whole, 2, tmp_path / "cut")
+    resume(resumed)
+    assert_same(whole, resumed)
+    assert Checkpoints(resumed / "checkpoints").find("last").name == "step-000004"
 
 
 def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ def test_a_real_one_under_a_limit_of_the_process(tmp_path):
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
     )  # fmt: skip
-    said = " ".join(done.stderr.split())
-    assert done.returncode == OUT_OF_MEMORY, said
-    assert re.search(r"in step 1, micro-batch of 400 rows, [\d,]+ tokens", said), said
-    assert "Traceback" not in done.stderr and "trainer.batch_size=" in said
+    message = " ".join(done.stderr.split())
+    assert done.returncode == OUT_OF_MEMORY, message
+    assert re.search(r"in step 1, micro-batch of 400 rows, [\d,]+ tokens", message), message
+    assert "Traceback" not in done.stderr and "trainer.batch_size=" in message

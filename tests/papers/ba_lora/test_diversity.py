@@ -10,7 +10,7 @@ import torch
 from ftcli.core.errors import UserError
 from ftcli.objectives.base import Losses
 from ftcli.papers.ba_lora.diversity import Diversity, entropy, off_diagonal_covariance
-from tests.penalties.runs import fitted, made
+from tests.penalties.runs import build, fitted
 
 
 def losses(logits: torch.Tensor) -> Losses:
@@ -58,7 +58,7 @@ def test_against_torchs_covariance():
 
 
 def test_micro_batches_of_one_example_are_refused_in_class_form():
-    run = made(
+    run = build(
         "method=lora", "penalty=diversity", "penalty.diversity.form=classes", "trainer.batch_size=1"
     )
     with pytest.raises(UserError, match="covariance of one example"):
