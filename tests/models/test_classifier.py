@@ -1,4 +1,4 @@
-"""Classifiers: which heads are new, that every method trains them, and what runs leave behind."""
+"""Classifiers: which heads are new, that every method trains them, and what runs write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers that are written together are those that are written one by one, or they are not written together."""
+"""Answers generated in batches equal those generated one at a time, or they are not batched."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def model_of(kind):
 
 @torch.no_grad()
 def greedy(kind, prompt, count):
-    """Tokens by the library's forward over the whole text, each time anew."""
+    """Generate by the library's forward over the whole text, without a cache."""
     model, ids = zoo.build(kind), list(prompt)
     stops = model.generation_config.eos_token_id
     stops = {1, *(stops if isinstance(stops, list) else [stops])}
@@ -75,7 +75,7 @@ def test_prompts_of_one_length_stand_together_longest_first():
 
 
 def test_a_model_whose_generation_is_not_its_own_is_refused():
-    """RoBERTa counts positions from behind the padding's id; `generate` hands over others."""
+    """RoBERTa counts positions from the padding's id on; `generate` passes others."""
     with pytest.raises(UserError, match="does not follow its own probabilities"):
         find_decoding(model_of("roberta"))
 

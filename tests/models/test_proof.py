@@ -1,4 +1,4 @@
-"""What the proof finds for models of different make, and that it is right by the library's own losses."""
+"""Row formats proved for models of different make are right by the library's own losses."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def library(kind, documents):
 
 @torch.no_grad()
 def ours(model, documents, outcome, batch_size=3):
-    """The mean loss of each document by the product's batches and objective."""
+    """The mean loss of each document by ftcli's batches and objective."""
     lengths = [len(ids) for ids in documents]
     tokens = SimpleNamespace(
         ids=np.concatenate([np.asarray(ids, dtype=np.int32) for ids in documents]),
@@ -185,7 +185,7 @@ def test_further_loads_obey_the_proof(tmp_path):
 
 @dataclass
 class Summed(PreTrainedConfig):
-    """A recurrent model that begins anew where `seq_idx` changes."""
+    """A recurrent model whose state restarts where `seq_idx` changes."""
 
     model_type = "summed"
     vocab_size: int = 64

@@ -84,7 +84,7 @@ def test_rows_that_are_here_and_wrong_are_no_guess(small, tmp_path):
 
 @pytest.fixture
 def runs(tmp_path):
-    """What a finished run leaves of itself, its training left out."""
+    """Write what a finished run leaves on disk, without training."""
     folder = RunDir.create(tmp_path / "runs", "tiny")
     job = build_job(*WORDS)
     write_record(folder, replace(job.composed, config=job.config))

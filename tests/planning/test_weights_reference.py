@@ -1,4 +1,4 @@
-"""The second copy of the model in a plan, against the one that is read."""
+"""The reference copy of the model in a plan, against the one that is loaded."""
 
 from __future__ import annotations
 
