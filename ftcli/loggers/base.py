@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ftcli.core.callback import Callback
+from ftcli.core.callback import Callback, State
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 NOT_CURVES = {"step", "time", "row"}
 
@@ -21,7 +24,7 @@ class Logger(Callback, ABC):
     active = False
 
     @abstractmethod
-    def open(self, run: Any) -> None:
+    def open(self, run: Run) -> None:
         """Start the tracker's run.
 
         Raises:
@@ -36,27 +39,27 @@ class Logger(Callback, ABC):
     def close(self) -> None:
         """Flush and end the tracker's run."""
 
-    def setup(self, run: Any) -> None:
+    def setup(self, run: Run) -> None:
         """Open the tracker on the first rank."""
         if os.environ.get("RANK", "0") == "0":
             self.open(run)
             self.active = True
 
-    def on_log(self, state: Any, metrics: Mapping[str, Any]) -> None:
+    def on_log(self, state: State, metrics: Mapping[str, Any]) -> None:
         """Write the figures of one log."""
         self._forward(state, metrics)
 
-    def on_evaluate(self, state: Any, metrics: Mapping[str, Any]) -> None:
+    def on_evaluate(self, state: State, metrics: Mapping[str, Any]) -> None:
         """Write the scores of one evaluation."""
         self._forward(state, metrics)
 
-    def on_train_end(self, state: Any) -> None:
+    def on_train_end(self, state: State) -> None:
         """Close the tracker."""
         if self.active:
             self.active = False
             self.close()
 
-    def _forward(self, state: Any, metrics: Mapping[str, Any]) -> None:
+    def _forward(self, state: State, metrics: Mapping[str, Any]) -> None:
         if self.active:
             self.write(int(metrics.get("step", getattr(state, "step", 0))), select_curves(metrics))
 
@@ -70,7 +73,7 @@ def select_curves(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def flatten_config(run: Any) -> dict[str, Any]:
+def flatten_config(run: Run) -> dict[str, Any]:
     """Return the run's resolved config as a flat mapping of dotted keys."""
     from omegaconf import OmegaConf
 
@@ -79,7 +82,7 @@ def flatten_config(run: Any) -> dict[str, Any]:
     return dict(flatten(plain))
 
 
-def run_name(run: Any) -> str:
+def run_name(run: Run) -> str:
     """Return `<name>/<time>-<hex>`, the last two parts of the run directory."""
     folder = getattr(getattr(run, "dir", None), "path", None)
     return "/".join(str(folder).rstrip("/").split("/")[-2:]) if folder else "ftcli"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ftcli.core.errors import UserError, missing_package
 from ftcli.loggers.base import Logger, flatten_config, run_name
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 LOCAL = "sqlite:///mlflow.db"
 BATCH = 100  # parameters in one request, MLflow's limit
@@ -21,7 +24,7 @@ class Mlflow(Logger):
     experiment: str = "ftcli"  # experiment the run appears in
     tracking_uri: str | None = None  # null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db
 
-    def open(self, run: Any) -> None:
+    def open(self, run: Run) -> None:
         """Start the run and log the config as its parameters.
 
         Raises:
@@ -47,7 +50,7 @@ class Mlflow(Logger):
         """Mark the run as finished."""
         self._client.set_terminated(self._id)
 
-    def _begin(self, run: Any) -> None:
+    def _begin(self, run: Run) -> None:
         from mlflow.entities import Param
 
         client = self._client

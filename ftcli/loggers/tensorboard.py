@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ftcli.core.errors import missing_package
 from ftcli.loggers.base import Logger, flatten_config
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 
 @dataclass
@@ -17,7 +20,7 @@ class Tensorboard(Logger):
     folder: str | None = None  # where the event files go; null is RUN/tensorboard
     flush_seconds: int = 30  # interval of writes to the disk
 
-    def open(self, run: Any) -> None:
+    def open(self, run: Run) -> None:
         """Open the event file."""
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
