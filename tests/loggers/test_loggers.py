@@ -1,4 +1,4 @@
-"""Trackers get the run's figures; a missing one says how to install it."""
+"""Trackers receive the run's figures; the message of a missing package says how to install it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MeZO: its estimate, what it leaves untouched, and runs that are their log."""
+"""MeZO: its estimate, what it leaves unchanged, and replay of the step log."""
 
 import io
 import shutil

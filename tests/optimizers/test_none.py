@@ -1,4 +1,4 @@
-"""A run without an optimizer takes no step, and says so where it is asked for one."""
+"""A run without an optimizer takes no step, and is refused if it has steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AdamW on chosen entries: what it keeps, what it moves, and that it is AdamW."""
+"""AdamW on chosen entries: its state, the entries it updates, and equality with AdamW."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every reward on real strings, against values worked out by hand."""
+"""Every reward on real strings, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def build_answers(*texts: str, reference: str = "") -> list[Answer]:
 
 
 def of(tokens: int, text: str = "", reference: str = "", **more) -> Answer:
-    """An answer of so many tokens, all different."""
+    """An answer of `tokens` distinct tokens."""
     return Answer(text, range(tokens), reference=reference, **more)
 
 

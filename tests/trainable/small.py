@@ -1,4 +1,4 @@
-"""Real runs of a few steps on the shipped Llama of eight blocks, watched from inside."""
+"""Runs of a few steps on the shipped Llama of eight blocks, with a callback that records every step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def build(*overrides: str, folder: Path | None = None) -> Run:
 
 
 def fitted(*overrides: str, folder: Path | None = None, resume: Path | None = None) -> Run:
-    """The same, trained."""
+    """A trained run."""
     run = build(*overrides, folder=folder)
     run.watch = Watch()
     run.loggers["watch"] = run.watch
@@ -41,7 +41,7 @@ def fitted(*overrides: str, folder: Path | None = None, resume: Path | None = No
 
 
 class Watch(Callback):
-    """Notes after each step what moved and what the optimizer holds."""
+    """Records after each step the trained blocks and the optimizer state."""
 
     def __init__(self) -> None:
         self.active: list[list[int]] = []  # blocks of each step

@@ -1,4 +1,4 @@
-"""What a run costs is counted, and a step of any kind is one loss over its micro-batches."""
+"""Costs of a run, and the step loss over micro-batches with and without gradients."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_penalty_under_accumulation_equals_the_large_batch(tmp_path):
 
 
 class TwoLooks(torch.optim.Optimizer):
-    """Asks for the loss twice and steps nowhere."""
+    """Evaluates the closure twice and leaves the weights unchanged."""
 
     uses_backward = False
 
@@ -105,7 +105,7 @@ def test_an_optimizer_without_backward_sees_a_pure_loss(tmp_path):
 
 
 class Right(CausalLM):
-    """A stand-in for accuracy."""
+    """A stand-in for an objective without gradient."""
 
     differentiable = False
 

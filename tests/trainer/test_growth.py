@@ -1,4 +1,4 @@
-"""A long run takes no more memory than a short one."""
+"""Memory does not grow with the number of steps."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Gauge:
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
 def test_five_thousand_steps_grow_by_nothing(tmp_path):
-    """With logs, checkpoints, skipping and spikes looked for: everything that could pile up."""
+    """With logs, checkpoints, skipping and spikes looked for: everything that could accumulate."""
     gauge = Gauge()
     run = create_run(
         job(tmp_path, "method.r=4", f"trainer.max_steps={LAST}", "trainer.batch_size=1", "data.max_length=32",
@@ -52,7 +52,7 @@ def test_five_thousand_steps_grow_by_nothing(tmp_path):
     load = run.model_source.load
 
     def shallow():
-        """One block: what piles up does so by the step, not by the block."""
+        """One block: growth would be per step, not per block."""
         base = load()
         base.model.layers = base.model.layers[:1]
         base.config.num_hidden_layers = 1

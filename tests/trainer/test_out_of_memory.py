@@ -1,4 +1,4 @@
-"""Memory that runs out: one message with step, batch and what would fit; what was saved stays."""
+"""Out of memory: one message with step, batch and what would fit; checkpoints stay."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_it_names_step_batch_and_what_would_fit(kind, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(CausalLM, "__call__", fails)
         patch.setattr(Source, "prove", lambda *_: RowFormat("flat"))  # it would be counted too
-        # what fits depends on what the process had, and that on the tests before this one
+        # what fits depends on the memory of the process, which depends on earlier tests
         patch.setattr("ftcli.trainer.meter.peak_memory_gb", lambda: 10.0)
         with pytest.raises(UserError) as caught:
             train(job(tmp_path, "method.r=4", "trainer.batch_size=4"))

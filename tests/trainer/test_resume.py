@@ -1,4 +1,4 @@
-"""kill -9 at a random step, resume: weights and metrics as if nothing had happened, to the last bit."""
+"""kill -9 at a random step and resume: weights and metrics are equal to those of the undisturbed run, to the bit."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def stopped(tmp_path_factory):
     run = create_run(composed)
 
     class Stop:
-        """Asks for a stop as a person would, by making the file STOP."""
+        """Requests a stop by creating the file STOP."""
 
         def __getattr__(self, hook):
             return lambda *args: None

@@ -1,4 +1,4 @@
-"""A loss that jumps: back to the checkpoint before it, on with the data after it."""
+"""A loss spike: rollback to the checkpoint before it, then training on the data after it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORDS = (
 
 
 def raise_loss(monkeypatch, bad):
-    """Let the loss of some batches be 50 times what it is."""
+    """Multiply the loss of some batches by 50."""
     original = CausalLM.__call__
 
     def call(self, model, batch):

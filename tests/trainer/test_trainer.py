@@ -1,4 +1,4 @@
-"""The loop's promises as numbers."""
+"""Guarantees of the loop: accumulation, packing, determinism, checkpoints, signals."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another():
 
 
 def test_evaluating_more_often_does_not_change_what_is_trained(tmp_path):
-    """Dropout draws random numbers; looking at the model must not use them up."""
+    """Dropout draws random numbers; evaluation must not consume them."""
     options = ["trainer.max_steps=4", "method.lora_dropout=0.2", "trainer.batch_size=2"]
     often = build(*options, "trainer.eval_every=1", "trainer.save_every=null")
     often.trainer.fit(often)
