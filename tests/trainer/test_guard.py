@@ -61,7 +61,9 @@ def poison(monkeypatch, choose, how="loss"):
 
     def call(self, model, batch):
         losses = original(self, model, batch)
-        if model.training or not torch.is_grad_enabled():  # gradient-free steps compute losses in evaluation mode
+        if (
+            model.training or not torch.is_grad_enabled()
+        ):  # gradient-free steps compute losses in evaluation mode
             if choose(set(batch["rows"])):
                 if how == "loss":
                     losses.values = losses.values * float("nan")
