@@ -26,7 +26,8 @@ class Tensorboard(Logger):
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError as error:
             raise missing_package("tensorboard", "tensorboard", "logger=tensorboard") from error
-        target = self.folder or Path(run.dir.path) / "tensorboard"
+        assert run.dir is not None  # loggers are opened by runs with a folder
+        target = self.folder or run.dir.path / "tensorboard"
         self._writer = SummaryWriter(str(target), flush_secs=self.flush_seconds)
         table = "".join(f"| {key} | {value} |\n" for key, value in flatten_config(run).items())
         self._writer.add_text("config", f"| key | value |\n|---|---|\n{table}")
