@@ -144,7 +144,7 @@ def test_an_adapter_on_a_new_base_is_the_whole_change_added_to_it(folder):
 
 def test_one_of_two_tied_matrices_has_no_change_of_its_own(folder):
     path = adapter(folder, "table", 4, target_modules=["wte"], fan_in_fan_out=False)
-    with pytest.raises(UserError, match="is the head too"):
+    with pytest.raises(UserError, match="shares with its output head"):
         Delta.of(path, product=True)
 
 
