@@ -232,7 +232,7 @@ def test_members_and_weights_are_as_asked(federated_job):
     ("override", "what"),
     [
         ("trainer.max_steps=10", "whole rounds"),
-        ("data.packing=bins", "belong to clients"),
+        ("data.packing=bins", "rows of different clients"),
         ("scheduler.warmup_steps=2", "constant"),
         ("optimizer.pool=70000", "16 bits"),
         ("optimizer.weight_decay=0.1", "no weight decay"),
