@@ -159,7 +159,7 @@ class OutOfMemoryError(RuntimeError):
 @pytest.mark.parametrize(
     ("raised", "status", "says"),
     [
-        (errors.UserError("mend me", code=errors.USER), errors.USER, "mend me"),
+        (errors.UserError("fix me", code=errors.USER), errors.USER, "fix me"),
         (errors.UserError("too big", code=errors.OUT_OF_MEMORY), errors.OUT_OF_MEMORY, "too big"),
         (OutOfMemoryError("CUDA out of memory\nmore"), errors.OUT_OF_MEMORY, "ftcli plan"),
         (RuntimeError("a bug\nwith details"), errors.FAILED, "RuntimeError: a bug"),

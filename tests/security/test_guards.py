@@ -170,7 +170,7 @@ def test_without_the_guard_the_attack_is_noticed(copy, name):
     guard = GUARDS[name]
     file = copy / "ftcli" / guard.file
     whole = file.read_text()
-    assert guard.there in whole, "the guard stands elsewhere now: mend this table"
+    assert guard.there in whole, "the guard stands elsewhere now: fix this table"
     try:
         file.write_text(whole.replace(guard.there, guard.gone))
         done = judged(copy, guard.tests)

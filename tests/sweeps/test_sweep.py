@@ -59,9 +59,9 @@ def test_a_resume_trains_only_what_has_not_finished(tmp_path, plan, answers):
     broken = answers(lambda config: "it broke" if config["method"]["r"] == 4 else by_lr(config))
     folder = start_sweep(plan("method.r=2,4,8"), tmp_path).folder
     assert sorted(broken.started) == ["0-r_2", "1-r_4", "2-r_8"]
-    mended = answers(by_lr)
+    fixed = answers(by_lr)
     done = resume_sweep(folder)
-    assert mended.started == ["1-r_4"] and done.status == OK
+    assert fixed.started == ["1-r_4"] and done.status == OK
     assert {row["status"] for row in rows(folder)} == {"finished"}
 
 
