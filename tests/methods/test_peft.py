@@ -143,7 +143,7 @@ def test_a_dequantised_base_with_the_same_adapter_merges_to_what_was_trained(fol
         ({"config_class": "peft.LoRaConfig"}, "there is no peft.LoRaConfig"),
         ({"rank": 4}, "unexpected keyword argument 'rank'"),
         ({"r": 0}, "positive integer"),
-        ({"config_class": "peft.PromptTuningConfig"}, "soft prompts and no layers"),
+        ({"config_class": "peft.PromptTuningConfig"}, "soft prompts, not layers"),
         ({"config_class": "peft.BOFTConfig", "boft_block_size": 7}, "peft.BOFTConfig"),
     ],
 )

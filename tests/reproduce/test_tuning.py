@@ -7,7 +7,7 @@ import yaml
 
 from ftcli.config import recipe_reading as reading
 from ftcli.core.errors import UserError
-from ftcli.reproduce import papers, tuning
+from ftcli.reproduce import papers, tuning, verdicts
 from ftcli.reproduce.report import write_report
 from ftcli.reproduce.reproduction import Reproduction
 
@@ -56,7 +56,7 @@ def test_every_variant_has_as_many_trials_with_a_seed_that_judges_nothing(search
 
 
 def test_judging_takes_what_was_chosen_and_waits_for_the_search(searching, scored):
-    with pytest.raises(UserError, match="not searched") as caught:
+    with pytest.raises(UserError, match="not been searched") as caught:
         Reproduction(searching).run(lambda step: None)
     assert caught.value.fix == "ftcli reproduce tiny --tune"
     tuning.store_search(searching, tuning.Search(searching).run(lambda step: None))
@@ -93,3 +93,16 @@ def test_rows_that_judge_do_not_choose(recipe_file, searching):
 def test_settings_not_searched_alike_are_said(recipe_file):
     page = "\n".join(papers._render_recipe(reading.find_recipe(str(recipe_file))))
     assert "Settings not searched alike." in page
+
+
+def test_verdicts_of_another_scale_do_not_depend_on_the_search(
+    recipe_file, searching, scored, committed
+):
+    claim = "  - {say: small, measure: plan.trainable_parameters, kind: exact, at_least: 1, scale: paper}\n"
+    recipe_file.write_text(recipe_file.read_text() + claim + "scales: {paper: [method.r=8]}\n")
+    recipe = reading.find_recipe(str(recipe_file))
+    tuning.store_search(recipe, tuning.Search(recipe).run(lambda step: None))
+    planned = Reproduction(recipe, scale="paper")
+    planned.run(lambda step: None)
+    verdicts.store_verdicts(planned)
+    assert list(papers.find_stale(recipe)) == []
