@@ -161,7 +161,7 @@ def saved_bytes(run, blocks: list[int]) -> tuple[int, list[bool]]:
     ]
     ledger = Ledger(run.model)
     ledger.before_step(None)
-    with torch.autograd.graph.saved_tensors_hooks(ledger.keep, lambda kept: kept.tensor):
+    with torch.autograd.graph.saved_tensors_hooks(ledger.record, lambda saved: saved.tensor):
         run.objective(run.model, first_batch(run)).values.sum().backward()
     for hook in hooks:
         hook.remove()
