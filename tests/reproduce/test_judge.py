@@ -41,9 +41,9 @@ def test_the_whole_interval_decides(relation, expected):
 def test_a_difference_is_paired_by_seed():
     """Seeds differ by far more than the methods do; the paired difference is sure."""
     values = {"mine": [1.0, 2.0, 3.0], "base": [1.101, 2.100, 3.099]}
-    verdict = judge(claim(of="base", less_than=0.0), values, False)
-    assert verdict.verdict == "holds" and verdict.mean == pytest.approx(-0.1)
-    assert verdict.values == pytest.approx([-0.101, -0.1, -0.099])
+    judged = judge(claim(of="base", less_than=0.0), values, False)
+    assert judged.verdict == "holds" and judged.mean == pytest.approx(-0.1)
+    assert judged.values == pytest.approx([-0.101, -0.1, -0.099])
     shuffled = values | {"base": [3.099, 1.101, 2.100]}
     assert verdict(shuffled, of="base", less_than=0.0) == "inconclusive"
 
