@@ -33,7 +33,7 @@ def dump_batch(run: Run, error: NonFinite) -> None:
     if error.dumped:
         return
     error.dumped = True
-    own = error.batches or [run.loader().batch(rows) for rows in error.rows]
+    own = error.batches or [run.build_loader().batch(rows) for rows in error.rows]
     ranks = _gather_over_ranks(run, own)
     error.rows = [batch["rows"] for batches in ranks for batch in batches]
     if run.dir is None or not run.accelerator.is_main_process:

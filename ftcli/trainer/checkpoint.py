@@ -16,7 +16,7 @@ from ftcli.core import atomic, disk
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.trainer import manifest
-from ftcli.trainer.checkpoint_io import write_state
+from ftcli.trainer.checkpoint_io import write_checkpoint_files
 from ftcli.trainer.manifest import step_of
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Checkpoints:
         try:
             disk.require_space(self.folder, self._bytes_needed(loop))
             with atomic.write_folder(target) as unfinished:
-                write_state(unfinished, loop, best)
+                write_checkpoint_files(unfinished, loop, best)
                 manifest.write_manifest(unfinished)
         except Exception as error:
             self._report_failure(error, name, required)
@@ -101,11 +101,10 @@ class Checkpoints:
             self._remove_old(target)
             self.run_dir.event("checkpoint", step=loop.state.step, path=name)
         except OSError as error:
-            told = disk.run_error(
-                error, self.run_dir.path, f"{name} is whole, links and old ones not"
-            )
-            if required and told:
-                raise told from error  # `prepare_folder` repairs the links on resume
+            what = f"{name} was saved; updating links or removing old checkpoints failed"
+            failure = disk.run_error(error, self.run_dir.path, what)
+            if required and failure:
+                raise failure from error  # `prepare_folder` repairs the links on resume
             logger.warning(f"{name} is saved, but {disk.describe_fault(error) or error}.")
         self._warn_of_full_disk(manifest.total_bytes(target))
         return target
@@ -158,7 +157,7 @@ class Checkpoints:
         raise UserError(
             f"the checkpoint {chosen.name} is damaged: {wrong}.",
             where=str(chosen),
-            fix=f"--checkpoint {others[-1].name} (whole: {good})"
+            fix=f"--checkpoint {others[-1].name} (undamaged: {good})"
             if others
             else self._restart_command,
         )

@@ -25,7 +25,7 @@ WEIGHTS = (
 COUNTERS = ("step", "epoch", "batch", "tokens", "supervised", "best")
 
 
-def write_state(folder: Path, loop: Loop, best: bool) -> None:
+def write_checkpoint_files(folder: Path, loop: Loop, best: bool) -> None:
     """Write the state of the loop to a folder.
 
     Args:
@@ -66,7 +66,7 @@ def load_weights(folder: Path, run: Run) -> None:
     run.method.load_state(run.model, tensors)
 
 
-def restore_state(folder: Path, loop: Loop) -> None:
+def load_checkpoint(folder: Path, loop: Loop) -> None:
     """Restore weights, optimizer, callbacks, counters and random generators from a checkpoint."""
     load_weights(folder, loop.run)
     loop.optimizer.load_state_dict(load_pt(folder / "optimizer.pt"))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -54,9 +55,10 @@ class Loop:
             self.run.dir.mark_started(self.state.step)
         self.meter.begin()
 
+    @cached_property
     def loader(self) -> Loader:
-        """Return the loader of the training batches of this process."""
-        return self.run.loader(self.accelerator.process_index, self.accelerator.num_processes)
+        """The training batches of this process."""
+        return self.run.build_loader(self.accelerator.process_index, self.accelerator.num_processes)
 
     def run_callbacks(self, hook: str, *args: Any) -> None:
         """Call one hook of every callback, in order.
@@ -70,60 +72,62 @@ class Loop:
     def backward(self, batches: Sequence[Batch]) -> Tensor:
         """Accumulate the gradients of all micro-batches of a step; return the step's loss, a detached scalar."""
         ranks = self.accelerator.num_processes
-        step = StepLoss(self.run, self.model, batches, self._sum_number_over_ranks, ranks)
+        step_loss = StepLoss(self.run, self.model, batches, self._sum_number_over_ranks, ranks)
         total = torch.zeros((), device=self.accelerator.device)
         for index, batch in enumerate(batches):
             with self._sync_gradients(last=index == len(batches) - 1):
-                loss = step(batch)
+                loss = step_loss(batch)
                 require_gradient(loss)
                 # data parallelism averages gradients over ranks, but the step needs their sum
                 (loss * ranks if ranks > 1 else loss).backward()
             total += loss.detach()
-        self.meter.record_figures(step.figures, step.forwards)
+        self.meter.record_figures(step_loss.figures, step_loss.forwards)
         return self._sum_over_ranks(total)
 
-    def zeroth_order_step(self, batches: Sequence[Batch], lr: float) -> tuple[Tensor, Tensor]:
+    def zeroth_order_step(
+        self, batches: Sequence[Batch], lr_factor: float
+    ) -> tuple[Tensor, Tensor]:
         """Take a step of an optimizer that uses losses and no gradient.
 
         The closure that the optimizer gets is a pure function of the weights: the same micro-batches in
         evaluation mode, nothing random, no counter changed.
 
         Args:
-            lr: factor on every group's initial learning rate.
+            lr_factor: factor on every group's initial learning rate.
 
         Returns:
-            One of the losses, and the sum of all, which is finite only if every one is.
+            The loss that `optimizer.step` returned, and the sum of all, which is finite only if every one is.
         """
         ranks = self.accelerator.num_processes
-        step = StepLoss(self.run, self.model, batches, self._sum_number_over_ranks, ranks)
-        self._set_lr(lr)
+        step_loss = StepLoss(self.run, self.model, batches, self._sum_number_over_ranks, ranks)
+        self._set_lr(lr_factor)
         self.model.eval()
-        asked: list[Tensor] = []
+        losses: list[Tensor] = []
 
         def closure() -> Tensor:
-            asked.append(self._sum_over_ranks(step.total()))
-            return asked[-1]
+            losses.append(self._sum_over_ranks(step_loss.total()))
+            return losses[-1]
 
         optimizer: Any = (
             self.optimizer
         )  # torch types the closure as returning float; a tensor avoids a device synchronisation
         loss = optimizer.step(closure)
         self.model.train()
-        self.meter.record_figures(step.figures, step.forwards)
-        return torch.as_tensor(loss), torch.stack(asked).sum()
+        self.meter.record_figures(step_loss.figures, step_loss.forwards)
+        return torch.as_tensor(loss), torch.stack(losses).sum()
 
-    def first_order_step(self, lr: float, max_norm: float | None) -> Tensor:
+    def first_order_step(self, lr_factor: float, max_norm: float | None) -> Tensor:
         """Clip the gradients, set the learning rate, take the optimizer's step; return the gradient norm.
 
         Args:
-            lr: factor on every group's initial learning rate.
+            lr_factor: factor on every group's initial learning rate.
             max_norm: gradients of a larger L2 norm are scaled down to it; None: no clipping.
         """
         if max_norm is None:
             norm = self.gradient_norm()
         else:
             norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.parameters, max_norm))
-        self._set_lr(lr)
+        self._set_lr(lr_factor)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -144,7 +148,7 @@ class Loop:
         run.step = self.state.step
         chosen = {n: e for n, e in run.evaluators.items() if e.periodic or not periodic}
         if self.accelerator.is_main_process and chosen:
-            with run.evaluating():
+            with run.evaluation_weights():
                 for name, evaluator in chosen.items():
                     for key, value in evaluator(run).items():
                         free = f"eval.{key}" not in scores
@@ -162,13 +166,13 @@ class Loop:
         own = (requests.stop, requests.save) if self.accelerator.is_main_process else None
         return self.broadcast_from_main(own)
 
-    def read_figures(self) -> dict[str, float]:
+    def take_figures(self) -> dict[str, float]:
         """Return the meter's figures since the last log; those of objective and penalties are means over ranks.
 
         Raises:
             NonFinite: a figure of a step was not finite.
         """
-        return self.meter.read(self._mean_over_ranks)
+        return self.meter.take(self._mean_over_ranks)
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl, on the first rank."""

@@ -25,7 +25,7 @@ def write_manifest(folder: Path) -> None:
     files = sorted(path for path in folder.iterdir() if path.name != DONE)
     for path in files:
         if not _is_complete(path):
-            raise OSError(5, "the file was not written whole", str(path))
+            raise OSError(5, "the file was not written completely", str(path))
     listed = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
     atomic.write_json(folder / DONE, listed)
 
@@ -94,7 +94,7 @@ def _find_malformed_file(folder: Path) -> str | None:
     """Return the first file that its own format shows to be incomplete; for folders without checksums."""
     for path in sorted(folder.iterdir()):
         if path.name != DONE and not _is_complete(path):
-            return f"{path.name} is no whole file ({format_bytes(path.stat().st_size)})"
+            return f"{path.name} is incomplete ({format_bytes(path.stat().st_size)})"
     return None
 
 

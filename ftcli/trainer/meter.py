@@ -78,18 +78,22 @@ class Meter:
         self.total_tokens = 0
         self.figures: dict[str, tuple[Tensor | float, int]] = {}  # name -> sum since the log, steps
         self.forwards = 0  # forward passes of the whole run
-        self.first_step: float | None = None  # seconds from `begin` to the end of the first step
-        self.began = self.since = time.perf_counter()
+        self.since: float | None = None  # when the clock was started; None: it stands still
 
     def begin(self) -> None:
-        """Restart the clock: training starts, or continues after an evaluation or a save."""
+        """Start the clock: training starts, or continues after an evaluation or a save."""
         self.since = time.perf_counter()
 
     def pause(self) -> None:
-        """Count the time since the clock was started as training."""
-        now = time.perf_counter()
-        self.busy += now - self.since
-        self.since = now
+        """Stop the clock: what follows until `begin` is not counted as training."""
+        self._lap()
+        self.since = None
+
+    def _lap(self) -> None:
+        """Count the time since the clock was started, or since the last lap, as training."""
+        if self.since is not None:
+            now = time.perf_counter()
+            self.busy, self.since = self.busy + now - self.since, now
 
     def record_step(
         self,
@@ -133,7 +137,7 @@ class Meter:
             total, steps = self.figures.get(name, (0.0, 0))
             self.figures[name] = (total + value, steps + 1)
 
-    def read(self, over_ranks: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:
+    def take(self, over_ranks: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:
         """Return mean loss since the last log, last gradient norm, tokens a second and peak memory in GB.
 
         Args:
@@ -142,7 +146,7 @@ class Meter:
         Raises:
             NonFinite: a figure of a step was not finite.
         """
-        self.pause()
+        self._lap()
         self.check_pending()
         values = [float(step.loss) for step in self.steps]
         figures = {"loss": sum(values) / len(values)} if values else {}
@@ -162,7 +166,7 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """Return losses not logged yet and totals, so that a resumed run logs the same lines."""
-        self.pause()
+        self._lap()
         self.check_pending()
         return {
             "losses": [[step.step, step.loss, step.rows, step.probe] for step in self.steps],

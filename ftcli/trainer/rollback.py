@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ftcli.core.errors import FAILED, UserError
-from ftcli.trainer.checkpoint_io import load_pt, restore_state
+from ftcli.trainer.checkpoint_io import load_checkpoint, load_pt
 
 if TYPE_CHECKING:
     from ftcli.trainer.loop import Loop
@@ -46,7 +46,7 @@ class Snapshot:
             for parameter, value in zip(loop.parameters, self.weights, strict=True):
                 parameter.copy_(value)
         loop.meter.figures = self.figures
-        restore_states(loop, self.callbacks, "trainer.on_nonfinite")
+        restore_callbacks(loop, self.callbacks, "trainer.on_nonfinite")
 
 
 def restore_checkpoint(loop: Loop, target: Path) -> None:
@@ -56,9 +56,9 @@ def restore_checkpoint(loop: Loop, target: Path) -> None:
         UserError: the state of a callback or of the method cannot be restored.
     """
     loop.optimizer.zero_grad(set_to_none=True)
-    restore_state(target, loop)
+    load_checkpoint(target, loop)
     saved = load_pt(target / "participants.pt")
-    restore_states(loop, saved, "trainer.on_spike")
+    restore_callbacks(loop, saved, "trainer.on_spike")
     run = loop.run
     run.optimizer.eval_mode()
     weights = run.trained_state()
@@ -67,7 +67,7 @@ def restore_checkpoint(loop: Loop, target: Path) -> None:
         raise _cannot_restore("method", "trainer.on_spike")
 
 
-def restore_states(loop: Loop, saved: Mapping[str, Any], key: str) -> None:
+def restore_callbacks(loop: Loop, saved: Mapping[str, Any], key: str) -> None:
     """Load the saved states into the callbacks, and check that they are equal afterwards.
 
     Args:

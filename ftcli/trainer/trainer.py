@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ftcli.core.callback import State
+from ftcli.data.loader import count_steps
 from ftcli.trainer.checkpoint import Checkpoints, open_checkpoints
-from ftcli.trainer.checkpoint_io import restore_state
+from ftcli.trainer.checkpoint_io import load_checkpoint
 from ftcli.trainer.guard import Guard
 from ftcli.trainer.loop import Batch, Loop, count_tokens, wrap_model
 from ftcli.trainer.meter import Costs
@@ -70,7 +70,7 @@ class Trainer:
         state, checkpoints = loop.state, open_checkpoints(loop, self.keep_last, resume)
         before: dict[str, float] = {}
         if resume is not None:
-            restore_state(resume, loop)
+            load_checkpoint(resume, loop)
         elif self.eval_first:
             before = loop.evaluate()
         loop.begin()
@@ -102,11 +102,11 @@ class Trainer:
         """Take one optimizer step on these micro-batches; return False if it was skipped as not finite."""
         taken = loop.state.step
         with loop.guard.watch(loop, batches):
-            self._forward_backward_update(loop, batches)
+            self._take_step(loop, batches)
         return loop.state.step > taken
 
-    def _forward_backward_update(self, loop: Loop, batches: list[Batch]) -> None:
-        state, taken = loop.state, len(batches)
+    def _take_step(self, loop: Loop, batches: list[Batch]) -> None:
+        state, micro_batches = loop.state, len(batches)
         loop.run_callbacks("before_step")
         batches = loop.guard.batches = loop.run.objective.rollout(state, batches)
         factor = loop.run.scheduler.factor(state.step, state.max_steps)
@@ -120,7 +120,7 @@ class Trainer:
             loop.guard.check_step(loop, loss, losses)
         tokens = sum(count_tokens(batch) for batch in batches) * loop.accelerator.num_processes
         state.step += 1
-        state.batch += taken
+        state.batch += micro_batches
         state.tokens += tokens
         state.supervised += sum(batch["count"] for batch in batches)
         loop.meter.record_step(state.step, loss, norm, [b["rows"] for b in batches], tokens, losses)
@@ -129,7 +129,7 @@ class Trainer:
     def _iterate_steps(self, loop: Loop) -> Iterator[list[Batch]]:
         """Yield the micro-batches of each step, from the position in the data that the state holds."""
         state, width = loop.state, self.gradient_accumulation_steps
-        loader = loop.loader()
+        loader = loop.loader
         while state.step < state.max_steps:
             plan = loader.batches(state.epoch)
             for start in range(state.batch, len(plan), width):
@@ -162,14 +162,13 @@ class Trainer:
         """Return the number of optimizer steps of the whole run."""
         if self.max_steps is not None:
             return self.max_steps
-        loader = run.loader(run.accelerator.process_index, run.accelerator.num_processes)
-        batches = len(loader.batches(0))
-        return math.ceil((self.epochs or 1.0) * batches / self.gradient_accumulation_steps)
+        loader = run.build_loader(run.accelerator.process_index, run.accelerator.num_processes)
+        return count_steps(len(loader), self.epochs, self.gradient_accumulation_steps)
 
     def _log_figures(self, loop: Loop) -> None:
         state = loop.state
-        figures, lr = loop.read_figures(), loop.optimizer.param_groups[0]["lr"]
-        epoch = round(state.epoch + state.batch / len(loop.loader()), 4)
+        figures, lr = loop.take_figures(), loop.optimizer.param_groups[0]["lr"]
+        epoch = round(state.epoch + state.batch / len(loop.loader), 4)
         metrics = {"step": state.step, "epoch": epoch, "batch": state.batch, "lr": lr}
         metrics |= {"tokens": state.tokens} | figures | loop.guard.figures
         loop.log(metrics)

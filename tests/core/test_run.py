@@ -34,7 +34,7 @@ def test_a_second_call_returns_the_model_without_seeding(run):
     state = torch.get_rng_state()
     assert run.load_model() is model is run.model
     assert torch.equal(torch.get_rng_state(), state)
-    assert run.data.packing != "auto" and len(run.loader()) > 0
+    assert run.data.packing != "auto" and len(run.build_loader()) > 0
 
 
 def test_the_weights_and_the_state_after_loading_follow_the_seed_alone(run):

@@ -11,7 +11,7 @@ from ftcli.core.errors import UserError
 from ftcli.models import attention
 from ftcli.models.decoding import generate_answers
 from ftcli.models.decoding_proof import Decoding, find_decoding
-from ftcli.models.proof import prove
+from ftcli.models.proof import measure_row_format
 from ftcli.objectives.causal_lm import CausalLM as NextToken
 
 from ..models import zoo
@@ -38,7 +38,7 @@ class Numbers:
 def model_of(kind):
     model = zoo.build(kind)
     attention.adopt(model)
-    prove(model, "auto", 512, NextToken())
+    measure_row_format(model, "auto", 512, NextToken())
     return model
 
 

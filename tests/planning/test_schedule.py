@@ -32,7 +32,7 @@ def test_steps_and_tokens_are_those_of_the_run(small, packing):
                 "trainer.gradient_accumulation_steps=3")  # fmt: skip
     planned = compute_schedule(job)
     run = build_run(job.composed.config)
-    loader = run.loader()
+    loader = run.build_loader()
     batches = [loader.batch(rows) for rows in loader.batches(0)]
     assert planned.batches == len(loader)
     assert planned.steps == run.trainer.count_steps(run)

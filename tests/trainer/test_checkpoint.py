@@ -70,7 +70,7 @@ def test_a_damaged_file_is_named_and_the_one_before_is_taken(small, name, harm, 
     harm(small.run.dir.checkpoints / "step-000004" / name)
     with pytest.raises(UserError, match=f"step-000004 is damaged: {name} .*{reported}") as caught:
         small.checkpoints.find("step-000004")
-    assert "--checkpoint step-000002 (whole: step-000002)" in str(caught.value)
+    assert "--checkpoint step-000002 (undamaged: step-000002)" in str(caught.value)
     with pytest.raises(UserError, match=f"damaged: {name}"):
         small.checkpoints.find("last")  # no other weights are returned in its place
     with caplog.at_level(logging.WARNING, "ftcli"):
@@ -122,7 +122,7 @@ def test_folders_without_checksums_are_checked_by_what_files_say_of_themselves(s
     (folder / "DONE").write_text("")
     assert small.checkpoints.find("last") == folder
     shorten(folder / "rng.pt")
-    with pytest.raises(UserError, match=r"rng\.pt is no whole file"):
+    with pytest.raises(UserError, match=r"rng\.pt is incomplete"):
         small.checkpoints.find("last")
 
 
@@ -195,7 +195,7 @@ def full(small, monkeypatch, free):
 
 def test_a_full_disk_is_foreseen_and_training_goes_on(small, monkeypatch, caplog):
     full(small, monkeypatch, 1000)
-    monkeypatch.setattr(checkpoint, "write_state", None)  # no write is started
+    monkeypatch.setattr(checkpoint, "write_checkpoint_files", None)  # no write is started
     assert small.save(6, required=False) is None
     assert "step-000006 was not saved: the disk is full: it needs 1.1 MB, 1.0 kB are free" in (
         caplog.text
@@ -269,7 +269,7 @@ def test_a_link_that_is_refused_is_made_on_resume(small, monkeypatch, caplog):
 
     monkeypatch.setattr(os, "replace", replace)
     assert small.save(6, required=False).name == "step-000006" and "is saved, but" in caplog.text
-    with pytest.raises(UserError, match="step-000008 is whole, .* the disk is full"):
+    with pytest.raises(UserError, match="step-000008 was saved; .* the disk is full"):
         small.save(8)
     monkeypatch.undo()
     assert not list(small.checkpoints.folder.glob(".*"))

@@ -60,7 +60,7 @@ def step_gradients(batches: int, weight: float, tmp_path: Path):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(1))
     width = 8 // batches
-    loader = run.loader()
+    loader = run.build_loader()
     loop.backward([loader.batch(list(range(i, i + width))) for i in range(0, 8, width)])
     return [p.grad.clone() for p in loop.parameters], loop.meter.figures
 

@@ -73,7 +73,7 @@ def poison(monkeypatch, choose, how="loss"):
 
     monkeypatch.setattr(CausalLM, "__call__", call)
     monkeypatch.setattr(
-        Source, "prove", lambda *_: RowFormat("flat")
+        Source, "measure_row_format", lambda *_: RowFormat("flat")
     )  # its losses would be nan too
 
 
@@ -83,7 +83,7 @@ def order(tmp_path, *overrides):
 
     run = build_run(job(tmp_path, *overrides).config)
     run.load_model()
-    return run.loader().batches(0)
+    return run.build_loader().batches(0)
 
 
 def without(monkeypatch, dropped):

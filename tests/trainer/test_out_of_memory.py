@@ -42,7 +42,9 @@ def test_it_names_step_batch_and_what_would_fit(kind, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(CausalLM, "__call__", fails)
-        patch.setattr(Source, "prove", lambda *_: RowFormat("flat"))  # it would be counted too
+        patch.setattr(
+            Source, "measure_row_format", lambda *_: RowFormat("flat")
+        )  # it would be counted too
         # what fits depends on the memory of the process, which depends on earlier tests
         patch.setattr("ftcli.trainer.meter.peak_memory_gb", lambda: 10.0)
         with pytest.raises(UserError) as caught:
@@ -50,7 +52,7 @@ def test_it_names_step_batch_and_what_would_fit(kind, tmp_path, monkeypatch):
     message, run = str(caught.value), only(tmp_path)
     assert caught.value.code == OUT_OF_MEMORY
     assert re.search(r"in step 3, micro-batch of 4 rows, \d+ tokens end to end", message)
-    assert message.count("train.jsonl.gz:") == 4 and "step-000002 is whole" in message
+    assert message.count("train.jsonl.gz:") == 4 and "step-000002 is complete" in message
     assert "trainer.batch_size=2 trainer.gradient_accumulation_steps=2" in message
     assert "\n" not in message.split("\n  fix:")[0] and "enforce fail" not in message
     assert "Traceback" in (run / "train.log").read_text()

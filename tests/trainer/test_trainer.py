@@ -67,10 +67,27 @@ def test_accumulation_equals_the_large_batch(reduction):
     assert furthest(large, small) < 1e-6
 
 
+def test_every_pass_ends_with_its_last_rows_and_is_ordered_once(monkeypatch):
+    """40 rows in batches of 4, 3 of which are a step: the tenth batch of a pass is a step by itself."""
+    from ftcli.data.loader import Loader
+
+    orders: list[int] = []
+    order = Loader._order_batches
+    monkeypatch.setattr(
+        Loader, "_order_batches", lambda self, epoch: orders.append(epoch) or order(self, epoch)
+    )
+    run = build("trainer.epochs=2", "trainer.max_steps=null", "trainer.batch_size=4",
+                "trainer.gradient_accumulation_steps=3", "data.packing=none", "data.validation=null",
+                "trainer.eval_first=false", "~eval.loss", "trainer.save_every=null")  # fmt: skip
+    state = run.trainer.fit(run).state
+    assert (state.step, state.epoch, state.batch) == (8, 1, 10)
+    assert sorted(orders) == [0, 0, 1], "once to count the steps, once a pass"
+
+
 def test_the_step_loss_is_the_mean_over_all_tokens_of_the_accumulated_batch():
     run = build("trainer.max_steps=1", "trainer.batch_size=2", "method.lora_dropout=0.0")
-    plan = run.loader().batches(0)[:4]
-    batches = [run.loader().batch(rows) for rows in plan]
+    plan = run.build_loader().batches(0)[:4]
+    batches = [run.build_loader().batch(rows) for rows in plan]
     with torch.no_grad():
         values = torch.cat([run.objective(run.model, batch).values for batch in batches])
     total = sum(run.objective.numerator(run.objective(run.model, b)) for b in batches)

@@ -78,7 +78,7 @@ def test_training_with_it_raises_entropy():
         run = fitted(*shared, f"penalty.diversity.weight={weight}")
         run.model.eval()
         with torch.no_grad():
-            out = run.objective(run.model, run.loader().batch(range(16)))
+            out = run.objective(run.model, run.build_loader().batch(range(16)))
             return entropy(out.head(out.hidden)).mean().item()
 
     assert after(2.0) > after(0.0) + 0.1

@@ -224,7 +224,7 @@ def test_padded_and_packed_batches_have_the_same_density():
     for packing in ("flat", "none"):
         run, _ = start(*METHODS["lora"], *ON, f"data.packing={packing}")
         run.model.eval()
-        densities.append(measure_penalty(run, [run.loader().batch(range(6))]))
+        densities.append(measure_penalty(run, [run.build_loader().batch(range(6))]))
     assert densities[0] == pytest.approx(densities[1], rel=1e-5)
 
 
