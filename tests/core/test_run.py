@@ -23,7 +23,7 @@ def run() -> Run:
 
 
 def test_neither_the_model_nor_the_loader_loads_by_being_looked_at(run):
-    for look in (lambda: run.model, run.loader, run.trained_state):
+    for look in (lambda: run.model, run.build_loader, run.trained_state):
         with pytest.raises(RuntimeError, match=r"call run\.load_model\(\) first"):
             look()
 
