@@ -120,7 +120,7 @@ def plain(overrides: list[str]) -> Figures:
 def _padded(run: Run) -> Iterator[dict[str, torch.Tensor]]:
     """Batches of the same rows in the same order, padded on the right as a collator does."""
     run.load_model()  # decides how rows are packed, without which there is no loader
-    tokens, loader = run.data.prepare("train", run.tokenizer), run.loader()
+    tokens, loader = run.data.prepare("train", run.tokenizer), run.build_loader()
     for epoch in range(1000):
         for rows in loader.batches(epoch):
             found = [tokens.row(row) for row in rows]

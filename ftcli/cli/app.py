@@ -23,7 +23,7 @@ from ftcli.config.display import sanitize_text, show_error
 from ftcli.core import errors
 from ftcli.core.disk import disk_error
 
-#: What is wrong with a path that was given, not with this machine.
+#: Errors of a given path, as opposed to errors of this machine.
 _PATH_ERRORS = (
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
     errno.EEXIST, errno.ELOOP, errno.EROFS, errno.EINVAL,
@@ -63,18 +63,18 @@ app.callback()(_options)
 def main() -> NoReturn:
     """Entry point of the process.
 
-    What it starts finds no modules in the working folder: a file there called like a library would
-    be run in its place.
+    Subprocesses do not import from the working folder, where a file with the name of a library
+    would replace it.
     """
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; a mistake ends in one message and its exit status.
+    """Run one command line; an error is printed as one message. Returns the exit status.
 
     Raises:
-        Exception: whatever went wrong, when --debug (or FTCLI_DEBUG) asks for the traceback.
+        Exception: any error, where --debug or FTCLI_DEBUG asks for the traceback.
     """
     _show_warnings()
     try:
@@ -99,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def convert_error(error: Exception) -> errors.UserError:
-    """Any exception as one message; what is no mistake of the user keeps its type's name."""
+    """Return any exception as a UserError; errors other than the user's keep the name of their type."""
     if isinstance(error, errors.UserError):
         return error
     if isinstance(error, OSError) and error.errno in _PATH_ERRORS and error.filename:
@@ -117,7 +117,7 @@ def convert_error(error: Exception) -> errors.UserError:
 
 
 def _add_fix(error: errors.UserError, words: Sequence[str]) -> errors.UserError:
-    """Where a message says no way out: where the settings it is about are explained."""
+    """Add a pointer to the schema or the help of the verb to errors without a fix."""
     verb = next((word for word in words if word in find_verbs()), "")
     for problem in error.problems if isinstance(error, errors.Problems) else [error]:
         key = re.fullmatch(r"[a-z_]+(\.\w+)*", problem.where or "")
@@ -127,7 +127,7 @@ def _add_fix(error: errors.UserError, words: Sequence[str]) -> errors.UserError:
 
 
 def _usage_error(error: Exception) -> errors.UserError | None:
-    """A mistake in the command line itself, as the parser (click, or typer's own copy) says it."""
+    """Return an error of the command-line parser as a UserError; None for any other exception."""
     message = getattr(error, "format_message", None)
     if message is None or not hasattr(error, "exit_code"):
         return None
@@ -148,7 +148,7 @@ def _nearest_verb(message: str) -> str:
 
 
 def _move_debug_first(arguments: Sequence[str]) -> list[str]:
-    """`--debug` is understood after the verb too, where people put it on second thoughts."""
+    """Return the arguments with `--debug` moved in front, so that it works after the verb too."""
     words = list(arguments)
     end = words.index("--") if "--" in words else len(words)
     head = [word for word in words[:end] if word != "--debug"]
@@ -162,7 +162,7 @@ def _show_warnings() -> None:
 
 
 class _WarningHandler(logging.Handler):
-    """Settings that are ignored and the like: one line each, on whatever stderr is now."""
+    """Prints warnings, one line each, to the present stderr."""
 
     level = logging.WARNING
 

@@ -1,7 +1,7 @@
-"""A command line as another program would want it, read as what it means here.
+"""Suggest the command of ftcli for a command line written in the style of other programs.
 
-Looked at only after something went wrong: flags in the place of `key=value`, the job behind its
-settings or behind `--config`, blanks around `=`, `-m` for a sweep.
+Used only after an error: flags instead of `key=value`, the job after its settings or after `--config`,
+blanks around `=`, `-m` for a sweep.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ DEFAULT_JOB = "qlora_llama"
 
 @dataclass
 class CommandLine:
-    """What a command line says, word by word.
+    """A command line, split into its parts.
 
     Attributes:
-        notes: what was found to be written otherwise.
-        options: words that the verb itself knows.
-        unknown_flags: flags that mean nothing here.
+        notes: differences from the syntax of ftcli.
+        options: options of the verb.
+        unknown_flags: flags without a counterpart.
     """
 
     verb: str
@@ -42,17 +42,17 @@ class CommandLine:
     unknown_flags: list[str] = field(default_factory=list)
 
     def command(self) -> str:
-        """The whole command as it is written here; of several jobs, one after the other."""
+        """Return the command in the syntax of ftcli; one command per job."""
         more = [*map(_quote_value, self.settings), *self.options]
         lines = [["ftcli", self.verb, job, *more] for job in self.jobs or [DEFAULT_JOB]]
         return " && ".join(" ".join(map(overrides.quote_for_shell, words)) for words in lines)
 
 
 def explain_command_line(words: Sequence[str], error: UserError) -> UserError:
-    """The error, or what is said of the command line where that is written for another program."""
+    """Return an error with the corrected command where the syntax is another program's, else the error."""
     try:
         command_line = read_command_line(list(words))
-    except Exception:  # what is wrong is said in the error that is there already
+    except Exception:  # the original error is shown then
         return error
     if command_line is None or not command_line.notes:
         return error
@@ -62,7 +62,7 @@ def explain_command_line(words: Sequence[str], error: UserError) -> UserError:
 
 
 def read_command_line(words: list[str]) -> CommandLine | None:
-    """What the words mean; None where they are not those of a verb that takes a job and settings."""
+    """Return the parts of a command line; None where its verb takes no job and settings."""
     words = [word for word in words if word not in ("--debug", "-q", "--quiet", "--")]
     verb = next((word for word in words if word in find_verbs()), None)
     if verb is not None:
@@ -84,7 +84,7 @@ def read_command_line(words: list[str]) -> CommandLine | None:
 
 
 def _join_settings(words: list[str], command_line: CommandLine) -> list[str]:
-    """`key = value`, `key= value` and `key =value` as one word each."""
+    """Return the words with `key = value`, `key= value` and `key =value` joined."""
     joined: list[str] = []
     for word in words:
         before = joined[-1] if joined else ""
@@ -134,7 +134,7 @@ def _read_positional(word: str, command_line: CommandLine) -> None:
 
 
 def _read_flag(name: str, value: str, words: list[str], command_line: CommandLine) -> None:
-    """One option that the verb does not have."""
+    """Interpret an option that the verb does not have."""
     flag = f"-{name}" if len(name) == 1 else f"--{name}"
     if name in SWEEP_FLAGS:
         command_line.verb = "sweep"
@@ -171,7 +171,7 @@ def _read_setting(
 
 
 def _complete_key(word: str, command_line: CommandLine) -> str:
-    """A setting with its group: `lr=1e-4` is `optimizer.lr=1e-4`."""
+    """Return a setting with its group: `optimizer.lr=1e-4` for `lr=1e-4`."""
     name, _, value = word.partition("=")
     if not re.fullmatch(r"\w+", name) or name in paths.list_groups():
         return word
@@ -180,13 +180,13 @@ def _complete_key(word: str, command_line: CommandLine) -> str:
 
 
 def _quote_value(word: str) -> str:
-    """The setting, its value in quotes where Hydra could not read it."""
+    """Return the setting, with its value quoted where Hydra could not parse it."""
     key, _, value = word.partition("=")
     return word if overrides.is_valid_override(word) else f"{key}={overrides.format_value(value)}"
 
 
 def _compose_job(words: list[str]) -> dict[str, Any]:
-    """The job among the words, composed; empty where there is none."""
+    """Return the configuration of the job among the words; empty where there is none."""
     job = next((word for word in words if _is_job(word)), None)
     return compose(job).config if job else {}
 
@@ -200,7 +200,7 @@ def _is_job(word: str) -> bool:
 
 
 def _check_order(words: list[str], command_line: CommandLine, required: bool) -> None:
-    """The job comes first."""
+    """Note a missing job, a job after its settings, and several jobs."""
     first = next((word for word in words if not word.startswith("-")), "")
     if not command_line.jobs and (required or command_line.settings):
         command_line.notes.append("no job is given")

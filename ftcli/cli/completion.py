@@ -1,4 +1,4 @@
-"""What the shell may complete: jobs, group options, keys and their values, run directories."""
+"""Shell completion of jobs, group options, keys and their values, run directories."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ftcli.core.errors import UserError
 
 
 def complete_jobs(incomplete: str) -> list[str]:
-    """Packaged jobs and recipes by name, and YAML files and folders by path."""
+    """Complete packaged jobs and recipes by name, YAML files and folders by path."""
     from ftcli.config import paths
 
     names = [
@@ -25,7 +25,7 @@ def complete_jobs(incomplete: str) -> list[str]:
 
 
 def complete_runs(incomplete: str) -> list[str]:
-    """Run directories under `runs/`, or whatever folder is being typed."""
+    """Complete run directories under `runs/`, and folders by path."""
     folders = [str(file.parent) for file in Path("runs").glob("*/*/config.yaml")]
     return _filter_prefix(
         [*sorted(folders, reverse=True), *_list_files(incomplete, None)], incomplete
@@ -33,7 +33,7 @@ def complete_runs(incomplete: str) -> list[str]:
 
 
 def complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
-    """`method=lora`, `method.r=`, and the words a key takes; quiet where nothing can be known."""
+    """Complete `method=lora`, `method.r=`, and values of a key; empty where the job cannot be read."""
     incomplete, typed = _join_words(list(ctx.params.get("overrides") or []), incomplete)
     try:
         words = list(_suggest_overrides(ctx.params.get("job") or ctx.params.get("run"), incomplete))
@@ -43,7 +43,7 @@ def complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _join_words(before: list[str], incomplete: str) -> tuple[str, int]:
-    """The word being typed. bash splits `method=lo` into three words; it wants only the last back."""
+    """Return the word being typed, and how many characters of it bash has split off at `=`."""
     if incomplete == "=" and before:
         return f"{before[-1]}=", len(before[-1]) + 1
     if len(before) >= 2 and before[-1] == "=":
@@ -66,7 +66,7 @@ def _suggest_overrides(job: str | None, incomplete: str) -> Iterator[str]:
 
 
 def _list_keys(job: str | None, incomplete: str) -> Iterator[tuple[str, Any]]:
-    """Every key of the job's nodes with its type, the group that is being typed first of all."""
+    """Yield keys of the job with their types, for groups that match the typed word."""
     from ftcli.config import compose
     from ftcli.config.job import TARGET, read_keys
 
@@ -80,7 +80,7 @@ def _list_keys(job: str | None, incomplete: str) -> Iterator[tuple[str, Any]]:
 
 
 def _list_values(kind: Any) -> Iterable[str]:
-    """The words that a type allows."""
+    """Return the words that a type allows."""
     if kind is bool:
         return ["true", "false"]
     if typing.get_origin(kind) is Literal:
@@ -89,7 +89,7 @@ def _list_values(kind: Any) -> Iterable[str]:
 
 
 def _list_files(incomplete: str, suffix: str | None) -> list[str]:
-    """Folders, and files with the suffix, that the typed path may go on to."""
+    """Return folders, and files with the suffix, in the folder of the typed path."""
     folder = Path(incomplete or ".") if incomplete.endswith("/") else Path(incomplete).parent
     if not folder.is_dir():
         return []

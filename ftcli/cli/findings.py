@@ -1,4 +1,4 @@
-"""Findings of `ftcli check` and `ftcli doctor`, a marked line each."""
+"""Print findings of `ftcli check` and `ftcli doctor`, one marked line each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
 INDENT = 12
-#: What explains the settings that a failed finding without a way out is about.
+#: Command that explains the settings of a failed finding without a fix.
 WHERE = {
     "config": "ftcli schema", "model": "ftcli schema model", "targets": "ftcli schema method",
     "data": "ftcli schema data", "memory": "ftcli plan JOB",
@@ -17,7 +17,7 @@ WHERE = {
 
 
 def show_finding(finding: Finding) -> None:
-    """Print one finding and, below it, the way out."""
+    """Print one finding and, below it, the fix."""
     from rich.text import Text
 
     from ftcli.core.console import console

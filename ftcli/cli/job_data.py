@@ -1,4 +1,4 @@
-"""A job's data and tokenizer, for the verbs that look at data alone."""
+"""Data and tokenizer of a job, for verbs that need no model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_data(job: str, overrides: Sequence[str]) -> Iterator[tuple[Data, PreTrainedTokenizerBase]]:
-    """Data and tokenizer of a job; errors inside the block name the file and line of their key."""
+    """Yield data and tokenizer of a job; errors in the block get file and line of their key."""
     from ftcli.config import build, compose, validate
     from ftcli.config.building import locate_error
     from ftcli.config.composition import substitute_base

@@ -10,7 +10,7 @@ from ftcli.core import errors
 
 
 def show_result(result: dict[str, Any]) -> int:
-    """Print the end of a run; returns the exit status of the process."""
+    """Print scores, cost and folder of a run; returns the exit status of the process."""
     from ftcli.core.console import console
 
     out = console()
@@ -50,7 +50,7 @@ def _describe_cost(result: dict[str, Any]) -> str:
 
 
 def show_stages(result: dict[str, Any]) -> int:
-    """Print what each stage scored before and after; returns the exit status of the process."""
+    """Print the scores of each stage before and after; returns the exit status of the process."""
     from ftcli.core.console import console
 
     out, folder = console(), Path(result["run"])
@@ -64,7 +64,7 @@ def show_stages(result: dict[str, Any]) -> int:
 
 
 def build_stage_table(stages: dict[str, dict[str, Any]]) -> Any:
-    """A row a stage and score: before, after; and what the stage cost."""
+    """Return a table with a row per stage and score: before, after, and the cost of the stage."""
     from rich.table import Table
 
     table = Table("stage", "score", "before", "after", "steps", "seconds", box=None, pad_edge=False)

@@ -1,4 +1,4 @@
-"""The verbs, found by their files; each is imported when it runs, not to be listed."""
+"""Find the verbs by their files; a verb is imported only when it runs."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Verbs(TyperGroup):
     _listing = False
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names of the verbs, by help panel and alphabet."""
+        """Return the names of the verbs, sorted by help panel and name."""
         stubs = [build_stub(name) for name in find_verbs()]
         stubs.sort(key=lambda s: (PANELS.index(str(s.rich_help_panel)), str(s.name)))
         return [str(stub.name) for stub in stubs]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The verb itself; while the help page is drawn, only what that needs."""
+        """Return the command of a verb; for the help page only name and description."""
         if cmd_name not in find_verbs():
             return None
         return build_stub(cmd_name) if self._listing else load_verb(cmd_name)
@@ -50,7 +50,7 @@ class Verbs(TyperGroup):
             self._listing = False
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        """Completion of the verbs' names, without importing them."""
+        """Complete names of verbs without importing them."""
         self._listing = True
         try:
             return super().shell_complete(ctx, incomplete)
@@ -60,14 +60,14 @@ class Verbs(TyperGroup):
 
 @cache
 def find_verbs() -> dict[str, Path]:
-    """Verb -> its file."""
+    """Return verb -> file."""
     files = sorted(_FOLDER.glob("*.py"))
     return {file.stem.rstrip("_"): file for file in files if not file.stem.startswith("_")}
 
 
 @cache
 def build_stub(name: str) -> TyperCommand:
-    """Name, panel and first sentences of a verb, read from its file."""
+    """Return a command with name, panel and first sentence of a verb, read from its file."""
     tree = ast.parse(find_verbs()[name].read_text(encoding="utf-8"))
     panel, doc = PANELS[-1], ""
     for node in tree.body:
@@ -79,7 +79,7 @@ def build_stub(name: str) -> TyperCommand:
 
 
 def _first_sentence(doc: str) -> str:
-    """The first sentence, or as much of it as fits a line of the help page."""
+    """Return the first sentence, shortened at a comma to fit a line of the help page."""
     sentence = re.split(r"[.;:] |\.$", doc.split("\n\n")[0].replace("\n", " "))[0]
     while len(sentence) > 64 and "," in sentence:
         sentence = sentence.rpartition(",")[0]
@@ -88,7 +88,7 @@ def _first_sentence(doc: str) -> str:
 
 @cache
 def load_verb(name: str) -> Any:
-    """The click command of a verb; one with verbs of its own is a Typer called `app`."""
+    """Return the click command of a verb; a verb with subcommands is a Typer called `app`."""
     module = importlib.import_module(f"ftcli.cli.verbs.{find_verbs()[name].stem}")
     group = getattr(module, "app", None)
     if isinstance(group, typer.Typer):
@@ -105,7 +105,7 @@ def load_verb(name: str) -> Any:
 
 
 def _with_completion(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give jobs, overrides and runs their completion by the names of the arguments."""
+    """Add completion of jobs, overrides and runs by the names of the arguments; returns the function."""
     from ftcli.cli.completion import COMPLETERS
 
     hints = typing.get_type_hints(function, include_extras=True)

@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from ftcli.config import classpath
-from ftcli.config.job import TARGET, UNREAD, ComposedJob
+from ftcli.config.job import NOT_PASSED, TARGET, ComposedJob
 from ftcli.core.errors import UserError, missing_package
 
 
@@ -30,7 +30,7 @@ def build(node: dict[str, Any], key: str = "", composed: ComposedJob | None = No
     options = {
         name: _build_inner(value, f"{key}.{name}".lstrip("."), composed)
         for name, value in node.items()
-        if name not in (TARGET, *UNREAD)
+        if name not in (TARGET, *NOT_PASSED)
     }
     component = _import_class(target, key, where)
     _check_options(component, options, key or target, where)

@@ -40,10 +40,10 @@ JOB_CLASS = "ftcli.config.job.Job"
 #: Key -> values that it must have for this job or option; stays in the configuration, passed to no
 #: class. See `ftcli.config.checks`.
 REQUIRES = "requires"
-#: Promises of an option of a method (`ftcli.methods.base.Promises`), which replace those of its class.
+#: Promises of an option of a method (`ftcli.methods.base.Method`), which replace those of its class.
 PROMISES = "promises"
 #: Keys of an option that ftcli reads itself and passes to no class.
-UNREAD = (REQUIRES, PROMISES)
+NOT_PASSED = (REQUIRES, PROMISES)
 #: Keys of a recipe beside its job (`ftcli.config.recipe.Recipe`); not part of the configuration.
 RECIPE_KEYS = ("paper", "variant", "baselines", "claims", "scales", "seeds", "tune")
 #: Groups whose node is one object; a job cannot run without them.

@@ -104,7 +104,7 @@ def _build_node_schema(nodes: Iterable[Mapping[str, Any]], what: str) -> dict[st
             keys.setdefault(name, []).append(parameter)
     properties: dict[str, Any] = {
         TARGET: {"enum": sorted(set(targets)), "description": f"The class of the {what}."},
-        **{key: {"type": "object"} for key in job.UNREAD},
+        **{key: {"type": "object"} for key in job.NOT_PASSED},
     }
     properties |= {name: _build_key_schema(parameters) for name, parameters in keys.items()}
     return {"type": "object", "properties": properties, "additionalProperties": is_open}

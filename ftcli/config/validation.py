@@ -141,11 +141,11 @@ class _Checker:
         self._nodes[key] = keys
         if keys.library and not self._check_library(keys, key):
             return
-        self._check_mapping(node, key, keys.parameters, keys.open, {TARGET, *job.UNREAD})
+        self._check_mapping(node, key, keys.parameters, keys.open, {TARGET, *job.NOT_PASSED})
 
     def _check_unread(self, node: Mapping[str, Any], key: str) -> None:
         """Check that `requires` and `promises`, which no class reads, are mappings."""
-        for name in job.UNREAD:
+        for name in job.NOT_PASSED:
             if not isinstance(node.get(name) or {}, Mapping):
                 what = f"{key}.{name}={node[name]!r}: expected keys and values."
                 self._add_problem(f"{key}.{name}", what, f"~{key}.{name} to leave it out")

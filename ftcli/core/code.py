@@ -79,7 +79,9 @@ def closure(roots: Iterable[str], root: Path = ROOT) -> list[str]:
         if not name.endswith(SETTINGS):
             waiting += _parse(path, _modification_time(path), root)[1]
             parent = name.rpartition(".")[0]
-            waiting += [parent] if parent else []
+            waiting += (
+                [parent] if parent in _list_modules(root) else []
+            )  # a folder may have no __init__
     return sorted(seen)
 
 

@@ -30,7 +30,7 @@ class Run:
 
     Args:
         config: the resolved configuration as plain dicts.
-        parts: group -> its object; for `penalty`, `eval` and `logger`, name -> object; `next_token`:
+        parts: group -> its object; for `penalty`, `eval` and `logger`, name -> object; `row_format_objective`:
             the objective by which the row format is measured.
         dir: directory of the run; None for a run that writes nothing.
         composed: where the configuration came from, for messages.
@@ -51,7 +51,7 @@ class Run:
         self.started = time.time()
         self.model_source, self.data, self.method = parts["model"], parts["data"], parts["method"]
         self.objective, self.trainer = parts["objective"], parts["trainer"]
-        self.next_token = parts["next_token"]
+        self.row_format_objective = parts["row_format_objective"]
         self.optimizer, self.scheduler = parts["optimizer"], parts["scheduler"]
         self.trainable, self.pipeline = parts.get("trainable"), parts.get("pipeline")
         self.penalties: dict[str, Any] = parts.get("penalty") or {}
@@ -126,10 +126,14 @@ class Run:
         Before the method adapts it: methods change the states of tokens, not which tokens a layer looks
         at, and only the bare model has a library's forward to compare with.
         """
-        if not hasattr(self.model_source, "prove") or not hasattr(self.data, "use_row_format"):
+        if not hasattr(self.model_source, "measure_row_format") or not hasattr(
+            self.data, "use_row_format"
+        ):
             return
         packing = self.data.packing if self.method.packable else "none"
-        outcome = self.model_source.prove(base, packing, self.data.max_length, self.next_token)
+        outcome = self.model_source.measure_row_format(
+            base, packing, self.data.max_length, self.row_format_objective
+        )
         if self.accelerator.num_processes > 1:
             from accelerate.utils import broadcast_object_list
 
@@ -152,7 +156,7 @@ class Run:
             self.data.use_row_format(row_format.packing, row_format.reading)
             self.model_source.use_attention(row_format.attention)
 
-    def loader(self, rank: int = 0, world: int = 1) -> Any:
+    def build_loader(self, rank: int = 0, world: int = 1) -> Any:
         """Training batches in the order of this run's seed, in the row format that its model reads.
 
         Raises:
@@ -188,7 +192,7 @@ class Run:
         return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16)
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluation_weights(self) -> Iterator[None]:
         """Hold the weights that the optimizer evaluates (for some, averaged ones) in the block.
 
         Random generators are restored afterwards, so that evaluations do not change what is trained.

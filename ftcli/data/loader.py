@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal
@@ -101,6 +102,16 @@ class Loader:
             return batches
         members = range(self.group)
         return [[self.group * row + i for row in batch for i in members] for batch in batches]
+
+
+def count_steps(batches: int, epochs: float | None, accumulation: int) -> int:
+    """Return the optimizer steps of `epochs` passes (None: one) over `batches` micro-batches.
+
+    A step does not reach over the end of a pass: the last step of a pass has the batches that are left.
+    """
+    whole, part = divmod(epochs or 1.0, 1)
+    rest = round(part * batches / accumulation, 6)  # 0.1 of 1.1 passes is a little more than 0.1
+    return int(whole) * math.ceil(batches / accumulation) + math.ceil(rest)
 
 
 def collate_packed(tokens: Tokens, rows: Sequence[int]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class RunEvaluator:
             self.load(tensors)
         self.run.load_model()
         scores: dict[str, float] = {}
-        with self.run.evaluating():
+        with self.run.evaluation_weights():
             for evaluator in self._evaluators().values():
                 chosen = replace(evaluator, split=split) if split else evaluator
                 scores |= {f"eval.{key}": value for key, value in chosen(self.run).items()}

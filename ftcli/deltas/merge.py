@@ -96,7 +96,7 @@ def merge_run(
             where="method",
             fix=f"serve the adapter as it is: ftcli chat {path}",
         )
-    with run.evaluating():
+    with run.evaluation_weights():
         rows = _select_rows(run)
         trained, share = compute_logits(run.model, rows), allowed_rounding(run.model)
         merged, exact = _merge_model(run, rows, tolerance)

@@ -1,4 +1,4 @@
-"""Accuracy of a model with a classification head."""
+"""Evaluator: accuracy of a model with a classification head."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ftcli.objectives.classification import scores
 
 @dataclass
 class Accuracy:
-    """Share of examples whose likeliest class is the right one, whatever the objective was."""
+    """Share of examples whose most probable class is the right one, whatever the objective was."""
 
     split: str = "validation"  # which rows: validation, test or train
-    top_k: int | None = None  # also count those among the k likeliest; null: no
+    top_k: int | None = None  # also report top-k accuracy; null: no
     batch_size: int = 64  # examples a forward pass
     limit: int | None = None  # stop after this many examples; null reads all
     periodic: bool = True  # also at trainer.eval_every, not only before and after training
 
     def __call__(self, run: Any) -> dict[str, float]:
-        """`accuracy` in percent, `top<k>` in percent, and `loss` in nats an example.
+        """Return `accuracy` and `top<k>` in percent, and `loss` in nats an example.
 
         Raises:
             UserError: the split does not exist.

@@ -1,4 +1,4 @@
-"""Several runs side by side: what they scored, what they cost, and where their configs differ."""
+"""Comparison of runs: their scores, their costs, and the keys in which their configs differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ftcli.config.job import UNREAD
+from ftcli.config.job import NOT_PASSED
 from ftcli.core.errors import UserError
 from ftcli.loggers.base import flatten
 
@@ -34,12 +34,12 @@ class Comparison:
     config: dict[str, list[Any]]
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain data, for --json."""
+        """Return the comparison as plain data, for --json."""
         return asdict(self)
 
 
 def compare(paths: Sequence[str | Path]) -> Comparison:
-    """Compare runs by their files alone; of the configs only keys whose values differ are kept.
+    """Compare runs by their files; of the configs only keys whose values differ are kept.
 
     Raises:
         UserError: a path is not a run directory.
@@ -60,13 +60,13 @@ def compare(paths: Sequence[str | Path]) -> Comparison:
 
 
 def _rows(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Dicts, one a run, turned into rows; None where a run has no such key."""
+    """Transpose dicts, one a run, into rows, one a key; None where a run has no such key."""
     names = dict.fromkeys(name for column in columns for name in column)
     return {name: [column.get(name) for column in columns] for name in names}
 
 
 def _scores(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores at the end of training, then those measured later by `ftcli eval`."""
+    """Return the scores at the end of training, then those measured later by `ftcli eval`."""
     scores = {
         name.removeprefix("eval."): value
         for name, value in (result.get("metrics") or {}).items()
@@ -86,7 +86,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return {
         key: value
         for key, value in flatten(plain)
-        if key not in NOT_CHOICES and not {*UNREAD} & {*key.split(".")}
+        if key not in NOT_CHOICES and not {*NOT_PASSED} & {*key.split(".")}
     }
 
 

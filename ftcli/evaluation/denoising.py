@@ -1,4 +1,4 @@
-"""Denoising error on held-out images, at fixed timesteps with fixed noise."""
+"""Evaluator: denoising error on held-out images, at fixed timesteps with fixed noise."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ftcli.objectives.diffusion import EVALUATION_STEP, draw_noise, pixels, pred
 class Denoising:
     """Mean squared error of the prediction, averaged over evenly spaced timesteps.
 
-    Every image is seen once at each of `levels` timesteps, the middles of as many equal parts of the
-    schedule, with noise that depends on row and timestep alone. So two models, or one before and after
-    training, are compared on the same numbers.
+    Every image is evaluated once at each of `levels` timesteps, the midpoints of as many equal parts of
+    the schedule, with noise that depends on row and timestep alone. So two models, or one model before and
+    after training, are compared on the same inputs.
     """
 
     split: str = "validation"  # which rows: validation, test or train
     name: str = "loss"  # of the score
-    levels: int = 4  # timesteps at which each image is judged
+    levels: int = 4  # timesteps at which each image is evaluated
     batch_size: int | None = None  # images a forward pass; null: the trainer's
     limit: int | None = None  # stop after this many images; null reads all
     periodic: bool = True  # also at trainer.eval_every, not only before and after training
 
     def __call__(self, run: Any) -> dict[str, float]:
-        """The mean over images and timesteps.
+        """Return the mean over images and timesteps.
 
         Raises:
-            UserError: the split does not exist, or there are not so many timesteps.
+            UserError: the split does not exist, or the schedule has fewer than `levels` timesteps.
         """
         size, total, rows = self.batch_size or run.trainer.batch_size, 0.0, 0
         loader = run.data.loader(self.split, run.tokenizer, batch_size=size, seed=0, shuffle=False)
@@ -46,7 +46,7 @@ class Denoising:
         return {self.name: total / (rows * self.levels)}
 
     def _sum(self, model: Any, batch: dict[str, Any]) -> float:
-        """Errors of a batch, added over images and timesteps."""
+        """Return the squared errors of a batch, summed over images and timesteps."""
         parts = unwrap_parts(model)
         latents, count = parts.encode(pixels(batch, parts.device)), len(parts.alphas)
         if not 1 <= self.levels <= count:

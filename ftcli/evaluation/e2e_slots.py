@@ -1,4 +1,4 @@
-"""How the eight facts of an E2E meaning representation (Novikova et al. 2017) are worded in English.
+"""Patterns of how the eight facts of an E2E meaning representation (Novikova et al. 2017) are worded.
 
 Text is compared lower-case and without accents. The set's writers were shown pictures for part of
 the data and mix scales freely, so values of one level count as the same value:
@@ -7,8 +7,8 @@ the data and mix scales freely, so values of one level count as the same value:
     customer rating  low = 1 out of 5    average = 3 out of 5    high = 5 out of 5
 
 An adjective such as "high" belongs to the nearest word about prices or ratings in its sentence,
-and does not count beside a figure or a word like "cheap" that states the same fact outright.
-"restaurant" is never an invention: it names any place that serves food, pubs included.
+and does not count beside a figure or a word like "cheap" that states the same fact explicitly.
+"restaurant" never counts as invented: it names any place that serves food, including pubs.
 """
 
 from __future__ import annotations
@@ -91,16 +91,16 @@ class Verdict:
 
 
 def parse(text: str) -> dict[str, str]:
-    """Slot -> value of a meaning representation; empty when the text holds none."""
+    """Return slot -> value of a meaning representation; empty if the text contains none."""
     slots = {name: value for name, value in SLOT.findall(text.strip())}
     return slots if "name" in slots else {}
 
 
 def judge(text: str, meaning: Mapping[str, str], venues: Collection[str] = ()) -> Verdict:
-    """What `text` misses and invents, measured against `meaning`.
+    """Return the slots that `text` misses and invents, compared with `meaning`.
 
     Args:
-        venues: names of places; one that the text mentions and `meaning` does not is an invention.
+        venues: names of places; one in the text that is not in `meaning` counts as invented.
     """
     missed, invented = set(), set()
     for slot, values in _stated(text, meaning, venues).items():
@@ -116,7 +116,7 @@ def judge(text: str, meaning: Mapping[str, str], venues: Collection[str] = ()) -
 def _stated(
     text: str, meaning: Mapping[str, str], venues: Collection[str]
 ) -> dict[str, set[str | None]]:
-    """For every slot the values that the text states; a scale's values are levels."""
+    """Return for every slot the values that the text states; for prices and ratings, levels."""
     bare, stated = _places(text, meaning, venues)
     for slot, values in WORDED.items():
         stated[slot] = {value for value, worded in values.items() if re.search(worded, bare)}
@@ -131,9 +131,9 @@ def _stated(
 def _places(
     text: str, meaning: Mapping[str, str], venues: Collection[str]
 ) -> tuple[str, dict[str, set[str | None]]]:
-    """The plain text without the names of places, and the places it states.
+    """Return the plain text without the names of places, and the places it states.
 
-    Names go first since they hold words that mean something elsewhere ("Raja Indian Cuisine").
+    Names are removed first because they contain words that state facts elsewhere ("Raja Indian Cuisine").
     """
     own = {meaning[slot]: slot for slot in VENUES if slot in meaning}
     stated: dict[str, set[str | None]] = {slot: set() for slot in VENUES}
@@ -158,7 +158,7 @@ def _plain(text: str) -> str:
 
 
 def _levels(text: str, slot: str) -> set[str | None]:
-    """Levels that the text states on the scale of prices or of ratings."""
+    """Return the levels that the text states on the scale of prices or of ratings."""
     mine, outright = SCALES[slot]
     levels: set[str | None] = {lv for lv, worded in outright.items() if re.search(worded, text)}
     if levels:
@@ -178,7 +178,7 @@ def _levels(text: str, slot: str) -> set[str | None]:
 
 
 def _family(text: str) -> set[str | None]:
-    """{"yes"}, {"no"} or nothing: what the text says about children."""
+    """Return what the text says about children: {"yes"}, {"no"} or an empty set."""
     for clause in re.split(SENTENCE_END, text):
         mention = FAMILY.search(clause)
         if mention:

@@ -1,4 +1,4 @@
-"""Scores of the text a model writes when it is given the prompts of a split."""
+"""Evaluator: metrics of the text that a model generates for the prompts of a split."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ftcli.models.decoding import evaluation_mode, generate_answers
 
 @dataclass
 class Generation:
-    """Lets the model answer every prompt of a split and compares with the references.
+    """Generates an answer to every prompt of a split and compares it with the references.
 
-    Prompts, answers and references are kept as `samples/<step>-<name>.jsonl` of the run directory.
+    Prompts, answers and references are written to `samples/<step>-<name>.jsonl` of the run directory.
     """
 
     split: str = "test"  # which rows: test, validation or train
     metrics: list[str] = field(default_factory=lambda: ["bleu", "chrf", "rougeL"])  # see docs
-    max_new_tokens: int = 128  # an answer that is longer is cut here
+    max_new_tokens: int = 128  # longer answers are cut here
     batch_size: int = 64  # prompts decoded together
     num_beams: int = 1  # 1 is greedy
-    length_penalty: float = 1.0  # of beams: a score is divided by length to this power
+    length_penalty: float = 1.0  # of beam search: scores are divided by length to this power
     limit: int | None = None  # only this many prompts, spread evenly over the split
     name: str = "generation"  # name of the file of samples
     periodic: bool = False  # also at trainer.eval_every, not only before and after training
@@ -33,7 +33,7 @@ class Generation:
         self._metrics = [known.find_metric(name) for name in self.metrics]
 
     def __call__(self, run: Any) -> dict[str, float]:
-        """The scores of all metrics; one that cannot be computed is absent.
+        """Return the scores of all metrics; one that cannot be computed is absent.
 
         Raises:
             UserError: the split does not exist or has no prompt.
@@ -85,7 +85,7 @@ class Generation:
 
 
 def spread(rows: Sequence[Any], limit: int | None) -> list[Any]:
-    """`limit` rows at even distances, since files are often sorted; all of them without a limit."""
+    """Return `limit` evenly spaced rows, because files are often sorted; all rows without a limit."""
     rows = list(rows)
     if limit is None or limit >= len(rows):
         return rows

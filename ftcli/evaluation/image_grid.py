@@ -1,4 +1,4 @@
-"""Images that a diffusion model draws from captions, as a grid in the run's directory."""
+"""Evaluator: images sampled from captions by a diffusion model, as a grid in the run's directory."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from ftcli.objectives.diffusion import EVALUATION_STEP, draw_noise
 
 @dataclass
 class ImageGrid:
-    """Draws captions by deterministic DDIM and writes `images/<name>-<step>.png`.
+    """Samples an image for each caption by deterministic DDIM and writes `images/<name>-<step>.png`.
 
-    The first rows of the split, those the data begin with, are drawn from noise that depends on their
-    number alone, so that grids of different steps and runs can be laid side by side. Above each drawing
-    stands the image that the caption belongs to. With `prompts` these are drawn instead, and nothing
-    stands above them.
+    The captions are those of the first rows of the split. The noise depends on the row number alone, so
+    that grids of different steps and runs can be compared. Above each sample is the real image of the
+    caption. With `prompts` these are the captions, and there are no real images.
     """
 
-    split: str = "validation"  # whose captions are drawn: validation, test or train
-    prompts: list[str] = field(default_factory=list)  # captions to draw in place of a split's
-    count: int = 16  # captions of the split
+    split: str = "validation"  # split of the captions: validation, test or train
+    prompts: list[str] = field(
+        default_factory=list
+    )  # captions to use in place of those of the split
+    count: int = 16  # number of captions of the split
     columns: int = 8  # images in a row of the grid
     steps: int = 50  # DDIM steps
     guidance: float = 1.0  # classifier-free guidance; 1 is none
-    scale: int = 4  # pixels of the grid's file a pixel of an image
-    name: str = "samples"  # how the files are called
+    scale: int = 4  # pixels of the file per pixel of an image
+    name: str = "samples"  # prefix of the file names
     periodic: bool = False  # also at trainer.eval_every, not only before and after training
 
     def __call__(self, run: Any) -> dict[str, float]:
-        """No score; the grid is written where the run has a directory.
+        """Write the grid where the run has a directory; return no score.
 
         Raises:
-            UserError: the split does not exist, or there are not so many steps.
+            UserError: the split does not exist, or the schedule has fewer than `steps` timesteps.
         """
         if run.dir is None:
             return {}
@@ -63,14 +64,14 @@ class ImageGrid:
         return {"rows": rows, "inputs": {"input_ids": ids}, "empty": captions.empty[0]}
 
     def _beside(self, real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        """A row of real images, the row drawn for them, and so on."""
+        """Alternate rows of real images and rows of their samples."""
         blank = torch.full_like(real[:1], 255).expand(-len(real) % self.columns, -1, -1, -1)
         rows = [torch.cat([x, blank]).split(self.columns) for x in (real, drawn)]
         return torch.cat([part for pair in zip(*rows, strict=True) for part in pair])
 
 
 def draw(model: Any, batch: dict[str, Any], steps: int, guidance: float = 1.0) -> torch.Tensor:
-    """Pixels [B, 3, h, w] in [-1, 1] for the captions of a batch, from noise of its row numbers."""
+    """Sample pixels [B, 3, h, w] in [-1, 1] for the captions of a batch, from noise of its row numbers."""
     parts = unwrap_parts(model)
     shape = torch.Size(latent_shape(parts))
     noise = draw_noise(batch["rows"], shape, 1, (0, EVALUATION_STEP))[1].to(parts.device)
@@ -79,6 +80,6 @@ def draw(model: Any, batch: dict[str, Any], steps: int, guidance: float = 1.0) -
 
 
 def latent_shape(parts: Any) -> tuple[int, int, int]:
-    """Channels, height and width that the denoiser was made for."""
+    """Return channels, height and width of the latents that the denoiser expects."""
     config = parts.part("denoiser").config
     return config.in_channels, config.sample_size, config.sample_size

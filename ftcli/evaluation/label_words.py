@@ -1,4 +1,4 @@
-"""Accuracy of classification by words: the likeliest of the label words against the right one."""
+"""Evaluator: accuracy of classification by label words: the most probable word against the right one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class LabelWords:
     periodic: bool = True  # also at trainer.eval_every, not only before and after training
 
     def __call__(self, run: Any) -> dict[str, float]:
-        """`accuracy` in percent, and `loss`: cross-entropy over the label words in nats a row.
+        """Return `accuracy` in percent, and `loss`: cross-entropy over the label words in nats a row.
 
         Raises:
-            UserError: the split does not exist, or its answers are not the label words.
+            UserError: the split does not exist, or an answer in it is not a label word.
         """
         candidates = token_ids(self.words, run)
         loader = run.data.loader(

@@ -1,4 +1,4 @@
-"""Loss and perplexity on rows the model did not train on."""
+"""Evaluator: loss and perplexity on held-out rows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from ftcli.core.errors import UserError
 from ftcli.models.decoding import evaluation_mode
 
-# Without a backward pass one layer's activations are held, not all of them: an accelerator has room
-# for more rows. A CPU gains nothing (llama_mini, 176 rows: 4.7 s in 16s, 6.0 s in 64s).
+# Without a backward pass only one layer's activations are in memory, so an accelerator can take more
+# rows at a time. A CPU is not faster for it (llama_mini, 176 rows: 4.7 s in 16s, 6.0 s in 64s).
 WIDER = 4
 
 
@@ -18,8 +18,8 @@ WIDER = 4
 class Loss:
     """Mean loss over all trained tokens of a split, and its exponential.
 
-    The run's own objective computes it, so that the figure is comparable with the training loss
-    and logits exist only where a label does.
+    The run's objective computes it, so that it is comparable with the training loss and logits are
+    computed only at labelled positions.
     """
 
     split: str = "validation"  # which rows: validation, test or train
@@ -30,10 +30,10 @@ class Loss:
     periodic: bool = True  # also at trainer.eval_every, not only before and after training
 
     def __call__(self, run: Any) -> dict[str, float]:
-        """`loss` in nats a trained token, and `perplexity`.
+        """Return `loss` in nats a trained token, and `perplexity`.
 
         Raises:
-            UserError: the split does not exist or holds nothing to learn.
+            UserError: the split does not exist or has no labelled token.
         """
         wider = 1 if run.accelerator.device.type == "cpu" else WIDER
         size = self.batch_size or wider * run.trainer.batch_size

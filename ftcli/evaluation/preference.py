@@ -1,4 +1,4 @@
-"""Whether a model holds the chosen answers of held-out pairs above the rejected ones."""
+"""Evaluator: whether a model prefers the chosen answers of held-out pairs to the rejected ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftcli.objectives.preference import reward_metrics
 class Preference:
     """Implicit rewards beta * (log pi - log pi_ref) of held-out pairs, for any run on preference rows.
 
-    The reference is the model before the run. A run that compares answers also gets its `loss`.
+    The reference is the model before the run. A run trained on pairs also gets its `loss`.
     """
 
     split: str = "validation"  # which rows: validation, test or train
@@ -25,14 +25,14 @@ class Preference:
     periodic: bool = True  # also at trainer.eval_every, not only before and after training
 
     def __call__(self, run: Any) -> dict[str, float]:
-        """Means over pairs.
+        """Return means over pairs.
 
         `rewards/chosen`, `rewards/rejected`, `rewards/margin`; `rewards/accuracy`, the share whose
         chosen answer has the strictly higher reward; `likelier`, the share whose chosen answer is
-        the more probable one, no reference asked.
+        more probable under the model, whatever the reference.
 
         Raises:
-            UserError: the split does not exist or is empty, or its rows are no pairs.
+            UserError: the split does not exist or is empty, or its rows are not pairs.
         """
         objective, trained = self._objective(run)
         data = run.data if run.data.pairs else replace(run.data, pairs=True)
@@ -52,7 +52,7 @@ class Preference:
         return {name: total / pairs for name, total in totals.items()}
 
     def _objective(self, run: Any) -> tuple[DPO, bool]:
-        """What compares the answers, and whether it is what the run was trained with."""
+        """Return the objective that compares the answers, and whether the run was trained with it."""
         objective = run.objective
         if isinstance(objective, DPO):
             if objective.scores is None:

@@ -1,9 +1,9 @@
-"""Which way a score or a cost is better."""
+"""Which metrics are better when they are lower."""
 
 from __future__ import annotations
 
 LOWER_IS_BETTER = {"loss", "perplexity", "slot_error", "slots_missed", "slots_invented"}
-#: Figures of a run that are costs, so that less is better.
+#: Figures of a run that are costs.
 COSTS = {"seconds", "peak_memory_gb", "trainable_parameters", "adapter_bytes", "bits_per_parameter"}
 
 

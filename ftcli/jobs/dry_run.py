@@ -60,7 +60,7 @@ def _measure_run(run: Run) -> DryRunReport:
     from ftcli.trainer.meter import peak_memory_gb
 
     loop = run.trainer.start(run)
-    loader = loop.loader()
+    loader = loop.loader
     chosen = find_longest_rows(run, loader)
     batches = [loader.batch(rows) for rows in chosen]
     seconds = _time_step(loop, batches)
@@ -89,7 +89,7 @@ def _evaluate_longest(run: Run) -> None:
     """Run the longest validation rows, and one batch of each evaluator that has a limit."""
     from ftcli.models.decoding import evaluation_mode
 
-    with run.evaluating():
+    with run.evaluation_weights():
         if "validation" in run.data.splits:
             size = run.trainer.batch_size
             loader = run.data.loader("validation", run.tokenizer, size, seed=0, shuffle=False)

@@ -37,7 +37,7 @@ def evaluate_path(
     folder = Path(path)
     run = _open_run(folder, job, checkpoint)
     scores = {}
-    with run.evaluating():
+    with run.evaluation_weights():
         for task, evaluator in _choose_evaluators(run.evaluators, tasks).items():
             name = task
             if split and split != evaluator.split:

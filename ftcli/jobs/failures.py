@@ -77,7 +77,7 @@ def report_out_of_memory(run: Run, error: BaseException) -> UserError:
         with suppress(OSError):
             run.dir.event("out_of_memory", step=step, rows=rows)
     checkpoint = find_last_checkpoint(run)
-    kept = f" {checkpoint} is whole." if checkpoint else ""
+    kept = f" {checkpoint} is complete." if checkpoint else ""
     ways = _suggest_overrides(run, peak)
     return UserError(
         f"memory ran out at {peak:.2f} GB, {_describe_place(run, step, batches, rows)}: {first_line(error)}.{kept}",

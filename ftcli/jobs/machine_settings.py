@@ -37,7 +37,7 @@ def choose_settings(
     """Choose settings: group -> key -> (value, comment).
 
     Args:
-        promises: promises of the method's class (`ftcli.methods.base.Promises`).
+        promises: promises of the method's class (`ftcli.methods.base.Method`).
         rows: number of training rows, if known.
     """
     values = _choose_for_machine(promises, machine)

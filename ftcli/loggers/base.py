@@ -1,64 +1,71 @@
-"""What every tracker has in common: it gets numbers with a step, from rank 0, and is closed once."""
+"""Base class of loggers: a tracker receives figures with a step, from rank 0, and is closed once."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ftcli.core.callback import Callback
+from ftcli.core.callback import Callback, State
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 NOT_CURVES = {"step", "time", "row"}
 
 
 class Logger(Callback, ABC):
-    """Forwards logs and scores to one tracker; a subclass says how to open, write and close it.
+    """Forwards logs and scores to one tracker; subclasses implement `open`, `write` and `close`.
 
-    Every figure is in metrics.jsonl too, so a tracker is a view of the run and never its record.
+    Every figure is in metrics.jsonl too, so the tracker never holds the only copy.
     """
 
     active = False
 
     @abstractmethod
-    def open(self, run: Any) -> None:
-        """Start the tracker's run; raises UserError where its package is missing."""
+    def open(self, run: Run) -> None:
+        """Start the tracker's run.
+
+        Raises:
+            UserError: its package is not installed.
+        """
 
     @abstractmethod
     def write(self, step: int, figures: dict[str, float]) -> None:
-        """Hand over the figures of one step."""
+        """Send the figures of one step."""
 
     @abstractmethod
     def close(self) -> None:
         """Flush and end the tracker's run."""
 
-    def setup(self, run: Any) -> None:
+    def setup(self, run: Run) -> None:
         """Open the tracker on the first rank."""
         if os.environ.get("RANK", "0") == "0":
             self.open(run)
             self.active = True
 
-    def on_log(self, state: Any, metrics: Mapping[str, Any]) -> None:
+    def on_log(self, state: State, metrics: Mapping[str, Any]) -> None:
         """Write the figures of one log."""
         self._forward(state, metrics)
 
-    def on_evaluate(self, state: Any, metrics: Mapping[str, Any]) -> None:
+    def on_evaluate(self, state: State, metrics: Mapping[str, Any]) -> None:
         """Write the scores of one evaluation."""
         self._forward(state, metrics)
 
-    def on_train_end(self, state: Any) -> None:
+    def on_train_end(self, state: State) -> None:
         """Close the tracker."""
         if self.active:
             self.active = False
             self.close()
 
-    def _forward(self, state: Any, metrics: Mapping[str, Any]) -> None:
+    def _forward(self, state: State, metrics: Mapping[str, Any]) -> None:
         if self.active:
             self.write(int(metrics.get("step", getattr(state, "step", 0))), select_curves(metrics))
 
 
 def select_curves(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers worth a curve: `loss` as `train/loss`, `eval.bleu` as `eval/bleu`."""
+    """Return the numbers that are plotted as curves: `loss` as `train/loss`, `eval.bleu` as `eval/bleu`."""
     return {
         name.replace(".", "/") if "." in name else f"train/{name}": float(value)
         for name, value in metrics.items()
@@ -66,8 +73,8 @@ def select_curves(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def flatten_config(run: Any) -> dict[str, Any]:
-    """The run's resolved config as flat dotted keys."""
+def flatten_config(run: Run) -> dict[str, Any]:
+    """Return the run's resolved config as a flat mapping of dotted keys."""
     from omegaconf import OmegaConf
 
     config = run.config
@@ -75,14 +82,14 @@ def flatten_config(run: Any) -> dict[str, Any]:
     return dict(flatten(plain))
 
 
-def run_name(run: Any) -> str:
-    """`<name>/<time>-<hex>`: the last two parts of the run directory."""
+def run_name(run: Run) -> str:
+    """Return `<name>/<time>-<hex>`, the last two parts of the run directory."""
     folder = getattr(getattr(run, "dir", None), "path", None)
     return "/".join(str(folder).rstrip("/").split("/")[-2:]) if folder else "ftcli"
 
 
 def flatten(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Leaves of nested mappings with their dotted keys; lists are leaves."""
+    """Return the leaves of nested mappings with their dotted keys; lists are leaves."""
     if not isinstance(node, Mapping):
         return [(prefix, node)]
     return [

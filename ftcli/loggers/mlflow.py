@@ -1,14 +1,17 @@
-"""MLflow."""
+"""Logger for MLflow."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ftcli.core.errors import UserError, missing_package
 from ftcli.loggers.base import Logger, flatten_config, run_name
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 LOCAL = "sqlite:///mlflow.db"
 BATCH = 100  # parameters in one request, MLflow's limit
@@ -21,11 +24,11 @@ class Mlflow(Logger):
     experiment: str = "ftcli"  # experiment the run appears in
     tracking_uri: str | None = None  # null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db
 
-    def open(self, run: Any) -> None:
+    def open(self, run: Run) -> None:
         """Start the run and log the config as its parameters.
 
         Raises:
-            UserError: MLflow or what its databases need is missing, or MLflow refuses the address.
+            UserError: MLflow or the package for its databases is not installed, or MLflow refuses the address.
         """
         try:
             from mlflow import MlflowClient
@@ -39,7 +42,7 @@ class Mlflow(Logger):
             raise self._refused(error) from error
 
     def write(self, step: int, figures: dict[str, float]) -> None:
-        """One metric a figure."""
+        """Log one metric a figure."""
         for name, value in figures.items():
             self._client.log_metric(self._id, name, value, step=step)
 
@@ -47,7 +50,7 @@ class Mlflow(Logger):
         """Mark the run as finished."""
         self._client.set_terminated(self._id)
 
-    def _begin(self, run: Any) -> None:
+    def _begin(self, run: Run) -> None:
         from mlflow.entities import Param
 
         client = self._client
@@ -56,14 +59,14 @@ class Mlflow(Logger):
             experiment.experiment_id if experiment else client.create_experiment(self.experiment)
         )
         self._id = client.create_run(where, run_name=run_name(run)).info.run_id
-        # keys may be patterns of module names, of which MLflow refuses some characters
+        # keys may be patterns of module names, with characters that MLflow refuses
         named = {re.sub(r"[^\w\-. :]", "_", key): str(v) for key, v in flatten_config(run).items()}
         parameters = [Param(key, value) for key, value in named.items()]
         for start in range(0, len(parameters), BATCH):
             client.log_batch(self._id, params=parameters[start : start + BATCH])
 
     def _refused(self, error: Exception) -> UserError:
-        """MLflow's own words; where a database cannot be opened, it says no more than 'unsupported'."""
+        """Return MLflow's message as a UserError; without sqlalchemy it is only 'unsupported', so name the package."""
         if find_spec("sqlalchemy") is None and "nsupported" in str(error):
             return missing_package("sqlalchemy", "mlflow", "a local store of logger=mlflow")
         what = str(error).strip().splitlines()[0]

@@ -1,12 +1,15 @@
-"""Trackio, a local-first tracker."""
+"""Logger for Trackio, a local-first tracker."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ftcli.core.errors import missing_package
 from ftcli.loggers.base import Logger, flatten_config, run_name
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 
 @dataclass
@@ -16,7 +19,7 @@ class Trackio(Logger):
     project: str = "ftcli"  # project the run appears in
     space_id: str | None = None  # user/space to send the figures to; null stays on this machine
 
-    def open(self, run: Any) -> None:
+    def open(self, run: Run) -> None:
         """Start the run."""
         try:
             import trackio
@@ -31,7 +34,7 @@ class Trackio(Logger):
         )
 
     def write(self, step: int, figures: dict[str, float]) -> None:
-        """The figures of one step."""
+        """Log the figures of one step."""
         self._run.log(figures, step=step)
 
     def close(self) -> None:

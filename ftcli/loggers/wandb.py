@@ -1,12 +1,15 @@
-"""Weights & Biases."""
+"""Logger for Weights & Biases."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ftcli.core.errors import missing_package
 from ftcli.loggers.base import Logger, flatten_config, run_name
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
 
 
 @dataclass
@@ -18,7 +21,7 @@ class Wandb(Logger):
     mode: Literal["online", "offline", "disabled"] = "online"  # offline: `wandb sync` later
     tags: list[str] = field(default_factory=list)  # labels of the run
 
-    def open(self, run: Any) -> None:
+    def open(self, run: Run) -> None:
         """Start the run; the account comes from `wandb login` or WANDB_API_KEY."""
         try:
             import wandb
@@ -36,7 +39,7 @@ class Wandb(Logger):
         )
 
     def write(self, step: int, figures: dict[str, float]) -> None:
-        """The figures of one step, to be completed by later calls with the same step."""
+        """Log the figures of one step; later calls with the same step add to them."""
         self._run.log(figures, step=step)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ class Method(Callback, ABC):
 
         mergeable    `merge` gives a plain model that computes the same
         quantisable  the base may be quantised
-        packable     documents may share one row; soft prompts stand before a row, not a document
+        packable     documents may share one row; soft prompts precede a row, not each document
         artefact     what `save` writes: "adapter" (PEFT layout) or "model" (transformers layout)
         formula      number of trainable parameters, in words or symbols
 

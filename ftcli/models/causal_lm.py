@@ -104,7 +104,7 @@ class CausalLM:
         hub.set_origin(model, self.path)
         return self._with_attention(model).eval()
 
-    def prove(
+    def measure_row_format(
         self, model: PreTrainedModel, packing: str, longest: int, objective: Any
     ) -> RowFormat:
         """Measure how this loaded model can be given its rows (`ftcli.models.proof`); later loads follow.
@@ -112,9 +112,9 @@ class CausalLM:
         Raises:
             UserError: no row format is right, or the packing that was asked for is not.
         """
-        from ftcli.models.proof import prove
+        from ftcli.models.proof import measure_row_format
 
-        outcome = prove(model, packing, longest, objective, self.name)
+        outcome = measure_row_format(model, packing, longest, objective, self.name)
         self.use_attention(outcome.attention)
         return outcome
 

@@ -46,7 +46,7 @@ class Way(NamedTuple):
 
 
 @torch.no_grad()
-def prove(
+def measure_row_format(
     model: Any, packing: str, longest: int, objective: Any, name: str = "the model"
 ) -> RowFormat:
     """Find the fastest right row format and switch the model's attention to it.

@@ -16,7 +16,7 @@ class Answers:
     """Log-probabilities of the tokens of 2 P answers: chosen, rejected, chosen, ...
 
     Attributes:
-        tokens: [n] float32, of each token of an answer given all that stands before it.
+        tokens: [n] float32, log-probability of each token of an answer given all tokens before it.
         owner: [n] int64, the answer each belongs to, not decreasing.
         lengths: [2 P] int64, tokens of each answer.
     """

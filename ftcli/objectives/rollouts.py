@@ -70,7 +70,7 @@ def build_micro_batch(
         input_ids, position_ids int64, lengths or attention_mask, as `ftcli.data.loader`; with them
         where [n] the flat position that predicts each token of the answers, targets [n] the token,
         owner [n] its answer; answers, their number; group, answers a prompt; rows; count = n.
-        `shared` [prompts] says how many answers each prompt has, where it stands there once.
+        `shared` [prompts] says how many answers each prompt has, where it occurs once.
     """
     prompt_ids = [p.ids for p in prompts]
     answer_ids = [[answer.ids for answer in group] for group in answers]

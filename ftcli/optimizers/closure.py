@@ -1,4 +1,4 @@
-"""The closure that torch's protocol hands to `Optimizer.step`."""
+"""The closure that torch passes to `Optimizer.step`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def evaluate_closure(closure: Callable[[], Any] | None) -> Any:
-    """The loss of a closure that takes gradients, for a step that takes none; None without one."""
+    """Return the loss of a closure, run with gradients enabled, for a `step` under no_grad; None without one."""
     if closure is None:
         return None
     with torch.enable_grad():

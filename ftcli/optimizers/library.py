@@ -1,4 +1,4 @@
-"""An optimizer of torch or another library, with groups, a fallback and a schedule-ready rate."""
+"""An optimizer of torch or another library, with parameter groups, a fallback and a base learning rate."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ EXTRAS = {"schedulefree": "schedulefree"}
 
 
 class LibraryOptimizer(Callback):
-    """Any optimizer class by its dotted name; further keys are arguments of that class.
+    """Builds an optimizer class from its dotted name; further keys are arguments of that class.
 
     Args:
         optimizer_class: such as torch.optim.AdamW or bitsandbytes.optim.PagedAdamW32bit.
-        lr: learning rate that the scheduler's factor is multiplied with.
-        weight_decay: for matrices; vectors (biases, norms) get none.
+        lr: base learning rate, which is multiplied with the scheduler's factor.
+        weight_decay: of matrices; vectors (biases, norms) have none.
         fallback: class used instead on devices other than CUDA, with the same options.
     """
 
@@ -38,16 +38,16 @@ class LibraryOptimizer(Callback):
         self.optimizer_class, self.fallback = optimizer_class, fallback
         self.lr, self.weight_decay, self.options = lr, weight_decay, options
         self.optimizer: Any = None
-        self.replaced: str | None = None  # what was said when the fallback took over
+        self.replaced: str | None = None  # the warning about the fallback, where it is used
         self._training: list[Tensor] = []
 
     def build(
         self, named_parameters: Iterable[tuple[str, nn.Parameter]], device: torch.device | str
     ) -> torch.optim.Optimizer:
-        """The optimizer over these parameters; each group keeps its base rate as `initial_lr`.
+        """Build the optimizer over these parameters; each group stores its base rate as `initial_lr`.
 
         Raises:
-            UserError: nothing to train, no such class, or an option it does not take.
+            UserError: there is nothing to train, no such class, or the class has no such option.
         """
         groups = self.groups(list(named_parameters))
         self.optimizer = self._make(groups, torch.device(device))
@@ -58,7 +58,7 @@ class LibraryOptimizer(Callback):
         return self.optimizer
 
     def groups(self, named: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
-        """Named matrices with weight decay, vectors without; an empty group is left out."""
+        """Return groups of (name, parameter) pairs: matrices with weight decay, vectors without; none is empty."""
         if not named:
             raise UserError(
                 "nothing is trainable, so there is nothing to optimise.", where="method"
@@ -72,18 +72,18 @@ class LibraryOptimizer(Callback):
         return [group for group in groups if group["params"]]
 
     def setup(self, run: Any) -> None:
-        """Put the use of the fallback on record."""
+        """Record the use of the fallback as an event of the run."""
         if self.replaced and run.dir is not None:
             run.dir.event("warning", text=self.replaced)
 
     def eval_mode(self) -> None:
-        """Before evaluating or saving: some optimizers judge other weights than they train."""
+        """Switch to the weights for evaluating and saving, where the optimizer trains others (schedule-free)."""
         if self._switches() and not self._training:
             self._training = [p.detach().clone() for p in self._parameters()]
             self.optimizer.eval()
 
     def train_mode(self) -> None:
-        """Before steps: the trained weights again, to the bit, however often one has looked."""
+        """Switch back to the weights in training, restored to the bit."""
         if self._switches():
             self.optimizer.train()
             for parameter, value in zip(self._parameters(), self._training, strict=False):
@@ -91,14 +91,14 @@ class LibraryOptimizer(Callback):
             self._training = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights in training where a checkpoint holds others; torch keeps the rest itself."""
+        """Return the weights in training where the checkpoint holds the evaluated ones; else nothing."""
         if not self._switches():
             return {}
         values = self._training or [p.detach() for p in self._parameters()]
         return {"training": list(values)}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from the weights that were in training."""
+        """Restore the weights in training."""
         for parameter, value in zip(self._parameters(), saved["training"], strict=True):
             parameter.data.copy_(value)
 
@@ -127,7 +127,7 @@ class LibraryOptimizer(Callback):
 
 
 def _class(path: str) -> Any:
-    """The class of a dotted name."""
+    """Import the class of a dotted name."""
     where = "optimizer.optimizer_class"
     try:
         return fetch_subclass(path, torch.optim.Optimizer, where, "optimizer of torch")

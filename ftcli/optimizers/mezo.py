@@ -1,4 +1,4 @@
-"""MeZO: a step from two losses along a random direction that is drawn again instead of kept."""
+"""MeZO: a step from two losses along a random direction that is regenerated from its seed, not stored."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 SEEDS = 10**9  # a direction's seed is drawn from {0, ..., SEEDS - 1}
-#: Values of a direction that exist at a time, so that a step takes no more memory than inference.
-#: Directions are drawn in pieces of this size: another size gives other directions.
+#: Number of values of a direction that are in memory at a time: a step takes no more than inference.
+#: Directions are drawn in chunks of this size, so another size gives other directions.
 CHUNK = 2**18
 
 
@@ -33,24 +33,24 @@ class MeZO(Optimizer):
         g = (L(theta + eps z) - L(theta - eps z)) / (2 eps)        definition 1
         theta <- theta - lr (g z + weight_decay theta)
 
-    z is never held: it is drawn again from its seed, by generators of the optimizer's own. There is
+    z is never stored: it is regenerated from its seed, by generators of the optimizer. There is
     no state of the size of a parameter. With n `directions` their estimates are averaged: n seeds
     and slopes are kept and n updates of lr / n are made (n-SPSA).
 
     Adding and subtracting in place leaves rounding errors, about 1e-7 of a weight a step in
-    float32 and far more in 16 bits; sets of at most `copies` values (adapters) are put back from
+    float32 and far more in 16 bits; sets of at most `copies` values (adapters) are restored from
     copies instead, to the bit.
 
     Args:
         params: parameters or (name, parameter) pairs, or groups of them. z is drawn for the tensors
             with weight decay first, in the order given, then for those without. The authors draw in the
             model's own order, so that a log of their seeds is not one of ours. One tensor under two
-            names is moved once.
-        eps: how far the two losses lie apart.
-        directions: directions a step; each takes two losses.
-        seed: of the directions; null: 0, or what `reseed` is given.
-        copies: see above; 0 never copies.
-        no_decay: patterns of names that weight decay leaves alone.
+            names is updated once.
+        eps: distance from theta at which the two losses are computed, in units of z.
+        directions: number of directions a step; each takes two losses.
+        seed: of the directions; null: 0, or the seed passed to `reseed`.
+        copies: largest number of values that are restored from copies; 0 never copies.
+        no_decay: patterns of the names of parameters without weight decay.
     """
 
     takes_names = True
@@ -74,23 +74,23 @@ class MeZO(Optimizer):
         self._seeds = torch.Generator().manual_seed(seed or 0)
         self._drawn: dict[torch.device, torch.Generator] = {}
         self.taken: list[Direction] = []  # the directions of the last step
-        self.last: dict[str, float] = {}  # the last of them: g, l1, l2, seed
+        self.last: dict[str, float] = {}  # figures of the last direction: g, l1, l2, seed
         defaults = {"lr": lr, "weight_decay": weight_decay}
         seen: set[tuple[int, torch.Size]] = set()
         groups = [part for g in _as_groups(params) for part in self._split({**defaults, **g}, seen)]
         super().__init__(groups, defaults)
 
     def reseed(self, seed: int) -> None:
-        """Begin the sequence of directions anew, unless the seed was given at construction."""
+        """Restart the sequence of directions from a seed, unless the seed was set at construction."""
         if self.seed is None:
             self._seeds.manual_seed(seed)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One step by 2 * `directions` losses; returns the first of them.
+        """Take one step from 2 * `directions` losses; return the first of them.
 
         Args:
-            closure: the loss of the current batch; pure, the same batch each time, no backward.
+            closure: returns the loss of the current batch; a pure function of the weights, without backward.
         """
         if closure is None:
             raise ValueError("MeZO steps by losses: it needs step(closure)")
@@ -108,24 +108,26 @@ class MeZO(Optimizer):
 
     @torch.no_grad()
     def replay(self, taken: Sequence[Direction]) -> None:
-        """Take a step again from its seeds and slopes, without a loss; equal to the bit."""
+        """Repeat a step from its seeds and slopes, without a loss; equal to the bit."""
         for direction in taken:
-            self._probe(direction.seed, lambda: 0.0)  # its rounding errors are part of the step
+            self._probe(
+                direction.seed, lambda: 0.0
+            )  # repeats the rounding errors of adding and subtracting
         self._update(taken)
 
     def state_dict(self) -> dict[str, Any]:
-        """What torch keeps, and where the sequence of directions stands."""
+        """Return the state of torch, and the position in the sequence of directions."""
         place = {"generator": self._seeds.get_state(), "last": dict(self.last)}
         return super().state_dict() | {"directions": place}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         super().load_state_dict(state_dict)
         self._seeds.set_state(state_dict["directions"]["generator"])
         self.last = dict(state_dict["directions"]["last"])
 
     def _probe(self, seed: int, closure: Callable[[], Any]) -> tuple[Any, Any]:
-        """Losses at theta + eps z and theta - eps z; theta is back afterwards."""
+        """Return the losses at theta + eps z and theta - eps z; theta is restored afterwards."""
         held = self._copy_weights()
         self._move(seed, self.eps)
         plus = closure()
@@ -147,12 +149,14 @@ class MeZO(Optimizer):
             self._move(direction.seed, -direction.lr / len(taken) * direction.slope)
 
     def _move(self, seed: int, by: float) -> None:
-        """theta += by * z, the z of this seed."""
+        """Add `by` * z to the weights, z being the direction of this seed."""
         for index, device in enumerate(dict.fromkeys(p.device for p in self._moving())):
             if device.type == "meta":
                 return
             generator = self._drawn.setdefault(device, torch.Generator(device))
-            generator.manual_seed(seed + SEEDS * index)  # else devices would draw the same values
+            generator.manual_seed(
+                seed + SEEDS * index
+            )  # otherwise all devices would draw the same values
         for parameter in self._moving():
             generator = self._drawn[parameter.device]
             for part in _pieces(parameter):
@@ -160,7 +164,7 @@ class MeZO(Optimizer):
                 part.add_(z, alpha=by)
 
     def _moving(self) -> Iterator[Tensor]:
-        """Tensors in their order, without those that a trainable policy has frozen."""
+        """Yield the tensors in order, without those that a trainable policy has frozen."""
         for group in self.param_groups:
             yield from (p.detach() for p in group["params"] if p.requires_grad)
 
@@ -175,7 +179,7 @@ class MeZO(Optimizer):
     def _split(
         self, group: dict[str, Any], seen: set[tuple[int, torch.Size]]
     ) -> Iterator[dict[str, Any]]:
-        """The parts of a group with and without weight decay; what was seen already is left out."""
+        """Yield the parts of a group with and without weight decay, without tensors that occurred before."""
         pairs = [entry if isinstance(entry, tuple) else ("", entry) for entry in group["params"]]
         parts: dict[bool, list[Tensor]] = {True: [], False: []}
         for name, parameter in pairs:
@@ -191,12 +195,12 @@ class MeZO(Optimizer):
 
 
 def _pieces(parameter: Tensor) -> Sequence[Tensor]:
-    """Views of a tensor, each small enough to be drawn at once."""
+    """Return views of a tensor of at most CHUNK values; the whole tensor where it is not contiguous."""
     return parameter.view(-1).split(CHUNK) if parameter.is_contiguous() else [parameter]
 
 
 def _round_to_float32(value: float) -> float:
-    """Rounded to float32, which is what a log keeps."""
+    """Round to float32, the precision of the step log."""
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 

@@ -1,4 +1,4 @@
-"""Muon for matrices and AdamW for the rest, as one optimizer with one state."""
+"""Muon for matrices and AdamW for all other parameters, as one optimizer with one state."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ftcli.optimizers.closure import evaluate_closure
 class Muon(Optimizer):
     """torch.optim.Muon on two-dimensional tensors, AdamW on all others.
 
-    Muon (Jordan et al. 2024) steps by the orthogonalised momentum. Its step is scaled to the size of
+    Muon (Jordan et al. 2024) updates by the orthogonalised momentum. Its step is scaled to the size of
     AdamW's (arXiv 2502.16982, section 2.2), so that both take the same learning rate. Embeddings and
-    output layers are tables of vectors rather than maps, so AdamW takes them by their names.
+    output layers are tables of vectors, not linear maps: AdamW updates them, selected by name.
 
     Args:
         params: parameters or (name, parameter) pairs, or groups of them with their own lr and
             weight_decay.
-        betas: AdamW's.
-        eps: AdamW's.
-        adamw: patterns of the names of matrices that AdamW takes.
+        betas: of AdamW.
+        eps: of AdamW.
+        adamw: patterns of the names of matrices that AdamW updates.
     """
 
     takes_names = True
@@ -58,7 +58,7 @@ class Muon(Optimizer):
         super().__init__(groups, {})
 
     def _split(self, group: dict[str, Any]) -> Iterable[dict[str, Any]]:
-        """The part of a group for each of the two optimizers, with the options of each."""
+        """Yield the part of a group for each of the two optimizers, with its options."""
         for of_matrices, (kind, options) in self._kinds.items():
             named = [
                 entry if isinstance(entry, tuple) else ("", entry) for entry in group["params"]
@@ -72,7 +72,7 @@ class Muon(Optimizer):
         return parameter.dim() == 2 and not any(fnmatchcase(name, p) for p in self._adamw)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both."""
+        """Take one step with both optimizers."""
         loss = evaluate_closure(closure)
         for group in self.param_groups:
             kind, options = self._kinds[group["of_matrices"]]

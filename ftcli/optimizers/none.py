@@ -1,4 +1,4 @@
-"""No optimizer: for runs that only judge, compute or draw."""
+"""No optimizer: for runs that only evaluate, compute or sample."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ftcli.optimizers.library import LibraryOptimizer
 
 
 class Nothing(LibraryOptimizer):
-    """Moves nothing, and refuses a run that would take a step."""
+    """Updates no parameter, and refuses a run with steps."""
 
     def __init__(self) -> None:
         super().__init__("torch.optim.SGD", lr=0.0)
@@ -21,15 +21,15 @@ class Nothing(LibraryOptimizer):
     def build(
         self, named_parameters: Iterable[tuple[str, nn.Parameter]], device: torch.device | str
     ) -> torch.optim.Optimizer:
-        """An optimizer over no parameter."""
+        """Build an optimizer over no parameter."""
         self.optimizer = torch.optim.SGD([{"params": [], "initial_lr": 0.0}], lr=0.0)
         return self.optimizer
 
     def setup(self, run: Any) -> None:
-        """Check that no step is asked for.
+        """Check that the run has no steps.
 
         Raises:
-            UserError: the run would take steps.
+            UserError: the run has steps.
         """
         steps = run.trainer.count_steps(run)
         if steps:

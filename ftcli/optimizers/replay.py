@@ -1,4 +1,4 @@
-"""Runs that are their start and a list of scalars: the log of gradient-free steps, and its replay."""
+"""The log of gradient-free steps: with the base weights, a list of scalars is the trained model."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ RECORD = struct.Struct("<Iff")
 class Replayable(LibraryOptimizer):
     """A gradient-free optimizer whose steps are written to `steps.bin` of the run.
 
-    The directions follow the seed of the run unless `optimizer.seed` is set. With the base weights
-    the log is the trained model (arXiv 2305.17333): see `replay`.
+    The directions follow the seed of the run unless `optimizer.seed` is set. Replaying the log from the
+    base weights gives the trained weights (arXiv 2305.17333): see `ftcli.run.replay`.
     """
 
     path: Path | None = None
     written = 0  # records
 
     def setup(self, run: Run) -> None:
-        """Seed the directions and find the place of the log."""
+        """Seed the directions and set the path of the log."""
         super().setup(run)
         self.optimizer.reseed(run.seed)
         if run.dir is not None and run.accelerator.is_main_process:
             self.path = run.dir.path / FILE
 
     def after_step(self, state: State) -> None:
-        """Write down the step."""
+        """Append the directions of the step to the log."""
         if self.path is None:
             return
         with self.path.open("ab" if self.written else "wb") as file:
@@ -43,11 +43,11 @@ class Replayable(LibraryOptimizer):
         self.written += len(self.optimizer.taken)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the log goes."""
+        """Return the number of records in the log."""
         return super().state_dict() | {"written": self.written}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from there; steps after the checkpoint are taken again and leave the log."""
+        """Truncate the log to the records of the checkpoint; later steps are repeated."""
         self.written = saved["written"]
         if self.path is not None and self.path.exists():
             with self.path.open("r+b") as file:

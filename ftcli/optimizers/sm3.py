@@ -1,4 +1,4 @@
-"""SM3 (arXiv 1901.11150): second moments kept once a row and once a column of a matrix."""
+"""SM3 (arXiv 1901.11150): one second-moment accumulator a row and one a column of a matrix."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class SM3(Optimizer):
 
     The second moment of an entry is bounded by the smallest accumulator that covers it:
     nu = min(r_i, c_j) + g^2, then r_i and c_j become the maximum of nu over their entries, and the
-    entry moves by lr * g / sqrt(nu + eps). A vector whose values are entries of a matrix is
-    declared by `layout`; its accumulators are the matrix's, [out] and [in], whatever the number
+    update of an entry is lr * g / sqrt(nu + eps). A vector whose values are entries of a matrix is
+    declared by `layout`; its accumulators are those of the matrix, [out] and [in], whatever the number
     of entries (SpIEL-MA, arXiv 2401.16405, section 3.1). Weight decay is decoupled.
 
     Args:
         params: parameters, or groups of them.
-        momentum: share of the last update in the next one; costs one value a trained entry.
+        momentum: share of the previous update in the next one; takes one state value a trained entry.
     """
 
     def __init__(
@@ -40,18 +40,18 @@ class SM3(Optimizer):
         self._layouts: dict[Tensor, tuple[Tensor, tuple[int, int]]] = {}
 
     def layout(self, param: Tensor, indices: Tensor, shape: tuple[int, int]) -> None:
-        """Say where the values of a vector stand in a matrix.
+        """Declare which entries of a matrix the values of a vector are.
 
         Args:
             param: values [k].
-            indices: their positions in the flattened matrix [k], kept by reference: later changes
-                in place are followed.
+            indices: their positions in the flattened matrix [k]. The tensor is kept by reference, so that
+                in-place changes take effect.
             shape: of the matrix.
         """
         self._layouts[param] = (indices, shape)
 
     def covers(self, param: Tensor) -> list[Tensor]:
-        """The accumulators, one an axis; zeros before the first step."""
+        """Return the accumulators, one an axis; zeros before the first step."""
         state = self.state[param]
         shape = self._layouts[param][1] if param in self._layouts else param.shape
         for axis, size in enumerate(shape):
@@ -61,13 +61,13 @@ class SM3(Optimizer):
 
     @torch.no_grad()
     def forget(self, param: Tensor, slots: Tensor) -> None:
-        """Take the momentum from some values, int64 [n]: they stand for other entries now."""
+        """Reset the momentum of the values at `slots`, int64 [n], which now belong to other entries."""
         if "momentum" in self.state[param]:
             self.state[param]["momentum"].view(-1)[slots] = 0.0
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of every parameter that has a gradient."""
+        """Take one step with every parameter that has a gradient."""
         loss = evaluate_closure(closure)
         for group in self.param_groups:
             for param in group["params"]:
@@ -76,7 +76,7 @@ class SM3(Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave, to the bit."""
+        """Restore what `state_dict` returned, to the bit."""
         super().load_state_dict(state_dict)
         load_exactly(self, state_dict)
 
@@ -93,7 +93,7 @@ class SM3(Optimizer):
 
 
 def _dense(grad: Tensor, covers: list[Tensor]) -> Tensor:
-    """Second moments of all entries; each accumulator becomes their maximum over the other axes."""
+    """Return the second moments of all entries, and set each accumulator to their maximum over the other axes."""
     if not covers:
         return grad.square()
     second = covers[0].view(_along(0, grad))
@@ -107,7 +107,7 @@ def _dense(grad: Tensor, covers: list[Tensor]) -> Tensor:
 
 
 def _sparse(grad: Tensor, covers: list[Tensor], indices: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Second moments of the entries alone [k]; rows and columns without any stay as they are."""
+    """Return the second moments of the entries [k]; accumulators of rows and columns without entries stay."""
     flat = indices.long()
     rows, columns = flat // shape[1], flat % shape[1]
     second = torch.minimum(covers[0][rows], covers[1][columns]) + grad.square()

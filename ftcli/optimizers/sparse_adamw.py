@@ -1,4 +1,4 @@
-"""AdamW whose state covers only chosen entries of a tensor, or counts the age of each entry."""
+"""AdamW whose state covers only chosen entries of a tensor, or counts the steps of each entry."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class SparseAdamW(Optimizer):
     """AdamW (arXiv 1711.05101) that can be restricted to some entries of a parameter.
 
-    Of a restricted parameter the moments are two float32 vectors of exactly as many values as
-    there are entries, and no other entry ever changes (LIFT, arXiv 2506.00772, section 3). Steps are
-    counted a tensor, or an entry once `seed` has given entries different ages (SpIEL, arXiv
+    The moments of a restricted parameter are two float32 vectors with one value an entry, and no other
+    entry ever changes (LIFT, arXiv 2506.00772, section 3). Steps are
+    counted per tensor, or per entry after `seed` has set the ages of entries (SpIEL, arXiv
     2401.16405, section 3.1). Weight decay is decoupled and acts on the entries that are updated.
 
     Args:
         params: parameters, or groups of them.
         eps_before_correction: divide by sqrt(v) + eps and correct the bias of the quotient, as both
             papers do; otherwise correct the moments first, as torch.optim.AdamW does.
-        master_weights: keep float32 values of the updated entries where weights have half
-            precision, which would round small updates away.
+        master_weights: keep float32 copies of the updated entries of float16 and bfloat16 weights,
+            in which small updates would be rounded away.
     """
 
     def __init__(
@@ -54,17 +54,17 @@ class SparseAdamW(Optimizer):
 
     @torch.no_grad()
     def restrict(self, param: Tensor, indices: Tensor | None) -> None:
-        """Update only these entries from now on; None: all of them.
+        """Update only these entries from now on; None: all entries.
 
-        Moments stay where an entry was updated before, start at 0 where it was not, and are lost
-        where it no longer is. The number of steps goes on.
+        Moments are kept for entries that were updated before, start at 0 for new ones, and are dropped
+        for the others. The number of steps continues.
 
         Args:
             param: a contiguous parameter of this optimizer.
             indices: positions in the flattened parameter, ascending, int32 or int64 [k].
 
         Raises:
-            ValueError: they are not ascending positions of this parameter.
+            ValueError: `indices` are not ascending positions of this parameter.
         """
         if indices is not None:
             _check(indices, param)
@@ -84,19 +84,19 @@ class SparseAdamW(Optimizer):
             state["indices"] = indices
 
     def support(self, param: Tensor) -> Tensor | None:
-        """The entries a parameter is restricted to [k]; None where it is not."""
+        """Return the entries that a parameter is restricted to, [k]; None if it is not."""
         return self.state[param].get("indices") if param in self.state else None
 
     @torch.no_grad()
     def seed(
         self, param: Tensor, slots: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, age: Tensor | float
     ) -> None:
-        """Give some entries moments and an age as if they had been updated `age` times.
+        """Set moments and age of some entries as if they had been updated `age` times.
 
         Args:
             slots: positions in the (restricted or flattened) moments, int64 [n].
-            exp_avg, exp_avg_sq: not corrected for their bias, [n].
-            age: number of updates, need not be whole.
+            exp_avg, exp_avg_sq: moments without bias correction, [n].
+            age: number of updates; may be fractional.
         """
         state = self.state[param]
         if "step" not in state:
@@ -113,7 +113,7 @@ class SparseAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of every parameter that has a gradient."""
+        """Take one step with every parameter that has a gradient."""
         loss = evaluate_closure(closure)
         for group in self.param_groups:
             for param in group["params"]:
@@ -122,7 +122,7 @@ class SparseAdamW(Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave, to the bit."""
+        """Restore what `state_dict` returned, to the bit."""
         super().load_state_dict(state_dict)
         load_exactly(self, state_dict)
         for param, state in self.state.items():
@@ -170,9 +170,10 @@ class SparseAdamW(Optimizer):
 
 
 def load_exactly(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Put saved state in place as it was saved: torch casts all of it to the parameter's dtype.
+    """Load saved state in its saved dtypes.
 
-    That would round float32 moments of half-precision weights, and turn positions into floats.
+    torch casts all state to the parameter's dtype, which would round float32 moments of half-precision
+    weights and turn positions into floats.
     """
     keys = [key for group in saved["param_groups"] for key in group["params"]]
     params = [param for group in optimizer.param_groups for param in group["params"]]
@@ -181,23 +182,23 @@ def load_exactly(optimizer: Optimizer, saved: dict[str, Any]) -> None:
             if isinstance(value, Tensor):
                 scalar = (
                     value.dim() == 0
-                )  # counters stay on the CPU: reading them waits for nothing
+                )  # counters stay on the CPU, where reading them needs no synchronisation
                 value = value.detach().clone().to("cpu" if scalar else param.device)
             optimizer.state[param][name] = value
 
 
 def _entries(tensor: Tensor, indices: Tensor | None) -> Tensor:
-    """The tensor itself, or a copy of some of its entries [k]."""
+    """Return the tensor itself, or a copy of some of its entries [k]."""
     return tensor if indices is None else tensor.reshape(-1)[indices]
 
 
 def _transfer_entries(
     values: Tensor, old: Tensor | None, new: Tensor | None, param: Tensor, fill: Tensor | None
 ) -> Tensor:
-    """Values of the entries `old` (None: all) as values of the entries `new`.
+    """Map values of the entries `old` (None: all) to the entries `new` (None: all).
 
     Args:
-        fill: of the parameter's shape, for entries that had no value; None: zeros.
+        fill: values of the parameter's shape for entries not in `old`; None: zeros.
     """
     if new is None:
         dense = torch.zeros_like(param, dtype=values.dtype) if fill is None else fill.to(values)

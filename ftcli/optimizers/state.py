@@ -1,7 +1,7 @@
-"""The state contract of optimizers: what a policy may ask of the moments it does not own.
+"""Operations on the state of optimizers: drop, offload, fetch, count.
 
-Works on every `torch.optim.Optimizer` whose state is a dictionary of tensors a parameter. What only
-some can do (`restrict`, `seed`) is asked for with `require_method`.
+They work on every `torch.optim.Optimizer` whose state is a dictionary of tensors per parameter. Methods
+that only some optimizers have (`restrict`, `seed`) are checked for with `require_method`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ftcli.core.errors import UserError
 
 
 def drop(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
-    """Forget all state of these parameters: the next step of each is its first."""
+    """Drop all state of these parameters: the next step of each is its first."""
     for parameter in parameters:
         optimizer.state.pop(parameter, None)
 
@@ -34,26 +34,29 @@ def fetch(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
 
 
 def elements(optimizer: Optimizer) -> int:
-    """Values held as state, counters of one element left out."""
+    """Return the number of values in the state, without counters of one element."""
     return sum(t.numel() for t in tensors(optimizer) if t.numel() > 1)
 
 
 def nbytes(optimizer: Optimizer) -> int:
-    """Bytes of the state on any device."""
+    """Return the bytes of the state on all devices."""
     return sum(t.numel() * t.element_size() for t in tensors(optimizer))
 
 
 def tensors(optimizer: Optimizer) -> Iterator[Tensor]:
-    """Every tensor of the state."""
+    """Yield every tensor of the state."""
     for state in optimizer.state.values():
         yield from _tensors(state)
 
 
 def require_method(optimizer: Optimizer, ability: str, asker: str) -> Any:
-    """The optimizer, once it is known to have a method called `ability`.
+    """Return the optimizer after checking that it has a method called `ability`.
+
+    Args:
+        asker: the option that needs the method, for the message.
 
     Raises:
-        UserError: it has not.
+        UserError: it has no such method.
     """
     if not callable(getattr(optimizer, ability, None)):
         raise UserError(
@@ -79,5 +82,5 @@ def _move(optimizer: Optimizer, parameters: Iterable[nn.Parameter], to: torch.de
         for name, value in state.items():
             if (
                 isinstance(value, Tensor) and value.dim() > 0
-            ):  # scalars may have to stay where they are
+            ):  # some optimizers require scalars to stay on their device
                 state[name] = value.to(to)

@@ -1,1 +1,1 @@
-"""What is added to the loss; one module a penalty."""
+"""Penalties that are added to the loss; one module a penalty."""

@@ -97,7 +97,7 @@ def packing_findings(meta_run: MetaRun) -> Iterator[Finding]:
     from ftcli.objectives.causal_lm import CausalLM
 
     source, data = meta_run.source, meta_run.data
-    if not hasattr(source, "prove") or not hasattr(data, "use_row_format"):
+    if not hasattr(source, "measure_row_format") or not hasattr(data, "use_row_format"):
         return
     wanted = meta_run.config["data"].get("packing") or "auto"
     if weights_finding(source).status != "ok":
@@ -110,7 +110,9 @@ def packing_findings(meta_run: MetaRun) -> Iterator[Finding]:
         if not meta_run.method.packable:
             wanted = "none"
         with silence_logger("data"):
-            outcome = source.prove(source.load("cpu"), wanted, data.max_length, CausalLM())
+            outcome = source.measure_row_format(
+                source.load("cpu"), wanted, data.max_length, CausalLM()
+            )
         data.use_row_format(outcome.packing, outcome.reading)
         yield _measured(outcome)
 

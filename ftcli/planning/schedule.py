@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from ftcli.core.errors import UserError
+from ftcli.data.loader import count_steps
 from ftcli.planning.meta_run import MetaRun
 
 MOST_ROWS = 50_000  # of a larger source only so many rows are read
@@ -137,8 +138,9 @@ def _add_steps(known: Schedule, trainer: Any) -> Schedule:
         return replace(known, steps=trainer.max_steps, epochs=_requested_epochs(trainer))
     if trainer.max_steps is None:
         epochs = trainer.epochs or 1.0
-        return replace(known, steps=math.ceil(epochs * known.batches / width), epochs=epochs)
-    epochs = round(trainer.max_steps * width / known.batches, 3)
+        steps = count_steps(known.batches, epochs, width)
+        return replace(known, steps=steps, epochs=epochs)
+    epochs = round(trainer.max_steps / math.ceil(known.batches / width), 3)
     return replace(known, steps=trainer.max_steps, epochs=epochs)
 
 

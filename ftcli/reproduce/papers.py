@@ -8,7 +8,7 @@ from typing import Any
 
 from ftcli.config import paths
 from ftcli.config import recipe_reading as reading
-from ftcli.config.recipe import Claim, Recipe
+from ftcli.config.recipe import SMALL, Claim, Recipe
 from ftcli.core.atomic import write_text
 from ftcli.reproduce import origin, tuning
 from ftcli.reproduce.display import (
@@ -66,7 +66,8 @@ def find_stale(recipe: Recipe) -> Iterator[tuple[Claim, str]]:
     kept, tuned = load_verdicts(recipe), tuning.load_choices(recipe)
     for claim in recipe.claims:
         record = find_verdict(claim, kept)
-        if record and (why := origin.explain_staleness(recipe, claim, record, tuned)):
+        chosen = tuned if claim.scale == SMALL else {}  # a search chooses for the small scale alone
+        if record and (why := origin.explain_staleness(recipe, claim, record, chosen)):
             yield claim, why
 
 

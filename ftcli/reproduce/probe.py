@@ -49,7 +49,7 @@ def measure_distance(folder: Path, rebuilt: Run) -> float:
 
 def first_batch(run: Run) -> dict[str, Any]:
     """Return the first micro-batch that the run trains on."""
-    loader = run.loader()
+    loader = run.build_loader()
     return loader.batch(loader.batches(0)[0])
 
 

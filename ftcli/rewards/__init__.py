@@ -1,9 +1,9 @@
 """Rewards of answers, one module each, found by name: `rewards: {final_number: 1.0}` calls
 `final_number` of `rewards/final_number.py`.
 
-A reward is a function `(answers, **options) -> one score an answer`. None says that the answer is
-none of its business (it is then left out of the sum and of the group's mean). A gold answer that
-cannot be read is a mistake of the data and raises; no score is ever invented.
+A reward is a function `(answers, **options) -> one score an answer`. None means that the reward does
+not apply to the answer, which is then left out of the sum and of the group's mean. A gold answer that
+cannot be parsed is an error in the data and raises.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Reward = Callable[..., Scores]
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model wrote to a prompt.
+    """A completion that the model sampled for a prompt.
 
     Attributes:
-        text: without special tokens, stripped.
-        ids: its tokens, the one that ends it included.
-        truncated: it was cut at the greatest length.
-        reference: the completion of the data's row.
+        text: the decoded text without special tokens, stripped.
+        ids: its token ids, including the end token.
+        truncated: whether it was cut at the maximum length.
+        reference: the completion in the data's row.
         row: the columns of that row; empty unless a reward has the option `column`.
-        prompt: the text that was asked.
+        prompt: the text of the prompt.
     """
 
     text: str
@@ -44,7 +44,7 @@ class Answer:
     prompt: str = ""
 
     def gold(self, column: str | None) -> str:
-        """The text that is right: of a column of the row, or the completion.
+        """Return the gold text: a column of the row, or the completion if `column` is None.
 
         Raises:
             UserError: the row has no such column.
@@ -60,17 +60,17 @@ class Answer:
 
 
 def list_rewards() -> list[str]:
-    """Names of all rewards, which are the names of this folder's modules."""
+    """Return the names of all rewards, which are the names of this folder's modules."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def find_reward(
     name: str, options: Mapping[str, Any] | None = None
 ) -> Callable[[Sequence[Answer]], Any]:
-    """The reward of that name with its options.
+    """Return the reward of that name with its options bound.
 
     Raises:
-        UserError: no module has that name, or it takes no such option.
+        UserError: there is no such reward, or it has no such option.
     """
     names, where = list_rewards(), f"objective.rewards.{name}"
     if name not in names:
@@ -87,7 +87,11 @@ def find_reward(
 
 
 def missing_gold_error(what: str, answer: Answer, column: str | None) -> UserError:
-    """The error of a row whose gold answer cannot be read."""
+    """Return the error for a row whose gold answer cannot be parsed.
+
+    Args:
+        what: what the gold answer should contain, such as "number".
+    """
     return UserError(
         f"there is no {what} in {answer.gold(column)!r}, which answers are compared with.",
         where="objective.rewards",

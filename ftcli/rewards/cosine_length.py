@@ -1,4 +1,4 @@
-"""Accuracy that also looks at length: short right answers, and no short wrong ones."""
+"""Reward of correctness and length: it favours short right answers and long wrong ones."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def cosine_length(
     clamp: bool = True,
     column: str | None = None,
 ) -> list[float | None]:
-    """low + (high - low) (1 + cos(pi length / longest)) / 2 (Yeo et al. 2025, arXiv 2502.03373).
+    """Return low + (high - low) (1 + cos(pi length / longest)) / 2 (Yeo et al. 2025, arXiv 2502.03373).
 
-    A right answer gets from 1.0 (short) to 0.5 (long), a wrong one from -1.0 to -0.5.
+    By default a right answer gets 1.0 (short) to 0.5 (long), a wrong one -1.0 (short) to -0.5 (long).
 
     Args:
-        judge: the reward that says what is right (1) and wrong (less).
-        longest: length at which the cosine has come down.
+        judge: the reward that decides what is right (1) and wrong (less).
+        longest: length at which the cosine reaches its minimum.
         right, wrong: (low, high) of right and of wrong answers.
-        unit: what length is counted in.
-        clamp: lengths above `longest` count as `longest`; off, the cosine turns back up there.
-        column: of the row that holds the gold answer; the completion when left out.
+        unit: unit of the length.
+        clamp: treat lengths above `longest` as `longest`; without it the cosine rises again there.
+        column: column of the gold answer; None: the completion.
 
     Raises:
-        UserError: `judge` is this reward itself, or cannot read a gold answer.
+        UserError: `judge` is this reward itself, or cannot parse a gold answer.
     """
     if judge == "cosine_length":
         raise UserError("cosine_length cannot judge itself.", "objective.rewards.cosine_length")

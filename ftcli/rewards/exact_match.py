@@ -1,4 +1,4 @@
-"""Whether an answer is the gold text."""
+"""Reward of answers that equal the gold text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ftcli.rewards import Answer
 
 
 def exact_match(answers: Sequence[Answer], column: str | None = None) -> list[float]:
-    """1 where the answer equals the gold text, blanks at the ends aside, else 0.
+    """Return 1 where the answer equals the gold text up to surrounding whitespace, else 0.
 
     Args:
-        column: of the row that holds the gold text; the completion when left out.
+        column: column of the gold text; None: the completion.
     """
     return [float(a.text.strip() == a.gold(column).strip()) for a in answers]

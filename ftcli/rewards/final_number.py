@@ -1,4 +1,4 @@
-"""Whether an answer ends in the right figure."""
+"""Reward of answers whose final number is right."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ftcli.rewards import Answer, missing_gold_error
 
 
 def final_number(answers: Sequence[Answer], column: str | None = None) -> list[float]:
-    """1 where the number behind the first `####` (else the last number) equals the gold one, else 0.
+    """Return 1 where the number after the first `####` (else the last number) equals the gold one, else 0.
 
     Args:
-        column: of the row that holds the gold number; the completion when left out.
+        column: column of the gold number; None: the completion.
 
     Raises:
-        UserError: a gold answer holds no number.
+        UserError: a gold answer contains no number.
     """
     return [_score(answer, column) for answer in answers]
 

@@ -1,4 +1,4 @@
-"""Whether an answer has the form that was asked for."""
+"""Reward of answers that match a pattern."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from ftcli.core.errors import UserError
 from ftcli.rewards import Answer
 
 INSIDE = (
-    r"(?:(?!</?(?:think|answer)>).)+"  # so that a second answer does not pass as part of the first
+    r"(?:(?!</?(?:think|answer)>).)+"  # so that a second block cannot match as part of the first
 )
 TAGS = rf"<think>{INSIDE}</think>\s*<answer>{INSIDE}</answer>"
 
 
 def format(answers: Sequence[Answer], pattern: str = TAGS) -> list[float]:
-    """1 where the whole answer matches the pattern, else 0.
+    """Return 1 where the whole answer matches the pattern, else 0.
 
     Args:
-        pattern: a regular expression, `.` matching line ends too; one think block and one answer
-            block when left out (DeepSeek-R1, arXiv 2501.12948, section 2.2.2).
+        pattern: a regular expression in which `.` also matches line ends. Default: one think block and
+            one answer block (DeepSeek-R1, arXiv 2501.12948, section 2.2.2).
 
     Raises:
-        UserError: the pattern is no regular expression.
+        UserError: the pattern is not a valid regular expression.
     """
     try:
         form = re.compile(pattern, re.DOTALL)

@@ -1,4 +1,4 @@
-"""How long an answer is, and nothing else: what a reward is exploited for when nobody looks."""
+"""Reward of length alone, to study how a policy exploits a reward."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from ftcli.rewards import Answer
 
 
 def length(answers: Sequence[Answer], longest: int = 1000) -> list[float]:
-    """Tokens of an answer over `longest`, at most 1; a negative weight rewards brevity."""
+    """Return the tokens of each answer over `longest`, at most 1; a negative weight rewards brevity."""
     return [min(1.0, len(answer.ids) / longest) for answer in answers]

@@ -1,4 +1,4 @@
-"""Whether an answer to a multiple-choice question names the right option."""
+"""Reward of answers to multiple-choice questions that name the right option."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ FIRST = re.compile(r"^\W*(?:([A-Z])\s*(?:[.):,\n*]|$)|([B-HJ-Z])\s)")  # A and I
 
 
 def option_letter(answers: Sequence[Answer], column: str | None = None) -> list[float]:
-    """1 where the letter of the answer equals the gold one, else 0; no letter is 0.
+    """Return 1 where the letter of the answer equals the gold one, else 0 (also without a letter).
 
     Args:
-        column: of the row that holds the gold letter; the completion when left out.
+        column: column of the gold letter; None: the completion.
 
     Raises:
-        UserError: a gold answer names no letter.
+        UserError: a gold answer contains no letter.
     """
     return [_score(answer, column) for answer in answers]
 
 
 def read(text: str) -> str | None:
-    """The letter that is answered, of the first answer that the text gives.
+    """Return the option letter of the first answer in the text; None without one.
 
-    Looked for in this order: `<answer>`, `\\boxed{}`, "answer is X", the letter the text begins with.
-    Whatever comes behind a first answer does not count.
+    Searched in this order: `<answer>`, `\\boxed{}`, "answer is X", a letter at the start of the text.
+    Text after the first answer does not count.
     """
     for marked in (TAGGED, BOXED):
         match = marked.search(text)

@@ -1,4 +1,4 @@
-"""A penalty that begins a little before the greatest length."""
+"""Penalty on answers that approach or exceed the maximum length."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ftcli.rewards import Answer
 
 
 def overlong(answers: Sequence[Answer], longest: int = 512, margin: int = 128) -> list[float]:
-    """0 up to `longest - margin` tokens, then linearly down to -1 (DAPO, arXiv 2503.14476, eq. 13).
+    """Return 0 up to `longest - margin` tokens, then linearly down to -1 (DAPO, arXiv 2503.14476, eq. 13).
 
     Args:
-        longest: tokens from which on the penalty is -1.
-        margin: over how many tokens it grows.
+        longest: number of tokens from which the penalty is -1.
+        margin: number of tokens over which it grows.
 
     Raises:
         UserError: the margin is not between 1 and `longest`.

@@ -1,4 +1,4 @@
-"""A penalty on saying the same again."""
+"""Penalty on repeated n-grams."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def repetition(
     most: float = -1.0,
     unit: Literal["tokens", "words"] = "tokens",
 ) -> list[float]:
-    """`most` times the share of n-grams that were there before; 0 for answers shorter than n.
+    """Return `most` times the share of n-grams that occurred before; 0 for answers shorter than n.
 
     Args:
         n: length of an n-gram.
-        most: penalty of an answer that is all repetition.
+        most: penalty at a share of 1.
         unit: tokens, or lower-cased words.
 
     Source: Yeo et al. 2025, arXiv 2502.03373.
@@ -27,7 +27,7 @@ def repetition(
 
 
 def repeated(units: Sequence[Hashable], n: int) -> float:
-    """1 - different n-grams / n-grams, in [0, 1]."""
+    """Return 1 - distinct n-grams / n-grams, in [0, 1]."""
     grams = [tuple(units[i : i + n]) for i in range(len(units) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 

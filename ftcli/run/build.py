@@ -32,7 +32,7 @@ def build_run(
     config = resolve_precision(config)
     groups = [*REQUIRED, *(group for group in OPTIONAL if config.get(group))]
     parts = {group: build(config[group], group, composed) for group in groups}
-    parts["next_token"] = CausalLM()
+    parts["row_format_objective"] = CausalLM()
     for group in NAMED:
         nodes = {name: node for name, node in (config.get(group) or {}).items() if node}
         parts[group] = {

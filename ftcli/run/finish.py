@@ -20,7 +20,7 @@ def finish(run: Run, outcome: Outcome) -> dict[str, Any]:
     assert run.dir is not None
     size = 0
     if outcome.status == "finished":
-        with run.evaluating():
+        with run.evaluation_weights():
             size = save_artefact(run, run.dir.path / run.method.artefact)
     result = summarize_run(run, outcome, size)
     write_json(run.dir.path / "result.json", result)

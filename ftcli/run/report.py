@@ -150,7 +150,7 @@ def _choice(node: Mapping[str, Any], ran: str | None = None) -> str | None:
     Args:
         ran: the class that ran, which may replace the configured one where the machine does not support it.
     """
-    from ftcli.config.job import UNREAD
+    from ftcli.config.job import NOT_PASSED
     from ftcli.config.signature import NoSuchClass, read_signature
 
     target = node.get("_target_")
@@ -164,7 +164,7 @@ def _choice(node: Mapping[str, Any], ran: str | None = None) -> str | None:
     name = str(node.get(key, chooser.default if chooser else target)).rpartition(".")[2]
     if ran and chooser and ran != name:
         name = f"{ran} in the place of {name}"
-    hidden = ("_target_", key, *UNREAD)
+    hidden = ("_target_", key, *NOT_PASSED)
     options = [f"{k}={v}" for k, v in node.items() if k not in hidden and v is not None]
     return f"{name} ({', '.join(options)})" if options else name
 

@@ -1,4 +1,4 @@
-"""A schedule: the factor on the learning rate, a pure function of the step."""
+"""Base class of schedules: the factor on the learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ftcli.core.errors import UserError
 
 @dataclass
 class Scheduler(ABC):
-    """Base of all schedules: a linear warmup, then what the subclass says.
+    """Base of all schedules: a linear warmup, then the factor of the subclass.
 
     Steps count from 0: `factor(0, n)` is for the first update and `factor(n - 1, n)` for the last.
     Warmup over w steps gives (step + 1) / w, so that no update has factor 0.
     """
 
     warmup_ratio: float = 0.0  # warmup as a share of all steps
-    warmup_steps: int | None = None  # warmup in steps; wins over the ratio
+    warmup_steps: int | None = None  # warmup in steps; overrides the ratio
     min_ratio: float = 0.0  # factor that the decay ends at
 
     def __post_init__(self) -> None:
@@ -31,22 +31,22 @@ class Scheduler(ABC):
                 )
 
     def factor(self, step: int, max_steps: int) -> float:
-        """What the base learning rate is multiplied with at `step` (from 0) of `max_steps`."""
+        """Return the factor on the base learning rate at `step` (from 0) of `max_steps`."""
         warmup = self.warmup(max_steps)
         if step < warmup:
             return (step + 1) / warmup
         return self.after(step - warmup, max(1, max_steps - warmup))
 
     def warmup(self, max_steps: int) -> int:
-        """Number of warmup steps."""
+        """Return the number of warmup steps."""
         if self.warmup_steps is not None:
             return self.warmup_steps
         return round(self.warmup_ratio * max_steps)
 
     @abstractmethod
     def after(self, step: int, steps: int) -> float:
-        """The factor at `step` (from 0) of the `steps` that follow the warmup."""
+        """Return the factor at `step` (from 0) of the `steps` that follow the warmup."""
 
     def towards_minimum(self, share: float) -> float:
-        """1 at share 1, `min_ratio` at share 0, a line between them."""
+        """Interpolate linearly: `min_ratio` at share 0, 1 at share 1; the share is clipped to [0, 1]."""
         return self.min_ratio + (1 - self.min_ratio) * min(1.0, max(0.0, share))

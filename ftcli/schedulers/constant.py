@@ -1,4 +1,4 @@
-"""Warmup, then always the same learning rate."""
+"""Warmup, then a constant learning rate."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ftcli.schedulers.base import Scheduler
 
 @dataclass
 class Constant(Scheduler):
-    """Factor 1 after the warmup. There is no decay, so there is no `min_ratio` to give."""
+    """Factor 1 after the warmup. There is no decay, so `min_ratio` cannot be set."""
 
     min_ratio: float = field(default=1.0, init=False)
 
     def after(self, step: int, steps: int) -> float:
-        """Always 1."""
+        """Return 1."""
         return 1.0

@@ -13,5 +13,5 @@ class Cosine(Scheduler):
     """Factor 1 at the first step after the warmup, `min_ratio` one step after the last."""
 
     def after(self, step: int, steps: int) -> float:
-        """Half a cosine: (1 + cos(pi step / steps)) / 2."""
+        """Return the half cosine (1 + cos(pi step / steps)) / 2, scaled to end at `min_ratio`."""
         return self.towards_minimum((1 + math.cos(math.pi * min(step, steps) / steps)) / 2)

@@ -12,5 +12,5 @@ class Linear(Scheduler):
     """Factor 1 at the first step after the warmup, `min_ratio` one step after the last."""
 
     def after(self, step: int, steps: int) -> float:
-        """The line: 1 - step / steps."""
+        """Return 1 - step / steps, scaled to end at `min_ratio`."""
         return self.towards_minimum(1 - step / steps)

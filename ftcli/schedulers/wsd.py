@@ -16,7 +16,7 @@ class WSD(Scheduler):
     shape: Literal["linear", "sqrt"] = "linear"  # sqrt: 1 - sqrt(t) (arXiv 2405.18392)
 
     def factor(self, step: int, max_steps: int) -> float:
-        """Warmup, 1, then the decay over the last steps; a warmup that reaches into it wins."""
+        """Return the factor of warmup, constant part or decay; a warmup that overlaps the decay comes first."""
         decay = max(1, round(self.decay_ratio * max_steps))
         left = max_steps - step
         if step < self.warmup(max_steps) or left > decay:
@@ -25,5 +25,5 @@ class WSD(Scheduler):
         return self.towards_minimum(1 - (done if self.shape == "linear" else done**0.5))
 
     def after(self, step: int, steps: int) -> float:
-        """The stable part."""
+        """Return 1, the factor of the constant part."""
         return 1.0

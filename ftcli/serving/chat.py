@@ -1,4 +1,4 @@
-"""Talk to a trained model with the prompt it was trained on, word for word."""
+"""Chat with a trained model, with prompts rendered exactly as in training."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 Write = Callable[[str], None]
 KINDS = {"chat": "messages", "instruction": "prompt", "prompt": "prompt", "text": "text"}
-PLACEHOLDER = "x"  # an answer to come, where rendering needs one
+PLACEHOLDER = "x"  # stands for the answer where rendering needs one
 
 
 class Chat:
     """A conversation with the model of a run.
 
-    Prompts are rendered by the run's own data, as in training. Where it was trained on
-    conversations the history is part of the prompt; otherwise each line stands alone.
+    Prompts are rendered by the run's data, as in training. For a model trained on conversations the
+    history is part of the prompt; otherwise each prompt is independent.
 
     Args:
         run: a `Run` with trained weights.
-        max_new_tokens: an answer that is longer is cut here.
-        temperature: 0 takes the likeliest token each time; above 0 samples.
+        max_new_tokens: longest answer, in tokens.
+        temperature: 0 decodes greedily; above 0 samples.
     """
 
     def __init__(self, run: Run, max_new_tokens: int = 256, temperature: float = 0.0) -> None:
@@ -50,13 +50,13 @@ class Chat:
 
     @classmethod
     def open(cls, path: str | Path, checkpoint: str = "last", **options: Any) -> Chat:
-        """Load a run directory's trained model; options as in the class."""
+        """Load the trained model of a run directory; options are those of the class."""
         from ftcli.run.build import open_run
 
         return cls(open_run(path, checkpoint=checkpoint), **options)
 
     def say(self, text: str, write: Write | None = None) -> str:
-        """The answer to `text`; `write` gets its pieces as they come.
+        """Return the answer to `text`; `write` is called with each piece as it is generated.
 
         Raises:
             UserError: the prompt leaves no room for an answer in the model's context.
@@ -81,7 +81,7 @@ class Chat:
         return answer
 
     def prompt(self, text: str) -> list[int]:
-        """Token ids of the prompt for `text`; the oldest turns go when the context is full."""
+        """Return token ids of the prompt for `text`; the oldest turns are dropped when the context is full."""
         while True:
             ids = self.render(text)
             room = _context_length(self.run.model) - len(ids)
@@ -95,7 +95,7 @@ class Chat:
             del self.history[:2]
 
     def with_history(self, history: list[dict[str, str]]) -> Chat:
-        """The same model in another conversation, of which this was said."""
+        """Return a chat with the same model and another history."""
         other = copy(self)
         other.history = list(history) if self.kind == "messages" else []
         return other
@@ -105,7 +105,7 @@ class Chat:
         self.history.clear()
 
     def render(self, text: str) -> list[int]:
-        """Token ids of the prompt for `text`, however long; the model is not needed for it."""
+        """Return token ids of the prompt for `text`, of any length, without loading the model."""
         if self.kind == "text":
             return list(self.run.data.beginning_ids(text, self.run.tokenizer))
         return self.run.data.prompt_ids(self._example(text), self.run.tokenizer)
@@ -118,7 +118,7 @@ class Chat:
 
 
 class _PieceStreamer(TextStreamer):
-    """Hands each finished piece of text to a function."""
+    """Passes each finished piece of text to a function."""
 
     def __init__(self, tokenizer: Any, write: Write) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -137,9 +137,9 @@ def _context_length(model: Any) -> int:
 
 
 def _find_kind(run: Run) -> str:
-    """messages, prompt or text: which canonical form the training rows have.
+    """Return the canonical form of the training rows: messages, prompt or text.
 
-    The run's record says it, so that the data need not be at hand; otherwise its first row does.
+    It is read from the record of the run, or else from the first row of the data.
     """
     record = read_json(run.dir.path / "data.json") if run.dir else {}
     if record.get("format") in KINDS:

@@ -1,4 +1,4 @@
-"""A trained run in the format of other programs: merged safetensors, or GGUF for llama.cpp."""
+"""Export a trained run for other programs: merged safetensors, or GGUF for llama.cpp."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMATS = ("hf", "safetensors", "gguf")
 
 @dataclass(frozen=True)
 class AdapterReport:
-    """Two files: the base as it was trained upon, and the adapter for it."""
+    """Two GGUF files: the base on which the adapter was trained, and the adapter."""
 
     base: str
     folder: str  # the adapter's file
@@ -25,11 +25,11 @@ class AdapterReport:
     weights: int  # that it changes
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain data, for --json."""
+        """Return plain data, for --json."""
         return asdict(self)
 
     def sentence(self) -> str:
-        """One line for people."""
+        """Return one line for the terminal."""
         return (
             f"base {self.base}, adapter {self.folder} ({self.bytes / 1e6:.1f} MB) for "
             f"{self.weights} weights: llama-cli -m {self.base} --lora {self.folder}"
@@ -43,11 +43,11 @@ def export_run(
     """Write the run's merged model as `form`; hf and safetensors are the same folder.
 
     Args:
-        adapter: of gguf, the base and the LoRA as two files in the place of a merged one.
+        adapter: for gguf, write base and LoRA as two files instead of a merged one.
 
     Raises:
-        UserError: unknown format, the converter is not installed (said before any work is done),
-            or llama.cpp has no form for this model or adapter.
+        UserError: the format is unknown, the converter is not installed (checked first), or llama.cpp
+            does not support this model or adapter.
     """
     if form not in FORMATS:
         raise UserError(
@@ -97,7 +97,7 @@ def _export_base_and_adapter(path: str | Path, target: Path, checkpoint: str) ->
 
 
 def _without_adapter(run: Run) -> Any:
-    """The frozen base as it was trained upon: dequantised, or what the adapter's start left of it."""
+    """Return the base on which the adapter was trained: dequantised, and as the adapter's initialisation left it."""
     if not is_quantised(run.model):
         return run.model.unload()
     base = run.model_source.load()
@@ -105,7 +105,7 @@ def _without_adapter(run: Run) -> Any:
 
 
 def _prompt_settings(path: str | Path) -> tuple[Any, bool]:
-    """The run's tokenizer, and whether its prompts begin with the beginning-of-text token."""
+    """Return the run's tokenizer, and whether its prompts start with the beginning-of-text token."""
     from ftcli.config import load
     from ftcli.core.run_dir import RunDir
     from ftcli.run.build import build_run

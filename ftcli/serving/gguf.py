@@ -1,4 +1,4 @@
-"""A model folder as GGUF, by llama.cpp's own converter, and proof that llama.cpp reads it the same."""
+"""Convert a model folder to GGUF with llama.cpp's converter, and compare the tokenizers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def require_converter() -> None:
-    """Say what is missing before any work is done.
+    """Check that the packages of the extra `gguf` are installed.
 
     Raises:
-        UserError: a package of the extra is not installed.
+        UserError: a package is not installed.
     """
     for module, package in PACKAGES.items():
         if find_spec(module) is None:
@@ -31,29 +31,29 @@ def require_converter() -> None:
 
 
 def write_model(folder: Path, target: Path, tokenizer: Any, begins: bool) -> None:
-    """Convert a transformers folder, in the precision it is stored in.
+    """Convert a transformers folder, in its stored precision.
 
     Args:
-        tokenizer: of the folder.
-        begins: whether prompts began with the beginning-of-text token in training; llama.cpp puts it
-            there by itself where the file says so.
+        tokenizer: tokenizer of the folder.
+        begins: whether prompts began with the beginning-of-text token in training; the file tells
+            llama.cpp to add it.
 
     Raises:
-        UserError: llama.cpp does not know the architecture, or cuts text otherwise.
+        UserError: llama.cpp does not know the architecture, or splits text differently.
     """
     library = find_converter_class(folder)
 
     class Model(library):  # type: ignore[valid-type, misc]
-        """The library's class for this architecture, which knows more tokenizers."""
+        """The converter's class for this architecture, extended to further tokenizers."""
 
         model_arch = library.model_arch
         recognised = True
 
         def get_vocab_base_pre(self, tokenizer: Any) -> str:
-            """The library's name, else that of another tokenizer of the same structure."""
+            """Return the converter's name, else that of a tokenizer with the same structure."""
             from conversion.base import logger
 
-            logger.disabled = True  # a page of advice to those who maintain the converter
+            logger.disabled = True  # silence advice that is meant for maintainers of the converter
             try:
                 return super().get_vocab_base_pre(tokenizer)
             except NotImplementedError:
@@ -63,7 +63,7 @@ def write_model(folder: Path, target: Path, tokenizer: Any, begins: bool) -> Non
                 logger.disabled = False
 
         def set_vocab(self) -> None:
-            """The library's, and where texts begin and answers end."""
+            """Write the vocabulary, and the tokens that begin texts and end answers."""
             super().set_vocab()
             self.gguf_writer.add_add_bos_token(begins)
             for kind, token in zip(
@@ -76,10 +76,10 @@ def write_model(folder: Path, target: Path, tokenizer: Any, begins: bool) -> Non
 
 
 def find_converter_class(folder: Path) -> Any:
-    """The converter's class for the architecture that config.json names.
+    """Return the converter's class for the architecture in config.json.
 
     Raises:
-        UserError: there is none.
+        UserError: the converter has no class for it.
     """
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
 
@@ -93,10 +93,10 @@ def find_converter_class(folder: Path) -> Any:
 
 
 def convert(build: Callable[[Path], Any], target: Path) -> None:
-    """Let a converter write `target`; a file that is not whole never has that name.
+    """Write `target` with a converter, atomically.
 
     Raises:
-        UserError: the converter refuses.
+        UserError: the converter fails.
     """
     import torch
 
@@ -107,7 +107,7 @@ def convert(build: Callable[[Path], Any], target: Path) -> None:
         file.replace(target)
     except UserError:
         raise
-    except Exception as error:  # whatever the library's class for this architecture raises
+    except Exception as error:  # the converter's classes raise many types
         what = f"llama.cpp's converter: {type(error).__name__}: {error}"
         raise UserError(what, str(target), "ftcli export RUN --to hf", FAILED) from error
     finally:
@@ -115,7 +115,7 @@ def convert(build: Callable[[Path], Any], target: Path) -> None:
 
 
 def _read_precision(folder: Path) -> Any:
-    """As the weights are stored: the converter's own choice makes float32 to float16."""
+    """Return the stored precision of the weights; the converter's default would turn float32 into float16."""
     from gguf import LlamaFileType
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -125,7 +125,7 @@ def _read_precision(folder: Path) -> Any:
 
 
 def _read_end_tokens(folder: Path, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer besides the tokenizer's own, of which llama.cpp keeps two."""
+    """Return the end-of-answer tokens besides the tokenizer's own; llama.cpp stores two of them."""
     file = folder / GENERATION
     ends = json.loads(file.read_text(encoding="utf-8"))["eos_token_id"] if file.is_file() else []
     ends = [ends] if isinstance(ends, int) else ends
@@ -137,7 +137,7 @@ def _check_tokenizer(file: Path, tokenizer: Any, recognised: bool) -> None:
     if different is None:
         return
     what = f"llama.cpp splits text differently from the model's tokenizer, for example {different}"
-    if recognised:  # by the converter itself: an oddity of llama.cpp, seldom met
+    if recognised:  # the converter knows this tokenizer, so the difference is one of llama.cpp
         log.warning("%s; such text reads differently there", what)
         return
     file.unlink()

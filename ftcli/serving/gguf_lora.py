@@ -1,8 +1,8 @@
-"""A LoRA adapter as GGUF, which llama.cpp adds to the GGUF of its base.
+"""Write a LoRA adapter as GGUF, which llama.cpp adds to the GGUF of its base.
 
-llama.cpp's own script for this copies `lora_alpha` and knows neither rsLoRA nor patterns of alpha or
-rank; its runtime multiplies by alpha / rank (llama-adapter.h). Here the change of every weight is asked
-from PEFT, and what is written gives that change after the permutations of the converter.
+llama.cpp's own script copies `lora_alpha` and supports neither rsLoRA nor patterns of alpha or rank; its
+runtime multiplies by alpha / rank (llama-adapter.h). Here the change of every weight comes from PEFT, and
+the written factors give that change after the permutations of the converter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ftcli.core.run import Run
 
 MERGE = "ftcli export RUN --to gguf, which merges the adapter"
-TOLERANCE = 1e-4  # share of the largest entry by which two ways to the same change may differ
+TOLERANCE = (
+    1e-4  # allowed difference of two computations of a change, as a share of its largest entry
+)
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class Factors:
 
 
 def read_factors(run: Run) -> dict[str, Factors]:
-    """What LoRA adds to each weight of the base, by the weight's name.
+    """Return name of a base weight -> factors of the change by LoRA.
 
     Raises:
-        UserError: the adapter is more, or other, than products of two matrices.
+        UserError: the adapter is not made of products of two matrices only.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -84,11 +86,11 @@ def _read_layer(name: str, layer: Any) -> Factors:
 
 
 def write_adapter(trained: dict[str, Factors], base: Path, base_file: Path, target: Path) -> None:
-    """Write the adapter for the base that lies in the folder `base` and in `base_file`.
+    """Write the adapter for the base in the folder `base` and its GGUF `base_file`.
 
     Raises:
-        UserError: a weight has no counterpart in the base's GGUF, or is rearranged so that a product
-            of two matrices cannot follow.
+        UserError: a weight is missing in the base's GGUF, or the converter rearranges it so that it is
+            no product of two matrices.
     """
     import gguf
 
@@ -98,34 +100,34 @@ def write_adapter(trained: dict[str, Factors], base: Path, base_file: Path, targ
     alpha = first.scale * first.rank or 1.0
 
     class Adapter(library):  # type: ignore[valid-type, misc]
-        """The library's class for the base, which writes factors of changes."""
+        """The converter's class for the base, changed to write the factors."""
 
         model_arch = library.model_arch
 
         def set_vocab(self) -> None:
-            """An adapter has none."""
+            """Do nothing: an adapter has no vocabulary."""
 
         def set_type(self) -> None:
-            """As llama.cpp asks for it."""
+            """Write the type `adapter`, `lora`, that llama.cpp expects."""
             self.gguf_writer.add_type(gguf.GGUFType.ADAPTER)
             self.gguf_writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
 
         def set_gguf_parameters(self) -> None:
-            """The number that llama.cpp divides by the rank."""
+            """Write alpha, which llama.cpp divides by the rank."""
             self.gguf_writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
 
         def generate_extra_tensors(self) -> Iterator[tuple[str, Tensor]]:
-            """None."""
+            """Return no extra tensors."""
             return iter(())
 
         def get_tensors(self) -> Iterator[tuple[str, Tensor]]:
-            """The changes, under the names of the weights."""
+            """Yield the change of each weight under its name."""
             yield from ((name, factors.change) for name, factors in trained.items())
 
         def modify_tensors(
             self, data_torch: Tensor, name: str, bid: int | None
         ) -> Iterator[tuple[str, Tensor]]:
-            """Both factors, rearranged as the library rearranges the weight."""
+            """Yield both factors, rearranged as the converter rearranges the weight."""
 
             def rearrange(tensor: Tensor) -> list[tuple[str, Tensor]]:
                 return list(super(Adapter, self).modify_tensors(tensor.contiguous(), name, bid))
@@ -148,9 +150,9 @@ def write_adapter(trained: dict[str, Factors], base: Path, base_file: Path, targ
 def _rearrange_factors(
     name: str, factors: Factors, rearrange: Callable[[Tensor], list[tuple[str, Tensor]]]
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Names in GGUF and factors of what the converter makes of one change.
+    """Yield the GGUF names and factors into which the converter turns one change.
 
-    Matrices of row and of column numbers go the same way, and tell where every entry came from.
+    Matrices of row and column numbers are converted alike, and show the origin of every entry.
     """
     rows, columns = (torch.arange(size).float() for size in factors.change.shape)
     places = torch.meshgrid(rows, columns, indexing="ij")
@@ -164,14 +166,14 @@ def _rearrange_factors(
 def permute_factors(
     factors: Factors, change: Tensor, row: Tensor, column: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Factors of a rearranged change.
+    """Return the factors of a rearranged change.
 
     Args:
         change: the change as the converter rearranged it.
-        row, column: where each of its entries stood before.
+        row, column: former row and column of each entry.
 
     Raises:
-        UserError: rows and columns are mixed.
+        UserError: the rearrangement is not one of rows and columns.
     """
     if change.ndim == 2 and row.shape == column.shape == change.shape:
         r = row.round().long().clamp(0, factors.left.shape[0] - 1)
@@ -188,7 +190,7 @@ def permute_factors(
 
 
 def is_close(change: Tensor, expected: Tensor) -> bool:
-    """Whether two changes are the same but for rounding."""
+    """Whether two changes are equal up to rounding."""
     if change.shape != expected.shape:
         return False
     largest = expected.abs().max().item()

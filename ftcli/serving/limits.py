@@ -1,4 +1,4 @@
-"""Who may ask the page, and how much: a password, and a bound on the bytes of a request."""
+"""Limits of the web page: a password, and a bound on the bytes of a request."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_BODY_BYTES = 1 << 20  # bytes of a request's body
-USER = "ftcli"  # whom the login page asks for, where there is a token
+USER = "ftcli"  # user name of the login page, where a token is set
 
 
 def make_login_check(token: str) -> Callable[[str, str], bool]:
-    """Whether a login is right; told in the same time however wrong it is."""
+    """Return a check of user and password, in constant time."""
 
     def right(user: str, password: str) -> bool:
         same = hmac.compare_digest(password.encode(), token.encode())
@@ -21,16 +21,16 @@ def make_login_check(token: str) -> Callable[[str, str], bool]:
 
 
 class BodyLimit:
-    """ASGI: requests whose body is larger than `largest` bytes are answered with 413.
+    """ASGI middleware that answers requests with a body above `largest` bytes with status 413.
 
-    A body is counted as it comes, since a length that is promised may be a lie.
+    Received bytes are counted as well, since the announced length may be wrong.
     """
 
     def __init__(self, app: Any, largest: int) -> None:
         self.app, self.largest = app, largest
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         lengths = [v for k, v in scope["headers"] if k == b"content-length"]

@@ -1,7 +1,7 @@
 """`python -m ftcli.serving.llama_tokens FILE.gguf`: token ids that llama.cpp gives to texts.
 
-Texts come as a JSON list on stdin, ids go as a JSON list to stdout. A process of its own, since
-llama.cpp ends the process it is in where it cannot read a file.
+Reads a JSON list of texts from stdin and writes a JSON list of ids to stdout. It runs as a separate
+process, since llama.cpp ends the process where it cannot read a file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from ftcli.core.errors import FAILED, UserError
 
-#: What cuts text in different places under different rules: digits, contractions, blanks, scripts.
+#: Texts that tokenizers split differently: digits, contractions, blanks, scripts.
 HARD_TEXTS = (
     "In 1999 it cost 12,345.67 $ (3 x 33 = 99); v2.10.3",
     "I'll say we've DON'T they'RE 'quoted' it's  two  blanks",
@@ -28,12 +28,12 @@ BATCH = 200  # tokens of the vocabulary in one text
 
 
 def check_tokens(file: Path, tokenizer: Any) -> str | None:
-    """Where llama.cpp cuts text otherwise than the tokenizer; None where it never does.
+    """Return a text that llama.cpp and the tokenizer split differently; None where there is none.
 
-    The texts are hard ones and the tokenizer's whole vocabulary, read out.
+    Compared are hard texts and the decoded vocabulary of the tokenizer.
 
     Raises:
-        UserError: llama.cpp cannot open the file.
+        UserError: llama.cpp cannot load the file.
     """
     special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
     ids = [token for token in sorted(tokenizer.get_vocab().values()) if token not in special]
@@ -51,10 +51,10 @@ def check_tokens(file: Path, tokenizer: Any) -> str | None:
 
 
 def tokenize(file: Path, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids that llama.cpp gives to each text.
+    """Return the token ids of each text by llama.cpp.
 
     Raises:
-        UserError: it cannot open the file.
+        UserError: llama.cpp cannot load the file.
     """
     command = [sys.executable, "-m", __name__, str(file)]
     done = subprocess.run(
@@ -68,7 +68,7 @@ def tokenize(file: Path, texts: Sequence[str]) -> list[list[int]]:
 
 
 def main() -> None:
-    """Answer for the file that is named on the command line."""
+    """Tokenize the texts of stdin with the file named on the command line."""
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
@@ -77,7 +77,9 @@ def main() -> None:
     parameters.n_gpu_layers = 0
     parameters.warmup = parameters.fit_params = False
     server = xllamacpp.Server(parameters)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is this machine
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({})
+    )  # the server runs on this machine
     token_ids = []
     for text in json.load(sys.stdin):
         request = urllib.request.Request(

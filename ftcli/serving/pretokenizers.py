@@ -1,8 +1,8 @@
-"""Under which name llama.cpp knows the way a tokenizer cuts text before it applies its merges.
+"""The name under which llama.cpp knows the pre-tokenizer of a tokenizer.
 
-llama.cpp's converter recognises a tokenizer by what it makes of one text, token id by token id, which
-finds published vocabularies only. Many others cut text as those do: what tells is the `pre_tokenizer`
-of tokenizer.json.
+llama.cpp's converter recognises a tokenizer by the token ids of one text, which works for published
+vocabularies only. Many others split text in the same way; the `pre_tokenizer` of tokenizer.json shows
+that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMES = {
 
 
 def find_llama_name(folder: Path) -> str:
-    """`tokenizer.ggml.pre` for the tokenizer.json in a folder.
+    """Return `tokenizer.ggml.pre` for the tokenizer.json in a folder.
 
     Raises:
         UserError: llama.cpp has no name for it.
@@ -42,7 +42,7 @@ def find_llama_name(folder: Path) -> str:
 
 
 def list_steps(node: dict[str, Any]) -> tuple[str, ...]:
-    """A pre_tokenizer of tokenizer.json as its steps in order, without what has no influence."""
+    """Return the steps of a pre_tokenizer of tokenizer.json in order, without irrelevant settings."""
     kind = node.get("type")
     if kind == "Sequence":
         return tuple(step for inner in node["pretokenizers"] for step in list_steps(inner))

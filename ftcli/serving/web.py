@@ -1,4 +1,4 @@
-"""A page in the browser to talk to a trained model; it serves this machine and asks no other."""
+"""A web page to chat with a trained model, for this machine only and without external requests."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ftcli.serving.chat import Chat
 from ftcli.serving.limits import MAX_BODY_BYTES, USER, BodyLimit, make_login_check
 
 LOOPBACK = "127.0.0.1"
-MAX_CHARACTERS = 20_000  # characters of a prompt, and of a conversation with it
-MAX_QUEUE = 16  # visitors in the queue; who comes then is turned away
-SHOWN = 4  # held-out prompts that are offered
-#: Fonts of the browser's own machine: Gradio's theme fetches its fonts from a server.
+MAX_CHARACTERS = 20_000  # of a prompt together with its conversation
+MAX_QUEUE = 16  # length of the queue; further visitors are rejected
+SHOWN = 4  # number of held-out prompts offered as examples
+#: Fonts installed with the browser, since Gradio's theme fetches its fonts from a server.
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
 
 
 def import_gradio() -> Any:
-    """The library, told to report nothing to its makers.
+    """Import Gradio with telemetry disabled; returns the library.
 
     Raises:
-        UserError: it is not installed.
+        UserError: Gradio is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -43,9 +43,9 @@ def serve(
     """Serve the page on the loopback interface, to one visitor at a time, with bounded requests.
 
     Args:
-        port: null takes the first free one from 7860 on.
-        wait: until the process is interrupted.
-        token: password of the user `ftcli`; null lets in everybody who is on this machine.
+        port: None takes the first free port from 7860 on.
+        wait: whether to block until the process is interrupted.
+        token: password of the user `ftcli`; None admits every user of this machine.
 
     Returns:
         The page and its address.
@@ -75,7 +75,7 @@ def serve(
 
 
 def build_page(chat: Chat) -> Any:
-    """The page: a conversation, and prompts of held-out rows to choose from."""
+    """Return the page: a conversation, and prompts of held-out rows as examples."""
     library = import_gradio()
 
     def reply(message: str, history: list[dict[str, Any]]) -> Iterator[str]:
@@ -87,7 +87,7 @@ def build_page(chat: Chat) -> Any:
     talks = chat.kind == "messages"
     return library.ChatInterface(
         reply,
-        # as text: what a model writes must not make the browser fetch a picture from anywhere
+        # plain text, so that output of the model cannot make the browser fetch a picture
         chatbot=library.Chatbot(
             render_markdown=False, show_label=False, buttons=["copy"], height="65vh"
         ),
@@ -115,13 +115,13 @@ _one_at_a_time = Lock()
 
 
 def stream_replies(chat: Chat, message: str, history: list[dict[str, Any]]) -> Iterator[str]:
-    """The answer so far, again and again until it is whole.
+    """Yield the answer so far, until it is complete.
 
-    Each visitor's history comes from the page; the model is shared, one answer at a time.
+    The page sends the history of its visitor; the shared model writes one answer at a time.
 
     Raises:
-        UserError: the prompt leaves no room for an answer, or it and what was said before are too
-            long: whoever sends requests by hand is not held by the text box.
+        UserError: the prompt leaves no room for an answer, or prompt and history are too long. The
+            text box limits only requests that the page sends.
     """
     previous = convert_history(history)
     if len(message) + sum(len(turn["content"]) for turn in previous) > MAX_CHARACTERS:
@@ -151,7 +151,7 @@ def stream_replies(chat: Chat, message: str, history: list[dict[str, Any]]) -> I
 
 
 def convert_history(history: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Gradio's messages, whose content may be parts, as role and text."""
+    """Return Gradio's messages, whose content may be a list of parts, as role and text."""
 
     def text(content: Any) -> str:
         if isinstance(content, str):
@@ -162,7 +162,7 @@ def convert_history(history: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def find_examples(chat: Chat) -> list[str]:
-    """The first held-out prompts of the run's data; none where the data are not at hand."""
+    """Return the first held-out prompts of the run's data; empty where the data cannot be read."""
     try:
         rows = chat.run.data.examples(chat.run.data.splits[-1])
         prompts = dict.fromkeys(_user_text(row) for row in islice(rows, 8 * SHOWN))
@@ -172,7 +172,7 @@ def find_examples(chat: Chat) -> list[str]:
 
 
 def _user_text(row: dict[str, Any]) -> str:
-    """The text a person would have typed."""
+    """Return the text of the user in a row."""
     prompt = row.get("prompt") or row.get("messages") or ""
     if isinstance(prompt, str):
         return prompt

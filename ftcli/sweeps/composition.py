@@ -1,4 +1,4 @@
-"""Every trial composed and checked before the first one starts; their problems together."""
+"""Compose and validate every trial before the first one starts, with all errors together."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ GROUP = "launcher"
 
 
 def split_launcher_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Words about the launcher (`launcher.partition=a100`), and all others."""
+    """Return the words about the launcher (`launcher.partition=a100`), and all others."""
     about = [word for word in words if word.lstrip("+~").startswith((f"{GROUP}.", f"{GROUP}="))]
     return about, [word for word in words if word not in about]
 
 
 def compose_trial(job: str, overrides: Sequence[str]) -> ComposedJob:
-    """A checked job without its launcher, which is no part of a run.
+    """Return a composed and validated job without its launcher, which is not part of a run.
 
     Raises:
-        UserError: it cannot be composed, or is not sound.
+        UserError: the job cannot be composed or is not valid.
     """
     composed = compose(job, overrides)
     composed.config.pop(GROUP, None)
@@ -41,10 +41,10 @@ def compose_trial(job: str, overrides: Sequence[str]) -> ComposedJob:
 def compose_all(
     job: str, points: Sequence[Point], overrides: Sequence[list[str]]
 ) -> list[ComposedJob]:
-    """All trials, checked.
+    """Return all trials, composed and validated.
 
     Raises:
-        UserError, Problems: what is wrong with any of them, each mistake once.
+        UserError, Problems: the errors of all trials, each error once.
     """
     jobs: list[ComposedJob] = []
     mistakes: dict[str, tuple[UserError, list[int]]] = {}
@@ -63,15 +63,15 @@ def compose_all(
 
 
 def write_trial(composed: ComposedJob, folder: Path) -> None:
-    """Write the record of a trial to its folder: all that a worker gets."""
+    """Write the record of a trial to its folder; a worker needs nothing else."""
     from ftcli.jobs.bases import ensure_base
 
-    ensure_base(composed)  # the model may be what another recipe trains: once, before any worker
+    ensure_base(composed)  # train the base once, before any worker starts
     write_job_record(composed, folder)
 
 
 def build_launcher(job: str, name: str | None, words: Sequence[str]) -> Launcher:
-    """The launcher that --launcher, the job or `launcher.<key>=` words say.
+    """Return the launcher set by --launcher, the job, or `launcher.<key>=` words.
 
     Raises:
         UserError: there is no such launcher, or it has no such setting.
@@ -86,10 +86,10 @@ def build_launcher(job: str, name: str | None, words: Sequence[str]) -> Launcher
 
 
 def _refuse_shell_settings(composed: ComposedJob) -> None:
-    """Shell lines, and options that could hold some, are the user's to type, not a job's to bring.
+    """Refuse shell lines in the file of a job; only the user may type them or keep them in the user's configs.
 
     Raises:
-        UserError: a file outside the user's own configs sets them, or one holds a line break.
+        UserError: a file outside the user's configs sets them, or a value holds a control character.
     """
     node = composed.config[GROUP]
     for name in signature.read_signature(node["_target_"]).attributes.get("shell", ()):
@@ -106,7 +106,7 @@ def _refuse_shell_settings(composed: ComposedJob) -> None:
 
 @contextmanager
 def log_notes_once() -> Iterator[None]:
-    """What is only noted about a job is said for one trial, not for each."""
+    """Log equal notes about a job once in the block, not once per trial."""
     messages: set[str] = set()
 
     def new(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""What a sweep leaves: sweep.csv, the best config as a runnable YAML, the plots, a summary."""
+"""Results of a sweep: sweep.csv, the best configuration as a runnable YAML, plots, a summary."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ftcli.sweeps.trial import FAILED, FINISHED, STOPPED, Trial, describe_point,
 
 @dataclass
 class Outcome:
-    """How a sweep stands when its process ends.
+    """State of a sweep at the end of its process.
 
     Attributes:
         best: the finished trial with the best score.
-        status: exit status: 1 when a trial failed, 130 when it, or a trial, was interrupted.
-        note: what the user should know beside the table.
+        status: exit status: 1 when a trial failed, 130 when the sweep or a trial was interrupted.
+        note: message to the user beside the table.
     """
 
     folder: Path
@@ -35,7 +35,7 @@ class Outcome:
     note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for --json."""
+        """Return plain data, for --json."""
         best = format_row(self.best, self.metric) if self.best else None
         return {
             "sweep": str(self.folder),
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def write_outcome(folder: Path, plan: Plan, search: Search, interrupted: bool) -> Outcome:
-    """Write the results so far."""
+    """Write the results so far; returns the outcome."""
     trials = search.trials
     write_csv(folder / "sweep.csv", trials, plan.metric)
     best = _find_best(trials, plan)

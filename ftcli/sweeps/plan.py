@@ -1,4 +1,4 @@
-"""What a sweep was asked to do, as sweep.yaml in its folder keeps it for a resume."""
+"""Settings of a sweep, stored as sweep.yaml in its folder for a resume."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ FILE = "sweep.yaml"
 
 @dataclass
 class Plan:
-    """A sweep as it was asked for.
+    """The settings of a sweep.
 
     Attributes:
-        job: the YAML all trials start from.
-        overrides: what followed it, as typed.
+        job: the YAML of all trials.
+        overrides: words of the command line after the job.
         metric: a score (`eval.loss`) or a cost (`seconds`) of result.json.
-        lower: whether less of it is better.
-        optuna: search instead of trying every combination.
-        trials: how many the search makes.
-        pruner: how hopeless trials are told: none, median, hyperband.
-        every, steps: between evaluations on the way, and of a whole trial.
-        seed: of the search.
+        lower: whether a lower metric is better.
+        optuna: whether to search with Optuna instead of a grid.
+        trials: number of trials of the search.
+        pruner: rule for stopping trials early: none, median, hyperband.
+        every, steps: steps between evaluations, and steps of a whole trial.
+        seed: seed of the search.
         launcher: option of the group launcher; None: the job's own, or local.
-        jobs: trials at a time; None: the launcher's.
-        grid: of a grid, each trial's folder, values and command line.
+        jobs: number of parallel trials; None: the launcher's.
+        grid: folder, values and command line of each trial of a grid.
     """
 
     job: str

@@ -1,4 +1,4 @@
-"""The pictures of a sweep: parallel coordinates, and which keys matter."""
+"""Plots of a sweep: parallel coordinates, and the importance of keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_TICKS = 6
 def draw_all(
     trials: Sequence[Trial], plan: Plan, importance: Importance, folder: Path
 ) -> list[Path]:
-    """Draw what there are figures for, as PNG files of `folder`; returns the files."""
+    """Draw every plot with enough data as PNG files in `folder`; returns the files."""
     import matplotlib
 
     folder.mkdir(exist_ok=True)
@@ -39,10 +39,10 @@ def draw_all(
 
 
 class Scale:
-    """Where the values of one column stand between 0 and 1, and which ticks say so.
+    """Position of the values of one column between 0 and 1, with ticks.
 
-    Numbers stand in proportion, logarithmically where they span two decades or more and none is
-    zero or less; where they are few, and other values always, stand at equal distances.
+    Numbers are placed in proportion, logarithmically where they are positive and span a decade or
+    more. Few numbers, and values other than numbers, are placed at equal distances.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ class Scale:
             self.log = self.low > 0 and self.high / self.low >= LOG_FROM / 10
 
     def at(self, text: str) -> float:
-        """Height of a value."""
+        """Return the height of a value."""
         if not self.numeric:
             return self.distinct.index(text) / max(1, len(self.distinct) - 1)
         number = _parse_number(text)
@@ -73,7 +73,7 @@ class Scale:
         return (number - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Height and label of what is written beside the axis."""
+        """Return height and label of each tick."""
         if not self.numeric:
             return [(self.at(text), text) for text in self.distinct]
         from matplotlib.ticker import LogLocator, MaxNLocator
@@ -86,7 +86,7 @@ class Scale:
 
 
 def plot_parallel_coordinates(trials: Sequence[Trial], plan: Plan) -> Figure | None:
-    """A line a trial through its values to its score; the best stands out, pruned ones are grey."""
+    """Draw one line per trial through its values to its score; the best is highlighted, pruned ones are grey."""
     scored = [(t, s) for t in trials if (s := t.score(plan.metric)) is not None]
     done = [(t, s) for t, s in scored if t.status == FINISHED]
     if not done:
@@ -113,7 +113,7 @@ def plot_parallel_coordinates(trials: Sequence[Trial], plan: Plan) -> Figure | N
 
 
 def plot_importance(importance: Importance, metric: str) -> Figure | None:
-    """One bar a key, the most important on top."""
+    """Draw one bar per key, the most important on top."""
     if not importance.shares:
         return None
     from matplotlib.figure import Figure
@@ -140,7 +140,7 @@ def _parse_number(text: str) -> float | None:
 
 
 def _colours(done: Sequence[tuple[Trial, float]], lower: bool) -> dict[int, Any]:
-    """Trial -> colour by rank of its score, dark for good."""
+    """Return trial number -> colour by rank of the score; better scores are darker."""
     from matplotlib import colormaps
 
     ranked = sorted(done, key=lambda pair: pair[1], reverse=lower)

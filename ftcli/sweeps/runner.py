@@ -1,4 +1,4 @@
-"""The loop that keeps workers busy: start, look, prune, settle; until no trial is left."""
+"""The loop that runs trials: start workers, poll them, prune, record results, until no trial is left."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ftcli.sweeps.trial import ENDED, FAILED, RUNNING, STOPPED, Trial
 
 log = logging.getLogger("ftcli.sweeps")
 
-PAUSE = 0.2  # seconds between two looks at the workers
+PAUSE = 0.2  # seconds between two polls of the workers
 
 
 class TrialRunner:
     """Runs the trials of a search through a launcher, at most `jobs` at a time.
 
     Args:
-        update: called at every look.
+        update: called after every poll of the workers.
         on_end: called with each trial that has ended.
     """
 
@@ -41,7 +41,7 @@ class TrialRunner:
         self.pruned: set[int] = set()
 
     def run(self) -> bool:
-        """Go on until no trial is left; returns whether it was interrupted.
+        """Run until no trial is left; returns whether it was interrupted.
 
         SIGINT and SIGTERM let the running trials save and end; a second one ends them at once.
         """
@@ -79,10 +79,10 @@ class TrialRunner:
                 self.on_end(trial)
             elif trial.number not in self.pruned and self.search.should_prune(trial):
                 self.pruned.add(trial.number)
-                (trial.folder / "STOP").touch()  # as anybody may: the run saves and ends
+                (trial.folder / "STOP").touch()  # on which the run saves and ends
 
     def _interrupt(self) -> None:
-        """Stop all workers and wait for them."""
+        """Ask all workers to save and end, wait for them, and record their trials."""
         if self.running:
             log.warning("stopping: the running trials save and end; interrupt again to kill them")
         for _, worker in self.running.values():
@@ -104,7 +104,7 @@ class TrialRunner:
 
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM is what Ctrl-C is."""
+    """Handle SIGTERM in the block like Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Which trial comes next: the interface of all searches, the grid, and how much each key matters."""
+"""Searches that choose the next trial: the interface, the grid, and how much each key matters."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ftcli.sweeps.trial import FINISHED, WAITING, Trial
 
 @dataclass(frozen=True)
 class Importance:
-    """Key -> how much of the score's variation it explains, and the method that says so."""
+    """Share of the score's variance that each key explains, and the method of estimation."""
 
     shares: dict[str, float]
     method: str
 
 
 class Search(ABC):
-    """Hands out trials and hears how they end.
+    """Chooses trials and records how they end.
 
     Attributes:
-        trials: all trials known so far, by number.
-        planned: how many there will be.
+        trials: all trials so far, by number.
+        planned: number of trials that will be made.
     """
 
     trials: list[Trial]
@@ -37,18 +37,18 @@ class Search(ABC):
 
     @abstractmethod
     def next_trial(self) -> Trial | None:
-        """The next trial: its folder holds its record, or it has ended already; None: no more now."""
+        """Return the next trial, with its record written or already ended; None when there is no further trial."""
 
     def should_prune(self, trial: Trial) -> bool:
-        """Whether a running trial need not go on, by its scores so far."""
+        """Whether to stop a running trial, by its scores so far."""
         return False
 
     def record_end(self, trial: Trial) -> None:
-        """Hear the outcome of a trial."""
+        """Record the outcome of a trial."""
 
     @abstractmethod
     def importance(self) -> Importance:
-        """How much each key matters, by the trials so far."""
+        """Return the importance of each key, from the trials so far."""
 
 
 class Grid(Search):
@@ -60,11 +60,11 @@ class Grid(Search):
         self._queue = iter([trial for trial in self.trials if trial.status == WAITING])
 
     def next_trial(self) -> Trial | None:
-        """The next one that has not finished; those that failed before are tried again."""
+        """Return the next unfinished trial; trials that failed in an earlier process are run again."""
         return next(self._queue, None)
 
     def importance(self) -> Importance:
-        """One-factor variance: exact on a grid."""
+        """Return one-factor variance shares, which are exact on a grid."""
         return Importance(one_factor_shares(self.trials, self._metric), "one-factor variance")
 
 
@@ -77,10 +77,10 @@ def _build_trial(number: int, kept: dict[str, Any], folder: Path) -> Trial:
 
 
 def one_factor_shares(trials: Sequence[Trial], metric: str) -> dict[str, float]:
-    """Share of the score's variance that the means over each key's values explain, 0 to 1.
+    """Return the share of the score's variance that the means over each key's values explain, 0 to 1.
 
-    On a full grid this is the main effect of functional ANOVA (Hutter et al. 2014) exactly; what
-    the shares lack to 1 is the interaction of keys. Empty while there is no variance.
+    On a full grid these are the main effects of functional ANOVA (Hutter et al. 2014); the rest to 1 is
+    the interaction of keys. Empty where there is no variance.
     """
     scored = [
         (trial.point, score)
@@ -97,7 +97,7 @@ def one_factor_shares(trials: Sequence[Trial], metric: str) -> dict[str, float]:
 
 
 def _between(scored: Sequence[tuple[Mapping[str, str], float]], key: str, mean: float) -> float:
-    """Sum of squares between the groups of trials that share a value of `key`."""
+    """Return the sum of squares between the groups of trials that share a value of `key`."""
     groups = defaultdict(list)
     for point, score in scored:
         groups[point[key]].append(score)

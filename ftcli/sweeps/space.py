@@ -1,4 +1,4 @@
-"""What a sweep varies: Hydra's sweep grammar, read into axes."""
+"""The space of a sweep: Hydra's sweep grammar, parsed into axes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from hydra.errors import HydraException
 from ftcli.config import paths
 from ftcli.core.errors import Problems, UserError
 
-#: An interval whose ends lie this far apart is searched on a logarithmic scale.
+#: An interval with this ratio of its ends or more is searched on a logarithmic scale.
 LOG_FROM = 100
-#: Values of one key, and trials of one grid: more is a slip of the hand.
+#: Largest number of values of one key, and of trials of a grid.
 MAX_VALUES = 10_000
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Values one key takes.
+    """The values of one key.
 
     Attributes:
-        sign: what was typed before the key: "", "+" or "++".
+        sign: prefix of the key as typed: "", "+" or "++".
         texts: the values, written as overrides.
-        step: distance of the values of a range, which have an order; None where they have none.
+        step: distance of the values of a range; None for values without an order.
     """
 
     key: str
@@ -38,17 +38,17 @@ class Choices:
     step: float | None = None
 
     def ends(self) -> tuple[str, ...]:
-        """The values that show whether the axis composes: all of them."""
+        """Return the values that are composed to check the axis: all of them."""
         return self.texts
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Numbers from `low` to `high`, both included, to search in.
+    """Numbers from `low` to `high`, both included, for a search.
 
     Attributes:
-        log: equal ratios are equal distances.
-        whole: integers only.
+        log: whether the scale is logarithmic.
+        whole: whether only integers are drawn.
     """
 
     key: str
@@ -59,31 +59,31 @@ class Interval:
     whole: bool
 
     def ends(self) -> tuple[str, ...]:
-        """The values that show whether the axis composes: both ends."""
+        """Return the values that are composed to check the axis: both ends."""
         return str(self.low), str(self.high)
 
 
 Axis = Choices | Interval
-#: Key -> value as text, for every axis: what one trial changes.
+#: Key -> value as text, for every axis: the values of one trial.
 Point = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Space:
-    """The overrides all trials share, and the axes in which they differ."""
+    """The overrides that all trials share, and the axes in which they differ."""
 
     fixed: list[str]
     axes: list[Axis]
 
     def overrides(self, point: Point) -> list[str]:
-        """The command line of one trial."""
+        """Return the overrides of one trial."""
         return self.fixed + [f"{axis.sign}{axis.key}={point[axis.key]}" for axis in self.axes]
 
     def grid(self) -> Iterator[Point]:
-        """Every combination; the last axis turns fastest.
+        """Yield every combination; the last axis varies fastest.
 
         Raises:
-            UserError: an axis is an interval, which has no end of values, or there are too many.
+            UserError: an axis is an interval, or there are too many combinations.
         """
         endless = [axis.key for axis in self.axes if isinstance(axis, Interval)]
         if endless:
@@ -102,7 +102,7 @@ class Space:
             yield {axis.key: text for axis, text in zip(self.axes, texts, strict=True)}
 
     def corners(self) -> Iterator[Point]:
-        """Each value of each choice and both ends of each interval, once, the other axes at their first."""
+        """Yield each value of each axis (both ends of intervals) once, the other axes at their first value."""
         first = {axis.key: axis.ends()[0] for axis in self.axes}
         yield first
         for axis in self.axes:
@@ -110,12 +110,12 @@ class Space:
 
 
 def parse_space(texts: Sequence[str], folders: Sequence[Path]) -> Space:
-    """Tell what is swept from what is set; `folders` hold the groups' options, for glob().
+    """Split overrides into swept axes and fixed ones; `folders` hold the options of groups, for glob().
 
-    Words that cannot be read stay among the fixed ones: composing explains them.
+    Words that cannot be parsed stay fixed; composing reports them.
 
     Raises:
-        UserError: no word varies anything, or one does so in a way that makes no sense.
+        UserError: no word is swept, or a sweep is not valid.
     """
     parser, fixed, axes, problems = OverridesParser.create(), [], {}, []
     for text in texts:
@@ -145,7 +145,7 @@ def parse_space(texts: Sequence[str], folders: Sequence[Path]) -> Space:
 
 
 def parse_value(text: str) -> Any:
-    """The value that an override's text stands for: number, bool, text, list."""
+    """Return the value of an override's text: number, bool, text, list."""
     return OverridesParser.create().parse_override(f"key={text}").value()
 
 

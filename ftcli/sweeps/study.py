@@ -1,4 +1,4 @@
-"""Search with Optuna, whose study lies in the sweep's folder, so that nothing finished is lost."""
+"""Search with Optuna; the study is stored in the sweep's folder, so that finished trials survive a crash."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 FILE = "study.db"
-FOLDER, ERROR, SAME = "folder", "error", "same_as"  # what is kept beside a trial of the study
+FOLDER, ERROR, SAME = "folder", "error", "same_as"  # user attributes of a trial of the study
 
 
 class Study(Search):
-    """Tree-structured Parzen estimator over the axes; values are asked for one trial at a time.
+    """Tree-structured Parzen estimator over the axes, which draws values for one trial at a time.
 
-    A trial that was under way when the process died goes on in its folder. Values that have been
-    tried already are not trained again: their score is told.
+    A trial that was running when the process ended is resumed in its folder. Values that were tried
+    before are not trained again: the study gets the score of the earlier trial.
     """
 
     def __init__(self, plan: Plan, space: Space, folder: Path) -> None:
@@ -44,7 +44,7 @@ class Study(Search):
             pruner=_build_pruner(plan),
         )
         kept = self.study.get_trials()
-        # seeded anew with each start: the same seed would draw the first trials once more
+        # another seed at each start, since the same one would draw the first trials again
         self.study.sampler = optuna.samplers.TPESampler(
             seed=plan.seed + len(kept), n_startup_trials=count_startup_trials(plan)
         )
@@ -58,7 +58,7 @@ class Study(Search):
         self._interrupted = [trial for trial in self.trials if trial.status == WAITING]
 
     def next_trial(self) -> Trial | None:
-        """First what was cut off, then new values until there are as many trials as planned."""
+        """Return the interrupted trials first, then new ones up to the planned number."""
         if self._interrupted:
             trial = self._interrupted.pop(0)
         elif len(self.trials) < self.planned:
@@ -83,7 +83,7 @@ class Study(Search):
         return trial
 
     def should_prune(self, trial: Trial) -> bool:
-        """Tell the study the scores so far; its pruner compares them with those of other trials."""
+        """Report new scores to the study; returns whether its pruner would stop the trial."""
         reported, new = self._reported.setdefault(trial.number, set()), False
         for step, score in trial.scores(self.plan.metric).items():
             if step not in reported:
@@ -93,7 +93,7 @@ class Study(Search):
         return new and self.plan.pruner != "none" and self._live[trial.number].should_prune()
 
     def record_end(self, trial: Trial) -> None:
-        """Tell the study; a trial that was only interrupted stays open in it."""
+        """Report the outcome to the study; an interrupted trial stays open there."""
         from optuna.trial import TrialState
 
         score = trial.score(self.plan.metric)
@@ -107,7 +107,7 @@ class Study(Search):
             self.study.tell(trial.number, state=TrialState.FAIL)
 
     def importance(self) -> Importance:
-        """Functional ANOVA of a random forest; PED-ANOVA where scikit-learn is not installed."""
+        """Return functional ANOVA of a random forest, or PED-ANOVA where scikit-learn is not installed."""
         from optuna.importance import (
             FanovaImportanceEvaluator,
             PedAnovaImportanceEvaluator,
@@ -141,7 +141,7 @@ class Study(Search):
         return trial
 
     def _restore_trial(self, frozen: FrozenTrial) -> Trial:
-        """A trial of an earlier process; one that was cut off waits to go on."""
+        """Return a trial of an earlier process; an interrupted one gets the status `waiting`."""
         point: Point = {a.key: format_value(frozen.params.get(a.key, "")) for a in self.space.axes}
         name = frozen.user_attrs.get(FOLDER) or folder_name(frozen.number, self.width, point)
         trial = Trial(frozen.number, point, self.space.overrides(point), self.folder / name)
@@ -156,13 +156,13 @@ class Study(Search):
                 trial.folder = self.trials[frozen.user_attrs[SAME]].folder
             trial.result = RunDir(trial.folder).result()
         elif (result := read_finished_result(trial.folder)) is not None:
-            trial.status, trial.result = FINISHED, result  # ended, but the study never heard
+            trial.status, trial.result = FINISHED, result  # ended before the study was told
             self.record_end(trial)
         return trial
 
 
 def require_optuna() -> None:
-    """Raise UserError where optuna is missing."""
+    """Raise a UserError where optuna is not installed."""
     try:
         import optuna  # noqa: F401
     except ImportError as error:
@@ -172,12 +172,12 @@ def require_optuna() -> None:
 
 
 def count_startup_trials(plan: Plan) -> int:
-    """Trials drawn at random before the estimator has enough to go by: a third, 4 to 10."""
+    """Return the number of trials drawn at random before the estimator is used: a third, 4 to 10."""
     return max(4, min(10, (plan.trials or 0) // 3))
 
 
 def build_distribution(axis: Axis) -> BaseDistribution:
-    """The axis as Optuna has it; values without an order are told apart by their text."""
+    """Return the distribution of an axis for Optuna; values without an order are categories."""
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,
@@ -197,7 +197,7 @@ def build_distribution(axis: Axis) -> BaseDistribution:
 
 
 def format_value(drawn: Any) -> str:
-    """A drawn value as an override has it; every digit of a number is kept."""
+    """Return a drawn value as the text of an override, with all digits of a number."""
     return drawn if isinstance(drawn, str) else repr(drawn)
 
 

@@ -1,4 +1,4 @@
-"""A sweep from its command line to its results, and its continuation."""
+"""Start a sweep, or resume one."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ftcli.sweeps.space import Point, Space
 from ftcli.sweeps.table import SilentView, write_csv
 from ftcli.sweeps.trial import Trial, folder_name
 
-#: Makes what the user watches, from the trials, how many there will be, and the metric.
+#: Builds the view from the trials, their planned number, and the metric.
 MakeView = Callable[[Sequence[Trial], int, str], SilentView]
 
 
 @composition.log_notes_once()
 def start_sweep(plan: Plan, root: Path, view: MakeView = SilentView) -> Outcome:
-    """Compose and check every trial, then run them in a new folder `<root>/<name>/<time>`.
+    """Compose and validate every trial, then run them in a new folder `<root>/<name>/<time>`.
 
     Raises:
-        UserError, Problems: what is wrong with the sweep or any trial; nothing has started then.
+        UserError, Problems: errors of the sweep or any trial; nothing has started then.
     """
     plan.job = str(paths.find_job(plan.job).resolve())
     axes, launcher = _build_parts(plan)
@@ -56,10 +56,10 @@ def resume_sweep(
     trials: int | None = None,
     launcher: str | None = None,
 ) -> Outcome:
-    """Go on with a sweep: what has finished stays, what was cut off goes on at its checkpoint.
+    """Resume a sweep: finished trials are kept, interrupted ones are resumed from their checkpoints.
 
     Args:
-        jobs, trials, launcher: replace what the sweep was started with.
+        jobs, trials, launcher: replace the settings that the sweep was started with.
 
     Raises:
         UserError: the folder is not a sweep, its job has changed, or another process works in it.
@@ -83,7 +83,7 @@ def _build_parts(plan: Plan) -> tuple[Space, Launcher]:
 
 
 def _choose_search(plan: Plan) -> Callable[[Plan, Space, Path], Search]:
-    """The class that hands out trials; raises UserError where its package is missing."""
+    """Return the class of the search; raises UserError where its package is missing."""
     if not plan.optuna:
         return Grid
     from ftcli.sweeps.study import Study, require_optuna
@@ -114,10 +114,10 @@ def _run_sweep(
 
 
 def _complete_plan(plan: Plan, job: ComposedJob) -> None:
-    """Complete the plan by what the job says.
+    """Set seed, evaluation interval and steps of the plan from the job.
 
     Raises:
-        UserError: the scores that the sweep needs will not be measured.
+        UserError: the job does not measure the scores that the sweep needs.
     """
     plan.seed = int(job.config.get("seed", 0))
     if plan.metric.startswith("eval.") and not any((job.config.get("eval") or {}).values()):

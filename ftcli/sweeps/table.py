@@ -1,4 +1,4 @@
-"""The trials as a table: sweep.csv, a live table on a terminal, a line a trial elsewhere."""
+"""The trials as a table: sweep.csv, a live table on a terminal, one line per trial elsewhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FIGURES = ("step", "tok_s", *sorted(COSTS))
 
 
 def write_csv(path: Path, trials: Sequence[Trial], metric: str) -> None:
-    """One line a trial: number, status, what it changes, scores, costs, folder, error."""
+    """Write one line per trial: number, status, values, scores, costs, folder, error."""
     lines = [format_row(trial, metric) for trial in trials]
     names = dict.fromkeys(name for line in lines for name in line)
     last = ("folder", "error")
@@ -46,7 +46,7 @@ def write_csv(path: Path, trials: Sequence[Trial], metric: str) -> None:
 
 
 def format_row(trial: Trial, metric: str) -> dict[str, Any]:
-    """A trial as flat data; what was not measured is absent."""
+    """Return a trial as flat data, without figures that were not measured."""
     figures = read_figures(trial.result)
     row: dict[str, Any] = {"number": trial.number, "status": trial.status, **trial.point}
     score = trial.score(metric)
@@ -59,7 +59,7 @@ def format_row(trial: Trial, metric: str) -> dict[str, Any]:
 
 
 class SilentView:
-    """Shows nothing; the base of what does."""
+    """A view that shows nothing; base of the other views."""
 
     def __init__(self, trials: Sequence[Trial], planned: int, metric: str) -> None:
         self.trials, self.planned, self.metric = trials, planned, metric
@@ -71,14 +71,14 @@ class SilentView:
         """Nothing to close."""
 
     def update(self) -> None:
-        """Trials may have moved on."""
+        """Called when trials may have progressed."""
 
     def show_end(self, trial: Trial) -> None:
-        """A trial has ended."""
+        """Called when a trial has ended."""
 
 
 class LineView(SilentView):
-    """A line for each trial that ends; nothing redraws, so that a log can hold it."""
+    """Prints a line for each trial that ends, which is suitable for a log file."""
 
     def show_end(self, trial: Trial) -> None:
         """Print the trial."""
@@ -99,7 +99,7 @@ class LineView(SilentView):
 
 
 class LiveView(SilentView):
-    """The table of all trials, redrawn while they run."""
+    """Shows the table of all trials, redrawn while they run."""
 
     def __enter__(self) -> Self:
         from rich.live import Live as Screen
@@ -111,7 +111,7 @@ class LiveView(SilentView):
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Leave the last state on the screen."""
+        """Stop redrawing and leave the last table on the screen."""
         self._screen.stop()
 
     def _table(self) -> Table:
@@ -119,7 +119,7 @@ class LiveView(SilentView):
 
 
 def build_table(trials: Sequence[Trial], metric: str, limit: int | None = None) -> Table:
-    """The trials as a rich table; of more than `limit` the newest that have begun."""
+    """Return the trials as a rich table; of more than `limit` the latest that have started."""
     from rich.table import Table
 
     short = shorten_keys(trials[0].point) if trials else {}

@@ -1,4 +1,4 @@
-"""One trial of a sweep: what it changes, where it lies, how it stands."""
+"""One trial of a sweep: its values, folder, status and result."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ENDED = (FINISHED, PRUNED, FAILED)
 
 @dataclass
 class Trial:
-    """A run among those of a sweep.
+    """A run of a sweep.
 
     Attributes:
-        point: key -> value as text, of what it changes.
-        overrides: its whole command line after the job.
-        status: one of the words above; a stopped trial goes on when the sweep is resumed.
-        error: why it failed.
-        result: result.json, of a trial that has ended.
+        point: key -> value as text.
+        overrides: the words of its command line after the job.
+        status: one of the words above; a stopped trial is resumed with the sweep.
+        error: message of its failure.
+        result: content of result.json of a trial that has ended.
     """
 
     number: int
@@ -42,7 +42,7 @@ class Trial:
     _rows: tuple[int, list[dict[str, Any]]] = (-1, [])
 
     def record_exit(self, code: int, pruned: bool = False) -> None:
-        """Take what the worker left; `code` is its exit status, `pruned` that it was told to stop."""
+        """Set result and status from the folder; `code` is the exit status, `pruned` whether it was asked to stop."""
         self.result = RunDir(self.folder).result()
         run_status = str(self.result.get("status", ""))
         (self.folder / "STOP").unlink(missing_ok=True)
@@ -55,7 +55,7 @@ class Trial:
             self.error = _read_reason(self.folder) or f"ended with status {code}"
 
     def score(self, metric: str) -> float | None:
-        """The figure the sweep is about; of a pruned trial the last one measured."""
+        """Return the metric of the trial; for a pruned trial the last one measured."""
         score = read_figures(self.result).get(metric)
         if score is None and self.status == PRUNED:
             scores = self.scores(metric)
@@ -63,17 +63,17 @@ class Trial:
         return score
 
     def scores(self, metric: str) -> dict[int, float]:
-        """Step -> the figure, as measured during training so far; step 0 is left out."""
+        """Return step -> metric, as measured during training so far, without step 0."""
         rows = [row for row in self._metrics() if metric in row and row["step"] > 0]
         return {int(row["step"]): float(row[metric]) for row in rows}
 
     def step(self) -> int | None:
-        """The last step that was logged."""
+        """Return the last logged step."""
         rows = self._metrics()
         return int(rows[-1]["step"]) if rows else None
 
     def _metrics(self) -> list[dict[str, Any]]:
-        """metrics.jsonl, read again only when it has grown: it is looked at several times a second."""
+        """Return metrics.jsonl, read again only when it has grown, since it is polled several times a second."""
         file = self.folder / "metrics.jsonl"
         size = file.stat().st_size if file.exists() else 0
         if size != self._rows[0]:
@@ -82,7 +82,7 @@ class Trial:
 
 
 def read_figures(result: Mapping[str, Any]) -> dict[str, int | float]:
-    """All numbers of a result.json by name: scores as `eval.<score>`, costs as they are called."""
+    """Return all numbers of result.json by name: scores as `eval.<score>`, costs by their keys."""
     everything = {**result, **(result.get("metrics") or {})}
     return {
         key: v
@@ -92,7 +92,7 @@ def read_figures(result: Mapping[str, Any]) -> dict[str, int | float]:
 
 
 def folder_name(number: int, width: int, point: Point) -> str:
-    """`03-r_8-lr_1e-4`: characters that shells, file systems and overrides take as they are."""
+    """Return a folder name such as `03-r_8-lr_1e-4`, without characters that shells or overrides interpret."""
     short = shorten_keys(point)
     parts = [f"{short[key]}_{round_text(text)}" for key, text in point.items()]
     plain = re.sub(r"[^\w.+-]+", "_", "-".join(parts), flags=re.ASCII).strip("_.-")
@@ -101,20 +101,20 @@ def folder_name(number: int, width: int, point: Point) -> str:
 
 
 def describe_point(point: Point) -> str:
-    """`r=8 lr=1e-4`."""
+    """Return a point in words, such as `r=8 lr=1e-4`."""
     short = shorten_keys(point)
     return " ".join(f"{short[key]}={round_text(text)}" for key, text in point.items())
 
 
 def round_text(text: str) -> str:
-    """A value as people read it: numbers with more than 4 digits to 4, anything else as it is."""
+    """Return a value for display: long decimal numbers with 4 digits, other text unchanged."""
     if not re.fullmatch(r"-?\d*\.\d+(e[+-]?\d+)?", text) or len(text) <= 6:
         return text
     return f"{float(text):.4g}"
 
 
 def shorten_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Dotted key -> its last part, or as many parts as tell it from the others."""
+    """Return dotted key -> its last part, or as many parts as distinguish it from the others."""
     keys, short = list(keys), {}
     for key in keys:
         parts = re.split(r"[./]", key)
@@ -127,7 +127,7 @@ def shorten_keys(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _read_reason(folder: Path) -> str:
-    """The first line of the last error of a run, or else the last of what its worker printed."""
+    """Return the first line of the last error of a run, or else the last line of its worker's log."""
     events = folder / "events.jsonl"
     if events.exists():
         last = events.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]

@@ -1,1 +1,1 @@
-"""Which of the parameters that a method trains move at a step; one module a policy."""
+"""Policies that select which of the method's parameters are trained at a step; one module a policy."""

@@ -1,4 +1,4 @@
-"""A trainable policy: which of the method's parameters move at this step."""
+"""Base class of trainable policies: which of the method's parameters are trained at a step."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ class Trainable(Callback):
     The parameters that require a gradient after `Method.prepare` are the candidates: the optimizer
     is built over all of them and checkpoints hold all of them. A policy turns `requires_grad` on and
     off among them in `before_step`, before the first forward pass of an optimizer step, so that
-    accumulation never sees a switch. What it needs to choose again is in its `state_dict`.
+    accumulation never spans a switch. The state from which a policy chooses again is in its `state_dict`.
     """
 
 
 def activate(on: Iterable[nn.Parameter], off: Iterable[nn.Parameter]) -> None:
-    """Let the first move and freeze the others, whose gradients are dropped: a step would use them."""
+    """Enable gradients of `on` and disable those of `off`.
+
+    Gradients of `off` are dropped too, because the optimizer would still apply them.
+    """
     for parameter in off:
         parameter.requires_grad_(False)
         parameter.grad = None

@@ -15,12 +15,12 @@ Named = tuple[str, nn.Parameter]
 
 @dataclass(frozen=True)
 class Candidates:
-    """Every parameter that requires a gradient, once, under its name in the prepared model.
+    """All parameters that require a gradient, each once, under its name in the prepared model.
 
     Attributes:
-        inside: block -> what it holds. Blocks are numbered through all stacks in the order of the
+        inside: block number -> its (name, parameter) pairs. Blocks are numbered through all stacks in the order of the
             model (an encoder before its decoder); those without candidates are left out.
-        outside: embeddings, final norm, head, and whatever several blocks share.
+        outside: those of embeddings, final norm and head, and those that several blocks share.
     """
 
     inside: dict[int, list[Named]]
@@ -31,12 +31,12 @@ class Candidates:
         """Sort the candidates of a prepared model, PEFT wrappers and tied weights included.
 
         Raises:
-            UserError: no block holds anything that is trained.
+            UserError: no block holds a trained parameter.
         """
         homes = _homes(model)
         inside: dict[int, list[Named]] = {}
         outside: list[Named] = []
-        for name, parameter in model.named_parameters():  # names a tied tensor once
+        for name, parameter in model.named_parameters():  # yields a tied tensor once
             if parameter.requires_grad:
                 home = homes[id(parameter)]
                 place = outside if home is None else inside.setdefault(home, [])
@@ -62,7 +62,7 @@ class Candidates:
 
 
 def _homes(model: nn.Module) -> dict[int, int | None]:
-    """Id of a parameter -> the only block that uses it, None where it is none or several."""
+    """Map the id of each parameter to the only block that uses it, or None if none or several do."""
     owners: dict[int, set[int]] = {}
     for number, (_, block) in enumerate(Anatomy(model).blocks):
         for module in block.modules():

@@ -1,4 +1,4 @@
-"""Base of the policies that let some blocks of the model move at a time."""
+"""Base class of policies that train some blocks of the model at a time."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from ftcli.trainable.selection import Interval, Sampler
 if TYPE_CHECKING:
     from ftcli.core.run import Run
 
-#: Optimizer state of blocks that leave: stays, is forgotten, or waits on the CPU.
+#: Optimizer state of blocks that become inactive: stays, is dropped, or is moved to the CPU.
 StateOnSwitch = Literal["keep", "drop", "offload"]
 
 
 class Blockwise(Trainable, ABC):
-    """Lets the blocks that `choose` names move, and whatever is always on.
+    """Trains the blocks that `choose` returns, and the parameters that are always on.
 
     Every change of the active blocks is an event `active_blocks` of the run.
 
     Args:
-        every: when to choose.
-        state_on_switch: what becomes of the optimizer state of blocks that leave. Dropped state
-            begins anew, with its step count, when the block comes back.
-        always_on: patterns of parameter names that always move; null: all that lies outside blocks.
-        seed: of the draws; null: the run's.
+        every: when blocks are chosen.
+        state_on_switch: what happens to the optimizer state of blocks that become inactive. After `drop`
+            state and step count start at 0 when the block is active again.
+        always_on: patterns of the names of parameters that are always trained; null: all outside blocks.
+        seed: of the random choices; null: the run's.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Blockwise(Trainable, ABC):
         self._applied: list[int] | None = None
 
     def setup(self, run: Run) -> None:
-        """Sort what the method trains into blocks.
+        """Sort the parameters that the method trains into blocks.
 
         Raises:
-            UserError: several processes, nothing to choose from, or a pattern matches nothing.
+            UserError: there are several processes, no block to choose from, or a pattern without a match.
         """
         self._refuse_processes(run)
         self.candidates = Candidates.of(run.model)
@@ -70,26 +70,26 @@ class Blockwise(Trainable, ABC):
 
     @abstractmethod
     def choose(self, state: State) -> list[int]:
-        """Numbers of the blocks that move from this step on, ascending."""
+        """Return the numbers of the blocks that are trained from this step on, ascending."""
 
     def before_step(self, state: State) -> None:
-        """Choose when it is time; put into force what was chosen, now or before a resume."""
+        """Choose blocks when due, and apply a choice that is not applied yet, such as that of a checkpoint."""
         if self.every.due(state):
             self.active = self.choose(state)
         if self.active != self._applied:
             self._switch(state)
 
     def on_train_end(self, state: State) -> None:
-        """What the method trains is whole again."""
+        """Enable all parameters that the method trains."""
         activate([p for _, p in self.candidates], [])
         self._applied = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The active blocks and the generator."""
+        """Return the active blocks and the state of the generator."""
         return {"active": self.active, **self.draws.state_dict()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave; the next step puts it into force."""
+        """Restore what `state_dict` returned; the next step applies it."""
         self.active, self._applied = list(saved["active"]), None
         self.draws.load_state_dict(saved)
 
@@ -107,7 +107,7 @@ class Blockwise(Trainable, ABC):
             state.run.dir.event("active_blocks", step=state.step, blocks=self.active)
 
     def split(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """What moves with the active blocks, and what does not."""
+        """Return the parameters that are trained with the active blocks, and those that are not."""
         inside = {id(p) for block in self.active for _, p in self.candidates.inside[block]}
         moving = inside | self._always
         every = [p for _, p in self.candidates]

@@ -1,23 +1,23 @@
-"""How much each entry of a weight matrix matters, and which entries matter most."""
+"""Scores of the entries of a weight matrix, and the positions of the highest scores."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-#: Names of scores that are functions of the weight alone, so that no backward pass is needed.
+#: Names of scores that depend on the weight alone and need no backward pass.
 OF_WEIGHTS = ("lift", "weight", "random")
 
 
 def low_rank(weight: Tensor, rank: int, randomised: bool = False, seed: int = 0) -> Tensor:
-    """The best approximation of a matrix that has this rank, float32 of its shape.
+    """Return the best approximation of a matrix of the given rank, float32 of its shape.
 
     LIFT (arXiv 2506.00772, equation 1): the first `rank` components of the singular value
     decomposition, in float32 whatever the weight's type.
 
     Args:
         randomised: decompose a random projection to 2 * rank directions (Halko et al. 2011).
-        seed: of that projection; the global generator stays as it is.
+        seed: of that projection; the state of the global generator is preserved.
     """
     matrix = weight.detach().float()
     if not randomised:
@@ -31,18 +31,18 @@ def low_rank(weight: Tensor, rank: int, randomised: bool = False, seed: int = 0)
 
 
 def random(weight: Tensor, seed: int) -> Tensor:
-    """Independent uniform numbers, the same on every device."""
+    """Return independent uniform numbers of the weight's shape, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(weight.shape, generator=generator).to(weight.device)
 
 
 def top(score: Tensor, count: int) -> Tensor:
-    """Positions of the `count` largest values in the flattened tensor, ascending.
+    """Return the positions of the `count` largest values in the flattened tensor, ascending.
 
-    Of equal values those that stand first are taken, so that the choice is the same everywhere.
+    Of equal values the first ones are taken, so that the choice is the same on every device.
 
     Returns:
-        [count], int32 where that is wide enough.
+        [count], int32 where positions fit, else int64.
     """
     flat = score.reshape(-1)
     chosen = torch.ones_like(flat, dtype=torch.bool)

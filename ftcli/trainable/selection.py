@@ -1,4 +1,4 @@
-"""What policies choose with: when, how many, by what score; of blocks or of entries of a tensor."""
+"""Helpers of policies: when to choose, how many, and which blocks or entries of a tensor."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ftcli.core.errors import UserError
 
 @dataclass(frozen=True)
 class Interval:
-    """When to choose anew: before the first step, and then every so many steps or epochs.
+    """When to choose: before the first step, and then every `steps` steps or `epochs` epochs.
 
     Args:
         steps: optimizer steps between choices.
-        epochs: passes over the data between choices. With neither, the first choice stays.
+        epochs: passes over the data between choices. Without either, the first choice is kept.
     """
 
     steps: int | None = None
@@ -31,7 +31,7 @@ class Interval:
                 raise UserError(f"{value} is not a valid interval; the smallest is 1.", "trainable")
 
     def due(self, state: State) -> bool:
-        """Whether the step about to be taken begins with a choice."""
+        """Whether the next step begins with a choice."""
         if self.steps is not None and state.step % self.steps == 0:
             return True
         if self.epochs is not None and state.batch == 0 and state.epoch % self.epochs == 0:
@@ -40,15 +40,16 @@ class Interval:
 
 
 def share(total: int, fraction: float, key: str, of: str = "blocks") -> int:
-    """A fraction of a number of things, rounded down.
+    """Return a fraction of a number of items, rounded down.
 
     Args:
-        key: the option that names the fraction, for messages.
+        key: the option that sets the fraction, for messages.
+        of: what the items are, for messages.
 
     Raises:
-        UserError: the fraction is not in (0, 1], or leaves nothing.
+        UserError: the fraction is not in (0, 1], or the result is 0.
     """
-    # a product such as 0.29 * 100 lies a rounding error below the whole number that is meant
+    # the tolerance is for products such as 0.29 * 100, which lie a rounding error below an integer
     count = math.floor(fraction * total + 1e-9)
     if not 0 < fraction <= 1 or count < 1:
         raise UserError(
@@ -61,10 +62,10 @@ def share(total: int, fraction: float, key: str, of: str = "blocks") -> int:
 
 
 def within(count: int, total: int, key: str, of: str = "blocks") -> int:
-    """The count, once it is known to be between 1 and the total.
+    """Return the count after checking that it is between 1 and the total.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not between 1 and the total.
     """
     if not 1 <= count <= total:
         raise UserError(
@@ -76,37 +77,37 @@ def within(count: int, total: int, key: str, of: str = "blocks") -> int:
 
 
 def top(scores: Tensor, count: int) -> Tensor:
-    """Indices [count] of the highest of the scores (any shape, flattened), ascending."""
+    """Return the indices [count] of the highest scores (any shape, flattened), ascending."""
     return scores.flatten().topk(count, sorted=False).indices.sort().values
 
 
 class Sampler:
-    """Random choices without replacement from a generator of their own.
+    """Random choices without replacement from a generator of its own.
 
-    What else draws in a run (dropout, data order) neither moves it nor is moved by it; its state
-    belongs in a checkpoint. Draws happen on the CPU, so they are the same on every device.
+    Other random draws of a run (dropout, data order) are independent of it; its state is stored in the
+    checkpoint. It draws on the CPU, so that choices are the same on every device.
     """
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
 
     def uniform(self, total: int, count: int) -> Tensor:
-        """`count` different numbers below `total`, each set equally likely; int64, ascending."""
+        """Return `count` different numbers below `total`, each set equally likely; int64, ascending."""
         return torch.randperm(total, generator=self.generator)[:count].sort().values
 
     def weighted(self, weights: Tensor, count: int) -> Tensor:
-        """`count` different indices of `weights` [n], n up to 2^24, drawn one after the other.
+        """Return `count` different indices of `weights` [n], n up to 2^24, drawn one after the other.
 
-        Each draw takes one of those left with probability proportional to its weight; int64,
+        Each draw takes one of the remaining with probability proportional to its weight; int64,
         ascending.
         """
         chosen = torch.multinomial(weights.double().cpu(), count, generator=self.generator)
         return chosen.sort().values
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the generator stands."""
+        """Return the state of the generator."""
         return {"generator": self.generator.get_state()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the state of the generator."""
         self.generator.set_state(saved["generator"])

@@ -1,4 +1,4 @@
-"""Training of the last blocks only, the same from the first step to the last."""
+"""Policy that trains the last blocks only, the same ones in all steps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class TopLayers(Blockwise):
-    """The last `count` blocks and what is always on; the rest of the candidates never moves.
+    """Trains the last `count` blocks and the parameters that are always on; other blocks are frozen.
 
     Args:
-        count: blocks from the end of the model (of its decoder, where it has an encoder too).
+        count: number of blocks from the end of the model (of the decoder in an encoder-decoder).
     """
 
     def __init__(self, count: int = 2, always_on: list[str] | None = None) -> None:
@@ -24,14 +24,14 @@ class TopLayers(Blockwise):
         self.count = count
 
     def setup(self, run: Run) -> None:
-        """Find the blocks.
+        """Sort the trained parameters into blocks.
 
         Raises:
-            UserError: there are fewer than `count`, or see `Blockwise.setup`.
+            UserError: there are fewer than `count` blocks; or as `Blockwise.setup`.
         """
         super().setup(run)
         within(self.count, len(self.candidates.blocks), "trainable.count")
 
     def choose(self, state: State) -> list[int]:
-        """The last ones."""
+        """Return the numbers of the last blocks."""
         return self.candidates.blocks[-self.count :]

@@ -1,4 +1,4 @@
-"""The micro-batches of a step that was not finite, on disk: rows, text, tensors, figures."""
+"""Dump of the micro-batches of a step that was not finite: rows, text, tensors and figures."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ FOLDER = "nonfinite"
 
 
 def dump_batch(run: Run, error: NonFinite) -> None:
-    """Write `nonfinite/step-000123/` of the run, once; the error then names it.
+    """Write the batch of an error to `nonfinite/step-000123/` of the run, once, and set `error.folder`.
 
-    `rows.jsonl` has a line a row (number, file:line, the text it became), `rank-0-batch-0.safetensors`
-    the tensors of a micro-batch, `figures.json` what was not finite. Where the micro-batches are gone,
-    which they are when figures were read later than the step, they are made again from their rows; an
-    objective that answers prompts is then shown by the prompts.
+    `rows.jsonl` has a line a row (number, file:line, the decoded text), `rank-0-batch-0.safetensors`
+    the tensors of a micro-batch, `figures.json` the values that were not finite. Where figures were
+    read later than the step, the micro-batches are no longer in memory and are built again from their
+    rows; for an objective that samples answers these hold the prompts only.
 
-    Called on all ranks; the first one writes what all of them had.
+    Must be called on all ranks; the first one writes the batches of all.
     """
     if error.dumped:
         return
     error.dumped = True
-    own = error.batches or [run.loader().batch(rows) for rows in error.rows]
+    own = error.batches or [run.build_loader().batch(rows) for rows in error.rows]
     ranks = _gather_over_ranks(run, own)
     error.rows = [batch["rows"] for batches in ranks for batch in batches]
     if run.dir is None or not run.accelerator.is_main_process:
@@ -42,7 +42,7 @@ def dump_batch(run: Run, error: NonFinite) -> None:
         target = _unused_folder(run.dir.path / FOLDER, error.step)
         with atomic.write_folder(target) as unfinished:
             _write(unfinished, run, ranks, error)
-    except Exception as refused:  # the error itself must reach the user whatever the disk says
+    except Exception as refused:  # a disk error must not replace the error that is reported
         if disk.describe_fault(refused) is None:
             raise
         with suppress(OSError):
@@ -60,7 +60,7 @@ def _gather_over_ranks(run: Run, own: list[dict[str, Any]]) -> list[list[dict[st
 
 
 def _unused_folder(root: Path, step: int) -> Path:
-    """A folder that is not there yet: a step whose batch was skipped is tried with the next one."""
+    """Return a folder that does not exist yet: a step number occurs again after a skipped batch."""
     root.mkdir(exist_ok=True)
     name = f"step-{step:06d}"
     names = [name, *(f"{name}-{count}" for count in range(2, 100))]
@@ -94,7 +94,7 @@ def _tensors(batch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _describe_rows(run: Run, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Number and origin of each row; its text, or after all rows the texts that are not one a row."""
+    """Yield number and origin of each row with its text; texts that are not one a row come after all rows."""
     rows, texts = batch["rows"], list(_decode_rows(run, batch))
     apart = len(texts) != len(rows)
     for index, row in enumerate(rows):
@@ -105,7 +105,7 @@ def _describe_rows(run: Run, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _decode_rows(run: Run, batch: dict[str, Any]) -> Iterator[str]:
-    """The documents of a micro-batch as the model sees them; none of what has no text."""
+    """Yield the decoded documents of a micro-batch; nothing for batches without token ids."""
     ids = batch.get("input_ids")
     if ids is None or not hasattr(run.tokenizer, "decode"):
         return

@@ -1,4 +1,4 @@
-"""Checkpoints: everything needed to go on as if nothing had happened, written whole or not at all."""
+"""Checkpoints: the complete state of a run, written atomically, from which training resumes to the bit."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from ftcli.core import atomic, disk
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.trainer import manifest
-from ftcli.trainer.checkpoint_io import write_state
+from ftcli.trainer.checkpoint_io import write_checkpoint_files
 from ftcli.trainer.manifest import step_of
 
 if TYPE_CHECKING:
     from ftcli.trainer.loop import Loop
 
 logger = logging.getLogger("ftcli")
-LATER = ".later-"  # checkpoints of steps that a resumed run takes again
-SMALL_FILES = 1 << 20  # bytes besides tensors: configuration, counters, random generators
+LATER = ".later-"  # prefix of checkpoints whose steps a resumed run repeats
+SMALL_FILES = (
+    1 << 20
+)  # allowance in bytes for what is not a tensor: configuration, counters, random generators
 
 
 class Checkpoints:
     """The folder `checkpoints/` of a run.
 
     Each `step-000400/` holds what is trained (adapter.safetensors, adapter_config.json), the
-    optimizer, every callback's own state, the random generators, and the position in the data.
+    optimizer, the state of every callback, the random generators, and the position in the data.
     `last` and `best` are links. DONE, written last, lists bytes and SHA-256 of every file; a folder
-    without it is the remains of a crash and is ignored.
+    without it was left by a crash and is ignored.
 
     Args:
-        keep: how many of the newest are kept besides the best; at least 1.
+        keep: number of newest checkpoints that are kept besides the best; at least 1.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -45,13 +47,13 @@ class Checkpoints:
         self._warned = False
 
     def prepare_folder(self, loop: Loop, resume: Path | None) -> None:
-        """Make the folder what it was when `resume` was written, and see whether the next one fits.
+        """Return the folder to its state when `resume` was written, and check that a checkpoint fits on the disk.
 
-        Checkpoints of later steps were written by a run that this one takes back; they go when the
-        first new one is whole.
+        Checkpoints of later steps belong to steps that will be repeated. They are renamed, and removed
+        when the first new checkpoint is complete.
 
         Raises:
-            UserError: not even one checkpoint would fit on the disk.
+            UserError: the disk has no space for one checkpoint.
         """
         self.folder.mkdir(exist_ok=True)
         atomic.remove_unfinished(self.folder)
@@ -72,22 +74,22 @@ class Checkpoints:
             ) from error
 
     def save(self, loop: Loop, best: bool = False, required: bool = True) -> Path | None:
-        """Write a checkpoint of this moment; returns its folder.
+        """Write a checkpoint of the current step; return its folder.
 
         Args:
-            best: the link `best` is to point at it.
-            required: nothing comes after it that could be saved instead. Otherwise a disk that refuses
-                is a warning, and None is returned.
+            best: also point the link `best` at it.
+            required: raise where it cannot be written, because no later checkpoint will replace it.
+                Otherwise a failed write is a warning, and None is returned.
 
         Raises:
-            UserError: the disk refused; what was there before is intact.
+            UserError: the disk refused a required checkpoint; earlier ones are intact.
         """
         name = f"step-{loop.state.step:06d}"
         target = self.folder / name
         try:
             disk.require_space(self.folder, self._bytes_needed(loop))
             with atomic.write_folder(target) as unfinished:
-                write_state(unfinished, loop, best)
+                write_checkpoint_files(unfinished, loop, best)
                 manifest.write_manifest(unfinished)
         except Exception as error:
             self._report_failure(error, name, required)
@@ -99,17 +101,16 @@ class Checkpoints:
             self._remove_old(target)
             self.run_dir.event("checkpoint", step=loop.state.step, path=name)
         except OSError as error:
-            told = disk.run_error(
-                error, self.run_dir.path, f"{name} is whole, links and old ones not"
-            )
-            if required and told:
-                raise told from error  # resume puts them right
+            what = f"{name} was saved; updating links or removing old checkpoints failed"
+            failure = disk.run_error(error, self.run_dir.path, what)
+            if required and failure:
+                raise failure from error  # `prepare_folder` repairs the links on resume
             logger.warning(f"{name} is saved, but {disk.describe_fault(error) or error}.")
         self._warn_of_full_disk(manifest.total_bytes(target))
         return target
 
     def mark_best(self, path: Path | None = None) -> None:
-        """Point `best` at a checkpoint, by default the newest; a run without a step has none."""
+        """Point `best` at a checkpoint, by default the newest; do nothing where there is none."""
         path = path or next(iter(self.finished()[::-1]), None)
         if path is None:
             return
@@ -117,20 +118,20 @@ class Checkpoints:
         self._remove_old(path)
 
     def finished(self) -> list[Path]:
-        """All checkpoints that were written to their end, oldest first."""
+        """Return all complete checkpoints, oldest first."""
         return self._sort_by_step(
             path.parent for path in self.folder.glob(f"step-*/{manifest.DONE}")
         )
 
     def find(self, name: str, only: Collection[str] | None = None, fall_back: bool = False) -> Path:
-        """The checkpoint called `last`, `best` or `step-000400`, once it has been checked.
+        """Return the checkpoint called `last`, `best` or `step-000400` after checking it for damage.
 
         Args:
-            only: the files that will be read; see `manifest.find_damage`.
-            fall_back: instead of a damaged `last`, give the newest one that is not.
+            only: the files whose content is checked; see `manifest.find_damage`.
+            fall_back: in place of a damaged `last`, return the newest undamaged checkpoint.
 
         Raises:
-            UserError: there is none of that name, or it is damaged; the message names those there are.
+            UserError: there is no such checkpoint, or it is damaged; the message lists the others.
         """
         whole = self.finished()
         meant = whole[-1] if name == "last" and whole else self.folder / name
@@ -156,7 +157,7 @@ class Checkpoints:
         raise UserError(
             f"the checkpoint {chosen.name} is damaged: {wrong}.",
             where=str(chosen),
-            fix=f"--checkpoint {others[-1].name} (whole: {good})"
+            fix=f"--checkpoint {others[-1].name} (undamaged: {good})"
             if others
             else self._restart_command,
         )
@@ -169,7 +170,7 @@ class Checkpoints:
         return sorted((path for path in paths if path.name[5:].isdigit()), key=step_of)
 
     def _restore_links(self, resume: Path) -> None:
-        """What a crash right after the checkpoint may have left undone."""
+        """Point `last` and `best` where a crash just after the checkpoint may have left them outdated."""
         atomic.write_link(self.folder / "last", resume.name)
         state = json.loads((resume / "state.json").read_text(encoding="utf-8"))
         best = self.folder / "best"
@@ -179,7 +180,7 @@ class Checkpoints:
             best.unlink()
 
     def _bytes_needed(self, loop: Loop) -> int:
-        """Bytes of a checkpoint of this moment: of its tensors, or of the one before if that is more."""
+        """Return the bytes to reserve for a checkpoint: the larger of its tensors and the previous one, plus 5 %."""
         state = loop.optimizer.state.values()
         tensors = [*loop.run.trained_state().values(), *(t for s in state for t in _tensors(s))]
         sizes = [sum(t.numel() * t.element_size() for t in tensors)]
@@ -187,7 +188,7 @@ class Checkpoints:
         return int(max(sizes) * 1.05) + SMALL_FILES
 
     def _report_failure(self, error: Exception, name: str, required: bool) -> None:
-        """A checkpoint could not be written: a warning, or the end of the run."""
+        """Warn that a checkpoint could not be written; raise if it was required or the disk is not the cause."""
         why = disk.describe_fault(error)
         if why is None:
             raise error
@@ -198,8 +199,10 @@ class Checkpoints:
         logger.warning(f"{name} was not saved: {why}. Training goes on.")
 
     def _warn_of_full_disk(self, size: int) -> None:
-        """Say once that checkpoints which are kept will not all fit."""
-        coming = self.keep + 2 - len(self.finished())  # the best, and one before another is removed
+        """Warn once where the checkpoints that are kept will not all fit on the disk."""
+        coming = (
+            self.keep + 2 - len(self.finished())
+        )  # plus the best, and the new one before an old one is removed
         free = disk.free_bytes(self.folder)
         if coming * size > free and not self._warned:
             self._warned = True
@@ -207,7 +210,7 @@ class Checkpoints:
             logger.warning(f"{self.folder} will hold {more}: later checkpoints may be left out.")
 
     def _remove_old(self, newest: Path) -> None:
-        """Remove all but the newest ones and the best, once what was just written is on the disk."""
+        """Remove all but the `keep` newest checkpoints and the best, if `newest` is undamaged."""
         wrong = manifest.find_damage(newest, only=())
         if wrong is not None:
             self._record_event("damaged_checkpoint", path=newest.name, problem=wrong)
@@ -216,18 +219,20 @@ class Checkpoints:
         best = (self.folder / "best").resolve().name
         for path in self.finished()[: -self.keep]:
             if path.name not in (best, newest.name):
-                (path / manifest.DONE).unlink()  # first, so that a crash leaves no half
+                (
+                    path / manifest.DONE
+                ).unlink()  # first, so that a crash leaves no incomplete folder that counts
                 shutil.rmtree(path)
         for path in self.folder.glob(f"{LATER}*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def _record_event(self, kind: str, **fields: Any) -> None:
-        with suppress(OSError):  # a full disk is told on the screen
+        with suppress(OSError):  # a full disk is reported on the screen instead
             self.run_dir.event(kind, **fields)
 
 
 def open_checkpoints(loop: Loop, keep: int, resume: Path | None = None) -> Checkpoints | None:
-    """Where a loop keeps checkpoints, ready for the next; None for a run without a directory."""
+    """Return the checkpoints of a loop, ready for the first save; None for a run without a directory."""
     if loop.run.dir is None:
         return None
     checkpoints = Checkpoints(loop.run.dir.checkpoints, keep)
@@ -237,7 +242,7 @@ def open_checkpoints(loop: Loop, keep: int, resume: Path | None = None) -> Check
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors in nested containers."""
+    """Yield all tensors in nested dicts, lists and tuples."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):

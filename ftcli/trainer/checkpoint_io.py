@@ -1,4 +1,4 @@
-"""What a checkpoint holds: written from a loop, and put back into one."""
+"""The files of a checkpoint: written from a loop, and loaded into one."""
 
 from __future__ import annotations
 
@@ -18,14 +18,21 @@ if TYPE_CHECKING:
     from ftcli.core.run import Run
     from ftcli.trainer.loop import Loop
 
-WEIGHTS = ("adapter.safetensors", "adapter_config.json")  # what is read to use what was trained
+WEIGHTS = (
+    "adapter.safetensors",
+    "adapter_config.json",
+)  # the files needed to use the trained weights
 COUNTERS = ("step", "epoch", "batch", "tokens", "supervised", "best")
 
 
-def write_state(folder: Path, loop: Loop, best: bool) -> None:
-    """Fill a folder with the state of the loop."""
+def write_checkpoint_files(folder: Path, loop: Loop, best: bool) -> None:
+    """Write the state of the loop to a folder.
+
+    Args:
+        best: recorded in `state.json`: whether this checkpoint is the best so far.
+    """
     run, state = loop.run, loop.state
-    run.optimizer.eval_mode()  # what is judged and loaded later; the optimizer keeps the other one
+    run.optimizer.eval_mode()  # save the weights that are evaluated; the optimizer state holds those in training
     save_weights(folder, run)
     run.optimizer.train_mode()
     _save_pt(loop.optimizer.state_dict(), folder / "optimizer.pt")
@@ -42,25 +49,25 @@ def write_state(folder: Path, loop: Loop, best: bool) -> None:
 
 
 def save_weights(folder: Path, run: Run) -> None:
-    """What the method trains, as safetensors; and how to read it."""
+    """Write the trained weights as safetensors, and the description of the method that reads them."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in run.trained_state().items()}
     save_file(tensors, folder / "adapter.safetensors", metadata={"format": "pt"})
     atomic.write_json(folder / "adapter_config.json", run.method.describe())
 
 
 def load_weights(folder: Path, run: Run) -> None:
-    """Put the weights of a checkpoint into the run's model.
+    """Load the weights of a checkpoint into the run's model.
 
     Raises:
-        UserError: they are those of another method or model.
+        UserError: their names or shapes are those of another method or model.
     """
     tensors = load_file(folder / "adapter.safetensors")
     refuse_shapes(run.method.state(run.model), tensors)
     run.method.load_state(run.model, tensors)
 
 
-def restore_state(folder: Path, loop: Loop) -> None:
-    """Bring the loop to the moment of a checkpoint."""
+def load_checkpoint(folder: Path, loop: Loop) -> None:
+    """Restore weights, optimizer, callbacks, counters and random generators from a checkpoint."""
     load_weights(folder, loop.run)
     loop.optimizer.load_state_dict(load_pt(folder / "optimizer.pt"))
     for name, saved in load_pt(folder / "participants.pt").items():
@@ -76,11 +83,11 @@ def restore_state(folder: Path, loop: Loop) -> None:
 
 
 def _save_pt(value: Any, path: Path) -> None:
-    """To a stream of Python's, whose errors say what the system said."""
+    """Write with torch.save to a Python stream, so that disk errors stay OSErrors with their errno."""
     with open(path, "wb") as stream:
         torch.save(value, stream)
 
 
 def load_pt(path: Path) -> dict[str, Any]:
-    """A `.pt` file of a checkpoint: tensors and plain values, never code."""
+    """Load a `.pt` file of a checkpoint on the CPU: tensors and plain values, never code."""
     return torch.load(path, map_location="cpu", weights_only=True)

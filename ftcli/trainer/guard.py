@@ -1,4 +1,4 @@
-"""What is done about a step whose figures are not finite, or for which there is no memory."""
+"""Handling of steps whose loss or gradient is not finite, and of memory that runs out in a step."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
     from ftcli.trainer.loop import Batch, Loop
     from ftcli.trainer.trainer import Trainer
 
-MAX_DUMPS = 8  # skipped batches that are written to disk
+MAX_DUMPS = 8  # number of skipped batches that are written to disk
 
 
 class RejectedStep(NonFinite):
-    """Figures of a step that has not been taken, or can be undone."""
+    """A figure was not finite in a step that has not changed the weights yet or can be rolled back."""
 
 
 class Guard(Callback):
-    """Follows `on_nonfinite` of the trainer: stop the run, or leave the step out.
+    """Applies `trainer.on_nonfinite`: stop the run, or skip the step.
 
-    By default nothing is read from a device between two log lines: a step that was not finite is
-    found when its figures are read, and no checkpoint is written before they are.
+    With `stop` nothing is read from a device between two log lines: a step that was not finite is
+    noticed when its figures are read, and no checkpoint is written before that.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.batches: list[Batch] = []  # of the step that is being taken
-        self.skipped = 0  # steps left out
-        self.in_a_row = 0  # of these, since the last that was taken
+        self.batches: list[Batch] = []  # micro-batches of the current step
+        self.skipped = 0  # steps skipped in the whole run
+        self.in_a_row = 0  # steps skipped since the last completed one
 
     def setup(self, run: Run) -> None:
-        """Refuse what a pipeline has no answer to: a client all of whose steps were left out.
+        """Refuse skipping in a pipeline: a client might skip all of its steps and have nothing to send.
 
         Raises:
-            UserError: steps are to be skipped within rounds.
+            UserError: `on_nonfinite=skip` in a run with a pipeline.
         """
         if self._skips and run.pipeline is not None:
             raise UserError(
@@ -55,15 +55,15 @@ class Guard(Callback):
 
     @contextmanager
     def watch(self, loop: Loop, batches: list[Batch]) -> Iterator[None]:
-        """Blame what goes wrong in a step on its micro-batches; leave the step out where told to.
+        """Attach the micro-batches to errors of a step; with `on_nonfinite=skip`, roll a rejected step back.
 
-        Skipping costs a wait for the device a step, a copy of what the callbacks keep, and for
-        an optimizer without gradients a copy of what is trained: its step cannot be judged before
-        it is made.
+        Skipping costs one device synchronisation a step, a copy of the state of the callbacks, and for
+        a gradient-free optimizer a copy of the trained weights: it has moved them by the time its
+        losses are known.
 
         Raises:
-            NonFinite: with its micro-batches; also after too many skipped steps in a row.
-            OutOfMemory: in place of whatever an allocator raised.
+            NonFinite: with its micro-batches; also after more than `max_skipped` skipped steps in a row.
+            OutOfMemory: in place of the error that the allocator raised.
         """
         self.batches, state = batches, loop.state
         before = Snapshot(loop) if self._skips else None
@@ -87,15 +87,15 @@ class Guard(Callback):
             self.batches = []
 
     def check_step(self, loop: Loop, loss: torch.Tensor, probe: torch.Tensor | None = None) -> None:
-        """Where steps may be skipped, look before the weights move or can still be put back.
+        """With `on_nonfinite=skip`, reject a step that is not finite while it can still be rolled back.
 
-        The loss and the gradient are the same on all ranks, and so is the verdict.
+        Loss and gradient are the same on all ranks, so all ranks decide alike.
 
         Args:
-            probe: not finite where anything was not; None: the norm of the gradients.
+            probe: a scalar that is not finite if any value was not; None: the norm of the gradients.
 
         Raises:
-            RejectedStep: not finite.
+            RejectedStep: the loss or the probe is not finite.
         """
         if not self._skips:
             return
@@ -124,10 +124,10 @@ class Guard(Callback):
         return self.trainer.on_nonfinite == "skip"
 
     def check_before_save(self, loop: Loop) -> None:
-        """Make sure that what is about to be saved is finite.
+        """Check that figures and trained weights are finite before a checkpoint is written.
 
         Raises:
-            NonFinite: a figure of a step since the last log, or a trained weight, is not.
+            NonFinite: a figure of a step since the last log, or a trained weight, is not finite.
         """
         loop.meter.check_pending()
         finite = [torch.isfinite(p.detach()).all() for p in loop.parameters]
@@ -138,13 +138,13 @@ class Guard(Callback):
 
     @property
     def figures(self) -> dict[str, int]:
-        """What a log line says of it: steps that were left out, where that may happen."""
+        """Return the count of skipped steps for a log line; empty where no step may be skipped."""
         return {"skipped": self.skipped} if self._skips else {}
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps were left out, once one was."""
+        """Return the count of skipped steps; empty while it is 0."""
         return {"skipped": self.skipped} if self.skipped else {}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore the count of skipped steps."""
         self.skipped = saved.get("skipped", 0)

@@ -1,4 +1,4 @@
-"""What the loop holds while it turns: the live objects of one run on this process's device."""
+"""The live objects of one run on this process's device, and the operations of one training step."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -30,10 +31,10 @@ Batch = dict[str, Any]
 
 @dataclass
 class Loop:
-    """The run, its optimizer and its callbacks.
+    """The run, its optimizer and its callbacks while it trains.
 
     Attributes:
-        model: what forward passes go through: the run's model, wrapped where there are many ranks.
+        model: the module that forward passes call: the run's model, wrapped where there are several ranks.
         parameters: the tensors that are trained.
         fingerprint: content hash of the training data.
     """
@@ -49,96 +50,105 @@ class Loop:
     meter: Meter = field(default_factory=Meter)
 
     def begin(self) -> None:
-        """The first step of this process comes next: start the clock, and say so in the record."""
+        """Start the clock before the first step of this process, and record the start in the run directory."""
         if self.accelerator.is_main_process and self.run.dir is not None:
             self.run.dir.mark_started(self.state.step)
         self.meter.begin()
 
+    @cached_property
     def loader(self) -> Loader:
         """The training batches of this process."""
-        return self.run.loader(self.accelerator.process_index, self.accelerator.num_processes)
+        return self.run.build_loader(self.accelerator.process_index, self.accelerator.num_processes)
 
     def run_callbacks(self, hook: str, *args: Any) -> None:
-        """Call one hook of every callback, in order."""
+        """Call one hook of every callback, in order.
+
+        Args:
+            hook: name of the method of `Callback`, such as `before_step`; it gets the state and `args`.
+        """
         for callback in self.callbacks.values():
             getattr(callback, hook)(self.state, *args)
 
     def backward(self, batches: Sequence[Batch]) -> Tensor:
-        """Gradients of one step over all its micro-batches; returns the step's loss, detached."""
+        """Accumulate the gradients of all micro-batches of a step; return the step's loss, a detached scalar."""
         ranks = self.accelerator.num_processes
-        step = StepLoss(self.run, self.model, batches, self._sum_number_over_ranks, ranks)
+        step_loss = StepLoss(self.run, self.model, batches, self._sum_number_over_ranks, ranks)
         total = torch.zeros((), device=self.accelerator.device)
         for index, batch in enumerate(batches):
             with self._sync_gradients(last=index == len(batches) - 1):
-                loss = step(batch)
+                loss = step_loss(batch)
                 require_gradient(loss)
-                # data parallelism averages gradients over ranks; the sum is wanted
+                # data parallelism averages gradients over ranks, but the step needs their sum
                 (loss * ranks if ranks > 1 else loss).backward()
             total += loss.detach()
-        self.meter.record_figures(step.figures, step.forwards)
+        self.meter.record_figures(step_loss.figures, step_loss.forwards)
         return self._sum_over_ranks(total)
 
-    def zeroth_order_step(self, batches: Sequence[Batch], lr: float) -> tuple[Tensor, Tensor]:
-        """A step of an optimizer that asks for losses and takes no gradient.
+    def zeroth_order_step(
+        self, batches: Sequence[Batch], lr_factor: float
+    ) -> tuple[Tensor, Tensor]:
+        """Take a step of an optimizer that uses losses and no gradient.
 
-        Returns one of the losses, and the sum of all, which is finite if every one is.
-
-        What it asks is a pure function of the weights: the same micro-batches, nothing drawn at
-        random, no counter moved.
+        The closure that the optimizer gets is a pure function of the weights: the same micro-batches in
+        evaluation mode, nothing random, no counter changed.
 
         Args:
-            lr: factor on every group's initial learning rate.
+            lr_factor: factor on every group's initial learning rate.
+
+        Returns:
+            The loss that `optimizer.step` returned, and the sum of all, which is finite only if every one is.
         """
         ranks = self.accelerator.num_processes
-        step = StepLoss(self.run, self.model, batches, self._sum_number_over_ranks, ranks)
-        self._set_lr(lr)
+        step_loss = StepLoss(self.run, self.model, batches, self._sum_number_over_ranks, ranks)
+        self._set_lr(lr_factor)
         self.model.eval()
-        asked: list[Tensor] = []
+        losses: list[Tensor] = []
 
         def closure() -> Tensor:
-            asked.append(self._sum_over_ranks(step.total()))
-            return asked[-1]
+            losses.append(self._sum_over_ranks(step_loss.total()))
+            return losses[-1]
 
         optimizer: Any = (
             self.optimizer
-        )  # torch says that a closure gives a float; a tensor waits for no device
+        )  # torch types the closure as returning float; a tensor avoids a device synchronisation
         loss = optimizer.step(closure)
         self.model.train()
-        self.meter.record_figures(step.figures, step.forwards)
-        return torch.as_tensor(loss), torch.stack(asked).sum()
+        self.meter.record_figures(step_loss.figures, step_loss.forwards)
+        return torch.as_tensor(loss), torch.stack(losses).sum()
 
-    def first_order_step(self, lr: float, max_norm: float | None) -> Tensor:
-        """Clip, set the learning rate, take the optimizer's step; returns the gradient norm.
+    def first_order_step(self, lr_factor: float, max_norm: float | None) -> Tensor:
+        """Clip the gradients, set the learning rate, take the optimizer's step; return the gradient norm.
 
         Args:
-            lr: factor on every group's initial learning rate.
+            lr_factor: factor on every group's initial learning rate.
+            max_norm: gradients of a larger L2 norm are scaled down to it; None: no clipping.
         """
         if max_norm is None:
             norm = self.gradient_norm()
         else:
             norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.parameters, max_norm))
-        self._set_lr(lr)
+        self._set_lr(lr_factor)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
     def gradient_norm(self) -> Tensor:
-        """L2 norm of all gradients."""
+        """Return the L2 norm of all gradients, a scalar."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
     def evaluate(self, periodic: bool = False) -> dict[str, float]:
-        """Scores of the evaluators, under `eval.<score>`, logged and shown to all callbacks.
+        """Return the scores of the evaluators under `eval.<score>`, after logging them and calling the hooks.
 
         Args:
-            periodic: only the evaluators cheap enough to run during training.
+            periodic: run only the evaluators whose field `periodic` is set.
         """
         self.meter.pause()
         run, scores = self.run, {}
         run.step = self.state.step
         chosen = {n: e for n, e in run.evaluators.items() if e.periodic or not periodic}
         if self.accelerator.is_main_process and chosen:
-            with run.evaluating():
+            with run.evaluation_weights():
                 for name, evaluator in chosen.items():
                     for key, value in evaluator(run).items():
                         free = f"eval.{key}" not in scores
@@ -150,43 +160,43 @@ class Loop:
         return scores
 
     def sync_stop_requests(self, requests: Requests) -> tuple[str | None, bool]:
-        """What asks to stop, and whether to save now; the first rank's view, known to all."""
+        """Return the request to stop (or None) and whether to save now, as the first rank sees them, on all ranks."""
         if self.accelerator.num_processes == 1:
             return requests.stop, requests.save
         own = (requests.stop, requests.save) if self.accelerator.is_main_process else None
         return self.broadcast_from_main(own)
 
-    def read_figures(self) -> dict[str, float]:
-        """The meter's figures since the last log, those of objective and penalties of all ranks.
+    def take_figures(self) -> dict[str, float]:
+        """Return the meter's figures since the last log; those of objective and penalties are means over ranks.
 
         Raises:
             NonFinite: a figure of a step was not finite.
         """
-        return self.meter.read(self._mean_over_ranks)
+        return self.meter.take(self._mean_over_ranks)
 
     def log(self, metrics: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
+        """Add a line to metrics.jsonl, on the first rank."""
         if self.accelerator.is_main_process and self.run.dir is not None:
             self.run.dir.log(metrics | {"time": round(time.time() - self.run.started, 3)})
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Add a line to events.jsonl."""
+        """Add a line to events.jsonl, on the first rank."""
         if self.accelerator.is_main_process and self.run.dir is not None:
             self.run.dir.event(kind, **fields)
 
     @property
     def guard(self) -> Guard:
-        """What is done about a step that is not finite."""
+        """The callback that handles steps that are not finite."""
         return cast(Guard, self.callbacks["guard"])
 
     @property
     def spikes(self) -> Spikes:
-        """What is done about a loss that jumps."""
+        """The callback that handles loss spikes."""
         return cast(Spikes, self.callbacks["spikes"])
 
     @property
     def uses_backward(self) -> bool:
-        """Whether the optimizer steps by gradients."""
+        """Whether the optimizer uses gradients."""
         return getattr(self.optimizer, "uses_backward", True)
 
     def _set_lr(self, factor: float) -> None:
@@ -197,7 +207,7 @@ class Loop:
         return self.accelerator.reduce(total) if self.accelerator.num_processes > 1 else total
 
     def broadcast_from_main(self, value: Any) -> Any:
-        """The first rank's value, on every rank."""
+        """Return the first rank's value on every rank."""
         if self.accelerator.num_processes == 1:
             return value
         from accelerate.utils import broadcast_object_list
@@ -205,7 +215,7 @@ class Loop:
         return broadcast_object_list([value])[0]
 
     def _mean_over_ranks(self, figures: dict[str, float]) -> dict[str, float]:
-        """Each figure's mean over the ranks that have it: a reward may not apply to what one drew."""
+        """Return each figure's mean over the ranks that have it: a reward may not apply to the answers of one."""
         if self.accelerator.num_processes == 1:
             return figures
         from accelerate.utils import gather_object
@@ -222,7 +232,7 @@ class Loop:
         return float(self.accelerator.reduce(tensor))
 
     def _sync_gradients(self, last: bool) -> AbstractContextManager[None]:
-        """Gradients travel between ranks with the last micro-batch of a step only."""
+        """Return a context that synchronises gradients between ranks only in the last micro-batch of a step."""
         if last or self.accelerator.num_processes == 1:
             return nullcontext()
         return self.accelerator.no_sync(self.model)
@@ -231,19 +241,19 @@ class Loop:
 def wrap_model(
     model: Any, accelerator: Accelerator, checkpointing: bool, compiled: bool
 ) -> nn.Module:
-    """What forward passes go through: the model, its blocks compiled, wrapped for several ranks."""
+    """Return the module that forward passes call: blocks compiled where asked, wrapped for several ranks."""
     if checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if compiled:
         from ftcli.models.anatomy import Anatomy
 
-        for _, block in Anatomy(model).blocks:  # block by block: one graph serves them all
+        for _, block in Anatomy(model).blocks:  # block by block: all blocks share one graph
             block.compile(dynamic=True)
     return accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
 
 
 def count_tokens(batch: Batch) -> int:
-    """Tokens of a micro-batch, padding not counted; of what has none, the things that are learned."""
+    """Return the tokens of a micro-batch without padding; without token ids, its number of examples."""
     for key in ("lengths", "attention_mask"):
         if key in batch:
             return int(batch[key].sum())
@@ -251,10 +261,10 @@ def count_tokens(batch: Batch) -> int:
 
 
 def require_gradient(loss: Tensor) -> None:
-    """Raise where backward would end in an error of autograd, as with adapters in Reformer.
+    """Raise a clear error where backward would fail in autograd, as with adapters in Reformer.
 
     Raises:
-        UserError: the loss depends on nothing that is trained.
+        UserError: the loss depends on no trained parameter.
     """
     if not loss.requires_grad:
         raise UserError(

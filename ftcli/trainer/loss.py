@@ -1,4 +1,4 @@
-"""The loss of one optimizer step, micro-batch by micro-batch."""
+"""The loss of one optimizer step, accumulated over its micro-batches."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class StepLoss:
-    """Objective and penalties over the micro-batches of a step.
+    """Computes objective and penalties over the micro-batches of a step.
 
-    What the step is divided by is known before the first forward pass and shared by all ranks, so
-    the sum over the micro-batches does not depend on how the batch was cut.
+    The denominator of the step is known before the first forward pass and the same on all ranks, so
+    the sum over the micro-batches does not depend on how the batch was split into them.
 
     Args:
-        over_ranks: sums a number over all ranks.
-        ranks: how many there are.
+        over_ranks: function that sums a number over all ranks.
+        ranks: number of ranks.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class StepLoss:
         self.forwards = 0
 
     def __call__(self, batch: dict[str, Any]) -> Tensor:
-        """What one micro-batch adds to the loss of the step."""
+        """Return the share of one micro-batch in the loss of the step, a scalar with a gradient."""
         run = self.run
         self.forwards += 1
         with run.autocast():
@@ -55,13 +55,13 @@ class StepLoss:
                 share = penalty.size(batch) / max(self.sizes[name], 1e-30)
                 value = penalty(self.model, batch, losses) * share
                 loss = loss + penalty.weight * value
-                # figures are averaged over ranks; of shares the sum is wanted
+                # figures are averaged over ranks later, but shares have to be summed
                 self._add_figure(f"penalty.{name}", value * self.ranks)
         return loss
 
     @torch.no_grad()
     def total(self) -> Tensor:
-        """The loss of the whole step without a gradient, as often as it is asked for."""
+        """Return the loss of the whole step without a gradient; may be called repeatedly."""
         self.figures = {}
         return torch.stack([self(batch).float() for batch in self.batches]).sum()
 

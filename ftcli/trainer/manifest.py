@@ -1,4 +1,4 @@
-"""The list of what a finished checkpoint holds, so that damage is seen before it is used."""
+"""The manifest of a checkpoint: size and SHA-256 of its files, by which damage is detected before use."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ BLOCK = 1 << 24  # bytes read at a time
 
 
 def write_manifest(folder: Path) -> None:
-    """Write DONE: bytes and SHA-256 of every file that is there.
+    """Write DONE: bytes and SHA-256 of every file in the folder.
 
     Raises:
-        OSError: a file was cut off while it was written, without an error at the time.
+        OSError: a file is incomplete although writing it raised no error.
     """
     files = sorted(path for path in folder.iterdir() if path.name != DONE)
     for path in files:
         if not _is_complete(path):
-            raise OSError(5, "the file was not written whole", str(path))
+            raise OSError(5, "the file was not written completely", str(path))
     listed = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
     atomic.write_json(folder / DONE, listed)
 
 
 def find_damage(folder: Path, only: Collection[str] | None = None) -> str | None:
-    """What is wrong with a folder, naming the file and what differs; None for a whole one.
+    """Return what is damaged in a checkpoint (the file and what differs); None for an intact one.
 
     Args:
-        only: the files whose content is read; of the others the size must be right. None: all.
+        only: the files whose hash is checked; the others only by size. None: all.
     """
     try:
         listed = read_manifest(folder)
@@ -57,10 +57,10 @@ def find_damage(folder: Path, only: Collection[str] | None = None) -> str | None
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """File -> bytes and sha256; empty where an earlier version wrote the folder.
+    """Return file -> `bytes` and `sha256`; empty where a version without checksums wrote the folder.
 
     Raises:
-        ValueError: DONE holds something else.
+        ValueError: DONE is not such a list.
     """
     text = (folder / DONE).read_text(encoding="utf-8")
     listed = json.loads(text) if text else {}
@@ -77,12 +77,12 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def total_bytes(folder: Path) -> int:
-    """Bytes of a checkpoint."""
+    """Return the bytes of all files of a checkpoint."""
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as stream:
         while block := stream.read(BLOCK):
@@ -91,15 +91,15 @@ def sha256(path: Path) -> str:
 
 
 def _find_malformed_file(folder: Path) -> str | None:
-    """Without a list: what files of these kinds say about themselves."""
+    """Return the first file that its own format shows to be incomplete; for folders without checksums."""
     for path in sorted(folder.iterdir()):
         if path.name != DONE and not _is_complete(path):
-            return f"{path.name} is no whole file ({format_bytes(path.stat().st_size)})"
+            return f"{path.name} is incomplete ({format_bytes(path.stat().st_size)})"
     return None
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether the file is as long as its own header or directory says."""
+    """Whether the file can be opened: a safetensors header that fits its length, a zip directory, or not empty."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
 
@@ -114,5 +114,5 @@ def _is_complete(path: Path) -> bool:
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint's folder."""
+    """Return the step in the name of a checkpoint's folder."""
     return int(path.name.removeprefix("step-"))

@@ -1,4 +1,4 @@
-"""Figures of the loop: losses since the last log, real tokens a second, peak memory."""
+"""Figures of the loop: losses since the last log, tokens a second, peak memory, optimizer state."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Step:
-    """One step until it is logged.
+    """Figures of one step, kept until they are logged.
 
     Attributes:
         step: counted from 1.
         rows: of each micro-batch of this process.
-        probe: norm of the gradient, or the sum of all losses that a search asked for: not finite
-            where any of them was not.
+        probe: norm of the gradient, or the sum of all losses of a gradient-free step: not finite
+            if any of them was not.
+        probed: what `probe` is, for messages.
     """
 
     step: int
@@ -44,12 +45,13 @@ class NonFinite(Exception):
     """A loss, a gradient or the trained weights were infinite or not a number.
 
     Attributes:
-        what, value, sentence: which of them, and in words.
-        step: the optimizer step (counted from 1) it happened in.
+        what, value, sentence: the quantity, its value, and both in words.
+        step: the optimizer step, counted from 1.
         loss: of that step.
         rows: of each micro-batch of that step in this process.
-        batches: these micro-batches, where they were still there.
-        folder: where they were written to.
+        batches: these micro-batches, where they were still in memory.
+        dumped: whether `dump_batch` was called.
+        folder: folder of the dump, on the first rank.
     """
 
     def __init__(self, what: str, value: float, step: Step) -> None:
@@ -58,17 +60,17 @@ class NonFinite(Exception):
         self.what, self.value, self.step, self.rows = what, value, step.step, step.rows
         self.loss = float(step.loss)
         self.batches: list[dict[str, Any]] = []
-        self.dumped = False  # whether `dump_batch` was called for this error
-        self.folder: Path | None = None  # where they lie, on the first rank
+        self.dumped = False
+        self.folder: Path | None = None
 
 
 class Meter:
-    """Gathers the figures of steps on the device and reads them only when a line is logged."""
+    """Collects the figures of steps on the device and reads them only when a line is logged."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []  # since the last log
         self.last = Step(0, 0.0, [])
-        self.checked = 0  # how many of them were read and are finite
+        self.checked = 0  # number of `steps` that were read and are finite
         self.norm: Tensor | float | None = None
         self.tokens = 0  # since the last log, in this process
         self.busy = 0.0  # seconds of training since the last log
@@ -76,18 +78,22 @@ class Meter:
         self.total_tokens = 0
         self.figures: dict[str, tuple[Tensor | float, int]] = {}  # name -> sum since the log, steps
         self.forwards = 0  # forward passes of the whole run
-        self.first_step: float | None = None  # seconds from `begin` to the end of the first step
-        self.began = self.since = time.perf_counter()
+        self.since: float | None = None  # when the clock was started; None: it stands still
 
     def begin(self) -> None:
-        """Training starts, or goes on after an evaluation or a save."""
+        """Start the clock: training starts, or continues after an evaluation or a save."""
         self.since = time.perf_counter()
 
     def pause(self) -> None:
-        """Count the time up to now as training."""
-        now = time.perf_counter()
-        self.busy += now - self.since
-        self.since = now
+        """Stop the clock: what follows until `begin` is not counted as training."""
+        self._lap()
+        self.since = None
+
+    def _lap(self) -> None:
+        """Count the time since the clock was started, or since the last lap, as training."""
+        if self.since is not None:
+            now = time.perf_counter()
+            self.busy, self.since = self.busy + now - self.since, now
 
     def record_step(
         self,
@@ -98,10 +104,10 @@ class Meter:
         tokens: int,
         probe: Tensor | None = None,
     ) -> None:
-        """Note the step just done; reads nothing from an accelerator.
+        """Record the completed step; reads nothing from an accelerator.
 
         Raises:
-            NonFinite: a figure was not finite, on a CPU, where looking costs nothing.
+            NonFinite: a figure was not finite; checked here only on a CPU, where reading it is free.
         """
         self.last = Step(step, loss, rows, norm)
         if probe is not None:
@@ -113,10 +119,10 @@ class Meter:
             self.check_pending()
 
     def check_pending(self) -> None:
-        """Read the figures of steps that were not read yet.
+        """Read the figures of the steps that were not read yet, and check that they are finite.
 
         Raises:
-            NonFinite: those of a step were not finite; it is the first step.
+            NonFinite: the first step whose figures were not finite.
         """
         for step in self.steps[self.checked :]:
             step.loss = float(step.loss)
@@ -125,22 +131,22 @@ class Meter:
             self.checked += 1
 
     def record_figures(self, figures: Mapping[str, Tensor], forwards: int) -> None:
-        """Further figures of the step, which are logged as means, and its forward passes."""
+        """Record further figures of the step, which are logged as means, and its number of forward passes."""
         self.forwards += forwards
         for name, value in figures.items():
             total, steps = self.figures.get(name, (0.0, 0))
             self.figures[name] = (total + value, steps + 1)
 
-    def read(self, over_ranks: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:
-        """Mean loss since the last log, last gradient norm, tokens a second, peak memory.
+    def take(self, over_ranks: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:
+        """Return mean loss since the last log, last gradient norm, tokens a second and peak memory in GB.
 
         Args:
-            over_ranks: makes of this process's further figures those of all.
+            over_ranks: function that averages this process's further figures over ranks.
 
         Raises:
             NonFinite: a figure of a step was not finite.
         """
-        self.pause()
+        self._lap()
         self.check_pending()
         values = [float(step.loss) for step in self.steps]
         figures = {"loss": sum(values) / len(values)} if values else {}
@@ -159,8 +165,8 @@ class Meter:
         return figures
 
     def state_dict(self) -> dict[str, Any]:
-        """Losses not logged yet, and the time so far: a resumed run logs the same lines."""
-        self.pause()
+        """Return losses not logged yet and totals, so that a resumed run logs the same lines."""
+        self._lap()
         self.check_pending()
         return {
             "losses": [[step.step, step.loss, step.rows, step.probe] for step in self.steps],
@@ -171,7 +177,7 @@ class Meter:
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.steps = [Step(*values) for values in saved["losses"]]
         self.checked = len(self.steps)
         self.total_busy, self.total_tokens = saved["busy"], saved["tokens"]
@@ -180,10 +186,10 @@ class Meter:
 
 
 class Costs(Callback):
-    """Counts after every step; nothing is read from an accelerator, only sizes.
+    """Records optimizer state and trained parameters after every step, from tensor sizes alone.
 
-    `optimizer_state_bytes` and `_elements` are the most that was held after any step, counters of
-    one element left out of the elements. `active_parameters` is the most that moved at one step.
+    `optimizer_state_bytes` and `optimizer_state_elements` are the maxima after any step; counters of
+    one element are not among the elements. `active_parameters` is the maximum that one step trained.
     """
 
     def __init__(self) -> None:
@@ -193,11 +199,11 @@ class Costs(Callback):
         self.parameters: list[Any] = []
 
     def setup(self, run: Run) -> None:
-        """Remember what may move."""
+        """Collect the parameters that may be trained."""
         self.parameters = [p for p in run.model.parameters() if p.requires_grad]
 
     def after_step(self, state: State) -> None:
-        """Count."""
+        """Update the peaks."""
         optimizer = state.run.optimizer.optimizer
         self._record_peak("optimizer_state_bytes", optimizer_state.nbytes(optimizer))
         self._record_peak("optimizer_state_elements", optimizer_state.elements(optimizer))
@@ -209,28 +215,27 @@ class Costs(Callback):
         self.peak[name] = max(self.peak[name], value)
 
     def state_dict(self) -> dict[str, Any]:
-        """The peaks so far."""
+        """Return the peaks so far."""
         return dict(self.peak)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore the peaks."""
         self.peak = dict(saved)
 
 
 def raise_if_nonfinite(step: Step) -> None:
-    """Raise NonFinite where the figures of a step, read already, are not finite."""
+    """Raise NonFinite if the loss or the probe of a step that was read is not finite."""
     for what, value in (("loss", step.loss), (step.probed, step.probe)):
         if value is not None and not math.isfinite(value):
             raise NonFinite(what, float(value), step)
 
 
 def peak_memory_gb() -> float:
-    """Highest memory so far in GB (1e9 bytes): allocated on the GPU, else resident of the process."""
+    """Return the peak memory so far in GB (1e9 bytes): allocated on the GPU, else resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     if (status := Path("/proc/self/status")).exists():
-        # Linux also has ru_maxrss, but that survives exec: it is the parent's peak where that was
-        # higher. VmHWM is this program's own.
+        # On Linux ru_maxrss survives exec, so it may be the parent's peak. VmHWM is this program's.
         kilobytes = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)
         if kilobytes:
             return int(kilobytes[1]) * 1024 / 1e9

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: one live bar on a terminal, one plain line a log elsewhere.
+"""Progress display of a run: one live bar on a terminal, one plain line a log elsewhere.
 
 Nothing is shown by ranks other than 0 nor under `--quiet`. Colour follows NO_COLOR.
 """
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
-SAMPLE_LENGTH = 240  # characters of the first row that are shown
-#: Figures of a log line, in the order in which people read them.
+SAMPLE_LENGTH = 240  # number of characters of the first row that are shown
+#: Format of each figure that is shown, in this order.
 FORMATS = {
     "loss": "loss {:.4f}", "lr": "lr {:.2e}", "tok_s": "{:,.0f} tok/s", "mem_gb": "{:.2f} GB",
 }  # fmt: skip
@@ -44,7 +44,7 @@ class Progress(Callback):
         self.checkpoints: Path | None = None
 
     def setup(self, run: Any) -> None:
-        """Say what is about to be trained, and remember where checkpoints will appear."""
+        """Print what is about to be trained, and store where checkpoints will appear."""
         folder = getattr(getattr(run, "dir", None), "path", None)
         self.checkpoints = Path(folder) / "checkpoints" if folder else None
         self.dir = getattr(run, "dir", None)
@@ -52,12 +52,12 @@ class Progress(Callback):
             self._print_line(describe_run(run))
 
     def before_step(self, state: Any) -> None:
-        """Start the clock of the ETA at this process's first step, which after a resume is not 0."""
+        """Start the clock of the ETA at the first step of this process, which is not 0 after a resume."""
         if self.began is None:
             self.began = (time.monotonic(), state.step)
 
     def on_log(self, state: Any, metrics: Mapping[str, Any]) -> None:
-        """Show the figures of one log."""
+        """Show the figures of one log line."""
         total = getattr(state, "max_steps", None)
         text, left = " · ".join(self._figures(metrics)), self._remaining(metrics["step"], total)
         self._print_line(
@@ -79,13 +79,13 @@ class Progress(Callback):
             )
 
     def on_train_end(self, state: Any) -> None:
-        """Leave the terminal as it was found."""
+        """Remove the bar from the terminal."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
 
     def _print_line(self, text: str, bar: bool = False) -> None:
-        """A line for train.log and for whoever watches; `bar`: a live bar shows it already."""
+        """Write a line to train.log and print it, unless `bar` and the live bar shows it already."""
         if self.first_rank and self.dir is not None:
             self.dir.note(text)
         if not self.shown or (bar and self.live):
@@ -96,7 +96,7 @@ class Progress(Callback):
             print(text, flush=True)
 
     def _figures(self, metrics: Mapping[str, Any]) -> list[str]:
-        """The figures that were measured."""
+        """Return the formatted figures that were measured, and the age of the last checkpoint."""
         shown = [
             form.format(metrics[key])
             for key, form in FORMATS.items()
@@ -106,7 +106,7 @@ class Progress(Callback):
         return shown + ([f"saved {format_duration(age)} ago"] if age is not None else [])
 
     def _checkpoint_age(self) -> float | None:
-        """Seconds since the last finished checkpoint; None before the first."""
+        """Return the seconds since the last complete checkpoint; None before the first."""
         if self.checkpoints is None:
             return None
         times = [done.stat().st_mtime for done in self.checkpoints.glob("step-*/DONE")]
@@ -126,7 +126,7 @@ class Progress(Callback):
 
 
 def describe_run(run: Any) -> str:
-    """What is trained on what, and the first row as the model will see it; data say both themselves."""
+    """Return the lines that describe model, trained parameters, data and the first row as the model sees it."""
     from ftcli.methods.left_out import list_left_out, summarise
     from ftcli.models.anatomy import count_parameters
 
@@ -148,7 +148,7 @@ def describe_run(run: Any) -> str:
 
 
 def _describe_packing(proof: Any) -> str:
-    """How rows share a batch, and why it is not what was tried first; nothing where none was proved."""
+    """Return the line about packing and why it is not the first choice; empty where none was measured."""
     if proof is None:
         return ""
     ways = {"alone": ", the model reads each row by itself", "reset": ", layers reset at documents"}
@@ -159,7 +159,7 @@ def _describe_packing(proof: Any) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as people say it: 45s, 3m05s, 2h10m."""
+    """Format a duration such as 45s, 3m05s or 2h10m."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole}s"

@@ -1,4 +1,4 @@
-"""Going back: to the moment before a step, or to a checkpoint, within the same process."""
+"""Rollback of a running loop: to the state before a step, or to one of its checkpoints."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ftcli.core.errors import FAILED, UserError
-from ftcli.trainer.checkpoint_io import load_pt, restore_state
+from ftcli.trainer.checkpoint_io import load_checkpoint, load_pt
 
 if TYPE_CHECKING:
     from ftcli.trainer.loop import Loop
 
 
 class Snapshot:
-    """What a step may change before it is known whether it is taken.
+    """A copy of what a step changes before its figures are known to be finite.
 
-    With gradients that is the state of the callbacks; a search has moved the weights by the
-    time its losses are known, so it is these and the optimizer's state too.
+    With gradients that is the state of the callbacks. A gradient-free optimizer has moved the weights
+    by the time its losses are known, so weights and optimizer state are copied too.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -35,10 +35,10 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self, loop: Loop) -> None:
-        """As if the step had not been begun.
+        """Return the loop to the state before the step.
 
         Raises:
-            UserError: a callback cannot.
+            UserError: the state of a callback cannot be restored.
         """
         loop.optimizer.zero_grad(set_to_none=True)
         if self.weights:
@@ -46,19 +46,19 @@ class Snapshot:
             for parameter, value in zip(loop.parameters, self.weights, strict=True):
                 parameter.copy_(value)
         loop.meter.figures = self.figures
-        restore_states(loop, self.callbacks, "trainer.on_nonfinite")
+        restore_callbacks(loop, self.callbacks, "trainer.on_nonfinite")
 
 
 def restore_checkpoint(loop: Loop, target: Path) -> None:
-    """Bring a loop that has gone on back to a checkpoint of its own, to the bit.
+    """Return a running loop to one of its own checkpoints, to the bit.
 
     Raises:
-        UserError: a callback or the method cannot.
+        UserError: the state of a callback or of the method cannot be restored.
     """
     loop.optimizer.zero_grad(set_to_none=True)
-    restore_state(target, loop)
+    load_checkpoint(target, loop)
     saved = load_pt(target / "participants.pt")
-    restore_states(loop, saved, "trainer.on_spike")
+    restore_callbacks(loop, saved, "trainer.on_spike")
     run = loop.run
     run.optimizer.eval_mode()
     weights = run.trained_state()
@@ -67,8 +67,15 @@ def restore_checkpoint(loop: Loop, target: Path) -> None:
         raise _cannot_restore("method", "trainer.on_spike")
 
 
-def restore_states(loop: Loop, saved: Mapping[str, Any], key: str) -> None:
-    """Give the callbacks back what they had, and see that they have it."""
+def restore_callbacks(loop: Loop, saved: Mapping[str, Any], key: str) -> None:
+    """Load the saved states into the callbacks, and check that they are equal afterwards.
+
+    Args:
+        key: the option that asked for the rollback, for the message.
+
+    Raises:
+        UserError: a callback's state differs after loading.
+    """
     for name, part in loop.callbacks.items():
         then = saved.get(name, {})
         if equal_states(part.state_dict(), then):
@@ -92,7 +99,7 @@ def _cannot_restore(name: str, key: str) -> UserError:
 
 
 def equal_states(one: Any, other: Any) -> bool:
-    """Whether two states are equal to the bit, wherever their tensors lie."""
+    """Whether two nested states are equal to the bit; tensors are compared on the CPU."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         a, b = one.detach().cpu(), other.detach().cpu()
         return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)

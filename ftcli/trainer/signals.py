@@ -13,9 +13,9 @@ STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1")  # Slurm warns by SIGUSR1 or SIGTERM
 
 
 class Requests:
-    """While active, a signal is remembered instead of ending the process; the loop asks.
+    """Context manager in which a signal is recorded instead of ending the process; the loop polls it.
 
-    A second signal of the same kind does what it did before, for those in a hurry.
+    A second signal of the same kind has its original effect, so that it ends the process at once.
     """
 
     def __init__(self, run_dir: RunDir | None) -> None:
@@ -46,12 +46,12 @@ class Requests:
 
     @property
     def stop(self) -> str | None:
-        """What asked the run to end: a signal's name, or `STOP`; None as long as nothing did."""
+        """The request to end the run: a signal's name, or `STOP`; None without one."""
         if self.caught is None and self.run_dir is not None and self.run_dir.take_request("STOP"):
             self.caught = "STOP"
         return self.caught
 
     @property
     def save(self) -> bool:
-        """Whether somebody wants a checkpoint now."""
+        """Whether a checkpoint was requested by the file SAVE."""
         return self.run_dir is not None and self.run_dir.take_request("SAVE")

@@ -1,4 +1,4 @@
-"""Losses that jump, and going back to the checkpoint before they did."""
+"""Detection of loss spikes, and rollback to the checkpoint before them."""
 
 from __future__ import annotations
 
@@ -20,28 +20,34 @@ if TYPE_CHECKING:
     from ftcli.trainer.loop import Loop
     from ftcli.trainer.trainer import Trainer
 
-WINDOW = 100  # logged losses that a new one is compared with
-MIN_LOSSES = 8  # of them, before anything is called a spike
-MAD_TO_STD = 1.4826  # a normal distribution's standard deviation in median absolute deviations
-MIN_SPREAD = 0.01  # share of the median: equal losses would make anything a spike
+WINDOW = 100  # number of logged losses that a new one is compared with
+MIN_LOSSES = 8  # number of logged losses below which nothing counts as a spike
+MAD_TO_STD = (
+    1.4826  # standard deviation of a normal distribution over its median absolute deviation
+)
+MIN_SPREAD = (
+    0.01  # least spread as a share of the median: with equal losses any deviation would be a spike
+)
 
 
 class Spikes(Callback):
-    """Follows `on_spike` of the trainer: look at the loss of every log line, and roll back."""
+    """Applies `trainer.on_spike`: check the loss of every log line, and roll back after a spike."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.rollbacks = 0
-        self.losses: list[float] = []  # logged lately, spikes left out
+        self.losses: list[float] = []  # the last logged losses without spikes
         self.logged = 0  # step of the last log
-        self.spike: dict[str, float] | None = None  # what the last log says, if it is one
-        self._healthy = 0  # step of the log before
+        self.spike: dict[str, float] | None = (
+            None  # loss and limit of the last log line if it is a spike
+        )
+        self._healthy = 0  # step of the log line before the last
 
     def setup(self, run: Run) -> None:
-        """Refuse what would be ignored.
+        """Refuse `on_spike=rollback` in a pipeline, which would ignore it.
 
         Raises:
-            UserError: a pipeline arranges the steps, and knows no way back.
+            UserError: a pipeline runs the steps, and it cannot roll back.
         """
         if self.trainer.on_spike == "rollback" and run.pipeline is not None:
             raise UserError(
@@ -51,10 +57,10 @@ class Spikes(Callback):
             )
 
     def on_log(self, state: State, metrics: Mapping[str, Any]) -> None:
-        """Compare the loss of a line with those of the lines before.
+        """Compare the loss of a log line with those before it.
 
-        A spike is `spike_factor` standard deviations above the middle of the last `WINDOW` lines,
-        both by their robust estimates: the median, and 1.4826 times the median absolute deviation.
+        A spike is `spike_factor` standard deviations above the centre of the last `WINDOW` losses,
+        both estimated robustly: the median, and 1.4826 times the median absolute deviation.
         Seven standard deviations from a rolling average is what arXiv 2501.00656 counts as a spike.
         """
         self._healthy, self.logged, self.spike = self.logged, state.step, None
@@ -68,10 +74,10 @@ class Spikes(Callback):
             self._append_loss(loss)
 
     def roll_back(self, loop: Loop, checkpoints: Checkpoints | None) -> bool:
-        """After a spike, go back to the last checkpoint from before it; whether that was done.
+        """After a spike, restore the last checkpoint before it; return whether that was done.
 
-        The data go on after the spike: arXiv 2204.02311 (section 5.1) restarts from before one and
-        leaves out the batches that led to it, after which the loss does not jump there again.
+        The position in the data is not restored: PaLM (arXiv 2204.02311, section 5.1) also restarts
+        from before a spike and skips the batches that led to it, after which it does not recur.
         """
         if self.trainer.on_spike == "ignore":
             return False
@@ -81,14 +87,14 @@ class Spikes(Callback):
         target = self._find_checkpoint(checkpoints) if loop.accelerator.is_main_process else None
         target = loop.broadcast_from_main(target)
         if target is None or self.rollbacks >= self.trainer.max_rollbacks:
-            self._append_loss(spike["loss"])  # where it cannot be undone, it may be a new level
+            self._append_loss(spike["loss"])  # without a rollback the loss may stay at this level
             loop.event("spike", step=loop.state.step, **spike)
             return False
         step = loop.state.step
         self._restore(loop, target)
         if loop.accelerator.is_main_process and loop.run.dir is not None:
             assert checkpoints is not None
-            checkpoints.prepare_folder(loop, target)  # those of the steps that are undone go
+            checkpoints.prepare_folder(loop, target)  # removes the checkpoints of later steps
             saved = json.loads((target / "state.json").read_text(encoding="utf-8"))
             loop.run.dir.rewind(saved["lines"], saved["step"])
         loop.event("rollback", step=step, to=loop.state.step, **spike)
@@ -97,7 +103,7 @@ class Spikes(Callback):
         return True
 
     def _find_checkpoint(self, checkpoints: Checkpoints | None) -> Path | None:
-        """The newest checkpoint that is not younger than the last log without a spike."""
+        """Return the newest checkpoint that is no later than the last log line without a spike."""
         whole = checkpoints.finished() if checkpoints is not None else []
         sound = [path for path in whole if step_of(path) <= self._healthy]
         return max(sound, key=step_of, default=None)
@@ -117,19 +123,19 @@ class Spikes(Callback):
         self.losses = [*self.losses, loss][-WINDOW:]
 
     def state_dict(self) -> dict[str, Any]:
-        """Rollbacks so far and recent losses, once there are any."""
+        """Return the number of rollbacks and the recent losses; empty while there are none."""
         if not (self.losses or self.rollbacks):
             return {}
         return {"rollbacks": self.rollbacks, "losses": list(self.losses), "logged": self.logged}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore the number of rollbacks and the recent losses."""
         self.rollbacks, self.logged = saved.get("rollbacks", 0), saved.get("logged", 0)
         self.losses = list(saved.get("losses", []))
 
 
 def spike_limit(losses: Sequence[float], factor: float) -> float:
-    """The loss above which a line is a spike; infinite while there are too few to compare with."""
+    """Return the loss above which a log line is a spike; infinite below `MIN_LOSSES` losses."""
     if len(losses) < MIN_LOSSES:
         return math.inf
     middle = median(losses)

@@ -1,16 +1,16 @@
-"""The one loop. It knows no method, no model and no paper; they take part as callbacks."""
+"""The training loop. It names no method, model or paper: they take part as callbacks."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ftcli.core.callback import State
+from ftcli.data.loader import count_steps
 from ftcli.trainer.checkpoint import Checkpoints, open_checkpoints
-from ftcli.trainer.checkpoint_io import restore_state
+from ftcli.trainer.checkpoint_io import load_checkpoint
 from ftcli.trainer.guard import Guard
 from ftcli.trainer.loop import Batch, Loop, count_tokens, wrap_model
 from ftcli.trainer.meter import Costs
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """How a fit ended: `finished`, or what interrupted it; with the scores before and after."""
+    """Result of a fit: `finished` or `stopped by ...`, with the scores before and after training."""
 
     status: str
     state: State
@@ -36,41 +36,41 @@ class Outcome:
 
 @dataclass
 class Trainer:
-    """Trains a run: accumulate, clip, step; log, evaluate and save when it is time."""
+    """Trains a run: accumulate, clip, step; log, evaluate and save at their intervals."""
 
     max_steps: int | None = None  # optimizer steps; null: as many as `epochs` take
     epochs: float | None = 1.0  # passes over the training data, when max_steps is null
     batch_size: int = 16  # rows (bins, where data.packing=bins) a device and forward pass
     gradient_accumulation_steps: int = 1  # forward passes an optimizer step
-    max_grad_norm: float | None = 1.0  # longer gradients are shortened to this; null: never
+    max_grad_norm: float | None = 1.0  # gradients of a larger L2 norm are scaled to it; null: never
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of activations; weights: model.dtype
     gradient_checkpointing: bool = False  # recompute blocks in backward: less memory, more time
     compile: bool = False  # torch.compile every block
     log_every: int = 10  # steps between lines of metrics.jsonl
-    eval_every: int | None = None  # steps between evaluations on the way
-    eval_first: bool = True  # evaluate before the first step, so that there is a before
+    eval_every: int | None = None  # steps between evaluations during training
+    eval_first: bool = True  # evaluate before the first step, for comparison
     save_every: int | None = 200  # steps between checkpoints; the end always saves one
-    keep_last: int = 2  # newest checkpoints that stay, besides the best
+    keep_last: int = 2  # newest checkpoints that are kept, besides the best
     on_nonfinite: Literal["stop", "skip"] = "stop"  # loss or gradient that is inf or nan
     max_skipped: int = 10  # steps in a row that may be skipped
-    on_spike: Literal["ignore", "rollback"] = "ignore"  # logged loss that jumps: back to before it
-    spike_factor: float = 7.0  # robust standard deviations above the median that are a jump
-    max_rollbacks: int = 3  # in the whole run; after that a spike is only noted
+    on_spike: Literal["ignore", "rollback"] = "ignore"  # what to do after a spike of the loss
+    spike_factor: float = 7.0  # robust standard deviations above the median that are a spike
+    max_rollbacks: int = 3  # in the whole run; later spikes are only recorded
 
     def fit(self, run: Run, resume: Path | None = None) -> Outcome:
-        """Train `run` to the end, or until it is asked to stop.
+        """Train `run` to the end, or until a stop is requested.
 
         Args:
-            resume: the checkpoint to go on from.
+            resume: the checkpoint to continue from.
 
         Raises:
-            NonFinite, OutOfMemory: a step went wrong; they name it.
+            NonFinite, OutOfMemory: in a step that the error names.
         """
         loop = self.start(run)
         state, checkpoints = loop.state, open_checkpoints(loop, self.keep_last, resume)
         before: dict[str, float] = {}
         if resume is not None:
-            restore_state(resume, loop)
+            load_checkpoint(resume, loop)
         elif self.eval_first:
             before = loop.evaluate()
         loop.begin()
@@ -99,14 +99,14 @@ class Trainer:
         return Outcome("finished", state, before, after, loop)
 
     def train_step(self, loop: Loop, batches: list[Batch]) -> bool:
-        """One optimizer step on these micro-batches; False: it was left out as not finite."""
+        """Take one optimizer step on these micro-batches; return False if it was skipped as not finite."""
         taken = loop.state.step
         with loop.guard.watch(loop, batches):
-            self._forward_backward_update(loop, batches)
+            self._take_step(loop, batches)
         return loop.state.step > taken
 
-    def _forward_backward_update(self, loop: Loop, batches: list[Batch]) -> None:
-        state, taken = loop.state, len(batches)
+    def _take_step(self, loop: Loop, batches: list[Batch]) -> None:
+        state, micro_batches = loop.state, len(batches)
         loop.run_callbacks("before_step")
         batches = loop.guard.batches = loop.run.objective.rollout(state, batches)
         factor = loop.run.scheduler.factor(state.step, state.max_steps)
@@ -120,16 +120,16 @@ class Trainer:
             loop.guard.check_step(loop, loss, losses)
         tokens = sum(count_tokens(batch) for batch in batches) * loop.accelerator.num_processes
         state.step += 1
-        state.batch += taken
+        state.batch += micro_batches
         state.tokens += tokens
         state.supervised += sum(batch["count"] for batch in batches)
         loop.meter.record_step(state.step, loss, norm, [b["rows"] for b in batches], tokens, losses)
         loop.run_callbacks("after_step")
 
     def _iterate_steps(self, loop: Loop) -> Iterator[list[Batch]]:
-        """The micro-batches of each step, from the position in the data that the state names."""
+        """Yield the micro-batches of each step, from the position in the data that the state holds."""
         state, width = loop.state, self.gradient_accumulation_steps
-        loader = loop.loader()
+        loader = loop.loader
         while state.step < state.max_steps:
             plan = loader.batches(state.epoch)
             for start in range(state.batch, len(plan), width):
@@ -139,7 +139,7 @@ class Trainer:
             state.epoch, state.batch = state.epoch + 1, 0
 
     def start(self, run: Run) -> Loop:
-        """Everything in place for the first step."""
+        """Load the model, build the optimizer, set up all callbacks; return the loop before its first step."""
         accelerator = run.accelerator
         model = wrap_model(run.load_model(), accelerator, self.gradient_checkpointing, self.compile)
         named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
@@ -159,24 +159,23 @@ class Trainer:
         return loop
 
     def count_steps(self, run: Run) -> int:
-        """Optimizer steps of the whole run."""
+        """Return the number of optimizer steps of the whole run."""
         if self.max_steps is not None:
             return self.max_steps
-        loader = run.loader(run.accelerator.process_index, run.accelerator.num_processes)
-        batches = len(loader.batches(0))
-        return math.ceil((self.epochs or 1.0) * batches / self.gradient_accumulation_steps)
+        loader = run.build_loader(run.accelerator.process_index, run.accelerator.num_processes)
+        return count_steps(len(loader), self.epochs, self.gradient_accumulation_steps)
 
     def _log_figures(self, loop: Loop) -> None:
         state = loop.state
-        figures, lr = loop.read_figures(), loop.optimizer.param_groups[0]["lr"]
-        epoch = round(state.epoch + state.batch / len(loop.loader()), 4)
+        figures, lr = loop.take_figures(), loop.optimizer.param_groups[0]["lr"]
+        epoch = round(state.epoch + state.batch / len(loop.loader), 4)
         metrics = {"step": state.step, "epoch": epoch, "batch": state.batch, "lr": lr}
         metrics |= {"tokens": state.tokens} | figures | loop.guard.figures
         loop.log(metrics)
         loop.run_callbacks("on_log", metrics)
 
     def update_best(self, loop: Loop, scores: dict[str, float]) -> bool:
-        """Whether the held-out loss is the lowest so far."""
+        """Return whether the held-out loss is the lowest so far, and record it if so."""
         loss, best = scores.get("eval.loss"), loop.state.best
         if loss is None or (best is not None and loss >= best):
             return False
@@ -184,7 +183,7 @@ class Trainer:
         return True
 
     def save(self, loop: Loop, checkpoints: Checkpoints | None, best: bool, required: bool) -> None:
-        """Write a checkpoint of this moment, where checkpoints are kept and it is finite."""
+        """Write a checkpoint of the current step, if the run keeps them, after checking that all is finite."""
         loop.meter.pause()
         loop.guard.check_before_save(loop)
         if checkpoints is not None and loop.accelerator.is_main_process:

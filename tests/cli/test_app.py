@@ -74,7 +74,7 @@ def test_a_verb_imports_what_it_needs_and_no_more():
 
 def test_the_help_page_takes_less_than_three_tenths_of_a_second():
     """CPU seconds of the whole process, the best of five: other load on the machine is not ours."""
-    taken = []
+    times = []
     for _ in range(5):
         before, start = os.times(), time.perf_counter()
         subprocess.run(
@@ -83,8 +83,8 @@ def test_the_help_page_takes_less_than_three_tenths_of_a_second():
         after = os.times()
         cpu = after.children_user - before.children_user
         cpu += after.children_system - before.children_system
-        taken.append(min(cpu, time.perf_counter() - start))
-    assert min(taken) < 0.3, taken
+        times.append(min(cpu, time.perf_counter() - start))
+    assert min(times) < 0.3, times
 
 
 def test_the_help_page_fits_a_screen_and_has_every_verb_in_its_panel(ftcli):
@@ -125,15 +125,15 @@ def test_a_long_message_is_not_wrapped_where_no_terminal_reads(capsys):
 
 
 def test_several_problems_are_raised_together_and_one_as_itself(capsys):
-    one, two = errors.UserError("first"), errors.UserError("second")
+    first, second = errors.UserError("first"), errors.UserError("second")
     errors.Problems.raise_if_any([])
     with pytest.raises(errors.UserError) as single:
-        errors.Problems.raise_if_any([one])
-    assert single.value is one
-    with pytest.raises(errors.Problems) as several:
-        errors.Problems.raise_if_any([one, two])
-    assert several.value.problems == [one, two]
-    show_error(several.value)
+        errors.Problems.raise_if_any([first])
+    assert single.value is first
+    with pytest.raises(errors.Problems) as caught:
+        errors.Problems.raise_if_any([first, second])
+    assert caught.value.problems == [first, second]
+    show_error(caught.value)
     assert capsys.readouterr().err == "first\nsecond\n"
 
 
@@ -159,7 +159,7 @@ class OutOfMemoryError(RuntimeError):
 @pytest.mark.parametrize(
     ("raised", "status", "says"),
     [
-        (errors.UserError("mend me", code=errors.USER), errors.USER, "mend me"),
+        (errors.UserError("fix me", code=errors.USER), errors.USER, "fix me"),
         (errors.UserError("too big", code=errors.OUT_OF_MEMORY), errors.OUT_OF_MEMORY, "too big"),
         (OutOfMemoryError("CUDA out of memory\nmore"), errors.OUT_OF_MEMORY, "ftcli plan"),
         (RuntimeError("a bug\nwith details"), errors.FAILED, "RuntimeError: a bug"),

@@ -18,12 +18,12 @@ def names(ended, status):
 
 def test_the_shipped_job_is_sound(ftcli, work):
     ended = ftcli("check", "qlora_llama", "--json")
-    found = json.loads(ended.out)
-    assert ended.status == 0 and found["ok"]
+    report = json.loads(ended.out)
+    assert ended.status == 0 and report["ok"]
     assert names(ended, "ok") == [
         "config", "model", "targets", "data", "template", "mask", "lengths", "packing", "memory", "disk",
     ]  # fmt: skip
-    assert sum(bar["documents"] for bar in found["lengths"]) > 200
+    assert sum(bar["documents"] for bar in report["lengths"]) > 200
     assert list(work.iterdir()) == []
 
 
@@ -57,9 +57,9 @@ def test_data_of_a_hub_out_of_reach_are_a_warning(ftcli, monkeypatch):
 
 def test_an_optimizer_that_needs_cuda_names_its_stand_in(ftcli):
     ended = ftcli("check", "qlora_llama", "optimizer=paged_adamw8bit", "--json")
-    found = json.loads(ended.out)["checks"]
-    said = [c["text"] for c in found if c["name"] == "optimizer"]
-    assert ended.status == 0 and "AdamW8bit takes the place of bitsandbytes.optim.Paged" in said[0]
+    checks = json.loads(ended.out)["checks"]
+    texts = [c["text"] for c in checks if c["name"] == "optimizer"]
+    assert ended.status == 0 and "AdamW8bit takes the place of bitsandbytes.optim.Paged" in texts[0]
 
 
 def test_a_disk_that_is_too_small_is_a_failure(ftcli, monkeypatch):
@@ -106,7 +106,7 @@ def test_a_name_that_matches_nothing_is_put_right_in_its_own_value(ftcli, wrong,
 def targets(ftcli, *words: str) -> dict:
     """The finding on target modules."""
     ended = ftcli("check", "--json", "qlora_llama", "data.limit=8", "eval=none", *words)
-    return next(one for one in json.loads(ended.out)["checks"] if one["name"] == "targets")
+    return next(check for check in json.loads(ended.out)["checks"] if check["name"] == "targets")
 
 
 BASED = ("note_dpo", "gazal_r1", "styleid", "petl_ast")
@@ -118,14 +118,14 @@ def test_a_base_that_is_not_trained_yet_is_one_finding(ftcli, work, monkeypatch,
     monkeypatch.setenv("FTCLI_CACHE", str(work / "cache"))
     ended = ftcli("check", "--json", recipe)
     assert ended.status == 0, ended.out
-    found = json.loads(ended.out)["checks"]
-    model = next(one for one in found if one["name"] == "model")
+    checks = json.loads(ended.out)["checks"]
+    model = next(check for check in checks if check["name"] == "model")
     assert (
         model["status"] == "warn"
         and "is not trained yet: the first run of this job" in model["text"]
     )
-    assert not any(str(work) in one["text"] for one in found)
-    checked = {one["name"] for one in found if one["status"] == "ok"}
+    assert not any(str(work) in check["text"] for check in checks)
+    checked = {check["name"] for check in checks if check["status"] == "ok"}
     assert {"config", "targets", "data", "memory"} <= checked
     assert not (work / "cache" / "bases").exists()
 
@@ -150,8 +150,10 @@ def test_what_is_hardly_meant_is_a_warning_whose_way_out_takes_it_away(ftcli, wo
     from ftcli.config.value_ranges import find_unusual_values
 
     ended = ftcli("check", "--json", "qlora_llama", "eval=none", "data.limit=8", word)
-    found = json.loads(ended.out)["checks"]
-    doubt = next(one for one in found if one["name"] == "config" and one["status"] == "warn")
+    checks = json.loads(ended.out)["checks"]
+    doubt = next(
+        check for check in checks if check["name"] == "config" and check["status"] == "warn"
+    )
     assert says in doubt["text"]
     assert (
         list(find_unusual_values(compose("qlora_llama", [word, *shlex.split(doubt["fix"])]))) == []

@@ -31,10 +31,10 @@ def make(folder: Path, lr: float, bleu: float, later: float | None = None) -> Pa
 
 def test_scores_and_costs_stand_side_by_side_and_only_differing_keys_are_kept(tmp_path):
     runs = [make(tmp_path / "a", 1e-3, 40.0), make(tmp_path / "b", 2e-3, 41.0, later=39.0)]
-    found = compare(runs)
-    assert found.scores == {"bleu": [40.0, 41.0], "validation.bleu @ best": [None, 39.0]}
-    assert found.costs == {"status": ["finished"] * 2, "tok_s": [5000.0, 5000.0]}
-    assert found.config == {"optimizer.lr": [1e-3, 2e-3]}
+    comparison = compare(runs)
+    assert comparison.scores == {"bleu": [40.0, 41.0], "validation.bleu @ best": [None, 39.0]}
+    assert comparison.costs == {"status": ["finished"] * 2, "tok_s": [5000.0, 5000.0]}
+    assert comparison.config == {"optimizer.lr": [1e-3, 2e-3]}
 
 
 def test_the_verb_prints_a_table_or_json(tmp_path):
@@ -52,8 +52,8 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 
 
 def test_a_real_run_beside_itself_differs_in_nothing(trained_run):
-    found = compare([trained_run, trained_run])
-    assert found.config == {} and found.costs["status"] == ["finished"] * 2
-    assert found.scores["loss"][0] == found.scores["loss"][1] > 0
-    assert {"bleu", "slot_error"} <= found.scores.keys()
-    assert found.costs["trainable_parameters"] == [149504] * 2
+    comparison = compare([trained_run, trained_run])
+    assert comparison.config == {} and comparison.costs["status"] == ["finished"] * 2
+    assert comparison.scores["loss"][0] == comparison.scores["loss"][1] > 0
+    assert {"bleu", "slot_error"} <= comparison.scores.keys()
+    assert comparison.costs["trainable_parameters"] == [149504] * 2

@@ -40,8 +40,8 @@ def test_an_existing_file_is_kept_unless_forced(ftcli, work):
 
 def test_a_wrong_name_and_one_that_is_in_several_groups(ftcli):
     assert "Closest: lora" in ftcli("cp", "lroa", "x").err
-    several = ftcli("cp", "default", "x")
-    assert several.status == 2 and "logger/default, run/default, trainer/default" in several.err
+    ambiguous = ftcli("cp", "default", "x")
+    assert ambiguous.status == 2 and "logger/default, run/default, trainer/default" in ambiguous.err
 
 
 def test_a_copied_job_runs_from_anywhere(ftcli):

@@ -36,9 +36,9 @@ def loss(capsys, folder: Path) -> float:
 
 
 def test_a_compressed_adapter_comes_back_as_a_run(lora, tmp_path, capsys):
-    made = call(capsys, "delta", "compress", lora, "--to", tmp_path / "small", "--density", "0.2")
-    assert made["figures"]["times smaller than 16 bit"] > 16
-    assert made["bytes"] == (tmp_path / "small" / "delta.ternary").stat().st_size
+    report = call(capsys, "delta", "compress", lora, "--to", tmp_path / "small", "--density", "0.2")
+    assert report["figures"]["times smaller than 16 bit"] > 16
+    assert report["bytes"] == (tmp_path / "small" / "delta.ternary").stat().st_size
     call(capsys, "delta", "apply", tmp_path / "small", "--to", tmp_path / "back")
     assert (tmp_path / "back" / "adapter" / "adapter_model.safetensors").exists()
     assert loss(capsys, tmp_path / "back") > 0
@@ -48,8 +48,8 @@ def test_a_compressed_adapter_comes_back_as_a_run(lora, tmp_path, capsys):
 
 
 def test_a_saved_delta_applied_is_the_run(full, tmp_path, capsys):
-    made = call(capsys, "delta", "diff", full, "--to", tmp_path / "delta")
-    assert made["figures"]["entries changed by rounding"] < 0.05 * made["figures"]["entries"]
+    report = call(capsys, "delta", "diff", full, "--to", tmp_path / "delta")
+    assert report["figures"]["entries changed by rounding"] < 0.05 * report["figures"]["entries"]
     call(capsys, "delta", "apply", tmp_path / "delta", "--to", tmp_path / "again")
     again, trained = (
         load_file(path / "model" / "model.safetensors") for path in (tmp_path / "again", full)
@@ -60,23 +60,23 @@ def test_a_saved_delta_applied_is_the_run(full, tmp_path, capsys):
 
 def test_a_delta_in_float64_goes_there_and_back_to_the_bit(full, tmp_path, capsys):
     to = ("--to", tmp_path / "delta")
-    made = call(capsys, "delta", "diff", full, "--dtype", "float64", *to)
-    assert made["figures"]["entries changed by rounding"] == 0
-    made = call(
+    report = call(capsys, "delta", "diff", full, "--dtype", "float64", *to)
+    assert report["figures"]["entries changed by rounding"] == 0
+    report = call(
         capsys, "delta", "apply", tmp_path / "delta", "--revert", "--base", full / "model",
         "--to", tmp_path / "base",
     )  # fmt: skip
-    assert made["figures"]["the base to the bit"] is True
+    assert report["figures"]["the base to the bit"] is True
 
 
 def test_prune_and_scale_write_runs(full, lora, tmp_path, capsys):
     call(capsys, "delta", "prune", full, "--p", "0.5", "--to", tmp_path / "pruned")
     call(capsys, "delta", "scale", lora, "--gamma", "0.5", "--to", tmp_path / "scaled")
-    made = call(
+    report = call(
         capsys, "delta", "scale", full, full, "--merge", "ties", "--density", "0.5", "--beta", "0.4",
         "--to", tmp_path / "merged",
     )  # fmt: skip
-    assert made["figures"]["changes"] == 2 and made["figures"]["alpha"] > 0.5
+    assert report["figures"]["changes"] == 2 and report["figures"]["alpha"] > 0.5
     for name in ("pruned", "scaled", "merged"):
         assert loss(capsys, tmp_path / name) > 0
         assert json.loads((tmp_path / name / "delta.json").read_text())["said"]
@@ -85,10 +85,10 @@ def test_prune_and_scale_write_runs(full, lora, tmp_path, capsys):
 def test_a_soup_of_an_adapter_and_a_model_is_refused_and_one_of_adapters_is_a_model(
     lora, full, tmp_path, capsys
 ):
-    made = call(
+    report = call(
         capsys, "delta", "soup", lora, lora, "--recipe", "uniform", "--to", tmp_path / "soup"
     )
-    assert "ingredients" in made["figures"]
+    assert "ingredients" in report["figures"]
     assert loss(capsys, tmp_path / "soup") == pytest.approx(loss(capsys, lora), abs=1e-3)
     assert (tmp_path / "soup" / "model" / "config.json").exists()
     assert run(["delta", "soup", str(lora), str(full), "--to", str(tmp_path / "no")]) == 2
@@ -106,16 +106,16 @@ def test_a_change_moves_to_another_base(lora, full, tmp_path, capsys):
 
 
 def test_numbers_are_chosen_on_held_out_rows(lora, full, tmp_path, capsys):
-    made = call(
+    report = call(
         capsys, "delta", "prune", lora, "--p", "0.5", "--method", "darex_q", "--search", "output",
         "--step", "0.5", "--to", tmp_path / "a",
     )  # fmt: skip
-    assert 0.05 < made["figures"]["q"] <= 1.5
-    made = call(capsys, "delta", "scale", full, "--control", full, "--to", tmp_path / "b")
-    tried = {k: v for k, v in made["figures"].items() if k.startswith("gamma")}
-    assert len(tried) == 11 and made["figures"]["alpha"] + made["figures"]["beta"] == 1
-    made = call(capsys, "delta", "soup", lora, lora, "--split", "test", "--to", tmp_path / "c")
-    assert made["figures"]["eval.loss on test"] > 0
+    assert 0.05 < report["figures"]["q"] <= 1.5
+    report = call(capsys, "delta", "scale", full, "--control", full, "--to", tmp_path / "b")
+    gammas = {k: v for k, v in report["figures"].items() if k.startswith("gamma")}
+    assert len(gammas) == 11 and report["figures"]["alpha"] + report["figures"]["beta"] == 1
+    report = call(capsys, "delta", "soup", lora, lora, "--split", "test", "--to", tmp_path / "c")
+    assert report["figures"]["eval.loss on test"] > 0
 
 
 def test_a_factor_is_of_the_change_and_not_of_both_factors(lora, tmp_path, capsys):

@@ -29,9 +29,9 @@ def test_a_resume_to_other_weights_is_found_out(monkeypatch):
     monkeypatch.setattr(doctor, "_run_verb", lambda *words: None)
     monkeypatch.setattr(doctor, "_remove_end", lambda run: None)
     monkeypatch.setattr(doctor, "_read_adapter", lambda run: next(weights))
-    found = list(doctor.train_and_resume())
-    assert [f.status for f in found] == ["ok", "fail"]
-    assert "other weights" in found[1].text
+    findings = list(doctor.train_and_resume())
+    assert [f.status for f in findings] == ["ok", "fail"]
+    assert "other weights" in findings[1].text
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ LARGE = Machine("a large GPU", memory_gb=80, bf16=True)
 
 
 def written(machine, **answers):
-    given = {"model": "llama_mini", "data": "e2e", "method": "lora", **answers}
-    starter.write_job(**given, output="job.yaml", machine=machine, force=True)
+    options = {"model": "llama_mini", "data": "e2e", "method": "lora", **answers}
+    starter.write_job(**options, output="job.yaml", machine=machine, force=True)
     composed = compose("job.yaml")
     validate(composed)
     return composed

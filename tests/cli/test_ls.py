@@ -13,8 +13,8 @@ from ftcli.config import paths
 def test_every_packaged_file_says_what_it_is(ftcli, kind):
     if kind == "runs":
         return
-    found = json.loads(ftcli("ls", kind, "--json").out)
-    assert found and all(entry["about"] for entry in found)
+    entries = json.loads(ftcli("ls", kind, "--json").out)
+    assert entries and all(entry["about"] for entry in entries)
 
 
 def test_groups_in_the_singular_and_files_of_the_user(ftcli, work, tmp_path):
@@ -36,8 +36,8 @@ def test_runs_with_how_they_ended_the_newest_first(ftcli, work):
             text = json.dumps({"status": "finished", "metrics": result})
             (folder / "result.json").write_text(text)
     (work / "runs" / "x" / "latest").symlink_to("2026-01-02_b")
-    found = json.loads(ftcli("ls", "runs", "--json").out)
-    assert [(e["name"], e["about"]) for e in found] == [
+    entries = json.loads(ftcli("ls", "runs", "--json").out)
+    assert [(e["name"], e["about"]) for e in entries] == [
         ("runs/x/2026-01-02_b", "finished, bleu 41.25"), ("runs/x/2026-01-01_a", "unfinished"),
     ]  # fmt: skip
 

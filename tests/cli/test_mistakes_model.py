@@ -19,8 +19,8 @@ ANSWERS = {
 
 class Hub(BaseHTTPRequestHandler):
     def do_HEAD(self):
-        found = [answer for path, answer in ANSWERS.items() if self.path.startswith(path)]
-        status, headers = found[0] if found else (500, {})
+        answers = [answer for path, answer in ANSWERS.items() if self.path.startswith(path)]
+        status, headers = answers[0] if answers else (500, {})
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

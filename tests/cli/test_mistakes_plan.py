@@ -20,28 +20,28 @@ def rows(tmp_path):
     def write(form, *values, **settings):
         file = tmp_path / "rows.jsonl"
         file.write_text("".join(f"{json.dumps(value)}\n" for value in values))
-        own = {"path": file, "validation": "null"} | settings
-        return [f"data={form}", *(f"data.{key}={value}" for key, value in own.items())]
+        settings_of_data = {"path": file, "validation": "null"} | settings
+        return [f"data={form}", *(f"data.{key}={value}" for key, value in settings_of_data.items())]
 
     return write
 
 
 def failure(ended, name):
     assert ended.status == 2 and "Traceback" not in ended.err
-    found = [c for c in json.loads(ended.out)["checks"] if c["status"] == "fail"]
-    assert [c["name"] for c in found] == [name]
-    return found[0]
+    failures = [c for c in json.loads(ended.out)["checks"] if c["status"] == "fail"]
+    assert [c["name"] for c in failures] == [name]
+    return failures[0]
 
 
 def test_7_too_big_is_a_failed_check_with_alternatives(ftcli):
-    found = failure(ftcli("check", *TOO_BIG, "--json"), "memory")
+    check = failure(ftcli("check", *TOO_BIG, "--json"), "memory")
     shape = r"needs about [\d.]+ GB, a GPU of 24 GB has 24\.0 \(activations [\d.]+, weights 5\.7, "
-    assert re.search(shape, found["text"])
+    assert re.search(shape, check["text"])
     fits = (
         r"fits with trainer\.batch_size=\d+ trainer\.gradient_accumulation_steps=\d+ \([\d.]+ GB\)"
     )
-    assert re.search(fits + r" or trainer\.gradient_checkpointing=true \([\d.]+ GB\)", found["fix"])
-    assert "ftcli train configs/qlora_llama.yaml model=llama3_8b" in found["fix"]
+    assert re.search(fits + r" or trainer\.gradient_checkpointing=true \([\d.]+ GB\)", check["fix"])
+    assert "ftcli train configs/qlora_llama.yaml model=llama3_8b" in check["fix"]
 
 
 def test_7_the_first_alternative_passes_the_check(ftcli):
@@ -60,31 +60,31 @@ def test_4_targets_that_match_nothing(ftcli):
     ended = ftcli("check", "qlora_llama", "model=llama3_2_1b", "method.target_modules=[q_porj]",
                   "trainer.batch_size=1", "--json")  # fmt: skip
     checks = json.loads(ended.out)["checks"]
-    found = next(c for c in checks if c["name"] == "targets")
-    assert ended.status == 2 and found["status"] == "fail"
-    assert "'q_porj' matches 0 of 112 linear layers of Llama-3.2-1B" in found["text"]
-    assert "'q_proj' would match 16" in found["text"]
+    check = next(c for c in checks if c["name"] == "targets")
+    assert ended.status == 2 and check["status"] == "fail"
+    assert "'q_porj' matches 0 of 112 linear layers of Llama-3.2-1B" in check["text"]
+    assert "'q_proj' would match 16" in check["text"]
 
 
 def test_5_columns_that_do_not_fit(ftcli, rows):
     words = rows("instruction", {"question": "a", "answer": "b"})
-    found = failure(ftcli("check", "qlora_llama", *words, "--json"), "data")
-    assert "question" in found["text"] and "data.columns" in found["fix"]
+    check = failure(ftcli("check", "qlora_llama", *words, "--json"), "data")
+    assert "question" in check["text"] and "data.columns" in check["fix"]
 
 
 def test_6_nothing_to_learn(ftcli, rows):
     long = {"prompt": "word " * 200, "completion": "end"}
     words = rows("prompt", long, long, max_length=32)
-    found = failure(ftcli("check", "qlora_llama", *words, "--json"), "data")
-    assert "100% of tokens" in found["text"] and "data.max_length" in found["fix"]
+    check = failure(ftcli("check", "qlora_llama", *words, "--json"), "data")
+    assert "100% of tokens" in check["text"] and "data.max_length" in check["fix"]
 
 
 def test_a_malformed_row_names_its_line(ftcli, rows, tmp_path):
     words = rows("prompt", {"prompt": "a", "completion": "b"})
     with open(tmp_path / "rows.jsonl", "a") as file:
         file.write("{broken\n")
-    found = failure(ftcli("check", "qlora_llama", *words, "--json"), "data")
-    assert "rows.jsonl:2" in found["text"]
+    check = failure(ftcli("check", "qlora_llama", *words, "--json"), "data")
+    assert "rows.jsonl:2" in check["text"]
     skipped = ftcli("check", "qlora_llama", *words, "data.on_error=skip", "--json")
     warned = [c["text"] for c in json.loads(skipped.out)["checks"] if c["status"] == "warn"]
     assert skipped.status == 0 and "1 row skipped" in warned[0]

@@ -71,8 +71,8 @@ def test_one_message_whose_way_out_works(ftcli, work, line, says, fix):
     assert len(shown) == 1 and shown[0].startswith(f"→ {fix}"), ended.err
     assert not (work / "runs").exists()
     for command in pasted(shown[0][2:], words):
-        tried = ftcli(*command)
-        assert tried.status == 0, (command, tried.err)
+        outcome = ftcli(*command)
+        assert outcome.status == 0, (command, outcome.err)
 
 
 def pasted(fix: str, words: list[str]) -> list[list[str]]:
@@ -82,7 +82,7 @@ def pasted(fix: str, words: list[str]) -> list[list[str]]:
         return [shlex.split(first.removeprefix("see: ftcli"))]
     if not first.startswith("ftcli"):  # a word in the place of the last one that was typed
         return [["show", *words[1:-1], *shlex.split(first)]]
-    commands = [shlex.split(one)[1:] for one in first.split(" && ")]
+    commands = [shlex.split(command)[1:] for command in first.split(" && ")]
     for command in commands:
         if command[0] == "sweep":
             command[:] = ["show", *(word.split(",")[0] for word in command[1:])]
@@ -101,9 +101,9 @@ def pasted(fix: str, words: list[str]) -> list[list[str]]:
     ],
 )
 def test_what_is_written_rightly_keeps_its_own_message(ftcli, work, line):
-    said = ftcli(*shlex.split(line))
+    outcome = ftcli(*shlex.split(line))
     for other in ("written key=value", "comes first", "no job is given", "blanks"):
-        assert other not in said.err
+        assert other not in outcome.err
 
 
 def test_a_job_of_another_program_is_told_key_by_key(ftcli, work):

@@ -60,12 +60,12 @@ def test_what_a_person_reads(command):
 def test_the_shipped_job_is_planned_from_its_real_rows(ftcli, tmp_path):
     ended = ftcli("plan", "qlora_llama", "data.limit=300", "trainer.max_steps=null",
                   "trainer.epochs=2", f"data.cache_dir={tmp_path}", "--json")  # fmt: skip
-    found = json.loads(ended.out)
-    known = found["schedule"]
-    assert ended.status == 0 and found["fits"]
+    plan = json.loads(ended.out)
+    known = plan["schedule"]
+    assert ended.status == 0 and plan["fits"]
     assert known["steps"] == -(-2 * known["batches"]) and known["tokens"] > known["supervised"] > 0
     assert known["total_tokens"] == 2 * known["tokens"]
-    assert found["row_tokens"] == known["longest"] < 512
+    assert plan["row_tokens"] == known["longest"] < 512
 
 
 def test_nothing_is_left_behind(ftcli, work, tmp_path):

@@ -44,9 +44,9 @@ def test_preview_shows_colours_where_there_are_some(ftcli, monkeypatch):
 
 
 def test_preview_as_json(ftcli):
-    found = json.loads(ftcli("preview", "qlora_llama", "-n", "3", "--json").out)
-    assert len(found) == 3
-    learned = "".join(s["text"] for s in found[0]["stretches"] if s["learned"])
+    rows = json.loads(ftcli("preview", "qlora_llama", "-n", "3", "--json").out)
+    assert len(rows) == 3
+    learned = "".join(s["text"] for s in rows[0]["stretches"] if s["learned"])
     assert learned.startswith("There is a place") and learned.endswith("<|eos|>")
 
 

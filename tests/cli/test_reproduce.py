@@ -41,7 +41,7 @@ def test_runs_are_made_judged_and_found_again(ftcli, recipe, work):
     again = ftcli("reproduce", "small.yaml", "--seeds", "1", "--json")
     assert "run 1" not in again.err
     records = list(json.loads(again.out)["verdicts"].values())
-    assert [one["verdict"] for one in records] == ["holds", "inconclusive"]
+    assert [record["verdict"] for record in records] == ["holds", "inconclusive"]
     assert [(run / "result.json").stat().st_mtime_ns for run in runs] == stamps
     recipe.write_text(RECIPE.replace("equals: 0.5", "equals: 0.4"))
     false = ftcli("reproduce", "small.yaml", "--seeds", "1")
@@ -93,8 +93,8 @@ claims:
 
 def test_recipes_are_filtered(ftcli):
     def names(*words: str) -> list[str]:
-        found = ftcli("ls", "recipes", "--json", *words)
-        return [entry["name"] for entry in json.loads(found.out)]
+        entries = ftcli("ls", "recipes", "--json", *words)
+        return [entry["name"] for entry in json.loads(entries.out)]
 
     assert "qlora" in names()
     assert "bases/llama_mini" in names("--verdict", "none")

@@ -92,7 +92,7 @@ def finished(trained):
 
 REFUSED = (
     (("optimizer.lr=1e-4", "trainer.max_steps=4"),
-     "optimizer.lr was 0.003 when the checkpoint was written, now it is 0.0001: the steps to come",
+     "optimizer.lr was 0.003 when the checkpoint was written, now it is 0.0001: later steps",
      "leave out optimizer.lr=1e-4, or: ftcli resume RUN optimizer.lr=1e-4 trainer.max_steps=4 "
      "--allow optimizer.lr"),
     (("trainer.batch_size=2", "trainer.max_steps=4"), "trainer.batch_size was 4", "--allow trainer.batch_size"),

@@ -30,13 +30,13 @@ def small():
 def test_it_says_what_a_step_takes_and_leaves_nothing(ftcli, work):
     ended = ftcli("train", "qlora_llama", *small(), "--dry-run")
     assert ended.status == 0
-    said = re.search(r"\((\d+) rows, ([\d,]+) tokens.*takes ([\d.]+) s and [\d.,]+ .B", ended.out)
-    assert said and said[1] == "4" and float(said[3]) > 0
+    match = re.search(r"\((\d+) rows, ([\d,]+) tokens.*takes ([\d.]+) s and [\d.,]+ .B", ended.out)
+    assert match and match[1] == "4" and float(match[3]) > 0
     assert "200 steps take about" in " ".join(ended.out.split())
     run = build_run(compose("qlora_llama", small()).config)
     run.load_model()
-    lengths = run.loader().tokens.lengths
-    assert int(said[2].replace(",", "")) == sum(sorted(lengths)[-4:])
+    lengths = run.build_loader().tokens.lengths
+    assert int(match[2].replace(",", "")) == sum(sorted(lengths)[-4:])
     assert not list(work.iterdir())
 
 
@@ -45,7 +45,7 @@ def test_no_batch_of_any_epoch_is_longer():
         compose("qlora_llama", [*small(), "trainer.gradient_accumulation_steps=3"]).config
     )
     run.load_model()
-    loader = run.loader()
+    loader = run.build_loader()
     rows = find_longest_rows(run, loader)
     total = [int(loader.tokens.lengths[part].sum()) for part in rows]
     assert [len(part) for part in rows] == [4, 4, 4] and total == sorted(total)[::-1]

@@ -101,6 +101,18 @@ def test_values_of_a_file_of_settings_count(tmp_path):
         code.digest(["b.yaml"], tmp_path)
 
 
+def test_a_folder_without_init_is_a_package_too(tmp_path):
+    folder = tmp_path / "ftcli" / "papers" / "new"
+    folder.mkdir(parents=True)
+    (tmp_path / "ftcli" / "__init__.py").touch()
+    (folder / "method.py").write_text("RANK = 8\n")
+    before = code.digest(["ftcli.papers.new.method"], tmp_path)
+    assert code.closure(["ftcli.papers.new.method"], tmp_path) == ["ftcli.papers.new.method"]
+    (folder / "__init__.py").write_text("RATE = 1\n")
+    code._list_modules.cache_clear()
+    assert code.digest(["ftcli.papers.new.method"], tmp_path) != before
+
+
 def test_a_runs_hash_follows_code_and_libraries(monkeypatch):
     config = compose("qlora_llama", JOB).config
     before = config_hash(config)

@@ -23,7 +23,7 @@ def run() -> Run:
 
 
 def test_neither_the_model_nor_the_loader_loads_by_being_looked_at(run):
-    for look in (lambda: run.model, run.loader, run.trained_state):
+    for look in (lambda: run.model, run.build_loader, run.trained_state):
         with pytest.raises(RuntimeError, match=r"call run\.load_model\(\) first"):
             look()
 
@@ -34,7 +34,7 @@ def test_a_second_call_returns_the_model_without_seeding(run):
     state = torch.get_rng_state()
     assert run.load_model() is model is run.model
     assert torch.equal(torch.get_rng_state(), state)
-    assert run.data.packing != "auto" and len(run.loader()) > 0
+    assert run.data.packing != "auto" and len(run.build_loader()) > 0
 
 
 def test_the_weights_and_the_state_after_loading_follow_the_seed_alone(run):

@@ -21,7 +21,7 @@ def shipped(split):
 
 
 def test_the_script_writes_the_shipped_rows():
-    stream = runpy.run_path(str(FOLDER / "generate.py"))["rows"]()
+    stream = runpy.run_path(str(FOLDER / "generate.py"))["draw_rows"]()
     for split in ("base", "train", "test"):
         assert all(row == next(stream) for row in shipped(split))
 

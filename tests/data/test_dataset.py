@@ -171,11 +171,11 @@ def test_after_mending_the_row_nothing_stale_is_left(ten_thousand, tokenizer):
     with pytest.raises(UserError):
         Data(str(ten_thousand)).prepare("train", tokenizer)
     lines = ten_thousand.read_text().split("\n")
-    lines[MALFORMED - 1] = json.dumps({"prompt": "mended", "completion": "row"})
+    lines[MALFORMED - 1] = json.dumps({"prompt": "fixed", "completion": "row"})
     ten_thousand.write_text("\n".join(lines))
     tokens = Data(str(ten_thousand)).prepare("train", tokenizer)
     assert len(tokens) == 10_000
-    assert "mended" in tokenizer.decode(tokens.row(MALFORMED - 1)["input_ids"])
+    assert "fixed" in tokenizer.decode(tokens.row(MALFORMED - 1)["input_ids"])
 
 
 @pytest.mark.parametrize("count", [2, 5, 40])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ftcli.core.errors import UserError
 from ftcli.data import packing
 from ftcli.data.cache import Writer
-from ftcli.data.loader import Loader
+from ftcli.data.loader import Loader, count_steps
 from ftcli.data.tokens import Document, Tokens
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=200).map(np.array)
@@ -132,3 +132,11 @@ def test_iterating_gives_the_first_epoch(tokens, way):
     loader = Loader(tokens, 2, way, 16)
     assert [batch["rows"] for batch in loader] == loader.batches(0)
     assert len(loader) == len(loader.batches(0)) == len(loader.batches(5))
+
+
+@pytest.mark.parametrize(
+    ("batches", "epochs", "accumulation", "steps"),
+    [(10, 3.0, 4, 9), (10, None, 4, 3), (8, 2.0, 4, 4), (10, 1.1, 1, 11), (10, 0.25, 2, 2)],
+)
+def test_a_step_does_not_reach_over_the_end_of_a_pass(batches, epochs, accumulation, steps):
+    assert count_steps(batches, epochs, accumulation) == steps

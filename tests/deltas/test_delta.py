@@ -18,9 +18,9 @@ BASE = "asset:llama_mini"
 
 def test_base_plus_delta_is_the_finetuned_model_to_the_bit(full_run):
     change, base = Delta.of(full_run), Artefact.open(BASE)
-    made, trained = change.apply(base), load_file(full_run / "model" / "model.safetensors")
-    assert made.keys() == trained.keys()
-    assert all(torch.equal(made[name], trained[name]) for name in trained)
+    restored, trained = change.apply(base), load_file(full_run / "model" / "model.safetensors")
+    assert restored.keys() == trained.keys()
+    assert all(torch.equal(restored[name], trained[name]) for name in trained)
     assert change.norm() > 0 and change.entries == 6951168
 
 
@@ -28,22 +28,26 @@ def test_a_difference_of_bfloat16_models_is_exact_too(tmp_path):
     values = [torch.randn(64, 64).bfloat16() * scale for scale in (1.0, 1e-3)]
     base, after = ({"w": v, "v": v[0]} for v in (values[0], values[0] + values[1]))
     change = delta({n: after[n].double() - base[n].double() for n in base}, dtype=torch.bfloat16)
-    made = change.add_to(base)
-    assert all(torch.equal(made[n], after[n]) and made[n].dtype == torch.bfloat16 for n in base)
+    restored = change.add_to(base)
+    assert all(
+        torch.equal(restored[n], after[n]) and restored[n].dtype == torch.bfloat16 for n in base
+    )
 
 
 def test_reverting_gives_the_base_back(full_run):
     change, base = Delta.of(full_run), Artefact.open(BASE)
     trained = Artefact.open(full_run).weights
-    found = change.revert(trained)
-    assert all(torch.equal(found[n], base.weights[n].float()) for n in change)
+    reverted = change.revert(trained)
+    assert all(torch.equal(reverted[n], base.weights[n].float()) for n in change)
 
 
 def test_scaling_and_composing_are_linear():
-    one, two = random(0), random(1)
-    assert torch.equal(flat(one.scale(3.0)), 3 * flat(one))
-    assert torch.equal(flat(sum_deltas([one, two], [2.0, -1.0])), 2 * flat(one) - flat(two))
-    assert flat(sum_deltas([one, one.scale(-1)])).abs().max() == 0
+    first, second = random(0), random(1)
+    assert torch.equal(flat(first.scale(3.0)), 3 * flat(first))
+    assert torch.equal(
+        flat(sum_deltas([first, second], [2.0, -1.0])), 2 * flat(first) - flat(second)
+    )
+    assert flat(sum_deltas([first, first.scale(-1)])).abs().max() == 0
 
 
 @pytest.mark.parametrize("product", [False, True])
@@ -103,11 +107,11 @@ def test_the_product_of_factors_is_what_merging_adds(lora_run):
     from ftcli.run.build import open_run
 
     base = Artefact.open(BASE)
-    made = Delta.of(lora_run, product=True).add_to(base.weights)
+    restored = Delta.of(lora_run, product=True).add_to(base.weights)
     run = open_run(lora_run)
     merged = dict(run.method.merge(run.model).named_parameters())
-    assert max((made[n] - merged[n]).abs().max().item() for n in made if n in merged) < 1e-6
-    assert any(not torch.equal(made[n], base.weights[n].float()) for n in made)
+    assert max((restored[n] - merged[n]).abs().max().item() for n in restored if n in merged) < 1e-6
+    assert any(not torch.equal(restored[n], base.weights[n].float()) for n in restored)
 
 
 def test_a_dora_is_no_product(train_tiny):

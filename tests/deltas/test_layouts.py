@@ -65,9 +65,9 @@ def adapter(folder: Path, name: str, seed: int, **options) -> Path:
             if "lora_" in key:
                 parameter.copy_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder / name)
-    said = json.loads((folder / name / "adapter_config.json").read_text())
-    said["base_model_name_or_path"] = str(base)
-    (folder / name / "adapter_config.json").write_text(json.dumps(said))
+    config = json.loads((folder / name / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(base)
+    (folder / name / "adapter_config.json").write_text(json.dumps(config))
     return folder / name
 
 
@@ -84,8 +84,8 @@ def merged(path: Path, base: Path) -> dict[str, torch.Tensor]:
     return dict(model.named_parameters())
 
 
-def furthest(one, other) -> float:
-    return max((one[name] - other[name]).abs().max().item() for name in one)
+def furthest(first, second) -> float:
+    return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "phi3"])
@@ -94,9 +94,9 @@ def test_diff_and_apply_are_there_and_back(folder, tmp_path, kind):
     figures = find_operations()["diff"](str(tuned), str(tmp_path / "delta"), base=base).figures
     find_operations()["apply"](str(tmp_path / "delta"), str(tmp_path / "again"))
     trained = load_file(tuned / "model.safetensors")
-    made = load_file(tmp_path / "again" / "model.safetensors")
-    assert made.keys() == trained.keys() and len(trained) == figures["tensors"]
-    assert all(torch.equal(made[name], trained[name]) for name in trained)
+    restored = load_file(tmp_path / "again" / "model.safetensors")
+    assert restored.keys() == trained.keys() and len(trained) == figures["tensors"]
+    assert all(torch.equal(restored[name], trained[name]) for name in trained)
     assert figures["entries"] == sum(p.numel() for p in loaded(tuned).parameters())  # a tie once
     with torch.no_grad():
         assert torch.equal(loaded(tmp_path / "again")(IDS).logits, loaded(tuned)(IDS).logits)
@@ -107,14 +107,14 @@ def test_a_compressed_change_is_applied_from_its_bytes(folder, tmp_path, kind):
     base, tuned = folder / kind / "base", folder / kind / "tuned"
     find_operations()["compress"](str(tuned), str(tmp_path / "small"), density=0.3, base=str(base))
     find_operations()["apply"](str(tmp_path / "small"), str(tmp_path / "again"))
-    made = load_file(tmp_path / "again" / "model.safetensors")
+    restored = load_file(tmp_path / "again" / "model.safetensors")
     before, after = (load_file(path / "model.safetensors") for path in (base, tuned))
     change = torch.cat([(after[n].double() - before[n].double()).flatten() for n in sorted(after)])
     kept = change.abs() > change.abs().sort().values[-int(0.3 * len(change)) - 1]
     expected = change.std() * change.sign() * kept
     start = torch.cat([before[n].double().flatten() for n in sorted(after)])
-    found = torch.cat([made[n].double().flatten() for n in sorted(after)])
-    assert (found - start - expected).abs().max() < 1e-6
+    values = torch.cat([restored[n].double().flatten() for n in sorted(after)])
+    assert (values - start - expected).abs().max() < 1e-6
 
 
 def test_the_product_for_a_turned_matrix_is_what_merging_adds(folder):
@@ -127,9 +127,9 @@ def test_the_product_for_a_turned_matrix_is_what_merging_adds(folder):
 def test_a_mean_of_adapters_is_of_their_products_and_not_of_their_factors(folder):
     paths, base = [adapter(folder, f"a{i}", i) for i in range(2)], folder / "gpt2" / "base"
     mean = soup.average_uniformly([Delta.of(path, product=True) for path in paths])
-    one, two = (merged(path, base) for path in paths)
-    made = mean.add_to(Artefact.open(base).weights)
-    assert furthest(made, {n: (one[n] + two[n]) / 2 for n in made}) < 1e-7
+    first, second = (merged(path, base) for path in paths)
+    averaged = mean.add_to(Artefact.open(base).weights)
+    assert furthest(averaged, {n: (first[n] + second[n]) / 2 for n in averaged}) < 1e-7
     factors = soup.average_uniformly([Delta.of(path) for path in paths])
     from ftcli.deltas.product import multiply_factors
 
@@ -144,7 +144,7 @@ def test_an_adapter_on_a_new_base_is_the_whole_change_added_to_it(folder):
 
 def test_one_of_two_tied_matrices_has_no_change_of_its_own(folder):
     path = adapter(folder, "table", 4, target_modules=["wte"], fan_in_fan_out=False)
-    with pytest.raises(UserError, match="is the head too"):
+    with pytest.raises(UserError, match="shares with its output head"):
         Delta.of(path, product=True)
 
 
@@ -164,12 +164,12 @@ def test_compressed_adapters_are_merged_from_their_files(folder, tmp_path):
     find_operations()["scale"](
         small, str(tmp_path / "both"), alpha=1.0, beta=0.0, merge="ties", density=1.0
     )
-    made = load_file(tmp_path / "both" / "model.safetensors")
+    weights = load_file(tmp_path / "both" / "model.safetensors")
     base = load_file(folder / "gpt2" / "base" / "model.safetensors")
-    one, two = (Delta.of(path, product=True) for path in small)
-    for name in one:
-        pair = torch.stack([one[name], two[name]])
+    first, second = (Delta.of(path, product=True) for path in small)
+    for name in first:
+        pair = torch.stack([first[name], second[name]])
         agreeing = pair.sign() == pair.sum(0).sign()
         mean = (pair * agreeing).sum(0) / agreeing.sum(0).clamp(min=1)
-        assert (made[name] - base[name] - mean).abs().max() < 1e-6
-    assert torch.equal(made["transformer.wte.weight"], base["transformer.wte.weight"])
+        assert (weights[name] - base[name] - mean).abs().max() < 1e-6
+    assert torch.equal(weights["transformer.wte.weight"], base["transformer.wte.weight"])

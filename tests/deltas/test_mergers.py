@@ -29,8 +29,8 @@ def test_ties_by_hand():
     first = one(1.0, 2.0, 0.1, 0.2, 5.0, 0.3)
     second = one(-4.0, 3.0, 0.2, 0.1, -1.0, 0.3)
     third = one(0.1, 0.2, 0.3, -6.0, 4.0, 0.5)
-    found = merge_ties([first, second, third], density=0.5)["w"]
-    assert found.tolist() == pytest.approx([-4.0, 2.5, 0.0, -6.0, 4.5, 0.5])
+    merged = merge_ties([first, second, third], density=0.5)["w"]
+    assert merged.tolist() == pytest.approx([-4.0, 2.5, 0.0, -6.0, 4.5, 0.5])
 
 
 @pytest.mark.parametrize("density", [0.1, 0.5, 1.0])
@@ -44,8 +44,8 @@ def test_ties_is_trim_elect_and_disjoint_mean(density):
         total = sum(entries)
         same = [value for value in entries if value * total > 0]
         expected.append(sum(same) / len(same) if same else 0.0)
-    found = flat(merge_ties(TASKS, density))
-    assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), atol=1e-12)
+    merged = flat(merge_ties(TASKS, density))
+    assert torch.allclose(merged, torch.tensor(expected, dtype=torch.float64), atol=1e-12)
 
 
 def test_an_entry_on_which_two_tasks_disagree_evenly_is_left():
@@ -59,17 +59,17 @@ def test_consensus_keeps_what_two_tasks_need():
         total = sum(entries)
         needed = [abs(t) >= 0.4 * abs(total - t) for t in entries]
         expected.append(total if sum(needed) >= 2 else 0.0)
-    found = flat(merge_consensus(TASKS))
-    assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64))
-    assert 0 < (found == 0).double().mean() < 1
+    merged = flat(merge_consensus(TASKS))
+    assert torch.allclose(merged, torch.tensor(expected, dtype=torch.float64))
+    assert 0 < (merged == 0).double().mean() < 1
 
 
 def test_task_arithmetic_is_base_plus_lambda_times_the_sum():
     base = {name: torch.randn(shape) for name, shape in TASKS[0].shapes.items()}
-    made = merge_deltas(TASKS).scale(0.3).add_to(base)
+    weights = merge_deltas(TASKS).scale(0.3).add_to(base)
     for name in base:
         total = sum(task[name] for task in TASKS)
-        assert torch.equal(made[name], (base[name].double() + 0.3 * total).float())
+        assert torch.equal(weights[name], (base[name].double() + 0.3 * total).float())
 
 
 def test_alpha_of_a_merger_makes_its_first_block_as_large_as_the_mean():
@@ -86,9 +86,9 @@ def test_compressed_changes_are_merged_as_if_they_were_dense(codec):
     """ComPEFT's use: what was compressed takes the place of the change in every merger."""
     dense, loaded = [], []
     for task, density in zip(TASKS, (0.05, 0.1, 0.3, 0.5), strict=True):
-        made, coded = compeft.compress(task, density, alpha=2.0)
+        compressed, coded = compeft.compress(task, density, alpha=2.0)
         again = ternary.decode(ternary.encode(coded, codec))
-        dense.append(flat(made))
+        dense.append(flat(compressed))
         loaded.append(replace(task, read=again.tensor))
     stack = torch.stack(dense)
     assert torch.allclose(flat(soup.average_uniformly(loaded)), stack.mean(0), atol=1e-15)

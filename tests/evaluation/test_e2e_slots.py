@@ -1,4 +1,4 @@
-"""The wording rules of E2E facts, and what the data's own writers score under them."""
+"""The wording patterns of E2E facts, and the score of the human references under them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generation writes what the model says beside the references, and scores it."""
+"""Generation writes the model's answers beside the references, and scores them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracy by label words equals what the plain model says, row by row."""
+"""Accuracy by label words equals that of the plain model, row by row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The held-out loss is the mean over tokens, whatever the batches, and leaves the run as it was."""
+"""The held-out loss is the mean over tokens, whatever the batches, and does not change the run."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def _commanded(file: DataFile, path: Path, monkeypatch: pytest.MonkeyPatch) -> i
 
 
 def _is_a_message(error: UserError, path: Path) -> None:
-    """What, where and how to mend it, in characters that every terminal shows."""
+    """What, where and how to fix it, in characters that every terminal shows."""
     said = str(error)
     assert str(path) in said, f"no file: {said}"
     assert error.fix, f"no fix: {said}"

@@ -68,10 +68,10 @@ def test_the_same_method_goes_on_with_its_adapter_another_begins_with_the_merged
 
 def test_the_whole_has_scores_before_the_first_and_after_the_last_and_costs_of_all(parent):
     whole = result(parent)
-    own = [result(parent / name) for name in stages.list_stages(parent)]
-    assert whole["metrics_before"] == own[0]["metrics_before"]
-    assert whole["metrics"] == own[-1]["metrics"] and whole["step"] == 3
-    assert whole["seconds"] == pytest.approx(sum(one["seconds"] for one in own))
+    results = [result(parent / name) for name in stages.list_stages(parent)]
+    assert whole["metrics_before"] == results[0]["metrics_before"]
+    assert whole["metrics"] == results[-1]["metrics"] and whole["step"] == 3
+    assert whole["seconds"] == pytest.approx(sum(stage["seconds"] for stage in results))
     assert build_stage_table(whole["stages"]).row_count == 6
 
 
@@ -98,8 +98,8 @@ def test_mistakes_of_all_stages_are_said_before_any_begins(tmp_path):
     composed = job(tmp_path, wrong)
     with pytest.raises(Problems) as caught:
         stages.start_stages(composed)
-    said = str(caught.value)
-    assert "stage first" in said and "stage second" in said
+    message = str(caught.value)
+    assert "stage first" in message and "stage second" in message
     assert not (tmp_path / "three").exists()
 
 
@@ -110,6 +110,6 @@ def test_an_adapter_of_another_method_is_not_gone_on_with(tmp_path):
 
 
 def test_a_command_line_holds_for_all_stages(tmp_path):
-    made = stages.compose_stages(job(tmp_path, "seed=7", "optimizer.lr=5e-3"))
-    assert [one.config["seed"] for one in made.values()] == [7] * 3
-    assert [one.config["optimizer"]["lr"] for one in made.values()] == [5e-3] * 3
+    jobs = stages.compose_stages(job(tmp_path, "seed=7", "optimizer.lr=5e-3"))
+    assert [stage.config["seed"] for stage in jobs.values()] == [7] * 3
+    assert [stage.config["optimizer"]["lr"] for stage in jobs.values()] == [5e-3] * 3

@@ -1,4 +1,4 @@
-"""Trackers get the run's figures; a missing one says how to install it."""
+"""Trackers receive the run's figures; the message of a missing package says how to install it."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ def test_a_real_run_appears_in_tensorboard(train_tiny):
         ("eval/loss", "eval.loss"),
     ):
         wanted = [(row["step"], row[key]) for row in rows if key in row]
-        found = [(event.step, event.value) for event in events.Scalars(name)]
-        assert [step for step, _ in found] == [step for step, _ in wanted] != []
-        assert [v for _, v in found] == pytest.approx([v for _, v in wanted], rel=1e-6)
+        points = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in points] == [step for step, _ in wanted] != []
+        assert [v for _, v in points] == pytest.approx([v for _, v in wanted], rel=1e-6)
     assert "config/text_summary" in events.Tags()["tensors"]
 
 
@@ -125,10 +125,10 @@ def test_mlflow_holds_the_curves_and_the_config_out_of_the_box(run, alone):
     client = MlflowClient()
     experiment = client.get_experiment_by_name("demo")
     assert experiment is not None
-    found = client.search_runs([experiment.experiment_id])[0]
-    assert found.data.params["optimizer.lr"] == "0.001" and "4" in found.data.params.values()
-    assert found.data.metrics == {"train/loss": 2.5, "train/lr": 1e-3, "eval/bleu": 40.5}
-    assert found.info.status == "FINISHED"
+    record = client.search_runs([experiment.experiment_id])[0]
+    assert record.data.params["optimizer.lr"] == "0.001" and "4" in record.data.params.values()
+    assert record.data.metrics == {"train/loss": 2.5, "train/lr": 1e-3, "eval/bleu": 40.5}
+    assert record.info.status == "FINISHED"
 
 
 @needs("mlflow")
@@ -147,13 +147,13 @@ def test_a_real_run_appears_in_mlflow(train_tiny, alone):
     client = MlflowClient()
     experiment = client.get_experiment_by_name("ftcli")
     assert experiment is not None
-    found = client.search_runs([experiment.experiment_id])[0]
+    record = client.search_runs([experiment.experiment_id])[0]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for name, key in (("train/loss", "loss"), ("eval/loss", "eval.loss")):
         wanted = [(row["step"], row[key]) for row in rows if key in row]
-        history = client.get_metric_history(found.info.run_id, name)
+        history = client.get_metric_history(record.info.run_id, name)
         assert sorted((m.step, m.value) for m in history) == wanted != []
-    assert found.data.params["trainer.max_steps"] == "3"
+    assert record.data.params["trainer.max_steps"] == "3"
 
 
 @pytest.mark.slow

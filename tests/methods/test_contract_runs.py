@@ -112,7 +112,7 @@ def test_weights_move(story):
 
 def test_a_checkpoint_is_enough_to_compute_what_was_trained(story):
     again = open_run(story.resumed)
-    with story.whole.run.evaluating():
+    with story.whole.run.evaluation_weights():
         assert torch.equal(logits(again.model), logits(story.whole.run.model))
 
 
@@ -129,7 +129,7 @@ def test_the_artefact_loads_without_ftcli(story):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     else:
         model = peft.PeftModel.from_pretrained(story.source.load("cpu"), folder)
-    with story.whole.run.evaluating():
+    with story.whole.run.evaluation_weights():
         assert furthest(logits(model), logits(story.whole.run.model)) < 1e-5
 
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from ftcli.core.errors import UserError
-from ftcli.methods.peft import Peft, plain
+from ftcli.methods.peft import Peft, to_plain_data
 from ftcli.methods.prompt import PromptLearning
 from ftcli.models.anatomy import Anatomy, count_parameters
 from ftcli.models.causal_lm import CausalLM
@@ -143,7 +143,7 @@ def test_a_dequantised_base_with_the_same_adapter_merges_to_what_was_trained(fol
         ({"config_class": "peft.LoRaConfig"}, "there is no peft.LoRaConfig"),
         ({"rank": 4}, "unexpected keyword argument 'rank'"),
         ({"r": 0}, "positive integer"),
-        ({"config_class": "peft.PromptTuningConfig"}, "soft prompts and no layers"),
+        ({"config_class": "peft.PromptTuningConfig"}, "soft prompts, not layers"),
         ({"config_class": "peft.BOFTConfig", "boft_block_size": 7}, "peft.BOFTConfig"),
     ],
 )
@@ -171,7 +171,7 @@ def test_description_is_plain_json(folder):
     described = method.describe()
     assert described["peft_type"] == "LORA" and described["r"] == 4
     assert len(described["target_modules"]) == 14 and described["inference_mode"]
-    assert plain({"a": {2, 1}, "b": (peft.PeftType.LORA,)}) == {"a": [1, 2], "b": ["LORA"]}
+    assert to_plain_data({"a": {2, 1}, "b": (peft.PeftType.LORA,)}) == {"a": [1, 2], "b": ["LORA"]}
 
 
 @pytest.mark.parametrize(

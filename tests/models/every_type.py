@@ -141,7 +141,7 @@ def _load(path: Path, packing: str) -> tuple[Any, RowFormat]:
     """The model as a run loads it, and how it is to be given its rows."""
     source = CausalLM(path=str(path))
     model = source.load("cpu")
-    return model, source.prove(model, packing, MAX_LENGTH, NextToken())
+    return model, source.measure_row_format(model, packing, MAX_LENGTH, NextToken())
 
 
 def _mode(path: Path, library: Library, mode: str, result: Result) -> float:

@@ -59,7 +59,7 @@ def test_bits_of_a_model_leave_out_what_is_not_quantised():
 
 def test_an_adapter_round_a_layer_is_not_counted_again():
     class Round(nn.Module):
-        """What shows the weight of the layer that it holds, and has no shape of its own."""
+        """A wrapper that shows the weight of its layer and has no shape."""
 
         def __init__(self, layer):
             super().__init__()

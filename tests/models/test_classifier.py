@@ -1,4 +1,4 @@
-"""Classifiers: which heads are new, that every method trains them, and what runs leave behind."""
+"""Classifiers: which heads are new, that every method trains them, and what runs write."""
 
 from __future__ import annotations
 
@@ -169,5 +169,5 @@ def test_a_merged_run_is_a_plain_model_of_the_base_class(run, tmp_path):
 def test_too_few_classes_are_said_before_the_first_step(saved, tmp_path):
     composed = compose("bases/vit_fashion", [*JOB, "model.labels=9", f"run.dir={tmp_path}"])
     composed.config["model"]["path"] = str(saved)
-    with pytest.raises(UserError, match="10 classes, the head has 9"):
+    with pytest.raises(UserError, match="10 classes and the model.s head has 9"):
         train(composed)

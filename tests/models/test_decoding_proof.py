@@ -1,4 +1,4 @@
-"""Answers that are written together are those that are written one by one, or they are not written together."""
+"""Answers generated in batches equal those generated one at a time, or they are not batched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ftcli.core.errors import UserError
 from ftcli.models import attention
 from ftcli.models.decoding import generate_answers
 from ftcli.models.decoding_proof import Decoding, find_decoding
-from ftcli.models.proof import prove
+from ftcli.models.proof import measure_row_format
 from ftcli.objectives.causal_lm import CausalLM as NextToken
 
 from ..models import zoo
@@ -38,13 +38,13 @@ class Numbers:
 def model_of(kind):
     model = zoo.build(kind)
     attention.adopt(model)
-    prove(model, "auto", 512, NextToken())
+    measure_row_format(model, "auto", 512, NextToken())
     return model
 
 
 @torch.no_grad()
 def greedy(kind, prompt, count):
-    """Tokens by the library's forward over the whole text, each time anew."""
+    """Generate by the library's forward over the whole text, without a cache."""
     model, ids = zoo.build(kind), list(prompt)
     stops = model.generation_config.eos_token_id
     stops = {1, *(stops if isinstance(stops, list) else [stops])}
@@ -75,7 +75,7 @@ def test_prompts_of_one_length_stand_together_longest_first():
 
 
 def test_a_model_whose_generation_is_not_its_own_is_refused():
-    """RoBERTa counts positions from behind the padding's id; `generate` hands over others."""
+    """RoBERTa counts positions from the padding's id on; `generate` passes others."""
     with pytest.raises(UserError, match="does not follow its own probabilities"):
         find_decoding(model_of("roberta"))
 

@@ -63,7 +63,7 @@ def test_a_step_to_where_one_is_changes_nothing():
 
 
 def test_inversion_comes_back_the_closer_the_more_steps():
-    """With the best denoiser of images that are normally distributed, which is known."""
+    """With the optimal denoiser of normally distributed images, which is known."""
     scheduler = small().scheduler
 
     def score(x, t):

@@ -1,4 +1,4 @@
-"""Where a model's files come from: shipped, a folder, the cache; what is none of them."""
+"""Sources of a model's files: shipped, a folder, the cache; and paths that are none of them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Logits of chosen states are those of the model's own forward, whatever it does behind its output layer."""
+"""Logits of chosen states are those of the model's own forward, whatever follows its output layer."""
 
 from __future__ import annotations
 

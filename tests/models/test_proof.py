@@ -1,4 +1,4 @@
-"""What the proof finds for models of different make, and that it is right by the library's own losses."""
+"""Row formats proved for models of different make are right by the library's own losses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ftcli.data.loader import Loader
 from ftcli.models import attention
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.probing import choose_row_length, draw_rows
-from ftcli.models.proof import prove
+from ftcli.models.proof import measure_row_format
 from ftcli.objectives.causal_lm import CausalLM as NextToken
 from ftcli.objectives.causal_lm import CausalLM as Objective
 
@@ -60,7 +60,7 @@ def library(kind, documents):
 
 @torch.no_grad()
 def ours(model, documents, outcome, batch_size=3):
-    """The mean loss of each document by the product's batches and objective."""
+    """The mean loss of each document by ftcli's batches and objective."""
     lengths = [len(ids) for ids in documents]
     tokens = SimpleNamespace(
         ids=np.concatenate([np.asarray(ids, dtype=np.int32) for ids in documents]),
@@ -81,7 +81,7 @@ def ours(model, documents, outcome, batch_size=3):
 def test_what_is_found_gives_the_losses_of_each_document_alone(kind):
     model = zoo.build(kind)
     attention.adopt(model)
-    outcome = prove(model, "auto", 512, NextToken(), kind)
+    outcome = measure_row_format(model, "auto", 512, NextToken(), kind)
     assert (outcome.packing, outcome.attention) == FOUND[kind]
     assert bool(outcome.reason) == (outcome.packing != "flat")
     documents = zoo.documents(LENGTHS)
@@ -90,12 +90,12 @@ def test_what_is_found_gives_the_losses_of_each_document_alone(kind):
 
 def test_a_model_that_reads_ahead_is_refused():
     with pytest.raises(UserError, match="not causal"):
-        prove(zoo.build("cpmant"), "auto", 512, NextToken())
+        measure_row_format(zoo.build("cpmant"), "auto", 512, NextToken())
 
 
 def test_rows_go_one_by_one_where_the_library_takes_no_padding():
     model = zoo.build("xlnet")
-    outcome = prove(model, "none", 512, NextToken())
+    outcome = measure_row_format(model, "none", 512, NextToken())
     assert outcome.reading == "alone"
     documents = zoo.documents(LENGTHS)
     expected = library("xlnet", documents)
@@ -117,7 +117,7 @@ def test_packing_that_was_asked_for_is_refused_with_the_layer(kind, layer):
     model = zoo.build(kind)
     attention.adopt(model)
     with pytest.raises(UserError) as caught:
-        prove(model, "flat", 512, NextToken(), kind)
+        measure_row_format(model, "flat", 512, NextToken(), kind)
     assert layer in caught.value.what and "mixes documents" in caught.value.what
     assert caught.value.where == "data.packing" and "data.packing=none" in caught.value.fix
 
@@ -128,7 +128,7 @@ def test_chance_mode_and_gradients_are_as_they_were():
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    prove(model, "auto", 512, NextToken())
+    measure_row_format(model, "auto", 512, NextToken())
     assert torch.equal(torch.rand(4), expected)
     assert model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
 
@@ -146,7 +146,7 @@ def test_the_shipped_model_is_proved_within_a_second():
     source = CausalLM("asset:llama_mini")
     model = source.load("cpu")
     start = time.perf_counter()
-    assert source.prove(model, "auto", 512, NextToken()) == RowFormat("flat")
+    assert source.measure_row_format(model, "auto", 512, NextToken()) == RowFormat("flat")
     assert time.perf_counter() - start < 1
 
 
@@ -154,7 +154,7 @@ def test_a_model_that_gives_no_losses_is_refused():
     model = zoo.build("llama")
     model.lm_head.weight.data.fill_(float("nan"))
     with pytest.raises(UserError, match="not finite"):
-        prove(model, "auto", 512, NextToken())
+        measure_row_format(model, "auto", 512, NextToken())
 
 
 def test_memory_that_runs_out_is_no_answer(monkeypatch):
@@ -166,26 +166,29 @@ def test_memory_that_runs_out_is_no_answer(monkeypatch):
 
     monkeypatch.setattr(Objective, "__call__", fails)
     with pytest.raises(torch.OutOfMemoryError):
-        prove(model, "auto", 512, NextToken())
+        measure_row_format(model, "auto", 512, NextToken())
 
 
 def test_half_precision_does_not_hide_a_leak():
     """Falcon-H1's losses differ by 0.03 on average, as those of right models do in bfloat16."""
     model = zoo.build("falcon_h1").to(torch.bfloat16)
     attention.adopt(model)
-    outcome = prove(model, "auto", 512, NextToken())
+    outcome = measure_row_format(model, "auto", 512, NextToken())
     assert outcome.packing == "none" and "with the other row" in outcome.reason
 
 
 def test_further_loads_obey_the_proof(tmp_path):
     source = CausalLM(str(zoo.write("git", tmp_path / "git")))
-    assert source.prove(source.load("cpu"), "auto", 512, NextToken()).attention == "library"
+    assert (
+        source.measure_row_format(source.load("cpu"), "auto", 512, NextToken()).attention
+        == "library"
+    )
     assert source.load("cpu").config._attn_implementation != attention.NAME
 
 
 @dataclass
 class Summed(PreTrainedConfig):
-    """A recurrent model that begins anew where `seq_idx` changes."""
+    """A recurrent model whose state restarts where `seq_idx` changes."""
 
     model_type = "summed"
     vocab_size: int = 64
@@ -221,7 +224,7 @@ def test_layers_that_can_begin_anew_are_told_where_documents_end():
     for weight in model.parameters():
         weight.data.normal_(std=0.3)
     model.library_attention = model.config._attn_implementation
-    outcome = prove(model, "auto", 512, NextToken())
+    outcome = measure_row_format(model, "auto", 512, NextToken())
     assert (outcome.packing, outcome.reading) == ("flat", "reset")
     rows = [[i % 60 for i in ids] for ids in zoo.documents(LENGTHS)]
     alone = torch.cat([ours(model, [row], RowFormat("none")) for row in rows])

@@ -54,7 +54,7 @@ def test_relative_error_on_normal_weights(double_quant):
 
 
 def test_bits_of_the_shipped_model_under_qlora():
-    """4.127 and the tables of constant size, which weigh something in layers this small."""
+    """4.127 bits and the tables of constant size, which count in layers this small."""
     assert measure_model_bits(CausalLM("asset:llama_mini", quantization="nf4").load("cpu")) == (
         pytest.approx(4.127, abs=0.1)
     )

@@ -1,4 +1,4 @@
-"""Answers that share their prompt are computed as if each stood in a row of its own."""
+"""Answers that share their prompt are computed as in separate rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that do not fit: seen by check in the headers, refused by train, with names and shares."""
+"""Weight files that do not fit: found by check in the headers, refused by train, with names and shares."""
 
 import json
 import shutil

@@ -101,7 +101,7 @@ def write(kind: str, folder: Path, seed: int = 0) -> Path:
 
 @torch.no_grad()
 def draw(model: nn.Module) -> None:
-    """Weights whose every part is felt in the loss.
+    """Draw weights of which each part changes the loss.
 
     Matrices get unit gain, so that neither attention nor experts vanish beside the residual stream;
     vectors (norms, biases, sinks, gates) move away from the zeros and ones of their initialisation.
@@ -149,7 +149,7 @@ def shrink(config: PreTrainedConfig, exceptions: dict[str, Any]) -> PreTrainedCo
 
 
 def _agreed(values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
-    """What has to agree: rotary parts that are the head, as many keys as queries, unset sizes."""
+    """Set sizes that must agree: rotary dimensions and head, keys and queries, unset sizes."""
     agreed: dict[str, Any] = {}
     if values.get("qk_rope_head_dim") and "head_dim" in values:
         agreed["head_dim"] = changed["qk_rope_head_dim"]
@@ -170,7 +170,7 @@ def _agreed(values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(config: PreTrainedConfig, values: dict[str, Any]) -> dict[str, Any]:
-    """What of it the class takes, under the names that it takes; the rest follows from these."""
+    """Return the values that the class takes, under its names; others follow from these."""
     fields = {field.name for field in dataclasses.fields(config)}
     aliases = {v: k for k, v in config.attribute_map.items() if k in fields and v not in fields}
     named = {aliases.get(k, k): v for k, v in values.items()}

@@ -1,4 +1,4 @@
-"""What the rules of the zoo cannot know about one type, each with its reason."""
+"""Exceptions of single types from the rules of the zoo, each with its reason."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def make(tokens, *overrides):
 def test_values_are_the_wrong_answers_of_the_label_words(tokens):
     wrong = make(tokens, "objective=accuracy")
     smooth = make(tokens, "objective=label_words")
-    batch = wrong.loader().batch(list(range(12)))
+    batch = wrong.build_loader().batch(list(range(12)))
     with torch.no_grad():
         errors = wrong.objective(wrong.model, batch)
         losses = smooth.objective(smooth.model, batch)
@@ -62,7 +62,7 @@ def test_generated_scores_the_answers_to_the_prompts(tokens, packing):
         tokens, "objective=generated", "objective.max_new_tokens=6", "data=e2e",
         "data.validation=null", "data.limit=4", "data.test=null", f"data.packing={packing}",
     )  # fmt: skip
-    batch = run.loader().batch([0, 1, 2])
+    batch = run.build_loader().batch([0, 1, 2])
     losses = run.objective(run.model, batch)
     examples = list(run.data.examples("train"))[:3]
     prompts = [run.data.prompt_ids(example, run.tokenizer) for example in examples]

@@ -70,14 +70,14 @@ def cut(loader, sizes) -> list:
 @pytest.mark.parametrize("packing", ["flat", "none"])
 def test_at_first_the_loss_is_log_2_and_rewards_are_0(packing):
     run = build_small_run(f"data.packing={packing}", moved=False)
-    losses = run.objective(run.model, run.loader().batch(range(8)))
+    losses = run.objective(run.model, run.build_loader().batch(range(8)))
     assert losses.values.tolist() == pytest.approx([LN2] * 4, abs=1e-6)
     assert all(abs(value.item()) < 1e-5 for value in losses.metrics.values())
 
 
 def test_four_times_two_is_one_times_eight_packed_or_padded_or_recomputed():
     run = build_small_run("+objective.loss_weights=[1.0,0.5]", "objective.loss_type=[sigmoid,sft]")
-    loader = run.loader()
+    loader = run.build_loader()
     loss, wanted = gradients(run, cut(loader, [8]))
     variants = {
         "cut": gradients(run, cut(loader, [2, 2, 2, 2])),
@@ -99,7 +99,7 @@ def test_four_times_two_is_one_times_eight_packed_or_padded_or_recomputed():
 @pytest.mark.parametrize("method", [["method=lora"], ["method=full"]])
 def test_the_precomputed_reference_is_the_live_one(method):
     run = build_small_run(*method, "objective.precompute=true")
-    (batch,) = batches = cut(run.loader(), [4])
+    (batch,) = batches = cut(run.build_loader(), [4])
     live = run.objective(run.model, batch).values
     (known,) = run.objective.rollout(State(run, run.model, 1), batches)
     assert known["reference"].shape == (4, 2)
@@ -169,7 +169,7 @@ def test_padding_and_the_prompts_logits_do_not_matter():
 
 def test_dropout_is_off_unless_it_is_wanted():
     run = build_small_run("+method.lora_dropout=0.5")
-    batch = run.loader().batch(range(4))
+    batch = run.build_loader().batch(range(4))
     assert torch.equal(*(run.objective(run.model, batch).values for _ in range(2)))
     noisy = build_small_run("+method.lora_dropout=0.5", "objective.dropout=true")
     assert not torch.equal(*(noisy.objective(noisy.model, batch).values for _ in range(2)))

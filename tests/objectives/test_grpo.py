@@ -178,7 +178,7 @@ def build_small_run(tmp_path_factory):
 
 def rolled(run: Run) -> list:
     torch.manual_seed(1)
-    loader = run.loader()
+    loader = run.build_loader()
     batches = [loader.batch([0, 1]), loader.batch([2, 3])]
     return run.objective.rollout(State(run, run.model, 1), batches)
 
@@ -190,7 +190,7 @@ def test_tokens_are_scored_as_the_model_alone_scores_them(build_small_run, packi
     assert batch["answers"] == 6 and batch["group"] == 3 and len(batch["advantages"]) == 6
     with torch.no_grad():
         scores, entropy = run.objective.token_log_probs(run.model, batch)
-        prompt = run.loader().batch([0])
+        prompt = run.build_loader().batch([0])
         ids = prompt["input_ids"][0][: int((prompt["labels"][0] >= 0).nonzero()[0])]
         for answer in range(3):
             tokens = batch["targets"][batch["owner"] == answer]

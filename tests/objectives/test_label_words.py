@@ -38,7 +38,7 @@ def run(request, tmp_path_factory):
 
 @pytest.fixture
 def batch(run):
-    return run.loader().batch(list(range(6)))
+    return run.build_loader().batch(list(range(6)))
 
 
 def word_ids(run):
@@ -67,7 +67,7 @@ def test_losses_are_cross_entropy_over_the_words_where_the_answer_begins(run, ba
 
 
 def test_a_mean_over_micro_batches_is_that_of_the_large_batch(run):
-    loader, objective = run.loader(), run.objective
+    loader, objective = run.build_loader(), run.objective
     whole = loader.batch(list(range(6)))
     parts = [loader.batch([0, 1, 2, 3]), loader.batch([4, 5])]
 

@@ -58,7 +58,7 @@ def test_it_is_the_pretrained_function_and_leaves_no_trace(overrides, mode):
     frozen.requires_grad_(False)  # as a trainable policy does
     wanted_grads = [p.requires_grad for p in run.model.parameters()]
     modes = [m.training for m in run.model.modules()]
-    batch = run.loader().batch(range(4))
+    batch = run.build_loader().batch(range(4))
     wanted = pretrained(run, batch)
     reference = Reference(run)
     torch.manual_seed(7)
@@ -76,7 +76,7 @@ def test_it_is_the_pretrained_function_and_leaves_no_trace(overrides, mode):
 
 def test_the_head_keeps_its_adapter_off_when_it_is_called_later():
     run = build_small_run("method=lora", "method.r=4", "+method.target_modules=[q_proj,lm_head]")
-    batch = run.loader().batch(range(4))
+    batch = run.build_loader().batch(range(4))
     losses = Reference(run)(batch)
     with torch.no_grad():
         base = run.model_source.load().get_output_embeddings()(losses.hidden)
@@ -98,7 +98,7 @@ def test_one_copy_serves_all_who_ask():
 
 def test_a_separate_copy_may_be_asked_for():
     run = build_small_run("method=lora", "method.r=4")
-    batch = run.loader().batch(range(4))
+    batch = run.build_loader().batch(range(4))
     values = [Reference(run, mode)(batch).values for mode in ("adapter_off", "separate")]
     assert torch.equal(*values)
 
@@ -107,5 +107,5 @@ def test_taps_of_the_run_do_not_see_it():
     run = build_small_run("method=lora", "method.r=4")
     block = run.model.get_base_model().model.layers[0]
     with Probes({"block": block}) as probes:
-        Reference(run)(run.loader().batch(range(4)))
+        Reference(run)(run.build_loader().batch(range(4)))
         assert probes.take() == {}

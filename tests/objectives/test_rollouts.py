@@ -43,7 +43,7 @@ def run(tmp_path_factory) -> Run:
 
 def prompts(run: Run, rows: list[int]) -> list[Prompt]:
     return read_prompts(
-        run.loader().batch(rows), run.tokenizer, find_stop_ids(run.tokenizer, run.model)
+        run.build_loader().batch(rows), run.tokenizer, find_stop_ids(run.tokenizer, run.model)
     )
 
 
@@ -58,7 +58,7 @@ def alone(run: Run, prompt: list[int], answer: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
 def test_kept_log_probabilities_are_those_of_the_model_that_wrote(run, layout, monkeypatch):
     monkeypatch.setattr(run.objective, "share_prompts", layout == "shared")
-    batch = run.loader().batch([0, 3])
+    batch = run.build_loader().batch([0, 3])
     if layout == "padded":
         batch = padded(batch)
     torch.manual_seed(1)

@@ -78,14 +78,14 @@ def test_steps_after_a_save_and_load_are_bit_identical(name):
     whole.wrapper.train_mode()
     saved = through_disk((whole.optimizer.state_dict(), whole.wrapper.state_dict()))
     advance(whole, 3, 6)
-    again = start(name)
-    for (_, parameter), value in zip(again.named, weights, strict=True):
+    resumed = start(name)
+    for (_, parameter), value in zip(resumed.named, weights, strict=True):
         parameter.data.copy_(value)
-    again.optimizer.load_state_dict(saved[0])
+    resumed.optimizer.load_state_dict(saved[0])
     if saved[1]:
-        again.wrapper.load_state_dict(saved[1])
-    advance(again, 3, 6)
-    assert same(values(whole), values(again))
+        resumed.wrapper.load_state_dict(saved[1])
+    advance(resumed, 3, 6)
+    assert same(values(whole), values(resumed))
     assert not same(values(whole), weights)
 
 

@@ -1,4 +1,4 @@
-"""MeZO: its estimate, what it leaves untouched, and runs that are their log."""
+"""MeZO: its estimate, what it leaves unchanged, and replay of the step log."""
 
 import io
 import shutil
@@ -198,8 +198,8 @@ def test_what_a_policy_has_frozen_does_not_move():
 @pytest.mark.parametrize("copies", [0, 2**20])
 def test_a_log_replays_to_the_same_bits(copies):
     options = {"weight_decay": 0.1, "directions": 2, "copies": copies}
-    whole, again = parameters(), parameters()
-    optimizer, other = MeZO(whole, lr=0.01, **options), MeZO(again, lr=0.01, **options)
+    whole, replayed = parameters(), parameters()
+    optimizer, other = MeZO(whole, lr=0.01, **options), MeZO(replayed, lr=0.01, **options)
     log = []
     for step in range(5):
         optimizer.param_groups[0]["lr"] = 0.01 / (step + 1)
@@ -207,7 +207,7 @@ def test_a_log_replays_to_the_same_bits(copies):
         log.append([Direction(*RECORD.unpack(RECORD.pack(*d))) for d in optimizer.taken])
     for taken in log:
         other.replay(taken)
-    assert all(torch.equal(a, b) for a, b in zip(values(whole), values(again), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(values(whole), values(replayed), strict=True))
     assert not torch.equal(whole[0][1], parameters()[0][1])
 
 
@@ -218,15 +218,15 @@ def test_resumed_steps_are_equal_to_the_bit():
         optimizer.step(quadratic(whole)[0])
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
-    again = [(name, nn.Parameter(p.detach().clone())) for name, p in whole]
-    other = MeZO(again, lr=0.01)
+    resumed = [(name, nn.Parameter(p.detach().clone())) for name, p in whole]
+    other = MeZO(resumed, lr=0.01)
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
     assert other.last == optimizer.last
-    for named, opt in ((whole, optimizer), (again, other)):
+    for named, opt in ((whole, optimizer), (resumed, other)):
         for _ in range(3):
             opt.step(quadratic(named)[0])
-    assert all(torch.equal(a, b) for a, b in zip(values(whole), values(again), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(values(whole), values(resumed), strict=True))
 
 
 def test_it_needs_a_loss():
@@ -260,8 +260,8 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
     assert (tmp_path / FILE).read_bytes() == whole[:24]
     part.optimizer.step(closure)
     part.after_step(None)
-    again = [taken[0].seed for taken in read_steps(tmp_path / FILE)]
-    assert again == [taken[0].seed for taken in _steps_of(whole, tmp_path)][:3]
+    seeds = [taken[0].seed for taken in read_steps(tmp_path / FILE)]
+    assert seeds == [taken[0].seed for taken in _steps_of(whole, tmp_path)][:3]
 
 
 def _steps_of(content, folder):
@@ -297,10 +297,10 @@ def test_a_run_costs_two_forward_passes_a_step_and_no_state(run_folder):
 def test_a_run_is_replayed_from_its_log_alone(run_folder):
     folder = Path(run_folder.result["run"])
     assert (folder / FILE).stat().st_size == 4 * RECORD.size
-    trained, again = open_run(folder), replay_run(folder)
+    trained, replayed = open_run(folder), replay_run(folder)
     fresh = build_run(trained.config)
     fresh.load_model()
-    pairs = zip(trained.trained_state().items(), again.trained_state().values(), strict=True)
+    pairs = zip(trained.trained_state().items(), replayed.trained_state().values(), strict=True)
     for (name, a), b in pairs:
         assert torch.equal(a, b), name
     assert any(

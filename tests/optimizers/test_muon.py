@@ -56,11 +56,11 @@ def test_state_round_trip_is_bit_equal():
     advance(whole, optimizer)
     saved, weights = copy.deepcopy(optimizer.state_dict()), [p.detach().clone() for p in whole]
     advance(whole, optimizer, first=4, last=7)
-    again = [nn.Parameter(w) for w in weights]
-    other = Muon([{"params": again[:3], "weight_decay": 0.5}, {"params": again[3:]}], lr=0.9)
+    resumed = [nn.Parameter(w) for w in weights]
+    other = Muon([{"params": resumed[:3], "weight_decay": 0.5}, {"params": resumed[3:]}], lr=0.9)
     other.load_state_dict(saved)
-    advance(again, other, first=4, last=7)
-    assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
+    advance(resumed, other, first=4, last=7)
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
 
 
 def test_one_state_for_each_tensor_and_the_groups_rates_are_used():

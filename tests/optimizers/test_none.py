@@ -1,4 +1,4 @@
-"""A run without an optimizer takes no step, and says so where it is asked for one."""
+"""A run without an optimizer takes no step, and is refused if it has steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ftcli.optimizers.none import Nothing
 
 
 def run(steps: int) -> SimpleNamespace:
-    return SimpleNamespace(trainer=SimpleNamespace(steps=lambda run: steps))
+    return SimpleNamespace(trainer=SimpleNamespace(count_steps=lambda run: steps))
 
 
 def test_it_holds_nothing_and_refuses_steps():

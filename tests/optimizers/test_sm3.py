@@ -96,9 +96,9 @@ def test_a_reloaded_state_goes_on_to_the_bit_in_half_precision():
 
     values, optimizer = begin(torch.zeros(10, dtype=torch.bfloat16))
     go(values, optimizer, gradients(6)[:3])
-    twin, again = begin(values.detach())
-    again.load_state_dict(optimizer.state_dict())
-    assert again.covers(twin)[0].dtype == torch.float32
+    twin, resumed = begin(values.detach())
+    resumed.load_state_dict(optimizer.state_dict())
+    assert resumed.covers(twin)[0].dtype == torch.float32
     go(values, optimizer, gradients(6)[3:])
-    go(twin, again, gradients(6)[3:])
+    go(twin, resumed, gradients(6)[3:])
     assert torch.equal(values, twin)

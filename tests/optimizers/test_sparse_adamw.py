@@ -1,4 +1,4 @@
-"""AdamW on chosen entries: what it keeps, what it moves, and that it is AdamW."""
+"""AdamW on chosen entries: its state, the entries it updates, and equality with AdamW."""
 
 from __future__ import annotations
 
@@ -116,22 +116,26 @@ def test_a_reloaded_state_goes_on_to_the_bit(dtype, aged):
     optimizer.restrict(param, at(1, 7, 28))
     walk(optimizer, param)
     if aged:
-        one = torch.full((1,), 0.3)
-        optimizer.seed(param, torch.tensor([1]), one, one, 2.5)
+        moment = torch.full((1,), 0.3)
+        optimizer.seed(param, torch.tensor([1]), moment, moment, 2.5)
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
     twin = nn.Parameter(param.detach().clone())
-    again = SparseAdamW([twin], **RATES)
-    again.restrict(twin, at(0, 2))  # another choice, as a new setup makes
-    again.load_state_dict(torch.load(file, weights_only=True))
-    assert again.support(twin).dtype == torch.int32 and again.support(twin).tolist() == [1, 7, 28]
-    assert again.state[twin]["exp_avg"].dtype == torch.float32
+    resumed = SparseAdamW([twin], **RATES)
+    resumed.restrict(twin, at(0, 2))  # another choice, as a new setup makes
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert resumed.support(twin).dtype == torch.int32 and resumed.support(twin).tolist() == [
+        1,
+        7,
+        28,
+    ]
+    assert resumed.state[twin]["exp_avg"].dtype == torch.float32
     walk(optimizer, param, 3, start=4)
-    walk(again, twin, 3, start=4)
+    walk(resumed, twin, 3, start=4)
     assert torch.equal(param, twin)
     for name, value in optimizer.state[param].items():
-        assert torch.equal(value, again.state[twin][name]), name
+        assert torch.equal(value, resumed.state[twin][name]), name
 
 
 def test_master_values_keep_updates_that_half_precision_rounds_away():

@@ -19,7 +19,7 @@ SMALL = (
 SGD = ("optimizer.optimizer_class=torch.optim.SGD", "optimizer.lr=0.1", "trainer.max_steps=1")
 
 
-def made(*overrides: str) -> Run:
+def build(*overrides: str) -> Run:
     composed = compose("qlora_llama", [*SMALL, *overrides])
     validate(composed)
     run = build_run(composed.config)
@@ -28,18 +28,18 @@ def made(*overrides: str) -> Run:
 
 
 def fitted(*overrides: str) -> Run:
-    run = made(*overrides)
+    run = build(*overrides)
     run.trainer.fit(run)
     return run
 
 
 def start(*overrides: str):
     """A run ready for its first step, and the batches of that step."""
-    run = made(*overrides)
+    run = build(*overrides)
     loop = run.trainer.start(run)
     loop.run_callbacks("before_step")
     width = run.trainer.gradient_accumulation_steps
-    return run, [run.loader().batch(rows) for rows in run.loader().batches(0)[:width]]
+    return run, [run.build_loader().batch(rows) for rows in run.build_loader().batches(0)[:width]]
 
 
 def step_loss(run, batches) -> StepLoss:
@@ -59,6 +59,6 @@ def weights(run) -> list[torch.Tensor]:
     return [p.detach() for p in run.model.parameters() if p.requires_grad]
 
 
-def furthest(one: Run, other: Run) -> float:
-    pairs = zip(weights(one), weights(other), strict=True)
-    return max((a - b).abs().max().item() for a, b in pairs)
+def furthest(a: Run, b: Run) -> float:
+    pairs = zip(weights(a), weights(b), strict=True)
+    return max((x - y).abs().max().item() for x, y in pairs)

@@ -1,4 +1,4 @@
-"""What the meta device says is kept, against what autograd really keeps on the CPU."""
+"""Activations traced on the meta device against what autograd keeps on the CPU."""
 
 from contextlib import nullcontext
 

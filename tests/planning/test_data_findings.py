@@ -1,4 +1,4 @@
-"""The sample that `check` reads: figures of real rows, and no trace in the token cache."""
+"""The rows that `check` samples: figures of real rows, and nothing in the token cache."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the doctor looks at, and that it can find something wrong."""
+"""Findings of the doctor, also on a machine with something wrong."""
 
 import pytest
 

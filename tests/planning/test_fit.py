@@ -1,4 +1,4 @@
-"""Message 7 of a job that is too big, and the alternatives it names."""
+"""The message of a job that does not fit, and the alternatives it names."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What there is to fit into."""
+"""Memory and disk of the machine that a job has to fit."""
 
 import pytest
 

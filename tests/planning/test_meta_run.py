@@ -1,4 +1,4 @@
-"""Models as methods prepare them without weights, and the line that says what is trained."""
+"""Models as methods prepare them without weights, and the summary of what is trained."""
 
 import pytest
 

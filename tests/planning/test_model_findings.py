@@ -1,4 +1,4 @@
-"""Where the weights of a model are, or would come from."""
+"""Findings on where the weights of a model are."""
 
 import shutil
 

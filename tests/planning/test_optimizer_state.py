@@ -1,4 +1,4 @@
-"""State of optimizers, extrapolated from small stand-ins, against the real thing."""
+"""State of optimizers, extrapolated from small stand-ins, against that of a real step."""
 
 import pytest
 import torch

@@ -32,7 +32,7 @@ def test_steps_and_tokens_are_those_of_the_run(small, packing):
                 "trainer.gradient_accumulation_steps=3")  # fmt: skip
     planned = compute_schedule(job)
     run = build_run(job.composed.config)
-    loader = run.loader()
+    loader = run.build_loader()
     batches = [loader.batch(rows) for rows in loader.batches(0)]
     assert planned.batches == len(loader)
     assert planned.steps == run.trainer.count_steps(run)
@@ -84,7 +84,7 @@ def test_rows_that_are_here_and_wrong_are_no_guess(small, tmp_path):
 
 @pytest.fixture
 def runs(tmp_path):
-    """What a finished run leaves of itself, its training left out."""
+    """Write what a finished run leaves on disk, without training."""
     folder = RunDir.create(tmp_path / "runs", "tiny")
     job = build_job(*WORDS)
     write_record(folder, replace(job.composed, config=job.config))

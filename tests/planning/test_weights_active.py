@@ -1,4 +1,4 @@
-"""Plans of policies that let blocks rest, against what a run has in memory."""
+"""Plans of policies that train some blocks at a time, against what a run has in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The second copy of the model in a plan, against the one that is read."""
+"""The reference copy of the model in a plan, against the one that is loaded."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_step_of_pairs_has_the_planned_peak(tmp_path):
     run = build_run(job.config)
     run.load_model()
     run.objective.setup(run)
-    batches = (next(iter(run.loader())),)
+    batches = (next(iter(run.build_loader())),)
     (micro,) = run.objective.rollout(None, list(batches))
     model = run.model.train()
     weights = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}

@@ -38,9 +38,9 @@ def test_the_scale_of_the_paper_is_a_sound_job(name):
 
 def test_figures_of_the_papers_models_hold_without_weights():
     """What a trace of a step needs is left to the slow test: it takes ten seconds."""
-    made = Reproduction(RECIPES["qlora"], scale="paper")
-    counted = [c for c in made.claims if not (c.needs or "memory" in c.measure)]
-    assert [made._judged(c).verdict for c in counted] == ["holds"] * 7
+    reproduction = Reproduction(RECIPES["qlora"], scale="paper")
+    counted = [c for c in reproduction.claims if not (c.needs or "memory" in c.measure)]
+    assert [reproduction._judge_claim(c).verdict for c in counted] == ["holds"] * 7
 
 
 @pytest.mark.slow
@@ -54,8 +54,8 @@ def test_every_trial_of_a_search_is_a_sound_job_on_rows_that_judge_nothing(name)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_scale_of_the_paper_is_checked_planned_and_judged(name):
-    made = Reproduction(RECIPES[name], scale="paper")
-    assert {f.name for f in made.findings() if f.status == "fail"} <= {"memory", "disk"}
-    made.run(lambda step: None)
-    assert {v.verdict for v in made.verdicts} <= {"holds", "not measurable here"}
-    assert made.status == 0
+    reproduction = Reproduction(RECIPES[name], scale="paper")
+    assert {f.name for f in reproduction.findings() if f.status == "fail"} <= {"memory", "disk"}
+    reproduction.run(lambda step: None)
+    assert {v.verdict for v in reproduction.verdicts} <= {"holds", "not measurable here"}
+    assert reproduction.status == 0

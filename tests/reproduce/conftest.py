@@ -99,8 +99,8 @@ def reproduce(recipe_file: Path) -> Callable[..., Any]:
             assert old in text
             text = text.replace(old, new)
         recipe_file.write_text(text)
-        made = Reproduction(reading.find_recipe(str(recipe_file)), **options)
-        made.run(lambda step: None)
-        return made
+        reproduction = Reproduction(reading.find_recipe(str(recipe_file)), **options)
+        reproduction.run(lambda step: None)
+        return reproduction
 
     return run

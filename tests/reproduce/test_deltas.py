@@ -65,7 +65,10 @@ def test_what_is_exact_holds(full_run, lora_run, tmp_path):
 def test_a_run_as_it_is_has_the_loss_it_was_judged_with(full_run):
     from ftcli.core.run_dir import RunDir
 
-    one = analyse_run(full_run)
-    said = RunDir(full_run).result()["metrics"]["eval.loss"]
-    assert one.loss(one.delta, "validation") == pytest.approx(said, abs=1e-5)
-    assert one.control_loss(one.delta) >= one.control_loss(one.delta.scale(0.0)) - 0.05
+    analysis = analyse_run(full_run)
+    logged_loss = RunDir(full_run).result()["metrics"]["eval.loss"]
+    assert analysis.loss(analysis.delta, "validation") == pytest.approx(logged_loss, abs=1e-5)
+    assert (
+        analysis.control_loss(analysis.delta)
+        >= analysis.control_loss(analysis.delta.scale(0.0)) - 0.05
+    )

@@ -31,10 +31,10 @@ def test_the_distribution_is_symmetric_and_its_own_inverse():
 
 
 def test_an_interval_by_hand():
-    found = interval([1.0, 2.0, 3.0])  # mean 2, deviation 1: 2 ± 4.3027 / sqrt(3)
-    assert found.mean == 2 and found.deviation == 1 and found.count == 3
-    assert found.high == pytest.approx(2 + 4.3026527 / math.sqrt(3), abs=1e-6)
-    assert found.low == pytest.approx(2 - 4.3026527 / math.sqrt(3), abs=1e-6)
+    computed = interval([1.0, 2.0, 3.0])  # mean 2, deviation 1: 2 ± 4.3027 / sqrt(3)
+    assert computed.mean == 2 and computed.deviation == 1 and computed.count == 3
+    assert computed.high == pytest.approx(2 + 4.3026527 / math.sqrt(3), abs=1e-6)
+    assert computed.low == pytest.approx(2 - 4.3026527 / math.sqrt(3), abs=1e-6)
 
 
 def test_one_value_says_nothing_about_the_next():
@@ -65,8 +65,8 @@ def test_seeds_added_until_it_decides_err_less_often_than_5_percent():
             values: list[float] = []
             for look in range(1, 5):
                 values += [random.gauss(0, 1) for _ in range(3)]
-                found = interval(values, level(look))
-                if found.low > 0 or found.high < 0:
+                computed = interval(values, level(look))
+                if computed.low > 0 or computed.high < 0:
                     wrong += 1
                     break
         return wrong / 4000

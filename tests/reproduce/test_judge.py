@@ -41,9 +41,9 @@ def test_the_whole_interval_decides(relation, expected):
 def test_a_difference_is_paired_by_seed():
     """Seeds differ by far more than the methods do; the paired difference is sure."""
     values = {"mine": [1.0, 2.0, 3.0], "base": [1.101, 2.100, 3.099]}
-    found = judge(claim(of="base", less_than=0.0), values, False)
-    assert found.verdict == "holds" and found.mean == pytest.approx(-0.1)
-    assert found.values == pytest.approx([-0.101, -0.1, -0.099])
+    judged = judge(claim(of="base", less_than=0.0), values, False)
+    assert judged.verdict == "holds" and judged.mean == pytest.approx(-0.1)
+    assert judged.values == pytest.approx([-0.101, -0.1, -0.099])
     shuffled = values | {"base": [3.099, 1.101, 2.100]}
     assert verdict(shuffled, of="base", less_than=0.0) == "inconclusive"
 
@@ -60,8 +60,8 @@ def test_within_is_about_the_difference_and_about_one_for_a_ratio():
 
 def test_one_seed_never_holds_and_never_fails():
     for relation in ({"at_most": 9.0}, {"at_most": -9.0}):
-        found = judge(claim(**relation), {"mine": [1.0]}, least=1)
-        assert found.verdict == "inconclusive" and "takes 2" in found.why
+        verdict = judge(claim(**relation), {"mine": [1.0]}, least=1)
+        assert verdict.verdict == "inconclusive" and "takes 2" in verdict.why
 
 
 def test_fewer_seeds_than_the_claim_asks_for_are_too_few():
@@ -70,8 +70,8 @@ def test_fewer_seeds_than_the_claim_asks_for_are_too_few():
 
 
 def test_the_seeds_that_would_decide_are_named():
-    found = judge(claim(at_most=1.02), OWN)  # 0.01 away, deviation 0.01, at 99.2 %: 11 seeds
-    assert found.why == "96 % interval of 3 seeds does not decide; about 11 would"
+    verdict = judge(claim(at_most=1.02), OWN)  # 0.01 away, deviation 0.01, at 99.2 %: 11 seeds
+    assert verdict.why == "96 % interval of 3 seeds does not decide; about 11 would"
     assert "more than 1000" in judge(claim(at_most=1.01), OWN).why
 
 

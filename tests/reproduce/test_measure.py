@@ -93,11 +93,11 @@ def test_a_figure_is_kept_while_code_and_libraries_stay(folder):
 
 def test_a_value_planted_under_the_hash_of_its_own_small_file_is_not_taken(folder):
     """That hash was all that once stood for its code."""
-    own = hashlib.sha256(
+    file_hash = hashlib.sha256(
         Path(find_spec(list_measures()["nf4_bits"].module).origin).read_bytes()
     ).hexdigest()[:12]
     kept = folder / "measures" / "nf4_bits.json"
-    kept.write_text(json.dumps({"value": 5.0, "code": own}))
+    kept.write_text(json.dumps({"value": 5.0, "code": file_hash}))
     assert measure.read_metric("nf4_bits", folder) == pytest.approx(4.127, abs=1e-3)
 
 

@@ -20,19 +20,19 @@ ROOTS = ["ftcli.methods.a"]
 def test_a_commit_can_have_made_every_stored_verdict(name):
     recipe = RECIPES[name]
     try:
-        found = [
+        problems = [
             origin.check_provenance(recipe, k, v)
             for k, v in load_verdicts(recipe)["verdicts"].items()
         ]
     except origin.HistoryUnavailable as unknown:
         pytest.skip(str(unknown))
-    assert [why for why in found if why] == []
+    assert [why for why in problems if why] == []
 
 
 def test_every_stored_verdict_names_its_commit():
     for recipe in RECIPES.values():
-        for one in load_verdicts(recipe)["verdicts"].values():
-            assert len(one["commit"]) == 40, recipe.name
+        for record in load_verdicts(recipe)["verdicts"].values():
+            assert len(record["commit"]) == 40, recipe.name
 
 
 @pytest.fixture
@@ -61,20 +61,24 @@ def repository(tmp_path, monkeypatch):
     origin._read_verdicts_at.cache_clear()
 
 
-def verdict(commit: str, made: str) -> dict:
-    return {"commit": commit, "code": made, "roots": ROOTS}
+def verdict(commit: str, digest: str) -> dict:
+    return {"commit": commit, "code": digest, "roots": ROOTS}
 
 
 def test_the_code_of_a_commit_is_compared_with_what_a_verdict_says(repository):
     root, git = repository
-    recipe, first, made = RECIPES["qlora"], git("rev-parse", "HEAD"), code.digest(ROOTS)
-    assert origin.check_provenance(recipe, "x", verdict(first, made)) is None, "it is today's code"
+    recipe, first, digest = RECIPES["qlora"], git("rev-parse", "HEAD"), code.digest(ROOTS)
+    assert origin.check_provenance(recipe, "x", verdict(first, digest)) is None, (
+        "it is today's code"
+    )
     path: Path = root / "ftcli" / "methods" / "b.py"
     path.write_text("X = 2\n")
-    assert code.digest(ROOTS) != made
-    assert origin.check_provenance(recipe, "x", verdict(first, made)) is None, "it is that commit's"
+    assert code.digest(ROOTS) != digest
+    assert origin.check_provenance(recipe, "x", verdict(first, digest)) is None, (
+        "it is that commit's"
+    )
     planted = origin.check_provenance(recipe, "x", verdict(first, "0" * 16))
-    assert planted == f"x: the code of commit {first[:9]} is {made}"
+    assert planted == f"x: the code of commit {first[:9]} is {digest}"
     assert "not" in origin.check_provenance(recipe, "x", verdict("f" * 40, "0" * 16))
 
 
@@ -97,9 +101,9 @@ def test_a_verdict_of_the_earlier_rules_must_stand_in_its_commit(repository):
     (root / "qlora.verdicts.json").write_text(json.dumps({"small": {"claims": [old]}}))
     git("add", "-A")
     git("commit", "-qm", "verdicts")
-    one = {**old, "rules": "earlier", "commit": git("rev-parse", "HEAD")}
-    assert origin.check_provenance(recipe, "x", one) is None
-    assert "no such verdict" in origin.check_provenance(recipe, "x", one | {"mean": 2.0})
+    record = {**old, "rules": "earlier", "commit": git("rev-parse", "HEAD")}
+    assert origin.check_provenance(recipe, "x", record) is None
+    assert "no such verdict" in origin.check_provenance(recipe, "x", record | {"mean": 2.0})
 
 
 def test_without_a_repository_nothing_can_be_said(tmp_path, monkeypatch):

@@ -26,9 +26,9 @@ def test_every_recipe_and_claim_is_on_it():
 def test_stored_verdicts_are_counted_by_kind(reproduce, pretended, committed):
     from ftcli.reproduce import verdicts
 
-    made = reproduce(only="1")
-    before = papers.summarise_paper(made.recipe)
+    reproduction = reproduce(only="1")
+    before = papers.summarise_paper(reproduction.recipe)
     assert before == "central 0/1 hold, exact 0/1, statistical 0/2; 3 not judged yet"
-    verdicts.store_verdicts(made)
-    after = papers.summarise_paper(made.recipe)
+    verdicts.store_verdicts(reproduction)
+    after = papers.summarise_paper(reproduction.recipe)
     assert after == "central 0/1 hold, exact 1/1, statistical 0/2; 2 not judged yet"

@@ -121,5 +121,7 @@ def test_a_job_without_claims_is_no_recipe():
 
 
 def test_a_later_option_replaces_earlier_keys_of_its_group():
-    given = join_overrides(["method.r=8", "optimizer.lr=1"], ["method=full"], ["method.train=[a]"])
-    assert given == ["optimizer.lr=1", "method=full", "method.train=[a]"]
+    overrides = join_overrides(
+        ["method.r=8", "optimizer.lr=1"], ["method=full"], ["method.train=[a]"]
+    )
+    assert overrides == ["optimizer.lr=1", "method=full", "method.train=[a]"]

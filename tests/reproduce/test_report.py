@@ -10,10 +10,10 @@ from ftcli.reproduce.report import write_report
 
 
 def test_report_in_both_forms_with_pictures(reproduce, pretended):
-    made = reproduce(
+    reproduction = reproduce(
         ("measure: bits_per_parameter", "note: as stored, measure: bits_per_parameter")
     )
-    path = write_report(made)
+    path = write_report(reproduction)
     text, html = path.read_text(), path.with_suffix(".html").read_text()
     assert (
         "| 2 | as good as 16-bit LoRA | statistical, central | – | 0.02067 [" in text
@@ -27,11 +27,11 @@ def test_report_in_both_forms_with_pictures(reproduce, pretended):
 
 
 def test_variants_stand_side_by_side_the_best_first(reproduce, pretended):
-    found = build_table(reproduce().experiment)
-    assert list(found) == ["lora16", "tiny", "fp4"]
-    assert [v["rank"] for v in found.values()] == [1, 2, 3]
-    assert found["fp4"]["eval.loss"] == pytest.approx(2.2 + 0.3)
-    assert "bits_per_parameter" not in found["lora16"]
+    table = build_table(reproduce().experiment)
+    assert list(table) == ["lora16", "tiny", "fp4"]
+    assert [v["rank"] for v in table.values()] == [1, 2, 3]
+    assert table["fp4"]["eval.loss"] == pytest.approx(2.2 + 0.3)
+    assert "bits_per_parameter" not in table["lora16"]
 
 
 def test_variants_that_seeds_do_not_tell_apart_share_a_rank():

@@ -7,26 +7,28 @@ import pytest
 from ftcli.core.errors import UserError
 
 
-def said(made) -> list[str]:
-    return [v.verdict for v in made.verdicts]
+def said(reproduction) -> list[str]:
+    return [v.verdict for v in reproduction.verdicts]
 
 
 def test_claims_hold_over_the_seeds_they_ask_for(reproduce, pretended):
-    made = reproduce()
-    assert said(made) == ["holds", "holds", "holds"] and made.status == 0
+    reproduction = reproduce()
+    assert said(reproduction) == ["holds", "holds", "holds"] and reproduction.status == 0
     assert pretended.calls == [(k, s) for s in (0, 1, 2) for k in ("nf4", "none", "fp4")]
 
 
 def test_a_tolerance_the_data_cannot_meet_fails_with_status_1(reproduce, pretended):
-    made = reproduce(("within: 0.1", "within: 0.001"))
-    assert said(made)[1] == "fails" and made.status == 1
-    assert made.verdicts[1].mean == pytest.approx(0.02 + 0.002 / 3)
+    reproduction = reproduce(("within: 0.1", "within: 0.001"))
+    assert said(reproduction)[1] == "fails" and reproduction.status == 1
+    assert reproduction.verdicts[1].mean == pytest.approx(0.02 + 0.002 / 3)
 
 
 def test_too_few_seeds_are_inconclusive_and_no_failure(reproduce, pretended):
-    made = reproduce(seeds=1)
-    assert said(made) == ["holds", "inconclusive", "inconclusive"] and made.status == 0
-    assert "1 seed; it takes 3" in made.verdicts[1].why
+    reproduction = reproduce(seeds=1)
+    assert (
+        said(reproduction) == ["holds", "inconclusive", "inconclusive"] and reproduction.status == 0
+    )
+    assert "1 seed; it takes 3" in reproduction.verdicts[1].why
 
 
 def test_an_interrupted_reproduction_repeats_nothing(reproduce, pretended):
@@ -64,16 +66,19 @@ def test_only_one_claim_makes_only_its_runs(reproduce, pretended):
 
 
 def test_a_figure_no_run_has_is_not_measurable_and_what_is_needed_is_said(reproduce, pretended):
-    made = reproduce(
+    reproduction = reproduce(
         ("measure: bits_per_parameter", "measure: tok_s"),
         (
             "measure: eval.loss, kind: statistical, central: true, of: lora16",
             "measure: eval.mmlu, needs: a GPU, kind: statistical, central: true, of: lora16",
         ),
     )
-    assert said(made) == ["not measurable here", "not measurable here", "holds"]
-    assert "they have" in made.verdicts[0].why and made.verdicts[1].why == "needs a GPU"
-    assert made.status == 0
+    assert said(reproduction) == ["not measurable here", "not measurable here", "holds"]
+    assert (
+        "they have" in reproduction.verdicts[0].why
+        and reproduction.verdicts[1].why == "needs a GPU"
+    )
+    assert reproduction.status == 0
 
 
 def test_variants_that_cannot_be_composed_are_named_before_any_run(reproduce, pretended):
@@ -83,7 +88,7 @@ def test_variants_that_cannot_be_composed_are_named_before_any_run(reproduce, pr
 
 
 def test_another_scale_is_planned_and_not_trained(reproduce, pretended):
-    made = reproduce(
+    reproduction = reproduce(
         ("claims:", "scales: {big: [method.r=8]}\nclaims:\n"
          "  - {say: twice, kind: exact, measure: plan.trainable_parameters, equals: 299008, scale: big}\n"
          "  - {say: fewer, kind: exact, measure: plan.trainable_parameters, equals: 37376, scale: big,"
@@ -91,7 +96,7 @@ def test_another_scale_is_planned_and_not_trained(reproduce, pretended):
          "  - {say: lower, kind: statistical, measure: eval.loss, at_most: 1, scale: big}"),
         scale="big",
     )  # fmt: skip
-    assert said(made) == ["holds", "holds", "not measurable here"]
-    assert "--run" in made.verdicts[2].why and pretended.calls == []
+    assert said(reproduction) == ["holds", "holds", "not measurable here"]
+    assert "--run" in reproduction.verdicts[2].why and pretended.calls == []
     with pytest.raises(UserError, match="no scale huge"):
         reproduce(scale="huge")

@@ -7,7 +7,7 @@ import yaml
 
 from ftcli.config import recipe_reading as reading
 from ftcli.core.errors import UserError
-from ftcli.reproduce import papers, tuning
+from ftcli.reproduce import papers, tuning, verdicts
 from ftcli.reproduce.report import write_report
 from ftcli.reproduce.reproduction import Reproduction
 
@@ -46,8 +46,8 @@ def scored(pretended, monkeypatch):
 
 def test_every_variant_has_as_many_trials_with_a_seed_that_judges_nothing(searching, scored):
     search = tuning.Search(searching)
-    seen = [(one.variant, one.seed) for one in search.experiment.trials]
-    assert seen == [(f"{v}-{i}", 100) for v in ("tiny", "fp4") for i in (0, 1)]
+    trials = [(trial.variant, trial.seed) for trial in search.experiment.trials]
+    assert trials == [(f"{v}-{i}", 100) for v in ("tiny", "fp4") for i in (0, 1)]
     searched = search.run(lambda step: None)
     assert searched["variants"]["tiny"]["chosen"] == ["optimizer.lr=0.005"]
     scores = [trial["eval.loss"] for trial in searched["variants"]["fp4"]["trials"]]
@@ -56,16 +56,18 @@ def test_every_variant_has_as_many_trials_with_a_seed_that_judges_nothing(search
 
 
 def test_judging_takes_what_was_chosen_and_waits_for_the_search(searching, scored):
-    with pytest.raises(UserError, match="not searched") as caught:
+    with pytest.raises(UserError, match="not been searched") as caught:
         Reproduction(searching).run(lambda step: None)
     assert caught.value.fix == "ftcli reproduce tiny --tune"
     tuning.store_search(searching, tuning.Search(searching).run(lambda step: None))
     assert yaml.safe_load(tuning.path_of(searching).read_text())["by"] == "eval.loss"
-    made = Reproduction(searching)
-    made.run(lambda step: None)
-    rates = {t.variant: t.composed.config["optimizer"]["lr"] for t in made.experiment.trials}
+    reproduction = Reproduction(searching)
+    reproduction.run(lambda step: None)
+    rates = {
+        t.variant: t.composed.config["optimizer"]["lr"] for t in reproduction.experiment.trials
+    }
     assert rates["tiny"] == 0.005 and rates["lora16"] != 0.005
-    text = write_report(made).read_text()
+    text = write_report(reproduction).read_text()
     assert "| tiny | optimizer.lr=0.005 | " in text and "| chosen |" in text
     assert "lora16 was not searched: it is what others" in text
     assert "2 trials a variant, 20" in "\n".join(papers._render_recipe(searching))
@@ -91,3 +93,16 @@ def test_rows_that_judge_do_not_choose(recipe_file, searching):
 def test_settings_not_searched_alike_are_said(recipe_file):
     page = "\n".join(papers._render_recipe(reading.find_recipe(str(recipe_file))))
     assert "Settings not searched alike." in page
+
+
+def test_verdicts_of_another_scale_do_not_depend_on_the_search(
+    recipe_file, searching, scored, committed
+):
+    claim = "  - {say: small, measure: plan.trainable_parameters, kind: exact, at_least: 1, scale: paper}\n"
+    recipe_file.write_text(recipe_file.read_text() + claim + "scales: {paper: [method.r=8]}\n")
+    recipe = reading.find_recipe(str(recipe_file))
+    tuning.store_search(recipe, tuning.Search(recipe).run(lambda step: None))
+    planned = Reproduction(recipe, scale="paper")
+    planned.run(lambda step: None)
+    verdicts.store_verdicts(planned)
+    assert list(papers.find_stale(recipe)) == []

@@ -32,7 +32,7 @@ def _(pretended, committed):
 
 def test_verdicts_are_kept_and_those_not_judged_again_stay(reproduce):
     stored = kept(reproduce())
-    assert [one["verdict"] for one in stored["verdicts"].values()] == ["holds"] * 3
+    assert [record["verdict"] for record in stored["verdicts"].values()] == ["holds"] * 3
     assert stored["variants"]["small"]["figures"]["lora16"]["rank"] == 1
     again = reproduce(("within: 0.1", "within: 0.001"), only="16-bit")
     stored = kept(again)["verdicts"]
@@ -41,29 +41,35 @@ def test_verdicts_are_kept_and_those_not_judged_again_stay(reproduce):
 
 
 def test_a_verdict_says_what_made_it(reproduce, committed):
-    one = kept(reproduce())["verdicts"][f"{FP4} | less_than 0"]
-    assert one["commit"] == committed and one["seeds"] == [0, 1, 2]
-    assert {"ftcli.jobs.trial", "ftcli.methods.peft", "configs/eval/loss.yaml"} <= set(one["roots"])
-    assert one["code"] == code.digest(one["roots"]) and "torch" in one["libraries"]
+    record = kept(reproduce())["verdicts"][f"{FP4} | less_than 0"]
+    assert record["commit"] == committed and record["seeds"] == [0, 1, 2]
+    assert {"ftcli.jobs.trial", "ftcli.methods.peft", "configs/eval/loss.yaml"} <= set(
+        record["roots"]
+    )
+    assert record["code"] == code.digest(record["roots"]) and "torch" in record["libraries"]
 
 
 def test_claims_worded_alike_have_verdicts_of_their_own(reproduce):
-    made = reproduce(("say: better than FP4", "say: as good as 16-bit LoRA"))
-    stored = kept(made)
-    first, second = (verdicts.find_verdict(claim, stored) for claim in made.recipe.claims[1:])
+    reproduction = reproduce(("say: better than FP4", "say: as good as 16-bit LoRA"))
+    stored = kept(reproduction)
+    first, second = (
+        verdicts.find_verdict(claim, stored) for claim in reproduction.recipe.claims[1:]
+    )
     assert first["mean"] == pytest.approx(0.0207, abs=1e-4)
     assert second["mean"] == pytest.approx(-0.1993, abs=1e-4)
 
 
 def test_other_words_keep_the_verdict_and_another_bound_has_none(reproduce):
     kept(reproduce())
-    made = reproduce(("better than FP4", "beats FP4"), ("within: 0.1", "within: 0.2"), only="1")
-    stored = verdicts.load_verdicts(made.recipe)
-    _, bound, words = made.recipe.claims
+    reproduction = reproduce(
+        ("better than FP4", "beats FP4"), ("within: 0.1", "within: 0.2"), only="1"
+    )
+    stored = verdicts.load_verdicts(reproduction.recipe)
+    _, bound, words = reproduction.recipe.claims
     assert verdicts.find_verdict(words, stored)["verdict"] == "holds"
     assert verdicts.find_verdict(bound, stored) is None
-    assert list(verdicts.find_withdrawn(made.recipe, stored)) == [f"{LORA} | within 0.1"]
-    page = "\n\n".join(papers._render_recipe(made.recipe))
+    assert list(verdicts.find_withdrawn(reproduction.recipe, stored)) == [f"{LORA} | within 0.1"]
+    page = "\n\n".join(papers._render_recipe(reproduction.recipe))
     assert f"no longer claimed: as good as 16-bit LoRA ({LORA} | within 0.1): holds." in page
 
 
@@ -87,28 +93,30 @@ def test_another_bound_or_other_settings_are_further_looks_at_the_figure(reprodu
 
 
 def test_changed_code_and_settings_make_verdicts_stale(reproduce, monkeypatch):
-    made = reproduce()
-    kept(made)
-    assert list(papers.find_stale(made.recipe)) == []
+    reproduction = reproduce()
+    kept(reproduction)
+    assert list(papers.find_stale(reproduction.recipe)) == []
     changed = reproduce(("max_steps: 3", "max_steps: 4"), only="1")
     assert {why for _, why in papers.find_stale(changed.recipe)} == {
         "the recipe's settings have changed"
     }
     reproduce(("max_steps: 4", "max_steps: 3"), only="1")
     monkeypatch.setattr(code, "digest", lambda roots: "0" * 16)
-    assert [why for _, why in papers.find_stale(made.recipe)] == ["the code has changed"] * 3
-    assert "STALE, commit c0ffeec0f" in "\n\n".join(papers._render_recipe(made.recipe))
+    assert [why for _, why in papers.find_stale(reproduction.recipe)] == [
+        "the code has changed"
+    ] * 3
+    assert "STALE, commit c0ffeec0f" in "\n\n".join(papers._render_recipe(reproduction.recipe))
 
 
 def test_what_no_commit_can_have_made_is_not_stored(reproduce, monkeypatch, refusing):
-    made = reproduce(only="1")
+    reproduction = reproduce(only="1")
     monkeypatch.setattr(origin, "run_git", lambda *words: b" M ftcli/papers/qst/method.py\n")
     with pytest.raises(UserError, match=r"differ from the commit: ftcli/papers/qst/method\.py"):
-        refusing(made.recipe)
+        refusing(reproduction.recipe)
 
     def absent(*words: str) -> bytes:
         raise origin.HistoryUnavailable("there is no git repository")
 
     monkeypatch.setattr(origin, "run_git", absent)
     with pytest.raises(UserError, match="no git repository"):
-        refusing(made.recipe)
+        refusing(reproduction.recipe)

@@ -1,4 +1,4 @@
-"""Every reward on real strings, against values worked out by hand."""
+"""Every reward on real strings, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ def scores(name: str, *answers: Answer, **options) -> list[float | None]:
     return list(find_reward(name, options)(answers))
 
 
-def said(*texts: str, reference: str = "") -> list[Answer]:
+def build_answers(*texts: str, reference: str = "") -> list[Answer]:
     return [Answer(text, reference=reference) for text in texts]
 
 
 def of(tokens: int, text: str = "", reference: str = "", **more) -> Answer:
-    """An answer of so many tokens, all different."""
+    """An answer of `tokens` distinct tokens."""
     return Answer(text, range(tokens), reference=reference, **more)
 
 
 @pytest.mark.parametrize("name", list_rewards())
 def test_each_gives_one_finite_score_an_answer(name):
     options = {"judge": "exact_match"} if name == "cosine_length" else {}
-    given = (
+    texts = (
         [of(n, "B", "B") for n in (1, 2, 2000)]
         if name != "final_number"
-        else said("1", "2", reference="1")
+        else build_answers("1", "2", reference="1")
     )
-    found = scores(name, *given, **options)
-    assert len(found) == len(given) and all(math.isfinite(score) for score in found)
+    values = scores(name, *texts, **options)
+    assert len(values) == len(texts) and all(math.isfinite(score) for score in values)
     assert scores(name, **options) == []
 
 
@@ -59,11 +59,11 @@ def test_each_gives_one_finite_score_an_answer(name):
     ],
 )
 def test_form_is_one_think_block_then_one_answer_and_nothing_else(text, score):
-    assert scores("format", *said(text)) == [score]
+    assert scores("format", *build_answers(text)) == [score]
 
 
 def test_form_by_another_pattern():
-    texts = said("The answer is 95.", "95", "It is 95.\nThe answer is 95.")
+    texts = build_answers("The answer is 95.", "95", "It is 95.\nThe answer is 95.")
     assert scores("format", *texts, pattern=r"The answer is \d+\.") == [1, 0, 0]
     with pytest.raises(UserError, match="unterminated"):
         scores("format", *texts, pattern="[a-z")
@@ -84,14 +84,14 @@ def test_form_by_another_pattern():
     ],
 )
 def test_the_final_number_is_compared_as_a_number(text, gold, score):
-    assert scores("final_number", *said(text, reference=gold)) == [score]
+    assert scores("final_number", *build_answers(text, reference=gold)) == [score]
 
 
 def test_a_gold_answer_that_cannot_be_read_is_a_mistake_of_the_data():
     with pytest.raises(UserError, match="no number in 'none'"):
-        scores("final_number", *said("95", reference="none"))
+        scores("final_number", *build_answers("95", reference="none"))
     with pytest.raises(UserError, match="no option letter in '17'"):
-        scores("option_letter", *said("A", reference="17"))
+        scores("option_letter", *build_answers("A", reference="17"))
 
 
 def test_gold_may_be_a_column_of_the_row():
@@ -128,19 +128,19 @@ def test_gold_may_be_a_column_of_the_row():
     ],
 )
 def test_the_letter_of_the_first_answer_counts(text, score):
-    assert scores("option_letter", *said(text, reference="B")) == [score]
+    assert scores("option_letter", *build_answers(text, reference="B")) == [score]
 
 
 @pytest.mark.parametrize(
     "text", ["A patient comes in", "I answer a question first", "The answer I give", "A-line"]
 )
 def test_the_words_a_and_i_are_no_options(text):
-    assert scores("option_letter", *said(text, reference="A")) == [0]
-    assert scores("option_letter", *said(text, reference="I")) == [0]
+    assert scores("option_letter", *build_answers(text, reference="A")) == [0]
+    assert scores("option_letter", *build_answers(text, reference="I")) == [0]
 
 
 def test_exact_match_looks_past_blanks_at_the_ends_only():
-    assert scores("exact_match", *said("95", " 95\n", "9 5", "95.", reference="95 ")) == [
+    assert scores("exact_match", *build_answers("95", " 95\n", "9 5", "95.", reference="95 ")) == [
         1,
         1,
         0,
@@ -160,20 +160,20 @@ def test_exact_match_looks_past_blanks_at_the_ends_only():
 )
 def test_short_right_answers_are_best_and_short_wrong_ones_worst(tokens, right, wrong):
     answers = [of(tokens, "95", "95"), of(tokens, "96", "95")]
-    found = scores("cosine_length", *answers, judge="final_number", longest=40)
-    assert found == pytest.approx([right, wrong])
+    values = scores("cosine_length", *answers, judge="final_number", longest=40)
+    assert values == pytest.approx([right, wrong])
 
 
 def test_the_cosine_turns_up_again_without_the_clamp_and_counts_characters_where_asked():
     options = {"judge": "exact_match", "longest": 4}
-    found = scores("cosine_length", of(6, "B", "B"), of(8, "B", "B"), clamp=False, **options)
-    assert found == pytest.approx([0.75, 1.0])
-    found = scores(
+    values = scores("cosine_length", of(6, "B", "B"), of(8, "B", "B"), clamp=False, **options)
+    assert values == pytest.approx([0.75, 1.0])
+    values = scores(
         "cosine_length", of(1, "four", "four"), of(4, "", "B"), unit="characters", **options
     )
-    assert found == pytest.approx([0.5, -1.0])
-    found = scores("cosine_length", of(2, "B", "B"), right=[0, 2], **options)
-    assert found == pytest.approx([1.0])
+    assert values == pytest.approx([0.5, -1.0])
+    values = scores("cosine_length", of(2, "B", "B"), right=[0, 2], **options)
+    assert values == pytest.approx([1.0])
 
 
 def test_what_is_right_is_for_the_judge_to_say():
@@ -197,7 +197,7 @@ def test_what_is_right_is_for_the_judge_to_say():
     ],
 )
 def test_repetition_is_the_share_of_trigrams_that_were_there_before(text, score):
-    assert scores("repetition", *said(text), unit="words") == pytest.approx([score])
+    assert scores("repetition", *build_answers(text), unit="words") == pytest.approx([score])
 
 
 def test_repetition_counts_tokens_unless_told_with_the_n_and_the_penalty_that_are_given():

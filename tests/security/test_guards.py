@@ -90,9 +90,9 @@ GUARDS = {
         "serving/web.py", 'LOOPBACK = "127.0.0.1"', 'LOOPBACK = "0.0.0.0"', SERVER),
     "the page is not shared": Guard("serving/web.py", "share=False", "share=True", SERVER),
     "the page asks for the token": Guard(
-        "serving/web.py", "auth=asking(token) if token else None", "auth=None", SERVER),
+        "serving/web.py", "auth=make_login_check(token) if token else None", "auth=None", SERVER),
     "a prompt has a length": Guard(
-        "serving/web.py", '    if len(message) + sum(len(turn["content"]) for turn in said) > LONGEST:\n',
+        "serving/web.py", '    if len(message) + sum(len(turn["content"]) for turn in previous) > MAX_CHARACTERS:\n',
         "    if False:\n", SERVER),
     "one answer at a time": Guard(
         "serving/web.py", "default_concurrency_limit=1", "default_concurrency_limit=None", SERVER),
@@ -170,7 +170,7 @@ def test_without_the_guard_the_attack_is_noticed(copy, name):
     guard = GUARDS[name]
     file = copy / "ftcli" / guard.file
     whole = file.read_text()
-    assert guard.there in whole, "the guard stands elsewhere now: mend this table"
+    assert guard.there in whole, "the guard stands elsewhere now: fix this table"
     try:
         file.write_text(whole.replace(guard.there, guard.gone))
         done = judged(copy, guard.tests)

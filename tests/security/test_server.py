@@ -62,7 +62,7 @@ class Model:
     kind = "messages"
     asked = 0
 
-    def resumed(self, history):
+    def with_history(self, history):
         return self
 
     def say(self, text, write):

@@ -49,7 +49,7 @@ def talk(train_tiny, tmp_path_factory) -> Callable[..., Path]:
         return train_tiny(
             "run.name=talks", "eval=none", f"data.path={file}", "data.format=chat",
             "~data.columns", "data.validation=null", "data.test=null", "model.quantization=none",
-            "method=lora", "trainer.max_steps=40", "optimizer.lr=1e-2", "scheduler=constant",
+            "method=lora", "trainer.max_steps=40", "optimizer.lr=5e-3", "scheduler=constant",
             *overrides,
         )  # fmt: skip
 

@@ -75,8 +75,8 @@ def test_sampling_is_seeded_by_torch_and_differs_from_greedy(trained_run):
     import torch
 
     free = Chat.open(trained_run, max_new_tokens=8, temperature=5.0)
-    said = []
+    answers = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        said.append(free.say("name[The Mill]"))
-    assert said[0] == said[1] != said[2]
+        answers.append(free.say("name[The Mill]"))
+    assert answers[0] == answers[1] != answers[2]

@@ -19,11 +19,11 @@ EOS, IM_END = 2, 4  # of the shipped tokenizer: the base's own end, and that of 
 @pytest.fixture(scope="module")
 def spoken(tuned, answers) -> dict[str, str]:
     """What `ftcli chat` answers; each stands alone."""
-    bot, said = Chat.open(tuned, max_new_tokens=40), {}
+    bot, replies = Chat.open(tuned, max_new_tokens=40), {}
     for ask in answers:
         bot.reset()
-        said[ask] = bot.say(ask)
-    return said
+        replies[ask] = bot.say(ask)
+    return replies
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,10 @@ def test_a_pipeline_on_the_merged_folder_says_what_chat_says(merged, spoken):
     from transformers import pipeline
 
     program = pipeline("text-generation", model=str(merged), max_new_tokens=40, do_sample=False)
-    asked = [[{"role": "user", "content": ask}] for ask in spoken]
+    conversations = [[{"role": "user", "content": ask}] for ask in spoken]
     for batch in (1, 2):
-        found = program(asked, batch_size=batch)
-        assert [row[0]["generated_text"][-1]["content"] for row in found] == list(spoken.values())
+        outputs = program(conversations, batch_size=batch)
+        assert [row[0]["generated_text"][-1]["content"] for row in outputs] == list(spoken.values())
 
 
 def test_peft_with_the_settings_beside_the_adapter_says_what_chat_says(tuned, spoken):
@@ -85,8 +85,8 @@ def test_settings_that_the_library_refuses_to_save_edited_are_kept(base, tmp_pat
     from transformers import GenerationConfig
 
     model, tokenizer = base
-    odd = {"do_sample": False, "temperature": 0.6, "eos_token_id": [7, EOS]}
-    (tmp_path / "generation_config.json").write_text(json.dumps(odd))
+    settings = {"do_sample": False, "temperature": 0.6, "eos_token_id": [7, EOS]}
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
     model.generation_config = GenerationConfig.from_pretrained(tmp_path)
     save_generation(model, tokenizer, tmp_path / "saved")
     assert ends(tmp_path / "saved") == [7, EOS, IM_END]

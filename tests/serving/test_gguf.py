@@ -36,18 +36,18 @@ def said(reply: dict) -> tuple[str, str]:
 
 def differences(run: Path, llama, model: Path, lora: Path | str = "") -> list[float]:
     """How far llama.cpp's likeliest log-probabilities are from the trained run's, a prompt each."""
-    bot, found = Chat.open(run), []
+    bot, distances = Chat.open(run), []
     for text in ("say one", "say two", "what is 12 + 7?"):
         ids = bot.render(text)
         with torch.no_grad():
             logits = bot.run.model(torch.tensor([ids])).logits[0, -1].float()
-        wanted = logits.log_softmax(-1)
+        expected = logits.log_softmax(-1)
         body = {"prompt": ids, "n_predict": 1, "max_tokens": 1, "n_probs": 5, "logprobs": 5}
         reply = llama(model, [body], lora)[0]
         tops = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         assert len(tops) == 5
-        found += [abs(top["logprob"] - wanted[top["id"]].item()) for top in tops]
-    return found
+        distances += [abs(top["logprob"] - expected[top["id"]].item()) for top in tops]
+    return distances
 
 
 def test_the_merged_file_says_what_chat_says_and_stops(tuned, answers, llama, tmp_path):

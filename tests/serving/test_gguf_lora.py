@@ -46,8 +46,8 @@ def test_changes_are_those_that_merging_adds(options):
     before = {name: weight.clone() for name, weight in _bases(run.model).items()}
     merged = dict(run.model.merge_and_unload().named_parameters())
     assert trained.keys() == before.keys()
-    for name, one in trained.items():
-        torch.testing.assert_close(one.left @ one.right, merged[name] - before[name])
+    for name, factors in trained.items():
+        torch.testing.assert_close(factors.left @ factors.right, merged[name] - before[name])
 
 
 def test_weights_that_are_stored_transposed_have_factors_too():
@@ -57,8 +57,8 @@ def test_weights_that_are_stored_transposed_have_factors_too():
     before = {name: weight.clone() for name, weight in _bases(run.model).items()}
     merged = dict(run.model.merge_and_unload().named_parameters())
     assert len(trained) == 2
-    for name, one in trained.items():
-        torch.testing.assert_close(one.left @ one.right, merged[name] - before[name])
+    for name, factors in trained.items():
+        torch.testing.assert_close(factors.left @ factors.right, merged[name] - before[name])
 
 
 @pytest.mark.parametrize(
@@ -96,22 +96,22 @@ def test_what_a_lora_of_llama_cpp_cannot_hold_is_refused_with_the_way_out(option
 
 def test_rearranged_rows_columns_and_transposes_are_followed():
     left, right = torch.randn(6, 2), torch.randn(2, 5)
-    one = Factors(left, right, left @ right, 1.0)
+    factors = Factors(left, right, left @ right, 1.0)
     row, column = torch.meshgrid(torch.arange(6.0), torch.arange(5.0), indexing="ij")
     turned = torch.tensor([3, 1, 0, 5])
     for rearrange in (lambda t: t[turned], lambda t: t[:, [4, 2]], lambda t: t.T, lambda t: t):
-        wanted = rearrange(one.change)
-        a, b = permute_factors(one, wanted, rearrange(row), rearrange(column))
-        torch.testing.assert_close(a @ b, wanted)
+        expected = rearrange(factors.change)
+        a, b = permute_factors(factors, expected, rearrange(row), rearrange(column))
+        torch.testing.assert_close(a @ b, expected)
 
 
 @pytest.mark.parametrize("rearrange", [lambda t: 2 * t, lambda t: t.reshape(3, 10), torch.tril])
 def test_what_factors_cannot_follow_is_refused(rearrange):
     left, right = torch.randn(6, 2), torch.randn(2, 5)
-    one = Factors(left, right, left @ right, 1.0)
+    factors = Factors(left, right, left @ right, 1.0)
     row, column = torch.meshgrid(torch.arange(6.0), torch.arange(5.0), indexing="ij")
     with pytest.raises(UserError, match="cannot follow"):
-        permute_factors(one, rearrange(one.change), rearrange(row), rearrange(column))
+        permute_factors(factors, rearrange(factors.change), rearrange(row), rearrange(column))
 
 
 def _loha(**options) -> SimpleNamespace:

@@ -66,13 +66,13 @@ def test_the_loglikelihood_of_lm_eval_is_that_of_our_loss(trained_run, tmp_path,
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "restaurants.yaml").write_text(TASK.format(file=file))
 
-    found = lm_eval.simple_evaluate(
+    results = lm_eval.simple_evaluate(
         model=HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=2),
         tasks=["restaurants"],
         task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
         log_samples=True,
         bootstrap_iters=0,
     )
-    samples = sorted(found["samples"]["restaurants"], key=lambda sample: sample["doc_id"])
+    samples = sorted(results["samples"]["restaurants"], key=lambda sample: sample["doc_id"])
     theirs = [sample["filtered_resps"][0][0] for sample in samples]
     assert theirs == pytest.approx(ours, rel=1e-4)

@@ -59,13 +59,13 @@ def test_structures_have_the_name_of_the_model_that_is_known_for_them(tmp_path):
     ],
 )
 def test_another_structure_is_refused(tmp_path, steps):
-    with pytest.raises(UserError, match="knows no tokenizer"):
+    with pytest.raises(UserError, match="knows no pre-tokenizer"):
         find_llama_name(folder(tmp_path, *steps))
 
 
 def test_text_that_is_changed_before_is_refused(tmp_path):
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    with pytest.raises(UserError, match="knows no tokenizer"):
+    with pytest.raises(UserError, match="knows no pre-tokenizer"):
         find_llama_name(folder(tmp_path, words, normalizer=normalizers.Lowercase()))
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     assert content["normalizer"] == {"type": "Lowercase"}

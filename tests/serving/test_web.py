@@ -23,9 +23,11 @@ def bot(trained_run):
 
 
 def test_the_answer_grows_and_ends_as_chat_has_it(bot):
-    seen = list(web.stream_replies(bot, PROMPT, []))
-    assert all(later.startswith(earlier) for earlier, later in zip(seen, seen[1:], strict=False))
-    assert len(seen) > 1 and seen[-1].strip() == bot.say(PROMPT)
+    answers = list(web.stream_replies(bot, PROMPT, []))
+    assert all(
+        later.startswith(earlier) for earlier, later in zip(answers, answers[1:], strict=False)
+    )
+    assert len(answers) > 1 and answers[-1].strip() == bot.say(PROMPT)
 
 
 def test_what_cannot_be_answered_is_an_error_of_the_page(bot):
@@ -36,11 +38,11 @@ def test_what_cannot_be_answered_is_an_error_of_the_page(bot):
 
 def test_messages_of_the_page_as_turns():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    given = [
+    history = [
         {"role": "user", "content": "x", "metadata": None},
         {"role": "assistant", "content": parts},
     ]
-    assert web.convert_history(given) == [
+    assert web.convert_history(history) == [
         {"role": "user", "content": "x"},
         {"role": "assistant", "content": "ab"},
     ]
@@ -50,14 +52,14 @@ def test_visitors_do_not_share_a_conversation(bot):
     talker = Chat.__new__(Chat)
     talker.__dict__ |= {**bot.__dict__, "kind": "messages"}
     history = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
-    one, two = talker.with_history(history), talker.with_history([])
-    assert one.history == history and two.history == [] and one.history is not history
+    first, second = talker.with_history(history), talker.with_history([])
+    assert first.history == history and second.history == [] and first.history is not history
     assert bot.with_history(history).history == []  # each line stands alone
 
 
 def test_held_out_prompts_are_offered(bot):
-    found = web.find_examples(bot)
-    assert len(found) == web.SHOWN and all(prompt.startswith("name[") for prompt in found)
+    prompts = web.find_examples(bot)
+    assert len(prompts) == web.SHOWN and all(prompt.startswith("name[") for prompt in prompts)
 
 
 def test_without_gradio_the_message_names_the_command(trained_run, monkeypatch, capsys):
@@ -73,13 +75,13 @@ def test_the_page_in_a_browser(bot, tmp_path):
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if browser_path is None:
         pytest.skip("no chromium on the PATH")
-    made, url = web.serve(bot, wait=False)
-    asked: list[str] = []
+    blocks, url = web.serve(bot, wait=False)
+    addresses: list[str] = []
     try:
         with playwright.sync_playwright() as engine:
             browser = engine.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1100, "height": 800})
-            page.on("request", lambda request: asked.append(request.url))
+            page.on("request", lambda request: addresses.append(request.url))
             page.goto(url, timeout=240_000)
             box = page.get_by_role("textbox").first
             box.wait_for(timeout=240_000)
@@ -89,14 +91,16 @@ def test_the_page_in_a_browser(bot, tmp_path):
             box.press("Enter")
             answer = page.locator(".message.bot, [data-testid=bot]").last
             answer.wait_for(timeout=240_000)
-            wanted = bot.say(PROMPT)
-            playwright.expect(answer).to_contain_text(wanted, timeout=240_000)
+            expected = bot.say(PROMPT)
+            playwright.expect(answer).to_contain_text(expected, timeout=240_000)
             page.screenshot(path=str(tmp_path / "page.png"))
             browser.close()
     finally:
-        made.close()
+        blocks.close()
     assert (tmp_path / "page.png").stat().st_size > 10_000
-    strangers = [one for one in asked if not one.startswith((url, "data:", "blob:"))]
+    strangers = [
+        address for address in addresses if not address.startswith((url, "data:", "blob:"))
+    ]
     assert strangers == []
     assert not url.startswith("http://0.0.0.0")
 

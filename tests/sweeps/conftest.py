@@ -78,10 +78,10 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answers]:
     """Let a function answer all trials of this test."""
 
     def use(answer: Callable[[dict[str, Any]], list[float] | str]) -> Answers:
-        made = Answers(answer)
-        monkeypatch.setattr(composition, "build_launcher", lambda *words: made)
+        launcher = Answers(answer)
+        monkeypatch.setattr(composition, "build_launcher", lambda *words: launcher)
         monkeypatch.setattr("ftcli.sweeps.runner.PAUSE", 0.0)
-        return made
+        return launcher
 
     return use
 

@@ -46,10 +46,10 @@ def hears_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def wait_for(found, seconds: float = 240):
+def wait_for(condition, seconds: float = 240):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if value := found():
+        if value := condition():
             return value
         time.sleep(0.1)
     raise AssertionError("waited in vain")

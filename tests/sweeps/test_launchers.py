@@ -43,17 +43,21 @@ def test_every_launcher_trains_the_same_trials(tmp_path, plan, name, package, wo
     ("name", "package", "extra"), [("submitit", "submitit", "slurm"), ("ray", "ray", "ray")]
 )
 def test_a_missing_package_names_the_command(tmp_path, monkeypatch, name, package, extra):
-    made = composition.build_launcher("qlora_llama", name, [])
+    launcher = composition.build_launcher("qlora_llama", name, [])
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError) as caught:
-        made.open(tmp_path, 1)
+        launcher.open(tmp_path, 1)
     assert caught.value.fix == f"pip install 'ftcli[{extra}]'"
 
 
 def test_settings_of_a_launcher_are_keys_like_any_other():
     words = ["launcher.partition=a100", "launcher.gpus_per_node=1", "+launcher.slurm.qos=high"]
-    made = composition.build_launcher("qlora_llama", "submitit", words)
-    assert (made.partition, made.gpus_per_node, made.slurm) == ("a100", 1, {"qos": "high"})
+    launcher = composition.build_launcher("qlora_llama", "submitit", words)
+    assert (launcher.partition, launcher.gpus_per_node, launcher.slurm) == (
+        "a100",
+        1,
+        {"qos": "high"},
+    )
     with pytest.raises(UserError, match="Did you mean launcher.partition"):
         composition.build_launcher("qlora_llama", "submitit", ["launcher.partitoin=a100"])
     with pytest.raises(UserError, match="slrum"):
@@ -65,8 +69,8 @@ def test_a_job_may_bring_its_launcher_and_it_is_no_part_of_a_trial(tmp_path):
     job.write_text(
         "defaults: [qlora_llama, {launcher: submitit}, _self_]\nlauncher: {timeout_min: 30}\n"
     )
-    made = composition.build_launcher(str(job), None, [])
-    assert type(made).__name__ == "Submitit" and made.timeout_min == 30
+    launcher = composition.build_launcher(str(job), None, [])
+    assert type(launcher).__name__ == "Submitit" and launcher.timeout_min == 30
     assert isinstance(
         composition.build_launcher(str(job), "local", ["~launcher.timeout_min"]), Local
     )
@@ -76,9 +80,9 @@ def test_a_job_may_bring_its_launcher_and_it_is_no_part_of_a_trial(tmp_path):
 
 def test_words_about_the_launcher_are_told_from_those_of_the_run():
     words = ["launcher.cpus=2", "method.r=2,4", "++launcher.gpus=1", "launcher=ray", "seed=1"]
-    about, others = composition.split_launcher_words(words)
+    about, other_words = composition.split_launcher_words(words)
     assert about == ["launcher.cpus=2", "++launcher.gpus=1", "launcher=ray"]
-    assert others == ["method.r=2,4", "seed=1"]
+    assert other_words == ["method.r=2,4", "seed=1"]
 
 
 def test_trials_at_a_time_divide_threads_and_take_gpus_in_turn(tmp_path, monkeypatch):
@@ -89,15 +93,15 @@ def test_trials_at_a_time_divide_threads_and_take_gpus_in_turn(tmp_path, monkeyp
         "ftcli.sweeps.launchers.local.start_worker", lambda folder, env: started.append(env)
     )
     monkeypatch.setattr("ftcli.sweeps.launchers.local.count_cores", lambda: 16)
-    several = Local()
-    several.open(tmp_path, 4)
+    parallel = Local()
+    parallel.open(tmp_path, 4)
     for slot in range(3):
-        several.start(tmp_path, slot)
+        parallel.start(tmp_path, slot)
     assert [env["OMP_NUM_THREADS"] for env in started] == ["4"] * 3
     assert [env["CUDA_VISIBLE_DEVICES"] for env in started] == ["3", "5", "3"]
-    one = Local()
-    one.open(tmp_path, 1)
-    one.start(tmp_path, 0)
+    single = Local()
+    single.open(tmp_path, 1)
+    single.start(tmp_path, 0)
     assert started[-1] == {}  # alone it has the machine
 
 

@@ -59,9 +59,9 @@ def test_a_resume_trains_only_what_has_not_finished(tmp_path, plan, answers):
     broken = answers(lambda config: "it broke" if config["method"]["r"] == 4 else by_lr(config))
     folder = start_sweep(plan("method.r=2,4,8"), tmp_path).folder
     assert sorted(broken.started) == ["0-r_2", "1-r_4", "2-r_8"]
-    mended = answers(by_lr)
+    fixed = answers(by_lr)
     done = resume_sweep(folder)
-    assert mended.started == ["1-r_4"] and done.status == OK
+    assert fixed.started == ["1-r_4"] and done.status == OK
     assert {row["status"] for row in rows(folder)} == {"finished"}
 
 
@@ -85,10 +85,10 @@ def test_all_mistakes_of_all_trials_are_said_before_anything_starts(tmp_path, pl
     unused = answers(by_lr)
     with pytest.raises(Problems) as caught:
         start_sweep(plan("method=lora,lorra", "trainer.max_steps=2,-1"), tmp_path)
-    said = [str(problem) for problem in caught.value.problems]
-    assert len(said) == 2
-    assert "trainer.max_steps" in said[0] and "in 1 of 4 trials" in said[0]
-    assert "lorra" in said[1] and "in 2 of 4 trials" in said[1]
+    messages = [str(problem) for problem in caught.value.problems]
+    assert len(messages) == 2
+    assert "trainer.max_steps" in messages[0] and "in 1 of 4 trials" in messages[0]
+    assert "lorra" in messages[1] and "in 2 of 4 trials" in messages[1]
     assert not unused.started and not any(tmp_path.iterdir())
 
 

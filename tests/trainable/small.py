@@ -1,4 +1,4 @@
-"""Real runs of a few steps on the shipped Llama of eight blocks, watched from inside."""
+"""Runs of a few steps on the shipped Llama of eight blocks, with a callback that records every step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BASE = (
 )  # fmt: skip
 
 
-def made(*overrides: str, folder: Path | None = None) -> Run:
+def build(*overrides: str, folder: Path | None = None) -> Run:
     """A run, with a directory where a folder is given."""
     composed = compose("qlora_llama", [*BASE, *overrides])
     validate(composed)
@@ -32,8 +32,8 @@ def made(*overrides: str, folder: Path | None = None) -> Run:
 
 
 def fitted(*overrides: str, folder: Path | None = None, resume: Path | None = None) -> Run:
-    """The same, trained."""
-    run = made(*overrides, folder=folder)
+    """A trained run."""
+    run = build(*overrides, folder=folder)
     run.watch = Watch()
     run.loggers["watch"] = run.watch
     run.trainer.fit(run, resume=resume)
@@ -41,7 +41,7 @@ def fitted(*overrides: str, folder: Path | None = None, resume: Path | None = No
 
 
 class Watch(Callback):
-    """Notes after each step what moved and what the optimizer holds."""
+    """Records after each step the trained blocks and the optimizer state."""
 
     def __init__(self) -> None:
         self.active: list[list[int]] = []  # blocks of each step

@@ -1,4 +1,4 @@
-"""Candidates of very different prepared models, sorted by block; every one once."""
+"""Candidates of different prepared models, sorted by block, each exactly once."""
 
 import peft
 import pytest

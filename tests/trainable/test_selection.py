@@ -1,4 +1,4 @@
-"""When, how many and which: the pieces of every choice."""
+"""Intervals, counts and random choices of policies."""
 
 import itertools
 from types import SimpleNamespace

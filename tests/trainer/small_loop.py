@@ -1,4 +1,4 @@
-"""What a checkpoint asks of a loop, around one small layer."""
+"""A minimal loop around one small layer, with all that a checkpoint reads of a loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ftcli.trainer.meter import Meter
 
 
 class Small:
-    """Saves at the steps it is told.
+    """A loop whose `save` is called with the step.
 
     Args:
         width: of the layer; a checkpoint holds 12 bytes times its square once it has been trained.
@@ -53,6 +53,6 @@ class Small:
         return [json.loads(line) for line in lines]
 
     def train(self):
-        """One step, after which the optimizer has its moments."""
+        """Take one step, so that the optimizer has state."""
         self.layer(torch.ones(1, self.layer.in_features)).sum().backward()
         self.optimizer.step()

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, that do not fit, that may not be written: seen, named, survived."""
+"""Damaged checkpoints, full disks and missing permissions are detected, reported and survived."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.trainer.small_loop import Small
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
-    """No machine loses its power during these tests."""
+    """Skip fsync, which only matters for power cuts."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -63,16 +63,16 @@ def test_the_list_names_every_file(small):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "reported"),
     [(shorten, "bytes, not the"), (flip, "has other content"), (os.unlink, "is missing")],
 )
-def test_a_damaged_file_is_named_and_the_one_before_is_taken(small, name, harm, said, caplog):
+def test_a_damaged_file_is_named_and_the_one_before_is_taken(small, name, harm, reported, caplog):
     harm(small.run.dir.checkpoints / "step-000004" / name)
-    with pytest.raises(UserError, match=f"step-000004 is damaged: {name} .*{said}") as caught:
+    with pytest.raises(UserError, match=f"step-000004 is damaged: {name} .*{reported}") as caught:
         small.checkpoints.find("step-000004")
-    assert "--checkpoint step-000002 (whole: step-000002)" in str(caught.value)
+    assert "--checkpoint step-000002 (undamaged: step-000002)" in str(caught.value)
     with pytest.raises(UserError, match=f"damaged: {name}"):
-        small.checkpoints.find("last")  # whoever asks for what was trained gets no other weights
+        small.checkpoints.find("last")  # no other weights are returned in its place
     with caplog.at_level(logging.WARNING, "ftcli"):
         assert small.checkpoints.find("last", fall_back=True).name == "step-000002"
     assert name in caplog.text and "going on from step-000002" in caplog.text
@@ -122,7 +122,7 @@ def test_folders_without_checksums_are_checked_by_what_files_say_of_themselves(s
     (folder / "DONE").write_text("")
     assert small.checkpoints.find("last") == folder
     shorten(folder / "rng.pt")
-    with pytest.raises(UserError, match=r"rng\.pt is no whole file"):
+    with pytest.raises(UserError, match=r"rng\.pt is incomplete"):
         small.checkpoints.find("last")
 
 
@@ -150,7 +150,7 @@ def test_nothing_older_goes_while_the_newest_is_not_whole(small, monkeypatch, ca
 
 
 def test_going_on_from_an_earlier_one_takes_back_the_later_ones(small):
-    """Else the newest by number, damaged or of another past, would be what stays and what resumes."""
+    """Otherwise the checkpoint of the highest step, perhaps damaged or of the earlier run, would be kept and resumed."""
     small.checkpoints.keep = 1
     start = small.checkpoints.find("step-000002")
     small.checkpoints.prepare_folder(small, start)
@@ -195,7 +195,7 @@ def full(small, monkeypatch, free):
 
 def test_a_full_disk_is_foreseen_and_training_goes_on(small, monkeypatch, caplog):
     full(small, monkeypatch, 1000)
-    monkeypatch.setattr(checkpoint, "write_state", None)  # nothing is begun
+    monkeypatch.setattr(checkpoint, "write_checkpoint_files", None)  # no write is started
     assert small.save(6, required=False) is None
     assert "step-000006 was not saved: the disk is full: it needs 1.1 MB, 1.0 kB are free" in (
         caplog.text
@@ -232,7 +232,7 @@ def test_checkpoints_that_will_not_all_fit_are_announced_once(tmp_path, monkeypa
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("file", ["optimizer.pt", "rng.pt", "state.json", "DONE", "step-000006"])
 def test_a_disk_that_refuses_in_the_middle_leaves_no_half(small, monkeypatch, code, file, caplog):
-    """The error comes with a file half written, as it does when a disk fills up."""
+    """The error occurs with a file half written, as on a disk that fills up."""
     real, saved = os.replace, torch.save
 
     def replace(source, target):
@@ -259,7 +259,7 @@ def test_a_disk_that_refuses_in_the_middle_leaves_no_half(small, monkeypatch, co
 
 
 def test_a_link_that_is_refused_is_made_on_resume(small, monkeypatch, caplog):
-    """At the end of a run nothing would put it right any more, so the run does not end well."""
+    """At the end of a run no later save would repair it, so the run ends with an error."""
     real = os.replace
 
     def replace(source, target):
@@ -269,7 +269,7 @@ def test_a_link_that_is_refused_is_made_on_resume(small, monkeypatch, caplog):
 
     monkeypatch.setattr(os, "replace", replace)
     assert small.save(6, required=False).name == "step-000006" and "is saved, but" in caplog.text
-    with pytest.raises(UserError, match="step-000008 is whole, .* the disk is full"):
+    with pytest.raises(UserError, match="step-000008 was saved; .* the disk is full"):
         small.save(8)
     monkeypatch.undo()
     assert not list(small.checkpoints.folder.glob(".*"))
@@ -278,7 +278,7 @@ def test_a_link_that_is_refused_is_made_on_resume(small, monkeypatch, caplog):
 
 
 def test_other_errors_are_not_hidden(small, monkeypatch):
-    monkeypatch.setattr(torch, "save", lambda *given: 1 / 0)
+    monkeypatch.setattr(torch, "save", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         small.save(6, required=False)
 

@@ -1,4 +1,4 @@
-"""What a run costs is counted, and a step of any kind is one loss over its micro-batches."""
+"""Costs of a run, and the step loss over micro-batches with and without gradients."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def step_gradients(batches: int, weight: float, tmp_path: Path):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(1))
     width = 8 // batches
-    loader = run.loader()
+    loader = run.build_loader()
     loop.backward([loader.batch(list(range(i, i + width))) for i in range(0, 8, width)])
     return [p.grad.clone() for p in loop.parameters], loop.meter.figures
 
@@ -75,7 +75,7 @@ def test_a_penalty_under_accumulation_equals_the_large_batch(tmp_path):
 
 
 class TwoLooks(torch.optim.Optimizer):
-    """Asks for the loss twice and steps nowhere."""
+    """Evaluates the closure twice and leaves the weights unchanged."""
 
     uses_backward = False
 
@@ -105,7 +105,7 @@ def test_an_optimizer_without_backward_sees_a_pure_loss(tmp_path):
 
 
 class Right(CausalLM):
-    """A stand-in for accuracy."""
+    """A stand-in for an objective without gradient."""
 
     differentiable = False
 

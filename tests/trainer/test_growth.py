@@ -1,4 +1,4 @@
-"""A long run takes no more memory than a short one."""
+"""Memory does not grow with the number of steps."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ class Gauge:
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
 def test_five_thousand_steps_grow_by_nothing(tmp_path):
-    """With logs, checkpoints, skipping and spikes looked for: everything that could pile up."""
+    """With logs, checkpoints, skipping and spikes looked for: everything that could accumulate."""
     gauge = Gauge()
-    made = create_run(
+    run = create_run(
         job(tmp_path, "method.r=4", f"trainer.max_steps={LAST}", "trainer.batch_size=1", "data.max_length=32",
             "model.quantization=none", "method=lora",
             "trainer.log_every=10", "trainer.save_every=250", "trainer.keep_last=2",
             "trainer.on_nonfinite=skip", "trainer.on_spike=rollback", "trainer.max_rollbacks=0"),
     )  # fmt: skip
-    made.loggers["gauge"] = gauge
-    whole = made.model_source.load
+    run.loggers["gauge"] = gauge
+    load = run.model_source.load
 
     def shallow():
-        """One block: what piles up does so by the step, not by the block."""
-        base = whole()
+        """One block: growth would be per step, not per block."""
+        base = load()
         base.model.layers = base.model.layers[:1]
         base.config.num_hidden_layers = 1
         return base
 
-    made.model_source.load = shallow
-    fit(made, None)
+    run.model_source.load = shallow
+    fit(run, None)
     (bytes_then, objects_then), (bytes_now, objects_now) = gauge.seen[FIRST], gauge.seen[LAST]
     print({step: (size / 1e6, count) for step, (size, count) in gauge.seen.items()})
-    assert len(RunDir(made.dir.path).metrics()) >= LAST // 10
+    assert len(RunDir(run.dir.path).metrics()) >= LAST // 10
     assert bytes_now - bytes_then < 8e6, gauge.seen
     assert objects_now - objects_then < 500, gauge.seen

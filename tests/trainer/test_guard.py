@@ -1,4 +1,4 @@
-"""Figures that are not finite: the run stops and says on what, or leaves the step out as if it had not been."""
+"""Steps that are not finite: the run stops and names the rows, or skips the step without a trace."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CLOCK = {"time", "tok_s", "mem_gb"}
 
 
 def only(tmp_path) -> Path:
-    """The folder of the one run there is."""
+    """The folder of the only run."""
     return next(p for p in (tmp_path / "runs/qlora_llama").iterdir() if not p.is_symlink())
 
 
@@ -61,7 +61,9 @@ def poison(monkeypatch, choose, how="loss"):
 
     def call(self, model, batch):
         losses = original(self, model, batch)
-        if model.training or not torch.is_grad_enabled():  # a search looks in evaluation mode
+        if (
+            model.training or not torch.is_grad_enabled()
+        ):  # gradient-free steps compute losses in evaluation mode
             if choose(set(batch["rows"])):
                 if how == "loss":
                     losses.values = losses.values * float("nan")
@@ -71,8 +73,8 @@ def poison(monkeypatch, choose, how="loss"):
 
     monkeypatch.setattr(CausalLM, "__call__", call)
     monkeypatch.setattr(
-        Source, "prove", lambda *_: RowFormat("flat")
-    )  # its losses would be poisoned too
+        Source, "measure_row_format", lambda *_: RowFormat("flat")
+    )  # its losses would be nan too
 
 
 def order(tmp_path, *overrides):
@@ -81,11 +83,11 @@ def order(tmp_path, *overrides):
 
     run = build_run(job(tmp_path, *overrides).config)
     run.load_model()
-    return run.loader().batches(0)
+    return run.build_loader().batches(0)
 
 
 def without(monkeypatch, dropped):
-    """Take batches out of the order."""
+    """Remove batches from the order."""
     from ftcli.data.loader import Loader
 
     original = Loader.batches
@@ -97,7 +99,7 @@ def without(monkeypatch, dropped):
 
 
 def state(run: Path):
-    """Everything the last checkpoint holds that is no clock."""
+    """Everything that the last checkpoint holds except times."""
     folder = Checkpoints(run / "checkpoints").find("last")
     kept = {name: torch.load(folder / f"{name}.pt") for name in ("optimizer", "participants")}
     for clock in ("guard", "progress"):
@@ -110,11 +112,11 @@ def figures(run: Path, *more):
     return [{k: v for k, v in row.items() if k not in dropped} for row in RunDir(run).metrics()]
 
 
-def assert_same(one: Path, other: Path, *more):
+def assert_same(run: Path, expected: Path, *more):
     from ftcli.trainer.rollback import equal_states
 
-    assert equal_states(state(one), state(other))
-    assert figures(one, *more) == figures(other, *more)
+    assert equal_states(state(run), state(expected))
+    assert figures(run, *more) == figures(expected, *more)
 
 
 @pytest.mark.parametrize("how", [pytest.param("loss", marks=pytest.mark.slow), "gradient"])
@@ -139,12 +141,12 @@ def test_stopping_names_the_step_and_the_rows_and_keeps_the_batch(how, tmp_path,
     assert [p.name for p in Checkpoints(run / "checkpoints").finished()] == [
         "step-000001", "step-000002",
     ]  # fmt: skip
-    # what the message says works
+    # the fix in the message works
     assert resume(run, overrides=["trainer.on_nonfinite=skip"])["step"] == 4
 
 
 def test_figures_read_late_still_name_the_first_step_and_stop_the_save(tmp_path, monkeypatch):
-    """On an accelerator nothing is read between two logs; a save looks first."""
+    """On an accelerator nothing is read between two logs, but a save checks first."""
     record_step = Meter.record_step
 
     def late(self, *args):
@@ -165,7 +167,7 @@ def test_figures_read_late_still_name_the_first_step_and_stop_the_save(tmp_path,
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
-    """A step may be finite and what it leaves not."""
+    """Weights may overflow in a step whose loss and gradient are finite."""
     from ftcli.trainer.loop import Loop
 
     first_order_step = Loop.first_order_step
@@ -209,7 +211,7 @@ def test_a_skipped_step_is_as_if_its_batch_had_not_been(kind, tmp_path, monkeypa
 
 
 def cut(run: Path, step: int, to: Path) -> Path:
-    """What a run has on disk that died after the checkpoint of a step."""
+    """Copy a run as it would be on disk after a crash behind the checkpoint of a step."""
     shutil.copytree(run, to, symlinks=True)
     for folder in Checkpoints(to / "checkpoints").finished():
         if int(folder.name[5:]) > step:
@@ -225,10 +227,10 @@ def test_the_count_of_skipped_steps_survives_a_resume(tmp_path, monkeypatch):
     poison(monkeypatch, lambda rows: rows in (set(plan[1]), set(plan[3])))
     whole = Path(train(job(tmp_path, *words))["run"])
     assert [row["skipped"] for row in RunDir(whole).metrics()] == [0, 1, 2, 2]
-    again = cut(whole, 2, tmp_path / "cut")
-    resume(again)
-    assert_same(whole, again)
-    assert Checkpoints(again / "checkpoints").find("last").name == "step-000004"
+    resumed = cut(whole, 2, tmp_path / "cut")
+    resume(resumed)
+    assert_same(whole, resumed)
+    assert Checkpoints(resumed / "checkpoints").find("last").name == "step-000004"
 
 
 def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, monkeypatch):

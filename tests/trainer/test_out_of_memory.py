@@ -1,4 +1,4 @@
-"""Memory that runs out: one message with step, batch and what would fit; what was saved stays."""
+"""Out of memory: one message with step, batch and what would fit; checkpoints stay."""
 
 from __future__ import annotations
 
@@ -42,15 +42,17 @@ def test_it_names_step_batch_and_what_would_fit(kind, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(CausalLM, "__call__", fails)
-        patch.setattr(Source, "prove", lambda *_: RowFormat("flat"))  # it would be counted too
-        # what fits depends on what the process had, and that on the tests before this one
+        patch.setattr(
+            Source, "measure_row_format", lambda *_: RowFormat("flat")
+        )  # it would be counted too
+        # what fits depends on the memory of the process, which depends on earlier tests
         patch.setattr("ftcli.trainer.meter.peak_memory_gb", lambda: 10.0)
         with pytest.raises(UserError) as caught:
             train(job(tmp_path, "method.r=4", "trainer.batch_size=4"))
     message, run = str(caught.value), only(tmp_path)
     assert caught.value.code == OUT_OF_MEMORY
     assert re.search(r"in step 3, micro-batch of 4 rows, \d+ tokens end to end", message)
-    assert message.count("train.jsonl.gz:") == 4 and "step-000002 is whole" in message
+    assert message.count("train.jsonl.gz:") == 4 and "step-000002 is complete" in message
     assert "trainer.batch_size=2 trainer.gradient_accumulation_steps=2" in message
     assert "\n" not in message.split("\n  fix:")[0] and "enforce fail" not in message
     assert "Traceback" in (run / "train.log").read_text()
@@ -87,7 +89,7 @@ def test_a_real_one_under_a_limit_of_the_process(tmp_path):
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
     )  # fmt: skip
-    said = " ".join(done.stderr.split())
-    assert done.returncode == OUT_OF_MEMORY, said
-    assert re.search(r"in step 1, micro-batch of 400 rows, [\d,]+ tokens", said), said
-    assert "Traceback" not in done.stderr and "trainer.batch_size=" in said
+    message = " ".join(done.stderr.split())
+    assert done.returncode == OUT_OF_MEMORY, message
+    assert re.search(r"in step 1, micro-batch of 400 rows, [\d,]+ tokens", message), message
+    assert "Traceback" not in done.stderr and "trainer.batch_size=" in message

@@ -40,7 +40,7 @@ def test_two_ranks_equal_accumulation_over_two(tmp_path):
 
 
 def logged(result):
-    """What objective and penalties said of each step."""
+    """Logged figures of objective and penalties of each step."""
     lines = (Path(result["run"]) / "metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if "loss" in row]
     return [

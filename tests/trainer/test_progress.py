@@ -1,4 +1,4 @@
-"""What a person sees of a run: a line a log in a file, a bar on a terminal, nothing under --quiet."""
+"""The progress display: a line a log in a file, a bar on a terminal, nothing under --quiet."""
 
 from __future__ import annotations
 

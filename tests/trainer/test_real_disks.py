@@ -1,4 +1,4 @@
-"""A disk that is really full, a folder that may really not be written, a process that is really there."""
+"""Checkpoints on a full tmpfs, in a folder without permission, and beside another process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def small_disk(tmp_path):
 
 
 def fill(folder: Path, leave: int) -> None:
-    """Write until so many bytes are free."""
+    """Write until `leave` bytes are free."""
     with open(folder / "other", "ab") as stream:
         stream.write(bytes(max(0, disk.free_bytes(folder) - leave)))
 
@@ -41,7 +41,7 @@ def fill(folder: Path, leave: int) -> None:
 @pytest.mark.parametrize("left", [0, 5_000, 100_000, 300_000, 500_000, 780_000])
 @pytest.mark.parametrize("foreseen", [True, False])
 def test_a_disk_that_fills_up(small_disk, left, foreseen, monkeypatch, caplog):
-    """Not foreseen: as if another program had written what was free a moment ago."""
+    """Not foreseen: as if another program had just filled the free space."""
     loop = Small(small_disk / "run", WIDTH)
     loop.train()
     before = loop.save(2)
@@ -62,7 +62,7 @@ def test_a_disk_that_fills_up(small_disk, left, foreseen, monkeypatch, caplog):
 
 @pytest.fixture
 def as_nobody():
-    """A folder of a user without rights, whom this process then is."""
+    """Become a user without rights; return a folder of that user."""
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody else")
     folder = Path(tempfile.mkdtemp())
@@ -96,7 +96,7 @@ def test_a_run_in_a_folder_that_may_not_be_written(as_nobody):
 
 
 def test_one_process_a_run(tmp_path):
-    """Another one waits, and says so if that takes too long; one that was killed holds nothing."""
+    """A second process waits, and ends with a message after a while; the lock of a killed one is free."""
     reader, writer = os.pipe()
     other = os.fork()
     if other == 0:

@@ -1,4 +1,4 @@
-"""kill -9 at a random step, resume: weights and metrics as if nothing had happened, to the last bit."""
+"""kill -9 at a random step and resume: weights and metrics are equal to those of the undisturbed run, to the bit."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ FAST = {"nf4_flat_accumulation", "bins"}
 
 
 def arguments(case: str, runs: Path) -> list[str]:
-    own = [o for o in CASES[case] if not o.startswith("method=full")]
+    changes = [o for o in CASES[case] if not o.startswith("method=full")]
     shared = [o.replace("RUNS", str(runs)) for o in SHORT]
     if "method=full" in CASES[case]:
         shared = [o for o in shared if not o.startswith("method.")]
-        own = ["method=full", "~method.r", "~method.lora_alpha", *own]
-    return [*shared, *own]
+        changes = ["method=full", "~method.r", "~method.lora_alpha", *changes]
+    return [*shared, *changes]
 
 
 def start(case: str, runs: Path) -> Path:
@@ -52,16 +52,16 @@ def start(case: str, runs: Path) -> Path:
     return Path(train(composed)["run"])
 
 
-def same(one: Path, other: Path) -> None:
+def same(run: Path, expected: Path) -> None:
     """Final weights bit by bit, and every logged figure that is not a clock's."""
-    a, b = (load_file(p / "checkpoints/last/adapter.safetensors") for p in (one, other))
+    a, b = (load_file(p / "checkpoints/last/adapter.safetensors") for p in (run, expected))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     rows = [
         [{k: v for k, v in row.items() if k not in CLOCK} for row in RunDir(p).metrics()]
-        for p in (one, other)
+        for p in (run, expected)
     ]
     assert rows[0] == rows[1]
-    assert RunDir(one).result()["metrics"] == RunDir(other).result()["metrics"]
+    assert RunDir(run).result()["metrics"] == RunDir(expected).result()["metrics"]
 
 
 def kill_after(case: str, runs: Path, step: int) -> Path:
@@ -77,8 +77,8 @@ def kill_after(case: str, runs: Path, step: int) -> Path:
             break
         time.sleep(0.02)
     process.wait()
-    found = [path for path in (runs / "qlora_llama").iterdir() if not path.is_symlink()]
-    return found[0]
+    folders = [path for path in (runs / "qlora_llama").iterdir() if not path.is_symlink()]
+    return folders[0]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def stopped(tmp_path_factory):
     run = create_run(composed)
 
     class Stop:
-        """Asks for a stop as a person would, by making the file STOP."""
+        """Requests a stop by creating the file STOP."""
 
         def __getattr__(self, hook):
             return lambda *args: None

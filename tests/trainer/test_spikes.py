@@ -1,4 +1,4 @@
-"""A loss that jumps: back to the checkpoint before it, on with the data after it."""
+"""A loss spike: rollback to the checkpoint before it, then training on the data after it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORDS = (
 
 
 def raise_loss(monkeypatch, bad):
-    """Let the loss of some batches be 50 times what it is."""
+    """Multiply the loss of some batches by 50."""
     original = CausalLM.__call__
 
     def call(self, model, batch):
@@ -69,8 +69,8 @@ def test_a_rollback_is_as_if_the_batches_since_the_checkpoint_had_not_been(spiky
     assert (event["event"], event["step"], event["to"]) == ("rollback", 11, 9)
     assert event["loss"] > event["limit"]
     assert not rollbacks(plain)
-    one, other = (Checkpoints(p / "checkpoints").find("last") for p in (rolled, plain))
-    assert one.name == other.name == "step-000014"
+    last_rolled, last_plain = (Checkpoints(p / "checkpoints").find("last") for p in (rolled, plain))
+    assert last_rolled.name == last_plain.name == "step-000014"
     assert [row["step"] for row in RunDir(rolled).metrics()] == list(range(1, 15))
     (a, b), (c, d) = state(rolled), state(plain)
     for kept in (b, d):
@@ -84,9 +84,9 @@ def test_a_run_that_died_before_or_after_the_rollback_ends_the_same(
 ):
     rolled, _, plan = spiky
     raise_loss(monkeypatch, [plan[10]])
-    again = cut(rolled, step, tmp_path / "cut")
-    resume(again)
-    assert_same(rolled, again)
+    resumed = cut(rolled, step, tmp_path / "cut")
+    resume(resumed)
+    assert_same(rolled, resumed)
 
 
 @pytest.mark.slow

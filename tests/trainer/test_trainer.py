@@ -1,4 +1,4 @@
-"""The loop's promises as numbers."""
+"""Guarantees of the loop: accumulation, packing, determinism, checkpoints, signals."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ COMMON = [
 
 
 def composed(*overrides: str):
-    found = compose("qlora_llama", [*COMMON, *overrides])
-    validate(found)
-    return found
+    job = compose("qlora_llama", [*COMMON, *overrides])
+    validate(job)
+    return job
 
 
-def run(*overrides: str) -> Run:
+def build(*overrides: str) -> Run:
     """A run without a directory."""
-    found = build_run(composed(*overrides).config)
-    found.load_model()
-    return found
+    run = build_run(composed(*overrides).config)
+    run.load_model()
+    return run
 
 
 def fitted(*overrides: str) -> Run:
-    made = run(*overrides, "trainer.eval_first=false", "~eval.loss", "trainer.save_every=null")
-    made.trainer.fit(made)
-    return made
+    run = build(*overrides, "trainer.eval_first=false", "~eval.loss", "trainer.save_every=null")
+    run.trainer.fit(run)
+    return run
 
 
-def furthest(one: Run, other: Run) -> float:
-    pairs = zip(one.trained_state().values(), other.trained_state().values(), strict=True)
-    return max((a - b).abs().max().item() for a, b in pairs)
+def furthest(a: Run, b: Run) -> float:
+    pairs = zip(a.trained_state().values(), b.trained_state().values(), strict=True)
+    return max((x - y).abs().max().item() for x, y in pairs)
 
 
 @pytest.mark.parametrize("reduction", ["token", "sequence", "target"])
@@ -62,19 +62,36 @@ def test_accumulation_equals_the_large_batch(reduction):
     ]  # fmt: skip
     large = fitted(*shared, "trainer.batch_size=8")
     small = fitted(*shared, "trainer.batch_size=2", "trainer.gradient_accumulation_steps=4")
-    untouched = run(*shared)
+    untouched = build(*shared)
     assert furthest(large, untouched) > 1e-4, "nothing was learned, so nothing was compared"
     assert furthest(large, small) < 1e-6
 
 
+def test_every_pass_ends_with_its_last_rows_and_is_ordered_once(monkeypatch):
+    """40 rows in batches of 4, 3 of which are a step: the tenth batch of a pass is a step by itself."""
+    from ftcli.data.loader import Loader
+
+    orders: list[int] = []
+    order = Loader._order_batches
+    monkeypatch.setattr(
+        Loader, "_order_batches", lambda self, epoch: orders.append(epoch) or order(self, epoch)
+    )
+    run = build("trainer.epochs=2", "trainer.max_steps=null", "trainer.batch_size=4",
+                "trainer.gradient_accumulation_steps=3", "data.packing=none", "data.validation=null",
+                "trainer.eval_first=false", "~eval.loss", "trainer.save_every=null")  # fmt: skip
+    state = run.trainer.fit(run).state
+    assert (state.step, state.epoch, state.batch) == (8, 1, 10)
+    assert sorted(orders) == [0, 0, 1], "once to count the steps, once a pass"
+
+
 def test_the_step_loss_is_the_mean_over_all_tokens_of_the_accumulated_batch():
-    made = run("trainer.max_steps=1", "trainer.batch_size=2", "method.lora_dropout=0.0")
-    plan = made.loader().batches(0)[:4]
-    batches = [made.loader().batch(rows) for rows in plan]
+    run = build("trainer.max_steps=1", "trainer.batch_size=2", "method.lora_dropout=0.0")
+    plan = run.build_loader().batches(0)[:4]
+    batches = [run.build_loader().batch(rows) for rows in plan]
     with torch.no_grad():
-        values = torch.cat([made.objective(made.model, batch).values for batch in batches])
-    total = sum(made.objective.numerator(made.objective(made.model, b)) for b in batches)
-    assert float(total.detach() / made.objective.denominator(batches)) == pytest.approx(
+        values = torch.cat([run.objective(run.model, batch).values for batch in batches])
+    total = sum(run.objective.numerator(run.objective(run.model, b)) for b in batches)
+    assert float(total.detach() / run.objective.denominator(batches)) == pytest.approx(
         float(values.mean()), rel=1e-6
     )
 
@@ -90,24 +107,24 @@ def test_packed_rows_train_like_padded_ones():
 
 
 def test_training_leaves_the_bytes_of_a_quantised_base_alone():
-    def digest(made: Run) -> str:
-        found = hashlib.sha256()
-        for name, parameter in made.model.named_parameters():
+    def digest(run: Run) -> str:
+        state = hashlib.sha256()
+        for name, parameter in run.model.named_parameters():
             if not parameter.requires_grad:
-                found.update(name.encode())
-                found.update(parameter.detach().contiguous().view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+                state.update(name.encode())
+                state.update(parameter.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        return state.hexdigest()
 
-    made = run("trainer.max_steps=3", "trainer.batch_size=4", "trainer.save_every=null")
-    before, untrained = digest(made), {n: t.clone() for n, t in made.trained_state().items()}
-    made.trainer.fit(made)
-    assert digest(made) == before
-    assert any(not torch.equal(t, untrained[n]) for n, t in made.trained_state().items())
+    run = build("trainer.max_steps=3", "trainer.batch_size=4", "trainer.save_every=null")
+    before, untrained = digest(run), {n: t.clone() for n, t in run.trained_state().items()}
+    run.trainer.fit(run)
+    assert digest(run) == before
+    assert any(not torch.equal(t, untrained[n]) for n, t in run.trained_state().items())
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path):
     poisoned = composed("trainer.max_steps=4", "trainer.batch_size=2", f"run.dir={tmp_path}")
-    made = create_run(poisoned)
+    run = create_run(poisoned)
     from ftcli.jobs.train import fit
 
     class Poison:
@@ -121,24 +138,24 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path):
 
         def after_step(self, state):
             if state.step == 2:
-                next(p for p in made.model.parameters() if p.requires_grad).data.fill_(torch.nan)
+                next(p for p in run.model.parameters() if p.requires_grad).data.fill_(torch.nan)
 
-    made.loggers["poison"] = Poison()
+    run.loggers["poison"] = Poison()
     with pytest.raises(UserError, match=r"the loss was nan at step 3, on rows .*:\d+") as caught:
-        fit(made, None)
+        fit(run, None)
     assert caught.value.code == FAILED
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another():
-    first, again = fitted("trainer.max_steps=2"), fitted("trainer.max_steps=2")
-    assert furthest(first, again) == 0.0
+    first, second = fitted("trainer.max_steps=2"), fitted("trainer.max_steps=2")
+    assert furthest(first, second) == 0.0
     assert furthest(first, fitted("trainer.max_steps=2", "seed=1")) > 0.0
 
 
 def test_evaluating_more_often_does_not_change_what_is_trained(tmp_path):
-    """Dropout draws random numbers; looking at the model must not use them up."""
+    """Dropout draws random numbers; evaluation must not consume them."""
     options = ["trainer.max_steps=4", "method.lora_dropout=0.2", "trainer.batch_size=2"]
-    often = run(*options, "trainer.eval_every=1", "trainer.save_every=null")
+    often = build(*options, "trainer.eval_every=1", "trainer.save_every=null")
     often.trainer.fit(often)
     assert furthest(often, fitted(*options)) == 0.0
 
@@ -227,8 +244,8 @@ def test_the_best_checkpoint_is_that_of_the_lowest_held_out_loss(tmp_path):
     )  # fmt: skip
     rows = [row for row in RunDir(result["run"]).metrics() if "eval.loss" in row]
     best = min(rows[1:], key=lambda row: row["eval.loss"])
-    found = Checkpoints(Path(result["run"]) / "checkpoints").find("best")
-    assert found.name == f"step-{best['step']:06d}"
+    checkpoint = Checkpoints(Path(result["run"]) / "checkpoints").find("best")
+    assert checkpoint.name == f"step-{best['step']:06d}"
 
 
 def test_what_is_loaded_later_is_what_was_judged(tmp_path):
@@ -239,6 +256,6 @@ def test_what_is_loaded_later_is_what_was_judged(tmp_path):
             "trainer.batch_size=4", "data.validation=0.2", f"run.dir={tmp_path}",
         )
     )  # fmt: skip
-    again = open_run(result["run"])
-    scores = again.evaluators["loss"](again)
+    reopened = open_run(result["run"])
+    scores = reopened.evaluators["loss"](reopened)
     assert scores["loss"] == pytest.approx(result["metrics"]["eval.loss"], abs=1e-6)

@@ -1,1 +1,1 @@
-"""One module a verb: parse, call, print. No logic lives here."""
+"""One module per verb: parse, call, print."""

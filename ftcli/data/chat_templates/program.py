@@ -120,7 +120,7 @@ def read_template(
             where="model.chat_template",
             fix="set model.chat_template to a template (text or file), or use an instruct model's",
         )
-    text = tokenizer.get_chat_template(tools=tools or None)
+    text = tokenizer.get_chat_template(tools=tools or None)  # type: ignore[arg-type]  # only read
     specials = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
     return text, tuple(sorted(tokenizer.special_tokens_map.items())), tuple(sorted(specials))
 

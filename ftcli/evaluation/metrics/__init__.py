@@ -1,8 +1,8 @@
 """Text metrics, one module each, found by name: `metrics: [bleu]` calls `bleu` of `metrics/bleu.py`.
 
 A metric is a function `(predictions, references, rows) -> {name: score}`: N predicted strings, N
-lists of acceptable strings, and the N raw rows the prompts came from. Scores are on 0 to 100. What
-cannot be computed is left out of the answer; it is never reported as zero.
+lists of acceptable strings, and the N raw rows of the prompts. Scores are from 0 to 100. A score that
+cannot be computed is absent from the result, never zero.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Metric = Callable[[Sequence[str], References, Rows], dict[str, float]]
 
 
 def list_metrics() -> list[str]:
-    """Names of all metrics, which are the names of this folder's modules."""
+    """Return the names of all metrics, which are the names of this folder's modules."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def find_metric(name: str) -> Metric:
-    """The metric of that name.
+    """Return the metric of that name.
 
     Raises:
-        UserError: no module has that name; the message names the nearest ones.
+        UserError: there is no such metric; the message suggests similar names.
     """
     names = list_metrics()
     if name not in names:
@@ -44,6 +44,6 @@ def find_metric(name: str) -> Metric:
 def select_with_references(
     predictions: Sequence[str], references: References
 ) -> tuple[list[str], list[list[str]]]:
-    """The predictions that have something to be compared with, and that something."""
+    """Return the predictions that have references, and their references."""
     pairs = [(p, list(r)) for p, r in zip(predictions, references, strict=True) if r]
     return [p for p, _ in pairs], [r for _, r in pairs]

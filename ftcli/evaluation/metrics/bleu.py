@@ -10,7 +10,7 @@ from ftcli.evaluation.metrics import References, Rows, select_with_references
 
 
 def bleu(predictions: Sequence[str], references: References, rows: Rows) -> dict[str, float]:
-    """Corpus BLEU-4 by sacrebleu (13a tokens, exponential smoothing), all references at once."""
+    """Return corpus BLEU-4 by sacrebleu (13a tokens, exponential smoothing), all references at once."""
     import sacrebleu
 
     texts, answers = select_with_references(predictions, references)
@@ -20,5 +20,5 @@ def bleu(predictions: Sequence[str], references: References, rows: Rows) -> dict
 
 
 def streams(references: Sequence[Sequence[str]]) -> list[list[Any]]:
-    """References turned into sacrebleu's form: k-th reference of every row; None where there is none."""
+    """Transpose references to the form of sacrebleu: the k-th reference of every row, None where missing."""
     return [list(stream) for stream in zip_longest(*references)]

@@ -9,7 +9,7 @@ from ftcli.evaluation.metrics.bleu import streams
 
 
 def chrf(predictions: Sequence[str], references: References, rows: Rows) -> dict[str, float]:
-    """Corpus chrF++ by sacrebleu; of several references the best one of each row counts."""
+    """Return corpus chrF++ by sacrebleu; of several references the best one of each row counts."""
     import sacrebleu
 
     texts, answers = select_with_references(predictions, references)

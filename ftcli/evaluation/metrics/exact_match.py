@@ -8,7 +8,7 @@ from ftcli.evaluation.metrics import References, Rows, select_with_references
 
 
 def exact_match(predictions: Sequence[str], references: References, rows: Rows) -> dict[str, float]:
-    """Percent of rows whose prediction equals a reference; case and runs of blanks do not matter."""
+    """Return the percentage of rows whose prediction equals a reference, up to case and whitespace."""
     texts, answers = select_with_references(predictions, references)
     if not texts:
         return {}

@@ -14,7 +14,7 @@ MARKS = str.maketrans("", "", string.punctuation)
 
 
 def f1(predictions: Sequence[str], references: References, rows: Rows) -> dict[str, float]:
-    """Mean over rows of the best reference's F1, times 100; case, articles and marks do not count."""
+    """Return the mean over rows of the best reference's F1, times 100, up to case, articles and punctuation."""
     texts, answers = select_with_references(predictions, references)
     if not texts:
         return {}

@@ -1,4 +1,4 @@
-"""Final number: does a worked answer end in the right figure, as GSM8K is scored?"""
+"""Final number: whether a worked answer ends in the right number, as GSM8K is scored."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 def final_number(
     predictions: Sequence[str], references: References, rows: Rows
 ) -> dict[str, float]:
-    """Percent of predictions whose final number equals a reference's (Cobbe et al. 2021).
+    """Return the percentage of predictions whose final number equals a reference's (Cobbe et al. 2021).
 
-    The final number follows `####`; a text without that mark is judged by its last number. Rows
-    whose references hold no number are left out.
+    The final number follows `####`; of a text without that mark it is the last number. Rows
+    whose references contain no number are left out.
     """
     wanted = [
         (text, {n for n in map(read, choices) if n is not None})
@@ -29,7 +29,7 @@ def final_number(
 
 
 def read(text: str) -> Decimal | None:
-    """The number behind the first `####`, else the last number of the text, else None."""
+    """Return the number after the first `####`, else the last number of the text, else None."""
     marked = MARKED.search(text)
     numbers = [marked.group(1)] if marked else NUMBER.findall(text)
     if not numbers:

@@ -1,4 +1,4 @@
-"""Whether a text keeps the numbers and dates it should state, to the digit."""
+"""Numeric fidelity: whether a text states the numbers and dates of its reference, to the digit."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")  # 750, 1.4, 03-17, 12:30
 def numeric_fidelity(
     predictions: Sequence[str], references: References, rows: Rows
 ) -> dict[str, float]:
-    """F1 of the numbers of a text against its best reference's, mean over rows, times 100.
+    """Return the F1 of the numbers of a text and its best reference, mean over rows, times 100.
 
-    Both are multisets of numbers as written: one that is left out, made up or altered by a digit
-    counts against the text. `numbers_exact`: texts that have all of them and no other, in percent.
+    Both are multisets of numbers as written: a missing, invented or altered number lowers the score.
+    `numbers_exact`: percentage of texts with exactly the numbers of a reference.
     References without a number are left out.
     """
     texts, answers = select_with_references(

@@ -8,7 +8,7 @@ from ftcli.evaluation.metrics import References, Rows, select_with_references
 
 
 def rougeL(predictions: Sequence[str], references: References, rows: Rows) -> dict[str, float]:
-    """Mean over rows of the best reference's ROUGE-L F1 (rouge-score, no stemming), times 100."""
+    """Return the mean over rows of the best reference's ROUGE-L F1 (rouge-score, no stemming), times 100."""
     from rouge_score.rouge_scorer import RougeScorer
 
     texts, answers = select_with_references(predictions, references)

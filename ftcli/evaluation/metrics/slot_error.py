@@ -1,7 +1,7 @@
 """Slot error rate of data-to-text: facts of an E2E meaning representation missed or invented.
 
 A row's meaning representation, `name[The Mill], food[French], familyFriendly[no]`, is the first of
-its columns that looks like one. `ftcli.evaluation.e2e_slots` says how each fact may be worded.
+its columns that looks like one. `ftcli.evaluation.e2e_slots` has the patterns of each fact.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from ftcli.evaluation.metrics import References, Rows
 
 
 def slot_error(predictions: Sequence[str], references: References, rows: Rows) -> dict[str, float]:
-    """Facts missed, plus facts stated wrongly or invented, in percent of the facts to be stated.
+    """Return facts missed plus facts wrong or invented, in percent of the facts to be stated.
 
-    Rows without a meaning representation are left out. The human references of the E2E test set
-    score 8.6 (7.1 missed,
-    1.5 invented; 4,693 texts): people omit facts, so compare with their rate, not with zero.
+    Rows without a meaning representation are left out. The human references of the E2E test set score
+    8.6 (7.1 missed, 1.5 invented; 4,693 texts), so compare with that rate, not with zero.
     """
     pairs = [
         (text, meaning)

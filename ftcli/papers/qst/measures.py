@@ -70,7 +70,7 @@ def qst_kept_states_difference(run: Path) -> float:
     from ftcli.run.build import open_run
 
     trained = open_run(run)
-    loader, layer, furthest = trained.loader(), side_layer(trained.model), 0.0
+    loader, layer, furthest = trained.build_loader(), side_layer(trained.model), 0.0
     second = [loader.batch(rows) for rows in loader.batches(1)[:KEPT_BATCHES]]
     wanted = {row for batch in second for row in batch["rows"]}
     first = [rows for rows in loader.batches(0) if wanted & set(rows)]
@@ -108,7 +108,7 @@ def qst_step_over_lora(run: Path) -> float:
 
 def load_first_batches(run: Run, count: int) -> list[dict[str, Any]]:
     """Return the batches that the run trains on first."""
-    loader = run.loader()
+    loader = run.build_loader()
     return [loader.batch(rows) for rows in loader.batches(0)[:count]]
 
 

@@ -32,7 +32,7 @@ class Client:
 
     def __init__(self, settings: Federated, run: Run, loop: Loop, shared: SharedModel) -> None:
         self.settings, self.run, self.loop, self.shared = settings, run, loop, shared
-        self.loader = run.loader()
+        self.loader = run.build_loader()
         group = self.loader.group
         labels = read_categories(run.data, self.loader.tokens, settings.by, group)
         parts = split_rows(labels, settings.clients, settings.partition, settings.alpha, run.seed)
@@ -48,7 +48,7 @@ class Client:
         local = self._loop(client, round_, body)
         for batches in self._batches(client, round_):
             self.run.trainer.train_step(local, batches)
-        loss = local.read_figures()["loss"]
+        loss = local.take_figures()["loss"]
         rows, state = len(self.rows[client]) // self.loader.group, local.state
         counted = (state.tokens, state.supervised, local.meter.forwards)
         return Reply(rows, *counted, loss, self.shared.build_reply()).pack()

@@ -12,7 +12,7 @@ from ftcli.core.callback import Callback
 from ftcli.pipelines.federated.engines import ClientUpdate, Engine, Exchange, LocalEngine
 from ftcli.pipelines.federated.messages import pack_request, unpack_reply
 from ftcli.trainer.checkpoint import Checkpoints, open_checkpoints
-from ftcli.trainer.checkpoint_io import restore_state
+from ftcli.trainer.checkpoint_io import load_checkpoint
 from ftcli.trainer.signals import Requests
 from ftcli.trainer.trainer import Outcome
 
@@ -63,7 +63,7 @@ class Server:
         loop, before = self.loop, {}
         self.checkpoints = open_checkpoints(loop, self.trainer.keep_last, resume)
         if resume is not None:
-            restore_state(resume, loop)
+            load_checkpoint(resume, loop)
         elif self.trainer.eval_first:
             before = loop.evaluate()
         loop.begin()
@@ -136,7 +136,7 @@ class Server:
         return sorted(random.choice(everybody, count, replace=False).tolist())
 
     def _log(self, down: float, up: float, members: list[int]) -> None:
-        state, figures = self.loop.state, self.loop.read_figures()
+        state, figures = self.loop.state, self.loop.take_figures()
         metrics = {
             "step": state.step, "round": self._round, "clients": members,
             "lr": self.run.optimizer.lr * self.run.scheduler.factor(state.step - 1, state.max_steps),

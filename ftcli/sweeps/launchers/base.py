@@ -1,4 +1,4 @@
-"""Where trials run: a launcher starts a worker for a folder and tells when it has ended."""
+"""Interface of launchers, which start a worker for a folder and report its end."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Protocol
 
 
 class Worker(Protocol):
-    """A trial under way."""
+    """A running trial."""
 
     def poll(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """Return the exit status; None while it runs."""
 
     def stop(self) -> None:
         """Ask it to save and end."""
@@ -24,16 +24,16 @@ class Launcher(ABC):
     """Base of all launchers.
 
     Attributes:
-        jobs: trials at a time where --jobs does not say.
+        jobs: number of parallel trials where --jobs is not given.
     """
 
     jobs = 1
 
     def open(self, sweep: Path, jobs: int) -> None:
-        """Get ready to run at most `jobs` trials at a time of the sweep in that folder.
+        """Prepare to run at most `jobs` trials at a time of the sweep in that folder.
 
         Raises:
-            UserError: a package that it needs is missing.
+            UserError: a required package is missing.
         """
 
     @abstractmethod
@@ -41,4 +41,4 @@ class Launcher(ABC):
         """Start the trial whose record lies in `folder`; `slot` (from 0) is free until it ends."""
 
     def close(self) -> None:
-        """Let go of what `open` took."""
+        """Release the resources of `open`."""

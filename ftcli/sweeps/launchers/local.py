@@ -13,12 +13,12 @@ from ftcli.sweeps.worker import start_worker
 
 @dataclass
 class Local(Launcher):
-    """Starts each trial as a process; several at a time divide threads, and take GPUs in turn."""
+    """Starts each trial as a process; parallel trials divide the threads and take GPUs in turn."""
 
     threads: int | None = None  # threads a trial; null: the cores divided by the trials at a time
 
     def open(self, sweep: Path, jobs: int) -> None:
-        """Divide the machine."""
+        """Divide threads and GPUs of this machine among the trials."""
         self._threads = self.threads or (max(1, count_cores() // jobs) if jobs > 1 else None)
         self._gpus = list_gpus() if jobs > 1 else []
 
@@ -39,27 +39,27 @@ class Process:
     process: subprocess.Popen[bytes]
 
     def poll(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """Return the exit status; None while it runs."""
         return self.process.poll()
 
     def stop(self) -> None:
-        """SIGTERM: it saves and ends."""
+        """Send SIGTERM, on which the run saves and ends."""
         self.process.terminate()
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self.process.kill()
 
 
 def count_cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def list_gpus() -> list[str]:
-    """GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, as named in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]

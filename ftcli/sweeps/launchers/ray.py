@@ -38,7 +38,7 @@ class Ray(Launcher):
         return RayTask(self._ray, self._task.remote(str(folder.resolve()), threads))
 
     def close(self) -> None:
-        """Leave the cluster; a node of our own ends."""
+        """Disconnect from the cluster; a node started by `open` ends."""
         self._ray.shutdown()
 
 
@@ -50,7 +50,7 @@ class RayTask:
     reference: Any
 
     def poll(self) -> int | None:
-        """Its worker's exit status; 1 when Ray ended it; None while it waits or runs."""
+        """Return the worker's exit status; 1 when Ray ended it; None while it waits or runs."""
         done, _ = self.ray.wait([self.reference], timeout=0)
         if not done:
             return None

@@ -35,7 +35,7 @@ class Submitit(Launcher):
     )  # keys that a job's file may not set: they can run commands
 
     def open(self, sweep: Path, jobs: int) -> None:
-        """Make the executor; its own logs go to SWEEP/submitit."""
+        """Create the executor, which logs to SWEEP/submitit."""
         try:
             import submitit
         except ImportError as error:
@@ -72,12 +72,12 @@ class SlurmJob:
     job: submitit.Job[int]
 
     def poll(self) -> int | None:
-        """Its worker's exit status; 1 when Slurm ended it; None while it waits or runs."""
+        """Return the worker's exit status; 1 when Slurm ended it; None while it waits or runs."""
         if not self.job.done():
             return None
         try:
             return self.job.result()
-        except Exception:  # what failed is in SWEEP/submitit; the trial itself tells why in its log
+        except Exception:  # the error is in SWEEP/submitit and in the log of the trial
             return 1
 
     def stop(self) -> None:
@@ -85,5 +85,5 @@ class SlurmJob:
         self.job.cancel()
 
     def kill(self) -> None:
-        """The same."""
+        """Cancel the job, as `stop` does."""
         self.job.cancel()

@@ -119,7 +119,7 @@ def test_saves_loads_disables_and_stands_on_quantised_weights(folder, tmp_path):
 
 def test_it_is_no_change_of_weights(folder):
     how = method("bottleneck")
-    with pytest.raises(UserError, match="no change of a weight"):
+    with pytest.raises(UserError, match="not a change of a weight"):
         how.merge(how.prepare(load(folder)))
 
 

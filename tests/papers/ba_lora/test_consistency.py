@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from ftcli.objectives.base import Losses
 from ftcli.papers.ba_lora.consistency import Consistency, kl_divergence, logit_distance
-from tests.penalties.runs import SGD, fitted, furthest, made, start, step_loss, wake
+from tests.penalties.runs import SGD, build, fitted, furthest, start, step_loss, wake
 
 
 def measure_penalty(run, batches) -> float:
@@ -101,7 +101,7 @@ def test_accumulation_equals_the_large_batch():
     large = fitted(*shared, "trainer.batch_size=8")
     small = fitted(*shared, "trainer.batch_size=2", "trainer.gradient_accumulation_steps=4")
     assert furthest(large, small) < 2e-6
-    assert furthest(large, made(*shared)) > 1e-4
+    assert furthest(large, build(*shared)) > 1e-4
 
 
 class Classifier(nn.Module):

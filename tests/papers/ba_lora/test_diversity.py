@@ -10,7 +10,7 @@ import torch
 from ftcli.core.errors import UserError
 from ftcli.objectives.base import Losses
 from ftcli.papers.ba_lora.diversity import Diversity, entropy, off_diagonal_covariance
-from tests.penalties.runs import fitted, made
+from tests.penalties.runs import build, fitted
 
 
 def losses(logits: torch.Tensor) -> Losses:
@@ -58,7 +58,7 @@ def test_against_torchs_covariance():
 
 
 def test_micro_batches_of_one_example_are_refused_in_class_form():
-    run = made(
+    run = build(
         "method=lora", "penalty=diversity", "penalty.diversity.form=classes", "trainer.batch_size=1"
     )
     with pytest.raises(UserError, match="covariance of one example"):
@@ -78,7 +78,7 @@ def test_training_with_it_raises_entropy():
         run = fitted(*shared, f"penalty.diversity.weight={weight}")
         run.model.eval()
         with torch.no_grad():
-            out = run.objective(run.model, run.loader().batch(range(16)))
+            out = run.objective(run.model, run.build_loader().batch(range(16)))
             return entropy(out.head(out.hidden)).mean().item()
 
     assert after(2.0) > after(0.0) + 0.1

@@ -35,7 +35,7 @@ from ftcli.core.run import Run
 from ftcli.objectives.base import Losses
 from ftcli.papers.deft.activations import RealTokens, mlp_activations
 from ftcli.papers.deft.penalty import ActivationDensity, _Surrogate, density_surrogate
-from tests.penalties.runs import SGD, fitted, furthest, made, start, step_loss, wake
+from tests.penalties.runs import SGD, build, fitted, furthest, start, step_loss, wake
 
 EPS = 1e-7
 TINY = {
@@ -224,7 +224,7 @@ def test_padded_and_packed_batches_have_the_same_density():
     for packing in ("flat", "none"):
         run, _ = start(*METHODS["lora"], *ON, f"data.packing={packing}")
         run.model.eval()
-        densities.append(measure_penalty(run, [run.loader().batch(range(6))]))
+        densities.append(measure_penalty(run, [run.build_loader().batch(range(6))]))
     assert densities[0] == pytest.approx(densities[1], rel=1e-5)
 
 
@@ -287,7 +287,7 @@ def test_checkpointing_still_saves_the_memory_of_the_activations():
 
 
 def test_taps_are_off_between_steps_and_nothing_is_held():
-    run = made(*METHODS["lora"], *ON, "trainer.max_steps=4")
+    run = build(*METHODS["lora"], *ON, "trainer.max_steps=4")
     counts = []
 
     class Watch:
@@ -336,7 +336,7 @@ def test_the_norm_of_its_gradient_is_logged(tmp_path):
 
 
 def test_compiled_blocks_are_refused():
-    run = made(*METHODS["lora"], *ON, "trainer.compile=true")
+    run = build(*METHODS["lora"], *ON, "trainer.compile=true")
     with pytest.raises(UserError, match="may be left out of compiled"):
         run.penalties["activation_density"].setup(run)
 

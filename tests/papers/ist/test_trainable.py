@@ -14,7 +14,7 @@ from ftcli.papers.ist.scaling import find_scaled_layers
 from ftcli.papers.ist.trainable import update_scores
 from ftcli.reproduce.measures.peak_saved_activation_bytes import Ledger
 from ftcli.reproduce.probe import first_batch
-from tests.trainable.small import block_of, fitted, made, same
+from tests.trainable.small import block_of, build, fitted, same
 
 LORA = ("method=lora", "method.r=2")
 IST = (*LORA, "trainable=ist", "trainable.interval=2", "trainable.score_batch=4")
@@ -115,7 +115,7 @@ def test_random_tuning_of_all_blocks_is_plain_lora():
 
 
 def test_scoring_is_done_without_dropout_gradients_or_repetition(monkeypatch):
-    run = made(*IST, "method.lora_dropout=0.5")
+    run = build(*IST, "method.lora_dropout=0.5")
     seen = []
 
     def watched(objective, model, batch):
@@ -161,7 +161,7 @@ def saved_bytes(run, blocks: list[int]) -> tuple[int, list[bool]]:
     ]
     ledger = Ledger(run.model)
     ledger.before_step(None)
-    with torch.autograd.graph.saved_tensors_hooks(ledger.keep, lambda kept: kept.tensor):
+    with torch.autograd.graph.saved_tensors_hooks(ledger.record, lambda saved: saved.tensor):
         run.objective(run.model, first_batch(run)).values.sum().backward()
     for hook in hooks:
         hook.remove()
@@ -171,7 +171,7 @@ def saved_bytes(run, blocks: list[int]) -> tuple[int, list[bool]]:
 
 
 def test_nothing_is_kept_below_the_lowest_trained_block():
-    run = made(*LORA)
+    run = build(*LORA)
     run.model.train()
     every, needed = saved_bytes(run, list(range(8)))
     assert needed == [True] * 8

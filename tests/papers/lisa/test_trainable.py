@@ -15,7 +15,7 @@ from ftcli.objectives.causal_lm import model_inputs
 from ftcli.papers.lisa.trainable import Lisa
 from ftcli.reproduce.probe import first_batch
 from ftcli.trainable.top_layers import TopLayers
-from tests.trainable.small import block_of, fitted, made, same
+from tests.trainable.small import block_of, build, fitted, same
 
 LISA = ("method=full", "trainable=lisa", "trainable.gamma=2", "trainable.interval=3")
 STEPS = 8
@@ -114,7 +114,7 @@ def policy(how, model, seed: int = 0, processes: int = 1):
 
 @pytest.fixture(scope="module")
 def full():
-    return made("method=full")
+    return build("method=full")
 
 
 def test_every_block_is_drawn_as_often(full):

@@ -220,7 +220,7 @@ def test_a_run_opens_and_resumes_to_the_bit(train_tiny, tmp_path):
     state = opened.method.state(opened.model)
     assert state.keys() == final.keys() and any(name.startswith("initial.") for name in state)
     assert all(torch.equal(state[name], tensor) for name, tensor in final.items())
-    with opened.evaluating():
+    with opened.evaluation_weights():
         loss = opened.evaluators["loss"](opened)["loss"]
     assert loss == json.loads((whole / "result.json").read_text())["metrics"]["eval.loss"]
 

@@ -171,7 +171,7 @@ def test_a_finished_run_is_the_trained_function_again(train_tiny):
     run, again = open_run(path), open_run(path)
     result = json.loads((path / "result.json").read_text())
     assert torch.equal(logits(run.model), logits(again.model))
-    with run.evaluating():
+    with run.evaluation_weights():
         loss = run.evaluators["loss"](run)["loss"]
     assert loss == pytest.approx(result["metrics"]["eval.loss"], abs=1e-5)
     assert loss < result["metrics_before"]["eval.loss"]

@@ -40,8 +40,8 @@ def federated_job(tmp_path_factory) -> Callable[..., Any]:
     )  # fmt: skip
 
     def made(*overrides: str) -> Any:
-        own = () if any(o.startswith("optimizer=") for o in overrides) else KSEED
-        composed = compose("qlora_llama", [*JOB, *own, *places, *overrides])
+        optimizer = () if any(o.startswith("optimizer=") for o in overrides) else KSEED
+        composed = compose("qlora_llama", [*JOB, *optimizer, *places, *overrides])
         validate(composed)
         return composed
 

@@ -36,16 +36,16 @@ def test_two_clients_of_flower_end_at_the_same_bits(federated_job, kind):
     pytest.importorskip("ray")
     torch.set_num_threads(1)
     options = (f"pipeline={kind}", "pipeline.clients=2", "pipeline.partition=dirichlet")
-    here = train(federated_job(*options))
-    there = train(federated_job(*options, "pipeline.engine=flower"))
+    local = train(federated_job(*options))
+    flower = train(federated_job(*options, "pipeline.engine=flower"))
     weights = [
         load_file(RunDir(result["run"]).path / "checkpoints" / "last" / "adapter.safetensors")
-        for result in (here, there)
+        for result in (local, flower)
     ]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     for key in ("bytes_down", "bytes_up", "metrics", "tokens", "forward_passes"):
-        assert here[key] == there[key], key
+        assert local[key] == flower[key], key
     for way in ("down", "up"):
-        envelope = there[f"wire_{way}"] - there[f"bytes_{way}"]
+        envelope = flower[f"wire_{way}"] - flower[f"bytes_{way}"]
         assert 0 < envelope < 400
-        assert here[f"wire_{way}"] == here[f"bytes_{way}"]
+        assert local[f"wire_{way}"] == local[f"bytes_{way}"]

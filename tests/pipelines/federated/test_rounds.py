@@ -157,8 +157,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(federated_job, kind, tm
     assert result["rounds"] == 3
     assert all(torch.equal(value, last(cut)[name]) for name, value in last(whole).items())
     keys = ("round", "loss", "bytes_up", "bytes_down", "clients", "tokens")
-    told = [[[r.get(k) for k in keys] for r in RunDir(f).metrics()] for f in (whole, cut)]
-    assert json.dumps(told[0]) == json.dumps(told[1])
+    metrics = [[[r.get(k) for k in keys] for r in RunDir(f).metrics()] for f in (whole, cut)]
+    assert json.dumps(metrics[0]) == json.dumps(metrics[1])
 
 
 def test_pro_draws_by_the_size_of_slopes(federated_job):
@@ -232,7 +232,7 @@ def test_members_and_weights_are_as_asked(federated_job):
     ("override", "what"),
     [
         ("trainer.max_steps=10", "whole rounds"),
-        ("data.packing=bins", "belong to clients"),
+        ("data.packing=bins", "rows of different clients"),
         ("scheduler.warmup_steps=2", "constant"),
         ("optimizer.pool=70000", "16 bits"),
         ("optimizer.weight_decay=0.1", "no weight decay"),
