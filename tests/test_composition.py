@@ -37,7 +37,13 @@ def builder(tmp_path_factory) -> JobBuilder:
     return JobBuilder(tmp_path_factory.mktemp("builder"))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[group] for group in GROUPS))
+#: Every fourth row is of the fast set: all of them take minutes.
+CASES = [
+    pytest.param(row, marks=[] if i % 4 == 0 else pytest.mark.slow) for i, row in enumerate(ROWS)
+]
+
+
+@pytest.mark.parametrize("row", CASES, ids=lambda row: "-".join(row[group] for group in GROUPS))
 def test_it_trains_or_says_why_not(row, builder):
     choices = row
     for _ in range(HOPS):

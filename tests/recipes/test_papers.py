@@ -22,6 +22,7 @@ def test_a_variant_is_a_sound_job(name, variant):
     assert recipe.claims and composed.config["trainer"]["max_steps"] <= 500
 
 
+@pytest.mark.slow
 def test_variants_of_a_recipe_differ():
     for recipe in RECIPES.values():
         configs = [compose(recipe.path, recipe.overrides(v)).config for v in recipe.variants()]

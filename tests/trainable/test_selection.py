@@ -26,7 +26,7 @@ def test_every_chooses_where_an_epoch_begins():
 
 
 def test_an_interval_below_one_is_refused():
-    with pytest.raises(UserError, match="interval of 0"):
+    with pytest.raises(UserError, match="not a valid interval"):
         Interval(steps=0)
 
 
