@@ -23,7 +23,7 @@ test: .venv/installed
 
 # What is worth running after every edit: the folders that train nothing, in under two minutes.
 quick: .venv/installed
-	$(BIN)/pytest -q -n 2 $(addprefix tests/,core config data evaluation loggers models rewards schedulers test_layers.py)
+	$(BIN)/pytest -q -n 2 $(addprefix tests/,core config evaluation loggers rewards schedulers test_layers.py)
 
 slow: .venv/installed
 	$(BIN)/pytest -q -m slow
