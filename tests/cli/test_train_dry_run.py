@@ -73,7 +73,9 @@ def test_what_training_would_fail_of_ends_it_in_one_message(
         losses.values = losses.values * float("nan")
         return losses
 
-    monkeypatch.setattr(Source, "measure_row_format", lambda *_: RowFormat("flat"))  # it has the same objective
+    monkeypatch.setattr(
+        Source, "measure_row_format", lambda *_: RowFormat("flat")
+    )  # it has the same objective
     monkeypatch.setattr(CausalLM, "__call__", fails)
     ended = ftcli("train", "qlora_llama", *small(), "--dry-run")
     text = " ".join(ended.err.split())
