@@ -13,7 +13,7 @@ from ftcli.config.signature import NoSuchClass, Parameter
 
 @dataclass
 class RunSettings:
-    """Where a run writes its files: `dir/name/<time>/`."""
+    """Settings of the folder that a run writes to: `dir/name/<time>/`."""
 
     name: str | None = None  # name of the run; null is the name of the job's file
     dir: str = "runs"  # folder that holds the runs

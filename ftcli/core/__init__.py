@@ -1,1 +1,1 @@
-"""What every folder stands on: the run object, its directory, callbacks, hooks, random generators, files, errors."""
+"""Modules that every folder imports: the run object, its directory, callbacks, hooks, random generators, files, errors."""

@@ -92,7 +92,7 @@ class Probes:
 
 @contextmanager
 def hooks_disabled() -> Iterator[None]:
-    """Let no `Probes` read the forward passes in the block, such as those of a reference model."""
+    """Disable the hooks of all `Probes` for the forward passes in the block, such as those of a reference model."""
     global _disabled
     _disabled += 1
     try:

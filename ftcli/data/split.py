@@ -77,7 +77,7 @@ class Split:
 
     @cached_property
     def _first_rows(self) -> list[Row]:
-        """Up to `JUDGED_ROWS` good rows from the beginning; fewer where the file cannot be read further."""
+        """Return the first good rows, at most `JUDGED_ROWS`; fewer where the file cannot be read further."""
         rows: list[Row] = []
         items = self._items()
         while len(rows) < JUDGED_ROWS:

@@ -1,1 +1,1 @@
-"""From a checked configuration to a finished run: train, resume, stages, trials, several processes."""
+"""Jobs that turn a checked configuration into a finished run: train, resume, stages, trials, several processes."""

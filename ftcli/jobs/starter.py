@@ -164,7 +164,7 @@ def _reads_text(node: dict[str, Any]) -> bool:
 
 
 def _survey_data(data: Choice) -> SourceSummary | None:
-    """What local rows hold; None for what ships, lies on the hub, or is plain text."""
+    """Return a summary of the local rows; None for shipped data, data on the hub, and plain text."""
     if data.path is None or _is_plain_text(data):
         return None
     from ftcli.data.inspection import summarize_source

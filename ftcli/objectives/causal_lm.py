@@ -94,7 +94,7 @@ def final_hidden(
 def _row_by_row(
     model: nn.Module, batch: dict[str, Any], device: torch.device
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Do as `final_hidden` for a padded batch, one row at a time and without padding."""
+    """Return what `final_hidden` does for a padded batch, one row at a time and without padding."""
     states = []
     for ids, real in zip(batch["input_ids"], batch["attention_mask"], strict=True):
         row = ids[real.bool()][None]

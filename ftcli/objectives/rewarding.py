@@ -1,4 +1,4 @@
-"""From the prompts of a step to micro-batches of sampled answers with their rewards."""
+"""Micro-batches of sampled answers with their rewards, built from the prompts of a step."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Replayable(LibraryOptimizer):
     """A gradient-free optimizer whose steps are written to `steps.bin` of the run.
 
     The directions follow the seed of the run unless `optimizer.seed` is set. Replaying the log from the
-    base weights gives the trained weights (arXiv 2305.17333): see `ftcli.run.replay`.
+    base weights gives the trained weights (arXiv 2305.17333).
     """
 
     path: Path | None = None

@@ -1,4 +1,4 @@
-"""What a forward pass leaves in memory for its backward pass, found by running it on the meta device.
+"""Bytes that a forward pass keeps for its backward pass, measured by running it on the meta device.
 
 A meta tensor has a shape and no memory, so the real code of model, method and attention runs in
 milliseconds for a model of any size, and autograd's saved-tensor hooks show what it keeps. No table

@@ -79,7 +79,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the memory of any micro-batch is computed from.
+    """Figures from which the memory of any micro-batch is computed.
 
     Attributes:
         gradients: bytes of the gradients of a step.

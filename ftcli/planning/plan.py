@@ -27,7 +27,7 @@ class Time:
 
 
 class Plan:
-    """What is known of a run before it starts, found without weights, network or GPU.
+    """Figures of a run before it starts, computed without weights, network or GPU.
 
     Args:
         meta_run: the job on the meta device.

@@ -87,7 +87,7 @@ class Guard(Callback):
             self.batches = []
 
     def check_step(self, loop: Loop, loss: torch.Tensor, probe: torch.Tensor | None = None) -> None:
-        """With `on_nonfinite=skip`, reject a step that is not finite while it can still be rolled back.
+        """Reject a step that is not finite while it can be rolled back, if `on_nonfinite=skip`.
 
         Loss and gradient are the same on all ranks, so all ranks decide alike.
 

@@ -74,7 +74,7 @@ class Spikes(Callback):
             self._append_loss(loss)
 
     def roll_back(self, loop: Loop, checkpoints: Checkpoints | None) -> bool:
-        """After a spike, restore the last checkpoint before it; return whether that was done.
+        """Restore the last checkpoint before a spike, if there was one; return whether that was done.
 
         The position in the data is not restored: PaLM (arXiv 2204.02311, section 5.1) also restarts
         from before a spike and skips the batches that led to it, after which it does not recur.

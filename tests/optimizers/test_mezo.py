@@ -20,9 +20,9 @@ from ftcli.optimizers import state as optimizer_state
 from ftcli.optimizers.mezo import Direction, MeZO
 from ftcli.optimizers.replay import FILE, RECORD, Replayable
 from ftcli.papers.mezo.measures import gradients_taken, replay_difference
+from ftcli.papers.mezo.replay import read_steps, replay_run
 from ftcli.reproduce.measures.step_memory_over_inference import step_memory_over_inference
 from ftcli.run.build import build_run, open_run
-from ftcli.run.replay import read_steps, replay_run
 
 SHAPES = {"a.weight": (20, 30), "a.bias": (30,), "norm.weight": (30,), "b.weight": (5, 4, 3)}
 

@@ -13,7 +13,9 @@ from ftcli.optimizers.closure import evaluate_closure
 
 
 class AdamR(Optimizer):
-    """Before Adam's step, theta <- theta - lr * lambda / v_bar * (theta - theta_pre).
+    """AdamW with a pull towards the pretrained weights, which is applied before Adam's step.
+
+    theta <- theta - lr * lambda / v_bar * (theta - theta_pre).
 
     v_bar is the root of the mean over all parameters of the bias-corrected second moment, one
     number for the whole model, so that the pull keeps its strength beside Adam's normalised step.

@@ -91,7 +91,7 @@ def gradients_taken(run: Path) -> float:
 @measure(exact=True)
 def replay_difference(run: Path) -> float:
     """Largest difference between the trained weights and those replayed from the log of (seed, g)."""
+    from ftcli.papers.mezo.replay import replay_run
     from ftcli.reproduce.probe import measure_distance
-    from ftcli.run.replay import replay_run
 
     return measure_distance(run, replay_run(run))

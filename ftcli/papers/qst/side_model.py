@@ -28,7 +28,7 @@ EXACT = ("hidden_size", "word_embed_proj_dim", "head_dim")
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Where the blocks of a causal model are.
+    """Location of the blocks in a causal model.
 
     Attributes:
         name: of the module that holds the blocks, such as "model" or "transformer".

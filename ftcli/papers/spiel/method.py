@@ -119,7 +119,7 @@ class SpIEL(Peft):
                 optimizer.layout(*_get_delta(layer), layer.shape)
 
     def before_step(self, state: State) -> None:
-        """In the steps of a phase, observe the gradients of whole matrices."""
+        """Observe the gradients of whole matrices in the steps of a phase."""
         step = state.step + 1
         in_phase = self.growth == "ag" and step % self.reselect_every <= self.accumulate_steps
         if step == 1 or step % self.reselect_every == 0:
@@ -128,7 +128,7 @@ class SpIEL(Peft):
             layer.observer = self._make_observer(name, layer) if in_phase else None
 
     def after_step(self, state: State) -> None:
-        """At the end of a phase, drop deltas and grow others in their place."""
+        """Drop deltas and grow others in their place, at the end of a phase."""
         due = state.step % self.reselect_every == self.accumulate_steps
         if self.growth == "fixed" or not due:
             return
