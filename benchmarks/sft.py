@@ -122,7 +122,7 @@ def _padded(run: Run) -> Iterator[dict[str, torch.Tensor]]:
     run.load_model()  # decides how rows are packed, without which there is no loader
     tokens, loader = run.data.prepare("train", run.tokenizer), run.build_loader()
     for epoch in range(1000):
-        for rows in loader.batches(epoch):
+        for rows in loader.list_batch_rows(epoch):
             found = [tokens.row(row) for row in rows]
             width = max(len(row["input_ids"]) for row in found)
             batch = {

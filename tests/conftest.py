@@ -18,7 +18,7 @@ TINY = (
     "data.limit=64", "data.validation=0.1", "optimizer.lr=1e-3",
     "trainer.max_steps=3", "trainer.batch_size=8", "trainer.log_every=1",
 )  # fmt: skip
-JUDGED = ("eval.generation.limit=4", "eval.generation.max_new_tokens=8")
+EVALUATION = ("eval.generation.limit=4", "eval.generation.max_new_tokens=8")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def train_tiny(tmp_path_factory) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def trained_run(train_tiny) -> Path:
     """A finished run: LoRA of rank 4 on the shipped Llama in nf4, judged before and after."""
-    return train_tiny("run.name=tiny", "method.r=4", *JUDGED)
+    return train_tiny("run.name=tiny", "method.r=4", *EVALUATION)
 
 
 PLAIN = ("model.quantization=none", "eval.generation=null", "eval.loss.limit=8")

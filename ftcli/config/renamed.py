@@ -1,4 +1,4 @@
-"""Modules of version 0.1.0 whose classes have moved, so that its run directories still load."""
+"""Names of version 0.1.0 that have changed, so that its run directories still load."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ MODULES = {
     "ftcli.trainable.rst": "ftcli.papers.ist.random",
 }
 
+#: Class of 0.1.0 -> its name now, where the module has stayed.
+CLASSES = {
+    "ftcli.objectives.causal_lm.CausalLM": "ftcli.objectives.causal_lm.NextTokenPrediction",
+}
+
 
 def replace_old_names(value: Any) -> Any:
     """Replace the old names of classes in a resolved configuration, at any depth."""
@@ -60,5 +65,7 @@ def replace_old_names(value: Any) -> Any:
         return [replace_old_names(item) for item in value]
     if not isinstance(value, str):
         return value
+    if value in CLASSES:
+        return CLASSES[value]
     module, _, name = value.rpartition(".")
     return f"{MODULES[module]}.{name}" if module in MODULES else value

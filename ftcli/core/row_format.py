@@ -11,7 +11,7 @@ Reading = Literal["plain", "reset", "alone"]
 
 @dataclass(frozen=True)
 class RowFormat:
-    """The format in which a model is given its rows, as measured by `ftcli.models.proof`.
+    """The format in which a model is given its rows, as measured by `ftcli.models.row_format_check`.
 
     Attributes:
         packing: how rows share a batch.

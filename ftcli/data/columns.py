@@ -55,7 +55,7 @@ class Columns:
         self.format = formats.load_format(self.name)
         _check_fields(self.mapping, self.name, self.format)
         if missing := self.list_missing(first):
-            raise matcher.missing_columns_error(self.name, missing)
+            raise matcher.make_missing_columns_error(self.name, missing)
         if where == TRAINING_SOURCE:  # other splits may have fewer columns
             self._refuse_absent(rows, matcher)
         self.as_conversations = any(self._has_surroundings(row) for row in rows)
@@ -191,7 +191,11 @@ def _detect_format(
 ) -> str:
     fitting = [name for name in formats.list_formats() if matcher.fits(name, mapping)]
     if len(fitting) != 1:
-        raise matcher.several_formats_error(fitting) if fitting else matcher.no_format_error()
+        raise (
+            matcher.make_several_formats_error(fitting)
+            if fitting
+            else matcher.make_no_format_error()
+        )
     if fitting == ["text"] and set(row) & PARTS_OF_A_CONVERSATION:
         raise matcher.single_turns_error(sorted(set(row) & PARTS_OF_A_CONVERSATION))
     return fitting[0]

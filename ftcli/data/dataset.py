@@ -50,7 +50,7 @@ class Data:
     max_length: int = 1024  # tokens a document, and a bin of packing=bins
     overlong: Literal["truncate", "drop", "error"] = "truncate"  # documents above max_length
     packing: Literal["auto", "flat", "bins", "none"] = (
-        "auto"  # end to end, in full bins, or padded; auto: flat where the model is proved to read it
+        "auto"  # end to end, in full bins, or padded; auto: flat where that is measured to be right
     )
     mask: Literal["assistant", "all"] = "assistant"  # which tokens are learned
     template: Literal["plain", "chat"] = "plain"  # how prompt and instruction rows are written
@@ -84,7 +84,7 @@ class Data:
     def use_row_format(
         self, packing: Literal["flat", "bins", "none"], reading: str = "plain"
     ) -> None:
-        """Make batches in the row format that `ftcli.models.proof` measured for the model."""
+        """Make batches in the row format that `ftcli.models.row_format_check` measured for the model."""
         self.packing, self.reading = packing, reading
 
     def examples(self, split: str = "train") -> Iterator[dict[str, Any]]:
@@ -133,7 +133,7 @@ class Data:
             if split == "train" and (note := rows.unused.note()):
                 log.warning(note)
         if not len(tokens):
-            raise dataset_errors.empty_split_error(split, self.path, tokens.meta)
+            raise dataset_errors.make_empty_split_error(split, self.path, tokens.meta)
         return tokens
 
     def sample(
@@ -151,7 +151,7 @@ class Data:
         examples = preparation.take_examples(self._splits.open(split).entries(), count)
         counts = asdict(preparation.counts)
         if not examples:
-            raise dataset_errors.empty_split_error(split, self.path, counts)
+            raise dataset_errors.make_empty_split_error(split, self.path, counts)
         if counts["left_out"]:
             log.warning(f"{split}: {format_counts(counts)}")
         if note := self.find_unused_columns(split).note():
@@ -165,7 +165,7 @@ class Data:
     def refuse_empty(self, split: str) -> None:
         """Raise a UserError with the counts of the rows of a split that has no example."""
         counts = count_entries(self._splits.open(split).entries(), self.on_error)
-        raise dataset_errors.empty_split_error(split, self.path, asdict(counts))
+        raise dataset_errors.make_empty_split_error(split, self.path, asdict(counts))
 
     def loader(
         self,

@@ -63,7 +63,7 @@ def missing_split_error(split: str) -> UserError:
     )
 
 
-def empty_split_error(split: str, path: str, counts: Mapping[str, Any]) -> UserError:
+def make_empty_split_error(split: str, path: str, counts: Mapping[str, Any]) -> UserError:
     """Error for a split without a row to learn from.
 
     Args:

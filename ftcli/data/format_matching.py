@@ -27,7 +27,7 @@ class FormatMatcher:
         self._shown = _format_row(row, origin)
         self._columns = f"columns are [{list_names(row)}]"
 
-    def several_formats_error(self, fitting: Sequence[str]) -> UserError:
+    def make_several_formats_error(self, fitting: Sequence[str]) -> UserError:
         """Error for columns that fit more than one format."""
         return UserError(
             f"{self._columns}; they fit several formats: {', '.join(fitting)}. {self._shown}",
@@ -35,7 +35,7 @@ class FormatMatcher:
             fix=f"set data.format={fitting[0]} or data.format={fitting[1]}",
         )
 
-    def no_format_error(self) -> UserError:
+    def make_no_format_error(self) -> UserError:
         """Error for columns that fit no format."""
         tries = [
             f"data.format={name} {s}"
@@ -54,7 +54,7 @@ class FormatMatcher:
             else f"set data.format and data.columns.<field>=<column>, or rewrite the rows: {wanted}",
         )
 
-    def missing_columns_error(self, name: str, missing: Sequence[str]) -> UserError:
+    def make_missing_columns_error(self, name: str, missing: Sequence[str]) -> UserError:
         """Error for a chosen format whose required columns are missing."""
         wanted = ", ".join(formats.required_fields(formats.load_format(name)))
         mapping = self._format_mapping(name)

@@ -66,10 +66,10 @@ class Loader:
         return len(self._epoch_batches(0)) // self.world
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self.batch(rows) for rows in self.batches(0))
+        return (self.batch(rows) for rows in self.list_batch_rows(0))
 
-    def batches(self, epoch: int) -> list[list[int]]:
-        """Document numbers of each batch of an epoch."""
+    def list_batch_rows(self, epoch: int) -> list[list[int]]:
+        """Return the document numbers of each batch of an epoch."""
         return packings.share_batches(self._epoch_batches(epoch), self.rank, self.world)
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:

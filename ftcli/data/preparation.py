@@ -11,7 +11,7 @@ import numpy as np
 
 from ftcli.core.errors import UserError
 from ftcli.data.cache import Writer
-from ftcli.data.chat_templates.losses import LOSSES, template_loss_error
+from ftcli.data.chat_templates.losses import LOSSES, make_template_loss_error
 from ftcli.data.render import Renderer
 from ftcli.data.rows import BadRow, UnusableRow
 from ftcli.data.split import Entry, Split
@@ -73,7 +73,7 @@ class Preparation:
             self._write_chunk(chunk)
             self.counts.entries += len(chunk)
             if self.counts.rows and not self.counts.supervised:
-                raise self._unlearned_error()
+                raise self._make_unlearned_error()
             writer.commit(asdict(self.counts))
             self.refuse_losses(asdict(self.counts))
             if self.progress:
@@ -142,7 +142,7 @@ class Preparation:
         if length > self.limit:
             counts.overlong += 1
             if self.overlong == "error":
-                raise _length_error(length, self.limit, example["origin"])
+                raise _make_length_error(length, self.limit, example["origin"])
             if self.overlong == "drop":
                 counts.dropped += 1
                 return None
@@ -163,12 +163,12 @@ class Preparation:
             UserError: there are losses, and `on_lost` is refuse.
         """
         if self.on_lost == "refuse" and LOSSES.keys() & counts["losses"].keys():
-            raise template_loss_error(counts, self.renderer.chat.program.source)
+            raise make_template_loss_error(counts, self.renderer.chat.program.source)
 
     def _skip(self, row: BadRow) -> None:
         count_bad_row(row, self.counts, self.on_error)
 
-    def _unlearned_error(self) -> UserError:
+    def _make_unlearned_error(self) -> UserError:
         counts = self.counts
         if counts.overlong >= counts.unlearned + counts.dropped:
             why = f"their answers begin after data.max_length={self.limit} tokens"
@@ -216,7 +216,7 @@ def count_bad_row(row: BadRow, counts: RowCounts, on_error: Literal["stop", "ski
     counts.add_bad_row(row)
 
 
-def _length_error(length: int, limit: int, origin: str) -> UserError:
+def _make_length_error(length: int, limit: int, origin: str) -> UserError:
     return UserError(
         f"has {length:,} tokens, data.max_length is {limit:,}.",
         where=origin,

@@ -56,7 +56,7 @@ class UnusableRow(ValueError):
         return BadRow(str(self), origin, self.reason)
 
 
-def broken_row_error(what: str, origin: str) -> BadRow:
+def make_broken_row_error(what: str, origin: str) -> BadRow:
     """Return the error of a row that cannot be read from its file."""
     return BadRow(what, origin, "broken")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Item of a split's stream for each source row: an example, the error of the row, or None where the row
 #: belongs to another split.
 Entry = dict[str, Any] | BadRow | None
-JUDGED_ROWS = 256  # first rows by which format and columns are chosen
+INSPECTED_ROWS = 256  # first rows by which format and columns are chosen
 log = logging.getLogger("ftcli.data")
 FULL = 1 << 64  # prompts are hashed to numbers below this
 
@@ -68,7 +68,7 @@ class Split:
                 self.format, self.mapping, first.values, self.where, first.origin, values
             )
         broken = next((item for item in self._items() if isinstance(item, BadRow)), None)
-        raise broken or self._no_row_error()
+        raise broken or self._make_no_row_error()
 
     @cached_property
     def unused(self) -> UnusedColumns:
@@ -77,10 +77,10 @@ class Split:
 
     @cached_property
     def _first_rows(self) -> list[Row]:
-        """Return the first good rows, at most `JUDGED_ROWS`; fewer where the file cannot be read further."""
+        """Return the first good rows, at most `INSPECTED_ROWS`; fewer where the file cannot be read further."""
         rows: list[Row] = []
         items = self._items()
-        while len(rows) < JUDGED_ROWS:
+        while len(rows) < INSPECTED_ROWS:
             try:
                 item = next(items)
             except StopIteration:
@@ -93,7 +93,7 @@ class Split:
                 rows.append(item)
         return rows
 
-    def _no_row_error(self) -> UserError:
+    def _make_no_row_error(self) -> UserError:
         place = self.source.place.partition("\n")[0]
         return UserError(
             f"{place} holds no row.",

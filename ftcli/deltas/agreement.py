@@ -93,7 +93,7 @@ def locate_difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tens
     return "the head, or a norm before it"
 
 
-def allowed_rounding(model: Any) -> float:
+def choose_rounding_tolerance(model: Any) -> float:
     """Return the share of the largest logit by which a merged model may differ from this trained one."""
     quantised = getattr(model.config, "quantization_config", None)
     if getattr(quantised, "load_in_8bit", False):

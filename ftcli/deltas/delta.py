@@ -45,7 +45,7 @@ class Delta(Mapping[str, Tensor]):
     origin: float = 0.0
 
     @classmethod
-    def of(cls, path: str | Path, base: str | Path | None = None, product: bool = False) -> Delta:
+    def open(cls, path: str | Path, base: str | Path | None = None, product: bool = False) -> Delta:
         """Return the delta of a run, a model or adapter folder, or a folder written by `ftcli delta`.
 
         Args:

@@ -15,7 +15,7 @@ from ftcli.deltas.agreement import (
     ROUNDING,
     Agreement,
     Row,
-    allowed_rounding,
+    choose_rounding_tolerance,
     compare_logits,
     compute_hidden_states,
     compute_logits,
@@ -37,7 +37,7 @@ class MergeReport:
     """The written model, and its difference from the trained one.
 
     Attributes:
-        judged_in: dtype of the weights when the merge itself was checked.
+        checked_dtype: dtype of the weights when the merge itself was checked.
         max_difference: largest difference of a logit in that dtype; `tolerance` was allowed.
         stored_difference: largest difference of a logit between the written model, in its own dtype,
             and the model as it was trained (quantised, or rounded).
@@ -47,7 +47,7 @@ class MergeReport:
     folder: str
     bytes: int
     rows: int
-    judged_in: str
+    checked_dtype: str
     max_difference: float
     tolerance: float
     stored_difference: float
@@ -60,7 +60,7 @@ class MergeReport:
     def sentence(self) -> str:
         """Return one line for the terminal."""
         return (
-            f"merged into {self.folder} ({self.bytes / 1e6:.1f} MB): in {self.judged_in} logits of "
+            f"merged into {self.folder} ({self.bytes / 1e6:.1f} MB): in {self.checked_dtype} logits of "
             f"{self.rows} rows differ by at most {self.max_difference:.2e} (allowed "
             f"{self.tolerance:.2e}), as written by {self.stored_difference:.2e}; same likeliest "
             f"token at {self.same_choice:.2%} of positions"
@@ -98,13 +98,13 @@ def merge_run(
         )
     with run.evaluation_weights():
         rows = _select_rows(run)
-        trained, share = compute_logits(run.model, rows), allowed_rounding(run.model)
+        trained, share = compute_logits(run.model, rows), choose_rounding_tolerance(run.model)
         merged, exact = _merge_model(run, rows, tolerance)
         if hasattr(run.data, "names"):
             name_classes(merged, run.data.names)
         stored = compare_logits(trained, compute_logits(merged, rows), share)
         if not stored.holds:
-            raise _rounding_error(stored, merged.dtype)
+            raise _make_rounding_error(stored, merged.dtype)
         size = _save_merged(run, merged, target)
     return MergeReport(
         str(target), size, len(rows), exact.kind, exact.agreement.difference,
@@ -145,7 +145,7 @@ def _merge_model(run: Run, rows: list[Row], tolerance: float | None) -> tuple[An
     merged = merge_untied(run.method, model)
     result = compare_logits(before, compute_logits(merged, rows), share, tolerance)
     if not result.holds:
-        raise _mismatch_error(
+        raise _make_mismatch_error(
             result, locate_difference(states, compute_hidden_states(merged, rows[0])), run
         )
     kind = str(merged.dtype).removeprefix("torch.")
@@ -228,7 +228,7 @@ def _select_rows(run: Run) -> list[Row]:
     return [[int(t) for t in tokens.row(i)["input_ids"][:LONGEST]] for i in sorted(chosen)]
 
 
-def _mismatch_error(result: Agreement, begins: str, run: Run) -> UserError:
+def _make_mismatch_error(result: Agreement, begins: str, run: Run) -> UserError:
     assert run.dir is not None
     return UserError(
         f"the merged model is not the trained one: a logit differs by {result.difference:.3g}, "
@@ -240,7 +240,7 @@ def _mismatch_error(result: Agreement, begins: str, run: Run) -> UserError:
     )
 
 
-def _rounding_error(result: Agreement, dtype: torch.dtype) -> UserError:
+def _make_rounding_error(result: Agreement, dtype: torch.dtype) -> UserError:
     kind = str(dtype).removeprefix("torch.")
     return UserError(
         f"in {kind} the merged weights lose what was trained: a logit differs by "

@@ -27,7 +27,7 @@ def merge_deltas(
 
     Args:
         merger: sum is task arithmetic (arXiv 2212.04089).
-        density: of ties.
+        density: share of entries that TIES keeps.
 
     Raises:
         UserError: the deltas differ in base, kind or tensors.
@@ -67,12 +67,12 @@ def merge_consensus(
         UserError: the deltas do not belong together.
     """
 
-    def needed(parts: Tensor) -> Tensor:
+    def keep_needed(parts: Tensor) -> Tensor:
         total = parts.sum(0)
         masks = parts.abs() >= strength * (total - parts).abs()
         return total * (masks.sum(0) >= agreeing)
 
-    return _merge_each(deltas, needed, f"consensus of {agreeing} of {len(deltas)} changes")
+    return _merge_each(deltas, keep_needed, f"consensus of {agreeing} of {len(deltas)} changes")
 
 
 def _merge_each(deltas: Sequence[Delta], merge: Callable[[Tensor], Tensor], step: str) -> Delta:

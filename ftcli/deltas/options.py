@@ -16,5 +16,5 @@ Base = Annotated[
 Product = Annotated[
     bool, typer.Option("--product", help="Of a LoRA: the change B A in place of the factors.")
 ]
-Metric = Annotated[str, typer.Option(help="Held-out score that judges: eval.loss, eval.bleu ...")]
+Metric = Annotated[str, typer.Option(help="Held-out score to compare by: eval.loss, eval.bleu ...")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier call has written.")]

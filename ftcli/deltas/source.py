@@ -37,7 +37,7 @@ class Source:
         if named is None and storage.is_delta(path):
             raise UserError(f"{path} does not say where its base lies.", "--base")
         self.base = Artefact.open(named) if named else Artefact.open(path).base
-        self.delta = Delta.of(path, base, product)
+        self.delta = Delta.open(path, base, product)
 
     @property
     def places(self) -> dict[str, str]:

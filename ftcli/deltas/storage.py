@@ -39,8 +39,9 @@ def load_delta(path: str | Path) -> Delta:
             f"{folder} holds no {RECORD} that can be read.", fix="take it again"
         ) from error
     source = Artefact.open(folder / FILES)
+    history = record["history" if "history" in record else "said"]  # "said" in files of 0.1.0
     common: dict[str, Any] = {
-        "kind": record["kind"], "base": record["base"], "history": tuple(record["said"]),
+        "kind": record["kind"], "base": record["base"], "history": tuple(history),
         "dtype": getattr(torch, record["dtype"]), "source": source, "origin": record["origin"],
     }  # fmt: skip
     if (folder / TERNARY).is_file():
@@ -65,7 +66,7 @@ def save_delta(
     """Write a delta; returns the bytes of its tensors.
 
     Args:
-        dtype: of the tensors on disk.
+        dtype: dtype of the tensors on disk.
         coded: bytes of a ternary delta, written instead of tensors.
         at: folders of `base` and `run`, used when the delta is applied.
         base: artefact whose equal small files are not copied.
@@ -97,7 +98,7 @@ def describe_delta(delta: Delta) -> dict[str, Any]:
         "base": delta.base,
         "dtype": str(delta.dtype).removeprefix("torch."),
         "origin": delta.origin,
-        "said": list(delta.history),
+        "history": list(delta.history),
     }
 
 

@@ -83,52 +83,54 @@ NEXT_TO = re.compile(
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SlotErrors:
     """The slots a text leaves out, and those it gets wrong or makes up."""
 
     missed: frozenset[str]
     invented: frozenset[str]
 
 
-def parse(text: str) -> dict[str, str]:
+def parse_meaning(text: str) -> dict[str, str]:
     """Return slot -> value of a meaning representation; empty if the text contains none."""
     slots = {name: value for name, value in SLOT.findall(text.strip())}
     return slots if "name" in slots else {}
 
 
-def judge(text: str, meaning: Mapping[str, str], venues: Collection[str] = ()) -> Verdict:
+def find_slot_errors(
+    text: str, meaning: Mapping[str, str], venues: Collection[str] = ()
+) -> SlotErrors:
     """Return the slots that `text` misses and invents, compared with `meaning`.
 
     Args:
         venues: names of places; one in the text that is not in `meaning` counts as invented.
     """
     missed, invented = set(), set()
-    for slot, values in _stated(text, meaning, venues).items():
+    for slot, values in _find_stated_values(text, meaning, venues).items():
         wanted = meaning.get(slot)
         expected = LEVELS.get(wanted or "", wanted) if slot in SCALES else wanted
         if values - {expected}:
             invented.add(slot)
         elif wanted is not None and expected not in values:
             missed.add(slot)
-    return Verdict(frozenset(missed), frozenset(invented))
+    return SlotErrors(frozenset(missed), frozenset(invented))
 
 
-def _stated(
+def _find_stated_values(
     text: str, meaning: Mapping[str, str], venues: Collection[str]
 ) -> dict[str, set[str | None]]:
     """Return for every slot the values that the text states; for prices and ratings, levels."""
-    bare, stated = _places(text, meaning, venues)
+    bare, stated = _find_places(text, meaning, venues)
     for slot, values in WORDED.items():
         stated[slot] = {value for value, worded in values.items() if re.search(worded, bare)}
     if meaning.get("eatType") != "restaurant":
         stated["eatType"].discard("restaurant")
     for slot in SCALES:
-        stated[slot] = _levels(bare, slot)
-    stated["familyFriendly"] = _family(bare)
+        stated[slot] = _find_levels(bare, slot)
+    stated["familyFriendly"] = _find_family_value(bare)
     return stated
 
 
-def _places(
+def _find_places(
     text: str, meaning: Mapping[str, str], venues: Collection[str]
 ) -> tuple[str, dict[str, set[str | None]]]:
     """Return the plain text without the names of places, and the places it states.
@@ -137,9 +139,9 @@ def _places(
     """
     own = {meaning[slot]: slot for slot in VENUES if slot in meaning}
     stated: dict[str, set[str | None]] = {slot: set() for slot in VENUES}
-    bare = _plain(text)
+    bare = _normalize(text)
     for venue in sorted({*venues, *own}, key=len, reverse=True):
-        bare, found = re.subn(_name(venue), " _ ", bare)
+        bare, found = re.subn(_build_name_pattern(venue), " _ ", bare)
         if found:
             stated[own.get(venue, "near")].add(venue)
     if "near" not in meaning and NEXT_TO.search(text.replace(meaning["name"], "_")):
@@ -147,17 +149,17 @@ def _places(
     return bare, stated
 
 
-def _name(value: str) -> str:
-    plain = re.sub(r"^the ", "", _plain(value))
+def _build_name_pattern(value: str) -> str:
+    plain = re.sub(r"^the ", "", _normalize(value))
     return rf"\b(?:the )?{re.escape(plain)}"
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     letters = unicodedata.normalize("NFKD", text.lower())
     return " ".join("".join(c for c in letters if not unicodedata.combining(c)).split())
 
 
-def _levels(text: str, slot: str) -> set[str | None]:
+def _find_levels(text: str, slot: str) -> set[str | None]:
     """Return the levels that the text states on the scale of prices or of ratings."""
     mine, outright = SCALES[slot]
     levels: set[str | None] = {lv for lv, worded in outright.items() if re.search(worded, text)}
@@ -177,7 +179,7 @@ def _levels(text: str, slot: str) -> set[str | None]:
     return levels
 
 
-def _family(text: str) -> set[str | None]:
+def _find_family_value(text: str) -> set[str | None]:
     """Return what the text says about children: {"yes"}, {"no"} or an empty set."""
     for clause in re.split(SENTENCE_END, text):
         mention = FAMILY.search(clause)

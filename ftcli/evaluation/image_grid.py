@@ -47,7 +47,7 @@ class ImageGrid:
         batch = self._batch(run)
         with evaluation_mode(run) as model:
             drawn = to_bytes(draw(model, batch, self.steps, self.guidance))
-        images = drawn if self.prompts else self._beside(batch["inputs"]["pixels"], drawn)
+        images = drawn if self.prompts else self._interleave(batch["inputs"]["pixels"], drawn)
         folder = Path(run.dir.path) / "images"
         folder.mkdir(exist_ok=True)
         draw_grid(images, self.columns, scale=self.scale).save(
@@ -63,7 +63,7 @@ class ImageGrid:
         rows = list(range(len(ids)))
         return {"rows": rows, "inputs": {"input_ids": ids}, "empty": captions.empty[0]}
 
-    def _beside(self, real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    def _interleave(self, real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
         """Alternate rows of real images and rows of their samples."""
         blank = torch.full_like(real[:1], 255).expand(-len(real) % self.columns, -1, -1, -1)
         rows = [torch.cat([x, blank]).split(self.columns) for x in (real, drawn)]

@@ -49,7 +49,7 @@ class Loss:
                     break
         if not count:
             raise UserError(
-                f"the split '{self.split}' has no token to judge the model on.",
+                f"the split '{self.split}' has no token to evaluate the model on.",
                 where="eval",
                 fix="give data.validation a share, or set eval=none",
             )

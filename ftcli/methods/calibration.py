@@ -63,12 +63,12 @@ def calibration_batches(
     loader = (data or run.data).loader(
         "train", run.tokenizer, batch_size, seed=run.seed if seed is None else seed
     )
-    for rows in loader.batches(0)[: math.ceil(count / batch_size)]:
+    for rows in loader.list_batch_rows(0)[: math.ceil(count / batch_size)]:
         yield loader.batch(rows)
 
 
 @contextmanager
-def as_base(model: nn.Module) -> Iterator[None]:
+def switch_to_base(model: nn.Module) -> Iterator[None]:
     """Disable adapters and dropout inside; restore modes and requires_grad afterwards."""
     training = model.training
     trained = {p for p in model.parameters() if p.requires_grad}
@@ -114,7 +114,7 @@ def input_covariance(
 
     hooks = [add_hook(name, layer) for name, layer in layers.items()] + owners.hooks
     try:
-        with as_base(model):
+        with switch_to_base(model):
             for batch in batches:
                 owners.batch = batch
                 forward(model, batch)
@@ -217,7 +217,7 @@ def sum_gradients(
 
         return weight.register_post_accumulate_grad_hook(move)
 
-    with as_base(model), torch.enable_grad():
+    with switch_to_base(model), torch.enable_grad():
         wanted = set(weights.values())
         for parameter in model.parameters():
             parameter.requires_grad_(parameter in wanted)

@@ -42,14 +42,14 @@ def list_left_out(
         model: prepared by its method.
         reasons: name -> why a weight is left out; for other weights the reason follows from their module.
     """
-    adapted = _adapted(model)
+    adapted = _find_adapted(model)
     if not adapted:
         return []
-    reasons = {**_structural(model), **(reasons or {})}
+    reasons = {**_find_structural(model), **(reasons or {})}
     groups: dict[tuple[str, str], list[int]] = {}
-    for name, module, weight in _matrices(model):
+    for name, module, weight in _iterate_matrices(model):
         if id(weight) not in adapted and not weight.requires_grad:
-            reason = reasons.get(name) or _reason(module, weight)
+            reason = reasons.get(name) or _explain(module, weight)
             key = (re.sub(r"(?<=\.)\d+(?=\.)", "*", name), reason)
             size = true_numel(module, name.rpartition(".")[2], weight)
             groups.setdefault(key, []).append(size)
@@ -71,7 +71,7 @@ def summarise(weights: Sequence[LeftOutWeights]) -> str:
     return f"{sum(item.share for item in weights):.2%} of all parameters: {listed}"
 
 
-def _adapted(model: nn.Module) -> set[int]:
+def _find_adapted(model: nn.Module) -> set[int]:
     """Return the ids of weights that have an adapter."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -84,7 +84,7 @@ def _adapted(model: nn.Module) -> set[int]:
     return weights
 
 
-def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
+def _iterate_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
     """Yield name, module and weight of two or more dimensions, once each, without embeddings and head."""
     anatomy = Anatomy(model)
     head = anatomy.head[1] if anatomy.head else None
@@ -98,12 +98,12 @@ def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]
                 yield f"{owner}.{key}", module, weight
 
 
-def _structural(model: nn.Module) -> dict[str, str]:
+def _find_structural(model: nn.Module) -> dict[str, str]:
     stacks = {stack.name: "stacked experts" for stack in find_expert_weights(model)}
     return stacks | dict.fromkeys(find_router_weights(model), ROUTER)
 
 
-def _reason(module: nn.Module, weight: nn.Parameter) -> str:
+def _explain(module: nn.Module, weight: nn.Parameter) -> str:
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return "a convolution"
     if hasattr(module, "in_features") or hasattr(module, "nf"):

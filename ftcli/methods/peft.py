@@ -84,11 +84,11 @@ class Peft(Method):
                     autocast_adapter_dtype=self.autocast_adapter_dtype,
                 )
         except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-            raise self._option_error(error) from error
+            raise self._make_option_error(error) from error
         except RuntimeError as error:  # shapes or dtypes of packed bytes
             if not quantised:
                 raise
-            raise self._quantised_error("it has no layer class for them") from error
+            raise self._make_quantised_error("it has no layer class for them") from error
         self._refuse_lost(wrapped)
         if quantised:
             self._refuse_changed(quantised, wrapped)
@@ -109,7 +109,7 @@ class Peft(Method):
         try:
             config = cls(**options)
         except (ValueError, TypeError) as error:
-            raise self._option_error(error) from error
+            raise self._make_option_error(error) from error
         return self._check_config(config)
 
     def merge(self, model: Any) -> nn.Module:
@@ -233,7 +233,7 @@ class Peft(Method):
                 fix="method.autocast_adapter_dtype=false, or model.dtype=float32",
             )
 
-    def _option_error(self, error: Exception) -> UserError:
+    def _make_option_error(self, error: Exception) -> UserError:
         return UserError(f"{self.config_class}: {str(error).strip()}", where="method")
 
     def _refuse_lost(self, wrapped: Any) -> None:
@@ -253,7 +253,7 @@ class Peft(Method):
         """Refuse initialisations that replace quantised weights, since the remainder would be rounded."""
         kept = {id(parameter) for parameter in quantised_weights(model).values()}
         if any(id(parameter) not in kept for parameter in before.values()):
-            raise self._quantised_error("its initialisation changes the base's weights")
+            raise self._make_quantised_error("its initialisation changes the base's weights")
 
     def _refuse_unsupported_layers(self, model: Any) -> None:
         """Run one adapted layer of each class; those without support for quantised weights fail."""
@@ -271,9 +271,9 @@ class Peft(Method):
                 with torch.no_grad():
                     layer(torch.zeros(1, 1, base.in_features, dtype=dtype, device=weight.device))
             except RuntimeError as error:
-                raise self._quantised_error("it has no layer class for them") from error
+                raise self._make_quantised_error("it has no layer class for them") from error
 
-    def _quantised_error(self, why: str) -> UserError:
+    def _make_quantised_error(self, why: str) -> UserError:
         return UserError(
             f"{self.config_class} does not work on quantised weights: {why}.",
             where="model.quantization",

@@ -75,7 +75,7 @@ class ShiftedLora(Peft):
             UserError: the base is quantised, or a target cannot be shifted.
         """
         if quantisation_of(model) is not None:
-            raise self._quantised_error("its initialisation changes the base's weights")
+            raise self._make_quantised_error("its initialisation changes the base's weights")
         self._initial, self._base_source = {}, None
         wrapped = super().prepare(model)
         _refuse_unshiftable(wrapped)

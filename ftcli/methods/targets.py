@@ -51,14 +51,14 @@ def find_unmatched(config: Any, model: nn.Module) -> list[UserError]:
         wanted = getattr(config, key, None)
         if isinstance(wanted, str):
             if wanted != ALL_LINEAR and not any(re.fullmatch(wanted, name) for name in names):
-                problems.append(_unmatched_error(key, wanted, wanted, model))
+                problems.append(_make_unmatched_error(key, wanted, wanted, model))
             continue
         missing = [w for w in sorted(wanted or ()) if not any(_ends(name, w) for name in names)]
-        problems += [_unmatched_error(key, name, wanted, model) for name in missing]
+        problems += [_make_unmatched_error(key, name, wanted, model) for name in missing]
     for key in PATTERNS:
         by_pattern = getattr(config, key, None) or {}
         missing = [pattern for pattern in by_pattern if not _any_pattern(names, pattern)]
-        problems += [_unmatched_error(key, pattern, by_pattern, model) for pattern in missing]
+        problems += [_make_unmatched_error(key, pattern, by_pattern, model) for pattern in missing]
     return problems
 
 
@@ -79,7 +79,7 @@ def _replace_name(option: Any, wrong: str, right: str) -> Any:
     return [right if name == wrong else name for name in names]
 
 
-def _unmatched_error(key: str, wanted: str, option: Any, model: nn.Module) -> UserError:
+def _make_unmatched_error(key: str, wanted: str, option: Any, model: nn.Module) -> UserError:
     """Return the error `'q_porj' matches 0 of 226 linear layers of Llama-3.2-1B ('q_proj' would match 16).`"""
     anatomy = Anatomy(model)
     linears = Counter(linear.name.rpartition(".")[2] for linear in anatomy.block_linears)

@@ -52,7 +52,7 @@ class Stack:
     """A sequence of repeated blocks.
 
     Attributes:
-        name: of its ModuleList.
+        name: name of its ModuleList.
         role: encoder or decoder.
         blocks: names and modules, in order.
     """
@@ -89,7 +89,7 @@ class Anatomy:
         """The outermost sequences of repeated blocks, in the order of the model."""
         stacks: list[Stack] = []
         for name, module in self.modules.items():
-            inside = any(_within(name, stack.name) for stack in stacks)
+            inside = any(_is_within(name, stack.name) for stack in stacks)
             if not inside and isinstance(module, nn.ModuleList) and self._are_blocks(name, module):
                 blocks = tuple((f"{name}.{i}", child) for i, child in enumerate(module))
                 stacks.append(Stack(name, self._role(module), blocks))
@@ -103,11 +103,11 @@ class Anatomy:
     @property
     def block_linears(self) -> tuple[Linear, ...]:
         """The linears inside blocks: "all linears" of adapters and of quantisation."""
-        return tuple(linear for linear in self.linears if self._in_blocks(linear.name))
+        return tuple(linear for linear in self.linears if self._is_in_blocks(linear.name))
 
     def linears_of(self, block: str) -> tuple[Linear, ...]:
         """Return the linears of one block, given by its name."""
-        return tuple(linear for linear in self.linears if _within(linear.name, block))
+        return tuple(linear for linear in self.linears if _is_within(linear.name, block))
 
     @cached_property
     def embeddings(self) -> tuple[tuple[str, nn.Module], ...]:
@@ -115,7 +115,7 @@ class Anatomy:
         tables = [
             (name, module)
             for name, module in self.modules.items()
-            if hasattr(module, "num_embeddings") and not self._in_blocks(name)
+            if hasattr(module, "num_embeddings") and not self._is_in_blocks(name)
         ]
         token = _call_accessor(self.model, "get_input_embeddings")
         tables.sort(key=lambda item: item[1] is not token)
@@ -137,7 +137,9 @@ class Anatomy:
         core = getattr(self.model, getattr(self.model, "base_model_prefix", "") or "-", None)
         inner = {id(m) for m in core.modules()} if isinstance(core, nn.Module) else set()
         outer = [
-            li for li in self.linears if id(li.module) not in inner and not self._in_blocks(li.name)
+            li
+            for li in self.linears
+            if id(li.module) not in inner and not self._is_in_blocks(li.name)
         ]
         return (outer[-1].name, outer[-1].module) if outer else None
 
@@ -153,8 +155,8 @@ class Anatomy:
         """Count the parameters of the base model; tied ones once, packed ones unpacked."""
         return _count(self.modules.values(), trainable_only=False)
 
-    def _in_blocks(self, name: str) -> bool:
-        return any(_within(name, stack.name) for stack in self.stacks)
+    def _is_in_blocks(self, name: str) -> bool:
+        return any(_is_within(name, stack.name) for stack in self.stacks)
 
     def _are_blocks(self, name: str, modules: nn.ModuleList) -> bool:
         """Whether every child has linears below it and none is a linear itself."""
@@ -242,7 +244,7 @@ def _unwrap(module: nn.Module) -> nn.Module:
     return _unwrap(base) if isinstance(base, nn.Module) else module
 
 
-def _within(name: str, ancestor: str) -> bool:
+def _is_within(name: str, ancestor: str) -> bool:
     return name == ancestor or name.startswith(f"{ancestor}.")
 
 

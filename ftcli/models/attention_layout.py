@@ -23,7 +23,7 @@ class Group:
     """Neighbouring documents of similar length that attend in one call, padded to the longest.
 
     Attributes:
-        tokens: of all documents, t.
+        tokens: number of tokens of all documents, t.
         documents: their number n.
         length: tokens of the longest.
         real: indices [t] of their tokens in the padded [n * length]; None where none is padded.

@@ -56,7 +56,7 @@ class CausalLM:
     extra_weights: Extra = "refuse"  # tensors in the files that the model has no place for
 
     def __post_init__(self) -> None:
-        self._proved: Literal["documents", "library"] = "documents"
+        self._measured_attention: Literal["documents", "library"] = "documents"
 
     def load(self, device: str | None = None) -> PreTrainedModel:
         """Load the model with its weights, in eval mode.
@@ -98,7 +98,7 @@ class CausalLM:
                 output_loading_info=True,
             )
 
-        model, misfit, shapes = load_pretrained(path, self.revision, self.meta, load)
+        model, misfit, shapes = load_pretrained(path, self.revision, self.build_meta_model, load)
         misfit.refuse(self.name, model, shapes, self.extra_weights)
         keep_trainable_on_cpu(model)
         hub.set_origin(model, self.path)
@@ -107,20 +107,20 @@ class CausalLM:
     def measure_row_format(
         self, model: PreTrainedModel, packing: str, longest: int, objective: Any
     ) -> RowFormat:
-        """Measure how this loaded model can be given its rows (`ftcli.models.proof`); later loads follow.
+        """Measure how this loaded model can be given its rows (`ftcli.models.row_format_check`); later loads follow.
 
         Raises:
             UserError: no row format is right, or the packing that was asked for is not.
         """
-        from ftcli.models.proof import measure_row_format
+        from ftcli.models.row_format_check import measure_row_format
 
         outcome = measure_row_format(model, packing, longest, objective, self.name)
         self.use_attention(outcome.attention)
         return outcome
 
     def use_attention(self, attention: Literal["documents", "library"]) -> None:
-        """Set the attention of later loads, as a proof has found it right."""
-        self._proved = attention
+        """Set the attention of later loads, as measured with the row format."""
+        self._measured_attention = attention
 
     def check_files(self) -> str:
         """Check by the headers of its files that the model can be loaded; return a note, or "".
@@ -134,7 +134,7 @@ class CausalLM:
         if stored:
             count = len(files.shapes()) if files else 0
             return f"{count} tensors, stored quantised ({stored})" if count else ""
-        comparison = compare_files(path, self.revision, self.meta)
+        comparison = compare_files(path, self.revision, self.build_meta_model)
         if comparison is None:
             return ""
         model, misfit, shapes, note = comparison
@@ -175,7 +175,7 @@ class CausalLM:
         path = hub.resolve(self.path)
         return self._scale_rope(hub.load_config(path, self.revision, self.architecture))
 
-    def meta(self) -> PreTrainedModel:
+    def build_meta_model(self) -> PreTrainedModel:
         """Build the model on the meta device: every shape, no memory, never quantised."""
         config = self.hf_config()
         with torch.device("meta"):
@@ -241,12 +241,12 @@ class CausalLM:
         return None if self.attention == "auto" else self.attention
 
     def _with_attention(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Give the model the attention of packed rows, unless another was chosen or proved."""
+        """Give the model the attention of packed rows, unless another was chosen or measured."""
         from ftcli.models import attention
 
         if self.attention == "auto":
             attention.adopt(model)
-            attention.use(model, self._proved)
+            attention.use(model, self._measured_attention)
         return model
 
 

@@ -126,7 +126,7 @@ class Classifier:
         files = find_weight_files(hub.resolve(self.path), self.revision)
         return [files] if files else []
 
-    def meta(self) -> PreTrainedModel:
+    def build_meta_model(self) -> PreTrainedModel:
         """Build the model on the meta device: every shape, no memory."""
         config, model = self.hf_config(), self._build_meta()
         new = self.weights == "random" or self._is_new(config, not self._has_head())

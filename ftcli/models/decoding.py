@@ -10,7 +10,7 @@ import torch
 
 from ftcli.data.chat_templates.template import ChatTemplate
 from ftcli.data.render import DATE
-from ftcli.models.decoding_proof import find_decoding
+from ftcli.models.decoding_check import find_decoding
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -100,7 +100,7 @@ def generate_answers(
 
     Prompts are taken longest first, so that a batch holds hardly any padding and the largest
     batch, the one that may not fit, is the first; a model that takes padding for text gets prompts of
-    one length at a time (`ftcli.models.decoding_proof`). The library decodes with the run's own model,
+    one length at a time (`ftcli.models.decoding_check`). The library decodes with the run's own model,
     so that what is scored is what was trained. On CPU, another loop that dropped finished rows from
     the cache was measured at 1.1 times the library's speed (630 prompts of E2E);
     merged plain weights at 1.2 times that of LoRA on nf4 in float32 and 1.7 times in bfloat16, where
@@ -112,7 +112,7 @@ def generate_answers(
     """
     config = build_generation_config(tokenizer, model, max_new_tokens, **options)
     answers = [""] * len(prompts)
-    for batch in find_decoding(model).batches([len(p) for p in prompts], batch_size):
+    for batch in find_decoding(model).group_prompts([len(p) for p in prompts], batch_size):
         ids, mask = pad_left([prompts[i] for i in batch], config.pad_token_id, model.device)
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         for index, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):

@@ -88,4 +88,4 @@ def drop_head_misfits(misfit: Misfit, model: PreTrainedModel) -> Misfit:
     of_head = (n for n in [*misfit.missing, *misfit.mismatched] if n.startswith(head))
     unused = (n for n in misfit.unexpected if not n.startswith(core))
     poolers = (n for n in [*misfit.missing, *misfit.unexpected] if parts.search(n))
-    return misfit.without([*of_head, *unused, *poolers])
+    return misfit.exclude([*of_head, *unused, *poolers])

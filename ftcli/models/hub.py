@@ -97,7 +97,7 @@ def load_cached_first(path: str, revision: str | None, load: Callable[[bool], T]
         try:
             return load(True)
         except (OSError, ValueError, SafetensorError) as error:
-            raise _unreadable(path, error) from error
+            raise _make_unreadable_error(path, error) from error
     try:
         return load(True)
     except (OSError, ValueError):
@@ -105,7 +105,7 @@ def load_cached_first(path: str, revision: str | None, load: Callable[[bool], T]
     try:
         return load(False)
     except (OSError, ValueError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+        raise _make_unreadable_error(path, error) from error
 
 
 def load_config(path: str, revision: str | None, stand_in: str | None) -> PreTrainedConfig:
@@ -171,16 +171,16 @@ def ask_hub(path: str, revision: str | None = None) -> None:
     from huggingface_hub import errors as hub
 
     if constants.HF_HUB_OFFLINE:
-        raise _unreachable(path, "HF_HUB_OFFLINE is set")
+        raise _make_unreachable_error(path, "HF_HUB_OFFLINE is set")
     try:
         get_hf_file_metadata(
             hf_hub_url(path, "config.json", revision=revision),
             timeout=SECONDS,
         )
     except hub.GatedRepoError as error:
-        raise _gated(path, error) from error
+        raise _make_gated_error(path, error) from error
     except hub.RepositoryNotFoundError as error:
-        raise _missing(path, error) from error
+        raise _make_missing_error(path, error) from error
     except hub.RevisionNotFoundError as error:
         raise UserError(
             f"{path} has no revision {revision!r}.",
@@ -190,33 +190,33 @@ def ask_hub(path: str, revision: str | None = None) -> None:
     except hub.EntryNotFoundError:
         return  # a model without config.json is for the loader to refuse
     except Exception as error:  # the HTTP library's own classes: no name, no route, no answer
-        raise _unreachable(path, str(error).strip() or type(error).__name__) from error
+        raise _make_unreachable_error(path, str(error).strip() or type(error).__name__) from error
 
 
-def _gated(path: str, error: Exception) -> UserError:
+def _make_gated_error(path: str, error: Exception) -> UserError:
     from huggingface_hub import get_token
 
     token = "the token has no access to it" if get_token() else "no token is set"
     return UserError(
-        f"{path} is gated ({_status(error)}) and {token}.",
+        f"{path} is gated ({_get_status(error)}) and {token}.",
         where="model.path",
         fix=f"hf auth login, and accept the licence on the page of {path}; or model=llama_mini, "
         "which ships with ftcli. Offline? model.path=FOLDER with its files",
     )
 
 
-def _missing(path: str, error: Exception) -> UserError:
+def _make_missing_error(path: str, error: Exception) -> UserError:
     from huggingface_hub import get_token
 
     private = "" if get_token() else " (or it is private: hf auth login)"
     return UserError(
-        f"the hub has no model {path} ({_status(error)}){private}.",
+        f"the hub has no model {path} ({_get_status(error)}){private}.",
         where="model.path",
         fix="correct the id; `ftcli ls models` lists those with a config; model=llama_mini ships",
     )
 
 
-def _unreachable(path: str, why: str) -> UserError:
+def _make_unreachable_error(path: str, why: str) -> UserError:
     return UserError(
         f"{path} is not in the local cache and the hub cannot be reached ({why}).",
         where="model.path",
@@ -224,7 +224,7 @@ def _unreachable(path: str, why: str) -> UserError:
     )
 
 
-def _unreadable(path: str, error: Exception) -> UserError:
+def _make_unreadable_error(path: str, error: Exception) -> UserError:
     reason = str(error).strip().splitlines()
     return UserError(
         f"{path} cannot be loaded: {reason[0] if reason else type(error).__name__}",
@@ -233,5 +233,5 @@ def _unreadable(path: str, error: Exception) -> UserError:
     )
 
 
-def _status(error: Exception) -> int | str:
+def _get_status(error: Exception) -> int | str:
     return getattr(getattr(error, "response", None), "status_code", "refused")

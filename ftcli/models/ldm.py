@@ -81,7 +81,7 @@ class Ldm:
             self.check_files()  # they were downloaded just now
         return (model.to(device) if device else model).eval()
 
-    def meta(self) -> LatentDiffusion:
+    def build_meta_model(self) -> LatentDiffusion:
         """Build the model on the meta device: every shape, no memory, no weights."""
         _require_diffusers()
         with torch.device("meta"):
@@ -94,7 +94,7 @@ class Ldm:
             UserError: tensors of a part are missing, or do not fit.
         """
         _require_diffusers()
-        model = self.meta()
+        model = self.build_meta_model()
         for name, files in self._files().items():
             part, shapes = model.part(name), files.shapes()
             title = f"{self.name}/{FOLDERS[name]}"

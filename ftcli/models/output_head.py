@@ -68,7 +68,7 @@ class Recording(TorchFunctionMode):
             self.tensors.append(value)
         return _Placeholder(self.places[id(value)])
 
-    def calls_until(self, logits: Tensor) -> list[tuple[Callable[..., Any], Any, Any]]:
+    def list_calls_until(self, logits: Tensor) -> list[tuple[Callable[..., Any], Any, Any]]:
         """Return the calls between the output layer and the model's logits; none where they are equal.
 
         Raises:
@@ -79,12 +79,12 @@ class Recording(TorchFunctionMode):
                 "this model's logits do not come from its output layer in a way that can be followed.",
                 where="model",
             )
-        if self.places[id(logits)] == 0 and not any(_in_place(call) for call in self.calls):
+        if self.places[id(logits)] == 0 and not any(_writes_in_place(call) for call in self.calls):
             return []
         return self.calls
 
 
-def _in_place(call: tuple[Callable[..., Any], Any, Any]) -> bool:
+def _writes_in_place(call: tuple[Callable[..., Any], Any, Any]) -> bool:
     """Whether a call writes into its first argument."""
     name = getattr(call[0], "__name__", "")
     return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
@@ -112,7 +112,7 @@ class OutputHead:
 
     def follow(self, recording: Recording, logits: Tensor) -> None:
         """Take over the calls recorded between the output layer and these logits."""
-        self.calls = recording.calls_until(logits)
+        self.calls = recording.list_calls_until(logits)
         self.last = recording.places[id(logits)]
 
     def _replay(self, rows: Tensor) -> Tensor:

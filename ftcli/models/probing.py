@@ -1,4 +1,4 @@
-"""Shared by the proofs of packing and of decoding: rows to try, errors allowed for, a model's state."""
+"""Shared by the checks of row format and of decoding: rows to try, errors allowed for, a model's state."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def is_exact(model: Any) -> bool:
     return not rounded and not quantised and model.dtype == torch.float32
 
 
-def relative_error(model: Any, values: Tensor, expected: Tensor) -> float:
+def compute_relative_error(model: Any, values: Tensor, expected: Tensor) -> float:
     """Return the difference of log-probabilities or losses [n], relative to what rounding explains (1)."""
     gaps = (values - expected).abs()
     if not gaps.isfinite().all():

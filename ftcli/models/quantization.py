@@ -57,7 +57,7 @@ def check_stored(config: Any, wanted: Quantization, name: str, device: str) -> s
 
     Args:
         wanted: the quantisation that the configuration asks for.
-        name: of the model, for the message.
+        name: name of the model, for the message.
         device: where the model will be.
 
     Raises:
@@ -79,11 +79,11 @@ def check_stored(config: Any, wanted: Quantization, name: str, device: str) -> s
         quantiser = AutoHfQuantizer.from_config(stated, pre_quantized=True)
         quantiser.validate_environment(device_map={"": device}, weights_only=True)
     except (ImportError, RuntimeError, ValueError, TypeError) as error:
-        raise _loading_error(name, stored, error) from error
+        raise _make_loading_error(name, stored, error) from error
     return stored
 
 
-def _loading_error(name: str, stored: str, error: Exception) -> UserError:
+def _make_loading_error(name: str, stored: str, error: Exception) -> UserError:
     """Return the error with what the library lacks, and the command that its message names."""
     reason = " ".join(str(error).split()).partition(" - supported types")[0].rstrip(".")
     command = re.search(r"pip install ([^`)]+)", reason)

@@ -57,7 +57,7 @@ class Misfit:
             mismatched,
         )
 
-    def without(self, allowed: Iterable[str]) -> Misfit:
+    def exclude(self, allowed: Iterable[str]) -> Misfit:
         """Return the misfit without the tensors of some names."""
         names = set(allowed)
 

@@ -15,7 +15,7 @@ from ftcli.objectives.base import Losses, Objective
 
 
 @dataclass
-class CausalLM(Objective):
+class NextTokenPrediction(Objective):
     """Cross-entropy of the labelled tokens given the tokens before them in their document."""
 
     chunk_size: int = 1024  # tokens whose logits exist at the same time

@@ -78,7 +78,7 @@ def prediction_errors(
         latents: [B, c, h, w], without noise.
         ids: captions [B, L].
         times: timesteps [B], int64, on the CPU as the scheduler's table is.
-        noise: of the shape of the latents.
+        noise: noise of the shape of the latents.
     """
     parts = unwrap_parts(model)
     alpha = parts.alphas[times].to(latents).view(-1, 1, 1, 1)

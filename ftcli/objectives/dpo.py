@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ftcli.core.callback import State
 from ftcli.core.errors import UserError
 from ftcli.objectives.base import Losses
-from ftcli.objectives.causal_lm import CausalLM, final_hidden, find_supervised
+from ftcli.objectives.causal_lm import NextTokenPrediction, final_hidden, find_supervised
 from ftcli.objectives.preference import Answers, PairComparison, count_pairs, reward_metrics
 from ftcli.objectives.preference_losses import (
     BATCH_LOSSES,
@@ -32,7 +32,7 @@ Head = Callable[[Tensor], Tensor]
 
 
 @dataclass
-class DPO(CausalLM):
+class DPO(NextTokenPrediction):
     """Prefer chosen to rejected answers, relative to a reference model; one value a pair.
 
     log pi(y|x) is the sum over the answer's tokens, in float32. The reference is the model before
@@ -149,7 +149,9 @@ class DPO(CausalLM):
         hidden, head = final_hidden(model, batch, device)
         hidden = hidden.flatten(0, 1)[where.to(device, non_blocking=True)]
         losses = self.token_losses(hidden, labels.to(device, non_blocking=True), head)
-        answers = Answers.of(-losses, owner.to(device, non_blocking=True), count_pairs(batch))
+        answers = Answers.from_tokens(
+            -losses, owner.to(device, non_blocking=True), count_pairs(batch)
+        )
         return answers, hidden, head
 
     @torch.no_grad()

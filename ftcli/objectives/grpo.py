@@ -15,7 +15,7 @@ from ftcli.core.callback import State
 from ftcli.core.errors import UserError
 from ftcli.objectives.advantages import Aggregation, Scale
 from ftcli.objectives.base import Losses, Reduction
-from ftcli.objectives.causal_lm import CausalLM, final_hidden
+from ftcli.objectives.causal_lm import NextTokenPrediction, final_hidden
 from ftcli.objectives.policy_loss import PolicyLoss, Tokens
 from ftcli.objectives.reference import Mode
 from ftcli.objectives.rewarding import RolloutBuilder
@@ -34,7 +34,7 @@ REDUCTIONS: dict[str, Reduction] = {
 
 
 @dataclass
-class GRPO(PolicyLoss, CausalLM):
+class GRPO(PolicyLoss, NextTokenPrediction):
     """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) and its relatives.
 
     Before a step each prompt of its micro-batches is answered `num_generations` times by the model
@@ -171,7 +171,7 @@ class GRPO(PolicyLoss, CausalLM):
     def _chunked_log_probs(
         self, hidden: Tensor, targets: Tensor, head: Head
     ) -> tuple[Tensor, Tensor]:
-        """Compute in chunks as `CausalLM.token_losses` does: at most `chunk_size` logits at a time."""
+        """Compute in chunks as `NextTokenPrediction.token_losses` does: at most `chunk_size` logits at a time."""
 
         def chunk_log_probs(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             logs = (head(h).float() / self.temperature).log_softmax(-1)

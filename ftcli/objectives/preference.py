@@ -26,7 +26,7 @@ class Answers:
     lengths: Tensor
 
     @classmethod
-    def of(cls, tokens: Tensor, owner: Tensor, pairs: int) -> Answers:
+    def from_tokens(cls, tokens: Tensor, owner: Tensor, pairs: int) -> Answers:
         """Create from the tokens and their owners in `pairs` pairs."""
         return cls(tokens, owner, torch.bincount(owner, minlength=2 * pairs))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ftcli.core.errors import UserError
 from ftcli.core.hooks import hooks_disabled
-from ftcli.methods.calibration import as_base
+from ftcli.methods.calibration import switch_to_base
 from ftcli.objectives.base import Losses
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Reference:
             if self.mode == "separate":
                 yield self._copy()
                 return
-            with as_base(self.run.model):
+            with switch_to_base(self.run.model):
                 yield self.run.model
 
     def __call__(self, batch: dict[str, Any]) -> Losses:

@@ -13,7 +13,7 @@ from ftcli import rewards
 from ftcli.core.errors import UserError
 from ftcli.core.hooks import hooks_disabled
 from ftcli.models.decoding import decode_answer, evaluation_mode, find_stop_ids
-from ftcli.objectives.advantages import advantages, group_std
+from ftcli.objectives.advantages import compute_advantages, group_std
 from ftcli.objectives.reference import Reference
 from ftcli.objectives.rollouts import Batch, Layout, Prompt, build_micro_batch, read_prompts
 from ftcli.objectives.sampling import SampledAnswer, sample_answers
@@ -85,7 +85,7 @@ class RolloutBuilder:
         answers = [self._read(run, p, d, stops) for p, d in zip(prompts, drawn, strict=True)]
         table = self.scores([answer for group in answers for answer in group])
         weights = torch.tensor(list(self.weights.values()))
-        values = advantages(
+        values = compute_advantages(
             table, weights, s.num_generations, s.scale_rewards, s.multi_objective_aggregation,
             lambda x: _over_ranks(run, x),
         )  # fmt: skip

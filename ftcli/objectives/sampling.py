@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ftcli.models.decoding import build_generation_config, pad_left
-from ftcli.models.decoding_proof import find_decoding
+from ftcli.models.decoding_check import find_decoding
 
 
 class SampledAnswer(NamedTuple):
@@ -45,7 +45,7 @@ def sample_answers(
     owners = [i for i in range(len(prompts)) for _ in range(count)]
     answers: list[list[SampledAnswer]] = [[] for _ in prompts]
     lengths = [len(prompts[i]) for i in owners]
-    for batch in find_decoding(model).batches(lengths, batch_size):
+    for batch in find_decoding(model).group_prompts(lengths, batch_size):
         indices = [owners[i] for i in batch]
         ids, mask = pad_left([prompts[i] for i in indices], config.pad_token_id, model.device)
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)

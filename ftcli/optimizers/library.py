@@ -23,7 +23,7 @@ class LibraryOptimizer(Callback):
     Args:
         optimizer_class: such as torch.optim.AdamW or bitsandbytes.optim.PagedAdamW32bit.
         lr: base learning rate, which is multiplied with the scheduler's factor.
-        weight_decay: of matrices; vectors (biases, norms) have none.
+        weight_decay: weight decay of matrices; vectors (biases, norms) have none.
         fallback: class used instead on devices other than CUDA, with the same options.
     """
 
@@ -38,7 +38,7 @@ class LibraryOptimizer(Callback):
         self.optimizer_class, self.fallback = optimizer_class, fallback
         self.lr, self.weight_decay, self.options = lr, weight_decay, options
         self.optimizer: Any = None
-        self.replaced: str | None = None  # the warning about the fallback, where it is used
+        self.fallback_warning: str | None = None  # None where the fallback is not used
         self._training: list[Tensor] = []
 
     def build(
@@ -73,8 +73,8 @@ class LibraryOptimizer(Callback):
 
     def setup(self, run: Any) -> None:
         """Record the use of the fallback as an event of the run."""
-        if self.replaced and run.dir is not None:
-            run.dir.event("warning", text=self.replaced)
+        if self.fallback_warning and run.dir is not None:
+            run.dir.event("warning", text=self.fallback_warning)
 
     def eval_mode(self) -> None:
         """Switch to the weights for evaluating and saving, where the optimizer trains others (schedule-free)."""
@@ -111,8 +111,10 @@ class LibraryOptimizer(Callback):
     def _make(self, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
         path = self.optimizer_class
         if self.fallback and device.type != "cuda":
-            self.replaced = f"{path} is for CUDA; on {device.type} {self.fallback} takes its place"
-            warnings.warn(self.replaced, stacklevel=3)
+            self.fallback_warning = (
+                f"{path} is for CUDA; on {device.type} {self.fallback} takes its place"
+            )
+            warnings.warn(self.fallback_warning, stacklevel=3)
             path = self.fallback
         options = dict(self.options)
         if path == "torch.optim.AdamW" and device.type in ("cuda", "cpu"):

@@ -48,7 +48,7 @@ class MeZO(Optimizer):
             names is updated once.
         eps: distance from theta at which the two losses are computed, in units of z.
         directions: number of directions a step; each takes two losses.
-        seed: of the directions; null: 0, or the seed passed to `reseed`.
+        seed: seed of the directions; null: 0, or the seed passed to `reseed`.
         copies: largest number of values that are restored from copies; 0 never copies.
         no_decay: patterns of the names of parameters without weight decay.
     """
@@ -72,9 +72,9 @@ class MeZO(Optimizer):
         self.eps, self.directions, self.copies, self.seed = eps, directions, copies, seed
         self.no_decay = tuple(no_decay)
         self._seeds = torch.Generator().manual_seed(seed or 0)
-        self._drawn: dict[torch.device, torch.Generator] = {}
-        self.taken: list[Direction] = []  # the directions of the last step
-        self.last: dict[str, float] = {}  # figures of the last direction: g, l1, l2, seed
+        self._generators: dict[torch.device, torch.Generator] = {}
+        self.last_directions: list[Direction] = []  # the directions of the last step
+        self.last_figures: dict[str, float] = {}  # figures of the last direction: g, l1, l2, seed
         defaults = {"lr": lr, "weight_decay": weight_decay}
         seen: set[tuple[int, torch.Size]] = set()
         groups = [part for g in _as_groups(params) for part in self._split({**defaults, **g}, seen)]
@@ -101,30 +101,30 @@ class MeZO(Optimizer):
             slope = (float(plus) - float(minus)) / (2 * self.eps)
             directions.append(Direction(seed, _round_to_float32(slope), lr))
             losses.append(plus)
-            self.last = {"g": slope, "l1": float(plus), "l2": float(minus), "seed": seed}
+            self.last_figures = {"g": slope, "l1": float(plus), "l2": float(minus), "seed": seed}
         self._update(directions)
-        self.taken = directions
+        self.last_directions = directions
         return losses[0]
 
     @torch.no_grad()
-    def replay(self, taken: Sequence[Direction]) -> None:
+    def replay(self, directions: Sequence[Direction]) -> None:
         """Repeat a step from its seeds and slopes, without a loss; equal to the bit."""
-        for direction in taken:
+        for direction in directions:
             self._probe(
                 direction.seed, lambda: 0.0
             )  # repeats the rounding errors of adding and subtracting
-        self._update(taken)
+        self._update(directions)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of torch, and the position in the sequence of directions."""
-        place = {"generator": self._seeds.get_state(), "last": dict(self.last)}
+        place = {"generator": self._seeds.get_state(), "last": dict(self.last_figures)}
         return super().state_dict() | {"directions": place}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         super().load_state_dict(state_dict)
         self._seeds.set_state(state_dict["directions"]["generator"])
-        self.last = dict(state_dict["directions"]["last"])
+        self.last_figures = dict(state_dict["directions"]["last"])
 
     def _probe(self, seed: int, closure: Callable[[], Any]) -> tuple[Any, Any]:
         """Return the losses at theta + eps z and theta - eps z; theta is restored afterwards."""
@@ -140,40 +140,44 @@ class MeZO(Optimizer):
             self._move(seed, self.eps)
         return plus, minus
 
-    def _update(self, taken: Sequence[Direction]) -> None:
+    def _update(self, directions: Sequence[Direction]) -> None:
         for group in self.param_groups:
             for parameter in group["params"]:
                 if group["weight_decay"] and parameter.requires_grad:
-                    parameter.mul_(1 - taken[0].lr * group["weight_decay"])
-        for direction in taken:
-            self._move(direction.seed, -direction.lr / len(taken) * direction.slope)
+                    parameter.mul_(1 - directions[0].lr * group["weight_decay"])
+        for direction in directions:
+            self._move(direction.seed, -direction.lr / len(directions) * direction.slope)
 
     def _move(self, seed: int, by: float) -> None:
         """Add `by` * z to the weights, z being the direction of this seed."""
-        for index, device in enumerate(dict.fromkeys(p.device for p in self._moving())):
+        for index, device in enumerate(dict.fromkeys(p.device for p in self._iterate_trainable())):
             if device.type == "meta":
                 return
-            generator = self._drawn.setdefault(device, torch.Generator(device))
+            generator = self._generators.setdefault(device, torch.Generator(device))
             generator.manual_seed(
                 seed + SEEDS * index
             )  # otherwise all devices would draw the same values
-        for parameter in self._moving():
-            generator = self._drawn[parameter.device]
+        for parameter in self._iterate_trainable():
+            generator = self._generators[parameter.device]
             for part in _pieces(parameter):
                 z = torch.empty_like(part).normal_(generator=generator)
                 part.add_(z, alpha=by)
 
-    def _moving(self) -> Iterator[Tensor]:
+    def _iterate_trainable(self) -> Iterator[Tensor]:
         """Yield the tensors in order, without those that a trainable policy has frozen."""
         for group in self.param_groups:
             yield from (p.detach() for p in group["params"] if p.requires_grad)
 
     def _copy_weights(self) -> list[Tensor]:
-        moving = list(self._moving())
-        return [p.clone() for p in moving] if sum(p.numel() for p in moving) <= self.copies else []
+        trainable = list(self._iterate_trainable())
+        return (
+            [p.clone() for p in trainable]
+            if sum(p.numel() for p in trainable) <= self.copies
+            else []
+        )
 
     def _restore_weights(self, held: list[Tensor]) -> None:
-        for parameter, value in zip(self._moving(), held, strict=False):
+        for parameter, value in zip(self._iterate_trainable(), held, strict=False):
             parameter.copy_(value)
 
     def _split(

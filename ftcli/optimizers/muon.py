@@ -24,8 +24,8 @@ class Muon(Optimizer):
     Args:
         params: parameters or (name, parameter) pairs, or groups of them with their own lr and
             weight_decay.
-        betas: of AdamW.
-        eps: of AdamW.
+        betas: betas of AdamW.
+        eps: eps of AdamW.
         adamw: patterns of the names of matrices that AdamW updates.
     """
 

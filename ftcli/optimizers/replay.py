@@ -39,8 +39,10 @@ class Replayable(LibraryOptimizer):
         if self.path is None:
             return
         with self.path.open("ab" if self.written else "wb") as file:
-            file.write(b"".join(RECORD.pack(*direction) for direction in self.optimizer.taken))
-        self.written += len(self.optimizer.taken)
+            file.write(
+                b"".join(RECORD.pack(*direction) for direction in self.optimizer.last_directions)
+            )
+        self.written += len(self.optimizer.last_directions)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of records in the log."""

@@ -19,7 +19,7 @@ class SM3(Optimizer):
     The second moment of an entry is bounded by the smallest accumulator that covers it:
     nu = min(r_i, c_j) + g^2, then r_i and c_j become the maximum of nu over their entries, and the
     update of an entry is lr * g / sqrt(nu + eps). A vector whose values are entries of a matrix is
-    declared by `layout`; its accumulators are those of the matrix, [out] and [in], whatever the number
+    declared by `set_layout`; its accumulators are those of the matrix, [out] and [in], whatever the number
     of entries (SpIEL-MA, arXiv 2401.16405, section 3.1). Weight decay is decoupled.
 
     Args:
@@ -39,18 +39,18 @@ class SM3(Optimizer):
         super().__init__(params, defaults)
         self._layouts: dict[Tensor, tuple[Tensor, tuple[int, int]]] = {}
 
-    def layout(self, param: Tensor, indices: Tensor, shape: tuple[int, int]) -> None:
+    def set_layout(self, param: Tensor, indices: Tensor, shape: tuple[int, int]) -> None:
         """Declare which entries of a matrix the values of a vector are.
 
         Args:
             param: values [k].
             indices: their positions in the flattened matrix [k]. The tensor is kept by reference, so that
                 in-place changes take effect.
-            shape: of the matrix.
+            shape: shape of the matrix.
         """
         self._layouts[param] = (indices, shape)
 
-    def covers(self, param: Tensor) -> list[Tensor]:
+    def get_accumulators(self, param: Tensor) -> list[Tensor]:
         """Return the accumulators, one an axis; zeros before the first step."""
         state = self.state[param]
         shape = self._layouts[param][1] if param in self._layouts else param.shape
@@ -81,9 +81,11 @@ class SM3(Optimizer):
         load_exactly(self, state_dict)
 
     def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        covers, state = self.covers(param), self.state[param]
-        accumulate = _sparse if param in self._layouts else _dense
-        second = accumulate(grad, covers, *self._layouts.get(param, ()))
+        accumulators, state = self.get_accumulators(param), self.state[param]
+        accumulate = (
+            _update_sparse_accumulators if param in self._layouts else _update_dense_accumulators
+        )
+        second = accumulate(grad, accumulators, *self._layouts.get(param, ()))
         update = grad * (second + group["eps"]).rsqrt()
         if group["momentum"]:
             kept = state.setdefault("momentum", torch.zeros_like(update))
@@ -92,29 +94,31 @@ class SM3(Optimizer):
         param.sub_(update.to(param.dtype), alpha=group["lr"])
 
 
-def _dense(grad: Tensor, covers: list[Tensor]) -> Tensor:
+def _update_dense_accumulators(grad: Tensor, accumulators: list[Tensor]) -> Tensor:
     """Return the second moments of all entries, and set each accumulator to their maximum over the other axes."""
-    if not covers:
+    if not accumulators:
         return grad.square()
-    second = covers[0].view(_along(0, grad))
-    for axis, cover in enumerate(covers[1:], 1):
-        second = torch.minimum(second, cover.view(_along(axis, grad)))
+    second = accumulators[0].view(_build_broadcast_shape(0, grad))
+    for axis, accumulator in enumerate(accumulators[1:], 1):
+        second = torch.minimum(second, accumulator.view(_build_broadcast_shape(axis, grad)))
     second = second + grad.square()
-    for axis, cover in enumerate(covers):
+    for axis, accumulator in enumerate(accumulators):
         others = [other for other in range(grad.dim()) if other != axis]
-        cover.copy_(second.amax(others) if others else second)
+        accumulator.copy_(second.amax(others) if others else second)
     return second
 
 
-def _sparse(grad: Tensor, covers: list[Tensor], indices: Tensor, shape: tuple[int, int]) -> Tensor:
+def _update_sparse_accumulators(
+    grad: Tensor, accumulators: list[Tensor], indices: Tensor, shape: tuple[int, int]
+) -> Tensor:
     """Return the second moments of the entries [k]; accumulators of rows and columns without entries stay."""
     flat = indices.long()
     rows, columns = flat // shape[1], flat % shape[1]
-    second = torch.minimum(covers[0][rows], covers[1][columns]) + grad.square()
-    covers[0].scatter_reduce_(0, rows, second, "amax")
-    covers[1].scatter_reduce_(0, columns, second, "amax")
+    second = torch.minimum(accumulators[0][rows], accumulators[1][columns]) + grad.square()
+    accumulators[0].scatter_reduce_(0, rows, second, "amax")
+    accumulators[1].scatter_reduce_(0, columns, second, "amax")
     return second
 
 
-def _along(axis: int, like: Tensor) -> list[int]:
+def _build_broadcast_shape(axis: int, like: Tensor) -> list[int]:
     return [-1 if other == axis else 1 for other in range(like.dim())]

@@ -13,10 +13,10 @@ from ftcli.core.errors import UserError
 from ftcli.core.logs import silence_logger
 from ftcli.planning.data_findings import (
     TokenSample,
+    check_sample,
+    check_template,
     example_findings,
-    sample_findings,
     sample_tokens,
-    template_finding,
 )
 from ftcli.planning.findings import Finding, fail, ok, unknown, warn
 from ftcli.planning.fit import explain_misfit, find_alternatives
@@ -50,38 +50,38 @@ class Check:
     def findings(self) -> Iterator[Finding]:
         """Yield the findings as each is known, notes on the data among them."""
         with silence_logger("data"):
-            yield from self._findings()
+            yield from self._run_checks()
 
-    def _findings(self) -> Iterator[Finding]:
+    def _run_checks(self) -> Iterator[Finding]:
         name = format_path(self.composed.job)
         yield ok("config", f"{name}: {len(self.composed.origins)} values, known and consistent")
         for doubt in find_unusual_values(self.composed):
             yield unknown("config", doubt)
-        for name, check in self._checks().items():
+        for name, check in self._list_checks().items():
             try:
                 yield from check()
             except UserError as error:
                 mark = unknown if isinstance(error, NeedsWeights) else fail
-                yield mark(name, self._located(error, name))
+                yield mark(name, self._locate(error, name))
 
-    def _checks(self) -> dict[str, Callable[[], Iterator[Finding]]]:
+    def _list_checks(self) -> dict[str, Callable[[], Iterator[Finding]]]:
         checks = {
-            "settings": self._settings, "model": self._model, "targets": self._targets,
-            "data": self._data, "packing": self._packing,
+            "settings": self._check_settings, "model": self._check_model, "targets": self._check_targets,
+            "data": self._check_data, "packing": self._check_packing,
         }  # fmt: skip
         # without steps nothing is trained, and nothing kept
         if get_effective_value(self.composed, "trainer.max_steps") == 0:
-            return checks | {"memory": self._without_steps}
-        return checks | {"memory": self._memory, "disk": self._disk}
+            return checks | {"memory": self._note_no_steps}
+        return checks | {"memory": self._check_memory, "disk": self._check_disk}
 
-    def _located(self, error: UserError, name: str) -> UserError:
+    def _locate(self, error: UserError, name: str) -> UserError:
         """Return the error with file:line in the place of a bare key."""
         from ftcli.config.building import locate_error
 
         group = "method" if name == "targets" else name  # `settings` are of several
         return locate_error(error, self.composed, group if group in self.composed.config else "")
 
-    def _settings(self) -> Iterator[Finding]:
+    def _check_settings(self) -> Iterator[Finding]:
         """Build the parts of the job that no later check builds; they refuse wrong settings."""
         _ = (
             self.meta_run.scheduler,
@@ -91,9 +91,9 @@ class Check:
         )
         yield from ()
 
-    def _model(self) -> Iterator[Finding]:
+    def _check_model(self) -> Iterator[Finding]:
         from ftcli.config.composition import count_base_steps, is_base_trained
-        from ftcli.planning.model_findings import weights_finding
+        from ftcli.planning.model_findings import check_weights
 
         if not is_base_trained(self.composed):
             steps = count_base_steps(self.composed)
@@ -101,9 +101,9 @@ class Check:
             text += f" ({steps} steps)" if steps else ""
             yield warn("model", f"{text}; its layers are known from its recipe")
             return
-        yield weights_finding(self.meta_run.source)
+        yield check_weights(self.meta_run.source)
 
-    def _targets(self) -> Iterator[Finding]:
+    def _check_targets(self) -> Iterator[Finding]:
         from ftcli.planning.model_findings import summarize_trained
         from ftcli.planning.weights import count_weights
 
@@ -112,9 +112,9 @@ class Check:
         share = 100 * weights.trainable / (weights.parameters + weights.adapter_parameters)
         text = f"{weights.trainable:,} of {weights.parameters:,} parameters trained ({share:.3g} %)"
         yield ok("targets", f"{text}: {summarize_trained(model)}")
-        yield from self._left_out(model)
+        yield from self._check_left_out(model)
 
-    def _left_out(self, model: nn.Module) -> Iterator[Finding]:
+    def _check_left_out(self, model: nn.Module) -> Iterator[Finding]:
         """Name the weight matrices that the adapter does not reach; warn where they are many."""
         from ftcli.methods.left_out import MANY, list_left_out, summarise
 
@@ -127,7 +127,7 @@ class Check:
         else:
             yield warn("targets", text, "method=full trains every weight")
 
-    def _data(self) -> Iterator[Finding]:
+    def _check_data(self) -> Iterator[Finding]:
         from ftcli.data.inspection import UnusedColumns
         from ftcli.data.rows import list_names
         from ftcli.data.statistics import list_warnings
@@ -137,7 +137,7 @@ class Check:
             first = next(iter(data.examples("train")), None)
         except UserError as error:
             remote = self.meta_run.remote and error.where == "data.path"
-            yield (unknown if remote else fail)("data", self._located(error, "data"))
+            yield (unknown if remote else fail)("data", self._locate(error, "data"))
             return
         if first is None and hasattr(data, "refuse_empty"):
             data.refuse_empty("train")
@@ -161,24 +161,24 @@ class Check:
         if hasattr(data, "preview"):  # no text
             yield from example_findings(data, tokenizer, self.meta_run.source.hf_config())
             return
-        yield template_finding(data, tokenizer, first)
+        yield check_template(data, tokenizer, first)
         self.sample = sample = sample_tokens(data, tokenizer)
-        yield from sample_findings(sample, data.max_length, turns="text" not in first)
+        yield from check_sample(sample, data.max_length, turns="text" not in first)
         for line in list_warnings(sample.meta, "sample"):
             yield warn("data", line.removeprefix("sample: "), "ftcli preview shows such rows")
-        yield from self._splits()
+        yield from self._check_splits()
 
-    def _splits(self) -> Iterator[Finding]:
+    def _check_splits(self) -> Iterator[Finding]:
         """Warn of splits without a row."""
         data = self.meta_run.data
         for split in data.splits:
             if next(iter(data.examples(split)), None) is None:
                 yield warn("data", f"the split '{split}' is empty.", f"data.{split}=null")
 
-    def _packing(self) -> Iterator[Finding]:
-        from ftcli.planning.model_findings import packing_findings
+    def _check_packing(self) -> Iterator[Finding]:
+        from ftcli.planning.model_findings import check_packing
 
-        yield from packing_findings(self.meta_run)
+        yield from check_packing(self.meta_run)
 
     @cached_property
     def plan(self) -> Plan:
@@ -186,10 +186,10 @@ class Check:
         longest = int(self.sample.lengths.max()) if self.sample and self.sample.whole else None
         return Plan(self.meta_run, self.gpu, Schedule(longest=longest))
 
-    def _without_steps(self) -> Iterator[Finding]:
+    def _note_no_steps(self) -> Iterator[Finding]:
         yield ok("memory", "trainer.max_steps=0: no step is taken, so none is planned")
 
-    def _memory(self) -> Iterator[Finding]:
+    def _check_memory(self) -> Iterator[Finding]:
         from ftcli.planning.display import format_bytes
 
         plan = self.plan
@@ -201,15 +201,15 @@ class Check:
         error = explain_misfit(plan, ways)
         if error is None:
             yield ok("memory", text)
-        elif self._sample_fits():
+        elif self._fits_sample():
             yield warn(
                 "memory", f"rows like the sampled ones fit, full ones not: {error.what}", error.fix
             )
         else:
             yield fail("memory", error)
-        yield from self._fallback()
+        yield from self._check_fallback()
 
-    def _sample_fits(self) -> bool:
+    def _fits_sample(self) -> bool:
         """Whether a micro-batch of the sampled lengths fits, though one of full rows does not."""
         if self.sample is None or self.meta_run.data.packing == "bins":
             return False
@@ -217,7 +217,7 @@ class Check:
         rows = documents * self.sample.lengths.max() / self.plan.row_tokens
         return self.plan.estimate.memory(rows).required <= self.plan.machine.memory
 
-    def _fallback(self) -> Iterator[Finding]:
+    def _check_fallback(self) -> Iterator[Finding]:
         """Warn of another optimizer that takes the place of one that needs CUDA."""
         optimizer = self.meta_run.optimizer
         fallback = getattr(optimizer, "fallback", None)
@@ -225,7 +225,7 @@ class Check:
             text = f"without CUDA {fallback} takes the place of {optimizer.optimizer_class}"
             yield warn("optimizer", text)
 
-    def _disk(self) -> Iterator[Finding]:
+    def _check_disk(self) -> Iterator[Finding]:
         from ftcli.planning.display import format_bytes
 
         need, free = self.plan.disk, free_disk(self.plan.root)

@@ -86,7 +86,7 @@ def _decode_first(tokens: Tokens, tokenizer: Any) -> tuple[str, str]:
     return decode(row["input_ids"][:first].tolist()), decode(row["input_ids"][learned].tolist())
 
 
-def template_finding(
+def check_template(
     data: Data, tokenizer: PreTrainedTokenizerBase, example: dict[str, Any]
 ) -> Finding:
     """Say how rows like this example are written.
@@ -107,7 +107,7 @@ def template_finding(
     return ok("template", f"plain: {data.prompt_template or DEFAULT_TEMPLATE!r}, then the answer")
 
 
-def sample_findings(sample: TokenSample, limit: int, turns: bool = True) -> Iterator[Finding]:
+def check_sample(sample: TokenSample, limit: int, turns: bool = True) -> Iterator[Finding]:
     """Findings on mask and lengths of sampled documents.
 
     Args:
@@ -142,7 +142,7 @@ def example_findings(data: Any, processor: Any, config: PretrainedConfig) -> Ite
     Args:
         data: images or sounds with their labels.
         processor: what turns an example into tensors.
-        config: of the model, whose `num_labels` must be the number of classes.
+        config: configuration of the model, whose `num_labels` must be the number of classes.
 
     Raises:
         UserError: an example cannot be read, or a split is empty.

@@ -13,10 +13,10 @@ Section = tuple[str, list[Line]]
 
 def format_plan(plan: Plan) -> Iterator[Section]:
     """Return the sections of a plan: parameters, memory, largest micro-batch, run."""
-    yield "parameters", list(_parameters(plan))
-    yield f"memory, {_micro_batch(plan)}", list(_memory(plan))
-    yield "largest micro-batch", list(_largest(plan))
-    yield "run", list(_run(plan))
+    yield "parameters", list(_describe_parameters(plan))
+    yield f"memory, {_describe_micro_batch(plan)}", list(_describe_memory(plan))
+    yield "largest micro-batch", list(_describe_largest(plan))
+    yield "run", list(_describe_run(plan))
 
 
 def format_bytes(size: float) -> str:
@@ -32,7 +32,7 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
-def _parameters(plan: Plan) -> Iterator[Line]:
+def _describe_parameters(plan: Plan) -> Iterator[Line]:
     weights, source = plan.estimate.weights, plan.meta_run.source
     yield "model", f"{weights.parameters:,}", f"{source.path} ({source.dtype})"
     share = 100 * weights.trainable / (weights.parameters + weights.adapter_parameters)
@@ -43,7 +43,7 @@ def _parameters(plan: Plan) -> Iterator[Line]:
         yield "quantised", f"{weights.quantised_parameters:,}", how
 
 
-def _micro_batch(plan: Plan) -> str:
+def _describe_micro_batch(plan: Plan) -> str:
     schedule, rows = plan.schedule, plan.meta_run.trainer.batch_size
     if plan.row_tokens == 1:
         return f"micro-batch of {rows} examples"
@@ -52,7 +52,7 @@ def _micro_batch(plan: Plan) -> str:
     return f"micro-batch of {rows} rows of {plan.row_tokens:,} tokens"
 
 
-def _memory(plan: Plan) -> Iterator[Line]:
+def _describe_memory(plan: Plan) -> Iterator[Line]:
     memory, weights = plan.memory, plan.estimate.weights
     at_peak = memory.parts()
     remarks = {
@@ -85,7 +85,7 @@ def _memory(plan: Plan) -> Iterator[Line]:
     yield "peak", format_bytes(memory.total), f"{fits} {machine.name}{free}"
 
 
-def _largest(plan: Plan) -> Iterator[Line]:
+def _describe_largest(plan: Plan) -> Iterator[Line]:
     """Lines with the most rows of `row_tokens` tokens that fit, without and with checkpointing."""
     times = f"{plan.documents} x " if plan.documents > 1 else ""
     length = f"of {times}{plan.row_tokens:,} tokens" if plan.row_tokens > 1 else ""
@@ -97,11 +97,11 @@ def _largest(plan: Plan) -> Iterator[Line]:
         yield f"{rows:,} rows", length, "" if checkpointing else names[name]
 
 
-def _run(plan: Plan) -> Iterator[Line]:
+def _describe_run(plan: Plan) -> Iterator[Line]:
     known = plan.schedule
     epochs = f"{known.epochs:g} epochs" if known.epochs is not None else ""
     of = f"of {known.rows:,} rows" if known.rows is not None else ""
-    yield "steps", _or_unknown(known.steps), " ".join(filter(None, (epochs, of)))
+    yield "steps", _format_number(known.steps), " ".join(filter(None, (epochs, of)))
     if known.total_tokens is not None and known.tokens and known.rows and plan.row_tokens > 1:
         learned = (
             f", {100 * known.supervised / known.tokens:.0f} % learned" if known.supervised else ""
@@ -121,5 +121,5 @@ def _run(plan: Plan) -> Iterator[Line]:
         yield "note", "", note
 
 
-def _or_unknown(value: int | None) -> str:
+def _format_number(value: int | None) -> str:
     return "unknown" if value is None else f"{value:,}"

@@ -185,7 +185,9 @@ def train_and_resume() -> Iterator[Finding]:
         try:
             start = time.perf_counter()
             _run_verb("train", JOB, *SMALL, f"run.dir={folder}", f"data.cache_dir={folder}/cache")
-            yield ok("train", f"{STEPS} steps of {JOB} and its checkpoints in {_elapsed(start)}")
+            yield ok(
+                "train", f"{STEPS} steps of {JOB} and its checkpoints in {_format_elapsed(start)}"
+            )
             run = (Path(folder) / "doctor" / "latest").resolve()
             uninterrupted = _read_adapter(run)
             _remove_end(run)
@@ -193,7 +195,9 @@ def train_and_resume() -> Iterator[Finding]:
             _run_verb("resume", str(run))
             if _read_adapter(run) != uninterrupted:
                 raise UserError("the resumed run has other weights than the uninterrupted one.")
-            yield ok("resume", f"from step {CUT}, to bit-identical weights, in {_elapsed(start)}")
+            yield ok(
+                "resume", f"from step {CUT}, to bit-identical weights, in {_format_elapsed(start)}"
+            )
         except UserError as error:
             yield fail("train", error)
 
@@ -236,5 +240,5 @@ def _read_adapter(run: Path) -> bytes:
     return b"".join(file.read_bytes() for file in files)
 
 
-def _elapsed(start: float) -> str:
+def _format_elapsed(start: float) -> str:
     return f"{time.perf_counter() - start:.1f} s"

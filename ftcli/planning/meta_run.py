@@ -101,7 +101,7 @@ class MetaRun:
 
     @cached_property
     def data(self) -> Any:
-        """The data; `packing=auto` is planned as flat until the model is proved."""
+        """The data; `packing=auto` is planned as flat until the row format is measured."""
         data = self._build("data")
         if getattr(data, "packing", None) == "auto":
             data.use_row_format("flat" if getattr(self.method, "packable", True) else "none")
@@ -137,7 +137,7 @@ class MetaRun:
 
         quiet_bitsandbytes()
         try:
-            return self._prepare(self.source.meta())
+            return self._prepare(self.source.build_meta_model())
         except Exception as error:  # any error of a library that reads values on the meta device
             if isinstance(error, UserError) and not isinstance(error.__cause__, READS_VALUES):
                 raise
@@ -151,7 +151,7 @@ class MetaRun:
         """
         from ftcli.models.anatomy import count_parameters
 
-        bare = self.source.meta()
+        bare = self.source.build_meta_model()
         if count_parameters(bare) > SMALL:
             what = f"{self.composed.format_choice('method')} reads the weights themselves: "
             what += "what it needs is known only once they are loaded."

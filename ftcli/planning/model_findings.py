@@ -20,7 +20,7 @@ WRAPPERS = 3  # most dotted parts that a wrapper puts before the base model's pa
 MOST = 500_000_000  # parameters of the largest model that a check loads: a few seconds, about 2 GB
 
 
-def weights_finding(source: Any) -> Finding:
+def check_weights(source: Any) -> Finding:
     """Whether a model's weights are on this machine, and if not, whether the hub would give them.
 
     Args:
@@ -85,25 +85,25 @@ def _prefixes(name: str) -> Iterator[str]:
             yield ".".join(parts[start:end])
 
 
-def packing_findings(meta_run: MetaRun) -> Iterator[Finding]:
+def check_packing(meta_run: MetaRun) -> Iterator[Finding]:
     """Prove how the job's rows can be packed, as a run would, and set the packing of its data.
 
-    The proof needs the weights: without them, or for a model above `MOST`, it is left to the run.
+    The measurement needs the weights: without them, or for a model above `MOST`, it is left to the run.
 
     Raises:
         UserError: the packing that was asked for is not right for the model, or no way is.
     """
     from ftcli.models.anatomy import count_parameters
-    from ftcli.objectives.causal_lm import CausalLM
+    from ftcli.objectives.causal_lm import NextTokenPrediction
 
     source, data = meta_run.source, meta_run.data
     if not hasattr(source, "measure_row_format") or not hasattr(data, "use_row_format"):
         return
     wanted = meta_run.config["data"].get("packing") or "auto"
-    if weights_finding(source).status != "ok":
-        yield _not_measured(wanted, "its weights are not on this machine")
-    elif (size := count_parameters(source.meta())) > MOST:
-        yield _not_measured(
+    if check_weights(source).status != "ok":
+        yield _report_unmeasured(wanted, "its weights are not on this machine")
+    elif (size := count_parameters(source.build_meta_model())) > MOST:
+        yield _report_unmeasured(
             wanted, f"its {size / 1e9:.1f}e9 parameters are more than a check loads"
         )
     else:
@@ -111,18 +111,18 @@ def packing_findings(meta_run: MetaRun) -> Iterator[Finding]:
             wanted = "none"
         with silence_logger("data"):
             outcome = source.measure_row_format(
-                source.load("cpu"), wanted, data.max_length, CausalLM()
+                source.load("cpu"), wanted, data.max_length, NextTokenPrediction()
             )
         data.use_row_format(outcome.packing, outcome.reading)
-        yield _measured(outcome)
+        yield _report_row_format(outcome)
 
 
-def _not_measured(wanted: str, why: str) -> Finding:
+def _report_unmeasured(wanted: str, why: str) -> Finding:
     what = f"{wanted}: whether documents stay apart is measured when the run starts; {why}."
     return unknown("packing", UserError(what))
 
 
-def _measured(outcome: RowFormat) -> Finding:
+def _report_row_format(outcome: RowFormat) -> Finding:
     attention = "" if outcome.attention == "documents" else ", with the attention of transformers"
     ways = {"alone": ", each row by itself", "reset": ", layers are told where documents end"}
     text = f"{outcome.packing}{ways.get(outcome.reading, '')}{attention}"

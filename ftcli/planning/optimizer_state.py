@@ -34,7 +34,7 @@ class OptimizerState:
     """Size of an optimizer's state.
 
     Attributes:
-        bytes: of all state.
+        bytes: size of all state.
         pageable: bytes that may leave the GPU for the host when memory is short.
         uses_backward: False for an optimizer that steps by losses alone.
     """

@@ -32,7 +32,7 @@ class Plan:
     Args:
         meta_run: the job on the meta device.
         gpu: GB of the GPU to plan for; None takes this machine as it is.
-        schedule: of a job with the same data, where that is known already.
+        schedule: schedule of a job with the same data, where that is known already.
     """
 
     def __init__(

@@ -109,7 +109,7 @@ def _measure_tokens(meta_run: MetaRun, limit: int | None = None) -> Schedule:
     seed = int(meta_run.composed.config.get("seed", 0))
     size = meta_run.trainer.batch_size
     tokens = data.prepare("train", meta_run.tokenizer)
-    batches = data.loader("train", meta_run.tokenizer, size, seed=seed).batches(0)
+    batches = data.loader("train", meta_run.tokenizer, size, seed=seed).list_batch_rows(0)
     return Schedule(
         rows=len(tokens),
         batches=len(batches),

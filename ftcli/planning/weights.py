@@ -29,7 +29,7 @@ class Weights:
     """Sizes of a model's stored and trained weights, in bytes where not counted in entries.
 
     Attributes:
-        parameters: of the base model, tied tensors once.
+        parameters: number of parameters of the base model, tied tensors once.
         trainable: entries that require a gradient.
         adapter_parameters: entries that the method has added.
         quantised_parameters: entries that are stored quantised.
@@ -199,7 +199,7 @@ def weigh_reference(meta_run: MetaRun) -> ReferenceCopy:
     users = [user for user in components if _needs_copy(user, meta_run.method.keeps_base)]
     if not users:
         return ReferenceCopy()
-    bare = meta_run.source.meta().requires_grad_(False)
+    bare = meta_run.source.build_meta_model().requires_grad_(False)
     double = getattr(meta_run.source, "double_quant", True)
     leaves = all(getattr(user, "precompute", False) for user in users)
     return ReferenceCopy(count_weights(bare, meta_run.quantization, double).base, leaves)

@@ -28,7 +28,7 @@ class RunAnalysis:
     @cached_property
     def delta(self) -> Delta:
         """The change of weights that the run has trained."""
-        return Delta.of(self.folder, product=self.product)
+        return Delta.open(self.folder, product=self.product)
 
     @cached_property
     def base(self) -> Artefact:

@@ -55,7 +55,7 @@ def half_width(deviation: float, count: int, level: float = CONFIDENCE) -> float
     return t_quantile((1 + level) / 2, count - 1) * deviation / math.sqrt(count)
 
 
-def seeds_needed(deviation: float, distance: float, level: float = CONFIDENCE) -> int | None:
+def count_needed_seeds(deviation: float, distance: float, level: float = CONFIDENCE) -> int | None:
     """Return the number of seeds for which half the interval is at most `distance`; None above `MOST`.
 
     Mean and deviation are assumed not to change.

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ftcli.config.recipe import Claim
-from ftcli.reproduce.interval import MOST, Interval, confidence, interval, seeds_needed
+from ftcli.reproduce.interval import MOST, Interval, confidence, count_needed_seeds, interval
 
 HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
 NOT_HERE = "not measurable here"
@@ -27,7 +27,7 @@ class Verdict:
     """The verdict on a claim.
 
     Attributes:
-        mean, low, high: of the judged figure (the difference or ratio where there is an `of`).
+        mean, low, high: values of the judged figure (the difference or ratio where there is an `of`).
         values: the judged figure of every seed; by pair for an order of variants.
         why: what decided, or what is missing.
     """
@@ -143,7 +143,7 @@ class Judge:
             if test(measured.low, measured.high):
                 return verdict, f"{self._describe_level()} of {_runs(measured.count)}"
         distance = region.distance(measured.mean)
-        needed = seeds_needed(measured.deviation, distance, confidence(self.look + 1))
+        needed = count_needed_seeds(measured.deviation, distance, confidence(self.look + 1))
         if needed is None:
             why = f"the mean lies at the bound: more than {MOST} seeds would not decide"
             return INCONCLUSIVE, why

@@ -58,15 +58,17 @@ class Search:
     def _refuse_judged_rows(self, overrides: list[str]) -> None:
         changes = {self.recipe.own: self.recipe.overrides(self.recipe.own)}
         judged = Experiment(self.recipe, changes, self.recipe.seeds[:1], overrides).trials[0]
-        searched = next(self.experiment.trials_of(f"{self._first_searched()}-0"))
-        if _evaluated_rows(judged.composed.config) & _evaluated_rows(searched.composed.config):
+        searched = next(self.experiment.trials_of(f"{self._find_first_searched()}-0"))
+        if _find_evaluated_rows(judged.composed.config) & _find_evaluated_rows(
+            searched.composed.config
+        ):
             raise UserError(
                 "the search would choose settings on the rows that judge the claims.",
                 where=f"{self.recipe.path.name}: tune.changes",
                 fix="tune.changes: [eval.loss.split=validation], where the job judges by test",
             )
 
-    def _first_searched(self) -> str:
+    def _find_first_searched(self) -> str:
         return next(variant for variant, points in self.points.items() if points)
 
     def run(self, report: Callable[[Progress], None]) -> dict[str, Any]:
@@ -107,7 +109,7 @@ class Search:
         return score if math.isfinite(score) else None
 
 
-def _evaluated_rows(config: dict[str, Any]) -> set[tuple[str, str]]:
+def _find_evaluated_rows(config: dict[str, Any]) -> set[tuple[str, str]]:
     """Return (data, split) of every evaluator; parts of one split count as the same rows."""
     data = str(config["data"].get("path"))
     return {(data, node.get("split", "validation")) for node in config["eval"].values()}

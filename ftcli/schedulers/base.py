@@ -35,7 +35,7 @@ class Scheduler(ABC):
         warmup = self.warmup(max_steps)
         if step < warmup:
             return (step + 1) / warmup
-        return self.after(step - warmup, max(1, max_steps - warmup))
+        return self.factor_after_warmup(step - warmup, max(1, max_steps - warmup))
 
     def warmup(self, max_steps: int) -> int:
         """Return the number of warmup steps."""
@@ -44,9 +44,9 @@ class Scheduler(ABC):
         return round(self.warmup_ratio * max_steps)
 
     @abstractmethod
-    def after(self, step: int, steps: int) -> float:
+    def factor_after_warmup(self, step: int, steps: int) -> float:
         """Return the factor at `step` (from 0) of the `steps` that follow the warmup."""
 
-    def towards_minimum(self, share: float) -> float:
-        """Interpolate linearly: `min_ratio` at share 0, 1 at share 1; the share is clipped to [0, 1]."""
+    def interpolate(self, share: float) -> float:
+        """Interpolate linearly from `min_ratio` at share 0 to 1 at share 1; the share is clipped to [0, 1]."""
         return self.min_ratio + (1 - self.min_ratio) * min(1.0, max(0.0, share))

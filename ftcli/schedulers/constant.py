@@ -13,6 +13,6 @@ class Constant(Scheduler):
 
     min_ratio: float = field(default=1.0, init=False)
 
-    def after(self, step: int, steps: int) -> float:
+    def factor_after_warmup(self, step: int, steps: int) -> float:
         """Return 1."""
         return 1.0

@@ -12,6 +12,6 @@ from ftcli.schedulers.base import Scheduler
 class Cosine(Scheduler):
     """Factor 1 at the first step after the warmup, `min_ratio` one step after the last."""
 
-    def after(self, step: int, steps: int) -> float:
+    def factor_after_warmup(self, step: int, steps: int) -> float:
         """Return the half cosine (1 + cos(pi step / steps)) / 2, scaled to end at `min_ratio`."""
-        return self.towards_minimum((1 + math.cos(math.pi * min(step, steps) / steps)) / 2)
+        return self.interpolate((1 + math.cos(math.pi * min(step, steps) / steps)) / 2)

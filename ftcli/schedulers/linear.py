@@ -11,6 +11,6 @@ from ftcli.schedulers.base import Scheduler
 class Linear(Scheduler):
     """Factor 1 at the first step after the warmup, `min_ratio` one step after the last."""
 
-    def after(self, step: int, steps: int) -> float:
+    def factor_after_warmup(self, step: int, steps: int) -> float:
         """Return 1 - step / steps, scaled to end at `min_ratio`."""
-        return self.towards_minimum(1 - step / steps)
+        return self.interpolate(1 - step / steps)

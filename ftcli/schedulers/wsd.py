@@ -22,8 +22,8 @@ class WSD(Scheduler):
         if step < self.warmup(max_steps) or left > decay:
             return super().factor(step, max_steps)
         done = 1 - left / decay
-        return self.towards_minimum(1 - (done if self.shape == "linear" else done**0.5))
+        return self.interpolate(1 - (done if self.shape == "linear" else done**0.5))
 
-    def after(self, step: int, steps: int) -> float:
+    def factor_after_warmup(self, step: int, steps: int) -> float:
         """Return 1, the factor of the constant part."""
         return 1.0

@@ -109,13 +109,13 @@ def log_notes_once() -> Iterator[None]:
     """Log equal notes about a job once in the block, not once per trial."""
     messages: set[str] = set()
 
-    def new(record: logging.LogRecord) -> bool:
+    def is_new(record: logging.LogRecord) -> bool:
         text = record.getMessage()
         return not (text in messages or messages.add(text))  # type: ignore[func-returns-value]
 
     logger = logging.getLogger("ftcli.config")
-    logger.addFilter(new)
+    logger.addFilter(is_new)
     try:
         yield
     finally:
-        logger.removeFilter(new)
+        logger.removeFilter(is_new)

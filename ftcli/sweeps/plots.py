@@ -57,7 +57,7 @@ class Scale:
             self.low, self.high = min(known), max(known)
             self.log = self.low > 0 and self.high / self.low >= LOG_FROM / 10
 
-    def at(self, text: str) -> float:
+    def compute_height(self, text: str) -> float:
         """Return the height of a value."""
         if not self.numeric:
             return self.distinct.index(text) / max(1, len(self.distinct) - 1)
@@ -75,7 +75,7 @@ class Scale:
     def ticks(self) -> list[tuple[float, str]]:
         """Return height and label of each tick."""
         if not self.numeric:
-            return [(self.at(text), text) for text in self.distinct]
+            return [(self.compute_height(text), text) for text in self.distinct]
         from matplotlib.ticker import LogLocator, MaxNLocator
 
         locator = LogLocator(subs=(1.0, 3.0)) if self.log else MaxNLocator(6)
@@ -101,7 +101,9 @@ def plot_parallel_coordinates(trials: Sequence[Trial], plan: Plan) -> Figure | N
     best = (min if plan.lower else max)(done, key=lambda pair: pair[1])[0]
     colours = _colours(done, plan.lower)
     for trial, score in sorted(scored, key=lambda pair: pair[0] is best):
-        heights = [scale.at(trial.point[k]) for k, scale in zip(keys, scales, strict=True)]
+        heights = [
+            scale.compute_height(trial.point[k]) for k, scale in zip(keys, scales, strict=True)
+        ]
         heights.append((score - low) / (high - low) if high > low else 0.5)
         style = _line_style(trial, trial is best, colours)
         axes.plot(range(len(heights)), heights, **style)

@@ -93,10 +93,12 @@ def one_factor_shares(trials: Sequence[Trial], metric: str) -> dict[str, float]:
     total = sum((score - mean) ** 2 for _, score in scored)
     if total == 0:
         return {}
-    return {key: _between(scored, key, mean) / total for key in scored[0][0]}
+    return {key: _sum_between_groups(scored, key, mean) / total for key in scored[0][0]}
 
 
-def _between(scored: Sequence[tuple[Mapping[str, str], float]], key: str, mean: float) -> float:
+def _sum_between_groups(
+    scored: Sequence[tuple[Mapping[str, str], float]], key: str, mean: float
+) -> float:
     """Return the sum of squares between the groups of trials that share a value of `key`."""
     groups = defaultdict(list)
     for point, score in scored:

@@ -65,12 +65,12 @@ class Study(Search):
             trial = self._ask_trial()
         else:
             return None
-        twin = next(
+        earlier = next(
             (t for t in self.trials if t.status == FINISHED and t.point == trial.point), None
         )
-        if twin is not None:
-            trial.status, trial.result, trial.folder = FINISHED, twin.result, twin.folder
-            self._live[trial.number].set_user_attr(SAME, twin.number)
+        if earlier is not None:
+            trial.status, trial.result, trial.folder = FINISHED, earlier.result, earlier.folder
+            self._live[trial.number].set_user_attr(SAME, earlier.number)
             self.record_end(trial)
             return trial
         try:

@@ -106,7 +106,7 @@ class LiveView(SilentView):
 
         from ftcli.core.console import console
 
-        self._screen = Screen(console=console(), refresh_per_second=4, get_renderable=self._table)
+        self._screen = Screen(console=console(), refresh_per_second=4, get_renderable=self._build)
         self._screen.start()
         return self
 
@@ -114,7 +114,7 @@ class LiveView(SilentView):
         """Stop redrawing and leave the last table on the screen."""
         self._screen.stop()
 
-    def _table(self) -> Table:
+    def _build(self) -> Table:
         return build_table(self.trials, self.metric, limit=24)
 
 

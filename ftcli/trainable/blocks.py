@@ -27,13 +27,13 @@ class Candidates:
     outside: list[Named]
 
     @classmethod
-    def of(cls, model: nn.Module) -> Candidates:
+    def from_model(cls, model: nn.Module) -> Candidates:
         """Sort the candidates of a prepared model, PEFT wrappers and tied weights included.
 
         Raises:
             UserError: no block holds a trained parameter.
         """
-        homes = _homes(model)
+        homes = _map_to_blocks(model)
         inside: dict[int, list[Named]] = {}
         outside: list[Named] = []
         for name, parameter in model.named_parameters():  # yields a tied tensor once
@@ -61,7 +61,7 @@ class Candidates:
         yield from self.outside
 
 
-def _homes(model: nn.Module) -> dict[int, int | None]:
+def _map_to_blocks(model: nn.Module) -> dict[int, int | None]:
     """Map the id of each parameter to the only block that uses it, or None if none or several do."""
     owners: dict[int, set[int]] = {}
     for number, (_, block) in enumerate(Anatomy(model).blocks):

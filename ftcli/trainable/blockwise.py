@@ -32,7 +32,7 @@ class Blockwise(Trainable, ABC):
         state_on_switch: what happens to the optimizer state of blocks that become inactive. After `drop`
             state and step count start at 0 when the block is active again.
         always_on: patterns of the names of parameters that are always trained; null: all outside blocks.
-        seed: of the random choices; null: the run's.
+        seed: seed of the random choices; null: the run's.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Blockwise(Trainable, ABC):
             UserError: there are several processes, no block to choose from, or a pattern without a match.
         """
         self._refuse_processes(run)
-        self.candidates = Candidates.of(run.model)
+        self.candidates = Candidates.from_model(run.model)
         self.draws = Sampler(run.seed if self.seed is None else self.seed)
         self.active, self._applied = [], None
         patterns = self.always_on
@@ -74,7 +74,7 @@ class Blockwise(Trainable, ABC):
 
     def before_step(self, state: State) -> None:
         """Choose blocks when due, and apply a choice that is not applied yet, such as that of a checkpoint."""
-        if self.every.due(state):
+        if self.every.is_due(state):
             self.active = self.choose(state)
         if self.active != self._applied:
             self._switch(state)

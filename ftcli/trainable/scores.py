@@ -9,7 +9,9 @@ from torch import Tensor
 OF_WEIGHTS = ("lift", "weight", "random")
 
 
-def low_rank(weight: Tensor, rank: int, randomised: bool = False, seed: int = 0) -> Tensor:
+def approximate_low_rank(
+    weight: Tensor, rank: int, randomised: bool = False, seed: int = 0
+) -> Tensor:
     """Return the best approximation of a matrix of the given rank, float32 of its shape.
 
     LIFT (arXiv 2506.00772, equation 1): the first `rank` components of the singular value
@@ -17,7 +19,7 @@ def low_rank(weight: Tensor, rank: int, randomised: bool = False, seed: int = 0)
 
     Args:
         randomised: decompose a random projection to 2 * rank directions (Halko et al. 2011).
-        seed: of that projection; the state of the global generator is preserved.
+        seed: seed of that projection; the state of the global generator is preserved.
     """
     matrix = weight.detach().float()
     if not randomised:
@@ -30,13 +32,13 @@ def low_rank(weight: Tensor, rank: int, randomised: bool = False, seed: int = 0)
     return left[:, :rank] * values[:rank] @ right[:, :rank].T
 
 
-def random(weight: Tensor, seed: int) -> Tensor:
+def draw_random(weight: Tensor, seed: int) -> Tensor:
     """Return independent uniform numbers of the weight's shape, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(weight.shape, generator=generator).to(weight.device)
 
 
-def top(score: Tensor, count: int) -> Tensor:
+def find_top(score: Tensor, count: int) -> Tensor:
     """Return the positions of the `count` largest values in the flattened tensor, ascending.
 
     Of equal values the first ones are taken, so that the choice is the same on every device.

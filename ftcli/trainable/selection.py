@@ -30,7 +30,7 @@ class Interval:
             if value is not None and value < 1:
                 raise UserError(f"{value} is not a valid interval; the smallest is 1.", "trainable")
 
-    def due(self, state: State) -> bool:
+    def is_due(self, state: State) -> bool:
         """Whether the next step begins with a choice."""
         if self.steps is not None and state.step % self.steps == 0:
             return True
@@ -39,7 +39,7 @@ class Interval:
         return state.step == 0
 
 
-def share(total: int, fraction: float, key: str, of: str = "blocks") -> int:
+def count_share(total: int, fraction: float, key: str, of: str = "blocks") -> int:
     """Return a fraction of a number of items, rounded down.
 
     Args:
@@ -61,7 +61,7 @@ def share(total: int, fraction: float, key: str, of: str = "blocks") -> int:
     return count
 
 
-def within(count: int, total: int, key: str, of: str = "blocks") -> int:
+def check_count(count: int, total: int, key: str, of: str = "blocks") -> int:
     """Return the count after checking that it is between 1 and the total.
 
     Raises:
@@ -76,11 +76,6 @@ def within(count: int, total: int, key: str, of: str = "blocks") -> int:
     return count
 
 
-def top(scores: Tensor, count: int) -> Tensor:
-    """Return the indices [count] of the highest scores (any shape, flattened), ascending."""
-    return scores.flatten().topk(count, sorted=False).indices.sort().values
-
-
 class Sampler:
     """Random choices without replacement from a generator of its own.
 
@@ -91,11 +86,11 @@ class Sampler:
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
 
-    def uniform(self, total: int, count: int) -> Tensor:
+    def draw_uniform(self, total: int, count: int) -> Tensor:
         """Return `count` different numbers below `total`, each set equally likely; int64, ascending."""
         return torch.randperm(total, generator=self.generator)[:count].sort().values
 
-    def weighted(self, weights: Tensor, count: int) -> Tensor:
+    def draw_weighted(self, weights: Tensor, count: int) -> Tensor:
         """Return `count` different indices of `weights` [n], n up to 2^24, drawn one after the other.
 
         Each draw takes one of the remaining with probability proportional to its weight; int64,

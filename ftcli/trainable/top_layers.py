@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ftcli.core.callback import State
 from ftcli.trainable.blockwise import Blockwise
-from ftcli.trainable.selection import Interval, within
+from ftcli.trainable.selection import Interval, check_count
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -30,7 +30,7 @@ class TopLayers(Blockwise):
             UserError: there are fewer than `count` blocks; or as `Blockwise.setup`.
         """
         super().setup(run)
-        within(self.count, len(self.candidates.blocks), "trainable.count")
+        check_count(self.count, len(self.candidates.blocks), "trainable.count")
 
     def choose(self, state: State) -> list[int]:
         """Return the numbers of the last blocks."""

@@ -131,7 +131,7 @@ class Trainer:
         state, width = loop.state, self.gradient_accumulation_steps
         loader = loop.loader
         while state.step < state.max_steps:
-            plan = loader.batches(state.epoch)
+            plan = loader.list_batch_rows(state.epoch)
             for start in range(state.batch, len(plan), width):
                 yield [loader.batch(rows) for rows in plan[start : start + width]]
                 if state.step >= state.max_steps:

@@ -79,7 +79,7 @@ def test_prune_and_scale_write_runs(full, lora, tmp_path, capsys):
     assert report["figures"]["changes"] == 2 and report["figures"]["alpha"] > 0.5
     for name in ("pruned", "scaled", "merged"):
         assert loss(capsys, tmp_path / name) > 0
-        assert json.loads((tmp_path / name / "delta.json").read_text())["said"]
+        assert json.loads((tmp_path / name / "delta.json").read_text())["history"]
 
 
 def test_a_soup_of_an_adapter_and_a_model_is_refused_and_one_of_adapters_is_a_model(
@@ -122,7 +122,7 @@ def test_a_factor_is_of_the_change_and_not_of_both_factors(lora, tmp_path, capsy
     from ftcli.deltas.delta import Delta
 
     call(capsys, "delta", "apply", lora, "--scale", "0.5", "--to", tmp_path / "half")
-    whole, half = (Delta.of(path, product=True) for path in (lora, tmp_path / "half"))
+    whole, half = (Delta.open(path, product=True) for path in (lora, tmp_path / "half"))
     assert half.norm() == pytest.approx(whole.norm() / 2, rel=1e-5)
 
 

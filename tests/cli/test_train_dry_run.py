@@ -12,7 +12,7 @@ from ftcli.core.errors import FAILED, OUT_OF_MEMORY
 from ftcli.core.row_format import RowFormat
 from ftcli.jobs.dry_run import find_longest_rows
 from ftcli.models.causal_lm import CausalLM as Source
-from ftcli.objectives.causal_lm import CausalLM
+from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.run.build import build_run
 
 SMALL = (
@@ -49,7 +49,9 @@ def test_no_batch_of_any_epoch_is_longer():
     rows = find_longest_rows(run, loader)
     total = [int(loader.tokens.lengths[part].sum()) for part in rows]
     assert [len(part) for part in rows] == [4, 4, 4] and total == sorted(total)[::-1]
-    most = max(int(loader.tokens.lengths[b].sum()) for e in range(5) for b in loader.batches(e))
+    most = max(
+        int(loader.tokens.lengths[b].sum()) for e in range(5) for b in loader.list_batch_rows(e)
+    )
     assert total[0] >= most
 
 
@@ -64,7 +66,7 @@ def test_no_batch_of_any_epoch_is_longer():
 def test_what_training_would_fail_of_ends_it_in_one_message(
     error, code, words, ftcli, work, monkeypatch
 ):
-    original = CausalLM.__call__
+    original = NextTokenPrediction.__call__
 
     def fails(self, model, batch):
         if error is not None:
@@ -76,7 +78,7 @@ def test_what_training_would_fail_of_ends_it_in_one_message(
     monkeypatch.setattr(
         Source, "measure_row_format", lambda *_: RowFormat("flat")
     )  # it has the same objective
-    monkeypatch.setattr(CausalLM, "__call__", fails)
+    monkeypatch.setattr(NextTokenPrediction, "__call__", fails)
     ended = ftcli("train", "qlora_llama", *small(), "--dry-run")
     text = " ".join(ended.err.split())
     assert ended.status == code and all(word in text for word in words), text

@@ -22,6 +22,7 @@ def test_names_are_replaced_at_any_depth_and_nothing_else():
             "density": {"_target_": "ftcli.penalties.activation_density.ActivationDensity"}
         },
         "optimizer": {"optimizer_class": "ftcli.optimizers.adamr.AdamR"},
+        "objective": {"_target_": "ftcli.objectives.causal_lm.CausalLM"},
         "data": {"path": "ftcli.methods.qst", "columns": ["ftcli.methods.qst.Qst"]},
     }
     current = replace_old_names(config)
@@ -30,6 +31,7 @@ def test_names_are_replaced_at_any_depth_and_nothing_else():
         current["penalty"]["density"]["_target_"] == "ftcli.papers.deft.penalty.ActivationDensity"
     )
     assert current["optimizer"]["optimizer_class"] == "ftcli.papers.darex.optimizer.AdamR"
+    assert current["objective"]["_target_"] == "ftcli.objectives.causal_lm.NextTokenPrediction"
     assert current["data"]["path"] == "ftcli.methods.qst"
 
 

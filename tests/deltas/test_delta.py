@@ -17,7 +17,7 @@ BASE = "asset:llama_mini"
 
 
 def test_base_plus_delta_is_the_finetuned_model_to_the_bit(full_run):
-    change, base = Delta.of(full_run), Artefact.open(BASE)
+    change, base = Delta.open(full_run), Artefact.open(BASE)
     restored, trained = change.apply(base), load_file(full_run / "model" / "model.safetensors")
     assert restored.keys() == trained.keys()
     assert all(torch.equal(restored[name], trained[name]) for name in trained)
@@ -35,7 +35,7 @@ def test_a_difference_of_bfloat16_models_is_exact_too(tmp_path):
 
 
 def test_reverting_gives_the_base_back(full_run):
-    change, base = Delta.of(full_run), Artefact.open(BASE)
+    change, base = Delta.open(full_run), Artefact.open(BASE)
     trained = Artefact.open(full_run).weights
     reverted = change.revert(trained)
     assert all(torch.equal(reverted[n], base.weights[n].float()) for n in change)
@@ -52,9 +52,9 @@ def test_scaling_and_composing_are_linear():
 
 @pytest.mark.parametrize("product", [False, True])
 def test_a_saved_delta_is_read_back(lora_run, tmp_path, product):
-    change = Delta.of(lora_run, product=product)
+    change = Delta.open(lora_run, product=product)
     size = storage.save_delta(change, tmp_path / "delta")
-    again = Delta.of(tmp_path / "delta")
+    again = Delta.open(tmp_path / "delta")
     assert size == (tmp_path / "delta" / "delta.safetensors").stat().st_size
     assert (again.kind, again.base, again.shapes) == (change.kind, change.base, change.shapes)
     assert all(torch.equal(again[n], change[n].float().double()) for n in change)
@@ -77,11 +77,11 @@ def test_another_base_is_refused(full_run, lora_run, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     for run in (full_run, lora_run):
         with pytest.raises(UserError, match="not the base this delta was taken from"):
-            Delta.of(run).apply(Artefact.open(tmp_path))
+            Delta.open(run).apply(Artefact.open(tmp_path))
     with pytest.raises(UserError, match="different base"):
-        sum_deltas([Delta.of(full_run), Delta.of(full_run, tmp_path)])
+        sum_deltas([Delta.open(full_run), Delta.open(full_run, tmp_path)])
     with pytest.raises(UserError, match="different kind"):
-        sum_deltas([Delta.of(full_run), Delta.of(lora_run)])
+        sum_deltas([Delta.open(full_run), Delta.open(lora_run)])
 
 
 def test_a_fingerprint_is_of_values_and_not_of_their_type():
@@ -93,11 +93,11 @@ def test_a_fingerprint_is_of_values_and_not_of_their_type():
 
 
 def test_an_adapter_counts_from_the_origin_of_its_kind(lora_run, train_tiny):
-    factors = Delta.of(lora_run)
+    factors = Delta.open(lora_run)
     stored = load_file(lora_run / "adapter" / "adapter_model.safetensors")
     assert factors.origin == 0 and all(torch.equal(factors[n].float(), stored[n]) for n in stored)
     ia3 = train_tiny("run.name=ia3", "method=ia3", "model.quantization=none", "eval=none")
-    change = Delta.of(ia3)
+    change = Delta.open(ia3)
     stored = load_file(ia3 / "adapter" / "adapter_model.safetensors")
     assert change.origin == 1 and change.norm() > 0
     assert all(torch.equal(change.adapter()[n], stored[n]) for n in stored)
@@ -107,7 +107,7 @@ def test_the_product_of_factors_is_what_merging_adds(lora_run):
     from ftcli.run.build import open_run
 
     base = Artefact.open(BASE)
-    restored = Delta.of(lora_run, product=True).add_to(base.weights)
+    restored = Delta.open(lora_run, product=True).add_to(base.weights)
     run = open_run(lora_run)
     merged = dict(run.method.merge(run.model).named_parameters())
     assert max((restored[n] - merged[n]).abs().max().item() for n in restored if n in merged) < 1e-6
@@ -117,7 +117,7 @@ def test_the_product_of_factors_is_what_merging_adds(lora_run):
 def test_a_dora_is_no_product(train_tiny):
     dora = train_tiny("run.name=dora", "method=dora", "model.quantization=none", "eval=none")
     with pytest.raises(UserError, match="no plain product"):
-        Delta.of(dora, product=True)
+        Delta.open(dora, product=True)
 
 
 def test_a_tied_head_counts_once(tmp_path):

@@ -119,18 +119,18 @@ def test_a_compressed_change_is_applied_from_its_bytes(folder, tmp_path, kind):
 
 def test_the_product_for_a_turned_matrix_is_what_merging_adds(folder):
     path, base = adapter(folder, "turned", 0), folder / "gpt2" / "base"
-    change = Delta.of(path, product=True)
+    change = Delta.open(path, product=True)
     assert len(change) == 2 * 3 and change["transformer.h.0.attn.c_attn.weight"].shape == (16, 48)
     assert furthest(change.add_to(Artefact.open(base).weights), merged(path, base)) < 1e-7
 
 
 def test_a_mean_of_adapters_is_of_their_products_and_not_of_their_factors(folder):
     paths, base = [adapter(folder, f"a{i}", i) for i in range(2)], folder / "gpt2" / "base"
-    mean = soup.average_uniformly([Delta.of(path, product=True) for path in paths])
+    mean = soup.average_uniformly([Delta.open(path, product=True) for path in paths])
     first, second = (merged(path, base) for path in paths)
     averaged = mean.add_to(Artefact.open(base).weights)
     assert furthest(averaged, {n: (first[n] + second[n]) / 2 for n in averaged}) < 1e-7
-    factors = soup.average_uniformly([Delta.of(path) for path in paths])
+    factors = soup.average_uniformly([Delta.open(path) for path in paths])
     from ftcli.deltas.product import multiply_factors
 
     assert (multiply_factors(factors).norm() - mean.norm()) ** 2 > 1e-4
@@ -138,21 +138,21 @@ def test_a_mean_of_adapters_is_of_their_products_and_not_of_their_factors(folder
 
 def test_an_adapter_on_a_new_base_is_the_whole_change_added_to_it(folder):
     path, new = adapter(folder, "moved", 3), Artefact.open(folder / "gpt2" / "new")
-    whole = transfer.transfer_delta(Delta.of(path, product=True), new)
+    whole = transfer.transfer_delta(Delta.open(path, product=True), new)
     assert furthest(whole, merged(path, new.folder)) < 1e-7
 
 
 def test_one_of_two_tied_matrices_has_no_change_of_its_own(folder):
     path = adapter(folder, "table", 4, target_modules=["wte"], fan_in_fan_out=False)
     with pytest.raises(UserError, match="shares with its output head"):
-        Delta.of(path, product=True)
+        Delta.open(path, product=True)
 
 
 def test_whole_tensors_in_an_adapter_are_no_factors(folder):
     """PEFT writes the head besides, where it has an adapter of its own."""
     path = adapter(folder, "head", 5, target_modules=["lm_head"], fan_in_fan_out=False)
     with pytest.raises(UserError, match="lm_head.base_layer.weight"):
-        Delta.of(path)
+        Delta.open(path)
 
 
 def test_compressed_adapters_are_merged_from_their_files(folder, tmp_path):
@@ -166,7 +166,7 @@ def test_compressed_adapters_are_merged_from_their_files(folder, tmp_path):
     )
     weights = load_file(tmp_path / "both" / "model.safetensors")
     base = load_file(folder / "gpt2" / "base" / "model.safetensors")
-    first, second = (Delta.of(path, product=True) for path in small)
+    first, second = (Delta.open(path, product=True) for path in small)
     for name in first:
         pair = torch.stack([first[name], second[name]])
         agreeing = pair.sign() == pair.sum(0).sign()

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftcli.core.errors import UserError
 from ftcli.core.run import Run
-from ftcli.deltas.agreement import allowed_rounding
+from ftcli.deltas.agreement import choose_rounding_tolerance
 from ftcli.deltas.merge import merge_run
 from ftcli.models.decoding import evaluation_mode, generate_answers
 from ftcli.run.build import open_run
@@ -130,6 +130,6 @@ def test_half_precision_is_merged_within_its_own_rounding(train_tiny, tmp_path):
 
 def test_coarser_types_are_allowed_more_rounding(trained_run):
     model = open_run(trained_run).model
-    assert allowed_rounding(model) == 1e-4
+    assert choose_rounding_tolerance(model) == 1e-4
     model.config.quantization_config.bnb_4bit_compute_dtype = torch.bfloat16
-    assert allowed_rounding(model) == 4e-2
+    assert choose_rounding_tolerance(model) == 4e-2

@@ -36,7 +36,7 @@ def test_the_folder_computes_what_plain_peft_computes(train_tiny, tmp_path, case
         "optimizer.lr=0.03", f"model.dtype={dtype}", *options.split(),
     )  # fmt: skip
     report = merge_run(run, tmp_path / "merged")
-    assert report.judged_in == "float32" and report.max_difference <= report.tolerance
+    assert report.checked_dtype == "float32" and report.max_difference <= report.tolerance
 
     config = json.loads((tmp_path / "merged" / "config.json").read_text())
     names = load_file(tmp_path / "merged" / "model.safetensors").keys()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftcli.evaluation.e2e_slots import judge, parse
+from ftcli.evaluation.e2e_slots import find_slot_errors, parse_meaning
 from ftcli.evaluation.metrics.slot_error import slot_error
 
 MR = (
@@ -19,13 +19,13 @@ PLACES = {"Raja Indian Cuisine", "The Mill", "Café Rouge", "Burger King"}
 
 
 def test_a_meaning_representation_is_parsed_and_other_text_is_not():
-    assert parse(MR)["customer rating"] == "low" and len(parse(MR)) == 8
-    assert parse("area[riverside]") == {} and parse(FULL) == {}
+    assert parse_meaning(MR)["customer rating"] == "low" and len(parse_meaning(MR)) == 8
+    assert parse_meaning("area[riverside]") == {} and parse_meaning(FULL) == {}
 
 
 def test_a_faithful_sentence_has_no_error():
-    verdict = judge(FULL, parse(MR), PLACES)
-    assert not verdict.missed and not verdict.invented
+    errors = find_slot_errors(FULL, parse_meaning(MR), PLACES)
+    assert not errors.missed and not errors.invented
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_a_faithful_sentence_has_no_error():
     ],
 )
 def test_what_is_left_out_is_missed(slot, old, new):
-    verdict = judge(FULL.replace(old, new), parse(MR), PLACES)
-    assert verdict.missed == {slot} and not verdict.invented
+    errors = find_slot_errors(FULL.replace(old, new), parse_meaning(MR), PLACES)
+    assert errors.missed == {slot} and not errors.invented
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_what_is_left_out_is_missed(slot, old, new):
     ],
 )
 def test_what_is_said_wrongly_is_invented(slot, old, new):
-    assert judge(FULL.replace(old, new), parse(MR), PLACES).invented == {slot}
+    assert find_slot_errors(FULL.replace(old, new), parse_meaning(MR), PLACES).invented == {slot}
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_what_is_said_wrongly_is_invented(slot, old, new):
      ("Kids are welcome.", "familyFriendly"), ("It is near Clare Hall.", "near")],
 )  # fmt: skip
 def test_a_fact_nobody_asked_for_is_invented(said, slot):
-    meaning = parse("name[The Mill], eatType[pub]")
-    assert judge(f"The Mill is a pub. {said}", meaning).invented == {slot}
+    meaning = parse_meaning("name[The Mill], eatType[pub]")
+    assert find_slot_errors(f"The Mill is a pub. {said}", meaning).invented == {slot}
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_a_fact_nobody_asked_for_is_invented(said, slot):
     ],
 )
 def test_paraphrases_of_the_writers_count(value, slot, said):
-    verdict = judge(f"The Mill. {said}", {"name": "The Mill", slot: value})
-    assert not verdict.missed and not verdict.invented
+    errors = find_slot_errors(f"The Mill. {said}", {"name": "The Mill", slot: value})
+    assert not errors.missed and not errors.invented
 
 
 def test_slot_error_is_a_percentage_of_slots_and_absent_without_any():

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import torch
 
-from ftcli.objectives.causal_lm import CausalLM as Objective
+from ftcli.objectives.causal_lm import NextTokenPrediction
 
 
 class Rows:
@@ -23,7 +23,7 @@ class Rows:
     def prepare(self, split, tokenizer):
         return SimpleNamespace(fingerprint=str(self.ids.sum().item()))
 
-    def batches(self, epoch):
+    def list_batch_rows(self, epoch):
         return [list(rows) for rows in torch.arange(len(self.ids)).split(self.batch_size)]
 
     def batch(self, rows):
@@ -51,7 +51,7 @@ def small_run(model, source, ids=None, seed=0):
         seed=seed,
         tokenizer=None,
         data=Rows(rows() if ids is None else ids),
-        objective=Objective(),
+        objective=NextTokenPrediction(),
         autocast=nullcontext,
         accelerator=SimpleNamespace(num_processes=1, device=torch.device("cpu")),
         trainer=SimpleNamespace(precision="fp32"),

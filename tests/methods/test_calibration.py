@@ -24,7 +24,7 @@ from ftcli.methods import calibration
 from ftcli.methods.peft import Peft
 from ftcli.models.anatomy import Anatomy
 from ftcli.models.causal_lm import CausalLM as Source
-from ftcli.objectives.causal_lm import CausalLM, final_hidden
+from ftcli.objectives.causal_lm import NextTokenPrediction, final_hidden
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -314,7 +314,7 @@ def test_a_weight_that_no_batch_reaches_has_no_gradient():
 @pytest.mark.parametrize("reduction", ["token", "sequence"])
 def test_the_objectives_loss_does_not_depend_on_how_the_rows_are_cut(reduction):
     model, docs = model_of("llama"), documents()
-    run = SimpleNamespace(objective=CausalLM(reduction=reduction), autocast=nullcontext)
+    run = SimpleNamespace(objective=NextTokenPrediction(reduction=reduction), autocast=nullcontext)
     weights = {"q": model.model.layers[1].self_attn.q_proj.weight}
 
     def gradient(batches):
@@ -335,7 +335,9 @@ def test_batches_are_the_first_rows_of_the_runs_order(tmp_path):
     run = SimpleNamespace(data=data, tokenizer=Source("asset:llama_mini").load_tokenizer(), seed=3)
     drawn = list(calibration.calibration_batches(run, count=5, batch_size=2))
     trained = data.loader("train", run.tokenizer, 2, seed=3)
-    assert [b["rows"] for b in drawn] == trained.batches(0)[:3]  # rounded up to whole batches
+    assert [b["rows"] for b in drawn] == trained.list_batch_rows(0)[
+        :3
+    ]  # rounded up to whole batches
     assert [b["rows"] for b in calibration.calibration_batches(run, 5, 2, seed=4)] != [
         b["rows"] for b in drawn
     ]

@@ -23,7 +23,7 @@ from .tiny import logits
 from .tiny_runs import JobBuilder, apply_fix, without_report
 
 CLOCK = {"time", "tok_s", "mem_gb"}
-JUDGED = {"eval": "loss", "eval.loss.limit": "4", "trainer.gradient_accumulation_steps": "2"}
+EVALUATION = {"eval": "loss", "eval.loss.limit": "4", "trainer.gradient_accumulation_steps": "2"}
 OPTIONS = [
     (group, name)
     for group in ("method", "trainable", "penalty", "optimizer")
@@ -55,7 +55,7 @@ def trained(composed, stop: int | None = None):
 
 def on_what_it_fits(builder: JobBuilder, group: str, name: str):
     """The option trained on LoRA, or on what the messages send it to; how it had to be called."""
-    choices = {group: name} | JUDGED
+    choices = {group: name} | EVALUATION
     needs = promises(name, group).get("optimizer")
     if needs:
         choices["optimizer"] = needs

@@ -71,7 +71,7 @@ def test_lora_trains_r_times_in_plus_out_on_every_linear_of_the_blocks(name):
     [("llama3_8b", 64, 167_772_160), ("llama2_7b", 64, 159_907_840)],
 )
 def test_published_counts_on_the_meta_device(architecture, r, published):
-    meta = CausalLM("owner/name", architecture=architecture).meta()
+    meta = CausalLM("owner/name", architecture=architecture).build_meta_model()
     model = Peft(r=r).prepare(meta)
     assert count_parameters(model, trainable_only=True) == published
 

@@ -28,10 +28,9 @@ from ftcli.methods.left_out import LeftOutWeights, list_left_out
 from ftcli.methods.peft import Peft
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.decoding import pad_left
-from ftcli.models.decoding_proof import Decoding, find_decoding
+from ftcli.models.decoding_check import Decoding, find_decoding
 from ftcli.models.experts import find_expert_weights
-from ftcli.objectives.causal_lm import CausalLM as NextToken
-from ftcli.objectives.causal_lm import CausalLM as Objective
+from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.trainer.loop import require_gradient
 
 from . import zoo
@@ -141,21 +140,21 @@ def _load(path: Path, packing: str) -> tuple[Any, RowFormat]:
     """The model as a run loads it, and how it is to be given its rows."""
     source = CausalLM(path=str(path))
     model = source.load("cpu")
-    return model, source.measure_row_format(model, packing, MAX_LENGTH, NextToken())
+    return model, source.measure_row_format(model, packing, MAX_LENGTH, NextTokenPrediction())
 
 
 def _mode(path: Path, library: Library, mode: str, result: Result) -> float:
     packing, lengths, batch_size = MODES[mode]
     documents = zoo.documents(lengths)
-    model, proved = _load(path, packing)
+    model, row_format = _load(path, packing)
     if packing == "auto":
-        result.auto = proved
-    return _largest(losses(model, documents, batch_size, proved), library.losses(documents))
+        result.auto = row_format
+    return _largest(losses(model, documents, batch_size, row_format), library.losses(documents))
 
 
 @torch.no_grad()
 def losses(
-    model: nn.Module, documents: list[list[int]], batch_size: int, proved: RowFormat
+    model: nn.Module, documents: list[list[int]], batch_size: int, row_format: RowFormat
 ) -> list[float]:
     """The mean loss of each document by the product's batches and objective."""
     lengths = [len(d) for d in documents]
@@ -167,11 +166,16 @@ def losses(
         lengths=np.asarray(lengths),
     )
     loader = Loader(
-        tokens, batch_size, proved.packing, MAX_LENGTH, shuffle=False, reading=proved.reading
+        tokens,
+        batch_size,
+        row_format.packing,
+        MAX_LENGTH,
+        shuffle=False,
+        reading=row_format.reading,
     )
     found: dict[int, float] = {}
     for batch in loader:
-        result = Objective(chunk_size=16)(model, batch)
+        result = NextTokenPrediction(chunk_size=16)(model, batch)
         for number, row in enumerate(batch["rows"]):
             found[row] = result.values[result.sequence == number].mean().item()
     return [found[row] for row in range(len(documents))]
@@ -184,7 +188,7 @@ def _generation(path: Path, library: Library, result: Result) -> float:
     model, _ = _load(path, "auto")
     result.decoding = find_decoding(model)
     worst = 0.0
-    for chosen in result.decoding.batches([len(p) for p in prompts], len(prompts)):
+    for chosen in result.decoding.group_prompts([len(p) for p in prompts], len(prompts)):
         answers, scores = _continue(model, [prompts[i] for i in chosen], result.decoding.cache)
         for number, answer, ours in zip(chosen, answers, scores, strict=True):
             worst = max(worst, _from_alone(library.model, prompts[number], answer, ours))
@@ -235,12 +239,12 @@ def _adapters(path: Path, library: Library, folder: Path, result: Result) -> Non
     kept: dict[str, Any] = {}
 
     def add() -> float:
-        model, proved = _load(path, "none")
+        model, row_format = _load(path, "none")
         kept["model"] = method.prepare(model).eval()
         result.experts = len(find_expert_weights(model))
         result.left_out = list_left_out(kept["model"], method.left_out)
-        _move(kept["model"], documents[2], proved)
-        kept["losses"] = losses(kept["model"], documents, 1, proved)
+        _move(kept["model"], documents[2], row_format)
+        kept["losses"] = losses(kept["model"], documents, 1, row_format)
         moved = _largest(kept["losses"], library.losses(documents))
         assert moved > 1e-3, "the adapter changes nothing"
         return 0.0
@@ -263,7 +267,7 @@ def _adapters(path: Path, library: Library, folder: Path, result: Result) -> Non
         result.steps["merge"] = outcome(merge, result)
 
 
-def _move(model: Any, ids: list[int], proved: RowFormat) -> None:
+def _move(model: Any, ids: list[int], row_format: RowFormat) -> None:
     """Give every trained tensor other values, but those of parts that a text does not reach."""
     generator = torch.Generator().manual_seed(1)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -272,7 +276,7 @@ def _move(model: Any, ids: list[int], proved: RowFormat) -> None:
     row = torch.tensor([ids])
     batch = {"input_ids": row, "labels": row, "attention_mask": torch.ones_like(row)}
     batch["position_ids"] = torch.arange(len(ids))[None]
-    loss = Objective()(model, batch | {"reading": proved.reading}).values.mean()
+    loss = NextTokenPrediction()(model, batch | {"reading": row_format.reading}).values.mean()
     require_gradient(loss)
     loss.backward()
     unused = [name for name, p in trained.items() if p.grad is None]

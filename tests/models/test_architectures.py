@@ -47,7 +47,9 @@ def test_classifiers_too(name, labels, count):
     from ftcli.config import build, compose
 
     job = compose("bases/vit_fashion", [f"model={name}", f"model.labels={labels}"])
-    model = build({k: v for k, v in job.config["model"].items() if k != "weights"}).meta()
+    model = build(
+        {k: v for k, v in job.config["model"].items() if k != "weights"}
+    ).build_meta_model()
     assert sum(p.numel() for p in model.parameters()) == count
 
 

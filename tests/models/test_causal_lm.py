@@ -93,7 +93,7 @@ def test_dtype_is_that_of_the_weights(dtype):
 
 def test_auto_dtype_without_a_run_is_as_stored():
     assert CausalLM(MINI, dtype="auto").load("cpu").dtype == torch.bfloat16
-    assert CausalLM(MINI, dtype="auto").meta().dtype == torch.bfloat16
+    assert CausalLM(MINI, dtype="auto").build_meta_model().dtype == torch.bfloat16
 
 
 def test_auto_attention_is_the_packed_one_and_others_are_as_named(plain):
@@ -135,12 +135,13 @@ def test_rope_scaling_that_does_not_fit_is_refused(changed_config):
 
 
 def test_meta_has_every_shape_and_no_memory():
-    meta = CausalLM("owner/name", architecture="llama3_8b", dtype="bfloat16").meta()
+    meta = CausalLM("owner/name", architecture="llama3_8b", dtype="bfloat16").build_meta_model()
     assert sum(p.numel() for p in meta.parameters()) == 8_030_261_248
     assert {p.device.type for p in meta.parameters()} == {"meta"}
     assert {p.dtype for p in meta.parameters()} == {torch.bfloat16}
     assert not any(
-        isinstance(m, Linear4bit) for m in CausalLM(MINI, quantization="nf4").meta().modules()
+        isinstance(m, Linear4bit)
+        for m in CausalLM(MINI, quantization="nf4").build_meta_model().modules()
     )
 
 

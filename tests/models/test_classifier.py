@@ -57,7 +57,7 @@ def test_a_head_for_other_classes_is_new(saved, options, new):
     chosen = source(saved, **options)
     model = chosen.load()
     assert get_new_modules(model) == (("classifier",) if new else ())
-    assert get_new_modules(chosen.meta()) == get_new_modules(model)
+    assert get_new_modules(chosen.build_meta_model()) == get_new_modules(model)
     own = load_file(saved / "model.safetensors")
     kept = torch.equal(model.vit.layernorm.weight, own["vit.layernorm.weight"])
     assert kept and model.classifier.out_features == model.config.num_labels
@@ -155,7 +155,7 @@ def test_a_merged_run_is_a_plain_model_of_the_base_class(run, tmp_path):
     report = merge_run(run, tmp_path / "m")
     assert report.max_difference <= report.tolerance
     merged = AutoModelForImageClassification.from_pretrained(tmp_path / "m")
-    base = source("asset:vit_mini", labels=10, weights="random", config=SMALL).meta()
+    base = source("asset:vit_mini", labels=10, weights="random", config=SMALL).build_meta_model()
     shapes = [{n: p.shape for n, p in m.named_parameters()} for m in (merged, base)]
     assert shapes[0] == shapes[1] and merged.config.id2label[0] == "Ankle boot"
     adapted = open_run(run)

@@ -15,7 +15,7 @@ from .small_ldm import batch, small, source
 
 
 def test_stable_diffusion_is_counted_without_its_weights():
-    model = Ldm("owner/away", architecture="sd1_5").meta()
+    model = Ldm("owner/away", architecture="sd1_5").build_meta_model()
     assert sum(p.numel() for p in model.parameters()) == 859_520_964  # as published: 860M
     assert {p.device.type for p in model.parameters()} == {"meta"}
     others = [model.part("text_encoder"), model.part("autoencoder")]
@@ -25,7 +25,7 @@ def test_stable_diffusion_is_counted_without_its_weights():
 
 
 def test_the_shipped_shape_is_what_its_config_says():
-    model = source(trains=["denoiser", "text_encoder"]).meta()
+    model = source(trains=["denoiser", "text_encoder"]).build_meta_model()
     assert sum(p.numel() for p in model.parameters()) == 1_378_956
 
 
@@ -94,4 +94,4 @@ def test_what_is_missing_is_said(tmp_path):
     with pytest.raises(UserError, match="no part of a diffusion model"):
         Ldm("x/y", trains=["decoder"])  # type: ignore[list-item]
     with pytest.raises(UserError, match="no architecture stands in"):
-        Ldm("owner/away").meta()
+        Ldm("owner/away").build_meta_model()

@@ -113,7 +113,7 @@ def test_check_says_the_prefix(work, capsys, tensors, model_of):
 def test_names_of_the_model_itself_are_no_prefix(tensors):
     source = CausalLM("asset:llama_mini")
     files = find_weight_files(str(MINI), None)
-    assert find_wrapper_prefixes(files.shapes(), source.meta()) == {}
+    assert find_wrapper_prefixes(files.shapes(), source.build_meta_model()) == {}
     assert source.check_files() == ""
 
 
@@ -206,7 +206,7 @@ def test_a_tied_head_may_be_absent_or_there(tensors, model_of):
 def test_the_header_says_what_a_load_says(tensors):
     changed = wrong_shape(extra(without_layer(tensors)))
     shapes = {name: tuple(tensor.shape) for name, tensor in changed.items()}
-    misfit = compare_shapes("it", CausalLM("asset:llama_mini").meta(), shapes, {})
+    misfit = compare_shapes("it", CausalLM("asset:llama_mini").build_meta_model(), shapes, {})
     assert set(misfit.missing) == {name for name in tensors if name.startswith(LAYER)}
     assert list(misfit.mismatched) == [SHAPE]
     assert list(misfit.unexpected) == ["model.layers.8.mlp.up_proj.weight"]

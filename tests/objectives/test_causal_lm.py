@@ -8,7 +8,7 @@ import transformers as tf
 from torch.nn.functional import cross_entropy
 
 from ftcli.models import attention
-from ftcli.objectives.causal_lm import CausalLM, find_supervised
+from ftcli.objectives.causal_lm import NextTokenPrediction, find_supervised
 
 SMALL = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96,
@@ -95,7 +95,7 @@ def test_chunked_loss_equals_the_plain_one(name, chunk):
     model = build(name)
     expected = plain(model, padded())
     expected_gradients = gradients(model, expected.mean())
-    values = CausalLM(chunk_size=chunk)(model, padded()).values
+    values = NextTokenPrediction(chunk_size=chunk)(model, padded()).values
     actual = gradients(model, values.mean())
     assert (values - expected).abs().max() < 1e-6
     assert set(actual) == set(expected_gradients)
@@ -105,8 +105,8 @@ def test_chunked_loss_equals_the_plain_one(name, chunk):
 @pytest.mark.parametrize("name", MODELS)
 def test_packed_losses_equal_unpacked_ones(name):
     model = build(name)
-    together = CausalLM()(model, packed())
-    apart = CausalLM()(model, padded())
+    together = NextTokenPrediction()(model, packed())
+    apart = NextTokenPrediction()(model, padded())
     assert (together.values - apart.values).abs().max() < 1e-5
     assert together.sequence.tolist() == apart.sequence.tolist()
 
@@ -115,7 +115,7 @@ def test_the_full_logits_never_exist():
     """The head is never given more than a chunk, and nothing at unlabelled positions."""
     model, sizes = build("llama"), []
     model.lm_head.register_forward_hook(lambda m, args, out: sizes.append(out.shape[:-1].numel()))
-    CausalLM(chunk_size=4)(model, packed()).values.sum().backward()
+    NextTokenPrediction(chunk_size=4)(model, packed()).values.sum().backward()
     assert max(sizes) == 4
     assert sum(sizes) == 2 * packed()["count"]  # once forward, once again in backward
 
@@ -129,11 +129,11 @@ def test_first_token_of_a_document_is_not_predicted_from_the_one_before():
 
 def test_reductions_have_their_closed_forms():
     model, batch = build("llama"), packed()
-    losses = CausalLM()(model, batch)
+    losses = NextTokenPrediction()(model, batch)
     v, s = losses.values, losses.sequence
 
     def loss(**options):
-        objective = CausalLM(**options)
+        objective = NextTokenPrediction(**options)
         return (objective.numerator(losses) / objective.denominator([batch])).item()
 
     means = torch.stack([v[s == i].mean() for i in range(3)])
@@ -150,5 +150,5 @@ def test_a_frozen_model_below_the_first_trained_layer_gets_no_gradient_work():
     model.model.layers[1].mlp.down_proj.weight.requires_grad_(True)
     seen = []
     model.model.layers[0].register_forward_hook(lambda m, a, out: seen.append(out.requires_grad))
-    CausalLM()(model, packed()).values.sum().backward()
+    NextTokenPrediction()(model, packed()).values.sum().backward()
     assert seen == [False]

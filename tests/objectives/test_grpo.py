@@ -13,7 +13,7 @@ from ftcli.core.callback import State
 from ftcli.core.errors import UserError
 from ftcli.core.run import Run
 from ftcli.jobs.train import resume, train
-from ftcli.objectives.advantages import advantages
+from ftcli.objectives.advantages import compute_advantages
 from ftcli.objectives.base import Losses
 from ftcli.objectives.grpo import GRPO
 from ftcli.objectives.policy_loss import PolicyLoss, Tokens, k3
@@ -52,22 +52,22 @@ def loss(kind, tokens, **options):
 
 def test_advantages_are_differences_within_the_group_over_its_unbiased_deviation():
     rewards = torch.tensor([1.0, 0.0, 0.0, 1.0, 5.0, 5.0, 5.0, 5.0])[:, None]
-    actual = advantages(rewards, torch.ones(1), 4)
+    actual = compute_advantages(rewards, torch.ones(1), 4)
     deviation = math.sqrt(4 * 0.25 / 3)
     assert actual[:4].tolist() == pytest.approx(
         [s * 0.5 / (deviation + 1e-4) for s in (1, -1, -1, 1)]
     )
     assert actual[4:].tolist() == [0, 0, 0, 0]  # the other group's level does not matter
-    plain = advantages(rewards, torch.ones(1), 4, scale="none")
+    plain = compute_advantages(rewards, torch.ones(1), 4, scale="none")
     assert plain[:4].tolist() == [0.5, -0.5, -0.5, 0.5]
-    batch = advantages(rewards, torch.ones(1), 4, scale="batch")
+    batch = compute_advantages(rewards, torch.ones(1), 4, scale="batch")
     assert batch[0].item() == pytest.approx(0.5 / (rewards.std().item() + 1e-4))
 
 
 def test_rewards_are_summed_with_weights_and_silent_ones_left_out():
     nan = math.nan
     rewards = torch.tensor([[1.0, 2.0], [0.0, nan], [nan, nan], [1.0, 0.0]])
-    actual = advantages(rewards, torch.tensor([1.0, 0.5]), 4, scale="none")
+    actual = compute_advantages(rewards, torch.tensor([1.0, 0.5]), 4, scale="none")
     total = [2.0, 0.0, 1.0]
     mean = sum(total) / 3
     assert actual.tolist() == pytest.approx([2 - mean, -mean, 0, 1 - mean])
@@ -80,7 +80,7 @@ def test_gdpo_normalises_each_reward_in_its_group_and_the_sum_over_the_batch():
     normalised = (grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)
     total = (normalised.view(4, 2) * weights).sum(1)
     wanted = (total - total.mean()) / (total.std() + 1e-4)
-    actual = advantages(rewards, weights, 2, aggregation="normalize_then_sum")
+    actual = compute_advantages(rewards, weights, 2, aggregation="normalize_then_sum")
     assert torch.allclose(actual, wanted)
 
 
@@ -113,7 +113,7 @@ def test_at_the_policy_itself_the_value_is_0_and_the_gradient_is_not():
 
 def test_equal_rewards_give_no_gradient():
     log_probs = (-torch.rand(6)).requires_grad_()
-    values = advantages(torch.ones(3, 1), torch.ones(1), 3).tolist()
+    values = compute_advantages(torch.ones(3, 1), torch.ones(1), 3).tolist()
     loss("dapo", of(1, 2, 3, log_probs=log_probs, advantages=values)).backward()
     assert log_probs.grad.abs().max() == 0
 

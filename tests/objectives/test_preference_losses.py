@@ -114,7 +114,7 @@ def test_divergences_are_f_prime_and_agree_at_the_reference():
 
 def test_sums_of_answers_and_the_tail_beyond_the_shorter_one():
     tokens = torch.tensor([-1.0, -2.0, -3.0, -4.0, -5.0])
-    answers = Answers.of(tokens, torch.tensor([0, 0, 0, 1, 1]), 1)
+    answers = Answers.from_tokens(tokens, torch.tensor([0, 0, 0, 1, 1]), 1)
     assert answers.lengths.tolist() == [3, 2]
     assert answers.sums().tolist() == [[-6.0, -9.0]]
     assert answers.sums(0.5).tolist() == [[-1.0 - 2.0 - 1.5, -9.0]]

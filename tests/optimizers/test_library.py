@@ -158,7 +158,7 @@ def test_the_fallback_off_cuda_is_said_and_recorded(name, kind):
     events = []
     run = SimpleNamespace(dir=SimpleNamespace(event=lambda kind, **f: events.append((kind, f))))
     wrapper.setup(run)
-    assert events == [("warning", {"text": wrapper.replaced})]
+    assert events == [("warning", {"text": wrapper.fallback_warning})]
 
 
 def test_without_a_fallback_nothing_is_said():
@@ -169,7 +169,7 @@ def test_without_a_fallback_nothing_is_said():
     wrapper.setup(SimpleNamespace(dir=None))
     state = optimizer.state
     advance(SimpleNamespace(named=parameters(), optimizer=optimizer), 0, 0)
-    assert wrapper.replaced is None and not state
+    assert wrapper.fallback_warning is None and not state
 
 
 def test_eight_bit_states_take_two_bytes_a_value():

@@ -86,11 +86,11 @@ def test_the_slope_on_a_quadratic_is_that_of_its_gradient():
     optimizer = MeZO(named, lr=0.0, eps=1e-3)
     gradient = [p.detach() - 1 for _, p in named]
     optimizer.step(quadratic(named)[0])
-    z = direction(named, optimizer.last["seed"])
+    z = direction(named, optimizer.last_figures["seed"])
     exact = sum((a * b).sum() for a, b in zip(z, gradient, strict=True)).item()
-    assert optimizer.last["g"] == pytest.approx(exact, rel=1e-9)
-    l1, l2 = optimizer.last["l1"], optimizer.last["l2"]
-    assert optimizer.last["g"] == pytest.approx((l1 - l2) / 2e-3)
+    assert optimizer.last_figures["g"] == pytest.approx(exact, rel=1e-9)
+    l1, l2 = optimizer.last_figures["l1"], optimizer.last_figures["l2"]
+    assert optimizer.last_figures["g"] == pytest.approx((l1 - l2) / 2e-3)
 
 
 def test_a_step_moves_along_the_logged_direction_and_decays_by_name():
@@ -98,7 +98,7 @@ def test_a_step_moves_along_the_logged_direction_and_decays_by_name():
     before = values(named)
     optimizer = MeZO(named, lr=0.01, weight_decay=0.5)
     optimizer.step(quadratic(named)[0])
-    ((seed, slope, lr),) = optimizer.taken
+    ((seed, slope, lr),) = optimizer.last_directions
     for (name, p), start, z in zip(named, before, direction(named, seed), strict=True):
         decay = 0.5 if name in ("a.weight", "b.weight") else 0.0
         assert torch.allclose(p, start - lr * (slope * z + decay * start), atol=1e-6), name
@@ -111,10 +111,10 @@ def test_n_directions_are_averaged():
     closure, asked = quadratic(named)
     optimizer = MeZO(named, lr=0.01, directions=3)
     optimizer.step(closure)
-    assert len(asked) == 6 and len({d.seed for d in optimizer.taken}) == 3
+    assert len(asked) == 6 and len({d.seed for d in optimizer.last_directions}) == 3
     mean = [
-        sum(d.slope / 3 * z for d, z in zip(optimizer.taken, zs, strict=True))
-        for zs in zip(*(direction(named, d.seed) for d in optimizer.taken), strict=True)
+        sum(d.slope / 3 * z for d, z in zip(optimizer.last_directions, zs, strict=True))
+        for zs in zip(*(direction(named, d.seed) for d in optimizer.last_directions), strict=True)
     ]
     for (_, p), start, estimate in zip(named, before, mean, strict=True):
         assert torch.allclose(p, start - 0.01 * estimate, atol=1e-5)
@@ -129,8 +129,8 @@ def test_the_mean_estimate_turns_towards_the_gradient():
     cosines = {}
     for n in range(1, 1601):
         optimizer.step(lambda: 0.5 * (weight - 1).square().sum())
-        (z,) = direction([("w", weight)], optimizer.last["seed"])
-        total += optimizer.last["g"] * z
+        (z,) = direction([("w", weight)], optimizer.last_figures["seed"])
+        total += optimizer.last_figures["g"] * z
         cosines[n] = torch.cosine_similarity(total, gradient, dim=0).item()
     for n in (100, 400, 1600):
         assert cosines[n] == pytest.approx((n / (n + 101)) ** 0.5, abs=0.1)
@@ -146,7 +146,7 @@ def test_what_a_step_leaves_alone():
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(p.grad is None for _, p in named)
     assert optimizer_state.elements(optimizer) == 0
-    assert float(returned) == optimizer.last["l1"]
+    assert float(returned) == optimizer.last_figures["l1"]
 
 
 def test_directions_do_not_depend_on_what_a_loss_draws():
@@ -156,7 +156,7 @@ def test_directions_do_not_depend_on_what_a_loss_draws():
         optimizer = MeZO(named, lr=0.01)
         for _ in range(3):
             optimizer.step(lambda draws=draws: torch.randn(draws + 1)[0] * 0)
-        seeds.append([values(named), optimizer.last["seed"]])
+        seeds.append([values(named), optimizer.last_figures["seed"]])
     assert seeds[0][1] == seeds[1][1]
     assert all(torch.equal(a, b) for a, b in zip(seeds[0][0], seeds[1][0], strict=True))
 
@@ -169,7 +169,7 @@ def test_a_tied_tensor_is_moved_once():
     optimizer.step(lambda: seen.append(weight.detach().clone()) or 0.0)
     alone = nn.Parameter(torch.zeros(10, 3))
     MeZO([("embed.weight", alone)], lr=0.0, eps=1.0).step(lambda: 0.0)
-    z = direction([("embed.weight", alone)], optimizer.last["seed"])[0]
+    z = direction([("embed.weight", alone)], optimizer.last_figures["seed"])[0]
     assert torch.equal(seen[0], z)
 
 
@@ -204,7 +204,7 @@ def test_a_log_replays_to_the_same_bits(copies):
     for step in range(5):
         optimizer.param_groups[0]["lr"] = 0.01 / (step + 1)
         optimizer.step(quadratic(whole)[0])
-        log.append([Direction(*RECORD.unpack(RECORD.pack(*d))) for d in optimizer.taken])
+        log.append([Direction(*RECORD.unpack(RECORD.pack(*d))) for d in optimizer.last_directions])
     for taken in log:
         other.replay(taken)
     assert all(torch.equal(a, b) for a, b in zip(values(whole), values(replayed), strict=True))
@@ -222,7 +222,7 @@ def test_resumed_steps_are_equal_to_the_bit():
     other = MeZO(resumed, lr=0.01)
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert other.last == optimizer.last
+    assert other.last_figures == optimizer.last_figures
     for named, opt in ((whole, optimizer), (resumed, other)):
         for _ in range(3):
             opt.step(quadratic(named)[0])

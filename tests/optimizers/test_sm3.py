@@ -27,7 +27,9 @@ def test_two_steps_of_a_matrix_by_hand():
         r, c = nu.amax(1), nu.amax(0)
         expected -= 0.1 * g / (nu + 1e-8).sqrt()
     assert (param - expected).abs().max() < 1e-6
-    assert torch.equal(optimizer.covers(param)[0], r) and torch.equal(optimizer.covers(param)[1], c)
+    assert torch.equal(optimizer.get_accumulators(param)[0], r) and torch.equal(
+        optimizer.get_accumulators(param)[1], c
+    )
 
 
 def test_accumulators_bound_the_sum_of_squares():
@@ -38,7 +40,7 @@ def test_accumulators_bound_the_sum_of_squares():
         param.grad = g
         optimizer.step()
         total += g**2
-        rows, columns = optimizer.covers(param)
+        rows, columns = optimizer.get_accumulators(param)
         assert bool((torch.minimum(rows[:, None], columns[None]) >= total - 1e-5).all())
 
 
@@ -57,7 +59,7 @@ def test_entries_of_a_matrix_move_as_in_the_matrix_whose_other_gradients_are_zer
     indices = torch.tensor([1, 6, 7, 19], dtype=torch.int32)
     values, dense = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(SHAPE))
     sparse, full = SM3([values], lr=0.1, weight_decay=0.5), SM3([dense], lr=0.1, weight_decay=0.5)
-    sparse.layout(values, indices, SHAPE)
+    sparse.set_layout(values, indices, SHAPE)
     for g in gradients(5):
         values.grad = g.flatten()[indices]
         dense.grad = torch.zeros(20).index_copy(0, indices.long(), values.grad).view(SHAPE)
@@ -65,7 +67,8 @@ def test_entries_of_a_matrix_move_as_in_the_matrix_whose_other_gradients_are_zer
         full.step()
     assert (values - dense.flatten()[indices]).abs().max() < 1e-6
     assert all(
-        torch.allclose(a, b) for a, b in zip(sparse.covers(values), full.covers(dense), strict=True)
+        torch.allclose(a, b)
+        for a, b in zip(sparse.get_accumulators(values), full.get_accumulators(dense), strict=True)
     )
 
 
@@ -73,7 +76,7 @@ def test_entries_of_a_matrix_move_as_in_the_matrix_whose_other_gradients_are_zer
 def test_state_is_rows_plus_columns_however_many_entries(momentum, more):
     values = nn.Parameter(torch.zeros(10))
     optimizer = SM3([values], momentum=momentum)
-    optimizer.layout(values, torch.arange(10), SHAPE)
+    optimizer.set_layout(values, torch.arange(10), SHAPE)
     values.grad = torch.ones(10)
     optimizer.step()
     assert elements(optimizer) == sum(SHAPE) + more
@@ -86,7 +89,7 @@ def test_a_reloaded_state_goes_on_to_the_bit_in_half_precision():
     def begin(start):
         values = nn.Parameter(start.clone())
         optimizer = SM3([values], lr=0.1, momentum=0.5)
-        optimizer.layout(values, torch.arange(0, 20, 2), SHAPE)
+        optimizer.set_layout(values, torch.arange(0, 20, 2), SHAPE)
         return values, optimizer
 
     def go(values, optimizer, steps):
@@ -98,7 +101,7 @@ def test_a_reloaded_state_goes_on_to_the_bit_in_half_precision():
     go(values, optimizer, gradients(6)[:3])
     twin, resumed = begin(values.detach())
     resumed.load_state_dict(optimizer.state_dict())
-    assert resumed.covers(twin)[0].dtype == torch.float32
+    assert resumed.get_accumulators(twin)[0].dtype == torch.float32
     go(values, optimizer, gradients(6)[3:])
     go(twin, resumed, gradients(6)[3:])
     assert torch.equal(values, twin)

@@ -39,7 +39,9 @@ def start(*overrides: str):
     loop = run.trainer.start(run)
     loop.run_callbacks("before_step")
     width = run.trainer.gradient_accumulation_steps
-    return run, [run.build_loader().batch(rows) for rows in run.build_loader().batches(0)[:width]]
+    return run, [
+        run.build_loader().batch(rows) for rows in run.build_loader().list_batch_rows(0)[:width]
+    ]
 
 
 def step_loss(run, batches) -> StepLoss:

@@ -27,7 +27,9 @@ LENGTHS = ((2, 64), (4, 96))  # rows, tokens of each
 def prepared(method, device, quantization="none", dtype="float32", attention="auto"):
     source = CausalLM("asset:llama_mini", quantization=quantization, dtype=dtype)
     source.attention = attention
-    model = METHODS[method]().prepare(source.load("cpu") if device == "cpu" else source.meta())
+    model = METHODS[method]().prepare(
+        source.load("cpu") if device == "cpu" else source.build_meta_model()
+    )
     return model.train()
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ftcli.core.errors import UserError
-from ftcli.planning.data_findings import sample_findings, sample_tokens, template_finding
+from ftcli.planning.data_findings import check_sample, check_template, sample_tokens
 from tests.planning.jobs import build_job
 
 
@@ -27,7 +27,7 @@ def test_lengths_mask_and_the_first_row(tmp_path):
     assert 0.3 < sample.learned < 0.8 and sample.cut == 0
     prompt, learned = sample.shown
     assert "one two three" in prompt and learned.startswith("four five")
-    assert [f.status for f in sample_findings(sample, 512)] == ["ok", "ok"]
+    assert [f.status for f in check_sample(sample, 512)] == ["ok", "ok"]
 
 
 def test_rows_that_are_cut_are_counted_and_warned_of(tmp_path):
@@ -35,7 +35,7 @@ def test_rows_that_are_cut_are_counted_and_warned_of(tmp_path):
     sample = sample_of(tmp_path, texts, "data.max_length=40")
     assert sample.cut == pytest.approx(2 / 5)
     assert sample.lengths.max() == 40 and sample.meta["longest"] > 80
-    warning = [f for f in sample_findings(sample, 40) if f.status == "warn"]
+    warning = [f for f in check_sample(sample, 40) if f.status == "warn"]
     assert len(warning) == 1 and "40.0 %" in warning[0].text
     assert warning[0].fix == f"data.max_length={sample.meta['longest']}"
 
@@ -59,14 +59,14 @@ def test_a_bad_row_within_the_sample_is_named(tmp_path):
 
 def test_a_chat_is_written_with_the_template_of_the_tokenizer():
     job = build_job("data=prompt", "data.path=asset:e2e", "data.template=chat")
-    sample = template_finding(job.data, job.tokenizer, {"prompt": "a", "completion": "b"})
+    sample = check_template(job.data, job.tokenizer, {"prompt": "a", "completion": "b"})
     assert "chat template" in sample.text and "prefix differencing" in sample.text
     job.tokenizer.chat_template = None
     with pytest.raises(UserError, match="no chat template"):
-        template_finding(job.data, job.tokenizer, {"messages": []})
+        check_template(job.data, job.tokenizer, {"messages": []})
 
 
 def test_plain_rows_and_text_say_how_they_are_written():
     job = build_job("data.prompt_template='Q: {prompt} A:'")
-    assert "'Q: {prompt} A:'" in template_finding(job.data, job.tokenizer, {"prompt": "a"}).text
-    assert template_finding(job.data, job.tokenizer, {"text": "a"}).text.startswith("none")
+    assert "'Q: {prompt} A:'" in check_template(job.data, job.tokenizer, {"prompt": "a"}).text
+    assert check_template(job.data, job.tokenizer, {"text": "a"}).text.startswith("none")

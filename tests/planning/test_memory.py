@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from ftcli.models.bits import measure_bytes
-from ftcli.objectives.causal_lm import CausalLM as NextToken
+from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.planning.memory import Memory
 from ftcli.planning.plan import Plan, estimate_memory
 from ftcli.planning.weights import count_weights
@@ -67,7 +67,7 @@ def real_peak(job, rows, length, autocast):
     if job.trainer.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     weights = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
-    objective, lower = NextToken(), nullcontext()
+    objective, lower = NextTokenPrediction(), nullcontext()
     if autocast:
         lower = torch.autocast("cpu", torch.bfloat16)
     with Peak(weights) as peak:
@@ -103,7 +103,7 @@ def test_without_backward_it_is_that_of_a_forward_pass(length):
     model = job.method.prepare(job.source.load("cpu")).eval()
     weights = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
     with Peak(weights) as peak, torch.no_grad():
-        NextToken()(model, batch(4, length))
+        NextTokenPrediction()(model, batch(4, length))
     assert memory.gradients == memory.activations == memory.optimizer == 0
     assert memory.total - memory.weights - memory.runtime == pytest.approx(peak.peak, rel=0.15)
 

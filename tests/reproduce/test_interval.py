@@ -7,7 +7,13 @@ from random import Random
 
 import pytest
 
-from ftcli.reproduce.interval import confidence, interval, seeds_needed, t_distribution, t_quantile
+from ftcli.reproduce.interval import (
+    confidence,
+    count_needed_seeds,
+    interval,
+    t_distribution,
+    t_quantile,
+)
 
 #: Degrees of freedom -> quantiles at 0.975 and 0.95 (any table of Student's t).
 TABLE = {
@@ -43,10 +49,10 @@ def test_one_value_says_nothing_about_the_next():
 
 def test_seeds_needed_is_the_first_number_whose_interval_is_short_enough():
     # deviation 1: half widths are 2.484 (3 seeds), 1.591 (4), 1.242 (5), 1.049 (6), 0.925 (7)
-    assert seeds_needed(1.0, 1.6) == 4
-    assert seeds_needed(1.0, 1.0) == 7
-    assert seeds_needed(0.0, 1e-9) == 2
-    assert seeds_needed(1.0, 0.0) is None and seeds_needed(1.0, 1e-3) is None
+    assert count_needed_seeds(1.0, 1.6) == 4
+    assert count_needed_seeds(1.0, 1.0) == 7
+    assert count_needed_seeds(0.0, 1e-9) == 2
+    assert count_needed_seeds(1.0, 0.0) is None and count_needed_seeds(1.0, 1e-3) is None
 
 
 def test_the_error_of_all_looks_together_is_that_of_one():

@@ -86,7 +86,12 @@ def test_code_that_a_model_brings_is_not_run(attack, model, kind):
     edit(model / "config.json", auto_map=AUTO, model_type=kind)
     edit(model / "tokenizer_config.json", auto_map=AUTO, tokenizer_class="Evil")
     source = CausalLM(path=str(model))
-    for part in (source.hf_config, source.load_tokenizer, lambda: source.load("cpu"), source.meta):
+    for part in (
+        source.hf_config,
+        source.load_tokenizer,
+        lambda: source.load("cpu"),
+        source.build_meta_model,
+    ):
         try:
             part()
         except (UserError, ValueError):
@@ -104,7 +109,7 @@ def test_code_that_a_classifier_brings_is_not_run(attack, model, task):
     edit(model / "tokenizer_config.json", auto_map=AUTO, tokenizer_class="Evil")
     edit(model / "preprocessor_config.json", auto_map=PROCESSORS, processor_class="Evil")
     source = Classifier(path=str(model), task=task, labels=2)
-    for part in (source.load_tokenizer, source.meta, lambda: source.load("cpu")):
+    for part in (source.load_tokenizer, source.build_meta_model, lambda: source.load("cpu")):
         with contextlib.suppress(UserError, ValueError):
             part()
     assert not attack.won

@@ -65,7 +65,7 @@ CASES = {
 def test_every_parameter_has_one_place(name):
     build = bert if name == "bert" else CASES[name][0]
     model = build()
-    found = Candidates.of(model)
+    found = Candidates.from_model(model)
     assert sum(p.numel() for _, p in found) == count_parameters(model)
     assert len({id(p) for _, p in found}) == len(list(found)) == len(list(model.parameters()))
 
@@ -74,7 +74,7 @@ def test_every_parameter_has_one_place(name):
 def test_blocks_and_what_lies_outside(name):
     build, blocks, last, outside = CASES[name]
     model = build()
-    found = Candidates.of(model)
+    found = Candidates.from_model(model)
     assert found.blocks == list(range(blocks))
     assert all(last in n for n, _ in found.inside[blocks - 1])
     assert not any(last in n for number in range(blocks - 1) for n, _ in found.inside[number])
@@ -84,7 +84,7 @@ def test_blocks_and_what_lies_outside(name):
 
 
 def test_bert_keeps_embeddings_pooler_and_head_outside():
-    found = Candidates.of(bert())
+    found = Candidates.from_model(bert())
     assert found.blocks == [0, 1, 2]
     parts = {name.split(".")[-3 if "LayerNorm" in name else -2] for name, _ in found.outside}
     assert {"word_embeddings", "dense", "classifier"} <= parts
@@ -94,7 +94,7 @@ def test_bert_keeps_embeddings_pooler_and_head_outside():
 def test_adapters_belong_to_the_block_they_stand_in(name):
     build = bert if name == "bert" else CASES[name][0]
     model = peft.get_peft_model(build(), peft.LoraConfig(target_modules="all-linear", r=2))
-    found = Candidates.of(model)
+    found = Candidates.from_model(model)
     assert found.blocks == list(range(CASES[name][1] if name in CASES else 3))
     assert all("lora_" in n for block in found.inside.values() for n, _ in block)
     sizes = {sum(p.numel() for _, p in block) for block in found.inside.values()}
@@ -105,7 +105,7 @@ def test_adapters_belong_to_the_block_they_stand_in(name):
 
 def test_only_candidates_count():
     config = peft.LoraConfig(target_modules=["q_proj"], layers_to_transform=[2], r=2)
-    found = Candidates.of(peft.get_peft_model(llama(), config))
+    found = Candidates.from_model(peft.get_peft_model(llama(), config))
     assert found.blocks == [2] and len(found.inside[2]) == 2 and found.outside == []
 
 
@@ -113,7 +113,7 @@ def test_what_several_blocks_share_lies_outside():
     config = peft.VBLoRAConfig(
         target_modules=["q_proj"], r=2, num_vectors=8, vector_length=16, topk=2
     )
-    found = Candidates.of(peft.get_peft_model(llama(), config))
+    found = Candidates.from_model(peft.get_peft_model(llama(), config))
     assert [n for n, _ in found.outside if "vector_bank" in n]
     assert all("logits" in n for block in found.inside.values() for n, _ in block)
 
@@ -123,4 +123,4 @@ def test_a_model_with_nothing_inside_blocks_is_refused():
         llama(), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     )
     with pytest.raises(UserError, match="inside a block"):
-        Candidates.of(model)
+        Candidates.from_model(model)

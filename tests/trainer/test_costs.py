@@ -11,7 +11,7 @@ import torch
 
 from ftcli.config import compose
 from ftcli.core.errors import UserError
-from ftcli.objectives.causal_lm import CausalLM
+from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.optimizers.state import drop, elements, nbytes
 from ftcli.penalties.base import Penalty
 from ftcli.run.build import build_run
@@ -104,7 +104,7 @@ def test_an_optimizer_without_backward_sees_a_pure_loss(tmp_path):
     assert outcome.loop.meter.forwards == 8
 
 
-class Right(CausalLM):
+class Right(NextTokenPrediction):
     """A stand-in for an objective without gradient."""
 
     differentiable = False

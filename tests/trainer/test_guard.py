@@ -16,7 +16,7 @@ from ftcli.core.row_format import RowFormat
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
 from ftcli.models.causal_lm import CausalLM as Source
-from ftcli.objectives.causal_lm import CausalLM
+from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.trainer.checkpoint import Checkpoints
 from ftcli.trainer.meter import Meter
 
@@ -57,7 +57,7 @@ def job(tmp_path, *overrides):
 
 def poison(monkeypatch, choose, how="loss"):
     """Let training batches for which `choose(rows)` holds have a loss, or a gradient, of nan."""
-    original = CausalLM.__call__
+    original = NextTokenPrediction.__call__
 
     def call(self, model, batch):
         losses = original(self, model, batch)
@@ -71,7 +71,7 @@ def poison(monkeypatch, choose, how="loss"):
                     losses.values.register_hook(lambda gradient: gradient * float("nan"))
         return losses
 
-    monkeypatch.setattr(CausalLM, "__call__", call)
+    monkeypatch.setattr(NextTokenPrediction, "__call__", call)
     monkeypatch.setattr(
         Source, "measure_row_format", lambda *_: RowFormat("flat")
     )  # its losses would be nan too
@@ -83,7 +83,7 @@ def order(tmp_path, *overrides):
 
     run = build_run(job(tmp_path, *overrides).config)
     run.load_model()
-    return run.build_loader().batches(0)
+    return run.build_loader().list_batch_rows(0)
 
 
 def without(monkeypatch, dropped):
@@ -247,10 +247,10 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
 ONE_RANK = """
 import os, sys
 import torch
-from ftcli.objectives.causal_lm import CausalLM
+from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.jobs import launch
 
-original, bad = CausalLM.__call__, set(map(int, sys.argv[2].split(",")))
+original, bad = NextTokenPrediction.__call__, set(map(int, sys.argv[2].split(",")))
 
 def call(self, model, batch):
     losses = original(self, model, batch)
@@ -258,7 +258,7 @@ def call(self, model, batch):
         losses.values.register_hook(lambda gradient: gradient * float("nan"))
     return losses
 
-CausalLM.__call__ = call
+NextTokenPrediction.__call__ = call
 launch._rank(sys.argv[1])
 """
 

@@ -15,7 +15,7 @@ from ftcli.core.errors import OUT_OF_MEMORY, UserError
 from ftcli.core.row_format import RowFormat
 from ftcli.jobs.train import resume, train
 from ftcli.models.causal_lm import CausalLM as Source
-from ftcli.objectives.causal_lm import CausalLM
+from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.trainer.checkpoint import Checkpoints
 from tests.trainer.test_guard import job, only
 
@@ -32,7 +32,7 @@ ERRORS = {
     "kind", [pytest.param(k, marks=[] if k == "cpu" else [pytest.mark.slow]) for k in ERRORS]
 )
 def test_it_names_step_batch_and_what_would_fit(kind, tmp_path, monkeypatch):
-    original, calls = CausalLM.__call__, []
+    original, calls = NextTokenPrediction.__call__, []
 
     def fails(self, model, batch):
         calls.append(batch["rows"])
@@ -41,7 +41,7 @@ def test_it_names_step_batch_and_what_would_fit(kind, tmp_path, monkeypatch):
         return original(self, model, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(CausalLM, "__call__", fails)
+        patch.setattr(NextTokenPrediction, "__call__", fails)
         patch.setattr(
             Source, "measure_row_format", lambda *_: RowFormat("flat")
         )  # it would be counted too

@@ -10,7 +10,7 @@ import pytest
 
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
-from ftcli.objectives.causal_lm import CausalLM
+from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.trainer.checkpoint import Checkpoints
 from ftcli.trainer.rollback import equal_states
 from ftcli.trainer.spikes import MIN_LOSSES, spike_limit
@@ -24,14 +24,14 @@ WORDS = (
 
 def raise_loss(monkeypatch, bad):
     """Multiply the loss of some batches by 50."""
-    original = CausalLM.__call__
+    original = NextTokenPrediction.__call__
 
     def call(self, model, batch):
         losses = original(self, model, batch)
         losses.values = losses.values * (50 if batch["rows"] in bad else 1)
         return losses
 
-    monkeypatch.setattr(CausalLM, "__call__", call)
+    monkeypatch.setattr(NextTokenPrediction, "__call__", call)
 
 
 def rollbacks(run):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ftcli.data.chat_templates.losses import BY_DESIGN, LOSSES
@@ -50,42 +51,42 @@ class Turn:
         return span[0] < self.end and self.start < span[1]
 
 
-def find_losses(
-    messages: Messages,
-    tools: Tools,
-    text: str,
-    turns: Sequence[Turn],
-    program: TemplateProgram,
-    traits: Traits,
-) -> tuple[str, ...]:
-    """Return the kinds of losses of a rendered conversation, each once, in the order of `LOSSES`."""
-    check = _LossFinder(messages, tools, text, turns, program, traits)
-    kinds = set(check.find_kinds())
-    return tuple(kind for kind in (*LOSSES, *BY_DESIGN) if kind in kinds)
+@dataclass(frozen=True)
+class LossFinder:
+    """Searches a text for the content of its messages; the order of the messages bounds each search.
 
+    Attributes:
+        messages: the conversation that was rendered.
+        tools: descriptions of the tools, as the template got them.
+        text: what the template wrote.
+        turns: positions of the assistant's turns in the text.
+        program: the template.
+        traits: how the template writes turns.
+    """
 
-class _LossFinder:
-    """Searches the text for the content of the messages; the order of the messages bounds each search."""
+    messages: Messages
+    tools: Tools
+    text: str
+    turns: Sequence[Turn]
+    program: TemplateProgram
+    traits: Traits
 
-    def __init__(
-        self,
-        messages: Messages,
-        tools: Tools,
-        text: str,
-        turns: Sequence[Turn],
-        program: TemplateProgram,
-        traits: Traits,
-    ) -> None:
-        self.messages, self.tools, self.text = messages, tools, text
-        self.turns = {turn.message: turn for turn in turns}
-        self.program, self.traits = program, traits
+    def find_losses(self) -> tuple[str, ...]:
+        """Return the kinds of losses, each once, in the order of `LOSSES`."""
+        kinds = set(self._find_kinds())
+        return tuple(kind for kind in (*LOSSES, *BY_DESIGN) if kind in kinds)
 
-    def find_kinds(self) -> Iterator[str]:
+    @cached_property
+    def _turn_of(self) -> dict[int, Turn]:
+        """Assistant's turn by the number of its message."""
+        return {turn.message: turn for turn in self.turns}
+
+    def _find_kinds(self) -> Iterator[str]:
         at = 0  # end of the last match
         for number, message in enumerate(self.messages):
             if message["role"] == "assistant":
                 yield from self._check_turn(number, message)
-                at = max(at, self.turns[number].end)
+                at = max(at, self._turn_of[number].end)
                 continue
             limit = self._next_start(number)
             outcome = self._find_context(message, at, limit)
@@ -96,7 +97,7 @@ class _LossFinder:
         yield from self._check_tools()
 
     def _next_start(self, number: int) -> int:
-        starts = [t.start for t in self.turns.values() if t.message > number and t.spans]
+        starts = [t.start for t in self.turns if t.message > number and t.spans]
         return min(starts, default=len(self.text))
 
     def _find_context(self, message: Mapping[str, Any], at: int, limit: int) -> int | str:
@@ -110,7 +111,7 @@ class _LossFinder:
                 return start + len(written)
         if message["role"] in ("system", "developer") and self._stands_outside(words):
             return at
-        inside = any(words in self.text[a:b] for t in self.turns.values() for a, b in t.spans)
+        inside = any(words in self.text[a:b] for t in self.turns for a, b in t.spans)
         return "foreign_text" if inside else "lost_text"
 
     def _stands_outside(self, words: str) -> bool:
@@ -118,15 +119,13 @@ class _LossFinder:
         at = self.text.find(words)
         while at >= 0:
             span = (at, at + len(words))
-            if not any(
-                a < span[1] and span[0] < b for t in self.turns.values() for a, b in t.spans
-            ):
+            if not any(a < span[1] and span[0] < b for t in self.turns for a, b in t.spans):
                 return True
             at = self.text.find(words, at + 1)
         return False
 
     def _check_turn(self, number: int, message: Mapping[str, Any]) -> Iterator[str]:
-        turn, words = self.turns[number], split_texts(message)
+        turn, words = self._turn_of[number], split_texts(message)
         calls = message.get("tool_calls") or ()
         written = "".join(self.text[start:end] for start, end in turn.spans)
         yield from self._check_texts(number, written, words)
@@ -187,7 +186,7 @@ class _LossFinder:
     def _check_tools(self) -> Iterator[str]:
         if not self.tools:
             return
-        spans = [span for turn in self.turns.values() for span in turn.spans]
+        spans = [span for turn in self.turns for span in turn.spans]
         prompt = self.text[: spans[0][0]] if spans else self.text
         if not all(_contains(prompt, 0, text) for tool in self.tools for text in _tool_texts(tool)):
             yield "lost_tools"

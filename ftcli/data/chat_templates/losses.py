@@ -38,7 +38,7 @@ WAYS = {
 }
 
 
-def template_loss_error(counts: Mapping[str, Any], template: str) -> UserError:
+def make_template_loss_error(counts: Mapping[str, Any], template: str) -> UserError:
     """Error for a chat template that does not write what the data contain.
 
     Args:
@@ -54,9 +54,9 @@ def template_loss_error(counts: Mapping[str, Any], template: str) -> UserError:
     ways = [WAYS[kind] for kind in kinds if kind in WAYS]
     if "unlike_prompt" in kinds and SWITCH in template:
         ways.insert(0, f"data.template_options.{SWITCH}=false where answers have no thinking")
-    twin = find_training_template(template)
-    if twin:
-        ways.insert(0, f"model.chat_template={twin}, the same template marked for training")
+    marked = find_training_template(template)
+    if marked:
+        ways.insert(0, f"model.chat_template={marked}, the same template marked for training")
     ways.append("data.on_lost=warn to train on what is written; see: ftcli preview")
     return UserError(
         f"the chat template does not write what the data say. Of {counts['rows']:,} rows: {named}.",
@@ -71,7 +71,7 @@ def find_training_template(template: str) -> Path | None:
     places = spec.submodule_search_locations if spec else None
     for place in places or ():
         for path in sorted(Path(place).glob("chat_templates/*.jinja")):
-            twin = path.with_name(f"{path.stem}_training.jinja")
-            if twin.exists() and path.read_text(encoding="utf-8") == template:
-                return twin
+            marked = path.with_name(f"{path.stem}_training.jinja")
+            if marked.exists() and path.read_text(encoding="utf-8") == template:
+                return marked
     return None

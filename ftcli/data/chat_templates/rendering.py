@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ftcli.data.chat_templates.fidelity import Turn, find_losses
+from ftcli.data.chat_templates.fidelity import LossFinder, Turn
 from ftcli.data.chat_templates.messages import (
     adapt_messages,
     content_text,
@@ -83,8 +83,8 @@ class RenderedConversation:
         unlearned: list[Span] = []
         for number, parts in spans.items():
             (learned if self._learns(number) else unlearned).extend(parts)
-        losses = find_losses(self.messages, self.tools, self.text, turns, self.program, self.traits)
-        return Conversation(self.text, tuple(learned), tuple(unlearned), losses)
+        finder = LossFinder(self.messages, self.tools, self.text, turns, self.program, self.traits)
+        return Conversation(self.text, tuple(learned), tuple(unlearned), finder.find_losses())
 
     def _learns(self, number: int) -> bool:
         return bool(self.messages[number].get("learn", True))

@@ -28,8 +28,8 @@ def take_learn_flag(turn: dict[str, Any], role: str, number: int) -> bool | None
     Raises:
         UnusableRow: an unsupported value, or two keys that contradict each other.
     """
-    _refuse(turn, number)
-    verdicts = {key: _verdict(key, turn.pop(key), number) for key in _present(turn)}
+    _refuse_unsupported(turn, number)
+    verdicts = {key: _parse_learn(key, turn.pop(key), number) for key in _find_keys(turn)}
     if len(set(verdicts.values())) > 1:
         keys = ", ".join(f"'{key}'" for key in verdicts)
         raise UnusableRow(
@@ -52,11 +52,11 @@ def parse_flag(value: Any) -> bool | None:
     return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
 
 
-def _present(turn: dict[str, Any]) -> list[str]:
+def _find_keys(turn: dict[str, Any]) -> list[str]:
     return [key for key in (*LEARNED, *WEIGHTS, *HIDDEN) if key in turn]
 
 
-def _verdict(key: str, value: Any, number: int) -> bool:
+def _parse_learn(key: str, value: Any, number: int) -> bool:
     flag = parse_flag(value)
     if flag is None:
         raise UnusableRow(
@@ -65,7 +65,7 @@ def _verdict(key: str, value: Any, number: int) -> bool:
     return flag != (key in HIDDEN)
 
 
-def _refuse(turn: dict[str, Any], number: int) -> None:
+def _refuse_unsupported(turn: dict[str, Any], number: int) -> None:
     """Raise UnusableRow for keys that are not supported."""
     if "mask" in turn:
         raise UnusableRow(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ftcli.core.errors import UserError
 from ftcli.data.readers.lines import read_lines
-from ftcli.data.rows import BadRow, Item, Row, broken_row_error, shorten
+from ftcli.data.rows import BadRow, Item, Row, make_broken_row_error, shorten
 
 SUFFIXES = (".csv", ".tsv")
 csv.field_size_limit(1 << 30)
@@ -38,8 +38,8 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
             record = next(records, None)
         except csv.Error as error:
             if records.line_num > start:
-                raise _unclosed_quote_error(path, start, records.line_num, error) from error
-            yield broken_row_error(f"is not valid CSV: {error}.", f"{path}:{start}")
+                raise _make_unclosed_quote_error(path, start, records.line_num, error) from error
+            yield make_broken_row_error(f"is not valid CSV: {error}.", f"{path}:{start}")
             broken.clear()
             continue
         if record is None:
@@ -68,7 +68,7 @@ def _read_header(records: Iterator[list[str]], path: Path, broken: list[str]) ->
     return header
 
 
-def _unclosed_quote_error(path: Path, start: int, end: int, error: csv.Error) -> UserError:
+def _make_unclosed_quote_error(path: Path, start: int, end: int, error: csv.Error) -> UserError:
     return UserError(
         f"a quote that is opened here is not closed as it should be up to line {end}: {error}. Rows "
         "may be hidden in between, so that none is skipped.",
@@ -81,11 +81,11 @@ def _make_row(
     header: list[str], record: list[str], origin: str, end: int, broken: list[str]
 ) -> Row | BadRow:
     if broken:
-        return broken_row_error(broken[0], origin)
+        return make_broken_row_error(broken[0], origin)
     if len(record) != len(header):
         first = origin.rpartition(":")[2]
         span = "" if first == str(end) else f" Its quotes reach to line {end}."
-        return broken_row_error(
+        return make_broken_row_error(
             f"has {len(record)} fields, the header has {len(header)}.{span}", origin
         )
     return Row(dict(zip(header, record, strict=True)), origin)

@@ -12,7 +12,7 @@ from ftcli.data.readers import jsonl
 from ftcli.data.readers.encoding import BOM
 from ftcli.data.readers.json_array import ArrayReader
 from ftcli.data.readers.lines import open_text, read_lines
-from ftcli.data.rows import Item, Row, broken_row_error
+from ftcli.data.rows import Item, Row, make_broken_row_error
 from ftcli.data.strict_json import LONGEST
 
 SUFFIXES = (".json",)
@@ -25,7 +25,9 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
     first = _read_first_character(path)
     if first == "[":
         for value, fault, origin in ArrayReader(path):
-            yield _make_row(value, origin) if fault is None else broken_row_error(fault, origin)
+            yield (
+                _make_row(value, origin) if fault is None else make_broken_row_error(fault, origin)
+            )
     elif first == "{" and not _is_one_object(path):
         yield from jsonl.read(path, unit)
     elif first:
@@ -100,6 +102,6 @@ def _load_whole(path: Path) -> Any:
 def _make_row(value: Any, origin: str) -> Item:
     if isinstance(value, dict):
         return Row(value, origin)
-    return broken_row_error(
+    return make_broken_row_error(
         f"holds a {type(value).__name__}, expected an object with columns.", origin
     )

@@ -50,10 +50,10 @@ class ArrayReader:
                 if self._peek() == ",":
                     self._skip(",")
                 elif self._peek() != "]":
-                    raise self._broken_error("expected ',' or ']' after an object")
+                    raise self._make_broken_error("expected ',' or ']' after an object")
             self._skip("]")
             if self._find_next():
-                raise self._broken_error("something follows the end of the array")
+                raise self._make_broken_error("something follows the end of the array")
 
     def _read_more(self) -> bool:
         """Read more of the file into the buffer; False at the end of the file."""
@@ -63,7 +63,7 @@ class ArrayReader:
         except UnicodeDecodeError as error:
             self._forward(len(self.buffer))
             self.line += error.object.count(b"\n", 0, error.start)
-            raise self._broken_error(
+            raise self._make_broken_error(
                 f"is not UTF-8 text: byte 0x{error.object[error.start]:02x}"
             ) from error
         self.buffer, self.at = self.buffer[self.at :] + text, 0
@@ -85,12 +85,12 @@ class ArrayReader:
     def _peek(self) -> str:
         character = self._find_next()
         if not character:
-            raise self._broken_error("the array is not closed")
+            raise self._make_broken_error("the array is not closed")
         return character
 
     def _skip(self, character: str) -> None:
         if self._peek() != character:
-            raise self._broken_error(f"expected '{character}'")
+            raise self._make_broken_error(f"expected '{character}'")
         self._forward(self.at + 1)
 
     def _read_value(self) -> tuple[Any, str | None]:
@@ -101,7 +101,7 @@ class ArrayReader:
                 self._read_rest(error)
                 continue
             except UnparsableText as error:
-                raise self._broken_error(str(error).rstrip(".")) from error
+                raise self._make_broken_error(str(error).rstrip(".")) from error
             # A number at the end of the buffer may continue in the next chunk.
             if end < len(self.buffer) or not self._read_more():
                 self._forward(end)
@@ -111,13 +111,13 @@ class ArrayReader:
         """Read more where the buffer may end inside a value; otherwise raise the error."""
         begun = error.msg.startswith("Unterminated") or error.pos > len(self.buffer) - TOKEN_LENGTH
         if len(self.buffer) - self.at > LONGEST:
-            raise self._broken_error(f"an object is longer than {LONGEST >> 20} MB")
+            raise self._make_broken_error(f"an object is longer than {LONGEST >> 20} MB")
         ahead = error.pos - self.at  # reading on moves the buffer
         if not begun or not self._read_more():
             self._forward(min(self.at + ahead, len(self.buffer)))
-            raise self._broken_error(f"is not valid JSON: {error.msg}") from error
+            raise self._make_broken_error(f"is not valid JSON: {error.msg}") from error
 
-    def _broken_error(self, why: str) -> UserError:
+    def _make_broken_error(self, why: str) -> UserError:
         """Error for an invalid array; it is never skipped, since the bounds of later objects are unknown."""
         return UserError(
             f"{why}.",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ftcli.data import strict_json
 from ftcli.data.readers.lines import Line, read_lines
-from ftcli.data.rows import Item, Row, broken_row_error
+from ftcli.data.rows import Item, Row, make_broken_row_error
 
 SUFFIXES = (".jsonl", ".ndjson")
 
@@ -22,13 +22,13 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
 def parse(line: Line, origin: str) -> Item:
     """Parse one line into a row, or the error of that row."""
     if line.error:
-        return broken_row_error(line.error, origin)
+        return make_broken_row_error(line.error, origin)
     try:
         value = strict_json.load(line.text)
     except ValueError as error:
-        return broken_row_error(str(error), origin)
+        return make_broken_row_error(str(error), origin)
     if not isinstance(value, dict):
-        return broken_row_error(
+        return make_broken_row_error(
             f"holds a {type(value).__name__}, expected an object with columns.", origin
         )
     return Row(value, origin)

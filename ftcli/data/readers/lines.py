@@ -38,7 +38,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         try:
             yield cast(IO[bytes], stream)
         except DAMAGE as error:
-            raise _damage_error(str(path), error) from error
+            raise _make_damage_error(str(path), error) from error
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def read_lines(path: Path) -> Iterator[Line]:
                 number += 1
                 yield _make_line(number, raw, read)
         except DAMAGE as error:
-            raise _damage_error(f"{path}:{number + 1}", error) from error
+            raise _make_damage_error(f"{path}:{number + 1}", error) from error
 
 
 def _read_any_ending(stream: IO[bytes]):  # type: ignore[no-untyped-def]
@@ -89,7 +89,7 @@ def _make_line(number: int, raw: bytes, read) -> Line:  # type: ignore[no-untype
     return Line(number, "\n", f"is longer than {LONGEST >> 20} MB.")
 
 
-def _damage_error(where: str, error: Exception) -> UserError:
+def _make_damage_error(where: str, error: Exception) -> UserError:
     return UserError(
         f"the file is damaged or cut off: {error}.", where=where, fix="fetch or pack the file again"
     )

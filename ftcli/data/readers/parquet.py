@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
 from ftcli.data.readers.lines import open_bytes
-from ftcli.data.rows import Item, Row, broken_row_error, shorten
+from ftcli.data.rows import Item, Row, make_broken_row_error, shorten
 
 if TYPE_CHECKING:
     from pyarrow import DataType, RecordBatch
@@ -44,7 +44,7 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
                 for values in _read_values(batch):
                     origin = f"{path}[{number}]"
                     yield (
-                        broken_row_error(values, origin)
+                        make_broken_row_error(values, origin)
                         if isinstance(values, str)
                         else Row(values, origin)
                     )
@@ -54,7 +54,7 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:
             raise  # the file cannot be opened
-        raise _damage_error(path, number, error) from error
+        raise _make_damage_error(path, number, error) from error
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def _refuse_duplicates(names: list[str], path: Path) -> None:
         )
 
 
-def _damage_error(path: Path, number: int, error: Exception) -> UserError:
+def _make_damage_error(path: Path, number: int, error: Exception) -> UserError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return UserError(
         f"cannot be read as parquet after row {number}: {lines[0].rstrip('.')}.",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ftcli.data.readers.lines import Line, read_lines
-from ftcli.data.rows import Item, Row, broken_row_error
+from ftcli.data.rows import Item, Row, make_broken_row_error
 
 SUFFIXES = (".txt", ".text")
 #: A long file becomes several rows of about this many characters, cut at blank lines, so that memory is
@@ -43,6 +43,6 @@ def _make_row(gathered: list[Line], path: Path) -> Iterator[Item]:
     origin = f"{path}:{gathered[0].number}"
     broken = next((line for line in gathered if line.error), None)
     if broken is not None:
-        yield broken_row_error(str(broken.error), f"{path}:{broken.number}")
+        yield make_broken_row_error(str(broken.error), f"{path}:{broken.number}")
         return
     yield Row({"text": "".join(line.text for line in gathered).rstrip()}, origin)

@@ -47,7 +47,7 @@ def _revert(opened: OpenedSource, to: str, base: str | None, force: bool) -> Rep
             "--base FINETUNED, a whole model",
         )
     finetuned = Artefact.open(base)
-    record = {"said": [f"{finetuned.folder} minus {opened.path}"], "base": delta.base}
+    record = {"history": [f"{finetuned.folder} minus {opened.path}"], "base": delta.base}
     result = Result(
         "model", delta.revert(finetuned.weights), (finetuned.small_files,), record=record
     )

@@ -13,11 +13,11 @@ def exact_match(predictions: Sequence[str], references: References, rows: Rows) 
     if not texts:
         return {}
     hits = [
-        _plain(text) in {_plain(choice) for choice in choices}
+        _normalize(text) in {_normalize(choice) for choice in choices}
         for text, choices in zip(texts, answers, strict=True)
     ]
     return {"exact_match": 100 * sum(hits) / len(hits)}
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(text.split()).casefold()

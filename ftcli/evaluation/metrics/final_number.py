@@ -24,8 +24,8 @@ def final_number(
         (text, {n for n in map(read, choices) if n is not None})
         for text, choices in zip(*select_with_references(predictions, references), strict=True)
     ]
-    judged = [read(text) in numbers for text, numbers in wanted if numbers]
-    return {"final_number": 100 * sum(judged) / len(judged)} if judged else {}
+    correct = [read(text) in numbers for text, numbers in wanted if numbers]
+    return {"final_number": 100 * sum(correct) / len(correct)} if correct else {}
 
 
 def read(text: str) -> Decimal | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftcli.evaluation.e2e_slots import VENUES, judge, parse
+from ftcli.evaluation.e2e_slots import VENUES, find_slot_errors, parse_meaning
 from ftcli.evaluation.metrics import References, Rows
 
 
@@ -21,16 +21,16 @@ def slot_error(predictions: Sequence[str], references: References, rows: Rows) -
     """
     pairs = [
         (text, meaning)
-        for text, meaning in zip(predictions, map(_meaning, rows), strict=True)
+        for text, meaning in zip(predictions, map(_find_meaning, rows), strict=True)
         if meaning
     ]
     if not pairs:
         return {}
     known = {meaning[slot] for _, meaning in pairs for slot in VENUES if slot in meaning}
     slots = sum(len(meaning) for _, meaning in pairs)
-    verdicts = [judge(text, meaning, known) for text, meaning in pairs]
-    missed = sum(len(verdict.missed) for verdict in verdicts)
-    invented = sum(len(verdict.invented) for verdict in verdicts)
+    found = [find_slot_errors(text, meaning, known) for text, meaning in pairs]
+    missed = sum(len(errors.missed) for errors in found)
+    invented = sum(len(errors.invented) for errors in found)
     return {
         "slot_error": 100 * (missed + invented) / slots,
         "slots_missed": 100 * missed / slots,
@@ -38,8 +38,8 @@ def slot_error(predictions: Sequence[str], references: References, rows: Rows) -
     }
 
 
-def _meaning(row: Mapping[str, Any]) -> dict[str, str]:
+def _find_meaning(row: Mapping[str, Any]) -> dict[str, str]:
     for value in row.values():
-        if isinstance(value, str) and (meaning := parse(value)):
+        if isinstance(value, str) and (meaning := parse_meaning(value)):
             return meaning
     return {}

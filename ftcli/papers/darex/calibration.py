@@ -92,7 +92,7 @@ def compute_layer_q(
 
     Args:
         inputs: mean input [in] of each linear by name.
-        options: of `analytic_q`.
+        options: options of `analytic_q`.
     """
     from ftcli.papers.darex.pruning import analytic_q
 

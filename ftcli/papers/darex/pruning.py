@@ -145,7 +145,7 @@ def analytic_q(
     Args:
         c: delta_ij times the mean input x_j, bias change as a last column; [out, in].
         eta: one number for the whole model, found by `search_grid`.
-        dtype: of the computation; the authors' code uses float16.
+        dtype: dtype of the computation; the authors' code uses float16.
     """
     q = torch.arange(1 - p, TOP + STEP / 2, STEP, dtype=torch.float64).to(dtype)
     first, second = c.to(dtype).sum(1, keepdim=True), c.to(dtype).square().sum(1, keepdim=True)

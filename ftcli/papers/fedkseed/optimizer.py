@@ -31,7 +31,7 @@ class KSeed(MeZO):
         pool: K, the number of candidate seeds.
         pool_seed: seed that the candidates are drawn from; it determines all of them.
         clip: largest difference of the two losses; 0: any.
-        seed: of the choice among the candidates; null: the seed passed to `reseed`, 0 before that.
+        seed: seed of the choice among the candidates; null: the seed passed to `reseed`, 0 before that.
         copies: as for MeZO.
     """
 
@@ -68,15 +68,20 @@ class KSeed(MeZO):
         index = self._draw_candidate()
         plus, minus = self._probe(self.pool[index], closure)
         slope = (float(plus) - float(minus)) / (2 * self.eps)
-        self.index, self.taken = None, []
+        self.index, self.last_directions = None, []
         if not math.isfinite(slope) or 0 < self.clip < abs(float(plus) - float(minus)):
             self.dropped += 1
-            return self.last.get("l1", 0.0)
+            return self.last_figures.get("l1", 0.0)
         lr = _round_to_float32(self.param_groups[0]["lr"])
         direction = Direction(self.pool[index], _round_to_float32(slope), lr)
-        self.last = {"g": slope, "l1": float(plus), "l2": float(minus), "seed": direction.seed}
+        self.last_figures = {
+            "g": slope,
+            "l1": float(plus),
+            "l2": float(minus),
+            "seed": direction.seed,
+        }
         self._update([direction])
-        self.index, self.taken = index, [direction]
+        self.index, self.last_directions = index, [direction]
         return plus
 
     @torch.no_grad()

@@ -131,7 +131,7 @@ class Scalars(SharedModel):
         """Record candidate and slope, unless the step was dropped."""
         optimizer: Any = state.run.optimizer.optimizer
         if optimizer.index is not None:
-            self._local_steps.append((optimizer.index, optimizer.taken[0].slope))
+            self._local_steps.append((optimizer.index, optimizer.last_directions[0].slope))
 
     def build_reply(self) -> bytes:
         """Return the pairs (candidate, slope) of the local steps as bytes."""

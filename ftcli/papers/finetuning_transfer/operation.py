@@ -37,7 +37,7 @@ def transfer(
         config = find_config_changes(tensors, target_model)
         run = None if config else run  # the run's base has no rows for new tokens
     record = {
-        "said": [*delta.history, f"{scale:g} times added to {target}"],
+        "history": [*delta.history, f"{scale:g} times added to {target}"],
         "base": target_model.fingerprint,
     }
     result = Result(delta.kind, tensors, files, run, target, config, record)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ftcli.core.callback import State
 from ftcli.trainable.blockwise import Blockwise, StateOnSwitch
-from ftcli.trainable.selection import Interval, share
+from ftcli.trainable.selection import Interval, count_share
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -40,9 +40,9 @@ class Rst(Blockwise):
         """
         super().setup(run)
         total = len(self.candidates.blocks)
-        self.count = share(total, self.train_fraction, "trainable.train_fraction")
+        self.count = count_share(total, self.train_fraction, "trainable.train_fraction")
 
     def choose(self, state: State) -> list[int]:
         """Draw the blocks of this step."""
         blocks = self.candidates.blocks
-        return [blocks[i] for i in self.draws.uniform(len(blocks), self.count).tolist()]
+        return [blocks[i] for i in self.draws.draw_uniform(len(blocks), self.count).tolist()]

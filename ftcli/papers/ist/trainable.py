@@ -11,7 +11,7 @@ from ftcli.core.callback import State
 from ftcli.papers.ist.random import Rst
 from ftcli.papers.ist.scaling import damp_adapters, find_scaled_layers
 from ftcli.trainable.blockwise import StateOnSwitch
-from ftcli.trainable.selection import Interval, share
+from ftcli.trainable.selection import Interval, count_share
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -67,20 +67,20 @@ class Ist(Rst):
         super().setup(run)
         blocks = self.candidates.blocks
         find_scaled_layers(run.model, blocks)
-        self.damp_count = share(len(blocks), self.damp_fraction, "trainable.damp_fraction")
+        self.damp_count = count_share(len(blocks), self.damp_fraction, "trainable.damp_fraction")
         self.scores, self.rounds = torch.zeros(len(blocks), dtype=torch.float64), 0
 
     def choose(self, state: State) -> list[int]:
         """Update the scores where a round is due, then draw the blocks of this step."""
-        if state.step > 0 and self.scoring.due(state):
+        if state.step > 0 and self.scoring.is_due(state):
             self.score(state)
-        chosen = self.draws.weighted(torch.sigmoid(-self.scores), self.count)
+        chosen = self.draws.draw_weighted(torch.sigmoid(-self.scores), self.count)
         return [self.candidates.blocks[i] for i in chosen.tolist()]
 
     def score(self, state: State) -> None:
         """Run one round: measure the loss with each damped set, and raise scores of sets with low loss."""
         sets = [
-            self.draws.weighted(torch.sigmoid(self.scores), self.damp_count)
+            self.draws.draw_weighted(torch.sigmoid(self.scores), self.damp_count)
             for _ in range(self.trials)
         ]
         losses = self._losses(state.run, sets)
@@ -122,7 +122,7 @@ class Ist(Rst):
             "train", run.tokenizer, batch_size=self.score_batch, seed=seed + 1, shuffle=True
         )
         epoch, place = divmod(self.rounds, len(loader))
-        return loader.batch(loader.batches(epoch)[place])
+        return loader.batch(loader.list_batch_rows(epoch)[place])
 
 
 def update_scores(scores: Tensor, sets: list[Tensor], losses: Tensor, lr: float) -> Tensor:

@@ -18,7 +18,7 @@ def lift_budget_llama2_7b(_run: Path) -> float:
     from ftcli.papers.lift.trainable import count_entries
 
     source = CausalLM("meta-llama/Llama-2-7b-hf", architecture="llama2_7b")
-    return float(count_entries(source.meta(), RANK))
+    return float(count_entries(source.build_meta_model(), RANK))
 
 
 @measure(exact=True)
@@ -28,7 +28,7 @@ def lift_budget_llama3_8b(_run: Path) -> float:
     from ftcli.papers.lift.trainable import count_entries
 
     source = CausalLM("meta-llama/Meta-Llama-3-8B", architecture="llama3_8b")
-    return float(count_entries(source.meta(), RANK))
+    return float(count_entries(source.build_meta_model(), RANK))
 
 
 @measure(exact=True)

@@ -108,7 +108,9 @@ class Lift(Trainable):
     def _choose_entries(self, step: int) -> dict[str, Tensor]:
         """Return the chosen entries of each matrix by name, positions in ascending order [k]."""
         return {
-            name: scores.top(self._score_entries(name, index, step), budget(parameter, self.rank))
+            name: scores.find_top(
+                self._score_entries(name, index, step), budget(parameter, self.rank)
+            )
             for index, (name, parameter) in enumerate(self._targets.items())
         }
 
@@ -116,11 +118,13 @@ class Lift(Trainable):
         parameter = self._targets[name]
         seed = (self.seed * 1_000_003 + step) * 1_000_003 + index
         if self.score == "lift":
-            return scores.low_rank(parameter, self.filter_rank, self.svd == "lowrank", seed).abs()
+            return scores.approximate_low_rank(
+                parameter, self.filter_rank, self.svd == "lowrank", seed
+            ).abs()
         if self.score == "weight":
             return parameter.abs()
         if self.score == "random":
-            return scores.random(parameter, seed)
+            return scores.draw_random(parameter, seed)
         return self._sums[name] if self.score == "movement" else _get_gradient(parameter).abs()
 
     def _restrict_optimizer(self, run: Run, chosen: dict[str, Tensor]) -> None:

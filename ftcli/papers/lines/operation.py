@@ -47,7 +47,7 @@ def scale(
             f"{merge} merges several changes, and one was named.", "--merge", "name more"
         )
     opened = sources.Source(source[0], base, product or len(source) > 1)
-    parts = [opened.delta, *(Delta.of(path, base, True) for path in source[1:])]
+    parts = [opened.delta, *(Delta.open(path, base, True) for path in source[1:])]
     merged = mergers.merge_deltas(parts, merge, density) if len(parts) > 1 else parts[0]
     figures: dict[str, Any] = {}
     if control is not None:

@@ -41,7 +41,7 @@ def scale_by_depth(
     Args:
         outside: factor of tensors outside the blocks. alpha: alpha (the authors' code); by_position: the
             last block's factor for tensors after it (final norm, head), alpha for the others.
-        anatomy: of the model; None: that of the delta's source.
+        anatomy: anatomy of the model; None: that of the delta's source.
 
     Raises:
         UserError: the adapter has no second factor, so it is not a LoRA.

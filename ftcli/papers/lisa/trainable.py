@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ftcli.core.callback import State
 from ftcli.trainable.blockwise import Blockwise, StateOnSwitch
-from ftcli.trainable.selection import Interval, within
+from ftcli.trainable.selection import Interval, check_count
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -44,9 +44,9 @@ class Lisa(Blockwise):
             UserError: there are fewer blocks than `gamma`; see also `Blockwise.setup`.
         """
         super().setup(run)
-        within(self.gamma, len(self.candidates.blocks), "trainable.gamma")
+        check_count(self.gamma, len(self.candidates.blocks), "trainable.gamma")
 
     def choose(self, state: State) -> list[int]:
         """Draw `gamma` blocks and return their numbers."""
         blocks = self.candidates.blocks
-        return [blocks[i] for i in self.draws.uniform(len(blocks), self.gamma).tolist()]
+        return [blocks[i] for i in self.draws.draw_uniform(len(blocks), self.gamma).tolist()]

@@ -197,19 +197,19 @@ def _row_order(pivots: Tensor, rows: int) -> Tensor:
     return torch.tensor(order, device=pivots.device).argsort()
 
 
-def _uniform(diagonal: Tensor) -> Tensor:
+def _draw_uniform(diagonal: Tensor) -> Tensor:
     half = diagonal.mean().abs() / 2
     return (2 * torch.rand_like(diagonal) - 1) * half
 
 
-def _normal(diagonal: Tensor) -> Tensor:
+def _draw_normal(diagonal: Tensor) -> Tensor:
     return diagonal.mean() + diagonal.std(correction=0) * torch.randn_like(diagonal)
 
 
 INITS: dict[str, Callable[[Tensor], Tensor]] = {
     "lu": torch.clone,
-    "uniform": _uniform,
-    "normal": _normal,
+    "uniform": _draw_uniform,
+    "normal": _draw_normal,
     "mean": lambda diagonal: diagonal.mean().expand_as(diagonal).clone(),
     "ones": torch.ones_like,
     "zeros": torch.zeros_like,

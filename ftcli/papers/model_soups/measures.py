@@ -40,7 +40,7 @@ class HalvedValidation(RunEvaluator):
             self.load(tensors)
         run = self.run
         loader = run.data.loader("validation", run.tokenizer, batch_size=8, seed=0, shuffle=False)
-        batches = loader.batches(0)
+        batches = loader.list_batch_rows(0)
         middle = len(batches) // 2
         total, count = 0.0, 0
         with evaluation_mode(run) as model:
@@ -70,7 +70,7 @@ def loss(run: Path, recipe: str, split: str) -> float:
     """Return the loss on a split of the best model on the first half, or of a soup (`recipe`)."""
     pool = load_pool(run)
     if recipe == "learned":
-        return pool.judge(_learned(run), split)
+        return pool.score_delta(_load_learned_soup(run), split)
     best = [pool.singles.index(min(pool.singles))]
     everything = list(range(len(pool.members)))
     chosen = {"best": best, "uniform": everything}.get(recipe) or pool.greedy()[0]
@@ -78,7 +78,7 @@ def loss(run: Path, recipe: str, split: str) -> float:
 
 
 @cache
-def _learned(run: Path) -> Delta:
+def _load_learned_soup(run: Path) -> Delta:
     """Return the soup with learned weights a block."""
     return load_pool(run).learn_weights()[0]
 

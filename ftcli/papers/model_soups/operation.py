@@ -53,9 +53,9 @@ def soup(
         chosen = pool.greedy(accept)[0]
         mixture = soups.average_uniformly([pool.members[i] for i in chosen])
         figures["ingredients"] = ", ".join(names[i] for i in chosen)
-    figures[f"{metric} of the soup"] = pool.judge(mixture)
+    figures[f"{metric} of the soup"] = pool.score_delta(mixture)
     if split is not None:
-        figures[f"{metric} on {split}"] = pool.judge(mixture, split)
+        figures[f"{metric} on {split}"] = pool.score_delta(mixture, split)
     return opened[0].write(mixture, to, force, figures)
 
 

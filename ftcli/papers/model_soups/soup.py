@@ -94,9 +94,9 @@ class ModelPool:
 
     def score(self, chosen: Sequence[int], split: str | None = None) -> float:
         """Return the score of the mean of the models with these indices; split None: the evaluator's."""
-        return self.judge(average_uniformly([self.members[i] for i in chosen]), split)
+        return self.score_delta(average_uniformly([self.members[i] for i in chosen]), split)
 
-    def judge(self, delta: Delta, split: str | None = None) -> float:
+    def score_delta(self, delta: Delta, split: str | None = None) -> float:
         """Return the score of the base plus a delta; only one model is in memory at a time."""
         return self.evaluator.score(delta.add_to(self.base.weights), split)
 
@@ -138,7 +138,7 @@ class ModelPool:
             "validation", run.tokenizer, batch_size=run.trainer.batch_size, seed=0, shuffle=True
         )
         for epoch in range(epochs):
-            for rows in loader.batches(epoch):
+            for rows in loader.list_batch_rows(epoch):
                 weights = mixture.weights()
                 mixed = {
                     f"model.{n}": base[n]

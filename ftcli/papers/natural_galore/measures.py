@@ -25,7 +25,7 @@ def galore_state_excess(run: Path) -> float:
     fresh = rebuild_run(run)
     options = fresh.config["optimizer"]
     vectors = 2 + (options["history"] if options.get("transform") == "natural" else 0)
-    model = fresh.model_source.meta()
+    model = fresh.model_source.build_meta_model()
     projected = {id(linear.module.weight) for linear in Anatomy(model).block_linears}
     formula = 0
     for weight in model.parameters():

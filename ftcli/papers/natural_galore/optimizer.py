@@ -139,7 +139,7 @@ def natural_gradient(history: Tensor, index: int, damping: float) -> Tensor:
 
     Args:
         history: [k, d], the columns of H as rows.
-        index: of h in `history`.
+        index: position of h in `history`.
 
     Returns:
         [d], in the type of `history`.

@@ -121,11 +121,11 @@ class PeqaModel(Tuner):
 
         The original weight is freed here, because PEFT holds the layers until all are replaced.
         """
-        packed = self._packed(target, config)
+        packed = self._pack(target, config)
         target.register_parameter("weight", None)
         return PeqaLinear(packed)
 
-    def _packed(self, linear: Any, config: PeqaConfig) -> PackedLinear:
+    def _pack(self, linear: Any, config: PeqaConfig) -> PackedLinear:
         weight = getattr(linear, "weight", None)
         shaped = hasattr(linear, "nf") or isinstance(linear, nn.Linear)
         if not shaped or weight is None or not weight.dtype.is_floating_point:

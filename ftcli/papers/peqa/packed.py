@@ -28,7 +28,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     Raises:
         ValueError: no packing for this number of bits.
     """
-    count, size = _packing(bits)
+    count, size = _get_packing(bits)
     missing = -codes.shape[-1] % count
     groups = nn.functional.pad(codes.int(), (0, missing)).unflatten(-1, (-1, count))
     words = (groups << _shifts(count, bits, codes.device)).sum(-1, dtype=torch.int32)
@@ -37,7 +37,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 def unpack(packed: Tensor, bits: int, width: int) -> Tensor:
     """Return the codes that were packed, uint8 [.., width]; int8 bytes are read as unsigned."""
-    count, size = _packing(bits)
+    count, size = _get_packing(bits)
     packed = packed.view(torch.uint8)
     if bits == 8:
         return packed
@@ -51,7 +51,7 @@ def unpack(packed: Tensor, bits: int, width: int) -> Tensor:
 
 def packed_width(width: int, bits: int) -> int:
     """Return the number of bytes of a packed row of `width` codes."""
-    count, size = _packing(bits)
+    count, size = _get_packing(bits)
     return ceil(width / count) * size
 
 
@@ -93,7 +93,7 @@ def quantise(
     Raises:
         ValueError: there is no packing for this number of bits, or group_size does not divide a row.
     """
-    _packing(bits)
+    _get_packing(bits)
     groups = group_count(weight.shape[1], group_size)
     values = weight.detach().float().unflatten(1, (groups, -1))  # [n, groups, group]
     low, high = values.amin(-1).clamp(max=0), values.amax(-1).clamp(min=0)
@@ -142,7 +142,7 @@ def bits_per_weight(
     return 8 * stored_bytes(1, columns, bits, group_size, scale_bytes) / columns
 
 
-def _packing(bits: int) -> tuple[int, int]:
+def _get_packing(bits: int) -> tuple[int, int]:
     if bits not in PACKS:
         raise ValueError(
             f"there is no packing for {bits} bits; choose one of {', '.join(map(str, PACKS))}"

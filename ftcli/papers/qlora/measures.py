@@ -126,13 +126,13 @@ def nf4_code_error(_run: Path) -> float:
 
 def normal_float_code() -> list[float]:
     """Return the NF4 code by its formula, ascending from -1 to 1."""
-    above = [NormalDist().inv_cdf(p) for p in _between(8)]
-    below = [-NormalDist().inv_cdf(p) for p in _between(7)]
+    above = [NormalDist().inv_cdf(p) for p in _space_probabilities(8)]
+    below = [-NormalDist().inv_cdf(p) for p in _space_probabilities(7)]
     code = sorted([*below, 0.0, *above])
     return [value / code[-1] for value in code]
 
 
-def _between(count: int) -> list[float]:
+def _space_probabilities(count: int) -> list[float]:
     """Return `count` evenly spaced probabilities from the offset down to one half, without one half."""
     return [OFFSET + (0.5 - OFFSET) * i / count for i in range(count)]
 

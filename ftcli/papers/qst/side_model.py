@@ -31,7 +31,7 @@ class BackboneSpec:
     """Location of the blocks in a causal model.
 
     Attributes:
-        name: of the module that holds the blocks, such as "model" or "transformer".
+        name: name of the module that holds the blocks, such as "model" or "transformer".
         blocks: name of the list of blocks within that module.
         out: width of the input of the head.
     """

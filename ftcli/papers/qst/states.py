@@ -35,7 +35,7 @@ class Store:
 
     Args:
         limit: bytes.
-        folder: of the files; None stores tensors in the process's memory.
+        folder: folder of the files; None stores tensors in the process's memory.
     """
 
     def __init__(self, limit: float, folder: Path | None = None) -> None:
@@ -81,7 +81,7 @@ class HiddenStates:
     """Outputs of all blocks of a backbone for a batch, read from a store or computed.
 
     Args:
-        store: of the documents' states.
+        store: store of the documents' states.
         salt: part of every name; the hash of the base, where the store outlives the process.
     """
 
@@ -92,7 +92,7 @@ class HiddenStates:
         """Return the states [L, B, T, d] of the documents of a batch, zeros elsewhere.
 
         Args:
-            arguments: of the backbone.
+            arguments: arguments of the backbone.
             compute: arguments of the backbone -> states [L, B, T, d], for documents that are missing.
 
         Returns:

@@ -85,7 +85,7 @@ class CoupledStructure:
         """Reorder every part in the same way.
 
         Args:
-            order: of all heads or channels; heads of a group are consecutive.
+            order: order of all heads or channels; heads of a group are consecutive.
         """
         for part in self.parts.values():
             part.reorder(self.convert_order(part, order))

@@ -40,7 +40,7 @@ class TrainedEntries(nn.Module):
     layer's backward (SaRA, arXiv 2409.06633, unstructural back-propagation).
 
     Args:
-        name: of the weight in the model.
+        name: name of the weight in the model.
         dense: the weight, which the values are written into; not trained itself.
         indices: positions in the flattened weight, ascending, [k].
     """

@@ -14,7 +14,7 @@ from ftcli.config.classpath import ClassPath
 from ftcli.core.callback import State
 from ftcli.core.errors import UserError
 from ftcli.methods.peft import ADAPTER, Peft
-from ftcli.trainable.scores import top
+from ftcli.trainable.scores import find_top
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ftcli.papers.spiel.tuner import SpIELLinear
 
 #: Growth -> the method that the optimizer must have, and an option that has it.
-NEEDS = {"ag": ("seed", "sparse_adamw"), "ma": ("covers", "sm3")}
+NEEDS = {"ag": ("seed", "sparse_adamw"), "ma": ("get_accumulators", "sm3")}
 
 
 @dataclass
@@ -116,7 +116,7 @@ class SpIEL(Peft):
             group["weight_decay"] = run.optimizer.weight_decay
         if self.growth == "ma":
             for layer in self._layers.values():
-                optimizer.layout(*_get_delta(layer), layer.shape)
+                optimizer.set_layout(*_get_delta(layer), layer.shape)
 
     def before_step(self, state: State) -> None:
         """Observe the gradients of whole matrices in the steps of a phase."""
@@ -245,12 +245,12 @@ def grow_by_gradients(
 def grow_by_momenta(layer: SpIELLinear, dropped: Tensor, optimizer: SM3) -> None:
     """Replace dropped deltas by the inactive entries of largest r_i * c_j."""
     values, indices = _get_delta(layer)
-    rows, columns = optimizer.covers(values)
+    rows, columns = optimizer.get_accumulators(values)
     score = torch.outer(rows, columns).view(-1)
     score[indices] = -1.0  # below every product, so that no active entry is chosen
     slots = dropped[: score.numel() - len(indices)]
     if len(slots):
-        _replace_entries(layer, slots, top(score, len(slots)))
+        _replace_entries(layer, slots, find_top(score, len(slots)))
         optimizer.forget(values, slots)
 
 

@@ -36,9 +36,9 @@ class SsfLayer(TunerLayer):
         """Add C scales, and C shifts where the layer has a bias or can get one."""
         base: Any = self.get_base_layer()
         channels = getattr(base, "out_features", None) or base.weight.shape[self.weight_axis]
-        self.ssf_scale[adapter] = nn.Parameter(_normal(channels, 1.0, config.init_std))
+        self.ssf_scale[adapter] = nn.Parameter(_draw_normal(channels, 1.0, config.init_std))
         if hasattr(base, "bias") and (base.bias is not None or config.new_biases):
-            self.ssf_shift[adapter] = nn.Parameter(_normal(channels, 0.0, config.init_std))
+            self.ssf_shift[adapter] = nn.Parameter(_draw_normal(channels, 0.0, config.init_std))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the layer's output [..., C, ...] after each active adapter's scale and shift."""
@@ -184,7 +184,7 @@ def weight_offset(norm: nn.Module) -> float:
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def _normal(count: int, mean: float, std: float) -> Tensor:
+def _draw_normal(count: int, mean: float, std: float) -> Tensor:
     """Return normal values [count]; exactly the mean where std is 0."""
     values = torch.full((count,), mean)
     return nn.init.normal_(values, mean, std) if std > 0 else values

@@ -58,7 +58,7 @@ class TappedAttention:
     """Attention processor of diffusers that records and injects features according to `Taps`.
 
     Args:
-        name: of the layer in the denoiser.
+        name: name of the layer in the denoiser.
         taps: shared by all layers.
     """
 
@@ -90,7 +90,7 @@ def tap_attention(denoiser: nn.Module, patterns: Sequence[str]) -> Iterator[Taps
 
     Args:
         denoiser: a UNet2DConditionModel of diffusers.
-        patterns: of names such as `up_blocks.2.attentions.0.transformer_blocks.0.attn1`.
+        patterns: patterns of names such as `up_blocks.2.attentions.0.transformer_blocks.0.attn1`.
 
     Raises:
         UserError: a pattern matches no self-attention.

@@ -19,7 +19,7 @@ def styleid_features_sd1_5(_run: Path) -> float:
     from ftcli.papers.styleid.attention import Features, tap_attention
 
     source = Ldm("stable-diffusion-v1-5/stable-diffusion-v1-5", architecture="sd1_5")
-    model = source.meta()
+    model = source.build_meta_model()
     features: Features = {}
     with torch.no_grad(), tap_attention(model.part("denoiser"), LAYERS) as taps:
         taps.record = features

@@ -17,7 +17,7 @@ def lora_count_excess(run: Path) -> float:
 
     fresh = rebuild_run(run)
     r = fresh.config["method"]["r"]
-    base: Any = fresh.model_source.meta()
+    base: Any = fresh.model_source.build_meta_model()
     weights: list[Any] = [linear.module.weight for linear in Anatomy(base).block_linears]
     formula = sum(r * sum(weight.shape) for weight in weights)
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))

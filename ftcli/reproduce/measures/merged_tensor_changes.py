@@ -14,7 +14,7 @@ def merged_tensor_changes(run: Path) -> float:
     from ftcli.run.build import open_run
 
     trained = open_run(run)
-    base, merged = trained.model_source.meta(), trained.method.merge(trained.model)
+    base, merged = trained.model_source.build_meta_model(), trained.method.merge(trained.model)
     return float(len(_shapes(base) ^ _shapes(merged)))
 
 

@@ -126,7 +126,7 @@ def test_an_adapter_of_rank_16_takes_less_than_an_eighth_on_disk(
     lora_run, tmp_path, codec, density, factor
 ):
     """Beside the same adapter in 16 bits; two masks are an eighth, less their header."""
-    change = Delta.of(lora_run)
+    change = Delta.open(lora_run)
     sixteen = {name: change[name].bfloat16() for name in change}
     save_file(sixteen, tmp_path / "adapter.safetensors")
     compressed, coded = compeft.compress(change, density)
@@ -136,7 +136,7 @@ def test_an_adapter_of_rank_16_takes_less_than_an_eighth_on_disk(
     header = 8 + int.from_bytes(data[4:8], "little")
     assert size == len(data) == header + body(coded, codec) and header < 1500
     assert (tmp_path / "adapter.safetensors").stat().st_size / size > factor
-    stored = Delta.of(tmp_path / "delta")
+    stored = Delta.open(tmp_path / "delta")
     assert stored.kind == "adapter" and stored.base == change.base
     assert all(torch.equal(stored[name], compressed[name]) for name in compressed)
 

@@ -245,7 +245,7 @@ def test_the_context_is_a_data_node_of_the_method():
 
 
 def test_published_figures_on_the_meta_device():
-    meta = CausalLM("owner/name", architecture="llama2_7b").meta()
+    meta = CausalLM("owner/name", architecture="llama2_7b").build_meta_model()
     widths = [linear.in_features for linear in Anatomy(meta).block_linears]
     assert round(sum(4 * width**2 for width in widths) / 1e9, 1) == 28.4
     model = Corda(r=128, lora_alpha=128).prepare(meta)

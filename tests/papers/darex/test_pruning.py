@@ -80,7 +80,7 @@ def test_rows_are_dropped_whole():
 
 
 def test_tensors_out_of_scope_keep_their_whole_change(full_run):
-    change = Delta.of(full_run)
+    change = Delta.open(full_run)
     names = darex.select_tensors(change, exclude=["*.layers.0.*"])
     pruned = darex.drop_entries(change, 0.99, names=names)
     assert len(names) == 7 * 7 and all("proj" in name for name in names)
@@ -162,7 +162,7 @@ def test_searches_without_labels_look_at_the_finetuned_models_outputs(full_run):
     from ftcli.deltas.artefact import Artefact
     from ftcli.deltas.evaluator import RunEvaluator
 
-    change, base = Delta.of(full_run), Artefact.open("asset:llama_mini")
+    change, base = Delta.open(full_run), Artefact.open("asset:llama_mini")
     evaluator = RunEvaluator(full_run, "model")
     moved = OutputChange(evaluator, change.apply(base), rows=2)
     assert moved(change.apply(base)) == 0

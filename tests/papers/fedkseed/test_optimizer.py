@@ -39,7 +39,7 @@ def test_the_weights_are_the_start_and_one_scalar_a_seed(copies):
     sums, drawn = [0.0] * 8, []
     for _ in range(40):
         optimizer.step(loss_of(named))
-        sums[optimizer.index] += optimizer.taken[0].slope
+        sums[optimizer.index] += optimizer.last_directions[0].slope
         drawn.append(optimizer.index)
     KSeed(rebuilt, lr=1e-4, pool=8).apply_sums(sums)
     assert len(set(drawn)) == 8
@@ -61,8 +61,8 @@ def test_a_step_is_mezos_along_the_candidate():
     named, plain = parameters(), parameters()
     optimizer = KSeed(named, lr=1e-4, pool=4, seed=3)
     optimizer.step(loss_of(named))
-    MeZO(plain, lr=1e-4, eps=5e-4).replay(optimizer.taken)
-    assert optimizer.taken[0].seed == optimizer.pool[optimizer.index]
+    MeZO(plain, lr=1e-4, eps=5e-4).replay(optimizer.last_directions)
+    assert optimizer.last_directions[0].seed == optimizer.pool[optimizer.index]
     assert torch.equal(values(named), values(plain))
 
 
@@ -72,7 +72,7 @@ def test_what_is_not_finite_or_too_steep_is_dropped():
     optimizer.step(lambda: torch.tensor(2.0))
     for broken in (iter([math.nan, 1.0]), iter([3.0, math.inf]), iter([3.0, 1.5])):
         assert optimizer.step(lambda broken=broken: torch.tensor(next(broken))) == 2.0
-        assert optimizer.index is None and optimizer.taken == []
+        assert optimizer.index is None and optimizer.last_directions == []
     assert optimizer.dropped == 3
     assert torch.equal(values(named), values(parameters()))
 

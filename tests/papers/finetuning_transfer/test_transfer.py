@@ -41,25 +41,25 @@ def new(base, tmp_path):
 
 
 def test_to_its_own_base_it_is_the_finetuned_model(full_run, base):
-    transferred = transfer.transfer_delta(Delta.of(full_run), base)
+    transferred = transfer.transfer_delta(Delta.open(full_run), base)
     trained = load_file(full_run / "model" / "model.safetensors")
     assert all(torch.equal(transferred[n], trained[n]) for n in trained)
 
 
 def test_nothing_of_the_change_is_the_target(full_run, new):
-    transferred = transfer.transfer_delta(Delta.of(full_run), new, scale=0.0)
+    transferred = transfer.transfer_delta(Delta.open(full_run), new, scale=0.0)
     assert all(torch.equal(transferred[n], new.weights[n].float()) for n in new.weights)
 
 
 def test_it_equals_task_arithmetic_with_two_changes(full_run, base, new):
     """m_t + (m'_s - m_s) = m'_s + (m_t - m_s)."""
-    transferred = transfer.transfer_delta(Delta.of(full_run), new)
+    transferred = transfer.transfer_delta(Delta.open(full_run), new)
     other = compute_model_delta(new, base).add_to(Artefact.open(full_run).weights)
     assert max((transferred[n] - other[n]).abs().max().item() for n in transferred) < 1e-6
 
 
 def test_there_and_back_is_the_identity_to_rounding(full_run, base, new, tmp_path):
-    transferred = transfer.transfer_delta(Delta.of(full_run), new)
+    transferred = transfer.transfer_delta(Delta.open(full_run), new)
     moved_model = model(tmp_path / "there", dict(transferred.items()))
     back = transfer.transfer_delta(compute_model_delta(moved_model, new), base)
     trained = Artefact.open(full_run).weights
@@ -84,20 +84,20 @@ def test_another_shape_is_refused(full_run, base, tmp_path):
     cut = {n: base.weights[n] for n in base.weights}
     cut[name] = cut[name][:100]
     with pytest.raises(UserError, match="up_proj"):
-        transfer.transfer_delta(Delta.of(full_run), model(tmp_path / "cut", cut))
+        transfer.transfer_delta(Delta.open(full_run), model(tmp_path / "cut", cut))
     del cut[name]
     with pytest.raises(UserError, match="no tensor"):
-        transfer.transfer_delta(Delta.of(full_run), model(tmp_path / "less", cut))
+        transfer.transfer_delta(Delta.open(full_run), model(tmp_path / "less", cut))
 
 
 def test_the_target_is_not_changed_by_it(full_run, new):
     before = {n: new.weights[n].clone() for n in new.weights}
-    transfer.transfer_delta(Delta.of(full_run), new)[TOKENS]
+    transfer.transfer_delta(Delta.open(full_run), new)[TOKENS]
     assert all(torch.equal(before[n], new.weights[n]) for n in before)
 
 
 def test_the_tensors_of_an_adapter_are_handed_on_as_they_are(lora_run, new):
-    adapter = transfer.transfer_delta(Delta.of(lora_run), new)
+    adapter = transfer.transfer_delta(Delta.open(lora_run), new)
     stored = load_file(lora_run / "adapter" / "adapter_model.safetensors")
     assert all(torch.equal(adapter[n], stored[n]) for n in stored)
 

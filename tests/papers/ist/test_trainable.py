@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ftcli.core.errors import UserError
-from ftcli.objectives.causal_lm import CausalLM
+from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.papers.ist.random import Rst
 from ftcli.papers.ist.scaling import find_scaled_layers
 from ftcli.papers.ist.trainable import update_scores
@@ -122,8 +122,8 @@ def test_scoring_is_done_without_dropout_gradients_or_repetition(monkeypatch):
         seen.append((model.training, torch.is_grad_enabled(), batch["rows"]))
         return original(objective, model, batch)
 
-    original = CausalLM.__call__
-    monkeypatch.setattr(CausalLM, "__call__", watched)
+    original = NextTokenPrediction.__call__
+    monkeypatch.setattr(NextTokenPrediction, "__call__", watched)
     policy = run.trainable
     policy.setup(run)
     run.model.train()

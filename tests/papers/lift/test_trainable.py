@@ -58,38 +58,38 @@ def test_a_planted_rank_one_matrix_is_kept_where_its_factors_are_large():
     generator = torch.Generator().manual_seed(0)
     u, v = torch.randn(30, 1, generator=generator), torch.randn(1, 20, generator=generator)
     noisy = 10 * u @ v + 0.01 * torch.randn(30, 20, generator=generator)
-    expected = scores.top((u @ v).abs(), 50)
+    expected = scores.find_top((u @ v).abs(), 50)
     for randomised in (False, True):
-        chosen = scores.top(scores.low_rank(noisy, 1, randomised).abs(), 50)
+        chosen = scores.find_top(scores.approximate_low_rank(noisy, 1, randomised).abs(), 50)
         assert torch.isin(chosen, expected).sum() >= 49  # noise may swap the last two
-    exact = scores.top(scores.low_rank(u @ v, 1).abs(), 50)
+    exact = scores.find_top(scores.approximate_low_rank(u @ v, 1).abs(), 50)
     assert torch.equal(exact, expected)
 
 
 def test_at_full_rank_it_is_weight_magnitude_and_below_it_is_not():
     weight = torch.randn(24, 16, generator=torch.Generator().manual_seed(1))
-    plain = scores.top(weight.abs(), 60)
-    assert torch.equal(scores.top(scores.low_rank(weight, 16).abs(), 60), plain)
-    reduced = scores.top(scores.low_rank(weight, 2).abs(), 60)
+    plain = scores.find_top(weight.abs(), 60)
+    assert torch.equal(scores.find_top(scores.approximate_low_rank(weight, 16).abs(), 60), plain)
+    reduced = scores.find_top(scores.approximate_low_rank(weight, 2).abs(), 60)
     assert 0.2 < torch.isin(reduced, plain).float().mean() < 0.8
-    transposed = scores.low_rank(weight.T.contiguous(), 2)  # how GPT-2 stores a layer
-    assert (transposed.T - scores.low_rank(weight, 2)).abs().max() < 5e-5  # rounding
+    transposed = scores.approximate_low_rank(weight.T.contiguous(), 2)  # how GPT-2 stores a layer
+    assert (transposed.T - scores.approximate_low_rank(weight, 2)).abs().max() < 5e-5  # rounding
 
 
 def test_half_precision_is_decomposed_in_single_and_draws_leave_the_generator_alone():
     weight = torch.randn(12, 8).bfloat16()
-    assert scores.low_rank(weight, 3).dtype == torch.float32
+    assert scores.approximate_low_rank(weight, 3).dtype == torch.float32
     before = torch.get_rng_state()
-    first, second = (scores.low_rank(weight, 2, True, seed=4) for _ in range(2))
+    first, second = (scores.approximate_low_rank(weight, 2, True, seed=4) for _ in range(2))
     assert torch.equal(first, second) and torch.equal(before, torch.get_rng_state())
-    assert torch.equal(scores.random(weight, 3), scores.random(weight, 3))
+    assert torch.equal(scores.draw_random(weight, 3), scores.draw_random(weight, 3))
 
 
 def test_of_equal_values_the_first_are_taken():
     score = torch.tensor([[1.0, 2.0, 2.0], [2.0, 0.0, 3.0]])
-    assert scores.top(score, 3).tolist() == [1, 2, 5]
-    assert scores.top(score, 9).tolist() == list(range(6))
-    assert scores.top(torch.zeros(4), 2).tolist() == [0, 1]
+    assert scores.find_top(score, 3).tolist() == [1, 2, 5]
+    assert scores.find_top(score, 9).tolist() == list(range(6))
+    assert scores.find_top(torch.zeros(4), 2).tolist() == [0, 1]
 
 
 def test_targets_are_the_linears_without_the_head_in_any_layout():
@@ -151,7 +151,9 @@ def test_entries_are_chosen_again_from_current_weights_one_step_before_the_inter
         before = current
         if changed[-1:] == [state.step]:
             for name, parameter in policy._targets.items():
-                due = scores.top(scores.low_rank(parameter, 4).abs(), budget(parameter, 2))
+                due = scores.find_top(
+                    scores.approximate_low_rank(parameter, 4).abs(), budget(parameter, 2)
+                )
                 assert torch.equal(current[name], due)
     assert changed == ([2, 5, 8] if interval else [])
 
@@ -184,7 +186,7 @@ def test_scores_of_gradients_are_taken_before_anything_moves():
     step(policy, state)
     for linear in find_targets(twin):
         gradient = linear.module.weight.grad
-        expected = scores.top(gradient.abs(), budget(gradient, 1))
+        expected = scores.find_top(gradient.abs(), budget(gradient, 1))
         parameter = policy._targets[f"{linear.name}.weight"]
         assert torch.equal(state.run.optimizer.optimizer.support(parameter), expected)
 
@@ -204,7 +206,7 @@ def test_movement_sums_minus_weight_times_gradient():
         state.step += 1
         policy.after_step(state)
     for name, p in policy._targets.items():
-        expected = scores.top(sums[name], budget(p, 1))
+        expected = scores.find_top(sums[name], budget(p, 1))
         assert torch.equal(state.run.optimizer.optimizer.support(p), expected)
 
 

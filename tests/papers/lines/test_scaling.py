@@ -126,14 +126,14 @@ def test_two_stacks_have_a_depth_each():
 
 
 def test_scaling_loras_second_factor_scales_its_product(lora_run):
-    factored = lines.scale_by_depth(Delta.of(lora_run), 0.3, 0.7)
-    whole = lines.scale_by_depth(Delta.of(lora_run, product=True), 0.3, 0.7)
+    factored = lines.scale_by_depth(Delta.open(lora_run), 0.3, 0.7)
+    whole = lines.scale_by_depth(Delta.open(lora_run, product=True), 0.3, 0.7)
     from ftcli.deltas.product import multiply_factors
 
     product = multiply_factors(factored)
     assert all(torch.allclose(product[n], whole[n], rtol=1e-6, atol=1e-12) for n in whole)
     name = next(n for n in factored if "lora_A" in n)
-    assert torch.equal(factored[name], Delta.of(lora_run)[name])
+    assert torch.equal(factored[name], Delta.open(lora_run)[name])
 
 
 def test_the_search_weighs_the_target_twice():

@@ -201,7 +201,7 @@ def test_other_samples_give_other_factors(source):
 
 
 def test_published_count_on_the_meta_device():
-    meta = CausalLM("owner/name", architecture="llama2_7b").meta()
+    meta = CausalLM("owner/name", architecture="llama2_7b").build_meta_model()
     model = LoraGA(r=8, lora_alpha=16, use_rslora=True).prepare(meta)
     assert count_parameters(model, trainable_only=True) == 19_988_480
 

@@ -20,7 +20,7 @@ HIGHER = float.__gt__
 
 @pytest.fixture(scope="module")
 def pool(full_run, other_run):
-    members = [Delta.of(full_run), Delta.of(other_run)]
+    members = [Delta.open(full_run), Delta.open(other_run)]
     return soup.ModelPool(
         members, Artefact.open("asset:llama_mini"), RunEvaluator(full_run, "model")
     )
@@ -105,7 +105,9 @@ def test_one_step_of_learning_is_adams_first_along_the_gradient(pool, monkeypatc
     group = dict.fromkeys(pool.members[0].shapes, 0)
 
     def loss(logits: list[float]) -> float:
-        return pool.judge(soup.mix_deltas(pool.members, group, torch.tensor([logits]).softmax(-1)))
+        return pool.score_delta(
+            soup.mix_deltas(pool.members, group, torch.tensor([logits]).softmax(-1))
+        )
 
     slope = loss([1.0, 0.0]) - loss([0.0, 1.0])
     weights = pool.learn_weights("model", lr=0.05, epochs=1, temperature=False)[1]
@@ -144,7 +146,7 @@ def test_learning_moves_the_weights_where_the_held_out_loss_falls(pool):
     assert weights.shape == (1, 2) and weights.sum().item() == pytest.approx(1)
     better = int(pool.singles[1] < pool.singles[0])
     assert weights[0, better] > 0.5
-    assert pool.judge(mixture) < pool.score([0, 1])
+    assert pool.score_delta(mixture) < pool.score([0, 1])
 
 
 def test_models_of_different_bases_make_no_soup(full_run):

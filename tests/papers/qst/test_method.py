@@ -17,7 +17,7 @@ from transformers import (
 
 from ftcli.core.errors import UserError
 from ftcli.models.anatomy import Anatomy
-from ftcli.objectives.causal_lm import CausalLM as Objective
+from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.papers.qst.method import Qst
 from ftcli.papers.qst.tuner import side_layer
 from tests.methods.tiny import (
@@ -212,9 +212,9 @@ def test_packed_documents_do_not_see_each_other(folder):
     ids = torch.randint(3, 100, (1, 24), generator=torch.Generator().manual_seed(0))
     positions = torch.cat([torch.arange(n) for n in lengths])[None]
     row = {"input_ids": ids, "labels": ids, "position_ids": positions, "lengths": lengths}
-    together = Objective()(model, row).values
+    together = NextTokenPrediction()(model, row).values
     single = [
-        Objective()(model, {"input_ids": x, "labels": x, "position_ids": torch.arange(x.shape[1])[None],
+        NextTokenPrediction()(model, {"input_ids": x, "labels": x, "position_ids": torch.arange(x.shape[1])[None],
                             "attention_mask": torch.ones_like(x)}).values
         for x in ids.split(lengths.tolist(), dim=1)
     ]  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ftcli.models.anatomy import Anatomy
-from ftcli.objectives.causal_lm import CausalLM as Objective
+from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.papers.qst.states import HiddenStates, Store, hash_backbone
 from ftcli.papers.qst.tuner import side_layer
 from ftcli.run.build import build_run
@@ -72,7 +72,7 @@ class BlockCounter:
 def test_losses_and_gradients_are_the_same_and_the_base_runs_once(model, rows, place, tmp_path):
     def step():
         model.zero_grad()
-        losses = Objective()(model, rows).values
+        losses = NextTokenPrediction()(model, rows).values
         losses.sum().backward()
         return losses.detach(), side_layer(model).qst_side["default"].up.weight.grad.clone()
 
@@ -91,13 +91,15 @@ def test_losses_and_gradients_are_the_same_and_the_base_runs_once(model, rows, p
 def test_a_document_is_found_in_whatever_batch_it_comes(model):
     first, second, third = (packed([n], seed=n)["input_ids"][0] for n in (9, 14, 6))
     mixed = batch([third, first])
-    expected = Objective()(model, mixed).values.detach()
+    expected = NextTokenPrediction()(model, mixed).values.detach()
     store = Store(1e9)
     with torch.no_grad(), BlockCounter(model, store) as counter:
-        Objective()(model, batch([first, second]))
-        Objective()(model, mixed)  # `third` and its padding are computed, `first` is stored
+        NextTokenPrediction()(model, batch([first, second]))
+        NextTokenPrediction()(
+            model, mixed
+        )  # `third` and its padding are computed, `first` is stored
         runs, misses = counter.runs, store.misses
-        repeated = Objective()(model, batch([third, first])).values
+        repeated = NextTokenPrediction()(model, batch([third, first])).values
         assert (counter.runs, store.misses) == (runs, misses)
     assert (repeated - expected).abs().max() < 1e-5
 
@@ -105,19 +107,19 @@ def test_a_document_is_found_in_whatever_batch_it_comes(model):
 def test_the_same_tokens_at_other_positions_are_another_document(model):
     rows = packed([8])
     moved = rows | {"position_ids": rows["position_ids"] + 3}
-    expected = [Objective()(model, r).values.detach() for r in (rows, moved)]
+    expected = [NextTokenPrediction()(model, r).values.detach() for r in (rows, moved)]
     with torch.no_grad(), BlockCounter(model, Store(1e9)):
         for _ in range(2):
             for r, values in zip((rows, moved), expected, strict=True):
-                assert (Objective()(model, r).values - values).abs().max() < 1e-5
+                assert (NextTokenPrediction()(model, r).values - values).abs().max() < 1e-5
 
 
 def test_what_exceeds_the_limit_is_computed_each_time(model):
     rows, store = packed([10, 10, 44]), Store(2 * 2 * 10 * 128 * 4)  # two documents of ten tokens
-    expected = Objective()(model, rows).values.detach()
+    expected = NextTokenPrediction()(model, rows).values.detach()
     with torch.no_grad(), BlockCounter(model, store) as counter:
         for _ in range(3):
-            assert (Objective()(model, rows).values - expected).abs().max() < 1e-5
+            assert (NextTokenPrediction()(model, rows).values - expected).abs().max() < 1e-5
         assert store.hits == 4 and store.bytes == store.limit
         assert counter.runs == 3
 
@@ -136,7 +138,7 @@ def test_files_are_found_by_another_run_of_the_same_base_only(tmp_path):
     for method, model in method_and_model:
         method.setup(small_run(model, None))
         store = side_layer(model).states.store
-        Objective()(model, packed([7, 12]))
+        NextTokenPrediction()(model, packed([7, 12]))
         stores.append((store.hits, store.misses))
         method.on_train_end(SimpleNamespace(model=model))
         assert side_layer(model).states is None

@@ -284,8 +284,8 @@ def test_momenta_grow_the_inactive_entries_of_largest_product():
     layer = model[0]
     values, indices = layer.spiel_values["default"], layer.spiel_indices["default"]
     indices.copy_(torch.tensor([0, 4]))
-    optimizer.layout(values, indices, (3, 3))
-    rows, columns = optimizer.covers(values)
+    optimizer.set_layout(values, indices, (3, 3))
+    rows, columns = optimizer.get_accumulators(values)
     rows.copy_(torch.tensor([2.0, 1.0, 0.0]))
     columns.copy_(torch.tensor([3.0, 5.0, 1.0]))
     grow_by_momenta(layer, torch.tensor([0, 1]), optimizer)
@@ -389,7 +389,7 @@ def test_mistakes_are_said(folder):
 def test_on_the_meta_device_entries_are_counted(folder):
     from ftcli.models.causal_lm import CausalLM
 
-    model = SpIEL(num_weights=999).prepare(CausalLM(str(folder)).meta())
+    model = SpIEL(num_weights=999).prepare(CausalLM(str(folder)).build_meta_model())
     assert 985 < sum(p.numel() for p in trainable(model).values()) <= 999
     assert {p.device.type for p in trainable(model).values()} == {"meta"}
     assert SpIELConfig(rank=3).density is None and IDS.shape == (2, 12)

@@ -1,4 +1,4 @@
-"""Row formats proved for models of different make are right by the library's own losses."""
+"""Row formats measured for models of different make are right by the library's own losses."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from ftcli.data.loader import Loader
 from ftcli.models import attention
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.probing import choose_row_length, draw_rows
-from ftcli.models.proof import measure_row_format
-from ftcli.objectives.causal_lm import CausalLM as NextToken
-from ftcli.objectives.causal_lm import CausalLM as Objective
+from ftcli.models.row_format_check import measure_row_format
+from ftcli.objectives.causal_lm import NextTokenPrediction
 
 from . import zoo
 
@@ -71,7 +70,7 @@ def ours(model, documents, outcome, batch_size=3):
     row_losses = {}
     loader = Loader(tokens, batch_size, outcome.packing, shuffle=False, reading=outcome.reading)
     for batch in loader:
-        losses = Objective(chunk_size=16)(model, batch)
+        losses = NextTokenPrediction(chunk_size=16)(model, batch)
         for number, row in enumerate(batch["rows"]):
             row_losses[row] = losses.values[losses.sequence == number].mean()
     return torch.stack([row_losses[row] for row in range(len(documents))])
@@ -81,7 +80,7 @@ def ours(model, documents, outcome, batch_size=3):
 def test_what_is_found_gives_the_losses_of_each_document_alone(kind):
     model = zoo.build(kind)
     attention.adopt(model)
-    outcome = measure_row_format(model, "auto", 512, NextToken(), kind)
+    outcome = measure_row_format(model, "auto", 512, NextTokenPrediction(), kind)
     assert (outcome.packing, outcome.attention) == FOUND[kind]
     assert bool(outcome.reason) == (outcome.packing != "flat")
     documents = zoo.documents(LENGTHS)
@@ -90,12 +89,12 @@ def test_what_is_found_gives_the_losses_of_each_document_alone(kind):
 
 def test_a_model_that_reads_ahead_is_refused():
     with pytest.raises(UserError, match="not causal"):
-        measure_row_format(zoo.build("cpmant"), "auto", 512, NextToken())
+        measure_row_format(zoo.build("cpmant"), "auto", 512, NextTokenPrediction())
 
 
 def test_rows_go_one_by_one_where_the_library_takes_no_padding():
     model = zoo.build("xlnet")
-    outcome = measure_row_format(model, "none", 512, NextToken())
+    outcome = measure_row_format(model, "none", 512, NextTokenPrediction())
     assert outcome.reading == "alone"
     documents = zoo.documents(LENGTHS)
     expected = library("xlnet", documents)
@@ -117,7 +116,7 @@ def test_packing_that_was_asked_for_is_refused_with_the_layer(kind, layer):
     model = zoo.build(kind)
     attention.adopt(model)
     with pytest.raises(UserError) as caught:
-        measure_row_format(model, "flat", 512, NextToken(), kind)
+        measure_row_format(model, "flat", 512, NextTokenPrediction(), kind)
     assert layer in caught.value.what and "mixes documents" in caught.value.what
     assert caught.value.where == "data.packing" and "data.packing=none" in caught.value.fix
 
@@ -128,7 +127,7 @@ def test_chance_mode_and_gradients_are_as_they_were():
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    measure_row_format(model, "auto", 512, NextToken())
+    measure_row_format(model, "auto", 512, NextTokenPrediction())
     assert torch.equal(torch.rand(4), expected)
     assert model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
 
@@ -142,11 +141,11 @@ def test_rows_are_as_long_as_the_windows_that_the_data_pass():
     assert ids.max() < 256 and model.config.eos_token_id not in ids
 
 
-def test_the_shipped_model_is_proved_within_a_second():
+def test_the_shipped_model_is_measured_within_a_second():
     source = CausalLM("asset:llama_mini")
     model = source.load("cpu")
     start = time.perf_counter()
-    assert source.measure_row_format(model, "auto", 512, NextToken()) == RowFormat("flat")
+    assert source.measure_row_format(model, "auto", 512, NextTokenPrediction()) == RowFormat("flat")
     assert time.perf_counter() - start < 1
 
 
@@ -154,7 +153,7 @@ def test_a_model_that_gives_no_losses_is_refused():
     model = zoo.build("llama")
     model.lm_head.weight.data.fill_(float("nan"))
     with pytest.raises(UserError, match="not finite"):
-        measure_row_format(model, "auto", 512, NextToken())
+        measure_row_format(model, "auto", 512, NextTokenPrediction())
 
 
 def test_memory_that_runs_out_is_no_answer(monkeypatch):
@@ -164,23 +163,23 @@ def test_memory_that_runs_out_is_no_answer(monkeypatch):
     def fails(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Objective, "__call__", fails)
+    monkeypatch.setattr(NextTokenPrediction, "__call__", fails)
     with pytest.raises(torch.OutOfMemoryError):
-        measure_row_format(model, "auto", 512, NextToken())
+        measure_row_format(model, "auto", 512, NextTokenPrediction())
 
 
 def test_half_precision_does_not_hide_a_leak():
     """Falcon-H1's losses differ by 0.03 on average, as those of right models do in bfloat16."""
     model = zoo.build("falcon_h1").to(torch.bfloat16)
     attention.adopt(model)
-    outcome = measure_row_format(model, "auto", 512, NextToken())
+    outcome = measure_row_format(model, "auto", 512, NextTokenPrediction())
     assert outcome.packing == "none" and "with the other row" in outcome.reason
 
 
-def test_further_loads_obey_the_proof(tmp_path):
+def test_further_loads_keep_the_measured_attention(tmp_path):
     source = CausalLM(str(zoo.write("git", tmp_path / "git")))
     assert (
-        source.measure_row_format(source.load("cpu"), "auto", 512, NextToken()).attention
+        source.measure_row_format(source.load("cpu"), "auto", 512, NextTokenPrediction()).attention
         == "library"
     )
     assert source.load("cpu").config._attn_implementation != attention.NAME
@@ -224,7 +223,7 @@ def test_layers_that_can_begin_anew_are_told_where_documents_end():
     for weight in model.parameters():
         weight.data.normal_(std=0.3)
     model.library_attention = model.config._attn_implementation
-    outcome = measure_row_format(model, "auto", 512, NextToken())
+    outcome = measure_row_format(model, "auto", 512, NextTokenPrediction())
     assert (outcome.packing, outcome.reading) == ("flat", "reset")
     rows = [[i % 60 for i in ids] for ids in zoo.documents(LENGTHS)]
     alone = torch.cat([ours(model, [row], RowFormat("none")) for row in rows])

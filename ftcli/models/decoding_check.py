@@ -20,10 +20,10 @@ from ftcli.core.errors import UserError
 from ftcli.models import attention
 from ftcli.models.probing import (
     choose_row_length,
+    compute_relative_error,
     draw_rows,
     preserve_state,
     raise_out_of_memory,
-    relative_error,
     summarize_error,
 )
 
@@ -43,7 +43,7 @@ class Decoding:
     batch: Literal["padded", "equal", "single"] = "padded"
     cache: bool = True
 
-    def batches(self, lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    def group_prompts(self, lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         """Yield the indices of prompts that are answered together, longest first.
 
         Args:
@@ -73,12 +73,12 @@ def find_decoding(model: Any) -> Decoding:
         UserError: in no way does generated text follow the model's own probabilities.
     """
     if model not in _known:
-        _known[model] = _prove_decoding(model)
+        _known[model] = _measure_decoding(model)
     return _known[model]
 
 
 @torch.no_grad()
-def _prove_decoding(model: Any) -> Decoding:
+def _measure_decoding(model: Any) -> Decoding:
     device = next(model.parameters()).device
     longer = choose_row_length(model, LONG)
     long, equal, short = draw_rows(model, (longer, longer, max(2, longer // 5)))
@@ -87,7 +87,7 @@ def _prove_decoding(model: Any) -> Decoding:
         for way in WAYS:
             prompts = {"padded": [long, short], "equal": [long, equal], "single": [long]}
             try:
-                gap = _generation_error(
+                gap = _measure_generation_error(
                     model, [row.to(device) for row in prompts[way.batch]], way.cache
                 )
             except Exception as error:  # any error of a library that does not know such input
@@ -104,7 +104,7 @@ def _prove_decoding(model: Any) -> Decoding:
     )
 
 
-def _generation_error(model: Any, prompts: list[Tensor], cache: bool) -> float:
+def _measure_generation_error(model: Any, prompts: list[Tensor], cache: bool) -> float:
     """Return the error of generated tokens' log-probabilities, relative to what is allowed (1)."""
     from transformers import GenerationConfig
 
@@ -122,7 +122,7 @@ def _generation_error(model: Any, prompts: list[Tensor], cache: bool) -> float:
     scores = torch.stack(output.logits, 1).float().log_softmax(-1)
     generated = scores.gather(2, written[..., None])[..., 0]
     expected = _score_alone(model, [torch.cat(pair) for pair in zip(prompts, written, strict=True)])
-    return relative_error(model, generated.flatten().cpu(), expected.cpu())
+    return compute_relative_error(model, generated.flatten().cpu(), expected.cpu())
 
 
 def _score_alone(model: Any, rows: Sequence[Tensor]) -> Tensor:

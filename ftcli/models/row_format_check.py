@@ -23,11 +23,11 @@ from ftcli.core.row_format import Packing, Reading, RowFormat
 from ftcli.models import attention
 from ftcli.models.probing import (
     choose_row_length,
+    compute_relative_error,
     draw_rows,
     is_exact,
     preserve_state,
     raise_out_of_memory,
-    relative_error,
     summarize_error,
 )
 
@@ -194,7 +194,7 @@ class Rows:
             return False
         attention.use(self.model, "library")
         shorter = self._compute_alone(row[:-1])
-        return relative_error(self.model, shorter, whole[: len(shorter)]) > 1
+        return compute_relative_error(self.model, shorter, whole[: len(shorter)]) > 1
 
     def _compute_alone(self, ids: Tensor) -> Tensor:
         """Compute the losses [n] of a row; the output layer gets the states of compared tokens only."""
@@ -214,7 +214,7 @@ class Rows:
         """Return the error of a batch's losses against its rows alone, relative to what is allowed (1)."""
         expected = torch.cat([self.losses_alone[row] for row in rows])
         attention.use(self.model, way.attention)
-        return relative_error(self.model, self.compute_losses(way, rows), expected)
+        return compute_relative_error(self.model, self.compute_losses(way, rows), expected)
 
 
 def _row_batches(way: Way) -> list[list[int]]:

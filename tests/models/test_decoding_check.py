@@ -10,9 +10,9 @@ import torch
 from ftcli.core.errors import UserError
 from ftcli.models import attention
 from ftcli.models.decoding import generate_answers
-from ftcli.models.decoding_proof import Decoding, find_decoding
-from ftcli.models.proof import measure_row_format
-from ftcli.objectives.causal_lm import CausalLM as NextToken
+from ftcli.models.decoding_check import Decoding, find_decoding
+from ftcli.models.row_format_check import measure_row_format
+from ftcli.objectives.causal_lm import NextTokenPrediction
 
 from ..models import zoo
 
@@ -38,7 +38,7 @@ class Numbers:
 def model_of(kind):
     model = zoo.build(kind)
     attention.adopt(model)
-    measure_row_format(model, "auto", 512, NextToken())
+    measure_row_format(model, "auto", 512, NextTokenPrediction())
     return model
 
 
@@ -68,10 +68,10 @@ def test_answers_are_those_of_each_prompt_alone(kind):
 
 def test_prompts_of_one_length_stand_together_longest_first():
     lengths = (3, 7, 3, 5, 7, 7)
-    assert list(Decoding().batches(lengths, 4)) == [[1, 4, 5, 3], [0, 2]]
-    assert list(Decoding("equal").batches(lengths, 2)) == [[1, 4], [5], [3], [0, 2]]
-    assert list(Decoding("single").batches(lengths, 4)) == [[1], [4], [5], [3], [0], [2]]
-    assert list(Decoding().batches((), 4)) == []
+    assert list(Decoding().group_prompts(lengths, 4)) == [[1, 4, 5, 3], [0, 2]]
+    assert list(Decoding("equal").group_prompts(lengths, 2)) == [[1, 4], [5], [3], [0, 2]]
+    assert list(Decoding("single").group_prompts(lengths, 4)) == [[1], [4], [5], [3], [0], [2]]
+    assert list(Decoding().group_prompts((), 4)) == []
 
 
 def test_a_model_whose_generation_is_not_its_own_is_refused():
