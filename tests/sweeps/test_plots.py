@@ -23,16 +23,16 @@ def trials(scores):
 
 def test_few_values_stand_at_equal_distances_in_order_of_size():
     scale = Scale(["16", "4", "8"])
-    assert [scale.at(t) for t in ("4", "8", "16")] == [0, 0.5, 1]
+    assert [scale.compute_height(t) for t in ("4", "8", "16")] == [0, 0.5, 1]
     assert scale.ticks() == [(0, "4"), (0.5, "8"), (1, "16")]
-    assert [Scale(["nf4", "none"]).at(t) for t in ("nf4", "none")] == [0, 1]
+    assert [Scale(["nf4", "none"]).compute_height(t) for t in ("nf4", "none")] == [0, 1]
 
 
 def test_many_numbers_stand_in_proportion_and_logarithmically_over_a_decade():
     even = Scale([str(n) for n in range(11)])
-    assert even.at("3") == pytest.approx(0.3)
+    assert even.compute_height("3") == pytest.approx(0.3)
     log = Scale([repr(10.0**-n) for n in range(9)])
-    assert log.at("0.01") == pytest.approx(0.75)
+    assert log.compute_height("0.01") == pytest.approx(0.75)
     assert all(0 <= height <= 1 for height, _ in log.ticks())
 
 

@@ -90,10 +90,10 @@ def without(monkeypatch, dropped):
     """Remove batches from the order."""
     from ftcli.data.loader import Loader
 
-    original = Loader.batches
+    original = Loader.list_batch_rows
     monkeypatch.setattr(
         Loader,
-        "batches",
+        "list_batch_rows",
         lambda self, epoch: [b for b in original(self, epoch) if b not in dropped],
     )
 
