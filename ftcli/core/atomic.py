@@ -20,7 +20,7 @@ ASIDE = ".replaced"  # end of a folder's name between its being replaced and its
 def write_text(path: str | Path, text: str) -> None:
     """Write a file; a reader finds the old content or the new, never a part, also after a crash."""
     path = Path(path)
-    name = _unfinished(path)
+    name = _build_unfinished_path(path)
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
@@ -47,7 +47,7 @@ def write_folder(target: str | Path) -> Iterator[Path]:
     the two.
     """
     target = Path(target)
-    unfinished = _unfinished(target)
+    unfinished = _build_unfinished_path(target)
     unfinished.mkdir()
     aside = target.with_name(f".{target.name}{ASIDE}")
     try:
@@ -72,7 +72,7 @@ def follow_umask(folder: Path, *files: Path) -> None:
 
     safetensors writes to temporary files that only their owner can read, and keeps these permissions.
     """
-    probe = _unfinished(folder / "probe")
+    probe = _build_unfinished_path(folder / "probe")
     probe.touch(exist_ok=False)
     mode = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
@@ -81,7 +81,7 @@ def follow_umask(folder: Path, *files: Path) -> None:
             file.chmod(mode)
 
 
-def _unfinished(target: Path) -> Path:
+def _build_unfinished_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}{UNFINISHED}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ftcli.core.atomic import write_json
 from ftcli.core.errors import UserError
@@ -13,24 +13,29 @@ if TYPE_CHECKING:
     from ftcli.core.run import Run
 
 FILE = "base.json"
+BaseCheck = Literal["recorded", "compared", "not needed", "files missing"]
 
 
-def record_or_check_base(run: Run) -> bool:
+def record_or_check_base(run: Run) -> BaseCheck:
     """Record the base of a run that begins, or compare it with the recorded one in a later process.
 
     Returns:
-        False where the files are not on this machine yet.
+        What was done; `files missing` where the files are not on this machine yet, so that neither
+        could be.
 
     Raises:
         UserError: the base is not the one that the run was trained on.
     """
     if run.dir is None or not run.accelerator.is_main_process:
-        return True
+        return "not needed"
     if (run.dir.path / FILE).exists():
-        return refuse_other_base(run.dir.path, run.model_source)
+        compared = refuse_other_base(run.dir.path, run.model_source)
+        return "compared" if compared else "files missing"
     if any(run.dir.checkpoints.glob("step-*")):
-        return True  # begun by a version that did not record it; the files of today prove nothing
-    return record_base(run.dir.path, run.model_source)
+        return (
+            "not needed"  # begun by a version that did not record it; today's files prove nothing
+        )
+    return "recorded" if record_base(run.dir.path, run.model_source) else "files missing"
 
 
 def record_base(folder: Path, source: Any) -> bool:
@@ -69,11 +74,11 @@ def refuse_other_base(folder: Path, source: Any) -> bool:
     names = sorted({*then["files"], *now["files"]})
     changed = [name for name in names if then["files"].get(name) != now["files"].get(name)]
     if changed:
-        raise _changed_error(folder, then, now, changed)
+        raise _build_change_error(folder, then, now, changed)
     return True
 
 
-def _changed_error(
+def _build_change_error(
     folder: Path, then: dict[str, Any], now: dict[str, Any], changed: list[str]
 ) -> UserError:
     def short(base: dict[str, Any], name: str) -> str:

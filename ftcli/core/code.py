@@ -38,7 +38,7 @@ EXCLUDED = (
 def roots_of(*configs: Mapping[str, Any]) -> list[str]:
     """Return the modules from which runs of these configurations start: the entry and every class named."""
     chosen = [{k: v for k, v in config.items() if k not in NOT_CHOICES} for config in configs]
-    named = {module for config in chosen for module in _named_modules(config)}
+    named = {module for config in chosen for module in _find_named_modules(config)}
     return sorted({ENTRY, *named})
 
 
@@ -55,9 +55,9 @@ def digest(roots: Iterable[str], root: Path = ROOT) -> str:
     for name in closure(roots, root):
         path = _find_file(name, root)
         text = (
-            _yaml_values(path)
+            _read_yaml_values(path)
             if name.endswith(SETTINGS)
-            else _parse(path, _modification_time(path), root)[0]
+            else _parse(path, _read_modification_time(path), root)[0]
         )
         state.update(f"{name}\n{text}\n".encode())
     return state.hexdigest()[:16]
@@ -77,7 +77,7 @@ def closure(roots: Iterable[str], root: Path = ROOT) -> list[str]:
         seen.add(name)
         path = _find_file(name, root)
         if not name.endswith(SETTINGS):
-            waiting += _parse(path, _modification_time(path), root)[1]
+            waiting += _parse(path, _read_modification_time(path), root)[1]
             parent = name.rpartition(".")[0]
             waiting += (
                 [parent] if parent in _list_modules(root) else []
@@ -87,11 +87,11 @@ def closure(roots: Iterable[str], root: Path = ROOT) -> list[str]:
 
 def libraries() -> dict[str, str]:
     """Return the versions of the libraries that compute; those not installed are left out."""
-    return {name: number for name in LIBRARIES if (number := _installed_version(name))}
+    return {name: number for name in LIBRARIES if (number := _find_version(name))}
 
 
 @cache
-def _installed_version(name: str) -> str | None:
+def _find_version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
@@ -110,25 +110,25 @@ def _find_file(name: str, root: Path) -> Path:
     return root / name
 
 
-def _modification_time(path: Path) -> int:
+def _read_modification_time(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
-def _yaml_values(path: Path) -> str:
+def _read_yaml_values(path: Path) -> str:
     """The values of a YAML file as JSON with sorted keys."""
     import yaml
 
     return json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True, default=str)
 
 
-def _named_modules(value: Any) -> Iterator[str]:
+def _find_named_modules(value: Any) -> Iterator[str]:
     """Modules of the classes named anywhere in a configuration."""
     if isinstance(value, Mapping):
         for item in value.values():
-            yield from _named_modules(item)
+            yield from _find_named_modules(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _named_modules(item)
+            yield from _find_named_modules(item)
     elif isinstance(value, str) and (module := _find_module(value, _list_modules(ROOT))):
         yield module
 
@@ -159,10 +159,12 @@ def _parse(path: Path, changed: int, root: Path) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(source)
     modules = _list_modules(root)
     name = next(module for module, file in modules.items() if file == path)
-    return _significant_text(source, tree), tuple(sorted(set(_find_imports(tree, name, modules))))
+    return _extract_significant_text(source, tree), tuple(
+        sorted(set(_find_imports(tree, name, modules)))
+    )
 
 
-def _significant_text(source: str, tree: ast.Module) -> str:
+def _extract_significant_text(source: str, tree: ast.Module) -> str:
     """The source without docstrings, comments and blank lines."""
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

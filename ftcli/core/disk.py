@@ -46,8 +46,8 @@ def free_bytes(folder: Path) -> int:
 
 def describe_fault(error: BaseException) -> str | None:
     """Return why the disk refused a read or write, in words; None where it is not the disk's fault."""
-    for cause in _chain(error):
-        code = _code(cause)
+    for cause in _iterate_causes(error):
+        code = _find_error_number(cause)
         if code in FULL:
             space = isinstance(cause, NotEnoughSpace)
             return f"the disk is full: {cause}" if space else "the disk is full"
@@ -91,7 +91,7 @@ def format_bytes(count: int) -> str:
     return f"{count} bytes"
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error and its causes, the outermost first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -100,7 +100,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _code(error: BaseException) -> int | None:
+def _find_error_number(error: BaseException) -> int | None:
     """The system's error number; libraries written in Rust leave it in their text."""
     if isinstance(error, OSError):
         return error.errno

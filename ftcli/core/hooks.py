@@ -69,23 +69,23 @@ class Probes:
 
     def _attach(self, name: str, module: nn.Module) -> Any:
         if self.what.startswith("input"):
-            return module.register_forward_pre_hook(lambda _, args: self._see(name, args))
-        return module.register_forward_hook(lambda _, args, output: self._see(name, output))
+            return module.register_forward_pre_hook(lambda _, args: self._read_tensor(name, args))
+        return module.register_forward_hook(lambda _, args, output: self._read_tensor(name, output))
 
-    def _see(self, name: str, value: Any) -> None:
+    def _read_tensor(self, name: str, value: Any) -> None:
         tensor = value if isinstance(value, Tensor) else value[0]
         if _disabled:
             return
         if not self.what.endswith("gradient"):
-            self._keep(name, self._read(name, tensor))
+            self._store_reading(name, self._read(name, tensor))
         elif tensor.requires_grad and not in_backward():  # a recomputation passes no gradient on
-            tensor.register_hook(lambda gradient: self._receive(name, gradient))
+            tensor.register_hook(lambda gradient: self._store_gradient(name, gradient))
 
-    def _receive(self, name: str, gradient: Tensor) -> None:
+    def _store_gradient(self, name: str, gradient: Tensor) -> None:
         if self._hooks:  # backward may come after `end`
             self._readings.setdefault(name, []).append(self._read(name, gradient))
 
-    def _keep(self, name: str, reading: Any) -> None:
+    def _store_reading(self, name: str, reading: Any) -> None:
         if not in_backward():
             self._readings.setdefault(name, []).append(reading)
 

@@ -50,19 +50,19 @@ def is_secret_variable(name: str) -> bool:
 def redact(text: str) -> str:
     """Return the text with each secret replaced by ***, values behind a secret's name included."""
     text = _redact_known(text)
-    return _ASSIGNMENT.sub(lambda m: m[1] + (m[2] if _plain(m[2]) else HIDDEN), text)
+    return _ASSIGNMENT.sub(lambda m: m[1] + (m[2] if _is_plain(m[2]) else HIDDEN), text)
 
 
 def redact_word(word: str) -> str:
     """Return a word of a command line (`key=value`) redacted; its value ends where the word ends."""
     key, equals, value = word.partition("=")
-    secret = equals and is_secret(key.lstrip("+~-")) and not _plain(value)
+    secret = equals and is_secret(key.lstrip("+~-")) and not _is_plain(value)
     return f"{key}={HIDDEN}" if secret else redact(word)
 
 
 def _redact_known(text: str) -> str:
     """The text without secret values of the environment and without what has the form of a secret."""
-    for value in _environment_secrets():
+    for value in _find_environment_secrets():
         text = text.replace(value, HIDDEN)
     return _SHAPE.sub(HIDDEN, text)
 
@@ -78,17 +78,17 @@ def redact_tree(value: Any, name: str = "") -> Any:
         return [redact_tree(inner, name) for inner in value]
     if not isinstance(value, str):
         return value
-    if is_secret(name) and not _plain(value):
+    if is_secret(name) and not _is_plain(value):
         return HIDDEN
     return _redact_known(value)
 
 
-def _plain(value: str) -> bool:
+def _is_plain(value: str) -> bool:
     """Whether a value under a secret's name is none: empty, null, a switch, missing or redacted."""
     return value.strip("'\"") in ("", "null", "None", "true", "false", "???", HIDDEN)
 
 
-def _environment_secrets() -> list[str]:
+def _find_environment_secrets() -> list[str]:
     """Values of secret variables, the longest first."""
     values = [v for k, v in os.environ.items() if is_secret_variable(k) and len(v) >= SHORTEST]
     return sorted(values, key=len, reverse=True)

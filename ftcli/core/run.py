@@ -30,20 +30,14 @@ class Run:
 
     Args:
         config: the resolved configuration as plain dicts.
-        parts: group -> its object; for `penalty`, `eval` and `logger`, name -> object; `row_format_objective`:
-            the objective by which the row format is measured.
+        parts: group -> its object; for `penalty`, `eval` and `logger`, name -> object.
         dir: directory of the run; None for a run that writes nothing.
-        composed: where the configuration came from, for messages.
     """
 
     def __init__(
-        self,
-        config: dict[str, Any],
-        parts: Mapping[str, Any],
-        dir: RunDir | None = None,
-        composed: Any = None,
+        self, config: dict[str, Any], parts: Mapping[str, Any], dir: RunDir | None = None
     ) -> None:
-        self.config, self.dir, self.composed = config, dir, composed
+        self.config, self.dir = config, dir
         self.seed = int(config.get("seed", 0))
         self.step = 0
         self.row_format: RowFormat | None = None
@@ -51,7 +45,6 @@ class Run:
         self.started = time.time()
         self.model_source, self.data, self.method = parts["model"], parts["data"], parts["method"]
         self.objective, self.trainer = parts["objective"], parts["trainer"]
-        self.row_format_objective = parts["row_format_objective"]
         self.optimizer, self.scheduler = parts["optimizer"], parts["scheduler"]
         self.trainable, self.pipeline = parts.get("trainable"), parts.get("pipeline")
         self.penalties: dict[str, Any] = parts.get("penalty") or {}
@@ -94,7 +87,7 @@ class Run:
         1. weights that no file holds, by `model_source.load` (`weights: random`, a new head);
         2. nothing by the measurement of the row format;
         3. the initial weights of an adapter, by `method.prepare`;
-        4. after this call, in `Trainer.start`: what the optimizer draws when it is built, then what the
+        4. after this call, in `Trainer.build_loop`: what the optimizer draws when it is built, then what the
            callbacks draw in `setup`, in the order of `callbacks`;
         5. in each step: what callbacks, sampling and dropout draw. Evaluation restores the generators.
 
@@ -107,11 +100,11 @@ class Run:
             return self._model
         from accelerate.utils import set_seed
 
-        known_base = record_or_check_base(self)
+        base_check = record_or_check_base(self)
         set_seed(self.seed)
-        self._use_row_format(known := self._recorded_row_format())
+        self._use_row_format(known := self._read_row_format())
         base = self.model_source.load()
-        if not known_base:  # the files were downloaded by `load`
+        if base_check == "files missing":  # `load` has downloaded them
             record_or_check_base(self)
         if not getattr(base, "is_quantized", False):
             base = base.to(self.accelerator.device)
@@ -126,13 +119,16 @@ class Run:
         Before the method adapts it: methods change the states of tokens, not which tokens a layer looks
         at, and only the bare model has a library's forward to compare with.
         """
-        if not hasattr(self.model_source, "measure_row_format") or not hasattr(
-            self.data, "use_row_format"
+        objective = self.objective.row_format_objective()
+        if (
+            objective is None
+            or not hasattr(self.model_source, "measure_row_format")
+            or not hasattr(self.data, "use_row_format")
         ):
             return
         packing = self.data.packing if self.method.packable else "none"
         outcome = self.model_source.measure_row_format(
-            base, packing, self.data.max_length, self.row_format_objective
+            base, packing, self.data.max_length, objective
         )
         if self.accelerator.num_processes > 1:
             from accelerate.utils import broadcast_object_list
@@ -142,7 +138,7 @@ class Run:
         if self.dir is not None and self.accelerator.is_main_process:
             write_json(self.dir.path / PROOF, asdict(outcome))
 
-    def _recorded_row_format(self) -> RowFormat | None:
+    def _read_row_format(self) -> RowFormat | None:
         """The row format of proof.json, which a resumed or evaluated run keeps; None without the file."""
         path = self.dir.path / PROOF if self.dir is not None else None
         if path is None or not path.exists():

@@ -67,7 +67,7 @@ class RunDir:
 
         The folder of a stage lies in that of its job; there `latest` points at the job's folder.
         """
-        self.event(STARTED, step=step)
+        self.append_event(STARTED, step=step)
         for folder in (self.path, self.path.parent):
             latest = folder.parent / "latest"
             newer = latest.exists() and latest.resolve().name > folder.name
@@ -78,7 +78,7 @@ class RunDir:
     def start_count(self) -> int:
         """How often training has started, here or in a stage; a resume counts as a start."""
         files = [self.path / "events.jsonl", *self.path.glob("*/events.jsonl")]
-        return sum(row.get("event") == STARTED for file in files for row in _rows(file))
+        return sum(row.get("event") == STARTED for file in files for row in _read_rows(file))
 
     @contextmanager
     def removed_unless_started(self) -> Iterator[None]:
@@ -89,7 +89,7 @@ class RunDir:
             if error.code == USER and not self.start_count:
                 self.remove()
                 for problem in error.problems if isinstance(error, Problems) else [error]:
-                    if self._holds(problem.where or ""):
+                    if self._contains(problem.where or ""):
                         problem.where = None  # the record of a stage, which has been removed
             raise
 
@@ -99,11 +99,11 @@ class RunDir:
         The largest recorded one: a rank that ends with 2 (mistake of the user) or 3 (out of memory)
         closes the connection of the others, which then fail with 1.
         """
-        rows = _rows(self.path / "events.jsonl")
+        rows = _read_rows(self.path / "events.jsonl")
         codes = [row["code"] for row in rows if row.get("event") == "failed" and "code" in row]
         return max(codes, default=FAILED)
 
-    def _holds(self, where: str) -> bool:
+    def _contains(self, where: str) -> bool:
         file = Path(where.rpartition(":")[0] or where).resolve()
         return file.is_relative_to(self.path.resolve())
 
@@ -119,24 +119,24 @@ class RunDir:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
 
-    def log(self, metrics: Mapping[str, Any]) -> None:
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        self._append("metrics.jsonl", metrics)
+        self._append_line("metrics.jsonl", metrics)
 
-    def event(self, kind: str, **fields: Any) -> None:
+    def append_event(self, kind: str, **fields: Any) -> None:
         """Append an event to events.jsonl, secrets redacted."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         values = {k: redact(v) if isinstance(v, str) else redact_tree(v) for k, v in fields.items()}
-        self._append("events.jsonl", {"time": stamp, "event": kind} | values)
+        self._append_line("events.jsonl", {"time": stamp, "event": kind} | values)
 
-    def note(self, line: str) -> None:
+    def append_log(self, line: str) -> None:
         """Append a line to train.log, secrets redacted."""
         with open(self.path / "train.log", "a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%H:%M:%S')} {redact(line)}\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return all whole lines of metrics.jsonl; a crash may have cut the last one."""
-        return _rows(self.path / "metrics.jsonl")
+        return _read_rows(self.path / "metrics.jsonl")
 
     def sync_metrics(self) -> int:
         """Sync metrics.jsonl to the disk; returns its number of lines."""
@@ -155,7 +155,7 @@ class RunDir:
         atomic.write_text(self.path / "metrics.jsonl", text)
         for path in (self.path / "samples").glob("*.jsonl"):
             if not path.name[0].isdigit():  # names that begin with a step are overwritten anyway
-                kept = (row for row in _rows(path) if row.get("step", 0) < step)
+                kept = (row for row in _read_rows(path) if row.get("step", 0) < step)
                 text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
                 atomic.write_text(path, text)
 
@@ -172,20 +172,20 @@ class RunDir:
         path.unlink(missing_ok=True)
         return True
 
-    def _append(self, name: str, value: Mapping[str, Any]) -> None:
+    def _append_line(self, name: str, value: Mapping[str, Any]) -> None:
         line = json.dumps(dict(value), ensure_ascii=False, default=str) + "\n"
         with open(self.path / name, "ab+") as stream:
-            if stream.tell() and not _ends_line(stream):
+            if stream.tell() and not _ends_with_newline(stream):
                 line = "\n" + line  # a crash has cut the last line
             stream.write(line.encode("utf-8", "replace"))
 
 
-def _ends_line(stream: BinaryIO) -> bool:
+def _ends_with_newline(stream: BinaryIO) -> bool:
     stream.seek(-1, os.SEEK_END)
     return stream.read(1) == b"\n"
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _read_rows(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a JSON-lines file; none where it does not exist."""
     rows = []
     for line in path.read_text("utf-8", "replace").split("\n") if path.exists() else []:

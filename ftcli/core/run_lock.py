@@ -34,7 +34,7 @@ def lock_run(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
         yield
         return
     with open(folder / FILE, "a") as stream:
-        _wait(stream, folder, patience)
+        _wait_for_lock(stream, folder, patience)
         _held.add(key)
         try:
             yield
@@ -46,12 +46,12 @@ def lock_run(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
 def lock_file(path: Path, wait: bool) -> Iterator[bool]:
     """Lock a file for this process; yields False if another process holds it and `wait` is off."""
     with open(path, "a") as stream:
-        yield _lock(stream, wait)
+        yield _try_lock(stream, wait)
 
 
-def _wait(stream: IO[str], folder: Path, patience: float) -> None:
+def _wait_for_lock(stream: IO[str], folder: Path, patience: float) -> None:
     end = time.monotonic() + patience
-    while not _lock(stream, wait=False):
+    while not _try_lock(stream, wait=False):
         if time.monotonic() > end:
             raise UserError(
                 "another process trains this run.", str(folder), f"touch {folder}/STOP, or wait"
@@ -59,7 +59,7 @@ def _wait(stream: IO[str], folder: Path, patience: float) -> None:
         time.sleep(0.1)
 
 
-def _lock(stream: IO[str], wait: bool) -> bool:
+def _try_lock(stream: IO[str], wait: bool) -> bool:
     """Lock an open file; True also where the system or the file system has no such locks."""
     try:
         import fcntl

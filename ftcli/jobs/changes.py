@@ -162,7 +162,7 @@ def record_changes(
         _move_outcome(run_dir.path, aside)
     if changed:
         write_config(run_dir, config)
-        _note_sources(run_dir, changed)
+        _record_sources(run_dir, changed)
     try:
         yield
     except UserError:
@@ -183,7 +183,7 @@ def _move_outcome(source: Path, target: Path) -> None:
             (source / name).replace(target / name)
 
 
-def _note_sources(run_dir: RunDir, changed: Mapping[str, Change]) -> None:
+def _record_sources(run_dir: RunDir, changed: Mapping[str, Change]) -> None:
     from omegaconf import OmegaConf
 
     file = run_dir.path / "sources.yaml"

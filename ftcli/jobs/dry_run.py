@@ -51,7 +51,7 @@ def dry_run(composed: ComposedJob) -> DryRunReport:
     ensure_base(composed)  # the model may be what another recipe trains
     run = build_run(composed.config, None, composed)
     run.loggers = {}
-    with failures.translate_errors(run):
+    with failures.translate_errors(run, composed):
         return _measure_run(run)
 
 
@@ -59,7 +59,7 @@ def _measure_run(run: Run) -> DryRunReport:
     from ftcli.core.allocator import describe_shape
     from ftcli.trainer.meter import peak_memory_gb
 
-    loop = run.trainer.start(run)
+    loop = run.trainer.build_loop(run)
     loader = loop.loader
     chosen = find_longest_rows(run, loader)
     batches = [loader.batch(rows) for rows in chosen]

@@ -41,7 +41,7 @@ def evaluate_path(
         for task, evaluator in _choose_evaluators(run.evaluators, tasks).items():
             name = task
             if split and split != evaluator.split:
-                name, evaluator = f"{task}-{split}", _with_split(evaluator, split)
+                name, evaluator = f"{task}-{split}", _select_split(evaluator, split)
             scores[name] = evaluator(run)
             if run.dir is not None:
                 _save_scores(run, name, evaluator.split, checkpoint, scores[name])
@@ -72,7 +72,7 @@ def _open_run(folder: Path, job: str | None, checkpoint: str) -> Run:
     return run
 
 
-def _with_split(evaluator: Any, split: str) -> Any:
+def _select_split(evaluator: Any, split: str) -> Any:
     """Return the evaluator for another split; its samples are written to a file of that name."""
     named = {"name": f"{evaluator.name}-{split}"} if hasattr(evaluator, "name") else {}
     return replace(evaluator, split=split, **named)

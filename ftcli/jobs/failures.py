@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ftcli.core.errors import FAILED, OUT_OF_MEMORY, UserError
 
 if TYPE_CHECKING:
+    from ftcli.config import ComposedJob
     from ftcli.core.run import Run
     from ftcli.trainer.meter import NonFinite
 
@@ -18,8 +19,12 @@ SHOWN = 8  # rows that a message names
 
 
 @contextmanager
-def translate_errors(run: Run) -> Iterator[None]:
-    """Turn non-finite values and out-of-memory errors raised in the block into a UserError."""
+def translate_errors(run: Run, composed: ComposedJob | None = None) -> Iterator[None]:
+    """Turn non-finite values and out-of-memory errors raised in the block into a UserError.
+
+    Args:
+        composed: where the configuration came from; None: read from the run's directory where needed.
+    """
     from ftcli.core.allocator import OutOfMemory, is_oom
     from ftcli.trainer.meter import NonFinite
 
@@ -30,7 +35,7 @@ def translate_errors(run: Run) -> Iterator[None]:
     except Exception as error:
         if not (isinstance(error, OutOfMemory) or is_oom(error)):
             raise
-        raise report_out_of_memory(run, error) from None
+        raise report_out_of_memory(run, error, composed) from None
 
 
 def report_non_finite(run: Run, error: NonFinite) -> UserError:
@@ -40,7 +45,7 @@ def report_non_finite(run: Run, error: NonFinite) -> UserError:
     dump_batch(run, error)
     if run.dir is not None and run.accelerator.is_main_process:
         with suppress(OSError):  # a full disk must not hide it
-            run.dir.event("non_finite", step=error.step, what=error.what, rows=error.rows)
+            run.dir.append_event("non_finite", step=error.step, what=error.what, rows=error.rows)
     rows = [row for batch in error.rows for row in batch]
     loss = "" if error.what.endswith("loss") else f" (loss {error.loss:.4g})"
     batch = f" The batch is in {error.folder}." if error.folder else ""
@@ -58,14 +63,16 @@ def report_non_finite(run: Run, error: NonFinite) -> UserError:
     )
 
 
-def report_out_of_memory(run: Run, error: BaseException) -> UserError:
+def report_out_of_memory(
+    run: Run, error: BaseException, composed: ComposedJob | None = None
+) -> UserError:
     """Return the error for exhausted memory: the batch, its shape, and overrides that would fit."""
     from ftcli.core.allocator import first_line
     from ftcli.trainer.meter import peak_memory_gb
 
     peak = peak_memory_gb()
     if run.dir is not None:
-        run.dir.note(traceback.format_exc())
+        run.dir.append_log(traceback.format_exc())
     error.__traceback__ = error.__cause__ = error.__context__ = (
         None  # they keep the tensors of the step alive
     )
@@ -75,10 +82,10 @@ def report_out_of_memory(run: Run, error: BaseException) -> UserError:
     rows = [row for batch in batches for row in batch["rows"]]
     if run.dir is not None:
         with suppress(OSError):
-            run.dir.event("out_of_memory", step=step, rows=rows)
+            run.dir.append_event("out_of_memory", step=step, rows=rows)
     checkpoint = find_last_checkpoint(run)
     kept = f" {checkpoint} is complete." if checkpoint else ""
-    ways = _suggest_overrides(run, peak)
+    ways = _suggest_overrides(run, peak, composed)
     return UserError(
         f"memory ran out at {peak:.2f} GB, {_describe_place(run, step, batches, rows)}: {first_line(error)}.{kept}",
         where=str(run.dir.path) if run.dir else None,
@@ -101,11 +108,11 @@ def _count_tokens(batch: Any) -> int:
     return len(batch["rows"]) if ids is None else ids.numel()
 
 
-def _suggest_overrides(run: Run, peak: float) -> list[str]:
+def _suggest_overrides(run: Run, peak: float, composed: ComposedJob | None) -> list[str]:
     """Return overrides with which the job needs less memory than `peak` GB, by the planner's estimate."""
     trainer = run.config["trainer"]
     try:
-        suggestions = _plan_alternatives(run, peak)
+        suggestions = _plan_alternatives(run, peak, composed)
     except Exception:  # planning needs memory too, and knows no model that is not text
         suggestions = []
     if suggestions:
@@ -120,7 +127,7 @@ def _suggest_overrides(run: Run, peak: float) -> list[str]:
     ]
 
 
-def _plan_alternatives(run: Run, peak: float) -> list[str]:
+def _plan_alternatives(run: Run, peak: float, composed: ComposedJob | None) -> list[str]:
     from dataclasses import replace
 
     from ftcli.config import load
@@ -129,7 +136,6 @@ def _plan_alternatives(run: Run, peak: float) -> list[str]:
     from ftcli.planning.meta_run import MetaRun
     from ftcli.planning.plan import Plan
 
-    composed = run.composed
     if composed is None:
         assert run.dir is not None
         composed = load(run.dir.path / "config.yaml")

@@ -126,10 +126,10 @@ def _write_records(composed: ComposedJob, jobs: dict[str, ComposedJob], folder: 
     composed.config = resolve_precision(composed.config)
     write_record(RunDir(folder), composed)
     first = next(iter(jobs.values()))
-    _ensure(first)
+    _ensure_base_of_stage(first)
 
 
-def _ensure(first: ComposedJob) -> None:
+def _ensure_base_of_stage(first: ComposedJob) -> None:
     from ftcli.jobs.bases import ensure_base
 
     ensure_base(first)  # the model may be what another recipe trains
@@ -229,7 +229,7 @@ def _finish_stage(
     if processes > 1:
         return run_ranks(run_dir, processes)
     composed = load(folder / "config.yaml")
-    return fit(build_run(composed.config, run_dir, composed), None)
+    return fit(build_run(composed.config, run_dir, composed), None, composed)
 
 
 def _summarise_stages(folder: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def train(composed: ComposedJob) -> dict[str, Any]:
     run = create_run(composed)
     assert run.dir is not None
     with run.dir.removed_unless_started():
-        return fit(run, None)
+        return fit(run, None, composed)
 
 
 def resume(
@@ -51,7 +51,7 @@ def resume(
 
     Args:
         allow: configuration keys that may differ from the checkpoint's, besides those of
-            `changes.FREE`, and `data`.
+            `changes.FREE_KEYS`, and `data`.
         overrides: changes of the configuration, in Hydra's grammar; a finished run can be resumed
             with a larger number of steps. Its schedule is then that of the new length.
 
@@ -103,8 +103,10 @@ def _resume(
         changes.warn_schedule_change(run, then, state["step"], steps)
     with changes.record_changes(run_dir, run.config, changed if overrides else {}, state["step"]):
         run_dir.rewind(state["lines"], state["step"])
-        run_dir.event("resume", checkpoint=folder.name, **({"changed": changed} if changed else {}))
-        return fit(run, folder)
+        run_dir.append_event(
+            "resume", checkpoint=folder.name, **({"changed": changed} if changed else {})
+        )
+        return fit(run, folder, composed)
 
 
 def restart(
@@ -122,13 +124,17 @@ def restart(
     changes.refuse_changes(changed, allow, composed.overrides, path)
     with changes.record_changes(run_dir, run.config, changed, 0):
         if run_dir.metrics():
-            run_dir.event("restart", **({"changed": changed} if changed else {}))
+            run_dir.append_event("restart", **({"changed": changed} if changed else {}))
         run_dir.rewind(0)  # samples may have been written before the first line
-        return fit(run, None)
+        return fit(run, None, composed)
 
 
-def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
+def fit(run: Run, checkpoint: Path | None, composed: ComposedJob | None = None) -> dict[str, Any]:
     """Train a run that has a directory, and write result and report.
+
+    Args:
+        checkpoint: the checkpoint to continue from; None: from the start.
+        composed: where the configuration came from, for messages.
 
     Raises:
         UserError: known errors, with the place in the configuration.
@@ -138,26 +144,28 @@ def fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
     held = lock_run(run.dir.path) if run.dir and run.accelerator.is_main_process else nullcontext()
     try:
         with held:
-            return _fit(run, checkpoint)
+            return _fit(run, checkpoint, composed)
     except Exception as error:
         if run.dir is not None:
             with suppress(OSError):  # where the disk is what failed
-                run.dir.event("failed", error=str(error), code=getattr(error, "code", FAILED))
-                run.dir.note(traceback.format_exc())
+                run.dir.append_event(
+                    "failed", error=str(error), code=getattr(error, "code", FAILED)
+                )
+                run.dir.append_log(traceback.format_exc())
             disk_error = None if isinstance(error, UserError) else run_error(error, run.dir.path)
             if disk_error is not None:
                 raise disk_error from error
         if isinstance(error, UserError):
-            raise locate_error(error, run.composed) from error
+            raise locate_error(error, composed) from error
         raise
 
 
-def _fit(run: Run, checkpoint: Path | None) -> dict[str, Any]:
+def _fit(run: Run, checkpoint: Path | None, composed: ComposedJob | None) -> dict[str, Any]:
     from ftcli.core.atomic import write_json
     from ftcli.jobs import failures
 
     assert run.dir is not None
-    with failures.translate_errors(run):
+    with failures.translate_errors(run, composed):
         with run.accelerator.main_process_first():  # one rank tokenises, the others find it done
             described = run.data.describe(run.tokenizer)
         if run.accelerator.is_main_process:

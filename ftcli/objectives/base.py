@@ -67,6 +67,14 @@ class Objective(Callback, ABC):
         """
         return batches
 
+    def row_format_objective(self) -> Objective | None:
+        """Return the objective whose losses show whether a model reads packed or padded rows rightly.
+
+        It needs no setup and no other rows than two of token ids (`ftcli.models.row_format_check`). None, the
+        default: this objective reads no rows of text, and nothing is measured.
+        """
+        return None
+
     def denominator(self, batches: Sequence[dict[str, Any]]) -> float:
         """Return the contribution of one rank's micro-batches to the denominator of a step."""
         if self.reduction == "constant":

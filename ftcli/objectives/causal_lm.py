@@ -36,6 +36,10 @@ class NextTokenPrediction(Objective):
         where, _, sequence = find_supervised(batch)
         return len(where), len(sequence.unique_consecutive())
 
+    def row_format_objective(self) -> Objective:
+        """Return plain next-token prediction, which subclasses add to or compare."""
+        return NextTokenPrediction()
+
     def token_losses(
         self, hidden: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor]
     ) -> Tensor:

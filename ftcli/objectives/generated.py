@@ -13,7 +13,7 @@ from ftcli.data.tokens import IGNORED
 from ftcli.evaluation import metrics as known
 from ftcli.models.decoding import decode_answer, find_stop_ids, generate_answers
 from ftcli.objectives.base import Losses, Objective
-from ftcli.objectives.causal_lm import find_supervised
+from ftcli.objectives.causal_lm import NextTokenPrediction, find_supervised
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -56,6 +56,10 @@ class Generated(Objective):
         values = 1 - torch.tensor(scores, device=bare.device) / 100
         mean = 100 * (1 - values.mean())
         return Losses(values, torch.arange(len(values), device=bare.device), {self.metric: mean})
+
+    def row_format_objective(self) -> Objective:
+        """Return next-token prediction: the prompts are rows of text, and answers are not measured."""
+        return NextTokenPrediction()
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
         """Return the number of rows twice: each is one value and one sequence."""

@@ -17,6 +17,7 @@ from ftcli.objectives.candidates import (
     score_candidates,
     token_ids,
 )
+from ftcli.objectives.causal_lm import NextTokenPrediction
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -51,6 +52,10 @@ class LabelWords(Objective):
     def values(self, scores: CandidateScores, hits: Tensor) -> Tensor:
         """Return the loss of each row, [n]; `hits` [n] is 1 where the right word scores highest."""
         return cross_entropy(scores.logits, scores.targets, reduction="none")
+
+    def row_format_objective(self) -> Objective:
+        """Return next-token prediction, which shows the logits of every word."""
+        return NextTokenPrediction()
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
         """Return the number of rows twice: each is one value and one sequence."""

@@ -74,7 +74,7 @@ class LibraryOptimizer(Callback):
     def setup(self, run: Any) -> None:
         """Record the use of the fallback as an event of the run."""
         if self.fallback_warning and run.dir is not None:
-            run.dir.event("warning", text=self.fallback_warning)
+            run.dir.append_event("warning", text=self.fallback_warning)
 
     def eval_mode(self) -> None:
         """Switch to the weights for evaluating and saving, where the optimizer trains others (schedule-free)."""

@@ -94,10 +94,12 @@ def check_packing(meta_run: MetaRun) -> Iterator[Finding]:
         UserError: the packing that was asked for is not right for the model, or no way is.
     """
     from ftcli.models.anatomy import count_parameters
-    from ftcli.objectives.causal_lm import NextTokenPrediction
 
     source, data = meta_run.source, meta_run.data
     if not hasattr(source, "measure_row_format") or not hasattr(data, "use_row_format"):
+        return
+    objective = meta_run.objective.row_format_objective()
+    if objective is None:
         return
     wanted = meta_run.config["data"].get("packing") or "auto"
     if check_weights(source).status != "ok":
@@ -111,7 +113,7 @@ def check_packing(meta_run: MetaRun) -> Iterator[Finding]:
             wanted = "none"
         with silence_logger("data"):
             outcome = source.measure_row_format(
-                source.load("cpu"), wanted, data.max_length, NextTokenPrediction()
+                source.load("cpu"), wanted, data.max_length, objective
             )
         data.use_row_format(outcome.packing, outcome.reading)
         yield _report_row_format(outcome)

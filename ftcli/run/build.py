@@ -27,18 +27,15 @@ def build_run(
         dir: directory of the run; None for a run that writes nothing.
         composed: where the configuration came from, for messages.
     """
-    from ftcli.objectives.causal_lm import NextTokenPrediction
-
     config = resolve_precision(config)
     groups = [*REQUIRED, *(group for group in OPTIONAL if config.get(group))]
     parts = {group: build(config[group], group, composed) for group in groups}
-    parts["row_format_objective"] = NextTokenPrediction()
     for group in NAMED:
         nodes = {name: node for name, node in (config.get(group) or {}).items() if node}
         parts[group] = {
             name: build(node, f"{group}.{name}", composed) for name, node in nodes.items()
         }
-    return Run(config, parts, dir, composed)
+    return Run(config, parts, dir)
 
 
 def create_run(composed: ComposedJob) -> Run:

@@ -33,7 +33,7 @@ def write_card(run_dir: RunDir) -> Path:
     README.md replaces the empty form that PEFT writes there and that the Hub would show.
     """
     folder = Path(run_dir.path)
-    kind = _artefact_kind(read_config(folder))
+    kind = _read_artefact_kind(read_config(folder))
     path = folder / "card.md"
     write_text(path, card_text(run_dir, kind))
     for artefact in ("adapter", "model"):
@@ -52,11 +52,11 @@ def card_text(run_dir: RunDir, artefact: str) -> str:
     config, data = read_config(folder), read_json(folder / "data.json")
     result = run_dir.result()
     parts = [
-        _front_matter(config, result, artefact),
+        _build_front_matter(config, result, artefact),
         f"# {title(folder)}",
-        _use(config, artefact),
-        _sources(config, data, read_json(folder / BASE)),
-        f"## Licence of the data\n\n{_licence(data)}",
+        _build_usage(config, artefact),
+        _build_sources_table(config, data, read_json(folder / BASE)),
+        f"## Licence of the data\n\n{_format_licence(data)}",
         f"## Scores\n\n{scores_table(result)}" if scores_table(result) else "",
         f"## Training\n\n{figures_table(result)}" if figures_table(result) else "",
         f"## Command\n\nWith ftcli {__version__}:\n\n{repeat_commands(folder)}",
@@ -64,18 +64,18 @@ def card_text(run_dir: RunDir, artefact: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(config: dict[str, Any], result: dict[str, Any], artefact: str) -> str:
+def _build_front_matter(config: dict[str, Any], result: dict[str, Any], artefact: str) -> str:
     """The YAML front matter that the Hub reads; unknown fields are left out."""
     from huggingface_hub import ModelCardData
 
-    base, adapter = _base(config), artefact == "adapter"
+    base, adapter = _find_base_id(config), artefact == "adapter"
     metrics = [name.removeprefix("eval.") for name in result.get("metrics") or {}]
     data: Any = ModelCardData(
         base_model=base,
         library_name="peft" if adapter else "transformers",
-        license=_licence_of_base(config),
+        license=_read_base_licence(config),
         tags=["ftcli"],
-        datasets=[path] if (path := _hub_data(config)) else None,
+        datasets=[path] if (path := _find_hub_data(config)) else None,
         metrics=[name for name in metrics if name not in ("loss", "perplexity")] or None,
     )
     if base:
@@ -85,7 +85,7 @@ def _front_matter(config: dict[str, Any], result: dict[str, Any], artefact: str)
     return f"---\n{data.to_yaml().rstrip()}\n---"
 
 
-def _base(config: dict[str, Any]) -> str | None:
+def _find_base_id(config: dict[str, Any]) -> str | None:
     """The base's id on the Hub; None for a folder of this machine."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -101,7 +101,7 @@ def _base(config: dict[str, Any]) -> str | None:
     return name
 
 
-def _licence_of_base(config: dict[str, Any]) -> str | None:
+def _read_base_licence(config: dict[str, Any]) -> str | None:
     """The licence in the base's own model card; None where that is not on this machine."""
     from huggingface_hub import ModelCard
 
@@ -118,7 +118,7 @@ def _licence_of_base(config: dict[str, Any]) -> str | None:
     return licence if isinstance(licence, str) else None
 
 
-def _hub_data(config: dict[str, Any]) -> str | None:
+def _find_hub_data(config: dict[str, Any]) -> str | None:
     from ftcli.data.sources import files, hub
 
     path = config.get("data", {}).get("path")
@@ -129,14 +129,14 @@ def _hub_data(config: dict[str, Any]) -> str | None:
     )
 
 
-def _use(config: dict[str, Any], artefact: str) -> str:
+def _build_usage(config: dict[str, Any], artefact: str) -> str:
     """Code by which transformers and PEFT load the artefact; empty unless it is a causal language model."""
     model = config.get("model", {})
     if not str(model.get("_target_", "")).endswith("CausalLM"):
         return ""
     from ftcli.models.hub import OWNER
 
-    name = _base(config) or Path(str(model.get("path"))).name
+    name = _find_base_id(config) or Path(str(model.get("path"))).name
     shipped = name.startswith(OWNER)
     lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
     if artefact == "adapter":
@@ -157,7 +157,7 @@ def _use(config: dict[str, Any], artefact: str) -> str:
     return f"## Use\n\nFOLDER is where this file lies.\n\n```python\n{code}\n```"
 
 
-def _artefact_kind(config: dict[str, Any]) -> str:
+def _read_artefact_kind(config: dict[str, Any]) -> str:
     """`adapter` or `model`: what the method saves."""
     from ftcli.config.signature import NoSuchClass, read_signature
 
@@ -168,7 +168,7 @@ def _artefact_kind(config: dict[str, Any]) -> str:
     return "adapter" if artefact == "adapter" else "model"
 
 
-def _sources(config: dict[str, Any], data: dict[str, Any], base: dict[str, Any]) -> str:
+def _build_sources_table(config: dict[str, Any], data: dict[str, Any], base: dict[str, Any]) -> str:
     rows = [
         ("base model", config.get("model", {}).get("path")),
         ("commit of the base", base.get("commit")),
@@ -180,7 +180,7 @@ def _sources(config: dict[str, Any], data: dict[str, Any], base: dict[str, Any])
     return table(("source", "what"), [row for row in rows if row[1]])
 
 
-def _licence(data: dict[str, Any]) -> str:
+def _format_licence(data: dict[str, Any]) -> str:
     """The licence that came with the data, without the headings of its file."""
     lines = str(data.get("licence") or UNKNOWN).splitlines()
     return escape_markdown("\n".join(line for line in lines if not line.startswith("#")).strip())

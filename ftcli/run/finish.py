@@ -12,7 +12,7 @@ from ftcli.run.report import write_report
 if TYPE_CHECKING:
     from ftcli.core.run import Run
     from ftcli.core.run_dir import RunDir
-    from ftcli.trainer.trainer import Outcome
+    from ftcli.trainer.ending import Outcome
 
 
 def finish(run: Run, outcome: Outcome) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def close_run_dir(run_dir: RunDir) -> dict[str, Any]:
     remove_unfinished(run_dir.path)
     result = run_dir.result()
     write_report(run_dir)
-    run_dir.event(result["status"], step=result["step"])
+    run_dir.append_event(result["status"], step=result["step"])
     return result
 
 

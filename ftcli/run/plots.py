@@ -41,7 +41,7 @@ def draw_plots(rows: Sequence[Row], result: Mapping[str, Any], folder: Path) -> 
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
     with matplotlib.rc_context(STYLE):
-        for name, figure in _figures(rows, result):
+        for name, figure in _draw_figures(rows, result):
             path = folder / f"{name}.png"
             figure.savefig(path, dpi=130)
             drawn.append(path)
@@ -54,12 +54,12 @@ def smooth(values: Sequence[float]) -> list[float]:
     Averages of both directions do not lag behind where the loss falls fast.
     """
     weight = min(0.98, max(0.0, 1 - FEW / max(1, len(values))))
-    forward = _averages(values, weight)
-    backward = _averages(values[::-1], weight)[::-1]
+    forward = _smooth_losses(values, weight)
+    backward = _smooth_losses(values[::-1], weight)[::-1]
     return [(f + b) / 2 for f, b in zip(forward, backward, strict=True)]
 
 
-def _averages(values: Sequence[float], weight: float) -> list[float]:
+def _smooth_losses(values: Sequence[float], weight: float) -> list[float]:
     """Exponential averages, their initial bias corrected as in Adam (Kingma and Ba 2015, section 3)."""
     past, averages = 0.0, []
     for count, value in enumerate(values, start=1):
@@ -68,24 +68,24 @@ def _averages(values: Sequence[float], weight: float) -> list[float]:
     return averages
 
 
-def _figures(rows: Sequence[Row], result: Mapping[str, Any]) -> list[tuple[str, Figure]]:
+def _draw_figures(rows: Sequence[Row], result: Mapping[str, Any]) -> list[tuple[str, Figure]]:
     figures = [
-        ("loss", _loss(rows)),
-        ("learning_rate", _curve(rows, "lr", "Learning rate", "learning rate")),
-        ("throughput", _throughput(rows)),
-        ("before_after", _before_after(result)),
+        ("loss", _draw_loss(rows)),
+        ("learning_rate", _draw_curve(rows, "lr", "Learning rate", "learning rate")),
+        ("throughput", _draw_throughput(rows)),
+        ("before_after", _draw_before_after(result)),
     ]
     return [(name, figure) for name, figure in figures if figure is not None]
 
 
-def _series(rows: Sequence[Row], key: str) -> tuple[list[int], list[float]]:
+def _select_series(rows: Sequence[Row], key: str) -> tuple[list[int], list[float]]:
     """Steps and values of the rows that have the key; the last row of a step counts."""
     values = {int(row["step"]): float(row[key]) for row in rows if row.get(key) is not None}
     steps = sorted(values)
     return steps, [values[step] for step in steps]
 
 
-def _canvas(title: str, ylabel: str, steps: Sequence[int]) -> tuple[Figure, Axes]:
+def _create_canvas(title: str, ylabel: str, steps: Sequence[int]) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -97,28 +97,28 @@ def _canvas(title: str, ylabel: str, steps: Sequence[int]) -> tuple[Figure, Axes
     return figure, axes
 
 
-def _line(axes: Axes, steps: Sequence[int], values: Sequence[float], **style: Any) -> None:
+def _draw_line(axes: Axes, steps: Sequence[int], values: Sequence[float], **style: Any) -> None:
     marker = "o" if len(steps) < SPARSE else ""
     axes.plot(steps, values, marker=marker, clip_on=False, **style)
 
 
-def _loss(rows: Sequence[Row]) -> Figure | None:
-    steps, losses = _series(rows, "loss")
-    held_steps, held = _series(rows, "eval.loss")
+def _draw_loss(rows: Sequence[Row]) -> Figure | None:
+    steps, losses = _select_series(rows, "loss")
+    held_steps, held = _select_series(rows, "eval.loss")
     if not steps and not held_steps:
         return None
     from matplotlib.patheffects import withStroke
 
-    figure, axes = _canvas("Loss", "loss (nats per trained token)", steps + held_steps)
+    figure, axes = _create_canvas("Loss", "loss (nats per trained token)", steps + held_steps)
     axes.margins(y=0.08)
     if len(steps) > FEW:
         axes.plot(steps, losses, color=GREY, linewidth=1, label="training, each log")
         axes.plot(steps, smooth(losses), color=BLUE, linewidth=2, label="training, smoothed")
     elif steps:
-        _line(axes, steps, losses, color=BLUE, linewidth=2, label="training")
+        _draw_line(axes, steps, losses, color=BLUE, linewidth=2, label="training")
     if held_steps:
         style = {"linestyle": "--", "linewidth": 1.2}
-        _line(axes, held_steps, held, color=ORANGE, label="validation", **style)
+        _draw_line(axes, held_steps, held, color=ORANGE, label="validation", **style)
         for step, value in {held_steps[0]: held[0], held_steps[-1]: held[-1]}.items():
             axes.annotate(
                 f"{value:.3f}",
@@ -133,12 +133,12 @@ def _loss(rows: Sequence[Row]) -> Figure | None:
     return figure
 
 
-def _curve(rows: Sequence[Row], key: str, title: str, ylabel: str) -> Figure | None:
-    steps, values = _series(rows, key)
+def _draw_curve(rows: Sequence[Row], key: str, title: str, ylabel: str) -> Figure | None:
+    steps, values = _select_series(rows, key)
     if not steps:
         return None
-    figure, axes = _canvas(title, ylabel, steps)
-    _line(axes, steps, values, color=BLUE, linewidth=2)
+    figure, axes = _create_canvas(title, ylabel, steps)
+    _draw_line(axes, steps, values, color=BLUE, linewidth=2)
     if key == "lr":
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     if max(values) > 0:
@@ -146,14 +146,14 @@ def _curve(rows: Sequence[Row], key: str, title: str, ylabel: str) -> Figure | N
     return figure
 
 
-def _throughput(rows: Sequence[Row]) -> Figure | None:
-    figure = _curve(rows, "tok_s", "Throughput", "tokens per second, padding not counted")
+def _draw_throughput(rows: Sequence[Row]) -> Figure | None:
+    figure = _draw_curve(rows, "tok_s", "Throughput", "tokens per second, padding not counted")
     if figure is None:
         return None
     from matplotlib.ticker import StrMethodFormatter
 
     axes = figure.axes[0]
-    values = sorted(_series(rows, "tok_s")[1])
+    values = sorted(_select_series(rows, "tok_s")[1])
     median = values[len(values) // 2]
     axes.axhline(median, color=ORANGE, linestyle="--", linewidth=1, label=f"median {median:,.0f}")
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -161,7 +161,7 @@ def _throughput(rows: Sequence[Row]) -> Figure | None:
     return figure
 
 
-def _before_after(result: Mapping[str, Any]) -> Figure | None:
+def _draw_before_after(result: Mapping[str, Any]) -> Figure | None:
     """One panel a score, because their scales differ."""
     before, after = result.get("metrics_before") or {}, result.get("metrics") or {}
     names = [
@@ -181,11 +181,11 @@ def _before_after(result: Mapping[str, Any]) -> Figure | None:
     for axes in panels:
         axes.set_axis_off()
     for axes, name in zip(panels, names, strict=False):
-        _bars(axes, name.removeprefix("eval."), before[name], after[name])
+        _draw_bars(axes, name.removeprefix("eval."), before[name], after[name])
     return figure
 
 
-def _bars(axes: Axes, name: str, before: float, after: float) -> None:
+def _draw_bars(axes: Axes, name: str, before: float, after: float) -> None:
     axes.set_axis_on()
     bars = axes.bar(["before", "after"], [before, after], color=[GREY, BLUE], width=0.62)
     axes.bar_label(bars, labels=[f"{before:.4g}", f"{after:.4g}"], padding=2)

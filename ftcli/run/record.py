@@ -37,17 +37,17 @@ def write_record(run_dir: RunDir, composed: ComposedJob) -> None:
     file is redacted.
     """
     overrides = [redact_word(word) for word in composed.overrides]
-    write_text(run_dir.path / "overrides.yaml", _yaml(overrides))
+    write_text(run_dir.path / "overrides.yaml", _format_yaml(overrides))
     sources = {key: str(origin) for key, origin in composed.origins.items()}
-    write_text(run_dir.path / "sources.yaml", _yaml(sources))
-    write_text(run_dir.path / "command.txt", _command())
+    write_text(run_dir.path / "sources.yaml", _format_yaml(sources))
+    write_text(run_dir.path / "command.txt", _format_command())
     write_json(run_dir.path / "env.json", environment())
     write_config(run_dir, composed.config)  # last: with it the folder is a run
 
 
 def write_config(run_dir: RunDir, config: dict[str, Any]) -> None:
     """Write the resolved config, from which alone the run can be repeated."""
-    write_text(run_dir.path / "config.yaml", _yaml(config))
+    write_text(run_dir.path / "config.yaml", _format_yaml(config))
 
 
 def environment() -> dict[str, Any]:
@@ -57,24 +57,24 @@ def environment() -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": _read_processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
-        "packages": {name: number for name in PACKAGES if (number := _version(name))},
+        "packages": {name: number for name in PACKAGES if (number := _find_version(name))},
         "trusted": list_trusted_packages(),
-        "git": _git(),
+        "git": _read_git_state(),
     }
 
 
-def _yaml(value: Any) -> str:
+def _format_yaml(value: Any) -> str:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.create(redact_tree(value)))
 
 
-def _command() -> str:
+def _format_command() -> str:
     """The command line for a shell, with the folder and variables that it depends on as comments."""
     typed = shlex.join(["ftcli", *map(redact_word, sys.argv[1:])])
     lines = [typed, f"# in {Path.cwd()}"]
@@ -82,21 +82,21 @@ def _command() -> str:
     return redact("\n".join(lines)) + "\n"
 
 
-def _processor() -> str:
+def _read_processor() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 
-def _version(package: str) -> str | None:
+def _find_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def _git() -> dict[str, str] | None:
+def _read_git_state() -> dict[str, str] | None:
     """Commit and uncommitted changes of the working folder; None outside a repository."""
 
     def git(*words: str) -> str:

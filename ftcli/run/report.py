@@ -39,12 +39,12 @@ def write_report(run_dir: RunDir) -> Path:
     plots = draw_plots(run_dir.metrics(), result, folder / "plots")
     parts = [
         f"# {title(folder)}",
-        _choices_table(folder),
-        _section("Scores", scores_table(result)),
-        _section("Figures", figures_table(result)),
-        _section("Pictures", "\n\n".join(_picture(path) for path in plots)),
-        _section("Samples", "\n\n".join(_samples(folder))),
-        _section("How to repeat it", repeat_commands(folder)),
+        _build_choices_table(folder),
+        _format_section("Scores", scores_table(result)),
+        _format_section("Figures", figures_table(result)),
+        _format_section("Pictures", "\n\n".join(_format_picture(path) for path in plots)),
+        _format_section("Samples", "\n\n".join(_build_sample_tables(folder))),
+        _format_section("How to repeat it", repeat_commands(folder)),
     ]
     path = folder / "report.md"
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
@@ -76,7 +76,11 @@ def scores_table(result: Mapping[str, Any]) -> str:
     before, after = result.get("metrics_before") or {}, result.get("metrics") or {}
     names = [name for name in {**before, **after} if name.startswith("eval.")]
     rows = [
-        (name.removeprefix("eval."), _number(before.get(name)), _number(after.get(name)))
+        (
+            name.removeprefix("eval."),
+            _format_number(before.get(name)),
+            _format_number(after.get(name)),
+        )
         for name in names
     ]
     return table(("score", "before", "after"), rows)
@@ -89,17 +93,20 @@ def figures_table(result: Mapping[str, Any]) -> str:
     rows = [
         ("status", result.get("status")),
         ("optimizer", result.get("optimizer")),
-        ("optimizer steps", _whole(result.get("step"))),
-        ("tokens", _whole(result.get("tokens"))),
-        ("training time", _with(result.get("seconds"), "{:,.0f} s")),
-        ("speed", _with(result.get("tok_s"), "{:,.0f} tokens/s, padding not counted")),
-        ("peak memory", _with(result.get("peak_memory_gb"), "{:.2f} GB")),
+        ("optimizer steps", _format_whole(result.get("step"))),
+        ("tokens", _format_whole(result.get("tokens"))),
+        ("training time", _format_measured(result.get("seconds"), "{:,.0f} s")),
+        ("speed", _format_measured(result.get("tok_s"), "{:,.0f} tokens/s, padding not counted")),
+        ("peak memory", _format_measured(result.get("peak_memory_gb"), "{:.2f} GB")),
         ("trainable parameters", share),
-        ("bits a quantised weight", _with(result.get("bits_per_parameter"), "{:.3f}")),
-        ("size of what was trained", _megabytes(result.get("adapter_bytes"))),
-        ("rounds", _whole(result.get("rounds"))),
-        ("sent to a client in a round", _with(result.get("bytes_down"), "{:,.0f} bytes")),
-        ("sent by a client in a round", _with(result.get("bytes_up"), "{:,.0f} bytes")),
+        ("bits a quantised weight", _format_measured(result.get("bits_per_parameter"), "{:.3f}")),
+        ("size of what was trained", _format_megabytes(result.get("adapter_bytes"))),
+        ("rounds", _format_whole(result.get("rounds"))),
+        (
+            "sent to a client in a round",
+            _format_measured(result.get("bytes_down"), "{:,.0f} bytes"),
+        ),
+        ("sent by a client in a round", _format_measured(result.get("bytes_up"), "{:,.0f} bytes")),
     ]
     return table(("figure", "value"), [(name, value) for name, value in rows if value is not None])
 
@@ -126,25 +133,25 @@ def _escape_cell(cell: Any) -> str:
     return re.sub(r"(?<!\\)\|", r"\\|", text)
 
 
-def _choices_table(folder: Path) -> str:
+def _build_choices_table(folder: Path) -> str:
     config = read_config(folder)
     ran = {"optimizer": read_json(folder / "result.json").get("optimizer")}
     chosen = [
         ("base model", config.get("model", {}).get("path")),
-        ("weights stored as", _storage(config.get("model", {}))),
+        ("weights stored as", _describe_storage(config.get("model", {}))),
         ("data", config.get("data", {}).get("path")),
-        *((part, _choice(config.get(part, {}), ran.get(part))) for part in CHOICES),
+        *((part, _describe_choice(config.get(part, {}), ran.get(part))) for part in CHOICES),
         ("seed", config.get("seed")),
     ]
     return table(("choice", "value"), [(k, v) for k, v in chosen if v is not None])
 
 
-def _storage(model: Mapping[str, Any]) -> str | None:
+def _describe_storage(model: Mapping[str, Any]) -> str | None:
     kind = model.get("quantization")
     return kind if kind and kind != "none" else model.get("dtype")
 
 
-def _choice(node: Mapping[str, Any], ran: str | None = None) -> str | None:
+def _describe_choice(node: Mapping[str, Any], ran: str | None = None) -> str | None:
     """`LoraConfig (r=16, lora_alpha=32)`: the class that a node chooses, and its options.
 
     Args:
@@ -169,25 +176,28 @@ def _choice(node: Mapping[str, Any], ran: str | None = None) -> str | None:
     return f"{name} ({', '.join(options)})" if options else name
 
 
-def _section(heading: str, body: str) -> str:
+def _format_section(heading: str, body: str) -> str:
     return f"## {heading}\n\n{body}" if body else ""
 
 
-def _picture(path: Path) -> str:
+def _format_picture(path: Path) -> str:
     return f"![{CAPTIONS[path.stem]}](plots/{path.name})"
 
 
-def _samples(folder: Path) -> list[str]:
+def _build_sample_tables(folder: Path) -> list[str]:
     """A table for each task: some prompts with the answers before and after training."""
     steps: dict[str, list[int]] = {}
     for path in (folder / "samples").glob("*-*.jsonl"):
         step, _, task = path.stem.partition("-")
         if step.isdigit():
             steps.setdefault(task, []).append(int(step))
-    return [_side_by_side(folder, task, sorted(numbers)) for task, numbers in sorted(steps.items())]
+    return [
+        _build_sample_table(folder, task, sorted(numbers))
+        for task, numbers in sorted(steps.items())
+    ]
 
 
-def _side_by_side(folder: Path, task: str, steps: Sequence[int]) -> str:
+def _build_sample_table(folder: Path, task: str, steps: Sequence[int]) -> str:
     files = [_read_samples(folder / "samples" / f"{step}-{task}.jsonl") for step in steps]
     last = files[-1]
     shown = {i * len(last) // SAMPLES_SHOWN for i in range(SAMPLES_SHOWN)} if last else set()
@@ -198,7 +208,10 @@ def _side_by_side(folder: Path, task: str, steps: Sequence[int]) -> str:
         before = [first["prediction"] if first else ""] if len(steps) > 1 else []
         reference = (sample["references"] or [""])[0]
         rows.append(
-            [_cell(t) for t in (sample["prompt"], *before, sample["prediction"], reference)]
+            [
+                _shorten_sample(t)
+                for t in (sample["prompt"], *before, sample["prediction"], reference)
+            ]
         )
     middle = [f"step {step}" for step in dict.fromkeys((steps[0], steps[-1]))]
     return table(["prompt", *middle, "a reference"], rows)
@@ -208,22 +221,22 @@ def _read_samples(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def _cell(text: str) -> str:
+def _shorten_sample(text: str) -> str:
     flat = escape_controls(" ".join(text.split()))
     return flat if len(flat) <= CELL else flat[:CELL] + " …"
 
 
-def _number(value: Any) -> str:
+def _format_number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else "–"
 
 
-def _whole(value: int | None) -> str | None:
+def _format_whole(value: int | None) -> str | None:
     return None if value is None else f"{value:,}"
 
 
-def _with(value: float | None, form: str) -> str | None:
+def _format_measured(value: float | None, form: str) -> str | None:
     return None if value is None else form.format(value)
 
 
-def _megabytes(size: int | None) -> str | None:
+def _format_megabytes(size: int | None) -> str | None:
     return None if size is None else f"{size / 1e6:.2f} MB"

@@ -104,7 +104,7 @@ class Blockwise(Trainable, ABC):
             fetch(optimizer, on)
         self._applied = list(self.active)
         if state.run.dir is not None:
-            state.run.dir.event("active_blocks", step=state.step, blocks=self.active)
+            state.run.dir.append_event("active_blocks", step=state.step, blocks=self.active)
 
     def split(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Return the parameters that are trained with the active blocks, and those that are not."""

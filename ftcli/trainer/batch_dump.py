@@ -39,14 +39,14 @@ def dump_batch(run: Run, error: NonFinite) -> None:
     if run.dir is None or not run.accelerator.is_main_process:
         return
     try:
-        target = _unused_folder(run.dir.path / FOLDER, error.step)
+        target = _find_unused_folder(run.dir.path / FOLDER, error.step)
         with atomic.write_folder(target) as unfinished:
-            _write(unfinished, run, ranks, error)
+            _write_files(unfinished, run, ranks, error)
     except Exception as refused:  # a disk error must not replace the error that is reported
         if disk.describe_fault(refused) is None:
             raise
         with suppress(OSError):
-            run.dir.note(f"the batch of step {error.step} could not be written: {refused}")
+            run.dir.append_log(f"the batch of step {error.step} could not be written: {refused}")
     else:
         error.folder = target
 
@@ -59,7 +59,7 @@ def _gather_over_ranks(run: Run, own: list[dict[str, Any]]) -> list[list[dict[st
     return list(gather_object([own]))
 
 
-def _unused_folder(root: Path, step: int) -> Path:
+def _find_unused_folder(root: Path, step: int) -> Path:
     """Return a folder that does not exist yet: a step number occurs again after a skipped batch."""
     root.mkdir(exist_ok=True)
     name = f"step-{step:06d}"
@@ -67,13 +67,15 @@ def _unused_folder(root: Path, step: int) -> Path:
     return next((root / n for n in names if not (root / n).exists()), root / name)
 
 
-def _write(folder: Path, run: Run, ranks: list[list[dict[str, Any]]], error: NonFinite) -> None:
+def _write_files(
+    folder: Path, run: Run, ranks: list[list[dict[str, Any]]], error: NonFinite
+) -> None:
     from safetensors.torch import save_file
 
     lines = []
     for rank, batches in enumerate(ranks):
         for number, batch in enumerate(batches):
-            tensors = {n: t.detach().cpu().clone().contiguous() for n, t in _tensors(batch)}
+            tensors = {n: t.detach().cpu().clone().contiguous() for n, t in _iterate_tensors(batch)}
             save_file(tensors, folder / f"rank-{rank}-batch-{number}.safetensors")
             place = {"rank": rank, "batch": number}
             lines += [place | line for line in _describe_rows(run, batch)]
@@ -85,12 +87,12 @@ def _write(folder: Path, run: Run, ranks: list[list[dict[str, Any]]], error: Non
     atomic.write_json(folder / "figures.json", shown)
 
 
-def _tensors(batch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _iterate_tensors(batch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     for name, value in batch.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{name}", value
         elif isinstance(value, Mapping):
-            yield from _tensors(value, f"{prefix}{name}.")
+            yield from _iterate_tensors(value, f"{prefix}{name}.")
 
 
 def _describe_rows(run: Run, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:

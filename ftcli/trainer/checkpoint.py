@@ -65,7 +65,7 @@ class Checkpoints:
                     path.rename(self.folder / f"{LATER}{path.name}")
             self._restore_links(resume)
         try:
-            disk.require_space(self.folder, self._bytes_needed(loop))
+            disk.require_space(self.folder, self._estimate_bytes(loop))
         except disk.NotEnoughSpace as error:
             raise UserError(
                 f"no checkpoint could be saved: {disk.describe_fault(error)}.",
@@ -87,7 +87,7 @@ class Checkpoints:
         name = f"step-{loop.state.step:06d}"
         target = self.folder / name
         try:
-            disk.require_space(self.folder, self._bytes_needed(loop))
+            disk.require_space(self.folder, self._estimate_bytes(loop))
             with atomic.write_folder(target) as unfinished:
                 write_checkpoint_files(unfinished, loop, best)
                 manifest.write_manifest(unfinished)
@@ -97,9 +97,9 @@ class Checkpoints:
         try:
             atomic.write_link(self.folder / "last", name)
             if best:
-                self.mark_best(target)
+                atomic.write_link(self.folder / "best", name)
             self._remove_old(target)
-            self.run_dir.event("checkpoint", step=loop.state.step, path=name)
+            self.run_dir.append_event("checkpoint", step=loop.state.step, path=name)
         except OSError as error:
             what = f"{name} was saved; updating links or removing old checkpoints failed"
             failure = disk.run_error(error, self.run_dir.path, what)
@@ -108,14 +108,6 @@ class Checkpoints:
             logger.warning(f"{name} is saved, but {disk.describe_fault(error) or error}.")
         self._warn_of_full_disk(manifest.total_bytes(target))
         return target
-
-    def mark_best(self, path: Path | None = None) -> None:
-        """Point `best` at a checkpoint, by default the newest; do nothing where there is none."""
-        path = path or next(iter(self.finished()[::-1]), None)
-        if path is None:
-            return
-        atomic.write_link(self.folder / "best", path.name)
-        self._remove_old(path)
 
     def finished(self) -> list[Path]:
         """Return all complete checkpoints, oldest first."""
@@ -179,10 +171,13 @@ class Checkpoints:
         elif best.is_symlink() and not best.exists():
             best.unlink()
 
-    def _bytes_needed(self, loop: Loop) -> int:
+    def _estimate_bytes(self, loop: Loop) -> int:
         """Return the bytes to reserve for a checkpoint: the larger of its tensors and the previous one, plus 5 %."""
         state = loop.optimizer.state.values()
-        tensors = [*loop.run.trained_state().values(), *(t for s in state for t in _tensors(s))]
+        tensors = [
+            *loop.run.trained_state().values(),
+            *(t for s in state for t in _iterate_tensors(s)),
+        ]
         sizes = [sum(t.numel() * t.element_size() for t in tensors)]
         sizes += [manifest.total_bytes(path) for path in self.finished()[-1:]]
         return int(max(sizes) * 1.05) + SMALL_FILES
@@ -228,7 +223,7 @@ class Checkpoints:
 
     def _record_event(self, kind: str, **fields: Any) -> None:
         with suppress(OSError):  # a full disk is reported on the screen instead
-            self.run_dir.event(kind, **fields)
+            self.run_dir.append_event(kind, **fields)
 
 
 def open_checkpoints(loop: Loop, keep: int, resume: Path | None = None) -> Checkpoints | None:
@@ -241,13 +236,13 @@ def open_checkpoints(loop: Loop, keep: int, resume: Path | None = None) -> Check
     return checkpoints
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def _iterate_tensors(value: Any) -> Iterator[torch.Tensor]:
     """Yield all tensors in nested dicts, lists and tuples."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):
         for inner in value.values():
-            yield from _tensors(inner)
+            yield from _iterate_tensors(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _tensors(inner)
+            yield from _iterate_tensors(inner)

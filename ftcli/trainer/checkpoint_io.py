@@ -15,7 +15,9 @@ from ftcli.core.rng import random_state, set_random_state
 from ftcli.methods.base import refuse_shapes
 
 if TYPE_CHECKING:
+    from ftcli.core.callback import State
     from ftcli.core.run import Run
+    from ftcli.core.run_dir import RunDir
     from ftcli.trainer.loop import Loop
 
 WEIGHTS = (
@@ -43,9 +45,22 @@ def write_checkpoint_files(folder: Path, loop: Loop, best: bool) -> None:
     atomic.write_json(folder / "loader.json", position)
     counters = {name: getattr(state, name) for name in COUNTERS}
     counters["meter"] = loop.meter.state_dict()
-    counters["lines"] = run.dir.sync_metrics() if run.dir else 0
+    counters["lines"] = _count_kept_lines(run.dir, state) if run.dir else 0
     counters["is_best"] = best
     atomic.write_json(folder / "state.json", counters | {"config": redact_tree(run.config)})
+
+
+def _count_kept_lines(run_dir: RunDir, state: State) -> int:
+    """Return how many lines of metrics.jsonl, which is synced, a resume keeps.
+
+    Scores after the last step are not kept: a run that was killed before its result measures them
+    again, and one that goes on for longer evaluates at its own intervals.
+    """
+    lines = run_dir.sync_metrics()
+    if state.step < state.max_steps:
+        return lines
+    last = run_dir.metrics()[-1:]
+    return lines - sum(any(key.startswith("eval.") for key in row) for row in last)
 
 
 def save_weights(folder: Path, run: Run) -> None:

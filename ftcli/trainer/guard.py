@@ -54,8 +54,8 @@ class Guard(Callback):
             )
 
     @contextmanager
-    def watch(self, loop: Loop, batches: list[Batch]) -> Iterator[None]:
-        """Attach the micro-batches to errors of a step; with `on_nonfinite=skip`, roll a rejected step back.
+    def handle_step_errors(self, loop: Loop, batches: list[Batch]) -> Iterator[None]:
+        """Attach the micro-batches to errors of the step in the block; with `on_nonfinite=skip`, roll it back.
 
         Skipping costs one device synchronisation a step, a copy of the state of the callbacks, and for
         a gradient-free optimizer a copy of the trained weights: it has moved them by the time its
@@ -86,7 +86,9 @@ class Guard(Callback):
         finally:
             self.batches = []
 
-    def check_step(self, loop: Loop, loss: torch.Tensor, probe: torch.Tensor | None = None) -> None:
+    def reject_nonfinite_step(
+        self, loop: Loop, loss: torch.Tensor, probe: torch.Tensor | None = None
+    ) -> None:
         """Reject a step that is not finite while it can be rolled back, if `on_nonfinite=skip`.
 
         Loss and gradient are the same on all ranks, so all ranks decide alike.
@@ -114,7 +116,7 @@ class Guard(Callback):
         if self.skipped <= MAX_DUMPS:
             dump_batch(loop.run, error)
         figures = {"step": error.step, "what": error.what, "value": str(error.value)}
-        loop.event("skipped", **figures, batch=error.folder and error.folder.name)
+        loop.append_event("skipped", **figures, batch=error.folder and error.folder.name)
         if self.in_a_row > self.trainer.max_skipped:
             error.sentence = f"{self.in_a_row} steps in a row were skipped; {error.sentence}"
             raise error

@@ -153,18 +153,18 @@ class Loop:
                     for key, value in evaluator(run).items():
                         free = f"eval.{key}" not in scores
                         scores[f"eval.{key}" if free else f"eval.{name}.{key}"] = value
-            self.log({"step": self.state.step} | scores)
+            self.append_metrics({"step": self.state.step} | scores)
             self.run_callbacks("on_evaluate", {"step": self.state.step} | scores)
         scores = self.broadcast_from_main(scores)
         self.meter.begin()
         return scores
 
-    def sync_stop_requests(self, requests: Requests) -> tuple[str | None, bool]:
-        """Return the request to stop (or None) and whether to save now, as the first rank sees them, on all ranks."""
-        if self.accelerator.num_processes == 1:
-            return requests.stop, requests.save
-        own = (requests.stop, requests.save) if self.accelerator.is_main_process else None
-        return self.broadcast_from_main(own)
+    def take_requests(self, requests: Requests) -> tuple[str | None, bool]:
+        """Take the requests that the first rank sees: to stop (or None), and whether to save; equal on all ranks."""
+        taken = None
+        if self.accelerator.is_main_process:
+            taken = requests.take_stop_request(), requests.take_save_request()
+        return self.broadcast_from_main(taken)
 
     def take_figures(self) -> dict[str, float]:
         """Return the meter's figures since the last log; those of objective and penalties are means over ranks.
@@ -174,15 +174,17 @@ class Loop:
         """
         return self.meter.take(self._mean_over_ranks)
 
-    def log(self, metrics: dict[str, Any]) -> None:
+    def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl, on the first rank."""
         if self.accelerator.is_main_process and self.run.dir is not None:
-            self.run.dir.log(metrics | {"time": round(time.time() - self.run.started, 3)})
+            self.run.dir.append_metrics(
+                metrics | {"time": round(time.time() - self.run.started, 3)}
+            )
 
-    def event(self, kind: str, **fields: Any) -> None:
+    def append_event(self, kind: str, **fields: Any) -> None:
         """Add a line to events.jsonl, on the first rank."""
         if self.accelerator.is_main_process and self.run.dir is not None:
-            self.run.dir.event(kind, **fields)
+            self.run.dir.append_event(kind, **fields)
 
     @property
     def guard(self) -> Guard:
@@ -238,10 +240,16 @@ class Loop:
         return self.accelerator.no_sync(self.model)
 
 
-def wrap_model(
+def build_forward_module(
     model: Any, accelerator: Accelerator, checkpointing: bool, compiled: bool
 ) -> nn.Module:
-    """Return the module that forward passes call: blocks compiled where asked, wrapped for several ranks."""
+    """Return the module that forward passes call: the model itself, wrapped where there are several ranks.
+
+    Args:
+        model: changed in place where `checkpointing` or `compiled` is set.
+        checkpointing: recompute activations in backward.
+        compiled: compile each block with torch.
+    """
     if checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if compiled:

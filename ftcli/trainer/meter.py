@@ -28,7 +28,7 @@ class Step:
 
     Attributes:
         step: counted from 1.
-        rows: of each micro-batch of this process.
+        rows: the row numbers of each micro-batch of this process.
         probe: norm of the gradient, or the sum of all losses of a gradient-free step: not finite
             if any of them was not.
         probed: what `probe` is, for messages.
@@ -47,8 +47,8 @@ class NonFinite(Exception):
     Attributes:
         what, value, sentence: the quantity, its value, and both in words.
         step: the optimizer step, counted from 1.
-        loss: of that step.
-        rows: of each micro-batch of that step in this process.
+        loss: the loss of that step.
+        rows: the row numbers of each micro-batch of that step in this process.
         batches: these micro-batches, where they were still in memory.
         dumped: whether `dump_batch` was called.
         folder: folder of the dump, on the first rank.
@@ -86,10 +86,10 @@ class Meter:
 
     def pause(self) -> None:
         """Stop the clock: what follows until `begin` is not counted as training."""
-        self._lap()
+        self._count_lap()
         self.since = None
 
-    def _lap(self) -> None:
+    def _count_lap(self) -> None:
         """Count the time since the clock was started, or since the last lap, as training."""
         if self.since is not None:
             now = time.perf_counter()
@@ -146,7 +146,7 @@ class Meter:
         Raises:
             NonFinite: a figure of a step was not finite.
         """
-        self._lap()
+        self._count_lap()
         self.check_pending()
         values = [float(step.loss) for step in self.steps]
         figures = {"loss": sum(values) / len(values)} if values else {}
@@ -166,7 +166,7 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """Return losses not logged yet and totals, so that a resumed run logs the same lines."""
-        self._lap()
+        self._count_lap()
         self.check_pending()
         return {
             "losses": [[step.step, step.loss, step.rows, step.probe] for step in self.steps],

@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.core.callback import Callback
+from ftcli.core.callback import Callback, State
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
+    from ftcli.core.row_format import RowFormat
+    from ftcli.core.run import Run
+    from ftcli.core.run_dir import RunDir
 
 SAMPLE_LENGTH = 240  # number of characters of the first row that are shown
 #: Format of each figure that is shown, in this order.
@@ -34,7 +37,7 @@ class Progress(Callback):
         """`live`: draw a bar; None asks the terminal."""
         self.first_rank = os.environ.get("RANK", "0") == "0"
         self.shown = self.first_rank and not os.environ.get("FTCLI_QUIET")
-        self.dir: Any = None
+        self.dir: RunDir | None = None
         self.live = (
             (sys.stdout.isatty() and os.environ.get("TERM") != "dumb") if live is None else live
         )
@@ -43,30 +46,34 @@ class Progress(Callback):
         self.began: tuple[float, int] | None = None
         self.checkpoints: Path | None = None
 
-    def setup(self, run: Any) -> None:
+    def setup(self, run: Run) -> None:
         """Print what is about to be trained, and store where checkpoints will appear."""
-        folder = getattr(getattr(run, "dir", None), "path", None)
-        self.checkpoints = Path(folder) / "checkpoints" if folder else None
-        self.dir = getattr(run, "dir", None)
-        if self.first_rank and folder:
+        self.dir = run.dir
+        if run.dir is None:
+            return
+        self.checkpoints = run.dir.checkpoints
+        if self.first_rank:
             self._print_line(describe_run(run))
 
-    def before_step(self, state: Any) -> None:
+    def before_step(self, state: State) -> None:
         """Start the clock of the ETA at the first step of this process, which is not 0 after a resume."""
         if self.began is None:
             self.began = (time.monotonic(), state.step)
 
-    def on_log(self, state: Any, metrics: Mapping[str, Any]) -> None:
+    def on_log(self, state: State, metrics: Mapping[str, Any]) -> None:
         """Show the figures of one log line."""
-        total = getattr(state, "max_steps", None)
-        text, left = " · ".join(self._figures(metrics)), self._remaining(metrics["step"], total)
+        total = state.max_steps
+        text, left = (
+            " · ".join(self._format_figures(metrics)),
+            self._format_remaining_time(metrics["step"], total),
+        )
         self._print_line(
             f"step {metrics['step']}{f'/{total}' if total else ''}  {text}{left}", bar=True
         )
         if self.live and self.shown:
             self._update_bar(metrics["step"], total, text, left)
 
-    def on_evaluate(self, state: Any, metrics: Mapping[str, Any]) -> None:
+    def on_evaluate(self, state: State, metrics: Mapping[str, Any]) -> None:
         """Show scores above the bar, where they stay."""
         scores = "  ".join(
             f"{name.removeprefix('eval.')} {value:.4g}"
@@ -74,11 +81,9 @@ class Progress(Callback):
             if name.startswith("eval.") and isinstance(value, int | float)
         )
         if scores:
-            self._print_line(
-                f"eval at step {metrics.get('step', getattr(state, 'step', '?'))}  {scores}"
-            )
+            self._print_line(f"eval at step {metrics.get('step', state.step)}  {scores}")
 
-    def on_train_end(self, state: Any) -> None:
+    def on_train_end(self, state: State) -> None:
         """Remove the bar from the terminal."""
         if self.bar is not None:
             self.bar.stop()
@@ -87,7 +92,7 @@ class Progress(Callback):
     def _print_line(self, text: str, bar: bool = False) -> None:
         """Write a line to train.log and print it, unless `bar` and the live bar shows it already."""
         if self.first_rank and self.dir is not None:
-            self.dir.note(text)
+            self.dir.append_log(text)
         if not self.shown or (bar and self.live):
             return
         if self.bar is not None:
@@ -95,37 +100,37 @@ class Progress(Callback):
         else:
             print(text, flush=True)
 
-    def _figures(self, metrics: Mapping[str, Any]) -> list[str]:
+    def _format_figures(self, metrics: Mapping[str, Any]) -> list[str]:
         """Return the formatted figures that were measured, and the age of the last checkpoint."""
         shown = [
             form.format(metrics[key])
             for key, form in FORMATS.items()
             if metrics.get(key) is not None
         ]
-        age = self._checkpoint_age()
+        age = self._measure_checkpoint_age()
         return shown + ([f"saved {format_duration(age)} ago"] if age is not None else [])
 
-    def _checkpoint_age(self) -> float | None:
+    def _measure_checkpoint_age(self) -> float | None:
         """Return the seconds since the last complete checkpoint; None before the first."""
         if self.checkpoints is None:
             return None
         times = [done.stat().st_mtime for done in self.checkpoints.glob("step-*/DONE")]
         return max(0.0, time.time() - max(times)) if times else None
 
-    def _remaining(self, step: int, total: int | None) -> str:
+    def _format_remaining_time(self, step: int, total: int) -> str:
         if not total or self.began is None or step <= self.began[1]:
             return ""
         pace = (time.monotonic() - self.began[0]) / (step - self.began[1])
         return f" · {format_duration(pace * (total - step))} left"
 
-    def _update_bar(self, step: int, total: int | None, text: str, left: str) -> None:
+    def _update_bar(self, step: int, total: int, text: str, left: str) -> None:
         if self.bar is None:
-            self.bar, self.task = _bar(total)
+            self.bar, self.task = _start_bar(total)
         assert self.task is not None
         self.bar.update(self.task, completed=step, total=total, text=text + left)
 
 
-def describe_run(run: Any) -> str:
+def describe_run(run: Run) -> str:
     """Return the lines that describe model, trained parameters, data and the first row as the model sees it."""
     from ftcli.methods.left_out import list_left_out, summarise
     from ftcli.models.anatomy import count_parameters
@@ -136,6 +141,7 @@ def describe_run(run: Any) -> str:
     sample = first if len(first) <= SAMPLE_LENGTH else f"{first[:SAMPLE_LENGTH]} ..."
     frozen = list_left_out(run.model, getattr(run.method, "left_out", None))
     targets = f"targets left out: {summarise(frozen)}\n" if frozen else ""
+    assert run.dir is not None
     return (
         f"run     {run.dir.path}\n"
         f"model   {run.model_source.path}: {total:,} parameters, {trained:,} trained "
@@ -147,7 +153,7 @@ def describe_run(run: Any) -> str:
     )
 
 
-def _describe_packing(proof: Any) -> str:
+def _describe_packing(proof: RowFormat | None) -> str:
     """Return the line about packing and why it is not the first choice; empty where none was measured."""
     if proof is None:
         return ""
@@ -168,7 +174,7 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def _bar(total: int | None) -> tuple[Bar, TaskID]:
+def _start_bar(total: int | None) -> tuple[Bar, TaskID]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 

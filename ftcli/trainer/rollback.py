@@ -64,7 +64,7 @@ def restore_checkpoint(loop: Loop, target: Path) -> None:
     weights = run.trained_state()
     run.optimizer.train_mode()
     if not equal_states(weights, load_file(target / "adapter.safetensors")):
-        raise _cannot_restore("method", "trainer.on_spike")
+        raise _build_restore_error("method", "trainer.on_spike")
 
 
 def restore_callbacks(loop: Loop, saved: Mapping[str, Any], key: str) -> None:
@@ -83,12 +83,12 @@ def restore_callbacks(loop: Loop, saved: Mapping[str, Any], key: str) -> None:
         try:
             part.load_state_dict(then)
         except (KeyError, IndexError, RuntimeError) as error:
-            raise _cannot_restore(name, key) from error
+            raise _build_restore_error(name, key) from error
         if not equal_states(part.state_dict(), then):
-            raise _cannot_restore(name, key)
+            raise _build_restore_error(name, key)
 
 
-def _cannot_restore(name: str, key: str) -> UserError:
+def _build_restore_error(name: str, key: str) -> UserError:
     off = {"trainer.on_nonfinite": "stop", "trainer.on_spike": "ignore"}[key]
     return UserError(
         f"{name} has changed in a way that cannot be undone while a run goes on; it stopped.",

@@ -28,7 +28,7 @@ class Requests:
             for name in STOPPING:
                 number = getattr(signal, name, None)
                 if number is not None:
-                    self._before[number] = signal.signal(number, self._catch)
+                    self._before[number] = signal.signal(number, self._record_signal)
         return self
 
     def __exit__(
@@ -40,18 +40,19 @@ class Requests:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _catch(self, number: int, frame: FrameType | None) -> None:
+    def _record_signal(self, number: int, frame: FrameType | None) -> None:
         self.caught = signal.Signals(number).name
         signal.signal(number, self._before[number])
 
-    @property
-    def stop(self) -> str | None:
-        """The request to end the run: a signal's name, or `STOP`; None without one."""
+    def take_stop_request(self) -> str | None:
+        """Return the request to end the run, a signal's name or `STOP`, and remove the file; None without one.
+
+        A request to end the run stays: later calls return it again.
+        """
         if self.caught is None and self.run_dir is not None and self.run_dir.take_request("STOP"):
             self.caught = "STOP"
         return self.caught
 
-    @property
-    def save(self) -> bool:
-        """Whether a checkpoint was requested by the file SAVE."""
+    def take_save_request(self) -> bool:
+        """Return whether a checkpoint was requested by the file SAVE, and remove the file."""
         return self.run_dir is not None and self.run_dir.take_request("SAVE")

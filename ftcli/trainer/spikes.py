@@ -73,7 +73,7 @@ class Spikes(Callback):
         else:
             self._append_loss(loss)
 
-    def roll_back(self, loop: Loop, checkpoints: Checkpoints | None) -> bool:
+    def roll_back_after_spike(self, loop: Loop, checkpoints: Checkpoints | None) -> bool:
         """Restore the last checkpoint before a spike, if there was one; return whether that was done.
 
         The position in the data is not restored: PaLM (arXiv 2204.02311, section 5.1) also restarts
@@ -88,16 +88,16 @@ class Spikes(Callback):
         target = loop.broadcast_from_main(target)
         if target is None or self.rollbacks >= self.trainer.max_rollbacks:
             self._append_loss(spike["loss"])  # without a rollback the loss may stay at this level
-            loop.event("spike", step=loop.state.step, **spike)
+            loop.append_event("spike", step=loop.state.step, **spike)
             return False
         step = loop.state.step
-        self._restore(loop, target)
+        self._restore_state(loop, target)
         if loop.accelerator.is_main_process and loop.run.dir is not None:
             assert checkpoints is not None
             checkpoints.prepare_folder(loop, target)  # removes the checkpoints of later steps
             saved = json.loads((target / "state.json").read_text(encoding="utf-8"))
             loop.run.dir.rewind(saved["lines"], saved["step"])
-        loop.event("rollback", step=step, to=loop.state.step, **spike)
+        loop.append_event("rollback", step=step, to=loop.state.step, **spike)
         loop.accelerator.wait_for_everyone()
         loop.meter.begin()
         return True
@@ -108,7 +108,7 @@ class Spikes(Callback):
         sound = [path for path in whole if step_of(path) <= self._healthy]
         return max(sound, key=step_of, default=None)
 
-    def _restore(self, loop: Loop, target: Path) -> None:
+    def _restore_state(self, loop: Loop, target: Path) -> None:
         state = loop.state
         position, rollbacks, skipped = (
             (state.epoch, state.batch),

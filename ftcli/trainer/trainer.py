@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,8 +11,9 @@ from ftcli.core.callback import State
 from ftcli.data.loader import count_steps
 from ftcli.trainer.checkpoint import Checkpoints, open_checkpoints
 from ftcli.trainer.checkpoint_io import load_checkpoint
+from ftcli.trainer.ending import Outcome, end_training
 from ftcli.trainer.guard import Guard
-from ftcli.trainer.loop import Batch, Loop, count_tokens, wrap_model
+from ftcli.trainer.loop import Batch, Loop, build_forward_module, count_tokens
 from ftcli.trainer.meter import Costs
 from ftcli.trainer.progress import Progress
 from ftcli.trainer.signals import Requests
@@ -20,18 +21,6 @@ from ftcli.trainer.spikes import Spikes
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
-
-
-@dataclass
-class Outcome:
-    """Result of a fit: `finished` or `stopped by ...`, with the scores before and after training."""
-
-    status: str
-    state: State
-    before: dict[str, float]
-    after: dict[str, float]
-    loop: Loop
-    figures: dict[str, float] = field(default_factory=dict)  # further ones for result.json
 
 
 @dataclass
@@ -66,9 +55,10 @@ class Trainer:
         Raises:
             NonFinite, OutOfMemory: in a step that the error names.
         """
-        loop = self.start(run)
+        loop = self.build_loop(run)
         state, checkpoints = loop.state, open_checkpoints(loop, self.keep_last, resume)
         before: dict[str, float] = {}
+        after: dict[str, float] | None = None
         if resume is not None:
             load_checkpoint(resume, loop)
         elif self.eval_first:
@@ -81,27 +71,30 @@ class Trainer:
                 done = state.step >= state.max_steps
                 if state.step % self.log_every == 0 or done:
                     self._log_figures(loop)
-                    if loop.spikes.roll_back(loop, checkpoints):
+                    if loop.spikes.roll_back_after_spike(loop, checkpoints):
                         continue
+                if done:
+                    after = end_training(loop, checkpoints, took_steps=True)
+                    loop.take_requests(requests)  # so that a resume does not find them
+                    break
                 best = False
-                if _is_due(state.step, self.eval_every) and not done:
+                if _is_due(state.step, self.eval_every):
                     best = self.update_best(loop, loop.evaluate(periodic=True))
-                stop, save = loop.sync_stop_requests(requests)
-                if done or best or save or stop or _is_due(state.step, self.save_every):
-                    self.save(loop, checkpoints, best, required=bool(done or stop))
-                if stop and not done:
+                stop, save = loop.take_requests(requests)
+                if best or save or stop or _is_due(state.step, self.save_every):
+                    self.save(loop, checkpoints, best, required=bool(stop))
+                if stop:
                     loop.run_callbacks("on_train_end")
                     return Outcome(f"stopped by {stop}", state, before, {}, loop)
-        after = loop.evaluate()
-        if self.update_best(loop, after) and checkpoints and loop.accelerator.is_main_process:
-            checkpoints.mark_best()
+        if after is None:  # no step was left to take
+            after = end_training(loop, checkpoints, took_steps=False)
         loop.run_callbacks("on_train_end")
         return Outcome("finished", state, before, after, loop)
 
     def train_step(self, loop: Loop, batches: list[Batch]) -> bool:
         """Take one optimizer step on these micro-batches; return False if it was skipped as not finite."""
         taken = loop.state.step
-        with loop.guard.watch(loop, batches):
+        with loop.guard.handle_step_errors(loop, batches):
             self._take_step(loop, batches)
         return loop.state.step > taken
 
@@ -112,12 +105,12 @@ class Trainer:
         factor = loop.run.scheduler.factor(state.step, state.max_steps)
         if loop.uses_backward:
             loss = loop.backward(batches)
-            loop.guard.check_step(loop, loss)
+            loop.guard.reject_nonfinite_step(loop, loss)
             loop.run_callbacks("after_backward")
             norm, losses = loop.first_order_step(factor, self.max_grad_norm), None
         else:
             (loss, losses), norm = loop.zeroth_order_step(batches, factor), None
-            loop.guard.check_step(loop, loss, losses)
+            loop.guard.reject_nonfinite_step(loop, loss, losses)
         tokens = sum(count_tokens(batch) for batch in batches) * loop.accelerator.num_processes
         state.step += 1
         state.batch += micro_batches
@@ -128,8 +121,7 @@ class Trainer:
 
     def _iterate_steps(self, loop: Loop) -> Iterator[list[Batch]]:
         """Yield the micro-batches of each step, from the position in the data that the state holds."""
-        state, width = loop.state, self.gradient_accumulation_steps
-        loader = loop.loader
+        state, loader, width = loop.state, loop.loader, self.gradient_accumulation_steps
         while state.step < state.max_steps:
             plan = loader.list_batch_rows(state.epoch)
             for start in range(state.batch, len(plan), width):
@@ -138,19 +130,20 @@ class Trainer:
                     return
             state.epoch, state.batch = state.epoch + 1, 0
 
-    def start(self, run: Run) -> Loop:
+    def build_loop(self, run: Run) -> Loop:
         """Load the model, build the optimizer, set up all callbacks; return the loop before its first step."""
         accelerator = run.accelerator
-        model = wrap_model(run.load_model(), accelerator, self.gradient_checkpointing, self.compile)
+        model = build_forward_module(
+            run.load_model(), accelerator, self.gradient_checkpointing, self.compile
+        )
         named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
         optimizer = run.optimizer.build(named, accelerator.device)
         state = State(run, run.model, self.count_steps(run))
         callbacks = run.callbacks() | {"costs": Costs(), "progress": Progress()}
         callbacks |= {"guard": Guard(self), "spikes": Spikes(self)}
-        tokens = run.data.prepare("train", run.tokenizer)
         loop = Loop(
             run, model, accelerator, optimizer, callbacks, [p for _, p in named], state,
-            tokens.fingerprint,
+            run.data.prepare("train", run.tokenizer).fingerprint,
         )  # fmt: skip
         run.objective.refuse_gradients(optimizer)
         for callback in callbacks.values():
@@ -171,7 +164,7 @@ class Trainer:
         epoch = round(state.epoch + state.batch / len(loop.loader), 4)
         metrics = {"step": state.step, "epoch": epoch, "batch": state.batch, "lr": lr}
         metrics |= {"tokens": state.tokens} | figures | loop.guard.figures
-        loop.log(metrics)
+        loop.append_metrics(metrics)
         loop.run_callbacks("on_log", metrics)
 
     def update_best(self, loop: Loop, scores: dict[str, float]) -> bool:

@@ -156,7 +156,9 @@ def test_the_fallback_off_cuda_is_said_and_recorded(name, kind):
         optimizer = wrapper.build(parameters(), "cpu")
     assert type(optimizer).__name__ == kind
     events = []
-    run = SimpleNamespace(dir=SimpleNamespace(event=lambda kind, **f: events.append((kind, f))))
+    run = SimpleNamespace(
+        dir=SimpleNamespace(append_event=lambda kind, **f: events.append((kind, f)))
+    )
     wrapper.setup(run)
     assert events == [("warning", {"text": wrapper.fallback_warning})]
 

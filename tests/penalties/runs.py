@@ -36,7 +36,7 @@ def fitted(*overrides: str) -> Run:
 def start(*overrides: str):
     """A run ready for its first step, and the batches of that step."""
     run = build(*overrides)
-    loop = run.trainer.start(run)
+    loop = run.trainer.build_loop(run)
     loop.run_callbacks("before_step")
     width = run.trainer.gradient_accumulation_steps
     return run, [

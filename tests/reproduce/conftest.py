@@ -53,9 +53,9 @@ class Pretended:
         loss = self.losses[kind] + 0.3 * seed + 0.002 * (seed % 2 if kind == "nf4" else 0)
         path.mkdir(parents=True)
         for step in range(4):
-            RunDir(path).log({"step": step, "loss": 4 - step * (4 - loss) / 3})
-        RunDir(path).log({"step": 0, "eval.loss": 4.0})
-        RunDir(path).log({"step": 3, "eval.loss": loss})
+            RunDir(path).append_metrics({"step": step, "loss": 4 - step * (4 - loss) / 3})
+        RunDir(path).append_metrics({"step": 0, "eval.loss": 4.0})
+        RunDir(path).append_metrics({"step": 3, "eval.loss": loss})
         result = {
             "status": "finished", "metrics": {"eval.loss": loss}, "seconds": 1.0 + seed,
             "metrics_before": {"eval.loss": 4.0}, "trainable_parameters": 100,

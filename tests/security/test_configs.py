@@ -237,7 +237,7 @@ def test_a_secret_of_the_environment_cannot_be_sent_elsewhere(attack, ftcli, mon
 
 
 def test_trust_is_given_by_the_user_alone_and_stands_in_the_record(attack, monkeypatch):
-    from ftcli.run.record import _command, environment
+    from ftcli.run.record import _format_command, environment
 
     attack.module("evil")
     monkeypatch.setenv("FTCLI_TRUST", "")
@@ -251,7 +251,7 @@ def test_trust_is_given_by_the_user_alone_and_stands_in_the_record(attack, monke
     (attack.folder / "job.yaml").write_text(f"{JOB}scheduler: {{_target_: evil.Evil}}\n")
     composed = compose("job.yaml", ["~scheduler.warmup_ratio"])
     validate(composed, trust=["evil"])
-    assert environment()["trusted"] == ["evil"] and "# FTCLI_TRUST=evil" in _command()
+    assert environment()["trusted"] == ["evil"] and "# FTCLI_TRUST=evil" in _format_command()
     build(composed.config["scheduler"], "scheduler", composed)
     assert attack.won
 

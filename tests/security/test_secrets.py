@@ -62,8 +62,8 @@ def test_a_run_keeps_no_secret(train_tiny, monkeypatch):
     assert of(kept(folder)) == [] and HIDDEN in state.read_text()
     now = load(folder / "config.yaml").config
     assert not find_changes(json.loads(state.read_text())["config"], now)  # it can be resumed
-    run.event("failed", error=f"401 for url https://x/?token={token}")
-    run.note(
+    run.append_event("failed", error=f"401 for url https://x/?token={token}")
+    run.append_log(
         f"Authorization: {ENVIRONMENT['WANDB_API_KEY']}\npassword={TYPED['+model.auth.password']}"
     )
     monkeypatch.setenv("HF_HOME", f"/home/{token}/hub")  # its place is kept

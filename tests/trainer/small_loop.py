@@ -34,7 +34,7 @@ class Small:
             method=SimpleNamespace(describe=lambda: {"r": 4}),
         )
         self.callbacks = {"method": nothing}
-        counters = dict.fromkeys(checkpoint_io.COUNTERS, 0) | {"best": None}
+        counters = dict.fromkeys(checkpoint_io.COUNTERS, 0) | {"best": None, "max_steps": 100}
         self.state = SimpleNamespace(**counters)
         self.meter, self.fingerprint = Meter(), ""
         self.accelerator = SimpleNamespace(is_main_process=True)
@@ -42,7 +42,7 @@ class Small:
 
     def save(self, step, **options):
         self.state.step = step
-        self.run.dir.log({"step": step})
+        self.run.dir.append_metrics({"step": step})
         return self.checkpoints.save(self, **options)
 
     def names(self):

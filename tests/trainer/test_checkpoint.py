@@ -295,10 +295,10 @@ def test_what_a_library_says_of_a_full_disk_is_understood():
 
 def test_a_line_cut_by_a_crash_takes_no_other_with_it(tmp_path):
     run_dir = RunDir(tmp_path)
-    run_dir.log({"step": 1})
+    run_dir.append_metrics({"step": 1})
     with open(tmp_path / "metrics.jsonl", "ab") as stream:
         stream.write('{"step": 2, "text": "ä'.encode()[:-1])
-    run_dir.log({"step": 3})
+    run_dir.append_metrics({"step": 3})
     assert [row["step"] for row in run_dir.metrics()] == [1, 3]
 
 

@@ -55,7 +55,7 @@ def step_gradients(batches: int, weight: float, tmp_path: Path):
     run = build_run(compose("qlora_llama", [*SMALL, *words]).config)
     if weight:
         run.penalties = {"square": MeanSquare(weight)}
-    loop = run.trainer.start(run)
+    loop = run.trainer.build_loop(run)
     for name, parameter in run.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(1))

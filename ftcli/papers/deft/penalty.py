@@ -111,7 +111,7 @@ class ActivationDensity(Penalty):
         """Log the norm of the gradient, which is known only after backward."""
         if state.run.dir is not None and state.run.accelerator.is_main_process:
             name = "penalty.activation_density.gradient"
-            state.run.dir.log({"step": state.step, name: self.gradient_norm})
+            state.run.dir.append_metrics({"step": state.step, name: self.gradient_norm})
 
     def _detach_probes(self) -> None:
         if self._probes is not None:

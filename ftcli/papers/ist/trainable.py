@@ -87,7 +87,7 @@ class Ist(Rst):
         self.scores = update_scores(self.scores, sets, losses, self.score_lr)
         self.rounds += 1
         if state.run.dir is not None:
-            state.run.dir.event(
+            state.run.dir.append_event(
                 "layer_scores", step=state.step, losses=losses.tolist(), scores=self.scores.tolist()
             )
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ftcli.core.run import Run
     from ftcli.pipelines.federated.client import Client
     from ftcli.pipelines.federated.shared_model import SharedModel
+    from ftcli.trainer.ending import Outcome
     from ftcli.trainer.loop import Loop
-    from ftcli.trainer.trainer import Outcome
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Federated(ABC):
 
     def start(self, run: Run) -> tuple[Loop, SharedModel]:
         """Return the loop of this process with the initial model, and the shared model in it."""
-        loop = run.trainer.start(run)
+        loop = run.trainer.build_loop(run)
         if isinstance(run.optimizer, Replayable):
             run.optimizer.path = None  # its log is of one row of steps, and clients have many
         self.check(run, loop)

@@ -13,8 +13,8 @@ from ftcli.pipelines.federated.engines import ClientUpdate, Engine, Exchange, Lo
 from ftcli.pipelines.federated.messages import pack_request, unpack_reply
 from ftcli.trainer.checkpoint import Checkpoints, open_checkpoints
 from ftcli.trainer.checkpoint_io import load_checkpoint
+from ftcli.trainer.ending import Outcome, end_training
 from ftcli.trainer.signals import Requests
-from ftcli.trainer.trainer import Outcome
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -57,6 +57,7 @@ class Server:
         self.traffic = Traffic()
         self.loop.callbacks["traffic"] = self.traffic
         self.checkpoints: Checkpoints | None = None
+        self.scores: dict[str, float] | None = None  # after the last round
 
     def fit(self, resume: Path | None) -> Outcome:
         """Run all rounds from the start or a checkpoint; see `Federated.fit`."""
@@ -69,9 +70,9 @@ class Server:
         loop.begin()
         with Requests(self.run.dir) as requests:
             stop = self._engine().run(lambda exchange: self._rounds(exchange, requests))
-        after = {} if stop else loop.evaluate()
-        if self.trainer.update_best(loop, after) and self.checkpoints:
-            self.checkpoints.mark_best()
+        after = {} if stop else self.scores
+        if after is None:  # no round was left to play
+            after = end_training(loop, self.checkpoints, took_steps=False)
         loop.run_callbacks("on_train_end")
         status = f"stopped by {stop}" if stop else "finished"
         rounds = {"rounds": self._round}
@@ -94,13 +95,17 @@ class Server:
         while loop.state.step < loop.state.max_steps:
             self.run_round(exchange)
             done = loop.state.step >= loop.state.max_steps
+            if done:
+                self.scores = end_training(loop, self.checkpoints, took_steps=True)
+                loop.take_requests(requests)  # so that a resume does not find them
+                break
             best = False
-            if self._is_due(trainer.eval_every) and not done:
+            if self._is_due(trainer.eval_every):
                 best = trainer.update_best(loop, loop.evaluate(periodic=True))
-            stop, save = loop.sync_stop_requests(requests)
-            if done or best or save or stop or self._is_due(trainer.save_every):
-                trainer.save(loop, self.checkpoints, best, required=bool(done or stop))
-            if stop and not done:
+            stop, save = loop.take_requests(requests)
+            if best or save or stop or self._is_due(trainer.save_every):
+                trainer.save(loop, self.checkpoints, best, required=bool(stop))
+            if stop:
                 return stop
         return None
 
@@ -142,7 +147,7 @@ class Server:
             "lr": self.run.optimizer.lr * self.run.scheduler.factor(state.step - 1, state.max_steps),
             "tokens": state.tokens, "bytes_down": down, "bytes_up": up,
         }  # fmt: skip
-        self.loop.log(metrics | figures)
+        self.loop.append_metrics(metrics | figures)
         self.loop.run_callbacks("on_log", metrics | figures)
 
     def _is_due(self, every: int | None) -> bool:

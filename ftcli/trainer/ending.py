@@ -1,0 +1,53 @@
+"""The end of training: the last evaluation, the checkpoint that knows its scores, and the outcome of a fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ftcli.core.callback import State
+    from ftcli.trainer.checkpoint import Checkpoints
+    from ftcli.trainer.loop import Loop
+
+
+@dataclass
+class Outcome:
+    """Result of a fit: `finished` or `stopped by ...`, with the scores before and after training."""
+
+    status: str
+    state: State
+    before: dict[str, float]
+    after: dict[str, float]
+    loop: Loop
+    figures: dict[str, float] = field(default_factory=dict)  # further ones for result.json
+
+
+def end_training(loop: Loop, checkpoints: Checkpoints | None, took_steps: bool) -> dict[str, float]:
+    """Evaluate after the last step, then save, so that the best loss of this evaluation is not lost.
+
+    The steps are saved also where the evaluation fails or is interrupted; its error is raised then.
+
+    Args:
+        took_steps: whether this process took steps, which are not saved yet. Where not, a checkpoint
+            is written only to record a new best loss.
+
+    Returns:
+        The scores under `eval.<score>`.
+
+    Raises:
+        NonFinite: a figure of a step since the last log, or a trained weight, is not finite.
+    """
+    trainer = loop.run.trainer
+    if took_steps:
+        loop.guard.check_before_save(loop)
+    try:
+        scores = loop.evaluate()
+    except BaseException:
+        if took_steps and checkpoints is not None and loop.accelerator.is_main_process:
+            checkpoints.save(loop, required=False)
+        raise
+    best = trainer.update_best(loop, scores)
+    if took_steps or (best and loop.state.step):
+        trainer.save(loop, checkpoints, best, required=took_steps)
+    return scores
