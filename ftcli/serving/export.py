@@ -51,7 +51,7 @@ def export_run(
     """
     if form not in FORMATS:
         raise UserError(
-            f"{form}: no such format.", where="--to", fix=f"one of {', '.join(FORMATS)}"
+            f"{form}: no such format.", where="--to", fix=f"one of {', '.join(FORMATS)}, hub"
         )
     target = Path(output) if output else Path(path) / "export" / form
     if form != "gguf":
