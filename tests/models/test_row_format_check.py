@@ -144,9 +144,9 @@ def test_rows_are_as_long_as_the_windows_that_the_data_pass():
 def test_the_shipped_model_is_measured_within_a_second():
     source = CausalLM("asset:llama_mini")
     model = source.load("cpu")
-    start = time.perf_counter()
+    start = time.process_time()
     assert source.measure_row_format(model, "auto", 512, NextTokenPrediction()) == RowFormat("flat")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_a_model_that_gives_no_losses_is_refused():
