@@ -84,6 +84,7 @@ def is_exact_measure(name: str) -> bool:
 
 
 SMALL = "small"  # scale of the job itself, without overrides
+REAL = "real"  # scale of a pretrained model that trains here; other scales are planned
 EXACT, STATISTICAL, TRIVIAL = "exact", "statistical", "trivial"
 KINDS = (EXACT, STATISTICAL, TRIVIAL)
 MIN_SEEDS = 3  # least number of seeds for a figure that is not exact
@@ -179,6 +180,7 @@ class Tune:
     by: str = "eval.loss"  # score that decides between trials
     highest: bool = False  # whether a higher score is better
     seed: int = 100  # seed of the trials; none of `seeds`
+    scales: dict[str, Tune] = field(default_factory=dict)  # scale -> its own search
     __pydantic_config__ = {"extra": "forbid"}
 
     def list_points(self, variant: str) -> list[list[str]]:
@@ -228,21 +230,44 @@ class Recipe:
         """Return the names of the variants: the job itself, then its baselines."""
         return [self.own, *self.baselines]
 
+    def list_searched(self, scale: str = SMALL) -> list[str]:
+        """Return the variants that a search covers: all at the small scale, else those that claims compare."""
+        if scale == SMALL:
+            return self.variants()
+        claims = [c for c in self.claims if c.scale == scale and not c.needs]
+        named = {v for claim in claims for v in self.list_claim_variants(claim)}
+        return [v for v in self.variants() if v in named]
+
+    def get_tune(self, scale: str = SMALL) -> Tune | None:
+        """Return the search of settings at a scale; None where there is none."""
+        if scale == SMALL or self.tune is None:
+            return self.tune
+        return self.tune.scales.get(scale)
+
+    def trains_at(self, scale: str) -> bool:
+        """Whether runs at a scale are trained without being asked for: not those of the paper's own models."""
+        return scale in (SMALL, REAL)
+
     def list_claim_variants(self, claim: Claim) -> list[str]:
         """Return the variants whose runs a claim needs."""
         if claim.ranks:
             return list(claim.ranks)
         return [claim.variant or self.own, *([claim.of] if claim.of else [])]
 
-    def list_seeds(self, look: int) -> list[int]:
-        """Return the seeds up to a look: those of the first, and as many new ones for each further look."""
-        kept = {*self.seeds, self.tune.seed if self.tune else -1}
-        further = (seed for seed in count(max(self.seeds) + 1) if seed not in kept)
-        return [*self.seeds, *islice(further, len(self.seeds) * (look - 1))]
+    def list_seeds(self, look: int, scale: str = SMALL) -> list[int]:
+        """Return the seeds up to a look: those of the first, and as many new ones for each further look.
 
-    def compares_variants(self) -> bool:
-        """Whether a statistical claim that compares variants is judged at the small scale."""
+        Runs of a real model are long: the first look there takes the first three.
+        """
+        first = self.seeds if scale == SMALL else self.seeds[:MIN_SEEDS]
+        searches = [self.tune, *self.tune.scales.values()] if self.tune else []
+        kept = {*self.seeds, *(tune.seed for tune in searches)}
+        further = (seed for seed in count(max(first) + 1) if seed not in kept)
+        return [*first, *islice(further, len(first) * (look - 1))]
+
+    def compares_variants(self, scale: str = SMALL) -> bool:
+        """Whether a statistical claim that compares variants is judged at a scale."""
         return any(
-            c.kind == STATISTICAL and (c.of or c.ranks) and c.scale == SMALL and not c.needs
+            c.kind == STATISTICAL and (c.of or c.ranks) and c.scale == scale and not c.needs
             for c in self.claims
         )

@@ -186,29 +186,43 @@ def _check_evidence(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
 
 def _check_tune(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
     """Yield problems of the search: unequal trials, unknown variants, a seed that also judges."""
-    tune = recipe.tune
-    if tune is None:
+    if recipe.tune is None:
         return
+    yield from _check_search(recipe, recipe.tune, SMALL, "tune", where)
+    for scale, tune in recipe.tune.scales.items():
+        key = f"tune.scales.{scale}"
+        if scale not in recipe.scales:
+            yield UserError(f"scales has no {scale}.", where(key), "add it to `scales`")
+        elif tune.scales:
+            yield UserError("a search at a scale has no scales of its own.", where(key), None)
+        else:
+            yield from _check_search(recipe, tune, scale, key, where)
+
+
+def _check_search(
+    recipe: Recipe, tune: Tune, scale: str, place: str, where: _Locator
+) -> Iterator[UserError]:
     if tune.seed in recipe.seeds:
         yield UserError(
             f"seed {tune.seed} is also among `seeds`, which judge the claims.",
-            where("tune.seed"),
+            where(f"{place}.seed"),
             "a seed that is not among `seeds`",
         )
     for key in ("own", "fixed"):
         for name in getattr(tune, key):
             if name not in recipe.variants():
-                yield UserError(f"{name} is not a baseline.", where(f"tune.{key}.{name}"), None)
-    counts = {v: len(points) for v in recipe.variants() if (points := tune.list_points(v))}
+                yield UserError(f"{name} is not a baseline.", where(f"{place}.{key}.{name}"), None)
+    searched = recipe.list_searched(scale)
+    counts = {v: len(points) for v in searched if (points := tune.list_points(v))}
     if not tune.grid or 0 in counts.values() or not counts:
         yield UserError(
             "the search has no combination of values.",
-            where("tune.grid"),
+            where(f"{place}.grid"),
             "grid: {optimizer.lr: [...]}",
         )
     if len(set(counts.values())) > 1:
         text = ", ".join(f"{name} {count}" for name, count in counts.items())
-        yield UserError(f"variants have different numbers of trials: {text}.", where("tune"), None)
+        yield UserError(f"variants have different numbers of trials: {text}.", where(place), None)
 
 
 def _check_claim(recipe: Recipe, claim: Claim) -> Iterator[tuple[str, str, str | None]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ftcli.config import paths
 from ftcli.config import recipe_reading as reading
-from ftcli.config.recipe import SMALL, Claim, Recipe
+from ftcli.config.recipe import REAL, SMALL, Claim, Recipe
 from ftcli.core.atomic import write_text
 from ftcli.reproduce import origin, tuning
 from ftcli.reproduce.display import (
@@ -63,10 +63,10 @@ def summarise_paper(recipe: Recipe) -> str:
 
 def find_stale(recipe: Recipe) -> Iterator[tuple[Claim, str]]:
     """Yield claims whose verdict does not belong to the present code and settings, with the reason."""
-    kept, tuned = load_verdicts(recipe), tuning.load_choices(recipe)
+    kept = load_verdicts(recipe)
     for claim in recipe.claims:
         record = find_verdict(claim, kept)
-        chosen = tuned if claim.scale == SMALL else {}  # a search chooses for the small scale alone
+        chosen = tuning.load_choices(recipe, claim.scale)
         if record and (why := origin.explain_staleness(recipe, claim, record, chosen)):
             yield claim, why
 
@@ -94,15 +94,17 @@ def _describe_conditions(recipe: Recipe, kept: Mapping[str, Any]) -> Iterator[st
         seeds = ", ".join(map(str, runs["seeds"]))
         yield f"Runs at the {scale} scale: seeds {seeds}, {runs['date']}, {runs['machine']}."
     yield f"Seeds of the first look: {', '.join(map(str, recipe.seeds))}."
-    if recipe.tune:
-        trials = max(len(recipe.tune.list_points(variant)) for variant in recipe.variants())
-        yield f"Settings: {trials} trials a variant" + (
-            " are to be made."
-            if tuning.find_missing(recipe)
-            else f", {tuning.load_search(recipe)['date']}."
-        )
-    elif recipe.compares_variants():
-        yield "Settings not searched alike."
+    for scale in (SMALL, REAL):
+        tune, at = recipe.get_tune(scale), "" if scale == SMALL else f" at the {scale} scale"
+        if tune:
+            trials = max(len(tune.list_points(variant)) for variant in recipe.list_searched(scale))
+            yield f"Settings{at}: {trials} trials a variant" + (
+                " are to be made."
+                if tuning.find_missing(recipe, scale)
+                else f", {tuning.load_search(recipe, scale)['date']}."
+            )
+        elif recipe.compares_variants(scale):
+            yield f"Settings{at} not searched alike."
 
 
 def _format_row(

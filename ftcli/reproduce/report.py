@@ -142,14 +142,15 @@ def _search(reproduction: Reproduction) -> Iterator[Part]:
     """Yield every trial of the search of settings, or a sentence that there was none."""
     from ftcli.reproduce import tuning
 
-    tune, recipe = reproduction.recipe.tune, reproduction.recipe
+    recipe, scale = reproduction.recipe, reproduction.scale
+    tune = recipe.get_tune(scale)
     if tune is None:
-        if recipe.compares_variants():
+        if recipe.compares_variants(scale):
             yield Heading(2, "Settings")
             yield "They were not searched alike: the recipe has no `tune:`."
         return
     yield Heading(2, "Settings")
-    kept = tuning.load_search(recipe)
+    kept = tuning.load_search(recipe, scale)
     yield (
         f"Chosen by {tune.by} ({'highest' if tune.highest else 'lowest'}) of one run a trial with seed "
         f"{kept['seed']}, on rows that judge nothing ({', '.join(tune.changes)}); {kept['date']}."

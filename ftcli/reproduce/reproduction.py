@@ -31,7 +31,7 @@ class Reproduction:
         look: number of this look at the figures; each look adds as many seeds as the first had.
         seeds: number of seeds to use instead of the recipe's, for a trial run without decisions.
         overrides: overrides of the command line, for every run.
-        train: whether to train at a scale other than the small one.
+        train: whether to train at a scale that is only planned otherwise.
     """
 
     recipe: Recipe
@@ -59,7 +59,7 @@ class Reproduction:
         Raises:
             UserError: the search is missing or belongs to another version of the recipe.
         """
-        return tuning.require_choices(self.recipe) if self.scale == SMALL else {}
+        return tuning.require_choices(self.recipe, self.scale)
 
     @cached_property
     def claims(self) -> list[Claim]:
@@ -93,17 +93,17 @@ class Reproduction:
     @cached_property
     def experiment(self) -> Experiment | None:
         """The runs that the claims need; None where they need none or training was not requested."""
-        if self.scale != SMALL and not self.train:
+        if not (self.train or self.recipe.trains_at(self.scale)):
             return None
         needing = [c for c in self.claims if self._needs_runs(c)]
         if not needing:
             return None
         variants = [v for claim in needing for v in self.recipe.list_claim_variants(claim)]
-        if self.only is None:
+        if self.only is None and self.scale == SMALL:
             variants = [*self.recipe.variants(), *variants]
         changes = {v: self._changes(v) for v in dict.fromkeys(variants)}
         every = all(is_exact_measure(claim.measure) for claim in needing)
-        seeds = self.recipe.list_seeds(self.look)[: 1 if every else self.seeds]
+        seeds = self.recipe.list_seeds(self.look, self.scale)[: 1 if every else self.seeds]
         return Experiment(self.recipe, changes, seeds, self.overrides)
 
     def _changes(self, variant: str) -> list[str]:
@@ -143,7 +143,7 @@ class Reproduction:
                 raise
             return Verdict(NOT_HERE, f"cannot be planned: {error.what}")
         judge = Judge(
-            claim, is_exact_measure(claim.measure), len(self.recipe.seeds), self.count_look(claim)
+            claim, is_exact_measure(claim.measure), len(self.recipe.list_seeds(1, self.scale)), self.count_look(claim)
         )
         return judge.verdict(values)
 

@@ -17,37 +17,42 @@ from typing import Any
 import yaml
 
 from ftcli.config.overrides import join_overrides
-from ftcli.config.recipe import Recipe, Tune
+from ftcli.config.recipe import SMALL, Recipe, Tune
 from ftcli.core.atomic import write_text
 from ftcli.core.errors import UserError
 from ftcli.reproduce import measure, origin
 from ftcli.reproduce.experiment import Experiment, Progress, Trial
 
 FILE = "tuned.yaml"
+SCALES = "scales"  # key of the file: searches at other scales than the small one
 FOLDER = "tune"  # subfolder of the recipe's runs, for the trials
 HEAD = "# Written by `ftcli reproduce {name} --tune`: every trial, and what was chosen a variant.\n"
 
 
 class Search:
-    """The trials of a recipe.
+    """The trials of a recipe at one scale.
 
     Args:
         overrides: overrides of the command line, for every trial.
+        scale: a scale that has a search.
 
     Raises:
         UserError: the recipe has no search, or the search evaluates on rows that judge the claims.
     """
 
-    def __init__(self, recipe: Recipe, overrides: list[str] | None = None) -> None:
-        if recipe.tune is None:
-            raise UserError(
-                f"{recipe.name} has no search of settings.", "--tune", "add `tune:` to the recipe"
-            )
-        self.recipe, self.tune = recipe, recipe.tune
-        self.points = {v: self.tune.list_points(v) for v in recipe.variants()}
+    def __init__(
+        self, recipe: Recipe, overrides: list[str] | None = None, scale: str = SMALL
+    ) -> None:
+        tune = recipe.get_tune(scale)
+        if tune is None:
+            what = f"{recipe.name} has no search of settings at the {scale} scale."
+            key = "tune:" if scale == SMALL else f"tune.scales.{scale}:"
+            raise UserError(what, "--tune", f"add `{key}` to the recipe")
+        self.recipe, self.tune, self.scale = recipe, tune, scale
+        self.points = {v: self.tune.list_points(v) for v in recipe.list_searched(scale)}
         trials = {
             f"{variant}-{number}": join_overrides(
-                recipe.overrides(variant), point, self.tune.changes
+                recipe.overrides(variant, scale), point, self.tune.changes
             )
             for variant, points in self.points.items()
             for number, point in enumerate(points)
@@ -56,7 +61,7 @@ class Search:
         self._refuse_judged_rows(overrides or [])
 
     def _refuse_judged_rows(self, overrides: list[str]) -> None:
-        changes = {self.recipe.own: self.recipe.overrides(self.recipe.own)}
+        changes = {self.recipe.own: self.recipe.overrides(self.recipe.own, self.scale)}
         judged = Experiment(self.recipe, changes, self.recipe.seeds[:1], overrides).trials[0]
         searched = next(self.experiment.trials_of(f"{self._find_first_searched()}-0"))
         if _find_evaluated_rows(judged.composed.config) & _find_evaluated_rows(
@@ -99,7 +104,7 @@ class Search:
             raise UserError(what, "--tune", f"see {self.experiment.folder}")
         best = (max if self.tune.highest else min)(known, key=lambda pair: pair[0])
         trials = [{"set": p, self.tune.by: s} for p, s in zip(points, scores, strict=True)]
-        return {"chosen": best[1], "of": state(self.recipe, variant), "trials": trials}
+        return {"chosen": best[1], "of": state(self.recipe, variant, self.scale), "trials": trials}
 
     def _score(self, trial: Trial) -> float | None:
         try:
@@ -115,13 +120,13 @@ def _find_evaluated_rows(config: dict[str, Any]) -> set[tuple[str, str]]:
     return {(data, node.get("split", "validation")) for node in config["eval"].values()}
 
 
-def state(recipe: Recipe, variant: str) -> str:
+def state(recipe: Recipe, variant: str, scale: str = SMALL) -> str:
     """Return a hash of the inputs of a variant's search (job, variant, grid, rows): 12 hex digits."""
-    tune = recipe.tune
+    tune = recipe.get_tune(scale)
     assert isinstance(tune, Tune)
     stated = [
         origin.job_of(recipe.path),
-        recipe.overrides(variant),
+        recipe.overrides(variant, scale),
         [tune.list_points(variant), tune.changes, tune.by, tune.highest, tune.seed],
     ]
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
@@ -132,47 +137,62 @@ def path_of(recipe: Recipe) -> Path:
     return recipe.get_path(FILE)
 
 
-def load_search(recipe: Recipe) -> dict[str, Any]:
-    """Return the stored search; empty where there is none."""
+def load_search(recipe: Recipe, scale: str = SMALL) -> dict[str, Any]:
+    """Return the stored search of a scale; empty where there is none."""
+    kept = _load_file(recipe)
+    return kept if scale == SMALL else kept.get(SCALES, {}).get(scale, {})
+
+
+def _load_file(recipe: Recipe) -> dict[str, Any]:
     path = path_of(recipe)
     kept = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
     return kept or {}
 
 
-def store_search(recipe: Recipe, searched: dict[str, Any]) -> Path:
-    """Store a search beside the recipe; returns the file."""
-    text = yaml.safe_dump(searched, sort_keys=False, default_flow_style=None, width=100)
+def store_search(recipe: Recipe, searched: dict[str, Any], scale: str = SMALL) -> Path:
+    """Store a search beside the recipe, and keep those of other scales; returns the file."""
+    kept = _load_file(recipe)
+    scales = kept.pop(SCALES, {})
+    if scale == SMALL:
+        kept = searched
+    else:
+        scales[scale] = searched
+    kept |= {SCALES: scales} if scales else {}
+    text = yaml.safe_dump(kept, sort_keys=False, default_flow_style=None, width=100)
     write_text(path_of(recipe), HEAD.format(name=recipe.name) + text)
     return path_of(recipe)
 
 
-def find_missing(recipe: Recipe) -> list[str]:
+def find_missing(recipe: Recipe, scale: str = SMALL) -> list[str]:
     """Return the variants whose search is missing or belongs to another version of the recipe."""
-    if recipe.tune is None:
+    tune = recipe.get_tune(scale)
+    if tune is None:
         return []
-    kept = load_search(recipe).get("variants", {})
-    searched = [v for v in recipe.variants() if recipe.tune.list_points(v)]
-    return [v for v in searched if kept.get(v, {}).get("of") != state(recipe, v)]
+    kept = load_search(recipe, scale).get("variants", {})
+    searched = [v for v in recipe.list_searched(scale) if tune.list_points(v)]
+    return [v for v in searched if kept.get(v, {}).get("of") != state(recipe, v, scale)]
 
 
-def require_choices(recipe: Recipe) -> dict[str, list[str]]:
+def require_choices(recipe: Recipe, scale: str = SMALL) -> dict[str, list[str]]:
     """Return variant -> overrides of its judged runs; empty where the recipe has no search of settings.
 
     Raises:
         UserError: the search is missing or belongs to another version of the recipe.
     """
-    absent = find_missing(recipe)
+    absent = find_missing(recipe, scale)
     if absent:
+        at = "" if scale == SMALL else f" --scale {scale}"
         raise UserError(
             f"the settings of {', '.join(absent)} have not been searched for the recipe as it is now.",
             where=recipe.path.name,
-            fix=f"ftcli reproduce {recipe.name} --tune",
+            fix=f"ftcli reproduce {recipe.name} --tune{at}",
         )
-    return load_choices(recipe)
+    return load_choices(recipe, scale)
 
 
-def load_choices(recipe: Recipe) -> dict[str, list[str]]:
+def load_choices(recipe: Recipe, scale: str = SMALL) -> dict[str, list[str]]:
     """Return variant -> overrides of the stored search, whichever version of the recipe it belongs to."""
-    if recipe.tune is None:
+    if recipe.get_tune(scale) is None:
         return {}
-    return {v: search["chosen"] for v, search in load_search(recipe).get("variants", {}).items()}
+    kept = load_search(recipe, scale).get("variants", {})
+    return {v: search["chosen"] for v, search in kept.items()}

@@ -106,3 +106,32 @@ def test_verdicts_of_another_scale_do_not_depend_on_the_search(
     planned.run(lambda step: None)
     verdicts.store_verdicts(planned)
     assert list(papers.find_stale(recipe)) == []
+
+
+def test_the_real_scale_has_its_own_search_runs_and_three_seeds(recipe_file, searching, scored):
+    claim = "  - {say: as good, measure: eval.loss, kind: statistical, of: fp4, within: 9, scale: real}\n"
+    search = "  scales: {real: {grid: {optimizer.lr: [3.0e-3, 4.0e-3]}, changes: [eval.loss.split=validation]}}\n"
+    text = recipe_file.read_text().replace("claims:\n", search + "claims:\n", 1)
+    text = text.replace("seeds: [0, 1, 2]", "seeds: [0, 1, 2, 3, 4]")
+    recipe_file.write_text(text + claim + "scales: {real: [trainer.max_steps=2]}\n")
+    recipe = reading.find_recipe(str(recipe_file))
+    tuning.store_search(recipe, tuning.Search(recipe).run(lambda step: None))
+    assert tuning.find_missing(recipe, "real") == ["tiny", "fp4"], "lora16 is in no claim there"
+    with pytest.raises(UserError) as caught:
+        Reproduction(recipe, scale="real").run(lambda step: None)
+    assert caught.value.fix == "ftcli reproduce tiny --tune --scale real"
+    tuning.store_search(recipe, tuning.Search(recipe, scale="real").run(lambda step: None), "real")
+    assert tuning.find_missing(recipe) == [] == tuning.find_missing(recipe, "real")
+    reproduction = Reproduction(recipe, scale="real")
+    reproduction.run(lambda step: None)
+    trials = reproduction.experiment.trials
+    assert {(t.variant, t.seed) for t in trials} == {(v, s) for v in ("tiny", "fp4") for s in range(3)}
+    assert {t.composed.config["trainer"]["max_steps"] for t in trials} == {2}
+    assert "Settings at the real scale: 2 trials" in "\n".join(papers._render_recipe(recipe))
+
+
+def test_a_search_at_an_unknown_scale_is_a_mistake(recipe_file, searching):
+    search = "  scales: {huge: {grid: {optimizer.lr: [3.0e-3]}, changes: []}}\n"
+    recipe_file.write_text(recipe_file.read_text().replace("claims:\n", search + "claims:\n", 1))
+    with pytest.raises(UserError, match="scales has no huge"):
+        reading.find_recipe(str(recipe_file))

@@ -23,10 +23,10 @@ def reproduce(
     seeds: Annotated[
         int | None, typer.Option(help="Fewer, to try things; decides nothing.", min=1)
     ] = None,
-    scale: Annotated[str, typer.Option(help="small, or one of the recipe's: paper.")] = "small",
+    scale: Annotated[str, typer.Option(help="small, real (SmolLM2), or paper (planned).")] = "small",
     only: Annotated[str | None, typer.Option(help="Number or words of the claim to judge.")] = None,
     run: Annotated[
-        bool, typer.Option("--run", help="Train, not only plan, at that scale.")
+        bool, typer.Option("--run", help="Train what is only planned otherwise.")
     ] = False,
     tune: Annotated[
         bool, typer.Option("--tune", help="Search the settings that the recipe asks for.")
@@ -52,7 +52,7 @@ def reproduce(
     if paper is None:
         raise UserError("no paper is given.", "ftcli reproduce", "ftcli ls recipes")
     if tune:
-        return _search(reading.find_recipe(paper), overrides or [], as_json)
+        return _search(reading.find_recipe(paper), overrides or [], scale, as_json)
     if store and (overrides or seeds):
         what = "verdicts on changed runs or fewer seeds are not the recipe's."
         raise UserError(what, "--store", "put the changes into the recipe, or leave --store out")
@@ -93,16 +93,16 @@ def _judge(recipe: Any, store: bool, as_json: bool, **options: Any) -> int:
     return reproduction.status
 
 
-def _search(recipe: Any, overrides: list[str], as_json: bool) -> int:
+def _search(recipe: Any, overrides: list[str], scale: str, as_json: bool) -> int:
     """Make the trials; keep them beside the recipe unless they are not its own."""
     from ftcli.core.console import console, emit
     from ftcli.reproduce import display, tuning
 
-    search = tuning.Search(recipe, overrides)
+    search = tuning.Search(recipe, overrides, scale)
     searched = search.run(
         lambda step: console(stderr=True).print(display.describe_progress(step), markup=False)
     )
-    path = None if overrides else tuning.store_search(recipe, searched)
+    path = None if overrides else tuning.store_search(recipe, searched, scale)
 
     def render() -> None:
         for variant, result in searched["variants"].items():
