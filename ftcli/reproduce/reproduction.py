@@ -143,7 +143,10 @@ class Reproduction:
                 raise
             return Verdict(NOT_HERE, f"cannot be planned: {error.what}")
         judge = Judge(
-            claim, is_exact_measure(claim.measure), len(self.recipe.list_seeds(1, self.scale)), self.count_look(claim)
+            claim,
+            is_exact_measure(claim.measure),
+            len(self.recipe.list_seeds(1, self.scale)),
+            self.count_look(claim),
         )
         return judge.verdict(values)
 

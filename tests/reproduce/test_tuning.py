@@ -125,7 +125,9 @@ def test_the_real_scale_has_its_own_search_runs_and_three_seeds(recipe_file, sea
     reproduction = Reproduction(recipe, scale="real")
     reproduction.run(lambda step: None)
     trials = reproduction.experiment.trials
-    assert {(t.variant, t.seed) for t in trials} == {(v, s) for v in ("tiny", "fp4") for s in range(3)}
+    assert {(t.variant, t.seed) for t in trials} == {
+        (v, s) for v in ("tiny", "fp4") for s in range(3)
+    }
     assert {t.composed.config["trainer"]["max_steps"] for t in trials} == {2}
     assert "Settings at the real scale: 2 trials" in "\n".join(papers._render_recipe(recipe))
 

@@ -23,7 +23,9 @@ def reproduce(
     seeds: Annotated[
         int | None, typer.Option(help="Fewer, to try things; decides nothing.", min=1)
     ] = None,
-    scale: Annotated[str, typer.Option(help="small, real (SmolLM2), or paper (planned).")] = "small",
+    scale: Annotated[
+        str, typer.Option(help="small, real (SmolLM2), or paper (planned).")
+    ] = "small",
     only: Annotated[str | None, typer.Option(help="Number or words of the claim to judge.")] = None,
     run: Annotated[
         bool, typer.Option("--run", help="Train what is only planned otherwise.")
