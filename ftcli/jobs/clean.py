@@ -146,7 +146,7 @@ def _remove(checkpoints: Path, plan: Cleaning) -> None:
         if link.is_symlink() and not link.exists():
             link.unlink()
     if plan.removed:
-        RunDir(checkpoints.parent).event("cleaned", removed=plan.removed, kept=plan.kept)
+        RunDir(checkpoints.parent).append_event("cleaned", removed=plan.removed, kept=plan.kept)
 
 
 def _find_damaged(run: Path, kept: list[str]) -> str | None:
