@@ -42,7 +42,7 @@ def test_nothing_goes_without_yes(runs, capsys):
     before = sorted(runs.rglob("*"))
     assert ftcli(["clean"]) == 0
     said = capsys.readouterr().out
-    assert "2 checkpoints of 1 runs" in said and "--yes" in said
+    assert "2 checkpoints of 1 run," in said and "--yes" in said
     assert sorted(runs.rglob("*")) == before
 
 

@@ -75,7 +75,8 @@ def _show(done: list[Any], yes: bool) -> None:
             )
     if table.row_count:
         console().print(table, markup=False)
-    count = sum(len(cleaning.removed) for cleaning in done)
+    count, runs = sum(len(cleaning.removed) for cleaning in done), len(done)
     total = format_bytes(sum(cleaning.bytes for cleaning in done))
     then = "" if yes or not count else "; the same command with --yes removes them"
-    console().print(f"{count} checkpoints of {len(done)} runs, {total}, {going}{then}")
+    what = f"{count} checkpoint{'s' * (count != 1)} of {runs} run{'s' * (runs != 1)}"
+    console().print(f"{what}, {total}, {going}{then}")
