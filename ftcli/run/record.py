@@ -62,7 +62,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
-        "packages": {name: number for name in PACKAGES if (number := _find_version(name))},
+        "packages": {name: number for name in PACKAGES if (number := find_version(name))},
         "trusted": list_trusted_packages(),
         "git": _read_git_state(),
     }
@@ -89,7 +89,8 @@ def _read_processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def _find_version(package: str) -> str | None:
+def find_version(package: str) -> str | None:
+    """Return the installed version of a package; None where it is absent."""
     try:
         return version(package)
     except PackageNotFoundError:
