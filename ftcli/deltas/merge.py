@@ -263,7 +263,7 @@ def _save_merged(run: Run, model: Any, target: Path) -> int:
         assert run.dir is not None
         (folder / "README.md").write_text(card_text(run.dir, "model"), encoding="utf-8")
         written = {"path": str(folder), "revision": None, "quantization": "none",
-                   "weights": "pretrained"}  # fmt: skip
+                   "weights": "pretrained", "gguf_file": None}  # fmt: skip
         source = run.model_source
         replace(source, **{k: v for k, v in written.items() if hasattr(source, k)}).check_files()
 

@@ -133,6 +133,7 @@ def _write_checkpoint(
     from ftcli.trainer.checkpoint_io import save_weights
 
     model = {**config["model"], "path": str(inner), "architecture": None}
+    model.pop("gguf_file", None)
     run = build_run({**config, "model": model, "logger": {}})
     run.load_model()
     save_weights(checkpoint, run)

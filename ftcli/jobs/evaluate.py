@@ -66,6 +66,7 @@ def _open_run(folder: Path, job: str | None, checkpoint: str) -> Run:
     from ftcli.config import compose, validate
 
     composed = compose(job, [f"model.path={folder}"])
+    composed.config["model"].pop("gguf_file", None)  # which says where other weights are
     validate(composed)
     run = build_run(composed.config)
     run.load_model()

@@ -23,6 +23,7 @@ WEIGHT_KEYS = (
     "model.path",
     "model.weights",
     "model.revision",
+    "model.gguf_file",
 )  # keys that say where weights are from
 
 
@@ -178,7 +179,8 @@ def _set_model_folder(stage: ComposedJob, folder: Path) -> None:
     if "path" not in model:
         raise UserError("this kind of model cannot be loaded from a folder.", stage.where("model"))
     model["path"] = str(folder)
-    model.pop("revision", None)
+    for key in ("revision", "gguf_file"):
+        model.pop(key, None)
     if "weights" in model:
         model["weights"] = "pretrained"
     stage.config["model"], stage.base = model, None

@@ -18,6 +18,7 @@ from transformers import (
 
 from ftcli.core.errors import UserError
 from ftcli.models import hub
+from ftcli.models.gguf_source import GgufSource
 from ftcli.models.pretrained import compare_files, load_pretrained
 from ftcli.models.quantization import (
     Quantization,
@@ -41,7 +42,8 @@ Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 class CausalLM:
     """Any causal language model that transformers can load."""
 
-    path: str  # hub id, folder, or asset:NAME for one that ships
+    path: str  # hub id, folder, FILE.gguf, asset:NAME for one that ships, package:NAME
+    gguf_file: str | None = None  # name of a GGUF file in the folder, package or hub repository
     architecture: str | None = None  # shipped config that stands in where the hub is out of reach
     dtype: Dtype | Literal["auto"] = "float32"  # of plain weights; auto: the precision's
     quantization: Quantization = "none"  # of the linears of the blocks
@@ -69,7 +71,7 @@ class CausalLM:
                 parameters, or rope_scaling does not fit it.
         """
         quiet_bitsandbytes()
-        path, config = hub.resolve(self.path), self.hf_config()
+        path, config = self._locate(), self.hf_config()
         dtype = self._dtype(config)
         if self.weights == "random":
             return self._build_new(config, dtype)
@@ -101,7 +103,8 @@ class CausalLM:
         model, misfit, shapes = load_pretrained(path, self.revision, self.build_meta_model, load)
         misfit.refuse(self.name, model, shapes, self.extra_weights)
         keep_trainable_on_cpu(model)
-        hub.set_origin(model, self.path)
+        if not self.gguf:  # other programs load a converted one by its folder
+            hub.set_origin(model, self.path)
         return self._with_attention(model).eval()
 
     def measure_row_format(
@@ -128,7 +131,9 @@ class CausalLM:
         Raises:
             UserError: tensors are missing, or do not fit.
         """
-        path, config = hub.resolve(self.path), self.hf_config()
+        if self.gguf and not self.gguf.find_converted():
+            return self.gguf.describe()
+        path, config = self._locate(), self.hf_config()
         stored = check_stored(config, self.quantization, self.name, local_device())
         files = find_weight_files(path, self.revision)
         if stored:
@@ -145,7 +150,9 @@ class CausalLM:
         """Return the files that are loaded, as far as they are on this machine."""
         if self.weights == "random":
             return []
-        files = find_weight_files(hub.resolve(self.path), self.revision)
+        if self.gguf and not self.gguf.find_converted():
+            return []
+        files = find_weight_files(self._locate(), self.revision)
         return [files] if files else []
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -154,24 +161,15 @@ class CausalLM:
         Raises:
             UserError: it is missing, or has tokens that the model has no embedding for.
         """
-        key = "model.tokenizer" if self.tokenizer else "model.path"
-        path = hub.resolve(self.tokenizer or self.path, key)
-        revision = None if self.tokenizer else self.revision
-        tokenizer = hub.load_cached_first(
-            path,
-            revision,
-            lambda local: AutoTokenizer.from_pretrained(
-                path,
-                revision=revision or "main",
-                trust_remote_code=False,
-                local_files_only=local,
-            ),
-        )
+        gguf = None if self.tokenizer else self.gguf
+        tokenizer = gguf.load_tokenizer() if gguf else self._load_plain_tokenizer()
         check_vocabulary(tokenizer, self.hf_config(), self.name)
         return complete_tokenizer(tokenizer, self.chat_template)
 
     def hf_config(self) -> PreTrainedConfig:
         """Load the model's configuration, or that of `architecture` where hub and cache do not have it."""
+        if self.gguf:
+            return self._scale_rope(self.gguf.load_config(self.architecture))
         path = hub.resolve(self.path)
         return self._scale_rope(hub.load_config(path, self.revision, self.architecture))
 
@@ -188,7 +186,31 @@ class CausalLM:
     @property
     def name(self) -> str:
         """The model's name in messages."""
-        return Path(self.path.removeprefix("asset:")).name
+        return self.gguf.name if self.gguf else Path(self.path.removeprefix("asset:")).name
+
+    @property
+    def gguf(self) -> GgufSource | None:
+        """The GGUF file that the weights come from; None for other models."""
+        return GgufSource.from_model(self.path, self.gguf_file, self.revision)
+
+    def _locate(self) -> str:
+        """Return the folder or hub id of the weights; a GGUF file is converted first."""
+        return str(self.gguf.convert()) if self.gguf else hub.resolve(self.path)
+
+    def _load_plain_tokenizer(self) -> PreTrainedTokenizerBase:
+        key = "model.tokenizer" if self.tokenizer else "model.path"
+        path = hub.resolve(self.tokenizer or self.path, key)
+        revision = None if self.tokenizer else self.revision
+        return hub.load_cached_first(
+            path,
+            revision,
+            lambda local: AutoTokenizer.from_pretrained(
+                path,
+                revision=revision or "main",
+                trust_remote_code=False,
+                local_files_only=local,
+            ),
+        )
 
     def _scale_rope(self, config: PreTrainedConfig) -> PreTrainedConfig:
         """Merge `rope_scaling` into the configuration's rotary parameters."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent.parent / "assets"
 ASSET, OWNER = "asset:", "ftcli/"  # before the name of a model that ships
+PACKAGE, GGUF = "package:", ".gguf"  # before a package that holds a model; end of a file's name
 SECONDS = 5  # to wait for the hub's first answer
 
 T = TypeVar("T")
@@ -52,13 +53,15 @@ def resolve(path: str, key: str = "model.path") -> str:
 
 
 def published_name(path: str) -> str | None:
-    """Return a model's public name: a hub id, `ftcli/NAME` for one that ships; None for a folder.
+    """Return a model's public name: a hub id, `ftcli/NAME` for one that ships; None for files.
 
     `resolve` takes both names of a shipped model; the second has the form of a hub id, which model
     cards and adapters want.
     """
     if path.startswith(ASSET):
         return f"{OWNER}{path.removeprefix(ASSET)}"
+    if path.startswith(PACKAGE) or path.endswith(GGUF):
+        return None
     return None if is_local(resolve(path)) and not path.startswith(OWNER) else path
 
 

@@ -31,9 +31,11 @@ def check_weights(source: Any) -> Finding:
     """
     from ftcli.models import hub
 
-    path = hub.resolve(source.path)
     if getattr(source, "weights", None) == "random":
         return ok("model", f"{source.path}: new weights, none are read")
+    if getattr(source, "gguf", None):
+        return _gguf_finding(source)
+    path = hub.resolve(source.path)
     if source.weight_files():
         note = source.check_files()
         place = "weights are here" if hub.is_local(path) else "weights are in the local cache"
@@ -43,12 +45,27 @@ def check_weights(source: Any) -> Finding:
             f"{source.path} holds no weights as *.safetensors.", "model.path",
             "model.path=FOLDER with weights",
         ))  # fmt: skip
+    return _hub_finding(source, path)
+
+
+def _hub_finding(source: Any, path: str) -> Finding:
+    from ftcli.models import hub
+
     try:
         hub.ask_hub(path, source.revision)
         source.check_files()  # what can be checked by the configuration alone
     except UserError as error:
         return (fail if _is_refusal(error) else unknown)("model", error)
     return warn("model", f"{path} is not on this machine; training will download it first")
+
+
+def _gguf_finding(source: Any) -> Finding:
+    """Whether a GGUF file is on this machine and can be loaded, and what is dequantised from what."""
+    if source.gguf.find() is None:
+        return _hub_finding(source, source.path)
+    source.hf_config()  # refuses an architecture that transformers does not read
+    note = source.check_files() if source.weight_files() else ""
+    return ok("model", f"{source.gguf.describe()}{f'; {note}' if note else ''}")
 
 
 def _is_refusal(error: UserError) -> bool:

@@ -140,12 +140,15 @@ def describe_run(run: Run) -> str:
     first = tokens.sample(run.tokenizer)
     sample = first if len(first) <= SAMPLE_LENGTH else f"{first[:SAMPLE_LENGTH]} ..."
     frozen = list_left_out(run.model, getattr(run.method, "left_out", None))
+    gguf = getattr(run.model_source, "gguf", None)
+    stored = f"gguf    {gguf.describe()}\n" if gguf else ""
     targets = f"targets left out: {summarise(frozen)}\n" if frozen else ""
     assert run.dir is not None
     return (
         f"run     {run.dir.path}\n"
         f"model   {run.model_source.path}: {total:,} parameters, {trained:,} trained "
         f"({trained / total:.2%})\n"
+        f"{stored}"
         f"{targets}"
         f"data    {run.data.path}: {tokens.summary()}\n"
         f"{_describe_packing(run.row_format)}"

@@ -33,6 +33,8 @@ def page(results: Sequence[Result]) -> str:
         f"by plain PEFT and merging is compared with each document alone in the library: {LIMIT:g} nats a",
         "token or less is right. Every other way is refused by one message before training.",
         "",
+        "Models that are stored quantised, GGUF among them: [quantised_models.md](quantised_models.md).",
+        "",
         f"{len(results)} types: {len(built)} built, {len(right)} right in every way, "
         f"{len(built) - len(right) - len(faults)} right with ways that are refused, {len(faults)} with a "
         f"known fault, {len(results) - len(built)} not built.",
