@@ -22,6 +22,7 @@ from ftcli.models.probing import (
     choose_row_length,
     compute_relative_error,
     draw_rows,
+    excuse_rounding,
     preserve_state,
     raise_out_of_memory,
     summarize_error,
@@ -121,8 +122,9 @@ def _measure_generation_error(model: Any, prompts: list[Tensor], cache: bool) ->
     written = output.sequences[:, width:]
     scores = torch.stack(output.logits, 1).float().log_softmax(-1)
     generated = scores.gather(2, written[..., None])[..., 0]
-    expected = _score_alone(model, [torch.cat(pair) for pair in zip(prompts, written, strict=True)])
-    return compute_relative_error(model, generated.flatten().cpu(), expected.cpu())
+    rows = [torch.cat(pair) for pair in zip(prompts, written, strict=True)]
+    error = compute_relative_error(model, generated.flatten().cpu(), _score_alone(model, rows).cpu())
+    return excuse_rounding(model, error, lambda: _score_alone(model, rows))
 
 
 def _score_alone(model: Any, rows: Sequence[Tensor]) -> Tensor:

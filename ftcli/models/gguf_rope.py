@@ -41,8 +41,9 @@ def read_rope_scaling(reader: Any, architecture: str) -> dict[str, Any]:
 
 
 def _recognise_llama3(divisors: list[float], base: float) -> dict[str, Any]:
-    scaling = {"rope_type": "llama3", "factor": round(max(divisors), 4), **LLAMA3}
-    expected = compute_llama3_divisors(len(divisors), base, scaling["factor"])
+    factor = round(max(divisors), 4)
+    scaling = {"rope_type": "llama3", "factor": factor, **LLAMA3}
+    expected = compute_llama3_divisors(len(divisors), base, factor)
     alike = all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(divisors, expected, strict=True))
     return scaling if alike else {"rope_type": UNKNOWN}
 

@@ -25,6 +25,7 @@ from ftcli.models.probing import (
     choose_row_length,
     compute_relative_error,
     draw_rows,
+    excuse_rounding,
     is_exact,
     preserve_state,
     raise_out_of_memory,
@@ -214,7 +215,11 @@ class Rows:
         """Return the error of a batch's losses against its rows alone, relative to what is allowed (1)."""
         expected = torch.cat([self.losses_alone[row] for row in rows])
         attention.use(self.model, way.attention)
-        return compute_relative_error(self.model, self.compute_losses(way, rows), expected)
+        error = compute_relative_error(self.model, self.compute_losses(way, rows), expected)
+        attention.use(self.model, "library")
+        return excuse_rounding(
+            self.model, error, lambda: torch.cat([self._compute_alone(ids) for ids in self.ids])
+        )
 
 
 def _row_batches(way: Way) -> list[list[int]]:

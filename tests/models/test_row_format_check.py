@@ -19,7 +19,7 @@ from ftcli.core.row_format import RowFormat
 from ftcli.data.loader import Loader
 from ftcli.models import attention
 from ftcli.models.causal_lm import CausalLM
-from ftcli.models.probing import choose_row_length, draw_rows
+from ftcli.models.probing import choose_row_length, draw_rows, excuse_rounding
 from ftcli.models.row_format_check import measure_row_format
 from ftcli.objectives.causal_lm import NextTokenPrediction
 
@@ -174,6 +174,22 @@ def test_half_precision_does_not_hide_a_leak():
     attention.adopt(model)
     outcome = measure_row_format(model, "auto", 512, NextTokenPrediction())
     assert outcome.packing == "none" and "with the other row" in outcome.reason
+
+
+@pytest.mark.parametrize(("scale", "excused"), [(1.0, False), (30.0, True)])
+def test_only_models_that_enlarge_rounding_are_excused_for_it(scale, excused):
+    """A head of large weights makes of the last bit of the embeddings more than 0.05 nats."""
+    model = zoo.build("llama").to(torch.bfloat16)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(scale)
+    ids = torch.arange(5, 45)[None]
+
+    def compute():
+        return model(ids).logits.float().log_softmax(-1)[0].gather(1, ids[0][:, None])[:, 0]
+
+    error = excuse_rounding(model, 3.0, compute)
+    assert (error < 3.0) == excused and excuse_rounding(model, 0.5, compute) == 0.5
+    assert excuse_rounding(model.float(), 3.0, compute) == 3.0
 
 
 def test_further_loads_keep_the_measured_attention(tmp_path):

