@@ -123,7 +123,9 @@ def _measure_generation_error(model: Any, prompts: list[Tensor], cache: bool) ->
     scores = torch.stack(output.logits, 1).float().log_softmax(-1)
     generated = scores.gather(2, written[..., None])[..., 0]
     rows = [torch.cat(pair) for pair in zip(prompts, written, strict=True)]
-    error = compute_relative_error(model, generated.flatten().cpu(), _score_alone(model, rows).cpu())
+    error = compute_relative_error(
+        model, generated.flatten().cpu(), _score_alone(model, rows).cpu()
+    )
     return excuse_rounding(model, error, lambda: _score_alone(model, rows))
 
 
