@@ -123,13 +123,11 @@ def _measure_generation_error(model: Any, prompts: list[Tensor], cache: bool) ->
     scores = torch.stack(output.logits, 1).float().log_softmax(-1)
     generated = scores.gather(2, written[..., None])[..., 0]
     rows = [torch.cat(pair) for pair in zip(prompts, written, strict=True)]
-    error = compute_relative_error(
-        model, generated.flatten().cpu(), _score_alone(model, rows).cpu()
-    )
-    return excuse_rounding(model, error, lambda: _score_alone(model, rows))
+    error = compute_relative_error(model, generated.flatten().cpu(), score_alone(model, rows).cpu())
+    return excuse_rounding(model, error, lambda: score_alone(model, rows))
 
 
-def _score_alone(model: Any, rows: Sequence[Tensor]) -> Tensor:
+def score_alone(model: Any, rows: Sequence[Tensor]) -> Tensor:
     """Return the log-probabilities of the last `NEW` tokens of rows, by the library's attention."""
     before = attention.get_current(model)
     attention.use(model, "library")

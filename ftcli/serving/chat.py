@@ -48,6 +48,11 @@ class Chat:
         run = self.run
         return build_generation_config(run.tokenizer, run.model, self.max_new_tokens, **sampling)
 
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and answer may have together; a very large number where there is no limit."""
+        return getattr(self.run.model.config, "max_position_embeddings", None) or 1 << 30
+
     @classmethod
     def open(cls, path: str | Path, checkpoint: str = "last", **options: Any) -> Chat:
         """Load the trained model of a run directory; options are those of the class."""
@@ -84,7 +89,7 @@ class Chat:
         """Return token ids of the prompt for `text`; the oldest turns are dropped when the context is full."""
         while True:
             ids = self.render(text)
-            room = _context_length(self.run.model) - len(ids)
+            room = self.context - len(ids)
             if room >= min(self.max_new_tokens, 16):
                 return ids
             if not self.history:
@@ -130,10 +135,6 @@ class _PieceStreamer(TextStreamer):
 
 def _make_turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
-
-
-def _context_length(model: Any) -> int:
-    return getattr(model.config, "max_position_embeddings", None) or 1 << 30
 
 
 def _find_kind(run: Run) -> str:

@@ -24,10 +24,14 @@ class BodyLimit:
     """ASGI middleware that answers requests with a body above `largest` bytes with status 413.
 
     Received bytes are counted as well, since the announced length may be wrong.
+
+    Args:
+        largest: bytes of a body.
+        answer: what is sent with the status, as JSON or as text.
     """
 
-    def __init__(self, app: Any, largest: int) -> None:
-        self.app, self.largest = app, largest
+    def __init__(self, app: Any, largest: int, answer: bytes = b"too large") -> None:
+        self.app, self.largest, self.answer = app, largest, answer
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one request."""
@@ -35,7 +39,7 @@ class BodyLimit:
             return await self.app(scope, receive, send)
         lengths = [v for k, v in scope["headers"] if k == b"content-length"]
         if any(not v.isdigit() or int(v) > self.largest for v in lengths):
-            return await _refuse_body(send)
+            return await _refuse_body(send, self.answer)
         seen = 0
 
         async def counted() -> Any:
@@ -49,6 +53,8 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
 
-async def _refuse_body(send: Any) -> None:
-    await send({"type": "http.response.start", "status": 413, "headers": []})
-    await send({"type": "http.response.body", "body": b"too large"})
+async def _refuse_body(send: Any, answer: bytes) -> None:
+    kind = b"application/json" if answer.startswith(b"{") else b"text/plain"
+    headers = [(b"content-type", kind), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": answer})

@@ -1,0 +1,241 @@
+"""The HTTP application: OpenAI's paths, answered by the rows of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from ftcli.serving.api.answer_text import AnswerText
+from ftcli.serving.api.engine import MAX_WAITING, Busy, Engine
+from ftcli.serving.api.errors import ApiError, convert_error
+from ftcli.serving.api.objects import Answer, ChatAnswer, TextAnswer, to_event
+from ftcli.serving.api.prompts import limit_answer, render_chat, render_texts
+from ftcli.serving.api.requests import ChatRequest, CompletionRequest, TextRequest, parse_request
+from ftcli.serving.api.rows import End, Event, Failure, Row
+from ftcli.serving.api.served import Served
+
+
+@dataclass
+class Defaults:
+    """What holds for requests that do not say it.
+
+    Attributes:
+        max_new_tokens: longest answer, in tokens.
+        temperature: 0 decodes greedily.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+
+
+@dataclass
+class Pending:
+    """The rows of one request, and their events in the order in which they happen."""
+
+    answer: Answer
+    rows: list[Row] = field(default_factory=list)
+    events: asyncio.Queue[tuple[int, Event]] = field(default_factory=asyncio.Queue)
+
+    async def next(self) -> tuple[int, Event]:
+        """Return the next event and the number of its choice.
+
+        Raises:
+            ApiError: generation failed.
+        """
+        index, event = await self.events.get()
+        if isinstance(event, Failure):
+            raise convert_error(event.error)
+        if isinstance(event, End):
+            self.answer.ends[index] = event
+        return index, event
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row has ended."""
+        return len(self.answer.ends) == len(self.rows)
+
+    def cancel(self) -> None:
+        """Give up rows that have not ended."""
+        for row in self.rows:
+            row.cancelled = True
+
+
+class Api:
+    """Handlers of the paths.
+
+    Args:
+        engine: generates.
+        models: the models that requests may name.
+        defaults: what holds for requests that do not say it.
+    """
+
+    def __init__(self, engine: Engine, models: Sequence[Served], defaults: Defaults) -> None:
+        self.engine, self.defaults = engine, defaults
+        self.models = {served.name: served for served in models}
+
+    async def list_models(self, request: Any) -> Any:
+        """Answer GET /v1/models."""
+        return _json({"object": "list", "data": [self._describe(name) for name in self.models]})
+
+    async def describe_model(self, request: Any) -> Any:
+        """Answer GET /v1/models/NAME."""
+        return _json(self._describe(self._find(request.path_params["name"]).name))
+
+    async def complete_chat(self, request: Any) -> Any:
+        """Answer POST /v1/chat/completions."""
+        body = parse_request(ChatRequest, await _read_json(request))
+        served = self._find(body.model)
+        prompts = [render_chat(served, body)] * (body.n or 1)
+        answer = ChatAnswer(served.name, [len(prompts[0])])
+        return await self._answer(request, body, served, prompts, answer)
+
+    async def complete_text(self, request: Any) -> Any:
+        """Answer POST /v1/completions."""
+        body = parse_request(TextRequest, await _read_json(request))
+        served = self._find(body.model)
+        texts = render_texts(served, body)
+        prompts = [prompt for prompt in texts for _ in range(body.n or 1)]
+        answer = TextAnswer(served.name, [len(prompt) for prompt in texts])
+        return await self._answer(request, body, served, prompts, answer)
+
+    async def _answer(
+        self, request: Any, body: CompletionRequest, served: Served, prompts: list[list[int]],
+        answer: Answer,
+    ) -> Any:  # fmt: skip
+        pending = self._submit(body, served, prompts, answer)
+        if body.stream:
+            from starlette.responses import StreamingResponse
+
+            events = _stream(pending, body.tells_usage)
+            return StreamingResponse(events, media_type="text/event-stream")
+        await _wait(pending, request)
+        return _json(answer.whole())
+
+    def _submit(
+        self, body: CompletionRequest, served: Served, prompts: list[list[int]], answer: Answer
+    ) -> Pending:
+        """Queue the rows of a request.
+
+        Raises:
+            ApiError: a prompt is too long, or too many rows wait.
+        """
+        pending = Pending(answer)
+        loop = asyncio.get_running_loop()
+
+        def emit(index: int, event: Event) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(pending.events.put_nowait, (index, event))
+
+        warm = self.defaults.temperature if body.temperature is None else body.temperature
+        strip = isinstance(body, ChatRequest)
+        for index, prompt in enumerate(prompts):
+            limit = limit_answer(served, prompt, body.limit, self.defaults.max_new_tokens)
+            text = AnswerText(served.run.tokenizer, body.stop or (), strip, bool(body.stream))
+            seed = None if body.seed is None else body.seed + index
+            pending.rows.append(
+                Row(
+                    prompt,
+                    limit,
+                    text,
+                    lambda event, index=index: emit(index, event),
+                    temperature=warm,
+                    top_p=body.top_p or 1.0,
+                    seed=seed,
+                )  # fmt: skip
+            )
+        try:
+            self.engine.submit(served.name, pending.rows)
+        except Busy as error:
+            raise ApiError(
+                429, f"{MAX_WAITING} answers wait already.", fix="ask again later",
+                code="rate_limit_exceeded",
+            ) from error  # fmt: skip
+        return pending
+
+    def _find(self, name: str) -> Served:
+        if name not in self.models:
+            raise ApiError(
+                404, f"there is no model {name[:60]!r}.", "model",
+                f"one of {', '.join(self.models)}", "model_not_found",
+            )  # fmt: skip
+        return self.models[name]
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        created = int(self.models[name].run.started)
+        return {"id": name, "object": "model", "created": created, "owned_by": "ftcli"}
+
+
+async def _stream(pending: Pending, tells_usage: bool) -> AsyncIterator[str]:
+    """Yield the events of a stream; rows are given up when the client leaves."""
+    answer = pending.answer
+    try:
+        for index in range(len(pending.rows)):
+            if opening := answer.opening(index):
+                yield to_event(opening)
+        while not pending.complete:
+            index, event = await pending.next()
+            if isinstance(event, End):
+                if event.rest:
+                    yield to_event(answer.chunk(index, event.rest))
+                yield to_event(answer.chunk(index, "", event.reason))
+            else:
+                yield to_event(answer.chunk(index, event.text))
+        if tells_usage:
+            yield to_event(answer.last())
+        yield to_event("[DONE]")
+    except ApiError as error:
+        yield to_event(error.body())
+    finally:
+        pending.cancel()
+
+
+async def _wait(pending: Pending, request: Any) -> None:
+    """Wait until every row has ended; rows are given up when the client leaves."""
+
+    async def finish() -> None:
+        while not pending.complete:
+            await pending.next()
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = [asyncio.create_task(finish()), asyncio.create_task(leave())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise ApiError(499, "the client has left.")
+        tasks[0].result()
+    finally:
+        pending.cancel()
+        for task in tasks:
+            task.cancel()
+
+
+async def _read_json(request: Any) -> Any:
+    """Return the body of a request.
+
+    Other types than JSON are refused: a page of a stranger may send those without asking the browser.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        fix = "send the header Content-Type: application/json"
+        raise ApiError(415, f"the body is {kind or 'of no type'}, not JSON.", "Content-Type", fix)
+    from starlette.requests import ClientDisconnect
+
+    try:
+        return json.loads(await request.body())
+    except ClientDisconnect as error:  # also what `BodyLimit` makes of a body that is too large
+        raise ApiError(413, "the body was cut off.", fix="a shorter prompt") from error
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is not JSON: {error}.", fix="send a JSON object") from error
+
+
+def _json(content: dict[str, Any], status: int = 200) -> Any:
+    from starlette.responses import JSONResponse
+
+    return JSONResponse(content, status)
