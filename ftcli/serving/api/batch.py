@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -23,9 +23,15 @@ from transformers import (
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.generation import GenerateDecoderOnlyOutput
 
 from ftcli.models.decoding import pad_left
 from ftcli.serving.api.rows import Row
+
+#: Name of keys and values in arguments and results of `generate`; transformers 5.24 renamed it.
+CACHE = "cache"
+if CACHE not in {field.name for field in fields(GenerateDecoderOnlyOutput)}:
+    CACHE = "past_key_values"
 
 
 @dataclass
@@ -91,18 +97,36 @@ def generate_tokens(
     config.max_new_tokens = max(row.remaining for row in batch.rows)
     config.return_dict_in_generate = True
     watch = _Watch(batch.rows, config.eos_token_id, pause)
-    given = {} if batch.cache is None else {"past_key_values": batch.cache}
+    extended, _ = extend_batch(
+        model,
+        batch,
+        config,
+        logits_processor=LogitsProcessorList([_Sampler(batch.rows)]),
+        stopping_criteria=StoppingCriteriaList([watch]),
+    )
+    return extended
+
+
+def extend_batch(
+    model: Any, batch: Batch, config: GenerationConfig, **options: Any
+) -> tuple[Batch, Any]:
+    """Return a batch with the tokens that `generate` adds, and what `generate` returned.
+
+    Args:
+        config: settings with `return_dict_in_generate`.
+        options: further arguments of `generate`.
+    """
+    given = {} if batch.cache is None else {CACHE: batch.cache}
     output = model.generate(
         input_ids=batch.ids,
         attention_mask=batch.mask,
         generation_config=config,
-        logits_processor=LogitsProcessorList([_Sampler(batch.rows)]),
-        stopping_criteria=StoppingCriteriaList([watch]),
         **given,
+        **options,
     )
-    new = output.sequences.shape[1] - batch.ids.shape[1]
-    mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), new)], 1)
-    return Batch(batch.rows, output.sequences, mask, output.past_key_values)
+    ids = output.sequences
+    new = batch.mask.new_ones(len(ids), ids.shape[1] - batch.ids.shape[1])
+    return Batch(batch.rows, ids, torch.cat([batch.mask, new], 1), output[CACHE]), output
 
 
 class _Watch(StoppingCriteria):

@@ -23,7 +23,7 @@ from ftcli.models.probing import (
     preserve_state,
     raise_out_of_memory,
 )
-from ftcli.serving.api.batch import Batch
+from ftcli.serving.api.batch import Batch, extend_batch
 
 _known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
@@ -76,12 +76,7 @@ def _extend(model: Any, batch: Batch, count: int) -> tuple[Batch, Tensor]:
         max_new_tokens=count, min_new_tokens=count, do_sample=False, num_beams=1, pad_token_id=0,
         use_cache=True, output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
-    given = {} if batch.cache is None else {"past_key_values": batch.cache}
-    output = model.generate(
-        input_ids=batch.ids, attention_mask=batch.mask, generation_config=config, **given
-    )
-    mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.mask), count)], 1)
-    extended = Batch([], output.sequences, mask, output.past_key_values)
+    extended, output = extend_batch(model, batch, config)
     return extended, torch.stack(output.logits, 1)
 
 

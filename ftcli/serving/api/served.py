@@ -13,6 +13,7 @@ from ftcli.core.errors import UserError
 from ftcli.core.run_dir import STAMP, RunDir
 from ftcli.models.decoding import build_generation_config, evaluation_mode
 from ftcli.run.build import open_run
+from ftcli.serving.api.joining_check import can_join
 from ftcli.serving.api.shared_base import add_adapter, can_share_base
 from ftcli.serving.chat import Chat
 
@@ -70,7 +71,8 @@ def open_models(paths: Sequence[str | Path], checkpoint: str = "last") -> list[S
     """Open runs for serving, in the order of their paths.
 
     Raises:
-        UserError: a folder is not a run, is named twice, or its model writes no text.
+        UserError: a folder is not a run, is named twice, or its model writes no text, or none that follows its own
+            probabilities.
     """
     folders = [RunDir.open(path).path for path in paths]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
@@ -78,6 +80,9 @@ def open_models(paths: Sequence[str | Path], checkpoint: str = "last") -> list[S
     models: list[Served] = []
     for folder, name in zip(folders, name_runs(folders), strict=True):
         models.append(_open_model(folder, name, checkpoint, models))
+    for served in models:
+        with served.active() as model:
+            can_join(model)  # measured now, not while the first request waits
     return models
 
 
