@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ftcli.serving.api.answer_text import AnswerText
@@ -15,7 +16,7 @@ from ftcli.serving.api.errors import ApiError, convert_error
 from ftcli.serving.api.objects import Answer, ChatAnswer, TextAnswer, to_event
 from ftcli.serving.api.prompts import limit_answer, render_chat, render_texts
 from ftcli.serving.api.requests import ChatRequest, CompletionRequest, TextRequest, parse_request
-from ftcli.serving.api.rows import End, Event, Failure, Row
+from ftcli.serving.api.rows import End, Event, Failure, Piece, Row
 from ftcli.serving.api.served import Served
 
 
@@ -40,7 +41,7 @@ class Pending:
     rows: list[Row] = field(default_factory=list)
     events: asyncio.Queue[tuple[int, Event]] = field(default_factory=asyncio.Queue)
 
-    async def next(self) -> tuple[int, Event]:
+    async def next(self) -> tuple[int, Piece | End]:
         """Return the next event and the number of its choice.
 
         Raises:
@@ -126,7 +127,7 @@ class Api:
         pending = Pending(answer)
         loop = asyncio.get_running_loop()
 
-        def emit(index: int, event: Event) -> None:
+        def emit(event: Event, index: int) -> None:
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(pending.events.put_nowait, (index, event))
 
@@ -141,7 +142,7 @@ class Api:
                     prompt,
                     limit,
                     text,
-                    lambda event, index=index: emit(index, event),
+                    partial(emit, index=index),
                     temperature=warm,
                     top_p=body.top_p or 1.0,
                     seed=seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,33 +11,27 @@ import torch
 from ftcli.core.errors import UserError
 from ftcli.run.build import open_run
 from ftcli.serving.api.served import name_runs, open_models
-
-LORA = ("model.quantization=none", "eval=none", "method=lora", "trainer.max_steps=2")
-
-
-@pytest.fixture(scope="module")
-def small_run(train_tiny):
-    """LoRA of rank 4 with another seed, on the base of `lora_run`."""
-    return train_tiny("run.name=lora4", "method.r=4", "seed=1", *LORA)
+from ftcli.serving.api.shared_base import can_share_base
 
 
 @pytest.fixture(scope="module")
-def models(lora_run, small_run, full_run):
-    return open_models([lora_run, full_run, small_run])
+def models(lora_run, tuned, full_run):
+    """LoRA, all weights, and LoRA again; the base has the same files."""
+    return open_models([lora_run, full_run, tuned])
 
 
 def test_adapters_of_one_base_share_it_and_a_full_run_does_not(models, lora_run):
-    first, full, small = models
-    assert [served.name for served in models] == ["lora16", "full", "lora4"]
-    assert first.run.model is small.run.model and full.run.model is not first.run.model
-    assert (first.adapter, full.adapter, small.adapter) == ("default", None, "run2")
+    first, full, last = models
+    assert [served.name for served in models] == ["lora16", "full", "talks"]
+    assert first.run.model is last.run.model and full.run.model is not first.run.model
+    assert (first.adapter, full.adapter, last.adapter) == ("default", None, "run2")
     assert first.chat.run.dir.path == Path(lora_run).resolve()
 
 
-def test_each_name_computes_what_its_run_computes(models, lora_run, small_run, full_run):
+def test_each_name_computes_what_its_run_computes(models, lora_run, tuned, full_run):
     ids = torch.tensor([[1, 50, 60, 70]])
     seen = []
-    for served, path in [*zip(models, (lora_run, full_run, small_run), strict=True)] * 2:
+    for served, path in [*zip(models, (lora_run, full_run, tuned), strict=True)] * 2:
         with served.active() as model:
             logits = model(input_ids=ids).logits
         seen.append(logits)
@@ -44,13 +39,29 @@ def test_each_name_computes_what_its_run_computes(models, lora_run, small_run, f
     assert not torch.equal(seen[0], seen[2])
 
 
-@pytest.mark.parametrize(
-    "change", [("model.quantization=nf4",), ("method=dora", "method.init_lora_weights=pissa")]
-)
-def test_another_base_is_loaded_by_itself(train_tiny, lora_run, change):
-    other = train_tiny("run.name=apart", *LORA, *change)
-    models = open_models([lora_run, other])
-    assert models[0].run.model is not models[1].run.model and models[0].adapter is None
+CHANGES = {
+    "nothing": ("config.yaml", "seed: 0", "seed: 1"),
+    "initial weights": ("config.yaml", "method:\n", "method:\n  init_lora_weights: pissa\n"),
+    "precision": ("config.yaml", "precision: fp32", "precision: bf16"),
+    "dtype": ("config.yaml", "dtype: float32", "dtype: bfloat16"),
+    "files": ("base.json", "model.safetensors", "other.safetensors"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_base_is_shared_only_where_nothing_differs(models, tuned, tmp_path, change):
+    name, before, after = CHANGES[change]
+    other = tmp_path / "other"
+    shutil.copytree(tuned, other, symlinks=True)
+    text = (other / name).read_text()
+    assert before in text
+    (other / name).write_text(text.replace(before, after, 1))
+    assert can_share_base(models[0].run, other) == (change == "nothing")
+    assert not can_share_base(models[1].run, other)  # all weights
+
+
+def test_a_quantised_base_is_another_one(models, trained_run):
+    assert not can_share_base(models[0].run, trained_run)
 
 
 def test_a_run_twice_and_a_folder_that_is_none_are_refused(lora_run, tmp_path):
