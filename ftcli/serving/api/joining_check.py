@@ -20,6 +20,7 @@ from ftcli.models.probing import (
     choose_row_length,
     compute_relative_error,
     draw_rows,
+    excuse_rounding,
     preserve_state,
     raise_out_of_memory,
 )
@@ -63,7 +64,10 @@ def _measure_joining_error(model: Any, long: Tensor, short: Tensor) -> float | N
     written = joined.ids[:, -NEW:]
     generated = logits.float().log_softmax(-1).gather(2, written[..., None])[..., 0]
     texts = [ids[mask.bool()] for ids, mask in zip(joined.ids, joined.mask, strict=True)]
-    return compute_relative_error(model, generated.flatten().cpu(), score_alone(model, texts).cpu())
+    error = compute_relative_error(
+        model, generated.flatten().cpu(), score_alone(model, texts).cpu()
+    )
+    return excuse_rounding(model, error, lambda: score_alone(model, texts))
 
 
 def _begin(ids: Tensor) -> Batch:
