@@ -21,6 +21,7 @@ LAYERS = (
         "methods", "trainable", "objectives", "penalties", "optimizers", "schedulers", "rewards",
         "evaluation", "loggers",
     ),
+    ("callbacks",),
     ("trainer",),
     ("run",),
     ("planning",),

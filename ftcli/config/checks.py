@@ -7,7 +7,8 @@ The checks run when every single value is valid, before torch is imported or any
     requires:
       model.quantization: {one_of: [nf4, fp4, int8], because: QLoRA needs a quantised base, or: method=lora}
 
-or only the list of values. `fix: optimizer=mezo` is the override that gives the first of them, where
+or only the list of values. `given: true` in the place of `one_of` asks for any value that is not null.
+`fix: optimizer=mezo` is the override that gives the first of them, where
 setting the key itself would not. With `derive: true` the key takes the first of them unless it is set.
 `requires` stays in the configuration and is passed to no class.
 """
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ftcli.config.job import (
+    COLLECTIONS,
     COMMAND_LINE,
     REQUIRES,
     ComposedJob,
@@ -31,8 +33,6 @@ from ftcli.core.errors import UserError
 from ftcli.core.run_dir import is_plain_name
 
 log = logging.getLogger("ftcli.config")
-#: Groups that map names to objects; these names become file names.
-NAMED_GROUPS = ("eval", "logger", "penalty")
 
 
 def find_problems(composed: ComposedJob) -> list[UserError]:
@@ -41,9 +41,9 @@ def find_problems(composed: ComposedJob) -> list[UserError]:
 
 
 def check_file_names(job: ComposedJob) -> Iterator[UserError]:
-    """Names of runs and evaluators become file names and must not be paths."""
+    """Names of runs, evaluators and the like become file names and must not be paths."""
     names: dict[str, Any] = {"run.name": job.get("run.name")}
-    for group in NAMED_GROUPS:
+    for group in COLLECTIONS:
         nodes = job.config.get(group)
         for name, node in nodes.items() if isinstance(nodes, dict) else ():
             names[f"{group}.{name}"] = name
@@ -188,8 +188,10 @@ def find_unmet(composed: ComposedJob) -> list[UserError]:
     """Return an error for every requirement of the job or of a chosen option that is not met."""
     problems = []
     for owner, key, rule in _iter_rules(composed.config):
-        if get_effective_value(composed, key) not in _list_values(rule):
-            details = rule if isinstance(rule, Mapping) else {}
+        details = rule if isinstance(rule, Mapping) else {}
+        setting = get_effective_value(composed, key)
+        met = setting is not None if details.get("given") else setting in _list_values(rule)
+        if not met:
             problems.append(_make_unmet_error(composed, owner, key, _list_values(rule), details))
     return problems
 
@@ -223,8 +225,8 @@ def _iter_rules(node: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str,
             continue
         if name == REQUIRES:
             yield from ((owner, str(key), rule) for key, rule in inner.items())
-        elif not owner:
-            yield from _iter_rules(inner, name)
+        elif not owner or owner in COLLECTIONS:
+            yield from _iter_rules(inner, f"{owner}.{name}" if owner else name)
 
 
 def _make_unmet_error(

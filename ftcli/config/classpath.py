@@ -23,8 +23,8 @@ ClassPath: TypeAlias = str
 LIBRARIES = ("peft", "torch.optim", "bitsandbytes.optim", "transformers", "schedulefree", "ftcli")
 #: Folders of ftcli whose classes may be components (`_target_`); the others are internal.
 COMPONENT_FOLDERS = (
-    "data", "evaluation", "loggers", "methods", "models", "objectives", "optimizers", "papers", "penalties",
-    "pipelines", "schedulers", "sweeps.launchers", "trainable", "trainer",
+    "callbacks", "data", "evaluation", "loggers", "methods", "models", "objectives", "optimizers", "papers",
+    "penalties", "pipelines", "schedulers", "sweeps.launchers", "trainable", "trainer",
 )  # fmt: skip
 COMPONENTS = tuple(f"ftcli.{folder}" for folder in COMPONENT_FOLDERS)
 TARGET_FORM = "a class is written as ftcli.folder.module.Class"

@@ -49,7 +49,7 @@ RECIPE_KEYS = ("paper", "variant", "baselines", "claims", "scales", "seeds", "tu
 #: Groups whose node is one object; a job cannot run without them.
 OBJECTS = ("model", "data", "method", "objective", "optimizer", "scheduler", "trainer")
 #: Groups whose node is a mapping of a name to an object.
-COLLECTIONS = ("eval", "logger", "penalty")
+COLLECTIONS = ("callback", "eval", "logger", "penalty")
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,11 @@ RANGES: tuple[tuple[str, Range], ...] = (
     (r"scheduler\.\w+_ratio", SHARE),
     (r"method\.r", AT_LEAST_ONE),
     (r"method\.(lora_)?alpha", POSITIVE),
-    (r".*dropout(_p|_prob)?", BELOW_ONE),
+    (r".*dropout(_p|_prob)?|objective\.label_smoothing", BELOW_ONE),
+    (r"callback\.\w+\.(patience)", AT_LEAST_ONE),
+    (r"callback\.\w+\.(min_delta|alpha|factors\..*)", AT_LEAST_ZERO),
+    (r"callback\.\w+\.(ratio|decay_per_layer)", POSITIVE),
+    (r"callback\.\w+\.decay", BELOW_ONE),
     (r"seed", AT_LEAST_ZERO),
 )
 

@@ -30,7 +30,7 @@ class Run:
 
     Args:
         config: the resolved configuration as plain dicts.
-        parts: group -> its object; for `penalty`, `eval` and `logger`, name -> object.
+        parts: group -> its object; for `penalty`, `callback`, `eval` and `logger`, name -> object.
         dir: directory of the run; None for a run that writes nothing.
     """
 
@@ -50,6 +50,7 @@ class Run:
         self.penalties: dict[str, Any] = parts.get("penalty") or {}
         self.evaluators: dict[str, Any] = parts.get("eval") or {}
         self.loggers: dict[str, Any] = parts.get("logger") or {}
+        self.options: dict[str, Any] = parts.get("callback") or {}
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -173,6 +174,7 @@ class Run:
         parts["objective"] = self.objective
         parts |= {f"penalty.{name}": penalty for name, penalty in self.penalties.items()}
         parts["optimizer"] = self.optimizer
+        parts |= {f"callback.{name}": option for name, option in self.options.items()}
         return parts | {f"logger.{name}": logger for name, logger in self.loggers.items()}
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -189,18 +191,20 @@ class Run:
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:
-        """Hold the weights that the optimizer evaluates (for some, averaged ones) in the block.
+        """Hold the weights that are evaluated and saved (averaged ones, with some callbacks) in the block.
 
         Random generators are restored afterwards, so that evaluations do not change what is trained.
         """
         from ftcli.core.rng import random_state, set_random_state
 
-        before = random_state()
-        self.optimizer.eval_mode()
+        before, parts = random_state(), list(self.callbacks().values())
+        for part in parts:
+            part.eval_mode()
         try:
             yield
         finally:
-            self.optimizer.train_mode()
+            for part in reversed(parts):
+                part.train_mode()
             set_random_state(before)
 
     def locate_row(self, row: int) -> str:

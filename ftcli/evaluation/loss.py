@@ -18,8 +18,8 @@ WIDER = 4
 class Loss:
     """Mean loss over all trained tokens of a split, and its exponential.
 
-    The run's objective computes it, so that it is comparable with the training loss and logits are
-    computed only at labelled positions.
+    The run's objective computes it, so that logits are computed only at labelled positions. Where training
+    minimises a variant of the cross-entropy (label smoothing, DFT), this is the cross-entropy itself.
     """
 
     split: str = "validation"  # which rows: validation, test or train
@@ -41,7 +41,7 @@ class Loss:
         total, count, rows = 0.0, 0, 0
         with evaluation_mode(run) as model:
             for batch in loader:
-                losses = run.objective(model, batch)
+                losses = run.objective.held_out_losses(model, batch)
                 total += losses.values.double().sum().item()
                 count += losses.values.numel()
                 rows += len(batch["rows"])

@@ -27,7 +27,7 @@ FREE_KEYS = (
     "trainer.max_steps", "trainer.epochs", "trainer.log_every", "trainer.eval_every", "trainer.eval_first",
     "trainer.save_every", "trainer.keep_last", "trainer.on_nonfinite", "trainer.max_skipped",
     "trainer.on_spike", "trainer.spike_factor", "trainer.max_rollbacks",
-    "trainer.gradient_checkpointing", "eval", "logger", "run.name",
+    "trainer.gradient_checkpointing", "callback.early_stopping", "eval", "logger", "run.name",
 )  # fmt: skip
 ENDED_FOLDER = "ended"  # folder that keeps the results of a finished run when it is resumed
 OUTCOME = ("result.json", "report.md", "eval")
@@ -93,6 +93,18 @@ def _build_refusal(
         where="command line" if words else f"{path}/config.yaml  {key}",
         fix=(f"leave out {words[0]}" if words else "restore the earlier value")
         + f", or: ftcli resume {' '.join([str(path), *typed])} --allow {key}",
+    )
+
+
+def build_finished_error(result: Mapping[str, Any], path: str | Path) -> UserError:
+    """Return the error for a run that is resumed after its end, with the overrides by which it goes on."""
+    step, why = result["step"], result.get("ended_early")
+    longer = f"trainer.max_steps={2 * step or 100}"
+    if why:  # a larger number of steps alone would end at once
+        longer = "callback.early_stopping.patience=N, or '~callback.early_stopping',"
+    return UserError(
+        f"{path} is finished, at step {step}{f': {why}' if why else ''}.",
+        fix=f"ftcli resume {path} {longer} for more, or: ftcli eval {path}",
     )
 
 

@@ -15,7 +15,7 @@ from ftcli.config.job import ComposedJob, get_effective_value, get_promise
 from ftcli.core.atomic import write_json
 from ftcli.core.errors import Problems, UserError
 from ftcli.core.run_dir import RunDir, is_plain_name
-from ftcli.jobs import trial
+from ftcli.jobs import changes, trial
 
 KEY = "stages"
 MERGED = "merged"  # folder in a stage: its merged model, for a next stage with another method
@@ -52,19 +52,26 @@ def start_stages(composed: ComposedJob, processes: int = 1) -> dict[str, Any]:
 
 
 def resume_stages(
-    folder: str | Path, allow: Sequence[str] = (), checkpoint: str = "last"
+    folder: str | Path,
+    allow: Sequence[str] = (),
+    checkpoint: str = "last",
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Skip finished stages, resume the interrupted one, and train the others.
 
     Args:
-        allow, checkpoint: as for resuming a run; they apply to the interrupted stage.
+        allow, checkpoint: as for resuming a run; `checkpoint` applies to the interrupted stage.
+        overrides: as for resuming a run; they apply to every stage that is not finished.
 
     Raises:
-        UserError: all stages are finished, or one fails.
+        UserError: all stages are finished, an override may not change, or a stage fails.
     """
     if RunDir(folder).result().get("status") == "finished":
-        raise UserError(f"{folder}: all its stages are finished.", fix=f"ftcli show {folder}")
-    return _run_stages(Path(folder), 1, allow, checkpoint)
+        fix = f"ftcli show {folder}"
+        if overrides:
+            fix = f"ftcli resume {find_last_run(folder)} {' '.join(overrides)}"
+        raise UserError(f"{folder}: all its stages are finished.", fix=fix)
+    return _run_stages(Path(folder), 1, allow, checkpoint, overrides)
 
 
 def record_stages(composed: ComposedJob, folder: Path) -> None:
@@ -188,12 +195,16 @@ def _set_model_folder(stage: ComposedJob, folder: Path) -> None:
 
 
 def _run_stages(
-    folder: Path, processes: int, allow: Sequence[str] = (), checkpoint: str = "last"
+    folder: Path,
+    processes: int,
+    allow: Sequence[str] = (),
+    checkpoint: str = "last",
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     results: dict[str, dict[str, Any]] = {}
     for name in list_stages(folder):
         _merge_before_stage(folder / name)
-        results[name] = _finish_stage(folder / name, processes, allow, checkpoint)
+        results[name] = _finish_stage(folder / name, processes, allow, checkpoint, overrides)
         if results[name]["status"] != "finished":
             break
     result = _summarise_stages(folder, results)
@@ -212,12 +223,11 @@ def _merge_before_stage(stage: Path) -> None:
 
 
 def _finish_stage(
-    folder: Path, processes: int, allow: Sequence[str], checkpoint: str
+    folder: Path, processes: int, allow: Sequence[str], checkpoint: str, overrides: Sequence[str]
 ) -> dict[str, Any]:
     """Return the result of one stage; a finished one is read, another one is resumed or trained."""
     from ftcli.jobs.launch import run_ranks
-    from ftcli.jobs.train import fit, resume
-    from ftcli.run.build import build_run
+    from ftcli.jobs.train import restart, resume
     from ftcli.trainer.checkpoint import Checkpoints
 
     done = trial.read_finished_result(folder)
@@ -226,12 +236,11 @@ def _finish_stage(
     run_dir = RunDir.open(folder)
     unreported = run_dir.result().get("status") == "finished"
     if unreported or Checkpoints(run_dir.checkpoints).finished():
-        return resume(folder, allow, checkpoint)
-    run_dir.rewind(0)  # drop lines that were logged before the first checkpoint
+        return resume(folder, allow, checkpoint, [] if unreported else overrides)
     if processes > 1:
+        run_dir.rewind(0)  # drop lines that were logged before the first checkpoint
         return run_ranks(run_dir, processes)
-    composed = load(folder / "config.yaml")
-    return fit(build_run(composed.config, run_dir, composed), None, composed)
+    return restart(run_dir, changes.compose_config(run_dir, overrides), allow, folder)
 
 
 def _summarise_stages(folder: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]:

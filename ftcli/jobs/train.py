@@ -81,11 +81,7 @@ def _resume(
             run_dir.path / "report.md"
         ).exists():  # killed after result.json and before report.md
             return close_run_dir(run_dir)
-        step = run_dir.result()["step"]
-        raise UserError(
-            f"{path} is finished, at step {step}.",
-            fix=f"ftcli resume {path} trainer.max_steps={2 * step or 100} for more, or: ftcli eval {path}",
-        )
+        raise changes.build_finished_error(run_dir.result(), path)
     checkpoints = Checkpoints(run_dir.checkpoints)
     composed = changes.compose_config(run_dir, overrides)
     if checkpoint == "last" and not checkpoints.finished():

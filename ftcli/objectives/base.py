@@ -59,6 +59,10 @@ class Objective(Callback, ABC):
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
         """Return the losses of a micro-batch as the loader gives it (CPU tensors)."""
 
+    def held_out_losses(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
+        """Return the losses that held-out rows are judged by: those of training, unless overridden."""
+        return self(model, batch)
+
     def rollout(self, state: State, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the micro-batches that a step trains on, given those of the loader.
 

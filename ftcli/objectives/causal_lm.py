@@ -13,21 +13,45 @@ from torch.utils.checkpoint import checkpoint
 
 from ftcli.objectives.base import Losses, Objective
 
+#: Maps logits [n, V] in float32 and labels [n] to losses [n].
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+def plain_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the negative log-probabilities [n] of the labels [n] under logits [n, V]."""
+    return cross_entropy(logits, labels, reduction="none")
+
 
 @dataclass
 class NextTokenPrediction(Objective):
-    """Cross-entropy of the labelled tokens given the tokens before them in their document."""
+    """Cross-entropy of the labelled tokens given the tokens before them in their document.
+
+    With label smoothing e (Szegedy et al. 2015, arXiv 1512.00567, section 7) the target is 1 - e of the
+    label and e / V of each of the V tokens: (1 - e) (-log p_label) + e / V sum_v (-log p_v).
+    """
 
     chunk_size: int = 1024  # tokens whose logits exist at the same time
+    label_smoothing: float = 0.0  # share of the target that is spread over the vocabulary
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
         """Return losses [n], one a label; labels as in transformers: not shifted, -100 where there is none."""
+        return self._predict(model, batch, self.training_losses)
+
+    def held_out_losses(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
+        """Return plain cross-entropies [n], comparable between runs whatever they were trained by."""
+        return self._predict(model, batch, plain_losses)
+
+    def training_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the losses [n] that are minimised, of logits [n, V] in float32 and labels [n]."""
+        return cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+
+    def _predict(self, model: nn.Module, batch: dict[str, Any], function: LossFunction) -> Losses:
         where, labels, sequence = find_supervised(batch)
         device = next(model.parameters()).device
         hidden, head = final_hidden(model, batch, device)
         hidden = hidden.flatten(0, 1)[where.to(device, non_blocking=True)]
         labels = labels.to(device, non_blocking=True)
-        values = self.token_losses(hidden, labels, head)
+        values = self.token_losses(hidden, labels, head, function)
         sequence = sequence.to(device, non_blocking=True)
         return Losses(values, sequence, hidden=hidden, head=head)
 
@@ -41,16 +65,20 @@ class NextTokenPrediction(Objective):
         return NextTokenPrediction()
 
     def token_losses(
-        self, hidden: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor]
+        self,
+        hidden: Tensor,
+        labels: Tensor,
+        head: Callable[[Tensor], Tensor],
+        function: LossFunction = plain_losses,
     ) -> Tensor:
-        """Return the losses [n] of hidden states [n, d] and labels [n].
+        """Return the losses [n] of hidden states [n, d] and labels [n], by `function` of their logits.
 
         With more than one chunk the logits of each are computed again in backward, so that at most
         `chunk_size` x vocabulary of them are ever held.
         """
 
         def chunk_losses(h: Tensor, y: Tensor) -> Tensor:
-            return cross_entropy(head(h).float(), y, reduction="none")
+            return function(head(h).float(), y)
 
         pieces = list(
             zip(hidden.split(self.chunk_size), labels.split(self.chunk_size), strict=True)

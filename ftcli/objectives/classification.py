@@ -40,10 +40,15 @@ class Classification(Objective):
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
         """Return losses [B]; metric: `accuracy` of the batch."""
+        return self._classify(model, batch, self.label_smoothing)
+
+    def held_out_losses(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
+        """Return losses [B] without label smoothing, comparable between runs."""
+        return self._classify(model, batch, 0.0)
+
+    def _classify(self, model: nn.Module, batch: dict[str, Any], smoothing: float) -> Losses:
         logits, labels = scores(model, batch)
-        values = cross_entropy(
-            logits, labels, reduction="none", label_smoothing=self.label_smoothing
-        )
+        values = cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
         hits = (logits.argmax(1) == labels).float().mean()
         row = torch.arange(len(values), device=values.device)
         return Losses(values, row, {"accuracy": hits}, logits, lambda hidden: hidden)

@@ -94,6 +94,10 @@ class DPO(NextTokenPrediction):
         sequence = torch.arange(len(values), device=values.device)
         return Losses(values, sequence, reward_metrics(compared, self.beta))
 
+    def held_out_losses(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
+        """Return the losses of held-out pairs, which are those of training."""
+        return self(model, batch)
+
     def values(self, compared: PairComparison, weights: Tensor | None = None) -> Tensor:
         """Return the losses [P] of pairs, with the weights that `compare` gave."""
         values = torch.zeros_like(compared.nll)

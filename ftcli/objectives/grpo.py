@@ -51,6 +51,7 @@ class GRPO(PolicyLoss, NextTokenPrediction):
 
     reduction: Reduction = field(init=False, default="token")
     constant: float = field(init=False, default=1.0)
+    label_smoothing: float = field(init=False, default=0.0)
     rewards: dict[str, Any] = field(
         default_factory=dict
     )  # name -> weight, or {weight: and options}

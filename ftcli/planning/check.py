@@ -67,7 +67,7 @@ class Check:
     def _list_checks(self) -> dict[str, Callable[[], Iterator[Finding]]]:
         checks = {
             "settings": self._check_settings, "model": self._check_model, "targets": self._check_targets,
-            "data": self._check_data, "packing": self._check_packing,
+            "callbacks": self._check_callbacks, "data": self._check_data, "packing": self._check_packing,
         }  # fmt: skip
         # without steps nothing is trained, and nothing kept
         if get_effective_value(self.composed, "trainer.max_steps") == 0:
@@ -78,7 +78,8 @@ class Check:
         """Return the error with file:line in the place of a bare key."""
         from ftcli.config.building import locate_error
 
-        group = "method" if name == "targets" else name  # `settings` are of several
+        groups = {"targets": "method", "callbacks": "callback"}
+        group = groups.get(name, name)  # `settings` are of several
         return locate_error(error, self.composed, group if group in self.composed.config else "")
 
     def _check_settings(self) -> Iterator[Finding]:
@@ -126,6 +127,14 @@ class Check:
             yield ok("targets", text)
         else:
             yield warn("targets", text, "method=full trains every weight")
+
+    def _check_callbacks(self) -> Iterator[Finding]:
+        """Ask each callback whether it can take part in training the model."""
+        callbacks = self.meta_run.callbacks
+        for callback in callbacks.values():
+            callback.check_model(self.meta_run.model)
+        if callbacks:
+            yield ok("callbacks", ", ".join(callbacks))
 
     def _check_data(self) -> Iterator[Finding]:
         from ftcli.data.inspection import UnusedColumns

@@ -63,6 +63,7 @@ def _describe_memory(plan: Plan) -> Iterator[Line]:
         "optimizer": f"{format_bytes(memory.pageable)} may leave the GPU"
         if memory.pageable
         else "",
+        "callbacks": "such as an average of the weights",
         "activations": "kept for the backward pass, with gradient checkpointing"
         if plan.estimate.checkpointing
         else "kept for the backward pass",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
+from ftcli.core.callback import StateSize
 from ftcli.planning.activations import Activations
 from ftcli.planning.optimizer_state import OptimizerState
 from ftcli.planning.weights import ReferenceCopy, Weights
@@ -25,13 +26,16 @@ class Memory:
         backward  standing + held gradients + activations + transient
         step      standing + all gradients + transient
 
-    where standing = weights + adapter + reference + optimizer + runtime + allocator.
+    where standing = weights + adapter + reference + optimizer + callbacks + runtime + allocator.
     """
 
     weights: int
     adapter: int
     reference: int  # a second copy of the model that it is compared with
     optimizer: int
+    callbacks: (
+        int  # what callbacks keep beside model and optimizer, such as an average of the weights
+    )
     gradients: int
     activations: int
     logits: int
@@ -62,6 +66,7 @@ class Memory:
             "adapter": self.adapter,
             "reference": self.reference,
             "optimizer": self.optimizer,
+            "callbacks": self.callbacks,
             "gradients": self.gradients if at_step else held,
             "activations": 0 if at_step else self.activations,
             "logits": self.logits if logits else 0,
@@ -82,6 +87,7 @@ class Estimate:
     """Figures from which the memory of any micro-batch is computed.
 
     Attributes:
+        callbacks: bytes that callbacks keep.
         gradients: bytes of the gradients of a step.
         reference: the second copy of the model.
         one_row, two_rows: activations of one and of two rows; those of more rows are extrapolated.
@@ -94,6 +100,7 @@ class Estimate:
 
     weights: Weights
     optimizer: OptimizerState
+    callbacks: StateSize
     gradients: int
     reference: ReferenceCopy
     one_row: Activations
@@ -143,6 +150,7 @@ class Estimate:
             adapter=self.weights.adapter,
             reference=reference,
             optimizer=self.optimizer.bytes,
+            callbacks=self.callbacks.memory,
             gradients=self.gradients,
             activations=kept,
             logits=self.logits(tokens),
@@ -166,6 +174,7 @@ class Estimate:
             adapter=self.weights.adapter,
             reference=reference,
             optimizer=self.optimizer.bytes,
+            callbacks=self.callbacks.memory,
             gradients=0,
             activations=0,
             logits=logits,

@@ -79,6 +79,12 @@ class MetaRun:
         return {name: self._build(f"penalty.{name}") for name, node in nodes.items() if node}
 
     @cached_property
+    def callbacks(self) -> dict[str, Any]:
+        """The callbacks of the group `callback`, by name."""
+        nodes = self.config.get("callback") or {}
+        return {name: self._build(f"callback.{name}") for name, node in nodes.items() if node}
+
+    @cached_property
     def optimizer(self) -> Any:
         """The optimizer."""
         return self._build("optimizer")

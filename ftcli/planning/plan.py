@@ -98,8 +98,10 @@ class Plan:
 
     @property
     def checkpoint(self) -> int:
-        """Bytes of one checkpoint: the trained weights and the optimizer's state."""
-        return self.estimate.weights.trained_bytes + self.estimate.optimizer.bytes
+        """Bytes of one checkpoint: the trained weights, the state of the optimizer and of callbacks."""
+        estimate = self.estimate
+        kept = estimate.optimizer.bytes + estimate.callbacks.checkpoint
+        return estimate.weights.trained_bytes + kept
 
     @property
     def disk(self) -> int:
@@ -160,7 +162,12 @@ def estimate_memory(meta_run: MetaRun, row_tokens: int, machine: Machine) -> Est
     """
     from ftcli.planning.memory import Estimate
     from ftcli.planning.optimizer_state import measure_peak_state
-    from ftcli.planning.weights import count_weights, find_active_parameters, weigh_reference
+    from ftcli.planning.weights import (
+        count_callbacks,
+        count_weights,
+        find_active_parameters,
+        weigh_reference,
+    )
 
     model = meta_run.model
     weights = count_weights(
@@ -181,6 +188,7 @@ def estimate_memory(meta_run: MetaRun, row_tokens: int, machine: Machine) -> Est
     return Estimate(
         weights=weights,
         optimizer=measure_peak_state(meta_run.optimizer, weights.trained, active, machine.kind),
+        callbacks=count_callbacks(meta_run, weights.trained),
         gradients=weights.bytes_of(active.names),
         reference=weigh_reference(meta_run),
         one_row=one_row,

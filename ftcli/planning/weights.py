@@ -5,7 +5,7 @@ Also the second copy of the model that an objective or a penalty compares with.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ftcli.core.callback import State
+from ftcli.core.callback import State, StateSize
 from ftcli.models.anatomy import Anatomy
 from ftcli.models.bits import compute_stored_bytes
 from ftcli.trainable.blockwise import Blockwise, StateOnSwitch
@@ -203,6 +203,12 @@ def weigh_reference(meta_run: MetaRun) -> ReferenceCopy:
     double = getattr(meta_run.source, "double_quant", True)
     leaves = all(getattr(user, "precompute", False) for user in users)
     return ReferenceCopy(count_weights(bare, meta_run.quantization, double).base, leaves)
+
+
+def count_callbacks(meta_run: MetaRun, trained: Sequence[tuple[str, Any, Any]]) -> StateSize:
+    """Return the bytes that the callbacks of the group `callback` keep for the trained tensors."""
+    sizes = [callback.count_state(trained) for callback in meta_run.callbacks.values()]
+    return StateSize(sum(s.memory for s in sizes), sum(s.checkpoint for s in sizes))
 
 
 def _needs_copy(component: Any, keeps_base: bool) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config import ComposedJob, build, load
+from ftcli.config.job import COLLECTIONS, REQUIRES
 from ftcli.config.paths import get_job_name
 from ftcli.core.precision import resolve_precision
 from ftcli.core.run import Run
@@ -14,8 +15,6 @@ from ftcli.core.run_dir import RunDir
 #: Groups of one object; optional groups may be missing in a configuration or be null.
 REQUIRED = ("model", "data", "method", "objective", "optimizer", "scheduler", "trainer")
 OPTIONAL = ("trainable", "pipeline")
-#: Groups of several objects by name; an object set to null is left out.
-NAMED = ("penalty", "eval", "logger")
 
 
 def build_run(
@@ -30,8 +29,8 @@ def build_run(
     config = resolve_precision(config)
     groups = [*REQUIRED, *(group for group in OPTIONAL if config.get(group))]
     parts = {group: build(config[group], group, composed) for group in groups}
-    for group in NAMED:
-        nodes = {name: node for name, node in (config.get(group) or {}).items() if node}
+    for group in COLLECTIONS:  # an object set to null is left out
+        nodes = {n: node for n, node in (config.get(group) or {}).items() if node and n != REQUIRES}
         parts[group] = {
             name: build(node, f"{group}.{name}", composed) for name, node in nodes.items()
         }

@@ -79,6 +79,8 @@ def summarize_run(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
         result["tok_s"] = (meter.total_tokens + meter.tokens) / result["seconds"]
     if state.step:
         result["optimizer"] = type(outcome.loop.optimizer).__name__  # that ran, not as configured
+    if state.ended_early:
+        result["ended_early"] = state.ended_early
     if size:
         result["adapter_bytes"] = size
     frozen = list_left_out(run.model, getattr(run.method, "left_out", None))

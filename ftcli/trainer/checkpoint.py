@@ -174,9 +174,10 @@ class Checkpoints:
     def _estimate_bytes(self, loop: Loop) -> int:
         """Return the bytes to reserve for a checkpoint: the larger of its tensors and the previous one, plus 5 %."""
         state = loop.optimizer.state.values()
+        kept = [*state, *(part.state_dict() for part in loop.callbacks.values())]
         tensors = [
             *loop.run.trained_state().values(),
-            *(t for s in state for t in _iterate_tensors(s)),
+            *(t for s in kept for t in _iterate_tensors(s)),
         ]
         sizes = [sum(t.numel() * t.element_size() for t in tensors)]
         sizes += [manifest.total_bytes(path) for path in self.finished()[-1:]]

@@ -24,6 +24,7 @@ WEIGHTS = (
     "adapter.safetensors",
     "adapter_config.json",
 )  # the files needed to use the trained weights
+MAY_BE_LEFT_OUT = ("logger.", "callback.")  # what a resume may drop is decided by `jobs.changes`
 COUNTERS = ("step", "epoch", "batch", "tokens", "supervised", "best")
 
 
@@ -34,9 +35,8 @@ def write_checkpoint_files(folder: Path, loop: Loop, best: bool) -> None:
         best: recorded in `state.json`: whether this checkpoint is the best so far.
     """
     run, state = loop.run, loop.state
-    run.optimizer.eval_mode()  # save the weights that are evaluated; the optimizer state holds those in training
-    save_weights(folder, run)
-    run.optimizer.train_mode()
+    with run.evaluation_weights():  # callbacks keep those in training in their own state
+        save_weights(folder, run)
     _save_pt(loop.optimizer.state_dict(), folder / "optimizer.pt")
     saved = {name: part.state_dict() for name, part in loop.callbacks.items()}
     _save_pt({name: s for name, s in saved.items() if s}, folder / "participants.pt")
@@ -86,9 +86,7 @@ def load_checkpoint(folder: Path, loop: Loop) -> None:
     load_weights(folder, loop.run)
     loop.optimizer.load_state_dict(load_pt(folder / "optimizer.pt"))
     for name, saved in load_pt(folder / "participants.pt").items():
-        if name in loop.callbacks or not name.startswith(
-            "logger."
-        ):  # a logger may have been left out
+        if name in loop.callbacks or not name.startswith(MAY_BE_LEFT_OUT):
             loop.callbacks[name].load_state_dict(saved)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     for name in COUNTERS:

@@ -23,7 +23,7 @@ class Outcome:
     figures: dict[str, float] = field(default_factory=dict)  # further ones for result.json
 
 
-def end_training(loop: Loop, checkpoints: Checkpoints | None, took_steps: bool) -> dict[str, float]:
+def end_training(loop: Loop, checkpoints: Checkpoints | None, took_steps: bool, best: bool = False) -> dict[str, float]:
     """Evaluate after the last step, then save, so that the best loss of this evaluation is not lost.
 
     The steps are saved also where the evaluation fails or is interrupted; its error is raised then.
@@ -31,6 +31,7 @@ def end_training(loop: Loop, checkpoints: Checkpoints | None, took_steps: bool) 
     Args:
         took_steps: whether this process took steps, which are not saved yet. Where not, a checkpoint
             is written only to record a new best loss.
+        best: whether an evaluation at this step has found the best loss already.
 
     Returns:
         The scores under `eval.<score>`.
@@ -47,7 +48,7 @@ def end_training(loop: Loop, checkpoints: Checkpoints | None, took_steps: bool) 
         if took_steps and checkpoints is not None and loop.accelerator.is_main_process:
             checkpoints.save(loop, required=False)
         raise
-    best = trainer.update_best(loop, scores)
+    best = trainer.update_best(loop, scores) or best
     if took_steps or (best and loop.state.step):
         trainer.save(loop, checkpoints, best, required=took_steps)
     return scores

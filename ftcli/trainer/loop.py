@@ -156,8 +156,17 @@ class Loop:
             self.append_metrics({"step": self.state.step} | scores)
             self.run_callbacks("on_evaluate", {"step": self.state.step} | scores)
         scores = self.broadcast_from_main(scores)
+        self.end_early()
         self.meter.begin()
         return scores
+
+    def end_early(self) -> None:
+        """Make the present step the last one if a callback asks for it, as the first rank sees it."""
+        reasons = [part.should_end() for part in self.callbacks.values()]
+        reason = self.broadcast_from_main(next(filter(None, reasons), None))
+        if reason and self.state.step < self.state.max_steps:
+            self.state.max_steps, self.state.ended_early = self.state.step, reason
+            self.append_event("ended_early", step=self.state.step, reason=reason)
 
     def take_requests(self, requests: Requests) -> tuple[str | None, bool]:
         """Take the requests that the first rank sees: to stop (or None), and whether to save; equal on all ranks."""

@@ -60,10 +60,9 @@ def restore_checkpoint(loop: Loop, target: Path) -> None:
     saved = load_pt(target / "participants.pt")
     restore_callbacks(loop, saved, "trainer.on_spike")
     run = loop.run
-    run.optimizer.eval_mode()
-    weights = run.trained_state()
-    run.optimizer.train_mode()
-    if not equal_states(weights, load_file(target / "adapter.safetensors")):
+    with run.evaluation_weights():
+        restored = equal_states(run.trained_state(), load_file(target / "adapter.safetensors"))
+    if not restored:
         raise _build_restore_error("method", "trainer.on_spike")
 
 

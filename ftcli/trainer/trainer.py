@@ -61,6 +61,7 @@ class Trainer:
         after: dict[str, float] | None = None
         if resume is not None:
             load_checkpoint(resume, loop)
+            loop.end_early()
         elif self.eval_first:
             before = loop.evaluate()
         loop.begin()
@@ -73,13 +74,14 @@ class Trainer:
                     self._log_figures(loop)
                     if loop.spikes.roll_back_after_spike(loop, checkpoints):
                         continue
+                best = False
+                if _is_due(state.step, self.eval_every) and not done:
+                    best = self.update_best(loop, loop.evaluate(periodic=True))
+                    done = state.step >= state.max_steps  # a callback may have ended the run
                 if done:
-                    after = end_training(loop, checkpoints, took_steps=True)
+                    after = end_training(loop, checkpoints, took_steps=True, best=best)
                     loop.take_requests(requests)  # so that a resume does not find them
                     break
-                best = False
-                if _is_due(state.step, self.eval_every):
-                    best = self.update_best(loop, loop.evaluate(periodic=True))
                 stop, save = loop.take_requests(requests)
                 if best or save or stop or _is_due(state.step, self.save_every):
                     self.save(loop, checkpoints, best, required=bool(stop))

@@ -30,6 +30,8 @@ CONTRADICTIONS = {
     "float16 under bf16": ([*PLAIN, "method=lora", "model.dtype=float16", "trainer.precision=bf16"], "would mix bfloat16 activations and float16 weights"),
     "packed, eager": (["model.attention=eager", "data.packing=flat"], "data.packing=flat (command line) with model.attention=eager (command line)"),
     "two warmups": (["scheduler.warmup_ratio=0.1", "scheduler.warmup_steps=5"], "are both given"),
+    "early stopping, never evaluated": (["callback=early_stopping", "trainer.eval_every=null"], "needs scores while the run trains"),
+    "an average of nothing": (["callback=ema", "callback.ema.decay=1"], "callback.ema.decay=1"),
     "qlora without q": (["model.quantization=none"], "model.quantization=none (command line)"),
 }  # fmt: skip
 
@@ -51,6 +53,8 @@ def test_a_contradiction_is_one_message_with_a_fix(write, name):
         ["trainer.epochs=null", "trainer.max_steps=3"],
         ["model.quantization=int8"],
         ["model=llama3_8b"],
+        ["callback=[early_stopping,ema,neftune,lora_plus,layer_decay]", "trainer.eval_every=5"],
+        ["callback=learning_rates", "callback.learning_rates.factors={'*.q_proj.*':0.1}"],
     ],
 )
 def test_settings_without_contradiction_are_valid(write, overrides):

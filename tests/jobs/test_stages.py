@@ -113,3 +113,20 @@ def test_a_command_line_holds_for_all_stages(tmp_path):
     jobs = stages.compose_stages(job(tmp_path, "seed=7", "optimizer.lr=5e-3"))
     assert [stage.config["seed"] for stage in jobs.values()] == [7] * 3
     assert [stage.config["optimizer"]["lr"] for stage in jobs.values()] == [5e-3] * 3
+
+
+def test_a_resumed_job_takes_overrides_in_the_stages_that_are_left(parent, tmp_path):
+    whole = tmp_path / "whole"
+    shutil.copytree(parent, whole, symlinks=True)
+    with pytest.raises(UserError, match="all its stages are finished") as caught:
+        stages.resume_stages(whole, overrides=["trainer.max_steps=2"])
+    assert f"ftcli resume {whole / 'third'} trainer.max_steps=2" in str(caught.value)
+    (whole / "result.json").unlink()
+    (whole / "third" / "result.json").unlink()
+    shutil.rmtree(whole / "third" / "checkpoints")
+    (whole / "third" / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"optimizer.lr was 0.01 .* now it is 0.5"):
+        stages.resume_stages(whole, overrides=["optimizer.lr=0.5"])
+    done = stages.resume_stages(whole, overrides=["trainer.max_steps=2", "trainer.log_every=1"])
+    assert [stage["step"] for stage in done["stages"].values()] == [1, 1, 2]
+    assert load(whole / "third").config["trainer"]["log_every"] == 1

@@ -122,7 +122,7 @@ def test_bytes_of_a_quantised_base_are_those_of_the_loaded_model():
 
 def memory(accumulates=False, **parts):
     sizes = dict.fromkeys(
-        ("weights", "adapter", "reference", "optimizer", "gradients", "activations", "logits", "transient",
+        ("weights", "adapter", "reference", "optimizer", "callbacks", "gradients", "activations", "logits", "transient",
          "runtime", "allocator", "pageable"), 0,
     )  # fmt: skip
     return Memory(**sizes | parts, accumulates=accumulates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import torch
@@ -30,7 +31,7 @@ class Small:
             dir=RunDir(folder),
             config={},
             trained_state=self.layer.state_dict,
-            optimizer=SimpleNamespace(eval_mode=lambda: None, train_mode=lambda: None),
+            evaluation_weights=nullcontext,
             method=SimpleNamespace(describe=lambda: {"r": 4}),
         )
         self.callbacks = {"method": nothing}

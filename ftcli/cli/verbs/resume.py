@@ -26,18 +26,13 @@ def resume(
 
     What may change is when a run ends, logs, judges and saves (trainer.max_steps, epochs, log_every,
     eval_every, save_every, keep_last ...; eval, logger). Steps to come follow the schedule of the new
-    length: with scheduler=constant they are those of a run that was that long from the start.
+    length: with scheduler=constant they are those of a run that was that long from the start. Of a job
+    with stages, overrides hold for every stage that is not finished.
     """
     from ftcli.cli.outcome import show_result, show_stages
-    from ftcli.core.errors import UserError
     from ftcli.jobs import stages
     from ftcli.jobs.train import resume as go_on
 
     if stages.is_parent(run):
-        if overrides:
-            raise UserError(
-                f"{run} is a job with stages, and each is a run of its own.",
-                fix=f"ftcli resume {stages.find_last_run(run)} {' '.join(overrides)}",
-            )
-        return show_stages(stages.resume_stages(run, allow or [], checkpoint))
+        return show_stages(stages.resume_stages(run, allow or [], checkpoint, overrides or []))
     return show_result(go_on(run, allow or [], checkpoint, overrides or []))
