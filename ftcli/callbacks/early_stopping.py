@@ -27,9 +27,7 @@ class EarlyStopping(Callback):
     score: str = "loss"  # name of a score, as in `eval.loss`; its evaluator must be periodic
     patience: int = 3  # evaluations without improvement after which the run ends
     min_delta: float = 0.0  # an improvement by no more than this does not count
-    mode: Literal["auto", "min", "max"] = (
-        "auto"  # what is better: less, more, or the metric's own way
-    )
+    mode: Literal["auto", "min", "max"] = "auto"  # which is better; auto: by the metric
     best: float | None = field(init=False, default=None)
     best_step: int = field(init=False, default=0)
     waited: int = field(init=False, default=0)

@@ -23,13 +23,12 @@ class NEFTune(Callback):
     """Adds alpha / sqrt(L d) times noise from Uniform(-1, 1) to the embeddings of a document of L tokens.
 
     (Jain et al. 2023, arXiv 2310.05914, algorithm 1; d is the width of the embeddings.) L is a document's own
-    length, also in packed and padded rows. In evaluation, generation and the passes of a reference nothing
-    is added, nor where the optimizer steps by losses alone: they are computed in evaluation mode.
+    length, also in packed and padded rows; the norm of its noise is alpha / sqrt(3) on average. In evaluation,
+    generation and the passes of a reference nothing is added, nor where the optimizer steps by losses
+    alone: they are computed in evaluation mode.
     """
 
-    alpha: float = (
-        5.0  # size of the noise: its L2 norm over a document is alpha / sqrt(3) on average
-    )
+    alpha: float = 5.0  # size of the noise
 
     def __post_init__(self) -> None:
         self._lengths: Tensor | None = None  # [B, T], of the batch that is in the model

@@ -19,6 +19,8 @@ def show_result(result: dict[str, Any]) -> int:
         return errors.OK if finished else errors.INTERRUPTED
     if finished:
         out.print(_build_score_table(result))
+    if "ended_early" in result:
+        out.print(f"ended early: {result['ended_early']}")
     out.print(_describe_cost(result))
     where = Path(result["run"])
     if not finished:

@@ -92,6 +92,7 @@ def figures_table(result: Mapping[str, Any]) -> str:
     share = f"{trainable:,} of {total:,} ({trainable / total:.2%})" if trainable and total else None
     rows = [
         ("status", result.get("status")),
+        ("ended early", result.get("ended_early")),
         ("optimizer", result.get("optimizer")),
         ("optimizer steps", _format_whole(result.get("step"))),
         ("tokens", _format_whole(result.get("tokens"))),

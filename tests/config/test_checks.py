@@ -54,7 +54,7 @@ def test_a_contradiction_is_one_message_with_a_fix(write, name):
         ["model.quantization=int8"],
         ["model=llama3_8b"],
         ["callback=[early_stopping,ema,neftune,lora_plus,layer_decay]", "trainer.eval_every=5"],
-        ["callback=learning_rates", "callback.learning_rates.factors={'*.q_proj.*':0.1}"],
+        ["callback=learning_rates", "callback.learning_rates.factors={*.q_proj.*:0.1}"],
     ],
 )
 def test_settings_without_contradiction_are_valid(write, overrides):
