@@ -44,8 +44,15 @@ class EMA(Callback):
         """Begin with the weights as they are.
 
         Raises:
-            UserError: a pipeline runs the steps.
+            UserError: a pipeline runs the steps, or the method moves its values to other places.
         """
+        if not run.method.averageable:
+            raise UserError(
+                f"{type(run.method).__name__} moves its values to other entries of a weight while it trains, so "
+                "that an average over steps would mix them.",
+                where="callback",
+                fix="~callback.ema, or method=lora",
+            )
         if run.pipeline is not None:
             raise UserError(
                 "an average of the weights is not supported in federated training.",

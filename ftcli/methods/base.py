@@ -22,6 +22,7 @@ class Method(Callback, ABC):
         mergeable    `merge` gives a plain model that computes the same
         quantisable  the base may be quantised
         packable     documents may share one row; soft prompts precede a row, not each document
+        averageable  a trained value means the same at every step, so that steps can be averaged
         artefact     what `save` writes: "adapter" (PEFT layout) or "model" (transformers layout)
         formula      number of trainable parameters, in words or symbols
 
@@ -36,6 +37,7 @@ class Method(Callback, ABC):
     mergeable: ClassVar[bool] = True
     quantisable: ClassVar[bool] = True
     packable: ClassVar[bool] = True
+    averageable: ClassVar[bool] = True
     artefact: ClassVar[Literal["adapter", "model"]] = "adapter"
     formula: ClassVar[str] = ""
 

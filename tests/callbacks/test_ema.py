@@ -16,7 +16,8 @@ def start(dtype=torch.float32, **options) -> tuple[EMA, nn.Parameter]:
     weight = nn.Parameter(torch.tensor([1.0, -2.0], dtype=dtype))
     optimizer = SimpleNamespace(optimizer=torch.optim.SGD([weight], lr=0.1))
     ema = EMA(**options)
-    ema.setup(SimpleNamespace(pipeline=None, optimizer=optimizer))
+    method = SimpleNamespace(averageable=True)
+    ema.setup(SimpleNamespace(pipeline=None, optimizer=optimizer, method=method))
     return ema, weight
 
 
@@ -75,6 +76,9 @@ def test_bytes_that_it_keeps():
     assert size == (4 * 205, 4 * 205 + 2 * 200 + 4 * 5)
 
 
-def test_federated_training_is_refused():
-    with pytest.raises(UserError, match="federated"):
-        EMA().setup(SimpleNamespace(pipeline=object()))
+@pytest.mark.parametrize(("pipeline", "averageable"), [(object(), True), (None, False)])
+def test_what_cannot_be_averaged_is_refused(pipeline, averageable):
+    run = SimpleNamespace(pipeline=pipeline, method=SimpleNamespace(averageable=averageable))
+    with pytest.raises(UserError, match="~callback.ema|federated") as caught:
+        EMA().setup(run)
+    assert "~callback.ema" in str(caught.value)

@@ -79,6 +79,7 @@ class SpIEL(Peft):
         autocast_adapter_dtype: deltas in float32 also where the base has half precision.
     """
 
+    averageable = False  # entries change while it trains
     formula: ClassVar[str] = "floor(budget * numel / sum of numels) a matrix"
 
     def __init__(
