@@ -70,8 +70,9 @@ class EarlyStopping(Callback):
         """Return the reason once the patience is used up."""
         if self.waited < self.patience:
             return None
+        least = f" by more than {self.min_delta:g}" if self.min_delta else ""
         return (
-            f"{self.score} has not improved on {self.best:.6g} of step {self.best_step} "
+            f"{self.score} has not improved on {self.best:.6g} of step {self.best_step}{least} "
             f"for {self.waited} evaluations"
         )
 

@@ -28,10 +28,10 @@ class LayerDecay(Callback):
     decay_per_layer: float = 0.9  # factor from one block to the one below it
 
     def check_model(self, model: nn.Module) -> None:
-        """Refuse a model without blocks.
+        """Refuse a model without blocks that are trained.
 
         Raises:
-            UserError: it has none, or nothing is trained.
+            UserError: it has none, or none of them is trained.
         """
         find_factors(model, self.decay_per_layer)
 
@@ -45,7 +45,7 @@ def find_factors(model: nn.Module, decay: float) -> dict[str, float]:
     """Return name -> factor for every trained parameter of blocks and embeddings.
 
     Raises:
-        UserError: the model has no repeated blocks, or nothing is trained.
+        UserError: the model has no repeated blocks, or none of them is trained.
     """
     anatomy = Anatomy(model)
     depth = len(anatomy.blocks)
@@ -62,4 +62,10 @@ def find_factors(model: nn.Module, decay: float) -> dict[str, float]:
         below = next((steps for part, steps in parts.items() if f".{part}." in f".{name}."), None)
         if below is not None:
             factors[name] = decay**below
+    if not factors:
+        raise UserError(
+            "no trained parameter lies in a block of the model.",
+            where="callback",
+            fix="callback=learning_rates, or ~callback.layer_decay",
+        )
     return factors

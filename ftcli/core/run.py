@@ -50,7 +50,7 @@ class Run:
         self.penalties: dict[str, Any] = parts.get("penalty") or {}
         self.evaluators: dict[str, Any] = parts.get("eval") or {}
         self.loggers: dict[str, Any] = parts.get("logger") or {}
-        self.options: dict[str, Any] = parts.get("callback") or {}
+        self.named_callbacks: dict[str, Any] = parts.get("callback") or {}
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -174,7 +174,7 @@ class Run:
         parts["objective"] = self.objective
         parts |= {f"penalty.{name}": penalty for name, penalty in self.penalties.items()}
         parts["optimizer"] = self.optimizer
-        parts |= {f"callback.{name}": option for name, option in self.options.items()}
+        parts |= {f"callback.{name}": part for name, part in self.named_callbacks.items()}
         return parts | {f"logger.{name}": logger for name, logger in self.loggers.items()}
 
     def trained_state(self) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ def scale_rates(optimizer: Optimizer, factors: Mapping[str, float], model: nn.Mo
         parts: dict[float, list[Any]] = {}
         for parameter in group["params"]:
             parts.setdefault(by_parameter.get(id(parameter), 1.0), []).append(parameter)
-        for factor, parameters in parts.items():
+        for factor, parameters in (parts or {1.0: []}).items():
             rates = {key: group[key] * factor for key in ("lr", "initial_lr")}
             split.append((factor, {**group, **rates, "params": parameters}))
     split.sort(key=lambda part: part[0] != 1)

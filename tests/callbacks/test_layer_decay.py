@@ -30,3 +30,10 @@ def test_factors_of_an_adapter():
 def test_a_model_without_blocks_is_refused():
     with pytest.raises(UserError, match="no repeated blocks"):
         LayerDecay().check_model(torch.nn.Linear(2, 2))
+
+
+def test_a_model_whose_blocks_are_frozen_is_refused():
+    model = build_model().requires_grad_(False)
+    model.lm_head.requires_grad_(True)
+    with pytest.raises(UserError, match="no trained parameter lies in a block"):
+        LayerDecay().check_model(model)
