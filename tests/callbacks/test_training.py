@@ -18,7 +18,7 @@ from ftcli.trainer.checkpoint_io import load_pt
 CHOSEN = (
     "method=lora", "method.r=4", "model.quantization=none", "eval=loss", "eval.loss.limit=8",
     "callback=[early_stopping,ema,neftune,lora_plus]", "callback.early_stopping.patience=2",
-    "callback.early_stopping.min_delta=10", "trainer.max_steps=6", "trainer.eval_every=1",
+    "callback.early_stopping.min_delta=10", "trainer.max_steps=4", "trainer.eval_every=1",
     "trainer.save_every=1", "trainer.keep_last=9", "scheduler=constant",
 )  # fmt: skip
 CLOCK = {"time", "tok_s", "mem_gb"}
@@ -26,7 +26,7 @@ CLOCK = {"time", "tok_s", "mem_gb"}
 
 @pytest.fixture(scope="module")
 def ended(train_tiny) -> Path:
-    """A run of 6 steps that no evaluation finds better by 10 nats: it ends at step 2."""
+    """A run of 4 steps that no evaluation finds better by 10 nats: it ends at step 2."""
     return train_tiny("run.name=ended", *CHOSEN)
 
 
@@ -92,7 +92,7 @@ def test_more_patience_or_none_at_all_lets_it_go_on(ended, tmp_path):
     assert resume(longer, overrides=["callback.early_stopping.patience=3"])["step"] == 3
     assert load(longer / "config.yaml").get("callback.early_stopping.patience") == 3
     assert "ended_early" not in resume(longer, overrides=["~callback.early_stopping"])
-    assert RunDir(longer).result()["step"] == 6
+    assert RunDir(longer).result()["step"] == 4
 
 
 def test_what_changes_a_step_is_refused_by_name(ended):
