@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ftcli.core.run import Run
 
 
+STATE = ("best", "best_step", "last_step", "waited")
+
+
 @dataclass
 class EarlyStopping(Callback):
     """Ends training after `patience` evaluations in a row without a better score.
@@ -30,6 +33,7 @@ class EarlyStopping(Callback):
     mode: Literal["auto", "min", "max"] = "auto"  # which is better; auto: by the metric
     best: float | None = field(init=False, default=None)
     best_step: int = field(init=False, default=0)
+    last_step: int = field(init=False, default=-1)  # of the last evaluation that counted
     waited: int = field(init=False, default=0)
 
     def setup(self, run: Run) -> None:
@@ -54,9 +58,15 @@ class EarlyStopping(Callback):
     def on_evaluate(self, state: State, metrics: Mapping[str, Any]) -> None:
         """Compare the score of an evaluation with the best so far.
 
+        Only evaluations at the interval count, each step once, so that a run that goes on after its last
+        step has counted as a longer one would have.
+
         Raises:
             UserError: the score was not measured.
         """
+        if state.step % state.run.trainer.eval_every or state.step == self.last_step:
+            return
+        self.last_step = state.step
         name = f"eval.{self.score.removeprefix('eval.')}"
         if name not in metrics:
             raise self._missing_error(name, state, metrics)
@@ -92,8 +102,9 @@ class EarlyStopping(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score, its step, and the evaluations since."""
-        return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.best, self.best_step, self.waited = (saved[k] for k in ("best", "best_step", "waited"))
+        for name in STATE:
+            setattr(self, name, saved[name])

@@ -23,7 +23,9 @@ class Outcome:
     figures: dict[str, float] = field(default_factory=dict)  # further ones for result.json
 
 
-def end_training(loop: Loop, checkpoints: Checkpoints | None, took_steps: bool, best: bool = False) -> dict[str, float]:
+def end_training(
+    loop: Loop, checkpoints: Checkpoints | None, took_steps: bool, best: bool = False
+) -> dict[str, float]:
     """Evaluate after the last step, then save, so that the best loss of this evaluation is not lost.
 
     The steps are saved also where the evaluation fails or is interrupted; its error is raised then.

@@ -10,10 +10,15 @@ from ftcli.callbacks.early_stopping import EarlyStopping
 from ftcli.core.errors import UserError
 
 
+def at(step: int) -> SimpleNamespace:
+    return SimpleNamespace(step=step, run=SimpleNamespace(trainer=SimpleNamespace(eval_every=10)))
+
+
 def watch(callback: EarlyStopping, values: list[float], name: str = "eval.loss") -> int | None:
     """Index of the evaluation after which the callback asks for the end."""
     for index, value in enumerate(values):
-        callback.on_evaluate(SimpleNamespace(step=10 * index), {"step": 10 * index, name: value})
+        following = 0 if callback.last_step < 0 else callback.last_step + 10
+        callback.on_evaluate(at(following), {name: value})
         if callback.should_end():
             return index
     return None
@@ -49,10 +54,17 @@ def test_the_state_goes_on_where_it_was_and_more_patience_lets_the_run_go_on():
     assert watch(second, [2.0]) == 0 and "of step 0 for 3 evaluations" in str(second.should_end())
 
 
+def test_an_evaluation_off_the_interval_or_at_the_same_step_does_not_count():
+    callback = EarlyStopping(patience=2)
+    for step, value in ((0, 1.0), (10, 2.0), (10, 2.0), (14, 2.0)):
+        callback.on_evaluate(at(step), {"eval.loss": value})
+    assert callback.waited == 1
+
+
 def test_a_score_that_is_not_measured_is_named_with_those_that_are():
-    with pytest.raises(UserError, match=r"no eval.bleu at step 5.*: loss, perplexity") as caught:
+    with pytest.raises(UserError, match=r"no eval.bleu at step 50.*: loss, perplexity") as caught:
         EarlyStopping("bleu").on_evaluate(
-            SimpleNamespace(step=5), {"step": 5, "eval.loss": 1.0, "eval.perplexity": 2.0}
+            at(50), {"step": 50, "eval.loss": 1.0, "eval.perplexity": 2.0}
         )
     assert "periodic=true" in str(caught.value)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, one_hot
 
-from ftcli.objectives.causal_lm import CausalLM
+from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.objectives.dft import DFT
 from tests.objectives.test_causal_lm import build, padded
 
@@ -33,16 +33,16 @@ def test_label_smoothing_is_the_documented_mixture():
     z, e = logits(), 0.1
     logs = z.log_softmax(-1)
     expected = (1 - e) * -logs[torch.arange(5), LABELS] + e / 7 * -logs.sum(-1)
-    found = CausalLM(label_smoothing=e).training_losses(z, LABELS)
+    found = NextTokenPrediction(label_smoothing=e).training_losses(z, LABELS)
     torch.testing.assert_close(found, expected)
     assert not torch.allclose(found, cross_entropy(z, LABELS, reduction="none"))
 
 
 @pytest.mark.parametrize("chunk", [3, 1024])
-@pytest.mark.parametrize("kind", [DFT, lambda **o: CausalLM(label_smoothing=0.2, **o)])
+@pytest.mark.parametrize("kind", [DFT, lambda **o: NextTokenPrediction(label_smoothing=0.2, **o)])
 def test_held_out_rows_are_judged_by_plain_cross_entropy(kind, chunk):
     model, batch = build("llama"), padded()
-    plain = CausalLM()(model, batch).values.detach()
+    plain = NextTokenPrediction()(model, batch).values.detach()
     objective = kind(chunk_size=chunk)
     torch.testing.assert_close(objective.held_out_losses(model, batch).values.detach(), plain)
     trained = objective(model, batch).values.detach()
