@@ -56,7 +56,7 @@ def find_factors(names: list[str], ratio: float) -> dict[str, float]:
             f"LoRA+ sets the rate of B against that of A, and this method trains no such pair "
             f"({names[0]} ...).",
             where="callback",
-            fix="method=lora (or qlora, dora, rslora, pissa), or ~callback.lora_plus",
+            fix="~callback.lora_plus, or method=lora (qlora, dora, rslora, pissa)",
         )
     return factors
 
