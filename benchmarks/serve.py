@@ -35,7 +35,7 @@ Figures = dict[str, float]
 def main() -> None:
     """Measure both servers and print one line of JSON each, then the ratios."""
     options = parse_options()
-    folder = options.model or Path(options.run) / "model"
+    folder = find_model(options)
     plain = ["--dtype", options.dtype, "--device", "cpu"]
     commands = {
         "ftcli": [*command("ftcli"), "serve", options.run],
@@ -70,6 +70,18 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of each server")
     parser.add_argument("--continuous", action="store_true", help="continuous batching too")
     return parser.parse_args()
+
+
+def find_model(options: argparse.Namespace) -> Path:
+    """Return the folder of the weights for transformers.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    folder = Path(options.model or Path(options.run) / "model").resolve()
+    if not (folder / "config.json").is_file():
+        raise SystemExit(f"{folder} is no model. Fix: ftcli merge RUN --to DIR, then --model DIR")
+    return folder
 
 
 def command(program: str) -> list[str]:
@@ -122,7 +134,7 @@ def measure(url: str, options: argparse.Namespace) -> Figures:
 
     client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)
     known = [model.id for model in client.models.list().data]
-    model = known[0] if known else str(options.model or Path(options.run) / "model")
+    model = known[0] if known else str(find_model(options))
     prompts = [
         f"name[{NAMES[i % len(NAMES)]}], {MORE[i // len(NAMES) % len(MORE)]}area[riverside]\n"
         for i in range(options.requests)
