@@ -149,6 +149,10 @@ def build_type_schema(parameter: Parameter) -> dict[str, Any]:
             "properties": {name: _build_key_schema([p]) for name, p in inner.parameters.items()},
             "additionalProperties": inner.open,
         }
+        if parameter.nested_in == "list":
+            shape = {"type": "array", "items": shape}
+        elif parameter.nested_in == "dict":
+            shape = {"type": "object", "additionalProperties": shape}
         return {"anyOf": [shape, {"type": "null"}]} if parameter.default is None else shape
     try:
         return TypeAdapter(parameter.type).json_schema()
@@ -224,7 +228,8 @@ def _make_unknown_error(key: str, known: Collection[str]) -> UserError:
 def _describe_setting(key: str, parameter: Parameter) -> list[KeyDescription]:
     if parameter.nested:
         inner = signature.read_signature(parameter.nested).parameters
-        return [_describe_parameter(f"{key}.{name}", p, []) for name, p in inner.items()]
+        place = {"list": f"{key}.<number>", "dict": f"{key}.<name>"}.get(parameter.nested_in or "", key)
+        return [_describe_parameter(f"{place}.{name}", p, []) for name, p in inner.items()]
     return [_describe_parameter(key, parameter, [])]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -44,6 +45,14 @@ class Parameter:
     def required(self) -> bool:
         """Whether the key must be given."""
         return self.default is REQUIRED
+
+    @property
+    def nested_in(self) -> str | None:
+        """What holds the dataclass of `nested`: list (`list[EvaConfig]`), dict (by name), or None: nothing."""
+        names = re.findall(r"\b(list|List|Sequence|dict|Dict|Mapping)\[", self.annotation)
+        if not self.nested or not names:
+            return None
+        return "dict" if names[0] in ("dict", "Dict", "Mapping") else "list"
 
     @property
     def has_value(self) -> bool:

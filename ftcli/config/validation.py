@@ -195,9 +195,10 @@ class _Checker:
             self._add_problem(key, f"{key} is not given{help_}.", f"{key}=VALUE")
         elif isinstance(value, dict) and TARGET in value:
             self.check_node(value, key)
-        elif isinstance(value, dict) and parameter.nested:
-            inner = signature.read_signature(parameter.nested)
-            self._check_mapping(value, key, inner.parameters, inner.open, set())
+        elif nested := _list_nested(value, key, parameter):
+            inner = signature.read_signature(str(parameter.nested))
+            for place, settings in nested:
+                self._check_mapping(settings, place, inner.parameters, inner.open, set())
         else:
             try:
                 node[name] = convert_value(value, parameter.type)
@@ -265,6 +266,23 @@ class _Checker:
 
     def _add_problem(self, key: str, what: str, fix: str | None) -> None:
         self.problems.append(UserError(what, self.composed.where(key), fix))
+
+
+def _list_nested(value: Any, key: str, parameter: Parameter) -> list[tuple[str, dict[str, Any]]]:
+    """Return the mappings that have the keys of a dataclass, with their places.
+
+    Such a value is one mapping (`EvaConfig`), a list of them (`list[MixedSource]`), or named ones
+    (`dict[str, EvalSet]`). Empty where no dataclass is wanted, or the value is not of its shape.
+    """
+    if isinstance(value, dict) and parameter.nested and parameter.nested_in is None:
+        return [(key, value)]
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict) and parameter.nested_in == "dict":
+        items = value.items()
+    elif isinstance(value, list) and parameter.nested_in == "list":
+        items = enumerate(value)
+    inner = [(f"{key}.{name}", settings) for name, settings in items]
+    return inner if all(isinstance(settings, dict) for _, settings in inner) else []
 
 
 def _get_group(key: str) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 
 from ftcli.config.paths import cache_folder
 from ftcli.core.atomic import write_text
-from ftcli.data.tokens import ARRAYS, Document, Tokens
+from ftcli.data.tokens import ARRAYS, Document
 
 MANIFEST, META, DONE = "manifest.json", "meta.json", "DONE"
 
@@ -41,8 +41,8 @@ def hash_settings(settings: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def load_or_write(root: Path, key: str, fill: Callable[[Writer], dict[str, Any]]) -> Tokens:
-    """Load the tokens of a key; write them first where the cache does not have them.
+def find_or_write(root: Path, key: str, fill: Callable[[Writer], dict[str, Any]]) -> Path:
+    """Return the folder with the tokens of a key; write it first where the cache does not have it.
 
     Args:
         root: the cache folder.
@@ -59,7 +59,12 @@ def load_or_write(root: Path, key: str, fill: Callable[[Writer], dict[str, Any]]
                 writer.finish(fill(writer), done)
             # A process that still waits for the lock, or opens it again, finds the folder finished.
             (root / f"{key}.lock").unlink(missing_ok=True)
-    return Tokens(done)
+    return done
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Return the content of `meta.json` of a finished folder."""
+    return dict(json.loads((folder / META).read_text(encoding="utf-8")))
 
 
 def is_complete(done: Path) -> bool:

@@ -15,7 +15,6 @@ from ftcli.data.format_matching import FormatMatcher
 from ftcli.data.formats import LABEL, REFERENCES, default_columns
 from ftcli.data.rows import UnusableRow, as_text, list_names, shorten
 
-TRAINING_SOURCE = "data.path"  # the key of the source that is trained on
 #: Fields by which a row becomes a conversation.
 SURROUNDINGS = ("system", "history", "tools")
 #: Columns beside `text` by which a row is one turn of a conversation (OpenAssistant).
@@ -53,10 +52,10 @@ class Columns:
         matcher = FormatMatcher(first, where, origin)
         self.name = _detect_format(self.mapping, first, matcher) if name == "auto" else name
         self.format = formats.load_format(self.name)
-        _check_fields(self.mapping, self.name, self.format)
+        _check_fields(self.mapping, self.name, self.format, matcher.key)
         if missing := self.list_missing(first):
             raise matcher.make_missing_columns_error(self.name, missing)
-        if where == TRAINING_SOURCE:  # other splits may have fewer columns
+        if where.endswith(".path"):  # other splits may have fewer columns
             self._refuse_absent(rows, matcher)
         self.as_conversations = any(self._has_surroundings(row) for row in rows)
 
@@ -201,7 +200,9 @@ def _detect_format(
     return fitting[0]
 
 
-def _check_fields(mapping: Mapping[str, str | None], name: str, module: ModuleType) -> None:
+def _check_fields(
+    mapping: Mapping[str, str | None], name: str, module: ModuleType, key: str
+) -> None:
     fields = [*module.FIELDS, REFERENCES]
     for field in mapping:
         if field not in fields:
@@ -209,6 +210,6 @@ def _check_fields(mapping: Mapping[str, str | None], name: str, module: ModuleTy
             raise UserError(
                 f"'{field}' is not a field of format={name}."
                 + (f" Did you mean {near[0]}?" if near else ""),
-                where=f"data.columns.{field}",
+                where=f"{key}.columns.{field}",
                 fix=f"fields of {name}: {', '.join(fields)}",
             )

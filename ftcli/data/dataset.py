@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ftcli.core.errors import Problems, UserError
 from ftcli.data import cache, dataset_errors
 from ftcli.data.inspection import UnusedColumns
 from ftcli.data.loader import Loader
-from ftcli.data.preparation import Preparation, count_entries
+from ftcli.data.mixture import Mixture
+from ftcli.data.preparation import Preparation, Progress, Work, count_entries
 from ftcli.data.render import DATE, Renderer, RenderSettings
 from ftcli.data.rows import BadRow, UnusableRow
-from ftcli.data.split import Splits
-from ftcli.data.statistics import RowCounts, compute_statistics, format_counts, list_warnings
+from ftcli.data.source_settings import EvalSet, MixedSource, read_settings, read_sources
+from ftcli.data.split import Entry, Split, Splits, describe_sources
+from ftcli.data.statistics import compute_statistics, format_counts, list_warnings
 from ftcli.data.tokens import Document, Tokens
 
 if TYPE_CHECKING:
@@ -35,9 +40,12 @@ class Prompt(NamedTuple):
 
 @dataclass
 class Data:
-    """Rows of a source, rendered for a tokenizer and given in batches."""
+    """Rows of one source or of several, rendered for a tokenizer and given in batches.
 
-    path: str  # asset:e2e, a file, folder or glob, or a hub id
+    `parts` are the settings of the sources: one with `path`, else those of `sources`.
+    """
+
+    path: str | None = None  # asset:e2e, a file, folder or glob, or a hub id
     name: str | None = None  # configuration of a hub data set
     split: str = "train"  # which split of the source is trained on
     revision: str | None = None  # branch, tag or commit of a hub data set
@@ -47,6 +55,9 @@ class Data:
     )  # field of the format -> column; null leaves the field out
     validation: float | str | None = None  # share held out by prompt, or a path or split
     test: str | None = None  # path or split that is evaluated at the end
+    sources: list[MixedSource] | None = None  # several sources, mixed by weight, in place of path
+    total: int | None = None  # rows of an epoch; null: as many as all sources have
+    eval_sets: dict[str, EvalSet] = field(default_factory=dict)  # name -> rows for evaluation alone
     max_length: int = 1024  # tokens a document, and a bin of packing=bins
     overlong: Literal["truncate", "drop", "error"] = "truncate"  # documents above max_length
     packing: Literal["auto", "flat", "bins", "none"] = (
@@ -61,11 +72,16 @@ class Data:
     on_lost: Literal["refuse", "warn"] = "refuse"  # a chat template that drops content of rows
     pairs: bool = False  # preference rows give both answers, for objectives that compare them
     on_error: Literal["stop", "skip"] = "stop"  # rows that cannot be used
-    limit: int | None = None  # read only the first rows of the training source
+    limit: int | None = None  # read only the first rows of each training source
     text_unit: Literal["file", "paragraph", "line"] = "file"  # one row of a text file
     cache_dir: str | None = None  # folder of the token cache; ~/.cache/ftcli/tokens when left out
 
     def __post_init__(self) -> None:
+        self.parts = read_sources(self)
+        self.eval_sets = {
+            name: read_settings(EvalSet, value, f"data.eval_sets.{name}")
+            for name, value in self.eval_sets.items()
+        }
         Problems.raise_if_any(list(dataset_errors.find_contradictions(self)))
         self._rendering = RenderSettings(
             self.max_length,
@@ -78,7 +94,8 @@ class Data:
             self.template_options,
         )
         self.reading = "plain"
-        self._prepared: dict[str, Tokens] = {}
+        self._folders: dict[str, Path] = {}  # by the key of their content
+        self._prepared: dict[tuple[Path, ...], Tokens] = {}
         self._splits = Splits(self)
 
     def use_row_format(
@@ -93,53 +110,91 @@ class Data:
         Raises:
             UserError: a row cannot be used and `on_error` is stop.
         """
-        for entry in self._splits.open(split).entries():
+        for entry in self._entries(split):
             if isinstance(entry, BadRow):
                 if self.on_error == "stop" and not entry.intended:
                     raise entry
             elif entry is not None:
                 yield entry
 
+    def _entries(self, split: str) -> Iterator[Entry]:
+        return chain.from_iterable(part.entries() for part in self._splits.open(split))
+
     def prepare(
         self,
         split: str,
         tokenizer: PreTrainedTokenizerBase,
-        progress: Callable[[RowCounts], None] | None = None,
+        progress: Progress | None = None,
     ) -> Tokens:
-        """Return the tokens of a split from the cache; tokenise it first where it is not cached.
+        """Return the tokens of a split from the cache; tokenise what of it is not cached.
 
         Args:
-            split: train, validation or test.
+            split: train, validation, test, or the name of a set of `eval_sets`.
             tokenizer: tokenizer of the model.
-            progress: called with the counts so far after each chunk is written.
+            progress: called after each chunk that is written.
 
         Raises:
             UserError: there is no such split, a row cannot be used, or nothing would be learned.
         """
-        rows = self._splits.open(split)
-        work = self._preparation(tokenizer, progress)
-        key = cache.hash_settings(work.settings(rows) | {"text_unit": self.text_unit})
-        tokens = self._prepared.get(key)
+        parts = self._splits.open(split)
+        folders = tuple(self._prepare_source(split, part, tokenizer, progress) for part in parts)
+        tokens = self._prepared.get(folders)
         if tokens is None:
-            tokens = cache.load_or_write(
-                cache.token_folder(self.cache_dir),
-                key,
-                lambda writer: work.fill(writer, rows.entries()),
-            )
-            work.refuse_losses(tokens.meta)
-            self._prepared[key] = tokens
-            for warning in list_warnings(tokens.meta, split):
-                log.warning(warning)
-            if split == "train" and (note := rows.unused.note()):
-                log.warning(note)
-        if not len(tokens):
-            raise dataset_errors.make_empty_split_error(split, self.path, tokens.meta)
+            tokens = Tokens(*folders, mixture=self._mixture(split, parts))
+            self._prepared[folders] = tokens
+            for part, meta in zip(parts, tokens.metas, strict=True):
+                self._report_rows(split, part, meta)
+        empty = [n for n, size in enumerate(tokens.sizes) if not size]
+        if empty and (split == "train" or not len(tokens)):
+            place = parts[empty[0]].source.place.partition("\n")[0] if len(parts) > 1 else self.title
+            raise dataset_errors.make_empty_split_error(split, place, tokens.metas[empty[0]])
         return tokens
+
+    def _prepare_source(
+        self,
+        split: str,
+        part: Split,
+        tokenizer: PreTrainedTokenizerBase,
+        progress: Progress | None,
+    ) -> Path:
+        """Return the folder of the cache with the tokens of one source of a split."""
+        work = self._preparation(tokenizer)
+        key = cache.hash_settings(work.settings(part) | {"text_unit": self.text_unit})
+        if key in self._folders:
+            return self._folders[key]
+        if progress is not None:
+            work.progress = partial(progress, self._describe_part(split, part))
+        folder = cache.find_or_write(
+            cache.token_folder(self.cache_dir),
+            key,
+            lambda writer: work.fill(writer, part.entries()),
+        )
+        work.refuse_losses(cache.read_meta(folder))
+        self._folders[key] = folder
+        return folder
+
+    def _report_rows(self, split: str, part: Split, meta: dict[str, Any]) -> None:
+        """Warn of rows that were left out, cut or changed, and of columns that are not read."""
+        for warning in list_warnings(meta, self._describe_part(split, part).name):
+            log.warning(warning)
+        if split == "train" and (note := part.unused.note()):
+            log.warning(note)
+
+    def _describe_part(self, split: str, part: Split) -> Work:
+        several = self.sources is not None and bool(part.title)
+        return Work(f"{split} of {part.title}" if several else split, part)
+
+    def _mixture(self, split: str, parts: Sequence[Split]) -> Mixture:
+        titles = tuple(part.title or split for part in parts)
+        if split != "train":
+            return Mixture(titles)
+        weights = [source.weight for source in self.parts if source.weight is not None]
+        return Mixture(titles, tuple(weights) or None, self.total)
 
     def sample(
         self, split: str, tokenizer: PreTrainedTokenizerBase, count: int
     ) -> list[tuple[dict[str, Any], list[Document]]]:
-        """Return the first examples of a split and their documents, without preparing the whole split.
+        """Return the first examples of each source of a split and their documents, without the others.
 
         Documents above `max_length` are cut, whatever `overlong` is. A warning counts the rows that
         cannot be used.
@@ -147,25 +202,53 @@ class Data:
         Raises:
             UserError: a row cannot be used and `on_error` is stop, or none can.
         """
-        preparation = self._preparation(tokenizer)
-        examples = preparation.take_examples(self._splits.open(split).entries(), count)
-        counts = asdict(preparation.counts)
-        if not examples:
-            raise dataset_errors.make_empty_split_error(split, self.path, counts)
-        if counts["left_out"]:
-            log.warning(f"{split}: {format_counts(counts)}")
-        if note := self.find_unused_columns(split).note():
-            log.warning(note)
-        return examples
+        samples = []
+        for part in self._splits.open(split):
+            preparation = self._preparation(tokenizer)
+            examples = preparation.take_examples(part.entries(), count)
+            counts = asdict(preparation.counts)
+            if not examples:
+                place = part.source.place.partition("\n")[0]
+                raise dataset_errors.make_empty_split_error(
+                    split, place if self.sources else self.title, counts
+                )
+            if counts["left_out"]:
+                name = self._describe_part(split, part).name
+                log.warning(f"{name}: {format_counts(counts)}")
+            if note := part.unused.note():
+                log.warning(note)
+            name = part.title if self.sources is not None else None
+            samples += [(example | {"source": name}, documents) for example, documents in examples]
+        return samples
 
-    def find_unused_columns(self, split: str = "train") -> UnusedColumns:
-        """Return the columns from which no field is read, in the first rows of a split."""
-        return self._splits.open(split).unused
+    def find_unused_columns(self, split: str = "train", source: int = 0) -> UnusedColumns:
+        """Return the columns from which no field is read, in the first rows of a source of a split."""
+        return self._splits.open(split)[source].unused
+
+    def plan_shares(self) -> list[str]:
+        """Return one line for each of several sources: its share of an epoch, before a row is tokenised.
+
+        Empty where there is one source. Held-out rows are not counted.
+        """
+        if self.sources is None:
+            return []
+        parts = self._splits.open("train")
+        counted = [part.count_rows() for part in parts]
+        kept = 1 - self.validation if isinstance(self.validation, float | int) else 1.0
+        known = [round(count * kept) for count in counted if count is not None]
+        if len(known) == len(parts):
+            return [share.describe() for share in self._mixture("train", parts).list_shares(known)]
+        weights = [source.weight for source in self.parts]
+        total = sum(weight for weight in weights if weight is not None)
+        return [
+            f"{part.title}: " + (f"{weight / total:.1%} of an epoch" if weight else "every row once")
+            for part, weight in zip(parts, weights, strict=True)
+        ]
 
     def refuse_empty(self, split: str) -> None:
         """Raise a UserError with the counts of the rows of a split that has no example."""
-        counts = count_entries(self._splits.open(split).entries(), self.on_error)
-        raise dataset_errors.make_empty_split_error(split, self.path, asdict(counts))
+        counts = count_entries(self._entries(split), self.on_error)
+        raise dataset_errors.make_empty_split_error(split, self.title, asdict(counts))
 
     def loader(
         self,
@@ -229,28 +312,37 @@ class Data:
 
     @property
     def splits(self) -> list[str]:
-        """The splits that are configured."""
-        return [s for s in SPLITS if s == "train" or getattr(self, s) is not None]
+        """The splits that are configured, and the sets for evaluation."""
+        named = [s for s in SPLITS if s == "train" or getattr(self, s) is not None]
+        return named + list(self.eval_sets)
+
+    @property
+    def title(self) -> str:
+        """The path, or the titles of several sources."""
+        return self.path or " + ".join(self.titles)
 
     def describe(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """Return the content of `data.json`: sources, counts, hashes, token statistics."""
         first = next(self.examples("train"), None)
         renderer = Renderer(self._rendering, tokenizer)
-        statistics = {s: compute_statistics(self.prepare(s, tokenizer)) for s in self.splits}
+        tokens = {split: self.prepare(split, tokenizer) for split in self.splits}
+        statistics = {split: compute_statistics(prepared) for split, prepared in tokens.items()}
+        parts = self._splits.open("train")
         return {
-            **self._splits.open("train").source.describe(),
+            **describe_sources(parts, tokens["train"].list_shares(2 if self.pairs else 1)),
             "fingerprint": statistics["train"]["fingerprint"],
-            "format": self._splits.open("train").columns.name,
+            "format": " + ".join(dict.fromkeys(part.columns.name for part in parts)),
             "packing": self.packing,
             "max_length": self.max_length,
             "template": renderer.hash_template(first) if first else None,
             "splits": statistics,
         }
 
-    def _preparation(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        progress: Callable[[RowCounts], None] | None = None,
-    ) -> Preparation:
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Names of the sources that are trained on, in the order of their numbers in a batch."""
+        return tuple(source.label for source in self.parts)
+
+    def _preparation(self, tokenizer: PreTrainedTokenizerBase) -> Preparation:
         renderer = Renderer(self._rendering, tokenizer)
-        return Preparation(renderer, self.on_error, self.overlong, self.on_lost, progress)
+        return Preparation(renderer, self.on_error, self.overlong, self.on_lost)

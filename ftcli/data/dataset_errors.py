@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
+from ftcli.data.source_settings import find_mistakes
 from ftcli.data.statistics import format_counts
 
 if TYPE_CHECKING:
@@ -26,10 +27,12 @@ def find_contradictions(data: Data) -> Iterator[UserError]:
             yield UserError(
                 f"{value} is too small.", f"data.{key}", f"data.{key}={least} is the least"
             )
-    plain = data.template == "plain" and data.format in ("prompt", "instruction", "text")
-    if data.system is not None and plain:
+    yield from find_mistakes(data)
+    formats = [part.format for part in data.parts]
+    plain = [name for name in formats if name in ("prompt", "instruction", "text")]
+    if data.system is not None and data.template == "plain" and plain:
         yield UserError(
-            f"plain rows of format={data.format} cannot have a system message.",
+            f"plain rows of format={plain[0]} cannot have a system message.",
             where="data.system",
             fix="set data.template=chat, or write it into data.prompt_template",
         )
@@ -39,9 +42,10 @@ def find_contradictions(data: Data) -> Iterator[UserError]:
             where="data.prompt_template",
             fix="set data.template=plain or data.prompt_template=null",
         )
-    if data.pairs and data.format not in ("auto", "preference"):
+    single = [name for name in formats if name not in ("auto", "preference")]
+    if data.pairs and single:
         yield UserError(
-            f"rows of format={data.format} have no rejected answer.",
+            f"rows of format={single[0]} have no rejected answer.",
             where="data.pairs",
             fix="data.format=preference, or data.pairs=false",
         )

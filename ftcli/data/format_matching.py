@@ -24,6 +24,7 @@ class FormatMatcher:
 
     def __init__(self, row: Mapping[str, Any], where: str, origin: str = "") -> None:
         self.row, self.where = row, where
+        self.key = where.rpartition(".")[0] or "data"  # of the source: data, data.sources.1
         self._shown = _format_row(row, origin)
         self._columns = f"columns are [{list_names(row)}]"
 
@@ -32,13 +33,13 @@ class FormatMatcher:
         return UserError(
             f"{self._columns}; they fit several formats: {', '.join(fitting)}. {self._shown}",
             where=self.where,
-            fix=f"set data.format={fitting[0]} or data.format={fitting[1]}",
+            fix=f"set {self.key}.format={fitting[0]} or {self.key}.format={fitting[1]}",
         )
 
     def make_no_format_error(self) -> UserError:
         """Error for columns that fit no format."""
         tries = [
-            f"data.format={name} {s}"
+            f"{self.key}.format={name} {s}"
             for name in formats.list_formats()
             if (s := self._format_mapping(name))
         ]
@@ -51,7 +52,7 @@ class FormatMatcher:
             where=self.where,
             fix=f"try: {tries[0]}"
             if tries
-            else f"set data.format and data.columns.<field>=<column>, or rewrite the rows: {wanted}",
+            else f"set {self.key}.format and {self.key}.columns.<field>=<column>, or rewrite the rows: {wanted}",
         )
 
     def make_missing_columns_error(self, name: str, missing: Sequence[str]) -> UserError:
@@ -64,15 +65,15 @@ class FormatMatcher:
             where=self.where,
             fix=f"try: {mapping}"
             if mapping
-            else "map them: " + " ".join(f"data.columns.{field}=<column>" for field in missing),
+            else "map them: " + " ".join(f"{self.key}.columns.{field}=<column>" for field in missing),
         )
 
     def absent_column_error(self, field: str, column: str) -> UserError:
         """Error for a mapped column that does not exist."""
         return UserError(
             f"{self._columns}; there is no column '{column}'. {self._shown}",
-            where=f"data.columns.{field}",
-            fix=f"name one of them, or data.columns.{field}=null to do without",
+            where=f"{self.key}.columns.{field}",
+            fix=f"name one of them, or {self.key}.columns.{field}=null to do without",
         )
 
     def single_turns_error(self, signs: Sequence[str]) -> UserError:
@@ -82,7 +83,7 @@ class FormatMatcher:
             f"{self._shown}",
             where=self.where,
             fix="write one row a conversation, its turns under 'messages' as role and content; or "
-            "data.format=text to learn each text by itself",
+            f"{self.key}.format=text to learn each text by itself",
         )
 
     def fits(self, name: str, mapped: Iterable[str] = ()) -> bool:
@@ -115,7 +116,7 @@ class FormatMatcher:
     def _format_mapping(self, name: str) -> str:
         """Return the guessed mapping as overrides; "" where there is none."""
         mapping = self.guess_mapping(name) or {}
-        return " ".join(f"data.columns.{field}={column}" for field, column in mapping.items())
+        return " ".join(f"{self.key}.columns.{field}={column}" for field, column in mapping.items())
 
     def _guess_column(self, field: str, name: str, free: Sequence[str]) -> str | None:
         module = formats.load_format(name)

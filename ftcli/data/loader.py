@@ -1,4 +1,4 @@
-"""Batches of a split, in an order that is a pure function of lengths, seed and epoch."""
+"""Batches of a split, in an order that is a pure function of lengths, sources, seed and epoch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from ftcli.core.errors import UserError
 from ftcli.data import packing as packings
+from ftcli.data.mixture import interleave_rows
 from ftcli.data.tokens import IGNORED, Tokens
 
 Packing = Literal["flat", "bins", "none"]
@@ -26,8 +27,8 @@ class Loader:
             none pads rows of similar length.
         max_length: capacity of a bin in tokens.
         pad: id that fills padded batches.
-        seed: seed of the order, which is a function of seed, epoch and lengths alone.
-        shuffle: false keeps the rows in their order.
+        seed: seed of the order, which is a function of seed, epoch, lengths and sources alone.
+        shuffle: false takes every row once, in their order; see `interleave_rows` for several sources.
         reading: see `ftcli.core.row_format.RowFormat`; put into the batch unless it is plain.
         group: number of neighbouring documents that are one row (2 for pairs). They stay adjacent in
             a batch, and `batch_size` and packing count them as one.
@@ -62,7 +63,10 @@ class Loader:
             )
 
     def __len__(self) -> int:
-        """Number of batches of an epoch for this process; the same in every epoch."""
+        """Number of batches of the first epoch for this process.
+
+        All epochs have as many, but for bins of mixed sources, whose rows differ from epoch to epoch.
+        """
         return len(self._epoch_batches(0)) // self.world
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -77,6 +81,7 @@ class Loader:
 
         A batch has `reading` where that is not plain; see `ftcli.core.row_format.RowFormat`. A batch of
         pairs has `pairs`, their number: document 2 i of the batch is preferred to document 2 i + 1.
+        Where there are several sources, `sources` is the number of each document's, int64 [documents].
         """
         if self.packing == "none":
             batch = collate_padded(self.tokens, rows, self.pad)
@@ -84,12 +89,17 @@ class Loader:
             batch = collate_packed(self.tokens, rows)
         if self.reading != "plain":
             batch["reading"] = self.reading
+        if len(self._sizes) > 1:
+            import torch
+
+            batch["sources"] = torch.from_numpy(self.tokens.find_sources(rows))
         return batch if self.group == 1 else batch | {"pairs": len(rows) // self.group}
 
     def _order_batches(self, epoch: int) -> packings.Batches:
         lengths = self.tokens.lengths.reshape(-1, self.group)
         lengths = lengths.max(1) if self.packing == "none" else lengths.sum(1)
-        args = (lengths, self.batch_size, self.seed, epoch, self.shuffle)
+        rows = self._choose_rows(len(lengths), epoch)
+        args = (rows, lengths, self.batch_size, self.seed, epoch, self.shuffle)
         if self.packing == "bins":
             batches = packings.pack_bins(*args, capacity=self.max_length)
         else:
@@ -102,6 +112,20 @@ class Loader:
             return batches
         members = range(self.group)
         return [[self.group * row + i for row in batch for i in members] for batch in batches]
+
+    def _choose_rows(self, count: int, epoch: int) -> np.ndarray:
+        """Return the numbers of the rows of an epoch, before they are shuffled."""
+        sizes = [size // self.group for size in self._sizes]
+        if not sizes:
+            return np.arange(count)
+        if not self.shuffle:
+            return interleave_rows(sizes)
+        return self.tokens.mixture.draw_rows(sizes, self.seed, epoch)
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Documents of each source; empty for images, which have one source."""
+        return getattr(self.tokens, "sizes", [])
 
 
 def count_steps(batches: int, epochs: float | None, accumulation: int) -> int:

@@ -13,18 +13,23 @@ BUCKET = 20  # batches whose rows are sorted by length before they are cut
 Batches = list[list[int]]
 
 
-def order_rows(rows: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
-    """Return the row numbers in the order of an epoch."""
+def order_rows(rows: np.ndarray, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
+    """Return the rows of an epoch in its order."""
     if not shuffle:
-        return np.arange(rows)
-    return np.random.default_rng([seed, epoch]).permutation(rows)
+        return rows
+    return rows[np.random.default_rng([seed, epoch]).permutation(len(rows))]
 
 
 def pack_flat(
-    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: bool
+    rows: np.ndarray, lengths: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: bool
 ) -> Batches:
-    """Make batches of `batch_size` documents, the longest first."""
-    rows = order_rows(len(lengths), seed, epoch, shuffle)
+    """Make batches of `batch_size` documents, the longest first.
+
+    Args:
+        rows: numbers of the rows of the epoch, as for all ways of packing.
+        lengths: of all rows.
+    """
+    rows = order_rows(rows, seed, epoch, shuffle)
     batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     if shuffle:
         batches = [batch[np.argsort(-lengths[batch], kind="stable")] for batch in batches]
@@ -32,21 +37,27 @@ def pack_flat(
 
 
 def pack_bins(
-    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: bool, capacity: int
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    shuffle: bool,
+    capacity: int,
 ) -> Batches:
     """Make batches of `batch_size` bins of at most `capacity` tokens.
 
-    Rows are assigned to windows by the seed alone, so that every epoch has the same number of bins.
-    Which rows of equal length share a bin, and the order of the bins, change with the epoch.
+    Rows are assigned to windows by the seed alone, so that epochs of the same rows have the same number
+    of bins. Which rows of equal length share a bin, and the order of the bins, change with the epoch.
     """
-    dealt = order_rows(len(lengths), seed, 0, shuffle)
+    dealt = order_rows(rows, seed, 0, shuffle)
     filled: Batches = []
     for window, start in enumerate(range(0, len(dealt), WINDOW)):
-        rows = dealt[start : start + WINDOW]
+        inside = dealt[start : start + WINDOW]
         if shuffle:
-            rows = np.random.default_rng([seed, epoch, window]).permutation(np.sort(rows))
-        filled += pack_best_fit(rows, lengths, capacity)
-    turn = order_rows(len(filled), seed, epoch, shuffle)
+            inside = np.random.default_rng([seed, epoch, window]).permutation(np.sort(inside))
+        filled += pack_best_fit(inside, lengths, capacity)
+    turn = order_rows(np.arange(len(filled)), seed, epoch, shuffle)
     groups = [turn[i : i + batch_size] for i in range(0, len(turn), batch_size)]
     return [[row for number in group for row in filled[number]] for group in groups]
 
@@ -70,10 +81,10 @@ def pack_best_fit(rows: np.ndarray, lengths: np.ndarray, capacity: int) -> Batch
 
 
 def batch_by_length(
-    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: bool
+    rows: np.ndarray, lengths: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: bool
 ) -> Batches:
     """Make batches of rows of similar length, for padding; rows are sorted in buckets of 20 batches."""
-    rows = order_rows(len(lengths), seed, epoch, shuffle)
+    rows = order_rows(rows, seed, epoch, shuffle)
     batches: Batches = []
     for start in range(0, len(rows), batch_size * BUCKET):
         bucket = rows[start : start + batch_size * BUCKET]

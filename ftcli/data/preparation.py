@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,17 @@ CHUNK = 2000  # source rows between two commits
 MAX_CHARACTERS = 1 << 24  # characters between two commits, which bounds memory where rows are long
 
 
+class Work(NamedTuple):
+    """What is being prepared: its name in messages, and the rows."""
+
+    name: str
+    rows: Split
+
+
+#: Called with what is being prepared and the counts so far, after each chunk that is written.
+Progress = Callable[[Work, RowCounts], None]
+
+
 class Preparation:
     """Fills a writer from a stream of entries.
 
@@ -32,6 +43,8 @@ class Preparation:
         on_error: stop at the first row that cannot be used, or skip and count such rows.
         overlong: what happens to documents above the renderer's `max_length`.
         on_lost: what happens when the chat template does not write what the data contain.
+
+    Attributes:
         progress: called with the counts after each chunk.
     """
 
@@ -41,10 +54,10 @@ class Preparation:
         on_error: Literal["stop", "skip"],
         overlong: Literal["truncate", "drop", "error"],
         on_lost: Literal["refuse", "warn"],
-        progress: Callable[[RowCounts], None] | None = None,
     ) -> None:
         self.renderer, self.on_error, self.overlong = renderer, on_error, overlong
-        self.on_lost, self.progress = on_lost, progress
+        self.on_lost = on_lost
+        self.progress: Callable[[RowCounts], None] | None = None
         self.limit = renderer.rendering.max_length
 
     def settings(self, split: Split) -> dict[str, Any]:

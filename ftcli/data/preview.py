@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Sample:
         learned: number of learned tokens.
         ends: whether the last learned token is a special token, which ends the turn.
         losses: kinds of losses of the chat template.
+        source: title of the source, where there are several.
     """
 
     origin: str
@@ -42,6 +43,7 @@ class Sample:
     learned: int
     ends: bool
     losses: tuple[str, ...] = ()
+    source: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
@@ -51,9 +53,9 @@ class Sample:
 def read_samples(
     data: Data, tokenizer: PreTrainedTokenizerBase, count: int, split: str = "train"
 ) -> list[Sample]:
-    """Return the documents of the first `count` examples of a split."""
+    """Return the documents of the first `count` examples of each source of a split."""
     return [
-        _build_sample(document, example["origin"], tokenizer)
+        replace(_build_sample(document, example["origin"], tokenizer), source=example["source"])
         for example, documents in data.sample(split, tokenizer, count)
         for document in documents
     ]

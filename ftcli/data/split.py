@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from ftcli.data import dataset_errors
 from ftcli.data.columns import Columns
 from ftcli.data.conversation.exchange import extract_prompt
 from ftcli.data.inspection import UnusedColumns, find_unused_columns
+from ftcli.data.mixture import Share
 from ftcli.data.rows import BadRow, Item, Row, UnusableRow
+from ftcli.data.source_settings import MixedSource, SourceSettings, source_key
 from ftcli.data.sources import Source, find_source, is_path
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ class Split:
         limit: number of source rows that are read; None: all.
         share: share of the source that is held out; None where all of it belongs to this split.
         held_out: whether this split is the held-out side of the share.
+        title: name of the source in metrics and messages.
     """
 
     def __init__(
@@ -50,9 +54,25 @@ class Split:
         limit: int | None = None,
         share: float | None = None,
         held_out: bool = False,
+        title: str = "",
     ) -> None:
         self.source, self.format, self.mapping, self.where = source, format, columns, where
-        self.limit, self.share, self.held_out = limit, share, held_out
+        self.limit, self.share, self.held_out, self.title = limit, share, held_out, title
+
+    def held_out_side(self) -> Split:
+        """Return the rows of the same source that are held out from this split."""
+        args = (self.source, self.format, self.mapping, self.where, self.limit, self.share)
+        return Split(*args, held_out=True, title=self.title)
+
+    def open_split(self, name: str, where: str) -> Split:
+        """Return another split of the same data set, with the same columns."""
+        source = self.source.open_split(name)
+        return Split(source, self.known_format, self.mapping, where, title=self.title)
+
+    @property
+    def known_format(self) -> str:
+        """The format, chosen by the rows where it is auto."""
+        return self.columns.name if self.format == "auto" else self.format
 
     @cached_property
     def columns(self) -> Columns:
@@ -113,6 +133,11 @@ class Split:
             else:
                 yield entry if entry is None or self._belongs(entry) else None
 
+    def count_rows(self) -> int | None:
+        """Return about how many source rows are read, without reading them; None where that is not known."""
+        rows = self.source.count_rows()
+        return rows if rows is None or self.limit is None else min(rows, self.limit)
+
     def key(self) -> dict[str, Any]:
         """Return everything that decides the rows of this split, for the key of the token cache."""
         return {
@@ -156,10 +181,10 @@ class Splits:
 
     def __init__(self, data: Data) -> None:
         self.data = data
-        self._opened: dict[str, Split] = {}
+        self._opened: dict[str, list[Split]] = {}
 
-    def open(self, name: str) -> Split:
-        """Return the rows of a split.
+    def open(self, name: str) -> list[Split]:
+        """Return the rows of a split, one `Split` for each source that it is read from.
 
         Raises:
             UserError: the split is not configured, or its source is not there.
@@ -168,30 +193,73 @@ class Splits:
             self._opened[name] = self._open(name)
         return self._opened[name]
 
-    def _open(self, name: str) -> Split:
+    def _open(self, name: str) -> list[Split]:
         data = self.data
-        share = data.validation if isinstance(data.validation, float | int) else None
         if name == "train":
-            source = self._source(data.path, data.split)
-            for note in getattr(source, "notes", ()):
-                log.warning(note)
-            return Split(source, data.format, data.columns, "data.path", data.limit, share)
+            parts = enumerate(data.parts)
+            return [self._open_source(source, source_key(data, n)) for n, source in parts]
+        if name in data.eval_sets:
+            return [self._open_source(data.eval_sets[name], f"data.eval_sets.{name}")]
         train = self.open("train")
-        if name == "validation" and share is not None:
-            return Split(
-                train.source, data.format, data.columns, "data.path", data.limit, share, True
-            )
+        if name == "validation" and isinstance(data.validation, float | int):
+            return [part.held_out_side() for part in train]
         place = {"validation": data.validation, "test": data.test}.get(name)
         if place is None:
             raise dataset_errors.missing_split_error(name)
-        place = str(place)
-        source = self._source(place, "train") if is_path(place) else train.source.open_split(place)
-        format = train.columns.name if data.format == "auto" else data.format
-        return Split(source, format, data.columns, f"data.{name}")
+        where = f"data.{name}"
+        if not is_path(str(place)):
+            return [part.open_split(str(place), where) for part in train]
+        alone = train[0] if data.sources is None else None
+        format, columns = (alone.known_format, alone.mapping) if alone else ("auto", {})
+        source = find_source(str(place), "train", data.name, data.revision, data.text_unit)
+        return [Split(source, format, columns, where)]
 
-    def _source(self, path: str, split: str) -> Source:
+    def _open_source(self, settings: SourceSettings, key: str) -> Split:
+        """Open the rows of a source; a share of those that are trained on is held out."""
         data = self.data
-        return find_source(path, split, data.name, data.revision, data.text_unit)
+        source = self._find(settings, key)
+        mixed = isinstance(settings, MixedSource)
+        share = data.validation if mixed and isinstance(data.validation, float | int) else None
+        for note in getattr(source, "notes", ()) if mixed else ():
+            log.warning(note)
+        limits = [n for n in (settings.limit, data.limit if mixed else None) if n is not None]
+        return Split(
+            source,
+            settings.format,
+            settings.columns,
+            f"{key}.path",
+            min(limits, default=None),
+            share,
+            title=settings.label if isinstance(settings, MixedSource) else "",
+        )
+
+    def _find(self, settings: SourceSettings, key: str) -> Source:
+        try:
+            return find_source(
+                settings.path,
+                settings.split,
+                settings.name,
+                settings.revision,
+                self.data.text_unit,
+            )
+        except UserError as error:
+            if error.where == "data.path":
+                error.where = f"{key}.path"
+            raise
+
+
+def describe_sources(parts: Sequence[Split], shares: Sequence[Share]) -> dict[str, Any]:
+    """Return what `data.json` says of the sources of a split; those of several are under `sources`."""
+    described = [part.source.describe() for part in parts]
+    if len(parts) == 1:
+        return described[0]
+    licences = [f"{share.title}: {own.get('licence')}" for share, own in zip(shares, described, strict=True)]
+    sources = [
+        own | asdict(share) | {"passes": round(share.passes, 4)}
+        for own, share in zip(described, shares, strict=True)
+    ]
+    path = " + ".join(share.title for share in shares)
+    return {"path": path, "sources": sources, "licence": "\n".join(licences)}
 
 
 def hash_prompt(prompt: str) -> int:

@@ -66,6 +66,33 @@ class RowCounts:
                 named.append(place)
 
 
+def merge_metas(metas: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the counts of several sources as one: numbers added, lists of rows cut at `SHOWN`.
+
+    The longest document is that of all, and the fingerprint is left out.
+    """
+    if len(metas) == 1:
+        return metas[0]
+    merged: dict[str, Any] = {}
+    for meta in metas:
+        for key, value in meta.items():
+            if isinstance(value, int):
+                merged[key] = merged.get(key, 0) + value
+            elif isinstance(value, dict):
+                merged[key] = _merge_counts(merged.get(key, {}), value)
+    longest = max(metas, key=lambda meta: int(meta["longest"]))
+    return merged | {key: longest[key] for key in ("longest", "longest_row")}
+
+
+def _merge_counts(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Add numbers, or join lists of rows, of the same reason or kind."""
+    merged = dict(known)
+    for key, value in more.items():
+        joined = merged[key] + value if key in merged else value
+        merged[key] = joined[:SHOWN] if isinstance(joined, list) else joined
+    return merged
+
+
 def format_counts(meta: Mapping[str, Any]) -> str:
     """Format the counts of rows: "300 rows read: 280 used, 14 of another split, 6 left out (6 empty)"."""
     parts = [f"{meta['used']:,} used"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from ftcli.data.statistics import format_counts
+from ftcli.data.mixture import Mixture, Share
+from ftcli.data.statistics import format_counts, merge_metas
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,18 +51,24 @@ class Row(TypedDict):
 
 
 class Tokens:
-    """The tokenised documents of one split.
+    """The tokenised documents of one split, those of each source one after the other.
 
     Args:
-        folder: a finished folder of the token cache.
+        folders: a finished folder of the token cache for each source.
+        mixture: how the sources share an epoch; None: every row once.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        self.ids = _map_array(folder, "ids")
-        self.learned = _map_array(folder, "learned")
-        self.offsets = np.asarray(_map_array(folder, "offsets"))
+    def __init__(self, *folders: Path, mixture: Mixture | None = None) -> None:
+        self.folders = list(folders)
+        self.mixture = mixture or Mixture(tuple(str(n) for n in range(len(folders))))
+        self.metas: list[dict[str, Any]] = [
+            json.loads((folder / "meta.json").read_text(encoding="utf-8")) for folder in folders
+        ]
+        self.ids = _join_arrays([_map_array(folder, "ids") for folder in folders])
+        self.learned = _join_arrays([_map_array(folder, "learned") for folder in folders])
+        offsets = [np.asarray(_map_array(folder, "offsets")) for folder in folders]
+        self.sizes = [len(part) - 1 for part in offsets]  # documents of each source
+        self.offsets = join_offsets(offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -69,10 +78,18 @@ class Tokens:
         """Number of tokens of each document, int64 [documents]."""
         return np.diff(self.offsets)
 
-    @property
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """Counts of all sources together, as `meta.json` holds them for each."""
+        return merge_metas(self.metas)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of all ids and masks in order."""
-        return str(self.meta["fingerprint"])
+        prints = [str(meta["fingerprint"]) for meta in self.metas]
+        if len(prints) == 1:
+            return prints[0]
+        return hashlib.blake2b("".join(prints).encode(), digest_size=16).hexdigest()
 
     @property
     def skipped(self) -> int:
@@ -85,6 +102,15 @@ class Tokens:
         ids = np.asarray(self.ids[here])
         return {"input_ids": ids, "labels": np.where(self.learned[here], ids, np.int64(IGNORED))}
 
+    def find_sources(self, rows: Sequence[int]) -> np.ndarray:
+        """Return the number of the source of each document, int64 [rows]."""
+        return np.searchsorted(np.cumsum(self.sizes), np.asarray(rows, dtype=np.int64), side="right")
+
+    def list_shares(self, group: int = 1) -> list[Share]:
+        """Return what each source gives to an epoch; `group` neighbouring documents are one row."""
+        supervised = [int(meta["supervised"]) for meta in self.metas]
+        return self.mixture.list_shares([size // group for size in self.sizes], supervised)
+
     def summary(self) -> str:
         """One line with the number of documents and tokens, and of rows that were left out."""
         lost = f" ({format_counts(self.meta)})" if self.meta["left_out"] else ""
@@ -96,9 +122,37 @@ class Tokens:
 
     def origin(self, index: int) -> str:
         """Return the origin of a document, "file:line"."""
-        bounds = _map_array(self.folder, "origin_offsets")
-        text = _map_array(self.folder, "origins")[bounds[index] : bounds[index + 1]]
+        source = int(self.find_sources([index])[0])
+        folder, place = self.folders[source], index - sum(self.sizes[:source])
+        bounds = _map_array(folder, "origin_offsets")
+        text = _map_array(folder, "origins")[bounds[place] : bounds[place + 1]]
         return bytes(text).decode("utf-8", "surrogateescape")
+
+
+class JoinedArray:
+    """Arrays end to end that stay where they are: a slice has to lie in one of them."""
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self.parts = list(parts)
+        self.starts = np.cumsum([0, *map(len, parts)])
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        part = int(np.searchsorted(self.starts, span.start, side="right")) - 1
+        start = self.starts[part]
+        return self.parts[part][span.start - start : span.stop - start]
+
+
+def _join_arrays(parts: Sequence[np.ndarray]) -> np.ndarray | JoinedArray:
+    return parts[0] if len(parts) == 1 else JoinedArray(parts)
+
+
+def join_offsets(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the offsets of documents end to end, given those of each source, which begin at 0."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(part[-1] for part in parts)])
+    shifted = [part[1:] + start for part, start in zip(parts, starts, strict=False)]
+    return np.concatenate([np.zeros(1, dtype=np.int64), *shifted])
 
 
 def split_windows(document: Document, length: int) -> list[Document]:

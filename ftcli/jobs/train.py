@@ -163,13 +163,25 @@ def _fit(run: Run, checkpoint: Path | None, composed: ComposedJob | None) -> dic
     assert run.dir is not None
     with failures.translate_errors(run, composed):
         with run.accelerator.main_process_first():  # one rank tokenises, the others find it done
-            described = run.data.describe(run.tokenizer)
+            described = _prepare_data(run)
         if run.accelerator.is_main_process:
             write_json(run.dir.path / "data.json", described)
         if checkpoint is None and run.config.get("init_from"):
             load_init_weights(run, run.config["init_from"])
         outcome = (run.pipeline or run.trainer).fit(run, resume=checkpoint)
     return finish(run, outcome) if run.accelerator.is_main_process else {}
+
+
+def _prepare_data(run: Run) -> dict[str, Any]:
+    """Tokenise what is not cached, with a display; return the content of data.json."""
+    from ftcli.data.dataset import Data
+    from ftcli.data.progress import PreparationDisplay
+
+    if isinstance(run.data, Data):
+        with PreparationDisplay() as display:
+            for split in run.data.splits:
+                run.data.prepare(split, run.tokenizer, display)
+    return dict(run.data.describe(run.tokenizer))
 
 
 def load_init_weights(run: Run, folder: str | Path) -> None:
@@ -214,7 +226,9 @@ def _refuse_other_data(folder: Path, run: Run, allow: Sequence[str], path: str |
         f"{path} was at epoch {position['epoch']}, batch {position['batch']} of data "
         f"{position['fingerprint'][:8]}; the data now is {tokens.fingerprint[:8]} "
         f"({len(tokens):,} rows). The position cannot be restored.",
-        where=f"data.path={run.config['data'].get('path')}",
+        where=f"data.path={run.config['data'].get('path')}"
+        if run.config["data"].get("path")
+        else "data.sources",
         fix=f"restore the data, or: ftcli resume {path} --allow data (the batches to come are "
         "drawn from the new rows)",
     )

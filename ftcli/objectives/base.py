@@ -110,3 +110,29 @@ class Objective(Callback, ABC):
             return losses.values.sum()
         sizes = torch.bincount(losses.sequence)
         return (losses.values / sizes[losses.sequence]).sum()
+
+
+def sum_by_source(
+    losses: Losses, batch: dict[str, Any], titles: Sequence[str]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return title of a source -> sum of its losses and their number, scalars on the losses' device.
+
+    Nothing is read from the device. Empty where the batch does not say the sources of its documents, as
+    for answers that were generated.
+
+    Args:
+        titles: names of the sources, in the order of their numbers in `batch["sources"]`.
+    """
+    if "sources" not in batch:
+        return {}
+    sources = batch["sources"]
+    if batch.get("pairs") == len(losses.values):  # one loss a pair of documents
+        sources = sources[::2]
+    device = losses.values.device
+    owner = sources.to(device, non_blocking=True)[losses.sequence]
+    values = losses.values.detach().float()
+    sums = {}
+    for number, title in enumerate(titles):
+        here = owner == number
+        sums[title] = torch.where(here, values, torch.zeros_like(values)).sum(), here.sum()
+    return sums

@@ -17,6 +17,7 @@ from ftcli.planning.data_findings import (
     check_template,
     example_findings,
     sample_tokens,
+    source_findings,
 )
 from ftcli.planning.findings import Finding, fail, ok, unknown, warn
 from ftcli.planning.fit import explain_misfit, find_alternatives
@@ -145,13 +146,14 @@ class Check:
         try:
             first = next(iter(data.examples("train")), None)
         except UserError as error:
-            remote = self.meta_run.remote and error.where == "data.path"
+            remote = self.meta_run.remote and str(error.where).endswith(".path")
             yield (unknown if remote else fail)("data", self._locate(error, "data"))
             return
         if first is None and hasattr(data, "refuse_empty"):
             data.refuse_empty("train")
         if first is None:
-            what, where = f"no row of {data.path} can be used.", self.composed.where("data.path")
+            title = getattr(data, "title", data.path)
+            what, where = f"no row of {title} can be used.", self.composed.where("data.path")
             yield fail("data", UserError(what, where, "data.on_error=stop names the first bad row"))
             return
         columns = ", ".join(first["row"])
@@ -159,9 +161,11 @@ class Check:
             data.find_unused_columns() if hasattr(data, "find_unused_columns") else UnusedColumns()
         )
         left = f"; not used: {list_names(unused.columns)}" if unused.columns else ""
-        yield ok("data", f"{data.path}: columns {columns}{left}; splits {', '.join(data.splits)}")
+        title = getattr(data, "title", data.path)
+        yield ok("data", f"{title}: columns {columns}{left}; splits {', '.join(data.splits)}")
         if note := unused.note():
             yield warn("data", note, "name its field: data.columns.<field>=<column>")
+        yield from source_findings(data)
         try:
             tokenizer = self.meta_run.tokenizer
         except UserError as error:

@@ -64,7 +64,7 @@ class TokenSample:
 
 
 def sample_tokens(data: Data, tokenizer: PreTrainedTokenizerBase, rows: int = ROWS) -> TokenSample:
-    """Tokenise the first `rows` rows of the training split in a temporary folder, not in the cache.
+    """Tokenise the first `rows` rows of each training source in a temporary folder, not in the cache.
 
     Raises:
         UserError: a row cannot be used, or nothing would be learned.
@@ -72,7 +72,7 @@ def sample_tokens(data: Data, tokenizer: PreTrainedTokenizerBase, rows: int = RO
     most = rows if data.limit is None else min(rows, data.limit)
     with TemporaryDirectory() as folder:
         tokens = replace(data, limit=most, cache_dir=folder).prepare("train", tokenizer)
-        whole = tokens.meta["entries"] < most
+        whole = all(meta["entries"] < most for meta in tokens.metas)
         shown = _decode_first(tokens, tokenizer)
         return TokenSample(np.array(tokens.lengths), dict(tokens.meta), whole, shown)
 
@@ -84,6 +84,15 @@ def _decode_first(tokens: Tokens, tokenizer: Any) -> tuple[str, str]:
     first = int(np.argmax(learned))
     decode = tokenizer.decode
     return decode(row["input_ids"][:first].tolist()), decode(row["input_ids"][learned].tolist())
+
+
+def source_findings(data: Any) -> Iterator[Finding]:
+    """Say what each of several sources gives to an epoch, and which of its columns are not read."""
+    for number, line in enumerate(data.plan_shares() if hasattr(data, "plan_shares") else ()):
+        yield ok("source", line)
+        if number and (note := data.find_unused_columns("train", number).note()):
+            where = f"data.sources.{number}.columns"
+            yield warn("source", note, f"name its field: {where}.<field>=<column>")
 
 
 def check_template(

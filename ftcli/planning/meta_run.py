@@ -115,10 +115,11 @@ class MetaRun:
 
     @property
     def remote(self) -> bool:
-        """Whether the data are on a hub, which may not be reachable."""
+        """Whether some of the data are on a hub, which may not be reachable."""
         from ftcli.data.sources import files, hub
 
-        return hub.is_id(self.data.path) and not files.exists_locally(self.data.path)
+        paths = [part.path for part in getattr(self.data, "parts", [self.data])]
+        return any(hub.is_id(path) and not files.exists_locally(path) for path in paths)
 
     @cached_property
     def tokenizer(self) -> Any:

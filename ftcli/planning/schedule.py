@@ -6,10 +6,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from ftcli.core.errors import UserError
 from ftcli.data.loader import count_steps
@@ -92,7 +94,11 @@ def _from_first_rows(known: Schedule, trainer: Any, rows: int) -> Schedule:
 
 def _count_rows(meta_run: MetaRun) -> tuple[int, bool]:
     """Count the usable rows of the training split; False where there are more than `MOST_ROWS`."""
-    counted = sum(1 for _ in islice(meta_run.data.examples("train"), MOST_ROWS + 1))
+    data = meta_run.data
+    counted = sum(1 for _ in islice(data.examples("train"), MOST_ROWS + 1))
+    total = getattr(data, "total", None)
+    if total is not None and counted <= MOST_ROWS:
+        return total, True
     return min(counted, MOST_ROWS), counted <= MOST_ROWS
 
 
@@ -110,16 +116,26 @@ def _measure_tokens(meta_run: MetaRun, limit: int | None = None) -> Schedule:
     size = meta_run.trainer.batch_size
     tokens = data.prepare("train", meta_run.tokenizer)
     batches = data.loader("train", meta_run.tokenizer, size, seed=seed).list_batch_rows(0)
+    read = np.fromiter(chain.from_iterable(batches), dtype=np.int64)
     return Schedule(
-        rows=len(tokens),
+        rows=len(read),
         batches=len(batches),
-        tokens=int(tokens.lengths.sum()),
-        supervised=tokens.meta.get("supervised"),
+        tokens=int(tokens.lengths[read].sum()),
+        supervised=_count_supervised(tokens, read),
         longest=int(tokens.lengths.max()),
         fullest=max(
             _batch_tokens([int(tokens.lengths[row]) for row in rows], data) for rows in batches
         ),
     )
+
+
+def _count_supervised(tokens: Any, rows: np.ndarray) -> int | None:
+    """Return the learned tokens of documents, by the means of their sources."""
+    if not hasattr(tokens, "sizes"):  # images and sounds
+        return tokens.meta.get("supervised")
+    counts = np.bincount(tokens.find_sources(rows), minlength=len(tokens.sizes))
+    means = [meta["supervised"] / size for meta, size in zip(tokens.metas, tokens.sizes, strict=True)]
+    return round(float(counts @ np.asarray(means)))
 
 
 def _batch_tokens(lengths: list[int], data: Any) -> int:

@@ -75,7 +75,7 @@ def _build_front_matter(config: dict[str, Any], result: dict[str, Any], artefact
         library_name="peft" if adapter else "transformers",
         license=_read_base_licence(config),
         tags=["ftcli"],
-        datasets=[path] if (path := _find_hub_data(config)) else None,
+        datasets=_list_hub_data(config) or None,
         metrics=[name for name in metrics if name not in ("loss", "perplexity")] or None,
     )
     if base:
@@ -118,15 +118,17 @@ def _read_base_licence(config: dict[str, Any]) -> str | None:
     return licence if isinstance(licence, str) else None
 
 
-def _find_hub_data(config: dict[str, Any]) -> str | None:
+def _list_hub_data(config: dict[str, Any]) -> list[str]:
+    """Return the ids of the data sets of the hub that the run was trained on."""
     from ftcli.data.sources import files, hub
 
-    path = config.get("data", {}).get("path")
-    return (
+    data = config.get("data", {})
+    paths = [data.get("path"), *(source.get("path") for source in data.get("sources") or ())]
+    return [
         path
+        for path in paths
         if isinstance(path, str) and hub.is_id(path) and not files.exists_locally(path)
-        else None
-    )
+    ]
 
 
 def _build_usage(config: dict[str, Any], artefact: str) -> str:
@@ -173,7 +175,7 @@ def _build_sources_table(config: dict[str, Any], data: dict[str, Any], base: dic
         ("base model", config.get("model", {}).get("path")),
         ("commit of the base", base.get("commit")),
         *((f"SHA-256 of {name}", digest) for name, digest in base.get("files", {}).items()),
-        ("data", config.get("data", {}).get("path")),
+        ("data", config.get("data", {}).get("path") or data.get("path")),
         ("revision of the data", data.get("revision")),
         ("content hash of the data", data.get("fingerprint")),
     ]

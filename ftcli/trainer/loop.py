@@ -16,7 +16,7 @@ from ftcli.core.callback import Callback, State
 from ftcli.core.errors import UserError
 from ftcli.trainer.guard import Guard
 from ftcli.trainer.loss import StepLoss
-from ftcli.trainer.meter import Meter
+from ftcli.trainer.meter import Meter, Sums
 from ftcli.trainer.signals import Requests
 from ftcli.trainer.spikes import Spikes
 
@@ -81,7 +81,7 @@ class Loop:
                 # data parallelism averages gradients over ranks, but the step needs their sum
                 (loss * ranks if ranks > 1 else loss).backward()
             total += loss.detach()
-        self.meter.record_figures(step_loss.figures, step_loss.forwards)
+        self._record(step_loss)
         return self._sum_over_ranks(total)
 
     def zeroth_order_step(
@@ -113,7 +113,7 @@ class Loop:
         )  # torch types the closure as returning float; a tensor avoids a device synchronisation
         loss = optimizer.step(closure)
         self.model.train()
-        self.meter.record_figures(step_loss.figures, step_loss.forwards)
+        self._record(step_loss)
         return torch.as_tensor(loss), torch.stack(losses).sum()
 
     def first_order_step(self, lr_factor: float, max_norm: float | None) -> Tensor:
@@ -181,7 +181,7 @@ class Loop:
         Raises:
             NonFinite: a figure of a step was not finite.
         """
-        return self.meter.take(self._mean_over_ranks)
+        return self.meter.take(self._divide_over_ranks)
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl, on the first rank."""
@@ -225,16 +225,26 @@ class Loop:
 
         return broadcast_object_list([value])[0]
 
-    def _mean_over_ranks(self, figures: dict[str, float]) -> dict[str, float]:
-        """Return each figure's mean over the ranks that have it: a reward may not apply to the answers of one."""
-        if self.accelerator.num_processes == 1:
-            return figures
-        from accelerate.utils import gather_object
+    def _divide_over_ranks(self, figures: Sums) -> dict[str, float]:
+        """Return each figure's sum over the ranks that have it, divided by its count over them.
 
-        everywhere: list[dict[str, float]] = gather_object([figures])
-        names = dict.fromkeys(name for figures in everywhere for name in figures)
-        having = {name: [rank[name] for rank in everywhere if name in rank] for name in names}
-        return {name: sum(values) / len(values) for name, values in having.items()}
+        A figure that nothing was counted for is left out: a reward may not apply to the answers of a rank,
+        a source may have no row in some steps.
+        """
+        everywhere = [figures]
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            everywhere = gather_object([figures])
+        means = {}
+        for name in dict.fromkeys(name for figures in everywhere for name in figures):
+            sums, counts = zip(*(rank[name] for rank in everywhere if name in rank), strict=True)
+            if sum(counts) > 0:
+                means[name] = sum(sums) / sum(counts)
+        return means
+
+    def _record(self, step_loss: StepLoss) -> None:
+        self.meter.record_figures(step_loss.figures, step_loss.forwards, step_loss.source_losses)
 
     def _sum_number_over_ranks(self, value: float) -> float:
         if self.accelerator.num_processes == 1:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ftcli.objectives.base import Losses, sum_by_source
+
 if TYPE_CHECKING:
     from ftcli.core.run import Run
 
@@ -38,6 +40,7 @@ class StepLoss:
             for name, penalty in run.penalties.items()
         }
         self.figures: dict[str, Tensor] = {}
+        self.source_losses: dict[str, tuple[Tensor, Tensor]] = {}  # title -> sum, number of values
         self.forwards = 0
 
     def __call__(self, batch: dict[str, Any]) -> Tensor:
@@ -49,6 +52,7 @@ class StepLoss:
                 penalty.begin(batch)
             losses = run.objective(self.model, batch)
             loss = run.objective.numerator(losses) / self.denominator
+            self._add_source_losses(losses, batch)
             for name, figure in losses.metrics.items():
                 self._add_figure(name, figure / len(self.batches))
             for name, penalty in run.penalties.items():
@@ -62,8 +66,15 @@ class StepLoss:
     @torch.no_grad()
     def total(self) -> Tensor:
         """Return the loss of the whole step without a gradient; may be called repeatedly."""
-        self.figures = {}
+        self.figures, self.source_losses = {}, {}
         return torch.stack([self(batch).float() for batch in self.batches]).sum()
+
+    def _add_source_losses(self, losses: Losses, batch: dict[str, Any]) -> None:
+        titles = getattr(self.run.data, "titles", ())  # images have one source
+        for title, parts in sum_by_source(losses, batch, titles).items():
+            known = self.source_losses.get(title)
+            added = parts if known is None else (known[0] + parts[0], known[1] + parts[1])
+            self.source_losses[title] = added
 
     def _add_figure(self, name: str, value: Tensor) -> None:
         value = value.detach()

@@ -21,6 +21,9 @@ from ftcli.optimizers import state as optimizer_state
 if TYPE_CHECKING:
     from ftcli.core.run import Run
 
+#: Name of a figure -> its sum, and what the sum is divided by.
+Sums = Mapping[str, tuple[float, float]]
+
 
 @dataclass
 class Step:
@@ -76,7 +79,8 @@ class Meter:
         self.busy = 0.0  # seconds of training since the last log
         self.total_busy = 0.0  # seconds of training of the whole run
         self.total_tokens = 0
-        self.figures: dict[str, tuple[Tensor | float, int]] = {}  # name -> sum since the log, steps
+        # name -> sum since the log, and what it is divided by: steps, or a number of losses
+        self.figures: dict[str, tuple[Tensor | float, Tensor | float]] = {}
         self.forwards = 0  # forward passes of the whole run
         self.since: float | None = None  # when the clock was started; None: it stands still
 
@@ -130,18 +134,31 @@ class Meter:
             raise_if_nonfinite(step)
             self.checked += 1
 
-    def record_figures(self, figures: Mapping[str, Tensor], forwards: int) -> None:
-        """Record further figures of the step, which are logged as means, and its number of forward passes."""
-        self.forwards += forwards
-        for name, value in figures.items():
-            total, steps = self.figures.get(name, (0.0, 0))
-            self.figures[name] = (total + value, steps + 1)
+    def record_figures(
+        self,
+        figures: Mapping[str, Tensor],
+        forwards: int,
+        source_losses: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
+        """Record further figures of the step and its number of forward passes; reads nothing from an accelerator.
 
-    def take(self, over_ranks: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:
+        Args:
+            figures: logged as means over steps.
+            source_losses: title of a source -> sum of its losses and their number; logged as their
+                quotient over all steps, `loss/<title>`.
+        """
+        self.forwards += forwards
+        parts: dict[str, tuple[Any, Any]] = {name: (value, 1) for name, value in figures.items()}
+        parts |= {f"loss/{title}": part for title, part in (source_losses or {}).items()}
+        for name, (value, count) in parts.items():
+            total, counted = self.figures.get(name, (0.0, 0))
+            self.figures[name] = (total + value, counted + count)
+
+    def take(self, over_ranks: Callable[[Sums], dict[str, float]]) -> dict[str, float]:
         """Return mean loss since the last log, last gradient norm, tokens a second and peak memory in GB.
 
         Args:
-            over_ranks: function that averages this process's further figures over ranks.
+            over_ranks: function that divides the sums of further figures over all ranks by their counts.
 
         Raises:
             NonFinite: a figure of a step was not finite.
@@ -150,10 +167,7 @@ class Meter:
         self.check_pending()
         values = [float(step.loss) for step in self.steps]
         figures = {"loss": sum(values) / len(values)} if values else {}
-        local_figures = {
-            name: float(total) / steps for name, (total, steps) in self.figures.items()
-        }
-        figures |= over_ranks(local_figures)
+        figures |= over_ranks({n: (float(sum_), float(c)) for n, (sum_, c) in self.figures.items()})
         if self.norm is not None:
             figures["grad_norm"] = float(self.norm)
         if self.busy > 0 and self.tokens:
@@ -172,7 +186,7 @@ class Meter:
             "losses": [[step.step, step.loss, step.rows, step.probe] for step in self.steps],
             "busy": self.total_busy + self.busy,
             "tokens": self.total_tokens + self.tokens,
-            "figures": {name: [float(total), n] for name, (total, n) in self.figures.items()},
+            "figures": {name: [float(total), float(n)] for name, (total, n) in self.figures.items()},
             "forwards": self.forwards,
         }
 

@@ -150,10 +150,19 @@ def describe_run(run: Run) -> str:
         f"({trained / total:.2%})\n"
         f"{stored}"
         f"{targets}"
-        f"data    {run.data.path}: {tokens.summary()}\n"
+        f"data    {getattr(run.data, 'title', run.data.path)}: {tokens.summary()}\n"
+        f"{_describe_sources(run.data, tokens)}"
         f"{_describe_packing(run.row_format)}"
         f"sample  {sample!r}"
     )
+
+
+def _describe_sources(data: Any, tokens: Any) -> str:
+    """Return a line for each source with its share of an epoch; empty where there is one source."""
+    if len(getattr(tokens, "sizes", ())) < 2:
+        return ""
+    shares = tokens.list_shares(2 if data.pairs else 1)
+    return "".join(f"source  {share.describe()}\n" for share in shares)
 
 
 def _describe_packing(proof: RowFormat | None) -> str:

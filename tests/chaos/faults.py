@@ -121,7 +121,7 @@ class Faulty:
         from ftcli.trainer.trainer import Trainer
 
         inside = {
-            "token cache": (cache, "load_or_write"), "evaluation": (Loop, "evaluate"),
+            "token cache": (cache, "find_or_write"), "evaluation": (Loop, "evaluate"),
             "step": (Trainer, "train_step"), "checkpoint": (Checkpoints, "save"),
             "finish": (train, "finish"),
         }  # fmt: skip

@@ -60,5 +60,5 @@ def test_prepare_tells_what_it_cached(ftcli, tmp_path):
     assert list(first) == ["train", "validation", "test"]
     assert first["train"]["rows"] + first["validation"]["rows"] == 100
     again = ftcli("prepare", "qlora_llama", "data.limit=100")
-    assert first["train"]["folder"] in again.out
+    assert first["train"]["folders"][0] in again.out
     assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 3

@@ -93,7 +93,7 @@ def test_null_means_none_where_that_is_a_value_of_the_key(write):
         ("model.quantization=nf5", "expected one of none, nf4, fp4, int8"),
         ("eval.generation.metrics=bleu", "expected a list, each text (write [bleu])."),
         ("optimizer.betas=[0.9]", "expected 2 values, each a number."),
-        ("data.path=null", "expected text."),
+        ("data.split=null", "expected text."),
         ("seed=abc", "seed='abc' at command line: expected a whole number."),
         ("run.dir=[1]", "expected text."),
     ],
@@ -226,3 +226,18 @@ def test_nothing_heavy_is_imported(write):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.sources=[{path: a, wieght: 2}]", "Did you mean data.sources.0.weight?"),
+        ("data.sources=[{path: a}, {weight: 2}]", "data.sources.1.path is not given"),
+        ("data.sources=[{path: a, weight: big}]", "expected a number"),
+        ("data.sources=[a.jsonl]", "expected a list, each a mapping"),
+        ("data.eval_sets={code: {pth: a}}", "Did you mean data.eval_sets.code.path?"),
+    ],
+)
+def test_keys_of_sources_and_sets_are_checked_one_by_one(override, says):
+    problems = complaints(override, "data=mixture")
+    assert any(says in f"{problem.what} {problem.fix}" for problem in problems), problems

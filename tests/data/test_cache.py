@@ -61,14 +61,14 @@ def test_a_preparation_that_is_killed_goes_on_where_it_was(tokenizer, write_rows
 
     rows_seen = []
     resumed = Data(str(path), on_error="skip").prepare(
-        "train", tokenizer, lambda counts: rows_seen.append(counts.entries)
+        "train", tokenizer, lambda work, counts: rows_seen.append(counts.entries)
     )
     assert rows_seen[0] == before + 200
     assert (len(resumed), resumed.skipped) == (8_000, 1)
     whole = Data(str(path), on_error="skip", cache_dir=str(root / "again")).prepare(
         "train", tokenizer
     )
-    assert files(resumed.folder) == files(whole.folder)
+    assert files(resumed.folders[0]) == files(whole.folders[0])
     assert resumed.meta == whole.meta
     assert not list(root.glob("*.partial")) and not list(root.glob("*.lock"))
 
@@ -78,7 +78,7 @@ def test_what_was_written_after_the_last_commit_is_cut_off(tokenizer, write_rows
     whole = Data(str(path), on_error="skip").prepare("train", tokenizer)
     data = Data(str(path), on_error="skip", cache_dir=str(path.parent / "other"))
 
-    def stop_at_600(counts):
+    def stop_at_600(work, counts):
         if counts.entries == 600:
             raise KeyboardInterrupt
 
@@ -89,7 +89,7 @@ def test_what_was_written_after_the_last_commit_is_cut_off(tokenizer, write_rows
         with open(partial / f"{name}.bin", "ab") as file:
             file.write(b"torn")
     again = data.prepare("train", tokenizer)
-    assert files(again.folder) == files(whole.folder)
+    assert files(again.folders[0]) == files(whole.folders[0])
 
 
 def test_two_processes_prepare_once(tokenizer, write_rows, chunked):
@@ -109,7 +109,7 @@ def test_a_second_time_nothing_is_tokenised(tokenizer, write_rows, monkeypatch):
     monkeypatch.setattr(
         "ftcli.data.render.encode_segments", lambda *_: pytest.fail("tokenised again")
     )
-    assert Data(str(path), on_error="skip").prepare("train", tokenizer).folder == first.folder
+    assert Data(str(path), on_error="skip").prepare("train", tokenizer).folders[0] == first.folders[0]
 
 
 def test_every_setting_that_matters_has_its_own_tokens(tokenizer, write_rows):
@@ -118,7 +118,7 @@ def test_every_setting_that_matters_has_its_own_tokens(tokenizer, write_rows):
                 {"prompt_template": "Q: {prompt}\n"}, {"validation": 0.1},
                 {"template": "chat", "system": "Be brief."}]  # fmt: skip
     folders = {
-        Data(path, on_error="skip", **settings).prepare("train", tokenizer).folder
+        Data(path, on_error="skip", **settings).prepare("train", tokenizer).folders[0]
         for settings in variants
     }
     assert len(folders) == len(variants)
@@ -129,18 +129,18 @@ def test_packing_and_the_calls_made_before_do_not_matter(tokenizer, write_rows):
     first = Data(path, on_error="skip").prepare("train", tokenizer)
     tokenizer(["a", "a b c"], padding=True, truncation=True, max_length=2)
     second = Data(path, on_error="skip", packing="bins").prepare("train", tokenizer)
-    assert first.folder == second.folder
+    assert first.folders[0] == second.folders[0]
 
 
 @pytest.mark.parametrize("name", ["ids.bin", "offsets.bin", "origins.bin", "meta.json"])
 def test_tokens_that_were_damaged_are_made_again(tokenizer, write_rows, name):
     path = source(write_rows, 50)
-    whole = files(Data(str(path), on_error="skip").prepare("train", tokenizer).folder)
+    whole = files(Data(str(path), on_error="skip").prepare("train", tokenizer).folders[0])
     (folder,) = (f for f in cache.token_folder().iterdir() if f.is_dir())
     with open(folder / name, "r+b") as file:
         file.truncate(file.seek(0, 2) // 2)
     again = Data(str(path), on_error="skip").prepare("train", tokenizer)
-    assert files(again.folder) == whole and len(again) == 50
+    assert files(again.folders[0]) == whole and len(again) == 50
 
 
 def test_a_part_that_lost_bytes_is_begun_again(tmp_path):

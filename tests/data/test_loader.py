@@ -36,9 +36,11 @@ def tokens(tmp_path):
 
 def batches(way, lengths, size, seed=0, epoch=0, shuffle=True, capacity=64):
     if way == "bins":
-        return packing.pack_bins(lengths, size, seed, epoch, shuffle, capacity)
+        return packing.pack_bins(
+            np.arange(len(lengths)), lengths, size, seed, epoch, shuffle, capacity
+        )
     return (packing.pack_flat if way == "flat" else packing.batch_by_length)(
-        lengths, size, seed, epoch, shuffle
+        np.arange(len(lengths)), lengths, size, seed, epoch, shuffle
     )
 
 

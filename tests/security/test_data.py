@@ -95,7 +95,7 @@ def test_cached_tokens_are_numbers(attack):
 
     (attack.folder / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 4)
     tokenizer = CausalLM(path="asset:llama_mini").load_tokenizer()
-    folder = Data(path="a.jsonl").prepare("train", tokenizer).folder
+    folder = Data(path="a.jsonl").prepare("train", tokenizer).folders[0]
     bomb = pickle.dumps(Bomb(attack.shell)) * 8
     for file in sorted(folder.iterdir()):
         whole = file.read_bytes()

@@ -20,23 +20,17 @@ def prepare(
     """Tokenise every split into the cache; a preparation that was killed goes on where it was."""
     from ftcli.cli.job_data import open_data
     from ftcli.core.console import console, emit
+    from ftcli.data.progress import PreparationDisplay
     from ftcli.data.statistics import compute_statistics
 
     figures_by_split = {}
-    with open_data(job, overrides or []) as (data, tokenizer):
-        with console(stderr=True).status("reading") as status:
-            for split in data.splits:
-                tokens = data.prepare(
-                    split,
-                    tokenizer,
-                    lambda counts, split=split: status.update(  # type: ignore[misc]
-                        f"{split}: {counts.rows:,} rows, {counts.supervised:,} learned tokens"
-                    ),
-                )
-                figures_by_split[split] = {
-                    "folder": str(tokens.folder),
-                    **compute_statistics(tokens),
-                }
+    with open_data(job, overrides or []) as (data, tokenizer), PreparationDisplay() as display:
+        for split in data.splits:
+            tokens = data.prepare(split, tokenizer, display)
+            figures_by_split[split] = {
+                "folders": [str(folder) for folder in tokens.folders],
+                **compute_statistics(tokens),
+            }
 
     def render() -> None:
         from rich.table import Table
@@ -46,6 +40,7 @@ def prepare(
             table.add_row(split, *[f"{figures[name]:,}" for name in COLUMNS])
         console().print(table)
         for split, figures in figures_by_split.items():
-            console().print(f"{split}: {figures['folder']}", style="dim")
+            for folder in figures["folders"]:
+                console().print(f"{split}: {folder}", style="dim")
 
     emit(figures_by_split, as_json, render)

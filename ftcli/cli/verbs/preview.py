@@ -22,8 +22,10 @@ def preview(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value, group=option, +new=1, ~drop ...")
     ] = None,
-    count: Annotated[int, typer.Option("-n", help="How many rows.", min=1)] = 3,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    count: Annotated[int, typer.Option("-n", help="How many rows of each source.", min=1)] = 3,
+    split: Annotated[
+        str, typer.Option(help="train, validation, test, or a name of data.eval_sets.")
+    ] = "train",
     to: Annotated[Path, typer.Option(help="Picture of examples that are no text.")] = Path(
         "preview.png"
     ),
@@ -39,11 +41,14 @@ def preview(
             _show_picture(data.preview(split, tokenizer, count, to), to, as_json)
             return
         rows = read_samples(data, tokenizer, count, split)
+        shares = data.plan_shares() if split == "train" else []
 
     def render() -> None:
         out = console()
         coloured = out.color_system is not None and not out.no_color
         out.print(_legend(coloured), "\n")
+        for line in shares:
+            out.print(f"source  {line}", markup=False)
         for number, sample in enumerate(rows):
             if number:
                 out.print(_boundary(data.packing), style="cyan")
@@ -92,6 +97,7 @@ def _render_sample(sample: Sample, coloured: bool) -> Text:
 
     text = Text()
     origin = escape_controls(sample.origin)
+    origin = f"{sample.source}  {origin}" if sample.source else origin
     text.append(f"{origin}  {sample.tokens:,} tokens, {sample.learned:,} learned\n", "bold")
     open_ = False
     for stretch in sample.stretches:

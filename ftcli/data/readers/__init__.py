@@ -57,3 +57,15 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
             fix=f"convert it to one of {', '.join(sorted(list_readers()))} (each also with .gz)",
         )
     return reader(path, unit)
+
+
+def count_rows(path: Path) -> int | None:
+    """Return about how many rows a file has, without parsing them; None where only reading would tell.
+
+    Lines are counted for types that have a row a line, so that blank lines count too.
+    """
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        if path.suffix.lower() in getattr(module, "SUFFIXES", ()) and hasattr(module, "count"):
+            return int(module.count(path))
+    return None

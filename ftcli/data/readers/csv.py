@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ftcli.core.errors import UserError
-from ftcli.data.readers.lines import read_lines
+from ftcli.data.readers.lines import count_lines, read_lines
 from ftcli.data.rows import BadRow, Item, Row, make_broken_row_error, shorten
 
 SUFFIXES = (".csv", ".tsv")
@@ -89,3 +89,8 @@ def _make_row(
             f"has {len(record)} fields, the header has {len(header)}.{span}", origin
         )
     return Row(dict(zip(header, record, strict=True)), origin)
+
+
+def count(path: Path) -> int:
+    """Return the number of lines behind the header; quoted line breaks count."""
+    return count_lines(path) - 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ftcli.data import strict_json
-from ftcli.data.readers.lines import Line, read_lines
+from ftcli.data.readers.lines import Line, count_lines, read_lines
 from ftcli.data.rows import Item, Row, make_broken_row_error
 
 SUFFIXES = (".jsonl", ".ndjson")
@@ -32,3 +32,8 @@ def parse(line: Line, origin: str) -> Item:
             f"holds a {type(value).__name__}, expected an object with columns.", origin
         )
     return Row(value, origin)
+
+
+def count(path: Path) -> int:
+    """Return the number of lines, blank ones included."""
+    return count_lines(path)

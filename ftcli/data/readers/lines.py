@@ -15,6 +15,7 @@ from ftcli.data.readers.encoding import BOM, refuse_other_encodings
 from ftcli.data.strict_json import LONGEST
 
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
+BLOCK = 1 << 20
 HEAD = 1 << 16  # bytes by which encoding and line ends are detected
 
 
@@ -73,6 +74,15 @@ def read_lines(path: Path) -> Iterator[Line]:
                 yield _make_line(number, raw, read)
         except DAMAGE as error:
             raise _make_damage_error(f"{path}:{number + 1}", error) from error
+
+
+def count_lines(path: Path) -> int:
+    """Return the number of LF in a file, plus one where something follows the last."""
+    lines, last = 0, b"\n"
+    with open(path, "rb") as stream:
+        while block := stream.read(BLOCK):
+            lines, last = lines + block.count(b"\n"), block
+    return lines + (not last.endswith(b"\n"))
 
 
 def _read_any_ending(stream: IO[bytes]):  # type: ignore[no-untyped-def]

@@ -125,3 +125,10 @@ def _make_damage_error(path: Path, number: int, error: Exception) -> UserError:
         where=f"{path}[{number}]",
         fix="fetch or write the file again",
     )
+
+
+def count(path: Path) -> int:
+    """Return the number of rows that the file's metadata say."""
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(path).num_rows)

@@ -18,6 +18,9 @@ class Source(Protocol):
     def rows(self) -> Iterator[Item]:
         """Yield every row, in constant memory."""
 
+    def count_rows(self) -> int | None:
+        """Return about how many rows there are, without reading them; None where that is not known."""
+
     @property
     def content(self) -> str:
         """Hash of the content (not of names or times), in hexadecimal."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.core.errors import UserError
-from ftcli.data.readers import can_read, list_readers, read
+from ftcli.data.readers import can_read, count_rows, list_readers, read
 from ftcli.data.rows import Item
 from ftcli.data.sources.paths import (
     check_name,
@@ -69,6 +69,10 @@ class Files:
         for path in self.paths:
             with translate_os_errors(path):
                 yield from read(path, self.unit)
+
+    def count_rows(self) -> int | None:
+        counts = [count_rows(path) for path in self.paths]
+        return None if None in counts else sum(count for count in counts if count is not None)
 
     @cached_property
     def content(self) -> str:

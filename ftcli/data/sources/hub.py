@@ -93,6 +93,9 @@ class Hub:
             row = {name: drop_struct_nulls(value, types[name]) for name, value in values.items()}
             yield Row(row, f"{self.place}[{number}]")
 
+    def count_rows(self) -> int | None:
+        return len(self.dataset)
+
     @cached_property
     def content(self) -> str:
         digest = hashlib.blake2b(digest_size=16)

@@ -77,6 +77,12 @@ class Federated(ABC):
                 where="trainable",
                 fix="~trainable",
             )
+        if getattr(run.data, "sources", None) is not None or getattr(run.data, "total", None):
+            raise UserError(
+                "clients pass over their own rows, so that weights and a total would have no effect.",
+                where="data.sources",
+                fix="data.path=FOLDER with the rows of all sources",
+            )
         if run.data.packing == "bins":
             raise UserError(
                 "packing into bins would mix rows of different clients.",

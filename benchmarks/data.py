@@ -1,0 +1,154 @@
+"""Preparation of data: ftcli's token cache against `datasets.map` with one process.
+
+Same file, same tokenizer, same work: a plain template, prompt and answer tokenised apart, the end of text
+behind the answer, and a mask of what is learned. Each measurement is a process of its own, with empty
+caches; time counts from the file to tokens that can be read, without imports. `datasets` is measured
+twice: batches of 1,000 rows for each call of the function, and one row. Peak memory is the resident set
+of the process (VmHWM), of which the part above the imports is shown too.
+
+    python benchmarks/data.py --rows 10000 100000 1000000
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+WAYS = ("ftcli", "datasets", "datasets by row")
+TEMPLATE = "{prompt}\n"
+ROOT = Path(__file__).parents[1]
+
+
+def write_rows(path: Path, count: int) -> None:
+    """Write `count` different rows of prompt and completion, as JSON lines or parquet by the suffix."""
+    draw = random.Random(0)
+    with gzip.open(ROOT / "ftcli/assets/data/e2e/train.jsonl.gz", "rt", encoding="utf-8") as file:
+        known = [json.loads(line) for line in file]
+
+    def rows() -> Any:
+        for number in range(count):
+            row = draw.choice(known)
+            yield {"prompt": f"{row['mr']}, order[{number}]", "completion": row["ref"]}
+
+    if path.suffix == ".jsonl":
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows())
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema({"prompt": pa.string(), "completion": pa.string()})
+    with pq.ParquetWriter(path, schema) as writer:
+        chunk: list[dict[str, str]] = []
+        for row in rows():
+            chunk.append(row)
+            if len(chunk) == 50_000:
+                writer.write_table(pa.Table.from_pylist(chunk, schema))
+                chunk = []
+        writer.write_table(pa.Table.from_pylist(chunk, schema))
+
+
+def load_tokenizer() -> Any:
+    """Return the tokenizer of the shipped model."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(ROOT / "ftcli/assets/models/llama_mini")
+
+
+def prepare_with_ftcli(path: Path, cache: Path) -> Any:
+    """Return a function that prepares the file in a cache folder and returns the number of tokens."""
+    from ftcli.data.dataset import Data
+
+    tokenizer = load_tokenizer()
+
+    def prepare() -> int:
+        data = Data(str(path), format="prompt", cache_dir=str(cache))
+        tokens = data.prepare("train", tokenizer)
+        loader = data.loader("train", tokenizer, 8)
+        loader.batch(loader.batches(0)[0])
+        return int(tokens.lengths.sum())
+
+    return prepare
+
+
+def prepare_with_datasets(path: Path, cache: Path, batched: bool) -> Any:
+    """Return a function that does the same with `load_dataset` and `map`."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    tokenizer = load_tokenizer()
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+
+    def join(prompt: list[int], answer: list[int]) -> dict[str, Any]:
+        ids = [bos, *prompt, *answer, eos]
+        return {"input_ids": ids, "labels": [-100] * (1 + len(prompt)) + ids[1 + len(prompt) :]}
+
+    def tokenize(rows: dict[str, Any]) -> dict[str, Any]:
+        prompts = [TEMPLATE.replace("{prompt}", prompt) for prompt in rows["prompt"]]
+        encoded = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        answers = tokenizer(rows["completion"], add_special_tokens=False)["input_ids"]
+        joined = [join(*pair) for pair in zip(encoded, answers, strict=True)]
+        return {key: [row[key] for row in joined] for key in ("input_ids", "labels")}
+
+    def tokenize_row(row: dict[str, Any]) -> dict[str, Any]:
+        prompt = tokenizer(TEMPLATE.replace("{prompt}", row["prompt"]), add_special_tokens=False)
+        answer = tokenizer(row["completion"], add_special_tokens=False)
+        return join(prompt["input_ids"], answer["input_ids"])
+
+    def prepare() -> int:
+        kind = "json" if path.suffix == ".jsonl" else "parquet"
+        rows = datasets.load_dataset(
+            kind, data_files=str(path), split="train", cache_dir=str(cache)
+        )
+        mapped = rows.map(
+            tokenize if batched else tokenize_row,
+            batched=batched,
+            remove_columns=["prompt", "completion"],
+        )
+        lengths = mapped.with_format("arrow").map(
+            lambda batch: {"n": [len(ids) for ids in batch["input_ids"].to_pylist()]},
+            batched=True,
+            remove_columns=["input_ids", "labels"],
+        )
+        return sum(lengths.with_format(None)["n"])
+
+    return prepare
+
+
+def read_memory(key: str) -> float:
+    """Return VmRSS or VmHWM of this process in MB (1e6 bytes)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024 / 1e6
+
+
+def measure(way: str, path: Path, cache: Path) -> None:
+    """Print the figures of one way as JSON; run in a process of its own."""
+    if way == "ftcli":
+        prepare = prepare_with_ftcli(path, cache)
+    else:
+        prepare = prepare_with_datasets(path, cache, batched=way == "datasets")
+    before = read_memory("VmRSS")
+    began = time.perf_counter()
+    tokens = prepare()
+    seconds = time.perf_counter() - began
+    peak = read_memory("VmHWM")
+    print(json.dumps({"seconds": seconds, "tokens": tokens, "peak_mb": peak, "rise_mb": peak - before}))
+
+
+def run_process(way: str, path: Path, cache: Path) -> dict[str, Any]:
+    """Return the figures of one way, measured in a new process."""
+    environment = {**os.environ, "HF_HOME": str(cache), "HF_DATASETS_OFFLINE": "1"}
+    command = [sys.executable, __file__, "--measure", way, str(path), str(cache)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
