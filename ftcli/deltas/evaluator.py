@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ftcli.core.errors import UserError
+from ftcli.evaluation.named_sets import add_score
 from ftcli.deltas.artefact import Kind
 from ftcli.deltas.publish import build_config
 
@@ -82,9 +83,12 @@ class RunEvaluator:
         self.run.load_model()
         scores: dict[str, float] = {}
         with self.run.evaluation_weights():
-            for evaluator in self._evaluators().values():
+            for name, evaluator in self._evaluators().items():
+                if split and "/" in name:  # rows of their own, in place of a split
+                    continue
                 chosen = replace(evaluator, split=split) if split else evaluator
-                scores |= {f"eval.{key}": value for key, value in chosen(self.run).items()}
+                for key, value in chosen(self.run).items():
+                    add_score(scores, name, key, value)
         if self.metric not in scores:
             raise UserError(
                 f"no evaluator of {self.folder} gives {self.metric}.",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
+from ftcli.evaluation.named_sets import select_split
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -27,7 +27,7 @@ def evaluate_path(
     `eval/<task>.json` of the run (`eval/<task>-<split>.json` for a split the config does not name). A bare model needs `job`, a YAML that names data and evaluators.
 
     Args:
-        tasks: names of the evaluators to run; all of them when empty.
+        tasks: names of the evaluators to run, `<set>/<name>` on a named set; all of them when empty.
         split: evaluate on this split instead of the one that the config names.
         checkpoint: which weights of a run: last, best, or step-000400.
 
@@ -40,8 +40,10 @@ def evaluate_path(
     with run.evaluation_weights():
         for task, evaluator in _choose_evaluators(run.evaluators, tasks).items():
             name = task
+            if split and "/" in task and task not in tasks:  # a named set has rows of its own
+                continue
             if split and split != evaluator.split:
-                name, evaluator = f"{task}-{split}", _select_split(evaluator, split)
+                name, evaluator = f"{task}-{split}", select_split(evaluator, split)
             scores[name] = evaluator(run)
             if run.dir is not None:
                 _save_scores(run, name, evaluator.split, checkpoint, scores[name])
@@ -73,12 +75,6 @@ def _open_run(folder: Path, job: str | None, checkpoint: str) -> Run:
     return run
 
 
-def _select_split(evaluator: Any, split: str) -> Any:
-    """Return the evaluator for another split; its samples are written to a file of that name."""
-    named = {"name": f"{evaluator.name}-{split}"} if hasattr(evaluator, "name") else {}
-    return replace(evaluator, split=split, **named)
-
-
 def _choose_evaluators(evaluators: dict[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
     unknown = [task for task in tasks if task not in evaluators]
     if unknown or not evaluators:
@@ -99,7 +95,7 @@ def _save_scores(
     folder = run.dir.path / "eval"
     folder.mkdir(exist_ok=True)
     write_json(
-        folder / f"{task}.json",
+        folder / f"{task.replace('/', '-')}.json",
         {
             "task": task,
             "split": split,

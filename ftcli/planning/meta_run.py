@@ -101,9 +101,12 @@ class MetaRun:
 
     @cached_property
     def evaluators(self) -> dict[str, Any]:
-        """The evaluators, by name."""
+        """The evaluators, by name, those of named sets included."""
+        from ftcli.evaluation.named_sets import add_named_sets
+
         nodes = self.config.get("eval") or {}
-        return {name: self._build(f"eval.{name}") for name, node in nodes.items() if node}
+        built = {name: self._build(f"eval.{name}") for name, node in nodes.items() if node}
+        return add_named_sets(built, self.data)
 
     @cached_property
     def data(self) -> Any:

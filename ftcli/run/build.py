@@ -11,6 +11,7 @@ from ftcli.config.paths import get_job_name
 from ftcli.core.precision import resolve_precision
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
+from ftcli.evaluation.named_sets import add_named_sets
 
 #: Groups of one object; optional groups may be missing in a configuration or be null.
 REQUIRED = ("model", "data", "method", "objective", "optimizer", "scheduler", "trainer")
@@ -34,6 +35,7 @@ def build_run(
         parts[group] = {
             name: build(node, f"{group}.{name}", composed) for name, node in nodes.items()
         }
+    parts["eval"] = add_named_sets(parts["eval"], parts["data"])
     return Run(config, parts, dir)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ftcli.core.callback import Callback, State
 from ftcli.core.errors import UserError
+from ftcli.evaluation.named_sets import add_score
 from ftcli.trainer.guard import Guard
 from ftcli.trainer.loss import StepLoss
 from ftcli.trainer.meter import Meter, Sums
@@ -151,8 +152,7 @@ class Loop:
             with run.evaluation_weights():
                 for name, evaluator in chosen.items():
                     for key, value in evaluator(run).items():
-                        free = f"eval.{key}" not in scores
-                        scores[f"eval.{key}" if free else f"eval.{name}.{key}"] = value
+                        add_score(scores, name, key, value)
             self.append_metrics({"step": self.state.step} | scores)
             self.run_callbacks("on_evaluate", {"step": self.state.step} | scores)
         scores = self.broadcast_from_main(scores)

@@ -85,7 +85,7 @@ def test_batches_of_two_files_hold_their_shares_and_say_the_source(two_files, to
     tokens = data.prepare("train", tokenizer)
     assert data.titles == ("long", "short") and tokens.sizes == [30, 6]
     loader = data.loader("train", tokenizer, 5, seed=1)
-    rows = [row for batch in loader.batches(0) for row in batch]
+    rows = [row for batch in loader.list_batch_rows(0) for row in batch]
     assert np.bincount(tokens.find_sources(rows)).tolist() == [12, 24]
     assert sorted(row for row in rows if row >= 30) == sorted([*range(30, 36)] * 4)
     batch = loader.batch([2, 31, 29])
@@ -184,7 +184,7 @@ def test_pairs_stay_together_when_sources_are_mixed(write_rows, tokenizer):
     files = [{"path": str(write_rows(pair[:6], "a.jsonl")), "weight": 1},
              {"path": str(write_rows(pair[6:], "b.jsonl")), "weight": 1}]  # fmt: skip
     loader = Data(sources=files, pairs=True, total=12).loader("train", tokenizer, 4)
-    rows = [row for batch in loader.batches(0) for row in batch]
+    rows = [row for batch in loader.list_batch_rows(0) for row in batch]
     assert len(rows) == 24 and all(a % 2 == 0 and b == a + 1 for a, b in zip(rows[::2], rows[1::2], strict=True))
     assert sum(row >= 12 for row in rows) == 12
     assert torch.equal(loader.batch([0, 1, 12, 13])["sources"], torch.tensor([0, 0, 1, 1]))
