@@ -11,14 +11,12 @@ of the process (VmHWM), of which the part above the imports is shown too.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import os
 import random
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -141,7 +139,11 @@ def measure(way: str, path: Path, cache: Path) -> None:
     tokens = prepare()
     seconds = time.perf_counter() - began
     peak = read_memory("VmHWM")
-    print(json.dumps({"seconds": seconds, "tokens": tokens, "peak_mb": peak, "rise_mb": peak - before}))
+    print(
+        json.dumps(
+            {"seconds": seconds, "tokens": tokens, "peak_mb": peak, "rise_mb": peak - before}
+        )
+    )
 
 
 def run_process(way: str, path: Path, cache: Path) -> dict[str, Any]:

@@ -228,7 +228,9 @@ def _make_unknown_error(key: str, known: Collection[str]) -> UserError:
 def _describe_setting(key: str, parameter: Parameter) -> list[KeyDescription]:
     if parameter.nested:
         inner = signature.read_signature(parameter.nested).parameters
-        place = {"list": f"{key}.<number>", "dict": f"{key}.<name>"}.get(parameter.nested_in or "", key)
+        place = {"list": f"{key}.<number>", "dict": f"{key}.<name>"}.get(
+            parameter.nested_in or "", key
+        )
         return [_describe_parameter(f"{place}.{name}", p, []) for name, p in inner.items()]
     return [_describe_parameter(key, parameter, [])]
 

@@ -146,7 +146,9 @@ class Data:
                 self._report_rows(split, part, meta)
         empty = [n for n, size in enumerate(tokens.sizes) if not size]
         if empty and (split == "train" or not len(tokens)):
-            place = parts[empty[0]].source.place.partition("\n")[0] if len(parts) > 1 else self.title
+            place = (
+                parts[empty[0]].source.place.partition("\n")[0] if len(parts) > 1 else self.title
+            )
             raise dataset_errors.make_empty_split_error(split, place, tokens.metas[empty[0]])
         return tokens
 
@@ -241,7 +243,8 @@ class Data:
         weights = [source.weight for source in self.parts]
         total = sum(weight for weight in weights if weight is not None)
         return [
-            f"{part.title}: " + (f"{weight / total:.1%} of an epoch" if weight else "every row once")
+            f"{part.title}: "
+            + (f"{weight / total:.1%} of an epoch" if weight else "every row once")
             for part, weight in zip(parts, weights, strict=True)
         ]
 

@@ -65,7 +65,8 @@ class FormatMatcher:
             where=self.where,
             fix=f"try: {mapping}"
             if mapping
-            else "map them: " + " ".join(f"{self.key}.columns.{field}=<column>" for field in missing),
+            else "map them: "
+            + " ".join(f"{self.key}.columns.{field}=<column>" for field in missing),
         )
 
     def absent_column_error(self, field: str, column: str) -> UserError:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-STREAM = 2  # last number of the seeds of passes, which sets them apart from those of epochs and windows
+STREAM = (
+    2  # last number of the seeds of passes, which sets them apart from those of epochs and windows
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ class Share:
         """Return one line: shares, rows, and what repeats or waits."""
         tokens = "" if self.learned is None else f", {self.learned:.1%} of the learned tokens"
         about = "about " if self.learned is None else ""
-        text = f"{self.title}: {about}{self.drawn:,} rows an epoch ({self.drawn / max(1, self.of):.1%}"
+        text = (
+            f"{self.title}: {about}{self.drawn:,} rows an epoch ({self.drawn / max(1, self.of):.1%}"
+        )
         text += f"{tokens}) of {self.rows:,}"
         if self.drawn > self.rows:
             return f"{text}, each read {self.passes:.3g} times"

@@ -51,7 +51,9 @@ class MixedSource(SourceSettings):
             return self.title
         parts = [re.sub(r"\..*|[*?\[].*", "", part) for part in Path(self.path).parts]
         telling = [part for part in parts if part and part.lower() not in SPLIT_NAMES]
-        name = (telling or [part for part in parts if part] or [self.path])[-1].removeprefix("asset:")
+        name = (telling or [part for part in parts if part] or [self.path])[-1].removeprefix(
+            "asset:"
+        )
         return re.sub(r"[^\w.-]+", "-", name)
 
 
@@ -139,6 +141,10 @@ def _find_mistakes_of_several(data: Data) -> Iterator[UserError]:
             fix = "a number above 0; leave the source out to read none of it"
             yield UserError(f"{weight} is no weight.", f"{key}.weight", fix)
         if label in labels[:number] or not re.fullmatch(r"[\w.-]+", label):
-            what = f"'{label}' names {labels.count(label)} sources." if label in labels[:number] else ""
+            what = (
+                f"'{label}' names {labels.count(label)} sources."
+                if label in labels[:number]
+                else ""
+            )
             what = what or f"'{label}' cannot be a name in metrics."
             yield UserError(what, f"{key}.title", f"{key}.title=NAME in letters, digits, - and _")

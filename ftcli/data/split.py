@@ -253,7 +253,9 @@ def describe_sources(parts: Sequence[Split], shares: Sequence[Share]) -> dict[st
     described = [part.source.describe() for part in parts]
     if len(parts) == 1:
         return described[0]
-    licences = [f"{share.title}: {own.get('licence')}" for share, own in zip(shares, described, strict=True)]
+    licences = [
+        f"{share.title}: {own.get('licence')}" for share, own in zip(shares, described, strict=True)
+    ]
     sources = [
         own | asdict(share) | {"passes": round(share.passes, 4)}
         for own, share in zip(described, shares, strict=True)

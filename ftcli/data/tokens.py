@@ -104,7 +104,9 @@ class Tokens:
 
     def find_sources(self, rows: Sequence[int]) -> np.ndarray:
         """Return the number of the source of each document, int64 [rows]."""
-        return np.searchsorted(np.cumsum(self.sizes), np.asarray(rows, dtype=np.int64), side="right")
+        return np.searchsorted(
+            np.cumsum(self.sizes), np.asarray(rows, dtype=np.int64), side="right"
+        )
 
     def list_shares(self, group: int = 1) -> list[Share]:
         """Return what each source gives to an epoch; `group` neighbouring documents are one row."""

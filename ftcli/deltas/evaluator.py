@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ftcli.core.errors import UserError
-from ftcli.evaluation.named_sets import add_score
 from ftcli.deltas.artefact import Kind
 from ftcli.deltas.publish import build_config
+from ftcli.evaluation.named_sets import add_score
 
 LOSS = "eval.loss"
 

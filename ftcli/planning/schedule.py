@@ -134,7 +134,9 @@ def _count_supervised(tokens: Any, rows: np.ndarray) -> int | None:
     if not hasattr(tokens, "sizes"):  # images and sounds
         return tokens.meta.get("supervised")
     counts = np.bincount(tokens.find_sources(rows), minlength=len(tokens.sizes))
-    means = [meta["supervised"] / size for meta, size in zip(tokens.metas, tokens.sizes, strict=True)]
+    means = [
+        meta["supervised"] / size for meta, size in zip(tokens.metas, tokens.sizes, strict=True)
+    ]
     return round(float(counts @ np.asarray(means)))
 
 

@@ -186,7 +186,9 @@ class Meter:
             "losses": [[step.step, step.loss, step.rows, step.probe] for step in self.steps],
             "busy": self.total_busy + self.busy,
             "tokens": self.total_tokens + self.tokens,
-            "figures": {name: [float(total), float(n)] for name, (total, n) in self.figures.items()},
+            "figures": {
+                name: [float(total), float(n)] for name, (total, n) in self.figures.items()
+            },
             "forwards": self.forwards,
         }
 

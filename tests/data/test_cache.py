@@ -109,7 +109,9 @@ def test_a_second_time_nothing_is_tokenised(tokenizer, write_rows, monkeypatch):
     monkeypatch.setattr(
         "ftcli.data.render.encode_segments", lambda *_: pytest.fail("tokenised again")
     )
-    assert Data(str(path), on_error="skip").prepare("train", tokenizer).folders[0] == first.folders[0]
+    assert (
+        Data(str(path), on_error="skip").prepare("train", tokenizer).folders[0] == first.folders[0]
+    )
 
 
 def test_every_setting_that_matters_has_its_own_tokens(tokenizer, write_rows):

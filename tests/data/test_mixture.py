@@ -35,9 +35,7 @@ def two_files(write_rows):
 
 
 def weighted(sources, *weights):
-    return [
-        source | {"weight": weight} for source, weight in zip(sources, weights, strict=True)
-    ]
+    return [source | {"weight": weight} for source, weight in zip(sources, weights, strict=True)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,7 +101,9 @@ def test_joined_tokens_are_those_of_each_source(two_files, tokenizer):
     for index, row in enumerate(rows):
         assert (joined.row(index)["input_ids"] == row["input_ids"]).all()
         assert (joined.row(index)["labels"] == row["labels"]).all()
-    assert joined.meta["used"] == 36 and joined.meta["tokens"] == sum(map(len, (r["input_ids"] for r in rows)))
+    assert joined.meta["used"] == 36 and joined.meta["tokens"] == sum(
+        map(len, (r["input_ids"] for r in rows))
+    )
     assert joined.fingerprint not in {part.fingerprint for part in alone}
 
 
@@ -130,7 +130,9 @@ def test_a_source_without_a_usable_row_is_refused_by_name(two_files, write_rows,
 def test_warnings_name_the_source(two_files, write_rows, tokenizer, caplog):
     broken = write_rows([{"prompt": "a", "completion": "b"}, {"prompt": "a"}], "broken.jsonl")
     with caplog.at_level(logging.WARNING):
-        Data(sources=[*two_files, {"path": str(broken)}], on_error="skip").prepare("train", tokenizer)
+        Data(sources=[*two_files, {"path": str(broken)}], on_error="skip").prepare(
+            "train", tokenizer
+        )
     assert "train of broken: 1 row skipped" in caplog.text
 
 
@@ -185,7 +187,9 @@ def test_pairs_stay_together_when_sources_are_mixed(write_rows, tokenizer):
              {"path": str(write_rows(pair[6:], "b.jsonl")), "weight": 1}]  # fmt: skip
     loader = Data(sources=files, pairs=True, total=12).loader("train", tokenizer, 4)
     rows = [row for batch in loader.list_batch_rows(0) for row in batch]
-    assert len(rows) == 24 and all(a % 2 == 0 and b == a + 1 for a, b in zip(rows[::2], rows[1::2], strict=True))
+    assert len(rows) == 24 and all(
+        a % 2 == 0 and b == a + 1 for a, b in zip(rows[::2], rows[1::2], strict=True)
+    )
     assert sum(row >= 12 for row in rows) == 12
     assert torch.equal(loader.batch([0, 1, 12, 13])["sources"], torch.tensor([0, 0, 1, 1]))
 
