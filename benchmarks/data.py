@@ -11,13 +11,17 @@ of the process (VmHWM), of which the part above the imports is shown too.
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +39,8 @@ def write_rows(path: Path, count: int) -> None:
     def rows() -> Any:
         for number in range(count):
             row = draw.choice(known)
-            yield {"prompt": f"{row['mr']}, order[{number}]", "completion": row["ref"]}
+            prompt = ", ".join(row["mr"].split(", ")[:2])
+            yield {"prompt": f"{prompt}, order[{number}]", "completion": row["ref"][:60]}
 
     if path.suffix == ".jsonl":
         with open(path, "w", encoding="utf-8") as file:
@@ -112,12 +117,9 @@ def prepare_with_datasets(path: Path, cache: Path, batched: bool) -> Any:
             batched=batched,
             remove_columns=["prompt", "completion"],
         )
-        lengths = mapped.with_format("arrow").map(
-            lambda batch: {"n": [len(ids) for ids in batch["input_ids"].to_pylist()]},
-            batched=True,
-            remove_columns=["input_ids", "labels"],
-        )
-        return sum(lengths.with_format(None)["n"])
+        assert mapped[0]["labels"]
+        column = mapped.data.column("input_ids")
+        return sum(len(chunk.flatten()) for chunk in column.chunks)
 
     return prepare
 
@@ -154,3 +156,69 @@ def run_process(way: str, path: Path, cache: Path) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(done.stderr)
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def compare(count: int, kind: str, most_by_row: int) -> Iterator[dict[str, Any]]:
+    """Yield the figures of every way for one number of rows, and of ftcli's second start."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"rows.{kind}"
+        write_rows(path, count)
+        tokens = set()
+        for way in WAYS:
+            if way == "datasets by row" and count > most_by_row:
+                continue
+            cache = Path(folder) / way.replace(" ", "-")
+            figures = run_process(way, path, cache)
+            tokens.add(figures["tokens"])
+            if way == "ftcli":
+                figures["again_s"] = run_process(way, path, cache)["seconds"]
+            yield {
+                "rows": count,
+                "kind": kind,
+                "way": way,
+                "rows_s": count / figures["seconds"],
+            } | figures
+            shutil.rmtree(cache)
+        assert len(tokens) == 1, f"the ways made other tokens: {tokens}"
+
+
+def show(lines: Sequence[dict[str, Any]]) -> None:
+    """Print a table; ratios are ftcli's rows a second over those of each other way."""
+    print(
+        f"{'rows':>9} {'way':<16} {'rows/s':>8} {'ratio':>6} {'peak MB':>8} {'rise MB':>8} {'again s':>8}"
+    )
+    for line in lines:
+        own = next(x for x in lines if x["way"] == "ftcli" and x["rows"] == line["rows"])
+        again = f"{line['again_s']:8.2f}" if "again_s" in line else " " * 8
+        print(
+            f"{line['rows']:>9,} {line['way']:<16} {line['rows_s']:>8,.0f} "
+            f"{own['rows_s'] / line['rows_s']:>6.2f} {line['peak_mb']:>8,.0f} {line['rise_mb']:>8,.0f} {again}"
+        )
+
+
+def main() -> None:
+    """Compare for the numbers of rows of the command line, or measure one way."""
+    if sys.argv[1:2] == ["--measure"]:
+        way, path, cache = sys.argv[2:5]
+        return measure(way, Path(path), Path(cache))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--kind", choices=("jsonl", "parquet"), default="jsonl")
+    parser.add_argument(
+        "--most-by-row", type=int, default=100_000, help="rows up to which it is run"
+    )
+    parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
+    options = parser.parse_args()
+    lines: list[dict[str, Any]] = []
+    for count in options.rows:
+        for line in compare(count, options.kind, options.most_by_row):
+            lines.append(line)
+            if options.out:
+                options.out.write_text(json.dumps(lines, indent=2))
+    show(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,7 @@ from ftcli.data.rows import UnusableRow, as_text, list_names, shorten
 
 #: Fields by which a row becomes a conversation.
 SURROUNDINGS = ("system", "history", "tools")
+LAYOUTS = 1000  # different sets of columns that are remembered
 #: Columns beside `text` by which a row is one turn of a conversation (OpenAssistant).
 PARTS_OF_A_CONVERSATION = {"role", "from", "parent_id", "speaker"}
 
@@ -48,10 +49,17 @@ class Columns:
         others: Iterable[Mapping[str, Any]] = (),
     ) -> None:
         self.mapping = dict(mapping)
+        self._found: dict[
+            tuple[str, ...], dict[str, str | None]
+        ] = {}  # names of columns -> columns
         rows = [first, *others]
         matcher = FormatMatcher(first, where, origin)
         self.name = _detect_format(self.mapping, first, matcher) if name == "auto" else name
         self.format = formats.load_format(self.name)
+        self._fields = [*self.format.FIELDS, REFERENCES]
+        self._required = formats.required_fields(self.format)
+        self._answer = _find_answer_field(self.format)
+        self._surroundings = [f for f in SURROUNDINGS if f in self.format.FIELDS]
         _check_fields(self.mapping, self.name, self.format, matcher.key)
         if missing := self.list_missing(first):
             raise matcher.make_missing_columns_error(self.name, missing)
@@ -61,6 +69,19 @@ class Columns:
 
     def find_column(self, field: str, row: Mapping[str, Any]) -> str | None:
         """Return the column of a row that holds a field; None where there is none."""
+        return self._find_columns(row).get(field)
+
+    def _find_columns(self, row: Mapping[str, Any]) -> dict[str, str | None]:
+        """Return field -> column of a row; looked up once for all rows of the same columns."""
+        names = tuple(row)
+        found = self._found.get(names)
+        if found is None:
+            if len(self._found) >= LAYOUTS:
+                self._found.clear()
+            found = self._found[names] = {f: self._search_column(f, row) for f in self._fields}
+        return found
+
+    def _search_column(self, field: str, row: Mapping[str, Any]) -> str | None:
         if field in self.mapping:
             column = self.mapping[field]
             return column if column is not None and column in row else None
@@ -75,12 +96,10 @@ class Columns:
 
     def list_missing(self, row: Mapping[str, Any]) -> list[str]:
         """Return the required fields that have no column in a row. References can replace the answer."""
-        absent = [
-            f for f in formats.required_fields(self.format) if self.find_column(f, row) is None
-        ]
-        answer = _find_answer_field(self.format)
-        if answer in absent and self.find_column(REFERENCES, row):
-            absent.remove(answer)
+        columns = self._find_columns(row)
+        absent = [field for field in self._required if columns[field] is None]
+        if self._answer in absent and columns[REFERENCES]:
+            absent.remove(self._answer)
         return absent
 
     def build_example(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +115,7 @@ class Columns:
             raise UnusableRow(
                 f"has no column {wanted}; its columns are {list_names(row) or 'none'}."
             )
-        named = {field: self.find_column(field, row) for field in self._fields}
+        named = self._find_columns(row)
         fields = {field: row[column] for field, column in named.items() if column}
         label = fields.pop(LABEL, None)
         if (
@@ -106,19 +125,15 @@ class Columns:
         if not self._has_surroundings(row):
             fields = {f: v for f, v in fields.items() if f not in SURROUNDINGS}
         if self.as_conversations:
-            fields |= {f: None for f in SURROUNDINGS if f in self.format.FIELDS and f not in fields}
+            fields |= {f: None for f in self._surroundings if f not in fields}
         references = _parse_references(fields.pop(REFERENCES, None))
-        answer = _find_answer_field(self.format)
+        answer = self._answer
         if answer and answer not in fields and references:
             fields[answer] = references[0]
         example = self.format.example(fields)
         _refuse_hidden(example)
         example[REFERENCES] = references or _take_answer(example)
         return example
-
-    @property
-    def _fields(self) -> list[str]:
-        return [*self.format.FIELDS, REFERENCES]
 
     def _refuse_absent(self, rows: Sequence[Mapping[str, Any]], matcher: FormatMatcher) -> None:
         """Raise a UserError for a column that is mapped to an optional field and that no row has."""
@@ -129,7 +144,8 @@ class Columns:
 
     def _has_surroundings(self, row: Mapping[str, Any]) -> bool:
         """Whether a row has a system message, a history or tools."""
-        columns = (self.find_column(f, row) for f in SURROUNDINGS if f in self.format.FIELDS)
+        found = self._find_columns(row)
+        columns = (found[field] for field in self._surroundings)
         return any(_has_content(row[column]) for column in columns if column)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
 from typing import Any, Literal, NamedTuple
@@ -82,7 +83,7 @@ class Preparation:
         """
         self.counts = RowCounts(**writer.state)
         self.writer = writer
-        for chunk in _split_chunks(islice(iter(entries), self.counts.entries, None)):
+        for chunk in _read_ahead(_split_chunks(islice(iter(entries), self.counts.entries, None))):
             self._write_chunk(chunk)
             self.counts.entries += len(chunk)
             if self.counts.rows and not self.counts.supervised:
@@ -247,6 +248,18 @@ def _split_chunks(stream: Iterator[Entry]) -> Iterator[list[Entry]]:
             chunk, weight = [], 0
     if chunk:
         yield chunk
+
+
+def _read_ahead(chunks: Iterator[list[Entry]]) -> Iterator[list[Entry]]:
+    """Yield the same chunks; the next one is read in a thread while the tokenizer, which is not Python, works.
+
+    An error of reading is raised in its turn, once the chunks before it were used.
+    """
+    with ThreadPoolExecutor(1, "ftcli-rows") as reader:
+        coming = reader.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = reader.submit(next, chunks, None)
+            yield chunk
 
 
 def _count_characters(entry: Entry) -> int:

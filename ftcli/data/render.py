@@ -215,8 +215,11 @@ class Renderer:
         ]
 
     def _start_segments(self) -> list[Segment]:
-        tokens = find_leading_ids(self.tokenizer)
-        return [Segment(tokens)] if tokens else []
+        return [Segment(self._leading_ids)] if self._leading_ids else []
+
+    @cached_property
+    def _leading_ids(self) -> list[int]:
+        return find_leading_ids(self.tokenizer)
 
     def _end_segments(self) -> list[Segment]:
         token = self.tokenizer.eos_token_id

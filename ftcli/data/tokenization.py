@@ -46,14 +46,30 @@ def encode_segments(
     encoded = iter(_encode_texts(texts, tokenizer))
     encoded_rows = []
     for row in rows:
-        parts = []
-        for segment in row:
-            if isinstance(segment.content, str):
-                parts.append(_mask_tokens(segment, next(encoded), tokenizer))
-            else:
-                parts.append(_take_ids(segment))
-        encoded_rows.append(_join(parts))
+        pieces = [next(encoded) if isinstance(p.content, str) else p.content for p in row]
+        if all(segment.spans in ((), LEARN_ALL) for segment in row):
+            encoded_rows.append(_join_whole(row, pieces))
+        else:
+            parts = [_mask_tokens(*both, tokenizer) for both in zip(row, pieces, strict=True)]
+            encoded_rows.append(_join(parts))
     return encoded_rows
+
+
+def _join_whole(
+    row: Sequence[Segment], pieces: Sequence[Encoding | list[int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ids and mask of a row whose segments are learned as a whole or not at all."""
+    ids: list[int] = []
+    learned = []
+    for segment, piece in zip(row, pieces, strict=True):
+        start = len(ids)
+        ids += piece if isinstance(piece, list) else piece.ids
+        if segment.spans:
+            learned.append(slice(start, len(ids)))
+    mask = np.zeros(len(ids), dtype=np.uint8)
+    for span in learned:
+        mask[span] = 1
+    return np.array(ids, dtype=np.int32), mask
 
 
 def _encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[Encoding]:
@@ -70,8 +86,10 @@ def _encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def _mask_tokens(
-    segment: Segment, encoding: Encoding, tokenizer: PreTrainedTokenizerBase
+    segment: Segment, encoding: Encoding | list[int], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(encoding, list):
+        return _take_ids(segment)
     ids = np.array(encoding.ids, dtype=np.int32)
     if segment.spans in ((), LEARN_ALL):
         return ids, np.full(len(ids), bool(segment.spans), dtype=np.uint8)

@@ -27,7 +27,10 @@ def test_a_set_takes_every_evaluator_or_those_that_it_lists():
     )
     assert list(every) == ["loss", "generation", "code/loss", "code/generation", "talk/loss"]
     assert [e.split for e in every.values()] == ["validation", "test", "code", "code", "talk"]
-    assert every["code/generation"].name == "generation-code" and EVALUATORS["loss"].split == "validation"
+    assert (
+        every["code/generation"].name == "generation-code"
+        and EVALUATORS["loss"].split == "validation"
+    )
 
 
 def test_an_evaluator_that_the_job_does_not_have_is_refused():

@@ -14,17 +14,18 @@ SUFFIXES = (".jsonl", ".ndjson")
 
 def read(path: Path, unit: str = "file") -> Iterator[Item]:
     """Yield one row a line; blank lines are skipped."""
+    decoder = strict_json.Decoder()
     for line in read_lines(path):
         if line.error or line.text.strip():
-            yield parse(line, f"{path}:{line.number}")
+            yield parse(line, f"{path}:{line.number}", decoder)
 
 
-def parse(line: Line, origin: str) -> Item:
+def parse(line: Line, origin: str, decoder: strict_json.Decoder) -> Item:
     """Parse one line into a row, or the error of that row."""
     if line.error:
         return make_broken_row_error(line.error, origin)
     try:
-        value = strict_json.load(line.text)
+        value = strict_json.load(line.text, decoder)
     except ValueError as error:
         return make_broken_row_error(str(error), origin)
     if not isinstance(value, dict):
