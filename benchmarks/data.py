@@ -158,15 +158,13 @@ def run_process(way: str, path: Path, cache: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def compare(count: int, kind: str, most_by_row: int) -> Iterator[dict[str, Any]]:
+def compare(count: int, kind: str, ways: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the figures of every way for one number of rows, and of ftcli's second start."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"rows.{kind}"
         write_rows(path, count)
         tokens = set()
-        for way in WAYS:
-            if way == "datasets by row" and count > most_by_row:
-                continue
+        for way in ways:
             cache = Path(folder) / way.replace(" ", "-")
             figures = run_process(way, path, cache)
             tokens.add(figures["tokens"])
@@ -206,14 +204,12 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--kind", choices=("jsonl", "parquet"), default="jsonl")
-    parser.add_argument(
-        "--most-by-row", type=int, default=100_000, help="rows up to which it is run"
-    )
+    parser.add_argument("--ways", choices=WAYS, nargs="+", default=WAYS)
     parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
     options = parser.parse_args()
     lines: list[dict[str, Any]] = []
     for count in options.rows:
-        for line in compare(count, options.kind, options.most_by_row):
+        for line in compare(count, options.kind, options.ways):
             lines.append(line)
             if options.out:
                 options.out.write_text(json.dumps(lines, indent=2))

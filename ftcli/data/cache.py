@@ -88,6 +88,7 @@ class Writer:
 
     Attributes:
         state: the state that the caller passed to the last `commit`, for resuming.
+        committed: tokens at the last `commit`.
     """
 
     def __init__(self, partial: Path) -> None:
@@ -97,6 +98,7 @@ class Writer:
         self.state: dict[str, Any] = manifest["state"]
         self.chain = bytes.fromhex(manifest["chain"])
         self.tokens, self.documents = manifest["tokens"], manifest["documents"]
+        self.committed = self.tokens
         self.origin_bytes = manifest["origin_bytes"]
         self._files = {name: self._open(name, manifest["sizes"].get(name, 0)) for name in ARRAYS}
         if not self.documents:
@@ -122,7 +124,7 @@ class Writer:
 
     def commit(self, state: dict[str, Any]) -> None:
         """Flush everything appended so far to disk, together with the caller's state."""
-        self.state = state
+        self.state, self.committed = state, self.tokens
         sizes = {}
         for name, file in self._files.items():
             file.flush()

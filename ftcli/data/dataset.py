@@ -18,8 +18,9 @@ from ftcli.data.mixture import Mixture
 from ftcli.data.preparation import Preparation, Progress, Work, count_entries
 from ftcli.data.render import DATE, Renderer, RenderSettings
 from ftcli.data.rows import BadRow, UnusableRow
+from ftcli.data.source_report import describe_sources, plan_shares
 from ftcli.data.source_settings import EvalSet, MixedSource, read_settings, read_sources
-from ftcli.data.split import Entry, Split, Splits, describe_sources
+from ftcli.data.split import Entry, Split, Splits
 from ftcli.data.statistics import compute_statistics, format_counts, list_warnings
 from ftcli.data.tokens import Document, Tokens
 
@@ -219,8 +220,8 @@ class Data:
                 log.warning(f"{name}: {format_counts(counts)}")
             if note := part.unused.note():
                 log.warning(note)
-            name = part.title if self.sources is not None else None
-            samples += [(example | {"source": name}, documents) for example, documents in examples]
+            title = part.title if self.sources is not None else None
+            samples += [(example | {"source": title}, documents) for example, documents in examples]
         return samples
 
     def find_unused_columns(self, split: str = "train", source: int = 0) -> UnusedColumns:
@@ -235,18 +236,8 @@ class Data:
         if self.sources is None:
             return []
         parts = self._splits.open("train")
-        counted = [part.count_rows() for part in parts]
-        kept = 1 - self.validation if isinstance(self.validation, float | int) else 1.0
-        known = [round(count * kept) for count in counted if count is not None]
-        if len(known) == len(parts):
-            return [share.describe() for share in self._mixture("train", parts).list_shares(known)]
-        weights = [source.weight for source in self.parts]
-        total = sum(weight for weight in weights if weight is not None)
-        return [
-            f"{part.title}: "
-            + (f"{weight / total:.1%} of an epoch" if weight else "every row once")
-            for part, weight in zip(parts, weights, strict=True)
-        ]
+        held_out = self.validation if isinstance(self.validation, float | int) else 0.0
+        return plan_shares(parts, self._mixture("train", parts), held_out)
 
     def refuse_empty(self, split: str) -> None:
         """Raise a UserError with the counts of the rows of a split that has no example."""
@@ -329,16 +320,15 @@ class Data:
         first = next(self.examples("train"), None)
         renderer = Renderer(self._rendering, tokenizer)
         tokens = {split: self.prepare(split, tokenizer) for split in self.splits}
-        statistics = {split: compute_statistics(prepared) for split, prepared in tokens.items()}
-        parts = self._splits.open("train")
+        parts, trained = self._splits.open("train"), tokens["train"]
         return {
-            **describe_sources(parts, tokens["train"].list_shares(2 if self.pairs else 1)),
-            "fingerprint": statistics["train"]["fingerprint"],
+            **describe_sources(parts, trained.list_shares(2 if self.pairs else 1)),
+            "fingerprint": trained.fingerprint,
             "format": " + ".join(dict.fromkeys(part.columns.name for part in parts)),
             "packing": self.packing,
             "max_length": self.max_length,
             "template": renderer.hash_template(first) if first else None,
-            "splits": statistics,
+            "splits": {split: compute_statistics(prepared) for split, prepared in tokens.items()},
         }
 
     @property

@@ -8,12 +8,10 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from ftcli.core.errors import UserError
 from ftcli.data.cache import Writer
 from ftcli.data.chat_templates.losses import LOSSES, make_template_loss_error
-from ftcli.data.render import Renderer
+from ftcli.data.render import DocumentText, Renderer
 from ftcli.data.rows import BadRow, UnusableRow
 from ftcli.data.split import Entry, Split
 from ftcli.data.statistics import RowCounts
@@ -21,8 +19,13 @@ from ftcli.data.tokenization import hash_tokenizer
 from ftcli.data.tokens import Document
 
 VERSION = 3  # of what preparation makes of the same rows; part of every cache key
-CHUNK = 2000  # source rows between two commits
-MAX_CHARACTERS = 1 << 24  # characters between two commits, which bounds memory where rows are long
+CHUNK = 2000  # source rows that are tokenised together
+MAX_CHARACTERS = 1 << 24  # characters of a chunk, which bounds memory where rows are long
+COMMIT = 1_000_000  # tokens between two commits: seconds of work, and each waits for the disk
+
+
+#: Source rows, and the texts of those of them that are examples.
+Chunk = tuple[list[Entry], list[list[DocumentText] | UnusableRow]]
 
 
 class Work(NamedTuple):
@@ -83,12 +86,14 @@ class Preparation:
         """
         self.counts = RowCounts(**writer.state)
         self.writer = writer
-        for chunk in _read_ahead(_split_chunks(islice(iter(entries), self.counts.entries, None))):
-            self._write_chunk(chunk)
+        chunks = _split_chunks(islice(iter(entries), self.counts.entries, None))
+        for chunk, texts in _read_ahead(map(self._write_texts, chunks)):
+            self._write_chunk(chunk, texts)
             self.counts.entries += len(chunk)
             if self.counts.rows and not self.counts.supervised:
                 raise self._make_unlearned_error()
-            writer.commit(asdict(self.counts))
+            if writer.tokens - writer.committed >= COMMIT:
+                writer.commit(asdict(self.counts))
             self.refuse_losses(asdict(self.counts))
             if self.progress:
                 self.progress(self.counts)
@@ -119,13 +124,19 @@ class Preparation:
         self.counts.used = len(examples)
         return examples
 
-    def _write_chunk(self, chunk: Sequence[Entry]) -> None:
+    def _write_texts(self, chunk: list[Entry]) -> Chunk:
+        examples = [entry for entry in chunk if isinstance(entry, dict)]
+        return chunk, self.renderer.write_texts(examples)
+
+    def _write_chunk(
+        self, chunk: Sequence[Entry], texts: Sequence[list[DocumentText] | UnusableRow]
+    ) -> None:
         for entry in chunk:
             self.counts.elsewhere += entry is None
             if isinstance(entry, BadRow):
                 self._skip(entry)
         examples = [entry for entry in chunk if isinstance(entry, dict)]
-        rendered = self.renderer.render_documents(examples)
+        rendered = self.renderer.render_documents(examples, texts)
         for example, documents in zip(examples, rendered, strict=True):
             if isinstance(documents, UnusableRow):
                 self._skip(documents.to_bad_row(example["origin"]))
@@ -161,8 +172,7 @@ class Preparation:
                 counts.dropped += 1
                 return None
             document = document.cut(self.limit)
-        learned = np.flatnonzero(document.learned)
-        if not len(learned):
+        if not document.learned.any():
             counts.unlearned += 1
             return None
         return document
@@ -250,10 +260,10 @@ def _split_chunks(stream: Iterator[Entry]) -> Iterator[list[Entry]]:
         yield chunk
 
 
-def _read_ahead(chunks: Iterator[list[Entry]]) -> Iterator[list[Entry]]:
-    """Yield the same chunks; the next one is read in a thread while the tokenizer, which is not Python, works.
+def _read_ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Yield the same chunks; the next is made in a thread while the tokenizer, which is not Python, works.
 
-    An error of reading is raised in its turn, once the chunks before it were used.
+    An error is raised in its turn, once the chunks before it were used.
     """
     with ThreadPoolExecutor(1, "ftcli-rows") as reader:
         coming = reader.submit(next, chunks, None)

@@ -88,14 +88,25 @@ class Renderer:
         """Whether the chat template has been used and has generation markers."""
         return "chat" in self.__dict__ and self.chat.has_markers
 
-    def render_documents(
+    def write_texts(
         self, examples: Sequence[dict[str, Any]]
+    ) -> list[list[DocumentText] | UnusableRow]:
+        """Return the documents of each example before they are tokenised, or the reason why it has none."""
+        return [self._try_write_documents(example) for example in examples]
+
+    def render_documents(
+        self,
+        examples: Sequence[dict[str, Any]],
+        texts: Sequence[list[DocumentText] | UnusableRow] | None = None,
     ) -> list[list[Document] | UnusableRow]:
         """Return the documents of each example, or the reason why it has none.
 
         Plain text may become several documents; a pair becomes two, chosen and rejected.
+
+        Args:
+            texts: what `write_texts` returned for the examples; None: it is called.
         """
-        writings = [self._try_write_documents(example) for example in examples]
+        writings = self.write_texts(examples) if texts is None else texts
         rows = [w.segments for row in writings if not isinstance(row, UnusableRow) for w in row]
         encoded = iter(encode_segments(rows, self.tokenizer))
         results: list[list[Document] | UnusableRow] = []
@@ -222,6 +233,10 @@ class Renderer:
         return find_leading_ids(self.tokenizer)
 
     def _end_segments(self) -> list[Segment]:
+        return [self._end_segment]
+
+    @cached_property
+    def _end_segment(self) -> Segment:
         token = self.tokenizer.eos_token_id
         if token is None:
             raise UserError(
@@ -229,7 +244,7 @@ class Renderer:
                 where="model.tokenizer",
                 fix="use a tokenizer with eos_token, or data.template=chat",
             )
-        return [Segment([token], LEARN_ALL)]
+        return Segment([token], LEARN_ALL)
 
 
 def is_conversation(example: dict[str, Any], template: str) -> bool:

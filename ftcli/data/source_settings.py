@@ -123,7 +123,13 @@ def find_mistakes(data: Data) -> Iterator[UserError]:
 
 
 def _find_mistakes_of_several(data: Data) -> Iterator[UserError]:
-    defaults = {"name": None, "split": "train", "revision": None, "format": "auto", "columns": {}}
+    defaults: dict[str, Any] = {
+        "name": None,
+        "split": "train",
+        "revision": None,
+        "format": "auto",
+        "columns": {},
+    }
     for key, default in defaults.items():
         if getattr(data, key) != default:
             fix = f"write {key} into the entries of data.sources"

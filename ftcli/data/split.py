@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from ftcli.data import dataset_errors
 from ftcli.data.columns import Columns
 from ftcli.data.conversation.exchange import extract_prompt
 from ftcli.data.inspection import UnusedColumns, find_unused_columns
-from ftcli.data.mixture import Share
 from ftcli.data.rows import BadRow, Item, Row, UnusableRow
 from ftcli.data.source_settings import MixedSource, SourceSettings, source_key
 from ftcli.data.sources import Source, find_source, is_path
@@ -246,22 +244,6 @@ class Splits:
             if error.where == "data.path":
                 error.where = f"{key}.path"
             raise
-
-
-def describe_sources(parts: Sequence[Split], shares: Sequence[Share]) -> dict[str, Any]:
-    """Return what `data.json` says of the sources of a split; those of several are under `sources`."""
-    described = [part.source.describe() for part in parts]
-    if len(parts) == 1:
-        return described[0]
-    licences = [
-        f"{share.title}: {own.get('licence')}" for share, own in zip(shares, described, strict=True)
-    ]
-    sources = [
-        own | asdict(share) | {"passes": round(share.passes, 4)}
-        for own, share in zip(described, shares, strict=True)
-    ]
-    path = " + ".join(share.title for share in shares)
-    return {"path": path, "sources": sources, "licence": "\n".join(licences)}
 
 
 def hash_prompt(prompt: str) -> int:

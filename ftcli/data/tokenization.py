@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 #: Spans of a segment that is learned as a whole.
 LEARN_ALL = ((0, 1 << 62),)
+BATCH = 512  # texts that are encoded at a time
 #: Tokenizer -> hash of its vocabulary and rules.
 _hashes: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 
@@ -43,11 +44,12 @@ def encode_segments(
         rows = [_cut_at_every_span(row) for row in rows]
         return [_join([_encode_slowly(segment, tokenizer) for segment in row]) for row in rows]
     texts = [p.content for row in rows for p in row if isinstance(p.content, str)]
-    encoded = iter(_encode_texts(texts, tokenizer))
+    whole = [all(segment.spans in ((), LEARN_ALL) for segment in row) for row in rows]
+    encoded = iter(_encode_ids(texts, tokenizer) if all(whole) else _encode_texts(texts, tokenizer))
     encoded_rows = []
-    for row in rows:
+    for row, is_whole in zip(rows, whole, strict=True):
         pieces = [next(encoded) if isinstance(p.content, str) else p.content for p in row]
-        if all(segment.spans in ((), LEARN_ALL) for segment in row):
+        if is_whole:
             encoded_rows.append(_join_whole(row, pieces))
         else:
             parts = [_mask_tokens(*both, tokenizer) for both in zip(row, pieces, strict=True)]
@@ -78,11 +80,31 @@ def _encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[
     The backend is called directly, which halves the time: the wrapper's further lists (attention masks
     and others) take as long as the tokenising.
     """
+    return list(_set_up_backend(tokenizer).encode_batch(texts, add_special_tokens=False))
+
+
+def _encode_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+    """Yield the ids of each text, without offsets: a fifth faster, and encodings do not pile up in memory."""
+    backend = _set_up_backend(tokenizer)
+    for start in range(0, len(texts), BATCH):
+        batch = texts[start : start + BATCH]
+        for encoding in backend.encode_batch_fast(batch, add_special_tokens=False):
+            yield encoding.ids
+
+
+def _set_up_backend(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return the tokenizer behind the wrapper, without padding and truncation.
+
+    Settings that are right are left alone: they cannot be changed while another thread encodes.
+    """
     backend = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
-    backend.encode_special_tokens = tokenizer.split_special_tokens
-    return list(backend.encode_batch(texts, add_special_tokens=False))
+    if backend.padding is not None:
+        backend.no_padding()
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.encode_special_tokens != tokenizer.split_special_tokens:
+        backend.encode_special_tokens = tokenizer.split_special_tokens
+    return backend
 
 
 def _mask_tokens(

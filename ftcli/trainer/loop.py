@@ -145,7 +145,8 @@ class Loop:
             periodic: run only the evaluators whose field `periodic` is set.
         """
         self.meter.pause()
-        run, scores = self.run, {}
+        run = self.run
+        scores: dict[str, float] = {}
         run.step = self.state.step
         chosen = {n: e for n, e in run.evaluators.items() if e.periodic or not periodic}
         if self.accelerator.is_main_process and chosen:

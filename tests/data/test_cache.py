@@ -21,6 +21,7 @@ def chunked(monkeypatch):
     """Make many small chunks; run the tokenizer in one thread, so that the process can fork."""
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.setattr(preparation, "CHUNK", 200)
+    monkeypatch.setattr(preparation, "COMMIT", 1)
 
 
 def source(write_rows, count):
