@@ -45,14 +45,17 @@ def encode_segments(
         return [_join([_encode_slowly(segment, tokenizer) for segment in row]) for row in rows]
     texts = [p.content for row in rows for p in row if isinstance(p.content, str)]
     whole = [all(segment.spans in ((), LEARN_ALL) for segment in row) for row in rows]
-    encoded = iter(_encode_ids(texts, tokenizer) if all(whole) else _encode_texts(texts, tokenizer))
+    encoded: Iterator[Encoding | list[int]] = iter(
+        _encode_ids(texts, tokenizer) if all(whole) else _encode_texts(texts, tokenizer)
+    )
     encoded_rows = []
     for row, is_whole in zip(rows, whole, strict=True):
         pieces = [next(encoded) if isinstance(p.content, str) else p.content for p in row]
         if is_whole:
             encoded_rows.append(_join_whole(row, pieces))
         else:
-            parts = [_mask_tokens(*both, tokenizer) for both in zip(row, pieces, strict=True)]
+            both = zip(row, pieces, strict=True)
+            parts = [_mask_tokens(segment, piece, tokenizer) for segment, piece in both]
             encoded_rows.append(_join(parts))
     return encoded_rows
 
