@@ -1,0 +1,114 @@
+"""Rows of one length: text joined end to end, as models are pretrained (LongLoRA, arXiv 2309.12307, section 4.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ftcli.core.errors import UserError
+from ftcli.data.dataset import Data
+from ftcli.data.tokens import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+UNCUT = 1 << 31  # tokens of a text; `Data` would cut long ones into windows that share a token
+
+
+@dataclass
+class JoinedText(Data):
+    """Texts joined end to end with their special tokens, and cut into rows of exactly `max_length` tokens.
+
+    What is left at the end of a split is dropped. With `returns` each text stands once more some texts
+    later, so that a part of every row can be predicted only from far before: generated rows of which
+    one knows what their context is worth.
+    """
+
+    returns: int | None = (
+        None  # a text comes again after this many further ones, each followed by an earlier one; null: never
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.format not in ("auto", "text"):
+            what = f"joined rows are made of plain text, not of format {self.format}."
+            raise UserError(what, where="data.format", fix="data.format=text")
+        if self.returns is not None and self.returns < 1:
+            what = f"a text cannot come again after {self.returns} others."
+            raise UserError(what, where="data.returns", fix="data.returns=null")
+        self._rendering = replace(self._rendering, max_length=UNCUT)
+        self._joined: dict[str, JoinedTokens] = {}
+
+    def prepare(
+        self, split: str, tokenizer: PreTrainedTokenizerBase, progress: Any = None
+    ) -> JoinedTokens:
+        """Return the rows of a split.
+
+        Raises:
+            UserError: as `Data.prepare`; or the split has fewer than `max_length` tokens.
+        """
+        tokens = super().prepare(split, tokenizer, progress)
+        joined = self._joined.get(tokens.fingerprint)
+        if joined is None:
+            joined = JoinedTokens(tokens, self.max_length, self.returns)
+            self._joined[tokens.fingerprint] = joined
+        if not len(joined):
+            raise UserError(
+                f"the texts of '{split}' have {len(joined.source)} tokens, less than one row.",
+                where="data.max_length",
+                fix=f"data.max_length={max(2, len(joined.source))}",
+            )
+        return joined
+
+
+class JoinedTokens(Tokens):
+    """The tokens of a split in rows of one length.
+
+    Args:
+        tokens: the documents.
+        length: tokens of a row.
+        returns: see `JoinedText`.
+
+    Attributes:
+        source: document of each token, int64 [tokens], before the rest was dropped.
+        again: whether a token belongs to a document that came before, bool [rows * length].
+    """
+
+    def __init__(self, tokens: Tokens, length: int, returns: int | None) -> None:
+        super().__init__(tokens.folder)
+        order, again = order_documents(len(tokens), returns)
+        sizes = tokens.lengths[order]
+        starts = np.repeat(tokens.offsets[order] - (np.cumsum(sizes) - sizes), sizes)
+        places = starts + np.arange(len(starts))
+        self.source = np.repeat(order, sizes)
+        rows = len(places) // length
+        kept = places[: rows * length]
+        self.ids, self.learned = np.asarray(tokens.ids)[kept], np.asarray(tokens.learned)[kept]
+        self.again = np.repeat(again, sizes)[: rows * length]
+        self.offsets = np.arange(rows + 1) * length
+        self.learned[self.offsets[:-1]] = 0  # nothing stands before it to predict it from
+        self.meta = {**tokens.meta, "tokens": len(kept), "supervised": int(self.learned.sum())}
+
+    def origin(self, index: int) -> str:
+        """Return the origin of the document in which a row begins."""
+        return super().origin(int(self.source[self.offsets[index]]))
+
+
+def order_documents(count: int, returns: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return documents in the order in which they are joined, int64 [n], and which come again, bool [n].
+
+    With returns = k they are 0, ..., k - 1, k, 0, k + 1, 1, ...: from its first to its second place a document
+    moves by 2 k + 1.
+    """
+    if returns is None:
+        return np.arange(count), np.zeros(count, dtype=bool)
+    order, again = [], []
+    for i in range(count):
+        order.append(i)
+        again.append(False)
+        if i >= returns:
+            order.append(i - returns)
+            again.append(True)
+    return np.asarray(order, dtype=np.int64), np.asarray(again)
