@@ -19,6 +19,7 @@ from ftcli.config.schema import build_job_schema
 PACKAGE = Path(ftcli.__file__).parent
 HOLE = "1"  # stands for what a message fills in
 QUOTED = re.compile(r"\"([a-z_]+(?:\.\w+)*='[^']*')\"")
+PINNED = re.compile(r"pip install \S+==\S+")  # a command, whose `==` sets a version
 WORD = re.compile(r"(?<![\w./'-])~?[a-z_]+(?:[./]\w+)*=(?:\{[^}]*\}|\[[^\]]*\]|[^\s,;)\]])*")
 
 
@@ -51,6 +52,7 @@ def _texts(node: ast.expr) -> Iterator[str]:
 
 def words(text: str) -> list[str]:
     """The settings in a text: words for a shell, in quotes or not."""
+    text = PINNED.sub("", text)
     return [f'"{word}"' for word in QUOTED.findall(text)] + WORD.findall(QUOTED.sub("", text))
 
 
