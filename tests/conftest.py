@@ -44,7 +44,7 @@ def train_tiny(tmp_path_factory) -> Callable[..., Path]:
 
     def run(*overrides: str) -> Path:
         places = (f"run.dir={root / 'runs'}", f"data.cache_dir={root / 'tokens'}")
-        composed = compose("qlora_llama", [*TINY, *places, *overrides])
+        composed = compose("qlora_mini", [*TINY, *places, *overrides])
         validate(composed)
         return Path(train(composed)["run"])
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LITTLE_DISK = 5e9  # bytes below which a run of a large model may fill the disk
 STEPS, CUT = 3, 2  # steps of the run, and the one it is resumed from
-JOB = "qlora_llama"
+JOB = "qlora_mini"
 SMALL = (
     f"trainer.max_steps={STEPS}", "trainer.save_every=1", "trainer.batch_size=4", "eval=none",
     "data.limit=64", "data.validation=null", "data.test=null", "run.name=doctor",

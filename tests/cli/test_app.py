@@ -51,12 +51,12 @@ def test_a_verb_imports_what_it_needs_and_no_more():
     """What reads configurations needs no torch; what looks ahead needs no data sets and no pictures."""
     small = ("data.limit=8", "data.validation=null", "data.test=null", "eval=none")
     reading, mistaken, planned, checked = imported(
-        ("show", "qlora_llama"),
-        ("train", "qlora_llama", "method=nope"),
-        ("plan", "qlora_llama", *small),
+        ("show", "qlora_mini"),
+        ("train", "qlora_mini", "method=nope"),
+        ("plan", "qlora_mini", *small),
         (
             "check",
-            "qlora_llama",
+            "qlora_mini",
             "method=lora",
             "model.quantization=none",
             *small,
@@ -207,13 +207,13 @@ def completed(monkeypatch: pytest.MonkeyPatch, line: str, *, words: list[str] | 
 def test_completion_of_verbs_jobs_groups_options_keys_and_values(work, monkeypatch):
     (work / "mine.yaml").write_text("seed: 1\n")
     assert {"show", "schema"} <= set(completed(monkeypatch, "ftcli s"))
-    assert completed(monkeypatch, "ftcli show qlora_l") == ["qlora_llama"]
+    assert completed(monkeypatch, "ftcli show qlora_l") == ["qlora_mini"]
     assert completed(monkeypatch, "ftcli show mi") == ["mine.yaml"]
-    job = "ftcli show qlora_llama "
+    job = "ftcli show qlora_mini "
     assert "method=lora" in completed(monkeypatch, f"{job}method=l")
     assert completed(monkeypatch, f"{job}optimizer.weight_d") == ["optimizer.weight_decay="]
     masks = completed(monkeypatch, f"{job}data.mask=")
     assert masks == ["data.mask=assistant", "data.mask=all"]
     assert completed(monkeypatch, f"{job}trainer.compile=t") == ["trainer.compile=true"]
-    split = ["ftcli", "show", "qlora_llama", "method", "=", "lor"]  # as bash splits it
+    split = ["ftcli", "show", "qlora_mini", "method", "=", "lor"]  # as bash splits it
     assert completed(monkeypatch, "", words=split) == ["lora", "lora_ga"]

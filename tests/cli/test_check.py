@@ -13,7 +13,7 @@ def names(ended, status):
 
 
 def test_the_shipped_job_is_sound(ftcli, work):
-    ended = ftcli("check", "qlora_llama", "--json")
+    ended = ftcli("check", "qlora_mini", "--json")
     report = json.loads(ended.out)
     assert ended.status == 0 and report["ok"]
     assert names(ended, "ok") == [
@@ -24,7 +24,7 @@ def test_the_shipped_job_is_sound(ftcli, work):
 
 
 def test_what_a_person_reads(ftcli):
-    shown = ftcli("check", "qlora_llama").out
+    shown = ftcli("check", "qlora_mini").out
     for words in (
         "✓ config",
         "q_proj 8",
@@ -37,7 +37,7 @@ def test_what_a_person_reads(ftcli):
 
 def test_paper_scale_without_network_warns_and_does_not_fail(ftcli, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    ended = ftcli("check", "qlora_llama", "model=llama3_8b", "method.r=64", "--gpu", "80",
+    ended = ftcli("check", "qlora_mini", "model=llama3_8b", "method.r=64", "--gpu", "80",
                   "trainer.batch_size=4", "--json")  # fmt: skip
     assert ended.status == 0
     assert names(ended, "warn") == ["model", "tokens", "packing"]
@@ -47,12 +47,12 @@ def test_paper_scale_without_network_warns_and_does_not_fail(ftcli, monkeypatch)
 
 def test_data_of_a_hub_out_of_reach_are_a_warning(ftcli, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    ended = ftcli("check", "qlora_llama", "data=prompt", "data.path=nobody/nothing", "--json")
+    ended = ftcli("check", "qlora_mini", "data=prompt", "data.path=nobody/nothing", "--json")
     assert ended.status == 0 and "data" in names(ended, "warn")
 
 
 def test_an_optimizer_that_needs_cuda_names_its_stand_in(ftcli):
-    ended = ftcli("check", "qlora_llama", "optimizer=paged_adamw8bit", "--json")
+    ended = ftcli("check", "qlora_mini", "optimizer=paged_adamw8bit", "--json")
     checks = json.loads(ended.out)["checks"]
     texts = [c["text"] for c in checks if c["name"] == "optimizer"]
     assert ended.status == 0 and "AdamW8bit takes the place of bitsandbytes.optim.Paged" in texts[0]
@@ -60,14 +60,14 @@ def test_an_optimizer_that_needs_cuda_names_its_stand_in(ftcli):
 
 def test_a_disk_that_is_too_small_is_a_failure(ftcli, monkeypatch):
     monkeypatch.setattr("ftcli.planning.check.free_disk", lambda folder: 1000)
-    ended = ftcli("check", "qlora_llama", "--json")
+    ended = ftcli("check", "qlora_mini", "--json")
     assert ended.status == 2 and names(ended, "fail") == ["disk"]
 
 
 def test_it_costs_little_more_than_importing_the_libraries(work):
     """About as much as the imports: a second look at the model or the data would show."""
     libraries = "import torch, peft, transformers.models.llama.modeling_llama"
-    check = ["-m", "ftcli", "check", "configs/qlora_llama.yaml"]
+    check = ["-m", "ftcli", "check", "configs/qlora_mini.yaml"]
     assert compare_cpu_time(check, ["-c", libraries], rounds=2) < 2
 
 
@@ -92,7 +92,7 @@ def test_a_name_that_matches_nothing_is_put_right_in_its_own_value(ftcli, wrong,
 
 def targets(ftcli, *words: str) -> dict:
     """The finding on target modules."""
-    ended = ftcli("check", "--json", "qlora_llama", "data.limit=8", "eval=none", *words)
+    ended = ftcli("check", "--json", "qlora_mini", "data.limit=8", "eval=none", *words)
     return next(check for check in json.loads(ended.out)["checks"] if check["name"] == "targets")
 
 
@@ -136,14 +136,14 @@ def test_what_is_hardly_meant_is_a_warning_whose_way_out_takes_it_away(ftcli, wo
     from ftcli.config import compose
     from ftcli.config.value_ranges import find_unusual_values
 
-    ended = ftcli("check", "--json", "qlora_llama", "eval=none", "data.limit=8", word)
+    ended = ftcli("check", "--json", "qlora_mini", "eval=none", "data.limit=8", word)
     checks = json.loads(ended.out)["checks"]
     doubt = next(
         check for check in checks if check["name"] == "config" and check["status"] == "warn"
     )
     assert says in doubt["text"]
     assert (
-        list(find_unusual_values(compose("qlora_llama", [word, *shlex.split(doubt["fix"])]))) == []
+        list(find_unusual_values(compose("qlora_mini", [word, *shlex.split(doubt["fix"])]))) == []
     )
 
 
@@ -159,6 +159,6 @@ IMPOSSIBLE = (
 def test_what_cannot_be_is_refused_by_check_and_train_alike(ftcli, work, word):
     key = word.partition("=")[0]
     for verb in ("check", "train"):
-        ended = ftcli(verb, "qlora_llama", word)
+        ended = ftcli(verb, "qlora_mini", word)
         assert ended.status == 2 and key in ended.err and "must be" in ended.err, ended.err
     assert list(work.iterdir()) == []

@@ -71,7 +71,7 @@ def job(work, monkeypatch, tmp_path):
             (work / "own.jinja").write_text(template, encoding="utf-8")
             set_template = ["model.chat_template=own.jinja"]
         data = ["data=chat", "data.path=rows.jsonl", "data.validation=null"]
-        return ["qlora_llama", *data, *set_template]
+        return ["qlora_mini", *data, *set_template]
 
     return write
 

@@ -12,8 +12,8 @@ from ftcli.config import configs_dir
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("qlora_llama", "qlora_llama.yaml"),
-        ("configs/qlora_llama.yaml", "qlora_llama.yaml"),
+        ("qlora_mini", "qlora_mini.yaml"),
+        ("configs/qlora_mini.yaml", "qlora_mini.yaml"),
         ("method/lora", "method/lora.yaml"),
         ("lora", "method/lora.yaml"),
         ("llama3_8b", "model/llama3_8b.yaml"),
@@ -45,5 +45,5 @@ def test_a_wrong_name_and_one_that_is_in_several_groups(ftcli):
 
 
 def test_a_copied_job_runs_from_anywhere(ftcli):
-    assert ftcli("cp", "qlora_llama", "my.yaml").status == 0
+    assert ftcli("cp", "qlora_mini", "my.yaml").status == 0
     assert ftcli("show", "my.yaml").status == 0

@@ -7,7 +7,7 @@ import pytest
 MY = """\
 # a job of mine
 defaults:
-  - qlora_llama
+  - qlora_mini
   - _self_
 
 model:
@@ -80,7 +80,7 @@ def test_3_an_unknown_option(ftcli, mine):
 
 
 def test_9_a_contradiction(ftcli):
-    ended = ftcli("train", "qlora_llama", "model.quantization=none")
+    ended = ftcli("train", "qlora_mini", "model.quantization=none")
     assert ended.status == 2
     first, fix = ended.err.splitlines()
     assert first == (

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-SMALL = ("qlora_llama", "model=llama_mini", "method=lora", "eval=none", "data.validation=null")
+SMALL = ("qlora_mini", "model=llama_mini", "method=lora", "eval=none", "data.validation=null")
 GOOD = {"prompt": "Name a river.", "completion": "The Danube.", "label": True}
 PAIR = {
     "chosen": "\n\nHuman: Say Oslo\n\nAssistant: Oslo",

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-JOB = "qlora_llama"
+JOB = "qlora_mini"
 ANSWERS = {
     "/meta-llama/gated": (401, {"X-Error-Code": "GatedRepo"}),
     "/owner/missing": (401, {"X-Error-Code": "RepoNotFound"}),

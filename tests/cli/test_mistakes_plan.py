@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-TOO_BIG = ("qlora_llama", "model=llama3_8b", "method.r=64", "--gpu", "24")
+TOO_BIG = ("qlora_mini", "model=llama3_8b", "method.r=64", "--gpu", "24")
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def test_7_too_big_is_a_failed_check_with_alternatives(ftcli):
         r"fits with trainer\.batch_size=\d+ trainer\.gradient_accumulation_steps=\d+ \([\d.]+ GB\)"
     )
     assert re.search(fits + r" or trainer\.gradient_checkpointing=true \([\d.]+ GB\)", check["fix"])
-    assert "ftcli train configs/qlora_llama.yaml model=llama3_8b" in check["fix"]
+    assert "ftcli train configs/qlora_mini.yaml model=llama3_8b" in check["fix"]
 
 
 def test_7_the_first_alternative_passes_the_check(ftcli):
@@ -57,7 +57,7 @@ def test_7_a_plan_says_it_and_succeeds(ftcli):
 
 
 def test_4_targets_that_match_nothing(ftcli):
-    ended = ftcli("check", "qlora_llama", "model=llama3_2_1b", "method.target_modules=[q_porj]",
+    ended = ftcli("check", "qlora_mini", "model=llama3_2_1b", "method.target_modules=[q_porj]",
                   "trainer.batch_size=1", "--json")  # fmt: skip
     checks = json.loads(ended.out)["checks"]
     check = next(c for c in checks if c["name"] == "targets")
@@ -68,14 +68,14 @@ def test_4_targets_that_match_nothing(ftcli):
 
 def test_5_columns_that_do_not_fit(ftcli, rows):
     words = rows("instruction", {"question": "a", "answer": "b"})
-    check = failure(ftcli("check", "qlora_llama", *words, "--json"), "data")
+    check = failure(ftcli("check", "qlora_mini", *words, "--json"), "data")
     assert "question" in check["text"] and "data.columns" in check["fix"]
 
 
 def test_6_nothing_to_learn(ftcli, rows):
     long = {"prompt": "word " * 200, "completion": "end"}
     words = rows("prompt", long, long, max_length=32)
-    check = failure(ftcli("check", "qlora_llama", *words, "--json"), "data")
+    check = failure(ftcli("check", "qlora_mini", *words, "--json"), "data")
     assert "100% of tokens" in check["text"] and "data.max_length" in check["fix"]
 
 
@@ -83,15 +83,15 @@ def test_a_malformed_row_names_its_line(ftcli, rows, tmp_path):
     words = rows("prompt", {"prompt": "a", "completion": "b"})
     with open(tmp_path / "rows.jsonl", "a") as file:
         file.write("{broken\n")
-    check = failure(ftcli("check", "qlora_llama", *words, "--json"), "data")
+    check = failure(ftcli("check", "qlora_mini", *words, "--json"), "data")
     assert "rows.jsonl:2" in check["text"]
-    skipped = ftcli("check", "qlora_llama", *words, "data.on_error=skip", "--json")
+    skipped = ftcli("check", "qlora_mini", *words, "data.on_error=skip", "--json")
     warned = [c["text"] for c in json.loads(skipped.out)["checks"] if c["status"] == "warn"]
     assert skipped.status == 0 and "1 row skipped" in warned[0]
 
 
 def test_8_a_model_without_its_config_is_one_message(ftcli):
-    ended = ftcli("check", "qlora_llama", "model=causal_lm", "model.path=nobody/nothing", "--json")
+    ended = ftcli("check", "qlora_mini", "model=causal_lm", "model.path=nobody/nothing", "--json")
     checks = json.loads(ended.out)["checks"]
     failed = [c for c in checks if c["status"] == "fail"]
     assert ended.status == 2 and "nobody/nothing" in failed[0]["text"]
@@ -99,5 +99,5 @@ def test_8_a_model_without_its_config_is_one_message(ftcli):
 
 def test_a_job_that_is_not_sound_is_not_planned(ftcli):
     for verb in ("plan", "check"):
-        ended = ftcli(verb, "qlora_llama", "method.lora_rnk=4")
+        ended = ftcli(verb, "qlora_mini", "method.lora_rnk=4")
         assert ended.status == 2 and "lora_rnk" in ended.err and ended.out == ""

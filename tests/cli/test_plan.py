@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-PAPER = ("plan", "qlora_llama", "model=llama3_8b", "method.r=64", "--gpu", "24")
+PAPER = ("plan", "qlora_mini", "model=llama3_8b", "method.r=64", "--gpu", "24")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_what_a_person_reads(command):
 
 
 def test_the_shipped_job_is_planned_from_its_real_rows(ftcli, tmp_path):
-    ended = ftcli("plan", "qlora_llama", "data.limit=300", "trainer.max_steps=null",
+    ended = ftcli("plan", "qlora_mini", "data.limit=300", "trainer.max_steps=null",
                   "trainer.epochs=2", f"data.cache_dir={tmp_path}", "--json")  # fmt: skip
     plan = json.loads(ended.out)
     known = plan["schedule"]
@@ -69,5 +69,5 @@ def test_the_shipped_job_is_planned_from_its_real_rows(ftcli, tmp_path):
 
 
 def test_nothing_is_left_behind(ftcli, work, tmp_path):
-    ftcli("plan", "qlora_llama", "data.limit=20", f"data.cache_dir={tmp_path}", "--gpu", "8")
+    ftcli("plan", "qlora_mini", "data.limit=20", f"data.cache_dir={tmp_path}", "--gpu", "8")
     assert list(work.iterdir()) == []

@@ -13,7 +13,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def test_preview_marks_what_is_learned(ftcli):
-    ended = ftcli("preview", "qlora_llama", "-n", "2")
+    ended = ftcli("preview", "qlora_mini", "-n", "2")
     assert ended.status == 0, ended.err
     assert "<|bos|>name[Alimentum], area[city centre], familyFriendly[no]\n" in ended.out
     sentence = "There is a place in the city centre, Alimentum, that is not family-friendly."
@@ -23,7 +23,7 @@ def test_preview_marks_what_is_learned(ftcli):
 
 
 def test_preview_follows_overrides(ftcli):
-    ended = ftcli("preview", "qlora_llama", "data.template=chat", "data.packing=none", "-n", "2")
+    ended = ftcli("preview", "qlora_mini", "data.template=chat", "data.packing=none", "-n", "2")
     assert "<|im_start|>assistant\n⟦There is a place" in ended.out
     assert "padded on the right" in ended.out
 
@@ -36,7 +36,7 @@ def test_preview_shows_colours_where_there_are_some(ftcli, monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     try:
-        out = ftcli("preview", "qlora_llama", "-n", "1").out
+        out = ftcli("preview", "qlora_mini", "-n", "1").out
     finally:
         console.cache_clear()
     assert "⟦" not in out
@@ -44,21 +44,21 @@ def test_preview_shows_colours_where_there_are_some(ftcli, monkeypatch):
 
 
 def test_preview_as_json(ftcli):
-    rows = json.loads(ftcli("preview", "qlora_llama", "-n", "3", "--json").out)
+    rows = json.loads(ftcli("preview", "qlora_mini", "-n", "3", "--json").out)
     assert len(rows) == 3
     learned = "".join(s["text"] for s in rows[0]["stretches"] if s["learned"])
     assert learned.startswith("There is a place") and learned.endswith("<|eos|>")
 
 
 def test_preview_says_when_nothing_is_learned(ftcli):
-    out = ftcli("preview", "qlora_llama", "data.max_length=16", "-n", "1").out
+    out = ftcli("preview", "qlora_mini", "data.max_length=16", "-n", "1").out
     assert "nothing in this row is learned" in out
 
 
 def test_prepare_tells_what_it_cached(ftcli, tmp_path):
-    first = json.loads(ftcli("prepare", "qlora_llama", "data.limit=100", "--json").out)
+    first = json.loads(ftcli("prepare", "qlora_mini", "data.limit=100", "--json").out)
     assert list(first) == ["train", "validation", "test"]
     assert first["train"]["rows"] + first["validation"]["rows"] == 100
-    again = ftcli("prepare", "qlora_llama", "data.limit=100")
+    again = ftcli("prepare", "qlora_mini", "data.limit=100")
     assert first["train"]["folders"][0] in again.out
     assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 3

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 RECIPE = """# Two adapters of different rank
-defaults: [qlora_llama, override eval: none, _self_]
+defaults: [qlora_mini, override eval: none, _self_]
 data: {limit: 24, validation: null, test: null}
 method: {r: 2}
 trainer: {max_steps: 2, batch_size: 2, log_every: 1, eval_every: null}
@@ -63,7 +63,7 @@ def test_mistakes(ftcli, recipe):
 def test_a_real_search_from_the_command_line(ftcli, work):
     """Two trials of a step each, then judged with what they chose."""
     (work / "real.yaml").write_text("""# A recipe that searches
-defaults: [qlora_llama, override eval: loss, _self_]
+defaults: [qlora_mini, override eval: loss, _self_]
 data: {limit: 48}
 method: {r: 2}
 eval: {loss: {split: test, limit: 4}}

@@ -24,7 +24,7 @@ CLOCK = ("time", "tok_s", "mem_gb")
 @pytest.fixture
 def trained(ftcli, work):
     def run(name: str, *words: str) -> Path:
-        ended = ftcli("train", "qlora_llama", *TINY, f"run.name={name}", *words)
+        ended = ftcli("train", "qlora_mini", *TINY, f"run.name={name}", *words)
         assert ended.status == 0, ended.err
         return (work / "runs" / name / "latest").resolve()
 

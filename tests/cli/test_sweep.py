@@ -15,7 +15,7 @@ TINY = [
 
 def test_two_trials_side_by_side_and_their_best(ftcli, work):
     ended = ftcli(
-        "sweep", "qlora_llama", "optimizer.lr=1e-2,1e-5", *TINY, "method.r=2", "--jobs", "2"
+        "sweep", "qlora_mini", "optimizer.lr=1e-2,1e-5", *TINY, "method.r=2", "--jobs", "2"
     )
     assert ended.status == 0, ended.err
     lines = ended.out.splitlines()
@@ -24,7 +24,7 @@ def test_two_trials_side_by_side_and_their_best(ftcli, work):
     assert (
         ended.err.count("evaluated only before and after training") == 1
     )  # a note is said once, not a trial
-    (best,) = Path("sweeps").glob("qlora_llama/2*/best.yaml")
+    (best,) = Path("sweeps").glob("qlora_mini/2*/best.yaml")
     assert ftcli("check", str(best), "--json").status == 0
     again = ftcli("sweep", "--resume", str(best.parent), "--json")
     summary = json.loads(again.out)
@@ -37,12 +37,12 @@ def test_two_trials_side_by_side_and_their_best(ftcli, work):
     ("words", "says"),
     [
         ([], "no job is given"),
-        (["qlora_llama"], "nothing is swept"),
-        (["qlora_llama", "method.r=2,4", "--prune"], "belong to a search"),
-        (["qlora_llama", "optimizer.lr=interval(1e-4,1e-2)"], "--optuna"),
-        (["qlora_llama", "method.r=2,4", "--launcher", "slrum"], "ftcli ls launchers"),
-        (["qlora_llama", "method.rr=2,4"], "Did you mean method.r?"),
-        (["qlora_llama", "--resume", "sweeps"], "goes on as it was started"),
+        (["qlora_mini"], "nothing is swept"),
+        (["qlora_mini", "method.r=2,4", "--prune"], "belong to a search"),
+        (["qlora_mini", "optimizer.lr=interval(1e-4,1e-2)"], "--optuna"),
+        (["qlora_mini", "method.r=2,4", "--launcher", "slrum"], "ftcli ls launchers"),
+        (["qlora_mini", "method.rr=2,4"], "Did you mean method.r?"),
+        (["qlora_mini", "--resume", "sweeps"], "goes on as it was started"),
         (["--resume", "."], "is not a sweep"),
     ],
 )

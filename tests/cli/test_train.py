@@ -15,10 +15,10 @@ TINY = (
 
 def test_the_screen_shows_the_figures_of_metrics_jsonl(ftcli, work):
     """The loss falls within these steps, so that an average over lines would show."""
-    ended = ftcli("train", "qlora_llama", *TINY, "trainer.max_steps=6", "optimizer.lr=5e-3")
+    ended = ftcli("train", "qlora_mini", *TINY, "trainer.max_steps=6", "optimizer.lr=5e-3")
     assert ended.status == 0, ended.err
     shown = re.findall(r"^step (\d+)/6  loss (\S+) · lr (\S+)", ended.out, re.MULTILINE)
-    lines = (work / "runs/qlora_llama/latest/metrics.jsonl").read_text().splitlines()
+    lines = (work / "runs/qlora_mini/latest/metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if "loss" in row]
     assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
     assert shown == [(str(r["step"]), f"{r['loss']:.4f}", f"{r['lr']:.2e}") for r in rows]
@@ -44,11 +44,11 @@ REFUSED = (
 def test_a_refused_run_leaves_nothing_and_latest_stays(ftcli, work, words):
     (work / "broken.jsonl").write_text(ROWS + "not json\n")
     (work / "weightless").mkdir()
-    run = work / "runs" / "qlora_llama" / "2026-01-02_03-04-05-abcd"
+    run = work / "runs" / "qlora_mini" / "2026-01-02_03-04-05-abcd"
     run.mkdir(parents=True)
     (run.parent / "latest").symlink_to(run.name)
     before = sorted(work.rglob("*"))
-    ended = ftcli("train", "qlora_llama", *TINY, "trainer.max_steps=2", *words)
+    ended = ftcli("train", "qlora_mini", *TINY, "trainer.max_steps=2", *words)
     assert ended.status == 2 and ended.err and "Traceback" not in ended.err
     assert "runs/" not in ended.err
     assert sorted(work.rglob("*")) == before
@@ -56,19 +56,19 @@ def test_a_refused_run_leaves_nothing_and_latest_stays(ftcli, work, words):
 
 
 def test_a_refused_first_run_leaves_no_folder_of_runs(ftcli, work):
-    ended = ftcli("train", "qlora_llama", *TINY, "method.target_modules=[no_such_layer]")
+    ended = ftcli("train", "qlora_mini", *TINY, "method.target_modules=[no_such_layer]")
     assert ended.status == 2 and list(work.iterdir()) == []
 
 
 def test_a_run_that_fails_after_its_first_step_keeps_its_folder(ftcli, work):
     """A rate that no weight survives: the loss is not finite a step or two later."""
-    ended = ftcli("train", "qlora_llama", *TINY, "trainer.max_steps=40", "optimizer.lr=1e30")
+    ended = ftcli("train", "qlora_mini", *TINY, "trainer.max_steps=40", "optimizer.lr=1e30")
     assert ended.status == 1, ended.err
-    assert (work / "runs/qlora_llama/latest/events.jsonl").is_file()
+    assert (work / "runs/qlora_mini/latest/events.jsonl").is_file()
 
 
 @pytest.mark.slow
 def test_two_refused_ranks_leave_nothing(ftcli, work):
-    ended = ftcli("train", "qlora_llama", *TINY, "method.target_modules=[no_such_layer]", "-p", "2")
+    ended = ftcli("train", "qlora_mini", *TINY, "method.target_modules=[no_such_layer]", "-p", "2")
     assert ended.status == 2 and "nothing was trained." in ended.err
     assert list(work.iterdir()) == []

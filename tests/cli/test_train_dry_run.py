@@ -23,17 +23,17 @@ SMALL = (
 
 
 def small():
-    known = compose("qlora_llama").config["eval"]
+    known = compose("qlora_mini").config["eval"]
     return [word for word in SMALL if not word.startswith("~") or word[6:] in known]
 
 
 def test_it_says_what_a_step_takes_and_leaves_nothing(ftcli, work):
-    ended = ftcli("train", "qlora_llama", *small(), "--dry-run")
+    ended = ftcli("train", "qlora_mini", *small(), "--dry-run")
     assert ended.status == 0
     match = re.search(r"\((\d+) rows, ([\d,]+) tokens.*takes ([\d.]+) s and [\d.,]+ .B", ended.out)
     assert match and match[1] == "4" and float(match[3]) > 0
     assert "200 steps take about" in " ".join(ended.out.split())
-    run = build_run(compose("qlora_llama", small()).config)
+    run = build_run(compose("qlora_mini", small()).config)
     run.load_model()
     lengths = run.build_loader().tokens.lengths
     assert int(match[2].replace(",", "")) == sum(sorted(lengths)[-4:])
@@ -42,7 +42,7 @@ def test_it_says_what_a_step_takes_and_leaves_nothing(ftcli, work):
 
 def test_no_batch_of_any_epoch_is_longer():
     run = build_run(
-        compose("qlora_llama", [*small(), "trainer.gradient_accumulation_steps=3"]).config
+        compose("qlora_mini", [*small(), "trainer.gradient_accumulation_steps=3"]).config
     )
     run.load_model()
     loader = run.build_loader()
@@ -79,7 +79,7 @@ def test_what_training_would_fail_of_ends_it_in_one_message(
         Source, "measure_row_format", lambda *_: RowFormat("flat")
     )  # it has the same objective
     monkeypatch.setattr(NextTokenPrediction, "__call__", fails)
-    ended = ftcli("train", "qlora_llama", *small(), "--dry-run")
+    ended = ftcli("train", "qlora_mini", *small(), "--dry-run")
     text = " ".join(ended.err.split())
     assert ended.status == code and all(word in text for word in words), text
     assert "Traceback" not in ended.err and not list(work.iterdir())

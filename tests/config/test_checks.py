@@ -10,7 +10,7 @@ from ftcli.core.errors import Problems, UserError
 PLAIN = ["model.quantization=none"]
 
 
-def complaints(*overrides: str, job: str = "qlora_llama") -> list[UserError]:
+def complaints(*overrides: str, job: str = "qlora_mini") -> list[UserError]:
     try:
         validate(compose(job, list(overrides)))
     except UserError as error:
@@ -25,7 +25,7 @@ CONTRADICTIONS = {
     "a rate of zero": (["optimizer.lr=0"], "must be more than 0."),
     "a rate that is no number": (["optimizer.lr=nan"], "must be more than 0."),
     "no end": (["trainer.epochs=null", "trainer.max_steps=null"], "training would have no end"),
-    "full on nf4": (["method=full"], "method=full with model.quantization=nf4 (configs/qlora_llama.yaml:"),
+    "full on nf4": (["method=full"], "method=full with model.quantization=nf4 (configs/qlora_mini.yaml:"),
     "full in float16": ([*PLAIN, "method=full", "model.dtype=float16"], "small updates vanish"),
     "float16 under bf16": ([*PLAIN, "method=lora", "model.dtype=float16", "trainer.precision=bf16"], "would mix bfloat16 activations and float16 weights"),
     "packed, eager": (["model.attention=eager", "data.packing=flat"], "data.packing=flat (command line) with model.attention=eager (command line)"),
@@ -70,7 +70,7 @@ def test_contradictions_are_reported_together(write):
 
 def test_the_command_line_overrides_the_warmup_of_the_job_with_a_warning(write, caplog):
     assert complaints("scheduler.warmup_steps=5") == []
-    assert "scheduler.warmup_ratio=0.03 (configs/qlora_llama.yaml:" in caplog.text
+    assert "scheduler.warmup_ratio=0.03 (configs/qlora_mini.yaml:" in caplog.text
 
 
 def test_settings_without_effect_give_a_warning(write, caplog):
@@ -85,7 +85,7 @@ RULE = "{one_of: [nf4, int8], because: QLoRA needs a quantised base, or: method=
 
 @pytest.fixture
 def qlora(write):
-    write("my.yaml", "defaults: [qlora_llama, _self_]\nmodel:\n  quantization: none\n")
+    write("my.yaml", "defaults: [qlora_mini, _self_]\nmodel:\n  quantization: none\n")
 
 
 def test_an_option_may_require_values_of_other_keys(qlora):
@@ -102,5 +102,5 @@ def test_a_requirement_that_is_met_or_belongs_to_another_option_is_silent(qlora)
 
 
 def test_a_default_meets_a_requirement_too(write):
-    write("my.yaml", "defaults: [qlora_llama, _self_]\nrequires: {model.double_quant: [true]}\n")
+    write("my.yaml", "defaults: [qlora_mini, _self_]\nrequires: {model.double_quant: [true]}\n")
     assert complaints("~model.double_quant", job="my.yaml") == []

@@ -21,15 +21,15 @@ LOSS = "_target_: ftcli.evaluation.loss.Loss\n"
 
 
 def test_a_packaged_job_is_found_by_name_and_by_its_path_in_the_repository(write):
-    by_name, by_path = compose("qlora_llama"), compose("configs/qlora_llama.yaml")
+    by_name, by_path = compose("qlora_mini"), compose("configs/qlora_mini.yaml")
     assert by_name.config == by_path.config
-    assert by_name.job == configs_dir() / "qlora_llama.yaml"
+    assert by_name.job == configs_dir() / "qlora_mini.yaml"
     assert by_name.choices["model"] == "llama_mini"
     assert "hydra" not in by_name.config and "defaults" not in by_name.config
 
 
 def test_every_leaf_of_the_main_job_names_the_line_that_sets_it(write):
-    job = compose("qlora_llama", ["optimizer.lr=1e-4"])
+    job = compose("qlora_mini", ["optimizer.lr=1e-4"])
     assert set(job.origins) == {key for key, _ in iter_leaves(job.config)}
     in_files = 0
     for key, origin in job.origins.items():
@@ -110,7 +110,7 @@ def test_a_group_that_the_defaults_list_lacks_is_overridden_by_the_jobs_own_keys
 
 
 def test_a_resolved_file_composes_to_itself_and_takes_other_options(write):
-    first = compose("qlora_llama", ["optimizer.lr=1e-4", "run.name=mine"])
+    first = compose("qlora_mini", ["optimizer.lr=1e-4", "run.name=mine"])
     path = write("runs/x/config.yaml", yaml.safe_dump(first.config, sort_keys=False))
     recomposed = compose(path)
     assert recomposed.config == first.config == load(path).config == compose("runs/x").config
@@ -124,14 +124,14 @@ def test_a_resolved_file_composes_to_itself_and_takes_other_options(write):
 def test_a_job_may_start_from_another_one(write):
     job = write(
         "mine.yaml",
-        "defaults: [qlora_llama, {override scheduler: cosine}, _self_]\noptimizer: {lr: 0.5}\n",
+        "defaults: [qlora_mini, {override scheduler: cosine}, _self_]\noptimizer: {lr: 0.5}\n",
     )
     composed = compose(job)
     assert composed.config["scheduler"]["_target_"] == "ftcli.schedulers.cosine.Cosine"
     assert composed.config["method"]["_target_"] == "ftcli.methods.peft.Peft"
     assert composed.config["optimizer"]["lr"] == 0.5
     assert composed.where("optimizer.lr") == "mine.yaml:2"
-    assert composed.where("trainer.epochs").startswith("configs/qlora_llama.yaml:")
+    assert composed.where("trainer.epochs").startswith("configs/qlora_mini.yaml:")
 
 
 def test_the_name_of_a_run_is_that_of_its_job_and_any_file_name_will_do(write):
@@ -189,7 +189,7 @@ MISTAKES = {
         None, [], "method=lroa: no such method. Closest: lora", "job.yaml:4",
     ),
     "option typed": ("seed: 1\n", None, ["model=llama3_9b"], "Closest: llama3_8b", "command line"),
-    "base job": ("defaults: [qlora_lama]\n", None, [], "Closest: qlora_llama", "job.yaml:1"),
+    "base job": ("defaults: [qlora_lama]\n", None, [], "Closest: qlora_mini", "job.yaml:1"),
     "grammar": ("seed: 1\n", None, ["a=[1,2"], "cannot be read", "command line"),
     "no key": ("seed: 1\n", None, ["=3"], "names no key", "command line"),
     "another package": (

@@ -15,13 +15,13 @@ from ftcli.core.errors import Problems, UserError
 FULL = read_option(paths.configs_dir() / "method" / "full.yaml")
 
 
-def checked(*overrides: str, job: str = "qlora_llama"):
+def checked(*overrides: str, job: str = "qlora_mini"):
     composed = compose(job, list(overrides))
     validate(composed)
     return composed
 
 
-def complaints(*overrides: str, job: str = "qlora_llama") -> list[UserError]:
+def complaints(*overrides: str, job: str = "qlora_mini") -> list[UserError]:
     with pytest.raises(UserError) as caught:
         checked(*overrides, job=job)
     error = caught.value
@@ -44,7 +44,7 @@ OPTIONS = [
 def test_every_packaged_option_fits_the_main_job(write, group, option):
     method = [] if group == "method" else ["method=lora"]
     stored = [] if group == "model" else ["model.quantization=none"]  # not every kind has the key
-    composed = compose("qlora_llama", [f"{group}={option}", *method, *stored])
+    composed = compose("qlora_mini", [f"{group}={option}", *method, *stored])
     required = read_option(paths.list_options(group)[option]).get("requires") or {}
     try:
         validate(composed)
@@ -133,7 +133,7 @@ def test_an_unknown_name_is_reported_with_the_nearest(write, override, says):
 def test_all_problems_are_reported_together_each_with_its_origin(write):
     write(
         "job.yaml",
-        "defaults: [qlora_llama, _self_]\nmethod:\n  lora_rnk: 8\noptimizer: {lr: fast}\n",
+        "defaults: [qlora_mini, _self_]\nmethod:\n  lora_rnk: 8\noptimizer: {lr: fast}\n",
     )
     problems = complaints("trainer.epoch=1", "data.path=???", job="job.yaml")
     assert {p.where for p in problems} == {"job.yaml:3", "job.yaml:4", "command line"}
@@ -148,7 +148,7 @@ def test_a_job_without_a_group_gets_an_error_that_names_it(write):
 
 
 def test_a_value_left_open_is_an_error(write):
-    write("job.yaml", "defaults: [qlora_llama, {override model: causal_lm}, _self_]\n")
+    write("job.yaml", "defaults: [qlora_mini, {override model: causal_lm}, _self_]\n")
     (problem,) = complaints(job="job.yaml")
     assert problem.what.startswith("model.path is not given")
     assert problem.where == "configs/model/causal_lm.yaml:3"
@@ -162,7 +162,7 @@ def test_keys_of_a_replaced_option_are_dropped_with_a_warning(write, caplog):
 
 
 def test_keys_of_the_base_job_are_dropped_with_its_option_but_not_those_of_the_job(write):
-    base = "defaults: [qlora_llama, {override method: full}, _self_]\n"
+    base = "defaults: [qlora_mini, {override method: full}, _self_]\n"
     write("job.yaml", base + "model: {quantization: none}\n")
     composed = checked(job="job.yaml")
     assert composed.config["method"] == FULL
@@ -181,7 +181,7 @@ def test_a_trusted_module_of_the_working_folder_may_be_named(write, monkeypatch)
     write("my_steps.py", "class Flat:\n    def __init__(self, level: float = 1.0): ...\n")
     override = ["scheduler._target_=my_steps.Flat", "scheduler.level=2", "~scheduler.warmup_ratio"]
     monkeypatch.setenv("FTCLI_TRUST", "")
-    composed = compose("qlora_llama", override)
+    composed = compose("qlora_mini", override)
     with pytest.raises(UserError, match="only classes of ftcli") as caught:
         validate(composed)
     assert "--trust my_steps" in str(caught.value.fix)
@@ -221,7 +221,7 @@ def test_the_extra_of_a_package_is_read_from_the_distributions_own_metadata():
 
 def test_nothing_heavy_is_imported(write):
     code = (
-        "import sys; from ftcli.config import compose, validate; validate(compose('qlora_llama')); "
+        "import sys; from ftcli.config import compose, validate; validate(compose('qlora_mini')); "
         "print([m for m in ('torch', 'transformers', 'peft', 'datasets') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,7 +15,7 @@ from ftcli.config.value_ranges import find_unusual_values, find_usual_rate
      (["optimizer.optimizer_class=torch.optim.SGD", "optimizer.lr=1"], 0.01)],
 )  # fmt: skip
 def test_a_rate_is_compared_with_that_of_its_own_optimizer(words, usual):
-    composed = compose("qlora_llama", words)
+    composed = compose("qlora_mini", words)
     assert find_usual_rate(composed) == usual and list(find_unusual_values(composed)) == []
 
 

@@ -41,7 +41,7 @@ def edit(tree):
 
 
 def roots(*overrides: str) -> list[str]:
-    return code.roots_of(compose("qlora_llama", [*JOB, *overrides]).config)
+    return code.roots_of(compose("qlora_mini", [*JOB, *overrides]).config)
 
 
 def test_a_run_imports_the_loop_and_the_classes_that_its_configuration_names():
@@ -114,7 +114,7 @@ def test_a_folder_without_init_is_a_package_too(tmp_path):
 
 
 def test_a_runs_hash_follows_code_and_libraries(monkeypatch):
-    config = compose("qlora_llama", JOB).config
+    config = compose("qlora_mini", JOB).config
     before = config_hash(config)
     monkeypatch.setattr(code, "libraries", lambda: {"torch": "1.0"})
     assert config_hash(config) != before

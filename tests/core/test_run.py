@@ -17,7 +17,7 @@ JOB = (
 
 @pytest.fixture
 def run() -> Run:
-    composed = compose("qlora_llama", list(JOB))
+    composed = compose("qlora_mini", list(JOB))
     validate(composed)
     return build_run(composed.config)
 

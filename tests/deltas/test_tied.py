@@ -73,7 +73,7 @@ def test_a_merge_that_is_wrong_is_refused_though_bf16_would_hide_it(
 def test_tied_adapters_that_would_be_parted_are_refused_beforehand(work, capsys):
     from ftcli.cli.app import run
 
-    job = ["qlora_llama", "method=lora", "model.quantization=none", "model.dtype=bfloat16",
+    job = ["qlora_mini", "method=lora", "model.quantization=none", "model.dtype=bfloat16",
            "method.target_modules=[embed_tokens]", "+method.ensure_weight_tying=true",
            "data.limit=32", "~eval"]  # fmt: skip
     for verb in ("check", "train"):

@@ -20,7 +20,7 @@ JOB = (
 def run(tmp_path_factory):
     places = [f"data.cache_dir={tmp_path_factory.mktemp('tokens')}"]
     composed = compose(
-        "qlora_llama", [*JOB, *places, "model.dtype=float32", "trainer.precision=fp32"]
+        "qlora_mini", [*JOB, *places, "model.dtype=float32", "trainer.precision=fp32"]
     )
     validate(composed)
     run = build_run(composed.config)

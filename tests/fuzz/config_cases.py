@@ -114,7 +114,7 @@ def keys() -> tuple[str, ...]:
     """Keys that jobs have."""
     from ftcli.config import compose
 
-    found = [compose(job) for job in ("qlora_llama", "lisa")]
+    found = [compose(job) for job in ("qlora_mini", "lisa")]
     return tuple(sorted({key for one in found for key in (*one.origins, *one.sections)}))
 
 
@@ -136,7 +136,7 @@ def _job(rng: random.Random) -> tuple[str, dict[str, bytes]]:
     files = {name: _bytes(rng)}
     if rng.random() < 0.2:  # an option of one's own, broken as well
         files["method/mine.yaml"] = _bytes(rng)
-        files[name] = b"defaults: [qlora_llama, {override method: mine}, _self_]\n"
+        files[name] = b"defaults: [qlora_mini, {override method: mine}, _self_]\n"
     return name, files
 
 
@@ -171,7 +171,7 @@ def _text(rng: random.Random) -> str:
         return rng.choice(VALUES)
     base = rng.choice(packaged())
     if kind < 0.4:
-        base = f"defaults: [qlora_llama, _self_]\n{_section(rng)}"
+        base = f"defaults: [qlora_mini, _self_]\n{_section(rng)}"
     for _ in range(rng.choice((1, 1, 2, 3, 8))):
         base = rng.choice(BENDS)(base, rng)
     return base
@@ -291,7 +291,7 @@ def mild(seed: int) -> Case:
     rng = random.Random(f"mild {seed}")
     verb = rng.choice(("check", "check", "plan", "preview"))
     words = rng.sample(MILD, rng.choice((1, 2, 3)))
-    return Case([verb, "qlora_llama", *words])
+    return Case([verb, "qlora_mini", *words])
 
 
 def deep(seed: int) -> Case:

@@ -214,7 +214,7 @@ def _commanded(file: DataFile, path: Path, monkeypatch: pytest.MonkeyPatch) -> i
     for verb in ("check", "preview"):
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            status = run([verb, "qlora_llama", "data=prompt", *words])
+            status = run([verb, "qlora_mini", "data=prompt", *words])
         shown = said.getvalue()
         statuses[verb] = status
         assert "Traceback" not in shown and "please report it" not in shown, shown

@@ -32,7 +32,7 @@ def base(tmp_path, monkeypatch):
 
 
 def test_a_base_is_trained_once_and_named_by_its_config(base, monkeypatch):
-    job = compose("qlora_llama", [f"model.from_recipe={base}"])
+    job = compose("qlora_mini", [f"model.from_recipe={base}"])
     validate(job)
     place = base_cache_dir()
     assert job.base == str(base) and "from_recipe" not in job.config["model"]
@@ -42,8 +42,8 @@ def test_a_base_is_trained_once_and_named_by_its_config(base, monkeypatch):
     from ftcli.jobs import trial
 
     monkeypatch.setattr(trial, "complete_job", None)  # a second training would fail
-    ensure_base(compose("qlora_llama", [f"model.from_recipe={base}"]))
+    ensure_base(compose("qlora_mini", [f"model.from_recipe={base}"]))
     assert weights.exists()
     base.write_text(base.read_text().replace("seed: 0", "seed: 1"))
-    other = compose("qlora_llama", [f"model.from_recipe={base}"])
+    other = compose("qlora_mini", [f"model.from_recipe={base}"])
     assert other.config["model"]["path"] != job.config["model"]["path"]

@@ -15,7 +15,7 @@ from ftcli.core.errors import Problems, UserError
 from ftcli.jobs import stages, trial
 
 JOB = """
-defaults: [qlora_llama, {override /method: lora}, {override /eval: loss}, _self_]
+defaults: [qlora_mini, {override /method: lora}, {override /eval: loss}, _self_]
 method: {r: 2}
 model: {quantization: none, dtype: float32}
 data: {limit: 24, validation: 0.3, test: null}

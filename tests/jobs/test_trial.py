@@ -22,7 +22,7 @@ JOB = [
 
 
 def job(*overrides):
-    composed = compose("qlora_llama", [*JOB, *overrides])
+    composed = compose("qlora_mini", [*JOB, *overrides])
     validate(composed)
     return composed
 
@@ -77,7 +77,7 @@ def test_a_trial_ends_with_its_caller_and_goes_on_later(tmp_path):
     overrides = [*JOB, "trainer.max_steps=400", "trainer.save_every=null"]
     script = (
         "from pathlib import Path; from ftcli.config import compose, validate\n"
-        f"job = compose('qlora_llama', {overrides!r}); validate(job)\n"
+        f"job = compose('qlora_mini', {overrides!r}); validate(job)\n"
         "from ftcli.jobs.trial import complete_job\n"
         f"complete_job(job, Path({str(tmp_path / 'one')!r}))\n"
     )

@@ -31,6 +31,6 @@ def test_it_composes_and_validates(group, name):
     plain += [] if group == "method" else ["method=lora"]
     required = read_allowed_values(option)
     plain += [f"{key}={values[0]}" for key, values in required.items()]
-    validate(compose("qlora_llama", [f"{group}={name}", *plain, *GIVEN.get(name, [])]))
+    validate(compose("qlora_mini", [f"{group}={name}", *plain, *GIVEN.get(name, [])]))
     first = file_of(group, name).read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ") and len(first) < 110

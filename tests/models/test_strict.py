@@ -45,7 +45,7 @@ def model_of(tmp_path):
 
 
 def command(verb, folder, *overrides):
-    return ftcli([verb, "qlora_llama", *TRAIN, f"model.path={folder}", *overrides])
+    return ftcli([verb, "qlora_mini", *TRAIN, f"model.path={folder}", *overrides])
 
 
 def without_layer(tensors):

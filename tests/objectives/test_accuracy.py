@@ -29,7 +29,7 @@ def tokens(tmp_path_factory):
 
 
 def make(tokens, *overrides):
-    composed = compose("qlora_llama", [*BASE, f"data.cache_dir={tokens}", *overrides])
+    composed = compose("qlora_mini", [*BASE, f"data.cache_dir={tokens}", *overrides])
     validate(composed)
     run = build_run(composed.config)
     run.load_model()

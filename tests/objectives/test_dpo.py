@@ -32,7 +32,7 @@ LN2 = math.log(2)
 
 def build_small_run(*overrides: str, moved: bool = True) -> Run:
     """A run, set up, as if it had been trained."""
-    composed = compose("qlora_llama", [*SMALL, *overrides])
+    composed = compose("qlora_mini", [*SMALL, *overrides])
     validate(composed)
     run = build_run(composed.config)
     run.load_model()
@@ -122,7 +122,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path):
     ]
     folders = []
     for name in ("whole", "stopped"):
-        composed = compose("qlora_llama", [*SMALL, *options, f"run.dir={tmp_path}/{name}"])
+        composed = compose("qlora_mini", [*SMALL, *options, f"run.dir={tmp_path}/{name}"])
         validate(composed)
         folders.append(train(composed)["run"])
     whole, stopped = folders
@@ -194,7 +194,7 @@ def test_what_means_nothing_is_refused(options, words):
 
 def test_rows_that_are_no_pairs_are_refused_with_what_to_do():
     with pytest.raises(UserError, match="data.pairs=true"):
-        validate(compose("qlora_llama", [*SMALL, "data.pairs=false"]))
+        validate(compose("qlora_mini", [*SMALL, "data.pairs=false"]))
     with pytest.raises(UserError, match="rows have one"):
         DPO().sizes({"labels": torch.zeros(1, 4)})
 

@@ -165,7 +165,7 @@ def build_small_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
 
     def make(*overrides: str) -> Run:
-        composed = compose("qlora_llama", [*JOB, f"data.cache_dir={folder}", *overrides])
+        composed = compose("qlora_mini", [*JOB, f"data.cache_dir={folder}", *overrides])
         validate(composed)
         run = build_run(composed.config)
         run.load_model()
@@ -243,7 +243,7 @@ def test_a_run_lifts_its_reward_and_resumes_to_the_same_bits(tmp_path, monkeypat
         "trainer.log_every=1",
         "trainer.keep_last=9",
     ]
-    composed = compose("qlora_llama", [*JOB, *places, *steps, "+objective.num_iterations=2"])
+    composed = compose("qlora_mini", [*JOB, *places, *steps, "+objective.num_iterations=2"])
     validate(composed)
     result = train(composed)
     assert result["status"] == "finished"

@@ -14,7 +14,7 @@ from ftcli.jobs import stages
 
 pytestmark = pytest.mark.slow
 JOB = """
-defaults: [qlora_llama, {override /method: dora}, {override /eval: none}, _self_]
+defaults: [qlora_mini, {override /method: dora}, {override /eval: none}, _self_]
 method: {r: 2, use_rslora: true}
 model: {quantization: none, dtype: float32}
 data: {limit: 40, validation: null, test: null}

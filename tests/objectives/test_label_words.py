@@ -26,7 +26,7 @@ GREAT, TERRIBLE = " great", " terrible"
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
     composed = compose(
-        "qlora_llama", [*JOB, f"data.packing={request.param}", f"data.cache_dir={folder}"]
+        "qlora_mini", [*JOB, f"data.packing={request.param}", f"data.cache_dir={folder}"]
     )
     validate(composed)
     small = build_run(composed.config)

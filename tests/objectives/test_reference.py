@@ -19,7 +19,7 @@ SMALL = (
 
 
 def build_small_run(*overrides: str) -> Run:
-    composed = compose("qlora_llama", [*SMALL, *overrides])
+    composed = compose("qlora_mini", [*SMALL, *overrides])
     validate(composed)
     run = build_run(composed.config)
     run.load_model()

@@ -27,7 +27,7 @@ JOB = (
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     """A model whose adapter is not the identity, in training mode, with dropout asked for."""
-    composed = compose("qlora_llama", [*JOB, f"data.cache_dir={tmp_path_factory.mktemp('t')}"])
+    composed = compose("qlora_mini", [*JOB, f"data.cache_dir={tmp_path_factory.mktemp('t')}"])
     validate(composed)
     run = build_run(composed.config)
     run.load_model()

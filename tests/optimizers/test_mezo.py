@@ -281,7 +281,7 @@ TINY = (
 def run_folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("mezo")
     composed = compose(
-        "qlora_llama", [*TINY, f"run.dir={root / 'runs'}", f"data.cache_dir={root / 'tokens'}"]
+        "qlora_mini", [*TINY, f"run.dir={root / 'runs'}", f"data.cache_dir={root / 'tokens'}"]
     )
     validate(composed)
     return SimpleNamespace(result=train(composed), root=root)
@@ -371,7 +371,7 @@ def test_measures_see_gradients_and_a_log_that_is_not_the_run(run_folder, tmp_pa
     log = (folder / FILE).read_bytes()
     (folder / FILE).write_bytes(log[: -RECORD.size])
     assert replay_difference(folder) > 0
-    composed = compose("qlora_llama", [*TINY, "optimizer=adamw", "optimizer.eps=1e-8"])
+    composed = compose("qlora_mini", [*TINY, "optimizer=adamw", "optimizer.eps=1e-8"])
     OmegaConf.save(OmegaConf.create(composed.config), folder / "config.yaml")
     assert gradients_taken(folder) == 112  # A and B of seven linears in eight blocks
     assert step_memory_over_inference(folder) > 1.3

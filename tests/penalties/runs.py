@@ -20,7 +20,7 @@ SGD = ("optimizer.optimizer_class=torch.optim.SGD", "optimizer.lr=0.1", "trainer
 
 
 def build(*overrides: str) -> Run:
-    composed = compose("qlora_llama", [*SMALL, *overrides])
+    composed = compose("qlora_mini", [*SMALL, *overrides])
     validate(composed)
     run = build_run(composed.config)
     run.load_model()

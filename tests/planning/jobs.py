@@ -10,7 +10,7 @@ from ftcli.planning.plan import Plan
 PLAIN = ("model.quantization=none", "method=lora")
 
 
-def build_job(*overrides: str, job: str = "qlora_llama") -> MetaRun:
+def build_job(*overrides: str, job: str = "qlora_mini") -> MetaRun:
     """Compose and validate a job."""
     composed = compose(job, overrides)
     validate(composed)

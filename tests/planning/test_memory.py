@@ -176,7 +176,7 @@ def test_resident_memory_of_a_real_run_is_within_25_percent(checkpointing):
     with TemporaryDirectory() as folder:
         overrides = (*words, "trainer.max_steps=4", f"run.dir={folder}", "run.name=rss",
                f"data.cache_dir={folder}/tokens")  # fmt: skip
-        command = [sys.executable, "-m", "ftcli", "train", "qlora_llama", *overrides]
+        command = [sys.executable, "-m", "ftcli", "train", "qlora_mini", *overrides]
         subprocess.run(command, check=True, capture_output=True)
         result = json.loads((Path(folder) / "rss" / "latest" / "result.json").read_text())
         planned = Plan(build_job(*overrides)).memory.total

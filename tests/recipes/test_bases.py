@@ -37,7 +37,7 @@ def test_llama_mini_learns_from_a_folder_of_text(tmp_path):
     assert result["trainable_parameters"] == result["total_parameters"] == 6_951_168
     folder = Path(result["run"]) / "model"
     assert (folder / "model.safetensors").exists() and (folder / "tokenizer.json").exists()
-    again = build_run(compose("qlora_llama", [f"model.path={folder}"]).config)
+    again = build_run(compose("qlora_mini", [f"model.path={folder}"]).config)
     assert again.model_source.load_tokenizer().eos_token_id == 2
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 RECIPE = """# A tiny recipe
-defaults: [qlora_llama, override eval: loss, _self_]
+defaults: [qlora_mini, override eval: loss, _self_]
 data: {limit: 24}
 trainer: {max_steps: 3, batch_size: 2, log_every: 1, eval_every: null}
 run: {dir: %s}

@@ -116,7 +116,7 @@ def test_what_is_claimed_is_no_part_of_the_configuration(recipe_file):
 
 def test_a_job_without_claims_is_no_recipe():
     with pytest.raises(UserError, match="without claims"):
-        reading.find_recipe("qlora_llama")
+        reading.find_recipe("qlora_mini")
     assert reading.find_recipe("qlora").name == reading.find_recipe("recipes/qlora").name == "qlora"
 
 

@@ -37,8 +37,8 @@ def replace_weights(folder: Path) -> None:
 
 
 def train(base: Path | str, *more: str) -> Path:
-    assert ftcli(["train", "qlora_llama", f"model.path={base}", *QUICK, *more]) == 0
-    return Path("runs/qlora_llama/latest").resolve()
+    assert ftcli(["train", "qlora_mini", f"model.path={base}", *QUICK, *more]) == 0
+    return Path("runs/qlora_mini/latest").resolve()
 
 
 def read_output(capsys) -> str:

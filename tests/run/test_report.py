@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "demo" / "2026-01-02_03-04-05-abcd"
     (folder / "samples").mkdir(parents=True)
     (folder / "config.yaml").write_text(CONFIG)
-    (folder / "command.txt").write_text("ftcli train configs/qlora_llama.yaml seed=7\n")
+    (folder / "command.txt").write_text("ftcli train configs/qlora_mini.yaml seed=7\n")
     return folder
 
 
@@ -61,7 +61,7 @@ def test_a_finished_run_has_scores_figures_pictures_and_samples_side_by_side(fol
     assert "| prompt | step 0 | step 300 | a reference |" in text
     assert "| name[0] | mumble \\| mumble | The Mill is a pub. | A pub, The Mill. |" in text
     assert text.count("The Mill is a pub.") == 6
-    assert "ftcli train configs/qlora_llama.yaml seed=7" in text
+    assert "ftcli train configs/qlora_mini.yaml seed=7" in text
     for name in ("loss", "learning_rate", "throughput", "before_after"):
         assert f"(plots/{name}.png)" in text and (folder / "plots" / f"{name}.png").exists()
 
@@ -80,7 +80,7 @@ def test_the_card_names_command_base_and_licence(folder):
         card.startswith("---\nbase_model: ftcli/llama_mini\n") and "\nlibrary_name: peft\n" in card
     )
     assert "## Licence of the data\n\nCC BY-SA 4.0" in card and "asset:llama_mini" in card
-    assert "ftcli train configs/qlora_llama.yaml seed=7" in card
+    assert "ftcli train configs/qlora_mini.yaml seed=7" in card
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("asset:llama_mini", "org/Model-7B"))
     (folder / "data.json").unlink()

@@ -13,7 +13,7 @@ from ftcli.config import build, compose, load, validate
 from ftcli.config.classpath import COMPONENTS, LIBRARIES, NotAllowed, fetch_class
 from ftcli.core.errors import UserError
 
-JOB = "defaults: [qlora_llama, _self_]\n"
+JOB = "defaults: [qlora_mini, _self_]\n"
 BARE = {
     "os.system": {"_target_": "os.system", "command": "{shell}"},
     "subprocess": {"_target_": "subprocess.Popen", "args": ["touch", "{marker}"]},
@@ -184,7 +184,7 @@ def test_yaml_and_hydra_run_nothing(attack, ftcli, name):
 
 def test_shell_lines_of_a_launcher_come_from_the_user_and_not_from_a_job(attack, ftcli):
     (attack.folder / "job.yaml").write_text(
-        f"defaults: [qlora_llama, {{launcher: submitit}}, _self_]\n"
+        f"defaults: [qlora_mini, {{launcher: submitit}}, _self_]\n"
         f"launcher: {{cluster: local, setup: ['{attack.shell}']}}\n"
     )
     status, seen = ftcli("sweep", "job.yaml", "seed=1,2")
@@ -194,7 +194,7 @@ def test_shell_lines_of_a_launcher_come_from_the_user_and_not_from_a_job(attack,
 
 def test_a_line_break_in_a_slurm_option_is_no_shell_line(attack, ftcli):
     status, seen = ftcli(
-        "sweep", "qlora_llama", "seed=1,2", "launcher=submitit",
+        "sweep", "qlora_mini", "seed=1,2", "launcher=submitit",
         f"launcher.partition='a\n{attack.shell}'",
     )  # fmt: skip
     assert status == 2 and "launcher.partition" in seen

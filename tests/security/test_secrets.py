@@ -53,7 +53,7 @@ def test_a_run_keeps_no_secret(train_tiny, monkeypatch):
     words = [f"{key}='{value}'" for key, value in TYPED.items()]
     phrase = " ".join(["mulberry", "quagmire"])  # in pieces: the diff of this file may be kept too
     spaced = f"+logger.mine.password={phrase}"
-    monkeypatch.setattr("sys.argv", ["ftcli", "train", "qlora_llama", spaced, *words])
+    monkeypatch.setattr("sys.argv", ["ftcli", "train", "qlora_mini", spaced, *words])
     folder = train_tiny(
         "run.name=kept", "eval=none", "trainer.max_steps=1", f"model.revision={token}"
     )
@@ -67,7 +67,7 @@ def test_a_run_keeps_no_secret(train_tiny, monkeypatch):
         f"Authorization: {ENVIRONMENT['WANDB_API_KEY']}\npassword={TYPED['+model.auth.password']}"
     )
     monkeypatch.setenv("HF_HOME", f"/home/{token}/hub")  # its place is kept
-    write_record(run, compose("qlora_llama", [*words, spaced]))
+    write_record(run, compose("qlora_mini", [*words, spaced]))
     write_report(run)
     assert of(kept(folder)) == [] and "asset:llama_mini" in kept(folder)
     assert phrase not in kept(folder)

@@ -73,7 +73,7 @@ def test_a_preview_sends_nothing_to_the_terminal_but_text(attack, ftcli, words):
     (attack.folder / f"a{ESCAPES[:5]}.jsonl").write_text((json.dumps(row) + "\n") * 8)
     found = next(attack.folder.glob("*.jsonl"))
     status, seen = ftcli(
-        "preview", "qlora_llama", f"data.path='{found}'", "data.format=prompt", "~data.columns",
+        "preview", "qlora_mini", f"data.path='{found}'", "data.format=prompt", "~data.columns",
         "data.validation=null", "data.test=null", *words,
     )  # fmt: skip
     assert status == 0 and "owned" in seen

@@ -91,6 +91,6 @@ def plan() -> Callable[..., Plan]:
     """A plan over the packaged job at its smallest."""
 
     def make(*words: str, **options: Any) -> Plan:
-        return Plan("qlora_llama", [*TINY, *words], **options)
+        return Plan("qlora_mini", [*TINY, *words], **options)
 
     return make

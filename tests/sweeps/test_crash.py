@@ -27,7 +27,7 @@ def launched(plan):
     started = []
 
     def launch(folder: Path, *words: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "ftcli", "sweep", "qlora_llama", *plan().overrides, *words]
+        command = [sys.executable, "-m", "ftcli", "sweep", "qlora_mini", *plan().overrides, *words]
         command += ["--dir", str(folder)]
         started.append(
             subprocess.Popen(
@@ -56,7 +56,7 @@ def wait_for(condition, seconds: float = 240):
 
 
 def results(folder: Path) -> dict[str, float]:
-    done = folder.glob("qlora_llama/2*/*/result.json")
+    done = folder.glob("qlora_mini/2*/*/result.json")
     return {p.parent.name: p.stat().st_mtime for p in done if "finished" in p.read_text()}
 
 
@@ -86,7 +86,7 @@ def test_a_killed_search_loses_no_finished_trial_and_prunes(tmp_path, launched):
     os.killpg(sweep.pid, signal.SIGKILL)
     sweep.wait()
     kept = results(tmp_path)
-    (folder,) = tmp_path.glob("qlora_llama/2*")
+    (folder,) = tmp_path.glob("qlora_mini/2*")
     done = resume_sweep(folder)
     assert len(done.trials) == 12 and {t.status for t in done.trials} == {FINISHED, "pruned"}
     assert {name: when for name, when in results(tmp_path).items() if name in kept} == kept
@@ -97,7 +97,7 @@ def test_ctrl_c_saves_and_exits_with_130(tmp_path, launched):
     wait_for(lambda: list(tmp_path.glob("*/2*/0-*/checkpoints/step-*/DONE")))
     sweep.send_signal(signal.SIGINT)
     assert sweep.wait(120) == INTERRUPTED
-    (result,) = tmp_path.glob("qlora_llama/2*/*/result.json")
+    (result,) = tmp_path.glob("qlora_mini/2*/*/result.json")
     assert json.loads(result.read_text())["status"] == "stopped by SIGTERM"
 
 
@@ -105,7 +105,7 @@ def test_a_second_worker_waits_and_finds_the_trial_finished(tmp_path, plan):
     from ftcli.sweeps.composition import compose_trial, write_trial
 
     folder = tmp_path / "trial"
-    write_trial(compose_trial("qlora_llama", plan().overrides), folder)
+    write_trial(compose_trial("qlora_mini", plan().overrides), folder)
     workers = [start_worker(folder, {}) for _ in range(2)]
     assert [worker.wait(240) for worker in workers] == [0, 0]
     events = [json.loads(line)["event"] for line in (folder / "events.jsonl").open()]

@@ -43,7 +43,7 @@ def test_every_launcher_trains_the_same_trials(tmp_path, plan, name, package, wo
     ("name", "package", "extra"), [("submitit", "submitit", "slurm"), ("ray", "ray", "ray")]
 )
 def test_a_missing_package_names_the_command(tmp_path, monkeypatch, name, package, extra):
-    launcher = composition.build_launcher("qlora_llama", name, [])
+    launcher = composition.build_launcher("qlora_mini", name, [])
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError) as caught:
         launcher.open(tmp_path, 1)
@@ -52,22 +52,22 @@ def test_a_missing_package_names_the_command(tmp_path, monkeypatch, name, packag
 
 def test_settings_of_a_launcher_are_keys_like_any_other():
     words = ["launcher.partition=a100", "launcher.gpus_per_node=1", "+launcher.slurm.qos=high"]
-    launcher = composition.build_launcher("qlora_llama", "submitit", words)
+    launcher = composition.build_launcher("qlora_mini", "submitit", words)
     assert (launcher.partition, launcher.gpus_per_node, launcher.slurm) == (
         "a100",
         1,
         {"qos": "high"},
     )
     with pytest.raises(UserError, match="Did you mean launcher.partition"):
-        composition.build_launcher("qlora_llama", "submitit", ["launcher.partitoin=a100"])
+        composition.build_launcher("qlora_mini", "submitit", ["launcher.partitoin=a100"])
     with pytest.raises(UserError, match="slrum"):
-        composition.build_launcher("qlora_llama", "slrum", [])
+        composition.build_launcher("qlora_mini", "slrum", [])
 
 
 def test_a_job_may_bring_its_launcher_and_it_is_no_part_of_a_trial(tmp_path):
     job = tmp_path / "job.yaml"
     job.write_text(
-        "defaults: [qlora_llama, {launcher: submitit}, _self_]\nlauncher: {timeout_min: 30}\n"
+        "defaults: [qlora_mini, {launcher: submitit}, _self_]\nlauncher: {timeout_min: 30}\n"
     )
     launcher = composition.build_launcher(str(job), None, [])
     assert type(launcher).__name__ == "Submitit" and launcher.timeout_min == 30

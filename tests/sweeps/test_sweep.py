@@ -27,7 +27,7 @@ def rows(folder):
 def test_a_grid_leaves_a_folder_a_trial_a_table_and_the_best_config(tmp_path, plan, answers):
     answers(by_lr)
     done = start_sweep(plan("method.r=2,4", "optimizer.lr=1e-2,1e-3"), tmp_path)
-    assert done.status == OK and done.folder.parent == tmp_path / "qlora_llama"
+    assert done.status == OK and done.folder.parent == tmp_path / "qlora_mini"
     assert (done.folder.parent / "latest").resolve() == done.folder
     table = rows(done.folder)
     assert [row["folder"] for row in table] == [
@@ -39,7 +39,7 @@ def test_a_grid_leaves_a_folder_a_trial_a_table_and_the_best_config(tmp_path, pl
     best = compose(done.folder / "best.yaml", ["trainer.max_steps=1"])
     validate(best)
     assert (best.config["method"]["r"], best.config["optimizer"]["lr"]) == (2, 0.001)
-    assert best.config["run"]["name"] == "qlora_llama" and "launcher" not in best.config
+    assert best.config["run"]["name"] == "qlora_mini" and "launcher" not in best.config
     assert (done.folder / "best.yaml").read_text().startswith("# Best of a sweep: r=2 lr=0.001")
     drawn = {path.name for path in (done.folder / "plots").iterdir()}
     assert drawn == {"parallel_coordinates.png", "importance.png"}

@@ -22,7 +22,7 @@ BASE = (
 
 def build(*overrides: str, folder: Path | None = None) -> Run:
     """A run, with a directory where a folder is given."""
-    composed = compose("qlora_llama", [*BASE, *overrides])
+    composed = compose("qlora_mini", [*BASE, *overrides])
     validate(composed)
     if folder is not None:
         (folder / "checkpoints").mkdir(parents=True)

@@ -52,7 +52,7 @@ class MeanSquare(Penalty):
 
 def step_gradients(batches: int, weight: float, tmp_path: Path):
     words = ["data.packing=none", f"data.cache_dir={tmp_path}"]
-    run = build_run(compose("qlora_llama", [*SMALL, *words]).config)
+    run = build_run(compose("qlora_mini", [*SMALL, *words]).config)
     if weight:
         run.penalties = {"square": MeanSquare(weight)}
     loop = run.trainer.build_loop(run)
@@ -91,7 +91,7 @@ class TwoLooks(torch.optim.Optimizer):
 def test_an_optimizer_without_backward_sees_a_pure_loss(tmp_path):
     words = ["method.lora_dropout=0.5", "trainer.batch_size=4", f"data.cache_dir={tmp_path}",
              "trainer.gradient_accumulation_steps=2"]  # fmt: skip
-    run = build_run(compose("qlora_llama", [*SMALL, *words]).config)
+    run = build_run(compose("qlora_mini", [*SMALL, *words]).config)
     run.optimizer._make = lambda groups, device: TwoLooks(
         [p for group in groups for _, p in group["params"]]
     )
@@ -111,7 +111,7 @@ class Right(NextTokenPrediction):
 
 
 def test_an_objective_without_gradient_is_refused_by_gradient_steps(tmp_path):
-    run = build_run(compose("qlora_llama", [*SMALL, f"data.cache_dir={tmp_path}"]).config)
+    run = build_run(compose("qlora_mini", [*SMALL, f"data.cache_dir={tmp_path}"]).config)
     run.objective = Right()
     with pytest.raises(UserError, match="Right has no gradient, and AdamW needs one"):
         run.trainer.fit(run)

@@ -35,7 +35,7 @@ class Script:
 
 
 def composed(folder: Path, *overrides: str):
-    job = compose("qlora_llama", [*SMALL, f"run.dir={folder}", *overrides])
+    job = compose("qlora_mini", [*SMALL, f"run.dir={folder}", *overrides])
     validate(job)
     return job
 

@@ -46,11 +46,11 @@ CLOCK = {"time", "tok_s", "mem_gb"}
 
 def only(tmp_path) -> Path:
     """The folder of the only run."""
-    return next(p for p in (tmp_path / "runs/qlora_llama").iterdir() if not p.is_symlink())
+    return next(p for p in (tmp_path / "runs/qlora_mini").iterdir() if not p.is_symlink())
 
 
 def job(tmp_path, *overrides):
-    composed = compose("qlora_llama", [*SMALL, f"run.dir={tmp_path}/runs", *overrides])
+    composed = compose("qlora_mini", [*SMALL, f"run.dir={tmp_path}/runs", *overrides])
     validate(composed)
     return composed
 

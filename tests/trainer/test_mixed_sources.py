@@ -35,7 +35,7 @@ def arguments(tmp_path):
 
 
 def start(arguments, *more):
-    composed = compose("qlora_llama", [*arguments, *more])
+    composed = compose("qlora_mini", [*arguments, *more])
     validate(composed)
     return RunDir(train(composed)["run"])
 

@@ -81,7 +81,7 @@ sys.exit(run(sys.argv[2:]))
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space of a process")
 def test_a_real_one_under_a_limit_of_the_process(tmp_path):
     """600 MB more than the libraries take: a step on 400 rows needs several GB."""
-    words = ["train", "qlora_llama", "data.limit=400", "data.validation=null", "data.test=null",
+    words = ["train", "qlora_mini", "data.limit=400", "data.validation=null", "data.test=null",
              "eval=none", "trainer.batch_size=400", "trainer.epochs=null", "trainer.max_steps=2",
              "method.r=4", f"run.dir={tmp_path}/runs"]  # fmt: skip
     done = subprocess.run(

@@ -21,7 +21,7 @@ JOB = [
 
 
 def job(tmp_path, *overrides):
-    composed = compose("qlora_llama", [*JOB, f"run.dir={tmp_path}", *overrides])
+    composed = compose("qlora_mini", [*JOB, f"run.dir={tmp_path}", *overrides])
     validate(composed)
     return composed
 

@@ -47,7 +47,7 @@ def arguments(case: str, runs: Path) -> list[str]:
 
 
 def start(case: str, runs: Path) -> Path:
-    composed = compose("qlora_llama", arguments(case, runs))
+    composed = compose("qlora_mini", arguments(case, runs))
     validate(composed)
     return Path(train(composed)["run"])
 
@@ -66,7 +66,7 @@ def same(run: Path, expected: Path) -> None:
 
 def kill_after(case: str, runs: Path, step: int) -> Path:
     """Start the run as a process of its own and kill it once it has logged or saved `step`."""
-    command = [sys.executable, "-m", "ftcli", "train", "qlora_llama", *arguments(case, runs)]
+    command = [sys.executable, "-m", "ftcli", "train", "qlora_mini", *arguments(case, runs)]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
@@ -77,7 +77,7 @@ def kill_after(case: str, runs: Path, step: int) -> Path:
             break
         time.sleep(0.02)
     process.wait()
-    folders = [path for path in (runs / "qlora_llama").iterdir() if not path.is_symlink()]
+    folders = [path for path in (runs / "qlora_mini").iterdir() if not path.is_symlink()]
     return folders[0]
 
 
@@ -96,7 +96,7 @@ def test_killed_and_resumed_equals_uninterrupted(case, tmp_path):
 def stopped(tmp_path_factory):
     """A run that was asked to stop after its first steps."""
     runs = tmp_path_factory.mktemp("stopped")
-    composed = compose("qlora_llama", arguments("bins", runs))
+    composed = compose("qlora_mini", arguments("bins", runs))
     validate(composed)
     run = create_run(composed)
 
@@ -146,7 +146,7 @@ def test_changed_data_is_refused_and_named(tmp_path):
         "data=prompt", f"data.path={rows}", "~eval", "trainer.batch_size=2", "trainer.epochs=null",
         "trainer.max_steps=4", "trainer.save_every=2", f"run.dir={tmp_path}/runs", "method.r=4",
     ]  # fmt: skip
-    composed = compose("qlora_llama", options)
+    composed = compose("qlora_mini", options)
     validate(composed)
     path = Path(train(composed)["run"])
     (path / "result.json").unlink()

@@ -30,7 +30,7 @@ COMMON = [
 
 
 def composed(*overrides: str):
-    job = compose("qlora_llama", [*COMMON, *overrides])
+    job = compose("qlora_mini", [*COMMON, *overrides])
     validate(job)
     return job
 
@@ -205,7 +205,7 @@ def test_old_checkpoints_go_and_remains_of_crashes_are_ignored(tmp_path):
 def test_a_signal_saves_and_exits_130(number, tmp_path):
     arguments = [*COMMON, "trainer.max_steps=500", "~eval.loss", f"run.dir={tmp_path}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ftcli", "train", "qlora_llama", *arguments],
+        [sys.executable, "-m", "ftcli", "train", "qlora_mini", *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1", "FTCLI_QUIET": ""},
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -215,7 +215,7 @@ def test_a_signal_saves_and_exits_130(number, tmp_path):
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    path = next(p for p in (tmp_path / "qlora_llama").iterdir() if not p.is_symlink())
+    path = next(p for p in (tmp_path / "qlora_mini").iterdir() if not p.is_symlink())
     assert f"ftcli resume {path}" in " ".join(output.split())
     result = RunDir(path).result()
     assert result["status"] == f"stopped by {signal.Signals(number).name}"

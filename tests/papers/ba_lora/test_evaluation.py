@@ -9,7 +9,7 @@ from ftcli.run.build import build_run
 
 
 def scores(*overrides: str, wake: bool = False):
-    composed = compose("qlora_llama", [
+    composed = compose("qlora_mini", [
         "eval=outputs", "data.limit=40", "data.validation=0.2", "model.quantization=none",
         "model.dtype=float32", "trainer.precision=fp32", "method.r=4", "trainer.batch_size=4", *overrides,
     ])  # fmt: skip

@@ -231,13 +231,13 @@ def test_a_layer_that_no_token_reaches_is_named(source, monkeypatch):
 
 def test_the_context_is_a_data_node_of_the_method():
     keys = ["method.calibration.path=asset:gsm8k", "method.calibration.format=prompt"]
-    composed = compose("qlora_llama", ["method=corda", "model.quantization=none", *keys])
+    composed = compose("qlora_mini", ["method=corda", "model.quantization=none", *keys])
     validate(composed)
     method = build(composed.config["method"])
     assert isinstance(method.calibration, Data) and method.calibration.path == "asset:gsm8k"
     assert method.mode == "ipm" and build({**composed.config["method"], "calibration": None})
     wrong = compose(
-        "qlora_llama",
+        "qlora_mini",
         ["method=corda", "model.quantization=none", keys[0] + "", "+method.calibration.formt=text"],
     )
     with pytest.raises(UserError, match="formt"):

@@ -104,7 +104,7 @@ def test_an_encoder_decoder_has_both_sides():
 
 
 def test_in_a_run_it_leaves_no_hook_and_changes_nothing():
-    composed = compose("qlora_llama", [
+    composed = compose("qlora_mini", [
         "eval=[loss,activation_density]", "data.limit=40", "data.validation=0.2", "method.r=4",
         "eval.activation_density.limit=4", "trainer.batch_size=2",
     ])  # fmt: skip

@@ -322,7 +322,7 @@ def test_the_norm_of_its_gradient_is_logged(tmp_path):
     from ftcli.jobs.train import train
     from tests.penalties.runs import SMALL
 
-    composed = compose("qlora_llama", [*SMALL, *METHODS["lora"], *ON, f"run.dir={tmp_path}"])
+    composed = compose("qlora_mini", [*SMALL, *METHODS["lora"], *ON, f"run.dir={tmp_path}"])
     validate(composed)
     folder = train(composed)["run"]
     lines = [json.loads(line) for line in open(f"{folder}/metrics.jsonl")]

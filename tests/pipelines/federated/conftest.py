@@ -41,7 +41,7 @@ def federated_job(tmp_path_factory) -> Callable[..., Any]:
 
     def made(*overrides: str) -> Any:
         optimizer = () if any(o.startswith("optimizer=") for o in overrides) else KSEED
-        composed = compose("qlora_llama", [*JOB, *optimizer, *places, *overrides])
+        composed = compose("qlora_mini", [*JOB, *optimizer, *places, *overrides])
         validate(composed)
         return composed
 
