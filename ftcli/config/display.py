@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ftcli.config.job import ComposedJob
 
 #: Largest column of the comments; longer lines have theirs behind the value.
-MAX_COLUMN = 56
+MAX_COLUMN = 60
 
 
 def format_job(composed: ComposedJob) -> str:

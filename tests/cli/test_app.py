@@ -207,7 +207,7 @@ def completed(monkeypatch: pytest.MonkeyPatch, line: str, *, words: list[str] | 
 def test_completion_of_verbs_jobs_groups_options_keys_and_values(work, monkeypatch):
     (work / "mine.yaml").write_text("seed: 1\n")
     assert {"show", "schema"} <= set(completed(monkeypatch, "ftcli s"))
-    assert completed(monkeypatch, "ftcli show qlora_l") == ["qlora_mini"]
+    assert completed(monkeypatch, "ftcli show qlora_l") == ["qlora_llama"]
     assert completed(monkeypatch, "ftcli show mi") == ["mine.yaml"]
     job = "ftcli show qlora_mini "
     assert "method=lora" in completed(monkeypatch, f"{job}method=l")

@@ -16,8 +16,8 @@ LINES = (
     ("check -c my.yaml", "without -c", "ftcli check my.yaml"),
     ("--config my.yaml", "a verb comes first", "ftcli train my.yaml"),
     ("qlora_mini", "a verb comes first", "ftcli train qlora_mini"),
-    ("train", "no job is given", "ftcli train qlora_mini"),
-    ("train optimizer.lr=1e-4", "no job is given", "ftcli train qlora_mini optimizer.lr=1e-4"),
+    ("train", "no job is given", "ftcli train qlora_llama"),
+    ("train optimizer.lr=1e-4", "no job is given", "ftcli train qlora_llama optimizer.lr=1e-4"),
     ("train optimizer.lr=1e-4 my.yaml", "the job comes first", "ftcli train my.yaml optimizer.lr=1e-4"),
     ("train qlora_mini my.yaml", "one job at a time", "ftcli train qlora_mini && ftcli train my.yaml"),
     ("train qlora_mini --learning-rate 1e-4", "--learning-rate is the setting optimizer.lr",
@@ -123,7 +123,7 @@ def test_a_job_of_another_program_is_told_key_by_key(ftcli, work):
         "write `max_length: 2048` under `data:`",
         "write `r: 16` under `method:`",
         "write `dir: ./out` under `run:`",
-        "start from a job: write `defaults: [qlora_mini, _self_]` there",
+        "start from a job: write `defaults: [qlora_llama, _self_]` there",
     ]
     # what the message says works
     keys: dict[str, list[str]] = {}

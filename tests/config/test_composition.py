@@ -189,7 +189,7 @@ MISTAKES = {
         None, [], "method=lroa: no such method. Closest: lora", "job.yaml:4",
     ),
     "option typed": ("seed: 1\n", None, ["model=llama3_9b"], "Closest: llama3_8b", "command line"),
-    "base job": ("defaults: [qlora_lama]\n", None, [], "Closest: qlora_mini", "job.yaml:1"),
+    "base job": ("defaults: [qlora_lama]\n", None, [], "Closest: qlora_llama", "job.yaml:1"),
     "grammar": ("seed: 1\n", None, ["a=[1,2"], "cannot be read", "command line"),
     "no key": ("seed: 1\n", None, ["=3"], "names no key", "command line"),
     "another package": (

@@ -35,6 +35,9 @@ class JoinedText(Data):
         if self.format not in ("auto", "text"):
             what = f"joined rows are made of plain text, not of format {self.format}."
             raise UserError(what, where="data.format", fix="data.format=text")
+        if self.sources:
+            what = "rows are joined from the texts of one source; a row of several has no weight."
+            raise UserError(what, where="data.sources", fix="data.path=FILE")
         if self.returns is not None and self.returns < 1:
             what = f"a text cannot come again after {self.returns} others."
             raise UserError(what, where="data.returns", fix="data.returns=null")
@@ -72,12 +75,14 @@ class JoinedTokens(Tokens):
         returns: see `JoinedText`.
 
     Attributes:
+        documents: the tokens from which the rows are joined.
         source: document of each token, int64 [tokens], before the rest was dropped.
         again: whether a token belongs to a document that came before, bool [rows * length].
     """
 
     def __init__(self, tokens: Tokens, length: int, returns: int | None) -> None:
-        super().__init__(tokens.folder)
+        super().__init__(*tokens.folders)
+        self.documents = tokens
         order, again = order_documents(len(tokens), returns)
         sizes = tokens.lengths[order]
         starts = np.repeat(tokens.offsets[order] - (np.cumsum(sizes) - sizes), sizes)
@@ -87,13 +92,13 @@ class JoinedTokens(Tokens):
         kept = places[: rows * length]
         self.ids, self.learned = np.asarray(tokens.ids)[kept], np.asarray(tokens.learned)[kept]
         self.again = np.repeat(again, sizes)[: rows * length]
-        self.offsets = np.arange(rows + 1) * length
+        self.offsets, self.sizes = np.arange(rows + 1) * length, [rows]
         self.learned[self.offsets[:-1]] = 0  # nothing stands before it to predict it from
         self.meta = {**tokens.meta, "tokens": len(kept), "supervised": int(self.learned.sum())}
 
     def origin(self, index: int) -> str:
         """Return the origin of the document in which a row begins."""
-        return super().origin(int(self.source[self.offsets[index]]))
+        return self.documents.origin(int(self.source[self.offsets[index]]))
 
 
 def order_documents(count: int, returns: int | None) -> tuple[np.ndarray, np.ndarray]:

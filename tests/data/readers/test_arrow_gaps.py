@@ -51,7 +51,7 @@ def test_hub_rows_are_treated_alike(monkeypatch):
 
     monkeypatch.setattr(Hub, "dataset", datasets.Dataset.from_list(ROWS))
     data = Data("someone/tools")
-    monkeypatch.setattr(data._splits, "_source", lambda path, split: Hub(path, split))
+    monkeypatch.setattr("ftcli.data.split.find_source", lambda path, split, *rest: Hub(path, split))
     assert calls_and_tools(data.examples()) == calls_and_tools(ROWS)
 
 
