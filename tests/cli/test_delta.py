@@ -105,6 +105,7 @@ def test_a_change_moves_to_another_base(lora, full, tmp_path, capsys):
     assert loss(capsys, tmp_path / "moved") > 0
 
 
+@pytest.mark.slow
 def test_numbers_are_chosen_on_held_out_rows(lora, full, tmp_path, capsys):
     report = call(
         capsys, "delta", "prune", lora, "--p", "0.5", "--method", "darex_q", "--search", "output",

@@ -60,6 +60,7 @@ def test_mistakes(ftcli, recipe):
     assert wrong.status == 2 and "small.yaml:9" in wrong.err and "Did you mean large?" in wrong.err
 
 
+@pytest.mark.slow
 def test_a_real_search_from_the_command_line(ftcli, work):
     """Two trials of a step each, then judged with what they chose."""
     (work / "real.yaml").write_text("""# A recipe that searches

@@ -13,6 +13,7 @@ TINY = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_trials_side_by_side_and_their_best(ftcli, work):
     ended = ftcli(
         "sweep", "qlora_mini", "optimizer.lr=1e-2,1e-5", *TINY, "method.r=2", "--jobs", "2"

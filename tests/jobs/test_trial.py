@@ -27,6 +27,7 @@ def job(*overrides):
     return composed
 
 
+@pytest.mark.slow
 def test_a_finished_trial_is_not_repeated(tmp_path):
     first = complete_job(job(), tmp_path / "one")
     log = (tmp_path / "one" / "train.log").read_text()
@@ -45,6 +46,7 @@ def test_a_trial_cut_off_goes_on_at_its_checkpoint(tmp_path):
     assert [row["step"] for row in RunDir(tmp_path / "one").metrics()] == [0, 1, 2, 3, 3]
 
 
+@pytest.mark.slow
 def test_a_trial_killed_between_its_result_and_its_report_gets_the_report(tmp_path):
     whole = complete_job(job(), tmp_path / "one")
     (tmp_path / "one" / "report.md").unlink()

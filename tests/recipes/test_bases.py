@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
 import torch
 
 from ftcli.config import compose, recipes_dir, validate
@@ -20,6 +21,7 @@ def text(path: Path) -> None:
     path.write_text(".\n".join(lines))
 
 
+@pytest.mark.slow
 def test_llama_mini_learns_from_a_folder_of_text(tmp_path):
     (tmp_path / "corpus").mkdir()
     text(tmp_path / "corpus" / "book.txt")

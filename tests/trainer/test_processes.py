@@ -48,6 +48,7 @@ def logged(result):
     ]
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_all_ranks(tmp_path):
     words = ("trainer.log_every=1", "trainer.eval_every=null", "penalty=activation_density",
              "data=e2e_pairs", "data.pairs=true", "objective=dpo", "optimizer.lr=1e-2")  # fmt: skip
@@ -58,6 +59,7 @@ def test_figures_are_those_of_all_ranks(tmp_path):
         assert ours == pytest.approx(theirs, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_failing_rank_ends_in_one_message(tmp_path):
     with pytest.raises(UserError, match="ended with status"):
         launch(job(tmp_path, "trainer.batch_size=64"), 2)
