@@ -35,6 +35,7 @@ CODE = (
     "recipes/bases",
     "recipes/*/configs",
 )  # what must be committed when a verdict is stored
+CHANGED = "the code has changed"  # reason of a stale verdict; details may follow
 EARLIER = "earlier"  # `rules` of a verdict that was stored without code and looks
 
 
@@ -137,11 +138,12 @@ def explain_staleness(
         return None
     if record["settings"] != settings(recipe, claim, tuned):
         return "the recipe's settings have changed"
+    last = record.get("confirmed", record)
     try:
-        today = code.digest(record["roots"])
+        today = code.digest(last["roots"])
     except KeyError as error:
-        return f"the code has changed: {error.args[0]} is gone"
-    return None if today == record["code"] else "the code has changed"
+        return f"{CHANGED}: {error.args[0]} is gone"
+    return None if today == last["code"] else CHANGED
 
 
 def check_provenance(recipe: Recipe, identity: str, record: Mapping[str, Any]) -> str | None:
@@ -155,6 +157,7 @@ def check_provenance(recipe: Recipe, identity: str, record: Mapping[str, Any]) -
     try:
         earlier = record.get("rules") == EARLIER
         why = _check_history(recipe, record) if earlier else _check_code(record)
+        why = why or ("confirmed" in record and _check_code(record["confirmed"])) or None
     except CommitNotFound as error:
         why = str(error)
     return f"{identity}: {why}" if why else None

@@ -134,7 +134,10 @@ def _format_origin(record: Mapping[str, Any], changed: bool) -> str:
     commit = record["commit"][:9]
     if record.get("rules") == origin.EARLIER:
         return f"earlier rules, commit {commit}"
-    return f"STALE, commit {commit}" if changed else f"commit {commit}"
+    if changed:
+        return f"STALE, commit {commit}"
+    repeated = record.get("confirmed")
+    return f"commit {commit}" + (f", repeated at {repeated['commit'][:9]}" if repeated else "")
 
 
 def _format_measured(claim: Claim, record: dict[str, Any]) -> str:

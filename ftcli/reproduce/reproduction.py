@@ -28,6 +28,7 @@ class Reproduction:
 
     Args:
         only: number (from 1) of a claim, or part of its words; None judges all claims.
+        subset: the claims to judge, where they are chosen by the caller.
         look: number of this look at the figures; each look adds as many seeds as the first had.
         seeds: number of seeds to use instead of the recipe's, for a trial run without decisions.
         overrides: overrides of the command line, for every run.
@@ -37,6 +38,7 @@ class Reproduction:
     recipe: Recipe
     scale: str = SMALL
     only: str | None = None
+    subset: Sequence[Claim] | None = None
     look: int = 1
     seeds: int | None = None
     overrides: Sequence[str] = ()
@@ -68,6 +70,8 @@ class Reproduction:
         Raises:
             UserError: `only` matches no claim.
         """
+        if self.subset is not None:
+            return list(self.subset)
         claims = [claim for claim in self.recipe.claims if claim.scale == self.scale]
         chosen = [c for c in claims if self.only is None or self._matches(c, self.only)]
         if not chosen:
@@ -99,7 +103,7 @@ class Reproduction:
         if not needing:
             return None
         variants = [v for claim in needing for v in self.recipe.list_claim_variants(claim)]
-        if self.only is None and self.scale == SMALL:
+        if self.only is None and self.subset is None and self.scale == SMALL:
             variants = [*self.recipe.variants(), *variants]
         changes = {v: self._changes(v) for v in dict.fromkeys(variants)}
         every = all(is_exact_measure(claim.measure) for claim in needing)

@@ -36,6 +36,9 @@ def reproduce(
     stale: Annotated[
         bool, typer.Option("--stale", help="List verdicts whose code has changed.")
     ] = False,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Repeat the first seed of stale verdicts, to the bit.")
+    ] = False,
     store: Annotated[
         bool, typer.Option("--store", help="Keep verdicts beside the recipe.")
     ] = False,
@@ -55,6 +58,8 @@ def reproduce(
         raise UserError("no paper is given.", "ftcli reproduce", "ftcli ls recipes")
     if tune:
         return _search(reading.find_recipe(paper), overrides or [], scale, as_json)
+    if confirm:
+        return _confirm(reading.find_recipe(paper), scale, as_json)
     if store and (overrides or seeds):
         what = "verdicts on changed runs or fewer seeds are not the recipe's."
         raise UserError(what, "--store", "put the changes into the recipe, or leave --store out")
@@ -115,6 +120,27 @@ def _search(recipe: Any, overrides: list[str], scale: str, as_json: bool) -> int
 
     emit(searched, as_json, render)
     return 0
+
+
+def _confirm(recipe: Any, scale: str, as_json: bool) -> int:
+    """Exit status 1 where a figure differs from the stored one."""
+    from ftcli.core.console import console, emit
+    from ftcli.reproduce import display
+    from ftcli.reproduce.confirmation import DIFFERS, confirm_verdicts
+
+    outcome = confirm_verdicts(
+        recipe,
+        scale,
+        lambda step: console(stderr=True).print(display.describe_progress(step), markup=False),
+    )
+
+    def render() -> None:
+        for say, result in outcome.items():
+            console().print(f"{result}  {say}", markup=False)
+        console().print(f"{len(outcome)} verdicts were stale", markup=False)
+
+    emit(outcome, as_json, render)
+    return int(DIFFERS in outcome.values())
 
 
 def _list_stale(paper: str | None, as_json: bool) -> int:
