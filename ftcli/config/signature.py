@@ -48,7 +48,7 @@ class Parameter:
 
     @property
     def nested_in(self) -> str | None:
-        """What holds the dataclass of `nested`: list (`list[EvaConfig]`), dict (by name), or None: nothing."""
+        """The container of `nested` dataclasses: list (`list[EvaConfig]`), dict (by name), or None."""
         names = re.findall(r"\b(list|List|Sequence|dict|Dict|Mapping)\[", self.annotation)
         if not self.nested or not names:
             return None

@@ -19,7 +19,7 @@ STREAM = (
 
 @dataclass(frozen=True)
 class Mixture:
-    """How sources share an epoch; with one source, every row is read once.
+    """The shares of the sources in an epoch; with one source, every row is read once.
 
     Attributes:
         titles: name of each source.
@@ -94,7 +94,7 @@ def _take_rows(size: int, count: int, seed: int, epoch: int, source: int) -> np.
 
 @dataclass(frozen=True)
 class Share:
-    """What one source gives to an epoch.
+    """The rows that one source gives to an epoch.
 
     Attributes:
         rows: rows that it has.
@@ -111,7 +111,7 @@ class Share:
 
     @property
     def passes(self) -> float:
-        """How often each row is read in an epoch, on average."""
+        """Number of times that each row is read in an epoch, on average."""
         return self.drawn / self.rows if self.rows else 0.0
 
     def describe(self) -> str:

@@ -29,7 +29,7 @@ Chunk = tuple[list[Entry], list[list[DocumentText] | UnusableRow]]
 
 
 class Work(NamedTuple):
-    """What is being prepared: its name in messages, and the rows."""
+    """A preparation under way: its name in messages, and the rows."""
 
     name: str
     rows: Split

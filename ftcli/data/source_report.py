@@ -1,4 +1,4 @@
-"""What is said of the sources of a split: shares before it is prepared, and their part of `data.json`."""
+"""Report on the sources of a split: shares before it is prepared, and their part of `data.json`."""
 
 from __future__ import annotations
 

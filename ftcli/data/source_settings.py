@@ -22,7 +22,7 @@ OWN_KEYS = ("path", "name", "split", "revision", "format", "columns")
 
 @dataclass
 class SourceSettings:
-    """Where rows are read from and what their columns mean."""
+    """The place of a source's rows, and the meaning of their columns."""
 
     path: str  # asset:e2e, a file, folder or glob, or a hub id
     name: str | None = None  # configuration of a hub data set

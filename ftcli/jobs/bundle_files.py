@@ -24,7 +24,7 @@ MAGIC = "*?["
 
 @dataclass
 class LocalFiles:
-    """What is packed, and what is only named.
+    """The files that a bundle packs, and those that it only names.
 
     Attributes:
         config: the configuration with paths relative to the unpacked folder.

@@ -19,7 +19,7 @@ SPARE = 2  # newest checkpoints of an unfinished run: resume falls back on the s
 
 @dataclass(frozen=True)
 class Rule:
-    """Which checkpoints of a run are kept.
+    """A rule for the checkpoints of a run that are kept.
 
     Attributes:
         last: how many of the newest; at least 1.
@@ -34,7 +34,7 @@ class Rule:
 
 @dataclass
 class Cleaning:
-    """What a rule removes from one run.
+    """The checkpoints that a rule removes from one run.
 
     Attributes:
         kept, removed: names of checkpoint folders, oldest first.

@@ -1,4 +1,4 @@
-"""What the header of a GGUF file says: architecture, types of the tensors, what transformers would lose."""
+"""The header of a GGUF file: architecture, types of the tensors, values that transformers would lose."""
 
 from __future__ import annotations
 

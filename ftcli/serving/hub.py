@@ -26,7 +26,7 @@ SENT = re.compile(r".+\.(safetensors|json|jinja|model)|(merges|vocab)\.txt")
 
 @dataclass(frozen=True)
 class Publication:
-    """What is sent to the hub.
+    """The files that are sent to the hub.
 
     Attributes:
         files: file -> bytes, the card included.

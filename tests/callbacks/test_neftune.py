@@ -36,7 +36,7 @@ def packed():
 
 
 def noise(model, inputs):
-    """What the embeddings of the last forward pass have beside their table's rows, [B, T, d]."""
+    """Return the noise of the last forward pass: embeddings minus their table's rows, [B, T, d]."""
     seen = []
     hook = model.model.layers[0].register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(args[0].detach()), with_kwargs=True

@@ -1,4 +1,4 @@
-"""What a long preparation shows, and how many rows a file is said to have before it is read."""
+"""The display of a long preparation, and the number of rows that a file is expected to have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an objective says about the rows that it reads."""
+"""Declarations of an objective about the rows that it reads."""
 
 from __future__ import annotations
 

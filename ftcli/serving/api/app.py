@@ -23,7 +23,7 @@ from ftcli.serving.api.served import Served
 
 @dataclass
 class Defaults:
-    """What holds for requests that do not say it.
+    """Values for requests that do not set them.
 
     Attributes:
         max_new_tokens: longest answer, in tokens.

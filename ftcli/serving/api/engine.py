@@ -20,7 +20,7 @@ log = logging.getLogger("ftcli.serving")
 
 
 class Busy(Exception):
-    """As many rows wait as may."""
+    """Error: the queue of waiting rows is full."""
 
 
 class Line:
@@ -38,7 +38,7 @@ class Line:
 
     @property
     def rows(self) -> list[Row]:
-        """All rows that have not ended."""
+        """The rows that have not ended."""
         running = self.batch.rows if self.batch else []
         return [row for row in (*running, *self.waiting) if not row.finished]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from ftcli.serving.api.rows import End
 
 
 @dataclass
-class Answer:
+class Answer(ABC):
     """Builds the objects of one answered request; the subclasses know the two kinds.
 
     Attributes:
@@ -69,11 +70,13 @@ class Answer:
         head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
         return head | {"choices": choices}
 
+    @abstractmethod
     def _choice(self, index: int, end: End) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return a choice that has ended, of an answer in one object."""
 
+    @abstractmethod
     def _delta(self, index: int, text: str, reason: str | None) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return the next piece of a choice, of an answer that streams."""
 
 
 class ChatAnswer(Answer):

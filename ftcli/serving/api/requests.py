@@ -34,7 +34,7 @@ class StreamOptions(BaseModel):
 
 
 class CompletionRequest(BaseModel):
-    """What both kinds of requests have in common."""
+    """Fields of both kinds of requests."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -45,7 +45,7 @@ class Served:
 
     @property
     def device(self) -> torch.device:
-        """Where prompts belong."""
+        """Device of the model, on which prompts are placed."""
         return self.run.model.device
 
     @property

@@ -87,7 +87,7 @@ def test_scores_of_a_hundred_do_not_overflow(sign):
 
 
 def test_it_is_a_concatenated_prefix_whose_kernel_is_that_of_the_features():
-    """With weights phi(q) phi(p_i) for the prefix and exp for the row, k and Z stand for it exactly."""
+    """The vector k and the matrix Z stand exactly for a prefix with weights phi(q) phi(p_i)."""
     query, key, value, _, _ = draw()
     prefix_keys, prefix_values = torch.randn(2, H, 30, D)
     k, Z = summarise_prefix(prefix_keys, prefix_values)

@@ -1,4 +1,4 @@
-"""What a request may hold, and the one message on what it may not."""
+"""Fields of a request, and the one message on a field that is not allowed."""
 
 from __future__ import annotations
 
