@@ -24,7 +24,7 @@ ROWS = [{"prompt": f"ask {n}", "completion": "say"} for n in range(50)]
         ("a.jsonl", b'{"a": 1}\n{"a": 2}', 2),
         ("a.jsonl", b"", 0),
         ("a.csv", b"a,b\n1,2\n3,4\n", 2),
-        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n'), None),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n', mtime=0), None),
         ("a.json", b"[]", None),
     ],
 )
