@@ -106,7 +106,7 @@ class Faulty:
         self._point(shutil, "rmtree", _half_removed)
         self._point(torch, "save", _half_saved)
         self._point(checkpoint_io, "save_file", _half_tensors)
-        self._point(RunDir, "_append", _half_line)
+        self._point(RunDir, "_append_line", _half_line)
         self._follow()
         if self.fault is None or not self.fault.pictures:
             from ftcli.run import finish
