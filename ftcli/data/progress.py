@@ -82,8 +82,9 @@ class PreparationDisplay:
             return
         seconds = self.now - self.began
         if seconds >= SHORT:
-            text = f"{self.work.name}: {self.counts.entries:,} rows read in {seconds:,.1f} s"
-            console(stderr=True).print(f"{text} ({self._speed():,.0f} rows/s)", style="dim")
+            rows = self.counts.entries
+            text = f"{self.work.name}: {rows:,} rows read in {seconds:,.1f} s"
+            console(stderr=True).print(f"{text} ({rows / seconds:,.0f} rows/s)", style="dim")
         self.counts = None
 
 
