@@ -41,7 +41,7 @@ class ScaleRates(LibraryOptimizer):
     def groups(self, named: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
         """Return the groups of LibraryOptimizer for factors, then one for scales and one for offsets."""
         taken: dict[str, list[tuple[str, nn.Parameter]]] = {kind: [] for kind in self.rates}
-        rest = []
+        rest: list[tuple[str, nn.Parameter]] = []
         for name, parameter in named:
             kind = next((k for k in self.rates if f".{k}." in name), None)
             (rest if kind is None else taken[kind]).append((name, parameter))

@@ -94,11 +94,7 @@ class LqLoraLinear(TunerLayer):
         return weight.T if self.transposed else weight
 
     def add(self, adapter: str, config: LqLoraConfig) -> None:
-        """Add an adapter as LoRA starts, without a Q of its own.
-
-        Raises:
-            ValueError: the layer is decomposed already, so that there is no weight for a further adapter.
-        """
+        """Add an adapter as LoRA starts, without a Q of its own."""
         base: Any = self.get_base_layer()
         out, width = (
             (base.nf, base.nx) if self.transposed else (base.out_features, base.in_features)
@@ -141,7 +137,7 @@ class LqLoraLinear(TunerLayer):
         """Map [.., in] to [.., out].
 
         Raises:
-            ValueError: more than one adapter is active.
+            ValueError: more than one adapter is active, or one without Q on a layer whose W was freed.
         """
         active = self.adapters_in_effect()
         if len(active) > 1:
@@ -149,12 +145,16 @@ class LqLoraLinear(TunerLayer):
                 "each adapter has a quantised weight of its own; activate one at a time"
             )
         packed = self.packed(active[0]) if active else None if self.merged else self.packed()
-        bias: Any = self.get_base_layer().bias
+        base: Any = self.get_base_layer()
+        if packed is None and not base.weight.numel():
+            raise ValueError(
+                f"{active[0]} has no quantised weight, and the base's was freed for another's"
+            )
         if packed is None:
             out = self.base_layer(x)
         else:
             out = PackedProduct.apply(x, packed)
-            out = out if bias is None else out + bias.to(out.dtype)
+            out = out if base.bias is None else out + base.bias.to(out.dtype)
         for name in active:
             a, b = self.lqlora_A[name], self.lqlora_B[name]
             low = nn.functional.linear(self._cast_input_dtype(x, a.dtype), a)

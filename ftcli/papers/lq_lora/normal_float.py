@@ -145,6 +145,11 @@ class PackedNormalFloat(nn.Module):
     """
 
     PARTS = ("codes", "scale_codes", "superscales", "minimum", "header")
+    codes: nn.Parameter
+    scale_codes: nn.Parameter
+    superscales: nn.Parameter
+    minimum: nn.Parameter
+    header: nn.Parameter
 
     def __init__(self, device: torch.device | str | None = None) -> None:
         super().__init__()
