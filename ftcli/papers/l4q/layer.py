@@ -177,7 +177,8 @@ class L4QLinear(TunerLayer):
         for adapter in check_adapters_to_merge(self, adapter_names):
             if adapter not in self.l4q_A:
                 continue
-            weight, kept = self.rounded(adapter).weight, self.get_base_layer().weight.detach()
+            base: Any = self.get_base_layer()
+            weight, kept = self.rounded(adapter).weight, base.weight.detach()
             if safe_merge and not torch.isfinite(weight).all():
                 raise ValueError(f"merging {adapter} gives values that are not finite")
             self._set_weight(weight)

@@ -38,6 +38,16 @@ class ScaleRates(LibraryOptimizer):
         super().__init__(optimizer_class, lr, weight_decay, fallback, **options)
         self.rates = {"l4q_scale": scale_lr, "l4q_offset": offset_lr}
 
+    def setup(self, run: Any) -> None:
+        """Warn where the model has no scales, so that two rates are ignored."""
+        super().setup(run)
+        if not any(
+            f".{kind}." in name for kind in self.rates for name, _ in run.model.named_parameters()
+        ):
+            _log.warning(
+                "scale_lr and offset_lr are ignored: only method=l4q has scales and offsets"
+            )
+
     def groups(self, named: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
         """Return the groups of LibraryOptimizer for factors, then one for scales and one for offsets."""
         taken: dict[str, list[tuple[str, nn.Parameter]]] = {kind: [] for kind in self.rates}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -151,8 +153,9 @@ def test_scales_have_rates_of_their_own(folder, caplog):
     assert [(g["lr"], g["weight_decay"], len(g["params"])) for g in groups] == [
         (1e-2, 0.1, 28), (1e-4, 0.0, 14), (1e-5, 0.0, 14),
     ]  # fmt: skip
-    lora = method("lora").prepare(load(folder))
-    ScaleRates().build(trainable(lora).items(), "cpu")
+    built.setup(SimpleNamespace(model=prepared(folder), dir=None))
+    assert "ignored" not in caplog.text
+    built.setup(SimpleNamespace(model=method("lora").prepare(load(folder)), dir=None))
     assert "scale_lr and offset_lr are ignored" in caplog.text
 
 
