@@ -55,10 +55,6 @@ class ScaleRates(LibraryOptimizer):
         for name, parameter in named:
             kind = next((k for k in self.rates if f".{k}." in name), None)
             (rest if kind is None else taken[kind]).append((name, parameter))
-        if not any(taken.values()):
-            _log.warning(
-                "scale_lr and offset_lr are ignored: only method=l4q has scales and offsets"
-            )
         groups = super().groups(rest) if rest or not named else []
         for kind, pairs in taken.items():
             if pairs:
