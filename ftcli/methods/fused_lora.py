@@ -24,7 +24,7 @@ def fuse_lora_layers(model: nn.Module) -> None:
     layers = {lora.Linear, getattr(lora, "Linear4bit", lora.Linear)}
     for module in model.modules():
         if type(module) in layers:
-            module.__class__ = _fused_class(type(module))
+            module.__class__ = _fused_class(type(module))  # type: ignore[arg-type]
 
 
 @cache
