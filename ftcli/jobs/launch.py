@@ -25,6 +25,11 @@ from ftcli.jobs.rank_failures import find_cause, tell_parent
 if TYPE_CHECKING:
     from ftcli.config import ComposedJob
 
+AGENT_LOGGERS = (
+    "torch.distributed.elastic.agent.server.api",
+    "torch.distributed.elastic.multiprocessing.api",
+    "torch.distributed.launcher.api",
+)
 PATIENCE = 30  # seconds in which ranks may save after a request to end, before they are killed
 
 
@@ -152,13 +157,14 @@ def _agent_environment(processes: int) -> Iterator[None]:
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     ours = "OMP_NUM_THREADS" not in os.environ
     os.environ.setdefault("OMP_NUM_THREADS", threads)
-    agent = logging.getLogger("torch.distributed.elastic.multiprocessing.api")
-    before = agent.level
-    agent.setLevel(logging.CRITICAL + 1)
+    before = {name: logging.getLogger(name).level for name in AGENT_LOGGERS}
+    for name in AGENT_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        agent.setLevel(before)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
         if ours:
             del os.environ["OMP_NUM_THREADS"]
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from ftcli.core.errors import FAILED, OUT_OF_MEMORY, USER, UserError
+from ftcli.core.errors import FAILED, INTERRUPTED, OUT_OF_MEMORY, USER, UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.launch import Machines, Ranks
 from ftcli.jobs.rank_failures import find_cause
@@ -90,6 +90,18 @@ def test_a_killed_rank_ends_all_with_one_message_and_the_run_resumes(tmp_path, s
     saved = json.loads((run / "checkpoints/last/state.json").read_text())["step"]
     steps = f"trainer.max_steps={saved + 2}"
     assert resume(run, overrides=[steps], ranks=Ranks(2))["step"] == saved + 2
+
+
+@pytest.mark.slow
+def test_an_interrupted_parent_lets_the_ranks_save(tmp_path):
+    parent = start(*JOB, "trainer.max_steps=500", f"run.dir={tmp_path}", "-p", "2")
+    run = wait_for_run(tmp_path, 1)
+    parent.send_signal(signal.SIGINT)
+    output, _ = parent.communicate(timeout=60)
+    assert parent.returncode == INTERRUPTED and "Traceback" not in output
+    result = RunDir(run).result()
+    assert result["status"] == "stopped by SIGINT"
+    assert (run / "checkpoints" / f"step-{result['step']:06d}" / "DONE").exists()
 
 
 @pytest.mark.slow
