@@ -1,6 +1,6 @@
 """The ranks of a run: its devices, what they tell each other, and where the weights lie.
 
-No other module calls accelerate's or torch's data parallelism. With `ddp` each rank holds all weights and
+No other module imports accelerate's collectives or torch's data parallelism. With `ddp` each rank holds all weights and
 gradients are averaged. With `fsdp2` each rank holds a part of every weight, gradient and optimizer state
 (torch's `fully_shard`); the whole weights of a block exist while it computes.
 
@@ -54,9 +54,7 @@ def distribute_model(
         fully_shard(block, mesh=mesh)
     # what lies outside the blocks stays whole from the forward to the end of the backward pass
     root = fully_shard(_base(model), mesh=mesh)
-    root._is_fsdp_managed_module = (
-        True  # transformers' `generate`: all ranks end after the same token
-    )
+    root._is_fsdp_managed_module = True  # read by `generate`: all ranks end after the same token
     return model  # type: ignore[no-any-return]
 
 
@@ -112,6 +110,15 @@ def broadcast_from_main(accelerator: Accelerator, value: Any) -> Any:
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([value])[0]
+
+
+def broadcast_tensor(accelerator: Accelerator, value: Tensor) -> Tensor:
+    """Return the first rank's tensor on every rank, on the device of each where there are several."""
+    if accelerator.num_processes == 1:
+        return value
+    from accelerate.utils import broadcast
+
+    return broadcast(value.to(accelerator.device).contiguous())  # type: ignore[no-any-return]
 
 
 def gather_objects(accelerator: Accelerator, value: Any) -> list[Any]:
