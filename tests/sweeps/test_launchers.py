@@ -70,7 +70,7 @@ def test_one_run_is_submitted_to_machines(tmp_path):
     job += ["trainer=fsdp2", "method=lora", "model.quantization=none", f"run.dir={tmp_path}"]
     number = launcher.submit(job, tmp_path / "slurm")
     assert submitit.LocalJob(tmp_path / "slurm", number).result() == OK
-    (result,) = tmp_path.glob("*/*/result.json")
+    (result,) = {path.resolve() for path in tmp_path.glob("*/*/result.json")}
     assert len(list((result.parent / "checkpoints/last").glob("shard-*.safetensors"))) == 2
 
 

@@ -26,7 +26,7 @@ from ftcli.trainer.checkpoint_io import load_weights
 
 JOB = (
     "data.limit=60", "trainer.epochs=null", "trainer.max_steps=3", "trainer.save_every=1", "trainer.keep_last=9",
-    "trainer.eval_every=null", "~eval.generation", "method=lora", "method.r=4", "model.quantization=none",
+    "trainer.eval_every=null", "eval=loss", "method=lora", "method.r=4", "model.quantization=none",
     "trainer.precision=fp32", "model.dtype=float32", "trainer.log_every=1", "scheduler=constant",
     "~scheduler.warmup_ratio",
 )  # fmt: skip
