@@ -5,9 +5,9 @@ gradients are averaged. With `fsdp2` each rank holds a part of every weight, gra
 (torch's `fully_shard`); the whole weights of a block exist while it computes.
 
 accelerate 1.15 joins the ranks and wraps for DDP. Its own preparation for FSDP2 is not used: it drops the plugin
-on CPUs, and puts the output layer into one group with the last norm and the tied embeddings. This group is
-freed after the backward pass of the output layer, before that of the norm, where the output layer is called
-outside of the model's forward, as objectives do (segmentation fault with torch 2.13 on CPUs).
+on CPUs, and puts the output layer into one group with the last norm and the tied embeddings. This group does not fit
+objectives, which call the output layer outside of the model's forward: it is freed after the backward pass of the
+output layer, before that of the norm.
 """
 
 from __future__ import annotations
