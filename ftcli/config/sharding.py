@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ftcli.config.job import ComposedJob, get_effective_value, get_promise
+from ftcli.config.job import TARGET, ComposedJob, get_effective_value, get_promise
 from ftcli.core.errors import UserError
 
 #: Optimizers that update every entry of a tensor by itself, and were compared with one process.
 ENTRYWISE = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")
+#: Callbacks that look at scores only.
+CALLBACKS = ("ftcli.callbacks.early_stopping.EarlyStopping",)
 DDP = "trainer.strategy=ddp"
 
 
@@ -44,6 +46,9 @@ def _find_obstacles(job: ComposedJob) -> Iterator[tuple[str, str]]:
         )
     if any((job.config.get("penalty") or {}).values()):
         yield "penalties, which may read whole weights", "~penalty"
+    for name, node in (job.config.get("callback") or {}).items():
+        if node and node.get(TARGET) not in CALLBACKS:
+            yield f"callback.{name}, which was not compared with one process", f"~callback.{name}"
     if job.config.get("pipeline"):
         yield "a pipeline, whose clients train in one process", "~pipeline"
     if get_effective_value(job, "trainer.compile"):

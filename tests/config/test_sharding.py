@@ -26,6 +26,7 @@ def complaints(*overrides: str) -> list[UserError]:
         ("objective=dpo", "data=e2e_pairs"),
         ("optimizer=sgd",),
         ("method=dora",),
+        ("callback=early_stopping", "trainer.eval_every=2"),
     ],
 )
 def test_what_was_compared_with_one_process_is_accepted(overrides):
@@ -38,6 +39,7 @@ REFUSED = {
     "8-bit optimizer": (("optimizer=adamw8bit",), "optimizer=adamw8bit", "optimizer=adamw"),
     "matrices": (("optimizer=muon",), "looks at whole weights", "optimizer=adamw"),
     "policy": (("trainable=top_layers",), "a policy of what moves", "~trainable"),
+    "average": (("callback=ema",), "callback.ema", "~callback.ema"),
     "compiled": (("trainer.compile=true",), "trainer.compile=true", "trainer.compile=false"),
     "rollback": (("trainer.on_spike=rollback",), "on_spike=rollback", "trainer.on_spike=ignore"),
 }

@@ -151,3 +151,15 @@ def test_answers_are_sampled_by_parts_of_weights_in_half_precision(tmp_path):
     )
     result = launch(job(tmp_path, *words), Ranks(2))
     assert result["status"] == "finished" and result["step"] == 3
+
+
+@pytest.mark.slow
+def test_early_stopping_ends_all_ranks_at_the_same_step(tmp_path):
+    words = ("trainer=fsdp2", "trainer.batch_size=2", "trainer.eval_every=1", "trainer.max_steps=9")
+    least = ("callback.early_stopping.min_delta=100", "callback.early_stopping.patience=1")
+    run = create_directory(job(tmp_path, *words, "callback=early_stopping", *least)).path
+    train_in_ranks(run, 2)
+    result = RunDir(run).result()
+    assert (
+        result["status"] == "finished" and result["step"] == 1 and "loss" in result["ended_early"]
+    )
