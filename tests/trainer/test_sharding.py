@@ -118,22 +118,18 @@ def test_losses_are_those_of_one_process(tmp_path, monkeypatch, objective, strat
 def test_another_number_of_ranks_resumes(tmp_path, saved_by, count):
     passes = f"trainer.gradient_accumulation_steps={4 // saved_by}"
     words = ("trainer=fsdp2", "trainer.batch_size=2", passes, "eval=none")
-    whole = launch(job(tmp_path, *words), Ranks(saved_by))
-    then = losses(whole["run"])
-    checkpoints = Path(whole["run"]) / "checkpoints"
+    run = create_directory(job(tmp_path, *words)).path
+    train_in_ranks(run, saved_by)
+    then, checkpoints = losses(run), run / "checkpoints"
     assert len(list((checkpoints / "step-000001").glob("shard-*.safetensors"))) == saved_by
-    again = resume(
-        whole["run"],
-        checkpoint="step-000001",
-        overrides=["trainer.max_steps=4"],
-        ranks=Ranks(count),
-    )
+    longer = ["trainer.max_steps=4"]
+    again = resume(run, checkpoint="step-000001", overrides=longer, ranks=Ranks(count))
     now = losses(again["run"])
     assert now.pop(4)
     assert_equal(now, then)
-    opened = open_run(whole["run"])  # what eval, chat and merge read
+    opened = open_run(run)  # what eval, chat and merge read
     load_weights(checkpoints / "last", opened)
-    saved = load_file(Path(again["run"]) / "adapter/adapter_model.safetensors")
+    saved = load_file(run / "adapter/adapter_model.safetensors")
     assert all(
         (saved[name] - tensor).abs().max() == 0 for name, tensor in opened.trained_state().items()
     )
@@ -160,6 +156,5 @@ def test_early_stopping_ends_all_ranks_at_the_same_step(tmp_path):
     run = create_directory(job(tmp_path, *words, "callback=early_stopping", *least)).path
     train_in_ranks(run, 2)
     result = RunDir(run).result()
-    assert (
-        result["status"] == "finished" and result["step"] == 1 and "loss" in result["ended_early"]
-    )
+    assert result["status"] == "finished" and result["step"] == 1
+    assert result["ended_early"].startswith("loss")
