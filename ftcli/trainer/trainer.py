@@ -59,6 +59,7 @@ class Trainer:
         if resume is not None:
             keep_step(run, resume)
         loop = self.build_loop(run)
+        len(loop.loader)  # built before the run counts as begun, because it refuses too few batches
         state, checkpoints = loop.state, open_checkpoints(loop, self.keep_last, resume)
         before: dict[str, float] = {}
         after: dict[str, float] | None = None

@@ -34,10 +34,10 @@ OBJECTIVES = {
     "sft": (),
     "full": ("method=full", "~method.r", "~method.lora_alpha", "optimizer.lr=1e-3"),
     "recomputed": ("trainer.gradient_checkpointing=true", "objective.chunk_size=16"),
-    "dpo": ("data=e2e_pairs", "data.pairs=true", "objective=dpo", "optimizer.lr=1e-2"),
+    "dpo": ("data=e2e_pairs", "data.pairs=true", "objective=dpo", "optimizer.lr=1e-3"),
     "grpo": (
         "objective=grpo", "objective.num_generations=3", "objective.max_new_tokens=6", "objective.beta=0.1",
-        "objective.rewards={cosine_length: {judge: exact_match, unit: characters, longest: 60}}", "optimizer.lr=1e-2",
+        "objective.rewards={cosine_length: {judge: exact_match, unit: characters, longest: 60}}", "optimizer.lr=1e-3",
     ),
 }  # fmt: skip
 IMPORTED = [
