@@ -79,16 +79,20 @@ def write_description(folder: Path, run: Run) -> None:
     atomic.write_json(folder / "adapter_config.json", run.method.describe())
 
 
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the trained weights of a checkpoint by name, whole also where ranks have written parts."""
+    if shards.holds_shards(folder):
+        return shards.read_whole_weights(folder)
+    return load_file(folder / "adapter.safetensors")
+
+
 def load_weights(folder: Path, run: Run) -> None:
     """Load the weights of a checkpoint into the run's model.
 
     Raises:
         UserError: their names or shapes are those of another method or model.
     """
-    if shards.holds_shards(folder):
-        tensors = shards.read_whole_weights(folder)
-    else:
-        tensors = load_file(folder / "adapter.safetensors")
+    tensors = read_weights(folder)
     refuse_shapes(run.method.state(run.model), tensors)
     run.method.load_state(run.model, tensors)
 

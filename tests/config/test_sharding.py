@@ -12,7 +12,7 @@ SHARDED = ("trainer=fsdp2", "method=lora", "model.quantization=none")
 
 def complaints(*overrides: str) -> list[UserError]:
     try:
-        validate(compose("qlora_llama", list(overrides)))
+        validate(compose("qlora_mini", list(overrides)))
     except UserError as error:
         return error.problems if isinstance(error, Problems) else [error]
     return []

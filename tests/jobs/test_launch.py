@@ -22,7 +22,7 @@ from ftcli.jobs.rank_failures import find_cause
 from ftcli.jobs.train import resume
 
 JOB = (
-    "qlora_llama", "data.limit=40", "data.test=null", "eval=none", "trainer.epochs=null", "trainer.batch_size=2",
+    "qlora_mini", "data.limit=40", "data.test=null", "eval=none", "trainer.epochs=null", "trainer.batch_size=2",
     "trainer.save_every=2", "trainer.log_every=1", "method=lora", "method.r=4", "model.quantization=none",
     "trainer.precision=fp32", "model.dtype=float32", "scheduler=constant", "~scheduler.warmup_ratio",
 )  # fmt: skip

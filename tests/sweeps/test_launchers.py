@@ -59,9 +59,9 @@ def test_one_run_is_submitted_to_machines(tmp_path):
         "launcher.processes=2",
         "launcher.gpus_per_node=null",
     ]
-    launcher = composition.build_launcher("qlora_llama", "slurm_nodes", words)
+    launcher = composition.build_launcher("qlora_mini", "slurm_nodes", words)
     job = [
-        "qlora_llama",
+        "qlora_mini",
         "data.limit=40",
         "trainer.max_steps=2",
         "trainer.batch_size=2",
@@ -75,7 +75,7 @@ def test_one_run_is_submitted_to_machines(tmp_path):
 
 
 def test_machines_of_a_run_are_no_workers_of_a_sweep(tmp_path):
-    launcher = composition.build_launcher("qlora_llama", "slurm_nodes", ["launcher.nodes=4"])
+    launcher = composition.build_launcher("qlora_mini", "slurm_nodes", ["launcher.nodes=4"])
     assert launcher.nodes == 4 and launcher.gpus_per_node == 8
     with pytest.raises(UserError, match="distributes one run"):
         launcher.start(tmp_path, 0)

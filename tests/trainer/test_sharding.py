@@ -69,7 +69,7 @@ def train_in_ranks(run, count):
 
 
 def job(folder, *overrides):
-    composed = compose("qlora_llama", [*JOB, f"run.dir={folder}", *overrides])
+    composed = compose("qlora_mini", [*JOB, f"run.dir={folder}", *overrides])
     validate(composed)
     return composed
 
