@@ -30,6 +30,7 @@ AGENT_LOGGERS = (
     "torch.distributed.elastic.multiprocessing.api",
     "torch.distributed.launcher.api",
 )
+AGENT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 PATIENCE = 30  # seconds in which ranks may save after a request to end, before they are killed
 
 
@@ -153,11 +154,15 @@ def _start_agent(path: str, checkpoint: str, ranks: Ranks) -> None:
 
 @contextmanager
 def _agent_environment(processes: int) -> Iterator[None]:
-    """Divide the cores among the ranks, and leave messages about failed ranks to `find_cause`."""
+    """Divide the cores among the ranks, and leave messages about failed ranks to `find_cause`.
+
+    The agent (torch 2.13) does not restore the handlers of signals; afterwards its own would only raise an exception.
+    """
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     ours = "OMP_NUM_THREADS" not in os.environ
     os.environ.setdefault("OMP_NUM_THREADS", threads)
     before = {name: logging.getLogger(name).level for name in AGENT_LOGGERS}
+    handlers = {number: signal.getsignal(number) for number in AGENT_SIGNALS}
     for name in AGENT_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
@@ -165,6 +170,9 @@ def _agent_environment(processes: int) -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
         if ours:
             del os.environ["OMP_NUM_THREADS"]
 

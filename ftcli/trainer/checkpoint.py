@@ -98,6 +98,7 @@ class Checkpoints:
             if not main and required:
                 raise
             if main:
+                shutil.rmtree(self._parts_folder(name), ignore_errors=True)
                 self._report_failure(error, name, required)
             return None
         if not main:

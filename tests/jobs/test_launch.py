@@ -17,7 +17,7 @@ import pytest
 
 from ftcli.core.errors import FAILED, INTERRUPTED, OUT_OF_MEMORY, USER, UserError
 from ftcli.core.run_dir import RunDir
-from ftcli.jobs.launch import Machines, Ranks
+from ftcli.jobs.launch import Machines, Ranks, _agent_environment
 from ftcli.jobs.rank_failures import find_cause
 from ftcli.jobs.train import resume
 
@@ -53,6 +53,13 @@ def test_machines_need_a_place_to_meet_and_a_number():
         Machines(2)
     with pytest.raises(UserError, match="--node-rank 2 is not among 2"):
         Machines(2, 2, "localhost:1")
+
+
+def test_signals_are_handled_as_before_once_the_ranks_have_ended():
+    before = signal.getsignal(signal.SIGTERM)
+    with _agent_environment(1):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def start(*words):
