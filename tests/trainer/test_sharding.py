@@ -86,6 +86,18 @@ def assert_equal(ours, theirs):
         assert ours[step][1] == pytest.approx(norm, rel=1e-4)
 
 
+def test_one_process_resumes_from_parts(tmp_path):
+    words = ("trainer=fsdp2", "trainer.batch_size=2", "eval=none", "trainer.max_steps=2")
+    run = Path(train(job(tmp_path, *words))["run"])
+    then = losses(run)
+    assert len(list((run / "checkpoints/step-000001").glob("shard-*.safetensors"))) == 1
+    again = resume(run, checkpoint="step-000001", overrides=["trainer.max_steps=3"])
+    now = losses(again["run"])
+    assert now.pop(3)
+    assert now == then
+
+
+@pytest.mark.slow
 def test_parts_of_weights_train_what_one_process_trains(tmp_path):
     words = ("trainer=fsdp2", "trainer.batch_size=2", "trainer.max_steps=2", "eval=none")
     apart = launch(job(tmp_path, *words, "trainer.save_every=null"), Ranks(2))
