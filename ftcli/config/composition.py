@@ -6,25 +6,20 @@ trains, once on this machine; its run directory is found by the hash of its conf
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from ftcli.config import paths
 from ftcli.config.checks import check_file_names, derive_keys
 from ftcli.config.hydra_errors import explain_error, find_absent_group, resolve_interpolations
+from ftcli.config.hydra_loader import Composition, compose_by_hydra
 from ftcli.config.job import RECIPE_KEYS, ComposedJob, Origin
 from ftcli.config.overrides import Override, parse_overrides
 from ftcli.config.paths import cache_folder, get_job_name
@@ -88,12 +83,11 @@ def _compose_file(path: Path, overrides: Sequence[str]) -> ComposedJob:
     parsed = parse_overrides(overrides, folders)
     primary = PrimaryConfig(path)
     refuse_huge_defaults(path, parsed, folders)
-    with _initialize_hydra(path.resolve().parent):
-        config, defaults = _compose_with_hydra(primary, parsed, folders)
-    locations = find_origins(defaults, primary, parsed, folders)
-    composed = _make_composed_job(config, locations, path)
+    composition = _compose_with_hydra(primary, parsed, folders)
+    locations = find_origins(composition.defaults, primary, parsed, folders)
+    composed = _make_composed_job(composition, locations, path)
     composed.overrides = list(overrides)
-    composed.job_files = list_job_files(defaults, path, folders)
+    composed.job_files = list_job_files(composition.defaults, path, folders)
     composed.overridden_groups = dict.fromkeys(primary.list_overridden_groups(), False)
     composed.overridden_groups |= {
         w.key: True for w in parsed if w.selects_option and w.kind == "set"
@@ -117,22 +111,9 @@ def load(path: str | Path) -> ComposedJob:
     return composed
 
 
-@contextmanager
-def _initialize_hydra(folder: Path) -> Iterator[None]:
-    """Initialise Hydra for one composition, and restore the state it had in the process."""
-    others = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(folder), job_name="ftcli", version_base=None):
-            yield
-    finally:
-        ConfigStore.instance().repo.pop(f"{PRIMARY_NAME}.yaml", None)
-        GlobalHydra.instance().hydra = others
-
-
 def _compose_with_hydra(
     primary: PrimaryConfig, overrides: list[Override], folders: list[Path]
-) -> tuple[DictConfig, list[Any]]:
+) -> Composition:
     """Compose with Hydra; groups missing from the defaults list are added, then it composes again."""
     pending = list(overrides)
     for override in overrides:
@@ -140,13 +121,12 @@ def _compose_with_hydra(
         if override.selects_option and override.kind == "delete":
             primary.drop_group(override.key)
     for _ in range(len(overrides) + 1):
-        ConfigStore.instance().store(name=PRIMARY_NAME, node=primary.node)
         texts = [primary.format_search_path(pending, folders)]
         texts += [override.to_hydra() for override in pending if override.key != "hydra.searchpath"]
+        with_hydra = primary.names_hydra() or any(o.key.startswith("hydra") for o in pending)
+        folder = primary.path.resolve().parent
         try:
-            config = hydra_compose(PRIMARY_NAME, texts, return_hydra_config=True)
-            loader = GlobalHydra.instance().config_loader()
-            return config, loader.compute_defaults_list(PRIMARY_NAME, texts, RunMode.RUN).defaults
+            return compose_by_hydra(PRIMARY_NAME, primary.node, texts, folder, with_hydra)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
             missing = find_absent_group(error, pending)
             if missing is None:
@@ -157,16 +137,17 @@ def _compose_with_hydra(
     raise AssertionError("every group was added, none is left to add")
 
 
-def _make_composed_job(config: DictConfig, locations: dict[str, Origin], job: Path) -> ComposedJob:
-    choices: dict[Any, Any] = dict(config.hydra.runtime.choices)
-    OmegaConf.set_struct(config, False)
+def _make_composed_job(
+    composition: Composition, locations: dict[str, Origin], job: Path
+) -> ComposedJob:
+    config = composition.config
     for key in ("hydra", *RECIPE_KEYS):
         config.pop(key, None)
     plain = resolve_interpolations(config, lambda key: find_origin(locations, key, job), job)
     composed = attach_origins(replace_old_names(plain), locations, job)
     composed.choices = {
         str(group): option
-        for group, option in choices.items()
+        for group, option in composition.choices.items()
         if isinstance(option, str) and not str(group).startswith("hydra/")
     }
     return _set_run_name(composed)

@@ -48,6 +48,11 @@ class PrimaryConfig:
             self.drop_group(override.key)
         self._insert_entry({override.key: override.value}, self._find_position("_self_"))
 
+    def names_hydra(self) -> bool:
+        """Whether the job has keys of Hydra's own configuration, or selects its options."""
+        entries: list[Any] = OmegaConf.to_container(self.node.defaults)  # type: ignore[assignment]
+        return "hydra" in self.node or "hydra/" in str(entries)
+
     def list_overridden_groups(self) -> list[str]:
         """Return the groups for which the job overrides the option of the job that it starts from."""
         entries: list[Any] = OmegaConf.to_container(self.node.defaults)  # type: ignore[assignment]
