@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +18,31 @@ from ftcli.methods.base import Method
 STORED = ("none", "nf4")
 
 
+@cache
+def files(group: str) -> Mapping[str, Path]:
+    """Option -> file, of a group; all files ship, so that none of them changes."""
+    return paths.list_options(group, paths.list_packaged_folders())
+
+
 def options(group: str) -> list[str]:
     """Names of all options of a group."""
-    return sorted(paths.list_options(group, paths.list_packaged_folders()))
+    return sorted(files(group))
 
 
 def file_of(group: str, name: str) -> Path:
     """The file of an option that ships."""
-    return paths.list_options(group, paths.list_packaged_folders())[name]
+    return files(group)[name]
 
 
-def node(group: str, name: str) -> dict[str, Any]:
+@cache
+def node(group: str, name: str) -> Mapping[str, Any]:
     """The content of an option's file, its own `defaults` not followed."""
     content = OmegaConf.to_container(OmegaConf.load(file_of(group, name)))
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 
 
-def promises(name: str, group: str = "method") -> dict[str, Any]:
+def promises(name: str, group: str = "method") -> Mapping[str, Any]:
     """What an option says of itself."""
     return node(group, name).get(PROMISES) or {}
 

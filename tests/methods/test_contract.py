@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,11 +52,12 @@ PLAIN_ONLY = [name for name in names() if "nf4" not in storages(name)]
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    """A function that gives the untouched model of a case."""
+    """A function that gives the untouched model of a case: a copy of it, which takes a tenth of loading."""
     folders = {kind: write(tmp_path_factory.mktemp(kind)) for kind, write in WRITERS.items()}
+    loaded = cache(load)
 
     def get(case: Case, dtype: str = "float32"):
-        return load(folders[case.kind], case.stored, dtype, case.kind)
+        return copy.deepcopy(loaded(folders[case.kind], case.stored, dtype, case.kind))
 
     return get
 

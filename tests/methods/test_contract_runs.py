@@ -84,9 +84,10 @@ def story(request, builder):
         assert RunDir(half.path).result()["status"] == "stopped by STOP"
         assert RunDir(half.path).result()["step"] == 2
         resume(half.path)
+    reopened = open_run(half.path)
     return SimpleNamespace(
         group=group, name=name, method=composed.choices["method"], whole=whole, resumed=half.path,
-        source=whole.run.model_source,
+        source=whole.run.model_source, reopened=reopened, reopened_logits=logits(reopened.model),
     )  # fmt: skip
 
 
@@ -111,9 +112,8 @@ def test_weights_move(story):
 
 
 def test_a_checkpoint_is_enough_to_compute_what_was_trained(story):
-    again = open_run(story.resumed)
     with story.whole.run.evaluation_weights():
-        assert torch.equal(logits(again.model), logits(story.whole.run.model))
+        assert torch.equal(story.reopened_logits, logits(story.whole.run.model))
 
 
 def test_the_first_step_begins_at_the_base_where_promised(story):
@@ -134,8 +134,7 @@ def test_the_artefact_loads_without_ftcli(story):
 
 
 def test_merged_equals_trained(story):
-    run = open_run(story.resumed)
-    before = logits(run.model)
+    run, before = story.reopened, story.reopened_logits
     if story.source.quantization != "none" or not promised(story.method, "mergeable"):
         with pytest.raises(UserError, match="cannot be merged|lose the adapter to rounding"):
             run.method.merge(run.model)
