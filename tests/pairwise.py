@@ -35,6 +35,15 @@ def covering(groups: Mapping[str, Sequence[str]]) -> list[Row]:
     return rows
 
 
+def select_rows(rows: Sequence[Row]) -> list[int]:
+    """Places of a few rows that together hold every option; greedily the ones that bring the most."""
+    missing, chosen = {option for row in rows for option in row.items()}, list[int]()
+    while missing:
+        chosen.append(max(range(len(rows)), key=lambda i: len(missing & set(rows[i].items()))))
+        missing -= set(rows[chosen[-1]].items())
+    return sorted(chosen)
+
+
 def held(row: Row) -> set[Pair]:
     """The pairs of a row."""
     return {frozenset(pair) for pair in combinations(row.items(), 2)}
