@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,6 +56,25 @@ def train_tiny(tmp_path_factory) -> Callable[..., Path]:
 def trained_run(train_tiny) -> Path:
     """A finished run: LoRA of rank 4 on the shipped Llama in nf4, judged before and after."""
     return train_tiny("run.name=tiny", "method.r=4", *EVALUATION)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def empty_pngs() -> Iterator[None]:
+    """Plots of runs are built, but their PNGs are empty: drawing them is a sixth of what a tiny run takes."""
+    from ftcli.run import plots
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_save_png", lambda figure, path: path.touch())
+        yield
+
+
+@pytest.fixture
+def warm_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials are trained in processes that begin with the libraries imported."""
+    from ftcli.jobs import trial
+    from tests.warm_process import run_trial
+
+    monkeypatch.setattr(trial, "subprocess", SimpleNamespace(run=run_trial))
 
 
 PLAIN = ("model.quantization=none", "eval.generation=null", "eval.loss.limit=8")

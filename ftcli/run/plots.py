@@ -43,9 +43,13 @@ def draw_plots(rows: Sequence[Row], result: Mapping[str, Any], folder: Path) -> 
     with matplotlib.rc_context(STYLE):
         for name, figure in _draw_figures(rows, result):
             path = folder / f"{name}.png"
-            figure.savefig(path, dpi=130)
+            _save_png(figure, path)
             drawn.append(path)
     return drawn
+
+
+def _save_png(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=130)
 
 
 def smooth(values: Sequence[float]) -> list[float]:

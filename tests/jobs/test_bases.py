@@ -31,7 +31,7 @@ def base(tmp_path, monkeypatch):
     return path
 
 
-def test_a_base_is_trained_once_and_named_by_its_config(base, monkeypatch):
+def test_a_base_is_trained_once_and_named_by_its_config(base, monkeypatch, warm_trials):
     job = compose("qlora_mini", [f"model.from_recipe={base}"])
     validate(job)
     place = base_cache_dir()

@@ -28,7 +28,7 @@ def job(*overrides):
 
 
 @pytest.mark.slow
-def test_a_finished_trial_is_not_repeated(tmp_path):
+def test_a_finished_trial_is_not_repeated(tmp_path, warm_trials):
     first = complete_job(job(), tmp_path / "one")
     log = (tmp_path / "one" / "train.log").read_text()
     assert first["step"] == 3 and first["run"] == str(tmp_path / "one")
@@ -36,7 +36,7 @@ def test_a_finished_trial_is_not_repeated(tmp_path):
     assert (tmp_path / "one" / "train.log").read_text() == log
 
 
-def test_a_trial_cut_off_goes_on_at_its_checkpoint(tmp_path):
+def test_a_trial_cut_off_goes_on_at_its_checkpoint(tmp_path, warm_trials):
     whole = complete_job(job(), tmp_path / "one")
     (tmp_path / "one" / "result.json").unlink()
     again = complete_job(job(), tmp_path / "one")
@@ -47,7 +47,7 @@ def test_a_trial_cut_off_goes_on_at_its_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trial_killed_between_its_result_and_its_report_gets_the_report(tmp_path):
+def test_a_trial_killed_between_its_result_and_its_report_gets_the_report(tmp_path, warm_trials):
     whole = complete_job(job(), tmp_path / "one")
     (tmp_path / "one" / "report.md").unlink()
     (tmp_path / "one" / ".report.md.x1.unfinished").touch()
@@ -56,13 +56,13 @@ def test_a_trial_killed_between_its_result_and_its_report_gets_the_report(tmp_pa
     assert not list((tmp_path / "one").glob("*.unfinished"))
 
 
-def test_a_refused_trial_leaves_no_folder(tmp_path):
+def test_a_refused_trial_leaves_no_folder(tmp_path, warm_trials):
     with pytest.raises(UserError, match="nothing was trained"):
         complete_job(job("method.target_modules=[no_such]"), tmp_path / "one")
     assert not (tmp_path / "one").exists()
 
 
-def test_a_failing_trial_says_where_its_log_is(tmp_path):
+def test_a_failing_trial_says_where_its_log_is(tmp_path, warm_trials):
     with pytest.raises(UserError, match="status 1") as caught:
         complete_job(job("optimizer.lr=1e30"), tmp_path / "one")
     assert "train.log" in caught.value.fix and (tmp_path / "one" / "train.log").exists()

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ftcli.run import plots
 from ftcli.run.plots import draw_plots, smooth
+
+SAVE_PNG = plots._save_png
 
 ROWS = [{"step": 0, "eval.loss": 3.0}] + [
     {"step": s, "loss": 3 / s, "lr": 1e-3, "tok_s": 900.0 + s} for s in range(1, 40)
@@ -17,6 +20,12 @@ RESULT = {
     "metrics_before": {"eval.loss": 3.0, "eval.bleu": 0.2},
     "metrics": {"eval.loss": 1.0, "eval.bleu": 40.0, "eval.new": 1.0},
 }
+
+
+@pytest.fixture(autouse=True)
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PNGs are drawn here, and nowhere else in the tests."""
+    monkeypatch.setattr(plots, "_save_png", SAVE_PNG)
 
 
 def test_every_plot_is_a_readable_png(tmp_path: Path):

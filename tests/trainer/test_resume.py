@@ -6,10 +6,9 @@ import os
 import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,15 +20,16 @@ from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
 from ftcli.run.build import create_run
+from tests.warm_process import start_ftcli
 
 CLOCK = {"time", "tok_s", "mem_gb"}
 SHORT = [
-    "run.dir=RUNS", "data.limit=48", "trainer.epochs=null", "trainer.max_steps=8",
+    "run.dir=RUNS", "data.limit=48", "trainer.epochs=null", "trainer.max_steps=6",
     "trainer.batch_size=2", "trainer.save_every=2", "trainer.log_every=3", "trainer.eval_every=4",
     "~eval.generation", "method.r=4",
 ]  # fmt: skip
 CASES = {
-    "nf4_flat_accumulation": ["trainer.gradient_accumulation_steps=4", "method.lora_dropout=0.1"],
+    "nf4_flat_accumulation": ["trainer.gradient_accumulation_steps=2", "method.lora_dropout=0.1"],
     "bins": ["model.quantization=none", "method=lora", "data.packing=bins", "data.max_length=192"],
     "padded_bf16": ["data.packing=none", "trainer.precision=bf16", "model.dtype=bfloat16"],
     "full_muon": ["model.quantization=none", "method=full", "optimizer=muon"],
@@ -52,6 +52,12 @@ def start(case: str, runs: Path) -> Path:
     return Path(train(composed)["run"])
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Callable[[str], Path]:
+    """A function: the run of a case from beginning to end, trained once."""
+    return cache(lambda case: start(case, tmp_path_factory.mktemp("whole")))
+
+
 def same(run: Path, expected: Path) -> None:
     """Final weights bit by bit, and every logged figure that is not a clock's."""
     a, b = (load_file(p / "checkpoints/last/adapter.safetensors") for p in (run, expected))
@@ -66,17 +72,16 @@ def same(run: Path, expected: Path) -> None:
 
 def kill_after(case: str, runs: Path, step: int) -> Path:
     """Start the run as a process of its own and kill it once it has logged or saved `step`."""
-    command = [sys.executable, "-m", "ftcli", "train", "qlora_mini", *arguments(case, runs)]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    process = start_ftcli(["train", "qlora_mini", *arguments(case, runs)], environment=environment)
     deadline = time.monotonic() + 240
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.is_alive() and time.monotonic() < deadline:
         if list(runs.glob(f"*/*/checkpoints/step-{step:06d}/DONE")):
             time.sleep(random.uniform(0, 0.1))
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             break
         time.sleep(0.02)
-    process.wait()
+    process.join()
     folders = [path for path in (runs / "qlora_mini").iterdir() if not path.is_symlink()]
     return folders[0]
 
@@ -84,8 +89,8 @@ def kill_after(case: str, runs: Path, step: int) -> Path:
 @pytest.mark.parametrize(
     "case", [pytest.param(c, marks=[] if c in FAST else [pytest.mark.slow]) for c in CASES]
 )
-def test_killed_and_resumed_equals_uninterrupted(case, tmp_path):
-    whole = start(case, tmp_path / "whole")
+def test_killed_and_resumed_equals_uninterrupted(case, undisturbed, tmp_path):
+    whole = undisturbed(case)
     killed = kill_after(case, tmp_path / "killed", random.choice([2, 4]))
     assert RunDir(killed).result() == {}, "the run was over before it could be killed"
     resume(killed)
@@ -119,11 +124,11 @@ def stopped(tmp_path_factory):
     return run.dir.path
 
 
-def test_a_stopped_run_has_saved_and_goes_on(stopped, tmp_path):
+def test_a_stopped_run_has_saved_and_goes_on(stopped, undisturbed, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(stopped, copy, symlinks=True)
     assert resume(copy)["status"] == "finished"
-    same(start("bins", tmp_path / "whole"), copy)
+    same(undisturbed("bins"), copy)
     with pytest.raises(UserError, match="is finished"):
         resume(copy)
 

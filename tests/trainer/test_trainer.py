@@ -6,8 +6,6 @@ import hashlib
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import train
 from ftcli.run.build import build_run, create_run, open_run
 from ftcli.trainer.checkpoint import Checkpoints
+from tests.warm_process import start_ftcli
 
 COMMON = [
     "data.limit=40", "trainer.epochs=null", "~eval.generation", "method.r=4", "trainer.log_every=1",
@@ -204,19 +203,20 @@ def test_old_checkpoints_go_and_remains_of_crashes_are_ignored(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_130(number, tmp_path):
     arguments = [*COMMON, "trainer.max_steps=500", "~eval.loss", f"run.dir={tmp_path}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ftcli", "train", "qlora_mini", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "FTCLI_QUIET": ""},
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    screen = tmp_path / "screen"
+    environment = os.environ | {"FTCLI_QUIET": ""}
+    process = start_ftcli(
+        ["train", "qlora_mini", *arguments], output=screen, environment=environment
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/*/metrics.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 130
     path = next(p for p in (tmp_path / "qlora_mini").iterdir() if not p.is_symlink())
-    assert f"ftcli resume {path}" in " ".join(output.split())
+    assert f"ftcli resume {path}" in " ".join(screen.read_text().split())
     result = RunDir(path).result()
     assert result["status"] == f"stopped by {signal.Signals(number).name}"
     assert Checkpoints(path / "checkpoints").find("last").name == f"step-{result['step']:06d}"
