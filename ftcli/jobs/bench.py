@@ -1,0 +1,170 @@
+"""The fixed protocol of speed and memory: a few steps of a job, in turn with a plain loop, in one process.
+
+Both train the same rows in the same order. The first steps of a round are not timed, a short round of each
+comes before all others, and medians over the rounds are reported.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ftcli.core.callback import Callback
+from ftcli.run.build import build_run
+
+if TYPE_CHECKING:
+    from ftcli.core.run import Run
+
+WARM = 3  # steps of a round that are not timed
+FEWEST = WARM + 2  # steps of a round
+Figures = dict[str, float]
+
+
+class Memory:
+    """Growth of peak memory over a block, in MB: allocated on a GPU, else resident of the process.
+
+    Attributes:
+        growth_mb: None where the system does not say.
+    """
+
+    growth_mb: float | None = None
+
+    def __enter__(self) -> Memory:
+        gc.collect()
+        self.before: int | None = None
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+            return self
+        with suppress(OSError):  # other systems than Linux
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the round before has freed
+            Path("/proc/self/clear_refs").write_text("5")  # peak = now
+            self.before = _read_status("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is not None:
+            on_gpu = torch.cuda.is_available()
+            after = torch.cuda.max_memory_allocated() if on_gpu else _read_status("VmHWM")
+            self.growth_mb = (after - self.before) / 1e6
+
+
+def _read_status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+class Clock(Callback):
+    """Times at the ends of steps, and tokens so far, padding not counted."""
+
+    def __init__(self) -> None:
+        self.began, self.tokens = time.perf_counter(), [0]
+        self.ends: list[float] = []
+
+    def after_step(self, state: Any) -> None:
+        self.record(state.tokens)
+
+    def record(self, tokens: int) -> None:
+        """Record the end of a step, with all tokens so far."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+        self.tokens.append(tokens)
+
+    def figures(self) -> Figures:
+        """Return tokens a second after the steps that warm up, and seconds from the start to the first step."""
+        spent = self.ends[-1] - self.ends[WARM - 1]
+        return {
+            "tok_s": (self.tokens[-1] - self.tokens[WARM]) / spent,
+            "first_step_s": self.ends[0] - self.began,
+        }
+
+
+def bench(
+    config: dict[str, Any], steps: int = 12, rounds: int = 3, against: str | None = None
+) -> dict[str, Any]:
+    """Measure a resolved configuration; returns medians of each loop, their ratios, and what was measured.
+
+    Args:
+        steps: optimizer steps of a round, at least `FEWEST`.
+        against: `plain` also measures transformers + peft with padded batches (`ftcli.jobs.plain_loop`).
+
+    Raises:
+        UserError: the job cannot be trained, or the plain loop has no counterpart to it.
+    """
+    short = shorten(config, steps)
+    loops: dict[str, Callable[[dict[str, Any]], Clock]] = {"ftcli": _train}
+    run = build_run(short)
+    if against:
+        from ftcli.jobs.plain_loop import PlainLoop
+
+        loops[against] = PlainLoop(run)
+    for loop in loops.values():  # libraries loaded, kernels chosen
+        loop(shorten(config, 1))
+    found: dict[str, list[Figures]] = {name: [] for name in loops}
+    for _ in range(rounds):
+        for name, loop in loops.items():
+            with Memory() as memory:
+                clock = loop(short)
+            grown = {} if memory.growth_mb is None else {"growth_mb": memory.growth_mb}
+            found[name].append(clock.figures() | grown)
+    medians = {
+        name: {key: statistics.median(f[key] for f in all_) for key in all_[0]}
+        for name, all_ in found.items()
+    }
+    report = {**_describe(run, steps, rounds), **medians}
+    if against:
+        other = medians[against]
+        report["ratio"] = {key: medians["ftcli"][key] / other[key] for key in other if other[key]}
+    return report
+
+
+def shorten(config: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Return a configuration that trains a few steps, and evaluates, logs and saves nothing."""
+    short = copy.deepcopy(config)
+    quiet = {"eval_first": False, "eval_every": None, "save_every": None, "log_every": 1 << 30}
+    short["trainer"] = {**short["trainer"], **quiet, "max_steps": steps}
+    return short | {"eval": {}, "logger": {}}
+
+
+def _train(config: dict[str, Any]) -> Clock:
+    """Train by ftcli, from the configuration to the last step."""
+    clock = Clock()
+    run = build_run(config)
+    run.loggers["clock"] = clock  # type: ignore[assignment]
+    (run.pipeline or run.trainer).fit(run)
+    return clock
+
+
+def _describe(run: Run, steps: int, rounds: int) -> dict[str, Any]:
+    """What was measured, and on what."""
+    from ftcli.run.record import environment
+
+    env = environment()
+    examples = run.data.prepare("train", run.tokenizer)
+    lengths = getattr(examples, "lengths", None)
+    config = run.config
+    return {
+        "model": run.model_source.name,
+        "stored_as": config["model"].get("quantization", "none"),
+        "dtype": config["model"].get("dtype"),
+        "method": type(run.method).__name__,
+        "precision": run.trainer.precision,
+        "device": env["gpus"][0] if env["gpus"] else env["processor"],
+        "threads": env["threads"],
+        "packages": {k: env["packages"].get(k) for k in ("ftcli", "torch", "transformers", "peft")},
+        "steps": steps,
+        "rounds": rounds,
+        "rows_a_step": run.trainer.batch_size * run.trainer.gradient_accumulation_steps,
+        "rows": len(examples),
+        **({} if lengths is None else {"mean_length": float(lengths.mean()), "longest": int(lengths.max())}),
+    }  # fmt: skip
