@@ -59,7 +59,7 @@ def test_both_loops_train_the_same_rows_to_the_same_weights(overrides, monkeypat
     The plain loop takes the mean over the tokens of a micro-batch, as ftcli does for a step of one.
     """
     exact = ("model.quantization=none", "method=lora", "method.r=4", "optimizer=sgd", "scheduler=constant",
-             "optimizer.lr=0.1", "trainer.max_grad_norm=null")  # fmt: skip
+             "optimizer.lr=0.1", "trainer.max_grad_norm=null", "scheduler.warmup_ratio=0")  # fmt: skip
     config = bench.shorten(resolve(overrides, *exact), 5)
     kept: list[dict[str, torch.Tensor]] = []
     ours = build_run(config)
@@ -86,7 +86,7 @@ def test_both_loops_train_the_same_rows_to_the_same_weights(overrides, monkeypat
     assert clock.tokens[-1] == sum(
         int(loop.tokens.lengths[row]) for step in loop.steps[:5] for rows in step for row in rows
     )
-    assert max(tensor.abs().max() for tensor in state.values()) > 1e-3
+    assert max(t.abs().max() for name, t in state.items() if "lora_B" in name) > 1e-3
     for name, tensor in state.items():
         torch.testing.assert_close(theirs[name], tensor, rtol=2e-3, atol=2e-5)
 
