@@ -19,6 +19,7 @@ import heavy_tailed
 
 from ftcli.cli.bench_table import format_bench
 from ftcli.config import compose, validate
+from ftcli.core.errors import UserError
 from ftcli.jobs.bench import bench
 from ftcli.run.build import build_run
 
@@ -33,7 +34,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = compare(options, Path(folder))
+        try:
+            result = compare(options, Path(folder))
+        except UserError as error:
+            sys.exit(str(error))
     print(json.dumps(result, indent=2) if options.json else format_bench(result))
 
 

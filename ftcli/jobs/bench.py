@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ftcli.core.callback import Callback
+from ftcli.core.errors import UserError
 from ftcli.run.build import build_run
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
 
 WARM = 3  # steps of a round that are not timed
-FEWEST = WARM + 2  # steps of a round
+EARLY_STOPPING = "ftcli.callbacks.early_stopping.EarlyStopping"
 Figures = dict[str, float]
 
 
@@ -95,12 +96,18 @@ def bench(
     """Measure a resolved configuration; returns medians of each loop, their ratios, and what was measured.
 
     Args:
-        steps: optimizer steps of a round, at least `FEWEST`.
+        steps: optimizer steps of a round; the first `WARM` are not timed.
         against: `plain` also measures transformers + peft with padded batches (`ftcli.jobs.plain_loop`).
 
     Raises:
-        UserError: the job cannot be trained, or the plain loop has no counterpart to it.
+        UserError: no step would be timed, the job cannot be trained, or the plain loop has no counterpart to it.
     """
+    if steps <= WARM:
+        raise UserError(
+            f"a round of {steps} steps has none to time: the first {WARM} warm up.",
+            where="--steps",
+            fix=f"--steps {WARM + 1} or more; 12 by default",
+        )
     short = shorten(config, steps)
     loops: dict[str, Callable[[dict[str, Any]], Clock]] = {"ftcli": _train}
     run = build_run(short)
@@ -129,11 +136,16 @@ def bench(
 
 
 def shorten(config: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Return a configuration that trains a few steps, and evaluates, logs and saves nothing."""
+    """Return a configuration that trains these many steps, and evaluates, logs and saves nothing."""
     short = copy.deepcopy(config)
     quiet = {"eval_first": False, "eval_every": None, "save_every": None, "log_every": 1 << 30}
     short["trainer"] = {**short["trainer"], **quiet, "max_steps": steps}
-    return short | {"eval": {}, "logger": {}}
+    callbacks = {  # early stopping needs evaluations
+        name: node
+        for name, node in (short.get("callback") or {}).items()
+        if not node or node.get("_target_") != EARLY_STOPPING
+    }
+    return short | {"eval": {}, "logger": {}, "callback": callbacks}
 
 
 def _train(config: dict[str, Any]) -> Clock:

@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,7 @@ def evaluate_tasks(
     The model is taken as it was trained, adapters and quantised weights included.
 
     Args:
-        path: a run directory, or a model: a folder, `asset:NAME`, or a hub id.
+        path: a run directory, or a model: a folder, a GGUF file, `asset:NAME`, or a hub id.
         manager: from `find_tasks`.
 
     Raises:
@@ -72,13 +72,14 @@ def evaluate_tasks(
     """
     run, model = _open_model(path, checkpoint, options)
     found = []
-    for task in tasks:
-        with _sandboxed_templates():
-            results = _evaluate(model, task, manager, options)
-        for scores in _read_results(results, options):
-            found.append(scores)
-            if run is not None:
-                _save(run, checkpoint, scores)
+    with run.evaluation_weights() if run else nullcontext():
+        for task in tasks:
+            with _sandboxed_templates():
+                results = _evaluate(model, task, manager, options)
+            for scores in _read_results(results, options):
+                found.append(scores)
+                if run:
+                    _save(run, checkpoint, scores)
     return found
 
 
@@ -94,9 +95,12 @@ def find_tasks(tasks: Sequence[str], options: HarnessOptions) -> TaskManager:
     except ImportError as error:
         raise missing_package("lm-eval", EXTRA, f"--tasks {','.join(tasks)}") from error
     if options.folder is not None:
+        import lm_eval.api.metrics  # noqa: F401  (fills the registry)
+        from lm_eval.api.registry import metric_registry
+
         from ftcli.jobs.harness_folder import check_task_folder
 
-        check_task_folder(options.folder, options.trusted)
+        check_task_folder(options.folder, options.trusted, metric_registry)
         own = TaskManager(include_path=str(options.folder), include_defaults=False)
         if set(tasks) <= set(own.all_tasks):
             return own
@@ -128,12 +132,11 @@ def _open_model(path: str, checkpoint: str, options: HarnessOptions) -> tuple[An
             raise UserError(f"{path} is no causal language model.", where="--tasks")
         tokenizer = copy.deepcopy(run.tokenizer)  # lm-eval may give it a padding token
         return run, HFLM(run.model, tokenizer=tokenizer, batch_size=options.batch_size)
-    from ftcli.models.hub import ask_hub, is_local, resolve
+    from ftcli.models.causal_lm import CausalLM
 
-    place = resolve(path, "model")
-    if not is_local(place):
-        ask_hub(place)
-    return None, HFLM(place, batch_size=options.batch_size, trust_remote_code=False)
+    source = CausalLM(path, dtype="auto")  # safetensors only, no code of the model
+    tokenizer = source.load_tokenizer()
+    return None, HFLM(source.load(), tokenizer=tokenizer, batch_size=options.batch_size)
 
 
 def _evaluate(

@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 from ftcli.core.errors import UserError
 
-PLAIN = "tag:yaml.org,2002:"
+PREFIX = "tag:yaml.org,2002:"
+#: YAML's own types; PyYAML writes its tags for Python objects with the same prefix.
+PLAIN = frozenset(
+    PREFIX + name
+    for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")
+)
 
 
-def check_task_folder(folder: Path, trusted: bool) -> None:
-    """Look through the YAML files of a folder.
+def check_task_folder(folder: Path, trusted: bool, metrics: Container[str]) -> None:
+    """Look through the YAML files of a folder, and through what they include, whatever its name.
+
+    Args:
+        metrics: names of lm-eval's own metrics. It takes others from the library evaluate, which fetches and runs their code.
 
     Raises:
-        UserError: there is none, one cannot be read, or one names Python code (`!function`, `class`) or
-            a file outside of the folder, and the folder is not trusted.
+        UserError: there is none, one cannot be read, or one names Python code (`!function`, `class`), a
+            metric that is not lm-eval's or a file outside of the folder, and the folder is not trusted.
     """
-    files = [*folder.rglob("*.yaml"), *folder.rglob("*.yml")]
+    files = sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")])
     if not files:
         what = "holds no YAML file" if folder.is_dir() else "no such folder"
         raise UserError(f"{folder}: {what}.", where="--task-path")
-    for file in sorted(files) if not trusted else []:
-        for line, what in _find_code(file, folder):
-            raise UserError(
-                f"the task names {what}, which would run as code.",
-                where=f"{file}:{line}",
-                fix="--trust-tasks, if you have read it",
-            )
+    if trusted:
+        return
+    seen: set[Path] = set()
+    while files:
+        file = files.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for node in _iterate_nodes(file):
+            for what in _find_code(node, file, folder, metrics):
+                raise UserError(
+                    f"the task names {what}, which would run as code.",
+                    where=f"{file}:{node.start_mark.line + 1}",
+                    fix="--trust-tasks, if you have read it",
+                )
+            files += [name for name in _list_included(node, file) if name.is_file()]
 
 
-def _find_code(file: Path, folder: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and name of what is not plain data."""
+def _iterate_nodes(file: Path) -> Iterator[Any]:
+    """Yield each node of a YAML file once; aliases share theirs."""
     import yaml
 
     try:
@@ -43,24 +60,40 @@ def _find_code(file: Path, folder: Path) -> Iterator[tuple[int, str]]:
     seen: set[int] = set()
     while waiting:
         node = waiting.pop()
-        if id(node) in seen:  # an anchor
+        if id(node) in seen:
             continue
         seen.add(id(node))
-        line = node.start_mark.line + 1
-        if not node.tag.startswith(PLAIN):
-            yield line, f"{node.tag} {node.value if isinstance(node.value, str) else ''}".strip()
+        yield node
         if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == "class":
-                    yield line, "a class"
-                if key.value == "include" and not _is_inside(file, value, folder):
-                    yield line, f"a file outside of {folder}"
-                waiting += [key, value]
+            waiting += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             waiting += node.value
 
 
-def _is_inside(file: Path, value: Any, folder: Path) -> bool:
-    """Whether the files that `include` names lie in the folder."""
-    names = [value.value] if isinstance(value.value, str) else [n.value for n in value.value]
-    return all((file.parent / str(n)).resolve().is_relative_to(folder.resolve()) for n in names)
+def _find_code(node: Any, file: Path, folder: Path, metrics: Container[str]) -> Iterator[str]:
+    """Yield what is not plain data: tags, and pairs of a mapping."""
+    if node.tag not in PLAIN:
+        named = node.value if isinstance(node.value, str) else ""
+        yield f"{node.tag.removeprefix(PREFIX)} {named}".strip()
+    for key, value in _list_pairs(node):
+        if key in ("class", "hf_evaluate"):
+            yield f"{key}: {value.value}"
+        if key == "metric" and isinstance(value.value, str) and value.value not in metrics:
+            yield f"the metric {value.value}, which is not lm-eval's own"
+    for included in _list_included(node, file):
+        if not included.is_relative_to(folder.resolve()):
+            yield f"a file outside of {folder}"
+
+
+def _list_included(node: Any, file: Path) -> list[Path]:
+    """The files that `include` of a mapping names."""
+    values = [value for key, value in _list_pairs(node) if key == "include"]
+    parts = [[v] if isinstance(v.value, str) else v.value for v in values]
+    return [(file.parent / str(name.value)).resolve() for part in parts for name in part]
+
+
+def _list_pairs(node: Any) -> list[tuple[Any, Any]]:
+    """Keys as they are written, and nodes of values; none where the node is no mapping."""
+    from yaml import MappingNode
+
+    return [(key.value, value) for key, value in node.value] if type(node) is MappingNode else []

@@ -14,6 +14,7 @@ from ftcli.methods.full import Full
 from ftcli.methods.peft import Peft
 from ftcli.models.causal_lm import CausalLM
 from ftcli.objectives.causal_lm import NextTokenPrediction
+from ftcli.optimizers.library import LibraryOptimizer
 from ftcli.run.build import build_run
 from ftcli.trainable.base import Trainable
 
@@ -30,7 +31,8 @@ class PlainLoop:
     checkpointing are the job's; attention is that of transformers; the rate is constant.
 
     Raises:
-        UserError: the job is no supervised finetuning of a language model by peft or of all weights.
+        UserError: the job is no supervised finetuning of a language model by peft or of all weights, or
+            has parts besides.
     """
 
     def __init__(self, run: Run) -> None:
@@ -91,6 +93,8 @@ def _refuse_others(run: Run) -> None:
             ("trainable", type(run.trainable) not in (type(None), Trainable)),
             ("pipeline", run.pipeline is not None),
             ("penalty", bool(run.penalties)),
+            *((f"callback.{name}", True) for name in run.named_callbacks),
+            ("optimizer", type(run.optimizer) is not LibraryOptimizer),
             ("data.packing=bins", getattr(run.data, "packing", None) == "bins"),
             ("trainer.compile", run.trainer.compile),
         )

@@ -32,18 +32,9 @@ def resolve(overrides: list[str], *more: str) -> dict:
 
 
 def test_the_table_says_what_was_measured_and_nothing_is_kept(overrides, tmp_path, capsys):
-    words = [
-        "bench",
-        "qlora_mini",
-        *overrides,
-        "--against",
-        "plain",
-        "--steps",
-        "5",
-        "--rounds",
-        "1",
-    ]
-    assert ftcli([*words, "--json"]) == 0
+    overrides += ["callback=early_stopping", "trainer.eval_every=1"]  # of no matter to the speed
+    words = ["--against", "plain", "--steps", "5", "--rounds", "1", "--json"]
+    assert ftcli(["bench", "qlora_mini", *overrides, *words]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["rows"] == 48 and result["rows_a_step"] == 4 and result["stored_as"] == "nf4"
     for loop in ("ftcli", "plain"):
@@ -98,19 +89,34 @@ def test_accumulated_steps_end_with_the_pass(overrides):
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("changes", "named"),
     [
-        ("method=adalora", "method=AdaLora"),
-        ("trainable=lisa", "trainable"),
-        ("data.packing=bins", "data.packing=bins"),
+        (["method=adalora"], "method=AdaLora"),
+        (["method=full", "trainable=lisa"], "trainable"),
+        (["method=lora", "data.packing=bins"], "data.packing=bins"),
+        (["method=lora", "callback=neftune"], "callback.neftune"),
+        (["method=full", "optimizer=mezo"], "optimizer"),
     ],
 )
-def test_a_job_without_a_plain_counterpart_is_named(overrides, change, named):
+def test_a_job_without_a_plain_counterpart_is_named(overrides, changes, named):
     words = [word for word in overrides if not word.startswith("method")]
-    full = ["method=full"] if change == "trainable=lisa" else []
-    run = build_run(resolve(words, change, "model.quantization=none", *full))
+    run = build_run(resolve(words, "model.quantization=none", *changes))
     with pytest.raises(UserError, match=named):
         PlainLoop(run)
+
+
+def test_steps_that_warm_up_are_not_timed():
+    """Three slow steps of 100 tokens, then two of 10 tokens in half a second each."""
+    clock = bench.Clock()
+    clock.began, clock.ends = 0.0, [50.0, 90.0, 100.0, 100.5, 101.0]
+    clock.tokens = [0, 100, 200, 300, 310, 320]
+    assert clock.figures() == {"tok_s": 20.0, "first_step_s": 50.0}
+
+
+@pytest.mark.parametrize("loop", [[], ["--against", "plain"]])
+def test_a_round_without_a_timed_step_is_refused(loop, capsys):
+    assert ftcli(["bench", "qlora_mini", "--steps", "3", *loop]) == 2
+    assert "--steps 4 or more" in capsys.readouterr().err
 
 
 def test_a_loop_that_does_not_exist(capsys):

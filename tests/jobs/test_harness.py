@@ -30,6 +30,7 @@ doc_to_target: "{{{{choices.index(answer)}}}}"
 target_delimiter: ""
 metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
+METRICS = {"acc"}
 CHOICES = ["There is a pub in the city centre.", "The price is high."]
 
 
@@ -92,6 +93,20 @@ def test_a_bare_model_and_few_rows(tasks, capsys):
 
 
 @installed
+def test_a_bare_model_is_loaded_as_ftcli_loads_models(tasks, tmp_path, capsys):
+    """A pickled model is not read."""
+    from ftcli.models.hub import ASSETS
+
+    model = tmp_path / "model"
+    shutil.copytree(ASSETS / "models" / "llama_mini", model)
+    (weights,) = model.glob("*.safetensors")
+    weights.rename(model / "pytorch_model.bin")
+    words = ["--tasks", "arc_easy", "--task-path", str(tasks)]
+    assert ftcli(["eval", str(model), *words]) == 2
+    assert "safetensors" in capsys.readouterr().err
+
+
+@installed
 @pytest.mark.slow  # lm-eval reads the files of all of its tasks
 def test_an_unknown_task_and_one_whose_data_are_away(folder, monkeypatch, capsys):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
@@ -127,21 +142,32 @@ def test_the_missing_package_names_the_command(folder, monkeypatch, capsys):
         "task: x\ninclude: ../../other.yaml\n",
         "task: x\ninclude: [a.yaml, /etc/other.yaml]\n",
         "task: x\nx: !!python/object/apply:os.system [id]\n",
+        "task: x\nmetric_list: [{metric: some/space}]\n",
+        "task: x\nname: &name some/space\nmetric_list: [{metric: *name}]\n",
+        "task: x\nmetric_list: [{metric: acc, hf_evaluate: true}]\n",
     ],
 )
 def test_code_in_a_task_is_refused_unless_trusted(tmp_path, text):
-    (tmp_path / "fine.yaml").write_text("task: y\ninclude: _base\n")
-    check_task_folder(tmp_path, trusted=False)
+    (tmp_path / "fine.yaml").write_text("task: y\ninclude: _base\nmetric_list: [{metric: acc}]\n")
+    (tmp_path / "_base").write_text("output_type: multiple_choice\n")
+    check_task_folder(tmp_path, trusted=False, metrics=METRICS)
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "task.yaml").write_text(text)
     with pytest.raises(UserError, match="task.yaml:"):
-        check_task_folder(tmp_path, trusted=False)
-    if "python/" not in text:
-        check_task_folder(tmp_path, trusted=True)
+        check_task_folder(tmp_path, trusted=False, metrics=METRICS)
+    check_task_folder(tmp_path, trusted=True, metrics=METRICS)
+
+
+def test_code_in_an_included_file_of_any_name_is_refused(tmp_path):
+    (tmp_path / "task.yaml").write_text("task: x\ninclude: _base\n")
+    (tmp_path / "_base").write_text("include: _other\n")
+    (tmp_path / "_other").write_text("process_docs: !function helpers.clean\n")
+    with pytest.raises(UserError, match="_other:1"):
+        check_task_folder(tmp_path, trusted=False, metrics=METRICS)
 
 
 def test_a_folder_without_tasks(tmp_path):
     with pytest.raises(UserError, match="holds no YAML file"):
-        check_task_folder(tmp_path, trusted=False)
+        check_task_folder(tmp_path, trusted=False, metrics=METRICS)
     with pytest.raises(UserError, match="no such folder"):
-        check_task_folder(tmp_path / "none", trusted=False)
+        check_task_folder(tmp_path / "none", trusted=False, metrics=METRICS)
