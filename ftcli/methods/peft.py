@@ -14,6 +14,7 @@ from ftcli.config.classpath import ClassPath, fetch_subclass
 from ftcli.core.errors import Problems, UserError
 from ftcli.methods.all_linear import apply_selection, find_lost_on_loading, select_targets
 from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
+from ftcli.methods.fused_lora import fuse_lora_layers
 from ftcli.methods.targets import ALL_LINEAR, find_unmatched, refuse_patterns
 from ftcli.models.heads import get_new_modules
 
@@ -93,6 +94,7 @@ class Peft(Method):
         if quantised:
             self._refuse_changed(quantised, wrapped)
             self._refuse_unsupported_layers(wrapped)
+        fuse_lora_layers(wrapped)
         self._applied = to_plain_data(wrapped.peft_config[ADAPTER].to_dict())
         return wrapped
 

@@ -100,6 +100,9 @@ def trace_activations(
         saved_tensors_hooks(ledger.keep, lambda tensor: tensor),
         _watch(blocks, ledger),
         DeviceArithmetic(autocast, quantised),
+        torch.autocast(
+            "cpu", autocast, enabled=autocast is not None
+        ),  # layers ask whether it is on
     ):
         if inputs is None:
             compute_hidden(model, rows, length, device)

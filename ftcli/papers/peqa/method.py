@@ -22,7 +22,8 @@ from ftcli.core.errors import UserError
 from ftcli.methods.base import quantisation_of, suggest_plain_weights
 from ftcli.methods.peft import Peft
 from ftcli.methods.tuners.base import Tuner, TunerLayer, register
-from ftcli.papers.peqa.packed import PACKS, Search, apply_scale, group_count
+from ftcli.models.packed_codes import PACKS, group_count
+from ftcli.papers.peqa.packed import Search, apply_scale
 from ftcli.papers.peqa.packed_linear import PackedLinear
 
 _log = logging.getLogger("ftcli.methods")

@@ -8,51 +8,17 @@ the weight they represent is s * wbar (PEQA, arXiv 2305.14152, equation 1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from ftcli.models.packed_codes import get_packing, group_count, packed_width
 
 Search = Literal["minmax", "mse"]
-#: Smallest number of codes that fill whole bytes: bits -> (codes, bytes).
-PACKS = {2: (4, 1), 3: (8, 3), 4: (2, 1), 8: (1, 1)}
 #: Shares of the full range that search=mse tries.
 SHARES = tuple(1 - 0.02 * i for i in range(36))
 FP32, BYTE = 4, 1
-
-
-def pack(codes: Tensor, bits: int) -> Tensor:
-    """Pack codes [.., m] of 0 .. 2^bits - 1 into bytes, uint8 [.., packed_width(m, bits)].
-
-    Raises:
-        ValueError: no packing for this number of bits.
-    """
-    count, size = _get_packing(bits)
-    missing = -codes.shape[-1] % count
-    groups = nn.functional.pad(codes.int(), (0, missing)).unflatten(-1, (-1, count))
-    words = (groups << _shifts(count, bits, codes.device)).sum(-1, dtype=torch.int32)
-    return (words.unsqueeze(-1) >> _shifts(size, 8, codes.device) & 255).to(torch.uint8).flatten(-2)
-
-
-def unpack(packed: Tensor, bits: int, width: int) -> Tensor:
-    """Return the codes that were packed, uint8 [.., width]; int8 bytes are read as unsigned."""
-    count, size = _get_packing(bits)
-    packed = packed.view(torch.uint8)
-    if bits == 8:
-        return packed
-    words = packed if size == 1 else packed.int().unflatten(-1, (-1, size))
-    if size > 1:
-        words = (words << _shifts(size, 8, packed.device)).sum(-1, dtype=torch.int32)
-    shifts = _shifts(count, bits, packed.device).to(words.dtype)
-    codes = words.unsqueeze(-1) >> shifts & (2**bits - 1)
-    return codes.to(torch.uint8).flatten(-2)[..., :width]
-
-
-def packed_width(width: int, bits: int) -> int:
-    """Return the number of bytes of a packed row of `width` codes."""
-    count, size = _get_packing(bits)
-    return ceil(width / count) * size
 
 
 @dataclass(frozen=True)
@@ -93,7 +59,7 @@ def quantise(
     Raises:
         ValueError: there is no packing for this number of bits, or group_size does not divide a row.
     """
-    _get_packing(bits)
+    get_packing(bits)
     groups = group_count(weight.shape[1], group_size)
     values = weight.detach().float().unflatten(1, (groups, -1))  # [n, groups, group]
     low, high = values.amin(-1).clamp(max=0), values.amax(-1).clamp(min=0)
@@ -108,18 +74,6 @@ def apply_scale(integers: Tensor, scale: Tensor) -> Tensor:
     """Return scale * integers [n, m] in the scale's dtype; scale is [n, groups]."""
     grouped = integers.to(scale.dtype).unflatten(1, (scale.shape[1], -1))
     return (grouped * scale.unsqueeze(-1)).flatten(1)
-
-
-def group_count(width: int, group_size: int | None) -> int:
-    """Return the number of groups of a row of `width` weights.
-
-    Raises:
-        ValueError: group_size does not divide the row.
-    """
-    size = group_size or width
-    if size < 1 or width % size:
-        raise ValueError(f"group_size={size} does not divide rows of {width} weights")
-    return width // size
 
 
 def stored_bytes(
@@ -140,19 +94,6 @@ def bits_per_weight(
 ) -> float:
     """Return the stored bits a weight for rows of `columns`, scale and zero point included."""
     return 8 * stored_bytes(1, columns, bits, group_size, scale_bytes) / columns
-
-
-def _get_packing(bits: int) -> tuple[int, int]:
-    if bits not in PACKS:
-        raise ValueError(
-            f"there is no packing for {bits} bits; choose one of {', '.join(map(str, PACKS))}"
-        )
-    return PACKS[bits]
-
-
-def _shifts(count: int, bits: int, device: torch.device) -> Tensor:
-    """Return the bit offsets of `count` codes within a word, int32 [count]."""
-    return torch.arange(0, count * bits, bits, device=device, dtype=torch.int32)
 
 
 def _grid(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:

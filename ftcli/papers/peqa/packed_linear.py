@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function
 
-from ftcli.papers.peqa.packed import (
-    Search,
-    apply_scale,
-    group_count,
-    pack,
-    packed_width,
-    quantise,
-    unpack,
-)
+from ftcli.models.mixed_precision import disable_autocast, get_product_dtype
+from ftcli.models.packed_codes import group_count, pack, packed_width, unpack
+from ftcli.papers.peqa.packed import Search, apply_scale, quantise
 
 
 class PackedLinear(nn.Module):
@@ -55,7 +48,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         """Map [.., in] to [.., out], with `shift` [out, groups] added to the scales."""
-        dtype = _product_type(x)
+        dtype = get_product_dtype(x)
         scale = self.scale if shift is None else self.scale + shift
         out = ScaledProduct.apply(x.to(dtype), scale, self)
         return out if self.bias is None else out + self.bias.to(dtype)
@@ -91,7 +84,7 @@ class ScaledProduct(Function):
         ctx.save_for_backward(x, scale)
         ctx.layer = layer
         integers = layer.integers(x.dtype)
-        with _disable_autocast(x):
+        with disable_autocast(x):
             if scale.shape[1] > 1:
                 return nn.functional.linear(x, apply_scale(integers, scale).to(x.dtype))
             return (nn.functional.linear(x, integers) * scale[:, 0]).to(x.dtype)
@@ -102,7 +95,7 @@ class ScaledProduct(Function):
         (grad,), (x, scale) = grads, ctx.saved_tensors
         integers = ctx.layer.integers(x.dtype)
         to_x = to_scale = None
-        with _disable_autocast(x):
+        with disable_autocast(x):
             if ctx.needs_input_grad[0] and scale.shape[1] > 1:
                 to_x = grad @ apply_scale(integers, scale).to(grad.dtype)
             elif ctx.needs_input_grad[0]:
@@ -112,21 +105,6 @@ class ScaledProduct(Function):
                 products = (dense.to(scale.dtype) * integers).unflatten(1, (scale.shape[1], -1))
                 to_scale = products.sum(-1)
         return to_x, to_scale, None
-
-
-def _product_type(x: Tensor) -> torch.dtype:
-    """Return the dtype of matrix products of x: that of autocast where it is on."""
-    kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return x.dtype
-
-
-def _disable_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Return a context without autocast for the device of x; the meta device has none to disable."""
-    kind = x.device.type
-    known = torch.amp.is_autocast_available(kind)
-    return torch.autocast(kind, enabled=False) if known else nullcontext()
 
 
 def _shapes(weight: Tensor, bits: int, group_size: int | None) -> tuple[Tensor, Tensor, Tensor]:
