@@ -45,7 +45,9 @@ PROMISES = "promises"
 #: Keys of an option that ftcli reads itself and passes to no class.
 NOT_PASSED = (REQUIRES, PROMISES)
 #: Keys of a recipe beside its job (`ftcli.config.recipe.Recipe`); not part of the configuration.
-RECIPE_KEYS = ("paper", "variant", "baselines", "claims", "scales", "seeds", "tune")
+RECIPE_KEYS = (
+    "paper", "variant", "baselines", "claims", "scales", "scaled_variants", "seeds", "tune",
+)  # fmt: skip
 #: Groups whose node is one object; a job cannot run without them.
 OBJECTS = ("model", "data", "method", "objective", "optimizer", "scheduler", "trainer")
 #: Groups whose node is a mapping of a name to an object.

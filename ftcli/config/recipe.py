@@ -88,7 +88,7 @@ REAL = "real"  # scale of a pretrained model that trains here; other scales are 
 EXACT, STATISTICAL, TRIVIAL = "exact", "statistical", "trivial"
 KINDS = (EXACT, STATISTICAL, TRIVIAL)
 MIN_SEEDS = 3  # least number of seeds for a figure that is not exact
-MAX_CENTRAL = 3  # most claims that may be central
+MAX_CENTRAL = 3  # most statements that may be central
 #: Relations of a claim that compare a figure with a number.
 RELATIONS = ("at_least", "at_most", "equals", "within", "less_than", "greater_than")
 
@@ -115,7 +115,7 @@ class Claim:
     measure: str  # a figure of result.json (eval.loss), before.*, plan.*, or a named measure
     # exact: an identity or a count; statistical: depends on chance; trivial: could hardly be otherwise
     kind: Literal["exact", "statistical", "trivial"]
-    central: bool = False  # one of the one to three central statements of the paper
+    central: bool = False  # one of the one to three central statements of the paper, at any scale
     variant: str | None = None  # variant whose figure is judged: a baseline; null: the job itself
     of: str | None = None  # baseline that it is compared with, seed by seed
     compare: Literal["difference", "ratio"] = "difference"  # how it is compared with `of`
@@ -161,6 +161,11 @@ class Claim:
         tolerance = f" +- {self.tolerance:g}" if self.tolerance else ""
         return f"{self.figure} | {name} {value:.12g}{tolerance}"
 
+    @property
+    def statement(self) -> str:
+        """Identity without the scale: the same for claims that state one thing at several scales."""
+        return self.identity.partition(" | ")[2]
+
 
 @dataclass(frozen=True)
 class Tune:
@@ -168,11 +173,15 @@ class Tune:
 
     Each variant is trained once for every combination of the values of `grid` (of `own`, where its
     useful values lie elsewhere; there must be as many), with the seed `seed`. The combination with the
-    best `by` is what its judged runs take.
+    best `by` is what its judged runs take. A search that has `scales` alone is none at the small scale.
     """
 
-    grid: dict[str, list[float | int | str]]  # key -> values, for every variant
-    changes: list[str]  # overrides of a trial: it is scored on other rows than those that judge
+    grid: dict[str, list[float | int | str]] = field(
+        default_factory=dict
+    )  # key -> values, for every variant
+    changes: list[str] = field(
+        default_factory=list
+    )  # overrides of a trial: it is scored on other rows than those that judge
     own: dict[str, dict[str, list[float | int | str]]] = field(
         default_factory=dict
     )  # variant -> its own keys and values, as many combinations as in `grid`
@@ -202,6 +211,9 @@ class Recipe:
     claims: list[Claim]  # the statements
     baselines: dict[str, list[str]] = field(default_factory=dict)  # name -> overrides of the job
     scales: dict[str, list[str]] = field(default_factory=dict)  # name -> overrides of the job
+    scaled_variants: dict[str, dict[str, list[str]]] = field(
+        default_factory=dict
+    )  # scale -> variant -> further overrides, as of a size that is equal on that model
     variant: str | None = None  # name of the job itself among the variants; null: the file's name
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # seeds of the first look
     tune: Tune | None = None  # the search of settings
@@ -224,7 +236,8 @@ class Recipe:
     def overrides(self, variant: str, scale: str = SMALL) -> list[str]:
         """Return the overrides of a variant (the job itself, or a baseline) at a scale."""
         own = [] if variant == self.own else self.baselines[variant]
-        return join_overrides(self.scales.get(scale, []), own)
+        at_scale = self.scaled_variants.get(scale, {}).get(variant, [])
+        return join_overrides(self.scales.get(scale, []), own, at_scale)
 
     def variants(self) -> list[str]:
         """Return the names of the variants: the job itself, then its baselines."""
@@ -240,9 +253,9 @@ class Recipe:
 
     def get_tune(self, scale: str = SMALL) -> Tune | None:
         """Return the search of settings at a scale; None where there is none."""
-        if scale == SMALL or self.tune is None:
-            return self.tune
-        return self.tune.scales.get(scale)
+        if self.tune is None or scale != SMALL:
+            return self.tune.scales.get(scale) if self.tune else None
+        return self.tune if self.tune.grid or not self.tune.scales else None
 
     def trains_at(self, scale: str) -> bool:
         """Whether runs at a scale are trained without being asked for: not those of the paper's own models."""

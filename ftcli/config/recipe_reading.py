@@ -150,12 +150,27 @@ def _find_contradictions(recipe: Recipe, where: _Locator) -> Iterator[UserError]
     if SMALL in recipe.scales:
         what = "the scale `small` is the job itself and cannot be defined."
         yield UserError(what, where(f"scales.{SMALL}"), "put these values into the job")
+    yield from _check_scaled_variants(recipe, where)
     for index, claim in enumerate(recipe.claims):
         for key, what, fix in _check_claim(recipe, claim):
             yield UserError(what, where(f"claims.{index}.{key}"), fix)
     yield from _find_duplicates(recipe, where)
     yield from _check_evidence(recipe, where)
     yield from _check_tune(recipe, where)
+
+
+def _check_scaled_variants(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
+    """Yield scales and variants under `scaled_variants` that the recipe does not have."""
+    for scale, variants in recipe.scaled_variants.items():
+        key = f"scaled_variants.{scale}"
+        if scale not in recipe.scales:
+            yield UserError(f"scales has no {scale}.", where(key), "add it to `scales`")
+        for name in variants:
+            if name not in recipe.variants():
+                known = ", ".join(recipe.variants())
+                yield UserError(
+                    f"{name} is not a variant.", where(f"{key}.{name}"), f"one of {known}"
+                )
 
 
 def _find_duplicates(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
@@ -170,7 +185,7 @@ def _find_duplicates(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
 
 def _check_evidence(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
     """Yield problems of the seeds and of the number of central claims."""
-    central = [claim for claim in recipe.claims if claim.central]
+    central = {claim.statement for claim in recipe.claims if claim.central}
     if recipe.claims and not 1 <= len(central) <= MAX_CENTRAL:
         what = f"a recipe names one to {MAX_CENTRAL} central claims; this one names {len(central)}."
         yield UserError(
@@ -188,7 +203,9 @@ def _check_tune(recipe: Recipe, where: _Locator) -> Iterator[UserError]:
     """Yield problems of the search: unequal trials, unknown variants, a seed that also judges."""
     if recipe.tune is None:
         return
-    yield from _check_search(recipe, recipe.tune, SMALL, "tune", where)
+    at_small = replace(recipe.tune, scales={}) != Tune()
+    if at_small or not recipe.tune.scales:
+        yield from _check_search(recipe, recipe.tune, SMALL, "tune", where)
     for scale, tune in recipe.tune.scales.items():
         key = f"tune.scales.{scale}"
         if scale not in recipe.scales:

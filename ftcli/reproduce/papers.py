@@ -30,9 +30,13 @@ Written by `python -m ftcli.reproduce.papers` from the recipes and the verdicts 
 
 "Central" are the one to three statements that a paper stands on; they are counted once more among their
 kind. "Exact" are identities and counts, "statistical" what chance moves, "trivial" what could hardly be
-otherwise. The column "made by" names the commit whose code made a verdict. "Earlier rules" are those before
+otherwise. What is claimed at several scales stands in one row: `small` is a model of a few million parameters,
+`real` a pretrained one (SmolLM2-135M), `paper` the paper's own, planned without weights. In brackets stands the
+commit whose code made a verdict. "Earlier rules" are those before
 looks were counted, settings searched alike, and code recorded: their intervals are of 95 % however
 often seeds were added. STALE marks a verdict whose code or settings have changed since."""
+#: Scales in the order of their columns; others follow.
+SCALES = (SMALL, REAL, "paper")
 
 
 def list_recipes() -> list[Recipe]:
@@ -45,17 +49,25 @@ def render_page() -> str:
     """Return the text of the page."""
     every = list_recipes()
     rows = [
-        (f"[{r.paper.title}](#{r.name})", r.paper.arxiv, r.paper.year, summarise_paper(r))
+        (
+            f"[{r.paper.title}](#{r.name})",
+            r.paper.arxiv,
+            r.paper.year,
+            *(summarise_paper(r, scale) or "–" for scale in SCALES),
+        )
         for r in every
     ]
-    parts = [HEAD, table(("paper", "arXiv", "year", "verdicts"), rows)]
+    parts = [HEAD, table(("paper", "arXiv", "year", *SCALES), rows)]
     return "\n\n".join([*parts, *(part for r in every for part in _render_recipe(r))]) + "\n"
 
 
-def summarise_paper(recipe: Recipe) -> str:
-    """Return counts such as `central 2/3 hold, exact 9/9; 1 fails` over all scales of a recipe."""
+def summarise_paper(recipe: Recipe, scale: str | None = None) -> str:
+    """Return counts such as `central 2/3 hold, exact 9/9; 1 fails` over one scale, or all; "" without claims."""
     kept = load_verdicts(recipe)
-    records = [(claim, find_verdict(claim, kept)) for claim in recipe.claims]
+    claims = [claim for claim in recipe.claims if scale in (None, claim.scale)]
+    if not claims:
+        return ""
+    records = [(claim, find_verdict(claim, kept)) for claim in claims]
     return summarise_verdicts(
         (claim, record["verdict"] if record else None) for claim, record in records
     )
@@ -77,12 +89,13 @@ def _render_recipe(recipe: Recipe) -> Iterator[str]:
     yield f"{recipe.paper.title}, arXiv {recipe.paper.arxiv}. `ftcli reproduce {recipe.name}`"
     yield " ".join(_describe_conditions(recipe, kept))
     changed = {claim.identity for claim, _ in find_stale(recipe)}
-    rows = [
-        _format_row(i, claim, find_verdict(claim, kept), claim.identity in changed)
-        for i, claim in enumerate(recipe.claims, start=1)
-    ]
-    head = ("", "claim", "kind", "scale", "paper says", "we measured", "verdict", "made by")
-    yield table(head, rows)
+    scales = _list_scales(recipe)
+    cells = {
+        c.identity: _format_cell(find_verdict(c, kept), c.identity in changed)
+        for c in recipe.claims
+    }
+    rows = [_format_row(group, scales, cells) for group in _group_statements(recipe)]
+    yield table(("", "claim", "kind", "paper says", "must be", *scales), rows)
     yield from (f"{i}: {c.note}" for i, c in enumerate(recipe.claims, start=1) if c.note)
     for identity, record in find_withdrawn(recipe, kept).items():
         yield f"Claimed and judged before, no longer claimed: {record['say']} ({identity}): {record['verdict']}."
@@ -107,27 +120,43 @@ def _describe_conditions(recipe: Recipe, kept: Mapping[str, Any]) -> Iterator[st
             yield f"Settings{at} not searched alike."
 
 
+def _list_scales(recipe: Recipe) -> list[str]:
+    """Return the scales at which a recipe claims something, in the order of their columns."""
+    claimed = dict.fromkeys(claim.scale for claim in recipe.claims)
+    return [*(s for s in SCALES if s in claimed), *(s for s in claimed if s not in SCALES)]
+
+
+def _group_statements(recipe: Recipe) -> list[list[tuple[int, Claim]]]:
+    """Return number and claim of what is stated, one list a statement: the same claim at several scales."""
+    groups: dict[str, list[tuple[int, Claim]]] = {}
+    for number, claim in enumerate(recipe.claims, start=1):
+        groups.setdefault(claim.statement, []).append((number, claim))
+    return list(groups.values())
+
+
 def _format_row(
-    index: int, claim: Claim, record: dict[str, Any] | None, changed: bool
+    group: list[tuple[int, Claim]], scales: list[str], cells: Mapping[str, str]
 ) -> tuple[str, ...]:
-    verdict, measured, by = NEVER, "–", "–"
-    if record:
-        verdict = (
-            record["verdict"]
-            if record["why"] == "exact"
-            else f"{record['verdict']}: {record['why']}"
-        )
-        measured, by = _format_measured(claim, record), _format_origin(record, changed)
+    claims = [claim for _, claim in group]
+    at = {claim.scale: cells[claim.identity] for claim in claims}
     return (
-        str(index),
-        claim.say,
-        format_kind(claim),
-        claim.scale,
-        format_paper_figure(claim),
-        measured,
-        verdict,
-        by,
+        ", ".join(str(number) for number, _ in group),
+        "; ".join(dict.fromkeys(claim.say for claim in claims)),
+        "; ".join(dict.fromkeys(map(format_kind, claims))),
+        "; ".join(dict.fromkeys(map(format_paper_figure, claims))),
+        format_relation(claims[0]),
+        *(at.get(scale, "") for scale in scales),
     )
+
+
+def _format_cell(record: dict[str, Any] | None, changed: bool) -> str:
+    """Return `holds: 0.99 [0.98, 1] (95 % interval of 3 seeds; commit 0ae22cf3c)`."""
+    if record is None:
+        return NEVER
+    figure = _format_measured(record)
+    because = [record["why"]] if record["why"] != "exact" else []
+    origin_words = "; ".join([*because, _format_origin(record, changed)])
+    return f"{record['verdict']}{f': {figure}' if figure else ''} ({origin_words})"
 
 
 def _format_origin(record: Mapping[str, Any], changed: bool) -> str:
@@ -140,14 +169,13 @@ def _format_origin(record: Mapping[str, Any], changed: bool) -> str:
     return f"commit {commit}" + (f", repeated at {repeated['commit'][:9]}" if repeated else "")
 
 
-def _format_measured(claim: Claim, record: dict[str, Any]) -> str:
+def _format_measured(record: Mapping[str, Any]) -> str:
     if "mean" not in record:
-        return "–"
+        return ""
     low, high = record.get("low"), record.get("high")
-    reach = ""
-    if low is not None and high is not None and low != high:
-        reach = f" [{format_number(low)}, {format_number(high)}]"
-    return f"{format_number(record['mean'])}{reach}, {format_relation(claim)}"
+    if low is None or high is None or low == high:
+        return format_number(record["mean"])
+    return f"{format_number(record['mean'])} [{format_number(low)}, {format_number(high)}]"
 
 
 def write_page() -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ftcli.config import compose, validate
-from ftcli.config.recipe import SMALL
+from ftcli.config.overrides import join_overrides
+from ftcli.config.recipe import REAL, SMALL
 from ftcli.reproduce import tuning
 from ftcli.reproduce.papers import list_recipes
 from ftcli.reproduce.reproduction import Reproduction
@@ -20,6 +21,36 @@ def test_a_variant_is_a_sound_job(name, variant):
     composed = compose(recipe.path, recipe.overrides(variant))
     validate(composed)
     assert recipe.claims and composed.config["trainer"]["max_steps"] <= 500
+
+
+REAL_CASES = [
+    (name, v) for name, r in RECIPES.items() if REAL in r.scales for v in r.list_searched(REAL)
+]
+
+
+@pytest.mark.parametrize(("name", "variant"), REAL_CASES)
+def test_a_variant_at_the_real_scale_is_a_sound_job(name, variant):
+    """It is SmolLM2, trained for few steps, searched by other rows than those that judge."""
+    recipe = RECIPES[name]
+    judged = recipe.overrides(variant, REAL)
+    tune = recipe.get_tune(REAL)
+    composed = compose(
+        recipe.path, join_overrides(judged, tune.list_points(variant)[0], tune.changes)
+    )
+    validate(composed)
+    assert composed.config["model"]["architecture"] == "smollm2_135m"
+    assert composed.config["trainer"]["max_steps"] <= 60
+    assert composed.config["eval"]["loss"]["split"] == "validation"
+    assert compose(recipe.path, judged).config["eval"]["loss"]["split"] == "test"
+
+
+def test_ten_papers_are_judged_on_a_pretrained_model_with_as_many_trials_a_variant():
+    real = {name: r for name, r in RECIPES.items() if REAL in r.scales}
+    assert len(real) >= 10
+    for recipe in real.values():
+        counts = {len(recipe.get_tune(REAL).list_points(v)) for v in recipe.list_searched(REAL)}
+        assert len(counts) == 1 and counts.pop() in (2, 3)
+        assert any(c.central for c in recipe.claims if c.scale == REAL)
 
 
 @pytest.mark.slow
@@ -45,7 +76,7 @@ def test_figures_of_the_papers_models_hold_without_weights():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.tune])
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.get_tune()])
 def test_every_trial_of_a_search_is_a_sound_job_on_rows_that_judge_nothing(name):
     search = tuning.Search(RECIPES[name])
     counts = {len(points) for points in search.points.values() if points}

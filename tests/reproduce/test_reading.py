@@ -84,6 +84,16 @@ def test_all_mistakes_come_together_and_check_finds_them_too(recipe_file):
         ),
         (
             "claims:\n",
+            "scales: {real: []}\nscaled_variants: {real: {fp5: []}}\nclaims:\n",
+            "fp5 is not a variant",
+        ),
+        (
+            "claims:\n",
+            "scaled_variants: {real: {fp4: []}}\nclaims:\n",
+            "scales has no real",
+        ),
+        (
+            "claims:\n",
             "tune: {grid: {a: [1]}, changes: [], gird: 1}\nclaims:\n",
             "Did you mean grid?",
         ),

@@ -132,6 +132,36 @@ def test_the_real_scale_has_its_own_search_runs_and_three_seeds(recipe_file, sea
     assert "Settings at the real scale: 2 trials" in "\n".join(papers._render_recipe(recipe))
 
 
+REAL_ALONE = """tune:
+  scales: {real: {grid: {optimizer.lr: [3.0e-3, 4.0e-3]}, changes: [eval.loss.split=validation]}}
+claims:
+  - {say: close, measure: eval.loss, kind: statistical, of: fp4, within: 9, scale: real}
+"""
+
+
+@pytest.fixture
+def real_alone(recipe_file):
+    """The tiny recipe with a real scale whose search is its only one, and another rank for FP4 there."""
+    text = recipe_file.read_text().replace("claims:\n", REAL_ALONE, 1)
+    text += "eval: {loss: {split: test}}\nscales: {real: [trainer.max_steps=2]}\n"
+    recipe_file.write_text(text + "scaled_variants: {real: {fp4: [method.r=3]}}\n")
+    return reading.find_recipe(str(recipe_file))
+
+
+def test_a_search_at_the_real_scale_alone_asks_for_none_at_the_small_one(real_alone, scored):
+    assert real_alone.get_tune() is None and tuning.find_missing(real_alone) == []
+    assert tuning.find_missing(real_alone, "real") == ["tiny", "fp4"]
+    with pytest.raises(UserError, match="no search of settings at the small scale"):
+        tuning.Search(real_alone)
+    Reproduction(real_alone).run(lambda step: None)  # judged without a search, as before
+
+
+def test_a_variant_has_its_own_size_at_a_scale(real_alone):
+    ranks = {t.variant: t.composed.config["method"]["r"] for t in tuning.Search(real_alone, scale="real").experiment.trials}  # fmt: skip
+    assert ranks["fp4-0"] == ranks["fp4-1"] == 3 != ranks["tiny-0"]
+    assert real_alone.overrides("fp4") == ["model.quantization=fp4"], "the small scale has it not"
+
+
 def test_a_search_at_an_unknown_scale_is_a_mistake(recipe_file, searching):
     search = "  scales: {huge: {grid: {optimizer.lr: [3.0e-3]}, changes: []}}\n"
     recipe_file.write_text(recipe_file.read_text().replace("claims:\n", search + "claims:\n", 1))
