@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import typer
 
 from ftcli import __version__
-from ftcli.cli.verb_loader import Verbs, find_verbs
+from ftcli.cli.verb_loader import VerbGroup, find_verbs
 from ftcli.config.display import sanitize_text, show_error
 from ftcli.core import errors
 from ftcli.core.disk import disk_error
@@ -30,17 +30,21 @@ _PATH_ERRORS = (
 )  # fmt: skip
 
 
-def _version(value: bool) -> None:
+def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"ftcli {__version__}")
         raise typer.Exit()
 
 
-def _options(
+def _set_global_options(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and results."),
     version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        False,
+        "--version",
+        callback=_print_version,
+        is_eager=True,
+        help="Show the version and exit.",
     ),
 ) -> None:
     """Finetune any torch model by any published method, from one YAML file."""
@@ -51,13 +55,13 @@ def _options(
 
 
 app = typer.Typer(
-    cls=Verbs,
+    cls=VerbGroup,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.callback()(_options)
+app.callback()(_set_global_options)
 
 
 def main() -> NoReturn:
@@ -76,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         Exception: any error, where --debug or FTCLI_DEBUG asks for the traceback.
     """
-    _show_warnings()
+    _install_warning_handler()
     try:
         status = app(args=_move_debug_first(arguments), prog_name="ftcli", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
@@ -85,7 +89,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - nothing is left to write to
         return errors.OK
     except Exception as error:
-        usage = _usage_error(error)
+        usage = _convert_usage_error(error)
         if os.environ.get("FTCLI_DEBUG") and usage is None:
             raise
         shown = usage or convert_error(error)
@@ -116,9 +120,9 @@ def convert_error(error: Exception) -> errors.UserError:
     return errors.UserError(what, fix=fix, code=errors.FAILED)
 
 
-def _add_fix(error: errors.UserError, words: Sequence[str]) -> errors.UserError:
+def _add_fix(error: errors.UserError, arguments: Sequence[str]) -> errors.UserError:
     """Add a pointer to the schema or the help of the verb to errors without a fix."""
-    verb = next((word for word in words if word in find_verbs()), "")
+    verb = next((word for word in arguments if word in find_verbs()), "")
     for problem in error.problems if isinstance(error, errors.Problems) else [error]:
         key = re.fullmatch(r"[a-z_]+(\.\w+)*", problem.where or "")
         help_ = f"ftcli {verb} --help".replace("  ", " ")
@@ -126,7 +130,7 @@ def _add_fix(error: errors.UserError, words: Sequence[str]) -> errors.UserError:
     return error
 
 
-def _usage_error(error: Exception) -> errors.UserError | None:
+def _convert_usage_error(error: Exception) -> errors.UserError | None:
     """Return an error of the command-line parser as a UserError; None for any other exception."""
     message = getattr(error, "format_message", None)
     if message is None or not hasattr(error, "exit_code"):
@@ -136,10 +140,10 @@ def _usage_error(error: Exception) -> errors.UserError | None:
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(message())
         sys.exit(errors.OK)
-    return errors.UserError(message() + _nearest_verb(message()), fix=f"{command} --help")
+    return errors.UserError(message() + _suggest_verb(message()), fix=f"{command} --help")
 
 
-def _nearest_verb(message: str) -> str:
+def _suggest_verb(message: str) -> str:
     from ftcli.config.paths import find_nearest
 
     wrong = re.match(r"No such command '([^']+)'", message)
@@ -155,7 +159,7 @@ def _move_debug_first(arguments: Sequence[str]) -> list[str]:
     return ["--debug"] * (len(head) < end) + head + words[end:]
 
 
-def _show_warnings() -> None:
+def _install_warning_handler() -> None:
     logger = logging.getLogger("ftcli")
     if not any(isinstance(h, _WarningHandler) for h in logger.handlers):
         logger.addHandler(_WarningHandler())

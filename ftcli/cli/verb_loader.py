@@ -19,7 +19,7 @@ PANELS = ("Train", "Inspect", "After training", "Environment")
 _FOLDER = Path(__file__).parent / "verbs"
 
 
-class Verbs(TyperGroup):
+class VerbGroup(TyperGroup):
     """A click group whose commands are the modules of `ftcli.cli.verbs`."""
 
     _listing = False
@@ -94,17 +94,17 @@ def load_verb(name: str) -> Any:
     if isinstance(group, typer.Typer):
         for inner in group.registered_commands:
             assert inner.callback is not None
-            inner.callback = _with_completion(inner.callback)
+            inner.callback = _add_completion(inner.callback)
         return typer.main.get_command(group)
     function = getattr(module, find_verbs()[name].stem)
     alone = typer.Typer(
         add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False
     )
-    alone.command(name)(_with_completion(function))
+    alone.command(name)(_add_completion(function))
     return typer.main.get_command(alone)
 
 
-def _with_completion(function: Callable[..., Any]) -> Callable[..., Any]:
+def _add_completion(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add completion of jobs, overrides and runs by the names of the arguments; returns the function."""
     from ftcli.cli.completion import COMPLETERS
 

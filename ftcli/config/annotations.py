@@ -8,6 +8,7 @@ value.
 from __future__ import annotations
 
 import ast
+import re
 import typing
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -187,6 +188,8 @@ def convert_value(value: Any, kind: Any) -> Any:
     literals = [literal for member in members for literal in _list_literals(member)]
     if value is None and type(None) not in members and "none" in literals:
         return "none"  # `model.quantization=null`
+    if isinstance(value, str) and any(_fits_pattern(value, literal) for literal in literals):
+        return value
     if isinstance(value, bool) and not _takes_bool(members):
         raise WrongType(_describe_expected(kind, value))
     if isinstance(value, str) and float in members and value not in literals:
@@ -218,6 +221,14 @@ def _list_members(kind: Any) -> tuple[Any, ...]:
 
 def _list_literals(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
+def _fits_pattern(value: str, literal: Any) -> bool:
+    """Whether a value is a literal with its part in brackets filled in: `pissa_niter_[number of iters]` of PEFT."""
+    start, bracket, rest = str(literal).partition("[")
+    end = rest.partition("]")[2]
+    pattern = re.escape(start) + r"\w+" + re.escape(end)
+    return bool(bracket) and re.fullmatch(pattern, value) is not None
 
 
 def _takes_bool(members: tuple[Any, ...]) -> bool:

@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from ftcli.config import classpath
-from ftcli.config.job import NOT_PASSED, TARGET, ComposedJob
+from ftcli.config.job import KEYS_NOT_PASSED, TARGET, ComposedJob
 from ftcli.core.errors import UserError, missing_package
 
 
@@ -30,7 +30,7 @@ def build(node: dict[str, Any], key: str = "", composed: ComposedJob | None = No
     options = {
         name: _build_inner(value, f"{key}.{name}".lstrip("."), composed)
         for name, value in node.items()
-        if name not in (TARGET, *NOT_PASSED)
+        if name not in (TARGET, *KEYS_NOT_PASSED)
     }
     component = _import_class(target, key, where)
     _check_options(component, options, key or target, where)
@@ -52,7 +52,7 @@ def locate_error(error: UserError, composed: ComposedJob | None, key: str = "") 
     if composed is None:
         return error
     place = error.where or key
-    is_key = place in composed.origins or place in composed.sections
+    is_key = place in composed.origins or place in composed.mapping_origins
     if is_key and place:
         error.where = composed.where(place)
         if place not in error.what and place != key:
@@ -73,7 +73,7 @@ def _build_inner(value: Any, key: str, composed: ComposedJob | None) -> Any:
 def _import_class(target: Any, key: str, where: str | None) -> Any:
     try:
         return classpath.fetch_class(str(target), classpath.COMPONENTS)
-    except classpath.NotAllowed as error:
+    except classpath.ClassNotAllowed as error:
         raise UserError(
             f"{key}.{TARGET}: {error}.", where, classpath.suggest_access(str(target))
         ) from error

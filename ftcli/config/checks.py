@@ -37,14 +37,14 @@ log = logging.getLogger("ftcli.config")
 
 def find_problems(composed: ComposedJob) -> list[UserError]:
     """Return all contradictions and unmet requirements of a job."""
-    return find_unmet(composed) + [e for check in CHECKS for e in check(composed)]
+    return find_unmet_requirements(composed) + [e for check in CHECKS for e in check(composed)]
 
 
-def check_file_names(job: ComposedJob) -> Iterator[UserError]:
+def check_file_names(composed: ComposedJob) -> Iterator[UserError]:
     """Names of runs, evaluators and the like become file names and must not be paths."""
-    names: dict[str, Any] = {"run.name": job.get("run.name")}
+    names: dict[str, Any] = {"run.name": composed.get("run.name")}
     for group in COLLECTIONS:
-        nodes = job.config.get(group)
+        nodes = composed.config.get(group)
         for name, node in nodes.items() if isinstance(nodes, dict) else ():
             names[f"{group}.{name}"] = name
             names[f"{group}.{name}.name"] = node.get("name") if isinstance(node, dict) else None
@@ -52,115 +52,121 @@ def check_file_names(job: ComposedJob) -> Iterator[UserError]:
         if name is not None and not is_plain_name(str(name)):
             what = f"{str(name)!r} is not a valid file name."
             yield _make_error(
-                job, key, what, "use letters, digits, - and _, without / and without .. in front"
+                composed,
+                key,
+                what,
+                "use letters, digits, - and _, without / and without .. in front",
             )
 
 
-def check_end(job: ComposedJob) -> Iterator[UserError]:
+def check_end(composed: ComposedJob) -> Iterator[UserError]:
     """Training needs a number of steps or of epochs."""
     keys = ("trainer.max_steps", "trainer.epochs")
-    if "trainer" in job.config and all(get_effective_value(job, key) is None for key in keys):
+    if "trainer" in composed.config and all(
+        get_effective_value(composed, key) is None for key in keys
+    ):
         what = "trainer.max_steps and trainer.epochs are both null: training would have no end."
-        yield _make_error(job, "trainer.epochs", what, "trainer.epochs=1")
+        yield _make_error(composed, "trainer.epochs", what, "trainer.epochs=1")
 
 
-def check_quantised_base(job: ComposedJob) -> Iterator[UserError]:
+def check_quantised_base(composed: ComposedJob) -> Iterator[UserError]:
     """A method that trains the base's own weights cannot train quantised ones."""
-    stored = get_effective_value(job, "model.quantization")
-    if stored not in (None, "none") and get_promise(job, "method", "quantisable") is False:
-        what = f"{job.format_choice('method')} with {_format_setting(job, 'model.quantization', stored)}: "
+    stored = get_effective_value(composed, "model.quantization")
+    if stored not in (None, "none") and get_promise(composed, "method", "quantisable") is False:
+        what = f"{composed.format_choice('method')} with {_format_setting(composed, 'model.quantization', stored)}: "
         what += (
             "this method trains the base's own weights, and quantised weights cannot be trained."
         )
         yield UserError(what, fix="either model.quantization=none or an adapter, method=lora")
 
 
-def check_half_weights(job: ComposedJob) -> Iterator[UserError]:
+def check_half_weights(composed: ComposedJob) -> Iterator[UserError]:
     """Small updates underflow in float16 weights, and float16 weights do not mix with bfloat16 activations."""
-    if get_effective_value(job, "model.dtype") != "float16":
+    if get_effective_value(composed, "model.dtype") != "float16":
         return
-    at = _format_setting(job, "model.dtype", "float16")
-    if get_promise(job, "method", "artefact") == "model":
-        what = f"{job.format_choice('method')} with {at}: small updates vanish in float16 weights."
+    at = _format_setting(composed, "model.dtype", "float16")
+    if get_promise(composed, "method", "artefact") == "model":
+        what = f"{composed.format_choice('method')} with {at}: small updates vanish in float16 weights."
         yield UserError(what, fix="model.dtype=bfloat16 or model.dtype=float32")
-    if get_effective_value(job, "trainer.precision") == "bf16":
-        what = f"{_format_setting(job, 'trainer.precision', 'bf16')} with {at}: the forward pass would mix bfloat16 activations and float16 weights."
+    if get_effective_value(composed, "trainer.precision") == "bf16":
+        what = f"{_format_setting(composed, 'trainer.precision', 'bf16')} with {at}: the forward pass would mix bfloat16 activations and float16 weights."
         yield UserError(what, fix="model.dtype=bfloat16")
 
 
-def check_packed_attention(job: ComposedJob) -> Iterator[UserError]:
-    """Only ftcli's own attention separates the documents of a packed row."""
+def check_packed_attention(composed: ComposedJob) -> Iterator[UserError]:
+    """Packed rows need ftcli's own attention, which alone separates their documents."""
     packing, attention = (
-        get_effective_value(job, "data.packing"),
-        get_effective_value(job, "model.attention"),
+        get_effective_value(composed, "data.packing"),
+        get_effective_value(composed, "model.attention"),
     )
     if packing in (None, "none", "auto") or attention in (None, "auto"):
         return
-    what = f"{_format_setting(job, 'data.packing', packing)} with {_format_setting(job, 'model.attention', attention)}: "
+    what = f"{_format_setting(composed, 'data.packing', packing)} with {_format_setting(composed, 'model.attention', attention)}: "
     what += "documents that share a row would attend to each other."
     yield UserError(what, fix="either model.attention=auto or data.packing=none")
 
 
-def check_packed_prompts(job: ComposedJob) -> Iterator[UserError]:
+def check_packed_prompts(composed: ComposedJob) -> Iterator[UserError]:
     """A method that adds tokens in front of a row cannot add them in front of each document in it."""
-    packing = get_effective_value(job, "data.packing")
-    if packing not in (None, "none", "auto") and get_promise(job, "method", "packable") is False:
-        what = (
-            f"{job.format_choice('method')} with {_format_setting(job, 'data.packing', packing)}: "
-        )
+    packing = get_effective_value(composed, "data.packing")
+    if (
+        packing not in (None, "none", "auto")
+        and get_promise(composed, "method", "packable") is False
+    ):
+        what = f"{composed.format_choice('method')} with {_format_setting(composed, 'data.packing', packing)}: "
         what += "it adds tokens in front of each row, but a packed row holds several documents."
         yield UserError(what, fix="data.packing=none")
 
 
-def check_recomputed_blocks(job: ComposedJob) -> Iterator[UserError]:
+def check_recomputed_blocks(composed: ComposedJob) -> Iterator[UserError]:
     """Recomputed blocks do not get the key-value cache through which some methods reach them."""
-    if not get_effective_value(job, "trainer.gradient_checkpointing"):
+    if not get_effective_value(composed, "trainer.gradient_checkpointing"):
         return
-    if get_promise(job, "method", "gradient_checkpointing") is False:
-        what = f"{job.format_choice('method')} with {_format_setting(job, 'trainer.gradient_checkpointing', True)}: "
+    if get_promise(composed, "method", "gradient_checkpointing") is False:
+        what = f"{composed.format_choice('method')} with {_format_setting(composed, 'trainer.gradient_checkpointing', True)}: "
         what += "its blocks cannot be recomputed in the backward pass."
         yield UserError(what, fix="trainer.gradient_checkpointing=false")
 
 
-def check_warmups(job: ComposedJob) -> Iterator[UserError]:
+def check_warmups(composed: ComposedJob) -> Iterator[UserError]:
     """Warmup is given as ratio and as steps in one place; in different places, the command line wins."""
     keys = ("scheduler.warmup_ratio", "scheduler.warmup_steps")
-    ratio, steps = (job.get(key) for key in keys)
+    ratio, steps = (composed.get(key) for key in keys)
     if not ratio or steps is None:
         return
-    typed = [job.origin(key) == COMMAND_LINE for key in keys]
+    typed = [composed.origin(key) == COMMAND_LINE for key in keys]
     if typed[0] == typed[1] or typed[0]:
         what = f"scheduler.warmup_ratio={ratio} and scheduler.warmup_steps={steps} are both given."
         fix = "keep one: scheduler.warmup_ratio=0 or scheduler.warmup_steps=null"
-        yield _make_error(job, keys[1], what, fix)
+        yield _make_error(composed, keys[1], what, fix)
     else:
         log.warning(
             "%s is ignored: scheduler.warmup_steps=%s is given",
-            _format_setting(job, keys[0], ratio),
+            _format_setting(composed, keys[0], ratio),
             steps,
         )
 
 
-def warn_unreached_evaluation(job: ComposedJob) -> Iterator[UserError]:
+def warn_unreached_evaluation(composed: ComposedJob) -> Iterator[UserError]:
     """Warn of an evaluation interval longer than the run; a short trial of a long job has one."""
-    steps = job.get("trainer.max_steps")
-    every = job.get("trainer.eval_every")
+    steps = composed.get("trainer.max_steps")
+    every = composed.get("trainer.eval_every")
     if isinstance(steps, int) and isinstance(every, int) and every > steps:
         log.warning(
             "%s: the run has %d steps, so it is evaluated only before and after training",
-            _format_setting(job, "trainer.eval_every", every), steps,
+            _format_setting(composed, "trainer.eval_every", every), steps,
         )  # fmt: skip
     return iter(())
 
 
-def warn_unused_compute_dtype(job: ComposedJob) -> Iterator[UserError]:
+def warn_unused_compute_dtype(composed: ComposedJob) -> Iterator[UserError]:
     """Warn of a compute dtype without 4-bit weights, which alone use one."""
-    compute_dtype = job.get("model.compute_dtype")
-    quantization = get_effective_value(job, "model.quantization")
+    compute_dtype = composed.get("model.compute_dtype")
+    quantization = get_effective_value(composed, "model.quantization")
     if compute_dtype and quantization in ("none", "int8"):
         log.warning(
             "%s is ignored: model.quantization=%s",
-            _format_setting(job, "model.compute_dtype", compute_dtype),
+            _format_setting(composed, "model.compute_dtype", compute_dtype),
             quantization,
         )
     return iter(())
@@ -174,17 +180,17 @@ CHECKS: tuple[Check, ...] = (
 )  # fmt: skip
 
 
-def _format_setting(job: ComposedJob, key: str, current: Any) -> str:
+def _format_setting(composed: ComposedJob, key: str, current: Any) -> str:
     """Format a setting with its origin: `model.quantization=nf4 (configs/my.yaml:9)`."""
-    place = f" ({job.where(key)})" if job.get(key) is not None else " (its default)"
+    place = f" ({composed.where(key)})" if composed.get(key) is not None else " (its default)"
     return f"{key}={current}{place}"
 
 
-def _make_error(job: ComposedJob, key: str, what: str, fix: str) -> UserError:
-    return UserError(what, where=job.where(key), fix=fix)
+def _make_error(composed: ComposedJob, key: str, what: str, fix: str) -> UserError:
+    return UserError(what, where=composed.where(key), fix=fix)
 
 
-def find_unmet(composed: ComposedJob) -> list[UserError]:
+def find_unmet_requirements(composed: ComposedJob) -> list[UserError]:
     """Return an error for every requirement of the job or of a chosen option that is not met."""
     problems = []
     for owner, key, rule in _iter_rules(composed.config):

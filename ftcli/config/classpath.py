@@ -32,11 +32,11 @@ TARGET_FORM = "a class is written as ftcli.folder.module.Class"
 TRUST = "FTCLI_TRUST"
 
 
-class NotAllowed(LookupError):
+class ClassNotAllowed(LookupError):
     """A name refers to something outside the allowed packages, or to no class."""
 
 
-def trust(packages: Iterable[str]) -> None:
+def trust_packages(packages: Iterable[str]) -> None:
     """Allow classes of further packages, and modules of the working folder to be imported."""
     trusted = dict.fromkeys([*list_trusted_packages(), *packages])
     if trusted:
@@ -61,21 +61,21 @@ def fetch_class(path: str, packages: tuple[str, ...]) -> Any:
         packages: packages that must define it, besides those that the user trusts.
 
     Raises:
-        NotAllowed: it is defined elsewhere or is not a class; nothing outside has been imported.
+        ClassNotAllowed: it is defined elsewhere or is not a class; nothing outside has been imported.
         ModuleNotFoundError, AttributeError: there is no such class.
     """
     if not is_allowed(path, packages):
-        raise NotAllowed(f"{path} is outside {format_packages(packages)}")
+        raise ClassNotAllowed(f"{path} is outside {format_packages(packages)}")
     module, _, name = path.rpartition(".")
     if _is_inside(path, list_trusted_packages()):  # trusted as a whole, whatever it imports
         _add_working_folder()
         return getattr(importlib.import_module(module), name)
     component = getattr(importlib.import_module(module), name)
     if not inspect.isclass(component):
-        raise NotAllowed(f"{path} is not a class")
+        raise ClassNotAllowed(f"{path} is not a class")
     if not _is_inside(f"{component.__module__}.{component.__qualname__}", packages):
         what = f"{path} is {component.__module__}.{component.__qualname__}"
-        raise NotAllowed(f"{what}, outside {format_packages(packages)}")
+        raise ClassNotAllowed(f"{what}, outside {format_packages(packages)}")
     return component
 
 
@@ -93,7 +93,7 @@ def fetch_subclass(path: str, kind: type, where: str, kind_name: str) -> Any:
     fix = f"ftcli schema {where}"
     try:
         component = fetch_class(path, LIBRARIES)
-    except NotAllowed as error:
+    except ClassNotAllowed as error:
         raise UserError(f"{error}.", where, suggest_access(path)) from error
     except (AttributeError, ValueError) as error:
         raise UserError(f"there is no {path}.", where, fix) from error
@@ -102,14 +102,14 @@ def fetch_subclass(path: str, kind: type, where: str, kind_name: str) -> Any:
     return component
 
 
-def describe_definition(path: str, packages: tuple[str, ...]) -> str | None:
+def explain_disallowed_class(path: str, packages: tuple[str, ...]) -> str | None:
     """Return None if `path` is a class defined in `packages`, else what it is; read from source."""
     if _is_inside(path, list_trusted_packages()):
         return None
-    definition = source.locate(path)
+    definition = source.find_definition(path)
     if definition is None or not isinstance(definition.node, ast.ClassDef):
         return "not a class"
-    return None if _is_inside(definition.dotted, packages) else definition.dotted
+    return None if _is_inside(definition.dotted_name, packages) else definition.dotted_name
 
 
 def format_packages(packages: tuple[str, ...]) -> str:

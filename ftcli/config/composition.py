@@ -95,7 +95,9 @@ def _compose_file(path: Path, overrides: Sequence[str]) -> ComposedJob:
     composed.overrides = list(overrides)
     composed.job_files = list_job_files(defaults, path, folders)
     composed.overridden_groups = dict.fromkeys(primary.list_overridden_groups(), False)
-    composed.overridden_groups |= {w.key: True for w in parsed if w.picks and w.kind == "set"}
+    composed.overridden_groups |= {
+        w.key: True for w in parsed if w.selects_option and w.kind == "set"
+    }
     if composed.get("model.from_recipe") is not None:
         resolve_base(composed)
     derive_keys(composed)
@@ -135,7 +137,7 @@ def _compose_with_hydra(
     pending = list(overrides)
     for override in overrides:
         # `~eval` also removes the job's own keys of it
-        if override.picks and override.kind == "delete":
+        if override.selects_option and override.kind == "delete":
             primary.drop_group(override.key)
     for _ in range(len(overrides) + 1):
         ConfigStore.instance().store(name=PRIMARY_NAME, node=primary.node)
@@ -218,9 +220,10 @@ def is_base_trained(composed: ComposedJob) -> bool:
 
 
 def substitute_base(composed: ComposedJob) -> dict[str, Any]:
-    """Return the job's configuration, with the start of the base in place of an untrained base.
+    """Return the job's configuration, with a model that exists in place of a base that is not trained yet.
 
-    Shapes, tokenizer and layers are those of the base: `method=full` keeps them.
+    That model is the one from which the training of the base starts. Its shapes, tokenizer and layers are
+    those of the trained base, because `method=full` keeps them.
     """
     config: dict[str, Any] = composed.config
     if composed.base is None or is_base_trained(composed):

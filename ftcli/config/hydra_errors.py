@@ -31,7 +31,11 @@ def find_absent_group(error: Exception, overrides: Sequence[Override]) -> Overri
     if not match:
         return None
     return next(
-        (override for override in overrides if override.picks and override.key == match["key"]),
+        (
+            override
+            for override in overrides
+            if override.selects_option and override.key == match["key"]
+        ),
         None,
     )
 

@@ -20,7 +20,7 @@ class RunSettings:
 
 
 @dataclass
-class Job:
+class JobSettings:
     """Keys of a job outside its groups."""
 
     seed: int = 0  # seed of data order, initial weights and dropout
@@ -36,20 +36,20 @@ class Job:
     )
 
 
-JOB_CLASS = "ftcli.config.job.Job"
+JOB_SETTINGS_CLASS = "ftcli.config.job.JobSettings"
 #: Key -> values that it must have for this job or option; stays in the configuration, passed to no
 #: class. See `ftcli.config.checks`.
 REQUIRES = "requires"
 #: Promises of an option of a method (`ftcli.methods.base.Method`), which replace those of its class.
 PROMISES = "promises"
 #: Keys of an option that ftcli reads itself and passes to no class.
-NOT_PASSED = (REQUIRES, PROMISES)
+KEYS_NOT_PASSED = (REQUIRES, PROMISES)
 #: Keys of a recipe beside its job (`ftcli.config.recipe.Recipe`); not part of the configuration.
 RECIPE_KEYS = (
     "paper", "variant", "baselines", "claims", "scales", "scaled_variants", "seeds", "tune",
 )  # fmt: skip
 #: Groups whose node is one object; a job cannot run without them.
-OBJECTS = ("model", "data", "method", "objective", "optimizer", "scheduler", "trainer")
+OBJECT_GROUPS = ("model", "data", "method", "objective", "optimizer", "scheduler", "trainer")
 #: Groups whose node is a mapping of a name to an object.
 COLLECTIONS = ("callback", "eval", "logger", "penalty")
 
@@ -84,7 +84,7 @@ class ComposedJob:
         job: the YAML file that was composed.
         overrides: overrides of the command line, as typed.
         choices: group -> option that was composed (`method` -> `lora`); empty for a resolved file.
-        sections: dotted key of every mapping -> origin of the last file that opened it.
+        mapping_origins: dotted key of every mapping -> origin of the last file that opened it.
         overridden_groups: groups whose option replaces the choice of a job -> True if the command line
             replaced it, False if the job replaced the choice of the job it starts from.
         job_files: files that were merged as jobs: the job and those it starts from.
@@ -96,7 +96,7 @@ class ComposedJob:
     job: Path
     overrides: list[str] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)
-    sections: dict[str, Origin] = field(default_factory=dict)
+    mapping_origins: dict[str, Origin] = field(default_factory=dict)
     overridden_groups: dict[str, bool] = field(default_factory=dict)
     job_files: frozenset[Path] = frozenset()
     base: str | None = None
@@ -104,7 +104,7 @@ class ComposedJob:
     def origin(self, key: str) -> Origin:
         """Return the origin of a key; for a key that is not set, that of the nearest mapping around it."""
         while key:
-            origin = self.origins.get(key) or self.sections.get(key)
+            origin = self.origins.get(key) or self.mapping_origins.get(key)
             if origin:
                 return origin
             key = key.rpartition(".")[0]
@@ -125,7 +125,7 @@ class ComposedJob:
 
     def drop_origins(self, key: str) -> None:
         """Drop the origins of a key that is no longer in the configuration."""
-        for places in (self.origins, self.sections):
+        for places in (self.origins, self.mapping_origins):
             for name in [n for n in places if n == key or n.startswith(f"{key}.")]:
                 del places[name]
 
@@ -154,15 +154,15 @@ class Keys:
 
     Attributes:
         parameters: key -> Parameter, of the class and of the library class that it names.
-        open: whether further keys are accepted.
-        owner: signature of the class.
+        accepts_more: whether further keys are accepted.
+        class_signature: signature of the class.
         library: dotted name of the library class whose options are accepted, if any.
         library_error: key that names the library class, and the error, where it cannot be found.
     """
 
     parameters: dict[str, Parameter]
-    open: bool
-    owner: signature.Signature
+    accepts_more: bool
+    class_signature: signature.Signature
     library: str | None = None
     library_error: tuple[str, NoSuchClass] | None = None
 
@@ -176,9 +176,9 @@ def read_keys(node: Mapping[str, Any]) -> Keys:
     if not isinstance(node[TARGET], str):
         raise NoSuchClass(str(node[TARGET]), [])
     class_keys = signature.read_signature(node[TARGET])
-    parameter = class_keys.class_path
+    parameter = class_keys.library_parameter
     if parameter is None:
-        return Keys(class_keys.parameters, class_keys.open, class_keys)
+        return Keys(class_keys.parameters, class_keys.accepts_more, class_keys)
     library_path = node.get(parameter.name, parameter.default if parameter.has_value else None)
     if not isinstance(library_path, str) or library_path == "???":
         return Keys(class_keys.parameters, True, class_keys)
@@ -189,7 +189,9 @@ def read_keys(node: Mapping[str, Any]) -> Keys:
     # ftcli passes `params` of an optimizer; it is never written in YAML
     taken = {"params", *class_keys.parameters}
     options = {k: p for k, p in library.parameters.items() if k not in taken}
-    return Keys({**class_keys.parameters, **options}, library.open, class_keys, library_path)
+    return Keys(
+        {**class_keys.parameters, **options}, library.accepts_more, class_keys, library_path
+    )
 
 
 def get_effective_value(composed: ComposedJob, key: str) -> Any:
@@ -218,6 +220,6 @@ def get_promise(composed: ComposedJob, group: str, name: str) -> Any:
     if name in promises:
         return promises[name]
     try:
-        return read_keys(node).owner.attributes.get(name)
+        return read_keys(node).class_signature.attributes.get(name)
     except NoSuchClass:
         return None

@@ -25,14 +25,14 @@ class Override:
         text: text as typed.
         key: dotted key or group (`method.r`, `method`).
         value: value as Hydra reads it.
-        picks: whether it selects an option of a group (`method=lora`).
+        selects_option: whether it selects an option of a group (`method=lora`).
         kind: "set", "add" or "delete".
     """
 
     text: str
     key: str
     value: Any
-    picks: bool
+    selects_option: bool
     kind: str
 
     @property
@@ -42,7 +42,7 @@ class Override:
 
     def to_hydra(self) -> str:
         """Return the override for Hydra: `++` also sets keys that no YAML has, which validation checks."""
-        plain = self.kind == "set" and not self.picks and not self.is_hydra
+        plain = self.kind == "set" and not self.selects_option and not self.is_hydra
         return self.text if not plain or self.text.startswith("++") else f"++{self.text}"
 
 
@@ -80,18 +80,18 @@ def _make_override(parsed: HydraOverride, text: str, folders: Sequence[Path]) ->
     if not key:
         raise UserError(f"'{text}' names no key.", "command line", _FORM)
     is_group = any((folder / key).is_dir() for folder in folders)
-    picks = is_group and not isinstance(value, dict)
+    selects_option = is_group and not isinstance(value, dict)
     is_name = isinstance(value, str) or (
         isinstance(value, list) and all(isinstance(name, str) for name in value)
     )
-    if picks and not parsed.is_delete() and not is_name:
+    if selects_option and not parsed.is_delete() and not is_name:
         raise UserError(
             f"'{text}': {key} wants the name of an option.",
             where="command line",
             fix=f"{key}=NAME with a name of `ftcli ls {key}`, or ~{key} to leave it out",
         )
     kind = "delete" if parsed.is_delete() else "add" if parsed.is_add() else "set"
-    return Override(text, key, value, picks, kind)
+    return Override(text, key, value, selects_option, kind)
 
 
 def format_override(key: str, value: Any) -> str:

@@ -24,7 +24,7 @@ REQUIRED = _Missing()
 
 
 @dataclass(frozen=True)
-class Computed:
+class ComputedDefault:
     """A default that is an expression, whose value is known only at run time."""
 
     text: str
@@ -42,7 +42,7 @@ def infer_type(default: Any) -> Any:
 
 
 def evaluate_default(expr: ast.expr, module: Module) -> Any:
-    """Evaluate a default: literals, module constants and members of enumerations; else `Computed`."""
+    """Evaluate a default: literals, module constants and members of enumerations; else `ComputedDefault`."""
     try:
         value = ast.literal_eval(expr)
         return list(value) if isinstance(value, (tuple, set)) else value
@@ -60,7 +60,7 @@ def evaluate_default(expr: ast.expr, module: Module) -> Any:
     ):
         if not isinstance(definition.node.value, (ast.Name, ast.Attribute)):
             return evaluate_default(definition.node.value, definition.module)
-    return Computed(ast.unparse(expr))
+    return ComputedDefault(ast.unparse(expr))
 
 
 def evaluate_field_default(options: dict[str, ast.expr], module: Module) -> Any:
@@ -74,7 +74,7 @@ def evaluate_field_default(options: dict[str, ast.expr], module: Module) -> Any:
         return {} if factory.id == "dict" else []
     if isinstance(factory, ast.Lambda):
         return evaluate_default(factory.body, module)
-    return Computed(ast.unparse(factory))
+    return ComputedDefault(ast.unparse(factory))
 
 
 def read_field_comment(node: ast.stmt | ast.arg, module: Module) -> str:

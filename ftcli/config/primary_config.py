@@ -15,7 +15,7 @@ from omegaconf import ListConfig, OmegaConf
 from ftcli.config import paths
 from ftcli.config.job import COMMAND_LINE, ComposedJob, Origin, iter_leaves
 from ftcli.config.overrides import Override
-from ftcli.config.yaml_locations import locate_keys, read_nodes, read_yaml, refuse_huge_file
+from ftcli.config.yaml_locations import locate_keys, read_root_node, read_yaml, refuse_huge_file
 from ftcli.core.errors import UserError
 
 #: Name of the primary config in Hydra's store.
@@ -118,7 +118,7 @@ def find_origins(
             origins[default.package] = Origin(file)
             origins.update({prefix + key: origin for key, origin in locate_keys(file).items()})
     for override in overrides:
-        if not override.picks and override.kind != "delete":
+        if not override.selects_option and override.kind != "delete":
             _set_origin(origins, override.key, override.value)
     return origins
 
@@ -154,8 +154,8 @@ def find_origin(origins: dict[str, Origin], key: str, job: Path) -> str:
 def attach_origins(plain: dict[str, Any], origins: dict[str, Origin], job: Path) -> ComposedJob:
     """Make the composed job of a configuration, with the origins of its leaves and mappings."""
     keys = {key for key, _ in iter_leaves(plain)}
-    sections = {key: origin for key, origin in origins.items() if key not in keys}
-    composed = ComposedJob(plain, {}, job, sections=sections)
+    mapping_origins = {key: origin for key, origin in origins.items() if key not in keys}
+    composed = ComposedJob(plain, {}, job, mapping_origins=mapping_origins)
     items = {k.rpartition(".")[0] for k, o in origins.items() if o == COMMAND_LINE}
     for key, value in iter_leaves(plain):
         if isinstance(value, list) and key in items:  # `metrics.0=bleu`
@@ -178,7 +178,7 @@ def refuse_huge_defaults(job: Path, overrides: Sequence[Override], folders: Sequ
     names += [
         f"{override.key}/{option}"
         for override in overrides
-        if override.picks
+        if override.selects_option
         for option in _as_list(override.value)
     ]
     seen: set[Path] = set()
@@ -195,7 +195,7 @@ def refuse_huge_defaults(job: Path, overrides: Sequence[Override], folders: Sequ
 
 def _iter_defaults(file: Path, group: str) -> Iterator[str]:
     """Yield the entries of a file's defaults list: `other_job`, `method/lora`."""
-    root = read_nodes(file)
+    root = read_root_node(file)
     for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
         if key.value == "defaults" and isinstance(value, yaml.SequenceNode):
             for entry in value.value:

@@ -13,7 +13,7 @@ from ftcli.config import job, paths, signature
 from ftcli.config.annotations import describe_type
 from ftcli.config.display import format_scalar
 from ftcli.config.job import TARGET, Keys, read_keys
-from ftcli.config.parameter_docs import Computed
+from ftcli.config.parameter_docs import ComputedDefault
 from ftcli.config.signature import NoSuchClass, Parameter
 from ftcli.config.suggestions import find_nearest_key
 from ftcli.config.yaml_locations import read_option
@@ -25,7 +25,7 @@ _OPEN_VALUE = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
 
 def build_job_schema() -> dict[str, Any]:
     """Build the JSON schema (draft 2020-12) of jobs, with or without a defaults list."""
-    top = signature.read_signature(job.JOB_CLASS).parameters
+    top = signature.read_signature(job.JOB_SETTINGS_CLASS).parameters
     properties: dict[str, Any] = {
         name: _build_key_schema([parameter]) for name, parameter in top.items()
     }
@@ -89,7 +89,7 @@ def _read_options(group: str) -> list[dict[str, Any]]:
 def _build_node_schema(nodes: Iterable[Mapping[str, Any]], what: str) -> dict[str, Any]:
     """Build the schema of one object: the keys of all classes that the options of its group name."""
     keys: dict[str, list[Parameter]] = {}
-    targets, is_open = [], False
+    targets, accepts_more = [], False
     for node in nodes:
         if not isinstance(node.get(TARGET), str):
             continue
@@ -97,17 +97,17 @@ def _build_node_schema(nodes: Iterable[Mapping[str, Any]], what: str) -> dict[st
         try:
             node_keys = read_keys(node)
         except NoSuchClass:
-            is_open = True
+            accepts_more = True
             continue
-        is_open |= node_keys.open
+        accepts_more |= node_keys.accepts_more
         for name, parameter in node_keys.parameters.items():
             keys.setdefault(name, []).append(parameter)
     properties: dict[str, Any] = {
         TARGET: {"enum": sorted(set(targets)), "description": f"The class of the {what}."},
-        **{key: {"type": "object"} for key in job.NOT_PASSED},
+        **{key: {"type": "object"} for key in job.KEYS_NOT_PASSED},
     }
     properties |= {name: _build_key_schema(parameters) for name, parameters in keys.items()}
-    return {"type": "object", "properties": properties, "additionalProperties": is_open}
+    return {"type": "object", "properties": properties, "additionalProperties": accepts_more}
 
 
 def _build_collection_schema(group: str) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def build_type_schema(parameter: Parameter) -> dict[str, Any]:
         shape: dict[str, Any] = {
             "type": "object",
             "properties": {name: _build_key_schema([p]) for name, p in inner.parameters.items()},
-            "additionalProperties": inner.open,
+            "additionalProperties": inner.accepts_more,
         }
         if parameter.nested_in == "list":
             shape = {"type": "array", "items": shape}
@@ -194,7 +194,7 @@ def describe_keys(key: str) -> list[KeyDescription]:
     key = key.removesuffix(".")
     group, _, name = key.partition(".")
     group, _, option = group.partition("=")
-    top = signature.read_signature(job.JOB_CLASS).parameters
+    top = signature.read_signature(job.JOB_SETTINGS_CLASS).parameters
     if group in top and not name:
         return _describe_setting(group, top[group])
     if group == "run":
@@ -271,7 +271,7 @@ def _list_classes(group: str) -> list[tuple[str, str, Keys]]:
 def _describe_parameter(key: str, parameter: Parameter, options: list[str]) -> KeyDescription:
     if parameter.required:
         default = "required"
-    elif isinstance(parameter.default, Computed):
+    elif isinstance(parameter.default, ComputedDefault):
         default = parameter.default.text
     else:
         default = format_scalar(parameter.default)

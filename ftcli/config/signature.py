@@ -17,7 +17,7 @@ from ftcli.config import source
 from ftcli.config.annotations import evaluate_annotation, find_dataclass, is_class_path
 from ftcli.config.parameter_docs import (
     REQUIRED,
-    Computed,
+    ComputedDefault,
     evaluate_default,
     evaluate_field_default,
     infer_type,
@@ -57,7 +57,7 @@ class Parameter:
     @property
     def has_value(self) -> bool:
         """Whether the default is a plain value that can be written into a configuration."""
-        return not self.required and not isinstance(self.default, Computed)
+        return not self.required and not isinstance(self.default, ComputedDefault)
 
 
 @dataclass(frozen=True)
@@ -67,32 +67,38 @@ class Signature:
     Attributes:
         target: dotted name that was read.
         parameters: key -> Parameter.
-        open: whether further keys are accepted (`**options`).
+        accepts_more: whether further keys are accepted (`**options`).
         attributes: constants of the class body (`uses_backward = False`), inherited ones included.
     """
 
     target: str
     parameters: dict[str, Parameter]
-    open: bool = False
+    accepts_more: bool = False
     attributes: dict[str, Any] = field(default_factory=dict)
     help: str = ""
     file: str = ""
     line: int = 0
 
     @property
-    def class_path(self) -> Parameter | None:
+    def library_parameter(self) -> Parameter | None:
         """The key that names a library class whose options are accepted too, if there is one."""
-        if not self.open:
+        if not self.accepts_more:
             return None
         return next((p for p in self.parameters.values() if p.is_class_path), None)
 
 
 class NoSuchClass(LookupError):
-    """There is no class of a dotted name. `missing` is its package if that is not installed."""
+    """There is no class of a dotted name. `missing_package` is its package if that is not installed."""
 
-    def __init__(self, target: str, nearest: list[str], missing: str | None = None) -> None:
+    def __init__(
+        self, target: str, nearest_names: list[str], missing_package: str | None = None
+    ) -> None:
         super().__init__(target)
-        self.target, self.nearest, self.missing = target, nearest, missing
+        self.target, self.nearest_names, self.missing_package = (
+            target,
+            nearest_names,
+            missing_package,
+        )
 
 
 @cache
@@ -102,18 +108,18 @@ def read_signature(target: str) -> Signature:
     Raises:
         NoSuchClass: there is no such package, module or class.
     """
-    definition = source.locate(target)
+    definition = source.find_definition(target)
     if definition is None or not isinstance(definition.node, (ast.ClassDef, ast.FunctionDef)):
         raise _make_missing_error(target)
     if isinstance(definition.node, ast.FunctionDef):
-        parameters, open_ = _read_arguments(definition.node, definition, skip=0)
+        parameters, accepts_more = _read_arguments(definition.node, definition, skip=0)
         attributes: dict[str, Any] = {}
     else:
-        parameters, open_ = _read_constructor(definition)
+        parameters, accepts_more = _read_constructor(definition)
         attributes = _read_attributes(definition)
     doc = ast.get_docstring(definition.node) or ""
     return Signature(
-        target, parameters, open_, attributes, doc.split("\n\n")[0].strip(),
+        target, parameters, accepts_more, attributes, doc.split("\n\n")[0].strip(),
         str(definition.module.file), definition.line,
     )  # fmt: skip
 
@@ -121,11 +127,11 @@ def read_signature(target: str) -> Signature:
 def _make_missing_error(target: str) -> NoSuchClass:
     top = target.split(".")[0]
     if not source.is_installed(top):
-        return NoSuchClass(target, [], missing=top)
+        return NoSuchClass(target, [], missing_package=top)
     owner, _, name = target.rpartition(".")
-    while owner and source.locate(owner) is None:
+    while owner and source.find_definition(owner) is None:
         owner, _, name = owner.rpartition(".")
-    module = source.locate(owner) if owner else None
+    module = source.find_definition(owner) if owner else None
     names: list[str] = []
     if module and module.node is None:
         names = source.list_public_names(module.module)
@@ -227,8 +233,8 @@ def _make_parameter(
         kind = infer_type(default)
     nested = find_dataclass(annotation, definition.module)
     return Parameter(
-        name, kind, ast.unparse(annotation) if annotation else "", default, text, definition.dotted,
-        nested.dotted if nested else None, is_class_path(annotation),
+        name, kind, ast.unparse(annotation) if annotation else "", default, text, definition.dotted_name,
+        nested.dotted_name if nested else None, is_class_path(annotation),
     )  # fmt: skip
 
 
@@ -246,4 +252,4 @@ def _read_attributes(definition: Definition) -> dict[str, Any]:
             name, value = ast.unparse(item.target), item.value
         if name and value is not None:
             values[name] = evaluate_default(value, definition.module)
-    return {k: v for k, v in values.items() if not isinstance(v, Computed)}
+    return {k: v for k, v in values.items() if not isinstance(v, ComputedDefault)}

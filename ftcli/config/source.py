@@ -1,6 +1,6 @@
 """Find the definitions of classes by reading the files of their packages, without importing them.
 
-`locate("peft.LoraConfig")` follows packages, re-exports and star imports to the file that defines the
+`find_definition("peft.LoraConfig")` follows packages, re-exports and star imports to the file that defines the
 class. Importing torch or transformers only for the names of arguments would take seconds.
 """
 
@@ -41,7 +41,7 @@ class Definition:
     node: ast.stmt | None
 
     @property
-    def dotted(self) -> str:
+    def dotted_name(self) -> str:
         """Full dotted name of the definition."""
         name = getattr(self.node, "name", None)
         return f"{self.module.name}.{name}" if name else self.module.name
@@ -52,7 +52,7 @@ class Definition:
         return self.node.lineno if self.node is not None else 1
 
 
-def locate(dotted: str) -> Definition | None:
+def find_definition(dotted: str) -> Definition | None:
     """Return the definition of a dotted name; None where a part of it does not exist."""
     top, *rest = dotted.split(".")
     module = load_module(top)

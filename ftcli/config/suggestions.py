@@ -108,16 +108,19 @@ def find_setting(name: str, config: Mapping[str, Any]) -> Setting | None:
 
 def _iter_settings(config: Mapping[str, Any]) -> Iterator[Setting]:
     """Yield every setting of a job: groups and their keys by priority, then the keys outside groups."""
-    for group in (*job.OBJECTS[::-1], *(g for g in paths.list_groups() if g not in job.OBJECTS)):
+    for group in (
+        *job.OBJECT_GROUPS[::-1],
+        *(g for g in paths.list_groups() if g not in job.OBJECT_GROUPS),
+    ):
         yield Setting(group)
-    for group in job.OBJECTS:
+    for group in job.OBJECT_GROUPS:
         node = config.get(group)
         nodes = [node] if isinstance(node, Mapping) and TARGET in node else _iter_options(group)
         for option_node in nodes:
             yield from (
                 Setting(f"{group}.{k}", p) for k, p in _read_parameters(option_node).items()
             )
-    for key, parameter in signature.read_signature(job.JOB_CLASS).parameters.items():
+    for key, parameter in signature.read_signature(job.JOB_SETTINGS_CLASS).parameters.items():
         if parameter.nested:
             inner = signature.read_signature(parameter.nested).parameters
             yield from (Setting(f"{key}.{k}", p) for k, p in inner.items())
@@ -172,9 +175,11 @@ def explain_unknown_job_key(composed: ComposedJob, key: str, known: Iterable[str
 
 def explain_missing_class(composed: ComposedJob, error: NoSuchClass, key: str) -> UserError:
     """Return the error for a class that does not exist, or whose package is not installed."""
-    if error.missing:
-        return make_package_error(error.missing, f"{key}={error.target}", composed.where(key))
-    near = error.nearest[0] if error.nearest else None
+    if error.missing_package:
+        return make_package_error(
+            error.missing_package, f"{key}={error.target}", composed.where(key)
+        )
+    near = error.nearest_names[0] if error.nearest_names else None
     what = f"{key}={error.target}: there is no such class."
     fix = overrides.format_override(key, near) if near else f"ftcli schema {key.split('.')[0]}"
     return UserError(what + (f" Did you mean {near}?" if near else ""), composed.where(key), fix)

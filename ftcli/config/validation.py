@@ -32,7 +32,7 @@ def validate(composed: ComposedJob, trust: Iterable[str] = ()) -> None:
     Raises:
         UserError: the only problem, with file:line and a fix; Problems: several.
     """
-    classpath.trust(trust)
+    classpath.trust_packages(trust)
     checker = _Checker(composed)
     checker.check_job()
     checker.problems += _find_recipe_problems(composed)
@@ -43,7 +43,7 @@ def validate(composed: ComposedJob, trust: Iterable[str] = ()) -> None:
 
 def _find_recipe_problems(composed: ComposedJob) -> list[UserError]:
     """Return the problems of a recipe's keys, which are not part of the configuration."""
-    if not any(key in composed.sections for key in job.RECIPE_KEYS):
+    if not any(key in composed.mapping_origins for key in job.RECIPE_KEYS):
         return []
     from ftcli.config.recipe_reading import find_recipe_problems
 
@@ -58,7 +58,7 @@ class _Checker:
 
     def check_job(self) -> None:
         """Check the top of the job, then each group."""
-        top = signature.read_signature(job.JOB_CLASS).parameters
+        top = signature.read_signature(job.JOB_SETTINGS_CLASS).parameters
         config = self.composed.config
         known = {*top, *paths.list_groups(), *self.composed.choices, job.REQUIRES}
         for key in list(config):
@@ -70,8 +70,8 @@ class _Checker:
                 self._check_group(key)
             elif key != job.REQUIRES:
                 self.problems.append(explain_unknown_job_key(self.composed, key, known))
-        missing = [group for group in job.OBJECTS if group not in config]
-        if missing == list(job.OBJECTS):
+        missing = [group for group in job.OBJECT_GROUPS if group not in config]
+        if missing == list(job.OBJECT_GROUPS):
             what = f"it has no {', '.join(missing[:-1])} and {missing[-1]}."
             fix = f"start from a job: write `defaults: [{USUAL_JOB}, _self_]` there"
             self.problems.append(UserError(what, f"{paths.format_path(self.composed.job)}:1", fix))
@@ -112,8 +112,8 @@ class _Checker:
                 continue
             if isinstance(node, Mapping) and TARGET in node:
                 self.check_node(node, key)
-            elif self._drop_leftover(key):
-                nodes.pop(name)
+            elif self._drop_leftover(nodes, name, key):
+                continue
             else:
                 known = ", ".join(
                     n for n, v in nodes.items() if isinstance(v, dict) and TARGET in v
@@ -137,22 +137,24 @@ class _Checker:
             return
         if not self._check_definition(target, classpath.COMPONENTS, f"{key}.{TARGET}"):
             return
-        self._check_unread(node, key)
+        self._check_requires_and_promises(node, key)
         self._nodes[key] = keys
         if keys.library and not self._check_library(keys, key):
             return
-        self._check_mapping(node, key, keys.parameters, keys.open, {TARGET, *job.NOT_PASSED})
+        self._check_mapping(
+            node, key, keys.parameters, keys.accepts_more, {TARGET, *job.KEYS_NOT_PASSED}
+        )
 
-    def _check_unread(self, node: Mapping[str, Any], key: str) -> None:
+    def _check_requires_and_promises(self, node: Mapping[str, Any], key: str) -> None:
         """Check that `requires` and `promises`, which no class reads, are mappings."""
-        for name in job.NOT_PASSED:
+        for name in job.KEYS_NOT_PASSED:
             if not isinstance(node.get(name) or {}, Mapping):
                 what = f"{key}.{name}={node[name]!r}: expected keys and values."
                 self._add_problem(f"{key}.{name}", what, f"~{key}.{name} to leave it out")
 
     def _check_library(self, keys: Keys, key: str) -> bool:
         """Whether the library class that a node names is allowed and exists; adds the problem if not."""
-        parameter = keys.owner.class_path
+        parameter = keys.class_signature.library_parameter
         assert parameter is not None and keys.library is not None
         named = f"{key}.{parameter.name}"
         if not self._check_allowed(keys.library, classpath.LIBRARIES, named):
@@ -167,17 +169,17 @@ class _Checker:
         node: dict[str, Any],
         prefix: str,
         parameters: Mapping[str, Parameter],
-        is_open: bool,
+        accepts_more: bool,
         ignored: set[str],
     ) -> None:
         for name in [n for n in node if n not in ignored]:
             key = f"{prefix}.{name}"
             if name in parameters:
                 self._check_key(node, name, key, parameters[name])
-            elif is_open:
+            elif accepts_more:
                 self._check_inner(node[name], key)
-            elif self._drop_leftover(key):
-                node.pop(name)
+            elif self._drop_leftover(node, name, key):
+                continue
             else:
                 owner = self._describe_owner(prefix)
                 self.problems.append(explain_unknown_key(self.composed, key, owner, parameters))
@@ -198,7 +200,7 @@ class _Checker:
         elif nested := _list_nested(value, key, parameter):
             inner = signature.read_signature(str(parameter.nested))
             for place, settings in nested:
-                self._check_mapping(settings, place, inner.parameters, inner.open, set())
+                self._check_mapping(settings, place, inner.parameters, inner.accepts_more, set())
         else:
             try:
                 node[name] = convert_value(value, parameter.type)
@@ -226,7 +228,7 @@ class _Checker:
 
     def _check_definition(self, target: str, packages: tuple[str, ...], key: str) -> bool:
         """Whether a name is a class defined in the allowed packages; adds the problem if not."""
-        other = classpath.describe_definition(target, packages)
+        other = classpath.explain_disallowed_class(target, packages)
         if other is not None:
             what = f"{key}={target}: that is {other}; only classes of "
             what += f"{classpath.format_packages(packages)} may be named here."
@@ -245,10 +247,10 @@ class _Checker:
         if "." not in prefix:
             return self.composed.format_choice(prefix)
         keys = self._nodes.get(prefix)
-        return f"{prefix} ({keys.owner.target.rpartition('.')[2]})" if keys else prefix
+        return f"{prefix} ({keys.class_signature.target.rpartition('.')[2]})" if keys else prefix
 
-    def _drop_leftover(self, key: str) -> bool:
-        """Whether a job set this key for an option that was replaced; the key is then dropped with a warning."""
+    def _drop_leftover(self, node: dict[str, Any], name: str, key: str) -> bool:
+        """Drop a key that a job set for an option that was replaced, with a warning; return whether it was one."""
         group, origin = _get_group(key), self.composed.origin(key)
         by_command_line = self.composed.overridden_groups.get(group)
         if by_command_line is None or origin.file not in self.composed.job_files:
@@ -261,6 +263,7 @@ class _Checker:
             key,
             self.composed.format_choice(group),
         )
+        node.pop(name)
         self.composed.drop_origins(key)
         return True
 

@@ -69,22 +69,22 @@ RANGES: tuple[tuple[str, Range], ...] = (
 )
 
 
-def check_ranges(job: ComposedJob) -> Iterator[UserError]:
+def check_ranges(composed: ComposedJob) -> Iterator[UserError]:
     """Yield the numbers outside the range of their key: counts below 1, shares above 1, a rate of 0."""
-    for key, setting in iter_leaves(job.config):
+    for key, setting in iter_leaves(composed.config):
         allowed = next((r for pattern, r in RANGES if re.fullmatch(pattern, key)), None)
         for number in setting if isinstance(setting, list) else [setting]:
             is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
             if allowed is not None and is_number and not allowed.contains(number):
                 what = f"{key}={number} must be {allowed}."
-                yield UserError(what, job.where(key), f"see: ftcli schema {key}")
+                yield UserError(what, composed.where(key), f"see: ftcli schema {key}")
 
 
 #: Largest and smallest usual ratio of a rate to that of the optimizer's packaged option. Usual rates
 #: differ between optimizers by more than this (SGD 1e-2, Lion 2e-5), between jobs by less. Without
 #: gradients the rate depends on the number of parameters, so that jobs differ as much as models do.
-TOO_HIGH, TOO_LOW = 1e3, 1e-4
-WITHOUT_GRADIENTS = 100
+MAX_RATIO, MIN_RATIO = 1e3, 1e-4
+GRADIENT_FREE_FACTOR = 100
 OPTIMIZER_CLASS = "optimizer_class"
 
 
@@ -111,8 +111,8 @@ def _check_rate(composed: ComposedJob) -> Iterator[UserError]:
     rate, usual = get_effective_value(composed, "optimizer.lr"), find_usual_rate(composed)
     if not isinstance(rate, (int, float)) or not usual or not rate:
         return
-    times, wide = rate / usual, 1 if _takes_gradients(composed) else WITHOUT_GRADIENTS
-    if TOO_LOW / wide <= times <= TOO_HIGH * wide:
+    times, wide = rate / usual, 1 if _takes_gradients(composed) else GRADIENT_FREE_FACTOR
+    if MIN_RATIO / wide <= times <= MAX_RATIO * wide:
         return
     how = f"{times:.2g} times" if times > 1 else f"1/{1 / times:.2g} of"
     yield UserError(

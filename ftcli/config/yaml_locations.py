@@ -45,7 +45,7 @@ def read_yaml(path: Path) -> DictConfig:
     return config
 
 
-def read_nodes(path: Path) -> yaml.Node | None:
+def read_root_node(path: Path) -> yaml.Node | None:
     """Return the root node of a YAML file, aliases not expanded; None for an empty file.
 
     Raises:
@@ -99,7 +99,7 @@ def locate_keys(path: Path) -> dict[str, Origin]:
 
 @lru_cache(maxsize=256)
 def _locate_keys(path: Path, _mtime: int) -> dict[str, Origin]:
-    root = read_nodes(path)
+    root = read_root_node(path)
     return dict(_iter_keys(root, "", path)) if isinstance(root, yaml.MappingNode) else {}
 
 
@@ -128,7 +128,7 @@ def read_choices(path: Path) -> dict[str, str]:
 
 def find_default_line(path: Path, group: str) -> int | None:
     """Return the line of a file's defaults list that selects an option of `group`."""
-    root = read_nodes(path)
+    root = read_root_node(path)
     pairs = root.value if isinstance(root, yaml.MappingNode) else []
     for name, value in pairs:
         if name.value != "defaults" or not isinstance(value, yaml.SequenceNode):
@@ -191,7 +191,7 @@ def refuse_huge_file(path: Path) -> None:
         return sizes[id(node)]
 
     try:
-        count = count_values(read_nodes(path), frozenset())
+        count = count_values(read_root_node(path), frozenset())
     except RecursionError as error:
         raise make_depth_error(path) from error
     if count > MAX_VALUES:

@@ -44,44 +44,44 @@ class Callback:
     """
 
     def check_model(self, model: nn.Module) -> None:
-        """Raise where this cannot take part in training a prepared model, which may be on the meta device.
+        """Refuse a prepared model that the callback cannot train; the model may be on the meta device.
 
-        `ftcli check` calls it; `setup` does where there is something to refuse.
+        `ftcli check` calls this method before a run. An override is also called from its own `setup`.
 
         Raises:
             UserError: what the model lacks.
         """
 
     def setup(self, run: Run) -> None:
-        """Called once, before the first step, when the model is loaded and the optimizer is built."""
+        """Prepare for training: runs once, after the optimizer is built and before the first step."""
 
     def before_step(self, state: State) -> None:
-        """Called before the forward passes of an optimizer step, the place to choose what trains in it."""
+        """Prepare an optimizer step: runs before its forward passes, where parameters may be frozen or unfrozen."""
 
     def after_backward(self, state: State) -> None:
-        """Called when the gradients of all micro-batches of a step are there, before clipping."""
+        """Read or change gradients: runs after the backward passes of all micro-batches, before clipping."""
 
     def after_step(self, state: State) -> None:
-        """Called after the optimizer has taken the step and the counters have advanced."""
+        """React to a step: runs after the optimizer has updated the weights and the counters have advanced."""
 
     def on_log(self, state: State, metrics: Mapping[str, Any]) -> None:
-        """Called with the figures of a line of metrics.jsonl."""
+        """Receive the figures of a line of metrics.jsonl."""
 
     def on_evaluate(self, state: State, metrics: Mapping[str, Any]) -> None:
-        """Called with the scores of an evaluation, whose names start with `eval.`."""
+        """Receive the scores of an evaluation; their names start with `eval.`."""
 
     def on_train_end(self, state: State) -> None:
-        """Called when the last step is done, or the run was asked to stop."""
+        """Clean up: runs after the last step, or after a request to stop."""
 
     def should_end(self) -> str | None:
         """Return why the present step should be the last one; asked after evaluations and on a resume."""
         return None
 
     def eval_mode(self) -> None:
-        """Put the weights that are evaluated and saved into the model, where others are trained."""
+        """Switch the model to the weights that are evaluated and saved, if training uses others (EMA)."""
 
     def train_mode(self) -> None:
-        """Put the weights in training back, to the bit."""
+        """Switch the model back to the weights in training, restored bit for bit."""
 
     def count_state(self, trained: Iterable[tuple[str, tuple[int, ...], torch.dtype]]) -> StateSize:
         """Return the bytes kept for trained tensors of these names, shapes and types, for plans."""

@@ -95,7 +95,7 @@ class Run:
         A second call returns the same model at once: it neither seeds nor loads.
 
         Raises:
-            UserError: the base is not the recorded one, cannot be loaded, or reads no row format rightly.
+            UserError: the base is not the recorded one, cannot be loaded, or computes wrong losses in every row format.
         """
         if self._model is not None:
             return self._model
@@ -115,10 +115,11 @@ class Run:
         return self._model
 
     def _measure_row_format(self, base: Any) -> None:
-        """Measure in which row format the base may be given its rows, and record it.
+        """Measure which row formats the base computes correctly, choose the fastest, and record it.
 
-        Before the method adapts it: methods change the states of tokens, not which tokens a layer looks
-        at, and only the bare model has a library's forward to compare with.
+        The base is measured before the method adapts it, because the reference is the forward pass of the
+        library's own class. Methods do not change which tokens a layer attends to, so the result also
+        holds for the adapted model.
         """
         objective = self.objective.row_format_objective()
         if (
@@ -191,7 +192,7 @@ class Run:
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:
-        """Hold the weights that are evaluated and saved (averaged ones, with some callbacks) in the block.
+        """Switch the model to the weights that are evaluated and saved, inside the block (averaged ones under EMA).
 
         Random generators are restored afterwards, so that evaluations do not change what is trained.
         """

@@ -76,7 +76,7 @@ class RunDir:
 
     @property
     def start_count(self) -> int:
-        """How often training has started, here or in a stage; a resume counts as a start."""
+        """Number of times training has started in this folder or in its stages; a resume counts as a start."""
         files = [self.path / "events.jsonl", *self.path.glob("*/events.jsonl")]
         return sum(row.get("event") == STARTED for file in files for row in _read_rows(file))
 
@@ -186,7 +186,7 @@ def _ends_with_newline(stream: BinaryIO) -> bool:
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSON-lines file; none where it does not exist."""
+    """Return the complete lines of a JSON-lines file; an empty list where the file does not exist."""
     rows = []
     for line in path.read_text("utf-8", "replace").split("\n") if path.exists() else []:
         try:

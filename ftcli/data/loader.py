@@ -65,7 +65,7 @@ class Loader:
     def __len__(self) -> int:
         """Number of batches of the first epoch for this process.
 
-        All epochs have as many, but for bins of mixed sources, whose rows differ from epoch to epoch.
+        Every epoch has the same number, except with bins of mixed sources, whose rows differ between epochs.
         """
         return len(self._epoch_batches(0)) // self.world
 

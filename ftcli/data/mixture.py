@@ -2,7 +2,7 @@
 
 Each source is an endless stream of its rows, shuffled anew for every pass over them. An epoch takes the
 same number of rows from each: a source that has fewer rows than its share repeats, one that has more goes on
-in the next epoch where it was. So every row of a source is read as often as any other, but for one time.
+in the next epoch where it was. So the numbers of times that any two rows of a source are read differ by at most one.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from ftcli.data.statistics import RowCounts
 from ftcli.data.tokenization import hash_tokenizer
 from ftcli.data.tokens import Document
 
-VERSION = 3  # of what preparation makes of the same rows; part of every cache key
+VERSION = 3  # of the preparation algorithm; part of every cache key
 CHUNK = 2000  # source rows that are tokenised together
 MAX_CHARACTERS = 1 << 24  # characters of a chunk, which bounds memory where rows are long
 COMMIT = 1_000_000  # tokens between two commits: seconds of work, and each waits for the disk
@@ -261,9 +261,9 @@ def _split_chunks(stream: Iterator[Entry]) -> Iterator[list[Entry]]:
 
 
 def _read_ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    """Yield the same chunks; the next is made in a thread while the tokenizer, which is not Python, works.
+    """Yield the chunks; a thread renders the next one while the caller tokenises the present one.
 
-    An error is raised in its turn, once the chunks before it were used.
+    The tokenizer releases the interpreter lock. An error is raised at the position of its chunk.
     """
     with ThreadPoolExecutor(1, "ftcli-rows") as reader:
         coming = reader.submit(next, chunks, None)

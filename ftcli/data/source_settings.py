@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Format = Literal["auto", "chat", "instruction", "preference", "prompt", "text"]
 #: Names of files that say the split and not what the rows are.
 SPLIT_NAMES = {"train", "validation", "valid", "val", "dev", "test", "data", "rows"}
-#: Keys of `Data` that describe the only source and that stand in each of several.
+#: Keys of `Data` that describe its only source; with `data.sources` each source has its own.
 OWN_KEYS = ("path", "name", "split", "revision", "format", "columns")
 
 
@@ -37,7 +37,7 @@ class SourceSettings:
 
 @dataclass
 class MixedSource(SourceSettings):
-    """One of the sources that are trained on."""
+    """A source that is trained on, alone or mixed with others."""
 
     weight: float | None = (
         None  # its rows in an epoch, relative to the other weights; null in all: every row once

@@ -122,7 +122,7 @@ class Split:
     def entries(self) -> Iterator[Entry]:
         """Yield one entry a source row, in order.
 
-        A bad row has no prompt, by which rows are held out; it is reported in the training split.
+        Rows are held out by a hash of their prompt. A bad row has none, so it belongs to the training split.
         """
         for item in self._items():
             entry = self._read_entry(item)

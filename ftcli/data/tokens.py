@@ -132,7 +132,7 @@ class Tokens:
 
 
 class JoinedArray:
-    """Arrays end to end that stay where they are: a slice has to lie in one of them."""
+    """Arrays addressed as one concatenation, without copying; a slice must lie within one of them."""
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
         self.parts = list(parts)

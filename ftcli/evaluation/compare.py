@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ftcli.config.job import NOT_PASSED
+from ftcli.config.job import KEYS_NOT_PASSED
 from ftcli.core.errors import UserError
 from ftcli.loggers.base import flatten
 
@@ -86,7 +86,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return {
         key: value
         for key, value in flatten(plain)
-        if key not in NOT_CHOICES and not {*NOT_PASSED} & {*key.split(".")}
+        if key not in NOT_CHOICES and not {*KEYS_NOT_PASSED} & {*key.split(".")}
     }
 
 

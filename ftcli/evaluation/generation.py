@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ftcli.core.errors import UserError
-from ftcli.evaluation import metrics as known
+from ftcli.evaluation.metrics import find_metric
 from ftcli.models.decoding import evaluation_mode, generate_answers
 
 
@@ -30,7 +30,7 @@ class Generation:
     periodic: bool = False  # also at trainer.eval_every, not only before and after training
 
     def __post_init__(self) -> None:
-        self._metrics = [known.find_metric(name) for name in self.metrics]
+        self._metrics = [find_metric(name) for name in self.metrics]
 
     def __call__(self, run: Any) -> dict[str, float]:
         """Return the scores of all metrics; one that cannot be computed is absent.
@@ -38,7 +38,7 @@ class Generation:
         Raises:
             UserError: the split does not exist or has no prompt.
         """
-        prompts = spread(run.data.prompts(self.split, run.tokenizer), self.limit)
+        prompts = select_evenly(run.data.prompts(self.split, run.tokenizer), self.limit)
         if not prompts:
             raise UserError(
                 f"the split '{self.split}' has no prompt to answer.",
@@ -55,7 +55,7 @@ class Generation:
                 num_beams=self.num_beams,
                 length_penalty=self.length_penalty,
             )
-        self._keep(run, prompts, predictions)
+        self._write_samples(run, prompts, predictions)
         return self._score(predictions, prompts)
 
     def _score(self, predictions: Sequence[str], prompts: Sequence[Any]) -> dict[str, float]:
@@ -66,7 +66,7 @@ class Generation:
             scores |= metric(predictions, references, rows)
         return scores
 
-    def _keep(self, run: Any, prompts: Sequence[Any], predictions: Sequence[str]) -> None:
+    def _write_samples(self, run: Any, prompts: Sequence[Any], predictions: Sequence[str]) -> None:
         if run.dir is None:
             return
         from ftcli.core.atomic import write_text
@@ -84,7 +84,7 @@ class Generation:
         write_text(path, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
 
 
-def spread(rows: Sequence[Any], limit: int | None) -> list[Any]:
+def select_evenly(rows: Sequence[Any], limit: int | None) -> list[Any]:
     """Return `limit` evenly spaced rows, because files are often sorted; all rows without a limit."""
     rows = list(rows)
     if limit is None or limit >= len(rows):

@@ -1,4 +1,4 @@
-"""Which metrics are better when they are lower."""
+"""Names of metrics whose lower values are better."""
 
 from __future__ import annotations
 

@@ -23,18 +23,18 @@ class DryRunReport:
 
     Attributes:
         shape: shape of the largest micro-batch, in words.
-        step, evaluation: seconds of one step, and of the evaluated batches.
-        peak: peak memory of the process so far, bytes.
-        steps: number of steps of the whole run.
-        seconds: estimated time of the whole run, without evaluations and saves.
+        step_seconds, evaluation_seconds: time of one step, and of the evaluated batches.
+        peak_bytes: peak memory of the process so far.
+        run_steps: number of steps of the whole run.
+        run_seconds: estimated time of the whole run, without evaluations and saves.
     """
 
     shape: str
-    step: float
-    evaluation: float
-    peak: int
-    steps: int
-    seconds: float
+    step_seconds: float
+    evaluation_seconds: float
+    peak_bytes: int
+    run_steps: int
+    run_seconds: float
 
 
 def dry_run(composed: ComposedJob) -> DryRunReport:

@@ -207,7 +207,7 @@ class Peft(Method):
             return
         with (
             torch.random.fork_rng()
-        ):  # a trial of its own draws; the adapter's start stays the seed's
+        ):  # PEFT's trial layers draw random numbers; the adapter's must not change
             selection = select_targets(config, model)
         if self.options.get("target_parameters") is not None:
             selection = replace(selection, parameters=())

@@ -1,4 +1,4 @@
-"""How a model can generate several answers at a time, measured at its first generation.
+"""Measure how a model can generate several answers at a time, at its first generation.
 
 A batch of prompts that are padded on the left must give each the logits that the library's own
 forward gives for prompt and answer alone, without a cache. Recurrent layers that take the padding for

@@ -1,4 +1,4 @@
-"""Shared by the checks of row format and of decoding: rows to try, errors allowed for, a model's state."""
+"""Probe rows, error tolerances and state handling for the checks of row format and of decoding."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def choose_row_length(model: Any, longest: int) -> int:
 
 
 def draw_rows(model: Any, lengths: Sequence[int]) -> list[Tensor]:
-    """Draw rows of ids without special tokens (end, padding, image); a vocabulary's are always the same."""
+    """Draw rows of ids without special tokens (end, padding, image); equal vocabularies give equal rows."""
     named = [
         v for k, v in vars(model.config.get_text_config()).items() if re.search("token|_id", k)
     ]
@@ -66,9 +66,9 @@ def compute_relative_error(model: Any, values: Tensor, expected: Tensor) -> floa
 
 
 def excuse_rounding(model: Any, error: float, compute: Callable[[], Tensor]) -> float:
-    """Return an error of `compute_relative_error`, less where the model enlarges rounding more than most do.
+    """Return an error of `compute_relative_error`, lowered for models that amplify rounding errors.
 
-    How much is measured where it matters: each value of the embeddings is changed by the last bit of
+    The amplification is measured: each value of the embeddings is changed by the last bit of
     bfloat16, up or down, and the mean change of the losses takes the place of `ROUNDED` if it is larger.
     Trained models with large activations move by 0.1 nats, as they do between two right kernels.
 

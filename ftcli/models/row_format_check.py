@@ -116,7 +116,7 @@ def _list_ways(packing: Packing, adopted: bool) -> Iterator[Way]:
 
 
 class Rows:
-    """Two short rows of a model, and their losses in any format.
+    """Two short probe rows of token ids, and the losses of a model on them in any row format.
 
     Args:
         longest: tokens that a row may have.

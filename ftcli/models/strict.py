@@ -29,7 +29,7 @@ LEADING = ("module.", "base_model.model.", "model.")
 
 @dataclass(frozen=True)
 class Misfit:
-    """How files differ from a model; empty where they fit.
+    """Differences between weight files and a model; empty where they fit.
 
     Attributes:
         missing: parameters of the model that the files lack -> shape.

@@ -74,8 +74,8 @@ class Objective(Callback, ABC):
     def row_format_objective(self) -> Objective | None:
         """Return the objective whose losses show whether a model reads packed or padded rows rightly.
 
-        It needs no setup and no other rows than two of token ids (`ftcli.models.row_format_check`). None, the
-        default: this objective reads no rows of text, and nothing is measured.
+        `ftcli.models.row_format_check` calls it without `setup` on two rows of token ids. The default, None,
+        is for objectives that read no rows of text: nothing is measured for them.
         """
         return None
 

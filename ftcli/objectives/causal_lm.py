@@ -89,7 +89,7 @@ class NextTokenPrediction(Objective):
 
 
 def find_supervised(batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the positions that predict a label; from CPU tensors, since a device would be waited for.
+    """Return the positions that predict a label, computed on the CPU to avoid a device synchronisation.
 
     Returns:
         Flat indices [n] of the predicting positions, the labels [n], and the index [n] of the sequence

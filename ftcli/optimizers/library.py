@@ -91,7 +91,7 @@ class LibraryOptimizer(Callback):
             self._training = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights in training where the checkpoint holds the evaluated ones; else nothing."""
+        """Return the weights in training, if the checkpoint holds others for evaluation; else an empty mapping."""
         if not self._switches():
             return {}
         values = self._training or [p.detach() for p in self._parameters()]

@@ -1,4 +1,4 @@
-"""Build a Run from a resolved configuration: with a new directory, with that of a folder, or without one."""
+"""Build a Run from a resolved configuration: in a new run directory, in an existing one, or without any."""
 
 from __future__ import annotations
 

@@ -158,21 +158,21 @@ def _describe_choice(node: Mapping[str, Any], ran: str | None = None) -> str | N
     Args:
         ran: the class that ran, which may replace the configured one where the machine does not support it.
     """
-    from ftcli.config.job import NOT_PASSED
+    from ftcli.config.job import KEYS_NOT_PASSED
     from ftcli.config.signature import NoSuchClass, read_signature
 
     target = node.get("_target_")
     if target is None:
         return None
     try:
-        chooser = read_signature(target).class_path
+        chooser = read_signature(target).library_parameter
     except NoSuchClass:
         chooser = None
     key = chooser.name if chooser else "_target_"
     name = str(node.get(key, chooser.default if chooser else target)).rpartition(".")[2]
     if ran and chooser and ran != name:
         name = f"{ran} in the place of {name}"
-    hidden = ("_target_", key, *NOT_PASSED)
+    hidden = ("_target_", key, *KEYS_NOT_PASSED)
     options = [f"{k}={v}" for k, v in node.items() if k not in hidden and v is not None]
     return f"{name} ({', '.join(options)})" if options else name
 

@@ -1,4 +1,4 @@
-"""The end of training: the last evaluation, the checkpoint that knows its scores, and the outcome of a fit."""
+"""The end of training: the last evaluation, the checkpoint that records its best loss, and the outcome of a fit."""
 
 from __future__ import annotations
 

@@ -32,6 +32,15 @@ def test_the_main_job_is_valid(write):
     assert checked().config["model"]["quantization"] == "nf4"
 
 
+def test_a_part_in_brackets_of_a_literal_stands_for_what_is_filled_in():
+    """PEFT writes the names `pissa_niter_[number of iters]`."""
+    plain = ("method=lora", "model.quantization=none")
+    filled = checked(*plain, "method.init_lora_weights=pissa_niter_16")
+    assert filled.config["method"]["init_lora_weights"] == "pissa_niter_16"
+    (problem,) = complaints(*plain, "method.init_lora_weights=pissa_niter_")
+    assert "pissa_niter_[number of iters]" in problem.what
+
+
 OPTIONS = [
     (group, option)
     for group in paths.list_groups()

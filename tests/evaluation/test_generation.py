@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ftcli.core.errors import UserError
-from ftcli.evaluation.generation import Generation, spread
+from ftcli.evaluation.generation import Generation, select_evenly
 from ftcli.run.build import open_run
 
 
@@ -50,5 +50,5 @@ def test_an_unknown_metric_is_named_before_anything_is_loaded():
 
 
 def test_spread_takes_even_distances():
-    assert spread(range(10), 3) == [0, 3, 6]
-    assert spread(range(2), 3) == [0, 1] and spread(range(2), None) == [0, 1]
+    assert select_evenly(range(10), 3) == [0, 3, 6]
+    assert select_evenly(range(2), 3) == [0, 1] and select_evenly(range(2), None) == [0, 1]

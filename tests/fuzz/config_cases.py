@@ -115,7 +115,7 @@ def keys() -> tuple[str, ...]:
     from ftcli.config import compose
 
     found = [compose(job) for job in ("qlora_mini", "lisa")]
-    return tuple(sorted({key for one in found for key in (*one.origins, *one.sections)}))
+    return tuple(sorted({key for one in found for key in (*one.origins, *one.mapping_origins)}))
 
 
 def case(seed: int) -> Case:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftcli.cli.outcome import build_stage_table
+from ftcli.cli.result_tables import build_stage_table
 from ftcli.config import compose, load, validate
 from ftcli.core.errors import Problems, UserError
 from ftcli.jobs import stages, trial

@@ -10,7 +10,7 @@ import types
 import pytest
 
 from ftcli.config import build, compose, load, validate
-from ftcli.config.classpath import COMPONENTS, LIBRARIES, NotAllowed, fetch_class
+from ftcli.config.classpath import COMPONENTS, LIBRARIES, ClassNotAllowed, fetch_class
 from ftcli.core.errors import UserError
 
 JOB = "defaults: [qlora_mini, _self_]\n"
@@ -109,7 +109,7 @@ def test_the_command_says_so_before_anything_is_imported(attack, ftcli, name):
     ],
 )
 def test_names_that_pass_through_us_count_by_where_they_stand(path, packages):
-    with pytest.raises(NotAllowed):
+    with pytest.raises(ClassNotAllowed):
         fetch_class(path, packages)
 
 

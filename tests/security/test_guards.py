@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 HERE = Path(__file__).parents[2]
 CONFIGS, MODELS, DATA, SERVER, SHOWN, SECRETS = (
     f"tests/security/test_{name}.py"
@@ -40,18 +38,18 @@ GUARDS = {
     "a class stands in a package that may be named": Guard(
         "config/classpath.py", "    if not is_allowed(path, packages):\n", "    if False:\n", CONFIGS),
     "what is fetched is a class": Guard(
-        "config/classpath.py", "    if not inspect.isclass(found):\n", "    if False:\n", CONFIGS),
+        "config/classpath.py", "    if not inspect.isclass(component):\n", "    if False:\n", CONFIGS),
     "a class is defined where it is said to be": Guard(
-        "config/classpath.py", '    if not _is_inside(f"{found.__module__}.{found.__qualname__}", packages):\n',
+        "config/classpath.py", '    if not _is_inside(f"{component.__module__}.{component.__qualname__}", packages):\n',
         "    if False:\n", CONFIGS),
     "the machinery of ftcli is no component": Guard(
         "config/classpath.py", 'COMPONENTS = tuple(f"ftcli.{folder}" for folder in COMPONENT_FOLDERS)',
         'COMPONENTS = ("ftcli",)', CONFIGS),
     "a class of a library is of the kind that is asked for": Guard(
-        "config/classpath.py", "    if not (isinstance(found, type) and issubclass(found, kind)):\n",
+        "config/classpath.py", "    if not (isinstance(component, type) and issubclass(component, kind)):\n",
         "    if False:\n", CONFIGS),
     "the command looks before it imports": Guard(
-        "config/validation.py", "        other = classpath.describe_definition(target, packages)\n",
+        "config/validation.py", "        other = classpath.explain_disallowed_class(target, packages)\n",
         "        other = None\n", CONFIGS),
     "options are those that the class takes": Guard(
         "config/building.py", "    _check_options(component, options, key or target, where)\n", "", CONFIGS),
@@ -111,12 +109,12 @@ GUARDS = {
         "reproduce/report.py", "from html import escape", "escape = str", SHOWN),
     # secrets
     "values of the environment are hidden": Guard(
-        "core/redaction.py", "    for value in _environment_secrets():\n", "    for value in ():\n", SECRETS),
+        "core/redaction.py", "    for value in _find_environment_secrets():\n", "    for value in ():\n", SECRETS),
     "what stands behind a name is hidden": Guard(
-        "core/redaction.py", "    return _ASSIGNMENT.sub(lambda m: m[1] + (m[2] if _plain(m[2]) else HIDDEN), text)",
+        "core/redaction.py", "    return _ASSIGNMENT.sub(lambda m: m[1] + (m[2] if _is_plain(m[2]) else HIDDEN), text)",
         "    return text", SECRETS),
     "what stands under a key is hidden": Guard(
-        "core/redaction.py", "    if is_secret(name) and not _plain(value):\n", "    if False:\n", SECRETS),
+        "core/redaction.py", "    if is_secret(name) and not _is_plain(value):\n", "    if False:\n", SECRETS),
     "what has the shape of a secret is hidden": Guard(
         "core/redaction.py", "    return _SHAPE.sub(HIDDEN, text)", "    return text", SECRETS),
     "the log is redacted": Guard("core/run_dir.py", "{redact(line)}", "{line}", SECRETS),
@@ -159,6 +157,7 @@ def judged(copy: Path, tests: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tests", [CONFIGS, MODELS, DATA, SERVER, SHOWN, SECRETS])
 def test_the_copy_passes_with_its_guards(copy, tests):
     done = judged(copy, tests)
@@ -166,11 +165,19 @@ def test_the_copy_passes_with_its_guards(copy, tests):
 
 
 @pytest.mark.parametrize("name", GUARDS)
+def test_the_table_names_lines_and_tests_that_exist(name):
+    guard = GUARDS[name]
+    assert guard.there in (HERE / "ftcli" / guard.file).read_text(), "fix the table of this test"
+    file, _, test = guard.tests.partition("::")
+    assert f"def {test}" in (HERE / file).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GUARDS)
 def test_without_the_guard_the_attack_is_noticed(copy, name):
     guard = GUARDS[name]
     file = copy / "ftcli" / guard.file
     whole = file.read_text()
-    assert guard.there in whole, "the guard stands elsewhere now: fix this table"
     try:
         file.write_text(whole.replace(guard.there, guard.gone))
         done = judged(copy, guard.tests)

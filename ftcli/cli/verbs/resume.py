@@ -29,7 +29,7 @@ def resume(
     length: with scheduler=constant they are those of a run that was that long from the start. Of a job
     with stages, overrides hold for every stage that is not finished.
     """
-    from ftcli.cli.outcome import show_result, show_stages
+    from ftcli.cli.result_tables import show_result, show_stages
     from ftcli.jobs import stages
     from ftcli.jobs.train import resume as go_on
 

@@ -26,7 +26,7 @@ def train(
     ] = False,
 ) -> int:
     """Compose, check, train, and leave a run directory."""
-    from ftcli.cli.outcome import show_result, show_stages
+    from ftcli.cli.result_tables import show_result, show_stages
     from ftcli.config import compose, validate
     from ftcli.config.value_ranges import find_unusual_values
     from ftcli.jobs.launch import launch
@@ -58,7 +58,7 @@ def _dry_run(composed: Any) -> int:
         report = dry_run(job)
         console().print(
             f"{name + ': ' if name else ''}a step on the longest rows ({report.shape}) takes "
-            f"{report.step:.2f} s and {format_bytes(report.peak)}; judging a batch {report.evaluation:.2f} s\n"
-            f"{report.steps:,} steps take about {format_duration(report.seconds)}, evaluations not counted"
+            f"{report.step_seconds:.2f} s and {format_bytes(report.peak_bytes)}; judging a batch {report.evaluation_seconds:.2f} s\n"
+            f"{report.run_steps:,} steps take about {format_duration(report.run_seconds)}, evaluations not counted"
         )
     return errors.OK
