@@ -10,10 +10,16 @@ from ftcli.core import errors
 
 
 def show_result(result: dict[str, Any]) -> int:
-    """Print scores, cost and folder of a run; returns the exit status of the process."""
+    """Print scores, cost and folder of a run; returns the exit status of the process.
+
+    Args:
+        result: content of result.json; empty on machines other than the first of a run.
+    """
     from ftcli.core.console import console
 
     out = console()
+    if not result:
+        return errors.OK
     finished = result["status"] == "finished"
     if os.environ.get("RANK", "0") != "0":
         return errors.OK if finished else errors.INTERRUPTED

@@ -28,6 +28,7 @@ from ftcli.config.job import (
     get_promise,
 )
 from ftcli.config.paths import format_path
+from ftcli.config.sharding import check_sharding
 from ftcli.config.value_ranges import check_ranges
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import is_plain_name
@@ -175,7 +176,7 @@ def warn_unused_compute_dtype(composed: ComposedJob) -> Iterator[UserError]:
 Check = Callable[[ComposedJob], Iterator[UserError]]
 CHECKS: tuple[Check, ...] = (
     check_ranges, check_file_names, check_end, check_quantised_base, check_half_weights, check_packed_attention, check_packed_prompts,
-    check_recomputed_blocks,
+    check_recomputed_blocks, check_sharding,
     check_warmups, warn_unreached_evaluation, warn_unused_compute_dtype,
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ftcli.core import ranks
 from ftcli.core.atomic import write_json
 from ftcli.core.base_model import record_or_check_base
 from ftcli.core.errors import UserError
@@ -54,11 +55,8 @@ class Run:
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        """Devices and ranks. Mixed precision is left to `autocast`, which evaluation shares."""
-        import torch
-        from accelerate import Accelerator
-
-        return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+        """Devices and ranks."""
+        return ranks.build_accelerator()
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -104,10 +102,12 @@ class Run:
         base_check = record_or_check_base(self)
         set_seed(self.seed)
         self._use_row_format(known := self._read_row_format())
-        base = self.model_source.load()
+        sharded = self.trainer.strategy == "fsdp2" and self.accelerator.num_processes > 1
+        # a whole model need not fit on a device: the parts of a sharded one go there in `build_loop`
+        base = self.model_source.load(device="cpu") if sharded else self.model_source.load()
         if base_check == "files missing":  # `load` has downloaded them
             record_or_check_base(self)
-        if not getattr(base, "is_quantized", False):
+        if not (sharded or getattr(base, "is_quantized", False)):
             base = base.to(self.accelerator.device)
         if known is None:
             self._measure_row_format(base)
@@ -132,10 +132,7 @@ class Run:
         outcome = self.model_source.measure_row_format(
             base, packing, self.data.max_length, objective
         )
-        if self.accelerator.num_processes > 1:
-            from accelerate.utils import broadcast_object_list
-
-            outcome = broadcast_object_list([outcome])[0]
+        outcome = ranks.broadcast_from_main(self.accelerator, outcome)
         self._use_row_format(outcome)
         if self.dir is not None and self.accelerator.is_main_process:
             write_json(self.dir.path / PROOF, asdict(outcome))
@@ -207,6 +204,15 @@ class Run:
             for part in reversed(parts):
                 part.train_mode()
             set_random_state(before)
+
+    @contextmanager
+    def without_directory(self) -> Iterator[None]:
+        """Write nothing in the block: the first rank writes what all compute."""
+        directory, self.dir = self.dir, None
+        try:
+            yield
+        finally:
+            self.dir = directory
 
     def locate_row(self, row: int) -> str:
         """Return file and line of a training row; `row N` where the data cannot tell."""

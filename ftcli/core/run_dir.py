@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ftcli.core import atomic, disk
-from ftcli.core.errors import FAILED, USER, Problems, UserError
+from ftcli.core.errors import USER, Problems, UserError
 from ftcli.core.redaction import redact, redact_tree
 
 STARTED = "begin"  # name of the event before the first step
@@ -92,16 +92,6 @@ class RunDir:
                     if self._contains(problem.where or ""):
                         problem.where = None  # the record of a stage, which has been removed
             raise
-
-    def failure_code(self) -> int:
-        """Return the exit status of a run whose ranks failed; torchrun itself always exits with 1.
-
-        The largest recorded one: a rank that ends with 2 (mistake of the user) or 3 (out of memory)
-        closes the connection of the others, which then fail with 1.
-        """
-        rows = _read_rows(self.path / "events.jsonl")
-        codes = [row["code"] for row in rows if row.get("event") == "failed" and "code" in row]
-        return max(codes, default=FAILED)
 
     def _contains(self, where: str) -> bool:
         file = Path(where.rpartition(":")[0] or where).resolve()

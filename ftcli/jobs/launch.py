@@ -1,75 +1,207 @@
-"""One run in several processes: the parent composes once, the ranks read the resolved config."""
+"""One run in several processes, on one or more machines, started and watched by torch's elastic agent (torchrun).
+
+The parent composes once; the ranks read the resolved configuration. Of what ends them it shows one message
+(`ftcli.jobs.rank_failures`).
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-import subprocess
+import signal
 import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.core.errors import INTERRUPTED, OUT_OF_MEMORY, USER, UserError
+from ftcli.core.errors import FAILED, INTERRUPTED, UserError
 from ftcli.core.run_dir import RunDir
+from ftcli.core.run_lock import lock_run
+from ftcli.jobs.rank_failures import find_cause, tell_parent
 
 if TYPE_CHECKING:
     from ftcli.config import ComposedJob
 
+AGENT_LOGGERS = (
+    "torch.distributed.elastic.agent.server.api",
+    "torch.distributed.elastic.multiprocessing.api",
+    "torch.distributed.launcher.api",
+)
+AGENT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+PATIENCE = 30  # seconds in which ranks may save after a request to end, before they are killed
 
-def launch(composed: ComposedJob, processes: int) -> dict[str, Any]:
-    """Train in `processes` ranks on this machine, through torchrun; returns result.json's content.
+
+@dataclass(frozen=True)
+class Machines:
+    """The machines of a run: their number, which of them this is (from 0), and where they meet."""
+
+    count: int = 1
+    rank: int = 0
+    rendezvous: str | None = None  # host:port of the first machine
+
+    def __post_init__(self) -> None:
+        if self.count > 1 and not self.rendezvous:
+            raise UserError(
+                f"--nodes {self.count} needs the place where the machines meet.",
+                fix="--rendezvous HOST:PORT, the same on all machines: the first one's name and a free port",
+            )
+        if not 0 <= self.rank < self.count:
+            raise UserError(
+                f"--node-rank {self.rank} is not among {self.count} machines.",
+                fix=f"--node-rank 0 to {self.count - 1}, another one on each machine",
+            )
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How a run is distributed: processes on each machine, and the machines."""
+
+    processes: int = 1
+    machines: Machines = Machines()
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one rank."""
+        return self.processes > 1 or self.machines.count > 1
+
+    @property
+    def words(self) -> str:
+        """The options of the command line that give the same ranks, for messages."""
+        words = f" -p {self.processes}" if self.processes > 1 else ""
+        if self.machines.count > 1:
+            words += f" --nodes {self.machines.count} --node-rank R --rendezvous HOST:PORT"
+        return words
+
+
+def launch(composed: ComposedJob, ranks: Ranks) -> dict[str, Any]:
+    """Train in several ranks; returns result.json's content, or nothing on machines other than the first.
+
+    The first machine writes the run directory, which all must see under the same path.
 
     Raises:
-        UserError: a rank failed, after it printed its own message. The run directory is removed when
-            the mistake was found before the first step.
+        UserError: a rank failed. The run directory is removed when the mistake was found before the
+            first step.
     """
     from ftcli.jobs.bases import ensure_base
     from ftcli.run.build import create_run
 
+    if ranks.machines.rank:
+        return run_ranks(None, ranks)
     ensure_base(composed)
-    # build all parts once here, so that an error in them is printed once
+    # build all parts once here, so that an error in them is found before any rank starts
     run_dir = create_run(composed).dir
     assert run_dir is not None
     with run_dir.removed_unless_started():
-        return run_ranks(run_dir, processes)
+        return run_ranks(run_dir, ranks)
 
 
-def run_ranks(run_dir: RunDir, processes: int) -> dict[str, Any]:
-    """Train a run whose record exists already in `processes` ranks; returns the content of result.json."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={processes}", "-m", "ftcli.jobs.launch", str(run_dir.path)]
-    # torchrun would print a warning and set one thread; divide the cores instead
+def run_ranks(
+    run_dir: RunDir | None, ranks: Ranks, checkpoint: Path | None = None
+) -> dict[str, Any]:
+    """Train a run whose record exists already in several ranks; returns the content of result.json.
+
+    Args:
+        run_dir: None on machines other than the first, whose ranks learn it from the first rank.
+        checkpoint: the one to resume from.
+
+    Raises:
+        UserError: a rank failed, or was killed; the others were ended.
+    """
+    if run_dir is None:
+        _start_agent("", "", ranks)
+        return {}
+    with lock_run(run_dir.path):
+        try:
+            _start_agent(str(run_dir.path), str(checkpoint or ""), ranks)
+        except UserError as error:
+            if error.code == FAILED and not error.fix:
+                error.where, error.fix = str(run_dir.path), _describe_way_on(run_dir, ranks)
+            raise
+    return run_dir.result()
+
+
+def _start_agent(path: str, checkpoint: str, ranks: Ranks) -> None:
+    """Start this machine's ranks and wait for their end."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    several = ranks.machines.count > 1
+    config = LaunchConfig(
+        min_nodes=ranks.machines.count,
+        max_nodes=ranks.machines.count,
+        nproc_per_node=ranks.processes,
+        rdzv_backend="static" if several else "c10d",
+        rdzv_endpoint=ranks.machines.rendezvous or "localhost:0",
+        rdzv_configs={"rank": ranks.machines.rank} if several else {},
+        run_id="ftcli" if several else uuid.uuid4().hex,
+        max_restarts=0,
+        shutdown_timeout=PATIENCE,
+    )
+    with _agent_environment(ranks.processes):
+        try:
+            elastic_launch(config, sys.executable)("-m", "ftcli.jobs.launch", path, checkpoint)
+        except ChildFailedError as error:
+            raise find_cause(error.failures) from None
+        except SignalException as error:
+            if not (path and RunDir(path).result()):
+                name = signal.Signals(error.sigval).name
+                raise UserError(f"stopped by {name}.", path or None, code=INTERRUPTED) from None
+
+
+@contextmanager
+def _agent_environment(processes: int) -> Iterator[None]:
+    """Divide the cores among the ranks, and leave messages about failed ranks to `find_cause`.
+
+    The agent (torch 2.13) does not restore the handlers of signals; afterwards its own would only raise an exception.
+    """
     threads = str(max(1, (os.cpu_count() or 1) // processes))
-    done = subprocess.run(command, env={"OMP_NUM_THREADS": threads} | os.environ, check=False)
-    result = run_dir.result()
-    if not result:
-        code = INTERRUPTED if done.returncode < 0 else run_dir.failure_code()
-        if code == USER and not run_dir.start_count:
-            raise UserError("nothing was trained.", fix="fix the error printed above")
-        raise UserError(
-            f"a process ended with status {code}.",
-            where=str(run_dir.path),
-            fix=f"see {run_dir.path}/train.log",
-            code=code,
-        )
-    return result
+    ours = "OMP_NUM_THREADS" not in os.environ
+    os.environ.setdefault("OMP_NUM_THREADS", threads)
+    before = {name: logging.getLogger(name).level for name in AGENT_LOGGERS}
+    handlers = {number: signal.getsignal(number) for number in AGENT_SIGNALS}
+    for name in AGENT_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+        if ours:
+            del os.environ["OMP_NUM_THREADS"]
 
 
-def _run_rank(path: str) -> None:
-    """Train as one rank; exits with the code of a UserError."""
+def _describe_way_on(run_dir: RunDir, ranks: Ranks) -> str:
+    from ftcli.trainer.checkpoint import Checkpoints
+
+    done = Checkpoints(run_dir.checkpoints).finished()
+    begin = f"goes on from {done[-1].name}" if done else "begins anew: nothing was saved yet"
+    return f"ftcli resume {run_dir.path}{ranks.words} {begin}; {run_dir.path}/train.log has the traceback"
+
+
+def _run_rank(path: str, checkpoint: str) -> None:
+    """Train as one rank; exits with the code of an error, which goes to the parent."""
     from ftcli.config import load
-    from ftcli.jobs.train import fit
+    from ftcli.core.ranks import broadcast_from_main, build_accelerator
+    from ftcli.jobs.train import fit_locked
     from ftcli.run.build import build_run
 
-    run_dir = RunDir.open(path)
-    run = build_run(load(run_dir.path / "config.yaml").config, run_dir)
     try:
-        fit(run, None)
+        path, checkpoint = broadcast_from_main(build_accelerator(), (path, checkpoint))
+        run_dir = RunDir.open(path)
+        run = build_run(load(run_dir.path / "config.yaml").config, run_dir)
+        fit_locked(run, Path(checkpoint) if checkpoint else None)
     except UserError as error:
-        from ftcli.config.display import show_error
-
-        if run.accelerator.is_main_process or error.code == OUT_OF_MEMORY:  # a rank's own
-            show_error(error)
-        sys.exit(error.code)
+        tell_parent(error)
+    except Exception as error:
+        tell_parent(UserError(f"{type(error).__name__}: {error}", code=FAILED))
 
 
 if __name__ == "__main__":
-    _run_rank(sys.argv[1])
+    _run_rank(*sys.argv[1:])

@@ -16,6 +16,7 @@ from ftcli.core.atomic import write_json
 from ftcli.core.errors import Problems, UserError
 from ftcli.core.run_dir import RunDir, is_plain_name
 from ftcli.jobs import changes, trial
+from ftcli.jobs.launch import Ranks
 
 KEY = "stages"
 MERGED = "merged"  # folder in a stage: its merged model, for a next stage with another method
@@ -37,7 +38,7 @@ def list_stages(folder: str | Path) -> list[str]:
     return list(load(Path(folder) / "config.yaml").config.get(KEY) or {})
 
 
-def start_stages(composed: ComposedJob, processes: int = 1) -> dict[str, Any]:
+def start_stages(composed: ComposedJob, ranks: Ranks | None = None) -> dict[str, Any]:
     """Train all stages in a new folder `<run.dir>/<run.name>/<time>`; returns the content of result.json.
 
     Raises:
@@ -48,7 +49,7 @@ def start_stages(composed: ComposedJob, processes: int = 1) -> dict[str, Any]:
     run_dir = RunDir.create(options.get("dir", "runs"), options["name"])
     with run_dir.removed_unless_started():
         _write_records(composed, jobs, run_dir.path)
-        return _run_stages(run_dir.path, processes)
+        return _run_stages(run_dir.path, ranks)
 
 
 def resume_stages(
@@ -56,12 +57,14 @@ def resume_stages(
     allow: Sequence[str] = (),
     checkpoint: str = "last",
     overrides: Sequence[str] = (),
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Skip finished stages, resume the interrupted one, and train the others.
 
     Args:
         allow, checkpoint: as for resuming a run; `checkpoint` applies to the interrupted stage.
         overrides: as for resuming a run; they apply to every stage that is not finished.
+        ranks: the processes in which the stages train; None: this one.
 
     Raises:
         UserError: all stages are finished, an override may not change, or a stage fails.
@@ -71,7 +74,7 @@ def resume_stages(
         if overrides:
             fix = f"ftcli resume {find_last_run(folder)} {' '.join(overrides)}"
         raise UserError(f"{folder}: all its stages are finished.", fix=fix)
-    return _run_stages(Path(folder), 1, allow, checkpoint, overrides)
+    return _run_stages(Path(folder), ranks, allow, checkpoint, overrides)
 
 
 def record_stages(composed: ComposedJob, folder: Path) -> None:
@@ -196,15 +199,19 @@ def _set_model_folder(stage: ComposedJob, folder: Path) -> None:
 
 def _run_stages(
     folder: Path,
-    processes: int,
+    ranks: Ranks | None,
     allow: Sequence[str] = (),
     checkpoint: str = "last",
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
+    if ranks is not None and ranks.machines.count > 1:
+        raise UserError(
+            "stages train on one machine.", fix=f"without --nodes; -p {ranks.processes}"
+        )
     results: dict[str, dict[str, Any]] = {}
     for name in list_stages(folder):
         _merge_before_stage(folder / name)
-        results[name] = _finish_stage(folder / name, processes, allow, checkpoint, overrides)
+        results[name] = _finish_stage(folder / name, ranks, allow, checkpoint, overrides)
         if results[name]["status"] != "finished":
             break
     result = _summarise_stages(folder, results)
@@ -223,10 +230,13 @@ def _merge_before_stage(stage: Path) -> None:
 
 
 def _finish_stage(
-    folder: Path, processes: int, allow: Sequence[str], checkpoint: str, overrides: Sequence[str]
+    folder: Path,
+    ranks: Ranks | None,
+    allow: Sequence[str],
+    checkpoint: str,
+    overrides: Sequence[str],
 ) -> dict[str, Any]:
     """Return the result of one stage; a finished one is read, another one is resumed or trained."""
-    from ftcli.jobs.launch import run_ranks
     from ftcli.jobs.train import restart, resume
     from ftcli.trainer.checkpoint import Checkpoints
 
@@ -236,11 +246,8 @@ def _finish_stage(
     run_dir = RunDir.open(folder)
     unreported = run_dir.result().get("status") == "finished"
     if unreported or Checkpoints(run_dir.checkpoints).finished():
-        return resume(folder, allow, checkpoint, [] if unreported else overrides)
-    if processes > 1:
-        run_dir.rewind(0)  # drop lines that were logged before the first checkpoint
-        return run_ranks(run_dir, processes)
-    return restart(run_dir, changes.compose_config(run_dir, overrides), allow, folder)
+        return resume(folder, allow, checkpoint, [] if unreported else overrides, ranks)
+    return restart(run_dir, changes.compose_config(run_dir, overrides), allow, folder, ranks)
 
 
 def _summarise_stages(folder: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ftcli.run.finish import close_run_dir, finish
 
 if TYPE_CHECKING:
     from ftcli.config import ComposedJob
+    from ftcli.jobs.launch import Ranks
 
 
 def train(composed: ComposedJob) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def resume(
     allow: Sequence[str] = (),
     checkpoint: str = "last",
     overrides: Sequence[str] = (),
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Resume a run at the exact batch where its checkpoint was written.
 
@@ -54,6 +56,7 @@ def resume(
             `changes.FREE_KEYS`, and `data`.
         overrides: changes of the configuration, in Hydra's grammar; a finished run can be resumed
             with a larger number of steps. Its schedule is then that of the new length.
+        ranks: the processes in which it goes on; None: this one.
 
     Raises:
         UserError: the run is finished, the checkpoint does not exist or is incomplete, or config or
@@ -62,7 +65,7 @@ def resume(
     run_dir = RunDir.open(path)
     try:
         with lock_run(run_dir.path):
-            return _resume(run_dir, path, allow, checkpoint, overrides)
+            return _resume(run_dir, path, allow, checkpoint, overrides, ranks)
     except OSError as error:
         raise run_error(error, run_dir.path) or error from error
 
@@ -73,6 +76,7 @@ def _resume(
     allow: Sequence[str],
     checkpoint: str,
     overrides: Sequence[str],
+    ranks: Ranks | None,
 ) -> dict[str, Any]:
     from ftcli.trainer.checkpoint import Checkpoints
 
@@ -85,7 +89,7 @@ def _resume(
     checkpoints = Checkpoints(run_dir.checkpoints)
     composed = changes.compose_config(run_dir, overrides)
     if checkpoint == "last" and not checkpoints.finished():
-        return restart(run_dir, composed, allow, path)
+        return restart(run_dir, composed, allow, path, ranks)
     folder = checkpoints.find(checkpoint, fall_back=True)
     run = build_run(composed.config, run_dir, composed)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -102,7 +106,7 @@ def _resume(
         run_dir.append_event(
             "resume", checkpoint=folder.name, **({"changed": changed} if changed else {})
         )
-        return fit(run, folder, composed)
+        return _go_on(run, folder, composed, ranks)
 
 
 def restart(
@@ -110,6 +114,7 @@ def restart(
     composed: ComposedJob,
     allow: Sequence[str] = (),
     path: str | Path | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Train a run that ended before its first checkpoint from the beginning."""
     from ftcli.config import load
@@ -122,7 +127,19 @@ def restart(
         if run_dir.metrics():
             run_dir.append_event("restart", **({"changed": changed} if changed else {}))
         run_dir.rewind(0)  # samples may have been written before the first line
-        return fit(run, None, composed)
+        return _go_on(run, None, composed, ranks)
+
+
+def _go_on(
+    run: Run, checkpoint: Path | None, composed: ComposedJob, ranks: Ranks | None
+) -> dict[str, Any]:
+    """Train in this process, or in ranks."""
+    from ftcli.jobs.launch import run_ranks
+
+    if ranks is None or not ranks.several:
+        return fit(run, checkpoint, composed)
+    assert run.dir is not None
+    return run_ranks(run.dir, ranks, checkpoint)
 
 
 def fit(run: Run, checkpoint: Path | None, composed: ComposedJob | None = None) -> dict[str, Any]:
@@ -135,12 +152,18 @@ def fit(run: Run, checkpoint: Path | None, composed: ComposedJob | None = None) 
     Raises:
         UserError: known errors, with the place in the configuration.
     """
+    with lock_run(run.dir.path) if run.dir else nullcontext():
+        return fit_locked(run, checkpoint, composed)
+
+
+def fit_locked(
+    run: Run, checkpoint: Path | None, composed: ComposedJob | None = None
+) -> dict[str, Any]:
+    """Do what `fit` does in a run whose lock is held, by this process or by the parent of the ranks."""
     from ftcli.config.building import locate_error
 
-    held = lock_run(run.dir.path) if run.dir and run.accelerator.is_main_process else nullcontext()
     try:
-        with held:
-            return _fit(run, checkpoint, composed)
+        return _fit(run, checkpoint, composed)
     except Exception as error:
         if run.dir is not None:
             with suppress(OSError):  # where the disk is what failed

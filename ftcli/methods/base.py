@@ -23,6 +23,7 @@ class Method(Callback, ABC):
         quantisable  the base may be quantised
         packable     documents may share one row; soft prompts precede a row, not each document
         averageable  a trained value means the same at every step, so that steps can be averaged
+        shardable    it trains where each rank holds a part of every weight (trainer.strategy=fsdp2)
         artefact     what `save` writes: "adapter" (PEFT layout) or "model" (transformers layout)
         formula      number of trainable parameters, in words or symbols
 
@@ -38,6 +39,7 @@ class Method(Callback, ABC):
     quantisable: ClassVar[bool] = True
     packable: ClassVar[bool] = True
     averageable: ClassVar[bool] = True
+    shardable: ClassVar[bool] = False
     artefact: ClassVar[Literal["adapter", "model"]] = "adapter"
     formula: ClassVar[str] = ""
 

@@ -29,6 +29,7 @@ class Full(Method):
     """
 
     quantisable: ClassVar[bool] = False
+    shardable: ClassVar[bool] = True
     artefact: ClassVar[Literal["adapter", "model"]] = "model"
     formula: ClassVar[str] = "all parameters, or those that `train` names"
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath, fetch_subclass
 from ftcli.core.errors import Problems, UserError
+from ftcli.core.ranks import own_part
 from ftcli.methods.all_linear import apply_selection, find_lost_on_loading, select_targets
 from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
 from ftcli.methods.fused_lora import fuse_lora_layers
@@ -144,8 +145,9 @@ class Peft(Method):
         tensors: dict[str, Tensor] = {}
         pointers: set[int] = set()
         for name, tensor in saved.items():
-            shared = tensor.data_ptr() in pointers
-            pointers.add(tensor.data_ptr())
+            pointer = own_part(tensor).data_ptr()
+            shared = pointer in pointers
+            pointers.add(pointer)
             tensors[name] = tensor.detach().clone() if shared else tensor.detach()
         return tensors
 

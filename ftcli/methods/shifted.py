@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath
 from ftcli.core.errors import UserError
+from ftcli.core.ranks import broadcast_tensor
 from ftcli.methods.base import quantisation_of, refuse_names
 from ftcli.methods.peft import ADAPTER, Peft
 
@@ -223,11 +224,7 @@ def _subtract(layer: Any, change: Tensor) -> None:
 
 def _broadcast_first_rank(run: Run, value: Tensor) -> Tensor:
     """Return the first rank's value, because signs of singular vectors may differ between devices."""
-    if run.accelerator.num_processes == 1:
-        return value
-    from accelerate.utils import broadcast
-
-    return broadcast(value.to(run.accelerator.device).contiguous())
+    return broadcast_tensor(run.accelerator, value)
 
 
 @contextmanager

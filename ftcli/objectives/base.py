@@ -51,6 +51,8 @@ class Objective(Callback, ABC):
 
     #: Whether the loss has a gradient; without one the optimizer must use losses only.
     differentiable: ClassVar[bool] = True
+    #: Whether it was compared with one process where each rank holds a part of every weight.
+    shardable: ClassVar[bool] = False
 
     reduction: Reduction = "token"  # what the loss is a mean over
     constant: float = 1.0  # divisor of reduction=constant

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class NextTokenPrediction(Objective):
     With label smoothing e (Szegedy et al. 2015, arXiv 1512.00567, section 7) the target is 1 - e of the
     label and e / V of each of the V tokens: (1 - e) (-log p_label) + e / V sum_v (-log p_v).
     """
+
+    shardable: ClassVar[bool] = True
 
     chunk_size: int = 1024  # tokens whose logits exist at the same time
     label_smoothing: float = 0.0  # share of the target that is spread over the vocabulary

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ftcli.core.ranks import largest_over_ranks
 from ftcli.models.decoding import build_generation_config, pad_left
 from ftcli.models.decoding_check import find_decoding
 
@@ -45,10 +46,13 @@ def sample_answers(
     owners = [i for i in range(len(prompts)) for _ in range(count)]
     answers: list[list[SampledAnswer]] = [[] for _ in prompts]
     lengths = [len(prompts[i]) for i in owners]
-    for batch in find_decoding(model).group_prompts(lengths, batch_size):
-        indices = [owners[i] for i in batch]
+    batches = list(find_decoding(model).group_prompts(lengths, batch_size))
+    for turn in range(largest_over_ranks(model, len(batches))):
+        indices = [owners[i] for i in batches[min(turn, len(batches) - 1)]]
         ids, mask = pad_left([prompts[i] for i in indices], config.pad_token_id, model.device)
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        if turn >= len(batches):  # only for the other ranks
+            continue
         for index, row in zip(indices, output[:, ids.shape[1] :].tolist(), strict=True):
             answers[index].append(_cut_at_stop(row, config.eos_token_id))
     return answers

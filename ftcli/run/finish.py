@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftcli.core import ranks
 from ftcli.core.atomic import remove_unfinished, write_folder, write_json
 from ftcli.models.generation import save_generation
 from ftcli.run.report import write_report
@@ -20,11 +21,19 @@ def finish(run: Run, outcome: Outcome) -> dict[str, Any]:
     assert run.dir is not None
     size = 0
     if outcome.status == "finished":
-        with run.evaluation_weights():
-            size = save_artefact(run, run.dir.path / run.method.artefact)
+        whole = _rebuild(run.dir) if ranks.is_sharded(run.model) else run
+        with whole.evaluation_weights():
+            size = save_artefact(whole, run.dir.path / run.method.artefact)
     result = summarize_run(run, outcome, size)
     write_json(run.dir.path / "result.json", result)
     return close_run_dir(run.dir)
+
+
+def _rebuild(run_dir: RunDir) -> Run:
+    """Return the run with its whole weights, from the last checkpoint; the ranks hold only parts of them."""
+    from ftcli.run.build import open_run
+
+    return open_run(run_dir.path)
 
 
 def close_run_dir(run_dir: RunDir) -> dict[str, Any]:

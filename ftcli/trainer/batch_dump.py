@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ftcli.core import atomic, disk
+from ftcli.core import atomic, disk, ranks
 from ftcli.trainer.meter import NonFinite
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ def dump_batch(run: Run, error: NonFinite) -> None:
         return
     error.dumped = True
     own = error.batches or [run.build_loader().batch(rows) for rows in error.rows]
-    ranks = _gather_over_ranks(run, own)
-    error.rows = [batch["rows"] for batches in ranks for batch in batches]
+    gathered = ranks.gather_objects(run.accelerator, own)
+    error.rows = [batch["rows"] for batches in gathered for batch in batches]
     if run.dir is None or not run.accelerator.is_main_process:
         return
     try:
         target = _find_unused_folder(run.dir.path / FOLDER, error.step)
         with atomic.write_folder(target) as unfinished:
-            _write_files(unfinished, run, ranks, error)
+            _write_files(unfinished, run, gathered, error)
     except Exception as refused:  # a disk error must not replace the error that is reported
         if disk.describe_fault(refused) is None:
             raise
@@ -49,14 +49,6 @@ def dump_batch(run: Run, error: NonFinite) -> None:
             run.dir.append_log(f"the batch of step {error.step} could not be written: {refused}")
     else:
         error.folder = target
-
-
-def _gather_over_ranks(run: Run, own: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    if run.accelerator.num_processes == 1:
-        return [own]
-    from accelerate.utils import gather_object
-
-    return list(gather_object([own]))
 
 
 def _find_unused_folder(root: Path, step: int) -> Path:
@@ -68,12 +60,12 @@ def _find_unused_folder(root: Path, step: int) -> Path:
 
 
 def _write_files(
-    folder: Path, run: Run, ranks: list[list[dict[str, Any]]], error: NonFinite
+    folder: Path, run: Run, gathered: list[list[dict[str, Any]]], error: NonFinite
 ) -> None:
     from safetensors.torch import save_file
 
     lines = []
-    for rank, batches in enumerate(ranks):
+    for rank, batches in enumerate(gathered):
         for number, batch in enumerate(batches):
             tensors = {n: t.detach().cpu().clone().contiguous() for n, t in _iterate_tensors(batch)}
             save_file(tensors, folder / f"rank-{rank}-batch-{number}.safetensors")

@@ -18,6 +18,7 @@ from ftcli.core.run_dir import RunDir
 from ftcli.trainer import manifest
 from ftcli.trainer.checkpoint_io import write_checkpoint_files
 from ftcli.trainer.manifest import step_of
+from ftcli.trainer.shards import PATTERN, write_shards
 
 if TYPE_CHECKING:
     from ftcli.trainer.loop import Loop
@@ -74,7 +75,9 @@ class Checkpoints:
             ) from error
 
     def save(self, loop: Loop, best: bool = False, required: bool = True) -> Path | None:
-        """Write a checkpoint of the current step; return its folder.
+        """Write a checkpoint of the current step; return its folder, or None on ranks other than the first.
+
+        Where weights are sharded (`trainer.strategy=fsdp2`) every rank writes its parts, and must call this.
 
         Args:
             best: also point the link `best` at it.
@@ -85,14 +88,20 @@ class Checkpoints:
             UserError: the disk refused a required checkpoint; earlier ones are intact.
         """
         name = f"step-{loop.state.step:06d}"
-        target = self.folder / name
+        target, main = self.folder / name, loop.accelerator.is_main_process
         try:
-            disk.require_space(self.folder, self._estimate_bytes(loop))
-            with atomic.write_folder(target) as unfinished:
-                write_checkpoint_files(unfinished, loop, best)
-                manifest.write_manifest(unfinished)
+            if loop.saves_parts:
+                write_shards(self._parts_folder(name), loop)
+            if main:
+                self._write_folder(target, loop, best)
         except Exception as error:
-            self._report_failure(error, name, required)
+            if not main and required:
+                raise
+            if main:
+                shutil.rmtree(self._parts_folder(name), ignore_errors=True)
+                self._report_failure(error, name, required)
+            return None
+        if not main:
             return None
         try:
             atomic.write_link(self.folder / "last", name)
@@ -108,6 +117,20 @@ class Checkpoints:
             logger.warning(f"{name} is saved, but {disk.describe_fault(error) or error}.")
         self._warn_of_full_disk(manifest.total_bytes(target))
         return target
+
+    def _parts_folder(self, name: str) -> Path:
+        """Return the folder to which the ranks write their parts before they belong to a checkpoint."""
+        return self.folder / f".{name}-parts{atomic.UNFINISHED}"
+
+    def _write_folder(self, target: Path, loop: Loop, best: bool) -> None:
+        parts = self._parts_folder(target.name)
+        disk.require_space(self.folder, 0 if loop.saves_parts else self._estimate_bytes(loop))
+        with atomic.write_folder(target) as unfinished:
+            for part in parts.glob(PATTERN):
+                part.rename(unfinished / part.name)
+            write_checkpoint_files(unfinished, loop, best)
+            manifest.write_manifest(unfinished)
+        shutil.rmtree(parts, ignore_errors=True)
 
     def finished(self) -> list[Path]:
         """Return all complete checkpoints, oldest first."""

@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ftcli.core import atomic
+from ftcli.core.errors import UserError
 from ftcli.core.redaction import redact_tree
 from ftcli.core.rng import random_state, set_random_state
 from ftcli.methods.base import refuse_shapes
+from ftcli.trainer import shards
 
 if TYPE_CHECKING:
     from ftcli.core.callback import State
@@ -20,28 +22,30 @@ if TYPE_CHECKING:
     from ftcli.core.run_dir import RunDir
     from ftcli.trainer.loop import Loop
 
-WEIGHTS = (
-    "adapter.safetensors",
-    "adapter_config.json",
-)  # the files needed to use the trained weights
+#: The files needed to use the trained weights, as patterns of names.
+WEIGHTS = ("adapter.safetensors", "adapter_config.json", shards.PATTERN)
 MAY_BE_LEFT_OUT = ("logger.", "callback.")  # what a resume may drop is decided by `jobs.changes`
 COUNTERS = ("step", "epoch", "batch", "tokens", "supervised", "best")
 
 
 def write_checkpoint_files(folder: Path, loop: Loop, best: bool) -> None:
-    """Write the state of the loop to a folder.
+    """Write the state of the loop to a folder, but for what `shards.write_shards` has put there.
 
     Args:
         best: recorded in `state.json`: whether this checkpoint is the best so far.
     """
     run, state = loop.run, loop.state
-    with run.evaluation_weights():  # callbacks keep those in training in their own state
-        save_weights(folder, run)
-    _save_pt(loop.optimizer.state_dict(), folder / "optimizer.pt")
+    if shards.holds_shards(folder):
+        write_description(folder, run)
+    else:
+        with run.evaluation_weights():  # callbacks keep those in training in their own state
+            save_weights(folder, run)
+        _save_pt(loop.optimizer.state_dict(), folder / "optimizer.pt")
     saved = {name: part.state_dict() for name, part in loop.callbacks.items()}
     _save_pt({name: s for name, s in saved.items() if s}, folder / "participants.pt")
     _save_pt(random_state(), folder / "rng.pt")
     position = {"epoch": state.epoch, "batch": state.batch, "fingerprint": loop.fingerprint}
+    position |= {"ranks": loop.accelerator.num_processes, "micro_batches": loop.micro_batches}
     atomic.write_json(folder / "loader.json", position)
     counters = {name: getattr(state, name) for name in COUNTERS}
     counters["meter"] = loop.meter.state_dict()
@@ -67,7 +71,19 @@ def save_weights(folder: Path, run: Run) -> None:
     """Write the trained weights as safetensors, and the description of the method that reads them."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in run.trained_state().items()}
     save_file(tensors, folder / "adapter.safetensors", metadata={"format": "pt"})
+    write_description(folder, run)
+
+
+def write_description(folder: Path, run: Run) -> None:
+    """Write the description of the method that reads the trained weights."""
     atomic.write_json(folder / "adapter_config.json", run.method.describe())
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the trained weights of a checkpoint by name, whole also where ranks have written parts."""
+    if shards.holds_shards(folder):
+        return shards.read_whole_weights(folder)
+    return load_file(folder / "adapter.safetensors")
 
 
 def load_weights(folder: Path, run: Run) -> None:
@@ -76,23 +92,52 @@ def load_weights(folder: Path, run: Run) -> None:
     Raises:
         UserError: their names or shapes are those of another method or model.
     """
-    tensors = load_file(folder / "adapter.safetensors")
+    tensors = read_weights(folder)
     refuse_shapes(run.method.state(run.model), tensors)
     run.method.load_state(run.model, tensors)
 
 
 def load_checkpoint(folder: Path, loop: Loop) -> None:
     """Restore weights, optimizer, callbacks, counters and random generators from a checkpoint."""
-    load_weights(folder, loop.run)
-    loop.optimizer.load_state_dict(load_pt(folder / "optimizer.pt"))
+    if shards.holds_shards(folder):
+        shards.read_shards(folder, loop)
+    else:
+        load_weights(folder, loop.run)
+        loop.optimizer.load_state_dict(load_pt(folder / "optimizer.pt"))
     for name, saved in load_pt(folder / "participants.pt").items():
         if name in loop.callbacks or not name.startswith(MAY_BE_LEFT_OUT):
             loop.callbacks[name].load_state_dict(saved)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     for name in COUNTERS:
         setattr(loop.state, name, state[name])
+    loop.state.batch = state["batch"] * _position(folder)["ranks"] // loop.accelerator.num_processes
     loop.meter.load_state_dict(state["meter"])
     set_random_state(load_pt(folder / "rng.pt"))
+
+
+def keep_step(run: Run, folder: Path) -> None:
+    """Set the forward passes of a step so that it has the micro-batches of the checkpoint's steps, over all ranks.
+
+    Raises:
+        UserError: this number of ranks does not divide them.
+    """
+    total, ranks = _position(folder)["micro_batches"], run.accelerator.num_processes
+    if total is None or ranks == _position(folder)["ranks"]:
+        return
+    if total % ranks:
+        ways = ", ".join(f"-p {n}" for n in range(1, total + 1) if total % n == 0)
+        raise UserError(
+            f"a step of this run has {total} micro-batches, which {ranks} ranks cannot share evenly.",
+            where=str(folder),
+            fix=ways,
+        )
+    run.trainer.gradient_accumulation_steps = total // ranks
+
+
+def _position(folder: Path) -> dict[str, Any]:
+    """Return the position in the data, which checkpoints of 0.1.0 hold without ranks."""
+    content = json.loads((folder / "loader.json").read_text(encoding="utf-8"))
+    return {"ranks": 1, "micro_batches": None} | content
 
 
 def _save_pt(value: Any, path: Path) -> None:

@@ -47,7 +47,9 @@ def end_training(
     try:
         scores = loop.evaluate()
     except BaseException:
-        if took_steps and checkpoints is not None and loop.accelerator.is_main_process:
+        # parts are written by all ranks, and the others may not have failed
+        alone = not loop.saves_parts or loop.accelerator.num_processes == 1
+        if took_steps and checkpoints is not None and alone and loop.accelerator.is_main_process:
             checkpoints.save(loop, required=False)
         raise
     best = trainer.update_best(loop, scores) or best

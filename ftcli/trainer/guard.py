@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ftcli.core import ranks
 from ftcli.core.allocator import OutOfMemory, is_oom
 from ftcli.core.callback import Callback
 from ftcli.core.errors import UserError
@@ -132,8 +133,12 @@ class Guard(Callback):
             NonFinite: a figure of a step since the last log, or a trained weight, is not finite.
         """
         loop.meter.check_pending()
-        finite = [torch.isfinite(p.detach()).all() for p in loop.parameters]
-        if finite and not torch.stack([flag.to(finite[0].device) for flag in finite]).all():
+        parts = [ranks.own_part(p.detach()) for p in loop.parameters]
+        finite = [torch.isfinite(part).all() for part in parts]
+        wrong = (
+            bool(finite) and not torch.stack([flag.to(finite[0].device) for flag in finite]).all()
+        )
+        if loop.sum_number_over_ranks(float(wrong)):
             error = NonFinite("trained weight", float("nan"), loop.meter.last)
             error.sentence = f"a trained weight was not finite after step {error.step}"
             raise error

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from ftcli.core import ranks
 from ftcli.core.callback import Callback, State
 from ftcli.core.errors import UserError
 from ftcli.evaluation.named_sets import add_score
+from ftcli.models.anatomy import Anatomy
 from ftcli.trainer.guard import Guard
 from ftcli.trainer.loss import StepLoss
 from ftcli.trainer.meter import Meter, Sums
@@ -72,15 +74,15 @@ class Loop:
 
     def backward(self, batches: Sequence[Batch]) -> Tensor:
         """Accumulate the gradients of all micro-batches of a step; return the step's loss, a detached scalar."""
-        ranks = self.accelerator.num_processes
-        step_loss = StepLoss(self.run, self.model, batches, self._sum_number_over_ranks, ranks)
+        count = self.accelerator.num_processes
+        step_loss = StepLoss(self.run, self.model, batches, self.sum_number_over_ranks, count)
         total = torch.zeros((), device=self.accelerator.device)
         for index, batch in enumerate(batches):
             with self._sync_gradients(last=index == len(batches) - 1):
                 loss = step_loss(batch)
                 require_gradient(loss)
                 # data parallelism averages gradients over ranks, but the step needs their sum
-                (loss * ranks if ranks > 1 else loss).backward()
+                (loss * count if count > 1 else loss).backward()
             total += loss.detach()
         self._record(step_loss)
         return self._sum_over_ranks(total)
@@ -99,8 +101,8 @@ class Loop:
         Returns:
             The loss that `optimizer.step` returned, and the sum of all, which is finite only if every one is.
         """
-        ranks = self.accelerator.num_processes
-        step_loss = StepLoss(self.run, self.model, batches, self._sum_number_over_ranks, ranks)
+        count = self.accelerator.num_processes
+        step_loss = StepLoss(self.run, self.model, batches, self.sum_number_over_ranks, count)
         self._set_lr(lr_factor)
         self.model.eval()
         losses: list[Tensor] = []
@@ -131,12 +133,12 @@ class Loop:
         self._set_lr(lr_factor)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return ranks.whole(norm)
 
     def gradient_norm(self) -> Tensor:
         """Return the L2 norm of all gradients, a scalar."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+        return ranks.whole(torch.nn.utils.get_total_norm(gradients))
 
     def evaluate(self, periodic: bool = False) -> dict[str, float]:
         """Return the scores of the evaluators under `eval.<score>`, after logging them and calling the hooks.
@@ -149,11 +151,14 @@ class Loop:
         scores: dict[str, float] = {}
         run.step = self.state.step
         chosen = {n: e for n, e in run.evaluators.items() if e.periodic or not periodic}
-        if self.accelerator.is_main_process and chosen:
-            with run.evaluation_weights():
+        main, sharded = self.accelerator.is_main_process, ranks.is_sharded(run.model)
+        if chosen and (main or sharded):  # a forward pass of sharded weights takes all ranks
+            with run.evaluation_weights(), nullcontext() if main else run.without_directory():
                 for name, evaluator in chosen.items():
                     for key, value in evaluator(run).items():
                         add_score(scores, name, key, value)
+            ranks.free_gathered(run.model)
+        if chosen and main:
             self.append_metrics({"step": self.state.step} | scores)
             self.run_callbacks("on_evaluate", {"step": self.state.step} | scores)
         scores = self.broadcast_from_main(scores)
@@ -207,6 +212,17 @@ class Loop:
         return cast(Spikes, self.callbacks["spikes"])
 
     @property
+    def micro_batches(self) -> int:
+        """Micro-batches of a step, over all ranks."""
+        each: int = self.run.trainer.gradient_accumulation_steps
+        return each * self.accelerator.num_processes
+
+    @property
+    def saves_parts(self) -> bool:
+        """Whether checkpoints are written in parts, so that any number of ranks can resume from them."""
+        return bool(self.run.trainer.strategy == "fsdp2")
+
+    @property
     def uses_backward(self) -> bool:
         """Whether the optimizer uses gradients."""
         return getattr(self.optimizer, "uses_backward", True)
@@ -220,11 +236,7 @@ class Loop:
 
     def broadcast_from_main(self, value: Any) -> Any:
         """Return the first rank's value on every rank."""
-        if self.accelerator.num_processes == 1:
-            return value
-        from accelerate.utils import broadcast_object_list
-
-        return broadcast_object_list([value])[0]
+        return ranks.broadcast_from_main(self.accelerator, value)
 
     def _divide_over_ranks(self, figures: Sums) -> dict[str, float]:
         """Return each figure's sum over the ranks that have it, divided by its count over them.
@@ -232,11 +244,7 @@ class Loop:
         A figure that nothing was counted for is left out: a reward may not apply to the answers of a rank,
         a source may have no row in some steps.
         """
-        everywhere = [figures]
-        if self.accelerator.num_processes > 1:
-            from accelerate.utils import gather_object
-
-            everywhere = gather_object([figures])
+        everywhere: list[Sums] = ranks.gather_objects(self.accelerator, figures)
         means = {}
         for name in dict.fromkeys(name for figures in everywhere for name in figures):
             sums, counts = zip(*(rank[name] for rank in everywhere if name in rank), strict=True)
@@ -247,7 +255,8 @@ class Loop:
     def _record(self, step_loss: StepLoss) -> None:
         self.meter.record_figures(step_loss.figures, step_loss.forwards, step_loss.source_losses)
 
-    def _sum_number_over_ranks(self, value: float) -> float:
+    def sum_number_over_ranks(self, value: float) -> float:
+        """Return the sum of a number over all ranks, on every rank."""
         if self.accelerator.num_processes == 1:
             return value
         tensor = torch.tensor(value, device=self.accelerator.device, dtype=torch.float64)
@@ -255,29 +264,22 @@ class Loop:
 
     def _sync_gradients(self, last: bool) -> AbstractContextManager[None]:
         """Return a context that synchronises gradients between ranks only in the last micro-batch of a step."""
-        if last or self.accelerator.num_processes == 1:
-            return nullcontext()
-        return self.accelerator.no_sync(self.model)
+        return nullcontext() if last else ranks.accumulate_gradients(self.model, self.accelerator)
 
 
-def build_forward_module(
-    model: Any, accelerator: Accelerator, checkpointing: bool, compiled: bool
-) -> nn.Module:
-    """Return the module that forward passes call: the model itself, wrapped where there are several ranks.
+def build_forward_module(run: Run) -> nn.Module:
+    """Load the run's model; return the module that forward passes call.
 
-    Args:
-        model: changed in place where `checkpointing` or `compiled` is set.
-        checkpointing: recompute activations in backward.
-        compiled: compile each block with torch.
+    Blocks are recomputed and compiled where the trainer asks for it, and distributed over the ranks.
     """
-    if checkpointing:
+    trainer, model = run.trainer, run.load_model()
+    if trainer.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    if compiled:
-        from ftcli.models.anatomy import Anatomy
-
-        for _, block in Anatomy(model).blocks:  # block by block: all blocks share one graph
-            block.compile(dynamic=True)
-    return accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
+    named = Anatomy(model).blocks if trainer.compile or trainer.strategy == "fsdp2" else ()
+    blocks = [block for _, block in named]
+    for block in blocks if trainer.compile else ():  # block by block: all blocks share one graph
+        block.compile(dynamic=True)
+    return ranks.distribute_model(model, run.accelerator, trainer.strategy, blocks)
 
 
 def count_tokens(batch: Batch) -> int:

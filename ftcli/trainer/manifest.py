@@ -6,6 +6,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def find_damage(folder: Path, only: Collection[str] | None = None) -> str | None
     """Return what is damaged in a checkpoint (the file and what differs); None for an intact one.
 
     Args:
-        only: the files whose hash is checked; the others only by size. None: all.
+        only: patterns of the files whose hash is checked; the others only by size. None: all.
     """
     try:
         listed = read_manifest(folder)
@@ -48,7 +49,7 @@ def find_damage(folder: Path, only: Collection[str] | None = None) -> str | None
         if found != meant["bytes"]:
             return f"{name} has {found:,} bytes, not the {meant['bytes']:,} that were written"
     for name, meant in listed.items():
-        if only is None or name in only:
+        if only is None or any(fnmatchcase(name, pattern) for pattern in only):
             found_hash = sha256(folder / name)
             if found_hash != meant["sha256"]:
                 was = meant["sha256"][:12]

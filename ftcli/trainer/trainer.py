@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from ftcli.core.callback import State
 from ftcli.data.loader import count_steps
 from ftcli.trainer.checkpoint import Checkpoints, open_checkpoints
-from ftcli.trainer.checkpoint_io import load_checkpoint
+from ftcli.trainer.checkpoint_io import keep_step, load_checkpoint
 from ftcli.trainer.ending import Outcome, end_training
 from ftcli.trainer.guard import Guard
 from ftcli.trainer.loop import Batch, Loop, build_forward_module, count_tokens
@@ -32,6 +32,7 @@ class Trainer:
     batch_size: int = 16  # rows (bins, where data.packing=bins) a device and forward pass
     gradient_accumulation_steps: int = 1  # forward passes an optimizer step
     max_grad_norm: float | None = 1.0  # gradients of a larger L2 norm are scaled to it; null: never
+    strategy: Literal["ddp", "fsdp2"] = "ddp"  # several ranks: whole weights in each, or a part
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of activations; weights: model.dtype
     gradient_checkpointing: bool = False  # recompute blocks in backward: less memory, more time
     compile: bool = False  # torch.compile every block
@@ -55,7 +56,10 @@ class Trainer:
         Raises:
             NonFinite, OutOfMemory: in a step that the error names.
         """
+        if resume is not None:
+            keep_step(run, resume)
         loop = self.build_loop(run)
+        len(loop.loader)  # built before the run counts as begun, because it refuses too few batches
         state, checkpoints = loop.state, open_checkpoints(loop, self.keep_last, resume)
         before: dict[str, float] = {}
         after: dict[str, float] | None = None
@@ -135,9 +139,7 @@ class Trainer:
     def build_loop(self, run: Run) -> Loop:
         """Load the model, build the optimizer, set up all callbacks; return the loop before its first step."""
         accelerator = run.accelerator
-        model = build_forward_module(
-            run.load_model(), accelerator, self.gradient_checkpointing, self.compile
-        )
+        model = build_forward_module(run)
         named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
         optimizer = run.optimizer.build(named, accelerator.device)
         state = State(run, run.model, self.count_steps(run))
@@ -181,7 +183,7 @@ class Trainer:
         """Write a checkpoint of the current step, if the run keeps them, after checking that all is finite."""
         loop.meter.pause()
         loop.guard.check_before_save(loop)
-        if checkpoints is not None and loop.accelerator.is_main_process:
+        if checkpoints is not None and (loop.saves_parts or loop.accelerator.is_main_process):
             checkpoints.save(loop, best, required)
         loop.accelerator.wait_for_everyone()
         loop.meter.begin()

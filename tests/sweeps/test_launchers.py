@@ -50,6 +50,37 @@ def test_a_missing_package_names_the_command(tmp_path, monkeypatch, name, packag
     assert caught.value.fix == f"pip install 'ftcli[{extra}]'"
 
 
+@pytest.mark.slow
+def test_one_run_is_submitted_to_machines(tmp_path):
+    submitit = pytest.importorskip("submitit")
+    words = [
+        "launcher.cluster=local",
+        "launcher.nodes=1",
+        "launcher.processes=2",
+        "launcher.gpus_per_node=null",
+    ]
+    launcher = composition.build_launcher("qlora_mini", "slurm_nodes", words)
+    job = [
+        "qlora_mini",
+        "data.limit=40",
+        "trainer.max_steps=2",
+        "trainer.batch_size=2",
+        "eval=none",
+    ]
+    job += ["trainer=fsdp2", "method=lora", "model.quantization=none", f"run.dir={tmp_path}"]
+    number = launcher.submit(job, tmp_path / "slurm")
+    assert submitit.LocalJob(tmp_path / "slurm", number).result() == OK
+    (result,) = {path.resolve() for path in tmp_path.glob("*/*/result.json")}
+    assert len(list((result.parent / "checkpoints/last").glob("shard-*.safetensors"))) == 2
+
+
+def test_machines_of_a_run_are_no_workers_of_a_sweep(tmp_path):
+    launcher = composition.build_launcher("qlora_mini", "slurm_nodes", ["launcher.nodes=4"])
+    assert launcher.nodes == 4 and launcher.gpus_per_node == 8
+    with pytest.raises(UserError, match="distributes one run"):
+        launcher.start(tmp_path, 0)
+
+
 def test_settings_of_a_launcher_are_keys_like_any_other():
     words = ["launcher.partition=a100", "launcher.gpus_per_node=1", "+launcher.slurm.qos=high"]
     launcher = composition.build_launcher("qlora_mini", "submitit", words)

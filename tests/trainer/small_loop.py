@@ -38,7 +38,8 @@ class Small:
         counters = dict.fromkeys(checkpoint_io.COUNTERS, 0) | {"best": None, "max_steps": 100}
         self.state = SimpleNamespace(**counters)
         self.meter, self.fingerprint = Meter(), ""
-        self.accelerator = SimpleNamespace(is_main_process=True)
+        self.saves_parts, self.micro_batches = False, 1
+        self.accelerator = SimpleNamespace(is_main_process=True, num_processes=1)
         self.checkpoints = Checkpoints(self.run.dir.checkpoints)
 
     def save(self, step, **options):

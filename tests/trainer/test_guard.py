@@ -259,7 +259,7 @@ def call(self, model, batch):
     return losses
 
 NextTokenPrediction.__call__ = call
-launch._run_rank(sys.argv[1])
+launch._run_rank(sys.argv[1], "")
 """
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +23,19 @@ def train(
     processes: Annotated[
         int, typer.Option("--processes", "-p", help="Ranks on this machine, one a GPU.", min=1)
     ] = 1,
+    nodes: Annotated[
+        int, typer.Option("--nodes", help="Machines; the same command on each.", min=1)
+    ] = 1,
+    node_rank: Annotated[
+        int, typer.Option("--node-rank", help="Which of them this is, from 0.", min=0)
+    ] = 0,
+    rendezvous: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the first machine, where all meet.")
+    ] = None,
+    launcher: Annotated[
+        str | None,
+        typer.Option(help="slurm_nodes: submit the run; launcher.nodes=4 and others set it up."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="One step on the longest rows; leaves no run behind.")
     ] = False,
@@ -29,9 +44,12 @@ def train(
     from ftcli.cli.result_tables import show_result, show_stages
     from ftcli.config import compose, validate
     from ftcli.config.value_ranges import find_unusual_values
-    from ftcli.jobs.launch import launch
+    from ftcli.jobs.launch import Machines, Ranks, launch
     from ftcli.jobs.train import train as start
 
+    if launcher:
+        return _submit(job, overrides or [], launcher, trust or ())
+    ranks = Ranks(processes, Machines(nodes, node_rank, rendezvous))
     composed = compose(job, overrides or [])
     validate(composed, trust=tuple(trust or ()))
     for doubt in find_unusual_values(composed):
@@ -41,8 +59,31 @@ def train(
     if composed.config.get("stages"):
         from ftcli.jobs import stages
 
-        return show_stages(stages.start_stages(composed, processes))
-    return show_result(launch(composed, processes) if processes > 1 else start(composed))
+        return show_stages(stages.start_stages(composed, ranks))
+    return show_result(launch(composed, ranks) if ranks.several else start(composed))
+
+
+def _submit(job: str, words: Sequence[str], launcher: str, trust: Sequence[str]) -> int:
+    """Check the job here, and give it to a launcher of whole runs."""
+    from ftcli.config import compose, validate
+    from ftcli.core import errors
+    from ftcli.core.console import console
+    from ftcli.sweeps.composition import build_launcher, split_launcher_words
+
+    about, words = split_launcher_words(words)
+    chosen: Any = build_launcher(job, launcher, about)
+    if not hasattr(chosen, "submit"):
+        raise errors.UserError(
+            f"launcher={launcher} starts the trials of a sweep, not one run.",
+            fix=f"--launcher slurm_nodes, or: ftcli sweep {job} --launcher {launcher}",
+        )
+    composed = compose(job, words)
+    validate(composed, trust=tuple(trust))
+    logs = Path(composed.config["run"]["dir"]).resolve() / "slurm"
+    trusted = [word for module in trust for word in ("--trust", module)]
+    number = chosen.submit([job, *words, *trusted], logs)
+    console().print(f"job {number} is submitted; its machines write to {logs}")
+    return errors.OK
 
 
 def _dry_run(composed: Any) -> int:

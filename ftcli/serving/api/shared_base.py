@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file
-
 from ftcli.config import load
 from ftcli.core.base_model import FILE, record_or_check_base
 from ftcli.core.errors import UserError
@@ -17,7 +15,7 @@ from ftcli.methods.base import refuse_names, refuse_shapes
 from ftcli.methods.peft import Peft
 from ftcli.run.build import build_run
 from ftcli.trainer.checkpoint import Checkpoints
-from ftcli.trainer.checkpoint_io import WEIGHTS
+from ftcli.trainer.checkpoint_io import WEIGHTS, read_weights
 from ftcli.trainer.manifest import step_of
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ def add_adapter(host: Run, folder: Path, name: str, checkpoint: str = "last") ->
     source = Checkpoints(RunDir(folder).checkpoints).find(checkpoint, only=WEIGHTS)
     described = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
     config = peft.get_peft_config(described | {"init_lora_weights": True})
-    tensors = load_file(source / "adapter.safetensors")
+    tensors = read_weights(source)
     model = host.model
     try:
         model.add_adapter(name, config, autocast_adapter_dtype=run.method.autocast_adapter_dtype)

@@ -36,28 +36,38 @@ class Submitit(Launcher):
 
     def open(self, sweep: Path, jobs: int) -> None:
         """Create the executor, which logs to SWEEP/submitit."""
+        self._executor = self._make_executor(sweep.resolve() / "submitit", "ftcli-sweep", {})
+        shared = self._executor.cluster == "local" and jobs > 1
+        threads = self.cpus_per_task or (max(1, count_cores() // jobs) if shared else None)
+        self._environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+
+    def _make_executor(self, logs: Path, name: str, more: dict[str, Any]) -> submitit.AutoExecutor:
+        """Return an executor with these settings and `more` of them.
+
+        Raises:
+            UserError: submitit is not installed.
+        """
         try:
             import submitit
         except ImportError as error:
             raise missing_package("submitit", "slurm", "launcher=submitit") from error
-        self._executor = submitit.AutoExecutor(str(sweep.resolve() / "submitit"), self.cluster)
+        executor = submitit.AutoExecutor(str(logs), self.cluster)
         options: dict[str, Any] = {
-            "name": "ftcli-sweep",
+            "name": name,
             "timeout_min": self.timeout_min,
             "cpus_per_task": self.cpus_per_task,
             "gpus_per_node": self.gpus_per_node,
             "mem_gb": self.mem_gb,
+            **more,
         }
-        if self._executor.cluster == "slurm":
+        if executor.cluster == "slurm":
             options |= {
                 "slurm_partition": self.partition,
                 "slurm_setup": self.setup or None,
                 "slurm_additional_parameters": self.slurm or None,
             }
-        self._executor.update_parameters(**{k: v for k, v in options.items() if v is not None})
-        shared = self._executor.cluster == "local" and jobs > 1
-        threads = self.cpus_per_task or (max(1, count_cores() // jobs) if shared else None)
-        self._environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        executor.update_parameters(**{k: v for k, v in options.items() if v is not None})
+        return executor
 
     def start(self, folder: Path, slot: int) -> Worker:
         """Submit a job."""
