@@ -74,7 +74,7 @@ def check_packages() -> Iterator[Finding]:
 
 def _extra(requirement: Requirement) -> str | None:
     """Return the extra that a requirement belongs to."""
-    match = re.search(r"extra == ['\"](\w+)['\"]", str(requirement.marker or ""))
+    match = re.search(r"extra == ['\"]([\w-]+)['\"]", str(requirement.marker or ""))
     return match[1] if match else None
 
 

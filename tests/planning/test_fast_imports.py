@@ -14,7 +14,7 @@ job.model
 assert "bitsandbytes" not in sys.modules, "loaded although nothing is quantised"
 model = job.method.prepare(job.source.load("cpu"))
 layer = model.base_model.model.model.layers[0].self_attn.q_proj
-print(type(layer).__module__, type(layer.base_layer).__name__)
+print(type(layer).__mro__[2].__module__, type(layer.base_layer).__name__)  # below the fused class
 """
 
 
