@@ -172,7 +172,7 @@ class Data:
             key,
             lambda writer: work.fill(writer, part.entries()),
         )
-        work.refuse_losses(cache.read_meta(folder))
+        work.check_dropped_content(cache.read_meta(folder))
         self._folders[key] = folder
         return folder
 

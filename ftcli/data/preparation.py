@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from ftcli.core.errors import UserError
 from ftcli.data.cache import Writer
-from ftcli.data.chat_templates.losses import LOSSES, make_template_loss_error
+from ftcli.data.chat_templates.dropped_content import DROP_KINDS, make_dropped_content_error
 from ftcli.data.render import DocumentText, Renderer
 from ftcli.data.rows import BadRow, UnusableRow
 from ftcli.data.split import Entry, Split
@@ -18,7 +18,7 @@ from ftcli.data.statistics import RowCounts
 from ftcli.data.tokenization import hash_tokenizer
 from ftcli.data.tokens import Document
 
-VERSION = 3  # of the preparation algorithm; part of every cache key
+VERSION = 4  # of the preparation algorithm; part of every cache key
 CHUNK = 2000  # source rows that are tokenised together
 MAX_CHARACTERS = 1 << 24  # characters of a chunk, which bounds memory where rows are long
 COMMIT = 1_000_000  # tokens between two commits: seconds of work, and each waits for the disk
@@ -82,7 +82,7 @@ class Preparation:
 
         Raises:
             UserError: a row cannot be used and `on_error` is stop, nothing would be learned, or the
-                template has losses and `on_lost` is refuse.
+                template drops content and `on_lost` is refuse.
         """
         self.counts = RowCounts(**writer.state)
         self.writer = writer
@@ -94,7 +94,7 @@ class Preparation:
                 raise self._make_unlearned_error()
             if writer.tokens - writer.committed >= COMMIT:
                 writer.commit(asdict(self.counts))
-            self.refuse_losses(asdict(self.counts))
+            self.check_dropped_content(asdict(self.counts))
             if self.progress:
                 self.progress(self.counts)
         return asdict(self.counts)
@@ -143,7 +143,7 @@ class Preparation:
                 continue
             self.counts.rows += 1
             for document in documents:
-                self.counts.add_losses(document.losses, example["origin"])
+                self.counts.count_dropped_content(document.dropped_content, example["origin"])
             dropped = self.counts.dropped
             fitting = [f for d in documents if (f := self._fit_length(d, example)) is not None]
             if self.renderer.rendering.pairs and len(fitting) < len(documents):
@@ -177,17 +177,17 @@ class Preparation:
             return None
         return document
 
-    def refuse_losses(self, counts: Mapping[str, Any]) -> None:
+    def check_dropped_content(self, counts: Mapping[str, Any]) -> None:
         """Stop where the chat template drops what the data contain.
 
         Args:
             counts: the counts so far, or those of a cache that was written with `on_lost=warn`.
 
         Raises:
-            UserError: there are losses, and `on_lost` is refuse.
+            UserError: content was dropped, and `on_lost` is refuse.
         """
-        if self.on_lost == "refuse" and LOSSES.keys() & counts["losses"].keys():
-            raise make_template_loss_error(counts, self.renderer.chat.program.source)
+        if self.on_lost == "refuse" and DROP_KINDS.keys() & counts["dropped_content"].keys():
+            raise make_dropped_content_error(counts, self.renderer.chat.program.source)
 
     def _skip(self, row: BadRow) -> None:
         count_bad_row(row, self.counts, self.on_error)

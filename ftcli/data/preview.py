@@ -33,7 +33,7 @@ class Sample:
         tokens: number of tokens.
         learned: number of learned tokens.
         ends: whether the last learned token is a special token, which ends the turn.
-        losses: kinds of losses of the chat template.
+        dropped_content: kinds of content that the chat template drops.
         source: title of the source, where there are several.
     """
 
@@ -42,7 +42,7 @@ class Sample:
     tokens: int
     learned: int
     ends: bool
-    losses: tuple[str, ...] = ()
+    dropped_content: tuple[str, ...] = ()
     source: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,4 +75,4 @@ def _build_sample(document: Document, origin: str, tokenizer: PreTrainedTokenize
             stretches.append(Stretch(text, bool(document.learned[start]), marks[start]))
             start = end
     ends = bool(len(learned)) and marks[int(learned[-1])]
-    return Sample(origin, stretches, len(ids), len(learned), ends, document.losses)
+    return Sample(origin, stretches, len(ids), len(learned), ends, document.dropped_content)

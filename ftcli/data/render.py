@@ -29,10 +29,10 @@ DATE = "2026-01-01"  # printed by templates as today's date; fixed, so that runs
 
 
 class DocumentText(NamedTuple):
-    """The segments of a document, not yet tokenised, and its losses."""
+    """The segments of a document, not yet tokenised, and the kinds of content that the template drops."""
 
     segments: list[Segment]
-    losses: tuple[str, ...] = ()
+    dropped_content: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Renderer:
             if isinstance(row, UnusableRow):
                 results.append(row)
                 continue
-            documents = [Document(*next(encoded), w.losses) for w in row]
+            documents = [Document(*next(encoded), w.dropped_content) for w in row]
             for document in documents:
                 document.learned[:1] = 0  # nothing stands before it to predict it from
             if "text" in example:
@@ -196,7 +196,7 @@ class Renderer:
                 if learns_all
                 else written.learned
             )
-            return DocumentText([Segment(written.text, spans)], written.losses)
+            return DocumentText([Segment(written.text, spans)], written.dropped_content)
         if "text" in example:
             return DocumentText(
                 [

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ftcli.data.chat_templates.losses import BY_DESIGN, LOSSES
+from ftcli.data.chat_templates.dropped_content import BY_DESIGN, DROP_KINDS
 from ftcli.data.rows import BadRow, Reason
 
 if TYPE_CHECKING:
@@ -39,8 +39,10 @@ class RowCounts:
     dropped: int = 0  # of these, left out
     unlearned: int = 0  # documents left out because nothing in them is learned
     partners: int = 0  # documents of pairs left out because the other one was
-    losses: dict[str, int] = field(default_factory=dict)  # kind -> documents the template changed
-    losses_rows: dict[str, list[str]] = field(default_factory=dict)  # the first of each kind
+    dropped_content: dict[str, int] = field(default_factory=dict)  # kind -> documents
+    dropped_content_rows: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # the first of each kind
     supervised: int = 0  # learned tokens
     longest: int = 0  # tokens of the longest document, before it was cut
     longest_row: str = ""  # origin of that document
@@ -57,11 +59,11 @@ class RowCounts:
         if len(named) < SHOWN:
             named.append(place)
 
-    def add_losses(self, kinds: Sequence[str], place: str) -> None:
-        """Count a document with losses of the chat template, and list it among the first."""
+    def count_dropped_content(self, kinds: Sequence[str], place: str) -> None:
+        """Count a document of which the chat template drops content, and list it among the first."""
         for kind in kinds:
-            self.losses[kind] = self.losses.get(kind, 0) + 1
-            named = self.losses_rows.setdefault(kind, [])
+            self.dropped_content[kind] = self.dropped_content.get(kind, 0) + 1
+            named = self.dropped_content_rows.setdefault(kind, [])
             if len(named) < SHOWN:
                 named.append(place)
 
@@ -114,7 +116,7 @@ def compute_statistics(tokens: Tokens) -> dict[str, Any]:
         **{k: meta[k] for k in ("skipped", "overlong", "dropped", "unlearned")},
         "read": meta["entries"],
         **{k: meta[k] for k in ("used", "elsewhere", "left_out", "left_out_rows")},
-        **{k: meta[k] for k in ("losses", "losses_rows")},
+        **{k: meta[k] for k in ("dropped_content", "dropped_content_rows")},
         "tokens": meta["tokens"],
         "supervised": meta["supervised"],
         "mean_length": round(float(lengths.mean()), 2) if len(lengths) else 0,
@@ -157,10 +159,10 @@ def list_warnings(meta: dict[str, Any], split: str) -> list[str]:
         lines.append(
             f"{split}: {meta['partners']:,} more left out with them: the other one of a pair."
         )
-    for kind, count in meta["losses"].items():
+    for kind, count in meta["dropped_content"].items():
         lines.append(
             f"{split}: {kind} in {count:,} of {meta['documents']:,} documents: "
-            f"{(LOSSES | BY_DESIGN)[kind]}. First: {meta['losses_rows'][kind][0]}"
+            f"{(DROP_KINDS | BY_DESIGN)[kind]}. First: {meta['dropped_content_rows'][kind][0]}"
         )
     return lines
 

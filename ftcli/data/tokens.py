@@ -31,16 +31,16 @@ IGNORED = -100
 class Document(NamedTuple):
     """One sequence: ids int32 [n] and learned uint8 [n] (1 where a token is learned).
 
-    `losses` are the kinds of losses of the chat template.
+    `dropped_content` are the kinds of content that the chat template drops.
     """
 
     ids: np.ndarray
     learned: np.ndarray
-    losses: tuple[str, ...] = ()
+    dropped_content: tuple[str, ...] = ()
 
     def cut(self, length: int) -> Document:
         """Return the first `length` tokens."""
-        return Document(self.ids[:length], self.learned[:length], self.losses)
+        return Document(self.ids[:length], self.learned[:length], self.dropped_content)
 
 
 class Row(TypedDict):

@@ -125,7 +125,7 @@ def check_sample(sample: TokenSample, limit: int, turns: bool = True) -> Iterato
     """
     prompt, learned = (repr(_shorten(text)) for text in sample.shown)
     share = f"{100 * sample.learned:.0f} % of the tokens are learned"
-    if turns and "no_end" not in sample.meta["losses"]:
+    if turns and "no_end" not in sample.meta["dropped_content"]:
         share += ", every end of turn too"
     yield ok("mask", f"{share}; first: {prompt} -> {learned}")
     median, high = np.percentile(sample.lengths, (50, 95))

@@ -91,7 +91,7 @@ def test_calls_are_learned_once_where_a_template_writes_them(ftcli, job, row, te
     ended = ftcli("preview", *job(row, template), "-n", "1", "--json")
     (sample,) = json.loads(ended.out)
     learned = "".join(s["text"] for s in sample["stretches"] if s["learned"])
-    assert learned == CALL + "Sunny.<|im_end|>" and sample["losses"] == []
+    assert learned == CALL + "Sunny.<|im_end|>" and sample["dropped_content"] == []
     whole = "".join(s["text"] for s in sample["stretches"])
     assert "Weather of a town" in whole and "sunny" in whole
 

@@ -284,7 +284,7 @@ def test_a_template_that_begins_answers_differently_when_asked_is_refused(
         Data(path).prepare("train", chat_tokenizer)
     with caplog.at_level(logging.WARNING):
         tokens = Data(path, on_lost="warn").prepare("train", chat_tokenizer)
-    assert tokens.meta["losses"] == {"unlike_prompt": 3}
+    assert tokens.meta["dropped_content"] == {"unlike_prompt": 3}
     assert "unlike_prompt in 3 of 3 documents" in caplog.text
     with pytest.raises(UserError, match="unlike_prompt in 3"):  # a cache that a warning let pass
         Data(path).prepare("train", chat_tokenizer)

@@ -24,15 +24,15 @@ TOOL = {
 WRITTEN = '{"town": "Graz", "days": 3, "units": ["°C", "km/h"], "deep": {"exact": true}}'
 
 
-def losses(tokenizer, messages, tools=None, **settings):
+def dropped_content(tokenizer, messages, tools=None, **settings):
     example = {"messages": messages, **({"tools": tools} if tools else {})}
     ((document,),) = Renderer(RenderSettings(**settings), tokenizer).render_documents([example])
-    return set(document.losses)
+    return set(document.dropped_content)
 
 
 @pytest.mark.parametrize("name", sorted(templates.ALL.keys() - {"deepseek_r1"}))
 def test_a_conversation_that_is_whole_has_no_loss(with_template, name):
-    assert losses(with_template(name), TALK) <= {"earlier_prompt"}
+    assert dropped_content(with_template(name), TALK) <= {"earlier_prompt"}
 
 
 @pytest.mark.parametrize("template", [templates.CALLS_OF_OBJECTS, templates.CALLS_OF_TEXT])
@@ -40,27 +40,30 @@ def test_a_call_is_learned_once_in_the_form_that_the_template_wants(with_templat
     chat_tokenizer = with_template(template)
     example = {"messages": CALLED, "tools": [TOOL]}
     ((document,),) = Renderer(RenderSettings(), chat_tokenizer).render_documents([example])
-    assert document.losses == ()
+    assert document.dropped_content == ()
     call = f"<call>weather {WRITTEN}</call><|im_end|>"
     assert learned_texts(chat_tokenizer, document) == [call, "Sunny.<|im_end|>"]
 
 
 def test_a_template_without_tools_loses_the_call_and_the_list(with_template):
-    assert losses(with_template("chatml"), CALLED, [TOOL]) == {"lost_tool_call", "lost_tools"}
+    assert dropped_content(with_template("chatml"), CALLED, [TOOL]) == {
+        "lost_tool_call",
+        "lost_tools",
+    }
 
 
 def test_an_argument_that_a_template_leaves_out_is_a_lost_call(with_template):
     chat_tokenizer = with_template(
         templates.CALLS_OF_OBJECTS.replace("| tojson + '</call>'", "['town'] + '</call>'")
     )
-    assert losses(chat_tokenizer, CALLED, [TOOL]) == {"lost_tool_call"}
+    assert dropped_content(chat_tokenizer, CALLED, [TOOL]) == {"lost_tool_call"}
 
 
 def test_arguments_that_are_encoded_twice_are_a_lost_call(with_template):
     twice = templates.CALLS_OF_OBJECTS.replace(
         "| tojson + '</call>'", "| tojson | tojson + '</call>'"
     )
-    assert losses(with_template(twice), CALLED, [TOOL]) == {"lost_tool_call"}
+    assert dropped_content(with_template(twice), CALLED, [TOOL]) == {"lost_tool_call"}
 
 
 def test_text_beside_a_call_that_a_template_leaves_out_is_lost_text(with_template):
@@ -68,37 +71,44 @@ def test_text_beside_a_call_that_a_template_leaves_out_is_lost_text(with_templat
         templates.CALLS_OF_OBJECTS.replace("+ m['content'] }}", "+ (m['content'] if not m['tool_calls'] else '') }}")
     )  # fmt: skip
     talk = [user("How is it?"), {**CALLING, "content": "I look."}, *CALLED[2:]]
-    assert losses(chat_tokenizer, talk, [TOOL]) == {"lost_text"}
-    assert losses(chat_tokenizer, CALLED, [TOOL]) == set()
+    assert dropped_content(chat_tokenizer, talk, [TOOL]) == {"lost_text"}
+    assert dropped_content(chat_tokenizer, CALLED, [TOOL]) == set()
 
 
 def test_thinking_that_no_answer_shows_is_lost_and_that_of_earlier_ones_is_by_design(with_template):
     thinks = {**assistant("2"), "reasoning_content": "one and one"}
     tagged = assistant("<think>\none and one\n</think>\n\n2")
     more = [user("2+2?"), assistant("4")]
-    assert losses(with_template("chatml"), [user("1+1?"), thinks]) == {"lost_reasoning"}
-    assert losses(with_template("chatml"), [user("1+1?"), thinks, *more]) == {"lost_reasoning"}
-    assert losses(with_template("chatml"), [user("1+1?"), tagged, *more]) == set()
-    assert losses(with_template("qwen3"), [user("1+1?"), tagged]) == set()
-    assert losses(with_template("qwen3"), [user("1+1?"), tagged, *more]) == {"earlier_reasoning"}
-    assert "lost_reasoning" in losses(with_template("deepseek_r1"), [user("1+1?"), tagged])
+    assert dropped_content(with_template("chatml"), [user("1+1?"), thinks]) == {"lost_reasoning"}
+    assert dropped_content(with_template("chatml"), [user("1+1?"), thinks, *more]) == {
+        "lost_reasoning"
+    }
+    assert dropped_content(with_template("chatml"), [user("1+1?"), tagged, *more]) == set()
+    assert dropped_content(with_template("qwen3"), [user("1+1?"), tagged]) == set()
+    assert dropped_content(with_template("qwen3"), [user("1+1?"), tagged, *more]) == {
+        "earlier_reasoning"
+    }
+    assert "lost_reasoning" in dropped_content(with_template("deepseek_r1"), [user("1+1?"), tagged])
 
 
 def test_a_prompt_that_opens_another_answer_is_named(with_template):
-    assert losses(with_template("deepseek_r1"), TALK) == {"unlike_prompt", "earlier_prompt"}
+    assert dropped_content(with_template("deepseek_r1"), TALK) == {
+        "unlike_prompt",
+        "earlier_prompt",
+    }
 
 
 def test_another_roles_text_that_is_lost_is_named(with_template):
     chat_tokenizer = with_template(
         templates.CHATML.replace("m['content']", "(m['content'] if m['role'] != 'user' else '')")
     )
-    assert losses(chat_tokenizer, TALK) == {"lost_text"}
+    assert dropped_content(chat_tokenizer, TALK) == {"lost_text"}
 
 
 def test_text_is_written_as_parts_where_a_template_wants_parts(with_template):
     chat_tokenizer = with_template(templates.PARTS)
     document = render(chat_tokenizer, TALK)
-    assert document.losses == ()
+    assert document.dropped_content == ()
     assert learned_texts(chat_tokenizer, document) == [
         "Blue it is.<|im_end|>",
         "  Red.\n<|im_end|>",
@@ -137,7 +147,7 @@ def test_a_template_without_an_end_of_turn_gets_one_by_rule(with_template, name)
         f"{blank}Blue it is.{end}",
         f"{blank}  Red.\n{end}",
     ]
-    assert document.losses == ()
+    assert document.dropped_content == ()
     prompt = Renderer(RenderSettings(), chat_tokenizer).encode_prompt({"messages": TALK})
     assert document.ids[: len(prompt)].tolist() == prompt
     assert Renderer(RenderSettings(), chat_tokenizer).chat.notes()[0].startswith("it writes no end")
@@ -168,8 +178,10 @@ def test_a_variable_of_the_template_may_be_set(with_template):
         "{{ '<|im_start|>assistant\n' + ('' if enable_thinking is defined and not enable_thinking else '<think>') }}",
     )
     chat_tokenizer = with_template(opened)
-    assert losses(chat_tokenizer, TALK) == {"unlike_prompt", "earlier_prompt"}
-    assert losses(chat_tokenizer, TALK, template_options={"enable_thinking": False}) == set()
+    assert dropped_content(chat_tokenizer, TALK) == {"unlike_prompt", "earlier_prompt"}
+    assert (
+        dropped_content(chat_tokenizer, TALK, template_options={"enable_thinking": False}) == set()
+    )
 
 
 def test_tokens_that_a_tokenizer_puts_first_stand_first_in_plain_rows_and_prompts(with_template):
@@ -197,5 +209,5 @@ def test_arguments_as_python_prints_them_are_given_as_json_text_instead(with_tem
     )
     example = {"messages": CALLED, "tools": [TOOL]}
     ((document,),) = Renderer(RenderSettings(), chat_tokenizer).render_documents([example])
-    assert document.losses == ()
+    assert document.dropped_content == ()
     assert learned_texts(chat_tokenizer, document)[0] == f"<call>weather {WRITTEN}</call><|im_end|>"
