@@ -22,7 +22,7 @@ from ftcli.data.source_report import describe_sources, plan_shares
 from ftcli.data.source_settings import EvalSet, MixedSource, read_settings, read_sources
 from ftcli.data.split import Entry, Split, Splits
 from ftcli.data.statistics import compute_statistics, format_counts, list_warnings
-from ftcli.data.tokens import Document, Tokens
+from ftcli.data.tokens import Document, TokenizedSplit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -96,7 +96,7 @@ class Data:
         )
         self.reading = "plain"
         self._folders: dict[str, Path] = {}  # by the key of their content
-        self._prepared: dict[tuple[Path, ...], Tokens] = {}
+        self._prepared: dict[tuple[Path, ...], TokenizedSplit] = {}
         self._splits = Splits(self)
 
     def use_row_format(
@@ -126,7 +126,7 @@ class Data:
         split: str,
         tokenizer: PreTrainedTokenizerBase,
         progress: Progress | None = None,
-    ) -> Tokens:
+    ) -> TokenizedSplit:
         """Return the tokens of a split from the cache; tokenise what of it is not cached.
 
         Args:
@@ -139,19 +139,19 @@ class Data:
         """
         parts = self._splits.open(split)
         folders = tuple(self._prepare_source(split, part, tokenizer, progress) for part in parts)
-        tokens = self._prepared.get(folders)
-        if tokens is None:
-            tokens = Tokens(*folders, mixture=self._mixture(split, parts))
-            self._prepared[folders] = tokens
-            for part, meta in zip(parts, tokens.metas, strict=True):
+        tokenized = self._prepared.get(folders)
+        if tokenized is None:
+            tokenized = TokenizedSplit(*folders, mixture=self._mixture(split, parts))
+            self._prepared[folders] = tokenized
+            for part, meta in zip(parts, tokenized.metas, strict=True):
                 self._report_rows(split, part, meta)
-        empty = [n for n, size in enumerate(tokens.sizes) if not size]
-        if empty and (split == "train" or not len(tokens)):
+        empty = [n for n, size in enumerate(tokenized.sizes) if not size]
+        if empty and (split == "train" or not len(tokenized)):
             place = (
                 parts[empty[0]].source.place.partition("\n")[0] if len(parts) > 1 else self.title
             )
-            raise dataset_errors.make_empty_split_error(split, place, tokens.metas[empty[0]])
-        return tokens
+            raise dataset_errors.make_empty_split_error(split, place, tokenized.metas[empty[0]])
+        return tokenized
 
     def _prepare_source(
         self,
@@ -319,8 +319,8 @@ class Data:
         """Return the content of `data.json`: sources, counts, hashes, token statistics."""
         first = next(self.examples("train"), None)
         renderer = Renderer(self._rendering, tokenizer)
-        tokens = {split: self.prepare(split, tokenizer) for split in self.splits}
-        parts, trained = self._splits.open("train"), tokens["train"]
+        tokenized = {split: self.prepare(split, tokenizer) for split in self.splits}
+        parts, trained = self._splits.open("train"), tokenized["train"]
         return {
             **describe_sources(parts, trained.list_shares(2 if self.pairs else 1)),
             "fingerprint": trained.fingerprint,
@@ -328,7 +328,9 @@ class Data:
             "packing": self.packing,
             "max_length": self.max_length,
             "template": renderer.hash_template(first) if first else None,
-            "splits": {split: compute_statistics(prepared) for split, prepared in tokens.items()},
+            "splits": {
+                split: compute_statistics(prepared) for split, prepared in tokenized.items()
+            },
         }
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 from ftcli.core.errors import UserError
 from ftcli.data import packing as packings
 from ftcli.data.mixture import interleave_rows
-from ftcli.data.tokens import IGNORED, Tokens
+from ftcli.data.tokens import IGNORED, TokenizedSplit
 
 Packing = Literal["flat", "bins", "none"]
 
@@ -21,7 +21,7 @@ class Loader:
     """Batches of one split for one process.
 
     Args:
-        tokens: the prepared split.
+        prepared: the prepared split.
         batch_size: documents (flat, none) or bins of `max_length` tokens (bins) a batch.
         packing: flat lays documents end to end; bins fills bins of `max_length` tokens first;
             none pads rows of similar length.
@@ -38,7 +38,7 @@ class Loader:
 
     def __init__(
         self,
-        tokens: Tokens,
+        prepared: TokenizedSplit,
         batch_size: int,
         packing: Packing = "flat",
         max_length: int = 1024,
@@ -50,7 +50,7 @@ class Loader:
         group: int = 1,
         reading: str = "plain",
     ) -> None:
-        self.tokens, self.batch_size, self.packing = tokens, batch_size, packing
+        self.prepared, self.batch_size, self.packing = prepared, batch_size, packing
         self.max_length, self.pad, self.group = max_length, pad, group
         self.seed, self.shuffle, self.rank, self.world = seed, shuffle, rank, world
         self.reading = reading
@@ -84,19 +84,19 @@ class Loader:
         Where there are several sources, `sources` is the number of each document's, int64 [documents].
         """
         if self.packing == "none":
-            batch = collate_padded(self.tokens, rows, self.pad)
+            batch = collate_padded(self.prepared, rows, self.pad)
         else:
-            batch = collate_packed(self.tokens, rows)
+            batch = collate_packed(self.prepared, rows)
         if self.reading != "plain":
             batch["reading"] = self.reading
         if len(self._sizes) > 1:
             import torch
 
-            batch["sources"] = torch.from_numpy(self.tokens.find_sources(rows))
+            batch["sources"] = torch.from_numpy(self.prepared.find_sources(rows))
         return batch if self.group == 1 else batch | {"pairs": len(rows) // self.group}
 
     def _order_batches(self, epoch: int) -> packings.Batches:
-        lengths = self.tokens.lengths.reshape(-1, self.group)
+        lengths = self.prepared.lengths.reshape(-1, self.group)
         lengths = lengths.max(1) if self.packing == "none" else lengths.sum(1)
         rows = self._choose_rows(len(lengths), epoch)
         args = (rows, lengths, self.batch_size, self.seed, epoch, self.shuffle)
@@ -120,12 +120,12 @@ class Loader:
             return np.arange(count)
         if not self.shuffle:
             return interleave_rows(sizes)
-        return self.tokens.mixture.draw_rows(sizes, self.seed, epoch)
+        return self.prepared.mixture.draw_rows(sizes, self.seed, epoch)
 
     @property
     def _sizes(self) -> list[int]:
         """Documents of each source; empty for images, which have one source."""
-        return getattr(self.tokens, "sizes", [])
+        return getattr(self.prepared, "sizes", [])
 
 
 def count_steps(batches: int, epochs: float | None, accumulation: int) -> int:
@@ -138,7 +138,7 @@ def count_steps(batches: int, epochs: float | None, accumulation: int) -> int:
     return int(whole) * math.ceil(batches / accumulation) + math.ceil(rest)
 
 
-def collate_packed(tokens: Tokens, rows: Sequence[int]) -> dict[str, Any]:
+def collate_packed(prepared: TokenizedSplit, rows: Sequence[int]) -> dict[str, Any]:
     """Concatenate documents into one row of T tokens.
 
     Returns:
@@ -147,20 +147,20 @@ def collate_packed(tokens: Tokens, rows: Sequence[int]) -> dict[str, Any]:
     """
     import torch
 
-    ids, learned, lengths = _gather(tokens, rows)
+    ids, loss_mask, lengths = _gather(prepared, rows)
     starts = np.cumsum(lengths) - lengths
     positions = np.arange(len(ids), dtype=np.int64) - np.repeat(starts, lengths)
     return {
         "input_ids": torch.from_numpy(ids.astype(np.int64)[None]),
-        "labels": torch.from_numpy(np.where(learned, ids, np.int64(IGNORED))[None]),
+        "labels": torch.from_numpy(np.where(loss_mask, ids, np.int64(IGNORED))[None]),
         "position_ids": torch.from_numpy(positions[None]),
         "lengths": torch.from_numpy(lengths.astype(np.int32)),
         "rows": list(rows),
-        "count": int(learned.sum(dtype=np.int64)),
+        "count": int(loss_mask.sum(dtype=np.int64)),
     }
 
 
-def collate_padded(tokens: Tokens, rows: Sequence[int], pad: int) -> dict[str, Any]:
+def collate_padded(prepared: TokenizedSplit, rows: Sequence[int], pad: int) -> dict[str, Any]:
     """Pad documents on the right to the length L of the longest.
 
     Returns:
@@ -168,27 +168,29 @@ def collate_padded(tokens: Tokens, rows: Sequence[int], pad: int) -> dict[str, A
     """
     import torch
 
-    ids, learned, lengths = _gather(tokens, rows)
+    ids, loss_mask, lengths = _gather(prepared, rows)
     width = int(lengths.max())
-    there = np.arange(width) < lengths[:, None]
-    input_ids = np.full(there.shape, pad, dtype=np.int64)
-    input_ids[there] = ids
-    labels = np.full(there.shape, IGNORED, dtype=np.int64)
-    labels[there] = np.where(learned, ids, np.int64(IGNORED))
-    positions = np.broadcast_to(np.arange(width, dtype=np.int64), there.shape)
+    real_token_mask = np.arange(width) < lengths[:, None]
+    input_ids = np.full(real_token_mask.shape, pad, dtype=np.int64)
+    input_ids[real_token_mask] = ids
+    labels = np.full(real_token_mask.shape, IGNORED, dtype=np.int64)
+    labels[real_token_mask] = np.where(loss_mask, ids, np.int64(IGNORED))
+    positions = np.broadcast_to(np.arange(width, dtype=np.int64), real_token_mask.shape)
     return {
         "input_ids": torch.from_numpy(input_ids),
         "labels": torch.from_numpy(labels),
-        "position_ids": torch.from_numpy(np.where(there, positions, 0)),
-        "attention_mask": torch.from_numpy(there.astype(np.int64)),
+        "position_ids": torch.from_numpy(np.where(real_token_mask, positions, 0)),
+        "attention_mask": torch.from_numpy(real_token_mask.astype(np.int64)),
         "rows": list(rows),
-        "count": int(learned.sum(dtype=np.int64)),
+        "count": int(loss_mask.sum(dtype=np.int64)),
     }
 
 
-def _gather(tokens: Tokens, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ids [T], learned bool [T] and lengths [documents] of the rows, one after the other."""
-    spans = [slice(tokens.offsets[row], tokens.offsets[row + 1]) for row in rows]
-    ids = np.concatenate([tokens.ids[span] for span in spans])
-    learned = np.concatenate([tokens.learned[span] for span in spans]).astype(bool)
-    return ids, learned, tokens.lengths[np.asarray(rows, dtype=np.int64)]
+def _gather(
+    prepared: TokenizedSplit, rows: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ids [T], loss_mask bool [T] and lengths [documents] of the rows, one after the other."""
+    spans = [slice(prepared.offsets[row], prepared.offsets[row + 1]) for row in rows]
+    ids = np.concatenate([prepared.ids[span] for span in spans])
+    loss_mask = np.concatenate([prepared.loss_mask[span] for span in spans]).astype(bool)
+    return ids, loss_mask, prepared.lengths[np.asarray(rows, dtype=np.int64)]

@@ -156,7 +156,7 @@ class Preparation:
             else:
                 self.counts.add_left_out("no labels", example["origin"])
             for document in fitting:
-                self.counts.supervised += int(document.learned.sum())
+                self.counts.supervised += int(document.loss_mask.sum())
                 self.writer.append(document, example["origin"])
 
     def _fit_length(self, document: Document, example: dict[str, Any]) -> Document | None:
@@ -172,7 +172,7 @@ class Preparation:
                 counts.dropped += 1
                 return None
             document = document.cut(self.limit)
-        if not document.learned.any():
+        if not document.loss_mask.any():
             counts.unlearned += 1
             return None
         return document

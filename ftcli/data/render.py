@@ -116,7 +116,7 @@ class Renderer:
                 continue
             documents = [Document(*next(encoded), w.dropped_content) for w in row]
             for document in documents:
-                document.learned[:1] = 0  # nothing stands before it to predict it from
+                document.loss_mask[:1] = 0  # nothing stands before it to predict it from
             if "text" in example:
                 documents = split_windows(documents[0], self.rendering.max_length)
             results.append(documents)

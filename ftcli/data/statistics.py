@@ -13,7 +13,7 @@ from ftcli.data.chat_templates.dropped_content import BY_DESIGN, DROP_KINDS
 from ftcli.data.rows import BadRow, Reason
 
 if TYPE_CHECKING:
-    from ftcli.data.tokens import Tokens
+    from ftcli.data.tokens import TokenizedSplit
 
 SHOWN = 5  # rows that are listed for each reason
 SKIPPED = ("broken", "unfit", "empty")  # reasons for which a row gives no example
@@ -106,13 +106,13 @@ def format_counts(meta: Mapping[str, Any]) -> str:
     return f"{meta['entries']:,} rows read: {', '.join(parts)}"
 
 
-def compute_statistics(tokens: Tokens) -> dict[str, Any]:
+def compute_statistics(tokenized: TokenizedSplit) -> dict[str, Any]:
     """Return the counts of rows and tokens, lengths, and the fingerprint of a split."""
-    lengths = tokens.lengths
-    meta = tokens.meta
+    lengths = tokenized.lengths
+    meta = tokenized.meta
     return {
         "rows": meta["rows"],
-        "documents": len(tokens),
+        "documents": len(tokenized),
         **{k: meta[k] for k in ("skipped", "overlong", "dropped", "unlearned")},
         "read": meta["entries"],
         **{k: meta[k] for k in ("used", "elsewhere", "left_out", "left_out_rows")},
@@ -122,7 +122,7 @@ def compute_statistics(tokens: Tokens) -> dict[str, Any]:
         "mean_length": round(float(lengths.mean()), 2) if len(lengths) else 0,
         "max_length": int(lengths.max(initial=0)),
         "longest_row": meta["longest_row"],
-        "fingerprint": tokens.fingerprint,
+        "fingerprint": tokenized.fingerprint,
     }
 
 

@@ -38,7 +38,7 @@ class PlainLoop:
     def __init__(self, run: Run) -> None:
         _refuse_others(run)
         run.load_model()  # decides how rows are packed, without which there is no loader
-        self.tokens, loader = run.data.prepare("train", run.tokenizer), run.build_loader()
+        self.prepared, loader = run.data.prepare("train", run.tokenizer), run.build_loader()
         self.pad = run.tokenizer.pad_token_id
         count = run.trainer.gradient_accumulation_steps
         self.steps: list[list[list[int]]] = []  # rows of each micro-batch of each step
@@ -77,7 +77,7 @@ class PlainLoop:
 
     def _collate(self, micro_batches: list[Any]) -> Iterator[dict[str, torch.Tensor]]:
         for rows in micro_batches:
-            batch = collate_padded(self.tokens, rows, self.pad)
+            batch = collate_padded(self.prepared, rows, self.pad)
             yield {name: batch[name] for name in INPUTS}
 
 

@@ -242,13 +242,13 @@ def _refuse_other_base(run: Run, allow: Sequence[str], path: str | Path) -> None
 
 def _refuse_other_data(folder: Path, run: Run, allow: Sequence[str], path: str | Path) -> None:
     position = json.loads((folder / "loader.json").read_text(encoding="utf-8"))
-    tokens = run.data.prepare("train", run.tokenizer)
-    if tokens.fingerprint == position["fingerprint"] or "data" in allow:
+    tokenized = run.data.prepare("train", run.tokenizer)
+    if tokenized.fingerprint == position["fingerprint"] or "data" in allow:
         return
     raise UserError(
         f"{path} was at epoch {position['epoch']}, batch {position['batch']} of data "
-        f"{position['fingerprint'][:8]}; the data now is {tokens.fingerprint[:8]} "
-        f"({len(tokens):,} rows). The position cannot be restored.",
+        f"{position['fingerprint'][:8]}; the data now is {tokenized.fingerprint[:8]} "
+        f"({len(tokenized):,} rows). The position cannot be restored.",
         where=f"data.path={run.config['data'].get('path')}"
         if run.config["data"].get("path")
         else "data.sources",

@@ -158,7 +158,7 @@ class Rows:
         lengths = [len(ids) for ids in self.ids]
         tokens: Any = SimpleNamespace(
             ids=np.concatenate([ids.numpy() for ids in self._ids(other)]),
-            learned=np.concatenate([_compared_tokens(n) for n in lengths]),
+            loss_mask=np.concatenate([_compared_tokens(n) for n in lengths]),
             offsets=np.cumsum([0, *lengths]),
             lengths=np.asarray(lengths),
         )

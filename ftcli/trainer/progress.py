@@ -135,9 +135,9 @@ def describe_run(run: Run) -> str:
     from ftcli.methods.left_out import list_left_out, summarise
     from ftcli.models.anatomy import count_parameters
 
-    tokens = run.data.prepare("train", run.tokenizer)
+    tokenized = run.data.prepare("train", run.tokenizer)
     trained, total = count_parameters(run.model, trainable_only=True), count_parameters(run.model)
-    first = tokens.sample(run.tokenizer)
+    first = tokenized.sample(run.tokenizer)
     sample = first if len(first) <= SAMPLE_LENGTH else f"{first[:SAMPLE_LENGTH]} ..."
     frozen = list_left_out(run.model, getattr(run.method, "left_out", None))
     gguf = getattr(run.model_source, "gguf", None)
@@ -150,18 +150,18 @@ def describe_run(run: Run) -> str:
         f"({trained / total:.2%})\n"
         f"{stored}"
         f"{targets}"
-        f"data    {getattr(run.data, 'title', run.data.path)}: {tokens.summary()}\n"
-        f"{_describe_sources(run.data, tokens)}"
+        f"data    {getattr(run.data, 'title', run.data.path)}: {tokenized.summary()}\n"
+        f"{_describe_sources(run.data, tokenized)}"
         f"{_describe_packing(run.row_format)}"
         f"sample  {sample!r}"
     )
 
 
-def _describe_sources(data: Any, tokens: Any) -> str:
+def _describe_sources(data: Any, tokenized: Any) -> str:
     """Return a line for each source with its share of an epoch; empty where there is one source."""
-    if len(getattr(tokens, "sizes", ())) < 2:
+    if len(getattr(tokenized, "sizes", ())) < 2:
         return ""
-    shares = tokens.list_shares(2 if data.pairs else 1)
+    shares = tokenized.list_shares(2 if data.pairs else 1)
     return "".join(f"source  {share.describe()}\n" for share in shares)
 
 

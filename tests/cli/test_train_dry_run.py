@@ -35,7 +35,7 @@ def test_it_says_what_a_step_takes_and_leaves_nothing(ftcli, work):
     assert "200 steps take about" in " ".join(ended.out.split())
     run = build_run(compose("qlora_mini", small()).config)
     run.load_model()
-    lengths = run.build_loader().tokens.lengths
+    lengths = run.build_loader().prepared.lengths
     assert int(match[2].replace(",", "")) == sum(sorted(lengths)[-4:])
     assert not list(work.iterdir())
 
@@ -47,10 +47,10 @@ def test_no_batch_of_any_epoch_is_longer():
     run.load_model()
     loader = run.build_loader()
     rows = find_longest_rows(run, loader)
-    total = [int(loader.tokens.lengths[part].sum()) for part in rows]
+    total = [int(loader.prepared.lengths[part].sum()) for part in rows]
     assert [len(part) for part in rows] == [4, 4, 4] and total == sorted(total)[::-1]
     most = max(
-        int(loader.tokens.lengths[b].sum()) for e in range(5) for b in loader.list_batch_rows(e)
+        int(loader.prepared.lengths[b].sum()) for e in range(5) for b in loader.list_batch_rows(e)
     )
     assert total[0] >= most
 

@@ -12,7 +12,7 @@ from ftcli.core.errors import UserError
 from ftcli.data import packing
 from ftcli.data.cache import Writer
 from ftcli.data.loader import Loader, count_steps
-from ftcli.data.tokens import Document, Tokens
+from ftcli.data.tokens import Document, TokenizedSplit
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=200).map(np.array)
 WAYS = ("flat", "bins", "none")
@@ -26,7 +26,7 @@ def make_tokens(folder, lengths):
         ids = 1000 * (number + 1) + np.arange(length)
         writer.append(Document(ids.astype(np.int32), learned), f"file:{number + 1}")
     writer.finish({"skipped": 0}, folder / "x")
-    return Tokens(folder / "x")
+    return TokenizedSplit(folder / "x")
 
 
 @pytest.fixture

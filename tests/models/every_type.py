@@ -161,7 +161,7 @@ def losses(
     learned = [np.arange(n) > 0 for n in lengths]  # nothing predicts the first token
     tokens: Any = SimpleNamespace(
         ids=np.concatenate([np.asarray(d, dtype=np.int32) for d in documents]),
-        learned=np.concatenate(learned),
+        loss_mask=np.concatenate(learned),
         offsets=np.cumsum([0, *lengths]),
         lengths=np.asarray(lengths),
     )

@@ -63,7 +63,7 @@ def ours(model, documents, outcome, batch_size=3):
     lengths = [len(ids) for ids in documents]
     tokens = SimpleNamespace(
         ids=np.concatenate([np.asarray(ids, dtype=np.int32) for ids in documents]),
-        learned=np.concatenate([np.arange(n) > 0 for n in lengths]),
+        loss_mask=np.concatenate([np.arange(n) > 0 for n in lengths]),
         offsets=np.cumsum([0, *lengths]),
         lengths=np.asarray(lengths),
     )

@@ -90,7 +90,7 @@ def test_a_pickle_in_an_array_file_is_not_run(attack, name):
 
 def test_cached_tokens_are_numbers(attack):
     """Every file of the cache replaced by a pickle: refused or read as numbers."""
-    from ftcli.data.tokens import Tokens
+    from ftcli.data.tokens import TokenizedSplit
     from ftcli.models.causal_lm import CausalLM
 
     (attack.folder / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 4)
@@ -101,7 +101,7 @@ def test_cached_tokens_are_numbers(attack):
         whole = file.read_bytes()
         file.write_bytes(bomb)
         try:
-            tokens = Tokens(folder)
+            tokens = TokenizedSplit(folder)
             [tokens.row(row) for row in range(len(tokens))]
             tokens.origin(0)
         except (UserError, ValueError, IndexError, KeyError, OSError):

@@ -125,5 +125,5 @@ class CaptionLoader(Loader):
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         """Return the tensors of rows; see `Captions.batch`."""
-        captions: Any = self.tokens
+        captions: Any = self.prepared
         return captions.batch(list(rows))

@@ -34,7 +34,7 @@ class Client:
         self.settings, self.run, self.loop, self.shared = settings, run, loop, shared
         self.loader = run.build_loader()
         group = self.loader.group
-        labels = read_categories(run.data, self.loader.tokens, settings.by, group)
+        labels = read_categories(run.data, self.loader.prepared, settings.by, group)
         parts = split_rows(labels, settings.clients, settings.partition, settings.alpha, run.seed)
         self.rows = [[group * row + i for row in part for i in range(group)] for part in parts]
 

@@ -58,7 +58,7 @@ def tokenizer_for(base, name):
 
 def learned_stretches(tokenizer, document):
     stretches, before = [], 0
-    for token, learned in zip(document.ids.tolist(), document.learned.tolist(), strict=True):
+    for token, learned in zip(document.ids.tolist(), document.loss_mask.tolist(), strict=True):
         if learned and not before:
             stretches.append([])
         if learned:

@@ -50,7 +50,7 @@ def render(tokenizer, messages, **settings):
 def learned_texts(tokenizer, document):
     """Return the text of each contiguous range of learned tokens."""
     stretches, current = [], []
-    for token, learned in zip(document.ids.tolist(), document.learned.tolist(), strict=True):
+    for token, learned in zip(document.ids.tolist(), document.loss_mask.tolist(), strict=True):
         if learned:
             current.append(token)
         elif current:
@@ -80,7 +80,7 @@ def test_what_stands_before_the_last_answer_is_the_generation_prompt(with_templa
     talk = [user("Say blue."), assistant("Blue it is.")]
     document = render(tokenizer, talk)
     prompt = Renderer(RenderSettings(), tokenizer).encode_prompt({"messages": talk})
-    first = document.learned.tolist().index(1)
+    first = document.loss_mask.tolist().index(1)
     assert document.ids[:first].tolist() == prompt
     whole = tokenizer.apply_chat_template(talk[:1], add_generation_prompt=True)["input_ids"]
     assert prompt == whole
@@ -150,7 +150,7 @@ def test_an_answer_that_merges_with_the_prompt_is_cut_from_it(tokenizer):
     assert document.ids.tolist() != joined  # the tokenizer does merge the blank
     assert document.ids[: len(prompt)].tolist() == prompt
     assert learned_texts(chat_tokenizer, document) == ["hello<|eos|>"]
-    assert not document.learned[: len(prompt)].any()
+    assert not document.loss_mask[: len(prompt)].any()
 
 
 def test_the_template_may_refuse_a_row(with_template):
@@ -176,7 +176,7 @@ def test_without_a_template_there_is_one_message(tokenizer):
 
 def test_mask_all_learns_everything_but_the_first_token(with_template):
     document = render(with_template("llama3"), TALK, mask="all")
-    assert document.learned.tolist() == [0] + [1] * (len(document.ids) - 1)
+    assert document.loss_mask.tolist() == [0] + [1] * (len(document.ids) - 1)
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="<>|\x00"), max_size=20)
@@ -213,4 +213,4 @@ def test_plain_rows_learn_exactly_the_completion(tokenizer, asked, answer, templ
     assert learned_texts(tokenizer, document) == [answer + "<|eos|>"]
     prompt = renderer.encode_prompt(example)
     assert document.ids[: len(prompt)].tolist() == prompt
-    assert not document.learned[: len(prompt)].any()
+    assert not document.loss_mask[: len(prompt)].any()

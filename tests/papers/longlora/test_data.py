@@ -46,7 +46,7 @@ def test_rows_are_the_texts_end_to_end(data, tokenizer):
     ]
     assert joined.ids.tolist() == stream[: len(joined) * 32]
     assert len(stream) - len(joined.ids) < 32
-    learned = np.asarray(joined.learned).astype(bool)
+    learned = np.asarray(joined.loss_mask).astype(bool)
     expected = joined.ids != 1
     expected[::32] = False  # nothing stands before the first token of a row
     assert (learned == expected).all() and learned.sum() == joined.meta["supervised"]
