@@ -13,7 +13,7 @@ from ftcli.data import formats
 from ftcli.data.conversation.learning import parse_flag
 from ftcli.data.format_matching import FormatMatcher
 from ftcli.data.formats import LABEL, REFERENCES, default_columns
-from ftcli.data.rows import UnusableRow, as_text, list_names, shorten
+from ftcli.data.rows import RowError, as_text, list_names, shorten
 
 #: Fields by which a row becomes a conversation.
 SURROUNDINGS = ("system", "history", "tools")
@@ -106,15 +106,13 @@ class Columns:
         """Build the canonical example of a row, with its references.
 
         Raises:
-            UnusableRow: the row lacks a column, holds the wrong kind of value, or says that its answer is
+            RowError: the row lacks a column, holds the wrong kind of value, or says that its answer is
                 a bad one.
         """
         missing = self.list_missing(row)
         if missing:
             wanted = ", ".join(f"'{self.mapping.get(field, field)}'" for field in missing)
-            raise UnusableRow(
-                f"has no column {wanted}; its columns are {list_names(row) or 'none'}."
-            )
+            raise RowError(f"has no column {wanted}; its columns are {list_names(row) or 'none'}.")
         named = self._find_columns(row)
         fields = {field: row[column] for field, column in named.items() if column}
         label = fields.pop(LABEL, None)
@@ -158,21 +156,21 @@ def _has_content(value: Any) -> bool:
 def _refuse_bad_answer(label: Any, column: str | None) -> None:
     good = None if label is None else parse_flag(label)
     if good is False:
-        raise UnusableRow(
+        raise RowError(
             f"has '{column}': {json.dumps(label)}: a bad answer, not to be learned.", "not to learn"
         )
     if label is not None and good is None:
-        raise UnusableRow(
+        raise RowError(
             f"'{column}' is {shorten(label)}; it says whether the answer is a good one: true or false. "
             "data.columns.label=null leaves the column out."
         )
 
 
 def _refuse_hidden(example: Mapping[str, Any]) -> None:
-    """Raise UnusableRow for a conversation whose answers are all marked as not to be learned."""
+    """Raise RowError for a conversation whose answers are all marked as not to be learned."""
     answers = [m for m in example.get("messages", ()) if m["role"] == "assistant"]
     if answers and not any(m.get("learn", True) for m in answers):
-        raise UnusableRow("has only answers that are marked as not to be learned.", "not to learn")
+        raise RowError("has only answers that are marked as not to be learned.", "not to learn")
 
 
 def _find_answer_field(module: ModuleType) -> str | None:
@@ -187,7 +185,7 @@ def _parse_references(value: Any) -> list[str]:
         return [value]
     if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
         return [as_text(v, REFERENCES, empty=True) for v in value]
-    raise UnusableRow(f"'{REFERENCES}' is neither text nor a list of texts.")
+    raise RowError(f"'{REFERENCES}' is neither text nor a list of texts.")
 
 
 def _take_answer(example: dict[str, Any]) -> list[str]:

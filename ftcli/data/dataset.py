@@ -15,12 +15,12 @@ from ftcli.data import cache, dataset_errors
 from ftcli.data.inspection import UnusedColumns
 from ftcli.data.loader import Loader
 from ftcli.data.mixture import Mixture
-from ftcli.data.preparation import Preparation, Progress, Work, count_entries
+from ftcli.data.preparation import Preparation, PreparationTask, Progress, count_entries
 from ftcli.data.render import DATE, Renderer, RenderSettings
-from ftcli.data.rows import BadRow, UnusableRow
+from ftcli.data.rows import LocatedRowError, RowError
 from ftcli.data.source_report import describe_sources, plan_shares
 from ftcli.data.source_settings import EvalSet, MixedSource, read_settings, read_sources
-from ftcli.data.split import Entry, Split, Splits
+from ftcli.data.split import ExampleOrError, Split, Splits
 from ftcli.data.statistics import compute_statistics, format_counts, list_warnings
 from ftcli.data.tokens import Document, TokenizedSplit
 
@@ -112,13 +112,13 @@ class Data:
             UserError: a row cannot be used and `on_error` is stop.
         """
         for entry in self._entries(split):
-            if isinstance(entry, BadRow):
+            if isinstance(entry, LocatedRowError):
                 if self.on_error == "stop" and not entry.intended:
                     raise entry
             elif entry is not None:
                 yield entry
 
-    def _entries(self, split: str) -> Iterator[Entry]:
+    def _entries(self, split: str) -> Iterator[ExampleOrError]:
         return chain.from_iterable(part.entries() for part in self._splits.open(split))
 
     def prepare(
@@ -161,18 +161,18 @@ class Data:
         progress: Progress | None,
     ) -> Path:
         """Return the folder of the cache with the tokens of one source of a split."""
-        work = self._preparation(tokenizer)
-        key = cache.hash_settings(work.settings(part) | {"text_unit": self.text_unit})
+        preparation = self._preparation(tokenizer)
+        key = cache.hash_settings(preparation.settings(part) | {"text_unit": self.text_unit})
         if key in self._folders:
             return self._folders[key]
         if progress is not None:
-            work.progress = partial(progress, self._describe_part(split, part))
+            preparation.progress = partial(progress, self._describe_part(split, part))
         folder = cache.find_or_write(
             cache.token_folder(self.cache_dir),
             key,
-            lambda writer: work.fill(writer, part.entries()),
+            lambda writer: preparation.fill(writer, part.entries()),
         )
-        work.check_dropped_content(cache.read_meta(folder))
+        preparation.check_dropped_content(cache.read_meta(folder))
         self._folders[key] = folder
         return folder
 
@@ -183,9 +183,9 @@ class Data:
         if split == "train" and (note := part.unused.note()):
             log.warning(note)
 
-    def _describe_part(self, split: str, part: Split) -> Work:
+    def _describe_part(self, split: str, part: Split) -> PreparationTask:
         several = self.sources is not None and bool(part.title)
-        return Work(f"{split} of {part.title}" if several else split, part)
+        return PreparationTask(f"{split} of {part.title}" if several else split, part)
 
     def _mixture(self, split: str, parts: Sequence[Split]) -> Mixture:
         titles = tuple(part.title or split for part in parts)
@@ -277,9 +277,9 @@ class Data:
         for example in self.examples(split):
             try:
                 ids = renderer.encode_prompt(example)
-            except UnusableRow as error:
+            except RowError as error:
                 if self.on_error == "stop":
-                    raise error.to_bad_row(example["origin"]) from error
+                    raise error.locate(example["origin"]) from error
                 continue
             if not ids:
                 continue
@@ -297,7 +297,7 @@ class Data:
         """
         try:
             return Renderer(self._rendering, tokenizer).encode_prompt(example)
-        except UnusableRow as error:
+        except RowError as error:
             raise UserError(f"the conversation {error}", where="data") from error
 
     def beginning_ids(self, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

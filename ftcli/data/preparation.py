@@ -12,8 +12,8 @@ from ftcli.core.errors import UserError
 from ftcli.data.cache import Writer
 from ftcli.data.chat_templates.dropped_content import DROP_KINDS, make_dropped_content_error
 from ftcli.data.render import DocumentText, Renderer
-from ftcli.data.rows import BadRow, UnusableRow
-from ftcli.data.split import Entry, Split
+from ftcli.data.rows import LocatedRowError, RowError
+from ftcli.data.split import ExampleOrError, Split
 from ftcli.data.statistics import RowCounts
 from ftcli.data.tokenization import hash_tokenizer
 from ftcli.data.tokens import Document
@@ -24,11 +24,11 @@ MAX_CHARACTERS = 1 << 24  # characters of a chunk, which bounds memory where row
 COMMIT = 1_000_000  # tokens between two commits: seconds of work, and each waits for the disk
 
 
-#: Source rows, and the texts of those of them that are examples.
-Chunk = tuple[list[Entry], list[list[DocumentText] | UnusableRow]]
+#: Source rows, and the rendered segments of those of them that are examples.
+Chunk = tuple[list[ExampleOrError], list[list[DocumentText] | RowError]]
 
 
-class Work(NamedTuple):
+class PreparationTask(NamedTuple):
     """A preparation under way: its name in messages, and the rows."""
 
     name: str
@@ -36,7 +36,7 @@ class Work(NamedTuple):
 
 
 #: Called with what is being prepared and the counts so far, after each chunk that is written.
-Progress = Callable[[Work, RowCounts], None]
+Progress = Callable[[PreparationTask, RowCounts], None]
 
 
 class Preparation:
@@ -77,7 +77,7 @@ class Preparation:
             "chat_template": getattr(tokenizer, "chat_template", None),
         }
 
-    def fill(self, writer: Writer, entries: Iterable[Entry]) -> dict[str, Any]:
+    def fill(self, writer: Writer, entries: Iterable[ExampleOrError]) -> dict[str, Any]:
         """Append the documents of all entries; return the counts as `meta.json` holds them.
 
         Raises:
@@ -87,11 +87,11 @@ class Preparation:
         self.counts = RowCounts(**writer.state)
         self.writer = writer
         chunks = _split_chunks(islice(iter(entries), self.counts.entries, None))
-        for chunk, texts in _read_ahead(map(self._write_texts, chunks)):
-            self._write_chunk(chunk, texts)
+        for chunk, rendered in _read_ahead(map(self._render_segments, chunks)):
+            self._write_chunk(chunk, rendered)
             self.counts.entries += len(chunk)
             if self.counts.rows and not self.counts.supervised:
-                raise self._make_unlearned_error()
+                raise self._make_no_labels_error()
             if writer.tokens - writer.committed >= COMMIT:
                 writer.commit(asdict(self.counts))
             self.check_dropped_content(asdict(self.counts))
@@ -100,7 +100,7 @@ class Preparation:
         return asdict(self.counts)
 
     def take_examples(
-        self, entries: Iterable[Entry], count: int
+        self, entries: Iterable[ExampleOrError], count: int
     ) -> list[tuple[dict[str, Any], list[Document]]]:
         """Return the first `count` examples and their documents, cut at `max_length`; sets `counts`.
 
@@ -111,12 +111,12 @@ class Preparation:
         examples: list[tuple[dict[str, Any], list[Document]]] = []
         for entry in entries:
             self.counts.entries += 1
-            if isinstance(entry, BadRow):
+            if isinstance(entry, LocatedRowError):
                 self._skip(entry)
             elif entry is None:
-                self.counts.elsewhere += 1
-            elif isinstance(documents := self.renderer.render_documents([entry])[0], UnusableRow):
-                self._skip(documents.to_bad_row(entry["origin"]))
+                self.counts.other_split += 1
+            elif isinstance(documents := self.renderer.tokenize_documents([entry])[0], RowError):
+                self._skip(documents.locate(entry["origin"]))
             else:
                 examples.append((entry, [document.cut(self.limit) for document in documents]))
                 if len(examples) == count:
@@ -124,22 +124,22 @@ class Preparation:
         self.counts.used = len(examples)
         return examples
 
-    def _write_texts(self, chunk: list[Entry]) -> Chunk:
+    def _render_segments(self, chunk: list[ExampleOrError]) -> Chunk:
         examples = [entry for entry in chunk if isinstance(entry, dict)]
-        return chunk, self.renderer.write_texts(examples)
+        return chunk, self.renderer.render_segments(examples)
 
     def _write_chunk(
-        self, chunk: Sequence[Entry], texts: Sequence[list[DocumentText] | UnusableRow]
+        self, chunk: Sequence[ExampleOrError], rendered: Sequence[list[DocumentText] | RowError]
     ) -> None:
         for entry in chunk:
-            self.counts.elsewhere += entry is None
-            if isinstance(entry, BadRow):
+            self.counts.other_split += entry is None
+            if isinstance(entry, LocatedRowError):
                 self._skip(entry)
         examples = [entry for entry in chunk if isinstance(entry, dict)]
-        rendered = self.renderer.render_documents(examples, texts)
-        for example, documents in zip(examples, rendered, strict=True):
-            if isinstance(documents, UnusableRow):
-                self._skip(documents.to_bad_row(example["origin"]))
+        tokenized = self.renderer.tokenize_documents(examples, rendered)
+        for example, documents in zip(examples, tokenized, strict=True):
+            if isinstance(documents, RowError):
+                self._skip(documents.locate(example["origin"]))
                 continue
             self.counts.rows += 1
             for document in documents:
@@ -173,7 +173,7 @@ class Preparation:
                 return None
             document = document.cut(self.limit)
         if not document.loss_mask.any():
-            counts.unlearned += 1
+            counts.without_labels += 1
             return None
         return document
 
@@ -189,12 +189,12 @@ class Preparation:
         if self.on_lost == "refuse" and DROP_KINDS.keys() & counts["dropped_content"].keys():
             raise make_dropped_content_error(counts, self.renderer.chat.program.source)
 
-    def _skip(self, row: BadRow) -> None:
-        count_bad_row(row, self.counts, self.on_error)
+    def _skip(self, row: LocatedRowError) -> None:
+        count_row_error(row, self.counts, self.on_error)
 
-    def _make_unlearned_error(self) -> UserError:
+    def _make_no_labels_error(self) -> UserError:
         counts = self.counts
-        if counts.overlong >= counts.unlearned + counts.dropped:
+        if counts.overlong >= counts.without_labels + counts.dropped:
             why = f"their answers begin after data.max_length={self.limit} tokens"
             fix = f"raise data.max_length (the longest row has {counts.longest:,} tokens)"
         elif self.renderer.uses_markers:
@@ -204,7 +204,7 @@ class Preparation:
         else:
             why = "the chat template shows nothing that the assistant wrote"
             fix = "set another model.chat_template, or data.mask=all"
-        rows = f"{counts.unlearned + counts.dropped:,} of {counts.rows:,}"
+        rows = f"{counts.without_labels + counts.dropped:,} of {counts.rows:,}"
         named = counts.left_out_rows
         first = next(iter([*named.get("no labels", ()), *named.get("too long", ())]), "")
         return UserError(
@@ -214,7 +214,9 @@ class Preparation:
         )
 
 
-def count_entries(entries: Iterable[Entry], on_error: Literal["stop", "skip"]) -> RowCounts:
+def count_entries(
+    entries: Iterable[ExampleOrError], on_error: Literal["stop", "skip"]
+) -> RowCounts:
     """Count the rows of a split without tokenising them.
 
     Raises:
@@ -223,21 +225,23 @@ def count_entries(entries: Iterable[Entry], on_error: Literal["stop", "skip"]) -
     counts = RowCounts()
     for entry in entries:
         counts.entries += 1
-        counts.elsewhere += entry is None
-        if isinstance(entry, BadRow):
-            count_bad_row(entry, counts, on_error)
+        counts.other_split += entry is None
+        if isinstance(entry, LocatedRowError):
+            count_row_error(entry, counts, on_error)
     return counts
 
 
-def count_bad_row(row: BadRow, counts: RowCounts, on_error: Literal["stop", "skip"]) -> None:
+def count_row_error(
+    row: LocatedRowError, counts: RowCounts, on_error: Literal["stop", "skip"]
+) -> None:
     """Count a row that cannot be used.
 
     Raises:
-        BadRow: `on_error` is stop, and the data do not exclude the row themselves.
+        LocatedRowError: `on_error` is stop, and the data do not exclude the row themselves.
     """
     if on_error == "stop" and not row.intended:
         raise row
-    counts.add_bad_row(row)
+    counts.add_row_error(row)
 
 
 def _make_length_error(length: int, limit: int, origin: str) -> UserError:
@@ -248,7 +252,7 @@ def _make_length_error(length: int, limit: int, origin: str) -> UserError:
     )
 
 
-def _split_chunks(stream: Iterator[Entry]) -> Iterator[list[Entry]]:
+def _split_chunks(stream: Iterator[ExampleOrError]) -> Iterator[list[ExampleOrError]]:
     chunk, weight = [], 0
     for entry in stream:
         chunk.append(entry)
@@ -272,7 +276,7 @@ def _read_ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
             yield chunk
 
 
-def _count_characters(entry: Entry) -> int:
+def _count_characters(entry: ExampleOrError) -> int:
     """Count the characters of a row's texts; those of nested values, such as messages, do not count."""
     if not isinstance(entry, dict):
         return 0

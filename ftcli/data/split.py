@@ -14,16 +14,16 @@ from ftcli.data import dataset_errors
 from ftcli.data.columns import Columns
 from ftcli.data.conversation.exchange import extract_prompt
 from ftcli.data.inspection import UnusedColumns, find_unused_columns
-from ftcli.data.rows import BadRow, Item, Row, UnusableRow
+from ftcli.data.rows import LocatedRowError, RawRow, RowError, RowOrError
 from ftcli.data.source_settings import MixedSource, SourceSettings, source_key
 from ftcli.data.sources import Source, find_source, is_path
 
 if TYPE_CHECKING:
     from ftcli.data.dataset import Data
 
-#: Item of a split's stream for each source row: an example, the error of the row, or None where the row
+#: Element of a split's stream for each source row: an example, the error of the row, or None where the row
 #: belongs to another split.
-Entry = dict[str, Any] | BadRow | None
+ExampleOrError = dict[str, Any] | LocatedRowError | None
 INSPECTED_ROWS = 256  # first rows by which format and columns are chosen
 log = logging.getLogger("ftcli.data")
 FULL = 1 << 64  # prompts are hashed to numbers below this
@@ -85,7 +85,7 @@ class Split:
             return Columns(
                 self.format, self.mapping, first.values, self.where, first.origin, values
             )
-        broken = next((item for item in self._items() if isinstance(item, BadRow)), None)
+        broken = next((item for item in self._items() if isinstance(item, LocatedRowError)), None)
         raise broken or self._make_no_row_error()
 
     @cached_property
@@ -94,9 +94,9 @@ class Split:
         return find_unused_columns(self.columns, (row.values for row in self._first_rows))
 
     @cached_property
-    def _first_rows(self) -> list[Row]:
+    def _first_rows(self) -> list[RawRow]:
         """Return the first good rows, at most `INSPECTED_ROWS`; fewer where the file cannot be read further."""
-        rows: list[Row] = []
+        rows: list[RawRow] = []
         items = self._items()
         while len(rows) < INSPECTED_ROWS:
             try:
@@ -107,7 +107,7 @@ class Split:
                 if rows:
                     break
                 raise
-            if not isinstance(item, BadRow):
+            if not isinstance(item, LocatedRowError):
                 rows.append(item)
         return rows
 
@@ -119,14 +119,14 @@ class Split:
             fix="check the file; it may have been cut off",
         )
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[ExampleOrError]:
         """Yield one entry a source row, in order.
 
         Rows are held out by a hash of their prompt. A bad row has none, so it belongs to the training split.
         """
         for item in self._items():
             entry = self._read_entry(item)
-            if isinstance(entry, BadRow):
+            if isinstance(entry, LocatedRowError):
                 yield None if self.held_out else entry
             else:
                 yield entry if entry is None or self._belongs(entry) else None
@@ -148,16 +148,16 @@ class Split:
             "held_out": self.held_out,
         }
 
-    def _items(self) -> Iterator[Item]:
+    def _items(self) -> Iterator[RowOrError]:
         return islice(self.source.rows(), self.limit)
 
-    def _read_entry(self, item: Item) -> Entry:
-        if isinstance(item, BadRow):
+    def _read_entry(self, item: RowOrError) -> ExampleOrError:
+        if isinstance(item, LocatedRowError):
             return item
         try:
             example = self.columns.build_example(item.values)
-        except UnusableRow as error:
-            return error.to_bad_row(item.origin)
+        except RowError as error:
+            return error.locate(item.origin)
         return {**example, "row": item.values, "origin": item.origin}
 
     def _belongs(self, example: dict[str, Any]) -> bool:

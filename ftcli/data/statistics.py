@@ -1,6 +1,6 @@
 """Counts of a prepared split: what became of each source row, token statistics, and warnings.
 
-Every row of a source is counted once: read = used + elsewhere + the sum of left_out.
+Every row of a source is counted once: read = used + other_split + the sum of left_out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ftcli.data.chat_templates.dropped_content import BY_DESIGN, DROP_KINDS
-from ftcli.data.rows import BadRow, Reason
+from ftcli.data.rows import LocatedRowError, Reason
 
 if TYPE_CHECKING:
     from ftcli.data.tokens import TokenizedSplit
@@ -23,11 +23,11 @@ SKIPPED = ("broken", "unfit", "empty")  # reasons for which a row gives no examp
 class RowCounts:
     """Counts of one preparation, as `meta.json` holds them.
 
-    For rows: read = used + elsewhere + the sum of left_out.
+    For rows: read = used + other_split + the sum of left_out.
     """
 
     entries: int = 0  # source rows read
-    elsewhere: int = 0  # of these, rows of another split
+    other_split: int = 0  # of these, rows of another split
     used: int = 0  # rows with at least one document
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> rows
     left_out_rows: dict[str, list[str]] = field(
@@ -37,7 +37,7 @@ class RowCounts:
     skipped: int = 0  # rows that could not, except those that the data exclude
     overlong: int = 0  # documents longer than max_length
     dropped: int = 0  # of these, left out
-    unlearned: int = 0  # documents left out because nothing in them is learned
+    without_labels: int = 0  # documents left out because nothing in them is learned
     partners: int = 0  # documents of pairs left out because the other one was
     dropped_content: dict[str, int] = field(default_factory=dict)  # kind -> documents
     dropped_content_rows: dict[str, list[str]] = field(
@@ -47,7 +47,7 @@ class RowCounts:
     longest: int = 0  # tokens of the longest document, before it was cut
     longest_row: str = ""  # origin of that document
 
-    def add_bad_row(self, row: BadRow) -> None:
+    def add_row_error(self, row: LocatedRowError) -> None:
         """Count a row that did not become an example, and list it among the first."""
         self.skipped += not row.intended
         self.add_left_out(row.reason, f"{row.where}  {row.what}")
@@ -98,8 +98,8 @@ def _merge_counts(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str
 def format_counts(meta: Mapping[str, Any]) -> str:
     """Format the counts of rows: "300 rows read: 280 used, 14 of another split, 6 left out (6 empty)"."""
     parts = [f"{meta['used']:,} used"]
-    if meta["elsewhere"]:
-        parts.append(f"{meta['elsewhere']:,} of another split")
+    if meta["other_split"]:
+        parts.append(f"{meta['other_split']:,} of another split")
     if meta["left_out"]:
         why = ", ".join(f"{count:,} {reason}" for reason, count in meta["left_out"].items())
         parts.append(f"{sum(meta['left_out'].values()):,} left out ({why})")
@@ -113,9 +113,9 @@ def compute_statistics(tokenized: TokenizedSplit) -> dict[str, Any]:
     return {
         "rows": meta["rows"],
         "documents": len(tokenized),
-        **{k: meta[k] for k in ("skipped", "overlong", "dropped", "unlearned")},
+        **{k: meta[k] for k in ("skipped", "overlong", "dropped", "without_labels")},
         "read": meta["entries"],
-        **{k: meta[k] for k in ("used", "elsewhere", "left_out", "left_out_rows")},
+        **{k: meta[k] for k in ("used", "other_split", "left_out", "left_out_rows")},
         **{k: meta[k] for k in ("dropped_content", "dropped_content_rows")},
         "tokens": meta["tokens"],
         "supervised": meta["supervised"],
@@ -149,9 +149,9 @@ def list_warnings(meta: dict[str, Any], split: str) -> list[str]:
             f"{split}: {meta['overlong']:,} documents cut at data.max_length; the longest has "
             f"{meta['longest']:,} tokens ({meta['longest_row']})."
         )
-    if meta["unlearned"]:
+    if meta["without_labels"]:
         lines.append(
-            f"{split}: {meta['unlearned']:,} documents left out: nothing in them is learned "
+            f"{split}: {meta['without_labels']:,} documents left out: nothing in them is learned "
             "(their answers begin behind data.max_length, or the template hides them)."
             f"{_name_first(meta, 'no labels')}"
         )

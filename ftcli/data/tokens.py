@@ -43,7 +43,7 @@ class Document(NamedTuple):
         return Document(self.ids[:length], self.loss_mask[:length], self.dropped_content)
 
 
-class Row(TypedDict):
+class TokenizedDocument(TypedDict):
     """One document: input_ids int32 [n]; labels int64 [n], -100 where nothing is learned."""
 
     input_ids: np.ndarray
@@ -96,7 +96,7 @@ class TokenizedSplit:
         """Number of rows left out because they could not be used."""
         return int(self.meta["skipped"])
 
-    def row(self, index: int) -> Row:
+    def row(self, index: int) -> TokenizedDocument:
         """Return one document."""
         here = slice(self.offsets[index], self.offsets[index + 1])
         ids = np.asarray(self.ids[here])

@@ -142,7 +142,7 @@ def test_a_row_of_megabytes_is_cut_and_counted(tokenizer, write_rows, answer):
 def test_rows_of_the_other_side_of_a_share_are_accounted_for(tokenizer, write_rows):
     data = Data(str(write_rows([*rows(40), {"prompt": "a"}])), on_error="skip", validation=0.2)
     train, held = (data.prepare(s, tokenizer).meta for s in ("train", "validation"))
-    assert train["elsewhere"] == held["used"] > 0 and train["used"] + held["used"] == 40
+    assert train["other_split"] == held["used"] > 0 and train["used"] + held["used"] == 40
     assert train["left_out"] == {"unfit": 1} and not held["left_out"]
     assert train["entries"] == held["entries"] == 41
 

@@ -199,14 +199,14 @@ TEMPLATES = (
 @pytest.mark.parametrize("marked", [False, True])
 def test_a_chat_template_stays_in_its_sandbox(attack, template, marked):
     from ftcli.data.chat_templates.template import ChatTemplate
-    from ftcli.data.rows import UnusableRow
+    from ftcli.data.rows import RowError
 
     tokenizer = CausalLM(path="asset:llama_mini").load_tokenizer()
     text = template.format(shell=attack.shell)
     mark = "{% generation %}a{% endgeneration %}" if marked else ""
     tokenizer.chat_template = text + mark + "{% for m in messages %}{{ m.content }}{% endfor %}"
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    with pytest.raises(UnusableRow, match="refused by the chat template"):
+    with pytest.raises(RowError, match="refused by the chat template"):
         ChatTemplate(tokenizer, "2026-01-01").render_conversation(talk)
     assert not attack.won
 

@@ -33,13 +33,13 @@ class Conversation(NamedTuple):
     Attributes:
         text: the whole text.
         learned: character ranges of the assistant's turns that are learned, each with its end token.
-        unlearned: ranges of the assistant's turns that the data exclude from learning.
+        excluded: ranges of the assistant's turns that the data exclude from learning.
         dropped_content: kinds of content that the template drops; see `ftcli.data.chat_templates.dropped_content`.
     """
 
     text: str
     learned: tuple[Span, ...]
-    unlearned: tuple[Span, ...]
+    excluded: tuple[Span, ...]
     dropped_content: tuple[str, ...]
 
 
@@ -53,7 +53,7 @@ class RenderedConversation:
     """Renders one conversation and finds its turns.
 
     Raises:
-        UnusableRow: the template refuses it.
+        RowError: the template refuses it.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class RenderedConversation:
         self._append_end(turns)
         spans = {turn.message: turn.spans for turn in turns}
         learned: list[Span] = []
-        unlearned: list[Span] = []
+        excluded: list[Span] = []
         for number, parts in spans.items():
-            (learned if self._learns(number) else unlearned).extend(parts)
+            (learned if self._learns(number) else excluded).extend(parts)
         finder = DroppedContentFinder(
             self.messages, self.tools, self.text, turns, self.program, self.traits
         )
         return Conversation(
-            self.text, tuple(learned), tuple(unlearned), finder.find_dropped_content()
+            self.text, tuple(learned), tuple(excluded), finder.find_dropped_content()
         )
 
     def _learns(self, number: int) -> bool:

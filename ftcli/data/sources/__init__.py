@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from ftcli.data.rows import Item
+from ftcli.data.rows import RowOrError
 
 
 class Source(Protocol):
@@ -15,7 +15,7 @@ class Source(Protocol):
     #: Beginning of the origins of its rows.
     place: str
 
-    def rows(self) -> Iterator[Item]:
+    def rows(self) -> Iterator[RowOrError]:
         """Yield every row, in constant memory."""
 
     def count_rows(self) -> int | None:

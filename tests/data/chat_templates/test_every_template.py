@@ -15,7 +15,7 @@ import pytest
 
 from ftcli.data.chat_templates.dropped_content import BY_DESIGN, DROP_KINDS
 from ftcli.data.render import Renderer, RenderSettings
-from ftcli.data.rows import UnusableRow
+from ftcli.data.rows import RowError
 
 from .conversations import Kind, everything
 
@@ -120,8 +120,8 @@ def judge(kind: Kind, name, tokenizer, document) -> set[str]:
 def verdict(kind: Kind, name, tokenizer):
     """Return (reported, actual) dropped content of one conversation; reported is None where it is refused."""
     example = {"messages": kind.messages, **({"tools": kind.tools} if kind.tools else {})}
-    (documents,) = Renderer(RenderSettings(), tokenizer).render_documents([example])
-    if isinstance(documents, UnusableRow):
+    (documents,) = Renderer(RenderSettings(), tokenizer).tokenize_documents([example])
+    if isinstance(documents, RowError):
         return None, str(documents)
     return set(documents[0].dropped_content), judge(kind, name, tokenizer, documents[0])
 

@@ -26,7 +26,7 @@ WRITTEN = '{"town": "Graz", "days": 3, "units": ["°C", "km/h"], "deep": {"exact
 
 def dropped_content(tokenizer, messages, tools=None, **settings):
     example = {"messages": messages, **({"tools": tools} if tools else {})}
-    ((document,),) = Renderer(RenderSettings(**settings), tokenizer).render_documents([example])
+    ((document,),) = Renderer(RenderSettings(**settings), tokenizer).tokenize_documents([example])
     return set(document.dropped_content)
 
 
@@ -39,7 +39,7 @@ def test_a_conversation_that_is_whole_has_no_loss(with_template, name):
 def test_a_call_is_learned_once_in_the_form_that_the_template_wants(with_template, template):
     chat_tokenizer = with_template(template)
     example = {"messages": CALLED, "tools": [TOOL]}
-    ((document,),) = Renderer(RenderSettings(), chat_tokenizer).render_documents([example])
+    ((document,),) = Renderer(RenderSettings(), chat_tokenizer).tokenize_documents([example])
     assert document.dropped_content == ()
     call = f"<call>weather {WRITTEN}</call><|im_end|>"
     assert learned_texts(chat_tokenizer, document) == [call, "Sunny.<|im_end|>"]
@@ -165,7 +165,7 @@ def test_an_answer_stops_at_the_ends_that_are_learned(with_template):
 def test_the_date_is_that_of_the_run(with_template):
     chat_tokenizer = with_template(templates.DATED)
     renderer = Renderer(RenderSettings(date="2025-03-09"), chat_tokenizer)
-    ((document,),) = renderer.render_documents([{"messages": TALK}])
+    ((document,),) = renderer.tokenize_documents([{"messages": TALK}])
     prompt = renderer.encode_prompt({"messages": TALK})
     assert "Today: 09 March 2025<|im_end|>" in chat_tokenizer.decode(document.ids)
     assert document.ids[: len(prompt)].tolist() == prompt
@@ -195,11 +195,11 @@ def test_tokens_that_a_tokenizer_puts_first_stand_first_in_plain_rows_and_prompt
     chat_tokenizer.bos_token = None
     renderer = Renderer(RenderSettings(), chat_tokenizer)
     for example in ({"prompt": "a", "completion": "b"}, {"text": "a b"}):
-        ((document,),) = renderer.render_documents([example])
+        ((document,),) = renderer.tokenize_documents([example])
         assert document.ids[:2].tolist() == first
     assert renderer.encode_prompt({"prompt": "a"})[:2] == first
     assert renderer.encode_beginning("a b") == chat_tokenizer("a b").input_ids
-    ((document,),) = renderer.render_documents([{"text": "a b"}])
+    ((document,),) = renderer.tokenize_documents([{"text": "a b"}])
     assert document.ids[:-1].tolist() == renderer.encode_beginning("a b")
 
 
@@ -208,6 +208,6 @@ def test_arguments_as_python_prints_them_are_given_as_json_text_instead(with_tem
         templates.CALLS_OF_OBJECTS.replace("['arguments'] | tojson", "['arguments'] | string")
     )
     example = {"messages": CALLED, "tools": [TOOL]}
-    ((document,),) = Renderer(RenderSettings(), chat_tokenizer).render_documents([example])
+    ((document,),) = Renderer(RenderSettings(), chat_tokenizer).tokenize_documents([example])
     assert document.dropped_content == ()
     assert learned_texts(chat_tokenizer, document)[0] == f"<call>weather {WRITTEN}</call><|im_end|>"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ftcli.core.errors import UserError
 from ftcli.data.render import Renderer, RenderSettings
-from ftcli.data.rows import UnusableRow
+from ftcli.data.rows import RowError
 
 from .. import templates
 
@@ -41,8 +41,8 @@ LEARNED = {
 
 def render(tokenizer, messages, **settings):
     renderer = Renderer(RenderSettings(**settings), tokenizer)
-    (documents,) = renderer.render_documents([{"messages": messages}])
-    if isinstance(documents, UnusableRow):
+    (documents,) = renderer.tokenize_documents([{"messages": messages}])
+    if isinstance(documents, RowError):
         raise documents
     return documents[0]
 
@@ -154,14 +154,14 @@ def test_an_answer_that_merges_with_the_prompt_is_cut_from_it(tokenizer):
 
 
 def test_the_template_may_refuse_a_row(with_template):
-    with pytest.raises(UnusableRow, match="System role not supported"):
+    with pytest.raises(RowError, match="System role not supported"):
         render(with_template("gemma"), TALK, system="Be brief.")
-    with pytest.raises(UnusableRow, match="alternate"):
+    with pytest.raises(RowError, match="alternate"):
         render(with_template("llama2"), [user("a"), user("b"), assistant("c")])
 
 
 def test_a_row_without_an_answer_has_nothing_to_learn(with_template):
-    with pytest.raises(UnusableRow, match="nothing to learn"):
+    with pytest.raises(RowError, match="nothing to learn"):
         render(with_template("chatml"), [user("a")])
 
 
@@ -209,7 +209,7 @@ def test_whatever_is_said_exactly_the_answers_are_learned(with_template, turns, 
 def test_plain_rows_learn_exactly_the_completion(tokenizer, asked, answer, template):
     renderer = Renderer(RenderSettings(prompt_template=template), tokenizer)
     example = {"prompt": asked, "completion": answer}
-    ((document,),) = renderer.render_documents([example])
+    ((document,),) = renderer.tokenize_documents([example])
     assert learned_texts(tokenizer, document) == [answer + "<|eos|>"]
     prompt = renderer.encode_prompt(example)
     assert document.ids[: len(prompt)].tolist() == prompt

@@ -8,7 +8,7 @@ from ftcli.core.errors import UserError
 from ftcli.data.conversation.learning import take_learn_flag
 from ftcli.data.conversation.turns import parse_conversation
 from ftcli.data.dataset import Data
-from ftcli.data.rows import UnusableRow
+from ftcli.data.rows import RowError
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_each_key_means_what_its_program_says(key, value, learned):
     ],
 )  # fmt: skip
 def test_what_cannot_be_followed_is_refused_by_name(turn, role, why):
-    with pytest.raises(UnusableRow, match=why):
+    with pytest.raises(RowError, match=why):
         take_learn_flag(dict(turn), role, 1)
 
 
