@@ -8,8 +8,8 @@ The checks run when every single value is valid, before torch is imported or any
       model.quantization: {one_of: [nf4, fp4, int8], because: QLoRA needs a quantised base, or: method=lora}
 
 or only the list of values. `given: true` in the place of `one_of` asks for any value that is not null.
-`fix: optimizer=mezo` is the override that gives the first of them, where
-setting the key itself would not. With `derive: true` the key takes the first of them unless it is set.
+`fix: optimizer=mezo` is the override to suggest when setting the key directly does not work.
+With `derive: true` the key takes the first of them unless it is set.
 `requires` stays in the configuration and is passed to no class.
 """
 

@@ -29,7 +29,7 @@ MANIFEST, META, DONE = "manifest.json", "meta.json", "DONE"
 
 
 def token_folder(cache_dir: str | None = None) -> Path:
-    """Return the folder of the token arrays: `cache_dir`, else $FTCLI_CACHE/tokens, else ~/.cache/ftcli."""
+    """Return the folder of the token arrays: `cache_dir`, $FTCLI_CACHE/tokens or ~/.cache/ftcli/tokens."""
     if cache_dir:
         return Path(cache_dir).expanduser()
     return cache_folder("tokens")

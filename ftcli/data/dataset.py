@@ -43,7 +43,7 @@ class Prompt(NamedTuple):
 class Data:
     """Rows of one source or of several, rendered for a tokenizer and given in batches.
 
-    `parts` are the settings of the sources: one with `path`, else those of `sources`.
+    `source_settings` are those of the sources: one with `path`, else those of `sources`.
     """
 
     path: str | None = None  # asset:e2e, a file, folder or glob, or a hub id
@@ -78,7 +78,7 @@ class Data:
     cache_dir: str | None = None  # folder of the token cache; ~/.cache/ftcli/tokens when left out
 
     def __post_init__(self) -> None:
-        self.parts = read_sources(self)
+        self.source_settings = read_sources(self)
         self.eval_sets = {
             name: read_settings(EvalSet, value, f"data.eval_sets.{name}")
             for name, value in self.eval_sets.items()
@@ -119,7 +119,9 @@ class Data:
                 yield entry
 
     def _entries(self, split: str) -> Iterator[ExampleOrError]:
-        return chain.from_iterable(part.entries() for part in self._splits.open(split))
+        return chain.from_iterable(
+            source_split.entries() for source_split in self._splits.open(split)
+        )
 
     def prepare(
         self,
@@ -137,18 +139,23 @@ class Data:
         Raises:
             UserError: there is no such split, a row cannot be used, or nothing would be learned.
         """
-        parts = self._splits.open(split)
-        folders = tuple(self._prepare_source(split, part, tokenizer, progress) for part in parts)
+        source_splits = self._splits.open(split)
+        folders = tuple(
+            self._prepare_source(split, source_split, tokenizer, progress)
+            for source_split in source_splits
+        )
         tokenized = self._prepared.get(folders)
         if tokenized is None:
-            tokenized = TokenizedSplit(*folders, mixture=self._mixture(split, parts))
+            tokenized = TokenizedSplit(*folders, mixture=self._mixture(split, source_splits))
             self._prepared[folders] = tokenized
-            for part, meta in zip(parts, tokenized.metas, strict=True):
-                self._report_rows(split, part, meta)
+            for source_split, meta in zip(source_splits, tokenized.metas, strict=True):
+                self._report_rows(split, source_split, meta)
         empty = [n for n, size in enumerate(tokenized.sizes) if not size]
         if empty and (split == "train" or not len(tokenized)):
             place = (
-                parts[empty[0]].source.place.partition("\n")[0] if len(parts) > 1 else self.title
+                source_splits[empty[0]].source.place.partition("\n")[0]
+                if len(source_splits) > 1
+                else self.title
             )
             raise dataset_errors.make_empty_split_error(split, place, tokenized.metas[empty[0]])
         return tokenized
@@ -156,42 +163,46 @@ class Data:
     def _prepare_source(
         self,
         split: str,
-        part: Split,
+        source_split: Split,
         tokenizer: PreTrainedTokenizerBase,
         progress: Progress | None,
     ) -> Path:
         """Return the folder of the cache with the tokens of one source of a split."""
         preparation = self._preparation(tokenizer)
-        key = cache.hash_settings(preparation.settings(part) | {"text_unit": self.text_unit})
+        key = cache.hash_settings(
+            preparation.settings(source_split) | {"text_unit": self.text_unit}
+        )
         if key in self._folders:
             return self._folders[key]
         if progress is not None:
-            preparation.progress = partial(progress, self._describe_part(split, part))
+            preparation.progress = partial(progress, self._make_task(split, source_split))
         folder = cache.find_or_write(
             cache.token_folder(self.cache_dir),
             key,
-            lambda writer: preparation.fill(writer, part.entries()),
+            lambda writer: preparation.fill(writer, source_split.entries()),
         )
         preparation.check_dropped_content(cache.read_meta(folder))
         self._folders[key] = folder
         return folder
 
-    def _report_rows(self, split: str, part: Split, meta: dict[str, Any]) -> None:
+    def _report_rows(self, split: str, source_split: Split, meta: dict[str, Any]) -> None:
         """Warn of rows that were left out, cut or changed, and of columns that are not read."""
-        for warning in list_warnings(meta, self._describe_part(split, part).name):
+        for warning in list_warnings(meta, self._make_task(split, source_split).name):
             log.warning(warning)
-        if split == "train" and (note := part.unused.note()):
+        if split == "train" and (note := source_split.unused.note()):
             log.warning(note)
 
-    def _describe_part(self, split: str, part: Split) -> PreparationTask:
-        several = self.sources is not None and bool(part.title)
-        return PreparationTask(f"{split} of {part.title}" if several else split, part)
+    def _make_task(self, split: str, source_split: Split) -> PreparationTask:
+        several = self.sources is not None and bool(source_split.title)
+        return PreparationTask(
+            f"{split} of {source_split.title}" if several else split, source_split
+        )
 
-    def _mixture(self, split: str, parts: Sequence[Split]) -> Mixture:
-        titles = tuple(part.title or split for part in parts)
+    def _mixture(self, split: str, source_splits: Sequence[Split]) -> Mixture:
+        titles = tuple(source_split.title or split for source_split in source_splits)
         if split != "train":
             return Mixture(titles)
-        weights = [source.weight for source in self.parts if source.weight is not None]
+        weights = [source.weight for source in self.source_settings if source.weight is not None]
         return Mixture(titles, tuple(weights) or None, self.total)
 
     def sample(
@@ -206,21 +217,21 @@ class Data:
             UserError: a row cannot be used and `on_error` is stop, or none can.
         """
         samples = []
-        for part in self._splits.open(split):
+        for source_split in self._splits.open(split):
             preparation = self._preparation(tokenizer)
-            examples = preparation.take_examples(part.entries(), count)
+            examples = preparation.take_examples(source_split.entries(), count)
             counts = asdict(preparation.counts)
             if not examples:
-                place = part.source.place.partition("\n")[0]
+                place = source_split.source.place.partition("\n")[0]
                 raise dataset_errors.make_empty_split_error(
                     split, place if self.sources else self.title, counts
                 )
             if counts["left_out"]:
-                name = self._describe_part(split, part).name
+                name = self._make_task(split, source_split).name
                 log.warning(f"{name}: {format_counts(counts)}")
-            if note := part.unused.note():
+            if note := source_split.unused.note():
                 log.warning(note)
-            title = part.title if self.sources is not None else None
+            title = source_split.title if self.sources is not None else None
             samples += [(example | {"source": title}, documents) for example, documents in examples]
         return samples
 
@@ -235,9 +246,9 @@ class Data:
         """
         if self.sources is None:
             return []
-        parts = self._splits.open("train")
+        source_splits = self._splits.open("train")
         held_out = self.validation if isinstance(self.validation, float | int) else 0.0
-        return plan_shares(parts, self._mixture("train", parts), held_out)
+        return plan_shares(source_splits, self._mixture("train", source_splits), held_out)
 
     def refuse_empty(self, split: str) -> None:
         """Raise a UserError with the counts of the rows of a split that has no example."""
@@ -320,11 +331,13 @@ class Data:
         first = next(self.examples("train"), None)
         renderer = Renderer(self._rendering, tokenizer)
         tokenized = {split: self.prepare(split, tokenizer) for split in self.splits}
-        parts, trained = self._splits.open("train"), tokenized["train"]
+        source_splits, trained = self._splits.open("train"), tokenized["train"]
         return {
-            **describe_sources(parts, trained.list_shares(2 if self.pairs else 1)),
+            **describe_sources(source_splits, trained.list_shares(2 if self.pairs else 1)),
             "fingerprint": trained.fingerprint,
-            "format": " + ".join(dict.fromkeys(part.columns.name for part in parts)),
+            "format": " + ".join(
+                dict.fromkeys(source_split.columns.name for source_split in source_splits)
+            ),
             "packing": self.packing,
             "max_length": self.max_length,
             "template": renderer.hash_template(first) if first else None,
@@ -336,7 +349,7 @@ class Data:
     @property
     def titles(self) -> tuple[str, ...]:
         """Names of the sources that are trained on, in the order of their numbers in a batch."""
-        return tuple(source.label for source in self.parts)
+        return tuple(source.display_name for source in self.source_settings)
 
     def _preparation(self, tokenizer: PreTrainedTokenizerBase) -> Preparation:
         renderer = Renderer(self._rendering, tokenizer)

@@ -28,7 +28,7 @@ def find_contradictions(data: Data) -> Iterator[UserError]:
                 f"{value} is too small.", f"data.{key}", f"data.{key}={least} is the least"
             )
     yield from find_mistakes(data)
-    formats = [part.format for part in data.parts]
+    formats = [source.format for source in data.source_settings]
     plain = [name for name in formats if name in ("prompt", "instruction", "text")]
     if data.system is not None and data.template == "plain" and plain:
         yield UserError(

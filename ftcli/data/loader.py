@@ -131,7 +131,7 @@ class Loader:
 def count_steps(batches: int, epochs: float | None, accumulation: int) -> int:
     """Return the optimizer steps of `epochs` passes (None: one) over `batches` micro-batches.
 
-    A step does not reach over the end of a pass: the last step of a pass has the batches that are left.
+    Gradient accumulation never crosses an epoch boundary: the last step of a pass has the batches that are left.
     """
     whole, part = divmod(epochs or 1.0, 1)
     rest = round(part * batches / accumulation, 6)  # 0.1 of 1.1 passes is a little more than 0.1
@@ -142,7 +142,8 @@ def collate_packed(prepared: TokenizedSplit, rows: Sequence[int]) -> dict[str, A
     """Concatenate documents into one row of T tokens.
 
     Returns:
-        input_ids, labels, position_ids int64 [1, T]; lengths int32 [documents]; rows; count.
+        input_ids, labels, position_ids int64 [1, T]; lengths int32 [documents]; rows;
+        num_supervised, the number of label tokens.
         Positions begin at 0 in each document; labels are not shifted.
     """
     import torch
@@ -156,7 +157,7 @@ def collate_packed(prepared: TokenizedSplit, rows: Sequence[int]) -> dict[str, A
         "position_ids": torch.from_numpy(positions[None]),
         "lengths": torch.from_numpy(lengths.astype(np.int32)),
         "rows": list(rows),
-        "count": int(loss_mask.sum(dtype=np.int64)),
+        "num_supervised": int(loss_mask.sum(dtype=np.int64)),
     }
 
 
@@ -164,7 +165,8 @@ def collate_padded(prepared: TokenizedSplit, rows: Sequence[int], pad: int) -> d
     """Pad documents on the right to the length L of the longest.
 
     Returns:
-        input_ids, labels, position_ids, attention_mask int64 [B, L]; rows; count.
+        input_ids, labels, position_ids, attention_mask int64 [B, L]; rows; num_supervised, the number of label
+        tokens.
     """
     import torch
 
@@ -182,7 +184,7 @@ def collate_padded(prepared: TokenizedSplit, rows: Sequence[int], pad: int) -> d
         "position_ids": torch.from_numpy(np.where(real_token_mask, positions, 0)),
         "attention_mask": torch.from_numpy(real_token_mask.astype(np.int64)),
         "rows": list(rows),
-        "count": int(loss_mask.sum(dtype=np.int64)),
+        "num_supervised": int(loss_mask.sum(dtype=np.int64)),
     }
 
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-STREAM = (
-    2  # last number of the seeds of passes, which sets them apart from those of epochs and windows
-)
+STREAM = 2  # seed component that separates the shuffling of passes from other shuffles
 
 
 @dataclass(frozen=True)

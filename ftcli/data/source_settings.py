@@ -45,7 +45,7 @@ class MixedSource(SourceSettings):
     title: str | None = None  # name in metrics and messages; the last part of the path if left out
 
     @property
-    def label(self) -> str:
+    def display_name(self) -> str:
         """The title, or the part of the path that tells it from others, in letters, digits, `.`, `_`, `-`."""
         if self.title is not None:
             return self.title
@@ -136,9 +136,9 @@ def _find_mistakes_of_several(data: Data) -> Iterator[UserError]:
             yield UserError("each of several sources has its own.", f"data.{key}", fix)
     if not data.sources:
         yield UserError("the list is empty.", "data.sources", "- path: FILE")
-    weights = [source.weight for source in data.parts]
-    labels = [source.label for source in data.parts]
-    for number, (weight, label) in enumerate(zip(weights, labels, strict=True)):
+    weights = [source.weight for source in data.source_settings]
+    names = [source.display_name for source in data.source_settings]
+    for number, (weight, name) in enumerate(zip(weights, names, strict=True)):
         key = source_key(data, number)
         if weight is None and any(other is not None for other in weights):
             fix = f"{key}.weight=1, or no weight in any source"
@@ -146,11 +146,7 @@ def _find_mistakes_of_several(data: Data) -> Iterator[UserError]:
         elif weight is not None and not 0 < weight < float("inf"):
             fix = "a number above 0; leave the source out to read none of it"
             yield UserError(f"{weight} is no weight.", f"{key}.weight", fix)
-        if label in labels[:number] or not re.fullmatch(r"[\w.-]+", label):
-            what = (
-                f"'{label}' names {labels.count(label)} sources."
-                if label in labels[:number]
-                else ""
-            )
-            what = what or f"'{label}' cannot be a name in metrics."
+        if name in names[:number] or not re.fullmatch(r"[\w.-]+", name):
+            what = f"'{name}' names {names.count(name)} sources." if name in names[:number] else ""
+            what = what or f"'{name}' cannot be a name in metrics."
             yield UserError(what, f"{key}.title", f"{key}.title=NAME in letters, digits, - and _")

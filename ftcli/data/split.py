@@ -139,7 +139,7 @@ class Split:
     def key(self) -> dict[str, Any]:
         """Return everything that decides the rows of this split, for the key of the token cache."""
         return {
-            "content": self.source.content,
+            "content": self.source.content_hash,
             "place": self.source.place,
             "limit": self.limit,
             "format": self.columns.name,
@@ -194,19 +194,19 @@ class Splits:
     def _open(self, name: str) -> list[Split]:
         data = self.data
         if name == "train":
-            parts = enumerate(data.parts)
-            return [self._open_source(source, source_key(data, n)) for n, source in parts]
+            sources = enumerate(data.source_settings)
+            return [self._open_source(source, source_key(data, n)) for n, source in sources]
         if name in data.eval_sets:
             return [self._open_source(data.eval_sets[name], f"data.eval_sets.{name}")]
         train = self.open("train")
         if name == "validation" and isinstance(data.validation, float | int):
-            return [part.held_out_side() for part in train]
+            return [split.held_out_side() for split in train]
         place = {"validation": data.validation, "test": data.test}.get(name)
         if place is None:
             raise dataset_errors.missing_split_error(name)
         where = f"data.{name}"
         if not is_path(str(place)):
-            return [part.open_split(str(place), where) for part in train]
+            return [split.open_split(str(place), where) for split in train]
         alone = train[0] if data.sources is None else None
         format, columns = (alone.known_format, alone.mapping) if alone else ("auto", {})
         source = find_source(str(place), "train", data.name, data.revision, data.text_unit)
@@ -228,7 +228,7 @@ class Splits:
             f"{key}.path",
             min(limits, default=None),
             share,
-            title=settings.label if isinstance(settings, MixedSource) else "",
+            title=settings.display_name if isinstance(settings, MixedSource) else "",
         )
 
     def _find(self, settings: SourceSettings, key: str) -> Source:

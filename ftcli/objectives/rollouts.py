@@ -69,7 +69,7 @@ def build_micro_batch(
     Returns:
         input_ids, position_ids int64, lengths or attention_mask, as `ftcli.data.loader`; with them
         where [n] the flat position that predicts each token of the answers, targets [n] the token,
-        owner [n] its answer; answers, their number; group, answers a prompt; rows; count = n.
+        owner [n] its answer; answers, their number; group, answers a prompt; rows; num_supervised = n.
         `shared` [prompts] says how many answers each prompt has, where it occurs once.
     """
     prompt_ids = [p.ids for p in prompts]
@@ -85,7 +85,7 @@ def build_micro_batch(
         "answers": len(flat),
         "group": len(answers[0]),
         "rows": [p.row for p in prompts],
-        "count": sum(len(flat[i]) for i in kept),
+        "num_supervised": sum(len(flat[i]) for i in kept),
     }
 
 

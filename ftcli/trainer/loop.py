@@ -287,7 +287,7 @@ def count_tokens(batch: Batch) -> int:
     for key in ("lengths", "attention_mask"):
         if key in batch:
             return int(batch[key].sum())
-    return int(batch["count"])
+    return int(batch["num_supervised"])
 
 
 def require_gradient(loss: Tensor) -> None:

@@ -121,7 +121,7 @@ class Trainer:
         state.step += 1
         state.batch += micro_batches
         state.tokens += tokens
-        state.supervised += sum(batch["count"] for batch in batches)
+        state.supervised += sum(batch["num_supervised"] for batch in batches)
         loop.meter.record_step(state.step, loss, norm, [b["rows"] for b in batches], tokens, losses)
         loop.run_callbacks("after_step")
 

@@ -115,7 +115,7 @@ def test_packed_batches_restart_positions_and_never_join_documents(tokens):
     assert batch["labels"][0, starts].tolist() == [-100] * 3
     learned = batch["labels"][0] != -100
     assert torch.equal(batch["labels"][0, learned], batch["input_ids"][0, learned])
-    assert batch["count"] == int(learned.sum()) == 5 + 3 + 2
+    assert batch["num_supervised"] == int(learned.sum()) == 5 + 3 + 2
     assert batch["rows"] == [2, 0, 1]
     assert all(batch[k].dtype == torch.int64 for k in ("input_ids", "labels", "position_ids"))
 
@@ -126,7 +126,7 @@ def test_padded_batches_pad_on_the_right(tokens):
     assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 0, 0, 0]]
     assert batch["labels"].tolist()[1] == [-100, 4001, -100, -100, -100]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4], [0, 1, 0, 0, 0]]
-    assert batch["count"] == 3 + 1 and "lengths" not in batch
+    assert batch["num_supervised"] == 3 + 1 and "lengths" not in batch
 
 
 @pytest.mark.parametrize("way", WAYS)

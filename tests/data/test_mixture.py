@@ -171,14 +171,14 @@ def test_columns_that_do_not_fit_are_mapped_in_their_source(two_files, tokenizer
 
 
 @pytest.mark.parametrize(
-    ("path", "label"),
+    ("path", "name"),
     [
         ("asset:e2e", "e2e"), ("rows/code.jsonl.gz", "code"), ("code/train.jsonl", "code"),
         ("owner/set", "set"), ("/data/chat/*.parquet", "chat"), ("a b.jsonl", "a-b"),
     ],
 )  # fmt: skip
-def test_a_source_is_named_after_what_tells_it_from_others(path, label):
-    assert MixedSource(path).label == label
+def test_a_source_is_named_after_what_tells_it_from_others(path, name):
+    assert MixedSource(path).display_name == name
 
 
 def test_pairs_stay_together_when_sources_are_mixed(write_rows, tokenizer):

@@ -34,7 +34,7 @@ class Rows:
             "attention_mask": torch.ones_like(ids),
             "position_ids": torch.arange(ids.shape[1]).expand_as(ids),
             "rows": rows,
-            "count": ids[:, 1:].numel(),
+            "num_supervised": ids[:, 1:].numel(),
         }
 
 

@@ -87,7 +87,7 @@ def padded(docs, answers=None):
         "labels": labels,
         "position_ids": positions,
         "rows": list(range(len(docs))),
-        "count": int((labels != -100).sum()),
+        "num_supervised": int((labels != -100).sum()),
     }
 
 
@@ -101,7 +101,7 @@ def packed(docs):
         "position_ids": torch.cat([torch.arange(len(d)) for d in docs])[None],
         "lengths": lengths,
         "rows": list(range(len(docs))),
-        "count": int((labels != -100).sum()),
+        "num_supervised": int((labels != -100).sum()),
     }
 
 
@@ -245,7 +245,7 @@ def test_a_layer_off_the_batch_or_not_finite_is_refused():
 
 def loss_of(model, batch):
     """A loss of every model of transformers, the sum over labels."""
-    return plain_forward(model, batch).loss * batch["count"]
+    return plain_forward(model, batch).loss * batch["num_supervised"]
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -43,7 +43,7 @@ def batch_of(lengths: list[tuple[int, int]], seed: int = 0) -> dict[str, Any]:
         "attention_mask": (place < ends).long(),
         "pairs": len(lengths),
         "rows": list(range(len(sizes))),
-        "count": sum(sizes),
+        "num_supervised": sum(sizes),
     }
 
 

@@ -136,7 +136,7 @@ def test_cut_answers_are_left_out_of_the_tokens_and_stay_among_the_answers():
     batch = build_micro_batch(prompt, answers, "padded", keep_truncated=False)
     assert batch["targets"].tolist() == [5, 2, 6, 2] and batch["owner"].tolist() == [0, 0, 2, 2]
     assert batch["where"].tolist() == [2, 3, 14, 15]  # rows of 6; predicted one position before
-    assert (batch["answers"], batch["group"], batch["count"]) == (3, 3, 4)
+    assert (batch["answers"], batch["group"], batch["num_supervised"]) == (3, 3, 4)
     assert batch["attention_mask"].sum(1).tolist() == [5, 6, 5]
     whole = build_micro_batch(prompt, answers, "padded")
     assert whole["targets"].tolist() == [5, 2, 5, 6, 5, 6, 2]

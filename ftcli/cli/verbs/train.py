@@ -18,10 +18,11 @@ def train(
         list[str] | None, typer.Argument(help="key=value, group=option, +new=1, ~drop ...")
     ] = None,
     trust: Annotated[
-        list[str] | None, typer.Option(help="Let _target_ name classes of this module too.")
+        list[str] | None, typer.Option(help="Also allow _target_ classes from this package.")
     ] = None,
     processes: Annotated[
-        int, typer.Option("--processes", "-p", help="Ranks on this machine, one a GPU.", min=1)
+        int,
+        typer.Option("--processes", "-p", help="Processes on this machine, one per GPU.", min=1),
     ] = 1,
     nodes: Annotated[
         int, typer.Option("--nodes", help="Machines; the same command on each.", min=1)

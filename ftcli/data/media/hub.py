@@ -40,7 +40,7 @@ def read_items(
                 _make_reader(encoded, key, row),
                 name,
                 f"{source.place}[{row}]",
-                f"{source.content}:{row}",
+                f"{source.content_hash}:{row}",
                 groups[row],
                 normalize_split(split),
             )

@@ -22,7 +22,7 @@ class Source(Protocol):
         """Return about how many rows there are, without reading them; None where that is not known."""
 
     @property
-    def content(self) -> str:
+    def content_hash(self) -> str:
         """Hash of the content (not of names or times), in hexadecimal."""
 
     def open_split(self, split: str) -> Source:

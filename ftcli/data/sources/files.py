@@ -75,7 +75,7 @@ class Files:
         return None if None in counts else sum(count for count in counts if count is not None)
 
     @cached_property
-    def content(self) -> str:
+    def content_hash(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for path in self.paths:
             digest.update("".join(path.suffixes).encode())

@@ -97,7 +97,7 @@ class Hub:
         return len(self.dataset)
 
     @cached_property
-    def content(self) -> str:
+    def content_hash(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         files = [file["filename"] for file in self.dataset.cache_files]
         for name in files:

@@ -51,8 +51,10 @@ class Outputs:
             for batch in loader:
                 losses = run.objective(model, batch)
                 for name, (sign, penalty) in parts.items():
-                    totals[name] += sign * batch["count"] * float(penalty(model, batch, losses))
-                tokens += batch["count"]
+                    totals[name] += (
+                        sign * batch["num_supervised"] * float(penalty(model, batch, losses))
+                    )
+                tokens += batch["num_supervised"]
                 rows += len(batch["rows"])
                 if self.limit is not None and rows >= self.limit:
                     break

@@ -23,7 +23,7 @@ PADDED = {
     "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
     "labels": torch.tensor([[5, 6, 7, 8], [9, 10, -100, -100]]),
     "rows": [0, 1],
-    "count": 4,
+    "num_supervised": 4,
 }
 
 
