@@ -24,8 +24,8 @@ from ftcli.config.job import (
     COMMAND_LINE,
     REQUIRES,
     ComposedJob,
+    get_capability,
     get_effective_value,
-    get_promise,
 )
 from ftcli.config.paths import format_path
 from ftcli.config.sharding import check_sharding
@@ -73,7 +73,7 @@ def check_end(composed: ComposedJob) -> Iterator[UserError]:
 def check_quantised_base(composed: ComposedJob) -> Iterator[UserError]:
     """A method that trains the base's own weights cannot train quantised ones."""
     stored = get_effective_value(composed, "model.quantization")
-    if stored not in (None, "none") and get_promise(composed, "method", "quantisable") is False:
+    if stored not in (None, "none") and get_capability(composed, "method", "quantisable") is False:
         what = f"{composed.format_choice('method')} with {_format_setting(composed, 'model.quantization', stored)}: "
         what += (
             "this method trains the base's own weights, and quantised weights cannot be trained."
@@ -86,7 +86,7 @@ def check_half_weights(composed: ComposedJob) -> Iterator[UserError]:
     if get_effective_value(composed, "model.dtype") != "float16":
         return
     at = _format_setting(composed, "model.dtype", "float16")
-    if get_promise(composed, "method", "artefact") == "model":
+    if get_capability(composed, "method", "artefact") == "model":
         what = f"{composed.format_choice('method')} with {at}: small updates vanish in float16 weights."
         yield UserError(what, fix="model.dtype=bfloat16 or model.dtype=float32")
     if get_effective_value(composed, "trainer.precision") == "bf16":
@@ -112,7 +112,7 @@ def check_packed_prompts(composed: ComposedJob) -> Iterator[UserError]:
     packing = get_effective_value(composed, "data.packing")
     if (
         packing not in (None, "none", "auto")
-        and get_promise(composed, "method", "packable") is False
+        and get_capability(composed, "method", "packable") is False
     ):
         what = f"{composed.format_choice('method')} with {_format_setting(composed, 'data.packing', packing)}: "
         what += "it adds tokens in front of each row, but a packed row holds several documents."
@@ -123,7 +123,7 @@ def check_recomputed_blocks(composed: ComposedJob) -> Iterator[UserError]:
     """Recomputed blocks do not get the key-value cache through which some methods reach them."""
     if not get_effective_value(composed, "trainer.gradient_checkpointing"):
         return
-    if get_promise(composed, "method", "gradient_checkpointing") is False:
+    if get_capability(composed, "method", "gradient_checkpointing") is False:
         what = f"{composed.format_choice('method')} with {_format_setting(composed, 'trainer.gradient_checkpointing', True)}: "
         what += "its blocks cannot be recomputed in the backward pass."
         yield UserError(what, fix="trainer.gradient_checkpointing=false")

@@ -32,7 +32,7 @@ from ftcli.config.primary_config import (
     list_job_files,
     refuse_huge_defaults,
 )
-from ftcli.config.renamed import replace_old_names
+from ftcli.config.renamed import replace_old_names, update_old_config
 from ftcli.config.yaml_locations import locate_keys, make_depth_error, read_yaml
 from ftcli.core.errors import Problems
 from ftcli.core.redaction import is_secret_variable
@@ -105,7 +105,7 @@ def load(path: str | Path) -> ComposedJob:
     config.pop("defaults", None)
     locations = locate_keys(file)
     plain = resolve_interpolations(config, lambda key: find_origin(locations, key, file), file)
-    composed = _set_run_name(attach_origins(replace_old_names(plain), locations, file))
+    composed = _set_run_name(attach_origins(update_old_config(plain), locations, file))
     # the run may come from someone else, and name any path
     Problems.raise_if_any(list(check_file_names(composed)))
     return composed

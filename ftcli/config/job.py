@@ -40,10 +40,10 @@ JOB_SETTINGS_CLASS = "ftcli.config.job.JobSettings"
 #: Key -> values that it must have for this job or option; stays in the configuration, passed to no
 #: class. See `ftcli.config.checks`.
 REQUIRES = "requires"
-#: Promises of an option of a method (`ftcli.methods.base.Method`), which replace those of its class.
-PROMISES = "promises"
+#: Capabilities of an option of a method (`ftcli.methods.base.Method`), which replace those of its class.
+CAPABILITIES = "capabilities"
 #: Keys of an option that ftcli reads itself and passes to no class.
-KEYS_NOT_PASSED = (REQUIRES, PROMISES)
+KEYS_NOT_PASSED = (REQUIRES, CAPABILITIES)
 #: Keys of a recipe beside its job (`ftcli.config.recipe.Recipe`); not part of the configuration.
 RECIPE_KEYS = (
     "paper", "variant", "baselines", "claims", "scales", "scaled_variants", "seeds", "tune",
@@ -211,14 +211,14 @@ def get_effective_value(composed: ComposedJob, key: str) -> Any:
     return parameter.default if parameter is not None and parameter.has_value else None
 
 
-def get_promise(composed: ComposedJob, group: str, name: str) -> Any:
-    """Return a promise that the option of a group or its class declares (`quantisable`); None without it."""
+def get_capability(composed: ComposedJob, group: str, name: str) -> Any:
+    """Return a capability that the option of a group or its class declares (`quantisable`); None without it."""
     node = composed.config.get(group)
     if not isinstance(node, Mapping) or not isinstance(node.get(TARGET), str):
         return None
-    promises = node.get(PROMISES) or {}
-    if name in promises:
-        return promises[name]
+    capabilities = node.get(CAPABILITIES) or {}
+    if name in capabilities:
+        return capabilities[name]
     try:
         return read_keys(node).class_signature.attributes.get(name)
     except NoSuchClass:

@@ -15,6 +15,7 @@ from omegaconf import ListConfig, OmegaConf
 from ftcli.config import paths
 from ftcli.config.job import COMMAND_LINE, ComposedJob, Origin, iter_leaves
 from ftcli.config.overrides import Override
+from ftcli.config.renamed import update_old_config
 from ftcli.config.yaml_locations import locate_keys, read_root_node, read_yaml, refuse_huge_file
 from ftcli.core.errors import UserError
 
@@ -30,7 +31,9 @@ class PrimaryConfig:
         self.node = read_yaml(path)
         self.has_defaults = self.node.get("defaults") is not None
         self.dropped_groups: set[str] = set()
-        if not self.has_defaults:
+        if not self.has_defaults:  # a resolved file, which an earlier version may have written
+            resolved: Any = OmegaConf.to_container(self.node)
+            self.node = OmegaConf.create(update_old_config(resolved))
             self.node["defaults"] = ["_self_"]
             return
         if not isinstance(self.node.defaults, ListConfig):

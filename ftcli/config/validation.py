@@ -137,7 +137,7 @@ class _Checker:
             return
         if not self._check_definition(target, classpath.COMPONENTS, f"{key}.{TARGET}"):
             return
-        self._check_requires_and_promises(node, key)
+        self._check_requires_and_capabilities(node, key)
         self._nodes[key] = keys
         if keys.library and not self._check_library(keys, key):
             return
@@ -145,8 +145,8 @@ class _Checker:
             node, key, keys.parameters, keys.accepts_more, {TARGET, *job.KEYS_NOT_PASSED}
         )
 
-    def _check_requires_and_promises(self, node: Mapping[str, Any], key: str) -> None:
-        """Check that `requires` and `promises`, which no class reads, are mappings."""
+    def _check_requires_and_capabilities(self, node: Mapping[str, Any], key: str) -> None:
+        """Check that `requires` and `capabilities`, which no class reads, are mappings."""
         for name in job.KEYS_NOT_PASSED:
             if not isinstance(node.get(name) or {}, Mapping):
                 what = f"{key}.{name}={node[name]!r}: expected keys and values."

@@ -57,20 +57,22 @@ class Data:
     validation: float | str | None = None  # share held out by prompt, or a path or split
     test: str | None = None  # path or split that is evaluated at the end
     sources: list[MixedSource] | None = None  # several sources, mixed by weight, in place of path
-    total: int | None = None  # rows of an epoch; null: as many as all sources have
+    rows_per_epoch: int | None = None  # null: as many as all sources have
     eval_sets: dict[str, EvalSet] = field(default_factory=dict)  # name -> rows for evaluation alone
     max_length: int = 1024  # tokens a document, and a bin of packing=bins
     overlong: Literal["truncate", "drop", "error"] = "truncate"  # documents above max_length
-    packing: Literal["auto", "flat", "bins", "none"] = (
-        "auto"  # end to end, in full bins, or padded; auto: flat where that is measured to be right
-    )
-    mask: Literal["assistant", "all"] = "assistant"  # which tokens are learned
+    #: flat: documents concatenated; bins: packed to max_length; none: padded; auto: flat if the model's
+    #: losses match those of separate rows
+    packing: Literal["auto", "flat", "bins", "none"] = "auto"
+    train_on: Literal["assistant", "all"] = "assistant"  # which tokens contribute to the loss
     template: Literal["plain", "chat"] = "plain"  # how prompt and instruction rows are written
     prompt_template: str | None = None  # plain rows: "{prompt}\n" when left out
     system: str | None = None  # system message for conversations that have none
     date: str = DATE  # printed by chat templates as today's date
     template_options: dict[str, Any] = field(default_factory=dict)  # variables of the chat template
-    on_lost: Literal["refuse", "warn"] = "refuse"  # a chat template that drops content of rows
+    on_dropped_content: Literal["refuse", "warn"] = (
+        "refuse"  # what to do if the chat template omits content of a row
+    )
     pairs: bool = False  # preference rows give both answers, for objectives that compare them
     on_error: Literal["stop", "skip"] = "stop"  # rows that cannot be used
     limit: int | None = None  # read only the first rows of each training source
@@ -86,7 +88,7 @@ class Data:
         Problems.raise_if_any(list(dataset_errors.find_contradictions(self)))
         self._rendering = RenderSettings(
             self.max_length,
-            self.mask,
+            self.train_on,
             self.template,
             self.prompt_template,
             self.system,
@@ -203,7 +205,7 @@ class Data:
         if split != "train":
             return Mixture(titles)
         weights = [source.weight for source in self.source_settings if source.weight is not None]
-        return Mixture(titles, tuple(weights) or None, self.total)
+        return Mixture(titles, tuple(weights) or None, self.rows_per_epoch)
 
     def sample(
         self, split: str, tokenizer: PreTrainedTokenizerBase, count: int
@@ -353,4 +355,4 @@ class Data:
 
     def _preparation(self, tokenizer: PreTrainedTokenizerBase) -> Preparation:
         renderer = Renderer(self._rendering, tokenizer)
-        return Preparation(renderer, self.on_error, self.overlong, self.on_lost)
+        return Preparation(renderer, self.on_error, self.overlong, self.on_dropped_content)

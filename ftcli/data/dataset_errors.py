@@ -49,11 +49,11 @@ def find_contradictions(data: Data) -> Iterator[UserError]:
             where="data.pairs",
             fix="data.format=preference, or data.pairs=false",
         )
-    if data.pairs and data.mask == "all":
+    if data.pairs and data.train_on == "all":
         yield UserError(
             "data.pairs=true compares the two answers; the prompt, which both share, cannot be learned.",
-            where="data.mask",
-            fix="data.mask=assistant",
+            where="data.train_on",
+            fix="data.train_on=assistant",
         )
 
 

@@ -46,7 +46,7 @@ class Preparation:
         renderer: turns examples into documents.
         on_error: stop at the first row that cannot be used, or skip and count such rows.
         overlong: what happens to documents above the renderer's `max_length`.
-        on_lost: what happens when the chat template does not write what the data contain.
+        on_dropped_content: what happens when the chat template does not write what the data contain.
 
     Attributes:
         progress: called with the counts after each chunk.
@@ -57,10 +57,10 @@ class Preparation:
         renderer: Renderer,
         on_error: Literal["stop", "skip"],
         overlong: Literal["truncate", "drop", "error"],
-        on_lost: Literal["refuse", "warn"],
+        on_dropped_content: Literal["refuse", "warn"],
     ) -> None:
         self.renderer, self.on_error, self.overlong = renderer, on_error, overlong
-        self.on_lost = on_lost
+        self.on_dropped_content = on_dropped_content
         self.progress: Callable[[RowCounts], None] | None = None
         self.limit = renderer.rendering.max_length
 
@@ -82,7 +82,7 @@ class Preparation:
 
         Raises:
             UserError: a row cannot be used and `on_error` is stop, nothing would be learned, or the
-                template drops content and `on_lost` is refuse.
+                template drops content and `on_dropped_content` is refuse.
         """
         self.counts = RowCounts(**writer.state)
         self.writer = writer
@@ -181,12 +181,15 @@ class Preparation:
         """Stop where the chat template drops what the data contain.
 
         Args:
-            counts: the counts so far, or those of a cache that was written with `on_lost=warn`.
+            counts: the counts so far, or those of a cache that was written with `on_dropped_content=warn`.
 
         Raises:
-            UserError: content was dropped, and `on_lost` is refuse.
+            UserError: content was dropped, and `on_dropped_content` is refuse.
         """
-        if self.on_lost == "refuse" and DROP_KINDS.keys() & counts["dropped_content"].keys():
+        if (
+            self.on_dropped_content == "refuse"
+            and DROP_KINDS.keys() & counts["dropped_content"].keys()
+        ):
             raise make_dropped_content_error(counts, self.renderer.chat.program.source)
 
     def _skip(self, row: LocatedRowError) -> None:
@@ -203,7 +206,7 @@ class Preparation:
             fix += "by prefix differencing"
         else:
             why = "the chat template shows nothing that the assistant wrote"
-            fix = "set another model.chat_template, or data.mask=all"
+            fix = "set another model.chat_template, or data.train_on=all"
         rows = f"{counts.without_labels + counts.dropped:,} of {counts.rows:,}"
         named = counts.left_out_rows
         first = next(iter([*named.get("no labels", ()), *named.get("too long", ())]), "")

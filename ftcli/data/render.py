@@ -40,7 +40,7 @@ class RenderSettings:
     """Settings of rendering, all of which are part of the token cache's key."""
 
     max_length: int = 1024
-    mask: Literal["assistant", "all"] = "assistant"
+    train_on: Literal["assistant", "all"] = "assistant"
     template: Literal["plain", "chat"] = "plain"
     prompt_template: str | None = None
     system: str | None = None
@@ -189,7 +189,7 @@ class Renderer:
         ]
 
     def _render_document(self, example: dict[str, Any]) -> DocumentText:
-        learns_all = self.rendering.mask == "all"
+        learns_all = self.rendering.train_on == "all"
         if self._uses_chat_template(example):
             rendered = self.chat.render_conversation(self._messages(example), example.get("tools"))
             spans = (

@@ -109,8 +109,12 @@ def find_mistakes(data: Data) -> Iterator[UserError]:
     if (data.path is None) == (data.sources is None):
         what = "both data.path and data.sources are given." if data.path else "no source is given."
         yield UserError(what, "data.path", "data.path=FILE, or a list under data.sources")
-    if data.total is not None and data.total < 1:
-        yield UserError(f"{data.total} is too small.", "data.total", "data.total=1 is the least")
+    if data.rows_per_epoch is not None and data.rows_per_epoch < 1:
+        yield UserError(
+            f"{data.rows_per_epoch} is too small.",
+            "data.rows_per_epoch",
+            "data.rows_per_epoch=1 is the least",
+        )
     if data.sources is not None:
         yield from _find_mistakes_of_several(data)
     for name in data.eval_sets:

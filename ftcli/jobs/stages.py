@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config import compose, load, validate
-from ftcli.config.job import ComposedJob, get_effective_value, get_promise
+from ftcli.config.job import ComposedJob, get_capability, get_effective_value
 from ftcli.core.atomic import write_json
 from ftcli.core.errors import Problems, UserError
 from ftcli.core.run_dir import RunDir, is_plain_name
@@ -149,7 +149,7 @@ def _ensure_base_of_stage(first: ComposedJob) -> None:
 def _connect_stage(stage: ComposedJob, folder: Path, before: ComposedJob) -> None:
     """Configure a stage to start from the weights that the previous stage trains in `folder`."""
     model = before.config["model"]
-    if get_promise(before, "method", "artefact") == "model":
+    if get_capability(before, "method", "artefact") == "model":
         return _set_model_folder(stage, folder / "model")
     same = stage.config["method"] == before.config["method"] and _is_same_base(stage, before)
     how = get_effective_value(stage, "handover") or "auto"
@@ -165,7 +165,7 @@ def _connect_stage(stage: ComposedJob, folder: Path, before: ComposedJob) -> Non
         stage.config["init_from"] = str(folder)
         stage.base = before.base
         return None
-    if get_promise(before, "method", "mergeable") is False:
+    if get_capability(before, "method", "mergeable") is False:
         raise UserError(
             f"{before.format_choice('method')} cannot be merged, and the next stage has another method.",
             where=before.where("method"),

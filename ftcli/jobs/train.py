@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.config.renamed import replace_old_names
+from ftcli.config.renamed import update_old_config
 from ftcli.core.base_model import record_base, refuse_other_base
 from ftcli.core.disk import run_error
 from ftcli.core.errors import FAILED, UserError
@@ -93,7 +93,7 @@ def _resume(
     folder = checkpoints.find(checkpoint, fall_back=True)
     run = build_run(composed.config, run_dir, composed)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    then = replace_old_names(state["config"])
+    then = update_old_config(state["config"])
     changed = changes.find_changes(then, run.config)
     changes.refuse_changes(changed, allow, overrides, path)
     _refuse_other_data(folder, run, allow, path)

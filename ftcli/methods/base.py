@@ -17,7 +17,7 @@ from ftcli.models.quantization import find_stored_quantisation
 class Method(Callback, ABC):
     """Base of all methods. What is trained is what requires a gradient after `prepare`.
 
-    Class attributes are promises, read from the source by configuration checks and tested:
+    Class attributes are capabilities, read from the source by configuration checks and tested:
 
         mergeable    `merge` gives a plain model that computes the same
         quantisable  the base may be quantised
@@ -27,7 +27,7 @@ class Method(Callback, ABC):
         artefact     what `save` writes: "adapter" (PEFT layout) or "model" (transformers layout)
         formula      number of trainable parameters, in words or symbols
 
-    A configuration's `promises:` adds to these for one method, and overrides them:
+    A configuration's `capabilities:` adds to these for one method, and overrides them:
 
         identity     the untrained method computes what the base does (default: true)
         models       kinds of model the contract is tested on (default: Llama)

@@ -117,7 +117,7 @@ def check_template(
 
 
 def check_sample(sample: TokenSample, limit: int, turns: bool = True) -> Iterator[Finding]:
-    """Findings on mask and lengths of sampled documents.
+    """Findings on learned tokens and lengths of sampled documents.
 
     Args:
         limit: `data.max_length`.
@@ -127,7 +127,7 @@ def check_sample(sample: TokenSample, limit: int, turns: bool = True) -> Iterato
     share = f"{100 * sample.learned:.0f} % of the tokens are learned"
     if turns and "no_end" not in sample.meta["dropped_content"]:
         share += ", every end of turn too"
-    yield ok("mask", f"{share}; first: {prompt} -> {learned}")
+    yield ok("train_on", f"{share}; first: {prompt} -> {learned}")
     median, high = np.percentile(sample.lengths, (50, 95))
     longest = sample.meta["longest"]
     text = (

@@ -82,7 +82,7 @@ def test_calls_that_the_shipped_template_cannot_write_are_refused(ftcli, job, ro
     assert ended.status != 0
     shown = " ".join(ended.out.split())
     assert "lost_tool_call in 3" in shown and "lost_tools in 3" in shown
-    assert "rows.jsonl:1" in shown and "data.on_lost=warn" in shown
+    assert "rows.jsonl:1" in shown and "data.on_dropped_content=warn" in shown
 
 
 @pytest.mark.parametrize("template", [CALLS_OF_OBJECTS, CALLS_OF_TEXT], ids=["object", "text"])
@@ -101,5 +101,7 @@ def test_thinking_that_is_lost_is_said(ftcli, job):
     assert "lost_reasoning in 3" in refused
     shown = ftcli("preview", *job(REASON), "-n", "1").out
     assert "lost_reasoning: the template drops the thinking" in " ".join(shown.split())
-    warned = " ".join(ftcli("check", *job(REASON, QWEN3), "data.on_lost=warn").out.split())
+    warned = " ".join(
+        ftcli("check", *job(REASON, QWEN3), "data.on_dropped_content=warn").out.split()
+    )
     assert "lost_reasoning in 3" in warned or "earlier_reasoning in 3" in warned

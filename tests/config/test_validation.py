@@ -98,7 +98,7 @@ def test_null_means_none_where_that_is_a_value_of_the_key(write):
         ("trainer.batch_size=1.5", "trainer.batch_size=1.5 at command line: expected a whole number."),
         ("trainer.batch_size=true", "expected a whole number."),
         ("trainer.compile=maybe", "expected true or false."),
-        ("data.mask=some", "expected one of assistant, all."),
+        ("data.train_on=some", "expected one of assistant, all."),
         ("model.quantization=nf5", "expected one of none, nf4, fp4, int8"),
         ("eval.generation.metrics=bleu", "expected a list, each text (write [bleu])."),
         ("optimizer.betas=[0.9]", "expected 2 values, each a number."),

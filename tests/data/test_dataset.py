@@ -283,7 +283,7 @@ def test_a_template_that_begins_answers_differently_when_asked_is_refused(
     with pytest.raises(UserError, match=r"Of 3 rows: unlike_prompt in 3 .*first: .*rows.jsonl:1"):
         Data(path).prepare("train", chat_tokenizer)
     with caplog.at_level(logging.WARNING):
-        tokens = Data(path, on_lost="warn").prepare("train", chat_tokenizer)
+        tokens = Data(path, on_dropped_content="warn").prepare("train", chat_tokenizer)
     assert tokens.meta["dropped_content"] == {"unlike_prompt": 3}
     assert "unlike_prompt in 3 of 3 documents" in caplog.text
     with pytest.raises(UserError, match="unlike_prompt in 3"):  # a cache that a warning let pass
@@ -323,7 +323,7 @@ def test_prompt_ids_of_a_conversation_leave_the_last_answer_out(tokenizer):
 
 
 def test_labels_are_int64_and_first_tokens_never_learned(tokenizer, write_rows):
-    tokens = Data(str(write_rows(rows(3))), mask="all").prepare("train", tokenizer)
+    tokens = Data(str(write_rows(rows(3))), train_on="all").prepare("train", tokenizer)
     for index in range(3):
         row = tokens.row(index)
         assert row["labels"].dtype == np.int64

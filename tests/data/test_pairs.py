@@ -129,6 +129,6 @@ def test_what_cannot_be_paired_is_refused(write_rows, tokenizer):
     plain = write_rows([{"prompt": "ask", "completion": "yes"}], "plain.jsonl")
     with pytest.raises(UserError, match="no rejected answer"):
         Data(str(plain), pairs=True).prepare("train", tokenizer)
-    for options in ({"format": "prompt"}, {"mask": "all"}):
+    for options in ({"format": "prompt"}, {"train_on": "all"}):
         with pytest.raises(UserError):
             Data(str(same), pairs=True, **options)

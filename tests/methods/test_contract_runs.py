@@ -17,7 +17,7 @@ from ftcli.deltas.merge import ROUNDING
 from ftcli.jobs.train import fit, resume
 from ftcli.run.build import create_run, open_run
 
-from .options import options, promised, promises
+from .options import capabilities, capability, options
 from .test_contract import furthest
 from .tiny import logits
 from .tiny_runs import JobBuilder, apply_fix, without_report
@@ -56,7 +56,7 @@ def trained(composed, stop: int | None = None):
 def on_what_it_fits(builder: JobBuilder, group: str, name: str):
     """The option trained on LoRA, or on what the messages send it to; how it had to be called."""
     choices = {group: name} | EVALUATION
-    needs = promises(name, group).get("optimizer")
+    needs = capabilities(name, group).get("optimizer")
     if needs:
         choices["optimizer"] = needs
     for _ in range(6):
@@ -116,15 +116,15 @@ def test_a_checkpoint_is_enough_to_compute_what_was_trained(story):
         assert torch.equal(story.reopened_logits, logits(story.whole.run.model))
 
 
-def test_the_first_step_begins_at_the_base_where_promised(story):
+def test_the_first_step_begins_at_the_base_where_declared(story):
     base = logits(story.source.load("cpu"))
     # rounding: what is taken out of a weight and added again may be ten times as large as the weight
     same = furthest(story.whole.start, base) < 1e-5
-    assert same == promises(story.method).get("identity", True)
+    assert same == capabilities(story.method).get("identity", True)
 
 
 def test_the_artefact_loads_without_ftcli(story):
-    folder = story.whole.path / promised(story.method, "artefact")
+    folder = story.whole.path / capability(story.method, "artefact")
     if folder.name == "model":
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     else:
@@ -135,7 +135,7 @@ def test_the_artefact_loads_without_ftcli(story):
 
 def test_merged_equals_trained(story):
     run, before = story.reopened, story.reopened_logits
-    if story.source.quantization != "none" or not promised(story.method, "mergeable"):
+    if story.source.quantization != "none" or not capability(story.method, "mergeable"):
         with pytest.raises(UserError, match="cannot be merged|lose the adapter to rounding"):
             run.method.merge(run.model)
     else:
@@ -143,7 +143,8 @@ def test_merged_equals_trained(story):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in options("method") if not promises(n).get("gradient_checkpointing", True)]
+    "name",
+    [n for n in options("method") if not capabilities(n).get("gradient_checkpointing", True)],
 )
 def test_what_cannot_be_recomputed_is_refused_by_the_check(name, builder):
     with pytest.raises(UserError, match="gradient_checkpointing"):

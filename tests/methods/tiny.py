@@ -27,7 +27,7 @@ from ftcli.methods.peft import Peft
 from ftcli.models.causal_lm import CausalLM
 from ftcli.models.quantization import build_bitsandbytes_config, keep_trainable_on_cpu
 
-from .options import file_of, method_class, node, options, promises
+from .options import capabilities, file_of, method_class, node, options
 
 IDS = torch.arange(3, 27).reshape(2, 12)
 SIZES = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}
@@ -98,12 +98,12 @@ def names() -> list[str]:
 
 
 def method(name: str, kind: str = "llama", **choices):
-    """A method from its file, with what that leaves to the user (`promises.given`)."""
+    """A method from its file, with what that leaves to the user (`capabilities.given`)."""
     option = OmegaConf.load(file_of("method", name))
     of_kind = {"task_type": OTHERS[kind][1]} if kind in OTHERS else {}
     if not issubclass(method_class(name), Peft):
         of_kind = {}
-    required = promises(name).get("given") or {}
+    required = capabilities(name).get("given") or {}
     return build(OmegaConf.to_container(OmegaConf.merge(option, required, of_kind, choices)))
 
 

@@ -27,7 +27,7 @@ def arguments(tmp_path):
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         sources.append(f"{{path: {path}, weight: {weight}}}")
     return [
-        "data=mixture", f"data.sources=[{', '.join(sources)}]", "data.total=12", "data.validation=null",
+        "data=mixture", f"data.sources=[{', '.join(sources)}]", "data.rows_per_epoch=12", "data.validation=null",
         f"data.cache_dir={tmp_path / 'tokens'}", "eval=none", "scheduler=constant", "method.r=4",
         "trainer.batch_size=2", "trainer.log_every=1", "trainer.precision=fp32", "model.dtype=float32",
         "trainer.gradient_accumulation_steps=2",

@@ -22,7 +22,8 @@ def resume(
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="last, best or step-000400.")] = "last",
     processes: Annotated[
-        int, typer.Option("--processes", "-p", help="Processes on this machine, one per GPU.", min=1)
+        int,
+        typer.Option("--processes", "-p", help="Processes on this machine, one per GPU.", min=1),
     ] = 1,
     nodes: Annotated[
         int, typer.Option("--nodes", help="Machines; the same command on each.", min=1)

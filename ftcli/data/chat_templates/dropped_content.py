@@ -9,7 +9,7 @@ from typing import Any
 
 from ftcli.core.errors import UserError
 
-#: Kind of dropped content -> its description. Rows with one are refused, unless `data.on_lost=warn`.
+#: Kind of dropped content -> its description. Rows with one are refused, unless `data.on_dropped_content=warn`.
 DROP_KINDS = {
     "lost_text": "text of a message is not in the conversation as the template writes it",
     "lost_reasoning": "the template drops the thinking of an answer",
@@ -57,7 +57,7 @@ def make_dropped_content_error(counts: Mapping[str, Any], template: str) -> User
     marked = find_training_template(template)
     if marked:
         ways.insert(0, f"model.chat_template={marked}, the same template marked for training")
-    ways.append("data.on_lost=warn to train on what is written; see: ftcli preview")
+    ways.append("data.on_dropped_content=warn to train on what is written; see: ftcli preview")
     return UserError(
         f"the chat template does not write what the data say. Of {counts['rows']:,} rows: {named}.",
         where="data",

@@ -38,7 +38,7 @@ def take_learn_flag(turn: dict[str, Any], role: str, number: int) -> bool | None
     if learn and asked and role != "assistant":
         raise RowError(
             f"turn {number} ({role}) has '{asked[0]}': true, but only answers of the assistant are "
-            "learned, unless data.mask=all; remove the key."
+            "learned, unless data.train_on=all; remove the key."
         )
     return learn
 

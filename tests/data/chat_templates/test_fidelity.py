@@ -124,15 +124,15 @@ def test_parts_are_written_as_text_where_a_template_wants_text(with_template):
     assert learned_texts(chat_tokenizer, document) == ["Blue it is.<|im_end|>"]
 
 
-@pytest.mark.parametrize("mask", ["assistant", "all"])
+@pytest.mark.parametrize("train_on", ["assistant", "all"])
 @pytest.mark.parametrize("name", ["chatml", "chatml_marked"])
-def test_a_turn_that_is_not_to_be_learned_is_not(with_template, name, mask):
+def test_a_turn_that_is_not_to_be_learned_is_not(with_template, name, train_on):
     talk = [TALK[0], {**TALK[1], "learn": False}, *TALK[2:]]
     chat_tokenizer = with_template(name)
-    document = render(chat_tokenizer, talk, mask=mask)
+    document = render(chat_tokenizer, talk, train_on=train_on)
     learned = " ".join(learned_texts(chat_tokenizer, document))
     assert "Blue" not in learned and "Red." in learned
-    assert ("And red?" in learned) == (mask == "all")
+    assert ("And red?" in learned) == (train_on == "all")
     assert "Blue it is." in chat_tokenizer.decode(document.ids)
 
 

@@ -175,7 +175,7 @@ def test_without_a_template_there_is_one_message(tokenizer):
 
 
 def test_mask_all_learns_everything_but_the_first_token(with_template):
-    document = render(with_template("llama3"), TALK, mask="all")
+    document = render(with_template("llama3"), TALK, train_on="all")
     assert document.loss_mask.tolist() == [0] + [1] * (len(document.ids) - 1)
 
 

@@ -114,9 +114,9 @@ def test_a_conversation_without_an_answer_to_learn_is_left_out(write_rows, token
         ("conversations", {"from": "gpt", "value": "BADANSWER", "train": False}),
     ],
 )
-@pytest.mark.parametrize("mask", ["assistant", "all"])
+@pytest.mark.parametrize("train_on", ["assistant", "all"])
 def test_a_marked_answer_stands_in_the_text_and_is_never_learned(
-    write_rows, tokenizer, column, bad, mask
+    write_rows, tokenizer, column, bad, train_on
 ):
     ask = {"role": "user", "content": "Name a river."}
     turns = [
@@ -125,7 +125,7 @@ def test_a_marked_answer_stands_in_the_text_and_is_never_learned(
         {"role": "user", "content": "No."},
         {"role": "assistant", "content": "The Danube."},
     ]
-    tokens = Data(str(write_rows([{column: turns}])), mask=mask).prepare("train", tokenizer)
+    tokens = Data(str(write_rows([{column: turns}])), train_on=train_on).prepare("train", tokenizer)
     row = tokens.row(0)
     learned = tokenizer.decode(row["input_ids"][row["labels"] >= 0])
     assert "BADANSWER" in tokenizer.decode(row["input_ids"])
