@@ -239,7 +239,7 @@ def _iter_rules(node: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str,
 def _make_unmet_error(
     composed: ComposedJob, owner: str, key: str, values: list[Any], rule: Mapping[str, Any]
 ) -> UserError:
-    asker = composed.format_choice(owner) if owner else format_path(composed.job)
+    asker = composed.format_choice(owner) if owner else format_path(composed.job_file)
     because = rule.get("because") or f"it is made for {', '.join(map(str, values))}"
     what = f"{asker} with {key}={get_effective_value(composed, key)} ({composed.where(key)}): {because}."
     instead = rule.get("or") or ("" if owner else "~requires to do without")

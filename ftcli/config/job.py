@@ -81,25 +81,25 @@ class ComposedJob:
     Attributes:
         config: plain nested dict, interpolations resolved; `???` stays until validation.
         origins: dotted key of every leaf (lists are leaves) -> its origin.
-        job: the YAML file that was composed.
+        job_file: the YAML file that was composed.
         overrides: overrides of the command line, as typed.
         choices: group -> option that was composed (`method` -> `lora`); empty for a resolved file.
         mapping_origins: dotted key of every mapping -> origin of the last file that opened it.
         overridden_groups: groups whose option replaces the choice of a job -> True if the command line
             replaced it, False if the job replaced the choice of the job it starts from.
         job_files: files that were merged as jobs: the job and those it starts from.
-        base: recipe of the base model that must be trained first (`model.from_recipe`).
+        base_job: recipe of the base model that must be trained first (`model.from_recipe`).
     """
 
     config: dict[str, Any]
     origins: dict[str, Origin]
-    job: Path
+    job_file: Path
     overrides: list[str] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)
     mapping_origins: dict[str, Origin] = field(default_factory=dict)
     overridden_groups: dict[str, bool] = field(default_factory=dict)
     job_files: frozenset[Path] = frozenset()
-    base: str | None = None
+    base_job: str | None = None
 
     def origin(self, key: str) -> Origin:
         """Return the origin of a key; for a key that is not set, that of the nearest mapping around it."""
@@ -108,7 +108,7 @@ class ComposedJob:
             if origin:
                 return origin
             key = key.rpartition(".")[0]
-        return Origin(self.job)
+        return Origin(self.job_file)
 
     def where(self, key: str) -> str:
         """Return the origin of a key as text: `configs/my.yaml:14` or `command line`."""

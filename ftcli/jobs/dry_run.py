@@ -46,9 +46,9 @@ def dry_run(composed: ComposedJob) -> DryRunReport:
         UserError: the error that training would raise; code 3 when memory ran out.
     """
     from ftcli.jobs import failures
-    from ftcli.jobs.bases import ensure_base
+    from ftcli.jobs.bases import train_missing_base
 
-    ensure_base(composed)  # the model may be what another recipe trains
+    train_missing_base(composed)  # the model may be what another recipe trains
     run = build_run(composed.config, None, composed)
     run.loggers = {}
     with failures.translate_errors(run, composed):

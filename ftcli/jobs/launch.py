@@ -85,12 +85,12 @@ def launch(composed: ComposedJob, ranks: Ranks) -> dict[str, Any]:
         UserError: a rank failed. The run directory is removed when the mistake was found before the
             first step.
     """
-    from ftcli.jobs.bases import ensure_base
+    from ftcli.jobs.bases import train_missing_base
     from ftcli.run.build import create_run
 
     if ranks.machines.rank:
         return run_ranks(None, ranks)
-    ensure_base(composed)
+    train_missing_base(composed)
     # build all parts once here, so that an error in them is found before any rank starts
     run_dir = create_run(composed).dir
     assert run_dir is not None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ftcli.config import compose, load, validate
+from ftcli.config import compose, load, validate_and_convert
 from ftcli.config.job import ComposedJob, get_capability, get_effective_value
 from ftcli.core.atomic import write_json
 from ftcli.core.errors import Problems, UserError
@@ -110,10 +110,10 @@ def _compose_stage(composed: ComposedJob, name: str, overrides: Sequence[str]) -
         raise UserError(
             "its name cannot be used as the name of a folder.", where=composed.where(KEY)
         )
-    stage = compose(composed.job, [*overrides, *composed.overrides])
+    stage = compose(composed.job_file, [*overrides, *composed.overrides])
     stage.config.pop(KEY, None)
     stage.drop_origins(KEY)
-    validate(stage)
+    validate_and_convert(stage)
     return stage
 
 
@@ -137,13 +137,13 @@ def _write_records(composed: ComposedJob, jobs: dict[str, ComposedJob], folder: 
     composed.config = resolve_precision(composed.config)
     write_record(RunDir(folder), composed)
     first = next(iter(jobs.values()))
-    _ensure_base_of_stage(first)
+    _train_missing_base_of_stage(first)
 
 
-def _ensure_base_of_stage(first: ComposedJob) -> None:
-    from ftcli.jobs.bases import ensure_base
+def _train_missing_base_of_stage(first: ComposedJob) -> None:
+    from ftcli.jobs.bases import train_missing_base
 
-    ensure_base(first)  # the model may be what another recipe trains
+    train_missing_base(first)  # the model may be what another recipe trains
 
 
 def _connect_stage(stage: ComposedJob, folder: Path, before: ComposedJob) -> None:
@@ -163,7 +163,7 @@ def _connect_stage(stage: ComposedJob, folder: Path, before: ComposedJob) -> Non
     if same and how != "merge":
         stage.config["model"] = dict(model)
         stage.config["init_from"] = str(folder)
-        stage.base = before.base
+        stage.base_job = before.base_job
         return None
     if get_capability(before, "method", "mergeable") is False:
         raise UserError(
@@ -193,7 +193,7 @@ def _set_model_folder(stage: ComposedJob, folder: Path) -> None:
         model.pop(key, None)
     if "weights" in model:
         model["weights"] = "pretrained"
-    stage.config["model"], stage.base = model, None
+    stage.config["model"], stage.base_job = model, None
     stage.origins["model.path"] = stage.origin(KEY)
 
 

@@ -62,7 +62,7 @@ def write_job(
     draft = target.with_name(f".{target.stem}.draft.yaml")
     try:
         draft.write_text(text, encoding="utf-8")
-        validation.validate(composition.compose(draft))
+        validation.validate_and_convert(composition.compose(draft))
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.core.run_lock import lock_run
 from ftcli.jobs import changes
-from ftcli.jobs.bases import ensure_base
+from ftcli.jobs.bases import train_missing_base
 from ftcli.run.build import build_run, create_run
 from ftcli.run.finish import close_run_dir, finish
 
@@ -35,7 +35,7 @@ def train(composed: ComposedJob) -> dict[str, Any]:
         UserError: an error that the user can fix; code 3 when memory ran out, 1 when the loss was not
             finite.
     """
-    ensure_base(composed)  # the model may be what another recipe trains
+    train_missing_base(composed)  # the model may be what another recipe trains
     run = create_run(composed)
     assert run.dir is not None
     with run.dir.removed_unless_started():

@@ -27,7 +27,7 @@ class MetaRun:
     """A checked job whose parts are built when asked for; nothing of it can be trained.
 
     Args:
-        composed: what `compose` returned and `validate` accepted.
+        composed: what `compose` returned and `validate_and_convert` accepted.
         gpu: plan for a GPU, whether this machine has one or not.
     """
 

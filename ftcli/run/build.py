@@ -74,7 +74,7 @@ def create_directory(composed: ComposedJob) -> RunDir:
     from ftcli.run.record import write_record
 
     options = composed.config.get("run") or {}
-    name = options.get("name") or get_job_name(composed.job)
+    name = options.get("name") or get_job_name(composed.job_file)
     run_dir = RunDir.create(options.get("dir", "runs"), name)
     composed.config = resolve_precision(composed.config)
     write_record(run_dir, composed)

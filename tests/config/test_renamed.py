@@ -7,7 +7,7 @@ import importlib
 import pytest
 import yaml
 
-from ftcli.config import compose, load, validate
+from ftcli.config import compose, load, validate_and_convert
 from ftcli.config.renamed import KEYS, MODULES, replace_old_names, update_old_config
 from ftcli.config.signature import read_signature
 from ftcli.core.errors import UserError
@@ -71,7 +71,7 @@ def test_the_keys_of_an_old_run_are_read_and_an_override_wins(trained_run, tmp_p
     path.write_text(yaml.safe_dump(old))
     assert load(path).get("data.train_on") == "all" and load(path).get("data.mask") is None
     composed = compose(path, ["data.train_on=assistant"])
-    validate(composed)
+    validate_and_convert(composed)
     assert composed.get("data.train_on") == "assistant"
     assert composed.get("data.rows_per_epoch") == 40
 
@@ -86,7 +86,7 @@ def test_the_keys_of_an_old_run_are_read_and_an_override_wins(trained_run, tmp_p
 )
 def test_an_old_key_in_a_job_is_an_error_that_names_the_new_one(old, new):
     with pytest.raises(UserError) as caught:
-        validate(compose("qlora_mini", [old]))
+        validate_and_convert(compose("qlora_mini", [old]))
     assert caught.value.fix == new
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.run import Run
 from ftcli.run.build import build_run
 
@@ -18,7 +18,7 @@ JOB = (
 @pytest.fixture
 def run() -> Run:
     composed = compose("qlora_mini", list(JOB))
-    validate(composed)
+    validate_and_convert(composed)
     return build_run(composed.config)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ftcli.cli.app import run as ftcli
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.jobs import bench
 from ftcli.jobs.plain_loop import PlainLoop
@@ -27,7 +27,7 @@ def overrides(tmp_path) -> list[str]:
 
 def resolve(overrides: list[str], *more: str) -> dict:
     composed = compose("qlora_mini", [*overrides, *more])
-    validate(composed)
+    validate_and_convert(composed)
     return composed.config
 
 

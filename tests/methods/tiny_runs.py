@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.config.job import ComposedJob
 from ftcli.core.errors import Problems, UserError
 
@@ -90,7 +90,7 @@ class JobBuilder:
         words = self._method_keys(chosen["method"]) | chosen
         typed = [key if key.startswith("~") else f"{key}={value}" for key, value in words.items()]
         composed = compose(self.file, typed)
-        validate(composed)
+        validate_and_convert(composed)
         return composed
 
     def _method_keys(self, name: str) -> Choices:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.deltas.merge import merge_run
 from ftcli.jobs.train import resume, train
@@ -124,7 +124,7 @@ JOB = [
 def run(saved, tmp_path_factory) -> Path:
     places = [f"model.path={saved}", f"run.dir={tmp_path_factory.mktemp('runs')}"]
     composed = compose("bases/vit_fashion", [*JOB, *places])
-    validate(composed)
+    validate_and_convert(composed)
     return Path(train(composed)["run"])
 
 

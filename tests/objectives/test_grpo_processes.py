@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs import stages
 from ftcli.jobs.launch import Ranks
@@ -39,7 +39,7 @@ def test_two_ranks_go_through_both_stages(tmp_path):
     file = tmp_path / "two.yaml"
     file.write_text(JOB)
     composed = compose(file, [f"run.dir={tmp_path}", f"data.cache_dir={tmp_path / 'tokens'}"])
-    validate(composed)
+    validate_and_convert(composed)
     result = stages.start_stages(composed, Ranks(2))
     assert result["status"] == "finished" and result["step"] == 2 + 4
     first, second = (Path(result["run"]) / name for name in ("sft", "grpo"))

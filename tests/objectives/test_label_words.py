@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.objectives.candidates import answer_positions, token_ids
 from ftcli.objectives.label_words import LabelWords
@@ -28,7 +28,7 @@ def run(request, tmp_path_factory):
     composed = compose(
         "qlora_mini", [*JOB, f"data.packing={request.param}", f"data.cache_dir={folder}"]
     )
-    validate(composed)
+    validate_and_convert(composed)
     small = build_run(composed.config)
     small.load_model()
     small.objective.setup(small)

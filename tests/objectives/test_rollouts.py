@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.callback import State
 from ftcli.core.run import Run
 from ftcli.models.decoding import evaluation_mode, find_stop_ids
@@ -28,7 +28,7 @@ JOB = (
 def run(tmp_path_factory) -> Run:
     """A model whose adapter is not the identity, in training mode, with dropout asked for."""
     composed = compose("qlora_mini", [*JOB, f"data.cache_dir={tmp_path_factory.mktemp('t')}"])
-    validate(composed)
+    validate_and_convert(composed)
     run = build_run(composed.config)
     run.load_model()
     run.objective.setup(run)

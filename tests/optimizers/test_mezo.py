@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.jobs.train import train
 from ftcli.optimizers import mezo as module
@@ -283,7 +283,7 @@ def run_folder(tmp_path_factory):
     composed = compose(
         "qlora_mini", [*TINY, f"run.dir={root / 'runs'}", f"data.cache_dir={root / 'tokens'}"]
     )
-    validate(composed)
+    validate_and_convert(composed)
     return SimpleNamespace(result=train(composed), root=root)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.config.overrides import join_overrides
 from ftcli.config.recipe import REAL, SMALL
 from ftcli.reproduce import tuning
@@ -19,7 +19,7 @@ CASES = [(name, v) for name, recipe in RECIPES.items() for v in recipe.variants(
 def test_a_variant_is_a_sound_job(name, variant):
     recipe = RECIPES[name]
     composed = compose(recipe.path, recipe.overrides(variant))
-    validate(composed)
+    validate_and_convert(composed)
     assert recipe.claims and composed.config["trainer"]["max_steps"] <= 500
 
 
@@ -37,7 +37,7 @@ def test_a_variant_at_the_real_scale_is_a_sound_job(name, variant):
     composed = compose(
         recipe.path, join_overrides(judged, tune.list_points(variant)[0], tune.changes)
     )
-    validate(composed)
+    validate_and_convert(composed)
     assert composed.config["model"]["architecture"] == "smollm2_135m"
     assert composed.config["trainer"]["max_steps"] <= 60
     assert composed.config["eval"]["loss"]["split"] == "validation"
@@ -64,7 +64,7 @@ def test_variants_of_a_recipe_differ():
 def test_the_scale_of_the_paper_is_a_sound_job(name):
     recipe = RECIPES[name]
     for scale in recipe.scales:
-        validate(compose(recipe.path, recipe.overrides(recipe.own, scale)))
+        validate_and_convert(compose(recipe.path, recipe.overrides(recipe.own, scale)))
     assert any(claim.scale != SMALL for claim in recipe.claims)
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.callback import Callback
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
@@ -36,7 +36,7 @@ class Stop(Callback):
 
 def train(folder, job: str, *overrides: str, stop: int | None = None) -> Run:
     composed = compose(job, [*overrides, f"run.dir={folder}"])
-    validate(composed)
+    validate_and_convert(composed)
     run = create_run(composed)
     run.loggers["stop"] = Stop(stop)
     fit(run, None)

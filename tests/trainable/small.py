@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.callback import Callback, State
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
@@ -23,7 +23,7 @@ BASE = (
 def build(*overrides: str, folder: Path | None = None) -> Run:
     """A run, with a directory where a folder is given."""
     composed = compose("qlora_mini", [*BASE, *overrides])
-    validate(composed)
+    validate_and_convert(composed)
     if folder is not None:
         (folder / "checkpoints").mkdir(parents=True)
     run = build_run(composed.config, RunDir(folder) if folder else None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume
@@ -36,7 +36,7 @@ class Script:
 
 def composed(folder: Path, *overrides: str):
     job = compose("qlora_mini", [*SMALL, f"run.dir={folder}", *overrides])
-    validate(job)
+    validate_and_convert(job)
     return job
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import FAILED, UserError
 from ftcli.core.row_format import RowFormat
 from ftcli.core.run_dir import RunDir
@@ -51,7 +51,7 @@ def only(tmp_path) -> Path:
 
 def job(tmp_path, *overrides):
     composed = compose("qlora_mini", [*SMALL, f"run.dir={tmp_path}/runs", *overrides])
-    validate(composed)
+    validate_and_convert(composed)
     return composed
 
 

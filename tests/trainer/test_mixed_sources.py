@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
 from ftcli.objectives.base import Losses, sum_by_source
@@ -36,7 +36,7 @@ def arguments(tmp_path):
 
 def start(arguments, *more):
     composed = compose("qlora_mini", [*arguments, *more])
-    validate(composed)
+    validate_and_convert(composed)
     return RunDir(train(composed)["run"])
 
 

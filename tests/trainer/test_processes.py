@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.jobs.launch import Ranks, launch
 from ftcli.jobs.train import train
@@ -22,7 +22,7 @@ JOB = [
 
 def job(tmp_path, *overrides):
     composed = compose("qlora_mini", [*JOB, f"run.dir={tmp_path}", *overrides])
-    validate(composed)
+    validate_and_convert(composed)
     return composed
 
 

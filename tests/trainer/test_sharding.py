@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.launch import Ranks, _run_rank, launch
 from ftcli.jobs.train import resume, train
@@ -70,7 +70,7 @@ def train_in_ranks(run, count):
 
 def job(folder, *overrides):
     composed = compose("qlora_mini", [*JOB, f"run.dir={folder}", *overrides])
-    validate(composed)
+    validate_and_convert(composed)
     return composed
 
 

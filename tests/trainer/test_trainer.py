@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import ftcli.trainer
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import FAILED, UserError
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
@@ -30,7 +30,7 @@ COMMON = [
 
 def composed(*overrides: str):
     job = compose("qlora_mini", [*COMMON, *overrides])
-    validate(job)
+    validate_and_convert(job)
     return job
 
 

@@ -43,7 +43,7 @@ def train(
 ) -> int:
     """Compose, check, train, and leave a run directory."""
     from ftcli.cli.result_tables import show_result, show_stages
-    from ftcli.config import compose, validate
+    from ftcli.config import compose, validate_and_convert
     from ftcli.config.value_ranges import find_unusual_values
     from ftcli.jobs.launch import Machines, Ranks, launch
     from ftcli.jobs.train import train as start
@@ -52,7 +52,7 @@ def train(
         return _submit(job, overrides or [], launcher, trust or ())
     ranks = Ranks(processes, Machines(nodes, node_rank, rendezvous))
     composed = compose(job, overrides or [])
-    validate(composed, trust=tuple(trust or ()))
+    validate_and_convert(composed, trust=tuple(trust or ()))
     for doubt in find_unusual_values(composed):
         logging.getLogger("ftcli.config").warning("%s %s", doubt.where, doubt.what)
     if dry_run:
@@ -66,7 +66,7 @@ def train(
 
 def _submit(job: str, words: Sequence[str], launcher: str, trust: Sequence[str]) -> int:
     """Check the job here, and give it to a launcher of whole runs."""
-    from ftcli.config import compose, validate
+    from ftcli.config import compose, validate_and_convert
     from ftcli.core import errors
     from ftcli.core.console import console
     from ftcli.sweeps.composition import build_launcher, split_launcher_words
@@ -79,7 +79,7 @@ def _submit(job: str, words: Sequence[str], launcher: str, trust: Sequence[str])
             fix=f"--launcher slurm_nodes, or: ftcli sweep {job} --launcher {launcher}",
         )
     composed = compose(job, words)
-    validate(composed, trust=tuple(trust))
+    validate_and_convert(composed, trust=tuple(trust))
     logs = Path(composed.config["run"]["dir"]).resolve() / "slurm"
     trusted = [word for module in trust for word in ("--trust", module)]
     number = chosen.submit([job, *words, *trusted], logs)

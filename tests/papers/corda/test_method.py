@@ -9,7 +9,7 @@ import torch
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 
-from ftcli.config import build, compose, validate
+from ftcli.config import build, compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
 from ftcli.methods.peft import ADAPTER, Peft
@@ -232,7 +232,7 @@ def test_a_layer_that_no_token_reaches_is_named(source, monkeypatch):
 def test_the_context_is_a_data_node_of_the_method():
     keys = ["method.calibration.path=asset:gsm8k", "method.calibration.format=prompt"]
     composed = compose("qlora_mini", ["method=corda", "model.quantization=none", *keys])
-    validate(composed)
+    validate_and_convert(composed)
     method = build(composed.config["method"])
     assert isinstance(method.calibration, Data) and method.calibration.path == "asset:gsm8k"
     assert method.mode == "ipm" and build({**composed.config["method"], "calibration": None})
@@ -241,7 +241,7 @@ def test_the_context_is_a_data_node_of_the_method():
         ["method=corda", "model.quantization=none", keys[0] + "", "+method.calibration.formt=text"],
     )
     with pytest.raises(UserError, match="formt"):
-        validate(wrong)
+        validate_and_convert(wrong)
 
 
 def test_published_figures_on_the_meta_device():

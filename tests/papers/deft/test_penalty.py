@@ -318,12 +318,12 @@ def test_it_composes_with_a_reference_on_the_same_modules():
 
 
 def test_the_norm_of_its_gradient_is_logged(tmp_path):
-    from ftcli.config import compose, validate
+    from ftcli.config import compose, validate_and_convert
     from ftcli.jobs.train import train
     from tests.penalties.runs import SMALL
 
     composed = compose("qlora_mini", [*SMALL, *METHODS["lora"], *ON, f"run.dir={tmp_path}"])
-    validate(composed)
+    validate_and_convert(composed)
     folder = train(composed)["run"]
     lines = [json.loads(line) for line in open(f"{folder}/metrics.jsonl")]
     norms = [
