@@ -35,7 +35,7 @@ def test_a_base_is_trained_once_and_named_by_its_config(base, monkeypatch, warm_
     job = compose("qlora_mini", [f"model.from_recipe={base}"])
     validate_and_convert(job)
     place = base_cache_dir()
-    assert job.base == str(base) and "from_recipe" not in job.config["model"]
+    assert job.base_job == str(base) and "from_recipe" not in job.config["model"]
     assert job.config["model"]["path"].startswith(f"{place}/little-") and not place.exists()
     train_missing_base(job)
     weights = next(place.glob("little-*/model/model.safetensors"))
