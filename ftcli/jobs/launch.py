@@ -86,13 +86,13 @@ def launch(composed: ComposedJob, ranks: Ranks) -> dict[str, Any]:
             first step.
     """
     from ftcli.jobs.bases import train_missing_base
-    from ftcli.run.build import create_run
+    from ftcli.run.build import create_run_in_new_dir
 
     if ranks.machines.rank:
         return run_ranks(None, ranks)
     train_missing_base(composed)
     # build all parts once here, so that an error in them is found before any rank starts
-    run_dir = create_run(composed).dir
+    run_dir = create_run_in_new_dir(composed).dir
     assert run_dir is not None
     with run_dir.removed_unless_started():
         return run_ranks(run_dir, ranks)
@@ -189,14 +189,14 @@ def _run_rank(path: str, checkpoint: str) -> None:
     """Train as one rank; exits with the code of an error, which goes to the parent."""
     from ftcli.config import load
     from ftcli.core.ranks import broadcast_from_main, build_accelerator
-    from ftcli.jobs.train import fit_locked
+    from ftcli.jobs.train import train_and_record_failure
     from ftcli.run.build import build_run
 
     try:
         path, checkpoint = broadcast_from_main(build_accelerator(), (path, checkpoint))
         run_dir = RunDir.open(path)
         run = build_run(load(run_dir.path / "config.yaml").config, run_dir)
-        fit_locked(run, Path(checkpoint) if checkpoint else None)
+        train_and_record_failure(run, Path(checkpoint) if checkpoint else None)
     except UserError as error:
         tell_parent(error)
     except Exception as error:

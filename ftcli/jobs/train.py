@@ -18,7 +18,7 @@ from ftcli.core.run_dir import RunDir
 from ftcli.core.run_lock import lock_run
 from ftcli.jobs import changes
 from ftcli.jobs.bases import train_missing_base
-from ftcli.run.build import build_run, create_run
+from ftcli.run.build import build_run, create_run_in_new_dir
 from ftcli.run.finish import close_run_dir, finish
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ def train(composed: ComposedJob) -> dict[str, Any]:
             finite.
     """
     train_missing_base(composed)  # the model may be what another recipe trains
-    run = create_run(composed)
+    run = create_run_in_new_dir(composed)
     assert run.dir is not None
     with run.dir.removed_unless_started():
-        return fit(run, None, composed)
+        return train_with_lock(run, None, composed)
 
 
 def resume(
@@ -106,7 +106,7 @@ def _resume(
         run_dir.append_event(
             "resume", checkpoint=folder.name, **({"changed": changed} if changed else {})
         )
-        return _go_on(run, folder, composed, ranks)
+        return _train_or_launch(run, folder, composed, ranks)
 
 
 def restart(
@@ -127,22 +127,24 @@ def restart(
         if run_dir.metrics():
             run_dir.append_event("restart", **({"changed": changed} if changed else {}))
         run_dir.rewind(0)  # samples may have been written before the first line
-        return _go_on(run, None, composed, ranks)
+        return _train_or_launch(run, None, composed, ranks)
 
 
-def _go_on(
+def _train_or_launch(
     run: Run, checkpoint: Path | None, composed: ComposedJob, ranks: Ranks | None
 ) -> dict[str, Any]:
     """Train in this process, or in ranks."""
     from ftcli.jobs.launch import run_ranks
 
     if ranks is None or not ranks.several:
-        return fit(run, checkpoint, composed)
+        return train_with_lock(run, checkpoint, composed)
     assert run.dir is not None
     return run_ranks(run.dir, ranks, checkpoint)
 
 
-def fit(run: Run, checkpoint: Path | None, composed: ComposedJob | None = None) -> dict[str, Any]:
+def train_with_lock(
+    run: Run, checkpoint: Path | None, composed: ComposedJob | None = None
+) -> dict[str, Any]:
     """Train a run that has a directory, and write result and report.
 
     Args:
@@ -153,17 +155,17 @@ def fit(run: Run, checkpoint: Path | None, composed: ComposedJob | None = None) 
         UserError: known errors, with the place in the configuration.
     """
     with lock_run(run.dir.path) if run.dir else nullcontext():
-        return fit_locked(run, checkpoint, composed)
+        return train_and_record_failure(run, checkpoint, composed)
 
 
-def fit_locked(
+def train_and_record_failure(
     run: Run, checkpoint: Path | None, composed: ComposedJob | None = None
 ) -> dict[str, Any]:
-    """Do what `fit` does in a run whose lock is held, by this process or by the parent of the ranks."""
+    """Do what `train_with_lock` does in a run whose lock is held, by this process or by the parent of the ranks."""
     from ftcli.config.building import locate_error
 
     try:
-        return _fit(run, checkpoint, composed)
+        return _prepare_and_train(run, checkpoint, composed)
     except Exception as error:
         if run.dir is not None:
             with suppress(OSError):  # where the disk is what failed
@@ -179,7 +181,9 @@ def fit_locked(
         raise
 
 
-def _fit(run: Run, checkpoint: Path | None, composed: ComposedJob | None) -> dict[str, Any]:
+def _prepare_and_train(
+    run: Run, checkpoint: Path | None, composed: ComposedJob | None
+) -> dict[str, Any]:
     from ftcli.core.atomic import write_json
     from ftcli.jobs import failures
 

@@ -39,7 +39,7 @@ def build_run(
     return Run(config, parts, dir)
 
 
-def create_run(composed: ComposedJob) -> Run:
+def create_run_in_new_dir(composed: ComposedJob) -> Run:
     """Return a run with a new directory that holds its record; removed again if an object refuses its options."""
     run_dir = create_directory(composed)
     with run_dir.removed_unless_started():

@@ -14,8 +14,8 @@ from ftcli.core.callback import Callback
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.deltas.merge import ROUNDING
-from ftcli.jobs.train import fit, resume
-from ftcli.run.build import create_run, open_run
+from ftcli.jobs.train import resume, train_with_lock
+from ftcli.run.build import create_run_in_new_dir, open_run
 
 from .options import capabilities, capability, options
 from .test_contract import furthest
@@ -47,9 +47,9 @@ class Watch(Callback):
 
 
 def trained(composed, stop: int | None = None):
-    run = create_run(composed)
+    run = create_run_in_new_dir(composed)
     watch = run.loggers["watch"] = Watch(stop)
-    fit(run, None)
+    train_with_lock(run, None)
     return SimpleNamespace(run=run, path=run.dir.path, start=watch.start, weights=watch.weights)
 
 

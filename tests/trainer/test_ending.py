@@ -12,7 +12,7 @@ from ftcli.config import compose, validate_and_convert
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume
-from ftcli.run.build import build_run, create_run
+from ftcli.run.build import build_run, create_run_in_new_dir
 from ftcli.trainer.checkpoint import Checkpoints
 
 SMALL = [
@@ -51,7 +51,7 @@ def logged(run_dir: RunDir) -> list[dict]:
 
 def test_the_best_of_the_last_evaluation_is_kept_when_the_run_goes_on(tmp_path):
     job = composed(tmp_path, "trainer.max_steps=2")
-    run = create_run(job)
+    run = create_run_in_new_dir(job)
     assert run.dir is not None
     run.evaluators = {"loss": Script({0: 3.0, 2: 1.0})}
     run.trainer.fit(run)
@@ -70,7 +70,7 @@ def test_the_best_of_the_last_evaluation_is_kept_when_the_run_goes_on(tmp_path):
 
 def test_a_run_killed_after_its_last_checkpoint_ends_as_if_it_had_not_been(tmp_path):
     """The process dies between the last save and result.json."""
-    run = create_run(composed(tmp_path, "trainer.max_steps=2"))
+    run = create_run_in_new_dir(composed(tmp_path, "trainer.max_steps=2"))
     assert run.dir is not None
     outcome = run.trainer.fit(run)
     rows, state = logged(run.dir), read_state(run.dir, 2)
@@ -83,7 +83,7 @@ def test_a_run_killed_after_its_last_checkpoint_ends_as_if_it_had_not_been(tmp_p
 
 def test_an_evaluation_that_fails_costs_no_steps(tmp_path):
     job = composed(tmp_path, "trainer.max_steps=2")
-    run = create_run(job)
+    run = create_run_in_new_dir(job)
     assert run.dir is not None
     run.evaluators = {"loss": Script({0: 3.0})}
     with pytest.raises(KeyError):

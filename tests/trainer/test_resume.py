@@ -19,7 +19,7 @@ from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
-from ftcli.run.build import create_run
+from ftcli.run.build import create_run_in_new_dir
 from tests.warm_process import start_ftcli
 
 CLOCK = {"time", "tok_s", "mem_gb"}
@@ -103,7 +103,7 @@ def stopped(tmp_path_factory):
     runs = tmp_path_factory.mktemp("stopped")
     composed = compose("qlora_mini", arguments("bins", runs))
     validate_and_convert(composed)
-    run = create_run(composed)
+    run = create_run_in_new_dir(composed)
 
     class Stop:
         """Requests a stop by creating the file STOP."""

@@ -18,7 +18,7 @@ from ftcli.core.errors import FAILED, UserError
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import train
-from ftcli.run.build import build_run, create_run, open_run
+from ftcli.run.build import build_run, create_run_in_new_dir, open_run
 from ftcli.trainer.checkpoint import Checkpoints
 from tests.warm_process import start_ftcli
 
@@ -123,8 +123,8 @@ def test_training_leaves_the_bytes_of_a_quantised_base_alone():
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path):
     poisoned = composed("trainer.max_steps=4", "trainer.batch_size=2", f"run.dir={tmp_path}")
-    run = create_run(poisoned)
-    from ftcli.jobs.train import fit
+    run = create_run_in_new_dir(poisoned)
+    from ftcli.jobs.train import train_with_lock
 
     class Poison:
         """Breaks the weights after the second step."""
@@ -141,7 +141,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path):
 
     run.loggers["poison"] = Poison()
     with pytest.raises(UserError, match=r"the loss was nan at step 3, on rows .*:\d+") as caught:
-        fit(run, None)
+        train_with_lock(run, None)
     assert caught.value.code == FAILED
 
 
