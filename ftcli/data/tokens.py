@@ -98,9 +98,9 @@ class TokenizedSplit:
 
     def row(self, index: int) -> TokenizedDocument:
         """Return one document."""
-        here = slice(self.offsets[index], self.offsets[index + 1])
-        ids = np.asarray(self.ids[here])
-        return {"input_ids": ids, "labels": np.where(self.loss_mask[here], ids, np.int64(IGNORED))}
+        span = slice(self.offsets[index], self.offsets[index + 1])
+        ids = np.asarray(self.ids[span])
+        return {"input_ids": ids, "labels": np.where(self.loss_mask[span], ids, np.int64(IGNORED))}
 
     def find_sources(self, rows: Sequence[int]) -> np.ndarray:
         """Return the number of the source of each document, int64 [rows]."""
@@ -115,8 +115,8 @@ class TokenizedSplit:
 
     def summary(self) -> str:
         """One line with the number of documents and tokens, and of rows that were left out."""
-        lost = f" ({format_counts(self.meta)})" if self.meta["left_out"] else ""
-        return f"{len(self):,} rows, {int(self.lengths.sum()):,} tokens{lost}"
+        left_out = f" ({format_counts(self.meta)})" if self.meta["left_out"] else ""
+        return f"{len(self):,} rows, {int(self.lengths.sum()):,} tokens{left_out}"
 
     def sample(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """Return the first document as text, with its special tokens."""
