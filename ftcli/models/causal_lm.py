@@ -75,7 +75,8 @@ class CausalLM:
         dtype = self._dtype(config)
         if self.weights == "random":
             return self._build_new(config, dtype)
-        check_stored(config, self.quantization, self.name, device or local_device())
+        place, files = device or local_device(), find_weight_files(path, self.revision)
+        check_stored(config, self.quantization, self.name, place, files)
         compute = getattr(torch, self.compute_dtype) if self.compute_dtype else dtype
 
         def load(local: bool, key_mapping: dict[str, str]) -> tuple[Any, dict[str, Any]]:
@@ -89,7 +90,7 @@ class CausalLM:
                     self.quantization, self.double_quant, compute
                 ),
                 attn_implementation=self._named_attention,
-                device_map={"": device or local_device()},
+                device_map={"": place},
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=local,
@@ -101,6 +102,9 @@ class CausalLM:
             )
 
         model, misfit, shapes = load_pretrained(path, self.revision, self.build_meta_model, load)
+        if files is None:  # they were downloaded just now
+            files = find_weight_files(path, self.revision)
+            check_stored(config, self.quantization, self.name, place, files)
         misfit.refuse(self.name, model, shapes, self.extra_weights)
         keep_trainable_on_cpu(model)
         if not self.gguf:  # other programs load a converted one by its folder
@@ -134,8 +138,8 @@ class CausalLM:
         if self.gguf and not self.gguf.find_converted():
             return self.gguf.describe()
         path, config = self._locate(), self.hf_config()
-        stored = check_stored(config, self.quantization, self.name, local_device())
         files = find_weight_files(path, self.revision)
+        stored = check_stored(config, self.quantization, self.name, local_device(), files)
         if stored:
             count = len(files.shapes()) if files else 0
             return f"{count} tensors, stored quantised ({stored})" if count else ""

@@ -77,7 +77,8 @@ class Classifier:
         if self.weights == "random":
             return self._complete(self._from_config(config).eval(), config, True)
 
-        check_stored(config, "none", self.name, device or local_device())
+        place, files = device or local_device(), find_weight_files(path, self.revision)
+        check_stored(config, "none", self.name, place, files)
 
         def load(local: bool, key_mapping: dict[str, str]) -> Any:
             return LOADERS[self.task].from_pretrained(
@@ -86,7 +87,7 @@ class Classifier:
                 revision=self.revision or "main",
                 dtype=self._dtype(config),
                 attn_implementation=self.attention,
-                device_map={"": device or local_device()},
+                device_map={"": place},
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=local,
@@ -98,6 +99,9 @@ class Classifier:
             )
 
         model, misfit, shapes = load_pretrained(path, self.revision, self._build_meta, load)
+        if files is None:  # they were downloaded just now
+            files = find_weight_files(path, self.revision)
+            check_stored(config, "none", self.name, place, files)
         drop_head_misfits(misfit, model).refuse(self.name, model, shapes, self.extra_weights)
         hub.set_origin(model, self.path)
         unread = [*misfit.missing, *misfit.mismatched]
@@ -111,7 +115,8 @@ class Classifier:
             UserError: tensors below the head are missing, or do not fit.
         """
         path, config = hub.resolve(self.path), self.hf_config()
-        stored = check_stored(config, "none", self.name, local_device())
+        files = find_weight_files(path, self.revision)
+        stored = check_stored(config, "none", self.name, local_device(), files)
         comparison = None if stored else compare_files(path, self.revision, self._build_meta)
         if comparison is None:
             return f"stored quantised ({stored})" if stored else ""

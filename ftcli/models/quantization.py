@@ -13,6 +13,8 @@ from transformers import BitsAndBytesConfig
 
 from ftcli.core.errors import UserError
 from ftcli.models.bits import FOUR_BIT
+from ftcli.models.fp8 import refuse_cut_blocks
+from ftcli.models.weight_files import WeightFiles
 
 Quantization = Literal["none", "nf4", "fp4", "int8"]
 
@@ -50,7 +52,9 @@ def find_stored_quantisation(config: Any) -> str | None:
     return str(getattr(method, "value", method))
 
 
-def check_stored(config: Any, wanted: Quantization, name: str, device: str) -> str | None:
+def check_stored(
+    config: Any, wanted: Quantization, name: str, device: str, files: WeightFiles | None
+) -> str | None:
     """Check that a quantised checkpoint can be loaded; return its quantisation method, or None.
 
     transformers' own quantiser is asked, so that missing packages are known before a file is read.
@@ -59,9 +63,11 @@ def check_stored(config: Any, wanted: Quantization, name: str, device: str) -> s
         wanted: the quantisation that the configuration asks for.
         name: name of the model, for the message.
         device: where the model will be.
+        files: as far as they are on this machine.
 
     Raises:
-        UserError: a package or a GPU is missing, or quantised weights are to be quantised again.
+        UserError: a package or a GPU is missing, quantised weights are to be quantised again, or
+            transformers would dequantise them wrongly.
     """
     stored = find_stored_quantisation(config)
     if stored is None:
@@ -80,6 +86,8 @@ def check_stored(config: Any, wanted: Quantization, name: str, device: str) -> s
         quantiser.validate_environment(device_map={"": device}, weights_only=True)
     except (ImportError, RuntimeError, ValueError, TypeError) as error:
         raise _make_loading_error(name, stored, error) from error
+    if stored == "fp8" and files:
+        refuse_cut_blocks(name, quantiser.quantization_config, files.shapes())
     return stored
 
 

@@ -53,7 +53,7 @@ def export_run(
         raise UserError(
             f"{form}: no such format.", where="--to", fix=f"one of {', '.join(FORMATS)}, hub"
         )
-    target = Path(output) if output else Path(path) / "export" / form
+    target = locate_target(path, form, output)
     if form != "gguf":
         if adapter:
             raise UserError(
@@ -65,10 +65,17 @@ def export_run(
     from ftcli.serving.gguf import require_converter
 
     require_converter()
-    target = target.with_suffix("")
     if adapter:
         return _export_base_and_adapter(path, target, checkpoint)
     return _export_merged(path, target, checkpoint)
+
+
+def locate_target(path: str | Path, form: str, output: str | Path | None) -> Path:
+    """Return the folder to write; for gguf the beginning of the names of its file and folder."""
+    if output:
+        return Path(output).with_suffix("") if form == "gguf" else Path(output)
+    folder = Path(path) / "export" / form
+    return folder / "model" if form == "gguf" else folder
 
 
 def _export_merged(path: str | Path, target: Path, checkpoint: str) -> MergeReport:
