@@ -138,13 +138,15 @@ def _compose_with_hydra(
 
 
 def _make_composed_job(
-    composition: Composition, locations: dict[str, Origin], job: Path
+    composition: Composition, locations: dict[str, Origin], job_file: Path
 ) -> ComposedJob:
     config = composition.config
     for key in ("hydra", *RECIPE_KEYS):
         config.pop(key, None)
-    plain = resolve_interpolations(config, lambda key: find_origin(locations, key, job), job)
-    composed = attach_origins(replace_old_names(plain), locations, job)
+    plain = resolve_interpolations(
+        config, lambda key: find_origin(locations, key, job_file), job_file
+    )
+    composed = attach_origins(replace_old_names(plain), locations, job_file)
     composed.choices = {
         str(group): option
         for group, option in composition.choices.items()

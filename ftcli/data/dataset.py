@@ -59,14 +59,16 @@ class Data:
     sources: list[MixedSource] | None = None  # several sources, mixed by weight, in place of path
     rows_per_epoch: int | None = None  # null: as many as all sources have
     eval_sets: dict[str, EvalSet] = field(default_factory=dict)  # name -> rows for evaluation alone
-    max_length: int = 1024  # tokens a document, and a bin of packing=bins
-    overlong: Literal["truncate", "drop", "error"] = "truncate"  # documents above max_length
+    max_length: int = 1024  # tokens per document, and per bin with packing=bins
+    overlong: Literal["truncate", "drop", "error"] = (
+        "truncate"  # what to do with documents above max_length
+    )
     #: flat: documents concatenated; bins: packed to max_length; none: padded; auto: flat if the model's
     #: losses match those of separate rows
     packing: Literal["auto", "flat", "bins", "none"] = "auto"
     train_on: Literal["assistant", "all"] = "assistant"  # which tokens contribute to the loss
     template: Literal["plain", "chat"] = "plain"  # how prompt and instruction rows are written
-    prompt_template: str | None = None  # plain rows: "{prompt}\n" when left out
+    prompt_template: str | None = None  # how plain rows write the prompt; null: "{prompt}\n"
     system: str | None = None  # system message for conversations that have none
     date: str = DATE  # printed by chat templates as today's date
     template_options: dict[str, Any] = field(default_factory=dict)  # variables of the chat template
@@ -74,7 +76,7 @@ class Data:
         "refuse"  # what to do if the chat template omits content of a row
     )
     pairs: bool = False  # preference rows give both answers, for objectives that compare them
-    on_error: Literal["stop", "skip"] = "stop"  # rows that cannot be used
+    on_error: Literal["stop", "skip"] = "stop"  # what to do with a row that cannot be used
     limit: int | None = None  # read only the first rows of each training source
     text_unit: Literal["file", "paragraph", "line"] = "file"  # one row of a text file
     cache_dir: str | None = None  # folder of the token cache; ~/.cache/ftcli/tokens when left out
