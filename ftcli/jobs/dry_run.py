@@ -109,7 +109,7 @@ def find_longest_rows(run: Run, loader: Any) -> list[list[int]]:
     of the first epoch are taken.
     """
     times, size = run.trainer.gradient_accumulation_steps, run.trainer.batch_size
-    lengths = getattr(getattr(loader, "tokens", None), "lengths", None)
+    lengths = getattr(getattr(loader, "prepared", None), "lengths", None)
     if lengths is None or getattr(loader, "packing", None) == "bins":
         plan = loader.list_batch_rows(0)
         plan = sorted(plan, key=lambda rows: -_count_tokens(loader, [rows]))
@@ -127,7 +127,7 @@ def find_longest_rows(run: Run, loader: Any) -> list[list[int]]:
 
 def _count_tokens(loader: Any, plan: list[list[int]]) -> int:
     """Return the size of micro-batches: tokens with padding, or rows where the data have no lengths."""
-    lengths = getattr(getattr(loader, "tokens", None), "lengths", None)
+    lengths = getattr(getattr(loader, "prepared", None), "lengths", None)
     if lengths is None:
         return sum(map(len, plan))
     if getattr(loader, "packing", None) == "none":
