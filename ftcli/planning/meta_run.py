@@ -121,7 +121,7 @@ class MetaRun:
         """Whether some of the data are on a hub, which may not be reachable."""
         from ftcli.data.sources import files, hub
 
-        paths = [part.path for part in getattr(self.data, "parts", [self.data])]
+        paths = [source.path for source in getattr(self.data, "source_settings", [self.data])]
         return any(hub.is_id(path) and not files.exists_locally(path) for path in paths)
 
     @cached_property

@@ -96,7 +96,7 @@ def _count_rows(meta_run: MetaRun) -> tuple[int, bool]:
     """Count the usable rows of the training split; False where there are more than `MOST_ROWS`."""
     data = meta_run.data
     counted = sum(1 for _ in islice(data.examples("train"), MOST_ROWS + 1))
-    total = getattr(data, "total", None)
+    total = getattr(data, "rows_per_epoch", None)
     if total is not None and counted <= MOST_ROWS:
         return total, True
     return min(counted, MOST_ROWS), counted <= MOST_ROWS

@@ -100,7 +100,7 @@ def pictures(monkeypatch) -> None:
     columns = {"image": [encoded((255, 0, 0)), encoded((0, 0, 255))], "text": ["red", "blue"]}
     rows = Dataset.from_dict(columns | {"n": [1, 2]}, features)
     monkeypatch.setattr(Hub, "dataset", rows)
-    monkeypatch.setattr(Hub, "content", "of a file on disk, which is read as it is")
+    monkeypatch.setattr(Hub, "content_hash", "of a file on disk, which is read as it is")
 
 
 def test_images_of_the_hub_are_opened_with_their_batch(pictures, tokenizer, monkeypatch):

@@ -77,7 +77,9 @@ class Federated(ABC):
                 where="trainable",
                 fix="~trainable",
             )
-        if getattr(run.data, "sources", None) is not None or getattr(run.data, "total", None):
+        if getattr(run.data, "sources", None) is not None or getattr(
+            run.data, "rows_per_epoch", None
+        ):
             raise UserError(
                 "clients pass over their own rows, so that weights and a total would have no effect.",
                 where="data.sources",
