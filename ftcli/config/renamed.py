@@ -53,7 +53,11 @@ MODULES = {
 
 #: Class of 0.1.0 -> its name now, where the module has stayed.
 CLASSES = {
+    "ftcli.models.causal_lm.CausalLM": "ftcli.models.causal_lm.CausalLMSource",
+    "ftcli.models.classifier.Classifier": "ftcli.models.classifier.ClassifierSource",
+    "ftcli.models.ldm.Ldm": "ftcli.models.ldm.LdmSource",
     "ftcli.objectives.causal_lm.CausalLM": "ftcli.objectives.causal_lm.NextTokenPrediction",
+    "ftcli.papers.longlora.model.ShortGroupsLM": "ftcli.papers.longlora.model.ShortGroupsSource",
 }
 
 DATA_KEYS = {

@@ -65,7 +65,7 @@ class Callback:
         """React to a step: runs after the optimizer has updated the weights and the counters have advanced."""
 
     def on_log(self, state: State, metrics: Mapping[str, Any]) -> None:
-        """Receive the figures of a line of metrics.jsonl."""
+        """Receive the metrics of a line of metrics.jsonl."""
 
     def on_evaluate(self, state: State, metrics: Mapping[str, Any]) -> None:
         """Receive the scores of an evaluation; their names start with `eval.`."""
@@ -73,14 +73,14 @@ class Callback:
     def on_train_end(self, state: State) -> None:
         """Clean up: runs after the last step, or after a request to stop."""
 
-    def should_end(self) -> str | None:
-        """Return why the present step should be the last one; asked after evaluations and on a resume."""
+    def get_stop_reason(self) -> str | None:
+        """Return why training should end after the present step, or None; asked after evaluations and on a resume."""
         return None
 
-    def eval_mode(self) -> None:
+    def swap_in_eval_weights(self) -> None:
         """Switch the model to the weights that are evaluated and saved, if training uses others (EMA)."""
 
-    def train_mode(self) -> None:
+    def restore_training_weights(self) -> None:
         """Switch the model back to the weights in training, restored bit for bit."""
 
     def count_state(self, trained: Iterable[tuple[str, tuple[int, ...], torch.dtype]]) -> StateSize:

@@ -98,16 +98,16 @@ class Data:
             self.date,
             self.template_options,
         )
-        self.reading = "plain"
+        self.document_isolation = "attention"
         self._folders: dict[str, Path] = {}  # by the key of their content
         self._prepared: dict[tuple[Path, ...], TokenizedSplit] = {}
         self._splits = Splits(self)
 
-    def use_row_format(
-        self, packing: Literal["flat", "bins", "none"], reading: str = "plain"
+    def use_batch_layout(
+        self, packing: Literal["flat", "bins", "none"], document_isolation: str = "attention"
     ) -> None:
-        """Make batches in the row format that `ftcli.models.row_format_check` measured for the model."""
-        self.packing, self.reading = packing, reading
+        """Make batches in the layout that `ftcli.models.batch_layout_check` selected for the model."""
+        self.packing, self.document_isolation = packing, document_isolation
 
     def examples(self, split: str = "train") -> Iterator[dict[str, Any]]:
         """Yield the canonical examples of a split, each with `references`, `row` and `origin`.
@@ -269,7 +269,7 @@ class Data:
         rank: int = 0,
         world: int = 1,
     ) -> Loader:
-        """Return the batches of a split; see `Loader`. `packing=auto` pads until `use_row_format` is called."""
+        """Return the batches of a split; see `Loader`. `packing=auto` pads until `use_batch_layout` is called."""
         pad = tokenizer.pad_token_id
         return Loader(
             self.prepare(split, tokenizer),
@@ -282,7 +282,7 @@ class Data:
             rank=rank,
             world=world,
             group=2 if self.pairs else 1,
-            reading=self.reading,
+            document_isolation=self.document_isolation,
         )
 
     def prompts(self, split: str, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:

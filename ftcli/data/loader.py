@@ -29,7 +29,7 @@ class Loader:
         pad: id that fills padded batches.
         seed: seed of the order, which is a function of seed, epoch, lengths and sources alone.
         shuffle: false takes every row once, in their order; see `interleave_rows` for several sources.
-        reading: see `ftcli.core.row_format.RowFormat`; put into the batch unless it is plain.
+        document_isolation: see `ftcli.core.batch_layout.BatchLayout`; put into the batch unless it is `attention`.
         group: number of neighbouring documents that are one row (2 for pairs). They stay adjacent in
             a batch, and `batch_size` and packing count them as one.
         rank: number of this process among `world`. Every process gets the same number of batches; the
@@ -48,12 +48,12 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         group: int = 1,
-        reading: str = "plain",
+        document_isolation: str = "attention",
     ) -> None:
         self.prepared, self.batch_size, self.packing = prepared, batch_size, packing
         self.max_length, self.pad, self.group = max_length, pad, group
         self.seed, self.shuffle, self.rank, self.world = seed, shuffle, rank, world
-        self.reading = reading
+        self.document_isolation = document_isolation
         self._epoch_batches = lru_cache(maxsize=2)(self._order_batches)
         if world > 1 and not len(self):
             raise UserError(
@@ -79,7 +79,7 @@ class Loader:
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         """Return the tensors of documents; see `collate_packed`, `collate_padded`.
 
-        A batch has `reading` where that is not plain; see `ftcli.core.row_format.RowFormat`. A batch of
+        A batch has `document_isolation` unless that is `attention`; see `ftcli.core.batch_layout.BatchLayout`. A batch of
         pairs has `pairs`, their number: document 2 i of the batch is preferred to document 2 i + 1.
         Where there are several sources, `sources` is the number of each document's, int64 [documents].
         """
@@ -87,8 +87,8 @@ class Loader:
             batch = collate_padded(self.prepared, rows, self.pad)
         else:
             batch = collate_packed(self.prepared, rows)
-        if self.reading != "plain":
-            batch["reading"] = self.reading
+        if self.document_isolation != "attention":
+            batch["document_isolation"] = self.document_isolation
         if len(self._sizes) > 1:
             import torch
 

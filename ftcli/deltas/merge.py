@@ -181,7 +181,7 @@ def load_dequantised(run: Run) -> Any:
             "quantised",
         ) from error
     model = run.method.prepare(plain)
-    run.method.load_state(model, run.method.state(run.model))
+    run.method.load_trained_tensors(model, run.method.get_trained_tensors(run.model))
     return model.eval()
 
 

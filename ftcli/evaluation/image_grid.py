@@ -51,7 +51,7 @@ class ImageGrid:
         folder = Path(run.dir.path) / "images"
         folder.mkdir(exist_ok=True)
         draw_grid(images, self.columns, scale=self.scale).save(
-            folder / f"{self.name}-{run.step:06d}.png"
+            folder / f"{self.name}-{run.evaluated_step:06d}.png"
         )
         return {}
 

@@ -12,7 +12,7 @@ from ftcli.run.build import build_run
 
 if TYPE_CHECKING:
     from ftcli.config import ComposedJob
-    from ftcli.trainer.loop import Batch, Loop
+    from ftcli.trainer.context import Batch, TrainingContext
 
 QUICK = 20.0  # seconds; a first step below it is followed by a second one, which is timed
 
@@ -59,13 +59,13 @@ def _measure_run(run: Run) -> DryRunReport:
     from ftcli.core.allocator import describe_shape
     from ftcli.trainer.meter import peak_memory_gb
 
-    loop = run.trainer.build_loop(run)
-    loader = loop.loader
+    context = run.trainer.prepare_training(run)
+    loader = context.loader
     chosen = find_longest_rows(run, loader)
     batches = [loader.batch(rows) for rows in chosen]
-    seconds = _time_step(loop, batches)
+    seconds = _time_step(context, batches)
     if seconds < QUICK:  # the first one also loads kernels and makes buffers
-        seconds = _time_step(loop, batches)
+        seconds = _time_step(context, batches)
     began = time.perf_counter()
     _evaluate_longest(run)
     judged = time.perf_counter() - began
@@ -78,10 +78,10 @@ def _measure_run(run: Run) -> DryRunReport:
     )
 
 
-def _time_step(loop: Loop, batches: list[Batch]) -> float:
+def _time_step(context: TrainingContext, batches: list[Batch]) -> float:
     began = time.perf_counter()
-    loop.run.trainer.train_step(loop, batches)
-    loop.meter.check_pending()  # waits for the device, and sees that all was finite
+    context.run.trainer.train_step(context, batches)
+    context.meter.check_pending()  # waits for the device, and sees that all was finite
     return time.perf_counter() - began
 
 

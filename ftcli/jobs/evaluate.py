@@ -100,7 +100,7 @@ def _save_scores(
             "task": task,
             "split": split,
             "checkpoint": checkpoint,
-            "step": run.step,
+            "step": run.evaluated_step,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "scores": scores,
         },

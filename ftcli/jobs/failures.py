@@ -150,7 +150,7 @@ def find_last_checkpoint(run: Run) -> str | None:
     """Return the name of the newest complete checkpoint; None where there is none."""
     from ftcli.trainer.checkpoint import Checkpoints
 
-    whole = Checkpoints(run.dir.checkpoints).finished() if run.dir is not None else []
+    whole = Checkpoints(run.dir.checkpoints).list_complete() if run.dir is not None else []
     return whole[-1].name if whole else None
 
 

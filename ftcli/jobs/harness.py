@@ -132,9 +132,9 @@ def _open_model(path: str, checkpoint: str, options: HarnessOptions) -> tuple[An
             raise UserError(f"{path} is no causal language model.", where="--tasks")
         tokenizer = copy.deepcopy(run.tokenizer)  # lm-eval may give it a padding token
         return run, HFLM(run.model, tokenizer=tokenizer, batch_size=options.batch_size)
-    from ftcli.models.causal_lm import CausalLM
+    from ftcli.models.causal_lm import CausalLMSource
 
-    source = CausalLM(path, dtype="auto")  # safetensors only, no code of the model
+    source = CausalLMSource(path, dtype="auto")  # safetensors only, no code of the model
     tokenizer = source.load_tokenizer()
     return None, HFLM(source.load(), tokenizer=tokenizer, batch_size=options.batch_size)
 
@@ -221,7 +221,7 @@ def _save(run: Any, checkpoint: str, scores: TaskScores) -> None:
         {
             "task": scores.task,
             "checkpoint": checkpoint,
-            "step": run.step,
+            "step": run.evaluated_step,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "scores": scores.scores,
             "standard_errors": scores.errors,

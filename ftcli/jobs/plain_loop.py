@@ -12,7 +12,7 @@ from ftcli.data.loader import collate_padded
 from ftcli.jobs.bench import Clock
 from ftcli.methods.full import Full
 from ftcli.methods.peft import Peft
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.optimizers.library import LibraryOptimizer
 from ftcli.run.build import build_run
@@ -87,13 +87,16 @@ def _refuse_others(run: Run) -> None:
     more = [
         name
         for name, unlike in (
-            (f"model={type(run.model_source).__name__}", type(run.model_source) is not CausalLM),
+            (
+                f"model={type(run.model_source).__name__}",
+                type(run.model_source) is not CausalLMSource,
+            ),
             (f"objective={objective.__name__}", objective is not NextTokenPrediction),
             (f"method={type(run.method).__name__}", type(run.method) not in (Peft, Full)),
             ("trainable", type(run.trainable) not in (type(None), Trainable)),
             ("pipeline", run.pipeline is not None),
             ("penalty", bool(run.penalties)),
-            *((f"callback.{name}", True) for name in run.named_callbacks),
+            *((f"callback.{name}", True) for name in run.configured_callbacks),
             ("optimizer", type(run.optimizer) is not LibraryOptimizer),
             ("data.packing=bins", getattr(run.data, "packing", None) == "bins"),
             ("trainer.compile", run.trainer.compile),

@@ -16,7 +16,7 @@ from ftcli.core.atomic import write_json
 from ftcli.core.errors import Problems, UserError
 from ftcli.core.run_dir import RunDir, is_plain_name
 from ftcli.jobs import changes, trial
-from ftcli.jobs.launch import Ranks
+from ftcli.jobs.launch import LaunchTopology
 
 KEY = "stages"
 MERGED = "merged"  # folder in a stage: its merged model, for a next stage with another method
@@ -38,7 +38,7 @@ def list_stages(folder: str | Path) -> list[str]:
     return list(load(Path(folder) / "config.yaml").config.get(KEY) or {})
 
 
-def start_stages(composed: ComposedJob, ranks: Ranks | None = None) -> dict[str, Any]:
+def start_stages(composed: ComposedJob, topology: LaunchTopology | None = None) -> dict[str, Any]:
     """Train all stages in a new folder `<run.dir>/<run.name>/<time>`; returns the content of result.json.
 
     Raises:
@@ -49,7 +49,7 @@ def start_stages(composed: ComposedJob, ranks: Ranks | None = None) -> dict[str,
     run_dir = RunDir.create(options.get("dir", "runs"), options["name"])
     with run_dir.removed_unless_started():
         _write_records(composed, jobs, run_dir.path)
-        return _run_stages(run_dir.path, ranks)
+        return _run_stages(run_dir.path, topology)
 
 
 def resume_stages(
@@ -57,14 +57,14 @@ def resume_stages(
     allow: Sequence[str] = (),
     checkpoint: str = "last",
     overrides: Sequence[str] = (),
-    ranks: Ranks | None = None,
+    topology: LaunchTopology | None = None,
 ) -> dict[str, Any]:
     """Skip finished stages, resume the interrupted one, and train the others.
 
     Args:
         allow, checkpoint: as for resuming a run; `checkpoint` applies to the interrupted stage.
         overrides: as for resuming a run; they apply to every stage that is not finished.
-        ranks: the processes in which the stages train; None: this one.
+        topology: the processes in which the stages train; None: this one.
 
     Raises:
         UserError: all stages are finished, an override may not change, or a stage fails.
@@ -74,7 +74,7 @@ def resume_stages(
         if overrides:
             fix = f"ftcli resume {find_last_run(folder)} {' '.join(overrides)}"
         raise UserError(f"{folder}: all its stages are finished.", fix=fix)
-    return _run_stages(Path(folder), ranks, allow, checkpoint, overrides)
+    return _run_stages(Path(folder), topology, allow, checkpoint, overrides)
 
 
 def record_stages(composed: ComposedJob, folder: Path) -> None:
@@ -199,19 +199,19 @@ def _set_model_folder(stage: ComposedJob, folder: Path) -> None:
 
 def _run_stages(
     folder: Path,
-    ranks: Ranks | None,
+    topology: LaunchTopology | None,
     allow: Sequence[str] = (),
     checkpoint: str = "last",
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    if ranks is not None and ranks.machines.count > 1:
+    if topology is not None and topology.machines.count > 1:
         raise UserError(
-            "stages train on one machine.", fix=f"without --nodes; -p {ranks.processes}"
+            "stages train on one machine.", fix=f"without --nodes; -p {topology.processes}"
         )
     results: dict[str, dict[str, Any]] = {}
     for name in list_stages(folder):
         _merge_before_stage(folder / name)
-        results[name] = _finish_stage(folder / name, ranks, allow, checkpoint, overrides)
+        results[name] = _finish_stage(folder / name, topology, allow, checkpoint, overrides)
         if results[name]["status"] != "finished":
             break
     result = _summarise_stages(folder, results)
@@ -231,7 +231,7 @@ def _merge_before_stage(stage: Path) -> None:
 
 def _finish_stage(
     folder: Path,
-    ranks: Ranks | None,
+    topology: LaunchTopology | None,
     allow: Sequence[str],
     checkpoint: str,
     overrides: Sequence[str],
@@ -245,9 +245,9 @@ def _finish_stage(
         return done
     run_dir = RunDir.open(folder)
     unreported = run_dir.result().get("status") == "finished"
-    if unreported or Checkpoints(run_dir.checkpoints).finished():
-        return resume(folder, allow, checkpoint, [] if unreported else overrides, ranks)
-    return restart(run_dir, changes.compose_config(run_dir, overrides), allow, folder, ranks)
+    if unreported or Checkpoints(run_dir.checkpoints).list_complete():
+        return resume(folder, allow, checkpoint, [] if unreported else overrides, topology)
+    return restart(run_dir, changes.compose_config(run_dir, overrides), allow, folder, topology)
 
 
 def _summarise_stages(folder: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ftcli.run.finish import close_run_dir, finish
 
 if TYPE_CHECKING:
     from ftcli.config import ComposedJob
-    from ftcli.jobs.launch import Ranks
+    from ftcli.jobs.launch import LaunchTopology
 
 
 def train(composed: ComposedJob) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def resume(
     allow: Sequence[str] = (),
     checkpoint: str = "last",
     overrides: Sequence[str] = (),
-    ranks: Ranks | None = None,
+    topology: LaunchTopology | None = None,
 ) -> dict[str, Any]:
     """Resume a run at the exact batch where its checkpoint was written.
 
@@ -56,7 +56,7 @@ def resume(
             `changes.FREE_KEYS`, and `data`.
         overrides: changes of the configuration, in Hydra's grammar; a finished run can be resumed
             with a larger number of steps. Its schedule is then that of the new length.
-        ranks: the processes in which it goes on; None: this one.
+        topology: the processes in which it goes on; None: this one.
 
     Raises:
         UserError: the run is finished, the checkpoint does not exist or is incomplete, or config or
@@ -65,7 +65,7 @@ def resume(
     run_dir = RunDir.open(path)
     try:
         with lock_run(run_dir.path):
-            return _resume(run_dir, path, allow, checkpoint, overrides, ranks)
+            return _resume(run_dir, path, allow, checkpoint, overrides, topology)
     except OSError as error:
         raise run_error(error, run_dir.path) or error from error
 
@@ -76,7 +76,7 @@ def _resume(
     allow: Sequence[str],
     checkpoint: str,
     overrides: Sequence[str],
-    ranks: Ranks | None,
+    topology: LaunchTopology | None,
 ) -> dict[str, Any]:
     from ftcli.trainer.checkpoint import Checkpoints
 
@@ -88,8 +88,8 @@ def _resume(
         raise changes.build_finished_error(run_dir.result(), path)
     checkpoints = Checkpoints(run_dir.checkpoints)
     composed = changes.compose_config(run_dir, overrides)
-    if checkpoint == "last" and not checkpoints.finished():
-        return restart(run_dir, composed, allow, path, ranks)
+    if checkpoint == "last" and not checkpoints.list_complete():
+        return restart(run_dir, composed, allow, path, topology)
     folder = checkpoints.find(checkpoint, fall_back=True)
     run = build_run(composed.config, run_dir, composed)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ def _resume(
         run_dir.append_event(
             "resume", checkpoint=folder.name, **({"changed": changed} if changed else {})
         )
-        return _train_or_launch(run, folder, composed, ranks)
+        return _train_or_launch(run, folder, composed, topology)
 
 
 def restart(
@@ -114,7 +114,7 @@ def restart(
     composed: ComposedJob,
     allow: Sequence[str] = (),
     path: str | Path | None = None,
-    ranks: Ranks | None = None,
+    topology: LaunchTopology | None = None,
 ) -> dict[str, Any]:
     """Train a run that ended before its first checkpoint from the beginning."""
     from ftcli.config import load
@@ -127,19 +127,19 @@ def restart(
         if run_dir.metrics():
             run_dir.append_event("restart", **({"changed": changed} if changed else {}))
         run_dir.rewind(0)  # samples may have been written before the first line
-        return _train_or_launch(run, None, composed, ranks)
+        return _train_or_launch(run, None, composed, topology)
 
 
 def _train_or_launch(
-    run: Run, checkpoint: Path | None, composed: ComposedJob, ranks: Ranks | None
+    run: Run, checkpoint: Path | None, composed: ComposedJob, topology: LaunchTopology | None
 ) -> dict[str, Any]:
     """Train in this process, or in ranks."""
     from ftcli.jobs.launch import run_ranks
 
-    if ranks is None or not ranks.several:
+    if topology is None or not topology.several:
         return train_with_lock(run, checkpoint, composed)
     assert run.dir is not None
-    return run_ranks(run.dir, ranks, checkpoint)
+    return run_ranks(run.dir, topology, checkpoint)
 
 
 def train_with_lock(
@@ -195,7 +195,7 @@ def _prepare_and_train(
             write_json(run.dir.path / "data.json", described)
         if checkpoint is None and run.config.get("init_from"):
             load_init_weights(run, run.config["init_from"])
-        outcome = (run.pipeline or run.trainer).fit(run, resume=checkpoint)
+        outcome = (run.pipeline or run.trainer).fit(run, checkpoint)
     return finish(run, outcome) if run.accelerator.is_main_process else {}
 
 
@@ -229,7 +229,9 @@ def load_init_weights(run: Run, folder: str | Path) -> None:
             fix="handover=merge, between stages",
         )
     run.load_model()
-    load_weights(Checkpoints(RunDir.open(folder).checkpoints).find("last", only=WEIGHTS), run)
+    load_weights(
+        Checkpoints(RunDir.open(folder).checkpoints).find("last", verify_files=WEIGHTS), run
+    )
 
 
 def _refuse_other_base(run: Run, allow: Sequence[str], path: str | Path) -> None:

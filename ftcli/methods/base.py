@@ -29,7 +29,7 @@ class Method(Callback, ABC):
 
     A configuration's `capabilities:` adds to these for one method, and overrides them:
 
-        identity     the untrained method computes what the base does (default: true)
+        identity     the output at initialisation equals the base model's (default: true)
         models       kinds of model the contract is tested on (default: Llama)
         trainable    exact number of trainable parameters on the contract's tiny Llama
         optimizer    the one optimizer it works with
@@ -61,12 +61,12 @@ class Method(Callback, ABC):
         return model
 
     @abstractmethod
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
+    def get_trained_tensors(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint, under stable names."""
 
     @abstractmethod
-    def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-        """Load the tensors of `state` into a model prepared by the same method.
+    def load_trained_tensors(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+        """Load the tensors of `get_trained_tensors` into a model prepared by the same method.
 
         Raises:
             UserError: the tensors are those of another method or model.
@@ -102,7 +102,7 @@ def suggest_plain_weights(model: nn.Module) -> str:
     return "model.quantization=none, or method=lora"
 
 
-def refuse_shapes(current: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+def check_shapes(current: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     """Raise when a checkpoint's tensor has another shape than the model's: copying would broadcast some.
 
     Raises:
@@ -118,7 +118,7 @@ def refuse_shapes(current: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) 
         )
 
 
-def refuse_names(missing: list[str], unexpected: list[str]) -> None:
+def check_names(missing: list[str], unexpected: list[str]) -> None:
     """Raise when a checkpoint's tensors are not those of the model.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ftcli.core.errors import UserError
-from ftcli.models.strict import Shapes
+from ftcli.models.state_dict_check import Shapes
 
 SCALES = (
     "_scale_inv"  # behind the name of a weight: its scales, [rows of blocks, columns of blocks]

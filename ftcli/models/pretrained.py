@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ftcli.models import hub
-from ftcli.models.strict import (
+from ftcli.models.state_dict_check import (
     Misfit,
     Shapes,
     compare_shapes,

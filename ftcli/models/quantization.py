@@ -1,4 +1,4 @@
-"""Quantised loading through bitsandbytes, and the guard that keeps 4-bit layers trainable on CPU."""
+"""Quantised loading through bitsandbytes, and a workaround that keeps 4-bit layers trainable on CPU."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def find_stored_quantisation(config: Any) -> str | None:
     return str(getattr(method, "value", method))
 
 
-def check_stored(
+def check_prequantized(
     config: Any, wanted: Quantization, name: str, device: str, files: WeightFiles | None
 ) -> str | None:
     """Check that a quantised checkpoint can be loaded; return its quantisation method, or None.
@@ -112,8 +112,8 @@ def _make_loading_error(name: str, stored: str, error: Exception) -> UserError:
     )
 
 
-def keep_trainable_on_cpu(model: nn.Module) -> None:
-    """Turn off the inference path of 4-bit layers on CPUs with AVX512-BF16.
+def disable_cpu_inference_path(model: nn.Module) -> None:
+    """Disable the inference path of 4-bit layers on CPUs with AVX512-BF16, which would stop their training.
 
     bitsandbytes 0.50 repacks a weight in place on the first forward in eval mode; every later
     training forward then goes through an operation without autograd and the layers below get no
@@ -127,7 +127,7 @@ def keep_trainable_on_cpu(model: nn.Module) -> None:
 
 
 def quiet_bitsandbytes() -> None:
-    """Filter what bitsandbytes logs at every layer, or about the path that is turned off here."""
+    """Filter what bitsandbytes logs at every layer, or about the path that is disabled here."""
     logging.getLogger("bitsandbytes").addFilter(_is_worth_showing)
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_worth_showing)
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_worth_showing)

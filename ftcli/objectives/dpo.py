@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ftcli.core.callback import State
 from ftcli.core.errors import UserError
 from ftcli.objectives.base import Losses
-from ftcli.objectives.causal_lm import NextTokenPrediction, final_hidden, find_supervised
+from ftcli.objectives.causal_lm import NextTokenPrediction, compute_hidden_and_head, find_supervised
 from ftcli.objectives.preference import Answers, PairComparison, count_pairs, reward_metrics
 from ftcli.objectives.preference_losses import (
     BATCH_LOSSES,
@@ -148,13 +148,13 @@ class DPO(NextTokenPrediction):
 
     def _answers(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Answers, Tensor, Head]:
         """Return the answers, the hidden states [n, d] that predict their tokens, and the output layer."""
-        where, labels, owner = find_supervised(batch)
+        label_positions, labels, sequence_index = find_supervised(batch)
         device = next(model.parameters()).device
-        hidden, head = final_hidden(model, batch, device)
-        hidden = hidden.flatten(0, 1)[where.to(device, non_blocking=True)]
+        hidden, head = compute_hidden_and_head(model, batch, device)
+        hidden = hidden.flatten(0, 1)[label_positions.to(device, non_blocking=True)]
         losses = self.token_losses(hidden, labels.to(device, non_blocking=True), head)
         answers = Answers.from_tokens(
-            -losses, owner.to(device, non_blocking=True), count_pairs(batch)
+            -losses, sequence_index.to(device, non_blocking=True), count_pairs(batch)
         )
         return answers, hidden, head
 

@@ -110,10 +110,10 @@ class MetaRun:
 
     @cached_property
     def data(self) -> Any:
-        """The data; `packing=auto` is planned as flat until the row format is measured."""
+        """The data; `packing=auto` is planned as flat until the batch layout is measured."""
         data = self._build("data")
         if getattr(data, "packing", None) == "auto":
-            data.use_row_format("flat" if getattr(self.method, "packable", True) else "none")
+            data.use_batch_layout("flat" if getattr(self.method, "packable", True) else "none")
         return data
 
     @property

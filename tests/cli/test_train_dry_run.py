@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ftcli.config import compose
+from ftcli.core.batch_layout import BatchLayout
 from ftcli.core.errors import FAILED, OUT_OF_MEMORY
-from ftcli.core.row_format import RowFormat
 from ftcli.jobs.dry_run import find_longest_rows
-from ftcli.models.causal_lm import CausalLM as Source
+from ftcli.models.causal_lm import CausalLMSource as Source
 from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.run.build import build_run
 
@@ -76,7 +76,7 @@ def test_what_training_would_fail_of_ends_it_in_one_message(
         return losses
 
     monkeypatch.setattr(
-        Source, "measure_row_format", lambda *_: RowFormat("flat")
+        Source, "select_batch_layout", lambda *_: BatchLayout("flat")
     )  # it has the same objective
     monkeypatch.setattr(NextTokenPrediction, "__call__", fails)
     ended = ftcli("train", "qlora_mini", *small(), "--dry-run")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ftcli.config import compose, load, validate_and_convert
-from ftcli.config.renamed import KEYS, MODULES, replace_old_names, update_old_config
+from ftcli.config.renamed import CLASSES, KEYS, MODULES, replace_old_names, update_old_config
 from ftcli.config.signature import read_signature
 from ftcli.core.errors import UserError
 
@@ -20,6 +20,13 @@ def test_every_module_is_gone_and_its_successor_is_there():
         assert importlib.util.find_spec(parent) is None or importlib.util.find_spec(old) is None
 
 
+def test_every_renamed_class_is_gone_and_its_successor_is_there():
+    for old, new in CLASSES.items():
+        module, _, name = new.rpartition(".")
+        assert hasattr(importlib.import_module(module), name)
+        assert not hasattr(importlib.import_module(module), old.rpartition(".")[2])
+
+
 def test_names_are_replaced_at_any_depth_and_nothing_else():
     config = {
         "method": {"_target_": "ftcli.methods.qst.Qst", "reduction": 4},
@@ -28,6 +35,7 @@ def test_names_are_replaced_at_any_depth_and_nothing_else():
         },
         "optimizer": {"optimizer_class": "ftcli.optimizers.adamr.AdamR"},
         "objective": {"_target_": "ftcli.objectives.causal_lm.CausalLM"},
+        "model": {"_target_": "ftcli.models.causal_lm.CausalLM", "path": "asset:llama_mini"},
         "data": {"path": "ftcli.methods.qst", "columns": ["ftcli.methods.qst.Qst"]},
     }
     current = replace_old_names(config)
@@ -37,6 +45,7 @@ def test_names_are_replaced_at_any_depth_and_nothing_else():
     )
     assert current["optimizer"]["optimizer_class"] == "ftcli.papers.darex.optimizer.AdamR"
     assert current["objective"]["_target_"] == "ftcli.objectives.causal_lm.NextTokenPrediction"
+    assert current["model"]["_target_"] == "ftcli.models.causal_lm.CausalLMSource"
     assert current["data"]["path"] == "ftcli.methods.qst"
 
 

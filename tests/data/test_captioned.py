@@ -14,12 +14,12 @@ from ftcli.core.errors import UserError
 from ftcli.data.captioned import Captioned
 from ftcli.data.media.pictures import draw_grid, load_picture, to_bytes
 from ftcli.data.sources.hub import Hub
-from ftcli.models.ldm import Ldm
+from ftcli.models.ldm import LdmSource
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Ldm("asset:ldm_emoji", tokenizer="asset:llama_mini").load_tokenizer()
+    return LdmSource("asset:ldm_emoji", tokenizer="asset:llama_mini").load_tokenizer()
 
 
 def emoji(**options) -> Captioned:

@@ -72,10 +72,10 @@ def test_both_loops_train_the_same_rows_to_the_same_weights(overrides, monkeypat
 
     monkeypatch.setattr("ftcli.jobs.plain_loop.build_run", build_and_keep)
     clock = loop(config)
-    theirs = ours.method.state(kept[0])
-    state = ours.trained_state()
+    theirs = ours.method.get_trained_tensors(kept[0])
+    state = ours.get_trained_tensors()
     assert clock.tokens[-1] == sum(
-        int(loop.tokens.lengths[row]) for step in loop.steps[:5] for rows in step for row in rows
+        int(loop.prepared.lengths[row]) for step in loop.steps[:5] for rows in step for row in rows
     )
     assert max(t.abs().max() for name, t in state.items() if "lora_B" in name) > 1e-3
     for name, tensor in state.items():

@@ -23,8 +23,8 @@ from ftcli.data.dataset import Data
 from ftcli.methods import calibration
 from ftcli.methods.peft import Peft
 from ftcli.models.anatomy import Anatomy
-from ftcli.models.causal_lm import CausalLM as Source
-from ftcli.objectives.causal_lm import NextTokenPrediction, final_hidden
+from ftcli.models.causal_lm import CausalLMSource as Source
+from ftcli.objectives.causal_lm import NextTokenPrediction, compute_hidden_and_head
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -111,7 +111,7 @@ def plain_forward(model, batch):
 
 
 def causal_forward(model, batch):
-    return final_hidden(model, batch, torch.device("cpu"))
+    return compute_hidden_and_head(model, batch, torch.device("cpu"))
 
 
 def by_hand(model, layers, batches):

@@ -8,7 +8,7 @@ from ftcli.config.yaml_locations import read_option
 
 from .options import file_of, options
 
-TEXT = "ftcli.models.causal_lm.CausalLM"
+TEXT = "ftcli.models.causal_lm.CausalLMSource"
 GIVEN = {
     "trainable_tokens": ["method.token_indices=[3,4]"],
     "classifier": ["model.path=asset:vit_mini"],

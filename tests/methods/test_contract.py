@@ -141,19 +141,19 @@ def summed(formula: str, model) -> float:
 def test_state_round_trip_is_bit_equal_and_in_place(run, base):
     how, model = again(run, base)
     objects = {n: id(p) for n, p in trainable(model).items()}
-    saved = {n: t.clone() for n, t in run.method.state(run.model).items()}
-    how.load_state(model, saved)
+    saved = {n: t.clone() for n, t in run.method.get_trained_tensors(run.model).items()}
+    how.load_trained_tensors(model, saved)
     assert {n: id(p) for n, p in trainable(model).items()} == objects  # the optimizer holds them
     assert all(torch.equal(p, trainable(run.model)[n]) for n, p in trainable(model).items())
     assert torch.equal(logits(model), run.after)
 
 
 def test_a_foreign_tensor_is_refused(run):
-    tensors = dict(run.method.state(run.model))
+    tensors = dict(run.method.get_trained_tensors(run.model))
     with pytest.raises(UserError, match="unknown tensor 'lm_tail.weight'"):
-        run.method.load_state(run.model, tensors | {"lm_tail.weight": torch.zeros(1)})
+        run.method.load_trained_tensors(run.model, tensors | {"lm_tail.weight": torch.zeros(1)})
     with pytest.raises(UserError, match="lacks"):
-        run.method.load_state(run.model, dict(list(tensors.items())[1:]))
+        run.method.load_trained_tensors(run.model, dict(list(tensors.items())[1:]))
 
 
 def test_what_is_saved_loads_without_ftcli(run, base, tmp_path):
@@ -175,7 +175,7 @@ def plain(kind: str, folder: Path):
 
 def test_merged_equals_unmerged(run, base, tmp_path):
     how, model = again(run, base)
-    how.load_state(model, run.method.state(run.model))
+    how.load_trained_tensors(model, run.method.get_trained_tensors(run.model))
     if run.case.quantised or not capability(run.case.method, "mergeable"):
         with pytest.raises(UserError, match="cannot be merged|lose the adapter to rounding"):
             how.merge(model)
@@ -207,7 +207,7 @@ def gradients(model, *parts: slice) -> tuple[torch.Tensor, dict[str, torch.Tenso
 
 def test_recomputing_and_accumulating_change_no_gradient(run, base):
     how, model = again(run, base)
-    how.load_state(model, run.method.state(run.model))
+    how.load_trained_tensors(model, run.method.get_trained_tensors(run.model))
     loss, whole = gradients(model, slice(None))
     scale = max(1.0, max(g.abs().max().item() for g in whole.values()))
 
@@ -229,7 +229,7 @@ def test_on_a_half_precision_base_everything_trained_is_in_the_state(run, base):
     model = how.prepare(base(run.case, "bfloat16"))
     other_how, other = again(run, base, "bfloat16")
     train(model, bf16=True, optimizer=capabilities(run.case.method).get("optimizer", "adamw"))
-    other_how.load_state(other, how.state(model))
+    other_how.load_trained_tensors(other, how.get_trained_tensors(model))
     assert torch.equal(logits(other, bf16=True), logits(model, bf16=True))
     assert all(torch.equal(p, trainable(other)[n]) for n, p in trainable(model).items())
 

@@ -39,7 +39,7 @@ class Watch(Callback):
 
     def setup(self, run) -> None:
         self.start = logits(run.model)
-        self.weights = {name: t.clone() for name, t in run.trained_state().items()}
+        self.weights = {name: t.clone() for name, t in run.get_trained_tensors().items()}
 
     def after_step(self, state) -> None:
         if state.step == self.stop:
@@ -107,7 +107,7 @@ def test_stopped_and_resumed_equals_undisturbed(story):
 
 
 def test_weights_move(story):
-    after, before = story.whole.run.trained_state(), story.whole.weights
+    after, before = story.whole.run.get_trained_tensors(), story.whole.weights
     assert after.keys() != before.keys() or any(not torch.equal(after[n], before[n]) for n in after)
 
 

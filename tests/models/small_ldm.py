@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from ftcli.models.ldm import Ldm
+from ftcli.models.ldm import LdmSource
 from ftcli.models.parts import LatentDiffusion, Patches
 
 
-def source(**options) -> Ldm:
+def source(**options) -> LdmSource:
     """The shipped shape with new weights."""
     defaults = {"path": "asset:ldm_emoji", "tokenizer": "asset:llama_mini", "weights": "random"}
-    return Ldm(**(defaults | options))
+    return LdmSource(**(defaults | options))
 
 
 def small(trains=("denoiser",), seed: int = 0, predicts: str = "epsilon") -> LatentDiffusion:

@@ -16,7 +16,7 @@ from ftcli.cli.app import run
 from ftcli.core.errors import UserError
 from ftcli.deltas.merge import merge_run
 from ftcli.models import causal_lm
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.models.decoding import evaluation_mode
 from ftcli.models.fp8 import refuse_cut_blocks
 from ftcli.models.hub import resolve
@@ -62,7 +62,7 @@ def write(folder: Path, block: int) -> Path:
 
 def test_whole_blocks_are_dequantised_to_what_they_mean(tmp_path):
     folder = write(tmp_path / "model", 64)
-    source = CausalLM(str(folder))
+    source = CausalLMSource(str(folder))
     assert source.check_files() == "130 tensors, stored quantised (fp8)"
     parameters = dict(source.load("cpu").named_parameters())
     tensors = load_file(folder / "model.safetensors")
@@ -113,7 +113,7 @@ def test_cut_blocks_are_refused_in_files_that_were_not_there_before_loading(tmp_
         causal_lm, "find_weight_files", lambda *place: next(first, find_weight_files(*place))
     )
     with pytest.raises(UserError, match="whole blocks of 200 x 200"):
-        CausalLM(str(folder)).load("cpu")
+        CausalLMSource(str(folder)).load("cpu")
 
 
 @pytest.mark.parametrize(

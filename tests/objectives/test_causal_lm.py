@@ -108,7 +108,7 @@ def test_packed_losses_equal_unpacked_ones(name):
     together = NextTokenPrediction()(model, packed())
     apart = NextTokenPrediction()(model, padded())
     assert (together.values - apart.values).abs().max() < 1e-5
-    assert together.sequence.tolist() == apart.sequence.tolist()
+    assert together.sequence_index.tolist() == apart.sequence_index.tolist()
 
 
 def test_the_full_logits_never_exist():
@@ -130,7 +130,7 @@ def test_first_token_of_a_document_is_not_predicted_from_the_one_before():
 def test_reductions_have_their_closed_forms():
     model, batch = build("llama"), packed()
     losses = NextTokenPrediction()(model, batch)
-    v, s = losses.values, losses.sequence
+    v, s = losses.values, losses.sequence_index
 
     def loss(**options):
         objective = NextTokenPrediction(**options)

@@ -129,7 +129,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path):
     record = Path(stopped) / "result.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "stopped"}))
     resume(stopped, checkpoint="step-000002")
-    states = [open_run(folder).trained_state() for folder in (whole, stopped)]
+    states = [open_run(folder).get_trained_tensors() for folder in (whole, stopped)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 

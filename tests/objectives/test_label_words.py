@@ -61,7 +61,7 @@ def test_losses_are_cross_entropy_over_the_words_where_the_answer_begins(run, ba
             logits = run.model(input_ids=ids).logits[0, -1, [great, terrible]].float()
         right = torch.tensor(0 if example["completion"] == GREAT else 1)
         assert value.item() == pytest.approx(cross_entropy(logits, right).item(), abs=1e-4)
-    assert losses.sequence.tolist() == list(range(6))
+    assert losses.sequence_index.tolist() == list(range(6))
     assert run.objective.sizes(batch) == (6, 6)
     assert losses.hidden.shape == (6, 256) and losses.head(losses.hidden).shape == (6, 4096)
 

@@ -300,13 +300,17 @@ def test_a_run_is_replayed_from_its_log_alone(run_folder):
     trained, replayed = open_run(folder), replay_run(folder)
     fresh = build_run(trained.config)
     fresh.load_model()
-    pairs = zip(trained.trained_state().items(), replayed.trained_state().values(), strict=True)
+    pairs = zip(
+        trained.get_trained_tensors().items(), replayed.get_trained_tensors().values(), strict=True
+    )
     for (name, a), b in pairs:
         assert torch.equal(a, b), name
     assert any(
         not torch.equal(a, b)
         for a, b in zip(
-            trained.trained_state().values(), fresh.trained_state().values(), strict=True
+            trained.get_trained_tensors().values(),
+            fresh.get_trained_tensors().values(),
+            strict=True,
         )
     )
 

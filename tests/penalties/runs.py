@@ -36,8 +36,8 @@ def fitted(*overrides: str) -> Run:
 def start(*overrides: str):
     """A run ready for its first step, and the batches of that step."""
     run = build(*overrides)
-    loop = run.trainer.build_loop(run)
-    loop.run_callbacks("before_step")
+    context = run.trainer.prepare_training(run)
+    context.run_callbacks("before_step")
     width = run.trainer.gradient_accumulation_steps
     return run, [
         run.build_loader().batch(rows) for rows in run.build_loader().list_batch_rows(0)[:width]

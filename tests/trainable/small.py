@@ -36,7 +36,7 @@ def fitted(*overrides: str, folder: Path | None = None, resume: Path | None = No
     run = build(*overrides, folder=folder)
     run.watch = Watch()
     run.loggers["watch"] = run.watch
-    run.trainer.fit(run, resume=resume)
+    run.trainer.fit(run, checkpoint=resume)
     return run
 
 
@@ -81,5 +81,5 @@ def block_of(name: str) -> int | None:
 
 def same(one: Run, other: Run) -> bool:
     """Whether all trained tensors are equal to the last bit."""
-    a, b = one.trained_state(), other.trained_state()
+    a, b = one.get_trained_tensors(), other.get_trained_tensors()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

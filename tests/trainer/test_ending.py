@@ -31,7 +31,7 @@ class Script:
     periodic: bool = True
 
     def __call__(self, run: Run) -> dict[str, float]:
-        return {"loss": self.losses[run.step]}
+        return {"loss": self.losses[run.evaluated_step]}
 
 
 def composed(folder: Path, *overrides: str):
@@ -62,7 +62,7 @@ def test_the_best_of_the_last_evaluation_is_kept_when_the_run_goes_on(tmp_path):
     job.config["trainer"]["max_steps"] = 5
     longer = build_run(job.config, run.dir)
     longer.evaluators = {"loss": Script({5: 2.0})}
-    longer.trainer.fit(longer, resume=checkpoint)
+    longer.trainer.fit(longer, checkpoint=checkpoint)
     assert read_state(run.dir, 5)["best"] == 1.0 and not read_state(run.dir, 5)["is_best"]
     assert Checkpoints(run.dir.checkpoints).find("last").name == "step-000005"
     assert Checkpoints(run.dir.checkpoints).find("best").name == "step-000002"
@@ -93,7 +93,7 @@ def test_an_evaluation_that_fails_costs_no_steps(tmp_path):
 
     again = build_run(job.config, run.dir)
     again.evaluators = {"loss": Script({2: 1.0})}
-    outcome = again.trainer.fit(again, resume=checkpoint)
+    outcome = again.trainer.fit(again, checkpoint=checkpoint)
     assert outcome.state.step == 2 and outcome.after == {"eval.loss": 1.0}
     assert read_state(run.dir, 2)["best"] == 1.0
     assert Checkpoints(run.dir.checkpoints).find("best").name == "step-000002"

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from ftcli.config import compose, validate_and_convert
+from ftcli.core.batch_layout import BatchLayout
 from ftcli.core.errors import FAILED, UserError
-from ftcli.core.row_format import RowFormat
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
-from ftcli.models.causal_lm import CausalLM as Source
+from ftcli.models.causal_lm import CausalLMSource as Source
 from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.trainer.checkpoint import Checkpoints
 from ftcli.trainer.meter import Meter
@@ -73,7 +73,7 @@ def poison(monkeypatch, choose, how="loss"):
 
     monkeypatch.setattr(NextTokenPrediction, "__call__", call)
     monkeypatch.setattr(
-        Source, "measure_row_format", lambda *_: RowFormat("flat")
+        Source, "select_batch_layout", lambda *_: BatchLayout("flat")
     )  # its losses would be nan too
 
 
@@ -138,7 +138,7 @@ def test_stopping_names_the_step_and_the_rows_and_keeps_the_batch(how, tmp_path,
     tensors = load_file(folder / "rank-0-batch-0.safetensors")
     assert tensors["input_ids"].numel() == int(tensors["lengths"].sum())
     assert json.loads((folder / "figures.json").read_text())["value"] == "nan"
-    assert [p.name for p in Checkpoints(run / "checkpoints").finished()] == [
+    assert [p.name for p in Checkpoints(run / "checkpoints").list_complete()] == [
         "step-000001", "step-000002",
     ]  # fmt: skip
     # the fix in the message works
@@ -161,28 +161,28 @@ def test_figures_read_late_still_name_the_first_step_and_stop_the_save(tmp_path,
         train(job(tmp_path, *KINDS["plain"], "trainer.log_every=10", "trainer.save_every=3"))
     assert "no checkpoint from before" in str(caught.value)
     run = only(tmp_path)
-    assert not Checkpoints(run / "checkpoints").finished()
+    assert not Checkpoints(run / "checkpoints").list_complete()
     lines = (run / "nonfinite/step-000002/rows.jsonl").read_text().splitlines()
     assert [json.loads(line)["row"] for line in lines] == bad
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     """Weights may overflow in a step whose loss and gradient are finite."""
-    from ftcli.trainer.loop import Loop
+    from ftcli.trainer.context import TrainingContext
 
-    first_order_step = Loop.first_order_step
+    clip_and_step = TrainingContext.clip_and_step
 
     def overflows(self, lr, max_norm):
-        norm = first_order_step(self, lr, max_norm)
+        norm = clip_and_step(self, lr, max_norm)
         if self.state.step == 1:
             self.parameters[0].data.view(-1)[0] = torch.inf
         return norm
 
-    monkeypatch.setattr(Loop, "first_order_step", overflows)
+    monkeypatch.setattr(TrainingContext, "clip_and_step", overflows)
     with pytest.raises(UserError, match="a trained weight was not finite after step 2"):
         train(job(tmp_path, *KINDS["plain"]))
     run = only(tmp_path)
-    assert [p.name for p in Checkpoints(run / "checkpoints").finished()] == ["step-000001"]
+    assert [p.name for p in Checkpoints(run / "checkpoints").list_complete()] == ["step-000001"]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_skipped_step_is_as_if_its_batch_had_not_been(kind, tmp_path, monkeypa
 def cut(run: Path, step: int, to: Path) -> Path:
     """Copy a run as it would be on disk after a crash behind the checkpoint of a step."""
     shutil.copytree(run, to, symlinks=True)
-    for folder in Checkpoints(to / "checkpoints").finished():
+    for folder in Checkpoints(to / "checkpoints").list_complete():
         if int(folder.name[5:]) > step:
             shutil.rmtree(folder)
     shutil.rmtree(to / "adapter")
@@ -241,7 +241,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
         train(job(tmp_path, *KINDS["plain"], *words))
     run = only(tmp_path)
     assert len(list((run / "nonfinite").iterdir())) == 4
-    assert [p.name for p in Checkpoints(run / "checkpoints").finished()] == ["step-000001"]
+    assert [p.name for p in Checkpoints(run / "checkpoints").list_complete()] == ["step-000001"]
 
 
 ONE_RANK = """

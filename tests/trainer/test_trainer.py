@@ -48,7 +48,7 @@ def fitted(*overrides: str) -> Run:
 
 
 def furthest(a: Run, b: Run) -> float:
-    pairs = zip(a.trained_state().values(), b.trained_state().values(), strict=True)
+    pairs = zip(a.get_trained_tensors().values(), b.get_trained_tensors().values(), strict=True)
     return max((x - y).abs().max().item() for x, y in pairs)
 
 
@@ -115,10 +115,10 @@ def test_training_leaves_the_bytes_of_a_quantised_base_alone():
         return state.hexdigest()
 
     run = build("trainer.max_steps=3", "trainer.batch_size=4", "trainer.save_every=null")
-    before, untrained = digest(run), {n: t.clone() for n, t in run.trained_state().items()}
+    before, untrained = digest(run), {n: t.clone() for n, t in run.get_trained_tensors().items()}
     run.trainer.fit(run)
     assert digest(run) == before
-    assert any(not torch.equal(t, untrained[n]) for n, t in run.trained_state().items())
+    assert any(not torch.equal(t, untrained[n]) for n, t in run.get_trained_tensors().items())
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path):
@@ -192,7 +192,7 @@ def test_old_checkpoints_go_and_remains_of_crashes_are_ignored(tmp_path):
         )
     )  # fmt: skip
     checkpoints = Checkpoints(Path(result["run"]) / "checkpoints")
-    assert [path.name for path in checkpoints.finished()] == ["step-000005", "step-000006"]
+    assert [path.name for path in checkpoints.list_complete()] == ["step-000005", "step-000006"]
     assert (checkpoints.folder / "last").resolve().name == "step-000006"
     (checkpoints.folder / "step-000006" / "DONE").unlink()
     assert checkpoints.find("last").name == "step-000005"

@@ -45,12 +45,12 @@ def train(
     from ftcli.cli.result_tables import show_result, show_stages
     from ftcli.config import compose, validate_and_convert
     from ftcli.config.value_ranges import find_unusual_values
-    from ftcli.jobs.launch import Machines, Ranks, launch
+    from ftcli.jobs.launch import LaunchTopology, Machines, launch
     from ftcli.jobs.train import train as start
 
     if launcher:
         return _submit(job, overrides or [], launcher, trust or ())
-    ranks = Ranks(processes, Machines(nodes, node_rank, rendezvous))
+    topology = LaunchTopology(processes, Machines(nodes, node_rank, rendezvous))
     composed = compose(job, overrides or [])
     validate_and_convert(composed, trust=tuple(trust or ()))
     for doubt in find_unusual_values(composed):
@@ -60,8 +60,8 @@ def train(
     if composed.config.get("stages"):
         from ftcli.jobs import stages
 
-        return show_stages(stages.start_stages(composed, ranks))
-    return show_result(launch(composed, ranks) if ranks.several else start(composed))
+        return show_stages(stages.start_stages(composed, topology))
+    return show_result(launch(composed, topology) if topology.several else start(composed))
 
 
 def _submit(job: str, words: Sequence[str], launcher: str, trust: Sequence[str]) -> int:

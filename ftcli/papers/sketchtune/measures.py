@@ -64,10 +64,10 @@ def sketch_gb_of_llama_7b(run: Path) -> float:
     import torch
 
     from ftcli.config import build
-    from ftcli.models.causal_lm import CausalLM
+    from ftcli.models.causal_lm import CausalLMSource
     from ftcli.reproduce.probe import rebuild_run
 
-    source = CausalLM("owner/name", architecture="llama1_7b", dtype="bfloat16")
+    source = CausalLMSource("owner/name", architecture="llama1_7b", dtype="bfloat16")
     config: Any = rebuild_run(run).config["method"]
     base: Any = source.build_meta_model()
     model = build(dict(config)).prepare(base.to(torch.bfloat16))

@@ -145,7 +145,7 @@ def forward_up_to(block: nn.Module | None, run: Run) -> Callable[[nn.Module, Bat
     Args:
         block: None: up to the output layer.
     """
-    from ftcli.objectives.causal_lm import final_hidden
+    from ftcli.objectives.causal_lm import compute_hidden_and_head
 
     def stop(*_: Any) -> None:
         raise _EndOfBlock
@@ -155,7 +155,7 @@ def forward_up_to(block: nn.Module | None, run: Run) -> Callable[[nn.Module, Bat
         hook = None if block is None or alone else block.register_forward_hook(stop)
         try:
             with run.autocast():
-                final_hidden(model, batch, run.accelerator.device)
+                compute_hidden_and_head(model, batch, run.accelerator.device)
         except _EndOfBlock:
             pass
         finally:

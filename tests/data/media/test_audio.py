@@ -11,7 +11,7 @@ import torch
 
 from ftcli.core.errors import UserError
 from ftcli.data.media.audio import Audio, resample
-from ftcli.models.classifier import Classifier
+from ftcli.models.classifier import ClassifierSource
 
 RATE = 8000
 TIME = np.arange(RATE // 4) / RATE
@@ -20,7 +20,7 @@ TONE = (0.5 * np.sin(2 * np.pi * 440 * TIME)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def processor():
-    return Classifier("asset:ast_mini", task="audio").load_tokenizer()
+    return ClassifierSource("asset:ast_mini", task="audio").load_tokenizer()
 
 
 def wav(sound, width: int, channels: int = 1, rate: int = RATE) -> bytes:

@@ -8,12 +8,12 @@ import torch
 
 from ftcli.core.errors import Problems, UserError
 from ftcli.data.media.images import Images
-from ftcli.models.classifier import Classifier
+from ftcli.models.classifier import ClassifierSource
 
 
 @pytest.fixture(scope="module")
 def processor():
-    return Classifier("asset:vit_mini").load_tokenizer()
+    return ClassifierSource("asset:vit_mini").load_tokenizer()
 
 
 def clothes(**options) -> Images:

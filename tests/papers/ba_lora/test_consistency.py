@@ -19,7 +19,7 @@ def measure_penalty(run, batches) -> float:
     with torch.no_grad():
         for batch in batches:
             loss(batch)
-    return loss.figures["penalty.consistency"].item()
+    return loss.metrics["penalty.consistency"].item()
 
 
 def test_kl_has_its_closed_form_and_the_teacher_comes_first():

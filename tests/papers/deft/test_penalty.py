@@ -207,7 +207,7 @@ def measure_penalty(run: Run, batches) -> float:
     with torch.no_grad():
         for batch in batches:
             loss(batch)
-    return loss.figures["penalty.activation_density"].item()
+    return loss.metrics["penalty.activation_density"].item()
 
 
 ON = ("penalty=activation_density", "penalty.activation_density.eps=1e-3")

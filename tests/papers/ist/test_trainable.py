@@ -52,7 +52,7 @@ def test_state_of_inactive_adapters_is_kept(run):
 
 
 def test_what_is_saved_has_all_layers(run):
-    assert {block_of(n) for n in run.trained_state()} == set(range(8))
+    assert {block_of(n) for n in run.get_trained_tensors()} == set(range(8))
 
 
 def test_the_update_is_the_papers():

@@ -60,7 +60,7 @@ def test_the_draws_are_on_record(run):
 
 
 def test_a_checkpoint_and_the_end_hold_every_candidate(run):
-    assert len(run.trained_state()) == len(list(run.model.parameters()))
+    assert len(run.get_trained_tensors()) == len(list(run.model.parameters()))
     assert all(p.requires_grad for p in run.model.parameters())
 
 

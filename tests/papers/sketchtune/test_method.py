@@ -8,7 +8,7 @@ import torch
 
 from ftcli.core.errors import UserError
 from ftcli.models.anatomy import Anatomy
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.papers.sketchtune.layer import SketchConfig, SketchedProduct, SketchLinear
 from ftcli.papers.sketchtune.method import SketchTune, group_by_block, sketch_layers
 from ftcli.papers.sketchtune.sketch import SketchSettings, learn_sketch, look_up
@@ -29,7 +29,10 @@ def prepared(folder, dtype="float32", **options):
 def calibrated(folder, **options):
     """A method, and its model after `setup` on a few rows."""
     torch.manual_seed(1)
-    how, source = method("sketch", **{"bits": 3, "samples": 32} | options), CausalLM(str(folder))
+    how, source = (
+        method("sketch", **{"bits": 3, "samples": 32} | options),
+        CausalLMSource(str(folder)),
+    )
     model = how.prepare(source.load("cpu"))
     how.setup(small_run(model, source, rows(32)))
     return how, model
@@ -115,7 +118,7 @@ def test_calibration_brings_the_outputs_nearer_and_goes_by_blocks(folder):
     assert [len(group) for group in groups] == [7, 7] and ".layers.0." in groups[0][0]
     assert distance(model, load(folder)) < 0.9 * distance(prepared(folder), load(folder))
     before = codes_of(model)
-    source = CausalLM(str(folder))
+    source = CausalLMSource(str(folder))
     how.setup(small_run(model, source))  # a second one finds everything done
     assert all(torch.equal(codes, before[n]) for n, codes in codes_of(model).items())
 
@@ -151,7 +154,7 @@ def test_a_saved_adapter_holds_codes_and_loads_on_the_untouched_base(folder, tmp
     other = method("sketch", bits=3, samples=4)
     fresh = other.prepare(load(folder))
     assert torch.allclose(logits(fresh), logits(load(folder)), atol=1e-6)  # no sketch yet
-    other.load_state(fresh, how.state(model))
+    other.load_trained_tensors(fresh, how.get_trained_tensors(model))
     assert torch.equal(logits(fresh), expected)
     merged = how.merge(model)
     assert (logits(merged) - expected).abs().max() < 1e-5
@@ -202,7 +205,7 @@ def test_quantised_bases_and_wrong_options_are_refused(folder):
     [("llama1_7b", 21_757_952), ("llama1_13b", 34_078_720), ("llama3_8b", 22_020_096)],
 )
 def test_the_papers_counts_on_the_meta_device(name, count):
-    meta = CausalLM("owner/name", architecture=name).build_meta_model()
+    meta = CausalLMSource("owner/name", architecture=name).build_meta_model()
     model = method("sketch").prepare(meta.to(torch.bfloat16))
     assert sum(p.numel() for p in trainable(model).values()) == count
     if name == "llama1_7b":  # codes and 16-bit values of it; the paper says 3.89 GB

@@ -387,9 +387,9 @@ def test_mistakes_are_said(folder):
 
 
 def test_on_the_meta_device_entries_are_counted(folder):
-    from ftcli.models.causal_lm import CausalLM
+    from ftcli.models.causal_lm import CausalLMSource
 
-    model = SpIEL(num_weights=999).prepare(CausalLM(str(folder)).build_meta_model())
+    model = SpIEL(num_weights=999).prepare(CausalLMSource(str(folder)).build_meta_model())
     assert 985 < sum(p.numel() for p in trainable(model).values()) <= 999
     assert {p.device.type for p in trainable(model).values()} == {"meta"}
     assert SpIELConfig(rank=3).density is None and IDS.shape == (2, 12)

@@ -8,7 +8,7 @@ import torch
 
 from ftcli.core.errors import UserError
 from ftcli.methods.left_out import list_left_out
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.papers.welore.method import DENSE, welore_layers
 from tests.methods.tiny import load, logits, loss_of, method, train, trainable, write_llama
 
@@ -127,7 +127,7 @@ def test_quantised_bases_and_wrong_options_are_refused(folder):
 
 
 def test_plans_without_weights_take_an_equal_share_of_every_matrix():
-    meta = CausalLM("owner/name", architecture="llama2_7b").build_meta_model()
+    meta = CausalLMSource("owner/name", architecture="llama2_7b").build_meta_model()
     model = method("welore").prepare(meta)
     assert sum(p.numel() for p in trainable(model).values()) == 2048 * 2_498_560
     assert all(
