@@ -59,7 +59,7 @@ class EMA(Callback):
                 where="callback",
                 fix="~callback.ema",
             )
-        groups = run.optimizer.optimizer.param_groups
+        groups = run.optimizer_builder.optimizer.param_groups
         self._weights = [p for group in groups for p in group["params"]]
         self._average = [p.detach().to(torch.float32, copy=True) for p in self._weights]
 

@@ -142,7 +142,7 @@ def _make_missing_error(target: str) -> NoSuchClass:
 
 
 def _read_constructor(definition: Definition) -> tuple[dict[str, Parameter], bool]:
-    """Return the parameters of a class, from its `__init__`, its fields or its bases; and whether it is open."""
+    """Return the parameters of a class, from its `__init__`, fields or bases, and whether it accepts further keys (`**options`)."""
     node = definition.node
     assert isinstance(node, ast.ClassDef)
     for item in node.body:

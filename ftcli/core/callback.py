@@ -24,7 +24,7 @@ class State:
     epoch: int = 0  # passes over the data finished
     batch: int = 0  # micro-batches of this epoch already trained on
     tokens: int = 0  # tokens seen, padding not counted
-    supervised: int = 0  # tokens that had a label
+    supervised: int = 0  # tokens that had a label, of all ranks like `tokens`
     best: float | None = None  # lowest validation loss so far
     ended_early: str | None = None  # why a callback made this step the last one
 
@@ -46,7 +46,7 @@ class Callback:
     def check_model(self, model: nn.Module) -> None:
         """Refuse a prepared model that the callback cannot train; the model may be on the meta device.
 
-        `ftcli check` calls this method before a run. An override is also called from its own `setup`.
+        `ftcli check` calls this method before a run. A callback that overrides it must also call it in its own `setup`.
 
         Raises:
             UserError: what the model lacks.

@@ -131,7 +131,9 @@ def gather_objects(accelerator: Accelerator, value: Any) -> list[Any]:
 
 
 def largest_over_ranks(model: Any, count: int) -> int:
-    """Return how often all ranks must call a model of which each needs `count` calls: sharded, all call it together."""
+    """Return the number of forward passes that this rank must make: the largest `count` of any rank where the
+    model is sharded, because its ranks compute together; otherwise its own `count`.
+    """
     if not is_sharded(model):
         return count
     import torch.distributed as dist

@@ -49,7 +49,7 @@ class Run:
         self.model_source, self.data = components["model"], components["data"]
         self.method = components["method"]
         self.objective, self.trainer = components["objective"], components["trainer"]
-        self.optimizer, self.scheduler = components["optimizer"], components["scheduler"]
+        self.optimizer_builder, self.scheduler = components["optimizer"], components["scheduler"]
         # chooses which of the method's parameters each step trains
         self.trainable = components.get("trainable")
         # takes the place of `Trainer.fit`: another sequence of training, such as rounds over clients
@@ -177,7 +177,7 @@ class Run:
             callbacks["trainable"] = self.trainable
         callbacks["objective"] = self.objective
         callbacks |= {f"penalty.{name}": penalty for name, penalty in self.penalties.items()}
-        callbacks["optimizer"] = self.optimizer
+        callbacks["optimizer"] = self.optimizer_builder
         callbacks |= {f"callback.{name}": c for name, c in self.configured_callbacks.items()}
         return callbacks | {f"logger.{name}": logger for name, logger in self.loggers.items()}
 
@@ -220,9 +220,9 @@ class Run:
         finally:
             self.dir = directory
 
-    def locate_row(self, row: int) -> str:
-        """Return file and line of a training row; `row N` where the data cannot tell."""
+    def locate_example(self, index: int) -> str:
+        """Return file and line of an example of the prepared training split; `example N` where the data cannot tell."""
         try:
-            return str(self.data.prepare("train", self.tokenizer).origin(row))
+            return str(self.data.prepare("train", self.tokenizer).origin(index))
         except (UserError, IndexError):
-            return f"row {row}"
+            return f"example {index}"

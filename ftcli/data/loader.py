@@ -156,7 +156,7 @@ def collate_packed(prepared: TokenizedSplit, rows: Sequence[int]) -> dict[str, A
         "labels": torch.from_numpy(np.where(loss_mask, ids, np.int64(IGNORED))[None]),
         "position_ids": torch.from_numpy(positions[None]),
         "lengths": torch.from_numpy(lengths.astype(np.int32)),
-        "rows": list(rows),
+        "indices": list(rows),
         "num_supervised": int(loss_mask.sum(dtype=np.int64)),
     }
 
@@ -183,7 +183,7 @@ def collate_padded(prepared: TokenizedSplit, rows: Sequence[int], pad: int) -> d
         "labels": torch.from_numpy(labels),
         "position_ids": torch.from_numpy(np.where(real_token_mask, positions, 0)),
         "attention_mask": torch.from_numpy(real_token_mask.astype(np.int64)),
-        "rows": list(rows),
+        "indices": list(rows),
         "num_supervised": int(loss_mask.sum(dtype=np.int64)),
     }
 

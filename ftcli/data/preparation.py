@@ -211,7 +211,7 @@ class Preparation:
         named = counts.left_out_rows
         first = next(iter([*named.get("no labels", ()), *named.get("too long", ())]), "")
         return UserError(
-            f"after masking, 100% of tokens in {rows} sampled rows are ignored: {why}. First: {first}",
+            f"no token is learned in {rows} rows: {why}. First: {first}",
             where="data",
             fix=f"{fix}; see: ftcli preview",
         )

@@ -94,7 +94,7 @@ def launch(composed: ComposedJob, topology: LaunchTopology) -> dict[str, Any]:
     # build all parts once here, so that an error in them is found before any rank starts
     run_dir = create_run_in_new_dir(composed).dir
     assert run_dir is not None
-    with run_dir.removed_unless_started():
+    with run_dir.removed_on_user_error():
         return run_ranks(run_dir, topology)
 
 

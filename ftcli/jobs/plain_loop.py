@@ -59,7 +59,7 @@ class PlainLoop:
         if run.trainer.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        optimizer = run.optimizer.build(named, device)
+        optimizer = run.optimizer_builder.build(named, device)
         trained, limit = [p for _, p in named], run.trainer.max_grad_norm
         for micro_batches in self.steps[: run.trainer.max_steps]:
             tokens = clock.tokens[-1]
@@ -97,7 +97,7 @@ def _refuse_others(run: Run) -> None:
             ("pipeline", run.pipeline is not None),
             ("penalty", bool(run.penalties)),
             *((f"callback.{name}", True) for name in run.configured_callbacks),
-            ("optimizer", type(run.optimizer) is not LibraryOptimizer),
+            ("optimizer", type(run.optimizer_builder) is not LibraryOptimizer),
             ("data.packing=bins", getattr(run.data, "packing", None) == "bins"),
             ("trainer.compile", run.trainer.compile),
         )

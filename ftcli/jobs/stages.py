@@ -47,7 +47,7 @@ def start_stages(composed: ComposedJob, topology: LaunchTopology | None = None) 
     options = composed.config["run"]
     jobs = compose_stages(composed)
     run_dir = RunDir.create(options.get("dir", "runs"), options["name"])
-    with run_dir.removed_unless_started():
+    with run_dir.removed_on_user_error():
         _write_records(composed, jobs, run_dir.path)
         return _run_stages(run_dir.path, topology)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def train(composed: ComposedJob) -> dict[str, Any]:
     """Train a validated configuration; returns the content of result.json.
 
-    The run directory is removed when an error occurs before the first step.
+    The run directory is removed if the user made a mistake and no step was taken; any other error keeps it.
 
     Raises:
         UserError: an error that the user can fix; code 3 when memory ran out, 1 when the loss was not
@@ -38,7 +38,7 @@ def train(composed: ComposedJob) -> dict[str, Any]:
     train_missing_base(composed)  # the model may be what another recipe trains
     run = create_run_in_new_dir(composed)
     assert run.dir is not None
-    with run.dir.removed_unless_started():
+    with run.dir.removed_on_user_error():
         return train_with_lock(run, None, composed)
 
 

@@ -66,7 +66,7 @@ class AdaLora(Peft):
         Raises:
             UserError: a trainable policy freezes triplets, or the optimizer computes no gradients.
         """
-        if not getattr(run.optimizer.optimizer, "uses_backward", True):
+        if not getattr(run.optimizer_builder.optimizer, "uses_backward", True):
             raise UserError(
                 "AdaLoRA scores triplets by their gradients, and this optimizer computes none.",
                 where="optimizer",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ftcli.core.callback import Callback
 from ftcli.core.errors import UserError
-from ftcli.models.quantization import find_stored_quantisation
+from ftcli.models.quantization import find_quantization_method
 
 
 class Method(Callback, ABC):
@@ -89,7 +89,7 @@ def model_name(model: nn.Module) -> str:
 
 def quantisation_of(model: nn.Module) -> str | None:
     """Return how the weights are quantised ("bitsandbytes"); None where they are not."""
-    return find_stored_quantisation(getattr(model, "config", None))
+    return find_quantization_method(getattr(model, "config", None))
 
 
 def suggest_plain_weights(model: nn.Module) -> str:

@@ -70,7 +70,7 @@ class Peft(Method):
         config = self._complete_config(self.config(), model)
         check_patterns(config)
         self._refuse_split_ties(config, model)
-        self._resolve_all_linear(config, model)
+        self._restrict_all_linear(config, model)
         if self.targets_strict:
             Problems.raise_if_any(find_unmatched(config, model))
         quantised = quantised_weights(model)
@@ -203,7 +203,7 @@ class Peft(Method):
         config.modules_to_save = sorted({*(config.modules_to_save or ()), *new})
         return config
 
-    def _resolve_all_linear(self, config: Any, model: nn.Module) -> None:
+    def _restrict_all_linear(self, config: Any, model: nn.Module) -> None:
         """Replace `all-linear` by the linear layers and experts that this adapter can train."""
         if getattr(config, "target_modules", None) != ALL_LINEAR:
             return

@@ -122,7 +122,7 @@ class GgufSource:
             fallback_config: shipped architecture whose configuration is used if the file is not on this machine.
 
         Raises:
-            UserError: the file cannot be read or had.
+            UserError: the file cannot be found, downloaded or read.
         """
         from transformers import AutoConfig
 
@@ -144,7 +144,7 @@ class GgufSource:
         """Return the tokenizer that the file holds.
 
         Raises:
-            UserError: the file cannot be read or had.
+            UserError: the file cannot be found, downloaded or read.
         """
         from transformers import AutoTokenizer
 

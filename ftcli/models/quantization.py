@@ -38,7 +38,7 @@ def build_bitsandbytes_config(
     )
 
 
-def find_stored_quantisation(config: Any) -> str | None:
+def find_quantization_method(config: Any) -> str | None:
     """Return the method by which a checkpoint is quantised on disk, by its config.json; None: plain."""
     stated = getattr(config, "quantization_config", None)
     if stated is None:
@@ -69,7 +69,7 @@ def check_prequantized(
         UserError: a package or a GPU is missing, quantised weights are to be quantised again, or
             transformers would dequantise them wrongly.
     """
-    stored = find_stored_quantisation(config)
+    stored = find_quantization_method(config)
     if stored is None:
         return None
     if wanted != "none" and stored != "bitsandbytes":

@@ -46,7 +46,7 @@ class Objective(Callback, ABC):
         token      sum of all values / number of values
         sequence   sum over sequences of their mean / number of sequences
         target     sum of all values / number of sequences
-        constant   sum of all values / `constant`
+        constant   sum of all values / (`constant` x number of ranks)
     """
 
     #: Whether the loss has a gradient; without one the optimizer must use losses only.

@@ -84,7 +84,7 @@ class DPO(NextTokenPrediction):
     def with_reference(self, batch: dict[str, Any], split: str) -> dict[str, Any]:
         """Return the batch of a split with the precomputed log-probabilities of the reference."""
         return batch | {
-            "reference": self._require_scores().for_split(split)[batch["rows"]].view(-1, 2)
+            "reference": self._require_scores().for_split(split)[batch["indices"]].view(-1, 2)
         }
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:

@@ -56,6 +56,6 @@ class ReferenceScores:
         table = torch.empty(len(loader.prepared))
         with self.reference.model() as model, run.autocast():
             for batch in loader:
-                table[batch["rows"]] = self.score(model, batch).flatten().float().cpu()
+                table[batch["indices"]] = self.score(model, batch).flatten().float().cpu()
         self.reference.release()
         return table

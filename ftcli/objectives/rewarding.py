@@ -146,7 +146,7 @@ class RolloutBuilder:
         return [
             Answer(
                 decode_answer(sample.ids, stops, tokenizer), sample.ids, sample.truncated, prompt.reference,
-                self._rows[run.locate_row(prompt.row)] if self.needs_rows else {},
+                self._rows[run.locate_example(prompt.row)] if self.needs_rows else {},
                 str(tokenizer.decode(prompt.ids, skip_special_tokens=True)),
             )
             for prompt, group in zip(prompts, drawn, strict=True)

@@ -38,7 +38,7 @@ def read_prompts(batch: Batch, tokenizer: Any, stops: Sequence[int]) -> list[Pro
         UserError: no document has a supervised token.
     """
     prompts = []
-    for (ids, labels), row in zip(documents(batch), batch["rows"], strict=True):
+    for (ids, labels), row in zip(documents(batch), batch["indices"], strict=True):
         learned = (labels != IGNORED).nonzero().flatten()
         if len(learned):
             reference = decode_answer(ids[learned].tolist(), stops, tokenizer)
@@ -84,7 +84,7 @@ def build_micro_batch(
         "owner": _concatenate([torch.full_like(flat[i], i) for i in kept]),
         "answers": len(flat),
         "group": len(answers[0]),
-        "rows": [p.row for p in prompts],
+        "indices": [p.row for p in prompts],
         "num_supervised": sum(len(flat[i]) for i in kept),
     }
 

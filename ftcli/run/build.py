@@ -42,7 +42,7 @@ def build_run(
 def create_run_in_new_dir(composed: ComposedJob) -> Run:
     """Return a run with a new directory that holds its record; removed again if an object refuses its options."""
     run_dir = create_directory(composed)
-    with run_dir.removed_unless_started():
+    with run_dir.removed_on_user_error():
         return build_run(composed.config, run_dir, composed)
 
 

@@ -108,7 +108,7 @@ class NonFiniteGuard(Callback):
         check_name = "gradient norm" if check_value is None else "sum of losses"
         check_value = context.gradient_norm() if check_value is None else check_value
         values = torch.stack([loss.detach().float(), check_value.float().to(loss.device)]).tolist()
-        rows = [batch["rows"] for batch in self.batches]
+        rows = [batch["indices"] for batch in self.batches]
         try:
             raise_if_nonfinite(Step(context.state.step + 1, values[0], rows, values[1], check_name))
         except NonFinite as error:

@@ -31,7 +31,7 @@ class Step:
 
     Attributes:
         step: counted from 1.
-        rows: the row numbers of each micro-batch of this process.
+        indices: the examples of each micro-batch of this process, by their index in the prepared split.
         check_value: norm of the gradient, or the sum of all losses of a gradient-free step: not finite
             if any of them was not.
         check_name: what `check_value` is, for messages.
@@ -39,7 +39,7 @@ class Step:
 
     step: int
     loss: Tensor | float
-    rows: list[list[int]]
+    indices: list[list[int]]
     check_value: Tensor | float | None = None
     check_name: str = "gradient norm"
 
@@ -51,7 +51,7 @@ class NonFinite(Exception):
         what, value, sentence: the quantity, its value, and both in words.
         step: the optimizer step, counted from 1.
         loss: the loss of that step.
-        rows: the row numbers of each micro-batch of that step in this process.
+        indices: the examples of each micro-batch of that step in this process.
         batches: these micro-batches, where they were still in memory.
         dumped: whether `dump_batch` was called.
         folder: folder of the dump, on the first rank.
@@ -60,7 +60,7 @@ class NonFinite(Exception):
     def __init__(self, what: str, value: float, step: Step) -> None:
         self.sentence = f"the {what} was {value} at step {step.step}"
         super().__init__(self.sentence)
-        self.what, self.value, self.step, self.rows = what, value, step.step, step.rows
+        self.what, self.value, self.step, self.indices = what, value, step.step, step.indices
         self.loss = float(step.loss)
         self.batches: list[dict[str, Any]] = []
         self.dumped = False
@@ -75,7 +75,7 @@ class Meter:
         self.last = Step(0, 0.0, [])
         self.checked = 0  # number of `steps` that were read and are finite
         self.norm: Tensor | float | None = None
-        self.tokens = 0  # since the last log, in this process
+        self.tokens = 0  # of all ranks since the last log, not restored by a resume
         self.train_seconds = 0.0  # seconds of training since the last log
         self.total_train_seconds = 0.0  # seconds of training of the whole run
         self.total_tokens = 0
@@ -106,7 +106,7 @@ class Meter:
         step: int,
         loss: Tensor,
         norm: Tensor | None,
-        rows: list[list[int]],
+        indices: list[list[int]],
         tokens: int,
         check_value: Tensor | None = None,
     ) -> None:
@@ -115,9 +115,9 @@ class Meter:
         Raises:
             NonFinite: a metric was not finite; checked here only on a CPU, where reading it is free.
         """
-        self.last = Step(step, loss, rows, norm)
+        self.last = Step(step, loss, indices, norm)
         if check_value is not None:
-            self.last = Step(step, loss, rows, check_value, "sum of losses")
+            self.last = Step(step, loss, indices, check_value, "sum of losses")
         self.steps.append(self.last)
         self.norm = norm
         self.tokens += tokens
@@ -189,7 +189,9 @@ class Meter:
         self._count_lap()
         self.check_pending()
         return {
-            "losses": [[step.step, step.loss, step.rows, step.check_value] for step in self.steps],
+            "losses": [
+                [step.step, step.loss, step.indices, step.check_value] for step in self.steps
+            ],
             "busy": self.total_train_seconds + self.train_seconds,
             "tokens": self.total_tokens + self.tokens,
             "figures": {
@@ -226,7 +228,7 @@ class OptimizerFootprint(Callback):
 
     def after_step(self, state: State) -> None:
         """Update the peaks."""
-        optimizer = state.run.optimizer.optimizer
+        optimizer = state.run.optimizer_builder.optimizer
         self._record_peak("optimizer_state_bytes", optimizer_state.nbytes(optimizer))
         self._record_peak("optimizer_state_elements", optimizer_state.elements(optimizer))
         self._record_peak(

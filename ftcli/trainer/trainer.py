@@ -106,7 +106,7 @@ class Trainer:
         return context.state.step > taken
 
     def _take_step(self, context: TrainingContext, batches: list[Batch]) -> None:
-        state, micro_batches = context.state, len(batches)
+        state, ranks, micro_batches = context.state, context.accelerator.num_processes, len(batches)
         context.run_callbacks("before_step")
         batches = context.guard.batches = context.run.objective.rollout(state, batches)
         factor = context.run.scheduler.factor(state.step, state.max_steps)
@@ -114,17 +114,16 @@ class Trainer:
             loss = context.compute_gradients(batches)
             context.guard.reject_nonfinite_step(context, loss)
             context.run_callbacks("after_backward")
-            norm, losses = context.clip_and_step(factor, self.max_grad_norm), None
+            norm, check_value = context.clip_and_step(factor, self.max_grad_norm), None
         else:
-            (loss, losses), norm = context.zeroth_order_step(batches, factor), None
-            context.guard.reject_nonfinite_step(context, loss, losses)
-        tokens = sum(count_tokens(batch) for batch in batches) * context.accelerator.num_processes
+            (loss, check_value), norm = context.zeroth_order_step(batches, factor), None
+            context.guard.reject_nonfinite_step(context, loss, check_value)
         state.step += 1
         state.batch += micro_batches
-        state.tokens += tokens
-        state.supervised += sum(batch["num_supervised"] for batch in batches)
-        rows = [batch["rows"] for batch in batches]
-        context.meter.record_step(state.step, loss, norm, rows, tokens, losses)
+        state.tokens += (tokens := sum(count_tokens(batch) for batch in batches) * ranks)
+        state.supervised += sum(batch["num_supervised"] for batch in batches) * ranks
+        indices = [batch["indices"] for batch in batches]
+        context.meter.record_step(state.step, loss, norm, indices, tokens, check_value)
         context.run_callbacks("after_step")
 
     def _iterate_steps(self, context: TrainingContext) -> Iterator[list[Batch]]:
@@ -144,7 +143,7 @@ class Trainer:
         accelerator = run.accelerator
         model = build_forward_module(run)
         named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
-        optimizer = run.optimizer.build(named, accelerator.device)
+        optimizer = run.optimizer_builder.build(named, accelerator.device)
         state = State(run, run.model, self.count_steps(run))
         callbacks = run.callbacks() | {"costs": OptimizerFootprint(), "progress": Progress()}
         callbacks |= {"guard": NonFiniteGuard(self), "spikes": Spikes(self)}

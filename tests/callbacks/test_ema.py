@@ -17,7 +17,7 @@ def start(dtype=torch.float32, **options) -> tuple[EMA, nn.Parameter]:
     optimizer = SimpleNamespace(optimizer=torch.optim.SGD([weight], lr=0.1))
     ema = EMA(**options)
     method = SimpleNamespace(averageable=True)
-    ema.setup(SimpleNamespace(pipeline=None, optimizer=optimizer, method=method))
+    ema.setup(SimpleNamespace(pipeline=None, optimizer_builder=optimizer, method=method))
     return ema, weight
 
 

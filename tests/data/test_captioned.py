@@ -60,7 +60,7 @@ def test_batches_hold_images_and_captions(tokenizer):
     pixels, ids = batch["inputs"]["pixels"], batch["inputs"]["input_ids"]
     assert pixels.shape == (8, 3, 32, 32) and pixels.dtype == torch.uint8
     assert ids.shape == (8, 16) and batch["empty"].shape == (16,)
-    assert batch["num_supervised"] == 8 and len(set(batch["rows"])) == 8
+    assert batch["num_supervised"] == 8 and len(set(batch["indices"])) == 8
     assert loader.list_batch_rows(0) != loader.list_batch_rows(1) and sorted(
         sum(loader.list_batch_rows(1), [])
     ) == list(range(451))

@@ -116,7 +116,7 @@ def test_packed_batches_restart_positions_and_never_join_documents(tokens):
     learned = batch["labels"][0] != -100
     assert torch.equal(batch["labels"][0, learned], batch["input_ids"][0, learned])
     assert batch["num_supervised"] == int(learned.sum()) == 5 + 3 + 2
-    assert batch["rows"] == [2, 0, 1]
+    assert batch["indices"] == [2, 0, 1]
     assert all(batch[k].dtype == torch.int64 for k in ("input_ids", "labels", "position_ids"))
 
 
@@ -132,7 +132,7 @@ def test_padded_batches_pad_on_the_right(tokens):
 @pytest.mark.parametrize("way", WAYS)
 def test_iterating_gives_the_first_epoch(tokens, way):
     loader = Loader(tokens, 2, way, 16)
-    assert [batch["rows"] for batch in loader] == loader.list_batch_rows(0)
+    assert [batch["indices"] for batch in loader] == loader.list_batch_rows(0)
     assert len(loader) == len(loader.list_batch_rows(0)) == len(loader.list_batch_rows(5))
 
 

@@ -69,7 +69,7 @@ def test_a_batch_says_how_many_pairs_it_holds(write_rows, tokenizer, way):
     loader = data.loader("train", tokenizer, 4)
     batch = loader.batch(loader.list_batch_rows(0)[0])
     documents = len(batch["lengths"]) if "lengths" in batch else len(batch["input_ids"])
-    assert documents == 2 * batch["pairs"] == len(batch["rows"])
+    assert documents == 2 * batch["pairs"] == len(batch["indices"])
     single = Data(data.path, format="preference", packing=way).loader("train", tokenizer, 4)
     assert "pairs" not in single.batch([0, 1])
 

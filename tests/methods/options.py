@@ -63,7 +63,7 @@ def capability(name: str, key: str) -> Any:
 
 def kinds(name: str) -> list[str]:
     """Kinds of model that a method works on."""
-    return capabilities(name).get("models", ["llama"])
+    return capabilities(name).get("tested_models", ["llama"])
 
 
 def storages(name: str) -> list[str]:

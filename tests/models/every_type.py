@@ -176,7 +176,7 @@ def losses(
     found: dict[int, float] = {}
     for batch in loader:
         result = NextTokenPrediction(chunk_size=16)(model, batch)
-        for number, row in enumerate(batch["rows"]):
+        for number, row in enumerate(batch["indices"]):
             found[row] = result.values[result.sequence_index == number].mean().item()
     return [found[row] for row in range(len(documents))]
 

@@ -77,7 +77,7 @@ def ours(model, documents, outcome, batch_size=3):
     )
     for batch in loader:
         losses = NextTokenPrediction(chunk_size=16)(model, batch)
-        for number, row in enumerate(batch["rows"]):
+        for number, row in enumerate(batch["indices"]):
             row_losses[row] = losses.values[losses.sequence_index == number].mean()
     return torch.stack([row_losses[row] for row in range(len(documents))])
 

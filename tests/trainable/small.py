@@ -60,7 +60,7 @@ class Watch(Callback):
         self.graded.append({n for n, p in named.items() if p.grad is not None})
 
     def after_step(self, state: State) -> None:
-        held = state.run.optimizer.optimizer.state
+        held = state.run.optimizer_builder.optimizer.state
         self.states.append(
             {
                 n: sum(t.numel() > 1 for t in held[p].values())

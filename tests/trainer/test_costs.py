@@ -92,7 +92,7 @@ def test_an_optimizer_without_backward_sees_a_pure_loss(tmp_path):
     words = ["method.lora_dropout=0.5", "trainer.batch_size=4", f"data.cache_dir={tmp_path}",
              "trainer.gradient_accumulation_steps=2"]  # fmt: skip
     run = build_run(compose("qlora_mini", [*SMALL, *words]).config)
-    run.optimizer._make = lambda groups, device: TwoLooks(
+    run.optimizer_builder._make = lambda groups, device: TwoLooks(
         [p for group in groups for _, p in group["params"]]
     )
     state = torch.get_rng_state()

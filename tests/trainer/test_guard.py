@@ -64,7 +64,7 @@ def poison(monkeypatch, choose, how="loss"):
         if (
             model.training or not torch.is_grad_enabled()
         ):  # gradient-free steps compute losses in evaluation mode
-            if choose(set(batch["rows"])):
+            if choose(set(batch["indices"])):
                 if how == "loss":
                     losses.values = losses.values * float("nan")
                 else:
@@ -254,7 +254,7 @@ original, bad = NextTokenPrediction.__call__, set(map(int, sys.argv[2].split(","
 
 def call(self, model, batch):
     losses = original(self, model, batch)
-    if os.environ["RANK"] == "1" and model.training and set(batch["rows"]) == bad:
+    if os.environ["RANK"] == "1" and model.training and set(batch["indices"]) == bad:
         losses.values.register_hook(lambda gradient: gradient * float("nan"))
     return losses
 

@@ -35,7 +35,7 @@ def test_it_names_step_batch_and_what_would_fit(kind, tmp_path, monkeypatch):
     original, calls = NextTokenPrediction.__call__, []
 
     def fails(self, model, batch):
-        calls.append(batch["rows"])
+        calls.append(batch["indices"])
         if len(calls) == 3:
             raise ERRORS[kind]
         return original(self, model, batch)

@@ -95,7 +95,7 @@ class Captions:
         return {
             "inputs": inputs,
             "empty": self.empty[0],
-            "rows": list(rows),
+            "indices": list(rows),
             "num_supervised": len(rows),
         }
 

@@ -107,7 +107,12 @@ class LabelledSplit:
             randoms = [np.random.default_rng([seed, epoch, row, 1]) for row in rows]
             inputs = self.data.mask(inputs, randoms)
         labels = torch.from_numpy(self.labels[list(rows)])
-        return {"inputs": inputs, "labels": labels, "rows": list(rows), "num_supervised": len(rows)}
+        return {
+            "inputs": inputs,
+            "labels": labels,
+            "indices": list(rows),
+            "num_supervised": len(rows),
+        }
 
     def _compute_inputs(
         self, rows: Sequence[int], seed: int, epoch: int | None

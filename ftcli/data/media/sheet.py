@@ -61,7 +61,7 @@ def draw(
     figure = Figure(figsize=(3 * ACROSS, 2.6 * down), layout="constrained")
     axes = figure.subplots(down, ACROSS, squeeze=False).flatten()
     seen = []
-    for axis, example, row in zip(axes, inputs.numpy(), batch["rows"], strict=False):
+    for axis, example, row in zip(axes, inputs.numpy(), batch["indices"], strict=False):
         item = loader.examples.items[row]
         data.show(axis, example, processor)
         axis.set_title(item.label, fontsize=9)

@@ -55,7 +55,7 @@ class Outputs:
                         sign * batch["num_supervised"] * float(penalty(model, batch, losses))
                     )
                 tokens += batch["num_supervised"]
-                rows += len(batch["rows"])
+                rows += len(batch["indices"])
                 if self.limit is not None and rows >= self.limit:
                     break
         if not tokens:

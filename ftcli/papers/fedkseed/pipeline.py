@@ -129,7 +129,7 @@ class Scalars(SharedModel):
 
     def after_step(self, state: State) -> None:
         """Record candidate and slope, unless the step was dropped."""
-        optimizer: Any = state.run.optimizer.optimizer
+        optimizer: Any = state.run.optimizer_builder.optimizer
         if optimizer.index is not None:
             self._local_steps.append((optimizer.index, optimizer.last_directions[0].slope))
 
@@ -193,6 +193,6 @@ def rebuild_from_sums(folder: Path) -> Run:
     run = build_run(dict(load(folder / "config.yaml").config) | {"logger": {}})
     run.load_model()
     named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
-    optimizer: Any = run.optimizer.build(named, run.accelerator.device)
+    optimizer: Any = run.optimizer_builder.build(named, run.accelerator.device)
     optimizer.apply_sums(np.frombuffer((folder / FILE).read_bytes(), FLOATS).tolist())
     return run

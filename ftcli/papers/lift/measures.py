@@ -51,7 +51,7 @@ def lift_support_excess(run: Path) -> float:
     deviations = 0
     for name, parameter in fresh.model.named_parameters():
         moved = (parameter != before[name]).flatten()
-        support = fresh.optimizer.optimizer.support(parameter)
+        support = fresh.optimizer_builder.optimizer.support(parameter)
         if support is not None:
             deviations += abs(len(support) - budget(parameter, policy.rank))
             moved[support] = False

@@ -51,7 +51,7 @@ def longlora_leak(run: Path) -> float:
     fresh = rebuild_run(run)
     fresh.load_model()
     loader, batch = fresh.build_loader(), first_batch(fresh)
-    one = loader.batch(batch["rows"][:1])
+    one = loader.batch(batch["indices"][:1])
     other = {**one, "input_ids": one["input_ids"].clone()}
     other["input_ids"][0, -1] = (other["input_ids"][0, -1] + 1) % 1000 + 5
     fresh.model.train()

@@ -72,7 +72,7 @@ def qst_kept_states_difference(run: Path) -> float:
     trained = open_run(run)
     loader, layer, furthest = trained.build_loader(), side_layer(trained.model), 0.0
     second = [loader.batch(rows) for rows in loader.list_batch_rows(1)[:KEPT_BATCHES]]
-    wanted = {row for batch in second for row in batch["rows"]}
+    wanted = {row for batch in second for row in batch["indices"]}
     first = [rows for rows in loader.list_batch_rows(0) if wanted & set(rows)]
     store = HiddenStates(Store(float("inf")))
     with torch.no_grad():

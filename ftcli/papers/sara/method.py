@@ -96,7 +96,7 @@ class SaRA(Full):
             UserError: entries are selected again and there are several processes, which exchange
                 gradients of fixed size.
         """
-        self._optimizer, self._entries = run.optimizer.optimizer, find_entries(run.model)
+        self._optimizer, self._entries = run.optimizer_builder.optimizer, find_entries(run.model)
         if self.reselect_at is not None and run.accelerator.num_processes > 1:
             raise UserError(
                 "selecting entries again changes the size of the trained vectors, which is not "

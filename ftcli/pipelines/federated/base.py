@@ -101,8 +101,10 @@ class Federated(ABC):
     def start(self, run: Run) -> tuple[TrainingContext, SharedModel]:
         """Return the training context of this process with the initial model, and the shared model in it."""
         context = run.trainer.prepare_training(run)
-        if isinstance(run.optimizer, Replayable):
-            run.optimizer.path = None  # its log is of one row of steps, and clients have many
+        if isinstance(run.optimizer_builder, Replayable):
+            run.optimizer_builder.path = (
+                None  # its log is of one row of steps, and clients have many
+            )
         self.check(run, context)
         shared = self.build_shared_model(context)
         context.callbacks["federation"] = shared

@@ -59,7 +59,7 @@ class Client:
         """Return the training context of one client in one round, with a new optimizer and meter."""
         run, context = self.run, self.context
         named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
-        optimizer: Any = run.optimizer.build(named, run.accelerator.device)
+        optimizer: Any = run.optimizer_builder.build(named, run.accelerator.device)
         if hasattr(optimizer, "reseed"):
             optimizer.reseed(derive_seed(run.seed, client, round_))
         self.shared.begin_client(optimizer, body)

@@ -43,7 +43,7 @@ class Weights(SharedModel):
 
     def build_reply(self) -> bytes:
         """Return the client's weights, in the evaluation mode of its optimizer."""
-        optimizer = self.context.run.optimizer
+        optimizer = self.context.run.optimizer_builder
         optimizer.swap_in_eval_weights()
         body = written(self._state())
         optimizer.restore_training_weights()

@@ -146,7 +146,7 @@ class Server:
         state, popped = self.context.state, self.context.pop_metrics()
         metrics = {
             "step": state.step, "round": self._round, "clients": members,
-            "lr": self.run.optimizer.lr * self.run.scheduler.factor(state.step - 1, state.max_steps),
+            "lr": self.run.optimizer_builder.lr * self.run.scheduler.factor(state.step - 1, state.max_steps),
             "tokens": state.tokens, "bytes_down": down, "bytes_up": up,
         }  # fmt: skip
         self.context.append_metrics(metrics | popped)

@@ -93,7 +93,7 @@ def test_evaluation_sees_images_as_they_are(processor):
     data = clothes(crop=3, flip=True, test="test")
     loader = data.loader("test", processor, 4, shuffle=False)
     batch = loader.batch(loader.list_batch_rows(0)[0])
-    assert batch["rows"] == [0, 1, 2, 3] and batch["num_supervised"] == 4
+    assert batch["indices"] == [0, 1, 2, 3] and batch["num_supervised"] == 4
     item = loader.examples.items[0]
     plain = processor(images=[data.decode(item, processor)], return_tensors="pt")["pixel_values"]
     assert torch.equal(batch["inputs"]["pixel_values"][:1], plain)

@@ -242,7 +242,7 @@ def test_its_gradient_reaches_the_adapter_and_nothing_else(name):
     trained = {n for n, p in run.model.named_parameters() if p.requires_grad}
     assert reached and reached <= trained
     assert len(reached) >= 0.8 * len(trained)  # behind the last activation there is nothing to move
-    assert loss.sizes["activation_density"] == float(
+    assert loss.penalty_denominators["activation_density"] == float(
         batches[0].get("lengths", batches[0].get("attention_mask")).sum()
     )
 

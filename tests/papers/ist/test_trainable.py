@@ -119,7 +119,7 @@ def test_scoring_is_done_without_dropout_gradients_or_repetition(monkeypatch):
     seen = []
 
     def watched(objective, model, batch):
-        seen.append((model.training, torch.is_grad_enabled(), batch["rows"]))
+        seen.append((model.training, torch.is_grad_enabled(), batch["indices"]))
         return original(objective, model, batch)
 
     original = NextTokenPrediction.__call__

@@ -48,7 +48,7 @@ def set_up(method: SaRA, model: nn.Module, optimizer=None, processes: int = 1) -
     """Call `setup` as a run does."""
     run = SimpleNamespace(
         model=model,
-        optimizer=SimpleNamespace(optimizer=optimizer),
+        optimizer_builder=SimpleNamespace(optimizer=optimizer),
         accelerator=SimpleNamespace(num_processes=processes),
     )
     method.setup(run)

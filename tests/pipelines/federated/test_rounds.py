@@ -102,7 +102,7 @@ def test_a_round_of_the_paper_is_below_18_kilobytes(federated_job):
 
 def _pretend(client, local):
     """A local step without the two forward passes."""
-    client.run.optimizer.optimizer.step(lambda: torch.tensor(1.0))
+    client.run.optimizer_builder.optimizer.step(lambda: torch.tensor(1.0))
     client.shared.after_step(local.state)
     local.meter.record_step(1, torch.tensor(1.0), None, [], 1)
 
