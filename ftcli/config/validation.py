@@ -276,7 +276,7 @@ class _Checker:
 def _list_nested(value: Any, key: str, parameter: Parameter) -> list[tuple[str, dict[str, Any]]]:
     """Return the mappings that have the keys of a dataclass, with their places.
 
-    Such a value is one mapping (`EvaConfig`), a list of them (`list[MixedSource]`), or named ones
+    Such a value is one mapping (`EvaConfig`), a list of them (`list[TrainingSource]`), or named ones
     (`dict[str, EvalSet]`). Empty where no dataclass is wanted, or the value is not of its shape.
     """
     if isinstance(value, dict) and parameter.nested and parameter.nested_in is None:

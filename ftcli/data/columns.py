@@ -54,15 +54,15 @@ class Columns:
         ] = {}  # names of columns -> columns
         rows = [first, *others]
         matcher = FormatMatcher(first, where, origin)
-        self.name = _detect_format(self.mapping, first, matcher) if name == "auto" else name
-        self.format = formats.load_format(self.name)
-        self._fields = [*self.format.FIELDS, REFERENCES]
-        self._required = formats.required_fields(self.format)
-        self._answer = _find_answer_field(self.format)
-        self._surroundings = [f for f in SURROUNDINGS if f in self.format.FIELDS]
-        _check_fields(self.mapping, self.name, self.format, matcher.key)
+        self.format_name = _detect_format(self.mapping, first, matcher) if name == "auto" else name
+        self.format_module = formats.load_format(self.format_name)
+        self._fields = [*self.format_module.FIELDS, REFERENCES]
+        self._required = formats.required_fields(self.format_module)
+        self._answer = _find_answer_field(self.format_module)
+        self._surroundings = [f for f in SURROUNDINGS if f in self.format_module.FIELDS]
+        _check_fields(self.mapping, self.format_name, self.format_module, matcher.key)
         if missing := self.list_missing(first):
-            raise matcher.make_missing_columns_error(self.name, missing)
+            raise matcher.make_missing_columns_error(self.format_name, missing)
         if where.endswith(".path"):  # other splits may have fewer columns
             self._refuse_absent(rows, matcher)
         self.as_conversations = any(self._has_surroundings(row) for row in rows)
@@ -87,7 +87,8 @@ class Columns:
             return column if column is not None and column in row else None
         taken = self.mapping.values()
         return next(
-            (c for c in default_columns(self.format, field) if c in row and c not in taken), None
+            (c for c in default_columns(self.format_module, field) if c in row and c not in taken),
+            None,
         )
 
     def list_used(self, row: Mapping[str, Any]) -> set[str]:
@@ -128,7 +129,7 @@ class Columns:
         answer = self._answer
         if answer and answer not in fields and references:
             fields[answer] = references[0]
-        example = self.format.example(fields)
+        example = self.format_module.example(fields)
         _refuse_hidden(example)
         example[REFERENCES] = references or _take_answer(example)
         return example
@@ -136,7 +137,7 @@ class Columns:
     def _refuse_absent(self, rows: Sequence[Mapping[str, Any]], matcher: FormatMatcher) -> None:
         """Raise a UserError for a column that is mapped to an optional field and that no row has."""
         for field, column in self.mapping.items():
-            optional = self.format.FIELDS.get(field) is False
+            optional = self.format_module.FIELDS.get(field) is False
             if optional and column is not None and not any(column in row for row in rows):
                 raise matcher.absent_column_error(field, column)
 

@@ -19,8 +19,8 @@ from ftcli.data.preparation import Preparation, PreparationTask, Progress, count
 from ftcli.data.render import DATE, Renderer, RenderSettings
 from ftcli.data.rows import LocatedRowError, RowError
 from ftcli.data.source_report import describe_sources, plan_shares
-from ftcli.data.source_settings import EvalSet, MixedSource, read_settings, read_sources
-from ftcli.data.split import ExampleOrError, Split, Splits
+from ftcli.data.source_settings import EvalSet, TrainingSource, read_settings, read_sources
+from ftcli.data.split import Split, SplitEntry, Splits
 from ftcli.data.statistics import compute_statistics, format_counts, list_warnings
 from ftcli.data.tokens import Document, TokenizedSplit
 
@@ -56,7 +56,9 @@ class Data:
     )  # field of the format -> column; null leaves the field out
     validation: float | str | None = None  # share held out by prompt, or a path or split
     test: str | None = None  # path or split that is evaluated at the end
-    sources: list[MixedSource] | None = None  # several sources, mixed by weight, in place of path
+    sources: list[TrainingSource] | None = (
+        None  # several sources, mixed by weight, in place of path
+    )
     rows_per_epoch: int | None = None  # null: as many as all sources have
     eval_sets: dict[str, EvalSet] = field(default_factory=dict)  # name -> rows for evaluation alone
     max_length: int = 1024  # tokens per document, and per bin with packing=bins
@@ -122,7 +124,7 @@ class Data:
             elif entry is not None:
                 yield entry
 
-    def _entries(self, split: str) -> Iterator[ExampleOrError]:
+    def _entries(self, split: str) -> Iterator[SplitEntry]:
         return chain.from_iterable(
             source_split.entries() for source_split in self._splits.open(split)
         )
@@ -340,7 +342,7 @@ class Data:
             **describe_sources(source_splits, trained.list_shares(2 if self.pairs else 1)),
             "fingerprint": trained.fingerprint,
             "format": " + ".join(
-                dict.fromkeys(source_split.columns.name for source_split in source_splits)
+                dict.fromkeys(source_split.columns.format_name for source_split in source_splits)
             ),
             "packing": self.packing,
             "max_length": self.max_length,

@@ -72,7 +72,9 @@ def summarize_source(source: Source, where: str) -> SourceSummary | None:
     name = next(iter(guesses or several), "auto")  # which refuses what cannot be told
     columns = Columns(name, mapping, first.values, where, first.origin)
     prompts = list(_read_prompts(source, columns))
-    return SourceSummary(len(prompts), len(set(prompts)), columns.name, mapping, tuple(fitting[1:]))
+    return SourceSummary(
+        len(prompts), len(set(prompts)), columns.format_name, mapping, tuple(fitting[1:])
+    )
 
 
 def _read_rows(source: Source) -> Iterator[RawRow]:

@@ -70,30 +70,30 @@ class Loader:
         return len(self._epoch_batches(0)) // self.world
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self.batch(rows) for rows in self.list_batch_rows(0))
+        return (self.batch(indices) for indices in self.list_batch_indices(0))
 
-    def list_batch_rows(self, epoch: int) -> list[list[int]]:
-        """Return the document numbers of each batch of an epoch."""
+    def list_batch_indices(self, epoch: int) -> list[list[int]]:
+        """Return the indices of the documents in each batch of an epoch."""
         return packings.share_batches(self._epoch_batches(epoch), self.rank, self.world)
 
-    def batch(self, rows: Sequence[int]) -> dict[str, Any]:
-        """Return the tensors of documents; see `collate_packed`, `collate_padded`.
+    def batch(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Return the tensors of the documents with these indices; see `collate_packed`, `collate_padded`.
 
         A batch has `document_isolation` unless that is `attention`; see `ftcli.core.batch_layout.BatchLayout`. A batch of
         pairs has `pairs`, their number: document 2 i of the batch is preferred to document 2 i + 1.
         Where there are several sources, `sources` is the number of each document's, int64 [documents].
         """
         if self.packing == "none":
-            batch = collate_padded(self.prepared, rows, self.pad)
+            batch = collate_padded(self.prepared, indices, self.pad)
         else:
-            batch = collate_packed(self.prepared, rows)
+            batch = collate_packed(self.prepared, indices)
         if self.document_isolation != "attention":
             batch["document_isolation"] = self.document_isolation
         if len(self._sizes) > 1:
             import torch
 
-            batch["sources"] = torch.from_numpy(self.prepared.find_sources(rows))
-        return batch if self.group == 1 else batch | {"pairs": len(rows) // self.group}
+            batch["sources"] = torch.from_numpy(self.prepared.find_sources(indices))
+        return batch if self.group == 1 else batch | {"pairs": len(indices) // self.group}
 
     def _order_batches(self, epoch: int) -> packings.Batches:
         lengths = self.prepared.lengths.reshape(-1, self.group)
@@ -138,17 +138,18 @@ def count_steps(batches: int, epochs: float | None, accumulation: int) -> int:
     return int(whole) * math.ceil(batches / accumulation) + math.ceil(rest)
 
 
-def collate_packed(prepared: TokenizedSplit, rows: Sequence[int]) -> dict[str, Any]:
+def collate_packed(prepared: TokenizedSplit, indices: Sequence[int]) -> dict[str, Any]:
     """Concatenate documents into one row of T tokens.
 
     Returns:
-        input_ids, labels, position_ids int64 [1, T]; lengths int32 [documents]; rows;
+        input_ids, labels, position_ids int64 [1, T]; lengths int32 [documents];
+        indices of the documents;
         num_supervised, the number of label tokens.
         Positions begin at 0 in each document; labels are not shifted.
     """
     import torch
 
-    ids, loss_mask, lengths = _gather(prepared, rows)
+    ids, loss_mask, lengths = _gather(prepared, indices)
     starts = np.cumsum(lengths) - lengths
     positions = np.arange(len(ids), dtype=np.int64) - np.repeat(starts, lengths)
     return {
@@ -156,21 +157,21 @@ def collate_packed(prepared: TokenizedSplit, rows: Sequence[int]) -> dict[str, A
         "labels": torch.from_numpy(np.where(loss_mask, ids, np.int64(IGNORED))[None]),
         "position_ids": torch.from_numpy(positions[None]),
         "lengths": torch.from_numpy(lengths.astype(np.int32)),
-        "indices": list(rows),
+        "indices": list(indices),
         "num_supervised": int(loss_mask.sum(dtype=np.int64)),
     }
 
 
-def collate_padded(prepared: TokenizedSplit, rows: Sequence[int], pad: int) -> dict[str, Any]:
+def collate_padded(prepared: TokenizedSplit, indices: Sequence[int], pad: int) -> dict[str, Any]:
     """Pad documents on the right to the length L of the longest.
 
     Returns:
-        input_ids, labels, position_ids, attention_mask int64 [B, L]; rows; num_supervised, the number of label
+        input_ids, labels, position_ids, attention_mask int64 [B, L]; indices of the documents; num_supervised, the number of label
         tokens.
     """
     import torch
 
-    ids, loss_mask, lengths = _gather(prepared, rows)
+    ids, loss_mask, lengths = _gather(prepared, indices)
     width = int(lengths.max())
     real_token_mask = np.arange(width) < lengths[:, None]
     input_ids = np.full(real_token_mask.shape, pad, dtype=np.int64)
@@ -183,16 +184,16 @@ def collate_padded(prepared: TokenizedSplit, rows: Sequence[int], pad: int) -> d
         "labels": torch.from_numpy(labels),
         "position_ids": torch.from_numpy(np.where(real_token_mask, positions, 0)),
         "attention_mask": torch.from_numpy(real_token_mask.astype(np.int64)),
-        "indices": list(rows),
+        "indices": list(indices),
         "num_supervised": int(loss_mask.sum(dtype=np.int64)),
     }
 
 
 def _gather(
-    prepared: TokenizedSplit, rows: Sequence[int]
+    prepared: TokenizedSplit, indices: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ids [T], loss_mask bool [T] and lengths [documents] of the rows, one after the other."""
-    spans = [slice(prepared.offsets[row], prepared.offsets[row + 1]) for row in rows]
+    """ids [T], loss_mask bool [T] and lengths [documents] of documents, one after the other."""
+    spans = [slice(prepared.offsets[index], prepared.offsets[index + 1]) for index in indices]
     ids = np.concatenate([prepared.ids[span] for span in spans])
     loss_mask = np.concatenate([prepared.loss_mask[span] for span in spans]).astype(bool)
-    return ids, loss_mask, prepared.lengths[np.asarray(rows, dtype=np.int64)]
+    return ids, loss_mask, prepared.lengths[np.asarray(indices, dtype=np.int64)]

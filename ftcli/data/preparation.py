@@ -13,7 +13,7 @@ from ftcli.data.cache import Writer
 from ftcli.data.chat_templates.dropped_content import DROP_KINDS, make_dropped_content_error
 from ftcli.data.render import DocumentText, Renderer
 from ftcli.data.rows import LocatedRowError, RowError
-from ftcli.data.split import ExampleOrError, Split
+from ftcli.data.split import Split, SplitEntry
 from ftcli.data.statistics import RowCounts
 from ftcli.data.tokenization import hash_tokenizer
 from ftcli.data.tokens import Document
@@ -25,7 +25,7 @@ COMMIT = 1_000_000  # tokens between two commits: seconds of work, and each wait
 
 
 #: Source rows, and the rendered segments of those of them that are examples.
-Chunk = tuple[list[ExampleOrError], list[list[DocumentText] | RowError]]
+Chunk = tuple[list[SplitEntry], list[list[DocumentText] | RowError]]
 
 
 class PreparationTask(NamedTuple):
@@ -62,7 +62,7 @@ class Preparation:
         self.renderer, self.on_error, self.overlong = renderer, on_error, overlong
         self.on_dropped_content = on_dropped_content
         self.progress: Callable[[RowCounts], None] | None = None
-        self.limit = renderer.rendering.max_length
+        self.max_length = renderer.rendering.max_length
 
     def settings(self, split: Split) -> dict[str, Any]:
         """Return everything that decides the tokens of a split, except `data.text_unit`."""
@@ -77,7 +77,7 @@ class Preparation:
             "chat_template": getattr(tokenizer, "chat_template", None),
         }
 
-    def fill(self, writer: Writer, entries: Iterable[ExampleOrError]) -> dict[str, Any]:
+    def fill(self, writer: Writer, entries: Iterable[SplitEntry]) -> dict[str, Any]:
         """Append the documents of all entries; return the counts as `meta.json` holds them.
 
         Raises:
@@ -100,7 +100,7 @@ class Preparation:
         return asdict(self.counts)
 
     def take_examples(
-        self, entries: Iterable[ExampleOrError], count: int
+        self, entries: Iterable[SplitEntry], count: int
     ) -> list[tuple[dict[str, Any], list[Document]]]:
         """Return the first `count` examples and their documents, cut at `max_length`; sets `counts`.
 
@@ -118,18 +118,18 @@ class Preparation:
             elif isinstance(documents := self.renderer.tokenize_documents([entry])[0], RowError):
                 self._skip(documents.locate(entry["origin"]))
             else:
-                examples.append((entry, [document.cut(self.limit) for document in documents]))
+                examples.append((entry, [document.cut(self.max_length) for document in documents]))
                 if len(examples) == count:
                     break
         self.counts.used = len(examples)
         return examples
 
-    def _render_segments(self, chunk: list[ExampleOrError]) -> Chunk:
+    def _render_segments(self, chunk: list[SplitEntry]) -> Chunk:
         examples = [entry for entry in chunk if isinstance(entry, dict)]
         return chunk, self.renderer.render_segments(examples)
 
     def _write_chunk(
-        self, chunk: Sequence[ExampleOrError], rendered: Sequence[list[DocumentText] | RowError]
+        self, chunk: Sequence[SplitEntry], rendered: Sequence[list[DocumentText] | RowError]
     ) -> None:
         for entry in chunk:
             self.counts.other_split += entry is None
@@ -164,14 +164,14 @@ class Preparation:
         counts, length = self.counts, len(document.ids)
         if length > counts.longest:
             counts.longest, counts.longest_row = length, example["origin"]
-        if length > self.limit:
+        if length > self.max_length:
             counts.overlong += 1
             if self.overlong == "error":
-                raise _make_length_error(length, self.limit, example["origin"])
+                raise _make_length_error(length, self.max_length, example["origin"])
             if self.overlong == "drop":
                 counts.dropped += 1
                 return None
-            document = document.cut(self.limit)
+            document = document.cut(self.max_length)
         if not document.loss_mask.any():
             counts.without_labels += 1
             return None
@@ -198,7 +198,7 @@ class Preparation:
     def _make_no_labels_error(self) -> UserError:
         counts = self.counts
         if counts.overlong >= counts.without_labels + counts.dropped:
-            why = f"their answers begin after data.max_length={self.limit} tokens"
+            why = f"their answers begin after data.max_length={self.max_length} tokens"
             fix = f"raise data.max_length (the longest row has {counts.longest:,} tokens)"
         elif self.renderer.uses_markers:
             why = "the chat template's {% generation %} markers enclose no answer"
@@ -217,9 +217,7 @@ class Preparation:
         )
 
 
-def count_entries(
-    entries: Iterable[ExampleOrError], on_error: Literal["stop", "skip"]
-) -> RowCounts:
+def count_entries(entries: Iterable[SplitEntry], on_error: Literal["stop", "skip"]) -> RowCounts:
     """Count the rows of a split without tokenising them.
 
     Raises:
@@ -255,7 +253,7 @@ def _make_length_error(length: int, limit: int, origin: str) -> UserError:
     )
 
 
-def _split_chunks(stream: Iterator[ExampleOrError]) -> Iterator[list[ExampleOrError]]:
+def _split_chunks(stream: Iterator[SplitEntry]) -> Iterator[list[SplitEntry]]:
     chunk, weight = [], 0
     for entry in stream:
         chunk.append(entry)
@@ -279,7 +277,7 @@ def _read_ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
             yield chunk
 
 
-def _count_characters(entry: ExampleOrError) -> int:
+def _count_characters(entry: SplitEntry) -> int:
     """Count the characters of a row's texts; those of nested values, such as messages, do not count."""
     if not isinstance(entry, dict):
         return 0

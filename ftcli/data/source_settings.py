@@ -36,7 +36,7 @@ class SourceSettings:
 
 
 @dataclass
-class MixedSource(SourceSettings):
+class TrainingSource(SourceSettings):
     """A source that is trained on, alone or mixed with others."""
 
     weight: float | None = (
@@ -84,7 +84,7 @@ def read_settings(kind: type[Settings], value: Settings | Mapping[str, Any], key
     return kind(**given)
 
 
-def read_sources(data: Data) -> list[MixedSource]:
+def read_sources(data: Data) -> list[TrainingSource]:
     """Return the sources of a `data` option: those of `data.sources`, or the one of `data.path`.
 
     Raises:
@@ -92,11 +92,11 @@ def read_sources(data: Data) -> list[MixedSource]:
     """
     if data.sources is not None:
         return [
-            read_settings(MixedSource, value, f"data.sources.{number}")
+            read_settings(TrainingSource, value, f"data.sources.{number}")
             for number, value in enumerate(data.sources)
         ]
     only = {key: getattr(data, key) for key in OWN_KEYS}
-    return [MixedSource(**only)] if data.path is not None else []
+    return [TrainingSource(**only)] if data.path is not None else []
 
 
 def source_key(data: Data, number: int) -> str:

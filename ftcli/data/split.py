@@ -15,7 +15,7 @@ from ftcli.data.columns import Columns
 from ftcli.data.conversation.exchange import extract_prompt
 from ftcli.data.inspection import UnusedColumns, find_unused_columns
 from ftcli.data.rows import LocatedRowError, RawRow, RowError, RowOrError
-from ftcli.data.source_settings import MixedSource, SourceSettings, source_key
+from ftcli.data.source_settings import SourceSettings, TrainingSource, source_key
 from ftcli.data.sources import Source, find_source, is_path
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Element of a split's stream for each source row: an example, the error of the row, or None where the row
 #: belongs to another split.
-ExampleOrError = dict[str, Any] | LocatedRowError | None
+SplitEntry = dict[str, Any] | LocatedRowError | None
 INSPECTED_ROWS = 256  # first rows by which format and columns are chosen
 log = logging.getLogger("ftcli.data")
 FULL = 1 << 64  # prompts are hashed to numbers below this
@@ -70,7 +70,7 @@ class Split:
     @property
     def known_format(self) -> str:
         """The format, chosen by the rows where it is auto."""
-        return self.columns.name if self.format == "auto" else self.format
+        return self.columns.format_name if self.format == "auto" else self.format
 
     @cached_property
     def columns(self) -> Columns:
@@ -119,7 +119,7 @@ class Split:
             fix="check the file; it may have been cut off",
         )
 
-    def entries(self) -> Iterator[ExampleOrError]:
+    def entries(self) -> Iterator[SplitEntry]:
         """Yield one entry a source row, in order.
 
         Rows are held out by a hash of their prompt. A bad row has none, so it belongs to the training split.
@@ -142,7 +142,7 @@ class Split:
             "content": self.source.content_hash,
             "place": self.source.place,
             "limit": self.limit,
-            "format": self.columns.name,
+            "format": self.columns.format_name,
             "columns": dict(self.mapping),
             "below": None if self.share is None else self._threshold,
             "held_out": self.held_out,
@@ -151,7 +151,7 @@ class Split:
     def _items(self) -> Iterator[RowOrError]:
         return islice(self.source.rows(), self.limit)
 
-    def _read_entry(self, item: RowOrError) -> ExampleOrError:
+    def _read_entry(self, item: RowOrError) -> SplitEntry:
         if isinstance(item, LocatedRowError):
             return item
         try:
@@ -216,11 +216,13 @@ class Splits:
         """Open the rows of a source; a share of those that are trained on is held out."""
         data = self.data
         source = self._find(settings, key)
-        mixed = isinstance(settings, MixedSource)
-        share = data.validation if mixed and isinstance(data.validation, float | int) else None
-        for note in getattr(source, "notes", ()) if mixed else ():
+        is_training = isinstance(settings, TrainingSource)
+        share = (
+            data.validation if is_training and isinstance(data.validation, float | int) else None
+        )
+        for note in getattr(source, "notes", ()) if is_training else ():
             log.warning(note)
-        limits = [n for n in (settings.limit, data.limit if mixed else None) if n is not None]
+        limits = [n for n in (settings.limit, data.limit if is_training else None) if n is not None]
         return Split(
             source,
             settings.format,
@@ -228,7 +230,7 @@ class Splits:
             f"{key}.path",
             min(limits, default=None),
             share,
-            title=settings.display_name if isinstance(settings, MixedSource) else "",
+            title=settings.display_name if isinstance(settings, TrainingSource) else "",
         )
 
     def _find(self, settings: SourceSettings, key: str) -> Source:

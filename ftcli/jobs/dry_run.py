@@ -69,7 +69,7 @@ def _measure_run(run: Run) -> DryRunReport:
     began = time.perf_counter()
     _evaluate_longest(run)
     judged = time.perf_counter() - began
-    plan = loader.list_batch_rows(0)
+    plan = loader.list_batch_indices(0)
     share = _count_tokens(loader, plan) / len(plan) / (_count_tokens(loader, chosen) / len(chosen))
     steps = run.trainer.count_steps(run)
     peak = int(peak_memory_gb() * 1e9)
@@ -111,7 +111,7 @@ def find_longest_rows(run: Run, loader: Any) -> list[list[int]]:
     times, size = run.trainer.gradient_accumulation_steps, run.trainer.batch_size
     lengths = getattr(getattr(loader, "prepared", None), "lengths", None)
     if lengths is None or getattr(loader, "packing", None) == "bins":
-        plan = loader.list_batch_rows(0)
+        plan = loader.list_batch_indices(0)
         plan = sorted(plan, key=lambda rows: -_count_tokens(loader, [rows]))
         return [list(rows) for rows in plan[:times]]
     group = loader.group

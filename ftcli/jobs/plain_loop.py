@@ -44,7 +44,7 @@ class PlainLoop:
         self.steps: list[list[list[int]]] = []  # rows of each micro-batch of each step
         epoch = 0
         while len(self.steps) < run.trainer.max_steps:
-            batches = loader.list_batch_rows(epoch)
+            batches = loader.list_batch_indices(epoch)
             self.steps += [batches[i : i + count] for i in range(0, len(batches), count)]
             epoch += 1
         run.model = None  # the rounds load their own

@@ -15,7 +15,7 @@ from ftcli.core.errors import Problems, UserError
 from ftcli.core.ranks import get_local_shard
 from ftcli.methods.all_linear import apply_selection, find_lost_on_loading, select_targets
 from ftcli.methods.base import Method, check_names, model_name, quantisation_of
-from ftcli.methods.fused_lora import fuse_lora_layers
+from ftcli.methods.fused_lora import install_fused_forward
 from ftcli.methods.targets import ALL_LINEAR, check_patterns, find_unmatched
 from ftcli.models.heads import get_new_modules
 
@@ -95,7 +95,7 @@ class Peft(Method):
         if quantised:
             self._refuse_changed(quantised, wrapped)
             self._refuse_unsupported_layers(wrapped)
-        fuse_lora_layers(wrapped)
+        install_fused_forward(wrapped)
         self._adapter_config = to_plain_data(wrapped.peft_config[ADAPTER].to_dict())
         return wrapped
 

@@ -27,7 +27,7 @@ from ftcli.models.probing import (
     computes_in_fp32,
     draw_rows,
     preserve_state,
-    raise_out_of_memory,
+    reraise_if_out_of_memory,
     scale_error_by_sensitivity,
     summarize_error,
 )
@@ -93,7 +93,7 @@ def _refuse_unreadable(rows: ProbeRows, name: str) -> None:
     try:
         finite = all(bool(losses.isfinite().all()) for losses in rows.losses_alone)
     except Exception as error:  # any error of a library on a model that is no decoder of text
-        raise_out_of_memory(error)
+        reraise_if_out_of_memory(error)
         what = f"{name} cannot read a row of text: {summarize_error(error)}."
         raise UserError(what, where="model") from error
     if not finite:
@@ -142,7 +142,7 @@ class ProbeRows:
         except UserError as error:
             return error.what.rstrip(".")
         except Exception as error:  # any error of a library that does not know such input
-            raise_out_of_memory(error)
+            reraise_if_out_of_memory(error)
             return summarize_error(error)
         largest = max(errors)
         if largest > 1:

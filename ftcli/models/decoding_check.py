@@ -23,7 +23,7 @@ from ftcli.models.probing import (
     compute_relative_error,
     draw_rows,
     preserve_state,
-    raise_out_of_memory,
+    reraise_if_out_of_memory,
     scale_error_by_sensitivity,
     summarize_error,
 )
@@ -92,7 +92,7 @@ def _measure_decoding(model: Any) -> Decoding:
                     model, [row.to(device) for row in prompts[way.batch]], way.cache
                 )
             except Exception as error:  # any error of a library that does not know such input
-                raise_out_of_memory(error)
+                reraise_if_out_of_memory(error)
                 failure = summarize_error(error)
                 continue
             if gap <= 1:

@@ -20,7 +20,7 @@ from ftcli.models.state_dict_check import (
     Shapes,
     UnexpectedKeysPolicy,
     compare_shapes,
-    refuse_bad_weights,
+    translate_conversion_error,
 )
 from ftcli.models.weight_files import DIFFUSION, MODEL, WeightFiles, find_weight_files
 
@@ -83,7 +83,7 @@ class LdmSource:
         cached = bool(self.weight_files())
         if cached:
             self.check_files()
-        with hub.quiet_progress_bars(), refuse_bad_weights(path, TEXT):
+        with hub.quiet_progress_bars(), translate_conversion_error(path, TEXT):
             model = hub.load_cached_first(path, self.revision, load)
         if not cached:
             self.check_files()  # they were downloaded just now

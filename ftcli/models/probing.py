@@ -92,7 +92,7 @@ def scale_error_by_sensitivity(model: Any, error: float, compute: Callable[[], T
     return error / max(1.0, change / ROUNDED)
 
 
-def raise_out_of_memory(error: Exception) -> None:
+def reraise_if_out_of_memory(error: Exception) -> None:
     """Raise the error again if it is that of exhausted memory, which says nothing about the model."""
     from ftcli.core.allocator import is_oom
 

@@ -128,7 +128,7 @@ def compare_shapes(name: str, model: Any, shapes: Shapes, key_mapping: Mapping[s
         UserError: tensors that the library joins cannot be joined.
     """
     empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    with refuse_bad_weights(name, type(model).__name__), _hide_progress_bars():
+    with translate_conversion_error(name, type(model).__name__), _hide_progress_bars():
         loaded, info = type(model).from_pretrained(
             None,
             config=model.config,
@@ -213,7 +213,7 @@ def strip_prefixes(shapes: Shapes, mapping: Mapping[str, str]) -> Shapes:
 
 
 @contextmanager
-def refuse_bad_weights(name: str, model: str) -> Iterator[None]:
+def translate_conversion_error(name: str, model: str) -> Iterator[None]:
     """Withhold transformers' table of weights that do not fit; turn a failed conversion into an error.
 
     Args:

@@ -85,10 +85,10 @@ def score_candidates(
 
 def answer_positions(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Return flat positions [n] that predict the first supervised token of each row, and the tokens [n]."""
-    label_positions, labels, sequence_index = find_supervised(batch)
+    predicting_positions, labels, sequence_index = find_supervised(batch)
     first = torch.ones_like(sequence_index, dtype=torch.bool)
     first[1:] = sequence_index[1:] != sequence_index[:-1]
-    return label_positions[first], labels[first]
+    return predicting_positions[first], labels[first]
 
 
 def _completions(run: Run) -> list[str]:

@@ -50,10 +50,10 @@ class NextTokenPrediction(Objective):
     def _compute_losses(
         self, model: nn.Module, batch: dict[str, Any], function: LossFunction
     ) -> Losses:
-        label_positions, labels, sequence_index = find_supervised(batch)
+        predicting_positions, labels, sequence_index = find_supervised(batch)
         device = next(model.parameters()).device
         hidden, head = compute_hidden_and_head(model, batch, device)
-        hidden = hidden.flatten(0, 1)[label_positions.to(device, non_blocking=True)]
+        hidden = hidden.flatten(0, 1)[predicting_positions.to(device, non_blocking=True)]
         labels = labels.to(device, non_blocking=True)
         values = self.token_losses(hidden, labels, head, function)
         sequence_index = sequence_index.to(device, non_blocking=True)
@@ -61,8 +61,8 @@ class NextTokenPrediction(Objective):
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
         """Return the number of labelled tokens, and of documents that have any."""
-        label_positions, _, sequence_index = find_supervised(batch)
-        return len(label_positions), len(sequence_index.unique_consecutive())
+        predicting_positions, _, sequence_index = find_supervised(batch)
+        return len(predicting_positions), len(sequence_index.unique_consecutive())
 
     def layout_check_objective(self) -> Objective:
         """Return plain next-token prediction, which subclasses add to or compare."""
@@ -102,12 +102,12 @@ def find_supervised(batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     labels = batch["labels"]
     following = torch.full_like(labels, -100)
     following[:, :-1] = labels[:, 1:]
-    label_positions = (following != -100).flatten().nonzero().squeeze(1)
+    predicting_positions = (following != -100).flatten().nonzero().squeeze(1)
     if "lengths" in batch:
-        sequence_index = torch.repeat_interleave(batch["lengths"].long())[label_positions]
+        sequence_index = torch.repeat_interleave(batch["lengths"].long())[predicting_positions]
     else:
-        sequence_index = label_positions // labels.shape[1]
-    return label_positions, following.flatten()[label_positions].long(), sequence_index
+        sequence_index = predicting_positions // labels.shape[1]
+    return predicting_positions, following.flatten()[predicting_positions].long(), sequence_index
 
 
 def compute_hidden_and_head(

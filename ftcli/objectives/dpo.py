@@ -148,10 +148,10 @@ class DPO(NextTokenPrediction):
 
     def _answers(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Answers, Tensor, Head]:
         """Return the answers, the hidden states [n, d] that predict their tokens, and the output layer."""
-        label_positions, labels, sequence_index = find_supervised(batch)
+        predicting_positions, labels, sequence_index = find_supervised(batch)
         device = next(model.parameters()).device
         hidden, head = compute_hidden_and_head(model, batch, device)
-        hidden = hidden.flatten(0, 1)[label_positions.to(device, non_blocking=True)]
+        hidden = hidden.flatten(0, 1)[predicting_positions.to(device, non_blocking=True)]
         losses = self.token_losses(hidden, labels.to(device, non_blocking=True), head)
         answers = Answers.from_tokens(
             -losses, sequence_index.to(device, non_blocking=True), count_pairs(batch)

@@ -115,7 +115,7 @@ def _measure_tokens(meta_run: MetaRun, limit: int | None = None) -> Schedule:
     seed = int(meta_run.composed.config.get("seed", 0))
     size = meta_run.trainer.batch_size
     tokenized = data.prepare("train", meta_run.tokenizer)
-    batches = data.loader("train", meta_run.tokenizer, size, seed=seed).list_batch_rows(0)
+    batches = data.loader("train", meta_run.tokenizer, size, seed=seed).list_batch_indices(0)
     read = np.fromiter(chain.from_iterable(batches), dtype=np.int64)
     return Schedule(
         rows=len(read),

@@ -50,7 +50,7 @@ def measure_distance(folder: Path, rebuilt: Run) -> float:
 def first_batch(run: Run) -> dict[str, Any]:
     """Return the first micro-batch that the run trains on."""
     loader = run.build_loader()
-    return loader.batch(loader.list_batch_rows(0)[0])
+    return loader.batch(loader.list_batch_indices(0)[0])
 
 
 def loss_of(run: Run, model: Any, batch: dict[str, Any]) -> Any:

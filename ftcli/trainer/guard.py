@@ -87,7 +87,7 @@ class NonFiniteGuard(Callback):
         finally:
             self.batches = []
 
-    def reject_nonfinite_step(
+    def reject_step_if_skipping(
         self,
         context: TrainingContext,
         loss: torch.Tensor,

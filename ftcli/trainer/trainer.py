@@ -112,12 +112,12 @@ class Trainer:
         factor = context.run.scheduler.factor(state.step, state.max_steps)
         if context.uses_backward:
             loss = context.compute_gradients(batches)
-            context.guard.reject_nonfinite_step(context, loss)
+            context.guard.reject_step_if_skipping(context, loss)
             context.run_callbacks("after_backward")
             norm, check_value = context.clip_and_step(factor, self.max_grad_norm), None
         else:
             (loss, check_value), norm = context.zeroth_order_step(batches, factor), None
-            context.guard.reject_nonfinite_step(context, loss, check_value)
+            context.guard.reject_step_if_skipping(context, loss, check_value)
         state.step += 1
         state.batch += micro_batches
         state.tokens += (tokens := sum(count_tokens(batch) for batch in batches) * ranks)
@@ -131,7 +131,7 @@ class Trainer:
         state, loader = context.state, context.loader
         accumulation_steps = self.gradient_accumulation_steps
         while state.step < state.max_steps:
-            plan = loader.list_batch_rows(state.epoch)
+            plan = loader.list_batch_indices(state.epoch)
             for start in range(state.batch, len(plan), accumulation_steps):
                 yield [loader.batch(rows) for rows in plan[start : start + accumulation_steps]]
                 if state.step >= state.max_steps:

@@ -50,7 +50,9 @@ def test_no_batch_of_any_epoch_is_longer():
     total = [int(loader.prepared.lengths[part].sum()) for part in rows]
     assert [len(part) for part in rows] == [4, 4, 4] and total == sorted(total)[::-1]
     most = max(
-        int(loader.prepared.lengths[b].sum()) for e in range(5) for b in loader.list_batch_rows(e)
+        int(loader.prepared.lengths[b].sum())
+        for e in range(5)
+        for b in loader.list_batch_indices(e)
     )
     assert total[0] >= most
 

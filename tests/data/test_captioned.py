@@ -61,12 +61,14 @@ def test_batches_hold_images_and_captions(tokenizer):
     assert pixels.shape == (8, 3, 32, 32) and pixels.dtype == torch.uint8
     assert ids.shape == (8, 16) and batch["empty"].shape == (16,)
     assert batch["num_supervised"] == 8 and len(set(batch["indices"])) == 8
-    assert loader.list_batch_rows(0) != loader.list_batch_rows(1) and sorted(
-        sum(loader.list_batch_rows(1), [])
+    assert loader.list_batch_indices(0) != loader.list_batch_indices(1) and sorted(
+        sum(loader.list_batch_indices(1), [])
     ) == list(range(451))
     two = [emoji().loader("train", tokenizer, 8, seed=1, rank=r, world=2) for r in (0, 1)]
     assert len(two[0]) == len(two[1]) == len(loader) // 2
-    assert not set(sum(two[0].list_batch_rows(0), [])) & set(sum(two[1].list_batch_rows(0), []))
+    assert not set(sum(two[0].list_batch_indices(0), [])) & set(
+        sum(two[1].list_batch_indices(0), [])
+    )
 
 
 def test_files_of_ones_own_are_cut_to_their_middle_and_scaled(tmp_path, tokenizer):

@@ -91,10 +91,10 @@ def test_padded_batches_hold_rows_of_similar_length():
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_batches_evenly(tokens, way, world):
     loaders = [Loader(tokens, 2, way, 16, rank=r, world=world) for r in range(world)]
-    shares = [loader.list_batch_rows(1) for loader in loaders]
+    shares = [loader.list_batch_indices(1) for loader in loaders]
     assert len({len(share) for share in shares}) == 1
     assert {len(loader) for loader in loaders} == {len(shares[0])}
-    alone = Loader(tokens, 2, way, 16).list_batch_rows(1)
+    alone = Loader(tokens, 2, way, 16).list_batch_indices(1)
     together = [batch for group in zip(*shares, strict=True) for batch in group]
     assert together == alone[: len(together)]
     assert len(alone) - len(together) < world
@@ -132,8 +132,8 @@ def test_padded_batches_pad_on_the_right(tokens):
 @pytest.mark.parametrize("way", WAYS)
 def test_iterating_gives_the_first_epoch(tokens, way):
     loader = Loader(tokens, 2, way, 16)
-    assert [batch["indices"] for batch in loader] == loader.list_batch_rows(0)
-    assert len(loader) == len(loader.list_batch_rows(0)) == len(loader.list_batch_rows(5))
+    assert [batch["indices"] for batch in loader] == loader.list_batch_indices(0)
+    assert len(loader) == len(loader.list_batch_indices(0)) == len(loader.list_batch_indices(5))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
 from ftcli.data.mixture import Mixture, interleave_rows
-from ftcli.data.source_settings import MixedSource
+from ftcli.data.source_settings import TrainingSource
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 WEIGHTS = st.lists(st.floats(0.01, 100), min_size=4, max_size=4)
@@ -83,7 +83,7 @@ def test_batches_of_two_files_hold_their_shares_and_say_the_source(two_files, to
     tokens = data.prepare("train", tokenizer)
     assert data.titles == ("long", "short") and tokens.sizes == [30, 6]
     loader = data.loader("train", tokenizer, 5, seed=1)
-    rows = [row for batch in loader.list_batch_rows(0) for row in batch]
+    rows = [row for batch in loader.list_batch_indices(0) for row in batch]
     assert np.bincount(tokens.find_sources(rows)).tolist() == [12, 24]
     assert sorted(row for row in rows if row >= 30) == sorted([*range(30, 36)] * 4)
     batch = loader.batch([2, 31, 29])
@@ -178,7 +178,7 @@ def test_columns_that_do_not_fit_are_mapped_in_their_source(two_files, tokenizer
     ],
 )  # fmt: skip
 def test_a_source_is_named_after_what_tells_it_from_others(path, name):
-    assert MixedSource(path).display_name == name
+    assert TrainingSource(path).display_name == name
 
 
 def test_pairs_stay_together_when_sources_are_mixed(write_rows, tokenizer):
@@ -186,7 +186,7 @@ def test_pairs_stay_together_when_sources_are_mixed(write_rows, tokenizer):
     files = [{"path": str(write_rows(pair[:6], "a.jsonl")), "weight": 1},
              {"path": str(write_rows(pair[6:], "b.jsonl")), "weight": 1}]  # fmt: skip
     loader = Data(sources=files, pairs=True, rows_per_epoch=12).loader("train", tokenizer, 4)
-    rows = [row for batch in loader.list_batch_rows(0) for row in batch]
+    rows = [row for batch in loader.list_batch_indices(0) for row in batch]
     assert len(rows) == 24 and all(
         a % 2 == 0 and b == a + 1 for a, b in zip(rows[::2], rows[1::2], strict=True)
     )

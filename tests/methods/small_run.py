@@ -23,7 +23,7 @@ class Rows:
     def prepare(self, split, tokenizer):
         return SimpleNamespace(fingerprint=str(self.ids.sum().item()))
 
-    def list_batch_rows(self, epoch):
+    def list_batch_indices(self, epoch):
         return [list(rows) for rows in torch.arange(len(self.ids)).split(self.batch_size)]
 
     def batch(self, rows):

@@ -335,7 +335,7 @@ def test_batches_are_the_first_rows_of_the_runs_order(tmp_path):
     run = SimpleNamespace(data=data, tokenizer=Source("asset:llama_mini").load_tokenizer(), seed=3)
     drawn = list(calibration.calibration_batches(run, count=5, batch_size=2))
     trained = data.loader("train", run.tokenizer, 2, seed=3)
-    assert [b["rows"] for b in drawn] == trained.list_batch_rows(0)[
+    assert [b["rows"] for b in drawn] == trained.list_batch_indices(0)[
         :3
     ]  # rounded up to whole batches
     assert [b["rows"] for b in calibration.calibration_batches(run, 5, 2, seed=4)] != [

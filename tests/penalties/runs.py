@@ -40,7 +40,7 @@ def start(*overrides: str):
     context.run_callbacks("before_step")
     width = run.trainer.gradient_accumulation_steps
     return run, [
-        run.build_loader().batch(rows) for rows in run.build_loader().list_batch_rows(0)[:width]
+        run.build_loader().batch(rows) for rows in run.build_loader().list_batch_indices(0)[:width]
     ]
 
 

@@ -33,7 +33,7 @@ def test_steps_and_tokens_are_those_of_the_run(small, packing):
     planned = compute_schedule(job)
     run = build_run(job.composed.config)
     loader = run.build_loader()
-    batches = [loader.batch(rows) for rows in loader.list_batch_rows(0)]
+    batches = [loader.batch(rows) for rows in loader.list_batch_indices(0)]
     assert planned.batches == len(loader)
     assert planned.steps == run.trainer.count_steps(run)
     widest = max(model_inputs(b, torch.device("cpu"))["input_ids"].numel() for b in batches)

@@ -83,17 +83,17 @@ def order(tmp_path, *overrides):
 
     run = build_run(job(tmp_path, *overrides).config)
     run.load_model()
-    return run.build_loader().list_batch_rows(0)
+    return run.build_loader().list_batch_indices(0)
 
 
 def without(monkeypatch, dropped):
     """Remove batches from the order."""
     from ftcli.data.loader import Loader
 
-    original = Loader.list_batch_rows
+    original = Loader.list_batch_indices
     monkeypatch.setattr(
         Loader,
-        "list_batch_rows",
+        "list_batch_indices",
         lambda self, epoch: [b for b in original(self, epoch) if b not in dropped],
     )
 

@@ -85,7 +85,7 @@ def test_every_pass_ends_with_its_last_rows_and_is_ordered_once(monkeypatch):
 
 def test_the_step_loss_is_the_mean_over_all_tokens_of_the_accumulated_batch():
     run = build("trainer.max_steps=1", "trainer.batch_size=2", "method.lora_dropout=0.0")
-    plan = run.build_loader().list_batch_rows(0)[:4]
+    plan = run.build_loader().list_batch_indices(0)[:4]
     batches = [run.build_loader().batch(rows) for rows in plan]
     with torch.no_grad():
         values = torch.cat([run.objective(run.model, batch).values for batch in batches])

@@ -160,9 +160,9 @@ class ExampleLoader(Loader):
         super().__init__(examples, batch_size, "flat", **order)  # type: ignore[arg-type]
         self.examples, self.augmented = examples, augmented
 
-    def list_batch_rows(self, epoch: int) -> list[list[int]]:
+    def list_batch_indices(self, epoch: int) -> list[list[int]]:
         """Row numbers of each batch of an epoch."""
-        return [Rows(rows, epoch) for rows in super().list_batch_rows(epoch)]
+        return [Rows(rows, epoch) for rows in super().list_batch_indices(epoch)]
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         """Return the tensors of rows; see `LabelledSplit.batch`. Plain lists of rows count as epoch 0."""

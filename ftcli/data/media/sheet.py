@@ -55,7 +55,7 @@ def draw(
 
     training = split == "train"
     loader = data.loader(split, processor, count, seed=seed, shuffle=training)
-    batch = loader.batch(loader.list_batch_rows(0)[0])
+    batch = loader.batch(loader.list_batch_indices(0)[0])
     (name, inputs), *_ = batch["inputs"].items()
     down = -(-len(inputs) // ACROSS)
     figure = Figure(figsize=(3 * ACROSS, 2.6 * down), layout="constrained")
