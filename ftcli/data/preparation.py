@@ -88,7 +88,7 @@ class Preparation:
         self.writer = writer
         chunks = _split_chunks(islice(iter(entries), self.counts.entries, None))
         for chunk, rendered in _read_ahead(map(self._render_segments, chunks)):
-            self._write_chunk(chunk, rendered)
+            self._tokenize_and_write_chunk(chunk, rendered)
             self.counts.entries += len(chunk)
             if self.counts.rows and not self.counts.supervised:
                 raise self._make_no_labels_error()
@@ -128,7 +128,7 @@ class Preparation:
         examples = [entry for entry in chunk if isinstance(entry, dict)]
         return chunk, self.renderer.render_segments(examples)
 
-    def _write_chunk(
+    def _tokenize_and_write_chunk(
         self, chunk: Sequence[SplitEntry], rendered: Sequence[list[DocumentText] | RowError]
     ) -> None:
         for entry in chunk:

@@ -108,8 +108,8 @@ class Renderer:
         """
         if rendered is None:
             rendered = self.render_segments(examples)
-        rows = [w.segments for row in rendered if not isinstance(row, RowError) for w in row]
-        encoded = iter(encode_segments(rows, self.tokenizer))
+        segments = [w.segments for row in rendered if not isinstance(row, RowError) for w in row]
+        encoded = iter(encode_segments(segments, self.tokenizer))
         results: list[list[Document] | RowError] = []
         for example, row in zip(examples, rendered, strict=True):
             if isinstance(row, RowError):

@@ -77,7 +77,7 @@ def summarize_run(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
         "seconds": meter.total_train_seconds
         + meter.train_seconds,  # with the time since the last log line
         "peak_memory_gb": peak_memory_gb(),
-        "forward_passes": meter.forwards,
+        "forward_passes": meter.evaluations,
         "trainable_parameters": sum(p.numel() for p in outcome.context.parameters),
         "total_parameters": count_parameters(run.model),
         "seed": run.seed,

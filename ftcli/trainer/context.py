@@ -253,7 +253,7 @@ class TrainingContext:
         return means
 
     def _record(self, step_loss: StepLoss) -> None:
-        self.meter.record_metrics(step_loss.metrics, step_loss.forwards, step_loss.source_losses)
+        self.meter.record_metrics(step_loss.metrics, step_loss.evaluations, step_loss.source_losses)
 
     def sum_number_over_ranks(self, value: float) -> float:
         """Return the sum of a number over all ranks, on every rank."""

@@ -41,12 +41,12 @@ class StepLoss:
         }
         self.metrics: dict[str, Tensor] = {}
         self.source_losses: dict[str, tuple[Tensor, Tensor]] = {}  # title -> sum, number of values
-        self.forwards = 0
+        self.evaluations = 0
 
     def __call__(self, batch: dict[str, Any]) -> Tensor:
         """Return the share of one micro-batch in the loss of the step, a scalar with a gradient."""
         run = self.run
-        self.forwards += 1
+        self.evaluations += 1
         with run.autocast():
             for penalty in run.penalties.values():
                 penalty.begin(batch)

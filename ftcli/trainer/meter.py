@@ -81,7 +81,7 @@ class Meter:
         self.total_tokens = 0
         # name -> sum since the log, and what it is divided by: steps, or a number of losses
         self.metrics: dict[str, tuple[Tensor | float, Tensor | float]] = {}
-        self.forwards = 0  # forward passes of the whole run
+        self.evaluations = 0  # of the loss of a micro-batch, in the whole run
         self.since: float | None = (
             None  # when the timer was started; None while the timer is paused
         )
@@ -139,17 +139,17 @@ class Meter:
     def record_metrics(
         self,
         metrics: Mapping[str, Tensor],
-        forwards: int,
+        evaluations: int,
         source_losses: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     ) -> None:
-        """Record further metrics of the step and its number of forward passes; reads nothing from an accelerator.
+        """Record further metrics of the step and its number of evaluations of the loss; reads nothing from an accelerator.
 
         Args:
             metrics: logged as means over steps.
             source_losses: title of a source -> sum of its losses and their number; logged as their
                 quotient over all steps, `loss/<title>`.
         """
-        self.forwards += forwards
+        self.evaluations += evaluations
         parts: dict[str, tuple[Any, Any]] = {name: (value, 1) for name, value in metrics.items()}
         parts |= {f"loss/{title}": part for title, part in (source_losses or {}).items()}
         for name, (value, count) in parts.items():
@@ -197,7 +197,7 @@ class Meter:
             "figures": {
                 name: [float(total), float(n)] for name, (total, n) in self.metrics.items()
             },
-            "forwards": self.forwards,
+            "forwards": self.evaluations,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -206,7 +206,7 @@ class Meter:
         self.checked = len(self.steps)
         self.total_train_seconds, self.total_tokens = saved["busy"], saved["tokens"]
         self.metrics = {name: (total, n) for name, (total, n) in saved["figures"].items()}
-        self.forwards = saved["forwards"]
+        self.evaluations = saved["forwards"]
 
 
 class OptimizerFootprint(Callback):

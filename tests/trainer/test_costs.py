@@ -101,7 +101,7 @@ def test_an_optimizer_without_backward_sees_a_pure_loss(tmp_path):
     assert len(seen) == 4 and seen[0] == seen[1] and seen[2] == seen[3] != seen[0]
     assert torch.isfinite(torch.stack(seen)).all() and state.shape == torch.get_rng_state().shape
     assert all(p.grad is None for p in run.model.parameters())
-    assert outcome.context.meter.forwards == 8
+    assert outcome.context.meter.evaluations == 8
 
 
 class Right(NextTokenPrediction):

@@ -52,7 +52,7 @@ class Client:
             self.run.trainer.train_step(local, batches)
         loss = local.pop_metrics()["loss"]
         rows, state = len(self.rows[client]) // self.loader.group, local.state
-        counted = (state.tokens, state.supervised, local.meter.forwards)
+        counted = (state.tokens, state.supervised, local.meter.evaluations)
         return Reply(rows, *counted, loss, self.shared.build_reply()).pack()
 
     def _build_round_context(self, client: int, round_: int, body: bytes) -> TrainingContext:
