@@ -29,12 +29,12 @@ def columns(row, name="auto", **mapping):
     ],
 )
 def test_unambiguous_columns_are_recognised(row, name):
-    assert columns(row).name == name
+    assert columns(row).format_name == name
 
 
 def test_mapped_columns_count_for_recognition():
     judged = columns({"question": "a", "answer": "b"}, prompt="question", completion="answer")
-    assert judged.name == "prompt"
+    assert judged.format_name == "prompt"
 
 
 def test_several_formats_that_fit_are_not_guessed_between():

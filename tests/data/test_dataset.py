@@ -270,7 +270,7 @@ def test_nothing_to_learn_because_markers_enclose_nothing(tokenizer, write_rows)
     )
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     data = Data(str(write_rows([{"messages": talk}] * 3)))
-    with pytest.raises(UserError, match="3 of 3 sampled rows.*markers enclose no answer"):
+    with pytest.raises(UserError, match="3 of 3 rows.*markers enclose no answer"):
         data.prepare("train", chat_tokenizer)
 
 

@@ -33,7 +33,7 @@ class Rows:
             "labels": ids,
             "attention_mask": torch.ones_like(ids),
             "position_ids": torch.arange(ids.shape[1]).expand_as(ids),
-            "rows": rows,
+            "indices": rows,
             "num_supervised": ids[:, 1:].numel(),
         }
 

@@ -86,7 +86,7 @@ def padded(docs, answers=None):
         "attention_mask": mask,
         "labels": labels,
         "position_ids": positions,
-        "rows": list(range(len(docs))),
+        "indices": list(range(len(docs))),
         "num_supervised": int((labels != -100).sum()),
     }
 
@@ -100,7 +100,7 @@ def packed(docs):
         "labels": labels,
         "position_ids": torch.cat([torch.arange(len(d)) for d in docs])[None],
         "lengths": lengths,
-        "rows": list(range(len(docs))),
+        "indices": list(range(len(docs))),
         "num_supervised": int((labels != -100).sum()),
     }
 
@@ -335,11 +335,11 @@ def test_batches_are_the_first_rows_of_the_runs_order(tmp_path):
     run = SimpleNamespace(data=data, tokenizer=Source("asset:llama_mini").load_tokenizer(), seed=3)
     drawn = list(calibration.calibration_batches(run, count=5, batch_size=2))
     trained = data.loader("train", run.tokenizer, 2, seed=3)
-    assert [b["rows"] for b in drawn] == trained.list_batch_indices(0)[
+    assert [b["indices"] for b in drawn] == trained.list_batch_indices(0)[
         :3
     ]  # rounded up to whole batches
-    assert [b["rows"] for b in calibration.calibration_batches(run, 5, 2, seed=4)] != [
-        b["rows"] for b in drawn
+    assert [b["indices"] for b in calibration.calibration_batches(run, 5, 2, seed=4)] != [
+        b["indices"] for b in drawn
     ]
     elsewhere = list(calibration.calibration_batches(run, 5, data=Data(str(other), **settings)))
-    assert [b["rows"] for b in elsewhere] in ([[0], [1]], [[1], [0]])  # all there is
+    assert [b["indices"] for b in elsewhere] in ([[0], [1]], [[1], [0]])  # all there is

@@ -46,5 +46,5 @@ def batch(rows=(0, 1), size: int = 8) -> dict:
     chosen = list(rows)
     return {
         "inputs": {"pixels": pixels[chosen], "input_ids": ids[chosen]},
-        "empty": torch.zeros(6, dtype=torch.int64), "rows": chosen, "num_supervised": len(chosen),
+        "empty": torch.zeros(6, dtype=torch.int64), "indices": chosen, "num_supervised": len(chosen),
     }  # fmt: skip

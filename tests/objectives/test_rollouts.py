@@ -87,7 +87,7 @@ def padded(batch: dict) -> dict:
         for some, fill in zip(documents, (0, -100), strict=True)
     )
     there = torch.arange(ids.shape[1]) < batch["lengths"][:, None]
-    rest = {"rows": batch["indices"], "attention_mask": there.long()}
+    rest = {"indices": batch["indices"], "attention_mask": there.long()}
     return {"input_ids": ids, "labels": labels, **rest}
 
 

@@ -22,7 +22,7 @@ PADDED = {
     "input_ids": torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]]),
     "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
     "labels": torch.tensor([[5, 6, 7, 8], [9, 10, -100, -100]]),
-    "rows": [0, 1],
+    "indices": [0, 1],
     "num_supervised": 4,
 }
 
