@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.serving.export import locate_target
+from ftcli.core.errors import UserError
+from ftcli.serving.export import locate_target, refuse_written
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,12 @@ from ftcli.serving.export import locate_target
 )
 def test_formats_have_folders_of_their_own(form, output, expected):
     assert locate_target("RUN", form, output) == Path(expected)
+
+
+def test_an_earlier_export_is_not_written_over_and_the_option_to_change_is_named(tmp_path):
+    refuse_written(tmp_path)  # empty
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError) as refused:
+        refuse_written(tmp_path)
+    assert refused.value.where == "--output"
+    assert "--output" in refused.value.fix
