@@ -79,14 +79,15 @@ def locate_target(path: str | Path, form: str, output: str | Path | None) -> Pat
     return folder / "model" if form == "gguf" else folder
 
 
-def refuse_written(folder: Path) -> None:
-    """Refuse a folder that has content; `--to` of an export is the format, so `--output` is named.
+def refuse_written(*places: Path) -> None:
+    """Refuse files, and folders with content; `--to` of an export is the format, so `--output` is named.
 
     Raises:
         UserError: an earlier export, or something else, is there.
     """
     try:
-        refuse_existing(folder)
+        for place in places:
+            refuse_existing(place)
     except UserError as error:
         raise UserError(
             error.what, where="--output", fix="--output ANOTHER, or remove what is there"
@@ -97,7 +98,7 @@ def _export_merged(path: str | Path, target: Path, checkpoint: str) -> MergeRepo
     from ftcli.serving.gguf import write_model
 
     folder, file = Path(f"{target}-hf"), Path(f"{target}.gguf")
-    refuse_written(folder)
+    refuse_written(folder, file)
     report = merge_run(path, folder, checkpoint)
     write_model(folder, file, *_prompt_settings(path))
     return replace(report, folder=str(file), bytes=file.stat().st_size)
@@ -110,7 +111,7 @@ def _export_base_and_adapter(path: str | Path, target: Path, checkpoint: str) ->
 
     folder = Path(f"{target}-base-hf")
     base, lora = Path(f"{target}-base.gguf"), Path(f"{target}-lora.gguf")
-    refuse_written(folder)
+    refuse_written(folder, base, lora)
     run = open_run(path, checkpoint=checkpoint)
     trained = read_factors(run)
     save_model(_without_adapter(run), run.tokenizer, folder)

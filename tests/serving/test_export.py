@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ftcli.core.errors import UserError
-from ftcli.serving.export import locate_target, refuse_written
+from ftcli.serving.export import export_run, locate_target, refuse_written
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,13 @@ def test_an_earlier_export_is_not_written_over_and_the_option_to_change_is_named
         refuse_written(tmp_path)
     assert refused.value.where == "--output"
     assert "--output" in refused.value.fix
+
+
+@pytest.mark.parametrize(
+    ("adapter", "name"), [(False, "m.gguf"), (True, "m-base.gguf"), (True, "m-lora.gguf")]
+)
+def test_a_gguf_file_whose_folder_is_gone_is_not_written_over(tmp_path, monkeypatch, adapter, name):
+    monkeypatch.setattr("ftcli.serving.gguf.require_converter", lambda: None)
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=f"{name} exists already"):
+        export_run("RUN", "gguf", tmp_path / "m.gguf", adapter=adapter)
