@@ -87,7 +87,7 @@ def fetch_subclass(path: str, kind: type, where: str, kind_name: str) -> Any:
         kind_name: name of `kind` in messages.
 
     Raises:
-        UserError: it is not a subclass of `kind`, or is not allowed.
+        UserError: it does not exist, is not a subclass of `kind`, is not allowed, or raises while it is imported.
         ModuleNotFoundError: its package is missing.
     """
     fix = f"ftcli schema {where}"
@@ -95,7 +95,12 @@ def fetch_subclass(path: str, kind: type, where: str, kind_name: str) -> Any:
         component = fetch_class(path, LIBRARIES)
     except ClassNotAllowed as error:
         raise UserError(f"{error}.", where, suggest_access(path)) from error
-    except (AttributeError, ValueError) as error:
+    except Exception as error:  # a module may raise anything while it is imported
+        if class_lookup.find_definition(path) is not None:
+            what = f"{path} cannot be imported: {type(error).__name__}: {error}"
+            raise UserError(what, where, f"correct {path.rpartition('.')[0]}") from error
+        if not isinstance(error, AttributeError | ValueError):
+            raise
         raise UserError(f"there is no {path}.", where, fix) from error
     if not (isinstance(component, type) and issubclass(component, kind)):
         raise UserError(f"{path} is not a {kind_name}.", where, fix)
