@@ -81,6 +81,7 @@ def run(arguments: Sequence[str]) -> int:
         Exception: any error, where --debug or FTCLI_DEBUG asks for the traceback.
     """
     _install_warning_handler()
+    _withhold_dequantizing_note()
     try:
         status = app(args=_move_debug_first(arguments), prog_name="ftcli", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
@@ -163,6 +164,15 @@ def _install_warning_handler() -> None:
     logger = logging.getLogger("ftcli")
     if not any(isinstance(h, _WarningHandler) for h in logger.handlers):
         logger.addHandler(_WarningHandler())
+
+
+def _withhold_dequantizing_note() -> None:
+    """Drop a note of transformers at each merge into a quantised base, which ftcli dequantises on purpose."""
+    logging.getLogger("transformers.integrations.bitsandbytes").addFilter(_is_worth_showing)
+
+
+def _is_worth_showing(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("The modules are dequantized in")
 
 
 class _WarningHandler(logging.Handler):

@@ -28,6 +28,7 @@ from ftcli.config.job import (
     get_effective_value,
 )
 from ftcli.config.paths import format_path
+from ftcli.config.scores import check_stopping_score
 from ftcli.config.sharding import check_sharding
 from ftcli.config.value_ranges import check_ranges
 from ftcli.core.errors import UserError
@@ -176,7 +177,7 @@ def warn_unused_compute_dtype(composed: ComposedJob) -> Iterator[UserError]:
 Check = Callable[[ComposedJob], Iterator[UserError]]
 CHECKS: tuple[Check, ...] = (
     check_ranges, check_file_names, check_end, check_quantised_base, check_half_weights, check_packed_attention, check_packed_prompts,
-    check_recomputed_blocks, check_sharding,
+    check_recomputed_blocks, check_sharding, check_stopping_score,
     check_warmups, warn_unreached_evaluation, warn_unused_compute_dtype,
 )  # fmt: skip
 

@@ -20,7 +20,7 @@ from ftcli.config import paths
 from ftcli.config.checks import check_file_names, derive_keys
 from ftcli.config.hydra_errors import explain_error, find_absent_group, resolve_interpolations
 from ftcli.config.hydra_loader import Composition, compose_by_hydra
-from ftcli.config.job import RECIPE_KEYS, ComposedJob, Origin
+from ftcli.config.job import COLLECTIONS, RECIPE_KEYS, ComposedJob, Origin
 from ftcli.config.overrides import Override, parse_overrides
 from ftcli.config.paths import cache_folder, get_job_name
 from ftcli.config.primary_config import (
@@ -152,7 +152,18 @@ def _make_composed_job(
         for group, option in composition.choices.items()
         if isinstance(option, str) and not str(group).startswith("hydra/")
     }
+    composed.collection_options = {
+        group: _list_chosen_options(composition, group) for group in COLLECTIONS
+    }
     return _set_run_name(composed)
+
+
+def _list_chosen_options(composition: Composition, group: str) -> list[str]:
+    """Return the options of a group that the job or the command line names, not those that options consist of."""
+    prefix = f"{group}/"
+    chosen = [d for d in composition.defaults if not str(d.parent or "").startswith(prefix)]
+    names = [str(default.config_path) for default in chosen]
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
 def _set_run_name(composed: ComposedJob) -> ComposedJob:

@@ -84,6 +84,7 @@ class ComposedJob:
         job_file: the YAML file that was composed.
         overrides: overrides of the command line, as typed.
         choices: group -> option that was composed (`method` -> `lora`); empty for a resolved file.
+        collection_options: group of named objects -> its options that were composed, in order.
         mapping_origins: dotted key of every mapping -> origin of the last file that opened it.
         overridden_groups: groups whose option replaces the choice of a job -> True if the command line
             replaced it, False if the job replaced the choice of the job it starts from.
@@ -96,6 +97,7 @@ class ComposedJob:
     job_file: Path
     overrides: list[str] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)
+    collection_options: dict[str, list[str]] = field(default_factory=dict)
     mapping_origins: dict[str, Origin] = field(default_factory=dict)
     overridden_groups: dict[str, bool] = field(default_factory=dict)
     job_files: frozenset[Path] = frozenset()

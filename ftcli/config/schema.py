@@ -14,6 +14,7 @@ from ftcli.config.annotations import describe_type
 from ftcli.config.display import format_scalar
 from ftcli.config.job import TARGET, Keys, read_keys
 from ftcli.config.parameter_docs import ComputedDefault
+from ftcli.config.paths import find_nearest
 from ftcli.config.signature import NoSuchClass, Parameter
 from ftcli.config.suggestions import find_nearest_key
 from ftcli.config.yaml_locations import read_option
@@ -186,7 +187,7 @@ class KeyDescription:
 
 
 def describe_keys(key: str) -> list[KeyDescription]:
-    """Describe a key, or every key of a group or of an option (`method=vera`).
+    """Describe a key, or every key of a group, of an option (`method=vera`) or of a named object (`eval.loss`).
 
     Raises:
         UserError: there is no such group or key; names the nearest.
@@ -198,31 +199,46 @@ def describe_keys(key: str) -> list[KeyDescription]:
     if group in top and not name:
         return _describe_setting(group, top[group])
     if group == "run":
-        run_keys = {m.key: m for m in _describe_setting("run", top["run"])}
-        return [_find_key(run_keys, key)]
+        return _find_keys({m.key: m for m in _describe_setting("run", top["run"])}, key)
     if paths.find_group(group) is None:
         raise _make_unknown_error(key, [*paths.list_groups(), *top])
     group = str(paths.find_group(group))
     by_key = _describe_group(group, option or None)
-    return [_find_key(by_key, f"{group}.{name}")] if name else list(by_key.values())
+    return _find_keys(by_key, f"{group}.{name}") if name else list(by_key.values())
 
 
-def _find_key(descriptions: Mapping[str, KeyDescription], key: str) -> KeyDescription:
+def _find_keys(descriptions: Mapping[str, KeyDescription], key: str) -> list[KeyDescription]:
+    """Return the key of that name, or the keys of the object of that name.
+
+    A job may give an object of a collection a name of its own (`eval.mine.limit`): the key as each object has it.
+    """
     if key in descriptions:
-        return descriptions[key]
-    group, _, name = key.partition(".")
-    starred = f"{group}.*.{name.rpartition('.')[2]}"  # eval.loss.limit is eval.*.limit
-    if starred in descriptions:
-        return descriptions[starred]
-    raise _make_unknown_error(key, descriptions)
+        return [descriptions[key]]
+    group, *middle, name = key.split(".")
+    alike = [d for k, d in descriptions.items() if k.rpartition(".")[0] == key]
+    if not alike and group in job.COLLECTIONS and middle:
+        owners = {k.rpartition(".")[0] for k in descriptions}
+        if f"{group}.{middle[0]}" not in owners:
+            alike = [d for k, d in descriptions.items() if k.rpartition(".")[2] == name]
+    if not alike:
+        raise _make_unknown_error(key, [*descriptions, *_list_objects(descriptions)])
+    return alike
+
+
+def _list_objects(keys: Iterable[str]) -> list[str]:
+    """Return the named objects of a collection (`callback.ema`) that keys belong to."""
+    return list(dict.fromkeys(k.rpartition(".")[0] for k in keys if k.count(".") > 1))
 
 
 def _make_unknown_error(key: str, known: Collection[str]) -> UserError:
-    group, _, name = key.rpartition(".")
+    parent, _, name = key.rpartition(".")
     near = find_nearest_key(name, [k.rpartition(".")[2] for k in known])
-    suggestion = next((k for k in known if k.rpartition(".")[2] == near), None)
+    alike = [k for k in known if k.rpartition(".")[2] == near]
+    suggestion = next(iter([*find_nearest(key, alike, 1), *alike]), None)
     hint = f" Did you mean {suggestion}?" if suggestion else ""
-    return UserError(f"there is no key {key}.{hint}", fix=f"ftcli schema {group}".strip())
+    if parent not in known:
+        parent = parent.partition(".")[0]
+    return UserError(f"there is no key {key}.{hint}", fix=f"ftcli schema {parent}".strip())
 
 
 def _describe_setting(key: str, parameter: Parameter) -> list[KeyDescription]:
@@ -259,13 +275,14 @@ def _list_classes(group: str) -> list[tuple[str, str, Keys]]:
     for option, file in paths.list_options(group).items():
         content = read_option(file)
         is_single = TARGET in content
-        for node in [content] if is_single else content.values():
+        places = {group: content} if is_single else {f"{group}.{n}": v for n, v in content.items()}
+        for place, node in places.items():
             if isinstance(node, Mapping) and TARGET in node:
                 try:
-                    classes.append((option, group if is_single else f"{group}.*", read_keys(node)))
+                    classes.append((option, place, read_keys(node)))
                 except NoSuchClass:
                     continue
-    return classes
+    return sorted(classes, key=lambda found: found[1])  # the keys of one object together
 
 
 def _describe_parameter(key: str, parameter: Parameter, options: list[str]) -> KeyDescription:

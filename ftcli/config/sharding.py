@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ftcli.config.job import TARGET, ComposedJob, get_capability, get_effective_value
+from ftcli.config.scores import EARLY_STOPPING
 from ftcli.core.errors import UserError
 
 #: Optimizers that update every entry of a tensor by itself, and were compared with one process.
 ENTRYWISE = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")
 #: Callbacks that look at scores only.
-CALLBACKS = ("ftcli.callbacks.early_stopping.EarlyStopping",)
+CALLBACKS = (EARLY_STOPPING,)
 DDP = "trainer.strategy=ddp"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ftcli.config import checks, classpath, job, paths, signature
 from ftcli.config.annotations import WrongType, convert_value
+from ftcli.config.collection_errors import explain_incomplete_member
 from ftcli.config.job import TARGET, ComposedJob, Keys, read_keys
 from ftcli.config.signature import NoSuchClass, Parameter
 from ftcli.config.suggestions import (
@@ -117,15 +118,7 @@ class _Checker:
             elif self._drop_leftover(nodes, name, key):
                 continue
             else:
-                known = ", ".join(
-                    n for n, v in nodes.items() if isinstance(v, dict) and TARGET in v
-                )
-                self._add_problem(
-                    key,
-                    f"{self.composed.format_choice(group)} has no '{name}'"
-                    + (f" (it has {known})." if known else "."),
-                    f"give it a _target_, or pick another: ftcli ls {paths.pluralize_group(group)}",
-                )
+                self.problems.append(explain_incomplete_member(self.composed, group, name))
 
     def check_node(self, node: Any, key: str) -> None:
         """Check a node with `_target_` and its keys."""

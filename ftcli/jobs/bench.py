@@ -9,15 +9,17 @@ from __future__ import annotations
 import copy
 import ctypes
 import gc
+import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ftcli.config.scores import EARLY_STOPPING
 from ftcli.core.callback import Callback
 from ftcli.core.errors import UserError
 from ftcli.run.build import build_run
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from ftcli.core.run import Run
 
 WARM = 3  # steps of a round that are not timed
-EARLY_STOPPING = "ftcli.callbacks.early_stopping.EarlyStopping"
 Figures = dict[str, float]
 
 
@@ -91,13 +92,18 @@ class Clock(Callback):
 
 
 def bench(
-    config: dict[str, Any], steps: int = 12, rounds: int = 3, against: str | None = None
+    config: dict[str, Any],
+    steps: int = 12,
+    rounds: int = 3,
+    against: str | None = None,
+    choices: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Measure a resolved configuration; returns medians of each loop, their ratios, and what was measured.
 
     Args:
         steps: optimizer steps of a round; the first `WARM` are not timed.
         against: `plain` also measures transformers + peft with padded batches (`ftcli.jobs.plain_loop`).
+        choices: group -> name of the option that was chosen, by which the result and errors call it.
 
     Raises:
         UserError: no step would be timed, the job cannot be trained, or the plain loop has no counterpart to it.
@@ -114,7 +120,10 @@ def bench(
     if against:
         from ftcli.jobs.plain_loop import PlainLoop
 
-        loops[against] = PlainLoop(run)
+        try:
+            loops[against] = PlainLoop(run)
+        except UserError as error:
+            raise _name_options(error, run, choices or {}) from error
     for loop in loops.values():  # libraries loaded, kernels chosen
         loop(shorten(config, 1))
     found: dict[str, list[Figures]] = {name: [] for name in loops}
@@ -128,7 +137,7 @@ def bench(
         name: {key: statistics.median(f[key] for f in all_) for key in all_[0]}
         for name, all_ in found.items()
     }
-    report = {**_describe(run, steps, rounds), **medians}
+    report = {**_describe(run, steps, rounds, choices or {}), **medians}
     if against:
         other = medians[against]
         report["ratio"] = {key: medians["ftcli"][key] / other[key] for key in other if other[key]}
@@ -157,7 +166,20 @@ def _train(config: dict[str, Any]) -> Clock:
     return clock
 
 
-def _describe(run: Run, steps: int, rounds: int) -> dict[str, Any]:
+def _name_options(error: UserError, run: Run, choices: Mapping[str, str]) -> UserError:
+    """Return the error with the names of the chosen options in the place of their classes."""
+    what, built = (
+        error.what,
+        {"model": run.model_source, "method": run.method, "objective": run.objective},
+    )
+    for group, component in built.items():
+        if group in choices:
+            name = f"{group}={type(component).__name__}"
+            what = re.sub(rf"\b{re.escape(name)}\b", f"{group}={choices[group]}", what)
+    return UserError(what, error.where, error.fix, error.code)
+
+
+def _describe(run: Run, steps: int, rounds: int, choices: Mapping[str, str]) -> dict[str, Any]:
     """What was measured, and on what."""
     from ftcli.run.record import environment
 
@@ -169,7 +191,7 @@ def _describe(run: Run, steps: int, rounds: int) -> dict[str, Any]:
         "model": run.model_source.name,
         "stored_as": config["model"].get("quantization", "none"),
         "dtype": config["model"].get("dtype"),
-        "method": type(run.method).__name__,
+        "method": choices.get("method", type(run.method).__name__),
         "precision": run.trainer.precision,
         "device": env["gpus"][0] if env["gpus"] else env["processor"],
         "threads": env["threads"],

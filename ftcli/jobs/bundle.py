@@ -50,7 +50,7 @@ class Bundle:
 def bundle_run(
     path: str | Path, to: str | Path | None = None, with_data: bool = True, with_base: bool = False
 ) -> Bundle:
-    """Write the archive of a run; an existing file of that name is replaced.
+    """Write the archive of a run.
 
     Args:
         to: file; None: `<name>-<time>.bundle.tar.gz` in the working folder.
@@ -58,10 +58,15 @@ def bundle_run(
         with_base: pack the folder of a local base model.
 
     Raises:
-        UserError: the run has stages, begins at the weights of another run, or has lost its data.
+        UserError: the run has stages, begins at the weights of another run, or has lost its data, or the
+            file exists.
     """
     folder = RunDir.open(path).path
     target = Path(to or f"{folder.parent.name}-{folder.name}{SUFFIX}")
+    if target.exists():
+        raise UserError(
+            f"{target} exists already.", "--to", "--to ANOTHER, or remove what is there"
+        )
     config = _read_config(folder)
     files = collect_files(config, _find_working_folder(folder), with_data, with_base)
     notes = _list_notes(folder, config, files)

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftcli.config.listing import list_entries
+from ftcli.config.paths import find_nearest
 from ftcli.core.errors import UserError
 from ftcli.evaluation.named_sets import select_split
+from ftcli.models.hub import ASSET, OWNER, PACKAGE
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
+
+RUNS = "runs"  # folder of runs by default, and their list
 
 
 def evaluate_path(
@@ -48,6 +53,34 @@ def evaluate_path(
             if run.dir is not None:
                 _save_scores(run, name, evaluator.split, checkpoint, scores[name])
     return scores
+
+
+def refuse_missing_path(path: str | Path) -> None:
+    """Refuse a path of a run or model that does not exist, so that nothing takes it for a model on the hub.
+
+    `owner/name` is left to the hub unless `owner` is a folder here, or `runs`.
+
+    Raises:
+        UserError: the path does not exist; names the nearest run.
+    """
+    text = str(path)
+    place = Path(text).expanduser()
+    if place.exists() or text.startswith((ASSET, PACKAGE, OWNER)):
+        return
+    is_path = text.startswith(("/", ".", "~")) or text.count("/") != 1
+    if not is_path and not place.parent.is_dir() and place.parent != Path(RUNS):
+        return
+    near = find_nearest(text, [entry.name for entry in list_entries(RUNS)], 1)
+    what = f"{text} does not exist."
+    if "/" not in text:
+        what += " A model on the hub is written owner/name."
+    what += f" Did you mean {near[0]}?" if near else ""
+    raise UserError(what, fix="ftcli ls runs")
+
+
+def locate_scores(folder: Path, task: str) -> Path:
+    """Return the file that keeps the scores of a task of a run."""
+    return folder / "eval" / f"{task.replace('/', '-')}.json"
 
 
 def _open_run(folder: Path, job: str | None, checkpoint: str) -> Run:
@@ -92,10 +125,10 @@ def _save_scores(
     from ftcli.core.atomic import write_json
 
     assert run.dir is not None
-    folder = run.dir.path / "eval"
-    folder.mkdir(exist_ok=True)
+    file = locate_scores(run.dir.path, task)
+    file.parent.mkdir(exist_ok=True)
     write_json(
-        folder / f"{task.replace('/', '-')}.json",
+        file,
         {
             "task": task,
             "split": split,

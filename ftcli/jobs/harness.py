@@ -217,13 +217,14 @@ def _read_results(results: dict[str, Any], options: HarnessOptions) -> Iterator[
 
 def _save(run: Any, checkpoint: str, scores: TaskScores) -> None:
     from ftcli.core.atomic import write_json
+    from ftcli.jobs.evaluate import locate_scores
 
     if not is_plain_name(scores.task):
         raise UserError(f"{scores.task!r} is no name of a file.", where="--tasks")
-    folder = run.dir.path / "eval"
-    folder.mkdir(exist_ok=True)
+    file = locate_scores(run.dir.path, scores.task)
+    file.parent.mkdir(exist_ok=True)
     write_json(
-        folder / f"{scores.task}.json",
+        file,
         {
             "task": scores.task,
             "checkpoint": checkpoint,

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from ftcli.config import load
+from ftcli.config.scores import list_scores
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume
@@ -43,6 +44,12 @@ def test_the_run_ends_early_as_at_its_last_step(ended):
         ended / "checkpoints/last"
     ).resolve().name == "step-000002"
     assert [row["step"] for row in run.metrics() if "loss" in row] == [1, 2]
+
+
+def test_the_scores_known_beforehand_are_those_of_the_run(ended):
+    (scores,) = list_scores(load(ended / "config.yaml").config)
+    measured = {name for name in RunDir(ended).result()["metrics"] if name.startswith("eval.")}
+    assert measured == {f"eval.{name}" for name in scores.names if "*" not in name}
 
 
 def test_what_is_saved_is_the_average_and_the_weights_in_training_are_beside_it(ended):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -190,6 +191,15 @@ def test_the_status_of_a_verb_is_that_of_the_process(tmp_path):
         f"'{command}' schema | head -1", shell=True, capture_output=True, text=True
     )
     assert closed.stdout == "{\n" and closed.stderr == ""
+
+
+def test_the_note_of_each_merge_into_a_quantised_base_is_withheld(ftcli, caplog):
+    ftcli("ls", "jobs")
+    logger = logging.getLogger("transformers.integrations.bitsandbytes")
+    logger.warning("The modules are dequantized in torch.float32 and casted to torch.float32.")
+    logger.warning("No supported devices found for bitsandbytes")
+    notes = [record.getMessage() for record in caplog.records if record.name == logger.name]
+    assert notes == ["No supported devices found for bitsandbytes"]
 
 
 def completed(monkeypatch: pytest.MonkeyPatch, line: str, *, words: list[str] | None = None):

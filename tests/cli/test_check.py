@@ -162,3 +162,10 @@ def test_what_cannot_be_is_refused_by_check_and_train_alike(ftcli, work, word):
         ended = ftcli(verb, "qlora_mini", word)
         assert ended.status == 2 and key in ended.err and "must be" in ended.err, ended.err
     assert list(work.iterdir()) == []
+
+
+def test_a_score_to_stop_by_that_nothing_gives_is_refused(ftcli):
+    words = ["qlora_mini", "callback=early_stopping", "trainer.eval_every=5"]
+    for verb in ("check", "train"):
+        ended = ftcli(verb, *words, "callback.early_stopping.score=blue")
+        assert ended.status == 2 and "Given there: loss, perplexity" in ended.err

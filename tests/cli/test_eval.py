@@ -37,7 +37,9 @@ def test_another_split_has_a_file_and_samples_of_its_own(folder, capsys):
 
 def test_a_table_for_people(folder, capsys):
     assert run(["eval", str(folder), "--tasks", "loss"]) == 0
-    assert "perplexity" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "perplexity" in out
+    assert f"scores  {folder}/eval/loss.json" in out.replace("\n", "")
 
 
 def test_a_bare_model_is_judged_by_the_data_of_a_job(folder, trained_run, tmp_path, capsys):
@@ -68,3 +70,24 @@ def test_what_does_not_exist_is_named(folder, capsys, words, said):
 def test_a_folder_that_is_neither(tmp_path, capsys):
     assert run(["eval", str(tmp_path)]) == 2
     assert "neither a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tasks", [[], ["--tasks", "arc_easy"]])
+def test_a_mistyped_run_is_no_model_of_the_hub(ftcli, work, tasks):
+    (work / "runs/job/2026-01-01").mkdir(parents=True)
+    (work / "runs/job/2026-01-01/config.yaml").touch()
+    for path, near in (
+        ("runs/nope", ""),
+        ("runs/job/2026-01-02", " Did you mean runs/job/2026-01-01?"),
+        ("nope", " A model on the hub is written owner/name."),
+    ):
+        ended = ftcli("eval", path, *tasks)
+        assert ended.status == 2
+        assert ended.err.splitlines() == [f"{path} does not exist.{near}", "→ ftcli ls runs"]
+
+
+def test_owner_and_name_are_left_to_the_hub(work):
+    from ftcli.jobs.evaluate import refuse_missing_path
+
+    for path in ("meta-llama/Llama-3.1-8B", "asset:llama_mini", "ftcli/llama_mini", str(work)):
+        refuse_missing_path(path)

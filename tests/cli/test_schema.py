@@ -26,3 +26,9 @@ def test_a_group_is_a_table(ftcli):
 def test_a_key_that_is_not_there(ftcli):
     wrong = ftcli("schema", "optimizer.learning_rate")
     assert wrong.status == 2 and "Did you mean optimizer.lr?" in wrong.err
+
+
+def test_callbacks_are_apart_in_their_table(ftcli):
+    rows = [line.strip() for line in ftcli("schema", "callback").out.splitlines()]
+    last = next(i for i, row in enumerate(rows) if row.startswith("callback.early_stopping.mode"))
+    assert rows[last + 1] == "" and rows[last + 2].startswith("callback.ema.decay")

@@ -67,14 +67,33 @@ def test_a_key_a_group_and_an_option_are_described():
     assert {m.key for m in describe_keys("run")} == {"run.name", "run.dir"}
     keys = {m.key for m in describe_keys("method=lora")}
     assert {"method.r", "method.use_dora"} <= keys and "method.vera_dropout" not in keys
-    assert [m.key for m in describe_keys("eval.loss.limit")] == ["eval.*.limit"]
     assert describe_keys("model.path")[0].default == "required"
     assert describe_keys("methods") == describe_keys("method")
+
+
+def test_the_keys_of_named_objects_are_grouped_by_their_names():
+    names = [m.key.split(".")[1] for m in describe_keys("callback")]
+    assert names == sorted(names) and {"early_stopping", "ema"} <= set(names)
+    stopping = describe_keys("callback.early_stopping")
+    keys = {"score", "patience", "min_delta", "mode"}
+    assert {m.key for m in stopping} == {f"callback.early_stopping.{key}" for key in keys}
+    for key in ("eval.generation", "penalty.nuclear", "logger.wandb"):
+        assert all(m.key.startswith(f"{key}.") for m in describe_keys(key))
+    (limit,) = describe_keys("eval.loss.limit")
+    assert (limit.key, limit.options) == ("eval.loss.limit", ["e2e", "gsm8k", "loss"])
+
+
+def test_a_key_of_an_object_with_a_name_of_its_own_is_that_of_each_object():
+    keys = [m.key for m in describe_keys("eval.mine.metrics")]
+    assert keys == ["eval.generation.metrics"]
 
 
 @pytest.mark.parametrize(
     ("key", "says"),
     [
+        ("callback.patience", "Did you mean callback.early_stopping.patience?"),
+        ("callback.early_stoping", "Did you mean callback.early_stopping?"),
+        ("eval.los.limt", "Did you mean eval.loss.limit?"),
         ("optimizer.learning_rate", "Did you mean optimizer.lr?"),
         ("methd", "Did you mean method?"),
         ("run.nam", "Did you mean run.name?"),

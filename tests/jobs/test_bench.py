@@ -37,6 +37,7 @@ def test_the_table_says_what_was_measured_and_nothing_is_kept(overrides, tmp_pat
     assert ftcli(["bench", "qlora_mini", *overrides, *words]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["rows"] == 48 and result["rows_a_step"] == 4 and result["stored_as"] == "nf4"
+    assert result["method"] == "qlora"
     for loop in ("ftcli", "plain"):
         assert result[loop]["tok_s"] > 0 and result[loop]["first_step_s"] > 0
     ratio = result["ftcli"]["tok_s"] / result["plain"]["tok_s"]
@@ -103,6 +104,15 @@ def test_a_job_without_a_plain_counterpart_is_named(overrides, changes, named):
     run = build_run(resolve(words, "model.quantization=none", *changes))
     with pytest.raises(UserError, match=named):
         PlainLoop(run)
+
+
+def test_messages_and_result_have_the_names_that_were_typed(overrides, capsys):
+    words = [*overrides, "objective=dft", "method=adalora", "model.quantization=none"]
+    words += ["--against", "plain", "--steps", "4", "--rounds", "1"]
+    words = [word for word in words if word != "method.r=4"]
+    assert ftcli(["bench", "qlora_mini", *words]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no counterpart to objective=dft, method=adalora." in said
 
 
 def test_steps_that_warm_up_are_not_timed():

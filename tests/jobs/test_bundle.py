@@ -234,3 +234,12 @@ def test_weights_of_another_run_and_other_packages(local_run, bundle, tmp_path):
 def test_a_bundle_that_is_not_there_is_no_run(tmp_path, capsys):
     assert ftcli(["bundle", str(tmp_path / "run.tar.gz"), "--to", str(tmp_path / "there")]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_a_file_that_is_there_is_not_overwritten(local_run, tmp_path, capsys):
+    file = tmp_path / "run.tar.gz"
+    file.write_text("mine")
+    assert ftcli(["bundle", str(local_run), "--to", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert "exists already" in said and "--to ANOTHER, or remove what is there" in said
+    assert file.read_text() == "mine"

@@ -38,5 +38,5 @@ def bench(
         raise UserError("the job has stages.", where=job, fix="measure the job of one stage")
     from ftcli.jobs.bench import bench as measure
 
-    result = measure(composed.config, steps, rounds, against)
+    result = measure(composed.config, steps, rounds, against, composed.choices)
     emit(result, as_json, lambda: console().print(format_bench(result), markup=False))

@@ -40,7 +40,9 @@ def eval(
     from pathlib import Path
 
     from ftcli.core.console import emit
+    from ftcli.jobs.evaluate import evaluate_path, refuse_missing_path
 
+    refuse_missing_path(path)
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     own = _list_evaluators(path, config)
     foreign = [name for name in names if name not in own]
@@ -55,14 +57,12 @@ def eval(
             foreign, options, own
         )  # a misspelt name is said before anything is measured
     if len(foreign) < len(names) or not names:
-        from ftcli.jobs.evaluate import evaluate_path
-
         mine = [name for name in names if name in own]
         scores |= evaluate_path(path, mine, split, config, checkpoint)
     if foreign:
         for found in evaluate_tasks(path, foreign, index, options, checkpoint):
             scores[found.task], errors[found.task] = found.scores, found.errors
-    emit(scores, as_json, lambda: _show(scores, errors))
+    emit(scores, as_json, lambda: _show(path, scores, errors))
 
 
 def _list_evaluators(path: str, config: str | None) -> list[str]:
@@ -79,7 +79,9 @@ def _list_evaluators(path: str, config: str | None) -> list[str]:
     return [name for name, node in (found.get("eval") or {}).items() if node]
 
 
-def _show(scores: dict[str, dict[str, float]], errors: dict[str, dict[str, float]]) -> None:
+def _show(
+    path: str, scores: dict[str, dict[str, float]], errors: dict[str, dict[str, float]]
+) -> None:
     from rich.table import Table
 
     from ftcli.core.console import console
@@ -91,3 +93,16 @@ def _show(scores: dict[str, dict[str, float]], errors: dict[str, dict[str, float
             spread = [f"{error:.2g}" if error is not None else ""] * bool(errors)
             table.add_row(task, name, f"{value:.4g}", *spread)
     console().print(table, markup=False)
+    _show_files(path, list(scores))
+
+
+def _show_files(path: str, tasks: list[str]) -> None:
+    """Say where the scores of a run were written; those of a bare model are written nowhere."""
+    from pathlib import Path
+
+    from ftcli.core.console import console
+    from ftcli.jobs.evaluate import locate_scores
+
+    if (Path(path) / "config.yaml").is_file():
+        for task in tasks:
+            console().print(f"scores  {locate_scores(Path(path), task)}", markup=False)

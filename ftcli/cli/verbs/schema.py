@@ -11,7 +11,8 @@ GROUP = "Inspect"
 
 def schema(
     key: Annotated[
-        str | None, typer.Argument(help="A key (optimizer.lr), a group (method), method=vera.")
+        str | None,
+        typer.Argument(help="A key (optimizer.lr), a group (method), method=vera, eval.loss."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -39,7 +40,11 @@ def schema(
             return typer.echo(f"{entry.key}\ntype     {entry.type}\ndefault  {entry.default}\n"
                               f"meaning  {entry.help or '–'}{used}")  # fmt: skip
         table = Table("key", "type", "default", "meaning", box=None, pad_edge=False)
+        owner = keys[0].key.rpartition(".")[0]
         for entry in keys:
+            if (place := entry.key.rpartition(".")[0]) != owner:  # the next object of a collection
+                table.add_row()
+                owner = place
             table.add_row(
                 *[Text(cell) for cell in (entry.key, entry.type, entry.default, entry.help)]
             )
