@@ -21,7 +21,7 @@ def read_returned_keys(function: ast.FunctionDef, settings: Mapping[str, Any]) -
     """
     reader = _Reader(function, settings)
     values = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
-    return _join(reader.read(value) for value in values) if values else None
+    return join_keys(reader.read(value) for value in values) if values else None
 
 
 class _Reader:
@@ -49,13 +49,13 @@ class _Reader:
         """Return the keys of an expression that gives a dict."""
         if isinstance(value, ast.Dict):
             pairs = zip(value.keys, value.values, strict=True)
-            return _join(self._read_key(k) if k else self.read(v) for k, v in pairs)
+            return join_keys(self._read_key(k) if k else self.read(v) for k, v in pairs)
         if isinstance(value, ast.DictComp):
             return self._read_key(value.key)
         if isinstance(value, ast.BinOp) and isinstance(value.op, ast.BitOr):
-            return _join(map(self.read, (value.left, value.right)))
+            return join_keys(map(self.read, (value.left, value.right)))
         if isinstance(value, ast.IfExp):
-            return _join(map(self.read, (value.body, value.orelse)))
+            return join_keys(map(self.read, (value.body, value.orelse)))
         if isinstance(value, ast.Name):
             return self._read_name(value.id)
         return None
@@ -66,7 +66,7 @@ class _Reader:
         if name not in self.assigned:
             return None
         self._open.add(name)
-        keys = _join(map(self.read, self.assigned[name]))
+        keys = join_keys(map(self.read, self.assigned[name]))
         self._open.discard(name)
         return keys
 
@@ -93,7 +93,8 @@ def _list_assignments(node: ast.AST) -> list[tuple[ast.expr, ast.expr | None]]:
     return []
 
 
-def _join(parts: Iterable[Keys]) -> Keys:
+def join_keys(parts: Iterable[Keys]) -> Keys:
+    """Return the union of keys; None where some cannot be read."""
     found = list(parts)
     known = [keys for keys in found if keys is not None]
     return frozenset[str]().union(*known) if len(known) == len(found) else None

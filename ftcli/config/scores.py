@@ -14,7 +14,7 @@ from typing import Any
 from ftcli.config.class_lookup import find_definition
 from ftcli.config.job import TARGET, ComposedJob, read_keys
 from ftcli.config.paths import find_nearest
-from ftcli.config.returned_keys import read_returned_keys
+from ftcli.config.returned_keys import join_keys, read_returned_keys
 from ftcli.core.errors import UserError
 
 EARLY_STOPPING = "ftcli.callbacks.early_stopping.EarlyStopping"
@@ -67,21 +67,16 @@ def _read_names(node: Mapping[str, Any]) -> frozenset[str] | None:
     """Return the names of an evaluator's scores: those of its `metrics`, else the keys that `__call__` returns."""
     metrics = _get_setting(node, "metrics")
     if isinstance(metrics, list):
-        found = [
-            _read_function(find_definition(f"{METRICS}.{metric}.{metric}"), {})
-            for metric in metrics
-        ]
-        known = [names for names in found if names is not None]
-        return frozenset[str]().union(*known) if len(known) == len(found) else None
+        functions = [find_definition(f"{METRICS}.{metric}.{metric}") for metric in metrics]
+        return join_keys(_read_function(found.node if found else None, {}) for found in functions)
     definition = find_definition(node[TARGET])
     body = getattr(definition.node, "body", []) if definition else []
     call = next((item for item in body if getattr(item, "name", "") == "__call__"), None)
     settings = {name: _get_setting(node, name) for name in read_keys(node).parameters}
-    return read_returned_keys(call, settings) if isinstance(call, ast.FunctionDef) else None
+    return _read_function(call, settings)
 
 
-def _read_function(definition: Any, settings: Mapping[str, Any]) -> frozenset[str] | None:
-    node = definition.node if definition else None
+def _read_function(node: ast.AST | None, settings: Mapping[str, Any]) -> frozenset[str] | None:
     return read_returned_keys(node, settings) if isinstance(node, ast.FunctionDef) else None
 
 
